@@ -1,0 +1,77 @@
+"""Every failure a caller can meet, as one tree. Messages name the bad value and the remedy.
+
+SwarmError
+├── BadRequest              the caller's input can never work (400)
+│   └── ContextExceeded     the prompt is longer than the model's context (400)
+├── UnknownModel            no reachable node serves that name (404)
+├── Unavailable             could work later or elsewhere (503, Retry-After)
+│   └── DeadlineExceeded    the request's own time is up (504)
+├── EngineFailed            the engine broke while answering (500)
+├── PeerFailed              another node did not answer as agreed (502)
+└── SetupError              this node cannot start as asked (exit code 2)
+
+`gateway/errors.py` is the one place that maps these to HTTP; `cli.py` the one that maps them to exit codes.
+"""
+
+
+class SwarmError(Exception):
+    """Base of all expected failures: `str(error)` is safe and useful to show to a person."""
+
+
+class BadRequest(SwarmError):
+    """Input that can never work. `param` names the offending field in OpenAI's terms, if one is to blame."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextExceeded(BadRequest):
+    """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated."""
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and the context holds {context_tokens}: "
+            "shorten it, or start the node with a larger --context",
+            param="messages",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class UnknownModel(SwarmError):
+    """`name` is served by no reachable node; `known` lists what is."""
+
+    def __init__(self, name: str, known: tuple[str, ...], why: str = "") -> None:
+        listing = ", ".join(known) if known else "none"
+        super().__init__(f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing}")
+        self.name = name
+        self.known = known
+
+
+class Unavailable(SwarmError):
+    """Nothing can serve this now; try again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(Unavailable):
+    """The request's own deadline passed before an answer was complete."""
+
+
+class EngineFailed(SwarmError):
+    """The inference library failed while loading or generating."""
+
+
+class PeerFailed(SwarmError):
+    """A peer refused, broke off or answered rubbish. `peer` is its name or address."""
+
+    def __init__(self, peer: str, message: str) -> None:
+        super().__init__(f"peer {peer}: {message}")
+        self.peer = peer
+
+
+class SetupError(SwarmError):
+    """This node cannot start as asked: wrong usage, impossible model, port taken. Exit code 2."""

@@ -1,0 +1,170 @@
+"""What a request for text is, what comes back while it runs, and what one finished answer is.
+
+Requests and finished answers travel between nodes as JSON, so they are frozen pydantic models whose field names are
+OpenAI's. Events never leave the process one by one through pydantic: they are plain frozen dataclasses, made per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+JsonObject = dict[str, JsonValue]
+
+MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is compared against every token
+MAX_MESSAGES = 4096  # far above any context; bounds validation work
+MAX_TOOLS = 256  # OpenAI's limit is 128
+MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+
+
+class Frozen(BaseModel):
+    """Base of value objects: immutable, unknown fields ignored (a newer peer may send more)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ToolCall(Frozen):
+    """One call a model made. `arguments` is the JSON text as generated; it may be malformed."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Usage(Frozen):
+    """Token counts of one answer (or the sum over choices). `cached_tokens` is the part of the prompt not prefilled."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class FunctionSpec(Frozen):
+    """A function offered to the model; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str = ""
+    parameters: JsonObject = Field(default_factory=dict)
+    strict: bool | None = None
+
+
+class ToolSpec(Frozen):
+    """A tool as OpenAI sends it; only functions reach an engine."""
+
+    type: Literal["function"] = "function"
+    function: FunctionSpec
+
+
+class NamedFunction(Frozen):
+    name: str
+
+
+class NamedToolChoice(Frozen):
+    """`tool_choice` that names the one function to call."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedToolChoice
+
+
+class JsonSchemaFormat(Frozen):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    name: str = "response"
+    schema_: JsonObject = Field(alias="schema", default_factory=dict)
+    strict: bool | None = None
+
+
+class ResponseFormat(Frozen):
+    """`text`, `json_object`, or `json_schema` with its schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
+
+
+class GenerationRequest(Frozen):
+    """One request for text, validated. Exactly one of `messages` (chat) and `prompt` (completion) is set.
+
+    `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer.
+    `model` is a model id that a replica serves, never an alias. None means "the engine's default".
+    """
+
+    model: str
+    messages: tuple[JsonObject, ...] | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: tuple[str, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+class Candidate(Frozen):
+    """One complete answer from one voter ("Zeus@kitchen"), or the reason why there is none (`error`).
+
+    `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it.
+    """
+
+    voter: str
+    node: str = ""
+    model: str = ""
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage = Usage()
+    elapsed_ms: int = 0
+    mean_logprob: float | None = None
+    logprobs: JsonValue = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: the first of each `index` carries `id` and `name`, later ones only `arguments`."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to the answer number `choice`."""
+
+    choice: int = 0
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: JsonValue = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The answer number `choice` is complete; exactly one per choice. `usage` counts this choice alone."""
+
+    choice: int
+    reason: FinishReason
+    usage: Usage
+
+
+GenerationEvent = Delta | Finish
+EventStream = AsyncIterator[GenerationEvent]
