@@ -6,7 +6,7 @@ OpenAI's. Events never leave the process one by one through pydantic: they are p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -167,4 +167,4 @@ class Finish:
 
 
 GenerationEvent = Delta | Finish
-EventStream = AsyncIterator[GenerationEvent]
+EventStream = AsyncGenerator[GenerationEvent, None]  # closing it cancels

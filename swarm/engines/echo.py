@@ -1,0 +1,111 @@
+"""A weightless engine that answers with the last message: deterministic, instant, honest about being no model.
+
+It passes the contract suite of the real engines, so that everything above an engine can be tried without weights
+(`swarm --engine echo`). A token is a word with the white space before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Sequence
+
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Usage
+
+EMBEDDING_SIZE = 8  # numbers per vector: one SHA-256 cut into 4-byte pieces
+MESSAGE_OVERHEAD_TOKENS = 1  # stands for the role that a real template would add
+
+
+def message_text(message: JsonObject) -> str:
+    """The text of one message, whichever of OpenAI's forms it has."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words with their leading white space; joined they give `text` again."""
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+class EchoEngine:
+    """See the module. `tokens_generated` counts what was really produced, so that a test sees cancellation work."""
+
+    name = "echo"
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.tokens_generated = 0
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._slots = asyncio.Semaphore(spec.slots)
+        self._closed = False
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.model_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            slots=self.spec.slots,
+            context_tokens=self.spec.context_tokens,
+            tools=False,
+            grammar=False,
+            logprobs=False,
+            embeddings=True,
+            reasoning=False,
+        )
+
+    def generate(self, request: GenerationRequest) -> EventStream:
+        return self.candidates(request, 1)
+
+    def candidates(self, request: GenerationRequest, n: int) -> EventStream:
+        if not 1 <= n <= self.spec.slots:
+            raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")
+        return self._stream(request, n)
+
+    async def _stream(self, request: GenerationRequest, n: int) -> EventStream:
+        if self._closed:
+            raise EngineFailed("the engine is closed")
+        prompt = await self.count_tokens(request)
+        room = self.spec.context_tokens - prompt
+        if room <= 0:
+            raise ContextExceeded(prompt, self.spec.context_tokens)
+        answer, reason = self._answer(request, room)
+        async with self._slots:
+            for token in answer:
+                for choice in range(n):
+                    self.tokens_generated += 1
+                    yield Delta(choice, token)
+                await asyncio.sleep(0)
+            for choice in range(n):
+                yield Finish(choice, reason, Usage(prompt_tokens=prompt, completion_tokens=len(answer)))
+
+    def _answer(self, request: GenerationRequest, room: int) -> tuple[list[str], FinishReason]:
+        text = request.prompt if request.messages is None else message_text(request.messages[-1])
+        cuts = [at for stop in request.stop if (at := (text or "").find(stop)) >= 0]
+        tokens = tokens_of((text or "")[: min(cuts)] if cuts else text or "")
+        limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        return (tokens[:limit], "length") if len(tokens) > limit else (tokens, "stop")
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+        rows = [[number / 2**31 - 1 for number in struct.unpack(f"<{EMBEDDING_SIZE}I", digest)] for digest in digests]
+        norms = [sum(value * value for value in row) ** 0.5 for row in rows]
+        vectors = tuple(tuple(value / norm for value in row) for row, norm in zip(rows, norms, strict=True))
+        return Embeddings(vectors, sum(len(tokens_of(text)) for text in texts))
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        if request.messages is None:
+            return len(tokens_of(request.prompt or ""))
+        tools = len(tokens_of(json.dumps([tool.model_dump() for tool in request.tools]))) if request.tools else 0
+        return tools + sum(len(tokens_of(message_text(m))) + MESSAGE_OVERHEAD_TOKENS for m in request.messages)
+
+    async def aclose(self) -> None:
+        self._closed = True

@@ -1,0 +1,215 @@
+"""llama.cpp's own HTTP dialect, spoken to a server on loopback: requests out, typed events in.
+
+Why HTTP and not the library's blocking calls: those have no tokenizer and no template, need one Python thread per
+stream, and take the GIL twice a token. Over the listener a stream is one socket of our loop, closing it cancels, and a
+listener in another process looks the same (`host.py`). The listener is given a random key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import aiohttp
+
+from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.sse import EventTooLargeError, sse_data
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, ToolCallDelta, Usage
+
+Wire = Mapping[str, Any]  # parsed JSON from the engine, turned into typed objects in this file and nowhere else
+
+READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
+CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
+    """The JSON that llama.cpp takes for `n` streamed answers to `request`."""
+    body = request.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"logprobs", "top_logprobs", "tool_choice", "tools"}
+    )
+    if request.tools:
+        body["tools"] = [tool.model_dump(mode="json", exclude_none=True) for tool in request.tools]
+        choice = request.tool_choice
+        body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump(mode="json")
+    else:
+        body.pop("parallel_tool_calls", None)
+    if request.logprobs:
+        if request.messages is None:
+            body["logprobs"] = max(request.top_logprobs, 1)
+        else:
+            body["logprobs"] = True
+            body["top_logprobs"] = request.top_logprobs
+    body["n"] = n
+    body["stream"] = True
+    body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def translate_error(status: int, body: Wire) -> SwarmError:
+    """llama.cpp's error object as one of ours."""
+    error = body.get("error")
+    detail: Wire = cast("Wire", error) if isinstance(error, dict) else {}
+    message = str(detail.get("message") or f"the engine answered {status}")
+    if detail.get("type") == "exceed_context_size_error":
+        return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
+    if status in (400, 404, 422, 501):
+        return BadRequest(message)
+    return EngineFailed(f"the engine failed: {message}")
+
+
+class ChunkReader:
+    """Turns one response's chunks into events. A choice's usage comes right after its last chunk."""
+
+    def __init__(self, chat: bool) -> None:
+        self._chat = chat
+        self._finished: tuple[int, FinishReason] | None = None
+
+    def events(self, chunk: Wire) -> list[Delta | Finish]:
+        """The events in one chunk, in order. Raises the chunk's error if it is one."""
+        if "error" in chunk:
+            raise translate_error(int(chunk["error"].get("code", 500)), chunk)
+        events: list[Delta | Finish] = []
+        for choice in chunk["choices"]:
+            delta = self._delta(choice)
+            if delta is not None:
+                events.append(delta)
+            reason = choice.get("finish_reason")
+            if reason:
+                self._finished = (choice["index"], FINISH_REASONS.get(reason, "stop"))
+        usage = chunk.get("usage")
+        if usage is not None and self._finished is not None:
+            index, reason = self._finished
+            self._finished = None
+            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+            events.append(Finish(index, reason, Usage(
+                prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
+            )))  # fmt: skip
+        return events
+
+    def _delta(self, choice: Wire) -> Delta | None:
+        if not self._chat:
+            text, logprobs = choice.get("text") or "", choice.get("logprobs")
+            return Delta(choice["index"], text, logprobs=logprobs) if text or logprobs else None
+        delta = choice["delta"]
+        content, reasoning = delta.get("content"), delta.get("reasoning_content")
+        calls, logprobs = delta.get("tool_calls"), choice.get("logprobs")
+        if not (content or reasoning or calls or logprobs):
+            return None
+        return Delta(
+            choice["index"], content or "", reasoning or "", tuple(map(_tool_call, calls)) if calls else (), logprobs
+        )
+
+
+def _tool_call(call: Wire) -> ToolCallDelta:
+    function: Wire = call.get("function") or {}
+    return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
+
+
+class LlamaHttp:
+    """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`."""
+
+    def __init__(self, address: str, key: str) -> None:
+        self._address = address
+        # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+
+    async def stream(self, request: GenerationRequest, n: int) -> EventStream:
+        """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
+        chat = request.messages is not None
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        reader = ChunkReader(chat)
+        unfinished = n
+        async with self._post(path, request_body(request, n)) as response:
+            try:
+                async for data in sse_data(response.content.iter_any()):
+                    if data == b"[DONE]":
+                        break
+                    for event in reader.events(json.loads(data)):
+                        unfinished -= isinstance(event, Finish)
+                        yield event
+            except (ValueError, KeyError, TypeError, EventTooLargeError) as error:
+                raise EngineFailed(f"the engine sent an unreadable chunk: {error!r}") from error
+        if unfinished:
+            raise EngineFailed("the engine ended the stream before the answer was complete")
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        body = await self._json("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
+        rows = sorted(body["data"], key=lambda row: row["index"])
+        return Embeddings(tuple(tuple(row["embedding"]) for row in rows), int(body["usage"]["prompt_tokens"]))
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        text = request.prompt
+        if text is None:
+            wanted = {k: v for k, v in request_body(request, 1).items() if k in ("messages", "tools", "tool_choice")}
+            text = (await self._json("/apply-template", wanted))["prompt"]
+        tokens = await self._json("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        return len(tokens["tokens"])
+
+    async def capabilities(self) -> Capabilities:
+        """What the server says of its model and slots."""
+        props = await self._json("/props", None)
+        template = props.get("chat_template_caps") or {}
+        return Capabilities(
+            slots=int(props["total_slots"]),
+            context_tokens=int(props["default_generation_settings"]["n_ctx"]),
+            tools=bool(template.get("supports_tools", True)),
+            grammar=True,
+            logprobs=True,
+            embeddings=True,
+            reasoning="<think>" in str(props.get("chat_template", "")),
+        )
+
+    async def busy_slots(self) -> int:
+        """Slots that are prefilling or decoding at this moment."""
+        return sum(1 for slot in cast("list[Wire]", await self._json("/slots", None)) if slot["is_processing"])
+
+    async def prompt_tokens_evaluated(self) -> int:
+        """Prompt tokens prefilled since the model was loaded; those taken from a cache are not in it."""
+        async with self._post("/metrics", None) as response:
+            text = await response.text()
+        line = next(line for line in text.splitlines() if line.startswith("llamacpp:prompt_tokens_total"))
+        return int(float(line.rsplit(" ", 1)[1]))
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+    async def _json(self, path: str, body: Wire | None) -> Any:
+        async with self._post(path, body) as response:
+            return await response.json()
+
+    @asynccontextmanager
+    async def _post(self, path: str, body: Wire | None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An open response with status 200 (GET where `body` is None); anything else is raised as one of our errors."""
+        if self._session.closed:
+            raise EngineFailed("the engine is closed")
+        try:
+            method = "GET" if body is None else "POST"
+            async with self._session.request(method, self._address + path, json=body) as response:
+                if response.status != 200:
+                    raise translate_error(response.status, await _error_body(response))
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+
+
+async def _error_body(response: aiohttp.ClientResponse) -> Wire:
+    try:
+        body = json.loads(await response.read())
+    except ValueError:
+        return {}
+    return cast("Wire", body) if isinstance(body, dict) else {}

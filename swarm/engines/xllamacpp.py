@@ -1,0 +1,160 @@
+"""The default engine: GGUF models through xllamacpp (llama.cpp's own server), driven over its loopback listener."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec
+from swarm.engines.host import spec_to_json
+from swarm.engines.llama_http import LlamaHttp
+from swarm.engines.xllamacpp_server import RunningServer, start_server
+from swarm.errors import BadRequest, EngineFailed
+from swarm.generation import EventStream, GenerationRequest
+
+Isolation = Literal["auto", "always", "never"]
+
+IN_PROCESS_MAX_BYTES = 64 * 2**20  # loads in about 0.1 s; a larger file would freeze the node's loop for seconds (GIL)
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # so that a host started from anywhere finds this package
+HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
+
+
+class XllamacppEngine:
+    """One GGUF model behind llama.cpp's server. Build it with `load_xllamacpp`."""
+
+    name = "xllamacpp"
+
+    def __init__(
+        self, spec: EngineSpec, http: LlamaHttp, capabilities: Capabilities, close: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.spec = spec
+        self.http = http
+        self._capabilities = capabilities
+        self._close = close
+        self._closed = False
+        self._watcher: asyncio.Task[None] | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.model_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def generate(self, request: GenerationRequest) -> EventStream:
+        return self.candidates(request, 1)
+
+    def candidates(self, request: GenerationRequest, n: int) -> EventStream:
+        if not 1 <= n <= self._capabilities.slots:
+            raise BadRequest(f"n is {n}; this model runs 1 to {self._capabilities.slots} answers at once", param="n")
+        return self.http.stream(request, n)
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        return await self.http.embed(texts)
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        return await self.http.count_tokens(request)
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.http.aclose()
+        await self._close()
+
+    def watch(self, process: asyncio.subprocess.Process) -> None:
+        """Complete `failed` when the host process ends without having been asked to."""
+
+        async def wait() -> None:
+            code = await process.wait()
+            self.failed.set_result(f"the engine host (pid {process.pid}) ended with {code}")
+
+        self._watcher = asyncio.create_task(wait(), name=f"engine host {process.pid}")
+
+
+def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
+    """Whether to load into the node's own process; see IN_PROCESS_MAX_BYTES."""
+    if isolation != "auto":
+        return isolation == "never"
+    return spec.path is not None and spec.path.stat().st_size <= IN_PROCESS_MAX_BYTES
+
+
+async def load_xllamacpp(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
+    """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy."""
+    if spec.path is None or not spec.path.is_file():
+        raise EngineFailed(f"no model file at {spec.path}")
+    if runs_in_process(spec, isolation):
+        return await _load_in_process(spec)
+    return await _load_in_host(spec)
+
+
+async def _load_in_process(spec: EngineSpec) -> XllamacppEngine:
+    running: list[RunningServer] = [await asyncio.to_thread(start_server, spec)]
+
+    async def unload() -> None:
+        await asyncio.to_thread(running.clear)  # the destructor joins llama.cpp's threads
+
+    return await _connect(spec, running[0].address, running[0].key, unload)
+
+
+async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "swarm.engines.host",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH"))))},
+    )
+
+    async def stop() -> None:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(spec_to_json(spec).encode() + b"\n")
+        await process.stdin.drain()
+        line = await process.stdout.readline()
+        answer = json.loads(line) if line else {"error": f"the engine host ended while loading {spec.path}"}
+        if "error" in answer:
+            raise EngineFailed(answer["error"])
+        engine = await _connect(spec, answer["address"], answer["key"], stop)
+    except BaseException:
+        await stop()
+        raise
+    engine.watch(process)
+    return engine
+
+
+async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[], Awaitable[None]]) -> XllamacppEngine:
+    http = LlamaHttp(address, key)
+    try:
+        capabilities = await http.capabilities()
+    except BaseException:
+        await http.aclose()
+        await close()
+        raise
+    granted = replace(capabilities, context_tokens=min(capabilities.context_tokens, spec.context_tokens))
+    return XllamacppEngine(spec, http, granted, close)

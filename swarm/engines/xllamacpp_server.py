@@ -1,0 +1,70 @@
+"""llama.cpp's server inside a process, through xllamacpp: the blocking part, importable without anything else of ours.
+
+Used in the node's own process (`xllamacpp.py`) and in an engine host (`host.py`). Both the constructor and the
+destructor of `xllamacpp.Server` hold the GIL for as long as they run: 0.1 s for the embedded model, 1 s for 0.5 GB.
+"""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swarm.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from swarm.engines.engine import EngineSpec
+
+PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
+HTTP_THREADS_SPARE = 4  # the listener needs one thread per stream, and a few for /props and /tokenize meanwhile
+LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A loaded model: `address` and `key` of its loopback listener. Dropping `handle` unloads it."""
+
+    address: str
+    key: str
+    handle: Any
+
+
+def start_server(spec: EngineSpec) -> RunningServer:
+    """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
+
+    Raises EngineFailed where llama.cpp refuses the file; its reason goes to its own log only.
+    """
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # a native module without type information
+    params = xllamacpp.CommonParams()
+    params.model.path = str(spec.path)
+    params.model_alias = {spec.model_id}
+    params.n_parallel = spec.slots
+    params.n_ctx = spec.context_tokens * spec.slots
+    params.kv_unified = True  # answers to one prompt share its cells
+    params.kv_unified_per_slot = spec.context_tokens
+    params.cpuparams.n_threads = spec.threads
+    params.cpuparams_batch.n_threads = spec.threads
+    if spec.gpu_layers is not None:
+        params.n_gpu_layers = spec.gpu_layers
+    params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.n_threads_http = spec.slots + HTTP_THREADS_SPARE
+    params.timeout_read = params.timeout_write = LISTENER_READ_TIMEOUT_S
+    params.sse_ping_interval = -1  # heartbeats are the gateway's
+    params.endpoint_metrics = True
+    params.ui = False
+    params.verbosity = -1
+    params.port = 0
+    params.hostnames = ["127.0.0.1"]
+    key = secrets.token_hex(16)
+    params.api_keys = [key]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise EngineFailed(
+            f"llama.cpp could not load {spec.path}: {error} (damaged file, unknown architecture, or too little memory "
+            f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
+        ) from error
+    return RunningServer(server.listening_address, key, server)

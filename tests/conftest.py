@@ -1,0 +1,76 @@
+"""Guards over every test: a warning, a leaked task, a leaked process or a blocked event loop fails it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swarm.registry.embedded import embedded_model_path
+
+MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
+HEARTBEAT_S = 0.02
+SETTLE_S = 2.0  # for connection handlers that notice a closed client
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    return embedded_model_path("demo")
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_processes() -> Iterator[None]:
+    """A test leaves no child process behind, except those that longer-lived fixtures own."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    _, alive = psutil.wait_procs(left, timeout=SETTLE_S)
+    commands = []
+    for child in alive:
+        commands.append(child.cmdline())
+        child.kill()
+    assert not alive, f"left running: {commands}"
+
+
+def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """`test`, failing when it leaves tasks behind or blocks its event loop."""
+
+    @functools.wraps(test)
+    async def run(*args: object, **kwargs: object) -> None:
+        worst_s = 0.0
+
+        async def heartbeat() -> None:
+            nonlocal worst_s
+            last = time.perf_counter()
+            while True:
+                await asyncio.sleep(HEARTBEAT_S)
+                now = time.perf_counter()
+                worst_s, last = max(worst_s, now - last - HEARTBEAT_S), now
+
+        before = asyncio.all_tasks()
+        pulse = asyncio.create_task(heartbeat())
+        try:
+            await test(*args, **kwargs)
+        finally:
+            await asyncio.sleep(0)  # lets a pulse that is overdue measure what the last step took
+            pulse.cancel()
+        left = asyncio.all_tasks() - before - {pulse}
+        if left:
+            _, left = await asyncio.wait(left, timeout=SETTLE_S)
+        assert not left, f"tasks left running: {left}"
+        assert worst_s < MAX_BLOCKED_S, f"the event loop was blocked for {worst_s:.2f} s"
+
+    return run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = guarded(item.obj)

@@ -1,0 +1,156 @@
+"""One suite that every engine passes: the weightless one, and llama.cpp in this process and in a host process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from swarm.engines.echo import EchoEngine
+from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.load import load_engine
+from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed
+from swarm.generation import Delta, Finish, GenerationRequest
+
+SLOTS, CONTEXT_TOKENS = 4, 1024
+
+
+def chat(text: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest.model_validate(
+        {"model": "demo", "messages": [{"role": "user", "content": text}], "temperature": 0.0, "seed": 7, **fields}
+    )
+
+
+@pytest.fixture(params=["echo", "in process", "in a host"])
+async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
+    spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
+    loaded: Engine
+    match request.param:
+        case "echo":
+            loaded = await load_engine("echo", spec)
+        case "in process":
+            loaded = await load_xllamacpp(spec, "never")
+        case _:
+            loaded = await load_xllamacpp(spec, "always")
+    yield loaded
+    await loaded.aclose()
+
+
+async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[dict[int, str], dict[int, Finish]]:
+    texts: dict[int, str] = {choice: "" for choice in range(n)}
+    finishes: dict[int, Finish] = {}
+    async with aclosing(engine.candidates(request, n)) as events:
+        async for event in events:
+            assert event.choice not in finishes, "an event after the choice's end"
+            if isinstance(event, Delta):
+                texts[event.choice] += event.text
+            else:
+                finishes[event.choice] = event
+    return texts, finishes
+
+
+async def still_generating(engine: Engine) -> bool:
+    return bool(await engine.http.busy_slots()) if isinstance(engine, XllamacppEngine) else False
+
+
+async def test_an_answer_is_deltas_then_one_finish_with_its_usage(engine: Engine) -> None:
+    texts, finishes = await read(engine, chat("What is the capital of France?"))
+    assert texts[0]
+    assert finishes[0].reason == "stop"
+    assert finishes[0].usage.completion_tokens > 0
+    assert finishes[0].usage.prompt_tokens == await engine.count_tokens(chat("What is the capital of France?"))
+
+
+async def test_the_same_seed_gives_the_same_answer(engine: Engine) -> None:
+    request = chat("Calculate 12 + 7 - 3", temperature=0.8)
+    first, _ = await read(engine, request)
+    second, _ = await read(engine, request)
+    assert first == second
+
+
+async def test_candidates_each_finish_once_and_count_their_own_tokens(engine: Engine) -> None:
+    texts, finishes = await read(engine, chat("Calculate 12 + 7 - 3", temperature=0.8), n=SLOTS)
+    assert sorted(finishes) == list(range(SLOTS))
+    assert all(texts.values())
+    assert all(finish.usage.completion_tokens > 0 for finish in finishes.values())
+
+
+async def test_max_tokens_ends_with_length(engine: Engine) -> None:
+    _, finishes = await read(engine, chat("Say one two three four five six", max_tokens=2))
+    assert finishes[0].reason == "length"
+    assert finishes[0].usage.completion_tokens == 2
+
+
+async def test_a_stop_string_ends_the_answer_and_is_left_out(engine: Engine) -> None:
+    texts, finishes = await read(engine, chat("What is the capital of France?", stop=["capital"]))
+    assert "capital" not in texts[0]
+    assert finishes[0].reason == "stop"
+
+
+async def test_a_completion_needs_no_messages(engine: Engine) -> None:
+    request = GenerationRequest(model="demo", prompt="one two three", max_tokens=3, temperature=0.0)
+    texts, finishes = await read(engine, request)
+    assert texts[0]
+    assert finishes[0].usage.prompt_tokens == await engine.count_tokens(request)
+
+
+async def test_closing_the_stream_stops_the_engine(engine: Engine) -> None:
+    """Four endless answers are cut after a few tokens; the engine must go idle, far from the end of its context."""
+    request = chat("word " * 300, temperature=1.5, max_tokens=700, logit_bias={"1": -100.0, "0": -100.0, "2": -100.0})
+    seen: Counter[int] = Counter()
+    async with aclosing(engine.candidates(request, SLOTS)) as events:
+        async for event in events:
+            assert isinstance(event, Delta), "the answer was too short for this test"
+            seen[event.choice] += 1
+            if seen.total() >= 8:
+                break
+    async with asyncio.timeout(1):
+        while await still_generating(engine):
+            await asyncio.sleep(0)
+    if isinstance(engine, EchoEngine):
+        assert engine.tokens_generated <= 8
+
+
+async def test_a_prompt_beyond_the_context_names_both_numbers(engine: Engine) -> None:
+    request = chat("word " * 3000)
+    with pytest.raises(ContextExceeded) as caught:
+        await read(engine, request)
+    assert caught.value.context_tokens == CONTEXT_TOKENS
+    assert caught.value.prompt_tokens == await engine.count_tokens(request)
+
+
+async def test_more_candidates_than_slots_is_refused(engine: Engine) -> None:
+    with pytest.raises(BadRequest, match=f"n is {SLOTS + 1}"):
+        await read(engine, chat("hello"), n=SLOTS + 1)
+
+
+async def test_more_requests_than_slots_wait_their_turn(engine: Engine) -> None:
+    answers = await asyncio.gather(*(read(engine, chat("hello there")) for _ in range(3 * SLOTS)))
+    assert all(finishes[0].reason in ("stop", "length") for _, finishes in answers)
+
+
+async def test_embeddings_are_unit_vectors_and_tell_texts_apart(engine: Engine) -> None:
+    answer = await engine.embed(["the cat", "the cat", "something else"])
+    same, again, other = answer.vectors
+    assert answer.prompt_tokens > 0
+    assert sum(value * value for value in same) == pytest.approx(1.0, abs=1e-3)
+    assert same == pytest.approx(again, abs=1e-4)
+    assert same != pytest.approx(other, abs=1e-3)
+
+
+async def test_after_closing_nothing_is_generated_and_nothing_hangs(engine: Engine) -> None:
+    await engine.aclose()
+    await engine.aclose()
+    with pytest.raises(EngineFailed):
+        await read(engine, chat("hello"))
+    assert not engine.failed.done()
+
+
+async def test_capabilities_say_what_was_granted(engine: Engine) -> None:
+    assert engine.capabilities.slots == SLOTS
+    assert engine.capabilities.context_tokens == CONTEXT_TOKENS

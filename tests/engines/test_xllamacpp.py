@@ -1,0 +1,134 @@
+"""What only the llama.cpp engine has: tool calls, schemas, hosts that die, files that are not models, memory given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swarm.engines.engine import EngineSpec
+from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
+from swarm.errors import EngineFailed
+from swarm.generation import Delta, Finish, GenerationRequest
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def spec(path: Path, slots: int = 2) -> EngineSpec:
+    return EngineSpec("demo", path, 1024, slots, threads=1)
+
+
+def chat(text: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest.model_validate(
+        {"model": "demo", "messages": [{"role": "user", "content": text}], "temperature": 0.0, **fields}
+    )
+
+
+async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
+    async with aclosing(engine.generate(request)) as events:
+        return [event async for event in events]
+
+
+async def test_tool_calls_come_from_the_native_parser_as_deltas(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model))
+    events = await events_of(engine, chat("What is the weather in Paris?", tools=[WEATHER]))
+    await engine.aclose()
+    calls = [call for event in events if isinstance(event, Delta) for call in event.tool_calls]
+    assert calls[0].name == "get_weather"
+    assert calls[0].id
+    assert all(call.name is None and call.id is None for call in calls[1:])
+    assert json.loads("".join(call.arguments for call in calls)) == {"city": "Paris"}
+    assert not any(event.text for event in events if isinstance(event, Delta))
+    assert isinstance(events[-1], Finish)
+    assert events[-1].reason == "tool_calls"
+
+
+async def test_a_schema_binds_the_answer(demo_model: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [41, 42]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    engine = await load_xllamacpp(spec(demo_model))
+    request = chat(
+        "Tell me a long story", response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    )
+    events = await events_of(engine, request)
+    await engine.aclose()
+    assert json.loads("".join(e.text for e in events if isinstance(e, Delta)))["n"] in (41, 42)
+
+
+async def test_log_probabilities_are_passed_on(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model))
+    events = await events_of(engine, chat("hello", logprobs=True, top_logprobs=2, max_tokens=3))
+    await engine.aclose()
+    first = next(e for e in events if isinstance(e, Delta) and e.logprobs)
+    assert isinstance(first.logprobs, dict)
+    assert len(first.logprobs["content"][0]["top_logprobs"]) == 2  # type: ignore[index,arg-type,call-overload]
+
+
+async def test_candidates_share_one_prefill(demo_model: Path) -> None:
+    """Four answers to a long prompt: llama.cpp counts its prompt tokens once, not four times."""
+    engine = await load_xllamacpp(spec(demo_model, slots=4))
+    request = chat("word " * 400, max_tokens=4, temperature=0.8, seed=1)
+    async with aclosing(engine.candidates(request, 4)) as events:
+        finishes = [event async for event in events if isinstance(event, Finish)]
+    prompt = await engine.count_tokens(request)
+    evaluated = await engine.http.prompt_tokens_evaluated()
+    await engine.aclose()
+    assert len(finishes) == 4
+    assert evaluated < 1.5 * prompt
+
+
+async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    host.kill()
+    reason = await asyncio.wait_for(engine.failed, 2)
+    assert "-9" in reason
+    with pytest.raises(EngineFailed):
+        await events_of(engine, chat("hello"))
+    await engine.aclose()
+
+
+async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    await engine.aclose()
+    assert not psutil.pid_exists(host.pid)
+
+
+@pytest.mark.parametrize("isolation", ["never", "always"])
+async def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, isolation: str) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + bytes(1000))
+    with pytest.raises(EngineFailed, match=r"bad\.gguf"):
+        await load_xllamacpp(spec(bad), isolation)  # type: ignore[arg-type]
+
+
+async def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match=r"nothing\.gguf"):
+        await load_xllamacpp(spec(tmp_path / "nothing.gguf"))
+
+
+def test_only_small_files_load_into_the_nodes_own_process(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
+    small.write_bytes(b"x")
+    with large.open("wb") as file:
+        file.truncate(2**30)
+    assert runs_in_process(spec(small), "auto")
+    assert not runs_in_process(spec(large), "auto")
+    assert runs_in_process(spec(large), "never")
+    assert not runs_in_process(spec(small), "always")
