@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp_server import start_server
@@ -34,8 +35,9 @@ def spec_to_json(spec: EngineSpec) -> str:
 
 
 def spec_from_json(line: str) -> EngineSpec:
-    fields = json.loads(line)
-    return EngineSpec(**{**fields, "path": None if fields["path"] is None else Path(fields["path"])})
+    fields: dict[str, Any] = json.loads(line)
+    path = fields.pop("path")
+    return EngineSpec(path=None if path is None else Path(path), **fields)
 
 
 def serve() -> int:

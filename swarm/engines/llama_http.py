@@ -8,7 +8,7 @@ listener in another process looks the same (`host.py`). The listener is given a 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -56,8 +56,7 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
 
 def translate_error(status: int, body: Wire) -> SwarmError:
     """llama.cpp's error object as one of ours."""
-    error = body.get("error")
-    detail: Wire = cast("Wire", error) if isinstance(error, dict) else {}
+    detail = _object(body.get("error"))
     message = str(detail.get("message") or f"the engine answered {status}")
     if detail.get("type") == "exceed_context_size_error":
         return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
@@ -89,7 +88,7 @@ class ChunkReader:
         if usage is not None and self._finished is not None:
             index, reason = self._finished
             self._finished = None
-            cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+            cached = _object(usage.get("prompt_tokens_details")).get("cached_tokens", 0)
             events.append(Finish(index, reason, Usage(
                 prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
             )))  # fmt: skip
@@ -110,7 +109,7 @@ class ChunkReader:
 
 
 def _tool_call(call: Wire) -> ToolCallDelta:
-    function: Wire = call.get("function") or {}
+    function = _object(call.get("function"))
     return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
 
 
@@ -162,8 +161,8 @@ class LlamaHttp:
 
     async def capabilities(self) -> Capabilities:
         """What the server says of its model and slots."""
-        props = await self._json("/props", None)
-        template = props.get("chat_template_caps") or {}
+        props: Wire = await self._json("/props", None)
+        template = _object(props.get("chat_template_caps"))
         return Capabilities(
             slots=int(props["total_slots"]),
             context_tokens=int(props["default_generation_settings"]["n_ctx"]),
@@ -193,7 +192,7 @@ class LlamaHttp:
             return await response.json()
 
     @asynccontextmanager
-    async def _post(self, path: str, body: Wire | None) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _post(self, path: str, body: Wire | None) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An open response with status 200 (GET where `body` is None); anything else is raised as one of our errors."""
         if self._session.closed:
             raise EngineFailed("the engine is closed")
@@ -212,4 +211,9 @@ async def _error_body(response: aiohttp.ClientResponse) -> Wire:
         body = json.loads(await response.read())
     except ValueError:
         return {}
-    return cast("Wire", body) if isinstance(body, dict) else {}
+    return _object(body)
+
+
+def _object(value: object) -> Wire:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast("Wire", value) if isinstance(value, dict) else {}

@@ -1,0 +1,227 @@
+"""The command line: parse, dispatch, exit codes (0 ok, 2 wrong usage or impossible request, 1 anything else)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from federation.hostport import DEFAULT_PORT
+from swarm.consensus.question import STRATEGIES
+from swarm.engines.load import ENGINE_NAMES
+from swarm.errors import SetupError, SwarmError
+from swarm.settings import NAMES, make_settings
+from swarm.tracing import RequestIdFilter
+
+OK, FAILED, USAGE = 0, 1, 2
+
+DESCRIPTION = """\
+Run a node of your local swarm: it serves a language model that fits this machine, finds the other nodes of your
+network, and answers the OpenAI API at http://127.0.0.1:17615/v1 with the power of all of them."""
+
+EXAMPLES = """\
+examples:
+  swarm --federation                        join the swarm of this network, choose a model that fits
+  swarm --federation --model demo           with the tiny embedded model: no download
+  swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
+  swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
+  swarm models fit                          what would run here
+  swarm status                              the swarm as this node sees it
+  swarm chat                                talk to it
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="swarm",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_serve)
+    _add_network(parser.add_argument_group("network"))
+    _add_model(parser.add_argument_group("model"))
+    _add_voting(parser.add_argument_group("voting"))
+    _add_general(parser.add_argument_group("general"))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_status(commands)
+    _add_chat(commands)
+    _add_doctor(commands)
+    _add_models(commands)
+    return parser
+
+
+def _add_network(group: Any) -> None:
+    group.add_argument("--federation", action="store_true", default=None, help="find other nodes and be found (mDNS)")
+    group.add_argument(
+        "--peer",
+        action="append",
+        metavar="HOST:PORT",
+        help="a node to join; repeatable, one is enough to learn the rest",
+    )
+    group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
+    group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
+    group.add_argument("--name", help="this node's name (default: the host name)")
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
+    )
+    group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
+    group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
+    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
+    group.add_argument(
+        "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
+    )
+    group.add_argument(
+        "--isolate",
+        dest="isolation",
+        action="store_const",
+        const="always",
+        help="run every engine in a process of its own (large models always are)",
+    )
+
+
+def _add_voting(group: Any) -> None:
+    group.add_argument("--votes", type=int, metavar="N", help="votes asked for where slots are idle (default 5)")
+    group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
+
+
+def _add_general(group: Any) -> None:
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="where models and this node's identity are kept")
+    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="any node of the swarm (default %(default)s)"
+    )
+
+
+def _add_status(commands: Any) -> None:
+    parser = commands.add_parser("status", help="the swarm as one node sees it")
+    _add_url(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_status)
+
+
+def _add_chat(commands: Any) -> None:
+    parser = commands.add_parser("chat", help="talk to the swarm")
+    _add_url(parser)
+    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    parser.add_argument("question", nargs="*", help="ask this and leave (default: a conversation)")
+    parser.set_defaults(run=_chat)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser("doctor", help="what this machine has")
+    parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_doctor)
+
+
+def _add_models(commands: Any) -> None:
+    parser = commands.add_parser("models", help="list, fit, pull, rm")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, text in (("list", "every model in the registry"), ("fit", "what fits this machine, best first")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("--json", action="store_true", help="as JSON")
+        action.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="default 4096")
+        action.add_argument("--workers", type=int, default=4, metavar="N", help="default 4")
+        action.add_argument("--data-dir", type=Path, metavar="DIR")
+        action.set_defaults(run=_models_list if name == "list" else _models_fit)
+    for name, text in (("pull", "download a model"), ("rm", "remove a downloaded model")):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("model", metavar="NAME[:SIZE[:QUANT]]")
+        action.add_argument("--data-dir", type=Path, metavar="DIR")
+        action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
+
+
+# Each command imports what it needs when it runs: `swarm --help` and `swarm status` start in a moment.
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from swarm.commands.serve import serve
+
+    given = {name: getattr(arguments, name, None) for name in NAMES}
+    settings = make_settings(given, arguments.config)
+    set_up_logging(settings.log_level)
+    return serve(settings)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from swarm.commands.status import status
+
+    return status(arguments.url, arguments.json)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from swarm.commands.chat import chat
+
+    return chat(arguments.url, arguments.model, " ".join(arguments.question))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from swarm.commands.doctor import doctor
+
+    return doctor(arguments.json)
+
+
+def _models_list(arguments: argparse.Namespace) -> int:
+    from swarm.commands.models import list_models
+
+    return list_models(arguments.data_dir, arguments.context, arguments.workers, arguments.json)
+
+
+def _models_fit(arguments: argparse.Namespace) -> int:
+    from swarm.commands.models import fit_models
+
+    return fit_models(arguments.data_dir, arguments.context, arguments.workers, arguments.json)
+
+
+def _models_pull(arguments: argparse.Namespace) -> int:
+    from swarm.commands.models import pull_model
+
+    return pull_model(arguments.model, arguments.data_dir)
+
+
+def _models_rm(arguments: argparse.Namespace) -> int:
+    from swarm.commands.models import remove_model
+
+    return remove_model(arguments.model, arguments.data_dir)
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines on standard error, each with the id of its request."""
+    handler = logging.StreamHandler()
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except SetupError as error:
+        print(f"swarm: {error}", file=sys.stderr)
+        return USAGE
+    except SwarmError as error:
+        print(f"swarm: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

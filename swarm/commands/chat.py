@@ -1,0 +1,51 @@
+"""`swarm chat`: a conversation in the terminal, with how each vote went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarm.commands.http import post_stream
+
+
+def chat(url: str, model: str, question: str) -> int:
+    """Ask `question` and leave, or converse until end of input."""
+    if question:
+        ask(url, model, [{"role": "user", "content": question}])
+        return 0
+    print("Ask the swarm; an empty line or Ctrl-D ends it.")
+    messages: list[dict[str, Any]] = []
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            print()
+            return 0
+        if not text:
+            return 0
+        messages.append({"role": "user", "content": text})
+        messages.append({"role": "assistant", "content": ask(url, model, messages)})
+
+
+def ask(url: str, model: str, messages: list[dict[str, Any]]) -> str:
+    """Print the answer while it comes, then one line on the vote; the answer."""
+    parts: list[str] = []
+    swarm: dict[str, Any] = {}
+    for event in post_stream(url, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
+        for choice in event["choices"]:
+            text = choice["delta"].get("content") or ""
+            parts.append(text)
+            print(text, end="", flush=True)
+        swarm = event.get("swarm", swarm)
+    print()
+    if swarm:
+        print(vote_line(swarm))
+    return "".join(parts)
+
+
+def vote_line(swarm: dict[str, Any]) -> str:
+    """One line on who answered and how the vote went."""
+    if swarm["strategy"] == "single":
+        return f"  [{swarm['winner']}, {swarm['elapsed_ms']} ms]"
+    agreement = "no agreement" if swarm["agreement"] is None else f"{swarm['agreement']:.0%} agree"
+    outcome = "" if swarm.get("confirmed", True) else f"; the vote preferred {swarm['winner']}"
+    return f"  [{swarm['votes']} votes of {swarm['asked']} asked, {agreement}, {swarm['elapsed_ms']} ms{outcome}]"

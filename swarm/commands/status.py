@@ -1,0 +1,34 @@
+"""`swarm status`: the swarm as one node sees it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from swarm.commands.http import get_json
+
+
+def status(url: str, as_json: bool) -> int:
+    """Print the federation view of the node at `url`; 1 if it is not ready."""
+    view = get_json(url, "/v1/federation/health")
+    print(json.dumps(view, indent=2) if as_json else render(view))
+    return 0 if view["status"] == "ok" else 1
+
+
+def render(view: dict[str, Any]) -> str:
+    """The view as text for people."""
+    node = view["node"]
+    lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
+    for model, nodes in sorted(view["models"].items()):
+        lines.append(f"  model {model}: {', '.join(nodes)}")
+    if not view["models"]:
+        lines.append("  no model is running yet")
+    for peer in view["peers"]:
+        rtt = "" if peer["rtt_ms"] is None else f", {peer['rtt_ms']} ms"
+        lines.append(
+            f"  peer {peer['name']}  {peer['url']}  {peer['state']} (seen {peer['last_seen_s']} s ago{rtt}, "
+            f"found by {peer['source']}, {peer['slots_free']} slots free)"
+        )
+    if not view["peers"]:
+        lines.append("  no peers")
+    return "\n".join(lines)

@@ -1,0 +1,92 @@
+"""Put the events of one answer together again: streams become candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from pydantic import JsonValue
+
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCall, ToolCallDelta, Usage
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    arguments: list[str]
+
+
+@dataclass(slots=True)
+class AnswerBuilder:
+    """Collects one choice's events. Tool calls are kept in order of their index; ids are the engine's own."""
+
+    _text: list[str] = field(default_factory=list[str])
+    _reasoning: list[str] = field(default_factory=list[str])
+    _calls: dict[int, _Call] = field(default_factory=dict[int, _Call])
+    _logprobs: list[JsonValue] = field(default_factory=list[JsonValue])
+    reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def add(self, event: Delta | Finish) -> None:
+        if isinstance(event, Finish):
+            self.reason, self.usage = event.reason, event.usage
+            return
+        if event.text:
+            self._text.append(event.text)
+        if event.reasoning:
+            self._reasoning.append(event.reasoning)
+        for call in event.tool_calls:
+            self._add_call(call)
+        if event.logprobs is not None:
+            self._logprobs.append(event.logprobs)
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        known = self._calls.setdefault(delta.index, _Call("", "", []))
+        known.id = delta.id or known.id
+        known.name = delta.name or known.name
+        known.arguments.append(delta.arguments)
+
+    def candidate(self, voter: str, node: str, model: str, elapsed_ms: int, error: str | None = None) -> Candidate:
+        """What has arrived so far as a candidate; `error` says why it is not whole."""
+        logprobs = merge_logprobs(self._logprobs)
+        return Candidate(
+            voter=voter,
+            node=node,
+            model=model,
+            text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(
+                ToolCall(id=call.id, name=call.name, arguments="".join(call.arguments))
+                for _, call in sorted(self._calls.items())
+            ),
+            finish_reason=self.reason,
+            usage=self.usage,
+            elapsed_ms=elapsed_ms,
+            mean_logprob=mean_logprob(logprobs),
+            logprobs=logprobs,
+            error=error,
+        )
+
+
+def merge_logprobs(parts: list[JsonValue]) -> JsonValue:
+    """The chunks' logprob objects as one: their lists, joined."""
+    merged: JsonObject = {}
+    for part in parts:
+        if not isinstance(part, dict):
+            continue
+        for key, value in part.items():
+            if isinstance(value, list):
+                joined = cast("list[JsonValue]", merged.setdefault(key, []))
+                joined.extend(value)
+    return merged or None
+
+
+def mean_logprob(logprobs: JsonValue) -> float | None:
+    """Mean log-probability of the tokens in OpenAI's chat form (`content`); None where there are none."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return None
+    values = [token["logprob"] for token in content if isinstance(token, dict)]
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,56 @@
+"""The node's HTTP application, put together from its endpoint files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from federation.advertisement import NodeDescription
+from federation.membership import Membership
+from swarm.gateway import federation, health, openai
+from swarm.gateway.answers import Answerer
+from swarm.gateway.condition import Condition
+from swarm.gateway.errors import error_middleware
+from swarm.gateway.keys import (
+    ANSWERER,
+    CONDITION,
+    DESCRIBE,
+    DISPATCHER,
+    MEMBERSHIP,
+    METRICS,
+    POOL,
+    STARTED_AT,
+)
+from swarm.gateway.metrics import Metrics
+from swarm.routing.dispatcher import Dispatcher
+from swarm.workers.pool import WorkerPool
+
+MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
+
+
+def make_app(
+    dispatcher: Dispatcher,
+    pool: WorkerPool,
+    membership: Membership,
+    describe: Callable[[], NodeDescription],
+    condition: Condition,
+) -> web.Application:
+    """The application that serves clients and peers of this node."""
+    metrics = Metrics()
+    metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
+    metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
+    metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
+    app[ANSWERER] = Answerer(dispatcher, metrics, condition)
+    app[DISPATCHER] = dispatcher
+    app[POOL] = pool
+    app[MEMBERSHIP] = membership
+    app[METRICS] = metrics
+    app[CONDITION] = condition
+    app[DESCRIBE] = describe
+    app[STARTED_AT] = int(time.time())
+    for module in (openai, health, federation):
+        app.add_routes(module.routes())
+    return app

@@ -1,0 +1,146 @@
+"""The one place that turns failures into HTTP: status, OpenAI's error object, and whether a client should retry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    PeerFailed,
+    SwarmError,
+    Unavailable,
+    UnknownModel,
+)
+from swarm.tracing import current_request_id, request_id_from
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_QUOTED_CHARS = 80  # of a bad value: enough to recognise it, not enough to fill a log
+REQUEST_ID_HEADER = "X-Request-Id"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpError:
+    """What a client gets for one failure. `extra` holds fields beside OpenAI's four."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    extra: Mapping[str, int] | None = None
+    retry_after_s: int | None = None
+
+    def body(self) -> dict[str, object]:
+        error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param}
+        return {"error": {**error, **(self.extra or {})}}
+
+    def headers(self) -> dict[str, str]:
+        """`x-should-retry` keeps SDKs from repeating a generation that would fail the same way."""
+        if self.retry_after_s is not None:
+            return {"Retry-After": str(self.retry_after_s)}
+        return {"x-should-retry": "false"} if self.status >= 500 else {}
+
+
+def http_error(error: SwarmError) -> HttpError:
+    """The mapping, most specific first."""
+    message = str(error)
+    match error:
+        case ContextExceeded():
+            sizes = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_tokens}
+            return HttpError(
+                400, "exceed_context_size_error", "context_length_exceeded", message, error.param, extra=sizes
+            )
+        case BadRequest():
+            return HttpError(400, "invalid_request_error", "invalid_value", message, error.param)
+        case UnknownModel():
+            return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
+        case DeadlineExceeded():
+            return HttpError(504, "timeout_error", "deadline_exceeded", message)
+        case Unavailable():
+            return HttpError(503, "unavailable_error", "unavailable", message, retry_after_s=error.retry_after_s)
+        case PeerFailed():
+            return HttpError(502, "server_error", "peer_failed", message)
+        case EngineFailed():
+            return HttpError(500, "server_error", "engine_failed", message)
+        case _:
+            return HttpError(500, "server_error", "internal_error", message)
+
+
+def validation_error(error: ValidationError) -> BadRequest:
+    """The first problem of a body, in words that name the field, the value and what is allowed."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    value = repr(problem.get("input"))
+    quoted = value if len(value) <= MAX_QUOTED_CHARS else value[:MAX_QUOTED_CHARS] + "…"
+    if problem["type"] == "json_invalid":
+        return BadRequest(f"the body is not JSON: {problem['msg']}")
+    if problem["type"] == "missing":
+        return BadRequest(f"{where}: this field is required", param=where)
+    return BadRequest(f"{where or 'body'}: {problem['msg']} (got {quoted})", param=where or None)
+
+
+def error_response(error: HttpError) -> web.Response:
+    return web.json_response(error.body(), status=error.status, headers=error.headers())
+
+
+def sse_error(error: SwarmError) -> bytes:
+    """A failure after the status was sent: one data line, and the stream ends without [DONE]."""
+    return b"data: " + json.dumps(http_error(error).body()).encode() + b"\n\n"
+
+
+def from_http_exception(error: web.HTTPException) -> HttpError:
+    """aiohttp's own refusals (no such route, wrong method, body too large) in the same shape."""
+    messages = {
+        404: "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health",
+        405: "this endpoint does not take that method",
+        413: "the body is too large",
+    }
+    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status, "http_error")
+    return HttpError(error.status, "invalid_request_error", code, messages.get(error.status, error.reason))
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id, and every failure its one shape."""
+    request_id = request_id_from(request.headers.get(REQUEST_ID_HEADER))
+    token = current_request_id.set(request_id)
+    try:
+        response = await _answer(request, handler)
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = request_id
+        return response
+    finally:
+        current_request_id.reset(token)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SwarmError as error:
+        mapped = http_error(error)
+        log.log(
+            logging.WARNING if mapped.status >= 500 else logging.INFO, "%s %s: %s", request.path, mapped.code, error
+        )
+        return error_response(mapped)
+    except ValidationError as error:
+        return error_response(http_error(validation_error(error)))
+    except web.HTTPException as error:
+        mapped = from_http_exception(error)
+        if mapped.status < 400:
+            raise
+        return error_response(mapped)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_response(HttpError(500, "server_error", "internal_error", "this node made an error; see its log"))

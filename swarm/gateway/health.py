@@ -1,0 +1,84 @@
+"""Is this node alive, is it ready, what does it count, and whom does it know."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from federation.peer import Peer
+from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS
+from swarm.gateway.openai import json_response
+
+
+async def live(_: web.Request) -> web.Response:
+    """The process answers: nothing more."""
+    return json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 while a model can be reached and the node is not on its way out; else 503 with the reason."""
+    problem = not_ready(request)
+    if problem is None:
+        return json_response({"status": "ok"})
+    response = json_response({"status": "unavailable", "reason": problem})
+    response.set_status(503)
+    response.headers["Retry-After"] = "1"
+    return response
+
+
+def not_ready(request: web.Request) -> str | None:
+    condition = request.app[CONDITION]
+    if condition.draining:
+        return "draining"
+    if condition.loading:
+        return "loading the model"
+    return None if request.app[DISPATCHER].replicas() else "no model is running"
+
+
+async def metrics(request: web.Request) -> web.Response:
+    return web.Response(
+        body=request.app[METRICS].render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+    )
+
+
+def peer_object(peer: Peer) -> dict[str, object]:
+    """One peer in the public view."""
+    return {
+        "id": peer.id,
+        "name": peer.label,
+        "url": peer.url,
+        "state": str(peer.state),
+        "models": [model.id for model in peer.description.models],
+        "rtt_ms": None if peer.rtt_ms is None else round(peer.rtt_ms, 2),
+        "last_seen_s": round(peer.silent_s(time.monotonic()), 2),
+        "slots_free": peer.description.slots_free,
+        "source": peer.source.word,
+    }
+
+
+async def federation(request: web.Request) -> web.Response:
+    """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
+    node = request.app[DESCRIBE]()
+    served: dict[str, list[str]] = {}
+    for replica in request.app[DISPATCHER].replicas():
+        served.setdefault(replica.model, []).append(replica.node)
+    return json_response(
+        {
+            "status": not_ready(request) or "ok",
+            "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
+            "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
+            "models": served,
+        }
+    )
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get("/livez", live),
+        web.get("/readyz", ready),
+        web.get("/health", ready),
+        web.get("/v1/health", ready),
+        web.get("/metrics", metrics),
+        web.get("/v1/federation/health", federation),
+    ]

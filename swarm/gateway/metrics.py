@@ -1,0 +1,85 @@
+"""What the node counts, for Prometheus: requests, tokens, votes, slots, peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from swarm.consensus.verdict import Verdict
+from swarm.gateway.errors import Handler
+from swarm.generation import Candidate
+
+AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters that the gateway feeds and `GET /metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "swarm_requests", "HTTP requests by endpoint and status", ["endpoint", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "swarm_request_seconds",
+            "Time to a whole answer",
+            ["endpoint"],
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._prompt = Counter("swarm_prompt_tokens", "Prompt tokens of answers given", registry=self.registry)
+        self._completion = Counter("swarm_completion_tokens", "Tokens of answers given", registry=self.registry)
+        self._lost = Counter("swarm_losing_tokens", "Tokens of candidates that lost a vote", registry=self.registry)
+        self._votes = Counter(
+            "swarm_votes", "Votes by kind and what ended them", ["kind", "stopped_by"], registry=self.registry
+        )
+        self._candidates = Counter("swarm_candidates", "Ballots cast in votes", registry=self.registry)
+        self._degraded = Counter("swarm_degraded_votes", "Votes without a quorum", registry=self.registry)
+        self._agreement = Histogram(
+            "swarm_agreement",
+            "Share of the winner's group",
+            ["kind"],
+            buckets=AGREEMENT_BUCKETS,
+            registry=self.registry,
+        )
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when somebody looks."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def answered(self, candidates: Sequence[Candidate], verdict: Verdict | None) -> None:
+        """Count one answer and, if there was one, its vote."""
+        tokens = sum(candidate.usage.completion_tokens for candidate in candidates)
+        self._prompt.inc(candidates[0].usage.prompt_tokens if candidates else 0)
+        self._completion.inc(tokens)
+        if verdict is None or verdict.stopped_by == "single":
+            return
+        self._votes.labels(verdict.kind, verdict.stopped_by).inc()
+        self._candidates.inc(verdict.votes)
+        self._lost.inc(max(0, verdict.total_completion_tokens - tokens))
+        if verdict.degraded:
+            self._degraded.inc()
+        if verdict.agreement is not None:
+            self._agreement.labels(verdict.kind).observe(verdict.agreement)
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count every request under its route, never under a path that a client made up."""
+        resource = request.match_info.route.resource
+        endpoint = "unknown" if resource is None else resource.canonical
+        started = time.perf_counter()
+        status = "499"  # nginx's word for a client that left
+        try:
+            response = await handler(request)
+            status = str(response.status)
+            return response
+        finally:
+            self._requests.labels(endpoint, status).inc()
+            self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

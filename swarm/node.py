@@ -1,0 +1,328 @@
+"""The composition root: one running node, from its settings to its last goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from aiohttp import web
+
+from federation.addresses import AnnouncedAddresses, choose_addresses
+from federation.advertisement import NodeDescription, ServedModel
+from federation.client import PeerClient
+from federation.errors import FederationError
+from federation.hostport import Address, make_address, parse_address
+from federation.identity import NodeIdentity, load_identity
+from federation.interfaces import default_route_addresses, read_interfaces
+from federation.mdns import MdnsDiscovery
+from federation.membership import Membership
+from federation.peer import Change, Peer, PeerJoined, PeerLeft, PeerState
+from hardware.probe import probe_hardware
+from hardware.snapshot import HardwareSnapshot
+from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.load import load_engine
+from swarm.errors import SetupError
+from swarm.gateway.app import make_app
+from swarm.gateway.condition import Condition
+from swarm.model_choice import choose_model
+from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.replicas import Replica
+from swarm.settings import Settings
+from swarm.workers.pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30.0  # what running answers get after the first stop signal
+KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
+LISTEN_BACKLOG = 1024
+
+Say = Callable[[str], None]
+
+
+def node_version() -> str:
+    try:
+        return version("local-swarm")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+checkout"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who and where this node is."""
+
+    identity: NodeIdentity
+    instance: str
+    addresses: AnnouncedAddresses
+    port: int
+
+    @property
+    def announced(self) -> Address:
+        return make_address(self.addresses.announce[0], self.port)
+
+
+def open_listener(addresses: AnnouncedAddresses, port: int) -> socket.socket:
+    """A listening socket. Raises SetupError naming the port and the remedy."""
+    family = socket.AF_INET6 if ":" in addresses.bind_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((addresses.bind_host, port))
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(
+                f"port {port} is in use on {addresses.bind_host}: is another node running (`swarm status`)? "
+                f"Stop it, or choose another port with --port {port + 1}"
+            ) from error
+        raise SetupError(f"cannot listen on {addresses.bind_host} port {port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
+    """What peers are told of this machine."""
+    gpu = snapshot.largest_gpu
+    return {
+        "cpu": snapshot.cpu.model,
+        "cores": snapshot.cpu.usable_cores,
+        "ram_bytes": snapshot.memory.total_bytes,
+        "gpu": None if gpu is None else gpu.name,
+        "vram_bytes": None if gpu is None else gpu.memory_total_bytes,
+    }
+
+
+def compute_threads(settings: Settings, snapshot: HardwareSnapshot) -> int:
+    """The engine's threads: all usable cores but one, which the event loop needs (llama.cpp's threads spin)."""
+    return settings.threads or max(1, (snapshot.cpu.usable_cores or 2) - 1)
+
+
+def peer_replicas(peers: tuple[Peer, ...]) -> tuple[Replica, ...]:
+    """What peers serve, those under suspicion only while nothing better is known of them."""
+    return tuple(
+        Replica(
+            node_id=peer.id,
+            node=peer.label,
+            model=model.id,
+            slots=model.slots,
+            slots_free=model.slots_free if peer.state is PeerState.ALIVE else 0,
+            url=peer.url,
+            params=model.params,
+            tokens_per_s=model.tokens_per_s,
+            embeddings=model.embeddings,
+        )
+        for peer in peers
+        for model in peer.description.models
+        if model.slots and not peer.description.draining
+    )
+
+
+class Node:
+    """A node between `start` and the end of its `async with`. `say` gets lines for people."""
+
+    def __init__(self, settings: Settings, say: Say) -> None:
+        self.settings = settings
+        self._say = say
+        self.condition = Condition()
+        self._stack = AsyncExitStack()
+        self._snapshot = HardwareSnapshot()
+
+    async def __aenter__(self) -> Node:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave the swarm, let running answers finish, stop the engines."""
+        self.condition.draining = True
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self.place, listener = await asyncio.to_thread(settle, settings)
+        self._stack.callback(listener.close)
+        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id))
+        client = await self._stack.enter_async_context(
+            PeerClient(self.place.identity.node_id, self.place.announced if settings.federated else None)
+        )
+        self.membership = Membership(
+            self.describe(),
+            client,
+            static_peers=[parse_address(peer) for peer in settings.peer],
+            data_dir=settings.data_path if settings.federated else None,
+        )
+        self.dispatcher = Dispatcher(
+            pool=self.pool,
+            peers=lambda: peer_replicas(self.membership.alive()),
+            client=client,
+            report_traffic=self.membership.report_traffic,
+            node_id=self.place.identity.node_id,
+            node=self.place.identity.name,
+            default_votes=settings.votes,
+            default_strategy=settings.strategy,
+        )
+        await self._stack.enter_async_context(self._listening(listener))
+        self._greet()
+        if settings.federated:
+            await self._join()
+        await self._load_model()
+
+    def _greet(self) -> None:
+        place = self.place
+        self._say(f"Local Swarm {node_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
+        self._say(f"  API        http://{place.announced}/v1")
+        if not self.settings.federated:
+            self._say("  federation off: this machine only (start with --federation to join others)")
+            return
+        self._say(f"  network    {place.addresses.reason}")
+        self._say("  trust      open: any node on this network may join, and any machine on it may use the API")
+
+    @asynccontextmanager
+    async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
+        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition)
+        runner = web.AppRunner(
+            app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _join(self) -> None:
+        self.membership.subscribe(self._announce_change)
+        await self._stack.enter_async_context(self.membership)
+        if not self.settings.federation:
+            return
+        discovery = await self._stack.enter_async_context(
+            MdnsDiscovery(
+                self.describe(),
+                self.place.addresses.announce,
+                self.place.port,
+                on_proposed=self.membership.mdns_proposed,
+                on_goodbye=self.membership.mdns_goodbye,
+            )
+        )
+        if discovery.problem:
+            self._say(f"  mDNS       off: {discovery.problem} (use --peer HOST:PORT)")
+
+    def _announce_change(self, change: Change) -> None:
+        match change:
+            case PeerJoined():
+                models = ", ".join(model.id for model in change.peer.description.models) or "no model yet"
+                self._say(f"+ peer {change.peer.label} at {change.peer.address} ({models})")
+            case PeerLeft():
+                self._say(f"- peer {change.peer.label}: {change.reason}")
+            case _:
+                pass
+
+    async def _load_model(self) -> None:
+        settings = self.settings
+        self._snapshot = await asyncio.to_thread(probe_hardware)
+        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._say)
+        threads = compute_threads(settings, self._snapshot)
+        spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
+        self._say(f"  model      {chosen.model_id}: {chosen.reason}")
+
+        async def load() -> Engine:
+            return await load_engine(settings.engine, spec, settings.isolation)
+
+        workers = await self.pool.serve(load, chosen.params)
+        self.condition.loading = False
+        names = ", ".join(worker.name for worker in workers.workers)
+        context = workers.engine.capabilities.context_tokens
+        self._say(f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}")
+        self._say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
+
+    def describe(self) -> NodeDescription:
+        """What this node says of itself at this moment."""
+        states = [state for state in self.pool.states() if state.problem is None]
+        return NodeDescription(
+            id=self.place.identity.node_id,
+            name=self.place.identity.name,
+            version=node_version(),
+            url=self.place.announced.url,
+            models=tuple(
+                ServedModel(
+                    id=state.model_id,
+                    context_tokens=state.context_tokens,
+                    params=state.params,
+                    slots=state.slots,
+                    slots_free=state.slots_free,
+                    tokens_per_s=state.tokens_per_s,
+                    embeddings=state.embeddings,
+                )
+                for state in states
+            ),
+            slots_free=sum(state.slots_free for state in states),
+            draining=self.condition.draining,
+            hardware=dict(hardware_summary(self._snapshot)),
+            instance=self.place.instance,
+        )
+
+
+def settle(settings: Settings) -> tuple[Place, socket.socket]:
+    """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
+    try:
+        identity = load_identity(settings.data_path, settings.name)
+        host = settings.host or (None if settings.federated else "127.0.0.1")
+        addresses = choose_addresses(read_interfaces(), host, default_route_addresses())
+        for peer in settings.peer:
+            parse_address(peer)
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+    listener = open_listener(addresses, settings.port)
+    port = int(listener.getsockname()[1])
+    return Place(identity, secrets.token_hex(8), addresses, port), listener
+
+
+async def run_node(settings: Settings, say: Say) -> None:
+    """Run a node until SIGINT or SIGTERM; a second signal ends it at once. Raises SetupError if it cannot start."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    def watch_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+
+    watch_signals()
+    starting = asyncio.create_task(_started(settings, say), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="stop signal")
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        stopping.cancel()
+        return
+    node = await starting
+    watch_signals()  # llama.cpp's server may have installed its own while it loaded; ours must be the last
+    try:
+        await stopping
+        say(f"stopping: running answers get {DRAIN_S:.0f} s; press Ctrl-C again to end now")
+    finally:
+        await node.__aexit__()
+
+
+async def _started(settings: Settings, say: Say) -> Node:
+    node = Node(settings, say)
+    await node.__aenter__()
+    return node

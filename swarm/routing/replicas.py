@@ -1,0 +1,55 @@
+"""Where a model can be run, here and on peers, as one list of plain facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarm.errors import UnknownModel
+
+SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
+WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (consensus notes)
+ENOUGH_VOTERS = 3  # the least useful number of votes
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One model on one node. `url` is None for this node itself; `params` None where nobody knows."""
+
+    node_id: str
+    node: str
+    model: str
+    slots: int
+    slots_free: int
+    url: str | None = None
+    params: int | None = None
+    tokens_per_s: float | None = None
+    embeddings: bool = False
+
+    @property
+    def local(self) -> bool:
+        return self.url is None
+
+
+def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:
+    """Every served model id, each once, sorted."""
+    return tuple(sorted({replica.model for replica in replicas}))
+
+
+def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """The replicas that may answer for `name`: that model's, or for the alias all but the weak ones.
+
+    Models with less than a quarter of the strongest one's parameters are left out while at least three voters remain.
+    Raises UnknownModel with the list of what there is.
+    """
+    everything = tuple(replicas)
+    if name != SWARM_ALIAS:
+        found = tuple(replica for replica in everything if replica.model == name)
+        if not found:
+            raise UnknownModel(name, (*model_names(everything), *([SWARM_ALIAS] if everything else [])))
+        return found
+    if not everything:
+        raise UnknownModel(name, (), "no node has loaded a model yet")
+    strongest = max((replica.params or 0) for replica in everything)
+    strong = tuple(r for r in everything if r.params is None or r.params >= WEAK_SHARE * strongest)
+    return strong if sum(replica.slots for replica in strong) >= ENOUGH_VOTERS else everything
