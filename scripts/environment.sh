@@ -1,0 +1,45 @@
+# Sourced by scripts/run and scripts/test: makes .venv once, and again when pyproject.toml changes.
+#
+#   make_environment EXTRAS     EXTRAS is "" or "[dev]"; afterwards $python is the environment's interpreter
+
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+environment=${SWARM_VENV:-$root/.venv}
+
+fail() {
+    printf 'swarm: %s\n' "$1" >&2
+    exit 2
+}
+
+find_python() {
+    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python3.14 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer found: install one (https://www.python.org/downloads/), or name it with PYTHON=/path/to/python3"
+}
+
+make_environment() {
+    extras=$1
+    python=$environment/bin/python
+    stamp=$environment/.installed
+    wanted="$extras $(cksum < "$root/pyproject.toml") $root"
+    # An environment with the development tools also serves to run the node.
+    if [ -x "$python" ] && [ -f "$stamp" ]; then
+        had=$(cat "$stamp")
+        [ "$had" = "$wanted" ] && return
+        [ -z "$extras" ] && [ "$had" = "[dev] ${wanted# }" ] && return
+    fi
+    base=$(find_python) || exit 2
+    printf 'Making the environment in %s (once, about half a minute) ...\n' "$environment"
+    if [ ! -x "$python" ]; then
+        "$base" -m venv "$environment" 2>/dev/null || {
+            rm -rf "$environment"
+            command -v uv >/dev/null 2>&1 && uv venv --quiet --seed --python "$base" "$environment"
+        } || fail "$base has no venv module: install it (Debian and Ubuntu: apt install python3-venv), or install uv"
+    fi
+    "$python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || fail \
+        "the packages could not be installed, see above. Without a network nothing can be fetched: connect, or point pip at a folder of wheels with PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR"
+    printf '%s' "$wanted" > "$stamp"
+}
