@@ -13,7 +13,7 @@ from federation.hostport import DEFAULT_PORT
 from swarm.consensus.question import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.errors import SetupError, SwarmError
-from swarm.settings import NAMES, make_settings
+from swarm.settings import NAMES, Settings, make_settings
 from swarm.tracing import RequestIdFilter
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -179,25 +179,30 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _models_list(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import list_models
 
-    return list_models(arguments.data_dir, arguments.context, arguments.workers, arguments.json)
+    return list_models(_settings(arguments), arguments.json)
 
 
 def _models_fit(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import fit_models
+    from swarm.registry.memory import Load
 
-    return fit_models(arguments.data_dir, arguments.context, arguments.workers, arguments.json)
+    return fit_models(_settings(arguments), Load(arguments.context, arguments.workers), arguments.json)
 
 
 def _models_pull(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import pull_model
 
-    return pull_model(arguments.model, arguments.data_dir)
+    return pull_model(_settings(arguments), arguments.model)
 
 
 def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
-    return remove_model(arguments.model, arguments.data_dir)
+    return remove_model(_settings(arguments), arguments.model)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    return make_settings({"data_dir": arguments.data_dir})
 
 
 def set_up_logging(level: str) -> None:

@@ -1,19 +1,35 @@
-"""Which model this node serves: what the user named, else the best that fits."""
+"""Which model this node serves: what the user named, exactly; else the best that fits; else the embedded one.
+
+A name that does not exist or does not fit is refused with the numbers; nothing is ever replaced silently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hardware.snapshot import HardwareSnapshot
+from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
+from swarm.console import Console
+from swarm.engines.xllamacpp_server import has_gpu
+from swarm.errors import SetupError
+from swarm.registry.catalogue import Catalogue, Choice
+from swarm.registry.download import download, download_choice
 from swarm.registry.embedded import embedded_model_path
-from swarm.settings import Settings
+from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
+from swarm.registry.gguf_header import GgufFacts, read_gguf, stem_of
+from swarm.registry.hub import hub_reachable
+from swarm.registry.local import LocalModels, scan
+from swarm.registry.memory import Load, memory_needed, size_text
+from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
+from swarm.settings import DEFAULT_CONTEXT_TOKENS, Settings
+
+OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
+CPU_MAX_ACTIVE_PARAMS_B = 8.0  # 4.5 GB read per token: 5-10 tokens a second from a desktop's memory, the least to enjoy
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
-    """A model to load. `reason` says in words why this one."""
+    """A model to load. `path` is None for an engine without weights; `reason` says in words why this one."""
 
     model_id: str
     path: Path | None
@@ -22,5 +38,144 @@ class ChosenModel:
     reason: str
 
 
-def choose_model(settings: Settings, snapshot: HardwareSnapshot, say: Callable[[str], None]) -> ChosenModel:
-    return ChosenModel("demo", embedded_model_path(), min(settings.context, 2048), 2_000_000, "x")
+def engine_memory(snapshot: HardwareSnapshot) -> ModelMemory:
+    """Where the engine would put a model: on a GPU only if this build of it can use one. Blocks."""
+    found = bool(snapshot.gpus) or snapshot.apple is not None
+    return memory_for_models(snapshot, gpu_allowed=found and has_gpu())
+
+
+def make_room(memory: ModelMemory, load: Load, local: LocalModels) -> Room:
+    """What this machine offers. Raises SetupError where its free memory is unknown."""
+    if memory.free_bytes is None:
+        raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
+    return Room(memory.free_bytes, load, measured=local.measured())
+
+
+def choose_model(settings: Settings, snapshot: HardwareSnapshot, console: Console) -> ChosenModel:
+    """The model to serve. Blocks: reads files, may ask the person, may download. Raises SetupError."""
+    if settings.engine == "echo":
+        context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
+        return ChosenModel(settings.model or "echo", None, context_tokens, None, "no model: echoes the last message")
+    choosing = _Choosing(settings, engine_memory(snapshot), console)
+    return choosing.named(settings.model) if settings.model else choosing.best()
+
+
+class _Choosing:
+    """One run of the choice, with what it needs at hand."""
+
+    def __init__(self, settings: Settings, memory: ModelMemory, console: Console) -> None:
+        self._settings = settings
+        self._memory = memory
+        self._console = console
+        self._catalogue = Catalogue.load()
+        self._load = Load(settings.context or DEFAULT_CONTEXT_TOKENS, settings.workers)
+
+    def named(self, name: str) -> ChosenModel:
+        """Exactly what the user named."""
+        models_dir = self._settings.models_dir
+        match parse_model(name):
+            case EmbeddedRef(embedded):
+                return self._embedded(embedded, "the embedded demonstration model: two million parameters, often wrong")
+            case FileRef(path):
+                return self._file(path, stem_of(path).lower(), f"from {path}")
+            case HubRef() as ref:
+                path = download(ref, models_dir, _Report(self._console, ref.file or ref.repo))
+                return self._file(path, stem_of(path).lower(), f"from the hub, {ref.repo}")
+            case CatalogueRef() as ref:
+                return self._catalogue_name(ref)
+
+    def best(self) -> ChosenModel:
+        """The best on disk; else one to download, asking if somebody is there; else the embedded one."""
+        local = self._scan()
+        on_disk = self._best_on_disk(local)
+        if on_disk is not None:
+            return on_disk
+        if not hub_reachable():
+            return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
+        wanted = self._best_to_download(local)
+        return self._fetch(*wanted) if wanted else self._embedded("demo", "as chosen; often wrong")
+
+    def _scan(self) -> LocalModels:
+        return scan(self._settings.models_dir, self._catalogue)
+
+    def _room(self, local: LocalModels) -> Room:
+        return make_room(self._memory, self._load, local)
+
+    def _embedded(self, name: str, reason: str) -> ChosenModel:
+        return self._file(embedded_model_path(name), name, reason)
+
+    def _file(self, path: Path, model_id: str, reason: str) -> ChosenModel:
+        """A GGUF file, its header read and its needs checked before any native code sees it."""
+        facts = read_gguf(path)
+        load = replace(self._load, context_tokens=self._context_tokens(facts))
+        self._check_fits(facts, model_id, load)
+        return ChosenModel(model_id, path, load.context_tokens, facts.params, reason)
+
+    def _context_tokens(self, facts: GgufFacts) -> int:
+        """What the user asked (`_check_fits` refuses too much); else the default, or all that the model has."""
+        asked = self._settings.context
+        return asked or min(self._load.context_tokens, facts.context_tokens or self._load.context_tokens)
+
+    def _check_fits(self, facts: GgufFacts, model_id: str, load: Load) -> None:
+        free_bytes = self._memory.free_bytes
+        too_long = facts.context_tokens is not None and load.context_tokens > facts.context_tokens
+        too_large = free_bytes is not None and memory_needed(facts.shape, load).total_bytes > free_bytes
+        if too_long or too_large:
+            room = Room(free_bytes or 0, load)
+            raise SetupError(explain_misfit(model_id, facts.shape, room, self._catalogue.choices(formats=["gguf"])))
+
+    def _catalogue_name(self, ref: CatalogueRef) -> ChosenModel:
+        """What the name leaves open (size, quantization) is chosen by what fits."""
+        choices = matches(ref, self._catalogue)
+        room = self._room(self._scan())
+        fitting = [choice for choice in choices if judge(choice, room).fits]
+        if not fitting:
+            closest = min(choices, key=lambda choice: room.need(choice).total_bytes)
+            everything = self._catalogue.choices(formats=["gguf"])
+            raise SetupError(explain_misfit(closest.id, room.shape(closest), room, everything))
+        best = ranked(fitting, room.formats)[0]
+        return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits")
+
+    def _fetch(self, choice: Choice, reason: str) -> ChosenModel:
+        here = self._scan().by_id().get(choice.id)
+        report = _Report(self._console, choice.id)
+        path = here.path if here else download_choice(choice, self._settings.models_dir, report)
+        return self._file(path, choice.id, reason)
+
+    def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:
+        for problem in local.problems:
+            self._console.say(f"  passed over: {problem}")
+        usable = [(model, model.facts) for model in local.models if model.facts and not model.facts.embeds_only]
+        for model, _ in sorted(usable, key=lambda pair: pair[1].params, reverse=True):
+            try:
+                return self._file(model.path, model.id, "the largest on this disk that fits")
+            except SetupError as error:
+                self._console.say(f"  passed over: {error}")
+        return None
+
+    def _best_to_download(self, local: LocalModels) -> tuple[Choice, str] | None:
+        """What to download, and why; None where the person prefers the embedded model."""
+        slow = self._memory.pool == "ram"
+        room = replace(self._room(local), max_active_params_b=CPU_MAX_ACTIVE_PARAMS_B if slow else None)
+        everything = self._catalogue.choices(formats=["gguf"])
+        best = pick(everything, room)
+        if self._settings.auto or not self._console.can_ask:
+            return best.choice, best.reason
+        fitting = [choice for choice in ranked(everything, room.formats) if judge(choice, room).fits]
+        offered = fitting[:OFFERED]
+        options = [f"{choice.id}  ({size_text(room.shape(choice).weights_bytes)} to download)" for choice in offered]
+        embedded = "demo  (the embedded demonstration model: nothing to download, often wrong)"
+        question = "No model is on this disk yet. Which one should this node serve?"
+        taken = self._console.choose(question, [*options, embedded])
+        return (offered[taken], "as chosen") if taken < len(offered) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """A download's progress, under the name of what is downloaded."""
+
+    console: Console
+    what: str
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+        self.console.progress(self.what, done_bytes, total_bytes)

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +28,7 @@ from federation.membership import Membership
 from federation.peer import Change, Peer, PeerJoined, PeerLeft, PeerState
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
+from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.errors import SetupError
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 30.0  # what running answers get after the first stop signal
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
 LISTEN_BACKLOG = 1024
-
-Say = Callable[[str], None]
 
 
 def node_version() -> str:
@@ -128,11 +127,11 @@ def peer_replicas(peers: tuple[Peer, ...]) -> tuple[Replica, ...]:
 
 
 class Node:
-    """A node between `start` and the end of its `async with`. `say` gets lines for people."""
+    """A node between `start` and the end of its `async with`."""
 
-    def __init__(self, settings: Settings, say: Say) -> None:
+    def __init__(self, settings: Settings, console: Console) -> None:
         self.settings = settings
-        self._say = say
+        self._console = console
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
@@ -182,13 +181,13 @@ class Node:
 
     def _greet(self) -> None:
         place = self.place
-        self._say(f"Local Swarm {node_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
-        self._say(f"  API        http://{place.announced}/v1")
+        self._console.say(f"Local Swarm {node_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
+        self._console.say(f"  API        http://{place.announced}/v1")
         if not self.settings.federated:
-            self._say("  federation off: this machine only (start with --federation to join others)")
+            self._console.say("  federation off: this machine only (start with --federation to join others)")
             return
-        self._say(f"  network    {place.addresses.reason}")
-        self._say("  trust      open: any node on this network may join, and any machine on it may use the API")
+        self._console.say(f"  network    {place.addresses.reason}")
+        self._console.say("  trust      open: any node on this network may join, and any machine on it may use the API")
 
     @asynccontextmanager
     async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
@@ -218,25 +217,25 @@ class Node:
             )
         )
         if discovery.problem:
-            self._say(f"  mDNS       off: {discovery.problem} (use --peer HOST:PORT)")
+            self._console.say(f"  mDNS       off: {discovery.problem} (use --peer HOST:PORT)")
 
     def _announce_change(self, change: Change) -> None:
         match change:
             case PeerJoined():
                 models = ", ".join(model.id for model in change.peer.description.models) or "no model yet"
-                self._say(f"+ peer {change.peer.label} at {change.peer.address} ({models})")
+                self._console.say(f"+ peer {change.peer.label} at {change.peer.address} ({models})")
             case PeerLeft():
-                self._say(f"- peer {change.peer.label}: {change.reason}")
+                self._console.say(f"- peer {change.peer.label}: {change.reason}")
             case _:
                 pass
 
     async def _load_model(self) -> None:
         settings = self.settings
         self._snapshot = await asyncio.to_thread(probe_hardware)
-        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._say)
+        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console)
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
-        self._say(f"  model      {chosen.model_id}: {chosen.reason}")
+        self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")
 
         async def load() -> Engine:
             return await load_engine(settings.engine, spec, settings.isolation)
@@ -245,8 +244,10 @@ class Node:
         self.condition.loading = False
         names = ", ".join(worker.name for worker in workers.workers)
         context = workers.engine.capabilities.context_tokens
-        self._say(f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}")
-        self._say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
+        self._console.say(
+            f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}"
+        )
+        self._console.say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
 
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""
@@ -290,7 +291,7 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
     return Place(identity, secrets.token_hex(8), addresses, port), listener
 
 
-async def run_node(settings: Settings, say: Say) -> None:
+async def run_node(settings: Settings, console: Console) -> None:
     """Run a node until SIGINT or SIGTERM; a second signal ends it at once. Raises SetupError if it cannot start."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -305,7 +306,7 @@ async def run_node(settings: Settings, say: Say) -> None:
             loop.add_signal_handler(number, on_signal)
 
     watch_signals()
-    starting = asyncio.create_task(_started(settings, say), name="start")
+    starting = asyncio.create_task(_started(settings, console), name="start")
     stopping = asyncio.create_task(stop.wait(), name="stop signal")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -317,12 +318,12 @@ async def run_node(settings: Settings, say: Say) -> None:
     watch_signals()  # llama.cpp's server may have installed its own while it loaded; ours must be the last
     try:
         await stopping
-        say(f"stopping: running answers get {DRAIN_S:.0f} s; press Ctrl-C again to end now")
+        console.say(f"stopping: running answers get {DRAIN_S:.0f} s; press Ctrl-C again to end now")
     finally:
         await node.__aexit__()
 
 
-async def _started(settings: Settings, say: Say) -> Node:
-    node = Node(settings, say)
+async def _started(settings: Settings, console: Console) -> Node:
+    node = Node(settings, console)
     await node.__aenter__()
     return node

@@ -16,6 +16,7 @@ from swarm.engines.xllamacpp import Isolation
 from swarm.errors import SetupError
 
 APPLICATION = "local-swarm"
+DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
 
 
 def default_data_dir() -> Path:
@@ -25,7 +26,7 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One node's settings. `model` None lets the node choose; `threads` and `gpu_layers` None let the engine choose."""
+    """One node's settings. None lets the node choose."""
 
     federation: bool = False
     peer: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ class Settings:
     isolation: Isolation = "auto"
     workers: int = 4
     threads: int | None = None
-    context: int = 4096
+    context: int | None = None
     votes: int = 5
     strategy: str = "auto"
     data_dir: Path | None = None
@@ -47,6 +48,11 @@ class Settings:
     @property
     def data_path(self) -> Path:
         return self.data_dir or default_data_dir()
+
+    @property
+    def models_dir(self) -> Path:
+        """Where downloaded models are kept."""
+        return self.data_path / "models"
 
     @property
     def federated(self) -> bool:
@@ -83,7 +89,7 @@ def make_settings(given: dict[str, Any], config: Path | None = None) -> Settings
     for name, value, least, most in (
         ("port", settings.port, 0, 65535),
         ("workers", settings.workers, 1, 64),
-        ("context", settings.context, 256, 10_000_000),
+        ("context", settings.context or DEFAULT_CONTEXT_TOKENS, 256, 10_000_000),
         ("votes", settings.votes, 1, 32),
         ("threads", settings.threads or 1, 1, 512),
     ):

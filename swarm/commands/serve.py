@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from swarm.commands.terminal import Terminal
 from swarm.node import run_node
 from swarm.settings import Settings
 
 
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
 def serve(settings: Settings) -> int:
     """Run until stopped; 0 is a clean stop."""
-    asyncio.run(run_node(settings, say))
+    asyncio.run(run_node(settings, Terminal()))
     return 0

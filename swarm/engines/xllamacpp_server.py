@@ -30,6 +30,13 @@ class RunningServer:
     handle: Any
 
 
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp sees a device besides the CPU. Loads the library: call it off the loop."""
+    xllamacpp: Any = importlib.import_module("xllamacpp")
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    return any(device["type"] != cpu for device in xllamacpp.get_device_info())
+
+
 def start_server(spec: EngineSpec) -> RunningServer:
     """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
 

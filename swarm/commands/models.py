@@ -1,0 +1,90 @@
+"""`swarm models`: what there is, what fits, bring one, remove one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from hardware.probe import probe_hardware
+from swarm.commands.terminal import Terminal
+from swarm.errors import SetupError
+from swarm.model_choice import engine_memory, make_room
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.download import download, download_choice
+from swarm.registry.gguf_header import part_paths
+from swarm.registry.local import LocalModel, LocalModels, scan
+from swarm.registry.memory import Load, size_text
+from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
+from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
+from swarm.settings import Settings
+
+
+def list_models(settings: Settings, as_json: bool) -> int:
+    """Print every model of the catalogue and of this disk."""
+    catalogue = Catalogue.load()
+    rows = list_rows(catalogue, _scan(settings, catalogue))
+    print(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
+    return 0
+
+
+def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
+    """Print every model against this machine's free memory, best first."""
+    catalogue = Catalogue.load()
+    local = _scan(settings, catalogue)
+    room = make_room(engine_memory(probe_hardware()), load, local)
+    rows = fit_rows(catalogue.choices(formats=["gguf"]), room, local)
+    print(_json(rows) if as_json else fit_text(rows, room), end="\n" if as_json else "")
+    return 0
+
+
+def pull_model(settings: Settings, name: str) -> int:
+    """Download `name`, a catalogue name or hf:OWNER/REPO/FILE, and print where it is."""
+    terminal = Terminal()
+
+    def progress(done_bytes: int, total_bytes: int | None) -> None:
+        terminal.progress(name, done_bytes, total_bytes)
+
+    match parse_model(name):
+        case HubRef() as ref:
+            path = download(ref, settings.models_dir, progress)
+        case CatalogueRef() as ref:
+            path = download_choice(resolve(ref, Catalogue.load()), settings.models_dir, progress)
+        case _:
+            raise SetupError(
+                f"{name!r} is not something to download: give NAME:SIZE[:QUANT] or hf:OWNER/REPO/FILE.gguf"
+            )
+    terminal.say(str(path))
+    return 0
+
+
+def remove_model(settings: Settings, name: str) -> int:
+    """Delete a downloaded model. Only what this program downloaded: the hub's own cache is other programs' too."""
+    catalogue = Catalogue.load()
+    found = _downloaded(scan(settings.models_dir, catalogue, hub_cache=False), name, catalogue)
+    if found.path.is_dir():
+        shutil.rmtree(found.path)
+    else:
+        for part in part_paths(found.path):
+            part.unlink()
+        if not any(found.path.parent.iterdir()):
+            found.path.parent.rmdir()
+    print(f"removed {found.id} ({size_text(found.size_bytes)})")
+    return 0
+
+
+def _downloaded(local: LocalModels, name: str, catalogue: Catalogue) -> LocalModel:
+    here = local.by_id()
+    wanted = name
+    if name not in here and isinstance(ref := parse_model(name), CatalogueRef):
+        wanted = resolve(ref, catalogue).id
+    if wanted not in here:
+        raise SetupError(f"{name} is not downloaded; on this disk: {', '.join(here) or 'nothing'}")
+    return here[wanted]
+
+
+def _scan(settings: Settings, catalogue: Catalogue) -> LocalModels:
+    return scan(settings.models_dir, catalogue)
+
+
+def _json(rows: list[ListRow] | list[FitRow]) -> str:
+    return json.dumps([row_json(row) for row in rows], indent=2)

@@ -1,0 +1,27 @@
+"""How a starting node talks to the person in front of it. `commands/terminal.py` is the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Console(Protocol):
+    """Called from the event loop's thread and from workers'; every method returns quickly except `choose`."""
+
+    def say(self, line: str) -> None:
+        """One line of news."""
+        ...
+
+    def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
+        """How far a download is; called often."""
+        ...
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is there to answer."""
+        ...
+
+    def choose(self, question: str, options: Sequence[str]) -> int:
+        """The index of the option the person takes (the first for a plain Enter). Blocks."""
+        ...
