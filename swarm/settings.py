@@ -89,10 +89,10 @@ def make_settings(given: dict[str, Any], config: Path | None = None) -> Settings
     for name, value, least, most in (
         ("port", settings.port, 0, 65535),
         ("workers", settings.workers, 1, 64),
-        ("context", settings.context or DEFAULT_CONTEXT_TOKENS, 256, 10_000_000),
+        ("context", settings.context, 256, 10_000_000),
         ("votes", settings.votes, 1, 32),
-        ("threads", settings.threads or 1, 1, 512),
+        ("threads", settings.threads, 1, 512),
     ):
-        if not least <= value <= most:
+        if value is not None and not least <= value <= most:
             raise SetupError(f"--{name} {value} is out of range: use {least} to {most}")
     return replace(settings, data_dir=settings.data_path.expanduser())

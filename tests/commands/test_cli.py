@@ -1,0 +1,117 @@
+"""The command line as a person meets it: help, exit codes, words for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarm.cli import main
+from swarm.commands.chat import vote_line
+from swarm.commands.status import render
+from swarm.commands.terminal import Terminal
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_is_grouped_and_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "examples:" in text
+    assert "swarm --federation" in text
+    assert all(group in text for group in ("network:", "model:", "voting:", "general:", "commands:"))
+    assert len(text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "1.2.3.4"], "--host 1.2.3.4 is not an address of this machine"),
+        (["--peer", "nonsense::1:x"], "neither a host name nor an IP address"),
+        (["--votes", "99"], "--votes 99 is out of range"),
+        (["--config", "/does/not/exist.toml"], "cannot read --config"),
+        (["--model", "no-such-model"], "no model is called"),
+        (["--model", "/does/not/exist.gguf"], "does not exist"),
+    ],
+)
+def test_an_impossible_request_ends_with_2_and_the_reason(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([*arguments, "--port", "0", "--data-dir", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_wrong_usage_ends_with_2() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--no-such-flag"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["chat", "hello"]])
+def test_no_node_at_the_url_is_said_with_the_remedy(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, "--url", "http://127.0.0.1:9"]) == 1
+    assert "no node answers at http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_doctor_prints_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--hardware"]) == 0
+    assert "CPU" in capsys.readouterr().out
+    assert main(["doctor", "--hardware", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["total_bytes"] > 0
+
+
+def test_models_are_listed_and_fitted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["models", "list", "--data-dir", str(tmp_path)]) == 0
+    assert "qwen2.5-coder:7b:q4_k_m" in capsys.readouterr().out
+    assert main(["models", "fit", "--json", "--data-dir", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert any(row["fits"] for row in rows)
+    assert main(["models", "rm", "qwen3:4b", "--data-dir", str(tmp_path)]) == 2
+
+
+def test_a_removed_model_is_gone(capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_model: Path) -> None:
+    folder = tmp_path / "models" / "someone--tiny"
+    folder.mkdir(parents=True)
+    (folder / "tiny.gguf").write_bytes(demo_model.read_bytes())
+    assert main(["models", "rm", "tiny", "--data-dir", str(tmp_path)]) == 0
+    assert not folder.exists()
+    assert "removed tiny" in capsys.readouterr().out
+
+
+def test_main_py_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "usage: swarm" in done.stdout
+
+
+def test_status_names_everyone() -> None:
+    peer = {
+        "name": "study", "url": "http://10.0.0.2:17615", "state": "alive", "last_seen_s": 0.4, "rtt_ms": 1.5,
+        "source": "mdns", "slots_free": 4, "models": ["demo"], "id": "x",
+    }  # fmt: skip
+    node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": "open", "id": "y"}
+    text = render({"status": "ok", "node": node, "peers": [peer], "models": {"demo": ["kitchen", "study"]}})
+    assert "kitchen  http://10.0.0.1:17615  ok" in text
+    assert "model demo: kitchen, study" in text
+    assert "peer study" in text
+    assert "found by mdns" in text
+
+
+def test_a_vote_in_one_line() -> None:
+    swarm = {"strategy": "auto", "votes": 4, "asked": 5, "agreement": 0.75, "elapsed_ms": 12, "winner": "Zeus@kitchen"}
+    assert vote_line(swarm) == "  [4 votes of 5 asked, 75% agree, 12 ms]"
+    assert vote_line({**swarm, "confirmed": False}).endswith("; the vote preferred Zeus@kitchen]")
+    assert vote_line({**swarm, "strategy": "single"}) == "  [Zeus@kitchen, 12 ms]"
+
+
+def test_progress_in_a_log_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    for done in range(101):
+        terminal.progress("tiny", done, 100)
+    lines = capsys.readouterr().out.splitlines()
+    assert 9 <= len(lines) <= 12
+    assert "100%" in lines[-1]

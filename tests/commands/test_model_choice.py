@@ -1,0 +1,163 @@
+"""Which model a node takes: what was named and nothing else; the best on disk; the embedded one without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
+from swarm.errors import SetupError
+from swarm.model_choice import choose_model, engine_memory
+from swarm.settings import Settings
+
+GIB = 2**30
+
+
+class Listener:
+    """A console that remembers, and takes the option it was told to take."""
+
+    def __init__(self, takes: int | None = None) -> None:
+        self.lines: list[str] = []
+        self.options: Sequence[str] = ()
+        self._takes = takes
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
+        self.lines.append(f"{what} {done_bytes}")
+
+    @property
+    def can_ask(self) -> bool:
+        return self._takes is not None
+
+    def choose(self, question: str, options: Sequence[str]) -> int:
+        assert self._takes is not None
+        self.options = options
+        return self._takes if self._takes >= 0 else len(options) + self._takes
+
+
+def machine(free_bytes: int | None = 8 * GIB) -> HardwareSnapshot:
+    return HardwareSnapshot(Cpu(usable_cores=4), Memory(total_bytes=16 * GIB, free_bytes=free_bytes))
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hub address that refuses at once, and no models of other programs."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def settings(tmp_path: Path, **values: object) -> Settings:
+    return Settings(data_dir=tmp_path, **values)  # type: ignore[arg-type]
+
+
+def test_the_embedded_model_by_name(tmp_path: Path, demo_model: Path) -> None:
+    chosen = choose_model(settings(tmp_path, model="demo"), machine(), Listener())
+    assert (chosen.model_id, chosen.path) == ("demo", demo_model)
+    assert chosen.context_tokens == 2048  # all it has, where the default would be more
+    assert chosen.params is not None
+
+
+def test_without_network_and_models_the_embedded_one_serves_and_says_so(tmp_path: Path) -> None:
+    chosen = choose_model(settings(tmp_path), machine(), Listener())
+    assert chosen.model_id == "demo"
+    assert "no network" in chosen.reason
+
+
+def test_a_model_on_disk_is_taken_before_any_download(tmp_path: Path, demo_model: Path) -> None:
+    folder = tmp_path / "models" / "someone--tiny"
+    folder.mkdir(parents=True)
+    shutil.copy(demo_model, folder / "tiny.gguf")
+    (folder / "broken.gguf").write_bytes(b"no model")
+    listener = Listener()
+    chosen = choose_model(settings(tmp_path), machine(), listener)
+    assert chosen.path == folder / "tiny.gguf"
+    assert any("broken.gguf" in line for line in listener.lines)
+
+
+def test_a_file_is_served_under_its_own_name(tmp_path: Path, demo_model: Path) -> None:
+    file = tmp_path / "My-Model.gguf"
+    shutil.copy(demo_model, file)
+    chosen = choose_model(settings(tmp_path, model=str(file)), machine(), Listener())
+    assert (chosen.model_id, chosen.path) == ("my-model", file)
+
+
+def test_a_context_beyond_the_model_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"2048.*9000|9000.*2048"):
+        choose_model(settings(tmp_path, model="demo", context=9000), machine(), Listener())
+
+
+def test_a_catalogue_model_that_does_not_fit_says_what_is_missing_and_what_would(tmp_path: Path) -> None:
+    with pytest.raises(SetupError) as caught:
+        choose_model(settings(tmp_path, model="llama3.3:70b"), machine(), Listener())
+    message = str(caught.value)
+    assert "llama3.3:70b:q4_k_m needs" in message
+    assert "short" in message
+    assert "What would fit" in message
+
+
+def test_a_name_that_does_not_exist_is_refused_with_the_closest(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"no model is called 'qwen33'; did you mean qwen3"):
+        choose_model(settings(tmp_path, model="qwen33"), machine(), Listener())
+
+
+def test_a_quantization_that_does_not_exist_is_no_reason_to_take_another(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="there is no qwen3:4b:q2_k"):
+        choose_model(settings(tmp_path, model="qwen3:4b:q2_k"), machine(), Listener())
+
+
+def test_a_file_too_large_for_free_memory_is_refused_before_loading(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="demo needs"):
+        choose_model(settings(tmp_path, model="demo"), machine(free_bytes=100 * 2**20), Listener())
+
+
+def test_a_download_without_network_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="does not answer"):
+        choose_model(settings(tmp_path, model="qwen3:0.6b"), machine(), Listener())
+
+
+@pytest.fixture
+def hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.model_choice.hub_reachable", lambda: True)
+
+
+@pytest.mark.usefixtures("hub_answers")
+def test_a_person_is_offered_what_fits_and_may_take_the_embedded_one(tmp_path: Path) -> None:
+    listener = Listener(takes=-1)
+    chosen = choose_model(settings(tmp_path), machine(), listener)
+    assert chosen.model_id == "demo"
+    assert len(listener.options) == 6
+    assert "to download" in listener.options[0]
+
+
+@pytest.mark.usefixtures("hub_answers")
+def test_nobody_is_asked_with_auto(tmp_path: Path) -> None:
+    listener = Listener(takes=0)
+    with pytest.raises(SetupError, match="does not answer"):  # it went straight to the download
+        choose_model(settings(tmp_path, auto=True), machine(), listener)
+    assert not listener.options
+
+
+def test_the_echo_engine_needs_no_model(tmp_path: Path) -> None:
+    chosen = choose_model(settings(tmp_path, engine="echo"), machine(None), Listener())
+    assert (chosen.model_id, chosen.path) == ("echo", None)
+
+
+def test_unknown_free_memory_needs_a_named_file(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="free memory"):
+        choose_model(settings(tmp_path, model="qwen3:4b"), machine(None), Listener())
+
+
+def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB)
+    snapshot = HardwareSnapshot(memory=Memory(16 * GIB, 8 * GIB), gpus=(gpu,))
+    monkeypatch.setattr("swarm.model_choice.has_gpu", lambda: False)
+    assert engine_memory(snapshot).pool == "ram"
+    monkeypatch.setattr("swarm.model_choice.has_gpu", lambda: True)
+    assert engine_memory(snapshot).pool == "vram"
+    mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
+    assert engine_memory(mac).pool == "unified"
