@@ -1,0 +1,111 @@
+"""Answers that are JSON: equal where their values are, and otherwise alike leaf by leaf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from rapidfuzz import fuzz
+
+from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.canonical_json import canonical_json, parse_json
+from swarm.consensus.code_fences import fenced_blocks, is_one_block
+from swarm.consensus.schema_check import breach
+from swarm.consensus.schema_shape import without_defaults
+from swarm.generation import JsonObject, ResponseFormat
+
+MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared
+LONG_STRING_CHARS = 20  # shorter strings are names and labels: they agree exactly or not at all
+MAX_FUZZY_CHARS = 2000
+FUZZY_MATCH_PERCENT = 90.0
+
+_JSON_TAGS = ("json", "jsonc", "json5", "")
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JsonAnswer:
+    """`key` is the whole value in canonical form; `leaves` its scalars by JSON pointer."""
+
+    key: str
+    leaves: Mapping[str, JsonValue]
+
+    def likeness(self, other: JsonAnswer) -> float:
+        """The share of leaves, of all that either has, on which both agree; 0..1, the same either way round."""
+        if self.key == other.key:
+            return 1.0
+        shared = self.leaves.keys() & other.leaves.keys()
+        agreed = sum(_agree(self.leaves[pointer], other.leaves[pointer]) for pointer in shared)
+        return agreed / (len(self.leaves) + len(other.leaves) - len(shared))
+
+
+def read_demanded_json(text: str, form: ResponseFormat) -> JsonAnswer | Flaw:
+    """The answer where the client demanded JSON of `form`: the whole text, else the last fenced block that is JSON."""
+    value = _parsed(text)
+    if isinstance(value, Flaw):
+        blocks = (_parsed(block.code) for block in reversed(fenced_blocks(text)) if block.language in _JSON_TAGS)
+        value = next((found for found in blocks if not isinstance(found, Flaw)), value)
+    if isinstance(value, Flaw):
+        return value
+    schema: JsonObject = {"type": "object"}
+    if form.type == "json_schema" and form.json_schema is not None:
+        schema = form.json_schema.schema_
+    if (broken := breach(schema, value.json)) is not None:
+        return Flaw(Reason.BREAKS_SCHEMA, broken)
+    return json_answer(without_defaults(schema, value.json))
+
+
+def read_volunteered_json(text: str) -> JsonAnswer | None:
+    """The answer where nobody demanded JSON: an object or array that is the whole text, fenced or bare."""
+    bare = text.strip()
+    if is_one_block(bare):
+        block = fenced_blocks(bare)[0]
+        bare = block.code.strip() if block.language in _JSON_TAGS else ""
+    value = _parsed(bare) if bare[:1] in ("{", "[") and bare else None
+    return json_answer(value.json) if isinstance(value, _Parsed) else None
+
+
+def json_answer(value: JsonValue) -> JsonAnswer:
+    """The answer whose value is `value`, which is normalised."""
+    leaves = sorted(_leaves(value, ""), key=lambda leaf: leaf[0])
+    return JsonAnswer(canonical_json(value), dict(leaves[:MAX_COMPARED_LEAVES]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """Tells a parsed `null` from nothing."""
+
+    json: JsonValue
+
+
+def _parsed(text: str) -> _Parsed | Flaw:
+    try:
+        return _Parsed(parse_json(text))
+    except ValueError as error:
+        return Flaw(Reason.NOT_JSON, str(error))
+
+
+def _leaves(value: JsonValue, pointer: str) -> Iterator[tuple[str, JsonValue]]:
+    """Scalars and empty containers with their JSON pointers (RFC 6901)."""
+    if isinstance(value, dict) and value:
+        for key, member in value.items():
+            yield from _leaves(member, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{pointer}/{index}")
+    else:
+        yield pointer, value
+
+
+def _agree(one: JsonValue, other: JsonValue) -> bool:
+    """Equal, or two long strings that differ in wording and in no number."""
+    if isinstance(one, str) and isinstance(other, str):
+        if one == other:
+            return True
+        if not all(LONG_STRING_CHARS <= len(text) <= MAX_FUZZY_CHARS for text in (one, other)):
+            return False
+        alike = fuzz.ratio(one, other, score_cutoff=FUZZY_MATCH_PERCENT) >= FUZZY_MATCH_PERCENT
+        return alike and _DIGITS.findall(one) == _DIGITS.findall(other)
+    return isinstance(one, bool) == isinstance(other, bool) and one == other

@@ -1,0 +1,99 @@
+"""How one candidate reads, whatever the others say: every form of answer it carries, or why it has no say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.code_answer import CodeAnswer, read_code
+from swarm.consensus.final_answer import FinalAnswer, find_final_answer
+from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json
+from swarm.consensus.question import Question
+from swarm.consensus.text_answer import TextAnswer, read_text
+from swarm.consensus.tool_call_answer import ToolCallAnswer, read_tool_calls
+from swarm.generation import Candidate
+
+MAX_ANSWER_CHARS = 500_000  # about 125,000 tokens; also bounds what Unicode normalisation may swell to
+
+MAX_REMEMBERED = 256  # readings per question; a ballot has at most 128 candidates
+
+_THINK, _THOUGHT = "<think>", "</think>"
+_CLOSING_LINE = re.compile(r"^[ \t]*</think>|</think>[ \t]*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The forms of answer in one candidate. A call has only `call`; prose has `text`, unless JSON was demanded.
+
+    `cut`: it ran into the length limit, so it counts half and only as prose.
+    """
+
+    call: ToolCallAnswer | None = None
+    json: JsonAnswer | None = None
+    code: CodeAnswer | None = None
+    final: FinalAnswer | None = None
+    text: TextAnswer | None = None
+    cut: bool = False
+
+
+def read(question: Question, candidate: Candidate) -> Reading | Flaw:
+    """What `candidate` answers to `question`. Never raises, whatever a model or peer has put in it."""
+    known = question.readings.get(id(candidate))
+    if known is not None:  # the entry holds the candidate, so no other object can have its id
+        return known[1]
+    if len(question.readings) >= MAX_REMEMBERED:
+        question.readings.clear()
+    reading = _read(question, candidate)
+    question.readings[id(candidate)] = candidate, reading
+    return reading
+
+
+def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
+    cut = candidate.finish_reason == "length"
+    if candidate.error is not None:
+        return Flaw(Reason.FAILED, candidate.error)
+    if candidate.finish_reason == "content_filter":
+        return Flaw(Reason.FILTERED)
+    text = candidate.text
+    if len(text) + sum(len(call.arguments) for call in candidate.tool_calls) > MAX_ANSWER_CHARS:
+        return Flaw(Reason.TOO_LARGE, f"over {MAX_ANSWER_CHARS} characters")
+    if candidate.tool_calls:
+        if cut:
+            return Flaw(Reason.CUT)
+        call = read_tool_calls(candidate.tool_calls, question.tools, question.parallel_tool_calls)
+        return call if isinstance(call, Flaw) else Reading(call=call)
+    said = without_reasoning(text)
+    if said is None:
+        return Flaw(Reason.UNCLOSED_REASONING)
+    if not said.strip():
+        return Flaw(Reason.CUT if cut else Reason.EMPTY)
+    return _read_words(question, said, cut)
+
+
+def without_reasoning(text: str) -> str | None:
+    """What follows the leading `<think>` block, or None if that never closes.
+
+    Some templates open the block in the prompt, so a closing tag that starts or ends a line counts without an opening
+    one; a tag within a line is something that the answer talks about.
+    """
+    if text.lstrip().startswith(_THINK):
+        _, closing, answer = text.partition(_THOUGHT)
+        return answer if closing else None
+    closed = _CLOSING_LINE.search(text)
+    return text if closed is None or _THINK in text[: closed.start()] else text[closed.end() :]
+
+
+def _read_words(question: Question, said: str, cut: bool) -> Reading | Flaw:
+    if question.wants_json and question.response_format is not None:
+        answer = Flaw(Reason.CUT) if cut else read_demanded_json(said, question.response_format)
+        return answer if isinstance(answer, Flaw) else Reading(json=answer)
+    prose = Reading(text=read_text(said), cut=cut)
+    if cut:
+        return prose
+    return replace(
+        prose,
+        json=read_volunteered_json(said),
+        code=read_code(said),
+        final=find_final_answer(said, question.wants_final_answer),
+    )

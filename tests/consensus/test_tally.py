@@ -1,0 +1,296 @@
+"""Which kind is voted on, who abstains, who wins, and when the vote may stop."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from swarm.consensus.abstention import Reason
+from swarm.consensus.question import Question
+from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
+from swarm.consensus.tally import MAX_CANDIDATES, Tally, lead_is_unbeatable, tally
+from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
+
+WEATHER = ToolSpec(
+    function=FunctionSpec(
+        name="weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    )
+)
+NOW = ToolSpec(function=FunctionSpec(name="now"))
+
+AUTO = Question("auto")
+ASKED = Question("auto", wants_final_answer=True)
+WITH_TOOLS = Question("auto", tools=(WEATHER, NOW))
+JSON = Question("auto", response_format=ResponseFormat(type="json_object"))
+
+PYTHON = "```python\nx = 1\n```"
+ESSAY = "Sailing began on rivers, long before anyone thought of crossing a sea."
+
+
+def said(*texts: str) -> list[Candidate]:
+    return [Candidate(voter=f"v{n}", text=text, model="m", finish_reason="stop") for n, text in enumerate(texts)]
+
+
+def call(voter: str, name: str, arguments: str = "{}") -> Candidate:
+    calls = (ToolCall(id="1", name=name, arguments=arguments),)
+    return Candidate(voter=voter, tool_calls=calls, finish_reason="tool_calls")
+
+
+def reasons(counted: Tally) -> dict[str, Reason]:
+    return {entry.candidate.voter: entry.reason for entry in counted.abstentions}
+
+
+def winner(counted: Tally) -> str:
+    assert counted.winner is not None
+    return counted.winner.voter
+
+
+@pytest.mark.parametrize(
+    ("question", "texts", "kind"),
+    [
+        (AUTO, [ESSAY, "Another.", "A third."], "text"),
+        (AUTO, ["Answer: 1", "Answer: 1", ESSAY], "number"),
+        (AUTO, ["Answer: B", "Answer: B", "Answer: 3"], "choice"),
+        (AUTO, ["Answer: 1", ESSAY], "text"),
+        (AUTO, [PYTHON, PYTHON, ESSAY], "code"),
+        (AUTO, [PYTHON + "\nAnswer: 1"] * 3, "code"),
+        (ASKED, [PYTHON + "\nAnswer: 1"] * 3, "number"),
+        (ASKED, ["1", "1", "2"], "number"),
+        (AUTO, ["1", "1", "2"], "text"),
+        (AUTO, ['{"a": 1}', '{"a": 1}', ESSAY], "json"),
+        (JSON, ['{"a": 1}', ESSAY, ESSAY], "json"),
+        (Question("majority"), [ESSAY, ESSAY, "x"], "text"),
+        (Question("medoid"), ["Answer: 1", "Answer: 1", "Answer: 2"], "number"),
+    ],
+)
+def test_the_kind_follows_from_the_request_and_from_most_replies(
+    question: Question, texts: Sequence[str], kind: str
+) -> None:
+    assert tally(question, said(*texts)).kind == kind
+
+
+def test_equal_numbers_are_one_answer() -> None:
+    counted = tally(ASKED, said("Answer: 0.5", "Answer: 2", "Answer: 1/2", "Answer: \\boxed{\\frac{1}{2}}"))
+    assert [len(group.ballots) for group in counted.groups] == [3, 1]
+    assert winner(counted) == "v0"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason"),
+    [
+        (Candidate(voter="x", error="connection refused"), Reason.FAILED),
+        (Candidate(voter="x", text="Answer: 1", error="broke off"), Reason.FAILED),
+        (Candidate(voter="x", text="Answer: 1", finish_reason="content_filter"), Reason.FILTERED),
+        (Candidate(voter="x", text=" \n"), Reason.EMPTY),
+        (Candidate(voter="x", text="", finish_reason="length"), Reason.CUT),
+        (Candidate(voter="x", text="Answer: 1", finish_reason="length"), Reason.CUT),
+        (Candidate(voter="x", text="<think>Answer: 1"), Reason.UNCLOSED_REASONING),
+        (Candidate(voter="x", text="<think>Answer: 1</think>"), Reason.EMPTY),
+        (Candidate(voter="x", text="no idea"), Reason.NO_FINAL_ANSWER),
+        (Candidate(voter="x", text="a" * (MAX_ANSWER_CHARS + 1)), Reason.TOO_LARGE),
+        (call("x", "now"), Reason.UNKNOWN_TOOL),
+    ],
+)
+def test_who_has_no_valid_answer_abstains(candidate: Candidate, reason: Reason) -> None:
+    counted = tally(ASKED, [candidate, *said("Answer: 1", "Answer: 1", "Answer: 2")])
+    assert reasons(counted) == {"x": reason}
+    assert counted.votes == 3
+
+
+def test_reasoning_is_not_compared() -> None:
+    counted = tally(ASKED, said("<think>Answer: 9</think>Answer: 1", "hm, Answer: 8</think>\nAnswer: 1", "Answer: 1"))
+    assert len(counted.groups) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Models write <think> first.", 'A "</think>" tag ends it.', "First <think>, then\n</think>", '{"a": "</think>"}'],
+)
+def test_a_reply_about_think_tags_is_no_reasoning(text: str) -> None:
+    assert without_reasoning(text) == text
+
+
+def test_text_that_was_cut_counts_half_and_wins_only_where_all_were() -> None:
+    cut = [Candidate(voter=f"c{n}", text=ESSAY, finish_reason="length") for n in range(3)]
+    counted = tally(AUTO, [*cut, *said("Quite another answer.")])
+    assert (winner(counted), counted.voting_weight) == ("v0", 2.5)
+    assert winner(tally(AUTO, cut)) == "c0"
+
+
+def test_calls_are_not_split_by_their_arguments_against_refusals() -> None:
+    calls = [call(f"c{n}", "weather", f'{{"city": "{city}"}}') for n, city in enumerate(["Bern", "Basel", "Chur"])]
+    counted = tally(WITH_TOOLS, [*calls, *said("I cannot.", "I cannot.")])
+    assert (counted.kind, winner(counted), counted.votes) == ("tool_calls", "c0", 5)
+    assert sorted(len(group.ballots) for group in counted.groups) == [1, 1, 1, 2]
+
+
+def test_names_are_decided_before_arguments() -> None:
+    one = [call(f"a{n}", "weather", f'{{"city": "{n}"}}') for n in range(3)]
+    other = [call(f"b{n}", "now") for n in range(2)]
+    counted = tally(WITH_TOOLS, [*one, *other])
+    assert winner(counted) == "a0"
+
+
+def test_words_win_over_a_minority_of_calls() -> None:
+    counted = tally(WITH_TOOLS, [call("c", "now"), *said("Answer: 1", "Answer: 1", "Answer: 2")])
+    assert (counted.kind, winner(counted), counted.votes) == ("number", "v0", 4)
+
+
+def test_the_object_nearest_to_all_wins_where_no_whole_object_has_a_majority() -> None:
+    objects = [
+        '{"a": 9, "b": 2, "c": 3}',
+        '{"a": 1, "b": 2, "c": 3}',
+        '{"a": 1, "b": 9, "c": 3}',
+        '{"a": 1, "b": 2, "c": 9}',
+    ]
+    assert winner(tally(JSON, said(*objects))) == "v1"
+
+
+def test_a_whole_object_with_a_majority_wins_whatever_is_nearest() -> None:
+    texts = ['{"a": 1, "b": 2}'] * 3 + ['{"a": 9, "b": 9}', '{"a": 9, "b": 8}']
+    counted = tally(JSON, said(*texts))
+    assert (winner(counted), counted.groups[0].weight) == ("v0", 3)
+
+
+def test_prose_is_decided_by_what_is_most_like_the_rest() -> None:
+    counted = tally(
+        AUTO, said("Bananas!", "The cat sat on the mat.", "The dog sat on the mat.", "The cat lay on the mat.")
+    )
+    assert winner(counted) == "v1"
+    assert counted.similarity == pytest.approx((0 + 5 / 6 + 5 / 6) / 3)
+
+
+def test_majority_counts_prose_word_for_word() -> None:
+    texts = ["Yes, it is.", "yes, it is", "No, it never was.", "No, it was never.", "No, it never ever was."]
+    counted = tally(Question("majority"), said(*texts))
+    assert (winner(counted), counted.groups[0].weight, counted.similarity) == ("v0", 2, None)
+
+
+def test_weights_outvote_numbers() -> None:
+    counted = tally(ASKED, said("Answer: 1", "Answer: 1", "Answer: 2"), {"v2": 2.5})
+    assert (winner(counted), counted.voting_weight) == ("v2", 4.5)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_that_is_no_weight_has_no_vote(weight: float) -> None:
+    counted = tally(ASKED, said("Answer: 1", "Answer: 2"), {"v0": weight})
+    assert reasons(counted) == {"v0": Reason.NO_WEIGHT}
+
+
+def test_many_small_weights_add_up_exactly() -> None:
+    texts = ["Answer: 1"] * 10 + ["Answer: 2"]
+    weights = {f"v{n}": 0.1 for n in range(10)} | {"v10": 1.0}
+    assert winner(tally(ASKED, said(*texts), weights)) == "v0"  # ten times the double 0.1 is a little more than 1
+
+
+def tied(**changes: object) -> list[Candidate]:
+    """Two for 1, two for 2; `changes` are to v3, who votes for 2."""
+    candidates = said("Answer: 1", "Answer: 1", "Answer: 2", "Answer: 2")
+    return [*candidates[:3], candidates[3].model_copy(update=changes)]
+
+
+def test_a_tie_goes_to_the_first_voter_id() -> None:
+    assert winner(tally(ASKED, tied())) == "v0"
+    assert winner(tally(ASKED, tied(voter="a"))) == "a"
+
+
+def test_a_tie_goes_to_the_best_single_voter() -> None:
+    assert winner(tally(ASKED, tied(), {"v0": 1.0, "v1": 1.0, "v2": 0.5, "v3": 1.5})) == "v3"
+
+
+def test_a_tie_goes_to_the_more_confident_answer_of_one_model() -> None:
+    candidates = [c.model_copy(update={"mean_logprob": -0.5}) for c in tied()[:3]]
+    confident = tied(mean_logprob=-0.1)[3]
+    assert winner(tally(ASKED, [*candidates, confident])) == "v3"
+    assert winner(tally(ASKED, [*candidates, confident.model_copy(update={"model": "other"})])) == "v0"
+    assert winner(tally(ASKED, [*candidates, confident.model_copy(update={"mean_logprob": math.nan})])) == "v0"
+
+
+def test_a_voter_that_failed_and_answered_on_a_second_try_votes_once() -> None:
+    again = [Candidate(voter="v0", error="lost"), *said("Answer: 1", "Answer: 2"), said("Answer: 1")[0]]
+    counted = tally(ASKED, again)
+    assert counted.votes == 2
+    assert sorted(entry.reason for entry in counted.abstentions) == [Reason.FAILED, Reason.DUPLICATE]
+
+
+def test_first_takes_the_first_valid_answer_in_the_order_given() -> None:
+    candidates = [Candidate(voter="z", error="lost"), Candidate(voter="y", text=""), *reversed(said("one", "two"))]
+    counted = tally(Question("first"), candidates)
+    assert (winner(counted), counted.kind) == ("v1", "text")
+    assert reasons(counted) == {"z": Reason.FAILED, "y": Reason.EMPTY, "v0": Reason.OUTRUN}
+    assert lead_is_unbeatable(counted, 5)
+    assert not tally(Question("first"), candidates[:2]).groups
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        Candidate(voter="v", text='{"a": ', finish_reason="length"),
+        Candidate(voter="v", text="<think>hm", finish_reason="length"),
+        Candidate(voter="v", text=""),
+        call("v", "no such tool", "{"),
+    ],
+)
+def test_single_returns_even_a_flawed_answer(candidate: Candidate) -> None:
+    question = Question("single", response_format=ResponseFormat(type="json_object"))
+    counted = tally(question, [Candidate(voter="dead", error="lost"), candidate])
+    assert winner(counted) == "v"
+    assert counted.kind == ("tool_calls" if candidate.tool_calls else "json")
+
+
+def test_nothing_valid_has_no_winner_and_no_lead() -> None:
+    counted = tally(AUTO, [Candidate(voter="a", error="lost")])
+    assert (counted.winner, counted.groups, counted.votes) == (None, (), 0)
+    assert not lead_is_unbeatable(counted, 0)
+    assert not lead_is_unbeatable(tally(AUTO, []), 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "texts", "outstanding", "stops"),
+    [
+        (ASKED, ["Answer: 1"] * 3, 2, True),
+        (ASKED, ["Answer: 1"] * 2, 3, False),
+        (ASKED, ["Answer: 1"] * 2, 2, False),
+        (ASKED, ["Answer: 1", "Answer: 1", "Answer: 2"], 1, False),
+        (ASKED, ["Answer: 1"] * 3 + ["Answer: 2"], 1, True),
+        (ASKED, ["Answer: 1", "Answer: 2"], 0, True),
+        (AUTO, ["Answer: 1"] * 3 + [ESSAY] * 2, 2, False),
+        (AUTO, [PYTHON] * 3, 2, True),
+        (JSON, ['{"a": 1}'] * 3, 2, True),
+        (JSON, ['{"a": 1}'] * 3 + ['{"a": 2}', '{"a": 3}'], 1, False),
+        (AUTO, [ESSAY] * 9, 1, False),
+        (AUTO, [ESSAY] * 9, 0, True),
+        (Question("majority"), [ESSAY] * 3, 2, True),
+        (Question("medoid", response_format=ResponseFormat(type="json_object")), ['{"a": 1}'] * 3, 1, False),
+    ],
+)
+def test_a_vote_stops_when_its_result_stands(
+    question: Question, texts: Sequence[str], outstanding: float, stops: bool
+) -> None:
+    assert lead_is_unbeatable(tally(question, said(*texts)), outstanding) is stops
+
+
+def test_every_stage_of_a_tool_vote_must_stand() -> None:
+    bern, basel = '{"city": "Bern"}', '{"city": "Basel"}'
+    same = [call(f"c{n}", "weather", bern) for n in range(3)]
+    assert lead_is_unbeatable(tally(WITH_TOOLS, same), 2)
+    other_arguments = [*same[:2], call("c2", "weather", basel)]
+    assert not lead_is_unbeatable(tally(WITH_TOOLS, other_arguments), 2)
+    other_name = [*same[:2], call("c2", "now")]
+    assert not lead_is_unbeatable(tally(WITH_TOOLS, other_name), 1)
+    assert not lead_is_unbeatable(tally(WITH_TOOLS, [*same[:2], *said("I cannot.")]), 1)
+
+
+def test_a_vote_does_not_stop_short_of_a_quorum_that_may_still_come() -> None:
+    lost = [Candidate(voter=f"lost{n}", error="lost") for n in range(2)]
+    assert not lead_is_unbeatable(tally(ASKED, [*lost, *said("Answer: 1", "Answer: 1")]), 1)
+
+
+@pytest.mark.parametrize("outstanding", [math.inf, math.nan])
+def test_an_unknown_outstanding_weight_stops_nothing(outstanding: float) -> None:
+    assert not lead_is_unbeatable(tally(ASKED, said(*["Answer: 1"] * 3)), outstanding)
+
+
+def test_too_many_candidates_are_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match=str(MAX_CANDIDATES)):
+        tally(AUTO, said(*["x"] * (MAX_CANDIDATES + 1)))

@@ -1,0 +1,106 @@
+"""Tool calls are compared by name and by what their arguments mean to the tool's schema."""
+
+import pytest
+
+from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.tool_call_answer import ToolCallAnswer, read_tool_calls
+from swarm.generation import FunctionSpec, JsonObject, ToolCall, ToolSpec
+
+WEATHER: JsonObject = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "default": 1},
+        "share": {"type": "number"},
+        "hourly": {"type": "boolean"},
+        "zip": {"type": ["string", "null"]},
+        "points": {"type": "array", "items": {"type": "integer"}},
+    },
+    "required": ["city"],
+}
+TOOLS = (
+    ToolSpec(function=FunctionSpec(name="weather", parameters=WEATHER)),
+    ToolSpec(function=FunctionSpec(name="now")),
+)
+
+
+def read(*calls: tuple[str, str], parallel: bool = True) -> ToolCallAnswer | Flaw:
+    made = [ToolCall(id=f"call_{n}", name=name, arguments=arguments) for n, (name, arguments) in enumerate(calls)]
+    return read_tool_calls(made, TOOLS, parallel)
+
+
+def key(*calls: tuple[str, str], parallel: bool = True) -> object:
+    answer = read(*calls, parallel=parallel)
+    assert isinstance(answer, ToolCallAnswer), answer
+    return answer.key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"city": "Bern", "days": 5}', '{"days":5,"city":"Bern"}'),
+        ('{"city": "Bern", "days": 5}', '{"city": "Bern", "days": "5"}'),
+        ('{"city": "Bern", "days": 5}', '{"city": "Bern", "days": 5.0}'),
+        ('{"city": "Bern", "days": 1}', '{"city": "Bern"}'),
+        ('{"city": "Bern", "share": 0.5}', '{"city": "Bern", "share": "0.5"}'),
+        ('{"city": "Bern", "share": 2}', '{"city": "Bern", "share": "2.0"}'),
+        ('{"city": "Bern", "hourly": true}', '{"city": "Bern", "hourly": "True"}'),
+        ('{"city": "Bern", "zip": "3000"}', '{"city": "Bern", "zip": 3000}'),
+        ('{"city": "Bern", "points": [1, 2]}', '{"city": "Bern", "points": ["1", 2.0]}'),
+        ('{"city": "Z\u00fcrich"}', '{"city": "Zu\u0308rich"}'),
+    ],
+)
+def test_arguments_that_mean_the_same_are_the_same(one: str, other: str) -> None:
+    assert key(("weather", one)) == key(("weather", other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"city": "Bern"}', '{"city": "Basel"}'),
+        ('{"city": "Bern", "days": 5}', '{"city": "Bern", "days": 6}'),
+        ('{"city": "Bern", "zip": null}', '{"city": "Bern", "zip": "null"}'),
+        ('{"city": "Bern", "points": [1, 2]}', '{"city": "Bern", "points": [2, 1]}'),
+    ],
+)
+def test_arguments_that_differ_are_different(one: str, other: str) -> None:
+    assert key(("weather", one)) != key(("weather", other))
+
+
+def test_no_arguments_are_an_empty_object() -> None:
+    assert key(("now", "")) == key(("now", "{}")) == key(("now", " { } "))
+
+
+def test_order_counts_only_where_calls_do_not_run_in_parallel() -> None:
+    first, second = ("now", "{}"), ("weather", '{"city": "Bern"}')
+    assert key(first, second) == key(second, first)
+    assert key(first, second, parallel=False) != key(second, first, parallel=False)
+
+
+def test_a_call_made_twice_is_not_a_call_made_once() -> None:
+    assert key(("now", "{}"), ("now", "{}")) != key(("now", "{}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reason"),
+    [
+        ("wether", "{}", Reason.UNKNOWN_TOOL),
+        ("weather", '{"city": ', Reason.MALFORMED_ARGUMENTS),
+        ("weather", "[]", Reason.MALFORMED_ARGUMENTS),
+        ("weather", "[" * 100_000, Reason.MALFORMED_ARGUMENTS),
+        ("weather", '{"days": 1e999999}', Reason.MALFORMED_ARGUMENTS),
+        ("weather", '{"days": 5}', Reason.BREAKS_SCHEMA),
+        ("weather", '{"city": "Bern", "days": "soon"}', Reason.BREAKS_SCHEMA),
+        ("weather", '{"city": "Bern", "days": "' + "9" * 5000 + '"}', Reason.BREAKS_SCHEMA),
+    ],
+)
+def test_a_call_that_the_tool_would_not_take_abstains(name: str, arguments: str, reason: Reason) -> None:
+    read_as = read((name, arguments))
+    assert isinstance(read_as, Flaw)
+    assert read_as.reason is reason
+
+
+def test_a_flood_of_calls_abstains() -> None:
+    read_as = read(*[("now", "{}")] * 1000)
+    assert isinstance(read_as, Flaw)
+    assert read_as.reason is Reason.TOO_LARGE

@@ -1,0 +1,160 @@
+"""What a verdict says, and that it never claims more than was found."""
+
+import json
+
+import pytest
+
+from swarm.consensus.question import Question
+from swarm.consensus.verdict import StoppedBy, Verdict, decide, swarm_object
+from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec, Usage
+
+ASKED = Question("auto", wants_final_answer=True)
+AUTO = Question("auto")
+
+
+def said(*texts: str) -> list[Candidate]:
+    return [
+        Candidate(voter=f"v{n}@here", text=text, model="m", usage=Usage(completion_tokens=10 + n), elapsed_ms=100 * n)
+        for n, text in enumerate(texts)
+    ]
+
+
+def verdict(
+    question: Question, candidates: list[Candidate], asked: int | None = None, stopped_by: StoppedBy = "all_in"
+) -> Verdict:
+    return decide(question, candidates, asked=asked or len(candidates), wanted=7, stopped_by=stopped_by)
+
+
+def test_the_response_object_has_every_field_clients_are_promised() -> None:
+    candidates = [
+        *said("Answer: 42", "It is \\boxed{42}", "Answer: 43", "Answer: 42.0"),
+        Candidate(voter="x", error="lost"),
+    ]
+    decided = verdict(ASKED, candidates, asked=6, stopped_by="unbeatable_lead")
+    shown = swarm_object(decided, coordinator="kitchen", elapsed_ms=812)
+    assert shown == {
+        "strategy": "auto",
+        "kind": "number",
+        "votes": 4,
+        "asked": 6,
+        "wanted": 7,
+        "agreement": 0.75,
+        "margin": 2,
+        "stopped_by": "unbeatable_lead",
+        "quorum": True,
+        "degraded": False,
+        "winner": "v0@here",
+        "coordinator": "kitchen",
+        "elapsed_ms": 812,
+        "total_completion_tokens": 46,
+        "candidates": [
+            {"voter": "v0@here", "model": "m", "group": 0, "weight": 1.0, "tokens": 10, "ms": 0},
+            {"voter": "v1@here", "model": "m", "group": 0, "weight": 1.0, "tokens": 11, "ms": 100},
+            {"voter": "v3@here", "model": "m", "group": 0, "weight": 1.0, "tokens": 13, "ms": 300},
+            {"voter": "v2@here", "model": "m", "group": 1, "weight": 1.0, "tokens": 12, "ms": 200},
+            {
+                "voter": "x",
+                "model": "",
+                "group": None,
+                "weight": 0.0,
+                "tokens": 0,
+                "ms": 0,
+                "abstained": "failed: lost",
+            },
+        ],
+    }
+    assert json.loads(json.dumps(shown)) == shown
+
+
+def test_shares_are_rounded() -> None:
+    shown = swarm_object(verdict(ASKED, said("Answer: 1", "Answer: 1", "Answer: 2")), coordinator="k", elapsed_ms=1)
+    assert (shown["agreement"], shown["margin"]) == (0.6667, 1)
+
+
+def test_text_reports_likeness_beside_the_share_of_nearly_identical_answers() -> None:
+    decided = verdict(AUTO, said("The cat sat.", "the cat sat", "The cat lay."))
+    assert (decided.kind, decided.agreement) == ("text", pytest.approx(2 / 3))
+    assert decided.similarity == pytest.approx((1 + 2 / 3) / 2)
+    assert "similarity" in swarm_object(decided, coordinator="k", elapsed_ms=1)
+
+
+def test_the_margin_is_negative_where_the_central_answer_was_the_rarer_one() -> None:
+    pair = '{"a": 9, "b": 9, "c": 9, "d": 9}'
+    centre = '{"a": 1, "b": 2, "c": 3, "d": 4}'
+    around = [
+        '{"a": 0, "b": 2, "c": 3, "d": 4}',
+        '{"a": 1, "b": 0, "c": 3, "d": 4}',
+        '{"a": 1, "b": 2, "c": 0, "d": 4}',
+    ]
+    decided = verdict(Question("medoid"), said(pair, pair, centre, *around))
+    assert decided.winner is not None
+    assert (decided.winner.text, decided.margin) == (centre, -1)
+
+
+@pytest.mark.parametrize("asked", [5, 6, 9])
+def test_without_a_quorum_there_is_no_agreement(asked: int) -> None:
+    decided = verdict(ASKED, said("Answer: 1", "Answer: 1"), asked=asked, stopped_by="deadline")
+    assert decided.winner is not None
+    assert (decided.quorum, decided.degraded, decided.agreement) == (False, True, None)
+
+
+@pytest.mark.parametrize("asked", [2, 3, 4])
+def test_half_of_those_asked_are_a_quorum(asked: int) -> None:
+    decided = verdict(ASKED, said("Answer: 1", "Answer: 1"), asked=asked, stopped_by="deadline")
+    assert (decided.quorum, decided.degraded, decided.agreement) == (True, False, 1.0)
+
+
+def test_a_quorum_is_of_weight_too() -> None:
+    candidates = said("Answer: 1", "Answer: 1", "", "")
+    heavy = decide(ASKED, candidates, asked=4, wanted=4, stopped_by="all_in", weights={"v2@here": 3.0})
+    assert not heavy.quorum
+    assert decide(ASKED, candidates, asked=4, wanted=4, stopped_by="all_in").quorum
+
+
+def test_one_heavy_voter_is_no_quorum() -> None:
+    decided = decide(ASKED, said("Answer: 1"), asked=4, wanted=4, stopped_by="deadline", weights={"v0@here": 9.0})
+    assert (decided.quorum, decided.agreement) == (False, None)
+
+
+def test_a_lone_ballot_agrees_with_nobody() -> None:
+    decided = verdict(ASKED, said("Answer: 1"))
+    assert (decided.quorum, decided.agreement, decided.similarity) == (True, None, None)
+
+
+@pytest.mark.parametrize("strategy", ["first", "single"])
+def test_a_race_claims_no_agreement(strategy: StoppedBy) -> None:
+    decided = verdict(Question(strategy), said("one", "one"), asked=5, stopped_by=strategy)
+    assert decided.winner is not None
+    assert (decided.winner.text, decided.votes, decided.agreement, decided.degraded) == ("one", 1, None, False)
+
+
+def test_where_everybody_failed_there_is_no_winner() -> None:
+    decided = verdict(AUTO, [Candidate(voter="a", error="lost"), Candidate(voter="b", error="lost")])
+    assert decided.winner is None
+    assert (decided.votes, decided.quorum, decided.degraded) == (0, False, True)
+    assert swarm_object(decided, coordinator="k", elapsed_ms=1)["winner"] is None
+
+
+def test_without_a_valid_ballot_the_least_flawed_answer_is_returned_as_degraded() -> None:
+    question = Question("auto", response_format=ResponseFormat(type="json_object"))
+    candidates = [
+        Candidate(voter="a", error="lost"),
+        Candidate(voter="b", text="no JSON"),
+        Candidate(voter="d", text='{"a": 1', finish_reason="length"),
+        Candidate(voter="c", text='{"a": 2', finish_reason="length"),
+    ]
+    decided = verdict(question, candidates)
+    assert decided.winner is not None
+    assert (decided.winner.voter, decided.kind, decided.votes, decided.degraded) == ("c", "json", 0, True)
+
+
+def test_dissent_names_who_said_otherwise() -> None:
+    decided = verdict(ASKED, said("Answer: 1", "Answer: 1", "Answer: 2"))
+    assert [[ballot.candidate.voter for ballot in group.ballots] for group in decided.dissent] == [["v2@here"]]
+
+
+def test_the_winner_is_the_voters_own_answer_unchanged() -> None:
+    call = ToolCall(id="own", name="now", arguments='{ "a" : 1.0 }')
+    candidates = [Candidate(voter="a", text="<think>x</think>", tool_calls=(call,)), Candidate(voter="b", error="lost")]
+    decided = verdict(Question("auto", tools=(ToolSpec(function=FunctionSpec(name="now")),)), candidates)
+    assert decided.winner is candidates[0]

@@ -1,0 +1,242 @@
+"""What must hold for every vote, whatever is said, by whom, and in whatever order it arrives."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import JsonValue
+
+from swarm.consensus.question import Question, Strategy
+from swarm.consensus.reading import Reading, read
+from swarm.consensus.tally import lead_is_unbeatable, tally
+from swarm.consensus.verdict import Verdict, decide, swarm_object
+from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
+
+TOOLS = (ToolSpec(function=FunctionSpec(name="now")), ToolSpec(function=FunctionSpec(name="weather")))
+VOTING: list[Strategy] = ["auto", "majority", "medoid"]
+
+TEXTS = [
+    "Answer: 1",
+    "Answer: 1.0",
+    "Answer: 2",
+    "\\boxed{B}",
+    "1",
+    "```python\nx = 1\n```",
+    "```python\nx=1 # one\n```",
+    "```python\nx = 2\n```\nAnswer: 2",
+    '{"a": 1, "b": 2}',
+    '{"b": 2.0, "a": 1}',
+    '{"a": 1, "b": 3}',
+    "The cat sat on the mat.",
+    "the cat sat on the mat",
+    "The cat lay on the mat.",
+    "",
+    "<think>hm",
+]
+CALLS = [("now", "{}"), ("now", '{"a": 1}'), ("now", '{"a": 1.0}'), ("weather", "{}"), ("gone", "{}"), ("now", "{")]
+
+
+def a_call(name: str, arguments: str) -> Candidate:
+    return Candidate(
+        voter="", tool_calls=(ToolCall(id="i", name=name, arguments=arguments),), finish_reason="tool_calls"
+    )
+
+
+ANSWERS = [
+    *(Candidate(voter="", text=text, finish_reason="stop") for text in TEXTS),
+    *(Candidate(voter="", text=text, finish_reason="length") for text in TEXTS[-6:]),
+    *(a_call(name, arguments) for name, arguments in CALLS),
+    Candidate(voter="", error="lost"),
+]
+LOST = Candidate(voter="", error="lost")
+
+# Related answers: those over which a kind, a name, an argument or an object can be contested to the last ballot.
+CONTESTS = [
+    [
+        Candidate(voter="", text=text)
+        for text in ("Answer: 2", "```python\nx = 2\n```\nAnswer: 2", "```python\nx = 2\n```")
+    ],
+    [Candidate(voter="", text="Answer: 1"), Candidate(voter="", text="Answer: 2"), a_call("now", "{}")],
+    [a_call("now", "{}"), a_call("now", '{"a": 1}'), a_call("weather", "{}"), Candidate(voter="", text="No.")],
+    [Candidate(voter="", text=text) for text in ('{"a": 1}', '{"a": 2}', "Answer: 1", '{"a": 1, "b": 2}')],
+    [
+        Candidate(voter="", text="Answer: 1"),
+        Candidate(voter="", text="Answer: 2"),
+        Candidate(voter="", text="Hm."),
+        LOST,
+    ],
+]
+
+questions = st.builds(
+    Question,
+    strategy=st.sampled_from(VOTING),
+    tools=st.sampled_from([(), TOOLS]),
+    response_format=st.sampled_from([None, None, ResponseFormat(type="json_object")]),
+    wants_final_answer=st.booleans(),
+)
+small_pools = st.sampled_from(CONTESTS) | st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3)
+weights_of_voters = st.lists(st.sampled_from([1.0, 1.0, 1.0, 0.1, 0.3, 2.5]), min_size=9, max_size=9)
+
+
+@st.composite
+def electorates(draw: st.DrawFn, min_size: int = 1) -> list[Candidate]:
+    """Up to nine voters that draw from a small pool of answers."""
+    pool = draw(small_pools)
+    said = draw(st.lists(st.sampled_from(pool), min_size=min_size, max_size=9))
+    logprobs = draw(st.lists(st.sampled_from([None, -0.1, -0.2]), min_size=9, max_size=9))
+    model = st.sampled_from(["m", "m", "n"])
+    return [
+        answer.model_copy(update={"voter": f"v{n}", "model": draw(model), "mean_logprob": logprobs[n]})
+        for n, answer in enumerate(said)
+    ]
+
+
+def by_voter(weights: Sequence[float]) -> dict[str, float]:
+    return {f"v{n}": weight for n, weight in enumerate(weights)}
+
+
+def result(question: Question, candidates: Sequence[Candidate], weights: dict[str, float]) -> tuple[object, ...]:
+    """What a client gets: kind, answer (not which of its equal voters is quoted), and whether half the weight voted."""
+    counted = tally(question, candidates, weights)
+    if counted.winner is None:
+        return (None,)
+    reading = read(question, counted.winner)
+    assert isinstance(reading, Reading)
+    match counted.kind:
+        case "tool_calls":
+            answer = reading.call
+        case "json":
+            answer = reading.json
+        case "code":
+            answer = reading.code
+        case "text":
+            answer = reading.text
+        case _:
+            answer = reading.final
+    assert answer is not None
+    asked_weight = sum(weights[voter] for voter in {candidate.voter for candidate in candidates})
+    return counted.kind, answer.key, float(2 * counted.voting_weight) >= asked_weight
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), question=questions, candidates=electorates(), weights=weights_of_voters)
+def test_no_order_of_arrival_changes_a_verdict(
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[float]
+) -> None:
+    shuffled = data.draw(st.permutations(candidates))
+    shown = [
+        swarm_object(
+            decide(question, order, asked=9, wanted=9, stopped_by="all_in", weights=by_voter(weights)),
+            coordinator="k",
+            elapsed_ms=1,
+        )
+        for order in (candidates, shuffled)
+    ]
+    assert shown[0] == shown[1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), question=questions, candidates=electorates())
+def test_a_doubled_voter_flips_nothing(data: st.DataObject, question: Question, candidates: list[Candidate]) -> None:
+    doubled = data.draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=5))
+    before, after = tally(question, candidates), tally(question, [*doubled, *candidates])
+    assert after.winner == before.winner
+    assert (after.kind, after.votes, after.voting_weight, after.lead) == (
+        before.kind,
+        before.votes,
+        before.voting_weight,
+        before.lead,
+    )
+
+
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data(), question=questions, candidates=electorates(min_size=4), weights=weights_of_voters)
+def test_stopping_by_an_unbeatable_lead_gives_the_result_of_the_full_vote(
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[float]
+) -> None:
+    weight_of = by_voter(weights)
+    order = data.draw(st.permutations(candidates))
+    full = result(question, order, weight_of)
+    for heard in range(1, len(order)):
+        outstanding = sum(weight_of[candidate.voter] for candidate in order[heard:])
+        if lead_is_unbeatable(tally(question, order[:heard], weight_of), outstanding):
+            early = result(question, order[:heard], weight_of)
+            assert early[:2] == full[:2]
+            assert full[2], "stopped on the way to a quorum that did not come"
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), question=questions, said=st.sampled_from(ANSWERS), heard=st.integers(2, 6))
+def test_no_completion_whatever_turns_a_unanimous_start_that_stopped(
+    data: st.DataObject, question: Question, said: Candidate, heard: int
+) -> None:
+    candidates = [said.model_copy(update={"voter": f"v{n}"}) for n in range(heard)]
+    outstanding = data.draw(st.integers(1, 5))
+    assume(lead_is_unbeatable(tally(question, candidates), outstanding))
+    rest = data.draw(st.lists(st.sampled_from(ANSWERS), min_size=outstanding, max_size=outstanding))
+    late = [answer.model_copy(update={"voter": f"w{n}"}) for n, answer in enumerate(rest)]
+    ones = {candidate.voter: 1.0 for candidate in [*candidates, *late]}
+    assert result(question, [*candidates, *late], ones)[:2] == result(question, candidates, ones)[:2]
+
+
+@settings(max_examples=400, deadline=None)
+@given(question=questions, candidates=electorates(), asked=st.integers(1, 20))
+def test_no_quorum_is_never_labelled_consensus(question: Question, candidates: list[Candidate], asked: int) -> None:
+    decided = decide(question, candidates, asked=asked, wanted=asked, stopped_by="deadline")
+    assert decided.quorum == (decided.votes > 0 and 2 * decided.votes >= asked and _half_of_weight(decided, asked))
+    assert decided.degraded is not decided.quorum
+    if not decided.quorum:
+        assert decided.agreement is None
+
+
+def _half_of_weight(decided: Verdict, asked: int) -> bool:
+    return 2 * sum(summary.weight for summary in decided.candidates) >= max(asked, len(decided.candidates))
+
+
+@given(question=questions, candidates=electorates())
+def test_the_winner_is_one_of_the_candidates_and_no_failure(question: Question, candidates: list[Candidate]) -> None:
+    winner = decide(question, candidates, asked=9, wanted=9, stopped_by="all_in").winner
+    usable = [candidate for candidate in candidates if candidate.error is None]
+    assert (winner is None) == (not usable)
+    assert winner is None or any(winner is candidate for candidate in usable)
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    scalars | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.text(), values, min_size=1, max_size=4)
+
+
+def written_otherwise(value: JsonValue) -> JsonValue:
+    """The same value with its keys in another order and whole numbers as floats."""
+    if isinstance(value, dict):
+        return {key: written_otherwise(member) for key, member in reversed(value.items())}
+    if isinstance(value, list):
+        return [written_otherwise(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+        return float(value)
+    return value
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=objects, indent=st.integers(0, 4), ascii_only=st.booleans())
+def test_key_order_number_form_and_white_space_split_no_vote(
+    value: dict[str, JsonValue], indent: int, ascii_only: bool
+) -> None:
+    plain = json.dumps(value)
+    other = json.dumps(written_otherwise(value), indent=indent, ensure_ascii=ascii_only)
+    by_text = [Candidate(voter="a", text=plain), Candidate(voter="b", text=f"  {other}\n")]
+    by_call = [
+        candidate.model_copy(update={"text": "", "tool_calls": a_call("now", candidate.text).tool_calls})
+        for candidate in by_text
+    ]
+    demanded = Question("majority", tools=TOOLS, response_format=ResponseFormat(type="json_object"))
+    for candidates, kind in ((by_text, "json"), (by_call, "tool_calls")):
+        counted = tally(demanded, candidates)
+        assert (counted.kind, len(counted.groups), counted.votes) == (kind, 1, 2)
+    assert len(tally(replace(demanded, response_format=None), by_text).groups) == 1
