@@ -1,0 +1,169 @@
+"""Which model is the best that fits, and what to do where one does not. Pure: numbers in, decisions and reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swarm.errors import SetupError
+from swarm.registry.catalogue import Choice, Format
+from swarm.registry.memory import Load, MemoryNeed, memory_needed, size_text
+from swarm.registry.quants import is_low
+from swarm.registry.shape import ModelShape
+
+MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What this machine offers a model, and what the model is to carry in it.
+
+    `formats` are those its engines load, in order of preference. `measured` has real numbers, by catalogue id, of the
+    files that are already here. `max_active_params_b` passes over models that read more weights than this for each
+    token: with slow memory a 70B model may fit, and answer a word a second.
+    """
+
+    free_bytes: int
+    load: Load
+    formats: tuple[Format, ...] = ("gguf",)
+    max_active_params_b: float | None = None
+    measured: Mapping[str, ModelShape] = field(default_factory=dict[str, ModelShape])
+
+    def shape(self, choice: Choice) -> ModelShape:
+        return self.measured.get(choice.id) or choice.shape
+
+    def need(self, choice: Choice) -> MemoryNeed:
+        return memory_needed(self.shape(choice), self.load)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether one choice can be used, and if not, `why`, in words for a person."""
+
+    choice: Choice
+    need: MemoryNeed
+    why: str
+
+    @property
+    def fits(self) -> bool:
+        return not self.why
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """The choice, what it needs, and why it was taken, in words for a person."""
+
+    choice: Choice
+    need: MemoryNeed
+    reason: str
+
+
+def judge(choice: Choice, room: Room) -> Verdict:
+    """Whether `choice` can run in `room`, and why not."""
+    need = room.need(choice)
+    return Verdict(choice, need, _misfit(room.shape(choice), need, room) or _too_slow(choice, room))
+
+
+def _misfit(shape: ModelShape, need: MemoryNeed, room: Room) -> str:
+    if shape.context_tokens is not None and room.load.context_tokens > shape.context_tokens:
+        return f"its context is {shape.context_tokens} tokens and {room.load.context_tokens} were asked"
+    if need.total_bytes > room.free_bytes:
+        return f"{size_text(need.total_bytes - room.free_bytes)} short"
+    return ""
+
+
+def _too_slow(choice: Choice, room: Room) -> str:
+    active_b = choice.entry.active_params_b or choice.entry.params_b
+    if room.max_active_params_b is None or active_b <= room.max_active_params_b:
+        return ""
+    return f"too slow here: reads {active_b:g}B weights per token, over the limit of {room.max_active_params_b:g}B"
+
+
+def ranked(choices: Sequence[Choice], formats: Sequence[Format]) -> list[Choice]:
+    """`choices`, best first: four bits or more, then effective size, then preferred format, then more bits.
+
+    A larger model at four bits beats a smaller one at eight (Dettmers and Zettlemoyer, "The case for 4-bit precision",
+    2023); below four bits that turns around, so such a variant loses to every model that has them. Equals keep the
+    catalogue's order.
+    """
+
+    def quality(choice: Choice) -> tuple[bool, float, int, float]:
+        variant = choice.variant
+        rank = -formats.index(variant.format) if variant.format in formats else -len(formats)
+        return not is_low(variant.quant), choice.entry.effective_params_b, rank, choice.bits_per_weight
+
+    return sorted(choices, key=quality, reverse=True)
+
+
+def pick(choices: Sequence[Choice], room: Room) -> Pick:
+    """The best of `choices` that fits: those of `Catalogue.choices()`, or those that a name `matches`.
+
+    Raises SetupError if none does, naming what is missing and what would fit.
+    """
+    able = [choice for choice in choices if choice.variant.format in room.formats]
+    if not able:
+        raise SetupError(f"there is no model to choose from as {' or '.join(room.formats)}")
+    passed_over: Verdict | None = None
+    for choice in ranked(able, room.formats):
+        verdict = judge(choice, room)
+        if verdict.fits:
+            return Pick(choice, verdict.need, _reason(verdict, passed_over, room))
+        passed_over = verdict
+    easiest = min(able, key=lambda choice: room.need(choice).total_bytes)
+    raise SetupError(f"no model fits; the smallest is {explain_misfit(easiest.id, room.shape(easiest), room, able)}")
+
+
+def _reason(taken: Verdict, passed_over: Verdict | None, room: Room) -> str:
+    needs = f"needs {size_text(taken.need.total_bytes)} of {size_text(room.free_bytes)} free"
+    if passed_over is None:
+        return f"the best there is: {needs}"
+    return f"the best that fits: {needs} (the next better, {passed_over.choice.id}: {passed_over.why})"
+
+
+def explain_misfit(name: str, shape: ModelShape, room: Room, alternatives: Sequence[Choice]) -> str:
+    """Why the model `name` does not fit, by how much, and what would: a smaller load, or one of `alternatives`.
+
+    To be called where it does not; `name` and `shape` may be those of a file outside the catalogue.
+    """
+    need, load = memory_needed(shape, room.load), room.load
+    if shape.context_tokens is not None and load.context_tokens > shape.context_tokens:
+        return (
+            f"{name} has a context of {shape.context_tokens} tokens and {load.context_tokens} were asked: "
+            f"give --context {shape.context_tokens} or less"
+        )
+    parts = (
+        f"weights {size_text(need.weights_bytes)}, "
+        f"KV cache {size_text(need.kv_bytes)} for {load.slots} x {load.context_tokens} tokens, "
+        f"compute {size_text(need.compute_bytes)}, reserve {size_text(need.reserve_bytes)}"
+    )
+    remedies = _remedies(name, shape, room, alternatives)
+    return (
+        f"{name} needs {'about ' if need.estimated else ''}{size_text(need.total_bytes)} ({parts}) and "
+        f"{size_text(room.free_bytes)} is free: {size_text(need.total_bytes - room.free_bytes)} short. "
+        + (f"What would fit: {'; or '.join(remedies)}" if remedies else "Nothing would fit: free some memory")
+    )
+
+
+def _remedies(name: str, shape: ModelShape, room: Room, alternatives: Sequence[Choice]) -> list[str]:
+    """At most three: the same model with less to carry, the best of its family, the best of all."""
+    smaller = _smaller_load(shape, room)
+    remedies = (
+        [] if smaller is None else [f"the same with --context {smaller.context_tokens} --workers {smaller.slots}"]
+    )
+    able = [choice for choice in alternatives if choice.id != name and choice.variant.format in room.formats]
+    fitting = [choice for choice in ranked(able, room.formats) if judge(choice, room).fits]
+    family = [choice for choice in fitting if choice.entry.family == name.partition(":")[0]]
+    best = dict.fromkeys((*family[:1], *fitting[:1]))
+    return remedies + [f"{choice.id} ({size_text(room.need(choice).total_bytes)})" for choice in best]
+
+
+def _smaller_load(shape: ModelShape, room: Room) -> Load | None:
+    """The gentlest cut of the load that fits: the context halved as often as needed, with all slots, then with one."""
+    for slots in dict.fromkeys((room.load.slots, 1)):
+        context_tokens = room.load.context_tokens
+        while context_tokens >= MIN_CONTEXT_TOKENS:
+            cut = Load(context_tokens, slots, room.load.cache_type)
+            if memory_needed(shape, cut).total_bytes <= room.free_bytes:
+                return cut
+            context_tokens //= 2
+    return None

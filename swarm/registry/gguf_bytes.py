@@ -1,0 +1,236 @@
+"""The layout of a GGUF file's header, read with every length checked before it is believed.
+
+Format: ggml's docs/gguf.md. Nothing is allocated or looped over by a number from the file that is not bounded here.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from swarm.registry.quants import TENSOR_TYPES
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)  # 1 had 32-bit lengths and has not been written since 2023
+MAX_KEYS = 4096  # real files have under 100
+MAX_TENSORS = 1 << 17  # the largest mixtures of experts have some thousands
+MAX_KEY_BYTES = 65_535  # the format's own limit
+MAX_TENSOR_NAME_BYTES = 1024  # ggml itself stops at 64
+MAX_KEPT_STRING_BYTES = 4096  # names; chat templates are longer, and only their presence matters
+MAX_KEPT_ITEMS = 4096  # per-layer arrays have one item per layer
+MAX_ARRAY_ITEMS = 1 << 22  # vocabularies reach 2**18, their merges 2**20; bounds the time to skip one
+MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
+MAX_ALIGNMENT = 1 << 16
+CHUNK_BYTES = 1 << 20
+
+_SCALARS: dict[int, struct.Struct] = {
+    code: struct.Struct("<" + letter)
+    for code, letter in {
+        0: "B",
+        1: "b",
+        2: "H",
+        3: "h",
+        4: "I",
+        5: "i",
+        6: "f",
+        7: "?",
+        10: "Q",
+        11: "q",
+        12: "d",
+    }.items()
+}
+_STRING = 8
+_ARRAY = 9
+_LENGTH = struct.Struct("<Q")
+_TYPE = struct.Struct("<I")
+
+Value = int | float | bool | str | tuple[int | float | bool, ...]
+
+
+class GgufDefect(Exception):
+    """What is wrong with a file, in words; `gguf_header` adds which file, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: `type_name` is None for a type newer than this program, and then `size_bytes` too."""
+
+    name: str
+    elements: int
+    type_name: str | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The kept key-values, the length of every array by its key, the keys of all strings, and the tensors."""
+
+    values: dict[str, Value]
+    array_lengths: dict[str, int]
+    keys: frozenset[str]
+    tensors: tuple[Tensor, ...]
+
+
+class _Cursor:
+    """Reads forward through a file of known size, a chunk at a time; every step is checked against the end."""
+
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
+        self._file = file
+        self._size_bytes = size_bytes
+        self._window = b""
+        self._at = 0  # in the window
+        self._window_end = 0  # in the file
+
+    @property
+    def position(self) -> int:
+        return self._window_end - len(self._window) + self._at
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, which the caller has bounded."""
+        self._fill(count)
+        self._at += count
+        return self._window[self._at - count : self._at]
+
+    def number(self, layout: struct.Struct) -> int | float | bool:
+        return layout.unpack(self.take(layout.size))[0]
+
+    def length(self) -> int:
+        return _LENGTH.unpack(self.take(8))[0]
+
+    def kind(self) -> int:
+        return _TYPE.unpack(self.take(4))[0]
+
+    def text(self, what: str, limit_bytes: int) -> str:
+        count = self.length()
+        if count > limit_bytes:
+            raise GgufDefect(f"{what} of {count} bytes at {self.position}, more than {limit_bytes}")
+        return self.take(count).decode("utf-8", "replace")
+
+    def skip(self, count: int) -> None:
+        """Move on by `count` bytes without reading what lies beyond the window."""
+        if count > self._size_bytes - self.position:
+            raise GgufDefect(f"it ends in the middle of its header, at byte {self._size_bytes}")
+        if count <= len(self._window) - self._at:
+            self._at += count
+            return
+        self._window_end = self._file.seek(self.position + count)
+        self._window, self._at = b"", 0
+
+    def skip_strings(self, count: int) -> None:
+        """Move over `count` strings: the tokens of a vocabulary, so the loop is tight."""
+        unpack = _LENGTH.unpack_from
+        for _ in range(count):
+            if len(self._window) - self._at < 8:
+                self._fill(8)
+            (length,) = unpack(self._window, self._at)
+            self._at += 8
+            if length <= len(self._window) - self._at:
+                self._at += length
+            else:
+                self.skip(length)
+
+    def _fill(self, count: int) -> None:
+        missing = count - (len(self._window) - self._at)
+        if missing <= 0:
+            return
+        more = self._file.read(max(missing, CHUNK_BYTES))
+        if len(more) < missing:
+            raise GgufDefect(f"it ends in the middle of its header, at byte {self._window_end + len(more)}")
+        self._window = self._window[self._at :] + more
+        self._at = 0
+        self._window_end += len(more)
+
+
+def read_header(file: BinaryIO, size_bytes: int, wanted: Callable[[str], bool]) -> Header:
+    """The header of an open file of `size_bytes`, keeping the values of `wanted` keys. Raises GgufDefect, OSError."""
+    cursor = _Cursor(file, size_bytes)
+    tensor_count, key_count = _preamble(cursor, size_bytes)
+    values: dict[str, Value] = {}
+    array_lengths: dict[str, int] = {}
+    keys: set[str] = set()
+    for _ in range(key_count):
+        key = cursor.text("a key", MAX_KEY_BYTES)
+        keys.add(key)
+        kind = cursor.kind()
+        value = _array(cursor, key, array_lengths) if kind == _ARRAY else _single(cursor, kind)
+        if value is not None and wanted(key):
+            values[key] = value
+    tensors = _tensors(cursor, tensor_count, size_bytes, values.get("general.alignment", 32))
+    return Header(values, array_lengths, frozenset(keys), tensors)
+
+
+def _preamble(cursor: _Cursor, size_bytes: int) -> tuple[int, int]:
+    if size_bytes < 24:
+        raise GgufDefect(f"it has {size_bytes} bytes, less than any header")
+    magic = cursor.take(4)
+    if magic != MAGIC:
+        raise GgufDefect(f"it is not a GGUF file: it begins with {magic!r}")
+    version = cursor.kind()
+    if version not in VERSIONS:
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        raise GgufDefect("it is big-endian" if swapped in VERSIONS else f"its format version {version} is not 2 or 3")
+    tensor_count, key_count = cursor.length(), cursor.length()
+    if tensor_count > MAX_TENSORS or key_count > MAX_KEYS:
+        raise GgufDefect(f"it claims {tensor_count} tensors and {key_count} keys")
+    return tensor_count, key_count
+
+
+def _single(cursor: _Cursor, kind: int) -> Value | None:
+    """The value at the cursor, or None for a string too long to keep."""
+    if kind == _STRING:
+        length = cursor.length()
+        if length <= MAX_KEPT_STRING_BYTES:
+            return cursor.take(length).decode("utf-8", "replace")
+        cursor.skip(length)
+        return None
+    layout = _SCALARS.get(kind)
+    if layout is None:
+        raise GgufDefect(f"unknown value type {kind} at byte {cursor.position}")
+    return cursor.number(layout)
+
+
+def _array(cursor: _Cursor, key: str, array_lengths: dict[str, int]) -> Value | None:
+    """The numbers of a short array, or None for what is skipped; notes the length of either."""
+    kind, count = cursor.kind(), cursor.length()
+    if count > MAX_ARRAY_ITEMS:
+        raise GgufDefect(f"an array of {count} items at byte {cursor.position}")
+    array_lengths[key] = count
+    if kind == _STRING:
+        cursor.skip_strings(count)
+        return None
+    layout = _SCALARS.get(kind)
+    if layout is None:
+        raise GgufDefect(f"an array of unknown type {kind} at byte {cursor.position}")
+    if count > MAX_KEPT_ITEMS:
+        cursor.skip(count * layout.size)
+        return None
+    return tuple(item[0] for item in layout.iter_unpack(cursor.take(count * layout.size)))
+
+
+def _tensors(cursor: _Cursor, count: int, size_bytes: int, alignment: Value) -> tuple[Tensor, ...]:
+    if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT:
+        raise GgufDefect(f"its alignment is {alignment!r}")
+    found = [_tensor(cursor) for _ in range(count)]
+    data_start = -(-cursor.position // alignment) * alignment
+    for tensor, offset in found:
+        end = data_start + offset + (tensor.size_bytes or 0)
+        if end > size_bytes:
+            raise GgufDefect(f"it is cut short: tensor {tensor.name!r} ends at byte {end}, the file at {size_bytes}")
+    return tuple(tensor for tensor, _ in found)
+
+
+def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
+    """The next tensor and its offset in the data."""
+    name = cursor.text("a tensor name", MAX_TENSOR_NAME_BYTES)
+    dimensions = cursor.kind()
+    if dimensions > MAX_DIMENSIONS:
+        raise GgufDefect(f"tensor {name!r} has {dimensions} dimensions")
+    elements = math.prod(cursor.length() for _ in range(dimensions))
+    kind, offset = cursor.kind(), cursor.length()
+    if kind not in TENSOR_TYPES:
+        return Tensor(name, elements, None, None), offset
+    type_name, block_elements, block_bytes = TENSOR_TYPES[kind]
+    return Tensor(name, elements, type_name, -(-elements // block_elements) * block_bytes), offset

@@ -1,0 +1,187 @@
+"""What a GGUF file says about its model: the facts that fit, routing and the model list need."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarm.errors import SetupError
+from swarm.registry.gguf_bytes import GgufDefect, Header, read_header
+from swarm.registry.gguf_cache import KEYS as CACHE_KEYS
+from swarm.registry.gguf_cache import ArchKeys, cache_shape
+from swarm.registry.quants import FILE_TYPES
+from swarm.registry.shape import CacheShape, ModelShape
+
+MAX_PARTS = 256  # a terabyte in parts of 4 GB
+GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred
+PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
+
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_GENERAL_KEYS = frozenset({"architecture", "name", "file_type", "alignment"})
+_ARCH_KEYS = CACHE_KEYS | {"context_length", "vocab_size", "pooling_type", "expert_count", "expert_used_count"}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFacts:
+    """A model as its file describes it; None where it does not. `parts` are all of its files, the first one first.
+
+    `kv_heads`, `key_length` and `value_length` are those of the first layer that caches; `cache` has all of them.
+    """
+
+    parts: tuple[Path, ...]
+    size_bytes: int
+    architecture: str
+    name: str | None
+    quant: str | None
+    params: int
+    active_params: int
+    layers: int | None
+    context_tokens: int | None
+    embedding_length: int | None
+    vocab_size: int | None
+    cache: CacheShape | None
+    has_chat_template: bool
+    pooling_type: int | None
+
+    @property
+    def kv_heads(self) -> int | None:
+        return self.cache.groups[0].kv_heads if self.cache and self.cache.groups else None
+
+    @property
+    def key_length(self) -> int | None:
+        return self.cache.groups[0].key_length if self.cache and self.cache.groups else None
+
+    @property
+    def value_length(self) -> int | None:
+        return self.cache.groups[0].value_length if self.cache and self.cache.groups else None
+
+    @property
+    def embeds_only(self) -> bool:
+        """Whether this is an embedding model: it pools its tokens and does not write."""
+        return bool(self.pooling_type)
+
+    @property
+    def shape(self) -> ModelShape:
+        """As the memory formula needs it, all of it measured."""
+        return ModelShape(
+            weights_bytes=self.size_bytes,
+            weights_exact=True,
+            params_b=self.params / 1e9,
+            context_tokens=self.context_tokens,
+            cache=self.cache,
+            vocab_size=self.vocab_size,
+            embedding_length=self.embedding_length,
+        )
+
+
+def read_gguf(path: Path) -> GgufFacts:
+    """The facts of the model in `path`, all parts of it if it has several. Blocks on the disk for some milliseconds.
+
+    Raises SetupError with the file, what is wrong with it and the remedy.
+    """
+    parts = part_paths(path)
+    sizes_and_headers = [_read_part(part) for part in parts]
+    return _facts(parts, sum(size for size, _ in sizes_and_headers), [header for _, header in sizes_and_headers])
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """All parts of the model that `path` is the first part of; just `path` where it is whole.
+
+    Raises SetupError for a part that is not the first. Whether the others exist is found out on reading.
+    """
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    number, count = int(match["number"]), int(match["count"])
+    if number != 1:
+        first = f"{match['stem']}-00001-of-{match['count']}.gguf"
+        raise SetupError(f"{path} is part {number} of {count}: give the first part, {first}")
+    if not 1 <= count <= MAX_PARTS:
+        raise SetupError(f"{path} claims to have {count} parts; at most {MAX_PARTS} are read")
+    return tuple(path.with_name(f"{match['stem']}-{n:05d}-of-{match['count']}.gguf") for n in range(1, count + 1))
+
+
+def is_later_part(path: Path) -> bool:
+    """Whether `path` is a part of a model other than its first."""
+    match = _PART.fullmatch(path.name)
+    return match is not None and int(match["number"]) != 1
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without `.gguf` and without its part number."""
+    match = _PART.fullmatch(path.name)
+    return match["stem"] if match else path.stem
+
+
+def _read_part(path: Path) -> tuple[int, Header]:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise GgufDefect("it is not a regular file")  # opening a named pipe would wait for its writer
+        with path.open("rb") as file:
+            return status.st_size, read_header(file, status.st_size, _wanted)
+    except FileNotFoundError as error:
+        raise SetupError(
+            f"{path} does not exist: check the path, or see `swarm models list` for what is here"
+        ) from error
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
+    except GgufDefect as defect:
+        raise SetupError(f"cannot use {path}: {defect}; download it again, or give another .gguf file") from defect
+
+
+def _wanted(key: str) -> bool:
+    section, _, rest = key.partition(".")
+    return rest in (_GENERAL_KEYS if section == "general" else _ARCH_KEYS)
+
+
+def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> GgufFacts:
+    first = headers[0]
+    architecture = first.values.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise SetupError(f"cannot use {parts[0]}: it does not say its architecture; give another .gguf file")
+    keys = ArchKeys(architecture, first.values)
+    name = first.values.get("general.name")
+    params = sum(tensor.elements for header in headers for tensor in header.tensors)
+    return GgufFacts(
+        parts=parts,
+        size_bytes=size_bytes,
+        architecture=architecture,
+        name=name if isinstance(name, str) and name else None,
+        quant=_quant(headers),
+        params=params,
+        active_params=params - _idle_params(headers, keys),
+        layers=keys.count("block_count"),
+        context_tokens=keys.count("context_length"),
+        embedding_length=keys.count("embedding_length"),
+        vocab_size=first.array_lengths.get("tokenizer.ggml.tokens") or keys.count("vocab_size"),
+        cache=cache_shape(keys),
+        has_chat_template="tokenizer.chat_template" in first.keys,
+        pooling_type=keys.count("pooling_type"),
+    )
+
+
+def _idle_params(headers: Iterable[Header], keys: ArchKeys) -> int:
+    """Weights that a token does not touch: the share of the experts that are not chosen."""
+    experts, used = keys.count("expert_count"), keys.count("expert_used_count")
+    if not experts or not used or used > experts:
+        return 0
+    tensors = (tensor for header in headers for tensor in header.tensors)
+    return sum(tensor.elements for tensor in tensors if "_exps." in tensor.name) * (experts - used) // experts
+
+
+def _quant(headers: list[Header]) -> str | None:
+    """The quantization that the file names, else the type of most of its bytes."""
+    file_type = headers[0].values.get("general.file_type")
+    if isinstance(file_type, int) and file_type & ~GUESSED_FILE_TYPE in FILE_TYPES:
+        return FILE_TYPES[file_type & ~GUESSED_FILE_TYPE]
+    weight: Counter[str] = Counter()
+    for header in headers:
+        for tensor in header.tensors:
+            if tensor.type_name is not None:
+                weight[tensor.type_name] += tensor.size_bytes or 0
+    return max(weight, key=weight.__getitem__) if weight else None

@@ -1,0 +1,208 @@
+"""Talking to the model hub through huggingface_hub: where it is, what it has, and one file's bytes. All of it blocks.
+
+huggingface_hub is imported on first use: it takes half a second, and most starts need no hub. Its `hf_hub_download`
+is not used because it starts over after a cut; its parts are, with our own partial file (`download.py`).
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import importlib
+import os
+import queue
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from swarm.errors import SetupError
+from swarm.registry.names import check_hub_file
+
+# Called with the bytes done and the bytes in total (None where the hub does not say), in the downloading thread.
+Progress = Callable[[int, int | None], None]
+
+TRUE_WORDS = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its switches
+METADATA_TIMEOUT_S = 10.0
+REACHABLE_TIMEOUT_S = 2.0
+MAX_REPO_FILES = 1000  # an MLX model has under 50
+# What a repository needs to run as an MLX model. No code: nothing that is downloaded is ever executed.
+MLX_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file as the hub has it now. `sha256` for large files, else `git_sha1`; None where the hub does not say."""
+
+    repo: str
+    file: str
+    commit: str
+    size_bytes: int | None
+    sha256: str | None
+    git_sha1: str | None
+
+
+class _ProgressBar:
+    """What huggingface_hub takes for a tqdm class, once per file: turns its updates into calls of a `Progress`."""
+
+    def __init__(self, report: Progress, total: int | None, initial: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = initial
+        self._report(self._done, self._total)
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: float | None = 1) -> None:
+        self._done += int(count or 0)
+        self._report(self._done, self._total)
+
+
+def _library(module: str = "huggingface_hub") -> Any:
+    """huggingface_hub, imported on first use, with its telemetry off unless the user turned it on."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    return importlib.import_module(module)
+
+
+def endpoint() -> str:
+    """The hub's address: HF_ENDPOINT as it is now, else huggingface_hub's default."""
+    address: str = os.environ.get("HF_ENDPOINT") or _library("huggingface_hub.constants").ENDPOINT
+    return address.rstrip("/")
+
+
+def hub_reachable(timeout_s: float = REACHABLE_TIMEOUT_S) -> bool:
+    """Whether the hub answers at all. Never raises, and never takes longer than `timeout_s`: name resolution, which
+    has no timeout of its own, is left behind in a daemon thread.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE_WORDS:
+        return False
+    outcome: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    ask = threading.Thread(target=lambda: outcome.put(_answers(timeout_s)), name="hub-reachable", daemon=True)
+    ask.start()
+    try:
+        return outcome.get(timeout=timeout_s)
+    except queue.Empty:
+        return False
+
+
+def _answers(timeout_s: float) -> bool:
+    address = endpoint()
+    if not address.startswith(("http://", "https://")):
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout_s):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code < 500
+    except (OSError, ValueError, http.client.HTTPException):  # no answer, or HF_ENDPOINT is no address
+        return False
+
+
+def describe(repo: str, file: str, revision: str | None = None) -> HubFile:
+    """What the hub says of `file`, now or at `revision`. Raises SetupError without such a file, or an answer."""
+    hub = _library()
+    with _hub_errors(repo, file):
+        url = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
+        found = hub.get_hf_file_metadata(url, timeout=METADATA_TIMEOUT_S, endpoint=endpoint())
+    etag: str = (found.etag or "").lower()
+    return HubFile(
+        repo=repo,
+        file=file,
+        commit=found.commit_hash or "main",
+        size_bytes=found.size,
+        sha256=etag if _is_hex(etag, 64) else None,
+        git_sha1=etag if _is_hex(etag, 40) else None,
+    )
+
+
+def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
+    """The commit and the files of an MLX model, weights and tokenizer, no code. Raises SetupError where it is none."""
+    with _hub_errors(repo, None):
+        info = _library().HfApi(endpoint=endpoint()).model_info(repo, timeout=METADATA_TIMEOUT_S)
+    listed: list[str] = [sibling.rfilename for sibling in info.siblings or ()]
+    files = sorted(file for file in listed if file.endswith(MLX_SUFFIXES) and "/" not in file)
+    if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
+        ggufs = [file for file in listed if file.endswith(".gguf")]
+        hint = f"; it has {', '.join(ggufs[:8])}: name one, hf:{repo}/{ggufs[0]}" if ggufs else ""
+        raise SetupError(f"{repo} is not an MLX model: no config.json with safetensors{hint}")
+    if len(files) > MAX_REPO_FILES:
+        raise SetupError(f"{repo} has {len(files)} files, more than the {MAX_REPO_FILES} of any model: not downloaded")
+    for file in files:
+        check_hub_file(file)
+    return info.sha or "main", tuple(files)
+
+
+def fetch(source: HubFile, into: BinaryIO, have_bytes: int, progress: Progress) -> None:
+    """Append the rest of `source` to `into`, which stands at `have_bytes`. Short cuts are mended by asking again.
+
+    Raises SetupError where that does not help; what has arrived stays in `into`.
+    """
+    if have_bytes == source.size_bytes:
+        progress(have_bytes, have_bytes)
+        return
+    hub, utils, file_download = (_library(f"huggingface_hub{module}") for module in ("", ".utils", ".file_download"))
+
+    def bar(*, total: int | None = None, initial: int = 0, **_: object) -> _ProgressBar:
+        return _ProgressBar(progress, total, initial)
+
+    with _hub_errors(source.repo, source.file):
+        file_download.http_get(
+            hub.hf_hub_url(source.repo, source.file, revision=source.commit, endpoint=endpoint()),
+            into,
+            resume_size=have_bytes,
+            # a range of a compressed body would not be a range of the file
+            headers={**utils.build_hf_headers(), "Accept-Encoding": "identity"},
+            expected_size=source.size_bytes,
+            tqdm_class=bar,
+        )
+
+
+@contextmanager
+def _hub_errors(repo: str, file: str | None) -> Generator[None]:
+    """Turns what huggingface_hub and its HTTP client raise into SetupError, most specific first."""
+    errors = _library("huggingface_hub.errors")
+    what = f"{repo}/{file}" if file else repo
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SetupError(
+            f"{repo} is gated: accept its terms on {endpoint()}/{repo}, then log in with `hf auth login`"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise SetupError(f"{endpoint()} has no repository {repo}, or it is private: check the name") from error
+    except errors.EntryNotFoundError as error:
+        raise SetupError(f"{endpoint()}/{repo} has no file {file}: check the name") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise SetupError(f"cannot download {what}: HF_HUB_OFFLINE is set; unset it, or give a local .gguf") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        raise SetupError(f"cannot download {what}: {endpoint()} answered {status}; try again later") from error
+    except errors.HTTPError as error:
+        raise SetupError(
+            f"cannot download {what}: {endpoint()} does not answer ({type(error).__name__}: {error}); "
+            "check the network or HF_ENDPOINT and run it again: it goes on where it stopped"
+        ) from error
+    except OSError as error:
+        raise _from_os_error(error, what) from error
+    except ValueError as error:  # names or sizes that huggingface_hub refuses
+        raise SetupError(f"cannot download {what}: {error}") from error
+
+
+def _from_os_error(error: OSError, what: str) -> SetupError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SetupError(f"cannot download {what}: the disk is full; free some space, or give another --data-dir")
+    if error.errno is None:  # huggingface_hub's own: a body shorter or longer than announced
+        return SetupError(f"cannot download {what}: it broke off; run it again: it goes on where it stopped")
+    return SetupError(f"cannot download {what}: {error.strerror or error}")
+
+
+def _is_hex(text: str, digits: int) -> bool:
+    return len(text) == digits and all(character in "0123456789abcdef" for character in text)

@@ -1,0 +1,185 @@
+"""The model list and the fit of every model, as rows for programs and as plain text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from swarm.registry.catalogue import Catalogue, Choice
+from swarm.registry.fit import Room, judge, ranked
+from swarm.registry.local import LocalModel, LocalModels
+from swarm.registry.memory import size_text
+
+JsonRow = dict[str, str | int | float | bool | None]
+
+COLUMN_GAP = "  "
+RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS"})
+
+
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """One model that can be had, or is here. Sizes of models that are not here are mostly estimates."""
+
+    name: str
+    role: str | None
+    params_b: float | None
+    active_params_b: float | None
+    quant: str | None
+    format: str
+    context_tokens: int | None
+    size_bytes: int
+    size_estimated: bool
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """One model against this machine's memory; `why` says what is missing where it does not fit."""
+
+    name: str
+    params_b: float
+    active_params_b: float | None
+    quant: str
+    format: str
+    size_bytes: int
+    needs_bytes: int
+    needs_estimated: bool
+    fits: bool
+    why: str
+    on_disk: bool
+
+
+def row_json(row: ListRow | FitRow) -> JsonRow:
+    """A row as a flat JSON object, field for field."""
+    return asdict(row)
+
+
+def list_rows(catalogue: Catalogue, local: LocalModels) -> list[ListRow]:
+    """The catalogue in its order, then what else is on this machine."""
+    here = local.by_id()
+    rows = [_catalogue_row(choice, here.get(choice.id)) for choice in catalogue.choices()]
+    return rows + [_local_row(model) for model in local.models if not model.in_catalogue]
+
+
+def fit_rows(choices: Sequence[Choice], room: Room, local: LocalModels) -> list[FitRow]:
+    """`choices` against `room`, best first."""
+    here = local.by_id()
+    rows: list[FitRow] = []
+    for choice in ranked(choices, room.formats):
+        verdict = judge(choice, room)
+        rows.append(
+            FitRow(
+                name=choice.id,
+                params_b=choice.entry.params_b,
+                active_params_b=choice.entry.active_params_b,
+                quant=choice.variant.quant,
+                format=choice.variant.format,
+                size_bytes=verdict.need.weights_bytes,
+                needs_bytes=verdict.need.total_bytes,
+                needs_estimated=verdict.need.estimated,
+                fits=verdict.fits,
+                why=verdict.why,
+                on_disk=choice.id in here,
+            )
+        )
+    return rows
+
+
+def list_text(rows: Sequence[ListRow]) -> str:
+    """The table of `swarm models list`."""
+    return _table(
+        ("NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON DISK"),
+        [
+            (
+                row.name,
+                row.role or "",
+                _params(row.params_b, row.active_params_b),
+                "" if row.context_tokens is None else str(row.context_tokens),
+                row.format,
+                _size(row.size_bytes, row.size_estimated),
+                row.path or "",
+            )
+            for row in rows
+        ],
+    )
+
+
+def fit_text(rows: Sequence[FitRow], room: Room) -> str:
+    """The table of `swarm models fit`, under a line that says against what."""
+    load = room.load
+    head = f"{size_text(room.free_bytes)} free, {load.slots} x {load.context_tokens} tokens of context\n"
+    return head + _table(
+        ("NAME", "PARAMS", "FORMAT", "SIZE", "NEEDS", "FITS", "ON DISK", "WHY NOT"),
+        [
+            (
+                row.name,
+                _params(row.params_b, row.active_params_b),
+                row.format,
+                _size(row.size_bytes, row.needs_estimated),
+                _size(row.needs_bytes, row.needs_estimated),
+                "yes" if row.fits else "no",
+                "yes" if row.on_disk else "",
+                row.why,
+            )
+            for row in rows
+        ],
+    )
+
+
+def _catalogue_row(choice: Choice, here: LocalModel | None) -> ListRow:
+    return ListRow(
+        name=choice.id,
+        role=choice.entry.role,
+        params_b=choice.entry.params_b,
+        active_params_b=choice.entry.active_params_b,
+        quant=choice.variant.quant,
+        format=choice.variant.format,
+        context_tokens=choice.entry.context_tokens,
+        size_bytes=here.size_bytes if here else choice.shape.weights_bytes,
+        size_estimated=here is None and not choice.shape.weights_exact,
+        path=str(here.path) if here else None,
+    )
+
+
+def _local_row(model: LocalModel) -> ListRow:
+    facts = model.facts
+    sparse = facts is not None and facts.active_params < facts.params
+    return ListRow(
+        name=model.id,
+        role="embedding" if facts and facts.embeds_only else None,
+        params_b=facts.params / 1e9 if facts else None,
+        active_params_b=facts.active_params / 1e9 if facts and sparse else None,
+        quant=facts.quant if facts else None,
+        format=model.format,
+        context_tokens=facts.context_tokens if facts else None,
+        size_bytes=model.size_bytes,
+        size_estimated=False,
+        path=str(model.path),
+    )
+
+
+def _params(params_b: float | None, active_params_b: float | None) -> str:
+    """`8B`, `2.2M`, or for experts all and active, `30.5B/3.3B`."""
+    return "/".join(_count(count_b) for count_b in (params_b, active_params_b) if count_b is not None)
+
+
+def _count(count_b: float) -> str:
+    return f"{count_b:.3g}B" if count_b >= 0.1 else f"{count_b * 1000:.3g}M"
+
+
+def _size(size_bytes: int, estimated: bool) -> str:
+    return f"~{size_text(size_bytes)}" if estimated else size_text(size_bytes)
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart, no trailing spaces; ends with a newline."""
+    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
+
+    def line(cells: tuple[str, ...]) -> str:
+        aligned = (
+            cell.rjust(width) if head in RIGHT_ALIGNED else cell.ljust(width)
+            for head, cell, width in zip(heads, cells, widths, strict=True)
+        )
+        return COLUMN_GAP.join(aligned).rstrip()
+
+    return "\n".join(line(cells) for cells in (heads, *rows)) + "\n"

@@ -1,0 +1,202 @@
+"""What a scan of folders finds, what it calls it, and what it leaves out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import SetupError
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.fit import Room, judge
+from swarm.registry.local import LocalModels, hub_cache_dir, remove, scan
+from swarm.registry.memory import Load
+
+MakeGguf = Callable[..., Path]
+CATALOGUE = Catalogue.load()
+QWEN_FILE = "Qwen3-8B-Q4_K_M.gguf"
+QWEN_REPO = "unsloth--Qwen3-8B-GGUF"
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+def scanned(models_dir: Path, extra_dir: Path | None = None) -> LocalModels:
+    return scan(models_dir, CATALOGUE, extra_dir, hub_cache=False)
+
+
+def test_a_folder_that_is_not_there_has_no_models(tmp_path: Path) -> None:
+    assert scanned(tmp_path / "none") == LocalModels((), ())
+
+
+@pytest.mark.parametrize(
+    ("where", "id_"),
+    [
+        (f"{QWEN_REPO}/{QWEN_FILE}", "qwen3:8b:q4_k_m"),
+        (QWEN_FILE, "qwen3:8b:q4_k_m"),
+        (QWEN_FILE.lower(), "qwen3:8b:q4_k_m"),
+        (f"someone--else/{QWEN_FILE}", "Qwen3-8B-Q4_K_M"),
+        ("mine.gguf", "mine"),
+        ("deep/er/still/mine.gguf", "mine"),
+    ],
+)
+def test_a_model_has_its_catalogue_name_or_its_files(
+    make_gguf: MakeGguf, models_dir: Path, where: str, id_: str
+) -> None:
+    path = make_gguf(f"models/{where}")
+    (model,) = scanned(models_dir).models
+    assert (model.id, model.path, model.format) == (id_, path, "gguf")
+    assert model.in_catalogue == (":" in id_)
+    assert model.size_bytes == path.stat().st_size
+    assert model.facts is not None
+    assert model.facts.layers == 2
+
+
+def test_real_numbers_reach_the_fit(make_gguf: MakeGguf, models_dir: Path) -> None:
+    path = make_gguf(f"models/{QWEN_REPO}/{QWEN_FILE}")
+    make_gguf("models/mine.gguf")
+    measured = scanned(models_dir).measured()
+    assert list(measured) == ["qwen3:8b:q4_k_m"]
+    (choice,) = (c for c in CATALOGUE.choices() if c.id == "qwen3:8b:q4_k_m")
+    verdict = judge(choice, Room(2 << 30, Load(512), measured=measured))
+    assert verdict.need.weights_bytes == path.stat().st_size
+    assert verdict.fits
+
+
+def test_parts_are_one_model_and_an_incomplete_one_is_a_problem(make_gguf: MakeGguf, models_dir: Path) -> None:
+    whole = make_gguf()
+    for name in ("a-00001-of-00002", "a-00002-of-00002", "b-00001-of-00002"):
+        shutil.copy(whole, models_dir / f"{name}.gguf")
+    found = scanned(models_dir)
+    assert [(model.id, model.size_bytes) for model in found.models] == [("a", 2 * whole.stat().st_size)]
+    assert len(found.problems) == 1
+    assert "b-00002-of-00002.gguf does not exist" in found.problems[0]
+
+
+def test_a_broken_file_is_a_problem_and_the_rest_is_found(make_gguf: MakeGguf, models_dir: Path) -> None:
+    make_gguf("models/good.gguf")
+    (models_dir / "broken.gguf").write_bytes(b"<html>not a model</html>")
+    found = scanned(models_dir)
+    assert [model.id for model in found.models] == ["good"]
+    assert len(found.problems) == 1
+    assert "broken.gguf: it is not a GGUF file: it begins with b'<htm'" in found.problems[0]
+
+
+def test_projectors_partial_files_and_hidden_folders_are_left_out(make_gguf: MakeGguf, models_dir: Path) -> None:
+    make_gguf("models/mmproj.gguf", architecture="clip")
+    make_gguf("models/.partial/o--r/model.gguf")
+    (models_dir / "model.gguf.0123456789abcdef").write_bytes(b"GGUF")
+    assert scanned(models_dir) == LocalModels((), ())
+
+
+def make_mlx(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(1000))
+    return folder
+
+
+def test_mlx_folders_are_models(models_dir: Path) -> None:
+    known = make_mlx(models_dir / "mlx-community--Qwen3-4B-4bit")
+    other = make_mlx(models_dir / "mlx-community--Something-4bit")
+    make_mlx(models_dir / "openai--whisper")
+    models = {model.id: model for model in scanned(models_dir).models}
+    assert list(models) == ["qwen3:4b:4bit", "mlx-community--Something-4bit"]
+    assert models["qwen3:4b:4bit"].path == known
+    assert models["qwen3:4b:4bit"].size_bytes == 1002
+    assert models["mlx-community--Something-4bit"].path == other
+
+
+def test_the_hub_cache_is_read_through_its_links(
+    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    blob = make_gguf("blob")
+    snapshot = cache / "models--unsloth--Qwen3-8B-GGUF" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot / QWEN_FILE).symlink_to(blob)
+    (snapshot / "copy.gguf").symlink_to(blob)
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    (model,) = scan(models_dir, CATALOGUE).models
+    assert (model.id, model.path) == ("qwen3:8b:q4_k_m", snapshot / QWEN_FILE)
+
+
+def test_the_models_folder_wins_over_others(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+    ours = make_gguf("models/same.gguf")
+    make_gguf("extra/same.gguf")
+    other = make_gguf("extra/other.gguf")
+    found = scanned(models_dir, tmp_path / "extra")
+    assert [model.path for model in found.models] == [ours, other]
+
+
+def test_links_that_go_round_end(make_gguf: MakeGguf, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_gguf("models/one.gguf")
+    for n in range(10):
+        (models_dir / f"loop{n}").symlink_to(models_dir)
+    monkeypatch.setattr("swarm.registry.local.MAX_VISITED", 10**9)  # 10**6 folders, were every link followed
+    assert [model.id for model in scanned(models_dir).models] == ["one"]
+
+
+def test_a_link_to_another_disk_is_followed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+    make_gguf("elsewhere/one.gguf")
+    (models_dir / "big-disk").symlink_to(tmp_path / "elsewhere")
+    assert [model.id for model in scanned(models_dir).models] == ["one"]
+
+
+def test_an_unreadable_folder_is_passed_over(make_gguf: MakeGguf, models_dir: Path) -> None:
+    make_gguf("models/one.gguf")
+    (models_dir / "gone").symlink_to(models_dir / "nowhere")
+    assert [model.id for model in scanned(models_dir).models] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"HF_HUB_CACHE": "/c"}, "/c"),
+        ({"HF_HOME": "/h"}, "/h/hub"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+        ({"HOME": "/home/someone"}, "/home/someone/.cache/huggingface/hub"),
+    ],
+)
+def test_the_hub_cache_is_where_the_library_has_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in environment.items():
+        monkeypatch.setenv(name, folder)
+    assert hub_cache_dir() == Path(os.path.normpath(expected))
+
+
+def test_a_model_is_removed_with_all_its_files(make_gguf: MakeGguf, models_dir: Path) -> None:
+    whole = make_gguf()
+    (models_dir / "o--r").mkdir()
+    for n in (1, 2):
+        shutil.copy(whole, models_dir / "o--r" / f"a-0000{n}-of-00002.gguf")
+    make_mlx(models_dir / "mlx-community--Qwen3-4B-4bit")
+    freed = [remove(model, models_dir) for model in scanned(models_dir).models]
+    assert sorted(freed) == sorted([1002, 2 * whole.stat().st_size])
+    assert list(models_dir.iterdir()) == []
+
+
+def test_a_model_of_someone_else_is_not_removed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+    path = make_gguf("extra/theirs.gguf")
+    (model,) = scanned(models_dir, tmp_path / "extra").models
+    with pytest.raises(SetupError, match=r"theirs is in .*extra, not in .*models: remove it there yourself"):
+        remove(model, models_dir)
+    assert path.exists()
+
+
+def test_a_model_that_is_gone_already_is_said(make_gguf: MakeGguf, models_dir: Path) -> None:
+    path = make_gguf("models/one.gguf")
+    (model,) = scanned(models_dir).models
+    path.unlink()
+    with pytest.raises(SetupError, match=r"cannot remove .*one\.gguf: No such file"):
+        remove(model, models_dir)

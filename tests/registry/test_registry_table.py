@@ -1,0 +1,69 @@
+"""The tables people read, and the same rows for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.fit import Room
+from swarm.registry.local import LocalModels, scan
+from swarm.registry.memory import GIB, Load
+from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_json
+
+CATALOGUE = Catalogue.load()
+NOTHING = LocalModels((), ())
+ROOM = Room(12 * GIB, Load(8192, slots=2))
+
+
+def test_the_fit_table_reads_like_this() -> None:
+    wanted = {"qwen3:32b:q4_k_m", "qwen3:30b-a3b:q4_k_m", "qwen3:8b:q4_k_m"}
+    choices = [choice for choice in CATALOGUE.choices() if choice.id in wanted]
+    assert fit_text(fit_rows(choices, ROOM, NOTHING), ROOM) == (
+        "12.0 GiB free, 2 x 8192 tokens of context\n"
+        "NAME                      PARAMS  FORMAT       SIZE      NEEDS  FITS  ON DISK  WHY NOT\n"
+        "qwen3:32b:q4_k_m           32.8B  gguf    ~19.8 GiB  ~24.7 GiB  no             12.7 GiB short\n"
+        "qwen3:30b-a3b:q4_k_m  30.5B/3.3B  gguf    ~18.4 GiB  ~20.8 GiB  no             8.8 GiB short\n"
+        "qwen3:8b:q4_k_m             8.2B  gguf     ~5.1 GiB   ~8.3 GiB  yes\n"
+    )
+
+
+def test_every_row_is_json() -> None:
+    rows = [*list_rows(CATALOGUE, NOTHING), *fit_rows(CATALOGUE.choices(), ROOM, NOTHING)]
+    assert len(rows) == 2 * len(CATALOGUE.choices())
+    for row in rows:
+        assert json.loads(json.dumps(row_json(row)))["name"] == row.name
+
+
+def test_what_is_here_is_marked_and_measured(make_gguf: Callable[..., Path], tmp_path: Path) -> None:
+    known = make_gguf("models/unsloth--Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf")
+    make_gguf("models/mine.gguf", pooling_type=1)
+    local = scan(tmp_path / "models", CATALOGUE, hub_cache=False)
+    rows = {row.name: row for row in list_rows(CATALOGUE, local)}
+    assert rows["qwen3:8b:q4_k_m"].path == str(known)
+    assert rows["qwen3:8b:q4_k_m"].size_bytes == known.stat().st_size
+    assert not rows["qwen3:8b:q4_k_m"].size_estimated
+    assert rows["qwen3:14b:q4_k_m"].path is None
+    assert rows["qwen3:14b:q4_k_m"].size_estimated
+    assert (rows["mine"].role, rows["mine"].quant) == ("embedding", "f32")
+    fits = {row.name: row for row in fit_rows(CATALOGUE.choices(), ROOM, local)}
+    assert fits["qwen3:8b:q4_k_m"].on_disk
+    assert not fits["qwen3:14b:q4_k_m"].on_disk
+
+
+def test_the_list_is_aligned_and_complete(make_gguf: Callable[..., Path], tmp_path: Path) -> None:
+    make_gguf("models/mine.gguf")
+    text = list_text(list_rows(CATALOGUE, scan(tmp_path / "models", CATALOGUE, hub_cache=False)))
+    lines = text.splitlines()
+    assert lines[0].split() == ["NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON", "DISK"]
+    assert len(lines) == 1 + len(CATALOGUE.choices()) + 1
+    column = lines[0].index("FORMAT")
+    assert {line[column:].split()[0] for line in lines[1:]} == {"gguf", "mlx"}
+    assert lines[-1].startswith("mine ")
+    assert lines[-1].endswith("mine.gguf")
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_an_empty_table_has_its_heads() -> None:
+    assert list_text([]).split() == ["NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON", "DISK"]
