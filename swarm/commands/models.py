@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from hardware.probe import probe_hardware
 from swarm.commands.terminal import Terminal
@@ -11,8 +10,7 @@ from swarm.errors import SetupError
 from swarm.model_choice import engine_memory, make_room
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import download, download_choice
-from swarm.registry.gguf_header import part_paths
-from swarm.registry.local import LocalModel, LocalModels, scan
+from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
@@ -61,14 +59,8 @@ def remove_model(settings: Settings, name: str) -> int:
     """Delete a downloaded model. Only what this program downloaded: the hub's own cache is other programs' too."""
     catalogue = Catalogue.load()
     found = _downloaded(scan(settings.models_dir, catalogue, hub_cache=False), name, catalogue)
-    if found.path.is_dir():
-        shutil.rmtree(found.path)
-    else:
-        for part in part_paths(found.path):
-            part.unlink()
-        if not any(found.path.parent.iterdir()):
-            found.path.parent.rmdir()
-    print(f"removed {found.id} ({size_text(found.size_bytes)})")
+    freed_bytes = remove(found, settings.models_dir)
+    print(f"removed {found.id} ({size_text(freed_bytes)})")
     return 0
 
 
