@@ -1,0 +1,159 @@
+"""Which of this machine's addresses to announce: plain decisions over what `interfaces.py` read.
+
+Kinds are ranked, not excluded: a network namespace has nothing but a veth, a laptop on a train nothing but loopback,
+and both must come up.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from federation.errors import AddressError
+from federation.interfaces import Interface
+
+ANY_IPV4 = "0.0.0.0"
+ANY_IPV6 = "::"
+MAX_ANNOUNCED = 4  # wired, wireless and two more; every peer probes each of them
+
+_CONTAINER_PREFIXES = (
+    *("docker", "br-", "veth", "virbr", "vnet", "cni", "flannel", "cali", "kube", "nerdctl", "podman", "lxc", "lxd"),
+    *("vmnet", "vmware", "vboxnet", "virtualbox", "vethernet", "hyper-v", "bridge1", "dummy", "ifb"),
+)
+_TUNNEL_PREFIXES = (
+    *("tun", "tap", "wg", "utun", "tailscale", "zt", "ppp", "ipsec", "nordlynx", "proton", "wireguard", "openvpn"),
+    *("gpd", "cscotun", "ham", "sit", "gre", "awdl", "llw"),
+)
+
+_Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Kind(IntEnum):
+    """What an address belongs to, best first."""
+
+    LAN = 0
+    CONTAINER = 1
+    TUNNEL = 2
+    LINK_LOCAL = 3
+    LOOPBACK = 4
+
+
+_KIND_WORDS = {
+    Kind.LAN: "network interface",
+    Kind.CONTAINER: "container or virtual machine bridge",
+    Kind.TUNNEL: "VPN tunnel",
+    Kind.LINK_LOCAL: "link-local address",
+    Kind.LOOPBACK: "loopback: only this machine can reach it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedAddresses:
+    """What to listen on and what to tell others. `announce[0]` is on `interface`; `reason` is for people to read."""
+
+    bind_host: str
+    announce: tuple[str, ...]
+    interface: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    interface: str
+    ip: _Ip
+    kind: Kind
+    default_route: bool
+
+    @property
+    def rank(self) -> tuple[int, int, bool, bool]:
+        """Lower is better: kind, then IPv4 (what home networks route), then private, then the default route."""
+        return self.kind, self.ip.version, not self.ip.is_private, not self.default_route
+
+
+def choose_addresses(
+    interfaces: Sequence[Interface], host_setting: str | None = None, default_route: Sequence[str] = ()
+) -> AnnouncedAddresses:
+    """What to bind and announce. `host_setting` is --host, `default_route` the local addresses on it.
+
+    Raises AddressError when --host is no address of this machine.
+    """
+    options = [
+        _Option(interface.name, ip, classify(interface.name, ip), str(ip) in default_route)
+        for interface in interfaces
+        for ip in map(ipaddress.ip_address, interface.ips)
+    ]
+    options.sort(key=lambda option: option.rank)  # stable: ties stay in the system's order
+    if host_setting is None:
+        return _announce(options)
+    asked = _parse_host(host_setting, options)
+    if asked.is_unspecified:
+        return _announce([option for option in options if option.ip.version == asked.version], asked.version)
+    return _exactly(asked, options)
+
+
+def classify(interface_name: str, ip: _Ip) -> Kind:
+    """The kind of an address, by its range first and the interface's name second."""
+    name = interface_name.lower()
+    if ip.is_loopback:
+        return Kind.LOOPBACK
+    if ip.is_link_local:
+        return Kind.LINK_LOCAL
+    if name.startswith(_TUNNEL_PREFIXES):
+        return Kind.TUNNEL
+    if name.startswith(_CONTAINER_PREFIXES):
+        return Kind.CONTAINER
+    return Kind.LAN
+
+
+def _parse_host(host_setting: str, options: Sequence[_Option]) -> _Ip:
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host_setting == "localhost" else host_setting.strip("[]"))
+    except ValueError:
+        raise AddressError(f"--host {host_setting} is not an IP address; {_available(options)}") from None
+
+
+def _announce(options: Sequence[_Option], version: int = 4) -> AnnouncedAddresses:
+    """The best address and the other ordinary networks of its family; loopback of `version` if all fails."""
+    if not options:
+        loopback = ipaddress.ip_address("127.0.0.1" if version == 4 else "::1")
+        options = [_Option("loopback", loopback, Kind.LOOPBACK, default_route=False)]
+    best = options[0]
+    same = [option for option in options if option.kind is best.kind and option.ip.version == best.ip.version]
+    announced = same[:MAX_ANNOUNCED] if best.kind is Kind.LAN else [best]
+    return AnnouncedAddresses(
+        bind_host=ANY_IPV4 if best.ip.version == 4 else ANY_IPV6,
+        announce=tuple(dict.fromkeys(str(option.ip) for option in announced)),
+        interface=best.interface,
+        reason=_reason(best, options),
+    )
+
+
+def _exactly(asked: _Ip, options: Sequence[_Option]) -> AnnouncedAddresses:
+    for option in options:
+        if option.ip == asked:
+            return AnnouncedAddresses(
+                str(asked), (str(asked),), option.interface, f"{option.interface}: as --host asks"
+            )
+    if asked.is_loopback:  # all of 127/8 is this machine, listed or not
+        return AnnouncedAddresses(str(asked), (str(asked),), "loopback", "loopback: as --host asks")
+    raise AddressError(f"--host {asked} is not an address of this machine; {_available(options)}")
+
+
+def _reason(best: _Option, options: Sequence[_Option]) -> str:
+    words = "default route" if best.default_route and best.kind is Kind.LAN else _KIND_WORDS[best.kind]
+    passed_over = {
+        option.interface: _KIND_WORDS[option.kind]
+        for option in options
+        if option.kind not in (best.kind, Kind.LOOPBACK, Kind.LINK_LOCAL) and option.interface != best.interface
+    }
+    others = ", ".join(f"{name} ({kind})" for name, kind in passed_over.items())
+    return f"{best.interface}: {words}" + (f"; passed over {others}" if others else "")
+
+
+def _available(options: Sequence[_Option]) -> str:
+    if not options:
+        return "this machine has no network address now"
+    listing = ", ".join(f"{option.ip} ({option.interface})" for option in options)
+    return f"this machine has {listing}; or leave --host out"

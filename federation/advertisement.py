@@ -1,0 +1,149 @@
+"""What a node says about itself and about others: the JSON of GET node and GET peers, parsed and bounded."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from federation.errors import AddressError, AdvertisementError
+from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
+
+PROTOCOL_VERSION: Final = 1  # major: raised only when older nodes could misread the wire; new fields do not raise it
+SERVICE_TYPE: Final = "_local-swarm._tcp.local."
+
+MAX_NAME_CHARS = 64  # a display name; also fits a DNS label (63 bytes) after shortening
+MAX_ID_CHARS = 64  # base32 of SHA-256 is 52
+MAX_MODEL_ID_CHARS = 256  # longest hub repository name plus a quantization
+MAX_URL_CHARS = 300  # scheme, a longest legal host name, a port
+MAX_MODELS = 64  # models one node serves; each occupies memory there, so few
+MAX_HARDWARE_CHARS = 8192  # the hardware summary as JSON; a real one is under 1,000
+MAX_HINTS = 256  # peers in one exchange: twice what a peer table holds
+MAX_CONTEXT_TOKENS = 1 << 31  # far above any model; keeps sums in range
+MAX_PARAMS = 10**15  # a thousand times the largest published model
+MAX_SLOTS = 4096  # sequences one engine decodes at once; real ones have under 64
+MAX_RATE = 1e7  # tokens per second
+_MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
+
+
+def printable(text: str) -> str:
+    """The text with everything a terminal might act on (controls, bidirectional overrides) replaced by `?`."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    size_chars = len(json.dumps(value, allow_nan=False))
+    if size_chars > MAX_HARDWARE_CHARS:
+        raise ValueError(f"{size_chars} characters of JSON, more than {MAX_HARDWARE_CHARS}")
+    return value
+
+
+def _reachable_host(host: str) -> str:
+    try:
+        return make_address(host, MAX_PORT).host
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+
+
+NodeId = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{MAX_ID_CHARS - 1}}}$")]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
+ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), AfterValidator(printable)]
+Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
+
+
+class Wire(BaseModel):
+    """Base of what crosses between nodes: immutable, unknown fields ignored (a newer peer may send more)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ServedModel(Wire):
+    """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown."""
+
+    id: ModelId
+    context_tokens: Annotated[int, Field(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
+    params: Annotated[int, Field(ge=1, le=MAX_PARAMS)] | None = None
+    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
+    slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
+    tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
+    embeddings: bool = False
+    fingerprint: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
+
+
+class NodeDescription(Wire):
+    """What a node says about itself. `url` is its own claim: peers use the address that they reached it at.
+
+    `instance` differs between two runs of the same node, so that a copied data directory can be told from a restart.
+    """
+
+    id: NodeId
+    name: Name
+    version: Annotated[str, Field(max_length=64), AfterValidator(printable)]
+    protocol: int = PROTOCOL_VERSION
+    url: Annotated[str, Field(max_length=MAX_URL_CHARS, pattern=r"^https?://[^\s]+$"), AfterValidator(printable)]
+    mode: Literal["open", "paired"] = "open"
+    models: Annotated[tuple[ServedModel, ...], Field(max_length=MAX_MODELS)] = ()
+    slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS * MAX_MODELS)] = 0
+    draining: bool = False
+    hardware: Annotated[dict[str, JsonValue], AfterValidator(_small_json)] = Field(default_factory=dict)
+    instance: NodeId | None = None
+
+
+class PeerHint(Wire):
+    """A peer that a peer knows: where to probe it. Nothing is believed before the probe."""
+
+    id: NodeId
+    name: Name
+    host: Host
+    port: Annotated[int, Field(ge=1, le=MAX_PORT)]
+
+    @property
+    def address(self) -> Address:
+        return Address(self.host, self.port)
+
+
+class PeerHints(Wire):
+    """The body of GET peers."""
+
+    peers: Annotated[tuple[PeerHint, ...], Field(max_length=MAX_HINTS)] = ()
+
+
+class Goodbye(Wire):
+    """The body of POST goodbye: `id` leaves and should be asked nothing more."""
+
+    id: NodeId
+
+
+class _Versioned(Wire):
+    """Read first: another major version may have changed the meaning of everything else."""
+
+    protocol: Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+def parse_description(raw: bytes) -> NodeDescription:
+    """The answer of GET node; raises AdvertisementError that says what is wrong, in one line."""
+    try:
+        protocol = _Versioned.model_validate_json(raw).protocol
+        if protocol != PROTOCOL_VERSION:
+            raise AdvertisementError(
+                f"speaks federation protocol {protocol} and this node speaks {PROTOCOL_VERSION}: "
+                "run matching versions of local-swarm on both"
+            )
+        return NodeDescription.model_validate_json(raw)
+    except ValidationError as error:
+        raise AdvertisementError(f"does not describe a node: {_first_problem(error)}") from error
+
+
+def parse_hints(raw: bytes) -> tuple[PeerHint, ...]:
+    """The answer of GET peers; raises AdvertisementError that says what is wrong, in one line."""
+    try:
+        return PeerHints.model_validate_json(raw).peers
+    except ValidationError as error:
+        raise AdvertisementError(f"does not list peers: {_first_problem(error)}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]

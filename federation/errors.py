@@ -1,0 +1,76 @@
+"""Every failure of the federation layer that a caller can meet, as one tree.
+
+Messages name the bad value and the remedy.
+
+FederationError
+├── AddressError            text that is no host:port, or a --host that is not this machine's
+├── IdentityError           node.json cannot be read, written or understood
+├── AdvertisementError      what a node says about itself breaks the agreed shape or protocol version
+└── PeerError               one exchange with one peer failed; `kind` says how
+    ├── PeerRefused         "refused": nobody listens there, or the connection was cut
+    ├── PeerUnreachable     "unreachable": no such host name, or no route to it
+    ├── PeerTimedOut        "timeout": nothing came in the agreed time
+    ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
+    └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it
+"""
+
+from typing import Literal
+
+PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "status"]
+
+
+class FederationError(Exception):
+    """Base of all expected failures here: `str(error)` is safe and useful to show to a person."""
+
+
+class AddressError(FederationError):
+    """An address that cannot be used as asked."""
+
+
+class IdentityError(FederationError):
+    """This node's own identity cannot be read or kept."""
+
+
+class AdvertisementError(FederationError):
+    """A node's description or peer list that breaks the agreed shape or protocol version."""
+
+
+class PeerError(FederationError):
+    """One exchange with one peer failed. Raised only as one of the classes below."""
+
+    kind: PeerErrorKind
+    status: int | None = None
+
+
+class PeerRefused(PeerError):
+    """Nobody listens at that address, or the connection broke off: the process there is gone or restarting."""
+
+    kind = "refused"
+
+
+class PeerUnreachable(PeerError):
+    """The host name does not resolve or there is no route: says nothing about the process there."""
+
+    kind = "unreachable"
+
+
+class PeerTimedOut(PeerError):
+    """Nothing came within the agreed time: a frozen process, a lost machine or a dropped packet."""
+
+    kind = "timeout"
+
+
+class PeerProtocolError(PeerError):
+    """An answer came and is not what was agreed: not JSON, too large, wrong shape or version."""
+
+    kind = "protocol"
+
+
+class PeerStatusError(PeerError):
+    """The peer answered with the HTTP status `status` instead of 200."""
+
+    kind = "status"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,217 @@
+"""Announcing this node and finding others by multicast DNS. The only file that knows zeroconf.
+
+It only proposes: a name on the network is no peer until a probe over HTTP answers. Where multicast does not work, the
+node runs on with --peer and says so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from pydantic import TypeAdapter, ValidationError
+from zeroconf import Error as ZeroconfError
+from zeroconf import ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from federation.advertisement import PROTOCOL_VERSION, SERVICE_TYPE, NodeDescription, NodeId, printable
+from federation.errors import AddressError
+from federation.hostport import Address, make_address
+from federation.timing import MAX_ADDRESSES_PER_PEER
+
+RECORD_TTL_S: Final = 120  # of all our records: what a vanished node left behind is gone in two minutes
+RESOLVE_TIMEOUT_MS: Final = 3000  # asking for the address of a name; zeroconf repeats the question within it
+REPROPOSE_S: Final = 10.0  # what is still announced is proposed again, for peers forgotten or refused meanwhile
+MAX_SERVICES: Final = 256  # names remembered; anyone on the network can announce any number
+MAX_RESOLVING: Final = 32  # names being resolved at once
+_LABEL_BYTES: Final = 63  # longest DNS label (RFC 1035)
+_ID_CHARS_IN_LABEL: Final = 12  # of the node id: keeps instance names apart, and short
+_MULTICAST_GROUP: Final = "224.0.0.251"
+_UNFIT_IN_LABEL = re.compile(r"[^A-Za-z0-9_-]+")
+
+Proposed = Callable[[Address, str], None]
+SaidGoodbye = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
+_node_id = TypeAdapter[str](NodeId)
+
+
+class MdnsDiscovery:
+    """Announces and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
+
+    `addresses` are announced and listened on. Callbacks run on the event loop and must not block: `on_proposed` with an
+    address to probe and the node id claimed there, repeated while it is announced; `on_goodbye` with a node id.
+    """
+
+    def __init__(
+        self,
+        node: NodeDescription,
+        addresses: Sequence[str],
+        port: int,
+        *,
+        on_proposed: Proposed,
+        on_goodbye: SaidGoodbye,
+    ) -> None:
+        self._self_id = node.id
+        self._addresses = tuple(addresses)
+        self._is_local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
+        self._info = _service_info(node, self._addresses, port)
+        self._on_proposed = on_proposed
+        self._on_goodbye = on_goodbye
+        self._problem: str | None = None
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._found: dict[str, tuple[str, tuple[Address, ...]]] = {}  # instance name -> node id and where
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why discovery does not work, for people to read; None while it does."""
+        return self._problem
+
+    @property
+    def instance_name(self) -> str:
+        """The name announced, which a conflict on the network may have changed."""
+        return self._info.name
+
+    async def __aenter__(self) -> Self:
+        try:
+            usable = [address for address in self._addresses if _can_multicast(address)]
+            if not usable:
+                raise OSError(f"no multicast on {', '.join(self._addresses) or 'any address'}")
+            self._zeroconf = AsyncZeroconf(interfaces=usable)
+            await self._zeroconf.zeroconf.async_wait_for_start()
+        except (OSError, ZeroconfError) as error:
+            self._fail(error)
+            return self
+        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change])
+        self._start(self._register(self._zeroconf))
+        self._start(self._repropose())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._browser is not None:
+            await self._browser.async_cancel()
+        if self._zeroconf is not None:
+            await self._zeroconf.async_close()  # says goodbye for what is registered
+
+    def _fail(self, error: Exception) -> None:
+        self._problem = f"mDNS discovery is off: {error}. Name other nodes with --peer host:port"
+        _log.warning("%s", self._problem)
+
+    async def _register(self, zeroconf: AsyncZeroconf) -> None:
+        """Takes a second: the name is first checked against the network (RFC 6762, section 8.1)."""
+        wanted = self._info.name
+        try:
+            # zeroconf types what it returns as a bare Awaitable.
+            announced: Awaitable[object] = await zeroconf.async_register_service(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+                self._info, allow_name_change=True
+            )
+            if self._info.name != wanted:
+                _log.warning("mDNS name %s is taken: announcing as %s", wanted, self._info.name)
+            await announced
+        except (OSError, ZeroconfError) as error:
+            self._fail(error)
+
+    def _on_change(
+        self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
+    ) -> None:  # zeroconf passes these by name
+        if state_change is ServiceStateChange.Removed:
+            if (gone := self._found.pop(name, None)) is not None:
+                self._on_goodbye(gone[0])
+        elif len(self._tasks) < MAX_RESOLVING:
+            self._start(self._resolve(zeroconf, name))
+
+    async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
+        try:
+            info = AsyncServiceInfo(SERVICE_TYPE, name)
+            is_complete = await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS)
+        except ZeroconfError as error:
+            _log.debug("mDNS name %s cannot be resolved: %s", printable(name), error)
+            return
+        claim = read_claim(info, allow_loopback=self._is_local) if is_complete else None
+        if claim is None or claim[0] == self._self_id:
+            return
+        if name in self._found or len(self._found) < MAX_SERVICES:
+            self._found[name] = claim
+        self._propose(*claim)
+
+    async def _repropose(self) -> None:
+        while True:
+            await asyncio.sleep(REPROPOSE_S)
+            for node_id, addresses in tuple(self._found.values()):
+                self._propose(node_id, addresses)
+
+    def _propose(self, node_id: str, addresses: tuple[Address, ...]) -> None:
+        for address in addresses:
+            self._on_proposed(address, node_id)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> tuple[str, tuple[Address, ...]] | None:
+    """The node id and addresses that a resolved name claims; None if it is none of ours or malformed.
+
+    Loopback counts only for a node that announces loopback itself: from elsewhere it would point back at this machine.
+    """
+    try:
+        node_id = _node_id.validate_python(info.decoded_properties.get("id"))
+    except ValidationError:
+        return None
+    addresses: list[Address] = []
+    for host in info.parsed_scoped_addresses():
+        try:
+            address = make_address(host, info.port or 0)
+        except AddressError:
+            continue
+        if allow_loopback or not address.is_loopback:
+            addresses.append(address)
+    return (node_id, tuple(addresses[:MAX_ADDRESSES_PER_PEER])) if addresses else None
+
+
+def _service_info(node: NodeDescription, addresses: Sequence[str], port: int) -> AsyncServiceInfo:
+    short_id = node.id[:_ID_CHARS_IN_LABEL]
+    room_bytes = _LABEL_BYTES - len(short_id) - 1
+    label = f"{_UNFIT_IN_LABEL.sub('-', node.name)[:room_bytes]} {short_id}"
+    return AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"{label}.{SERVICE_TYPE}",
+        addresses=[ipaddress.ip_address(address).packed for address in addresses],
+        port=port,
+        properties={"id": node.id, "v": str(PROTOCOL_VERSION), "n": node.name, "p": node.mode},
+        server=f"swarm-{short_id}.local.",
+        host_ttl=RECORD_TTL_S,
+        other_ttl=RECORD_TTL_S,
+    )
+
+
+def _can_multicast(address: str) -> bool:
+    """Whether a multicast socket opens on this address. zeroconf would leave one open where it does not."""
+    ip = ipaddress.ip_address(address)
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            if ip.version == 6:
+                trial.bind((address, 0))
+            else:
+                trial.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip.packed)
+                membership = socket.inet_aton(_MULTICAST_GROUP) + ip.packed
+                trial.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,255 @@
+"""Keeping the peer table true: probing, exchanging peers, saying goodbye. Every decision is the table's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from federation.advertisement import NodeDescription, PeerHint
+from federation.client import PeerClient
+from federation.errors import AddressError, PeerError
+from federation.hostport import Address, make_address
+from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
+from federation.peer_store import load_peers, save_peers
+from federation.peer_table import Changes, PeerTable
+from federation.timing import MAX_STATIC, Timing
+
+EXCHANGE_FANOUT: Final = 3  # peers asked per round: word of a newcomer reaches all in a few rounds
+_MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
+
+Subscriber = Callable[[Change], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """Probes from `__aenter__` to `__aexit__`, which says goodbye and leaves no task behind.
+
+    For the event loop's thread only. Subscribers are called on it, after the change, and must neither block nor raise.
+    Without `data_dir` the addresses given with --peer are not kept.
+    """
+
+    def __init__(
+        self,
+        node: NodeDescription,
+        client: PeerClient,
+        *,
+        static_peers: Sequence[Address] = (),
+        data_dir: Path | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self._self_id = node.id
+        self._client = client
+        self._given = tuple(static_peers)
+        self._data_dir = data_dir
+        self._timing = timing or Timing()
+        self._table = PeerTable(node.id, self_name=node.name, self_instance=node.instance, timing=self._timing)
+        self._wake = asyncio.Event()
+        self._subscribers: list[Subscriber] = []
+        self._root: asyncio.Task[None] | None = None
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        static = await self._static_addresses()
+        for address in static:
+            self._table.proposed(address, Source.STATIC, time.monotonic())
+        started = asyncio.Event()
+        self._root = asyncio.create_task(self._run(started), name="membership")
+        self._root.add_done_callback(_report_crash)
+        await started.wait()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        root = self._root
+        if root is None:
+            return
+        root.cancel()
+        await asyncio.wait([root])
+        await self._say_goodbye()
+        if not root.cancelled():
+            root.result()
+
+    # What others report
+
+    def mdns_proposed(self, address: Address, node_id: str) -> None:
+        """mDNS says that `node_id` may answer at `address`."""
+        if node_id != self._self_id:
+            self._propose(address, Source.MDNS)
+
+    def mdns_goodbye(self, node_id: str) -> None:
+        """mDNS says that `node_id` left, or lost sight of it."""
+        self._apply(self._table.doubted(node_id, time.monotonic()))
+
+    def heard_of(self, host: str, port: int) -> None:
+        """A node that called here says it can be probed there; nonsense is ignored."""
+        try:
+            self._propose(make_address(host, port), Source.EXCHANGE)
+        except AddressError as error:
+            _log.debug("ignoring where a caller says it is: %s", error)
+
+    def heard_goodbye(self, node_id: str) -> None:
+        """`node_id` called to say that it leaves."""
+        self._apply(self._table.goodbye(node_id, time.monotonic()))
+
+    def report_traffic(self, node_id: str, ok: bool) -> None:
+        """A real request to `node_id` was answered, or failed for a reason that lies with the peer or the way to it."""
+        report = self._table.traffic_ok if ok else self._table.traffic_failed
+        self._apply(report(node_id, time.monotonic()))
+
+    async def add_static(self, address: Address) -> None:
+        """As if `address` had been given with --peer: kept, and retried for ever."""
+        self._propose(address, Source.STATIC)
+        await self._keep(self._table.addresses(Source.STATIC))
+
+    # What others ask
+
+    def alive(self) -> tuple[Peer, ...]:
+        """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
+        return self._table.alive()
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Every node that has answered, dead ones included until forgotten."""
+        return self._table.peers()
+
+    def get(self, node_id: str) -> Peer | None:
+        """One peer by id, dead or alive."""
+        return self._table.get(node_id)
+
+    def hints(self) -> tuple[PeerHint, ...]:
+        """What GET peers answers."""
+        return self._table.hints()
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call back with every change from now on; the returned function ends it."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    # Effects
+
+    async def _run(self, started: asyncio.Event) -> None:
+        async with self._tasks:
+            started.set()
+            self._tasks.create_task(self._exchange_now_and_then())
+            while True:
+                now = time.monotonic()
+                self._wake.clear()
+                self._apply(self._table.tick(now))
+                for address in self._table.due_probes(now):
+                    self._tasks.create_task(self._probe(address))
+                await self._sleep_until(self._table.next_due())
+
+    async def _sleep_until(self, due_at: float | None) -> None:
+        left_s = _MAX_IDLE_S if due_at is None else min(max(due_at - time.monotonic(), 0.0), _MAX_IDLE_S)
+        try:
+            async with asyncio.timeout(left_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _probe(self, address: Address) -> None:
+        began = time.monotonic()
+        try:
+            description = await self._client.describe(address, self._timing.probe_timeout_s)
+        except PeerError as error:
+            changes = self._table.probe_failed(address, str(error), error.kind == "refused", time.monotonic())
+        else:
+            now = time.monotonic()
+            changes = self._table.probe_answered(address, description, (now - began) * 1000, now)
+        self._apply(changes)
+        self._wake.set()
+
+    async def _exchange_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.exchange_interval_s)
+            healthy = [peer for peer in self._table.alive() if peer.state is PeerState.ALIVE]
+            for peer in random.sample(healthy, min(EXCHANGE_FANOUT, len(healthy))):
+                self._tasks.create_task(self._learn_from(peer))
+
+    async def _learn_from(self, peer: Peer) -> None:
+        try:
+            hints = await self._client.peers(peer.address, self._timing.probe_timeout_s)
+        except PeerError as error:
+            _log.debug("%s does not tell its peers: %s", peer.label, error)
+            self.report_traffic(peer.id, ok=False)
+            return
+        for address in useful_hints(hints, informant=peer.address, self_id=self._self_id):
+            self._propose(address, Source.EXCHANGE)
+
+    async def _say_goodbye(self) -> None:
+        """Tell every living peer, all at once; those that do not take note in time will find out by probing."""
+        try:
+            async with asyncio.timeout(self._timing.goodbye_timeout_s), asyncio.TaskGroup() as tasks:
+                for peer in self._table.alive():
+                    tasks.create_task(self._tell_goodbye(peer))
+        except TimeoutError:
+            _log.debug("not every peer took note of the goodbye")
+
+    async def _tell_goodbye(self, peer: Peer) -> None:
+        try:
+            await self._client.goodbye(peer.address, self._self_id, self._timing.goodbye_timeout_s)
+        except PeerError as error:
+            _log.debug("%s did not take note of the goodbye: %s", peer.label, error)
+
+    def _propose(self, address: Address, source: Source) -> None:
+        self._apply(self._table.proposed(address, source, time.monotonic()))
+        self._wake.set()
+
+    def _apply(self, changes: Changes) -> None:
+        """Log each change once, tell the subscribers, and ask a newcomer whom it knows."""
+        for change in changes:
+            log_change(change)
+            for subscriber in tuple(self._subscribers):
+                subscriber(change)
+            if isinstance(change, PeerJoined):  # only a probe brings one, so the tasks are running
+                self._tasks.create_task(self._learn_from(change.peer))
+        if changes:
+            self._wake.set()
+
+    async def _static_addresses(self) -> tuple[Address, ...]:
+        """Those given now and those kept from earlier starts; what is new is kept."""
+        stored = () if self._data_dir is None else await asyncio.to_thread(load_peers, self._data_dir)
+        static = tuple(dict.fromkeys((*stored, *self._given)))[:MAX_STATIC]
+        if static != stored:
+            await self._keep(static)
+        return static
+
+    async def _keep(self, static: Iterable[Address]) -> None:
+        if self._data_dir is not None:
+            await asyncio.to_thread(save_peers, self._data_dir, tuple(static))
+
+
+def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
+    """The hinted addresses worth a probe. Loopback means the informant's machine, so only if it is this one too."""
+    return tuple(
+        hint.address for hint in hints if hint.id != self_id and (informant.is_loopback or not hint.address.is_loopback)
+    )
+
+
+def log_change(change: Change) -> None:
+    """One line per change. Passing suspicions are for debugging: lossy Wi-Fi has many."""
+    match change:
+        case PeerJoined(peer, returned):
+            word = "is back" if returned else "joined"
+            _log.info("%s %s at %s (%s)", peer.label, word, peer.address, peer.source.word)
+        case PeerChanged(peer, was, reason):
+            level = logging.INFO if was is peer.state else logging.DEBUG
+            _log.log(level, "%s is %s: %s", peer.label, peer.state, reason)
+        case PeerLeft(peer, reason):
+            _log.info("%s left: %s", peer.label, reason)
+        case AddressRejected(address, source, reason):
+            level = logging.WARNING if source is Source.STATIC else logging.INFO
+            _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
+
+
+def _report_crash(root: asyncio.Task[None]) -> None:
+    """A defect here must be seen at once: the node goes on, with a view of its peers that no longer changes."""
+    if not root.cancelled() and (error := root.exception()) is not None:
+        _log.critical("peers are not watched any more: restart this node and report this", exc_info=error)

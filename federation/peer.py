@@ -1,0 +1,111 @@
+"""Another node as seen from this one, and the changes that a peer table reports. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from federation.advertisement import NodeDescription
+from federation.hostport import Address
+
+
+class PeerState(StrEnum):
+    """`alive` answers; `suspect` missed something and is being asked again; `dead` is out until it answers."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+class Source(IntEnum):
+    """How an address became known; the higher stays when it is learned twice."""
+
+    EXCHANGE = 0  # another node named it, or it called here
+    MDNS = 1
+    STATIC = 2  # --peer
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A snapshot. `label` is the name, made unique where two peers share one. Times are on the table's clock."""
+
+    id: str
+    label: str
+    state: PeerState
+    description: NodeDescription
+    address: Address  # the one in use: it answered, and fastest
+    addresses: tuple[Address, ...]  # all that lead to this node, `address` among them
+    source: Source
+    rtt_ms: float | None
+    last_answer_at: float
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def url(self) -> str:
+        """Where this node reaches it, which is not always what it says of itself."""
+        return self.address.url
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since it last answered anything."""
+        return max(0.0, now - self.last_answer_at)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    """It answered and may be routed to. `returned`: it had been lost before."""
+
+    peer: Peer
+    returned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChanged:
+    """Still a member: it went from state `was` to the peer's, or other models, a restart, because of `reason`."""
+
+    peer: Peer
+    was: PeerState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    """It may no longer be routed to, because of `reason`."""
+
+    peer: Peer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRejected:
+    """What answers (or does not) at `address` is no peer, because of `reason`. Reported once per reason."""
+
+    address: Address
+    source: Source
+    reason: str
+
+
+Change = PeerJoined | PeerChanged | PeerLeft | AddressRejected
+
+
+def describe_difference(old: NodeDescription, new: NodeDescription) -> str | None:
+    """What a person would want to know of; None if only load figures differ."""
+    differences: list[str] = []
+    if old.instance != new.instance:
+        differences.append("restarted")
+    if old.name != new.name:
+        differences.append(f"was named {old.name}")
+    if old.mode != new.mode:
+        differences.append(f"is now {new.mode}")
+    if old.version != new.version:
+        differences.append(f"now runs {new.version}")
+    models = [model.id for model in new.models]
+    if [model.id for model in old.models] != models:
+        differences.append(f"now serves {', '.join(models) or 'no model'}")
+    return "; ".join(differences) or None

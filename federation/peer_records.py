@@ -1,0 +1,162 @@
+"""What a peer table remembers: contacts (addresses) and records (nodes that answered), within their bounds.
+
+Invariants: a contact belongs to at most one record; a record's addresses are contacts of its own, and its route is one
+of them; a record has at least one address.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from federation.advertisement import NodeDescription, PeerHint
+from federation.contact import Contact, Standing
+from federation.hostport import Address
+from federation.peer import Peer, PeerState, Source
+from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS, MAX_STATIC, MAX_UNPROVEN
+
+_LABEL_ID_CHARS = 4  # of the id, appended to a name that two nodes share
+
+
+@dataclass(slots=True)
+class Record:
+    """A node that has answered. `has_joined`: it has been routable before; `left_at`: when it last ceased to be."""
+
+    description: NodeDescription
+    route: Address
+    last_answer_at: float
+    state: PeerState = PeerState.DEAD
+    has_joined: bool = False
+    left_at: float = 0.0
+    addresses: list[Address] = field(default_factory=list[Address])
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state is PeerState.DEAD
+
+
+class PeerRecords:
+    """Keeps the invariants above; knows nothing of probes, time or reasons."""
+
+    def __init__(self, self_name: str) -> None:
+        self._self_name = self_name
+        self.contacts: dict[Address, Contact] = {}
+        self.records: dict[str, Record] = {}
+
+    def record_of(self, contact: Contact) -> Record | None:
+        """The node this address belongs to."""
+        return None if contact.node_id is None else self.records[contact.node_id]
+
+    def contacts_of(self, record: Record) -> list[Contact]:
+        return [self.contacts[address] for address in record.addresses]
+
+    def standing(self, contact: Contact) -> Standing:
+        record = self.record_of(contact)
+        if record is None:
+            return Standing.UNPROVEN
+        if record.is_dead:
+            return Standing.LOST
+        if record.route == contact.address:
+            return Standing.ROUTE
+        return Standing.RESCUE if record.state is PeerState.SUSPECT else Standing.ALTERNATE
+
+    def is_static(self, record: Record) -> bool:
+        """Whether a person gave one of its addresses."""
+        return any(contact.source is Source.STATIC for contact in self.contacts_of(record))
+
+    def has_room_for(self, source: Source) -> bool:
+        """Whether one more address may be proposed; the least promising unproven one makes way if that helps."""
+        if source is Source.STATIC:
+            return sum(contact.source is Source.STATIC for contact in self.contacts.values()) < MAX_STATIC
+        unproven = [
+            contact
+            for contact in self.contacts.values()
+            if contact.node_id is None and contact.source is not Source.STATIC
+        ]
+        if len(unproven) < MAX_UNPROVEN:
+            return True
+        worst = max(unproven, key=lambda contact: contact.failures)
+        if not worst.failures:
+            return False
+        self.drop(worst)
+        return True
+
+    def make_room(self) -> bool:
+        """Whether one more node may be recorded; the one lost longest ago makes way if that helps."""
+        if len(self.records) < MAX_PEERS:
+            return True
+        lost = [(record.left_at, node_id) for node_id, record in self.records.items() if record.is_dead]
+        forgettable = [(left_at, node_id) for left_at, node_id in lost if not self.is_static(self.records[node_id])]
+        if not forgettable:
+            return False
+        self.forget(min(forgettable)[1])
+        return True
+
+    def attach(self, contact: Contact, node_id: str) -> None:
+        """The contact, which belongs to nobody or to this node, leads to the recorded node."""
+        record = self.records[node_id]
+        if contact.address in record.addresses:
+            return
+        if len(record.addresses) >= MAX_ADDRESSES_PER_PEER:
+            spare = [held for held in self.contacts_of(record) if held.address != record.route]
+            self.drop(max(spare, key=lambda held: (held.source is not Source.STATIC, held.failures, -held.since)))
+        record.addresses.append(contact.address)
+        contact.node_id = node_id
+
+    def detach(self, contact: Contact) -> None:
+        """The contact leads to nobody known; the record it was of goes with its last address."""
+        record = self.record_of(contact)
+        if record is None:
+            return
+        record.addresses.remove(contact.address)
+        contact.node_id = None
+        contact.rtt_ms = None
+        if not record.addresses:
+            del self.records[record.description.id]
+        elif record.route == contact.address:
+            record.route = min(self.contacts_of(record), key=lambda held: held.failures).address
+
+    def drop(self, contact: Contact) -> None:
+        """Forget one address."""
+        self.detach(contact)
+        del self.contacts[contact.address]
+
+    def forget(self, node_id: str) -> None:
+        """Forget a node and all its addresses."""
+        for contact in self.contacts_of(self.records[node_id]):
+            self.drop(contact)
+
+    def view(self, record: Record) -> Peer:
+        """The snapshot that leaves the table."""
+        return self._view(record, self._name_counts())
+
+    def views(self) -> list[Peer]:
+        """All snapshots, by label."""
+        counts = self._name_counts()
+        return sorted((self._view(record, counts) for record in self.records.values()), key=lambda peer: peer.label)
+
+    def hint(self, record: Record) -> PeerHint:
+        """Where others may find it: an address that works and means the same on another machine, if there is one."""
+        working = [contact.address for contact in self.contacts_of(record) if not contact.failures]
+        portable = [address for address in (record.route, *working) if not address.is_loopback]
+        host, port = portable[0] if portable else record.route
+        return PeerHint(id=record.description.id, name=record.description.name, host=host, port=port)
+
+    def _name_counts(self) -> Counter[str]:
+        names = (record.description.name for record in self.records.values())
+        return Counter([self._self_name, *names])
+
+    def _view(self, record: Record, name_counts: Counter[str]) -> Peer:
+        description = record.description
+        is_shared = name_counts[description.name] > 1
+        return Peer(
+            id=description.id,
+            label=f"{description.name}-{description.id[:_LABEL_ID_CHARS]}" if is_shared else description.name,
+            state=record.state,
+            description=description,
+            address=record.route,
+            addresses=tuple(record.addresses),
+            source=max(contact.source for contact in self.contacts_of(record)),
+            rtt_ms=self.contacts[record.route].rtt_ms,
+            last_answer_at=record.last_answer_at,
+        )

@@ -1,0 +1,17 @@
+"""Names on the wire between nodes: what the gateway serves and what the peer client asks for."""
+
+from typing import Final
+
+PREFIX: Final = "/federation/v1"
+NODE_PATH: Final = f"{PREFIX}/node"  # GET; query FROM_PARAM: where the asking node itself can be probed
+PEERS_PATH: Final = f"{PREFIX}/peers"  # GET
+CANDIDATES_PATH: Final = f"{PREFIX}/candidates"  # POST; answers NDJSON, a blank line is a heartbeat
+GENERATE_PATH: Final = f"{PREFIX}/generate"  # POST; the OpenAI request, proxied
+GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
+
+FROM_PARAM: Final = "from"  # value: "host:port"
+
+HOPS_HEADER: Final = "X-Swarm-Hops"  # how many nodes have forwarded this request already
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+DEADLINE_HEADER: Final = "X-Swarm-Deadline-Ms"  # what is left of the request's time, in milliseconds
+FROM_HEADER: Final = "X-Swarm-From"  # node id of the sender

@@ -1,0 +1,122 @@
+"""mDNS with real multicast on the loopback interface."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import pytest
+from zeroconf.asyncio import AsyncServiceInfo
+
+from federation import mdns as mdns_module
+from federation.advertisement import SERVICE_TYPE, NodeDescription
+from federation.hostport import Address
+from federation.mdns import MdnsDiscovery, read_claim
+
+LOOPBACK = ("127.0.0.1",)
+WAIT_S = 10.0
+
+
+class Heard:
+    """What discovery reported, and waiting for it."""
+
+    def __init__(self) -> None:
+        self.proposals: list[tuple[Address, str]] = []
+        self.goodbyes: list[str] = []
+        self._changed = asyncio.Event()
+
+    def proposed(self, address: Address, node_id: str) -> None:
+        self.proposals.append((address, node_id))
+        self._changed.set()
+
+    def goodbye(self, node_id: str) -> None:
+        self.goodbyes.append(node_id)
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def node(name: str) -> NodeDescription:
+    """Ids differ between runs: another run's multicast on the same machine must not be taken for ours."""
+    return NodeDescription(id=f"{secrets.token_hex(8)}", name=name, version="0", url="http://x:1")
+
+
+def discovery(description: NodeDescription, heard: Heard, addresses: tuple[str, ...] = LOOPBACK) -> MdnsDiscovery:
+    return MdnsDiscovery(description, addresses, 17615, on_proposed=heard.proposed, on_goodbye=heard.goodbye)
+
+
+async def test_nodes_find_each_other_and_hear_goodbye() -> None:
+    kitchen, attic = node("Küche.1 \x1b"), node("attic")
+    in_kitchen, in_attic = Heard(), Heard()
+    here = Address("127.0.0.1", 17615)
+    async with discovery(kitchen, in_kitchen) as first:
+        assert first.problem is None
+        async with discovery(attic, in_attic):
+            await in_kitchen.until(lambda: (here, attic.id) in in_kitchen.proposals)
+            await in_attic.until(lambda: (here, kitchen.id) in in_attic.proposals)
+        await in_kitchen.until(lambda: attic.id in in_kitchen.goodbyes)
+    assert kitchen.id not in {node_id for _, node_id in in_kitchen.proposals}
+
+
+async def test_a_name_conflict_is_resolved_by_renaming(caplog: pytest.LogCaptureFixture) -> None:
+    original = node("kitchen")
+    copy = original.model_copy(update={"id": original.id[:12] + "-copy"})  # same name, same beginning of the id
+    heard = Heard()
+    watcher = node("watcher")
+    async with discovery(watcher, heard), discovery(original, Heard()) as first:
+        await heard.until(lambda: original.id in {node_id for _, node_id in heard.proposals})
+        async with discovery(copy, Heard()) as second:
+            await heard.until(lambda: copy.id in {node_id for _, node_id in heard.proposals})
+            assert second.instance_name == first.instance_name.replace(f".{SERVICE_TYPE}", f"-2.{SERVICE_TYPE}")
+    assert "is taken: announcing as" in caplog.text
+
+
+async def test_what_is_still_announced_is_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns_module, "REPROPOSE_S", 0.05)
+    kitchen, heard = node("kitchen"), Heard()
+    async with discovery(kitchen, Heard()), discovery(node("here"), heard):
+        await heard.until(lambda: [node_id for _, node_id in heard.proposals].count(kitchen.id) >= 3)
+
+
+@pytest.mark.parametrize("addresses", [("203.0.113.9",), (), ("2001:db8::9",)])
+async def test_without_multicast_it_says_so_once_and_goes_on(
+    addresses: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    async with discovery(node("kitchen"), heard, addresses) as off:
+        assert off.problem is not None
+        assert "Name other nodes with --peer host:port" in off.problem
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize(
+    "properties", [{}, {"id": ""}, {"id": "UPPER"}, {"id": "x" * 65}, {"id": b"\xff\xfe"}, {"id": None}]
+)
+def test_a_name_without_a_legal_id_claims_nothing(properties: dict[str, str | None]) -> None:
+    info = AsyncServiceInfo(
+        SERVICE_TYPE, f"x.{SERVICE_TYPE}", addresses=[b"\x0a\x00\x00\x01"], port=1, properties=properties
+    )
+    assert read_claim(info, allow_loopback=False) is None
+
+
+def test_only_addresses_that_mean_something_here_are_proposed() -> None:
+    packed = [bytes(ip) for ip in ((127, 0, 0, 1), (0, 0, 0, 0), (224, 0, 0, 1), *((10, 0, 0, n) for n in range(1, 9)))]
+    info = AsyncServiceInfo(SERVICE_TYPE, f"x.{SERVICE_TYPE}", addresses=packed, port=80, properties={"id": "a"})
+    node_id, addresses = read_claim(info, allow_loopback=False)
+    assert node_id == "a"
+    assert len(addresses) == 4
+    assert all(address.host.startswith("10.0.0.") for address in addresses)
+    assert Address("127.0.0.1", 80) in read_claim(info, allow_loopback=True)[1]
+
+
+def test_a_claim_without_a_port_or_address_is_none() -> None:
+    for addresses, port in (([b"\x0a\x00\x00\x01"], 0), ([], 80)):
+        info = AsyncServiceInfo(
+            SERVICE_TYPE, f"x.{SERVICE_TYPE}", addresses=addresses, port=port, properties={"id": "a"}
+        )
+        assert read_claim(info, allow_loopback=True) is None

@@ -1,0 +1,171 @@
+"""Whatever happens in whatever order: legal transitions, honest change reports, bounds, and recovery."""
+
+from __future__ import annotations
+
+from functools import cache
+from unittest.mock import patch
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from federation.advertisement import NodeDescription
+from federation.hostport import Address
+from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
+from federation.peer_table import Changes, PeerTable
+
+BOUNDS = {
+    "MAX_PEERS": 4,
+    "MAX_STATIC": 3,
+    "MAX_UNPROVEN": 3,
+    "MAX_ADDRESSES_PER_PEER": 2,
+}  # small: reached in a few steps
+MAX_CONTACTS = BOUNDS["MAX_STATIC"] + BOUNDS["MAX_UNPROVEN"] + BOUNDS["MAX_PEERS"] * BOUNDS["MAX_ADDRESSES_PER_PEER"]
+IDS = [f"n{number}" for number in range(7)]
+SELF_ID = IDS[0]
+
+addresses = st.sampled_from([Address(f"10.0.0.{number}", 1) for number in range(10)])
+node_ids = st.sampled_from(IDS)
+ILLEGAL = {(PeerState.DEAD, PeerState.SUSPECT)}
+
+
+class AnyHistory(RuleBasedStateMachine):
+    @initialize(seed=st.randoms(use_true_random=False))
+    def begin(self, seed: object) -> None:
+        self.patches = patch.multiple("federation.peer_records", **BOUNDS)
+        self.patches.start()
+        self.now = 100.0
+        self.table = PeerTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random)
+        self.in_flight: set[Address] = set()
+        self.members: set[str] = set()
+        self.before: dict[str, PeerState] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "table"):
+            self.recover()
+            self.patches.stop()
+
+    def note(self, changes: Changes) -> None:
+        """Replay the reports: they alone must give the routable set."""
+        for change in changes:
+            match change:
+                case PeerJoined(peer, _):
+                    assert peer.id not in self.members
+                    assert peer.state is PeerState.ALIVE
+                    self.members.add(peer.id)
+                case PeerLeft(peer, reason):
+                    assert peer.id in self.members
+                    assert reason
+                    self.members.remove(peer.id)
+                case PeerChanged(peer, was, reason):
+                    assert peer.id in self.members
+                    assert (was, reason) != (peer.state, "")
+                case AddressRejected(_, _, reason):
+                    assert reason
+
+    @rule(address=addresses, source=st.sampled_from(Source))
+    def propose(self, address: Address, source: Source) -> None:
+        self.note(self.table.proposed(address, source, self.now))
+
+    @rule()
+    def probe(self) -> None:
+        due = self.table.due_probes(self.now)
+        assert set(due) <= set(self.table.addresses())
+        assert not set(due) & self.in_flight, "one probe at a time"
+        self.in_flight |= set(due)
+
+    @precondition(lambda self: self.in_flight)
+    @rule(
+        data=st.data(),
+        node_id=node_ids,
+        run=st.sampled_from(["run-1", "run-2"]),
+        draining=st.booleans(),
+        rtt=st.floats(0, 99),
+    )
+    def answered(self, data: st.DataObject, node_id: str, run: str, draining: bool, rtt: float) -> None:
+        address = data.draw(st.sampled_from(sorted(self.in_flight)))
+        self.in_flight.remove(address)
+        self.note(self.table.probe_answered(address, describe(node_id, run, draining), rtt, self.now))
+
+    @rule(address=addresses, node_id=node_ids)
+    def answered_late(self, address: Address, node_id: str) -> None:
+        """The address was forgotten, and perhaps proposed again, while its probe ran."""
+        if address not in self.in_flight:
+            self.note(self.table.probe_answered(address, describe(node_id, "run-1", False), 1.0, self.now))
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), refused=st.booleans(), reason=st.sampled_from(["timed out", "rubbish"]))
+    def failed(self, data: st.DataObject, refused: bool, reason: str) -> None:
+        address = data.draw(st.sampled_from(sorted(self.in_flight)))
+        self.in_flight.remove(address)
+        self.note(self.table.probe_failed(address, reason, refused, self.now))
+
+    @rule(node_id=node_ids, event=st.sampled_from(["traffic_ok", "traffic_failed", "goodbye", "doubted"]))
+    def heard(self, node_id: str, event: str) -> None:
+        self.note(getattr(self.table, event)(node_id, self.now))
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.1, 3.0, 20.0, 130.0, 700.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.note(self.table.tick(self.now))
+
+    @invariant()
+    def forgotten_addresses_are_no_longer_being_probed(self) -> None:
+        self.in_flight &= set(self.table.addresses())
+        assert (self.table.next_due() is None) == (self.in_flight == set(self.table.addresses()))
+
+    @invariant()
+    def routing_sees_exactly_the_members_and_no_dead_ones(self) -> None:
+        alive = self.table.alive()
+        assert {peer.id for peer in alive} == self.members
+        assert len(alive) == len(self.members)
+        assert all(peer.state is not PeerState.DEAD for peer in alive)
+        ranks = [peer.state is PeerState.SUSPECT for peer in alive]
+        assert ranks == sorted(ranks)
+        assert {hint.id for hint in self.table.hints()} == {peer.id for peer in alive if peer.state is PeerState.ALIVE}
+
+    @invariant()
+    def transitions_are_legal(self) -> None:
+        after = {peer.id: peer.state for peer in self.table.peers()}
+        assert not ILLEGAL & {
+            (self.before[node_id], state) for node_id, state in after.items() if node_id in self.before
+        }
+        assert all(state is PeerState.ALIVE for node_id, state in after.items() if node_id not in self.before)
+        self.before = after
+
+    @invariant()
+    def bounds_and_ownership_hold(self) -> None:
+        peers = self.table.peers()
+        held = self.table.addresses()
+        owned = [address for peer in peers for address in peer.addresses]
+        assert len(peers) <= BOUNDS["MAX_PEERS"]
+        assert len(held) <= MAX_CONTACTS
+        assert len(owned) == len(set(owned)), "one address, one node"
+        assert set(owned) <= set(held)
+        assert SELF_ID not in {peer.id for peer in peers}
+        assert len({peer.label for peer in peers}) == len(peers)
+        for peer in peers:
+            assert peer.address in peer.addresses
+            assert len(peer.addresses) <= BOUNDS["MAX_ADDRESSES_PER_PEER"]
+
+    def recover(self) -> None:
+        """Every address now leads to its own healthy node: within two minutes all that is held is a member."""
+        home = {address: IDS[1 + number % 6] for number, address in enumerate(sorted(self.table.addresses()))}
+        end = self.now + 120.0
+        while self.now < end:
+            for address in {*self.in_flight, *self.table.due_probes(self.now)}:
+                self.note(self.table.probe_answered(address, describe(home[address], "run-3", False), 1.0, self.now))
+            self.in_flight.clear()
+            self.now += 0.5
+        wanted = {node_id for address, node_id in home.items() if address in self.table.addresses()}
+        assert len(self.members) == min(len(wanted), BOUNDS["MAX_PEERS"])
+        self.routing_sees_exactly_the_members_and_no_dead_ones()
+
+
+@cache
+def describe(node_id: str, run: str, draining: bool) -> NodeDescription:
+    return NodeDescription(id=node_id, name="name", version="0", url="http://x:1", instance=run, draining=draining)
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
