@@ -42,7 +42,7 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncItera
 
 
 async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[dict[int, str], dict[int, Finish]]:
-    texts: dict[int, str] = {choice: "" for choice in range(n)}
+    texts: dict[int, str] = dict.fromkeys(range(n), "")
     finishes: dict[int, Finish] = {}
     async with aclosing(engine.candidates(request, n)) as events:
         async for event in events:
@@ -110,7 +110,7 @@ async def test_closing_the_stream_stops_the_engine(engine: Engine) -> None:
             if seen.total() >= 8:
                 break
     async with asyncio.timeout(1):
-        while await still_generating(engine):
+        while await still_generating(engine):  # noqa: ASYNC110 - llama.cpp has no event for it
             await asyncio.sleep(0)
     if isinstance(engine, EchoEngine):
         assert engine.tokens_generated <= 8

@@ -1,17 +1,19 @@
-"""What only the llama.cpp engine has: tool calls, schemas, hosts that die, files that are not models, memory given back."""
+"""What only the llama.cpp engine has: tool calls, schemas, hosts that die, files that are no models."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import aclosing
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.random_model import write_model
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
+from swarm.engines.xllamacpp import IN_PROCESS_MAX_BYTES, XllamacppEngine, load_xllamacpp, runs_in_process
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 
@@ -121,6 +123,27 @@ async def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, isolat
 async def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match=r"nothing\.gguf"):
         await load_xllamacpp(spec(tmp_path / "nothing.gguf"))
+
+
+async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> None:
+    """130 MB take half a second to load; the loop must go on meanwhile, as it must for 40 GB."""
+    large = tmp_path / "large.gguf"
+    await asyncio.to_thread(write_model, large, layers=1)
+    assert large.stat().st_size > IN_PROCESS_MAX_BYTES
+    worst_s = 0.0
+
+    async def heartbeat() -> None:
+        nonlocal worst_s
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.01)
+            worst_s = max(worst_s, time.perf_counter() - before - 0.01)
+
+    pulse = asyncio.create_task(heartbeat())
+    engine = await load_xllamacpp(spec(large))
+    await engine.aclose()
+    pulse.cancel()
+    assert worst_s < 0.2
 
 
 def test_only_small_files_load_into_the_nodes_own_process(tmp_path: Path) -> None:
