@@ -9,8 +9,9 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
-from swarm.gateway import federation, health, openai
+from swarm.gateway import embeddings, federation, health, models, openai
 from swarm.gateway.answers import Answerer
+from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
 from swarm.gateway.errors import error_middleware
 from swarm.gateway.keys import (
@@ -20,14 +21,14 @@ from swarm.gateway.keys import (
     DISPATCHER,
     MEMBERSHIP,
     METRICS,
+    PACING,
     POOL,
     STARTED_AT,
 )
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
-
-MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 
 
 def make_app(
@@ -36,21 +37,24 @@ def make_app(
     membership: Membership,
     describe: Callable[[], NodeDescription],
     condition: Condition,
+    pacing: Pacing | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
+    pacing = pacing or Pacing()
     metrics = Metrics()
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
-    app[ANSWERER] = Answerer(dispatcher, metrics, condition)
+    app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
     app[MEMBERSHIP] = membership
     app[METRICS] = metrics
     app[CONDITION] = condition
     app[DESCRIBE] = describe
+    app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, health, federation):
+    for module in (openai, embeddings, models, health, federation):
         app.add_routes(module.routes())
     return app

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from swarm.errors import (
     BadRequest,
@@ -20,14 +19,24 @@ from swarm.errors import (
     Unavailable,
     UnknownModel,
 )
+from swarm.gateway.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from swarm.tracing import current_request_id, request_id_from
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-MAX_QUOTED_CHARS = 80  # of a bad value: enough to recognise it, not enough to fill a log
 REQUEST_ID_HEADER = "X-Request-Id"
+HTTP_REFUSALS = {
+    404: (
+        "not_found",
+        "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health",
+    ),
+    405: ("method_not_allowed", "this endpoint does not take that method; the Allow header says which it takes"),
+    408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),
+    413: ("body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes"),
+}
+INTERNAL_ERROR = "this node made an error; see its log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class HttpError:
     param: str | None = None
     extra: Mapping[str, int] | None = None
     retry_after_s: int | None = None
+    more_headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def body(self) -> dict[str, object]:
         error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param}
@@ -50,7 +60,7 @@ class HttpError:
         """`x-should-retry` keeps SDKs from repeating a generation that would fail the same way."""
         if self.retry_after_s is not None:
             return {"Retry-After": str(self.retry_after_s)}
-        return {"x-should-retry": "false"} if self.status >= 500 else {}
+        return {"x-should-retry": "false"} if self.status >= 500 else dict(self.more_headers)
 
 
 def http_error(error: SwarmError) -> HttpError:
@@ -78,37 +88,20 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(500, "server_error", "internal_error", message)
 
 
-def validation_error(error: ValidationError) -> BadRequest:
-    """The first problem of a body, in words that name the field, the value and what is allowed."""
-    problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    value = repr(problem.get("input"))
-    quoted = value if len(value) <= MAX_QUOTED_CHARS else value[:MAX_QUOTED_CHARS] + "…"
-    if problem["type"] == "json_invalid":
-        return BadRequest(f"the body is not JSON: {problem['msg']}")
-    if problem["type"] == "missing":
-        return BadRequest(f"{where}: this field is required", param=where)
-    return BadRequest(f"{where or 'body'}: {problem['msg']} (got {quoted})", param=where or None)
-
-
 def error_response(error: HttpError) -> web.Response:
     return web.json_response(error.body(), status=error.status, headers=error.headers())
 
 
-def sse_error(error: SwarmError) -> bytes:
-    """A failure after the status was sent: one data line, and the stream ends without [DONE]."""
-    return b"data: " + json.dumps(http_error(error).body()).encode() + b"\n\n"
+def error_line(error: SwarmError) -> bytes:
+    """The error object as one line, for streams whose status is out."""
+    return json.dumps(http_error(error).body()).encode()
 
 
 def from_http_exception(error: web.HTTPException) -> HttpError:
     """aiohttp's own refusals (no such route, wrong method, body too large) in the same shape."""
-    messages = {
-        404: "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health",
-        405: "this endpoint does not take that method",
-        413: "the body is too large",
-    }
-    code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status, "http_error")
-    return HttpError(error.status, "invalid_request_error", code, messages.get(error.status, error.reason))
+    code, message = HTTP_REFUSALS.get(error.status, ("http_error", error.reason))
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    return HttpError(error.status, "invalid_request_error", code, message, more_headers=headers)
 
 
 @web.middleware
@@ -134,8 +127,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             logging.WARNING if mapped.status >= 500 else logging.INFO, "%s %s: %s", request.path, mapped.code, error
         )
         return error_response(mapped)
-    except ValidationError as error:
-        return error_response(http_error(validation_error(error)))
     except web.HTTPException as error:
         mapped = from_http_exception(error)
         if mapped.status < 400:
@@ -143,4 +134,4 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(mapped)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(HttpError(500, "server_error", "internal_error", "this node made an error; see its log"))
+        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR))

@@ -15,20 +15,20 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import AddressError
 from federation.hostport import parse_address
-from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
-from swarm.gateway.answers import Asked
-from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL
-from swarm.gateway.openai import read_body
-from swarm.gateway.schemas import ChatCompletionBody, CompletionBody
-from swarm.gateway.sse import PEER_HEARTBEAT_S, event_stream
-from swarm.generation import Candidate
+from swarm.errors import BadRequest, DeadlineExceeded, Unavailable, UnknownModel
+from swarm.gateway.answering import Asked
+from swarm.gateway.bodies import read_body
+from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL
+from swarm.gateway.schemas import CandidatesBody, GenerateBody
+from swarm.gateway.streams import NDJSON, open_stream
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
-from swarm.routing.policy import MAX_VOTES, VoteOptions
-from swarm.routing.voters import REFUSAL_VOTER, CandidatesBody, local_candidates
+from swarm.routing.policy import VoteOptions
+from swarm.routing.voters import local_candidates
 
 log = logging.getLogger(__name__)
 
 MAX_HOPS = 1  # only the node a client asked may fan out
+MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may ask for
 
 
 async def node(request: web.Request) -> web.Response:
@@ -50,62 +50,62 @@ async def peers(request: web.Request) -> web.Response:
 
 async def goodbye(request: web.Request) -> web.Response:
     """The sender leaves; only a node may say so of itself, which the next probe checks."""
-    body = Goodbye.model_validate_json(await request.read())
+    body = await read_body(request, Goodbye)
     request.app[MEMBERSHIP].heard_goodbye(body.id)
     return web.json_response({"status": "ok"})
 
 
 def deadline_s(request: web.Request) -> float:
     """What is left of the caller's time. Raises BadRequest for a header that is no number, and for a second hop."""
-    hops, left_ms = request.headers.get(wire.HOPS_HEADER, "1"), request.headers.get(wire.DEADLINE_HEADER)
-    if not hops.isdecimal() or int(hops) > MAX_HOPS:
-        raise BadRequest(f"{wire.HOPS_HEADER} is {hops!r}: a request is passed on at most {MAX_HOPS} time")
+    hops = request.headers.get(wire.HOPS_HEADER, "1")
+    if header_number(hops) not in range(MAX_HOPS + 1):
+        raise BadRequest(f"{wire.HOPS_HEADER} is {hops[:20]!r}: a request is passed on at most {MAX_HOPS} time")
+    left_ms = request.headers.get(wire.DEADLINE_HEADER)
     if left_ms is None:
         return DEFAULT_DEADLINE_S
-    if not left_ms.isdecimal() or not 1 <= int(left_ms) <= DEFAULT_DEADLINE_S * 1000:
-        raise BadRequest(f"{wire.DEADLINE_HEADER} is {left_ms!r}: use 1 to {DEFAULT_DEADLINE_S * 1000:.0f}")
+    if header_number(left_ms) not in range(1, MAX_DEADLINE_MS + 1):
+        raise BadRequest(f"{wire.DEADLINE_HEADER} is {left_ms[:20]!r}: use 1 to {MAX_DEADLINE_MS}")
     return int(left_ms) / 1000
 
 
+def header_number(text: str) -> int | None:
+    """A short run of ASCII digits as a number; None for everything else."""
+    return int(text) if len(text) <= 10 and text.isascii() and text.isdecimal() else None
+
+
 async def candidates(request: web.Request) -> web.StreamResponse:
-    """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works."""
+    """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works.
+
+    What goes wrong once the voters are asked is a last line, the error object of every other endpoint.
+    """
+    app = request.app
     left_s = deadline_s(request)
-    body = CandidatesBody.model_validate_json(await request.read())
-    if not 1 <= body.votes <= MAX_VOTES:
-        raise BadRequest(f"votes is {body.votes}; this node runs 1 to {MAX_VOTES}", param="votes")
-    workers = request.app[POOL].get(body.request.model)
+    body = await read_body(request, CandidatesBody)
+    generation = body.request.to_request()
+    workers = app[POOL].get(generation.model)
     if workers is None:
-        raise UnknownModel(body.request.model, tuple(state.model_id for state in request.app[POOL].states()))
-    if request.app[CONDITION].draining:
+        raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
+    if app[CONDITION].draining:
         raise Unavailable("this node is shutting down")
     count = min(body.votes, len(workers.workers))
-    headers = {"Content-Type": "application/x-ndjson"}
-    async with event_stream(request, headers, PEER_HEARTBEAT_S, heartbeat=b"\n") as out:
-        answers = local_candidates(workers, body.request, count, request.app[DISPATCHER].node)
+    pacing = app[PACING]
+    async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+        answers = local_candidates(workers, generation, count, app[DISPATCHER].node)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:
                     await out.write(candidate.model_dump_json(exclude_defaults=True).encode() + b"\n")
-        except BadRequest as error:
-            if not out.begun:
-                raise
-            await out.write(Candidate(voter=REFUSAL_VOTER, error=str(error)).model_dump_json().encode() + b"\n")
-        except (SwarmError, TimeoutError) as error:
-            if not out.begun:
-                raise Unavailable(str(error) or "the deadline passed") from error
-            log.warning("candidates broken off: %s", error or "the deadline passed")  # the missing lines tell the peer
-        except ConnectionResetError:
-            log.info("the peer left")
+        except TimeoutError:
+            raise DeadlineExceeded("the caller's deadline passed") from None
     return out.response
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
     """One answer to an OpenAI request as a stream, by this node's own workers."""
-    deadline_s(request)
-    raw = await request.read()
-    is_chat = b'"messages"' in raw
-    body = await read_body(request, ChatCompletionBody if is_chat else CompletionBody)
-    asked = Asked(body.to_request(), VoteOptions("single"), choices=1, stream=True, include_usage=True, local_only=True)
+    left_s = deadline_s(request)
+    body = await read_body(request, GenerateBody)
+    options = VoteOptions("single", deadline_s=left_s)
+    asked = Asked(body.root.to_request(), options, choices=1, stream=True, include_usage=True, local_only=True)
     return await request.app[ANSWERER].answer(request, asked)
 
 

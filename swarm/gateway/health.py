@@ -7,8 +7,8 @@ import time
 from aiohttp import web
 
 from federation.peer import Peer
+from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS
-from swarm.gateway.openai import json_response
 
 
 async def live(_: web.Request) -> web.Response:
@@ -31,9 +31,9 @@ def not_ready(request: web.Request) -> str | None:
     condition = request.app[CONDITION]
     if condition.draining:
         return "draining"
-    if condition.loading:
-        return "loading the model"
-    return None if request.app[DISPATCHER].replicas() else "no model is running"
+    if request.app[DISPATCHER].replicas():
+        return None
+    return "loading the model" if condition.loading else "no model is running"
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from federation.membership import Membership
 from swarm.gateway.answers import Answerer
 from swarm.gateway.condition import Condition
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
@@ -21,4 +22,5 @@ MEMBERSHIP = web.AppKey("membership", Membership)
 METRICS = web.AppKey("metrics", Metrics)
 CONDITION = web.AppKey("condition", Condition)
 DESCRIBE: web.AppKey[Callable[[], NodeDescription]] = web.AppKey("describe")
+PACING = web.AppKey("pacing", Pacing)
 STARTED_AT = web.AppKey("started_at", int)

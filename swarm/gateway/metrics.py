@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from swarm.consensus.verdict import Verdict
 from swarm.gateway.errors import Handler
+from swarm.gateway.streams import CLIENT_LEFT, ENDING
 from swarm.generation import Candidate
 
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -72,10 +73,10 @@ class Metrics:
         resource = request.match_info.route.resource
         endpoint = "unknown" if resource is None else resource.canonical
         started = time.perf_counter()
-        status = "499"  # nginx's word for a client that left
+        status = CLIENT_LEFT  # unless a response says otherwise
         try:
             response = await handler(request)
-            status = str(response.status)
+            status = request.get(ENDING) or str(response.status)
             return response
         finally:
             self._requests.labels(endpoint, status).inc()

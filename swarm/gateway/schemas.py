@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, RootModel, Tag, field_validator, model_validator
 
 from swarm.consensus.question import STRATEGIES
+from swarm.gateway.messages import Message, Part
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     GenerationRequest,
-    JsonObject,
+    NamedToolChoice,
     ResponseFormat,
     ToolChoice,
     ToolSpec,
@@ -26,31 +28,38 @@ log = logging.getLogger(__name__)
 MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
 MAX_DEADLINE_S = 3600.0
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
+MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
+MAX_INT = 2**31 - 1  # engines take 32 bits
 SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
+MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
 _logged_fields: set[str] = set()
 
+ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
-class Body(BaseModel):
-    """Strict types (no "0.5" for 0.5), finite numbers, and unknown fields that are ignored aloud, once."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+class Body(Part):
+    """A whole body. Unknown fields are ignored aloud, once."""
+
+    model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
     def _log_unknown(self) -> Body:
         for name in set(self.model_extra or ()) - _logged_fields:
-            if len(_logged_fields) < 1000:  # field names come from clients
+            if len(_logged_fields) < MAX_LOGGED_FIELDS:
                 _logged_fields.add(name)
                 log.info("ignoring the unknown field %.100r of a request", name)
         return self
 
 
-class SwarmOptions(Body):
+class SwarmOptions(Part):
     """The request extension: how to vote."""
 
     strategy: str = "auto"
     votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
     min_votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
-    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S, strict=False)] | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] | None = None
 
     @field_validator("strategy")
     @classmethod
@@ -63,93 +72,45 @@ class SwarmOptions(Body):
     def _consistent(self) -> SwarmOptions:
         if self.votes is not None and self.min_votes is not None and self.min_votes > self.votes:
             raise ValueError(f"min_votes {self.min_votes} is more than votes {self.votes}")
-        if self.strategy == "single" and (self.votes or 1) > 1:
-            raise ValueError(f"strategy single asks one voter, and votes is {self.votes}")
+        if self.strategy == "single" and (self.votes or self.min_votes or 1) > 1:
+            raise ValueError(f"strategy single asks one voter, and votes is {self.votes or self.min_votes}")
         return self
 
     def options(self) -> VoteOptions:
         return VoteOptions(self.strategy, self.votes, self.min_votes, self.deadline_s)
 
 
-class StreamOptions(Body):
-    include_usage: bool = False
-
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class MessageFunction(Body):
-    name: str
-    arguments: str = "{}"
-
-
-class MessageToolCall(Body):
-    id: str = ""
-    type: Literal["function"] = "function"
-    function: MessageFunction
-
-
-class Message(Body):
-    """One turn. Assistant turns may have tool calls and no content."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[MessageToolCall] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-
-    @model_validator(mode="after")
-    def _has_content(self) -> Message:
-        if self.content is None and self.role != "assistant":
-            raise ValueError(f"a {self.role} message needs content")
-        return self
-
-    def to_engine(self) -> JsonObject:
-        """The turn as chat templates know it: `developer` is a system turn, parts are one text."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        wire: JsonObject = {"role": "system" if self.role == "developer" else self.role, "content": content or ""}
-        if self.tool_calls:
-            wire["tool_calls"] = [call.model_dump(include={"id", "type", "function"}) for call in self.tool_calls]
-        for field in ("name", "tool_call_id", "reasoning_content"):
-            value: str | None = getattr(self, field)
-            if value is not None:
-                wire[field] = value
-        return wire
+class StreamOptions(Part):
+    include_usage: bool | None = None
 
 
 class Sampling(Body):
     """Parameters that chat and plain completions share, with OpenAI's ranges (and llama.cpp's own samplers)."""
 
-    model: Annotated[str, Field(min_length=1, max_length=512)]
+    model: ModelName
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1, strict=False)] | None = None
+    max_tokens: PositiveInt | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2, strict=False)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2, strict=False)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10, strict=False)] | None = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = (
-        None
-    )
-    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None = None
-    swarm: SwarmOptions = Field(default_factory=SwarmOptions)
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    swarm: SwarmOptions | None = None
 
-    @field_validator("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", mode="before")
+    @field_validator("logit_bias", mode="before")
     @classmethod
-    def _number(cls, value: object) -> object:
-        if isinstance(value, str | bool):
-            raise ValueError("should be a number")
-        return value
+    def _few_biases(cls, value: object) -> object:
+        """Before the entries are looked at: a million bad ones would be a million error messages."""
+        if isinstance(value, dict) and len(cast("dict[str, object]", value)) > MAX_BIASED_TOKENS:
+            raise ValueError(f"at most {MAX_BIASED_TOKENS} tokens can be biased")
+        return cast("object", value)
 
     @property
     def choices(self) -> int:
@@ -157,7 +118,11 @@ class Sampling(Body):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def options(self) -> VoteOptions:
+        return VoteOptions() if self.swarm is None else self.swarm.options()
 
     def _shared(self) -> dict[str, Any]:
         same = self.model_dump(
@@ -174,23 +139,41 @@ class Sampling(Body):
 class ChatCompletionBody(Sampling):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_completion_tokens: PositiveInt | None = None
+    tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _functions_only(cls, value: object) -> object:
+        """Clients offer hosted tools (web_search, custom, ...) to every server; only functions reach a model."""
+        if not isinstance(value, list):
+            return value
+        tools = cast("list[object]", value)
+        return [tool for tool in tools if hosted_type(tool) is None]
+
     @model_validator(mode="after")
     def _consistent(self) -> ChatCompletionBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.tool_choice not in (None, "auto", "none") and not self.tools:
-            raise ValueError("tool_choice needs tools")
-        if self.response_format and self.response_format.type == "json_schema" and not self.response_format.json_schema:
+            raise ValueError("tool_choice needs tools of type function")
+        names = [tool.function.name for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        wanted = self.response_format
+        if wanted and wanted.type == "json_schema" and not wanted.json_schema:
             raise ValueError("response_format json_schema needs a json_schema")
+        schemas = [tool.function.parameters for tool in self.tools or ()]
+        if wanted and wanted.json_schema:
+            schemas.append(wanted.json_schema.schema_)
+        if not all(map(is_finite, schemas)):
+            raise ValueError("a schema has a number that is not finite")
         return self
 
     def to_request(self) -> GenerationRequest:
@@ -199,7 +182,8 @@ class ChatCompletionBody(Sampling):
         return GenerationRequest(
             **shared,
             messages=tuple(message.to_engine() for message in self.messages),
-            tools=tuple(self.tools or ()),
+            # What a model must not call it is not shown: told of a tool it would write the call into its answer.
+            tools=() if self.tool_choice == "none" else tuple(self.tools or ()),
             tool_choice=self.tool_choice or "auto",
             parallel_tool_calls=self.parallel_tool_calls is not False,
             response_format=self.response_format,
@@ -212,27 +196,74 @@ class CompletionBody(Sampling):
     """`POST /v1/completions`: one prompt (a list of one is taken too)."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    suffix: Annotated[str, Field(max_length=0)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
+    @property
+    def text(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
     def to_request(self) -> GenerationRequest:
-        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         return GenerationRequest(
-            **self._shared(), prompt=prompt, logprobs=self.logprobs is not None, top_logprobs=self.logprobs or 0
+            **self._shared(), prompt=self.text, logprobs=self.logprobs is not None, top_logprobs=self.logprobs or 0
         )
 
 
 class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
-    model: Annotated[str, Field(min_length=1, max_length=512)]
+    model: ModelName
     input: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)]],
+            Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS, fail_fast=True),
+        ]
     )
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: PositiveInt | None = None
 
     @property
     def texts(self) -> list[str]:
         return [self.input] if isinstance(self.input, str) else self.input
+
+
+def dialect(body: object) -> str:
+    """Which of OpenAI's two request forms a body is."""
+    return "chat" if isinstance(body, dict) and "messages" in body else "text"
+
+
+GenerationBody = Annotated[
+    Annotated[ChatCompletionBody, Tag("chat")] | Annotated[CompletionBody, Tag("text")], Discriminator(dialect)
+]
+
+
+class GenerateBody(RootModel[GenerationBody]):
+    """`POST /federation/v1/generate`: an OpenAI body of either form."""
+
+
+class CandidatesBody(Part):
+    """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands."""
+
+    request: GenerationBody
+    votes: Annotated[int, Field(ge=1, le=MAX_VOTES)]
+
+
+def hosted_type(tool: object) -> str | None:
+    """The type of a tool that is no function; None for functions, and for what is no tool at all."""
+    kind = cast("dict[str, object]", tool).get("type") if isinstance(tool, dict) else None
+    return kind if isinstance(kind, str) and kind != "function" else None
+
+
+def is_finite(value: JsonValue) -> bool:
+    """Whether every number in `value` can be written as JSON again: parsers read 1e999 and NaN, and none write them."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(is_finite, value.values()))
+        case list():
+            return all(map(is_finite, value))
+        case _:
+            return True

@@ -5,7 +5,6 @@ A stream's constant head is encoded once; per token only the delta is.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -13,23 +12,12 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from swarm.gateway.call_opening import honest_reason, with_unique_ids
+from swarm.gateway.compact_json import compact
+from swarm.gateway.text_logprobs import text_logprobs
 from swarm.generation import Candidate, Delta, FinishReason, JsonObject, ToolCallDelta, Usage
 
 DONE = b"data: [DONE]\n\n"
-
-
-def compact(value: object) -> str:
-    """JSON without spaces, non-ASCII as it is; a lone surrogate (never valid UTF-8) becomes its escape."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text if text.isascii() or _encodable(text) else json.dumps(value, separators=(",", ":"))
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def usage_object(usage: Usage) -> JsonObject:
@@ -54,19 +42,19 @@ def add_usage(usages: list[Usage]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One response's constant parts. `kind` decides between the two dialects."""
+    """One response's constant parts. `kind` decides between the two dialects; `echo` is repeated before plain text."""
 
     kind: Literal["chat", "text"]
     model: str
     include_usage: bool = False
+    echo: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def _identity(self) -> JsonObject:
-        if self.kind == "chat":
-            return {"id": f"chatcmpl-{self.id}", "created": self.created, "model": self.model}
-        return {"id": f"cmpl-{self.id}", "created": self.created, "model": self.model}
+        prefix = "chatcmpl" if self.kind == "chat" else "cmpl"
+        return {"id": f"{prefix}-{self.id}", "created": self.created, "model": self.model}
 
     def head(self) -> str:
         """The constant beginning of every chunk, up to its choices."""
@@ -84,10 +72,12 @@ class Shape:
         return f'{self.head()}],"usage":{compact(usage_object(usage))}}}\n\n'
 
     def opening(self, choice: int) -> str | None:
-        """The first chunk's choice: the role, once."""
-        if self.kind == "text":
+        """The first chunk's choice: the role, once; for plain text the echoed prompt, if there is one."""
+        if self.kind == "chat":
+            return f'{{"index":{choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}'
+        if not self.echo:
             return None
-        return f'{{"index":{choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}'
+        return f'{{"index":{choice},"text":{compact(self.echo)},"logprobs":null,"finish_reason":null}}'
 
     def delta(self, event: Delta) -> str:
         """A choice with what this step added."""
@@ -116,11 +106,12 @@ class Shape:
         return body if extension is None else {**body, "swarm": extension}
 
     def _choice(self, index: int, candidate: Candidate) -> JsonObject:
-        reason = candidate.finish_reason or "stop"
-        end: JsonObject = {"index": index, "logprobs": candidate.logprobs, "finish_reason": reason}
-        if self.kind == "text":
-            return {**end, "text": candidate.text}
-        return {**end, "message": message_object(candidate)}
+        reason = honest_reason(candidate.finish_reason or "stop", bool(candidate.tool_calls))
+        if self.kind == "chat":
+            message, logprobs = message_object(candidate), candidate.logprobs
+            return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        text, logprobs = self.echo + candidate.text, text_logprobs(candidate.logprobs, len(self.echo))
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
 def message_object(candidate: Candidate) -> JsonObject:
@@ -134,7 +125,7 @@ def message_object(candidate: Candidate) -> JsonObject:
     if candidate.tool_calls:
         message["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in candidate.tool_calls
+            for call in with_unique_ids(candidate.tool_calls)
         ]
     return message
 

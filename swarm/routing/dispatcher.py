@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 import random
 import time
@@ -11,25 +11,31 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from federation.client import PeerClient
-from federation.errors import PeerError
-from federation.wire import GENERATE_PATH
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
 from swarm.engines.engine import Embeddings
-from swarm.engines.llama_http import ChunkReader, request_body
-from swarm.engines.sse import sse_data
-from swarm.errors import BadRequest, EngineFailed, PeerFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
-from swarm.routing.ballot import BallotCall, Batch, Failure, Outcome, batches_of, hold_ballot
-from swarm.routing.policy import Assignment, Plan, VoteOptions, by_preference, make_plan
-from swarm.routing.replicas import Replica, able
-from swarm.routing.voters import OnEvent, finished_events, local_candidates, peer_candidates, with_sampling
-from swarm.tracing import current_request_id
+from swarm.routing.ballot import batches_of, hold_ballot
+from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
+from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.routing.policy import (
+    Assignment,
+    Defaults,
+    Plan,
+    VoteOptions,
+    by_preference,
+    make_plan,
+    with_slots_for,
+)
+from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.voters import finished_events, local_candidates, note_speed, with_sampling
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
+EMBEDDING_BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,11 @@ class Served:
     replica: Replica
 
 
+OnServed = Callable[[Served], None]
+
+
 class Dispatcher:
-    """Everything the gateway needs: plans, ballots, single answers, embeddings."""
+    """Everything the gateway needs: plans, ballots, single answers, embeddings. Deadlines are monotonic instants."""
 
     def __init__(
         self,
@@ -60,8 +69,7 @@ class Dispatcher:
         self._report_traffic = report_traffic
         self._node_id = node_id
         self.node = node
-        self._default_votes = default_votes
-        self._default_strategy = default_strategy
+        self._defaults = Defaults(default_votes, default_strategy)
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Every place where a model runs now: here first, then on live peers."""
@@ -83,49 +91,45 @@ class Dispatcher:
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
-        if options.strategy == "auto":
-            options = VoteOptions(self._default_strategy, options.votes, options.min_votes, options.deadline_s)
         chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-        return make_plan(able(request.model, self.replicas(local_only)), options, self._default_votes, chars, choices)
-
-    def question(self, request: GenerationRequest, options: VoteOptions) -> Question:
-        return Question.of(request, options.strategy if options.strategy != "auto" else self._default_strategy)
+        return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
 
     def vote(
-        self, request: GenerationRequest, plan: Plan, options: VoteOptions, stream: bool
+        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Outcome, None]:
         """Hold the planned ballot; with `stream`, a local leader's deltas come live where that is safe."""
-        question = self.question(request, options)
+        question = Question.of(request, plan.strategy)
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         batches = batches_of(leader_first(plan.assignments), samplings)
-        deadline_s = options.deadline_s or DEFAULT_DEADLINE_S
 
         def run(
             replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
         ) -> AsyncGenerator[Candidate, None]:
             sampled = with_sampling(request, samplings[0]).model_copy(update={"model": replica.model})
-            return self._run(replica, sampled, len(samplings), on_event, deadline_s)
+            return self._candidates(replica, sampled, len(samplings), deadline, on_event)
 
         return hold_ballot(
             BallotCall(
                 question=question,
                 wanted=plan.wanted,
                 batches=batches,
-                deadline=time.monotonic() + deadline_s,
+                deadline=deadline,
                 run=run,
                 replace=lambda failure: self._replacement(request, failure),
                 stream_leader=stream and batches[0].replica.local and may_stream_leader(question),
+                min_votes=options.min_votes or 1,
             )
         )
 
-    async def _run(
-        self, replica: Replica, request: GenerationRequest, count: int, on_event: OnEvent | None, deadline_s: float
+    async def _candidates(
+        self, replica: Replica, request: GenerationRequest, count: int, deadline: float, on_event: OnEvent | None = None
     ) -> AsyncGenerator[Candidate, None]:
+        """`count` answers of one replica. How a peer did is reported."""
         if replica.local:
             source = local_candidates(self._workers(replica.model), request, count, self.node, on_event)
         else:
-            source = peer_candidates(self._client, replica, request, count, 1, deadline_s)
+            source = peer_candidates(self._client, replica, request, count, deadline)
         try:
             async with aclosing(source) as answers:
                 async for candidate in answers:
@@ -141,10 +145,11 @@ class Dispatcher:
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
         lost = failure.batch.replica
-        others = [r for r in able(request.model, self.replicas()) if r.node_id != lost.node_id]
-        if not others:
+        others = [replica for replica in self.replicas() if replica.node_id != lost.node_id]
+        try:
+            best = by_preference(able(request.model, others))[0]
+        except UnknownModel:
             return None
-        best = by_preference(others)[0]
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
     def _workers(self, model: str) -> ModelWorkers:
@@ -154,120 +159,98 @@ class Dispatcher:
         return workers
 
     async def single(
-        self, request: GenerationRequest, choices: int, on_served: Callable[[Served], None], local_only: bool = False
+        self,
+        request: GenerationRequest,
+        choices: int,
+        deadline: float,
+        on_served: OnServed,
+        local_only: bool = False,
     ) -> AsyncGenerator[Delta | Finish, None]:
-        """`choices` answers of the best replica; before the first event the next best may take over."""
-        candidates = by_preference(able(request.model, self.replicas(local_only)))
-        for position, replica in enumerate(candidates):
+        """`choices` answers of the best replica; before the first event the next best may take over.
+
+        A prompt too long for one replica goes to the next too: contexts differ. `deadline` is what peers are told.
+        """
+        replicas = with_slots_for(choices, able(request.model, self.replicas(local_only)))
+        for position, replica in enumerate(replicas):
             begun = False
             try:
-                async with aclosing(self._events(replica, request, choices, on_served)) as events:
+                async with aclosing(self._events(replica, request, choices, deadline, on_served)) as events:
                     async for event in events:
                         begun = True
                         yield event
                 return
-            except (PeerFailed, EngineFailed, Unavailable) as error:
-                if not replica.local:
-                    self._report_traffic(replica.node_id, False)
-                if begun or position + 1 == len(candidates):
+            except (PeerFailed, EngineFailed, Unavailable, ContextExceeded) as error:
+                if begun or position + 1 == len(replicas):
                     raise
                 log.warning("failing over from %s: %s", replica.node, error)
 
     def _events(
-        self, replica: Replica, request: GenerationRequest, choices: int, on_served: Callable[[Served], None]
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
     ) -> EventStream:
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
             return self._local_events(replica, request, choices, on_served)
+        on_served(Served(replica.node, replica))
         if choices > 1:
-            return self._remote_choices(replica, request, choices, on_served)
-        return self._proxied_events(replica, request, on_served)
+            return self._peer_choices(replica, request, choices, deadline)
+        return self._peer_events(replica, request, deadline)
 
     async def _local_events(
-        self, replica: Replica, request: GenerationRequest, choices: int, on_served: Callable[[Served], None]
+        self, replica: Replica, request: GenerationRequest, choices: int, on_served: OnServed
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica.model)
-        if choices > len(workers.workers):
-            raise BadRequest(
-                f"n is {choices}; {replica.model!r} has {len(workers.workers)} workers here (--workers)", param="n"
-            )
         async with workers.lease(choices) as lease:
             on_served(Served(f"{lease.workers[0].name}@{self.node}", replica))
-            started = time.perf_counter()
+            begun = time.perf_counter()
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
                     yield event
-                    if isinstance(event, Finish) and choices == 1 and event.usage.completion_tokens > 1:
-                        workers.measured(event.usage.completion_tokens / max(time.perf_counter() - started, 1e-6))
+                    if isinstance(event, Finish) and choices == 1:
+                        note_speed(workers, event, begun)
 
-    async def _remote_choices(
-        self, replica: Replica, request: GenerationRequest, choices: int, on_served: Callable[[Served], None]
+    async def _peer_choices(
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        on_served(Served(replica.node, replica))
-        source = peer_candidates(self._client, replica, request, choices, 1, DEFAULT_DEADLINE_S)
-        async with aclosing(source) as answers:
-            choice = 0
+        choice = itertools.count()
+        async with aclosing(self._candidates(replica, request, choices, deadline)) as answers:
             async for candidate in answers:
-                async for event in finished_events(candidate, choice):
+                if candidate.error is not None:
+                    raise PeerFailed(replica.node, candidate.error)
+                async for event in finished_events(candidate, next(choice)):
                     yield event
-                choice += 1
 
-    async def _proxied_events(
-        self, replica: Replica, request: GenerationRequest, on_served: Callable[[Served], None]
+    async def _peer_events(
+        self, replica: Replica, request: GenerationRequest, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        """One answer generated by a peer, event by event."""
-        assert replica.url is not None
-        reader = ChunkReader(chat=request.messages is not None)
-        finished = False
         try:
-            async with self._client.open_generation(
-                replica.url,
-                GENERATE_PATH,
-                json.dumps(request_body(request, 1)).encode(),
-                request_id=current_request_id.get(),
-                hops=1,
-                deadline_s=DEFAULT_DEADLINE_S,
-            ) as response:
-                if response.status != 200:
-                    raise await response.refusal()
-                on_served(Served(replica.node, replica))
-                async for data in sse_data(response.chunks()):
-                    if data == b"[DONE]":
-                        break
-                    for event in reader.events(json.loads(data)):
-                        finished = finished or isinstance(event, Finish)
-                        yield event
-        except PeerError as error:
-            raise peer_failure(replica, error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise PeerFailed(replica.node, f"sent an unreadable chunk: {error!r}") from error
-        if not finished:
-            raise PeerFailed(replica.node, "ended the stream before the answer was complete")
+            async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
+                async for event in events:
+                    yield event
+        except PeerFailed:
+            self._report_traffic(replica.node_id, False)
+            raise
         self._report_traffic(replica.node_id, True)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> tuple[Embeddings, str]:
-        """Vectors from this node's own model, and the model's id. Peers are not asked for embeddings yet."""
-        here = [replica for replica in able(model, self.replicas(local_only=True)) if replica.embeddings]
+    async def embed(self, model: str, texts: Sequence[str]) -> AsyncGenerator[Embeddings, None]:
+        """Vectors of `texts` in order, some at a time, from this node's own model. Raises BadRequest without one.
+
+        Peers are not asked: a client that wants a peer's vectors is told which nodes have them.
+        """
+        able_ones = [replica for replica in able(model, self.replicas()) if replica.embeddings]
+        here = [r for r in self.replicas(local_only=True) if r.embeddings and model in (r.model, SWARM_ALIAS)]
         if not here:
-            raise BadRequest(f"model {model!r} cannot embed on this node", param="model")
-        workers = self._workers(here[0].model)
-        async with workers.lease(1) as lease:
-            return await lease.engine.embed(texts), here[0].model
-
-
-def peer_failure(replica: Replica, error: PeerError) -> SwarmError:
-    """A peer's refusal of the request itself stays a refusal; everything else is the peer's failure."""
-    if error.status == 400:
-        return BadRequest(str(error))
-    return PeerFailed(replica.node, str(error))
+            others = ", ".join(sorted({replica.node for replica in able_ones}))
+            hint = f"ask one of these nodes: {others}" if others else "no node that serves it can"
+            raise BadRequest(f"model {model!r} cannot embed on node {self.node!r}: {hint}", param="model")
+        async with self._workers(here[0].model).lease(1) as lease:
+            for start in range(0, len(texts), EMBEDDING_BATCH):
+                yield await lease.engine.embed(texts[start : start + EMBEDDING_BATCH])
 
 
 def may_stream_leader(question: Question) -> bool:
     """Whether a leader may be shown live: not where a first answer would be acted on (tools, JSON, numbers)."""
-    structured = question.response_format is not None and question.response_format.type != "text"
-    return not (
-        question.tools or structured or question.wants_final_answer or question.strategy in ("first", "majority")
-    )
+    acted_on = question.tools or question.wants_json or question.wants_final_answer
+    return not acted_on and question.strategy not in ("first", "majority")
 
 
 def leader_first(assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:

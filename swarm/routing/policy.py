@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from swarm.errors import BadRequest
 from swarm.routing.replicas import Replica
 
 MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
@@ -14,12 +15,25 @@ LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one vote
 
 @dataclass(frozen=True, slots=True)
 class VoteOptions:
-    """What the request or the node asks of a vote; None means "not said"."""
+    """What a request asks of a vote; None and "auto" mean "not said"."""
 
     strategy: str = "auto"
     votes: int | None = None
     min_votes: int | None = None
     deadline_s: float | None = None
+
+    @property
+    def explicit(self) -> bool:
+        """The client itself wants a vote: it is honoured and queues, where a node's default only takes what is idle."""
+        return self.votes is not None or self.strategy not in ("auto", "single")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What this node does where a request does not say."""
+
+    votes: int
+    strategy: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,7 @@ class Plan:
     """How a request will be answered. `wanted` is what the setting asks for, `asked` what the load allows."""
 
     mode: Literal["single", "vote"]
+    strategy: str
     wanted: int
     assignments: tuple[Assignment, ...]
 
@@ -43,25 +58,39 @@ class Plan:
         return sum(assignment.count for assignment in self.assignments)
 
 
-def preference(replica: Replica) -> tuple[bool, int, bool, float, int, str]:
-    """Sort key for a single answer: a free slot, the stronger model, here before elsewhere, speed, room, id."""
-    return (
-        replica.slots_free <= 0,
-        -(replica.params or 0),
-        not replica.local,
-        -(replica.tokens_per_s or 0.0),
-        -replica.slots_free,
-        replica.node_id,
-    )
+def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replica, ...]:
+    """Best first for `choices` answers at once; the rest are the order of failover.
+
+    Enough free slots, then the stronger model, here before elsewhere, speed, room; the id makes it one order.
+    """
+
+    def key(replica: Replica) -> tuple[bool, int, bool, float, int, str]:
+        return (
+            replica.slots_free < choices,
+            -(replica.params or 0),
+            not replica.local,
+            -(replica.tokens_per_s or 0.0),
+            -replica.slots_free,
+            replica.node_id,
+        )
+
+    return tuple(sorted(replicas, key=key))
 
 
-def by_preference(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-    """Best first; the rest are the order of failover."""
-    return tuple(sorted(replicas, key=preference))
+def with_slots_for(choices: int, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """Those that can give `choices` answers at once, best first. Raises BadRequest if that is more than any has."""
+    found = by_preference((replica for replica in replicas if replica.slots >= choices), choices)
+    if not found:
+        most = max(replicas, key=lambda replica: replica.slots)
+        raise BadRequest(
+            f"n is {choices}; {most.model!r} gives at most {most.slots} answers at once (--workers on {most.node})",
+            param="n",
+        )
+    return found
 
 
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Assignment, ...]:
-    """Deal `votes` over models first, then nodes, then slots: a second slot of a node only when every node has one.
+    """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
     With `idle_only` no replica gets more than its free slots, else no more than its slots.
     """
@@ -81,22 +110,35 @@ def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[As
     return tuple(Assignment(replica, count) for replica, count in given.items() if count)
 
 
+def strategy_of(options: VoteOptions, default: str) -> str:
+    """The request's strategy, else the node's; a node that answers singly still votes where a request wants votes."""
+    if options.strategy != "auto":
+        return options.strategy
+    return "auto" if default == "single" and options.explicit else default
+
+
 def make_plan(
-    replicas: Sequence[Replica], options: VoteOptions, default_votes: int, prompt_chars: int, choices: int = 1
+    replicas: Sequence[Replica], options: VoteOptions, defaults: Defaults, prompt_chars: int, choices: int = 1
 ) -> Plan:
-    """One answer or a ballot, and who is asked.
+    """One answer or a ballot, and who is asked. `replicas` is not empty.
 
     Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. An explicit number of votes or a
-    named strategy is honoured and queues; `auto` takes only idle slots, down to one, and one for a very long prompt.
+    named strategy is honoured and queues; else only idle slots are taken, down to one (or to `min_votes`), and one for
+    a very long prompt.
     """
-    best = by_preference(replicas)
-    explicit = options.votes is not None or options.strategy not in ("auto", "single")
-    wanted = min(options.votes or default_votes, MAX_VOTES)
-    single = Plan("single", wanted, (Assignment(best[0], 1),))
-    if choices > 1 or options.strategy == "single" or wanted == 1:
-        return Plan("single", 1, (Assignment(best[0], choices),))
-    if not explicit and prompt_chars > LONG_PROMPT_CHARS:
+    best = with_slots_for(choices, replicas)
+    strategy = strategy_of(options, defaults.strategy)
+    least = options.min_votes or 1
+    wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
+    if choices > 1 or strategy == "single" or wanted == 1:
+        return Plan("single", "single", 1, (Assignment(best[0], choices),))
+    single = Plan("single", "single", wanted, (Assignment(best[0], 1),))
+    if options.explicit:
+        return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False))
+    if prompt_chars > LONG_PROMPT_CHARS and least == 1:
         return single
-    assignments = spread(best, wanted, idle_only=not explicit)
-    plan = Plan("vote", wanted, assignments)
-    return plan if plan.asked > 1 or (explicit and plan.asked) else single
+    assignments = spread(best, wanted, idle_only=True)
+    if sum(assignment.count for assignment in assignments) < least:
+        assignments = spread(best, least, idle_only=False)
+    plan = Plan("vote", strategy, wanted, assignments)
+    return plan if plan.asked > 1 else single

@@ -1,34 +1,16 @@
-"""Run voters and hear them as they finish: on this node's own workers, or on a peer over HTTP."""
+"""Run voters on this node's own workers and hear them as they finish."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from pydantic import ValidationError
-
-from federation.client import PeerClient
-from federation.errors import PeerError
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
-from swarm.errors import BadRequest, PeerFailed
-from swarm.generation import Candidate, Delta, Finish, Frozen, GenerationRequest, ToolCallDelta
-from swarm.routing.replicas import Replica
-from swarm.tracing import current_request_id
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta
+from swarm.routing.ballot_box import OnEvent
 from swarm.workers.pool import ModelWorkers
-
-OnEvent = Callable[[Delta | Finish], Awaitable[None]]
-
-
-REFUSAL_VOTER = "refused"  # the voter name under which a peer says that the request itself can never work
-
-
-class CandidatesBody(Frozen):
-    """The body of `POST /federation/v1/candidates`: run `votes` voters on `request` as it stands."""
-
-    request: GenerationRequest
-    votes: int
 
 
 def with_sampling(request: GenerationRequest, change: SamplingChange) -> GenerationRequest:
@@ -39,16 +21,24 @@ def elapsed_ms(since: float) -> int:
     return round((time.perf_counter() - since) * 1000)
 
 
+def note_speed(workers: ModelWorkers, finish: Finish, since: float) -> None:
+    """Report how fast a finished answer was generated, prefill included; one token says nothing."""
+    took_s = time.perf_counter() - since
+    if finish.usage.completion_tokens > 1 and took_s > 0:
+        workers.measured(finish.usage.completion_tokens / took_s)
+
+
 async def local_candidates(
     workers: ModelWorkers, request: GenerationRequest, count: int, node: str, on_event: OnEvent | None = None
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from this node's workers as one batch, each as soon as it is whole.
 
     `on_event` hears the first voter's events while they come, its `Finish` right before its candidate. Closing the
-    generator stops the batch.
+    generator stops the batch. A candidate's time counts from here, waiting for the workers included.
     """
-    started = time.perf_counter()
+    asked = time.perf_counter()
     async with workers.lease(count) as lease:
+        begun = time.perf_counter()
         builders = [AnswerBuilder() for _ in lease.workers]
         model = lease.engine.model_id
         async with aclosing(lease.engine.candidates(request, len(builders))) as events:
@@ -59,41 +49,9 @@ async def local_candidates(
                     await on_event(event)
                 if isinstance(event, Delta):
                     continue
-                took_ms = elapsed_ms(started)
-                if took_ms > 0 and builder.usage.completion_tokens > 1:
-                    workers.measured(builder.usage.completion_tokens / took_ms * 1000)
-                yield builder.candidate(f"{lease.workers[event.choice].name}@{node}", node, model, took_ms)
-
-
-async def peer_candidates(
-    client: PeerClient, replica: Replica, request: GenerationRequest, count: int, hops: int, deadline_s: float
-) -> AsyncGenerator[Candidate, None]:
-    """`count` answers from a peer. At most that many are taken, and each must bear the peer's own name."""
-    assert replica.url is not None
-    started = time.perf_counter()
-    body = CandidatesBody(request=request, votes=count).model_dump(mode="json", by_alias=True, exclude_none=True)
-    left = count
-    try:
-        stream = client.stream_candidates(
-            replica.url, body, request_id=current_request_id.get(), hops=hops, deadline_s=deadline_s
-        )
-        async with aclosing(stream) as lines:
-            async for line in lines:
-                candidate = Candidate.model_validate_json(line)
-                if candidate.error is not None and candidate.voter == REFUSAL_VOTER:
-                    raise BadRequest(candidate.error)
-                name = candidate.voter.split("@", 1)[0][:64] or f"voter-{left}"
-                yield candidate.model_copy(
-                    update={"voter": f"{name}@{replica.node}", "node": replica.node, "elapsed_ms": elapsed_ms(started)}
-                )
-                left -= 1
-                if not left:
-                    return
-    except PeerError as error:
-        raise PeerFailed(replica.node, str(error)) from error
-    except ValidationError as error:
-        raise PeerFailed(replica.node, f"sent a candidate that is none: {error.errors()[0]['msg']}") from error
-    raise PeerFailed(replica.node, f"sent {count - left} of {count} candidates")
+                note_speed(workers, event, begun)
+                voter = f"{lease.workers[event.choice].name}@{node}"
+                yield builder.candidate(voter, node, model, elapsed_ms(asked))
 
 
 async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[Delta | Finish, None]:

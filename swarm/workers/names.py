@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 
 NAMES = (
     "Zeus", "Nebula", "Atlas", "Luna", "Orion", "Vega", "Apollo", "Iris", "Titan", "Nova", "Hermes", "Lyra", "Juno",
@@ -13,10 +15,10 @@ NAMES = (
 )  # fmt: skip
 
 
-def worker_names(count: int, node_id: str) -> tuple[str, ...]:
-    """`count` different names; the same node gets the same ones, other nodes mostly others."""
+def worker_names(node_id: str) -> Iterator[str]:
+    """Different names without end; the same node gets the same ones, other nodes mostly others."""
     shuffled = list(NAMES)
     random.Random(node_id).shuffle(shuffled)
-    return tuple(
-        shuffled[i % len(shuffled)] + (f"-{i // len(shuffled) + 1}" if i >= len(shuffled) else "") for i in range(count)
-    )
+    for lap in itertools.count(1):
+        for name in shuffled:
+            yield name if lap == 1 else f"{name}-{lap}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.engines.engine import Engine
 from swarm.errors import SwarmError, Unavailable
+from swarm.workers.breaker import Breaker
 from swarm.workers.names import worker_names
 from swarm.workers.slots import SlotTable, Ticket, Worker
 
@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64  # requests queued for one model's slots; more than a minute of work on a small machine
 MAX_RESTARTS, RESTART_WINDOW_S = 3, 60.0  # an engine that breaks this often will break again: stop and say so
-RESTART_PAUSE_S = 0.5
+RESTART_PAUSE_S = 0.5  # between two attempts to load; what is missing (memory, a disk) may come back
+BUSY_RETRY_AFTER_S = 2  # told to clients: about one short answer
+RELOAD_RETRY_AFTER_S = 5  # told to clients: about one load of a large model from a warm disk
 
 Loader = Callable[[], Awaitable[Engine]]
 
@@ -39,44 +41,74 @@ class ModelState:
     problem: str | None
 
 
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Workers held for one request, and the engine they belong to."""
 
-    def __init__(self, engine: Engine, workers: tuple[Worker, ...]) -> None:
-        self.engine = engine
-        self.workers = workers
+    engine: Engine
+    workers: tuple[Worker, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One loaded engine, its slots and who waits for them: over when the engine breaks, never continued by another."""
+
+    engine: Engine
+    table: SlotTable
+    waiting: dict[Ticket, asyncio.Future[None]] = field(default_factory=dict[Ticket, "asyncio.Future[None]"])
+
+    def serve(self) -> None:
+        for ticket in self.table.grants():
+            granted = self.waiting[ticket]
+            if not granted.done():  # else its owner was cancelled, and is about to give the workers back
+                granted.set_result(None)
+
+    def end(self, error: SwarmError) -> None:
+        """Refuse everybody who still waits."""
+        for granted in self.waiting.values():
+            if not granted.done():
+                granted.set_exception(error)
 
 
 class ModelWorkers:
-    """One engine, its named workers, and the task that reloads it. Use as `async with`."""
+    """One model's engine, its named workers, and the task that reloads it. Use as `async with`.
 
-    def __init__(self, load: Loader, node_id: str, params: int | None) -> None:
+    `names` gives each new worker its name; `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self, load: Loader, names: Iterator[str], params: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._load = load
-        self._node_id = node_id
+        self._names = names
+        self._named: list[Worker] = []
         self._params = params
-        self._waiters: dict[Ticket, asyncio.Event] = {}
+        self._clock = clock
+        self._run: _Run | None = None
         self._problem: str | None = None
         self._tokens_per_s: float | None = None
 
     async def __aenter__(self) -> ModelWorkers:
-        self._engine = await self._load()
-        names = worker_names(self._engine.capabilities.slots, self._node_id)
-        self._table = SlotTable(tuple(Worker(name, slot) for slot, name in enumerate(names)), MAX_WAITING)
+        await self._start()
         self._keeper = asyncio.create_task(self._reload_when_broken(), name=f"keeper of {self._engine.model_id}")
+        self._keeper.add_done_callback(_report_crash)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
+        self._stop("the node is shutting down")
         await self._engine.aclose()
 
     @property
     def engine(self) -> Engine:
+        """The engine loaded last."""
         return self._engine
 
     @property
     def workers(self) -> tuple[Worker, ...]:
-        return self._table.workers
+        """As many as the engine loaded last has slots."""
+        return tuple(self._named[: self._engine.capabilities.slots])
 
     def state(self) -> ModelState:
         capabilities = self._engine.capabilities
@@ -84,7 +116,7 @@ class ModelWorkers:
             model_id=self._engine.model_id,
             engine=self._engine.name,
             slots=capabilities.slots,
-            slots_free=0 if self._problem else self._table.idle,
+            slots_free=0 if self._run is None else self._run.table.idle,
             context_tokens=capabilities.context_tokens,
             embeddings=capabilities.embeddings,
             params=self._params,
@@ -99,62 +131,84 @@ class ModelWorkers:
 
     @asynccontextmanager
     async def lease(self, count: int) -> AsyncGenerator[Lease]:
-        """Hold `count` workers (at most all), waiting in order of arrival. A full queue raises Unavailable."""
-        if self._problem:
-            raise Unavailable(f"model {self._engine.model_id!r} is not running: {self._problem}", retry_after_s=5)
-        ticket = self._table.ask(count)
+        """Hold `count` workers (at most all), waiting in order of arrival.
+
+        Raises Unavailable while the engine is being reloaded, if it breaks while waiting, and for a full queue.
+        """
+        run = self._run
+        if run is None:
+            raise self._not_running()
+        ticket = run.table.ask(count)
         if ticket is None:
             raise Unavailable(
-                f"{self._table.waiting} requests are already waiting for {self._engine.model_id!r}: try again later",
-                retry_after_s=2,
+                f"{run.table.waiting} requests are already waiting for {run.engine.model_id!r}: try again later",
+                retry_after_s=BUSY_RETRY_AFTER_S,
             )
-        granted = self._waiters[ticket] = asyncio.Event()
+        granted = run.waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
-            self._serve()
-            await granted.wait()
-            yield Lease(self._engine, ticket.granted)
+            run.serve()
+            await granted
+            yield Lease(run.engine, ticket.granted)
         finally:
-            del self._waiters[ticket]
-            self._table.give_back(ticket)
-            self._serve()
+            del run.waiting[ticket]
+            run.table.give_back(ticket)
+            run.serve()
 
-    def _serve(self) -> None:
-        for ticket in self._table.grants():
-            self._waiters[ticket].set()
+    def _not_running(self) -> Unavailable:
+        return Unavailable(
+            f"model {self._engine.model_id!r} is not running: {self._problem}", retry_after_s=RELOAD_RETRY_AFTER_S
+        )
+
+    async def _start(self) -> None:
+        """Load the engine and offer its slots, which may be fewer or more than the last one's."""
+        engine = await self._load()
+        for slot in range(len(self._named), engine.capabilities.slots):
+            self._named.append(Worker(next(self._names), slot))
+        self._engine = engine
+        self._run = _Run(engine, SlotTable(self.workers, MAX_WAITING))
+        self._problem = None
+
+    def _stop(self, problem: str) -> None:
+        self._problem = problem
+        run, self._run = self._run, None
+        if run is not None:
+            run.end(self._not_running())
 
     async def _reload_when_broken(self) -> None:
-        restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        breaker = Breaker(MAX_RESTARTS, RESTART_WINDOW_S)
         while True:
-            reason = await asyncio.shield(self._engine.failed)
-            now = time.monotonic()
-            if len(restarts) == MAX_RESTARTS and now - restarts[0] < RESTART_WINDOW_S:
-                self._problem = f"{reason}; it broke {MAX_RESTARTS + 1} times within {RESTART_WINDOW_S:.0f} s"
-                log.error("engine %s: %s: not restarted again", self._engine.model_id, self._problem)
-                return
-            restarts.append(now)
-            self._problem = reason
-            log.warning("engine %s: %s: loading it again", self._engine.model_id, reason)
+            self._stop(await asyncio.shield(self._engine.failed))
             await self._engine.aclose()
-            await self._load_again()
+            while self._run is None:
+                if not breaker.allows(self._clock()):
+                    self._problem = (
+                        f"{self._problem}; it was loaded {MAX_RESTARTS} times within {RESTART_WINDOW_S:.0f} s "
+                        "and broke again: restart the node when the reason is gone"
+                    )
+                    log.error("engine %s: %s", self._engine.model_id, self._problem)
+                    return
+                log.warning("engine %s: %s: loading it again", self._engine.model_id, self._problem)
+                await self._try_start()
 
-    async def _load_again(self) -> None:
-        while True:
-            try:
-                self._engine = await self._load()
-            except SwarmError as error:
-                self._problem = str(error)
-                log.warning("engine %s: %s", self._engine.model_id, error)
-                await asyncio.sleep(RESTART_PAUSE_S)
-            else:
-                self._problem = None
-                return
+    async def _try_start(self) -> None:
+        try:
+            await self._start()
+        except (SwarmError, OSError) as error:
+            self._problem = str(error)
+            await asyncio.sleep(RESTART_PAUSE_S)
+
+
+def _report_crash(keeper: asyncio.Task[None]) -> None:
+    """A defect must be seen at once: the node goes on, without this model."""
+    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+        log.critical("%s ended: restart this node and report this", keeper.get_name(), exc_info=error)
 
 
 class WorkerPool:
     """Every model this node serves itself. Use as `async with`; models are loaded by `serve`."""
 
     def __init__(self, node_id: str) -> None:
-        self._node_id = node_id
+        self._names = worker_names(node_id)
         self._models: dict[str, ModelWorkers] = {}
         self._stack = AsyncExitStack()
 
@@ -167,7 +221,7 @@ class WorkerPool:
 
     async def serve(self, load: Loader, params: int | None = None) -> ModelWorkers:
         """Load one more model and offer it. `params` is its parameter count, where known."""
-        workers = await self._stack.enter_async_context(ModelWorkers(load, self._node_id, params))
+        workers = await self._stack.enter_async_context(ModelWorkers(load, self._names, params))
         self._models[workers.engine.model_id] = workers
         return workers
 

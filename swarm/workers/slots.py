@@ -24,7 +24,10 @@ class Ticket:
 
 @dataclass(slots=True)
 class SlotTable:
-    """Free workers and who waits for them, in order of arrival: nobody overtakes, so nobody starves."""
+    """Free workers and who waits for them, in order of arrival: nobody overtakes, so nobody starves.
+
+    Whoever can be served at once is never refused; at most `max_waiting` wait.
+    """
 
     workers: tuple[Worker, ...]
     max_waiting: int
@@ -44,9 +47,9 @@ class SlotTable:
         return len(self._queue)
 
     def ask(self, count: int) -> Ticket | None:
-        """A place in the queue for `count` workers (at most all there are); None if the queue is full."""
+        """A place in the queue for `count` workers (at most all there are); None if it would wait and may not."""
         ticket = Ticket(min(count, len(self.workers)))
-        if self._queue and len(self._queue) >= self.max_waiting:
+        if ticket.count > self.idle and len(self._queue) >= self.max_waiting:
             return None
         self._queue.append(ticket)
         return ticket

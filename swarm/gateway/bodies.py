@@ -1,0 +1,92 @@
+"""Request bodies: read within bounds of size, shape and time, parsed, and refused in words that name the field."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import reprlib
+from typing import TypeVar, cast
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from swarm.errors import BadRequest
+
+MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
+MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
+MAX_PLACED_BYTES = 2**20  # a bad body up to this size is parsed once more to say where its problem is
+BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
+_quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
+_quote.maxstring = _quote.maxother = 80
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_body(request: web.Request, schema: type[M]) -> M:
+    """The body as `schema`. Raises BadRequest, or HTTP 408 and 413."""
+    return parse_body(await read_bytes(request), schema)
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """The body, at most MAX_BODY_BYTES of it and within BODY_TIMEOUT_S."""
+    length = request.content_length
+    if length is not None and length > MAX_BODY_BYTES:  # before any of it is read
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+
+
+def parse_body(raw: bytes, schema: type[M]) -> M:
+    if not raw:
+        raise BadRequest("the body is empty: send a JSON object")
+    marks = raw.count(b"{") + raw.count(b"[") + raw.count(b",")
+    if marks > MAX_MARKS:
+        raise BadRequest(f"the body has {marks} commas and opening brackets; at most {MAX_MARKS} are read")
+    try:
+        return schema.model_validate_json(raw)
+    except ValidationError as error:
+        raise first_problem(error, raw) from error
+
+
+def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
+    """What is wrong with a body: of several problems the deepest, because a union also reports what was not meant."""
+    problems = error.errors(include_url=False)
+    if problems[0]["type"] == "json_invalid":
+        return BadRequest(f"the body is not JSON: {problems[0]['msg']}")
+    body: object = json.loads(raw) if len(raw) <= MAX_PLACED_BYTES else None
+    places = [place_of(problem, body) for problem in problems]
+    deepest = max(range(len(places)), key=lambda i: (len(places[i]), -i))
+    where, problem = dotted(places[deepest]), problems[deepest]
+    if problem["type"] == "missing":
+        return BadRequest(f"{where}: this field is required", param=where)
+    reason = problem["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(problem["input"], dict) else f" (got {_quote.repr(problem['input'])})"
+    return BadRequest(f"{where or 'body'}: {reason}{value}", param=where or None)
+
+
+def place_of(problem: ErrorDetails, body: object) -> list[str | int]:
+    """Where in `body` the problem is: its location without the names that pydantic gives the members of a union.
+
+    Without a `body`, the location as it is.
+    """
+    if body is None:
+        return list(problem["loc"])
+    place: list[str | int] = []
+    for part in problem["loc"]:
+        if isinstance(body, dict) and part in body:
+            place.append(part)
+            body = cast("dict[str | int, object]", body)[part]
+        elif isinstance(body, list) and isinstance(part, int):
+            place.append(part)
+            body = cast("list[object]", body)[part]
+    return [*place, problem["loc"][-1]] if problem["type"] == "missing" else place
+
+
+def dotted(place: list[str | int]) -> str:
+    """A place in OpenAI's notation: messages[0].content."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")

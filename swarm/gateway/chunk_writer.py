@@ -1,0 +1,53 @@
+"""Events of an answer as OpenAI's chunks, written to one stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swarm.gateway.call_opening import CallOpening, honest_reason
+from swarm.gateway.shapes import DONE, Shape, add_usage
+from swarm.gateway.streams import OpenStream
+from swarm.gateway.text_logprobs import text_logprobs
+from swarm.generation import Delta, Finish, JsonObject, Usage
+
+
+class ChunkWriter:
+    """Each choice opens once, with its role, and ends once. One event is one small write."""
+
+    def __init__(self, out: OpenStream, shape: Shape, choices: int) -> None:
+        self._out = out
+        self._shape = shape
+        self._head = shape.head()
+        self._tail = shape.tail()
+        self._unopened = set(range(choices))
+        self._calls = [CallOpening() for _ in range(choices)]
+        self._written_chars = [len(shape.echo)] * choices
+
+    async def delta(self, event: Delta) -> None:
+        if event.tool_calls:
+            calls = tuple(map(self._calls[event.choice].opened, event.tool_calls))
+            event = replace(event, tool_calls=calls)
+        if self._shape.kind == "text":
+            if event.logprobs is not None:
+                event = replace(event, logprobs=text_logprobs(event.logprobs, self._written_chars[event.choice]))
+            self._written_chars[event.choice] += len(event.text)
+        await self._chunk(event.choice, self._shape.delta(event), self._tail)
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        """The choice's last chunk; with `extension` it carries the `swarm` object."""
+        reason = honest_reason(event.reason, self._calls[event.choice].any)
+        await self._chunk(event.choice, self._shape.finish(event.choice, reason), self._shape.tail(extension))
+
+    async def end(self, usages: list[Usage]) -> None:
+        """What comes after the last choice: the usage where the client asked for it, and the end mark."""
+        usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""
+        await self._out.write(usage + DONE)
+
+    async def _chunk(self, choice: int, body: str, tail: str) -> None:
+        text = f"{self._head}{body}{tail}"
+        if choice in self._unopened:
+            self._unopened.discard(choice)
+            opening = self._shape.opening(choice)
+            if opening is not None:
+                text = f"{self._head}{opening}{self._tail}{text}"
+        await self._out.write(text.encode())

@@ -1,0 +1,88 @@
+"""The turns of a conversation as clients send them, and as chat templates take them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
+
+from swarm.generation import JsonObject
+
+MAX_PARTS = 1024  # of one message; clients send a handful
+MAX_TOOL_CALLS = 256  # in one turn
+
+
+class Part(BaseModel):
+    """What is inside a body: strict types (no "0.5" for 0.5), finite numbers, unknown fields ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class TextPart(TypedDict):
+    """A plain dictionary: hundreds of thousands of them must parse without the garbage collector waking up."""
+
+    type: Literal["text"]
+    text: str
+
+
+class MessageFunction(Part):
+    name: str
+    arguments: str = "{}"
+
+
+class MessageToolCall(Part):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: MessageFunction
+
+    def to_engine(self) -> JsonObject:
+        function: JsonObject = {"name": self.function.name, "arguments": as_object(self.function.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+class Message(Part):
+    """One turn. Assistant turns may have tool calls and no content."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: Annotated[str | None, Field(validation_alias=AliasChoices("reasoning_content", "reasoning"))] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a {self.role} message needs content")
+        return self
+
+    def to_engine(self) -> JsonObject:
+        """The turn as chat templates know it: `developer` is a system turn, parts are one text."""
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part["text"] for part in content)
+        wire: JsonObject = {"role": "system" if self.role == "developer" else self.role, "content": content or ""}
+        if self.tool_calls:
+            wire["tool_calls"] = [call.to_engine() for call in self.tool_calls]
+        for field in ("name", "tool_call_id", "reasoning_content"):
+            value: str | None = getattr(self, field)
+            if value is not None:
+                wire[field] = value
+        return wire
+
+
+def as_object(arguments: str) -> str:
+    """The JSON text of a call's arguments; what is not a JSON object is wrapped in one.
+
+    Models make malformed calls, clients send them back, and llama.cpp (and templates that walk over the arguments)
+    would fail on them.
+    """
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        parsed = None
+    return arguments if isinstance(parsed, dict) else json.dumps({"arguments": arguments}, ensure_ascii=False)

@@ -1,0 +1,40 @@
+"""OpenAI's list of models: everything that this node or a peer serves, and the alias for all of it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from swarm.errors import UnknownModel
+from swarm.gateway.compact_json import json_response
+from swarm.gateway.keys import DISPATCHER, STARTED_AT
+from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
+
+
+def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
+    """What a client may ask for."""
+    return (*model_names(replicas), SWARM_ALIAS) if replicas else ()
+
+
+def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict[str, object]:
+    """One entry of the list; `nodes` is our own extension."""
+    nodes = sorted({replica.node for replica in replicas if name in (SWARM_ALIAS, replica.model)})
+    return {"id": name, "object": "model", "created": created, "owned_by": "local-swarm", "nodes": nodes}
+
+
+async def models(request: web.Request) -> web.Response:
+    replicas = request.app[DISPATCHER].replicas()
+    data = [model_object(name, replicas, request.app[STARTED_AT]) for name in names_of(replicas)]
+    return json_response({"object": "list", "data": data})
+
+
+async def model(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    replicas = request.app[DISPATCHER].replicas()
+    names = names_of(replicas)
+    if name not in names:
+        raise UnknownModel(name, names)
+    return json_response(model_object(name, replicas, request.app[STARTED_AT]))
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/v1/models", models), web.get("/v1/models/{id:.+}", model)]

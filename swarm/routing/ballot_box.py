@@ -1,0 +1,182 @@
+"""What has come in of one ballot so far, and what follows from it. Plain state: `ballot.py` feeds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.question import Question
+from swarm.consensus.tally import lead_is_unbeatable, tally
+from swarm.consensus.verdict import StoppedBy, Verdict, decide
+from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, SwarmError, Unavailable
+from swarm.generation import Candidate, Delta, Finish
+from swarm.routing.replicas import Replica
+
+log = logging.getLogger(__name__)
+
+OnEvent = Callable[[Delta | Finish], Awaitable[None]]
+RunVoters = Callable[[Replica, Sequence[SamplingChange], OnEvent | None], AsyncGenerator[Candidate, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Voters of one replica that run together: same temperature, one prefill."""
+
+    replica: Replica
+    samplings: tuple[SamplingChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A batch that broke off; `missing` of its voters did not answer."""
+
+    batch: Batch
+    missing: int
+    error: SwarmError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something that a batch sent."""
+
+    batch: Batch
+    item: Delta | Finish | Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the ballot ended. `leader` is the answer that was streamed live, if one was."""
+
+    verdict: Verdict
+    leader: Candidate | None
+
+
+@dataclass(frozen=True, slots=True)
+class BallotCall:
+    """What is asked of whom. `deadline` is a `time.monotonic()` instant; `replace` finds a batch for a lost one.
+
+    With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is degraded.
+    """
+
+    question: Question
+    wanted: int
+    batches: tuple[Batch, ...]
+    deadline: float
+    run: RunVoters
+    replace: Callable[[Failure], Batch | None]
+    stream_leader: bool = False
+    min_votes: int = 1
+
+    @property
+    def asked(self) -> int:
+        return sum(len(batch.samplings) for batch in self.batches)
+
+
+class BallotBox:
+    """Candidates, failures and who is still out."""
+
+    def __init__(self, call: BallotCall) -> None:
+        self.call = call
+        self.candidates: list[Candidate] = []
+        self.failures: list[SwarmError] = []
+        self.outstanding = call.asked
+        self.leader: Candidate | None = None
+        self._leader_begun = False
+        self._leader_is_next = False
+        self._leads = call.batches[0] if call.stream_leader else None
+        self._replaced = False
+        self._voters: set[str] = set()
+
+    @property
+    def leader_pending(self) -> bool:
+        return self._leads is not None and self.leader is None
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline."""
+        enough = max(-(-self.call.asked // 2), min(self.call.min_votes, self.call.asked))
+        return len(self.candidates) >= enough and not self.leader_pending
+
+    def take(self, report: Report) -> Delta | None:
+        """Count a report; returns the event to stream on, if it is one of the leader's."""
+        item = report.item
+        if isinstance(item, Delta):
+            self._leader_begun = True
+            return item
+        if isinstance(item, Finish):
+            self._leader_is_next = True
+            return None
+        item = self._under_its_own_name(item)
+        self.outstanding -= 1
+        self.candidates.append(item)
+        if self._leader_is_next and report.batch is self._leads:
+            self.leader = item
+            self._leader_is_next = False
+        return None
+
+    def _under_its_own_name(self, candidate: Candidate) -> Candidate:
+        """A slot that was free again answers a second seat of the same ballot: another answer, so another voter."""
+        name, at, node = candidate.voter.partition("@")
+        voter, turn = candidate.voter, 1
+        while voter in self._voters:
+            turn += 1
+            voter = f"{name}#{turn}{at}{node}"
+        self._voters.add(voter)
+        return candidate if turn == 1 else candidate.model_copy(update={"voter": voter})
+
+    def lose(self, failure: Failure) -> Batch | None:
+        """Count a failure; returns the batch to run instead. One replacement a ballot."""
+        self.outstanding -= failure.missing
+        self.failures.append(failure.error)
+        log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
+        if failure.batch is self._leads and self.leader is None:
+            if self._leader_begun:
+                raise failure.error  # the client has half an answer: an honest error, never a splice
+            self._leads = None
+        other = None if self._replaced else self.call.replace(failure)
+        if other is not None:
+            self._replaced = True
+            self.outstanding += len(other.samplings)
+        return other
+
+    def stop_reason(self) -> StoppedBy | None:
+        """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
+        if self.leader_pending:
+            return None
+        if not self.outstanding:
+            return "all_in"
+        counted = tally(self.call.question, self.candidates)
+        if self.call.question.strategy == "first" and counted.groups:
+            return "first"
+        if counted.votes < self.call.min_votes:
+            return None
+        return "unbeatable_lead" if lead_is_unbeatable(counted, float(self.outstanding)) else None
+
+    def outcome(self, stopped_by: StoppedBy) -> Outcome:
+        """The result. Raises where no voter gave a candidate, and where the streamed leader was cut off."""
+        if stopped_by == "deadline" and self._leader_begun and self.leader is None:
+            raise DeadlineExceeded("the answer was not complete by the request's deadline")
+        if not self.candidates:
+            raise no_candidate(self.failures, self.call.asked, late=stopped_by == "deadline")
+        call = self.call
+        verdict = decide(call.question, self.candidates, asked=call.asked, wanted=call.wanted, stopped_by=stopped_by)
+        if verdict.votes < call.min_votes and verdict.quorum and call.question.strategy != "first":
+            verdict = replace(verdict, quorum=False, degraded=True, agreement=None)
+        return Outcome(verdict, self.leader)
+
+
+def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
+    """What to tell a client when nobody answered: time ran out, or its own mistake, or why each voter failed."""
+    reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
+    if late:
+        also = f" ({reasons})" if reasons else ""
+        return DeadlineExceeded(f"none of the {asked} voters answered by the request's deadline{also}")
+    for error in failures:
+        if isinstance(error, BadRequest):
+            return error
+    busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
+    if len(busy) == len(failures):
+        return Unavailable(reasons, retry_after_s=min(busy, default=1))
+    return EngineFailed(f"every voter failed: {reasons}")

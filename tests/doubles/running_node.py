@@ -1,0 +1,165 @@
+"""A node without a command line: workers, dispatcher, membership and gateway on a real loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from federation.advertisement import NodeDescription, ServedModel
+from federation.client import PeerClient
+from federation.hostport import Address
+from federation.membership import Membership
+from federation.timing import Timing
+from swarm.engines.engine import Engine
+from swarm.gateway.app import make_app
+from swarm.gateway.condition import Condition
+from swarm.gateway.streams import Pacing
+from swarm.node import peer_replicas
+from swarm.routing.dispatcher import Dispatcher
+from swarm.workers.pool import WorkerPool
+
+WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
+SHUTDOWN_S = 0.01  # what is still being answered when a test ends is cut off
+
+FAST = Timing(
+    probe_interval_s=0.05,
+    probe_timeout_s=1.0,
+    refused_retry_s=0.02,
+    alternate_interval_s=0.1,
+    retry_first_s=0.05,
+    lost_retry_cap_s=0.1,
+    unproven_retry_cap_s=0.1,
+    exchange_interval_s=0.1,
+    goodbye_timeout_s=1.0,
+)
+
+Loader = Callable[[], Awaitable[Engine]]
+
+
+def ready(engine: Engine) -> Loader:
+    """A loader that gives `engine`, which is there already."""
+
+    async def load() -> Engine:
+        return engine
+
+    return load
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """What tests vary. `client` makes the node's peer client from its id."""
+
+    votes: int = 5
+    strategy: str = "auto"
+    peers: Sequence[Address] = ()
+    params: int | None = 2_000_000
+    pacing: Pacing = field(default_factory=Pacing)
+    client: Callable[[str], PeerClient] = PeerClient
+
+
+class RunningNode:
+    """Use as `async with`; `stop` ends it at once, and its port with it."""
+
+    def __init__(self, name: str, *loaders: Loader, options: NodeOptions | None = None) -> None:
+        self.name = name
+        self.id = f"id-{name}"
+        self._loaders = loaders
+        self._options = options or NodeOptions()
+        self._stack = AsyncExitStack()
+        self.condition = Condition()
+        self.address = Address("127.0.0.1", 0)
+
+    @property
+    def url(self) -> str:
+        return self.address.url
+
+    async def __aenter__(self) -> RunningNode:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        options = self._options
+        self.pool = await stack.enter_async_context(WorkerPool(self.id))
+        for load in self._loaders:
+            await self.pool.serve(load, options.params)
+        client = await stack.enter_async_context(options.client(self.id))
+        self.membership = Membership(self.describe(), client, static_peers=options.peers, timing=FAST)
+        self.dispatcher = Dispatcher(
+            pool=self.pool,
+            peers=lambda: peer_replicas(self.membership.alive()),
+            client=client,
+            report_traffic=self.membership.report_traffic,
+            node_id=self.id,
+            node=self.name,
+            default_votes=options.votes,
+            default_strategy=options.strategy,
+        )
+        self.condition.loading = False
+        await self._listen(stack)
+        if options.peers:
+            await stack.enter_async_context(self.membership)
+            await self.until(lambda: len(self.membership.alive()) == len(options.peers))
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition, self._options.pacing)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.address = Address("127.0.0.1", int(runner.addresses[0][1]))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds, looking again after each change among the peers."""
+        changed = asyncio.Event()
+        unsubscribe = self.membership.subscribe(lambda _: changed.set())
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not condition():
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            unsubscribe()
+
+    def describe(self) -> NodeDescription:
+        states = self.pool.states()
+        return NodeDescription(
+            id=self.id,
+            name=self.name,
+            version="0.1.0",
+            url=self.address.url,
+            models=tuple(
+                ServedModel(
+                    id=state.model_id,
+                    context_tokens=state.context_tokens,
+                    params=state.params,
+                    slots=state.slots,
+                    slots_free=state.slots_free,
+                    embeddings=state.embeddings,
+                )
+                for state in states
+            ),
+            slots_free=sum(state.slots_free for state in states),
+            draining=self.condition.draining,
+            instance=f"run-of-{self.name}",
+        )
+
+
+@asynccontextmanager
+async def run_nodes(*nodes: RunningNode) -> AsyncIterator[None]:
+    """All of them, started in order."""
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await stack.enter_async_context(node)
+        yield

@@ -1,0 +1,134 @@
+"""An engine that says what a test tells it to say, when it is told, and fails where it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from swarm.engines.engine import Capabilities, Embeddings
+from swarm.errors import BadRequest, EngineFailed
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Usage
+
+WAIT_S = 5.0  # far above what any condition here takes; only a defect reaches it
+PROMPT_TOKENS = 7  # of every prompt: a fixed figure that tests can recognise
+
+# A piece of text, a whole event, a gate to wait at, the reason of the end (else "stop"), or a failure.
+Step = str | Delta | asyncio.Event | Finish | Exception
+Script = Callable[[GenerationRequest, int], Sequence[Step]]
+
+
+def ending(reason: FinishReason) -> Finish:
+    """A last step that ends an answer for another reason than "stop"."""
+    return Finish(0, reason, Usage())
+
+
+def saying(*texts: str) -> Script:
+    """Voter 0 says the first text, voter 1 the second, ...; the last one is said by all further ones."""
+    return lambda _, voter: [texts[min(voter, len(texts) - 1)]]
+
+
+class ScriptedEngine:
+    """`script(request, voter)` gives the steps of each answer; voters are counted over the engine's life.
+
+    `running` answers are being played; `cancelled` were closed before their end; `requests` came in, one per call.
+    """
+
+    name = "scripted"
+
+    def __init__(self, script: Script, *, model_id: str = "scripted", slots: int = 4) -> None:
+        self.script = script
+        self.requests: list[GenerationRequest] = []
+        self.running = 0
+        self.cancelled = 0
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.closed = False
+        self._model_id = model_id
+        self._slots = slots
+        self._voters = 0
+        self._changed = asyncio.Condition()
+
+    @property
+    def model_id(self) -> str:
+        return self._model_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            slots=self._slots,
+            context_tokens=1024,
+            tools=True,
+            grammar=True,
+            logprobs=True,
+            embeddings=True,
+            reasoning=True,
+        )
+
+    def generate(self, request: GenerationRequest) -> EventStream:
+        return self.candidates(request, 1)
+
+    async def candidates(self, request: GenerationRequest, n: int) -> EventStream:
+        if not 1 <= n <= self._slots:
+            raise BadRequest(f"n is {n}", param="n")
+        if self.closed:
+            raise EngineFailed("the engine is closed")
+        self.requests.append(request)
+        scripts = [self.script(request, self._voters + choice) for choice in range(n)]
+        self._voters += n
+        events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue()
+        players = [asyncio.create_task(_play(steps, choice, events)) for choice, steps in enumerate(scripts)]
+        left = n
+        await self._count(running=n)
+        try:
+            while left:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                left -= isinstance(event, Finish)
+                yield event
+        finally:
+            for player in players:
+                player.cancel()
+            await asyncio.gather(*players, return_exceptions=True)
+            await self._count(running=-n, cancelled=left)
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        return Embeddings(tuple((float(len(text)), 0.5) for text in texts), len(texts))
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        return PROMPT_TOKENS
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def until(self, condition: Callable[[ScriptedEngine], bool]) -> None:
+        """Return when `condition` holds; looks again whenever an answer begins or ends."""
+        async with asyncio.timeout(WAIT_S), self._changed:
+            await self._changed.wait_for(lambda: condition(self))
+
+    async def _count(self, running: int = 0, cancelled: int = 0) -> None:
+        self.running += running
+        self.cancelled += cancelled
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def _play(steps: Sequence[Step], choice: int, events: asyncio.Queue[Delta | Finish | Exception]) -> None:
+    reason: FinishReason = "stop"
+    tokens = 0
+    for step in steps:
+        match step:
+            case str():
+                tokens += 1
+                await events.put(Delta(choice, step))
+            case Delta():
+                tokens += 1
+                await events.put(replace(step, choice=choice))
+            case asyncio.Event():
+                await step.wait()
+            case Finish():
+                reason = step.reason
+            case _:
+                await events.put(step)
+                return
+    await events.put(Finish(choice, reason, Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=tokens)))
