@@ -1,6 +1,7 @@
 """Make a GGUF with random weights in the shape of a real model, so that speed can be measured without a download.
 
-    python benchmarks/random_model.py OUT.gguf [--layers 24]
+    python -m benchmarks.random_model OUT.gguf [--layers 24]
+    python -m benchmarks.random_model --cached [--layers 24]     (makes it once, prints where it is)
 
 The shape is Qwen2.5-0.5B's (d=896, 24 layers, 14 heads over 2 KV heads, feed-forward 4864, vocabulary 151,936, Q8_0);
 tokenizer and chat template are copied from the embedded model, the rest of the vocabulary is filled with plain words,
@@ -10,10 +11,14 @@ so a token costs what a real one costs. What it says is noise: only its speed me
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, TokenType
+from platformdirs import user_cache_path
 
 from swarm.registry.embedded import embedded_model_path
 
@@ -88,10 +93,36 @@ def write_model(target: Path, layers: int = 24, seed: int = 7) -> None:
     writer.close()
 
 
-if __name__ == "__main__":
+def cached_model(layers: int) -> Path:
+    """The model with so many layers in the user's cache folder, made on first use.
+
+    Its name carries a digest of this recipe and of the embedded model, whose tokenizer it copies: either one changed
+    makes another file.
+    """
+    recipe = Path(__file__).read_bytes() + embedded_model_path().read_bytes()
+    folder = user_cache_path("local-swarm-bench", appauthor=False, ensure_exists=True)
+    target = folder / f"random-{layers}-layers-{hashlib.sha256(recipe).hexdigest()[:12]}.gguf"
+    if not target.is_file():
+        unfinished = target.with_suffix(f".{os.getpid()}.partial")
+        write_model(unfinished, layers)
+        unfinished.replace(target)
+    return target
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", type=Path)
+    parser.add_argument("target", type=Path, nargs="?")
+    parser.add_argument("--cached", action="store_true", help="in the user's cache folder, if it is not there already")
     parser.add_argument("--layers", type=int, default=24)
     arguments = parser.parse_args()
+    if arguments.cached == (arguments.target is not None):
+        parser.error("give either a file to write or --cached")
+    if arguments.cached:
+        print(cached_model(arguments.layers))
+        return
     write_model(arguments.target, arguments.layers)
-    print(f"{arguments.target}: {arguments.target.stat().st_size / 2**20:.0f} MiB")
+    print(f"{arguments.target}: {arguments.target.stat().st_size / 2**20:.0f} MiB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
