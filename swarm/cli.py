@@ -7,14 +7,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.consensus.question import STRATEGIES
+from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.errors import SetupError, SwarmError
-from swarm.settings import NAMES, Settings, make_settings
 from swarm.tracing import RequestIdFilter
+
+if TYPE_CHECKING:
+    from swarm.settings import Settings
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -146,11 +148,12 @@ def _add_models(commands: Any) -> None:
         action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
 
 
-# Each command imports what it needs when it runs: `swarm --help` and `swarm status` start in a moment.
+# Each command imports what it needs when it runs, so that `swarm --help` and `swarm status` answer at once.
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from swarm.commands.serve import serve
+    from swarm.settings import NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, arguments.config)
@@ -202,6 +205,8 @@ def _models_rm(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
+    from swarm.settings import make_settings
+
     return make_settings({"data_dir": arguments.data_dir})
 
 

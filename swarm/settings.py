@@ -11,8 +11,7 @@ from platformdirs import user_data_path
 from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
-from swarm.engines.load import EngineName
-from swarm.engines.xllamacpp import Isolation
+from swarm.engines.load import EngineName, Isolation
 from swarm.errors import SetupError
 
 APPLICATION = "local-swarm"

@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 
+from swarm.consensus.strategy_names import STRATEGIES, Strategy
 from swarm.errors import BadRequest
 from swarm.generation import Candidate, GenerationRequest, ResponseFormat, ToolSpec
 
 if TYPE_CHECKING:
     from swarm.consensus.abstention import Flaw
     from swarm.consensus.reading import Reading
-
-Strategy = Literal["auto", "majority", "medoid", "first", "single"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 MAX_SEARCHED_CHARS = 200_000  # of each message: an instruction about the answer's form is not buried deeper
 

@@ -119,7 +119,7 @@ class LlamaHttp:
     def __init__(self, address: str, key: str) -> None:
         self._address = address
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers={"Authorization": f"Bearer {key}"},

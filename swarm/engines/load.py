@@ -1,23 +1,28 @@
-"""Choose and load an engine by name."""
+"""Choose and load an engine by name. Imports the engine's own code only when it is wanted."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from swarm.engines.echo import EchoEngine
-from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.xllamacpp import Isolation, load_xllamacpp
-from swarm.errors import SetupError
+if TYPE_CHECKING:
+    from swarm.engines.engine import Engine, EngineSpec
 
 EngineName = Literal["auto", "xllamacpp", "echo"]
 ENGINE_NAMES: tuple[str, ...] = get_args(EngineName)
+Isolation = Literal["auto", "always", "never"]
 
 
 async def load_engine(name: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
-    """Load `spec` with the engine called `name`; `auto` is xllamacpp, the only one for GGUF so far."""
+    """Load `spec` with the engine called `name`; `auto` is xllamacpp, the only one for GGUF so far.
+
+    Raises EngineFailed with the reason and a remedy.
+    """
     match name:
         case "auto" | "xllamacpp":
+            from swarm.engines.xllamacpp import load_xllamacpp
+
             return await load_xllamacpp(spec, isolation)
         case "echo":
+            from swarm.engines.echo import EchoEngine
+
             return EchoEngine(spec)
-    raise SetupError(f"unknown engine {name!r}; there are: {', '.join(ENGINE_NAMES)}")

@@ -10,16 +10,14 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
+from swarm.engines.load import Isolation
 from swarm.engines.xllamacpp_server import RunningServer, start_server
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import EventStream, GenerationRequest
-
-Isolation = Literal["auto", "always", "never"]
 
 IN_PROCESS_MAX_BYTES = 64 * 2**20  # loads in about 0.1 s; a larger file would freeze the node's loop for seconds (GIL)
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # so that a host started from anywhere finds this package

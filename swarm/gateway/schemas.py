@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, RootModel, Tag, field_validator, model_validator
 
-from swarm.consensus.question import STRATEGIES
+from swarm.consensus.strategy_names import STRATEGIES
 from swarm.gateway.messages import Message, Part
 from swarm.generation import (
     MAX_MESSAGES,

@@ -1,0 +1,8 @@
+"""The strategies by name, importable by the command line without anything else."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Strategy = Literal["auto", "majority", "medoid", "first", "single"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
