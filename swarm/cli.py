@@ -14,6 +14,7 @@ from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.errors import SetupError, SwarmError
 from swarm.tracing import RequestIdFilter
+from swarm.version import program_version
 
 if TYPE_CHECKING:
     from swarm.settings import Settings
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.set_defaults(run=_serve)
+    parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
     _add_network(parser.add_argument_group("network"))
     _add_model(parser.add_argument_group("model"))
     _add_voting(parser.add_argument_group("voting"))

@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
@@ -38,6 +37,7 @@ from swarm.model_choice import choose_model
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica
 from swarm.settings import Settings
+from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,6 @@ log = logging.getLogger(__name__)
 DRAIN_S = 30.0  # what running answers get after the first stop signal
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
 LISTEN_BACKLOG = 1024
-
-
-def node_version() -> str:
-    try:
-        return version("local-swarm")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0+checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +174,10 @@ class Node:
 
     def _greet(self) -> None:
         place = self.place
-        self._console.say(f"Local Swarm {node_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
-        self._console.say(f"  API        http://{place.announced}/v1")
+        self._console.say(f"Local Swarm {program_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
+        everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
+        here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
+        self._console.say(f"  API        http://{place.announced}/v1{here}")
         if not self.settings.federated:
             self._console.say("  federation off: this machine only (start with --federation to join others)")
             return
@@ -255,7 +250,7 @@ class Node:
         return NodeDescription(
             id=self.place.identity.node_id,
             name=self.place.identity.name,
-            version=node_version(),
+            version=program_version(),
             url=self.place.announced.url,
             models=tuple(
                 ServedModel(
