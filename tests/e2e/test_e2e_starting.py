@@ -1,0 +1,169 @@
+"""How a node starts and ends by itself: refusals that say why, useless peers, signals. On loopback, without root."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.e2e.asking import ask, federation_view, long_stream
+from tests.e2e.node_process import PROGRAM, NodeProcess, environment
+from tests.e2e.waiting import eventually
+
+COMMAND_S = 20.0
+REFUSAL_S = 2.0  # nobody waits for a model to load to hear that the port is taken
+TRIES = 3  # one in time will do: a machine that is busy with other tests is no defect
+AT_ONCE_S = 2.0
+DRAIN_S = 30.0
+REPORTED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a command line ended that cannot be run."""
+
+    exit_code: int | None
+    errors: str
+    took_s: float
+
+
+async def refused(folder: Path, *arguments: str) -> Refusal:
+    """Run `swarm` with `arguments` to its end; fails if it is still there after COMMAND_S."""
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM,
+        *("--data-dir", str(folder / "data"), *arguments),
+        env=environment(folder),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(COMMAND_S):
+            _, errors = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        raise
+    return Refusal(process.returncode, errors.decode(), time.monotonic() - began)
+
+
+async def test_a_port_in_use_is_refused_at_once_with_the_remedy(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        refusals = [await refused(tmp_path, "--model", "demo", "--port", str(port))]
+        while refusals[-1].took_s >= REFUSAL_S and len(refusals) < TRIES:
+            refusals.append(await refused(tmp_path, "--model", "demo", "--port", str(port)))
+    refusal = refusals[-1]
+    assert refusal.took_s < REFUSAL_S
+    assert refusal.exit_code == 2
+    assert f"port {port} is in use" in refusal.errors
+    assert f"--port {port + 1}" in refusal.errors
+    assert "Traceback" not in refusal.errors
+
+
+async def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
+    refusal = await refused(tmp_path, "--model", "demo", "--port", "0", "--host", "1.2.3.4")
+    assert refusal.exit_code == 2
+    assert "--host 1.2.3.4 is not an address of this machine" in refusal.errors
+    assert "127.0.0.1" in refusal.errors, "it lists what there is"
+    assert "Traceback" not in refusal.errors
+
+
+@pytest.mark.parametrize(
+    "content", [b"Dear diary, this is no model.\n" * 100, b"", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64],
+    ids=["text", "empty", "damaged"],
+)  # fmt: skip
+async def test_a_model_file_that_is_none_is_refused_with_the_reason(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "diary.gguf"
+    path.write_bytes(content)
+    refusal = await refused(tmp_path, "--port", "0", "--model", str(path))
+    assert refusal.exit_code == 2, refusal.errors
+    assert "diary.gguf" in refusal.errors
+    assert "Traceback" not in refusal.errors
+
+
+async def test_a_model_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    refusal = await refused(tmp_path, "--port", "0", "--model", str(tmp_path / "missing.gguf"))
+    assert refusal.exit_code == 2, refusal.errors
+    assert "missing.gguf" in refusal.errors
+    assert "Traceback" not in refusal.errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--frobnicate"], "--frobnicate"), (["--workers", "0"], "--workers"), (["--peer", "host:notaport"], "notaport")],
+)
+async def test_a_wrong_command_line_is_refused(tmp_path: Path, arguments: list[str], named: str) -> None:
+    refusal = await refused(tmp_path, "--model", "demo", "--port", "0", *arguments)
+    assert refusal.exit_code == 2
+    assert named in refusal.errors
+    assert "Traceback" not in refusal.errors
+
+
+async def test_peers_that_talk_rubbish_or_are_down_do_not_keep_a_node_from_serving(tmp_path: Path) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"\x00\xffnot HTTP at all\r\n\r\n")
+        writer.close()
+
+    async def other_service(_: web.BaseRequest) -> web.Response:
+        return web.json_response({"hello": "I am a printer"})
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as down:
+        nobody = down.getsockname()[1]
+    runner = web.ServerRunner(web.Server(other_service))
+    await runner.setup()
+    printer = web.TCPSite(runner, "127.0.0.1", 0)
+    await printer.start()
+    babbler = await asyncio.start_server(babble, "127.0.0.1", 0)
+    ports = [nobody, runner.addresses[0][1], babbler.sockets[0].getsockname()[1]]
+    peers = [argument for port in ports for argument in ("--peer", f"127.0.0.1:{port}")]
+    try:
+        with NodeProcess("brave", tmp_path, arguments=["--host", "127.0.0.1", *peers]) as node:
+            await node.ready()
+            assert "Paris" in (await ask(node)).text
+
+            async def all_reported() -> bool:
+                return all(f"no peer at 127.0.0.1:{port}" in node.errors for port in ports)
+
+            await eventually(all_reported, REPORTED_S, "each useless --peer is reported")
+            view = await federation_view(node)
+            assert view is not None
+            assert view["peers"] == []
+            assert "Traceback" not in node.errors
+    finally:
+        babbler.close()
+        await babbler.wait_closed()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_an_idle_node_stops_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    with NodeProcess("solo", tmp_path) as node:
+        await node.ready()
+        node.send(number)
+        assert await node.ended(AT_ONCE_S) == 0
+        assert node.errors == ""
+
+
+async def test_a_second_signal_ends_a_node_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    with NodeProcess("solo", tmp_path) as node:
+        await node.ready()
+        async with long_stream(node):
+            node.send(signal.SIGINT)
+
+            async def says_so() -> bool:
+                return "stopping: " in node.output
+
+            await eventually(says_so, AT_ONCE_S, "it says that it stops")
+            assert node.exit_code is None
+            node.send(signal.SIGINT)
+            assert await node.ended(AT_ONCE_S) == 1
