@@ -174,7 +174,8 @@ class Node:
 
     def _greet(self) -> None:
         place = self.place
-        self._console.say(f"Local Swarm {program_version()} · node {place.identity.name} ({place.identity.node_id[:8]})")
+        name, node_id = place.identity.name, place.identity.node_id
+        self._console.say(f"Local Swarm {program_version()} · node {name} ({node_id[:8]})")
         everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
         here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
         self._console.say(f"  API        http://{place.announced}/v1{here}")
