@@ -13,7 +13,8 @@ current_request_id: ContextVar[str] = ContextVar("current_request_id", default="
 
 def request_id_from(header: str | None) -> str:
     """The caller's id if it is a plain short word, else a new one."""
-    if header and len(header) <= MAX_REQUEST_ID_CHARS and header.replace("-", "").replace("_", "").isalnum():
+    plain = (header or "").replace("-", "").replace("_", "")
+    if header and len(header) <= MAX_REQUEST_ID_CHARS and plain.isascii() and plain.isalnum():
         return header
     return f"req-{secrets.token_hex(8)}"
 

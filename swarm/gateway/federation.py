@@ -90,6 +90,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     count = min(body.votes, len(workers.workers))
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+        await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
         answers = local_candidates(workers, generation, count, app[DISPATCHER].node)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):

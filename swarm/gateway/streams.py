@@ -81,6 +81,10 @@ class OpenStream:
                 await self.response.prepare(self._request)
                 self._ready = True
 
+    async def beat(self) -> None:
+        """Say that the work goes on."""
+        await self.write(self._dialect.heartbeat)
+
     async def watch(self, beat_s: float, stalled_s: float) -> None:
         """Write a heartbeat whenever `beat_s` went by without a write; cut the connection of a reader that stalls."""
         stalled_for_s = 0.0
@@ -96,7 +100,7 @@ class OpenStream:
             else:
                 try:
                     async with asyncio.timeout(stalled_s):
-                        await self.write(self._dialect.heartbeat)
+                        await self.beat()
                 except TimeoutError:
                     self._cut()
 

@@ -110,6 +110,11 @@ class ModelWorkers:
         """As many as the engine loaded last has slots."""
         return tuple(self._named[: self._engine.capabilities.slots])
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for workers."""
+        return 0 if self._run is None else self._run.table.waiting
+
     def state(self) -> ModelState:
         capabilities = self._engine.capabilities
         return ModelState(

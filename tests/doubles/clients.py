@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ class Reply:
     """One HTTP answer. `json` is its parsed body; `chunks` those of an event stream, `done` whether it said so."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     text: str
     chunks: list[Any] = field(default_factory=list)
     comments: int = 0
@@ -45,15 +46,13 @@ class Client:
         self._url = url
 
     async def post(self, path: str, body: Any = None, *, raw: bytes | None = None, **headers: str) -> Reply:
-        data = json.dumps(body).encode() if raw is None else raw
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._session.post(
-            self._url + path, data=data, headers={"Content-Type": "application/json", **named}
-        ) as response:
+        data = io.BytesIO(json.dumps(body).encode() if raw is None else raw)  # aiohttp warns of large plain bytes
+        sent = {"Content-Type": "application/json", **named(headers)}
+        async with self._session.post(self._url + path, data=data, headers=sent) as response:
             return await read_reply(response)
 
-    async def get(self, path: str) -> Reply:
-        async with self._session.get(self._url + path) as response:
+    async def get(self, path: str, **headers: str) -> Reply:
+        async with self._session.get(self._url + path, headers=named(headers)) as response:
             return await read_reply(response)
 
     async def chat(self, text: str = "hello", **fields: Any) -> Reply:
@@ -66,13 +65,18 @@ class Client:
             yield response
 
 
+def named(headers: dict[str, str]) -> dict[str, str]:
+    """Headers given as keyword arguments."""
+    return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 def chat_body(text: str = "hello", **fields: Any) -> dict[str, Any]:
     return {"model": "swarm", "messages": [{"role": "user", "content": text}], **fields}
 
 
 async def read_reply(response: aiohttp.ClientResponse) -> Reply:
     text = await response.text()
-    headers = dict(response.headers.items())
+    headers = response.headers
     if "event-stream" not in headers.get("Content-Type", ""):
         return Reply(response.status, headers, text)
     events = [event for event in text.split("\n\n") if event]

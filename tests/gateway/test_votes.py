@@ -1,0 +1,387 @@
+"""Votes as a client sees them: the account they give, the load they bow to, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from swarm.errors import BadRequest, EngineFailed
+from swarm.gateway.streams import Pacing
+from swarm.routing import ballot
+from tests.doubles.clients import Client, Reply, chat_body, connect
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step, saying
+from tests.doubles.waiting import eventually
+
+CHAT = "/v1/chat/completions"
+SLOTS = 4
+SHORT_S = 0.05
+
+
+class Stage:
+    """A node named "kitchen" with one scripted engine of four slots, and a client."""
+
+    def __init__(self, engine: ScriptedEngine, node: RunningNode, client: Client) -> None:
+        self.engine = engine
+        self.node = node
+        self.client = client
+
+    def voters_say(self, *answers: list[Step] | str) -> None:
+        """Voter 0 plays the first answer, voter 1 the second, ..."""
+        steps = [[answer] if isinstance(answer, str) else answer for answer in answers]
+        self.engine.script = lambda _, voter: steps[voter]
+
+    async def until_waiting(self, count: int) -> None:
+        """Return when `count` requests wait for workers."""
+        workers = self.node.pool.get("scripted")
+        assert workers is not None
+        await eventually(lambda: workers.waiting == count)
+
+    @property
+    def names(self) -> list[str]:
+        workers = self.node.pool.get("scripted")
+        assert workers is not None
+        return [f"{worker.name}@kitchen" for worker in workers.workers]
+
+
+async def staged(stack: AsyncExitStack, **options: Any) -> Stage:
+    engine = ScriptedEngine(saying("yes"), slots=SLOTS)
+    node = await stack.enter_async_context(RunningNode("kitchen", ready(engine), options=NodeOptions(**options)))
+    return Stage(engine, node, await stack.enter_async_context(connect(node.url)))
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        yield await staged(stack)
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ballot, "MIN_GRACE_S", SHORT_S)
+
+
+def swarm_of(reply: Reply) -> dict[str, Any]:
+    """The account of a vote: of a whole answer, or of the stream's chunk with the finish reason."""
+    if not reply.chunks:
+        return dict(reply.json["swarm"])
+    (last,) = [c for c in reply.chunks if c.get("choices") and c["choices"][0]["finish_reason"]]
+    assert not any("swarm" in chunk for chunk in reply.chunks if chunk is not last)
+    return dict(last["swarm"])
+
+
+async def test_the_account_of_a_vote_is_complete(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "I think 9 + 7.\nAnswer: 16", "Answer: 18", "Answer: **16**")
+    reply = await stage.client.chat(swarm={"votes": 4, "strategy": "majority"})
+    account = swarm_of(reply)
+    zeus, nebula, atlas, luna = stage.names
+    candidates = {candidate.pop("voter"): candidate for candidate in account.pop("candidates")}
+    assert all(isinstance(candidate.pop("ms"), int) for candidate in candidates.values())
+    assert isinstance(account.pop("elapsed_ms"), int)
+    assert account.pop("winner") in (zeus, nebula, luna)
+    agreed = {"model": "scripted", "group": 0, "weight": 1.0, "tokens": 1}
+    assert candidates == {zeus: agreed, nebula: agreed, luna: agreed, atlas: {**agreed, "group": 1}}
+    assert account == {
+        "strategy": "majority",
+        "kind": "number",
+        "votes": 4,
+        "asked": 4,
+        "wanted": 4,
+        "agreement": 0.75,
+        "margin": 2,
+        "stopped_by": "all_in",
+        "quorum": True,
+        "degraded": False,
+        "coordinator": "kitchen",
+        "total_completion_tokens": 4,
+    }
+    assert reply.headers["X-Swarm-Node"] == "kitchen"
+    assert reply.headers["X-Swarm-Votes"] == "4"
+    assert reply.headers["X-Swarm-Agreement"] == "0.7500"
+    assert "16" in reply.json["choices"][0]["message"]["content"]
+
+
+async def test_usage_counts_the_winner_and_not_the_losers(stage: Stage) -> None:
+    stage.voters_say(["Answer: ", "16"], ["Answer: ", "16"], ["Answer: ", "1", "8"], ["Answer: ", "16"])
+    reply = await stage.client.chat(swarm={"votes": 4})
+    assert reply.json["usage"]["completion_tokens"] == 2
+    assert reply.json["usage"]["prompt_tokens"] == PROMPT_TOKENS
+    assert swarm_of(reply)["total_completion_tokens"] == 9
+
+
+async def test_the_answer_is_a_voters_own_words(stage: Stage) -> None:
+    stage.voters_say("Answer: 7", "The answer is\n\nAnswer: 1/2", "Answer: 0.5", "Answer: 0.50")
+    reply = await stage.client.chat(swarm={"votes": 4})
+    said = reply.json["choices"][0]["message"]["content"]
+    assert said in ("The answer is\n\nAnswer: 1/2", "Answer: 0.5", "Answer: 0.50")
+    assert swarm_of(reply)["agreement"] == 0.75
+
+
+@pytest.mark.parametrize(("busy", "asked"), [(0, 4), (1, 3), (2, 2), (3, 1), (4, 1)])
+async def test_auto_asks_only_idle_workers_and_says_so(stage: Stage, busy: int, asked: int) -> None:
+    gate = asyncio.Event()
+    stage.engine.script = lambda _, voter: [gate, "busy"] if voter < busy else ["yes"]
+    others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(busy)]
+    await stage.engine.until(lambda engine: engine.running == busy)
+    vote = asyncio.create_task(stage.client.chat())
+    if busy == SLOTS:
+        await stage.until_waiting(1)
+    else:
+        await vote
+    gate.set()
+    account = swarm_of(await vote)
+    assert (account["asked"], account["wanted"]) == (asked, 5)
+    assert (account["strategy"], account["stopped_by"]) == (
+        ("single", "single") if asked == 1 else ("auto", account["stopped_by"])
+    )
+    await asyncio.gather(*others)
+
+
+async def test_explicit_votes_wait_for_workers(stage: Stage) -> None:
+    gate = asyncio.Event()
+    stage.engine.script = lambda _, voter: [gate, "busy"] if voter == 0 else ["yes"]
+    other = asyncio.create_task(stage.client.chat(swarm={"strategy": "single"}))
+    await stage.engine.until(lambda engine: engine.running == 1)
+    vote = asyncio.create_task(stage.client.chat(swarm={"votes": 4}))
+    await stage.until_waiting(1)
+    assert len(stage.engine.requests) == 1, "the vote has not begun"
+    gate.set()
+    account = swarm_of(await vote)
+    assert (account["asked"], account["wanted"], account["votes"]) == (4, 4, 4)
+    await other
+
+
+async def test_more_votes_than_workers_asks_all_and_says_so(stage: Stage) -> None:
+    account = swarm_of(await stage.client.chat(swarm={"votes": 9}))
+    assert (account["asked"], account["wanted"]) == (4, 9)
+
+
+async def test_min_votes_waits_for_that_many_workers(stage: Stage) -> None:
+    gate = asyncio.Event()
+    stage.engine.script = lambda _, voter: [gate, "busy"] if voter < 3 else ["yes"]
+    others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(3)]
+    await stage.engine.until(lambda engine: engine.running == 3)
+    vote = asyncio.create_task(stage.client.chat(swarm={"min_votes": 2}))
+    await stage.until_waiting(1)
+    gate.set()
+    account = swarm_of(await vote)
+    assert (account["asked"], account["wanted"]) == (2, 5)
+    await asyncio.gather(*others)
+
+
+async def test_a_vote_with_fewer_than_min_votes_is_degraded(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", ["", asyncio.Event()], ["", asyncio.Event()])
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4, "min_votes": 3, "deadline_s": SHORT_S}))
+    assert (account["votes"], account["stopped_by"]) == (2, "deadline")
+    assert (account["quorum"], account["degraded"], account["agreement"]) == (False, True, None)
+
+
+async def test_min_votes_keeps_a_lead_from_ending_the_vote(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", "Answer: 16", "Answer: 16")
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4, "min_votes": 4}))
+    assert (account["votes"], account["stopped_by"]) == (4, "all_in")
+
+
+async def test_a_lead_that_cannot_be_beaten_ends_the_vote_and_cancels_the_rest(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", "Answer: 16", ["Answer: ", asyncio.Event()])
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4}))
+    assert (account["stopped_by"], account["votes"], account["asked"]) == ("unbeatable_lead", 3, 4)
+    assert stage.engine.cancelled == 1
+    assert stage.engine.running == 0
+
+
+async def test_the_first_answer_wins_where_that_is_asked_for(stage: Stage) -> None:
+    stage.voters_say(*([["slow", asyncio.Event()]] * 3), "quick")
+    reply = await stage.client.chat(swarm={"strategy": "first"})
+    assert reply.json["choices"][0]["message"]["content"] == "quick"
+    assert swarm_of(reply)["stopped_by"] == "first"
+    assert stage.engine.cancelled == 3
+
+
+async def test_a_leader_streams_and_is_confirmed(stage: Stage) -> None:
+    gate = asyncio.Event()
+    prose = "The sky is blue because of scattering."
+    stage.voters_say(["The sky is blue ", "because of scattering."], *([[gate, prose]] * 3))
+    async with stage.client.open(CHAT, chat_body(stream=True)) as response:
+        while b"because of scattering." not in await response.content.readuntil(b"\n\n"):
+            pass  # the leader's words are here while the others have not begun
+        gate.set()
+        rest = await response.content.read()
+    assert b'"confirmed":true' in rest
+    assert rest.endswith(b"[DONE]\n\n")
+
+
+async def test_a_confirmed_leader_is_called_the_winner(stage: Stage) -> None:
+    stage.voters_say(*["Grass is green in spring."] * 4)
+    account = swarm_of(await stage.client.chat(stream=True))
+    assert account["confirmed"] is True
+    assert account["leader"] == account["winner"] == stage.names[0]
+    assert "winner_message" not in account
+
+
+async def test_an_overruled_leader_is_named_with_the_winners_answer(stage: Stage) -> None:
+    other = "Grass is green in spring."
+    stage.voters_say("Bananas sing loudly at night.", other, other, other)
+    reply = await stage.client.chat(stream=True)
+    account = swarm_of(reply)
+    assert reply.said() == "Bananas sing loudly at night.", "what was streamed is not taken back"
+    assert account["confirmed"] is False
+    assert account["leader"] == stage.names[0]
+    assert account["winner"] in stage.names[1:]
+    assert account["winner_message"] == {"role": "assistant", "content": other}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"swarm": {"strategy": "majority"}},
+        {"messages": [{"role": "user", "content": "Reply with only a number: 4 + 4"}]},
+    ],
+    ids=["json", "tools", "majority", "a number is wanted"],
+)
+async def test_what_would_be_acted_on_streams_only_after_the_vote(stage: Stage, fields: dict[str, Any]) -> None:
+    stage.voters_say('{"a": 9}', '{"a": 8}', '{"a": 8}', '{"a": 8}')
+    reply = await stage.client.chat(stream=True, **fields)
+    assert reply.said() == '{"a": 8}'
+    assert "leader" not in swarm_of(reply)
+
+
+async def test_heartbeats_flow_while_a_vote_that_shows_no_leader_runs() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await staged(stack, pacing=Pacing(client_beat_s=0.02))
+        gate = asyncio.Event()
+        stage.engine.script = lambda _, __: [gate, "Answer: 16"]
+        async with stage.client.open(CHAT, chat_body(stream=True, swarm={"strategy": "majority"})) as response:
+            assert await response.content.readuntil(b"\n\n") == b": still working\n\n"
+            gate.set()
+            assert (await response.content.read()).endswith(b"[DONE]\n\n")
+
+
+async def test_usage_of_a_streamed_vote_is_that_of_the_answer_shown(stage: Stage) -> None:
+    stage.voters_say(["a ", "b ", "c"], "x", "x", "x")
+    reply = await stage.client.chat(stream=True, stream_options={"include_usage": True})
+    assert reply.said() == "a b c"
+    assert reply.chunks[-1]["usage"]["completion_tokens"] == 3
+    assert reply.chunks[-1]["choices"] == []
+    assert reply.done
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_by_all_voters_is_the_clients_error(stage: Stage, stream: bool) -> None:
+    stage.voters_say(*[[BadRequest("no such thing", param="messages")]] * 4)
+    reply = await stage.client.chat(stream=stream, swarm={"votes": 4})
+    assert reply.status == 400
+    assert reply.error["message"] == "no such thing"
+    assert reply.error["param"] == "messages"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_when_all_voters_fail_the_reason_is_told(stage: Stage, stream: bool) -> None:
+    stage.voters_say(*[[EngineFailed("out of memory")]] * 4)
+    reply = await stage.client.chat(stream=stream, swarm={"votes": 4})
+    assert reply.status == 500
+    assert "out of memory" in reply.error["message"]
+
+
+async def test_at_the_deadline_a_quorum_decides(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", ["", asyncio.Event()], ["", asyncio.Event()])
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4, "deadline_s": SHORT_S}))
+    assert (account["stopped_by"], account["votes"], account["quorum"]) == ("deadline", 2, True)
+    assert stage.engine.cancelled == 2
+
+
+async def test_at_the_deadline_less_than_a_quorum_is_given_as_degraded(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", *[["", asyncio.Event()]] * 3)
+    reply = await stage.client.chat(swarm={"votes": 4, "deadline_s": SHORT_S})
+    account = swarm_of(reply)
+    assert reply.json["choices"][0]["message"]["content"] == "Answer: 16"
+    assert (account["degraded"], account["quorum"], account["agreement"]) == (True, False, None)
+    assert "X-Swarm-Agreement" not in reply.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_at_the_deadline_nothing_is_an_error(stage: Stage, stream: bool) -> None:
+    stage.voters_say(*[[asyncio.Event()]] * 4)
+    reply = await stage.client.chat(stream=stream, swarm={"votes": 4, "deadline_s": SHORT_S})
+    assert reply.status == 504
+    assert reply.error["message"] == "none of the 4 voters answered by the request's deadline"
+    assert stage.engine.cancelled == 4
+
+
+async def test_a_leader_cut_by_the_deadline_is_an_error_in_the_stream(stage: Stage) -> None:
+    stage.voters_say(["half an ", asyncio.Event()], "x", "x", "x")
+    reply = await stage.client.chat(stream=True, swarm={"deadline_s": SHORT_S})
+    assert reply.said() == "half an "
+    assert reply.chunks[-1]["error"]["code"] == "deadline_exceeded"
+    assert not reply.done
+
+
+@pytest.mark.usefixtures("short_grace")
+async def test_after_the_quorum_the_others_get_a_grace_and_no_more(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", ["", asyncio.Event()], ["", asyncio.Event()])
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4}))
+    assert (account["stopped_by"], account["votes"], account["quorum"]) == ("deadline", 2, True)
+    assert stage.engine.cancelled == 2
+
+
+async def test_a_nodes_default_strategy_bows_to_load_like_auto() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await staged(stack, strategy="majority", votes=4)
+        gate = asyncio.Event()
+        stage.engine.script = lambda _, voter: [gate, "busy"] if voter < 2 else ["Answer: 16"]
+        others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(2)]
+        await stage.engine.until(lambda engine: engine.running == 2)
+        account = swarm_of(await stage.client.chat())
+        assert (account["strategy"], account["asked"], account["wanted"]) == ("majority", 2, 4)
+        gate.set()
+        await asyncio.gather(*others)
+
+
+async def test_a_node_that_answers_singly_votes_where_a_request_wants_votes() -> None:
+    async with AsyncExitStack() as stack:
+        stage = await staged(stack, strategy="single")
+        assert swarm_of(await stage.client.chat())["asked"] == 1
+        account = swarm_of(await stage.client.chat(swarm={"votes": 3}))
+        assert (account["strategy"], account["asked"]) == ("auto", 3)
+
+
+async def test_several_choices_are_never_voted_on(stage: Stage) -> None:
+    stage.voters_say("a", "b", "c", "d")
+    reply = await stage.client.chat(n=3)
+    assert sorted(choice["message"]["content"] for choice in reply.json["choices"]) == ["a", "b", "c"]
+    assert "swarm" not in reply.json
+
+
+async def test_plain_completions_are_voted_on_only_where_that_is_asked_for(stage: Stage) -> None:
+    body = {"model": "swarm", "prompt": "x"}
+    assert (await stage.client.post("/v1/completions", body)).json["swarm"]["asked"] == 1
+    voted = await stage.client.post("/v1/completions", {**body, "swarm": {"votes": 3}})
+    assert voted.json["swarm"]["asked"] == 3
+    assert voted.json["choices"][0]["text"] == "yes"
+
+
+async def test_voters_differ_in_their_seeds_and_only_the_first_may_be_greedy(stage: Stage) -> None:
+    await stage.client.chat(temperature=0, seed=7, swarm={"votes": 4})
+    first, rest = stage.engine.requests
+    assert (first.temperature, first.seed) == (0.0, 7)
+    assert rest.temperature is not None
+    assert rest.temperature > 0
+    assert rest.seed != 7
+
+
+async def test_votes_are_counted_in_the_metrics(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 16", "Answer: 18", "Answer: 16")
+    await stage.client.chat(swarm={"votes": 4})
+    text = (await stage.client.get("/metrics")).text
+    assert 'swarm_votes_total{kind="number",stopped_by="all_in"} 1.0' in text
+    assert "swarm_candidates_total 4.0" in text
+    assert "swarm_completion_tokens_total 1.0" in text
+    assert "swarm_losing_tokens_total 3.0" in text
+    assert 'swarm_agreement_sum{kind="number"} 0.75' in text
+    assert "swarm_slots_free 4.0" in text
