@@ -100,7 +100,7 @@ class RunningNode:
             pool=self.pool,
             peers=lambda: peer_replicas(self.membership.alive()),
             client=client,
-            report_traffic=self.membership.report_traffic,
+            report_traffic=lambda peer, ok: self.membership.report_traffic(peer, ok),
             node_id=self.id,
             node=self.name,
             default_votes=options.votes,
