@@ -29,7 +29,7 @@ from federation.timing import Timing
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
-MAX_LINE_BYTES: Final = 4 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each are under 4 MiB
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it

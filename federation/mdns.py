@@ -33,6 +33,8 @@ MAX_RESOLVING: Final = 32  # names being resolved at once
 _LABEL_BYTES: Final = 63  # longest DNS label (RFC 1035)
 _ID_CHARS_IN_LABEL: Final = 12  # of the node id: keeps instance names apart, and short
 _MULTICAST_GROUP: Final = "224.0.0.251"
+_MDNS_PORT: Final = 5353
+_EMPTY_QUERY: Final = bytes(12)  # a DNS header that asks nothing (RFC 1035): whoever receives it drops it
 _UNFIT_IN_LABEL = re.compile(r"[^A-Za-z0-9_-]+")
 
 Proposed = Callable[[Address, str], None]
@@ -201,7 +203,10 @@ def _service_info(node: NodeDescription, addresses: Sequence[str], port: int) ->
 
 
 def _can_multicast(address: str) -> bool:
-    """Whether a multicast socket opens on this address. zeroconf would leave one open where it does not."""
+    """Whether multicast leaves from this address: a socket opens, and no local firewall refuses a packet.
+
+    zeroconf would leave the socket open where it does not, and print a traceback for every packet refused.
+    """
     ip = ipaddress.ip_address(address)
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     try:
@@ -212,6 +217,7 @@ def _can_multicast(address: str) -> bool:
                 trial.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip.packed)
                 membership = socket.inet_aton(_MULTICAST_GROUP) + ip.packed
                 trial.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+                trial.sendto(_EMPTY_QUERY, (_MULTICAST_GROUP, _MDNS_PORT))
     except OSError:
         return False
     return True

@@ -24,7 +24,7 @@ from federation.identity import NodeIdentity, load_identity
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
-from federation.peer import Change, Peer, PeerJoined, PeerLeft, PeerState
+from federation.peer import Change, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.console import Console
@@ -119,6 +119,11 @@ def peer_replicas(peers: tuple[Peer, ...]) -> tuple[Replica, ...]:
     )
 
 
+def served_models(peer: Peer) -> str:
+    """What the banner says a peer serves."""
+    return ", ".join(model.id for model in peer.description.models) or "no model yet"
+
+
 class Node:
     """A node between `start` and the end of its `async with`."""
 
@@ -128,6 +133,7 @@ class Node:
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
+        self._announced_models: dict[str, str] = {}  # by peer id, as last said; bounded by the peer table
 
     async def __aenter__(self) -> Node:
         try:
@@ -200,9 +206,12 @@ class Node:
 
     async def _join(self) -> None:
         self.membership.subscribe(self._announce_change)
+        if self.settings.federation:
+            await self._discover()
+        # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
-        if not self.settings.federation:
-            return
+
+    async def _discover(self) -> None:
         discovery = await self._stack.enter_async_context(
             MdnsDiscovery(
                 self.describe(),
@@ -217,11 +226,15 @@ class Node:
 
     def _announce_change(self, change: Change) -> None:
         match change:
-            case PeerJoined():
-                models = ", ".join(model.id for model in change.peer.description.models) or "no model yet"
-                self._console.say(f"+ peer {change.peer.label} at {change.peer.address} ({models})")
-            case PeerLeft():
-                self._console.say(f"- peer {change.peer.label}: {change.reason}")
+            case PeerJoined(peer, returned):
+                self._announced_models[peer.id] = models = served_models(peer)
+                back = " is back" if returned else ""
+                self._console.say(f"+ peer {peer.label}{back} at {peer.address} ({models})")
+            case PeerLeft(peer, reason):
+                self._console.say(f"- peer {peer.label}: {reason}")
+            case PeerChanged(peer) if self._announced_models.get(peer.id) != served_models(peer):
+                self._announced_models[peer.id] = models = served_models(peer)
+                self._console.say(f"* peer {peer.label} now serves {models}")
             case _:
                 pass
 

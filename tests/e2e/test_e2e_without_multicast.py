@@ -38,6 +38,9 @@ async def test_one_peer_is_enough_to_learn_the_rest_and_to_lose_a_node(swarm: Sw
     assert await sources_seen(kitchen) == {"attic": "exchange", "study": "exchange"}
     assert kitchen.machine is not None
     assert kitchen.machine.dropped_packets() > 0, "the kitchen's mDNS questions met no filter"
+    assert "mDNS       off: no multicast on" in kitchen.output
+    assert "--peer HOST:PORT" in kitchen.output
+    assert "Traceback" not in kitchen.errors
 
     for node in swarm:
         answer = await ask(node)
