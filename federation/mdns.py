@@ -110,8 +110,8 @@ class MdnsDiscovery:
             await self._zeroconf.async_close()  # says goodbye for what is registered
 
     def _fail(self, error: Exception) -> None:
-        self._problem = f"mDNS discovery is off: {error}. Name other nodes with --peer host:port"
-        _log.warning("%s", self._problem)
+        self._problem = f"{error}: name other nodes with --peer HOST:PORT"
+        _log.info("mDNS discovery is off: %s", self._problem)  # whoever runs the node shows `problem`
 
     async def _register(self, zeroconf: AsyncZeroconf) -> None:
         """Takes a second: the name is first checked against the network (RFC 6762, section 8.1)."""

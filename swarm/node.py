@@ -222,7 +222,7 @@ class Node:
             )
         )
         if discovery.problem:
-            self._console.say(f"  mDNS       off: {discovery.problem} (use --peer HOST:PORT)")
+            self._console.say(f"  mDNS       off: {discovery.problem}")
 
     def _announce_change(self, change: Change) -> None:
         match change:
