@@ -36,8 +36,8 @@ async def node(request: web.Request) -> web.Response:
     caller = request.query.get(wire.FROM_PARAM)
     if caller is not None:
         try:
-            address = parse_address(caller)
-            request.app[MEMBERSHIP].heard_of(address.host, address.port)
+            # The port it claims, at the address it came from: nobody can point our probes at a third machine.
+            request.app[MEMBERSHIP].heard_of(request.remote or "", parse_address(caller).port)
         except AddressError as error:
             log.debug("a probe from %s names no address: %s", request.remote, error)
     return web.Response(text=request.app[DESCRIBE]().model_dump_json(), content_type="application/json")

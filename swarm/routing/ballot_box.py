@@ -88,6 +88,12 @@ class BallotBox:
         self._leads = call.batches[0] if call.stream_leader else None
         self._replaced = False
         self._voters: set[str] = set()
+        self._lost: list[Candidate] = []
+
+    @property
+    def _heard(self) -> list[Candidate]:
+        """Everybody whose part in the vote is known: candidates in order of arrival, then the lost."""
+        return [*self.candidates, *self._lost]
 
     @property
     def leader_pending(self) -> bool:
@@ -136,10 +142,20 @@ class BallotBox:
                 raise failure.error  # the client has half an answer: an honest error, never a splice
             self._leads = None
         other = None if self._replaced else self.call.replace(failure)
+        replaced = 0
         if other is not None:
             self._replaced = True
-            self.outstanding += len(other.samplings)
+            replaced = len(other.samplings)
+            self.outstanding += replaced
+        for _ in range(failure.missing - replaced):
+            self._lost.append(self._empty_seat(failure))
         return other
+
+    def _empty_seat(self, failure: Failure) -> Candidate:
+        """A voter that was asked and never answered: the verdict counts and names it."""
+        replica = failure.batch.replica
+        seat = Candidate(voter=f"lost@{replica.node}", node=replica.node, model=replica.model, error=str(failure.error))
+        return self._under_its_own_name(seat)
 
     def stop_reason(self) -> StoppedBy | None:
         """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
@@ -147,7 +163,7 @@ class BallotBox:
             return None
         if not self.outstanding:
             return "all_in"
-        counted = tally(self.call.question, self.candidates)
+        counted = tally(self.call.question, self._heard)
         if self.call.question.strategy == "first" and counted.groups:
             return "first"
         if counted.votes < self.call.min_votes:
@@ -161,7 +177,7 @@ class BallotBox:
         if not self.candidates:
             raise no_candidate(self.failures, self.call.asked, late=stopped_by == "deadline")
         call = self.call
-        verdict = decide(call.question, self.candidates, asked=call.asked, wanted=call.wanted, stopped_by=stopped_by)
+        verdict = decide(call.question, self._heard, asked=call.asked, wanted=call.wanted, stopped_by=stopped_by)
         if verdict.votes < call.min_votes and verdict.quorum and call.question.strategy != "first":
             verdict = replace(verdict, quorum=False, degraded=True, agreement=None)
         return Outcome(verdict, self.leader)

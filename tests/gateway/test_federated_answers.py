@@ -240,9 +240,12 @@ async def test_a_lost_voter_is_replaced_once_elsewhere() -> None:
         await swarm.add("kitchen", EngineFailed("broken"), slots=1)
         account = (await (await swarm.client("kitchen")).chat(swarm={"votes": 3})).json["swarm"]
         assert account["asked"] == 3
-        assert [candidate["voter"].split("@")[1] for candidate in account["candidates"]] == ["study", "study"]
-        assert len({candidate["voter"] for candidate in account["candidates"]}) == 2, "each seat is a voter of its own"
+        *voted, lost = account["candidates"]
+        assert [candidate["voter"].split("@")[1] for candidate in voted] == ["study", "study"]
+        assert len({candidate["voter"] for candidate in voted}) == 2, "each seat is a voter of its own"
         assert account["votes"] == 2
+        assert lost["group"] is None, "the second loss is not replaced, but it is not hidden either"
+        assert "broken" in lost["abstained"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
