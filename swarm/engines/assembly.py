@@ -9,6 +9,8 @@ from pydantic import JsonValue
 
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCall, ToolCallDelta, Usage
 
+MAX_LOGPROB = 1e9  # in size; beyond it, infinite, or no number at all, it is a peer's rubbish
+
 
 @dataclass(slots=True)
 class _Call:
@@ -87,6 +89,6 @@ def mean_logprob(logprobs: JsonValue) -> float | None:
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return None
-    values = [token["logprob"] for token in content if isinstance(token, dict)]
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    values = [token.get("logprob") for token in content if isinstance(token, dict)]
+    numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) < MAX_LOGPROB]
     return sum(numbers) / len(numbers) if numbers else None

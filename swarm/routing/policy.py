@@ -61,10 +61,10 @@ class Plan:
 def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replica, ...]:
     """Best first for `choices` answers at once; the rest are the order of failover.
 
-    Enough free slots, then the stronger model, here before elsewhere, speed, room; the id makes it one order.
+    Enough free slots, then the stronger model, here before elsewhere, speed, room; the names make it one order.
     """
 
-    def key(replica: Replica) -> tuple[bool, int, bool, float, int, str]:
+    def key(replica: Replica) -> tuple[bool, int, bool, float, int, str, str]:
         return (
             replica.slots_free < choices,
             -(replica.params or 0),
@@ -72,6 +72,7 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replic
             -(replica.tokens_per_s or 0.0),
             -replica.slots_free,
             replica.node_id,
+            replica.model,
         )
 
     return tuple(sorted(replicas, key=key))

@@ -1,0 +1,296 @@
+"""A ballot in progress, with voters that a test conducts: arrivals, failures, time, and a reader that is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import pytest
+
+from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.question import Question
+from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
+from swarm.generation import Candidate, Delta, Finish, Usage
+from swarm.routing import ballot
+from swarm.routing.ballot import batches_of, hold_ballot
+from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome, no_candidate
+from swarm.routing.policy import Assignment
+from swarm.routing.replicas import Replica
+from tests.doubles.waiting import eventually
+
+SHORT_S = 0.03
+LONG_S = 30.0
+
+# What a voter does: says a text, waits, fails, or streams a delta (if somebody listens).
+Step = str | asyncio.Event | Exception | Delta
+
+
+def replica(node: str) -> Replica:
+    return Replica(node, node, "m", slots=4, slots_free=4, url=None if node == "here" else f"http://{node}")
+
+
+def sampling(temperature: float | None = None, seed: int = 0) -> SamplingChange:
+    return SamplingChange(temperature, seed)
+
+
+def candidate(text: str, voter: str, node: str) -> Candidate:
+    usage = Usage(prompt_tokens=1, completion_tokens=1)
+    return Candidate(voter=f"{voter}@{node}", node=node, model="m", text=text, finish_reason="stop", usage=usage)
+
+
+@dataclass
+class Hall:
+    """Plays each node's steps; every text is one voter's candidate, named after its turn unless `names` says else."""
+
+    steps: dict[str, Sequence[Step]]
+    names: dict[str, Sequence[str]] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+
+    async def run(
+        self, place: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
+    ) -> AsyncGenerator[Candidate, None]:
+        self.running.add(place.node)
+        turn = 0
+        try:
+            for step in self.steps[place.node]:
+                match step:
+                    case str():
+                        if on_event is not None and turn == 0:
+                            await on_event(Finish(0, "stop", Usage()))
+                        names = self.names.get(place.node, ())
+                        yield candidate(step, names[turn] if turn < len(names) else f"v{turn}", place.node)
+                        turn += 1
+                    case Delta():
+                        if on_event is not None:
+                            await on_event(step)
+                    case asyncio.Event():
+                        await step.wait()
+                    case _:
+                        raise step
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.add(place.node)
+            raise
+        finally:
+            self.running.discard(place.node)
+
+    def call(
+        self,
+        *seats: tuple[str, int],
+        strategy: str = "majority",
+        deadline_s: float = LONG_S,
+        replacement: Callable[[Failure], Batch | None] = lambda _: None,
+        stream_leader: bool = False,
+        min_votes: int = 1,
+    ) -> BallotCall:
+        return BallotCall(
+            question=Question(strategy),  # type: ignore[arg-type]
+            wanted=sum(count for _, count in seats),
+            batches=tuple(Batch(replica(node), (sampling(),) * count) for node, count in seats),
+            deadline=time.monotonic() + deadline_s,
+            run=self.run,
+            replace=replacement,
+            stream_leader=stream_leader,
+            min_votes=min_votes,
+        )
+
+
+async def outcome_of(call: BallotCall) -> Outcome:
+    async with aclosing(hold_ballot(call)) as progress:
+        items = [item async for item in progress]
+    (outcome,) = items
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+async def test_a_ballot_ends_when_everybody_has_answered() -> None:
+    hall = Hall({"here": ["Answer: 1", "Answer: 2"]})
+    verdict = (await outcome_of(hall.call(("here", 2)))).verdict
+    assert (verdict.stopped_by, verdict.votes, verdict.asked) == ("all_in", 2, 2)
+
+
+async def test_voters_run_side_by_side() -> None:
+    meet = asyncio.Barrier(2)
+
+    class Meeting(asyncio.Event):
+        async def wait(self) -> bool:  # type: ignore[override]
+            await meet.wait()
+            return True
+
+    hall = Hall({"a": [Meeting(), "Answer: 1"], "b": [Meeting(), "Answer: 1"]})
+    async with asyncio.timeout(5):
+        assert (await outcome_of(hall.call(("a", 1), ("b", 1)))).verdict.votes == 2
+
+
+async def test_an_unbeatable_lead_stops_who_is_left() -> None:
+    hall = Hall({"here": ["Answer: 1", "Answer: 1"], "a": [asyncio.Event()]})
+    verdict = (await outcome_of(hall.call(("here", 2), ("a", 1)))).verdict
+    assert verdict.stopped_by == "unbeatable_lead"
+    assert hall.cancelled == {"a"}
+
+
+async def test_what_has_come_in_by_the_deadline_counts_even_if_nobody_has_read_it_yet() -> None:
+    """A slow reader holds the ballot up in a delta until the deadline has passed; all answers are there by then."""
+    hall = Hall({"here": [Delta(0, "word"), "yes"], "a": ["yes"], "b": [asyncio.Event()]})
+    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy="medoid", deadline_s=SHORT_S, stream_leader=True)
+    async with aclosing(hold_ballot(call)) as progress:
+        assert await anext(progress) == Delta(0, "word")
+        await eventually(lambda: time.monotonic() > call.deadline)
+        outcome = await anext(progress)
+    assert isinstance(outcome, Outcome)
+    assert outcome.leader is not None
+    assert outcome.verdict.votes == 2
+    assert hall.cancelled == {"b"}
+
+
+async def test_a_stream_that_never_pauses_cannot_outrun_the_deadline() -> None:
+    endless = [Delta(0, "x")] * 1_000_000
+    hall = Hall({"here": endless, "a": [asyncio.Event()]})
+    call = hall.call(("here", 1), ("a", 1), strategy="medoid", deadline_s=SHORT_S, stream_leader=True)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await outcome_of(call)
+    assert time.monotonic() - started < 2
+    assert not hall.running
+
+
+async def test_a_reader_that_stops_leaves_no_voter_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is full and the voter waits in it when the ballot is closed."""
+    monkeypatch.setattr(ballot, "MAX_UNREAD", 3)
+    hall = Hall({"here": [Delta(0, "x")] * 100, "a": ["yes"], "b": [asyncio.Event()]})
+    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy="medoid", stream_leader=True)
+    async with asyncio.timeout(5):
+        async with aclosing(hold_ballot(call)) as progress:
+            await anext(progress)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert hall.running == {"here", "a", "b"} or hall.running == {"here", "b"}
+    assert not hall.running
+
+
+async def test_the_leaders_words_come_live_and_its_candidate_with_the_outcome() -> None:
+    gate = asyncio.Event()
+    hall = Hall({"here": [Delta(0, "ye"), Delta(0, "s"), "yes"], "a": [gate, "yes"]})
+    call = hall.call(("here", 1), ("a", 1), strategy="medoid", stream_leader=True)
+    async with aclosing(hold_ballot(call)) as progress:
+        assert [await anext(progress), await anext(progress)] == [Delta(0, "ye"), Delta(0, "s")]
+        gate.set()
+        outcome = await anext(progress)
+    assert isinstance(outcome, Outcome)
+    assert outcome.leader is not None
+    assert outcome.leader.voter == "v0@here"
+
+
+async def test_a_won_vote_waits_for_its_leader() -> None:
+    gate = asyncio.Event()
+    hall = Hall({"here": [Delta(0, "ye"), gate, "Answer: 1"], "a": ["Answer: 2"] * 3})
+    call = hall.call(("here", 1), ("a", 3), stream_leader=True)
+    async with aclosing(hold_ballot(call)) as progress:
+        await anext(progress)
+        last = asyncio.ensure_future(anext(progress))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not last.done()
+        gate.set()
+        outcome = await last
+    assert isinstance(outcome, Outcome)
+    assert outcome.verdict.votes == 4
+
+
+async def test_a_leader_that_fails_before_its_first_word_is_replaced_by_the_winner() -> None:
+    hall = Hall({"here": [EngineFailed("broke")], "a": ["yes", "yes"]})
+    outcome = await outcome_of(hall.call(("here", 1), ("a", 2), strategy="medoid", stream_leader=True))
+    assert outcome.leader is None
+    assert outcome.verdict.votes == 2
+
+
+async def test_a_leader_that_fails_in_mid_answer_ends_the_ballot_with_its_error() -> None:
+    hall = Hall({"here": [Delta(0, "half"), EngineFailed("broke")], "a": ["yes", asyncio.Event()]})
+    call = hall.call(("here", 1), ("a", 2), strategy="medoid", stream_leader=True)
+    with pytest.raises(EngineFailed, match="broke"):
+        await outcome_of(call)
+    assert not hall.running
+
+
+async def test_one_lost_batch_is_replaced_and_a_second_is_not() -> None:
+    failures: list[Failure] = []
+
+    def replacement(failure: Failure) -> Batch:
+        failures.append(failure)
+        return Batch(replica("spare"), failure.batch.samplings[: failure.missing])
+
+    hall = Hall(
+        {
+            "a": ["Answer: 1", PeerFailed("a", "gone")],
+            "b": [PeerFailed("b", "gone")],
+            "here": ["Answer: 1"],
+            "spare": ["Answer: 2"],
+        }
+    )
+    verdict = (
+        await outcome_of(hall.call(("here", 1), ("a", 2), ("b", 1), replacement=replacement, min_votes=3))
+    ).verdict
+    assert len(failures) == 1
+    assert failures[0].missing == 1, "what it had answered stays"
+    assert verdict.votes == 3
+    assert verdict.asked == 4
+    (lost,) = [summary for summary in verdict.candidates if summary.group is None]
+    assert (lost.voter, lost.abstained) == ("lost@b", "failed: peer b: gone")
+
+
+async def test_a_defect_in_one_voter_costs_only_its_part() -> None:
+    hall = Hall({"here": ["Answer: 1"], "a": [ZeroDivisionError("a defect")]})
+    assert (await outcome_of(hall.call(("here", 1), ("a", 1)))).verdict.votes == 1
+
+
+async def test_voters_of_one_name_are_told_apart() -> None:
+    hall = Hall({"a": ["Answer: 1", "Answer: 1", "Answer: 1"]}, names={"a": ["Rex", "Rex", "Rex"]})
+    verdict = (await outcome_of(hall.call(("a", 3), min_votes=3))).verdict
+    assert sorted(summary.voter for summary in verdict.candidates) == ["Rex#2@a", "Rex#3@a", "Rex@a"]
+    assert verdict.votes == 3
+
+
+async def test_the_grace_begins_with_the_quorum_and_is_not_extended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ballot, "MIN_GRACE_S", SHORT_S)
+    hall = Hall({"here": ["Answer: 1", "Answer: 2"], "a": [asyncio.Event()], "b": [asyncio.Event()]})
+    started = time.monotonic()
+    verdict = (await outcome_of(hall.call(("here", 2), ("a", 1), ("b", 1)))).verdict
+    assert (verdict.stopped_by, verdict.votes) == ("deadline", 2)
+    assert SHORT_S <= time.monotonic() - started < 1
+    assert hall.cancelled == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("failures", "late", "kind", "message"),
+    [
+        ([], True, DeadlineExceeded, "none of the 3 voters answered by the request's deadline$"),
+        ([EngineFailed("broke")], True, DeadlineExceeded, r"deadline \(broke\)$"),
+        ([EngineFailed("broke"), BadRequest("no")], False, BadRequest, "^no$"),
+        ([EngineFailed("broke")] * 3, False, EngineFailed, "^every voter failed: broke$"),
+        ([EngineFailed("broke"), Unavailable("full")], False, EngineFailed, "broke; full"),
+        ([Unavailable("full", 9), Unavailable("reloading", 4)], False, Unavailable, "^full; reloading$"),
+    ],
+)
+def test_without_any_candidate_the_client_is_told_why(
+    failures: list[SwarmError], late: bool, kind: type[SwarmError], message: str
+) -> None:
+    error = no_candidate(failures, asked=3, late=late)
+    assert type(error) is kind
+    with pytest.raises(kind, match=message):
+        raise error
+    if type(error) is Unavailable:
+        assert error.retry_after_s == 4
+
+
+def test_a_replica_runs_one_batch_for_each_temperature() -> None:
+    here, there = replica("here"), replica("a")
+    samplings = [sampling(0.0, 1), sampling(0.7, 2), sampling(0.7, 3), sampling(0.7, 4)]
+    batches = batches_of([Assignment(here, 3), Assignment(there, 1)], samplings)
+    assert [(batch.replica.node, [change.seed for change in batch.samplings]) for batch in batches] == [
+        ("here", [1]),
+        ("here", [2, 3]),
+        ("a", [4]),
+    ]

@@ -1,0 +1,237 @@
+"""Who is asked: tables of cases, and what holds for any replicas."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.errors import BadRequest
+from swarm.routing.policy import (
+    LONG_PROMPT_CHARS,
+    MAX_VOTES,
+    Assignment,
+    Defaults,
+    VoteOptions,
+    by_preference,
+    make_plan,
+    spread,
+    strategy_of,
+    with_slots_for,
+)
+from swarm.routing.replicas import Replica
+
+FIVE = Defaults(votes=5)
+
+
+def replica(node: str, *, model: str = "m", slots: int = 4, free: int | None = None, **facts: Any) -> Replica:
+    """One on node `node`; "here" is this one."""
+    return Replica(
+        node_id=node,
+        node=node,
+        model=model,
+        slots=slots,
+        slots_free=slots if free is None else free,
+        url=None if node == "here" else f"http://{node}",
+        **facts,
+    )
+
+
+def asked(assignments: tuple[Assignment, ...]) -> dict[tuple[str, str], int]:
+    return {(a.replica.node, a.replica.model): a.count for a in assignments}
+
+
+@pytest.mark.parametrize(
+    ("best", "other"),
+    [
+        (replica("a"), replica("here", free=0)),
+        (replica("a", params=8), replica("here", params=2)),
+        (replica("a", params=1), replica("here")),
+        (replica("here", tokens_per_s=1), replica("a", tokens_per_s=100)),
+        (replica("b", tokens_per_s=100), replica("a", tokens_per_s=1)),
+        (replica("b", tokens_per_s=1), replica("a")),
+        (replica("b", free=3), replica("a", free=2)),
+        (replica("a"), replica("b")),
+    ],
+    ids=["free", "stronger", "known strength", "here", "faster", "known speed", "more room", "id"],
+)
+def test_the_better_replica_for_one_answer(best: Replica, other: Replica) -> None:
+    assert by_preference([best, other]) == by_preference([other, best]) == (best, other)
+
+
+def test_several_choices_need_that_many_free_slots_at_once() -> None:
+    small, large = replica("here", slots=4, free=2), replica("a", slots=4, free=3)
+    assert by_preference([small, large], choices=3)[0] == large
+    assert by_preference([small, large], choices=1)[0] == small
+
+
+def test_replicas_too_small_for_the_choices_are_left_out() -> None:
+    small, large = replica("here", slots=2), replica("a", slots=8, free=0)
+    assert with_slots_for(3, [small, large]) == (large,)
+    with pytest.raises(BadRequest, match="n is 9; 'm' gives at most 8 answers at once") as caught:
+        with_slots_for(9, [small, large])
+    assert caught.value.param == "n"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "votes", "idle_only", "expected"),
+    [
+        ([replica("here")], 3, False, {("here", "m"): 3}),
+        ([replica("here"), replica("a")], 3, False, {("here", "m"): 2, ("a", "m"): 1}),
+        ([replica("here"), replica("a"), replica("b")], 3, False, {("here", "m"): 1, ("a", "m"): 1, ("b", "m"): 1}),
+        ([replica("here", slots=1), replica("a", slots=1)], 9, False, {("here", "m"): 1, ("a", "m"): 1}),
+        ([replica("here", free=0), replica("a", free=1)], 5, True, {("a", "m"): 1}),
+        ([replica("here", free=0), replica("a", free=0)], 5, True, {}),
+        ([replica("here", free=0)], 2, False, {("here", "m"): 2}),
+        (
+            [replica("here", model="x"), replica("here", model="y"), replica("a", model="x")],
+            3,
+            False,
+            {("here", "x"): 1, ("here", "y"): 1, ("a", "x"): 1},
+        ),
+        (
+            [replica("here", model="x"), replica("a", model="x"), replica("a", model="y")],
+            2,
+            False,
+            {("here", "x"): 1, ("a", "y"): 1},
+        ),
+    ],
+    ids=[
+        "alone", "two nodes", "three nodes", "all there is", "idle ones", "none idle", "busy ones queue",
+        "a node's second model comes after every node", "another model before the same again",
+    ],
+)  # fmt: skip
+def test_votes_are_dealt_out(
+    replicas: list[Replica], votes: int, idle_only: bool, expected: dict[tuple[str, str], int]
+) -> None:
+    assert asked(spread(replicas, votes, idle_only)) == expected
+
+
+any_replicas = st.lists(
+    st.builds(
+        lambda node, model, slots, busy, params: replica(
+            node, model=model, slots=slots, free=max(0, slots - busy), params=params
+        ),
+        st.sampled_from(["here", "a", "b", "c"]),
+        st.sampled_from(["x", "y"]),
+        st.integers(1, 6),
+        st.integers(0, 6),
+        st.sampled_from([None, 1, 8]),
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda r: (r.node_id, r.model),
+)
+
+
+@given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES), idle_only=st.booleans())
+def test_nobody_is_asked_beyond_its_slots_and_nobody_in_vain(
+    replicas: list[Replica], votes: int, idle_only: bool
+) -> None:
+    room = {r: r.slots_free if idle_only else r.slots for r in replicas}
+    dealt = spread(replicas, votes, idle_only)
+    assert all(0 < assignment.count <= room[assignment.replica] for assignment in dealt)
+    assert sum(assignment.count for assignment in dealt) == min(votes, sum(room.values()))
+    assert len({assignment.replica for assignment in dealt}) == len(dealt)
+
+
+@given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES), idle_only=st.booleans())
+def test_every_node_is_asked_before_any_is_asked_twice(replicas: list[Replica], votes: int, idle_only: bool) -> None:
+    dealt = spread(replicas, votes, idle_only)
+    given_to = Counter({assignment.replica.node_id: 0 for assignment in dealt})
+    for assignment in dealt:
+        given_to[assignment.replica.node_id] += assignment.count
+    most = max(given_to.values(), default=0)
+    for node in {r.node_id for r in replicas}:
+        room = sum(r.slots_free if idle_only else r.slots for r in replicas if r.node_id == node)
+        assert given_to[node] >= min(most - 1, room)
+
+
+@given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES))
+def test_the_plan_does_not_depend_on_the_order_of_the_replicas(replicas: list[Replica], votes: int) -> None:
+    assert spread(replicas, votes, idle_only=False) == spread(replicas[::-1], votes, idle_only=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "default", "strategy"),
+    [
+        (VoteOptions(), "auto", "auto"),
+        (VoteOptions(), "medoid", "medoid"),
+        (VoteOptions("first"), "medoid", "first"),
+        (VoteOptions(votes=3), "medoid", "medoid"),
+        (VoteOptions(), "single", "single"),
+        (VoteOptions(votes=3), "single", "auto"),
+        (VoteOptions("majority"), "single", "majority"),
+        (VoteOptions("single"), "auto", "single"),
+    ],
+)
+def test_the_requests_strategy_goes_before_the_nodes(options: VoteOptions, default: str, strategy: str) -> None:
+    assert strategy_of(options, default) == strategy
+
+
+@pytest.mark.parametrize(
+    ("free", "options", "defaults", "mode", "wanted", "count"),
+    [
+        (4, VoteOptions(), FIVE, "vote", 5, 4),
+        (2, VoteOptions(), FIVE, "vote", 5, 2),
+        (1, VoteOptions(), FIVE, "single", 5, 1),
+        (0, VoteOptions(), FIVE, "single", 5, 1),
+        (0, VoteOptions(votes=3), FIVE, "vote", 3, 3),
+        (0, VoteOptions("majority"), FIVE, "vote", 5, 4),
+        (0, VoteOptions(votes=9), FIVE, "vote", 9, 4),
+        (4, VoteOptions(votes=1), FIVE, "single", 1, 1),
+        (4, VoteOptions("single"), FIVE, "single", 1, 1),
+        (4, VoteOptions(), Defaults(votes=1), "single", 1, 1),
+        (4, VoteOptions(), Defaults(5, "single"), "single", 1, 1),
+        (1, VoteOptions(), Defaults(5, "majority"), "single", 5, 1),
+        (1, VoteOptions(min_votes=3), FIVE, "vote", 5, 3),
+        (4, VoteOptions(min_votes=7), FIVE, "vote", 7, 4),
+        (0, VoteOptions(votes=2, min_votes=2), FIVE, "vote", 2, 2),
+    ],
+)
+def test_load_decides_how_many_are_asked_unless_the_client_does(
+    free: int, options: VoteOptions, defaults: Defaults, mode: str, wanted: int, count: int
+) -> None:
+    plan = make_plan([replica("here", free=free)], options, defaults, prompt_chars=10)
+    assert (plan.mode, plan.wanted, plan.asked) == (mode, wanted, count)
+
+
+def test_a_very_long_prompt_is_answered_once_unless_the_client_wants_votes() -> None:
+    here = [replica("here")]
+    assert make_plan(here, VoteOptions(), FIVE, LONG_PROMPT_CHARS).mode == "vote"
+    assert make_plan(here, VoteOptions(), FIVE, LONG_PROMPT_CHARS + 1).mode == "single"
+    assert make_plan(here, VoteOptions(votes=3), FIVE, LONG_PROMPT_CHARS + 1).asked == 3
+
+
+def test_several_choices_are_one_assignment_and_never_a_vote() -> None:
+    plan = make_plan([replica("here"), replica("a")], VoteOptions(votes=3), FIVE, 10, choices=3)
+    assert (plan.mode, plan.strategy, asked(plan.assignments)) == ("single", "single", {("here", "m"): 3})
+
+
+any_options = st.builds(
+    VoteOptions,
+    st.sampled_from(["auto", "majority", "medoid", "first", "single"]),
+    st.none() | st.integers(1, MAX_VOTES),
+    st.none() | st.integers(1, MAX_VOTES),
+)
+
+
+@given(
+    replicas=any_replicas,
+    options=any_options,
+    votes=st.integers(1, MAX_VOTES),
+    strategy=st.sampled_from(["auto", "single", "majority"]),
+    chars=st.sampled_from([0, LONG_PROMPT_CHARS * 2]),
+)
+def test_every_plan_asks_somebody_and_never_more_than_wanted(
+    replicas: list[Replica], options: VoteOptions, votes: int, strategy: str, chars: int
+) -> None:
+    plan = make_plan(replicas, options, Defaults(votes, strategy), chars)
+    assert 1 <= plan.asked <= plan.wanted <= MAX_VOTES
+    assert plan.strategy != "single" if plan.mode == "vote" else plan.asked == 1
+    busy = sum(max(0, a.count - a.replica.slots_free) for a in plan.assignments)
+    if plan.mode == "vote" and not options.explicit and plan.asked > (options.min_votes or 1):
+        assert busy == 0, "only what is idle, unless the client says otherwise"

@@ -1,0 +1,59 @@
+"""Which replicas may answer for a name."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.errors import UnknownModel
+from swarm.routing.replicas import SWARM_ALIAS, Replica, able, model_names
+
+
+def replica(model: str, params: int | None, slots: int = 1) -> Replica:
+    return Replica(f"node-of-{model}", f"node-of-{model}", model, slots, slots, params=params)
+
+
+def test_a_name_means_that_model_only() -> None:
+    small, large = replica("small", 1), replica("large", 100)
+    assert able("small", [small, large]) == (small,)
+
+
+def test_an_unknown_name_lists_what_there_is_and_the_alias() -> None:
+    with pytest.raises(UnknownModel, match=r"model 'gpt' is not served here; available: a, b, swarm") as caught:
+        able("gpt", [replica("b", 1), replica("a", 1), replica("a", 1)])
+    assert caught.value.known == ("a", "b", "swarm")
+
+
+def test_without_any_model_the_alias_is_unknown_too_and_says_why() -> None:
+    with pytest.raises(UnknownModel, match="no node has loaded a model yet"):
+        able(SWARM_ALIAS, [])
+    with pytest.raises(UnknownModel, match="available: none"):
+        able("x", [])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "invited"),
+    [
+        ([100, 100, 100, 24], [100, 100, 100]),
+        ([100, 100, 100, 25], [100, 100, 100, 25]),
+        ([100, 100, 1], [100, 100, 1]),
+        ([100, 1, 1, 1], [100, 1, 1, 1]),
+        ([100, 100, 100, None], [100, 100, 100, None]),
+        ([None, None], [None, None]),
+        ([5], [5]),
+    ],
+    ids=["weak", "a quarter", "too few without", "one strong", "unknown size", "all unknown", "alone"],
+)
+def test_the_alias_leaves_weak_models_out_while_three_voters_remain(
+    sizes: list[int | None], invited: list[int | None]
+) -> None:
+    replicas = [replica(f"m{i}", params) for i, params in enumerate(sizes)]
+    assert [r.params for r in able(SWARM_ALIAS, replicas)] == invited
+
+
+def test_voters_are_counted_by_slots() -> None:
+    strong, weak = replica("strong", 100, slots=3), replica("weak", 1)
+    assert able(SWARM_ALIAS, [strong, weak]) == (strong,)
+
+
+def test_every_model_is_named_once() -> None:
+    assert model_names([replica("b", 1), replica("a", 1), replica("b", 1)]) == ("a", "b")

@@ -1,0 +1,263 @@
+"""Workers that are leased, and engines that break and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from itertools import pairwise
+
+import pytest
+
+from swarm.engines.engine import Engine
+from swarm.errors import EngineFailed, Unavailable
+from swarm.workers import pool as pool_module
+from swarm.workers.names import worker_names
+from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
+from tests.doubles.scripted_engine import ScriptedEngine, saying
+from tests.doubles.waiting import eventually
+
+SLOTS = 4
+
+
+def scripted(slots: int = SLOTS, model: str = "m") -> ScriptedEngine:
+    return ScriptedEngine(saying("yes"), model_id=model, slots=slots)
+
+
+def loading(*outcomes: Engine | Exception) -> Loader:
+    """A loader that gives the first outcome, then the second, ..."""
+    left = list(outcomes)
+
+    async def load() -> Engine:
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return load
+
+
+def workers_of(*outcomes: Engine | Exception, clock: Callable[[], float] = lambda: 0.0) -> ModelWorkers:
+    return ModelWorkers(loading(*outcomes), worker_names("node"), None, clock)
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "RESTART_PAUSE_S", 0.0)
+
+
+async def test_a_lease_holds_its_workers_and_gives_them_back() -> None:
+    async with workers_of(scripted()) as workers:
+        async with workers.lease(3) as lease:
+            assert [worker.slot for worker in lease.workers] == [0, 1, 2]
+            assert workers.state().slots_free == 1
+        assert workers.state().slots_free == SLOTS
+
+
+async def test_a_failure_inside_a_lease_gives_its_workers_back() -> None:
+    async with workers_of(scripted()) as workers:
+        with pytest.raises(EngineFailed):
+            async with workers.lease(SLOTS):
+                raise EngineFailed("broke")
+        assert workers.state().slots_free == SLOTS
+
+
+async def test_leases_wait_in_order_of_arrival() -> None:
+    order: list[int] = []
+    async with workers_of(scripted()) as workers:
+
+        async def hold(number: int, count: int) -> None:
+            async with workers.lease(count):
+                order.append(number)
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number, count in enumerate([3, 4, 1, 1, 4, 2]):
+                tasks.create_task(hold(number, count))
+    assert order == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_full_queue_is_refused_with_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "MAX_WAITING", 1)
+    async with workers_of(scripted(slots=1)) as workers, AsyncExitStack() as held:
+        await held.enter_async_context(workers.lease(1))
+        waiter = asyncio.create_task(held.enter_async_context(workers.lease(1)))
+        await eventually(lambda: workers.waiting == 1)
+        with pytest.raises(Unavailable, match="1 requests are already waiting for 'm'") as caught:
+            await held.enter_async_context(workers.lease(1))
+        assert caught.value.retry_after_s > 0
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+
+
+async def test_a_waiter_that_is_cancelled_leaves_the_queue() -> None:
+    async with workers_of(scripted(slots=2)) as workers:
+
+        async def hold(count: int) -> None:
+            async with workers.lease(count):
+                pass
+
+        async with workers.lease(1):
+            large = asyncio.create_task(hold(2))
+            small = asyncio.create_task(hold(1))
+            await eventually(lambda: workers.waiting == 2)
+            large.cancel()
+            await small  # it was behind the large one only
+        await asyncio.gather(large, return_exceptions=True)
+        assert workers.state().slots_free == 2
+
+
+async def test_a_waiter_cancelled_just_as_it_is_served_loses_no_worker() -> None:
+    async with workers_of(scripted(slots=1)) as workers:
+
+        async def hold() -> None:
+            async with workers.lease(1):
+                pass
+
+        async with workers.lease(1):
+            waiter = asyncio.create_task(hold())
+            await eventually(lambda: workers.waiting == 1)
+        waiter.cancel()  # granted by now, but it has not run since
+        await asyncio.gather(waiter, return_exceptions=True)
+        assert workers.state().slots_free == 1
+
+
+async def test_an_engine_that_fails_is_loaded_again() -> None:
+    first, second = scripted(), scripted()
+    async with workers_of(first, second) as workers:
+        first.failed.set_result("crashed")
+        await eventually(lambda: workers.engine is second)
+        assert first.closed
+        assert workers.state().problem is None
+        async with workers.lease(1) as lease:
+            assert lease.engine is second
+
+
+async def test_while_an_engine_is_reloaded_requests_are_refused_with_the_reason() -> None:
+    first, gate = scripted(), asyncio.Event()
+    second = scripted()
+
+    async def load() -> Engine:
+        if first.failed.done():
+            await gate.wait()
+            return second
+        return first
+
+    async with ModelWorkers(load, worker_names("node"), None) as workers:
+        first.failed.set_result("crashed")
+        await eventually(lambda: workers.state().problem == "crashed")
+        assert workers.state().slots_free == 0
+        with pytest.raises(Unavailable, match="model 'm' is not running: crashed") as caught:
+            async with workers.lease(1):
+                pass
+        assert caught.value.retry_after_s > 0
+        gate.set()
+        await eventually(lambda: workers.state().problem is None)
+        assert workers.state().slots_free == SLOTS
+
+
+async def test_those_who_wait_are_told_when_the_engine_breaks() -> None:
+    first = scripted(slots=1)
+    async with workers_of(first, scripted(slots=1)) as workers:
+
+        async def hold() -> None:
+            async with workers.lease(1):
+                pass
+
+        async with workers.lease(1):
+            waiter = asyncio.create_task(hold())
+            await eventually(lambda: workers.waiting == 1)
+            first.failed.set_result("crashed")
+            with pytest.raises(Unavailable, match="crashed"):
+                await waiter
+            await eventually(lambda: workers.engine is not first)
+            assert workers.state().slots_free == 1, "the new engine's slots are its own"
+        assert workers.state().slots_free == 1, "what the old lease gives back is not the new engine's"
+
+
+@pytest.mark.parametrize("slots", [1, 2, 6])
+async def test_a_reloaded_engine_may_have_other_slots(slots: int) -> None:
+    first, second = scripted(), scripted(slots=slots)
+    async with workers_of(first, second) as workers:
+        before = [worker.name for worker in workers.workers]
+        first.failed.set_result("crashed")
+        await eventually(lambda: workers.engine is second)
+        after = [worker.name for worker in workers.workers]
+        assert len(set(after)) == slots
+        assert after[: len(before)] == before[:slots], "who is still there keeps the name"
+        async with workers.lease(9) as lease:
+            assert len(lease.workers) == slots
+
+
+async def test_loading_is_tried_again_when_it_fails() -> None:
+    first, second = scripted(), scripted()
+    async with workers_of(first, EngineFailed("too little memory"), OSError("no disk"), second) as workers:
+        first.failed.set_result("crashed")
+        await eventually(lambda: workers.engine is second)
+        assert workers.state().problem is None
+
+
+async def test_after_three_restarts_in_a_minute_it_stays_down_and_says_so() -> None:
+    now = 0.0
+    engines = [scripted() for _ in range(5)]
+    async with workers_of(*engines, clock=lambda: now) as workers:
+        for broken, following in pairwise(engines[:4]):
+            broken.failed.set_result("crashed")
+            await eventually(lambda following=following: workers.engine is following)
+            now += 1
+        engines[3].failed.set_result("crashed again")
+        await eventually(lambda: "it was loaded 3 times" in (workers.state().problem or ""))
+        assert "crashed again" in (workers.state().problem or "")
+        assert workers.engine is engines[3]
+        with pytest.raises(Unavailable, match="restart the node"):
+            async with workers.lease(1):
+                pass
+
+
+async def test_an_engine_that_breaks_now_and_then_is_always_loaded_again() -> None:
+    now = 0.0
+    engines = [scripted() for _ in range(8)]
+    async with workers_of(*engines, clock=lambda: now) as workers:
+        for broken, following in pairwise(engines):
+            broken.failed.set_result("crashed")
+            await eventually(lambda following=following: workers.engine is following)
+            now += 25
+
+
+async def test_a_first_load_that_fails_is_the_callers_to_handle() -> None:
+    with pytest.raises(EngineFailed, match="no such file"):
+        async with workers_of(EngineFailed("no such file")):
+            pass
+
+
+async def test_leaving_closes_the_engine_and_refuses_who_waits() -> None:
+    engine = scripted(slots=1)
+    async with AsyncExitStack() as held:
+        async with workers_of(engine) as workers:
+            await held.enter_async_context(workers.lease(1))
+            waiter = asyncio.create_task(held.enter_async_context(workers.lease(1)))
+            await eventually(lambda: workers.waiting == 1)
+        with pytest.raises(Unavailable, match="shutting down"):
+            await waiter
+        assert engine.closed
+
+
+async def test_speed_is_a_moving_average_of_what_was_measured() -> None:
+    async with workers_of(scripted()) as workers:
+        assert workers.state().tokens_per_s is None
+        workers.measured(100.0)
+        assert workers.state().tokens_per_s == 100.0
+        workers.measured(50.0)
+        assert workers.state().tokens_per_s == pytest.approx(90.0)
+
+
+async def test_workers_of_several_models_have_different_names() -> None:
+    async with WorkerPool("node") as pool:
+        first = await pool.serve(loading(scripted(model="a")), 5)
+        second = await pool.serve(loading(scripted(model="b")))
+        names = [worker.name for workers in (first, second) for worker in workers.workers]
+        assert len(set(names)) == 2 * SLOTS
+        assert pool.get("a") is first
+        assert pool.get("c") is None
+        assert [(state.model_id, state.params) for state in pool.states()] == [("a", 5), ("b", None)]
+    assert pool.states() == ()
