@@ -53,14 +53,17 @@ def parse_body(raw: bytes, schema: type[M]) -> M:
 
 
 def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
-    """What is wrong with a body: of several problems the deepest, because a union also reports what was not meant."""
+    """What is wrong with a body, of several problems the most telling one.
+
+    A union reports what each of its members finds: the one that was meant got furthest, or at least had the right type.
+    """
     problems = error.errors(include_url=False)
     if problems[0]["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {problems[0]['msg']}")
     body: object = json.loads(raw) if len(raw) <= MAX_PLACED_BYTES else None
     places = [place_of(problem, body) for problem in problems]
-    deepest = max(range(len(places)), key=lambda i: (len(places[i]), -i))
-    where, problem = dotted(places[deepest]), problems[deepest]
+    told = max(range(len(places)), key=lambda i: (len(places[i]), not problems[i]["type"].endswith("_type"), -i))
+    where, problem = dotted(places[told]), problems[told]
     if problem["type"] == "missing":
         return BadRequest(f"{where}: this field is required", param=where)
     reason = problem["msg"].removeprefix("Value error, ")

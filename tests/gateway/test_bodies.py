@@ -1,0 +1,119 @@
+"""Reading bodies: what is said of a bad one, and how long the worst one takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+import pytest
+
+from swarm.errors import BadRequest
+from swarm.gateway import bodies
+from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
+from swarm.gateway.schemas import CandidatesBody, ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
+from tests.doubles.running_node import RunningNode
+
+TURN = {"role": "user", "content": "x"}
+BLOCKED_S = 1.0  # what the worst body may hold the event loop on a busy machine; the typical one takes 10 ms
+
+
+def refusal(body: Any, schema: type[Sampling] = ChatCompletionBody) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        parse_body(body if isinstance(body, bytes) else json.dumps(body).encode(), schema)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"model": "m"}, "messages: this field is required"),
+        (
+            {"model": "m", "messages": [{**TURN, "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
+            "messages[0].content[1].type: Input should be 'text' (got 'image_url')",
+        ),
+        ({"model": "m", "messages": [TURN], "temperature": "0.5"}, "temperature: Input should be a valid number"),
+        ({"model": "m", "messages": [TURN], "stop": ["a", 1]}, "stop[1]: Input should be a valid string (got 1)"),
+        ({"model": "m", "messages": [{"role": "user"}]}, "messages[0]: a user message needs content"),
+        ({"model": "x" * 1000, "messages": [TURN]}, "model: String should have at most 512 characters (got 'xxx"),
+    ],
+    ids=["missing", "in a union", "wrong type", "in a list", "our own rule", "long value"],
+)
+def test_a_problem_is_told_with_its_place_and_value(body: Any, message: str) -> None:
+    error = refusal(body)
+    assert str(error).startswith(message)
+    assert error.param == message.split(":")[0]
+    assert len(str(error)) < 300
+
+
+def test_requests_inside_peers_bodies_are_placed_too() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_body(json.dumps({"request": {"model": "m", "prompt": 5}, "votes": 1}).encode(), CandidatesBody)
+    assert caught.value.param == "request.prompt"
+
+
+def test_unknown_fields_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in range(2):
+        parse_body(json.dumps({"model": "m", "prompt": "x", "a_field_of_this_test": 1}).encode(), CompletionBody)
+    assert len([record for record in caplog.records if "a_field_of_this_test" in record.getMessage()]) == 1
+
+
+def listed(item: str, key: str, around: str = "%s") -> bytes:
+    """A chat body with as many `item` under `key` as are let through."""
+    items = ",".join([item] * (MAX_MARKS // (1 + item.count("{") + item.count("[") + item.count(",")) - 20))
+    fields = {"model": '"m"', "messages": json.dumps([TURN]), key: around % f"[{items}]"}
+    return b"{" + ",".join(f'"{name}":{value}' for name, value in fields.items()).encode() + b"}"
+
+
+def saying(text: str) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+
+
+WORST = {
+    "one text": saying("x" * (MAX_BODY_BYTES - 200)),
+    "escapes": saying("é\n" * (MAX_BODY_BYTES // 8 - 50)),
+    "unknown numbers": listed("1", "u"),
+    "unknown objects": listed("{}", "u"),
+    "numbers for messages": listed("1", "messages"),
+    "objects for messages": listed("{}", "messages"),
+    "turns": listed('{"role":"user","content":"x"}', "messages"),
+    "numbers for parts": listed("1", "messages", '[{"role":"user","content":%s}]'),
+    "parts": listed('{"type":"text","text":"x"}', "messages", '[{"role":"user","content":%s}]'),
+    "numbers for tools": listed("1", "tools"),
+    "stops": listed('"x"', "stop"),
+    "schema": listed("1", "tools", '[{"type":"function","function":{"name":"f","parameters":{"enum":%s}}}]'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_the_worst_body_does_not_block_for_long(name: str) -> None:
+    started = time.perf_counter()
+    with contextlib.suppress(BadRequest):
+        parse_body(WORST[name], ChatCompletionBody).to_request()
+    assert time.perf_counter() - started < BLOCKED_S
+
+
+def test_many_parts_and_many_turns_are_bounded_separately() -> None:
+    parts = [{"type": "text", "text": "x"}] * 1025
+    assert "1024" in str(refusal({"model": "m", "messages": [{**TURN, "content": parts}]}))
+    assert "4096" in str(refusal({"model": "m", "messages": [TURN] * 4097}))
+
+
+def test_embedding_inputs_are_counted() -> None:
+    with pytest.raises(BadRequest, match="2048"):
+        parse_body(json.dumps({"model": "m", "input": ["x"] * 2049}).encode(), EmbeddingBody)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
+    async with RunningNode("kitchen") as node:
+        reader, writer = await asyncio.open_connection(*node.address)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 408 " in head.split(b"\r\n")[0]
+        writer.close()
+        await writer.wait_closed()
