@@ -1,0 +1,80 @@
+"""What is counted: under names that clients cannot multiply, and for answers only once in a swarm."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from swarm.gateway.metrics import Metrics
+from tests.doubles.clients import Client, connect
+from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
+from tests.doubles.scripted_engine import ScriptedEngine, saying
+
+SINGLE = {"strategy": "single"}
+
+
+async def samples(client: Client) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Every sample by its name and label values."""
+    text = (await client.get("/metrics")).text
+    families = text_string_to_metric_families(text)
+    return {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
+
+
+def node(name: str, *peers: RunningNode, engine: bool = True) -> RunningNode:
+    loaders = [ready(ScriptedEngine(saying("a word")))] if engine else []
+    return RunningNode(name, *loaders, options=NodeOptions(peers=[peer.address for peer in peers]))
+
+
+async def test_requests_are_counted_by_route_and_status() -> None:
+    kitchen = node("kitchen")
+    async with kitchen, connect(kitchen.url) as client:
+        await client.chat(swarm=SINGLE)
+        await client.chat(temperature=9)
+        await client.get("/v1/models/a")
+        await client.get("/v1/models/b")
+        await client.get("/made/up/1")
+        await client.post("/made/up/2", {})
+        found = await samples(client)
+        requests = {labels: value for (name, labels), value in found.items() if name == "swarm_requests_total"}
+        assert requests == {
+            ("/v1/chat/completions", "200"): 1,
+            ("/v1/chat/completions", "400"): 1,
+            ("/v1/models/{id}", "404"): 2,
+            ("unknown", "404"): 2,
+        }
+        assert found["swarm_request_seconds_count", ("/v1/chat/completions",)] == 2
+
+
+async def test_tokens_are_counted_where_the_client_asked_and_not_again_at_the_peer() -> None:
+    study = node("study")
+    async with study:
+        kitchen = node("kitchen", study, engine=False)
+        async with kitchen, connect(kitchen.url) as asked, connect(study.url) as peer:
+            await asked.chat(swarm=SINGLE)
+            assert (await samples(asked))["swarm_completion_tokens_total", ()] == 1
+            assert (await samples(peer))["swarm_completion_tokens_total", ()] == 0
+            assert (await samples(asked))["swarm_peers_alive", ()] == 1
+
+
+async def test_gauges_are_read_when_somebody_looks() -> None:
+    kitchen = node("kitchen")
+    async with run_nodes(kitchen), connect(kitchen.url) as client:
+        workers = kitchen.pool.get("scripted")
+        assert workers is not None
+        async with workers.lease(3):
+            assert (await samples(client))["swarm_slots_free", ()] == 1
+        found = await samples(client)
+        assert (found["swarm_slots_free", ()], found["swarm_slots", ()]) == (4, 4)
+
+
+def test_an_answer_of_nobody_counts_nothing() -> None:
+    metrics = Metrics()
+    metrics.answered([], None)
+    assert b"swarm_completion_tokens_total 0.0" in metrics.render()
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez"])
+async def test_a_node_without_a_model_still_reports(path: str) -> None:
+    kitchen = node("kitchen", engine=False)
+    async with kitchen, connect(kitchen.url) as client:
+        assert (await client.get(path)).status == 200
