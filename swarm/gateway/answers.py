@@ -6,7 +6,7 @@ import time
 
 from aiohttp import web
 
-from swarm.errors import Unavailable
+from swarm.errors import Unavailable, UnknownModel
 from swarm.gateway.answering import Answering, Asked
 from swarm.gateway.condition import Condition
 from swarm.gateway.metrics import Metrics
@@ -15,6 +15,8 @@ from swarm.gateway.streamed_answer import streamed_answer
 from swarm.gateway.streams import Pacing
 from swarm.gateway.whole_answer import whole_answer
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+
+LOADING_RETRY_AFTER_S = 2  # told to clients: a small model is there by then, a large one after a few retries
 
 
 class Answerer:
@@ -31,12 +33,18 @@ class Answerer:
         if self._condition.draining:
             raise Unavailable(f"node {self._dispatcher.node!r} is shutting down: ask another node")
         request = asked.request
+        try:
+            plan = self._dispatcher.plan(request, asked.options, asked.choices, asked.local_only)
+        except UnknownModel as error:
+            if not self._condition.loading:
+                raise
+            raise Unavailable(f"{error}; this node is still loading its own", LOADING_RETRY_AFTER_S) from error
         kind = "text" if request.messages is None else "chat"
         answering = Answering(
             dispatcher=self._dispatcher,
             metrics=self._metrics,
             asked=asked,
-            plan=self._dispatcher.plan(request, asked.options, asked.choices, asked.local_only),
+            plan=plan,
             shape=Shape(kind, request.model, asked.include_usage, (request.prompt or "") if asked.echo else ""),
             deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
         )

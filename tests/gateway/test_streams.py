@@ -262,6 +262,17 @@ async def test_a_deadline_in_mid_stream_is_an_error_in_the_stream(stage: Stage) 
     assert not reply.done
 
 
+async def test_an_unknown_model_may_be_the_one_that_is_still_loading(stage: Stage) -> None:
+    stage.node.condition.loading = True
+    reply = await stage.client.post(CHAT, {**chat_body(), "model": "later"})
+    assert reply.status == 503
+    assert "still loading" in reply.error["message"]
+    assert int(reply.headers["Retry-After"]) > 0
+    assert (await stage.client.chat()).status == 200, "what is served already is served"
+    stage.node.condition.loading = False
+    assert (await stage.client.post(CHAT, {**chat_body(), "model": "later"})).status == 404
+
+
 async def test_a_node_that_shuts_down_takes_no_more_work(stage: Stage) -> None:
     stage.node.condition.draining = True
     reply = await stage.client.chat()
