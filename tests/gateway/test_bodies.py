@@ -48,6 +48,21 @@ def test_a_problem_is_told_with_its_place_and_value(body: Any, message: str) -> 
     assert len(str(error)) < 300
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"tools":[{"type":"function","function":{"name":"f","parameters":{"a":[{"minimum":%s}]}}}]',
+        '"response_format":{"type":"json_schema","json_schema":{"schema":{"minimum":%s}}}',
+        '"temperature":%s',
+    ],
+    ids=["tool", "schema", "number"],
+)
+def test_numbers_that_json_cannot_write_again_are_refused(field: str, number: str) -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],' + (field % number).encode() + b"}"
+    assert "finite" in str(refusal(body))
+
+
 def test_requests_inside_peers_bodies_are_placed_too() -> None:
     with pytest.raises(BadRequest) as caught:
         parse_body(json.dumps({"request": {"model": "m", "prompt": 5}, "votes": 1}).encode(), CandidatesBody)

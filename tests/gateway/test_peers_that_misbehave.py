@@ -228,6 +228,19 @@ async def test_a_peer_that_answers_another_status_is_passed_over(status: int) ->
         assert reply.json["choices"][0]["message"]["content"] == "Answer: 16"
 
 
+@pytest.mark.parametrize("swarm", [SINGLE, {"votes": 2}], ids=["single", "vote"])
+async def test_a_peer_that_is_shutting_down_is_busy_and_not_broken(swarm: dict[str, Any]) -> None:
+    liar = FakePeer("attic", b'{"error": {"code": "unavailable", "message": "shutting down"}}')
+    liar.status = 503
+    async with kitchen_with(liar) as (client, node):
+        reports: list[bool] = []
+        node.membership.report_traffic = lambda _, ok: reports.append(ok)
+        reply = await client.chat(swarm=swarm)
+        assert reply.status == 503
+        assert int(reply.headers["Retry-After"]) > 0
+        assert not reports
+
+
 class Kitchen:
     """A liar called "attic" that claims the stronger model and one slot, and a kitchen that says "Answer: 16"."""
 
