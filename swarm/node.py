@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from federation.addresses import AnnouncedAddresses, choose_addresses
-from federation.advertisement import NodeDescription, ServedModel
+from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.errors import FederationError
 from federation.hostport import Address, make_address, parse_address
@@ -24,7 +24,7 @@ from federation.identity import NodeIdentity, load_identity
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
-from federation.peer import Change, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState
+from federation.peer import Change, Peer, PeerChanged, PeerJoined, PeerLeft
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.console import Console
@@ -35,7 +35,7 @@ from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import Replica
+from swarm.routing.serving import peer_replicas, served_models
 from swarm.settings import Settings
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
@@ -99,27 +99,7 @@ def compute_threads(settings: Settings, snapshot: HardwareSnapshot) -> int:
     return settings.threads or max(1, (snapshot.cpu.usable_cores or 2) - 1)
 
 
-def peer_replicas(peers: tuple[Peer, ...]) -> tuple[Replica, ...]:
-    """What peers serve, those under suspicion only while nothing better is known of them."""
-    return tuple(
-        Replica(
-            node_id=peer.id,
-            node=peer.label,
-            model=model.id,
-            slots=model.slots,
-            slots_free=model.slots_free if peer.state is PeerState.ALIVE else 0,
-            url=peer.url,
-            params=model.params,
-            tokens_per_s=model.tokens_per_s,
-            embeddings=model.embeddings,
-        )
-        for peer in peers
-        for model in peer.description.models
-        if model.slots and not peer.description.draining
-    )
-
-
-def served_models(peer: Peer) -> str:
+def models_of(peer: Peer) -> str:
     """What the banner says a peer serves."""
     return ", ".join(model.id for model in peer.description.models) or "no model yet"
 
@@ -227,13 +207,13 @@ class Node:
     def _announce_change(self, change: Change) -> None:
         match change:
             case PeerJoined(peer, returned):
-                self._announced_models[peer.id] = models = served_models(peer)
+                self._announced_models[peer.id] = models = models_of(peer)
                 back = " is back" if returned else ""
                 self._console.say(f"+ peer {peer.label}{back} at {peer.address} ({models})")
             case PeerLeft(peer, reason):
                 self._console.say(f"- peer {peer.label}: {reason}")
-            case PeerChanged(peer) if self._announced_models.get(peer.id) != served_models(peer):
-                self._announced_models[peer.id] = models = served_models(peer)
+            case PeerChanged(peer) if self._announced_models.get(peer.id) != models_of(peer):
+                self._announced_models[peer.id] = models = models_of(peer)
                 self._console.say(f"* peer {peer.label} now serves {models}")
             case _:
                 pass
@@ -260,25 +240,14 @@ class Node:
 
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""
-        states = [state for state in self.pool.states() if state.problem is None]
+        models = served_models(self.pool.states())
         return NodeDescription(
             id=self.place.identity.node_id,
             name=self.place.identity.name,
             version=program_version(),
             url=self.place.announced.url,
-            models=tuple(
-                ServedModel(
-                    id=state.model_id,
-                    context_tokens=state.context_tokens,
-                    params=state.params,
-                    slots=state.slots,
-                    slots_free=state.slots_free,
-                    tokens_per_s=state.tokens_per_s,
-                    embeddings=state.embeddings,
-                )
-                for state in states
-            ),
-            slots_free=sum(state.slots_free for state in states),
+            models=models,
+            slots_free=sum(model.slots_free for model in models),
             draining=self.condition.draining,
             hardware=dict(hardware_summary(self._snapshot)),
             instance=self.place.instance,

@@ -29,6 +29,7 @@ from swarm.routing.policy import (
     with_slots_for,
 )
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.serving import local_replicas
 from swarm.routing.voters import finished_events, local_candidates, note_speed, with_sampling
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
@@ -73,20 +74,7 @@ class Dispatcher:
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Every place where a model runs now: here first, then on live peers."""
-        here = tuple(
-            Replica(
-                node_id=self._node_id,
-                node=self.node,
-                model=state.model_id,
-                slots=state.slots,
-                slots_free=state.slots_free,
-                params=state.params,
-                tokens_per_s=state.tokens_per_s,
-                embeddings=state.embeddings,
-            )
-            for state in self._pool.states()
-            if state.problem is None
-        )
+        here = local_replicas(self._pool.states(), self._node_id, self.node)
         return here if local_only else here + self._peers()
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from federation.advertisement import NodeDescription, ServedModel
+from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
@@ -18,8 +18,8 @@ from swarm.engines.engine import Engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
-from swarm.node import peer_replicas
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.serving import peer_replicas, served_models
 from swarm.workers.pool import WorkerPool
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
@@ -133,24 +133,14 @@ class RunningNode:
             unsubscribe()
 
     def describe(self) -> NodeDescription:
-        states = self.pool.states()
+        models = served_models(self.pool.states())
         return NodeDescription(
             id=self.id,
             name=self.name,
             version="0.1.0",
             url=self.address.url,
-            models=tuple(
-                ServedModel(
-                    id=state.model_id,
-                    context_tokens=state.context_tokens,
-                    params=state.params,
-                    slots=state.slots,
-                    slots_free=state.slots_free,
-                    embeddings=state.embeddings,
-                )
-                for state in states
-            ),
-            slots_free=sum(state.slots_free for state in states),
+            models=models,
+            slots_free=sum(model.slots_free for model in models),
             draining=self.condition.draining,
             instance=f"run-of-{self.name}",
         )

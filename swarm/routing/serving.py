@@ -1,0 +1,56 @@
+"""Who serves what: this node's models as it tells its peers, and everybody's as replicas. Plain conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from federation.advertisement import ServedModel
+from federation.peer import Peer, PeerState
+from swarm.routing.replicas import Replica
+from swarm.workers.pool import ModelState
+
+
+def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
+    """What peers are told; a model whose engine is down is not served."""
+    return tuple(
+        ServedModel(
+            id=state.model_id,
+            context_tokens=state.context_tokens,
+            params=state.params,
+            slots=state.slots,
+            slots_free=state.slots_free,
+            tokens_per_s=state.tokens_per_s,
+            embeddings=state.embeddings,
+        )
+        for state in states
+        if state.problem is None
+    )
+
+
+def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
+    """This node's own models."""
+    return tuple(replica_of(model, node_id, node) for model in served_models(states))
+
+
+def peer_replicas(peers: Iterable[Peer]) -> tuple[Replica, ...]:
+    """What peers serve. One under suspicion counts as busy: it is asked only where nobody else is free."""
+    return tuple(
+        replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE)
+        for peer in peers
+        for model in peer.description.models
+        if model.slots and not peer.description.draining
+    )
+
+
+def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = None, suspect: bool = False) -> Replica:
+    return Replica(
+        node_id=node_id,
+        node=node,
+        model=model.id,
+        slots=model.slots,
+        slots_free=0 if suspect else model.slots_free,
+        url=url,
+        params=model.params,
+        tokens_per_s=model.tokens_per_s,
+        embeddings=model.embeddings,
+    )
