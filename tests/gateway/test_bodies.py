@@ -17,7 +17,7 @@ from swarm.gateway.schemas import CandidatesBody, ChatCompletionBody, Completion
 from tests.doubles.running_node import RunningNode
 
 TURN = {"role": "user", "content": "x"}
-BLOCKED_S = 1.0  # what the worst body may hold the event loop on a busy machine; the typical one takes 10 ms
+BLOCKED_S = 1.0  # of processor time that the worst body may take from the event loop; the typical one takes 10 ms
 
 
 def refusal(body: Any, schema: type[Sampling] = ChatCompletionBody) -> BadRequest:
@@ -105,10 +105,10 @@ WORST = {
 
 @pytest.mark.parametrize("name", WORST)
 def test_the_worst_body_does_not_block_for_long(name: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     with contextlib.suppress(BadRequest):
         parse_body(WORST[name], ChatCompletionBody).to_request()
-    assert time.perf_counter() - started < BLOCKED_S
+    assert time.thread_time() - started < BLOCKED_S
 
 
 def test_many_parts_and_many_turns_are_bounded_separately() -> None:
