@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -184,7 +185,7 @@ class PeerClient:
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
         with _translated(url):
             response = await self._session.post(
-                url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
+                url + path, data=io.BytesIO(body), headers=sent, timeout=timeout, allow_redirects=False
             )
         try:
             yield PeerResponse(response, url)

@@ -7,6 +7,7 @@ listener in another process looks the same (`host.py`). The listener is given a 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import aiohttp
 
 from swarm.engines.engine import Capabilities, Embeddings
 from swarm.engines.sse import EventTooLargeError, sse_data
+from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, ToolCallDelta, Usage
 
@@ -60,6 +62,8 @@ def translate_error(status: int, body: Wire) -> SwarmError:
     message = str(detail.get("message") or f"the engine answered {status}")
     if detail.get("type") == "exceed_context_size_error":
         return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
+    if "too large to process" in message:  # an input that must be pooled at once; llama.cpp calls it a server error
+        return BadRequest(f"a text to embed has more than {EMBEDDING_TEXT_TOKENS} tokens: split it", param="input")
     if status in (400, 404, 422, 501):
         return BadRequest(message)
     return EngineFailed(f"the engine failed: {message}")
@@ -122,7 +126,7 @@ class LlamaHttp:
         connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
         )
@@ -198,7 +202,8 @@ class LlamaHttp:
             raise EngineFailed("the engine is closed")
         try:
             method = "GET" if body is None else "POST"
-            async with self._session.request(method, self._address + path, json=body) as response:
+            data = None if body is None else io.BytesIO(json.dumps(body).encode())  # sent in pieces, however large
+            async with self._session.request(method, self._address + path, data=data) as response:
                 if response.status != 200:
                     raise translate_error(response.status, await _error_body(response))
                 yield response

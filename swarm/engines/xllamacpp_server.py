@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
 HTTP_THREADS_SPARE = 4  # the listener needs one thread per stream, and a few for /props and /tokenize meanwhile
+EMBEDDING_TEXT_TOKENS = 512  # of one text: pooling needs all of it in one micro-batch, whose default size this is
 LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
 
 

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.random_model import write_model
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp import IN_PROCESS_MAX_BYTES, XllamacppEngine, load_xllamacpp, runs_in_process
-from swarm.errors import EngineFailed
+from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 
 WEATHER = {
@@ -92,6 +93,21 @@ async def test_candidates_share_one_prefill(demo_model: Path) -> None:
     await engine.aclose()
     assert len(finishes) == 4
     assert evaluated < 1.5 * prompt
+
+
+async def test_a_body_of_more_than_a_megabyte_is_sent_without_complaint(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model))
+    with pytest.raises(ContextExceeded) as caught:
+        await events_of(engine, chat("word " * 250_000))
+    await engine.aclose()
+    assert caught.value.prompt_tokens > 250_000
+
+
+async def test_a_text_too_long_to_embed_is_the_callers_mistake(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model))
+    with pytest.raises(BadRequest, match=f"more than {EMBEDDING_TEXT_TOKENS} tokens"):
+        await engine.embed(["short", "word " * 700])
+    await engine.aclose()
 
 
 async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_model: Path) -> None:
