@@ -1,0 +1,124 @@
+"""Make the embedded models anew: tokenizer, training, export, evaluation, model card, for all siblings.
+
+    python -m models.recipe.build --minutes 60              resumes from its checkpoints
+    python -m models.recipe.build --smoke --out FOLDER      the same in two minutes; the models know nothing
+
+A model that is there and evaluates better is left in place; --force replaces it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.recipe.evaluation import Measured, as_json, measure, quality, report, siblings_together
+from models.recipe.export_hugging_face import export_hugging_face
+from models.recipe.network import Network, Shape
+from models.recipe.siblings import MAIN, SEEDS, file_stem
+from models.recipe.tokenizer_training import cached_tokenizer
+from models.recipe.train_one import train_one
+from models.recipe.training import Plan
+
+SHIPPED = Path(__file__).parents[1] / "demo"
+SMOKE_TOKENS = 60_000  # ten steps a sibling: a few seconds
+SMOKE_SCALE = 0.01
+QUALITY_TOLERANCE = 0.005  # a rebuild that is worse by less than the noise of the evaluation is no loss
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One sibling as trained (`gguf` beside its checkpoint) and measured."""
+
+    name: str
+    gguf: Path
+    measured: Measured
+    network: Network
+
+
+def shipped_quality(folder: Path, name: str) -> float | None:
+    """What the model now in `folder` was measured at; None where there is none."""
+    figures = folder / f"{file_stem(name)}.figures.json"
+    if not figures.is_file() or not (folder / f"{file_stem(name)}.gguf").is_file():
+        return None
+    return float(json.loads(figures.read_text(encoding="utf-8"))["quality"])
+
+
+def may_replace(old: float | None, new: float, force: bool) -> bool:
+    """Whether a model of quality `new` may take the place of one of quality `old`."""
+    return force or old is None or new >= old - QUALITY_TOLERANCE
+
+
+def build_one(name: str, plan: Plan, checkpoints: Path, threads: int, scale: float) -> Built:
+    """Train and measure one sibling."""
+    training = train_one(name, checkpoints, plan)
+    gguf = checkpoints / f"{file_stem(name)}.gguf"
+    measured = asyncio.run(measure(gguf, threads, scale))
+    return Built(name, gguf, measured, training.network)
+
+
+def install(built: Built, checkpoints: Path, out: Path, force: bool) -> bool:
+    """Put the model into `out`; False where the one there is better."""
+    old, new = shipped_quality(out, built.name), quality(built.measured)
+    if not may_replace(old, new, force):
+        print(
+            f"{built.name}: kept the model in {out}, it evaluates better ({old:.3f} against {new:.3f}); "
+            "--force replaces it",
+            file=sys.stderr,
+        )
+        return False
+    out.mkdir(parents=True, exist_ok=True)
+    stem = file_stem(built.name)
+    shutil.copyfile(built.gguf, out / f"{stem}.gguf")
+    (out / f"{stem}.figures.json").write_text(json.dumps(as_json(built.measured, {}), indent=1) + "\n", encoding="utf-8")
+    if built.name == MAIN:
+        export_hugging_face(built.network, cached_tokenizer(checkpoints / "tokenizer.json"), out / "hf")
+    return True
+
+
+def build(names: list[str], plan: Plan, checkpoints: Path, out: Path, threads: int, scale: float, force: bool) -> bool:
+    """Everything, for all `names`. False where a better model was kept."""
+    torch.set_num_threads(threads)
+    made: list[Built] = []
+    for name in names:
+        made.append(build_one(name, replace(plan, seed=SEEDS[name]), checkpoints, threads, scale))
+    installed = [install(built, checkpoints, out, force) for built in made]
+    together = siblings_together([built.measured for built in made]) if len(made) > 1 else {}
+    (out / "figures.md").write_text(report(made[0].measured, together), encoding="utf-8")
+    summary: dict[str, Any] = as_json(made[0].measured, together)
+    (out / "figures.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return all(installed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time of each sibling")
+    parser.add_argument("--tokens", type=int, help="tokens of each sibling instead: repeatable on any machine")
+    parser.add_argument("--only", choices=list(SEEDS), action="append", help="not all three; may be given again")
+    parser.add_argument("--checkpoints", type=Path, default=Path("recipe-checkpoints"))
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true", help="the whole way with almost no training")
+    parser.add_argument("--force", action="store_true", help="replace models that evaluate better")
+    arguments = parser.parse_args()
+    plan = Plan(seed=SEEDS[MAIN], minutes=arguments.minutes, tokens=arguments.tokens)
+    scale, checkpoints = 1.0, arguments.checkpoints
+    if arguments.smoke:
+        if arguments.out == SHIPPED:
+            parser.error("--smoke makes models that know nothing: name another folder with --out")
+        plan = replace(plan, tokens=SMOKE_TOKENS, compiled=False, shape=Shape(layers=2))
+        scale, checkpoints = SMOKE_SCALE, arguments.out / "checkpoints"
+    names = arguments.only or list(SEEDS)
+    done = build(names, plan, checkpoints, arguments.out, arguments.threads, scale, arguments.force)
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
