@@ -86,7 +86,9 @@ def pack(sequences: list[Sequence], row_tokens: int) -> Batch:
                     wanted.append(at + offset - 1)
                     answers.append(sequence.tokens[offset])
             at += length
-    return Batch(torch.tensor(tokens), torch.tensor(positions), tuple(groups), torch.tensor(wanted), torch.tensor(answers))
+    return Batch(
+        torch.tensor(tokens), torch.tensor(positions), tuple(groups), torch.tensor(wanted), torch.tensor(answers)
+    )
 
 
 def block_batches(tokenizer: Tokenizer, seed: int, block: int, row_tokens: int) -> list[Batch]:
@@ -107,7 +109,9 @@ def block_batches(tokenizer: Tokenizer, seed: int, block: int, row_tokens: int) 
     return batches
 
 
-def batches_from(tokenizer: Tokenizer, seed: int, row_tokens: int, block: int, skip: int) -> Iterator[tuple[int, int, Batch]]:
+def batches_from(
+    tokenizer: Tokenizer, seed: int, row_tokens: int, block: int, skip: int
+) -> Iterator[tuple[int, int, Batch]]:
     """(block, index in it, batch) without end, from the given place on."""
     while True:
         for at, batch in enumerate(block_batches(tokenizer, seed, block, row_tokens)):

@@ -68,16 +68,17 @@ def install(built: Built, checkpoints: Path, out: Path, force: bool) -> bool:
     """Put the model into `out`; False where the one there is better."""
     old, new = shipped_quality(out, built.name), quality(built.measured)
     if not may_replace(old, new, force):
-        print(
+        sys.stderr.write(
             f"{built.name}: kept the model in {out}, it evaluates better ({old:.3f} against {new:.3f}); "
-            "--force replaces it",
-            file=sys.stderr,
+            "--force replaces it\n"
         )
         return False
     out.mkdir(parents=True, exist_ok=True)
     stem = file_stem(built.name)
     shutil.copyfile(built.gguf, out / f"{stem}.gguf")
-    (out / f"{stem}.figures.json").write_text(json.dumps(as_json(built.measured, {}), indent=1) + "\n", encoding="utf-8")
+    (out / f"{stem}.figures.json").write_text(
+        json.dumps(as_json(built.measured, {}), indent=1) + "\n", encoding="utf-8"
+    )
     if built.name == MAIN:
         export_hugging_face(built.network, cached_tokenizer(checkpoints / "tokenizer.json"), out / "hf")
     return True
@@ -86,9 +87,7 @@ def install(built: Built, checkpoints: Path, out: Path, force: bool) -> bool:
 def build(names: list[str], plan: Plan, checkpoints: Path, out: Path, threads: int, scale: float, force: bool) -> bool:
     """Everything, for all `names`. False where a better model was kept."""
     torch.set_num_threads(threads)
-    made: list[Built] = []
-    for name in names:
-        made.append(build_one(name, replace(plan, seed=SEEDS[name]), checkpoints, threads, scale))
+    made = [build_one(name, replace(plan, seed=SEEDS[name]), checkpoints, threads, scale) for name in names]
     installed = [install(built, checkpoints, out, force) for built in made]
     together = siblings_together([built.measured for built in made]) if len(made) > 1 else {}
     (out / "figures.md").write_text(report(made[0].measured, together), encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +75,11 @@ def report(measured: Measured, siblings: dict[str, tuple[Share, Gain]]) -> str:
     for name, share in measured.abilities.items():
         target = f"{100 * TARGETS[name]:.0f} %" if name in TARGETS else ""
         lines.append(f"| {name} | {target} | {_percent(share)} |")
-    lines += ["", "| arithmetic | one sample at 0.8 | majority of 5 | majority of 15 | greedy |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| arithmetic | one sample at 0.8 | majority of 5 | majority of 15 | greedy |",
+        "|---|---|---|---|---|",
+    ]
     for name, vote in measured.votes.items():
         lines.append(
             f"| {name} | {100 * vote.one:.1f} % | {100 * vote.of_5.value:.1f} %, {_points(vote.gain_of_5)} | "
@@ -127,7 +132,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the items to ask, for a quick look")
     arguments = parser.parse_args()
     text, figures = asyncio.run(evaluate(arguments.models, arguments.threads, arguments.scale))
-    print(text)
+    sys.stdout.write(text)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "figures.md").write_text(text, encoding="utf-8")

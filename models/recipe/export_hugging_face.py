@@ -66,8 +66,7 @@ def tokenizer_config(network: Network, ids: dict[str, int]) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
         "added_tokens_decoder": {
-            str(ids[token]): {"content": token, **flags, "special": token in CONTROL_TOKENS}
-            for token in SPECIAL_TOKENS
+            str(ids[token]): {"content": token, **flags, "special": token in CONTROL_TOKENS} for token in SPECIAL_TOKENS
         },
     }
 

@@ -181,8 +181,7 @@ async def measure_vote(engine: XllamacppEngine, problems: Problems) -> Vote:
     """`SAMPLES` answers to each problem at `TEMPERATURE`, and a greedy one."""
     items = problems.items()
     sampled = [
-        [number_in(candidate) for candidate in row]
-        for row in await answers(engine, items, TEMPERATURE, SAMPLES)
+        [number_in(candidate) for candidate in row] for row in await answers(engine, items, TEMPERATURE, SAMPLES)
     ]
     greedy = tuple(number_in(row[0]) for row in await answers(engine, items))
     truth = [item.expected for item in items]
@@ -204,7 +203,5 @@ def measure_siblings(problems: Problems, numbers: Sequence[tuple[int | None, ...
     """The majority of several models' greedy answers, and what it gains over the best of them alone."""
     truth = [item.expected for item in problems.items()]
     alone = [[float(n == t) for n, t in zip(row, truth, strict=True)] for row in numbers]
-    together = [
-        float(majority(row) == right) for row, right in zip(zip(*numbers, strict=True), truth, strict=True)
-    ]
+    together = [float(majority(row) == right) for row, right in zip(zip(*numbers, strict=True), truth, strict=True)]
     return Share(int(sum(together)), len(truth)), paired_gain(together, max(alone, key=sum))

@@ -145,8 +145,6 @@ class Network(nn.Module):
                 x, layer.attention_norm, layer.qkv, layer.qkv_bias, cosine, sine, shape.heads, shape.norm_epsilon
             )
             mixed = attention(q, k, v, groups, self.get_buffer("mask"))
-            x = self.after(
-                x, mixed, layer.out, layer.feed_forward_norm, layer.gate_up, layer.down, shape.norm_epsilon
-            )
+            x = self.after(x, mixed, layer.out, layer.feed_forward_norm, layer.gate_up, layer.down, shape.norm_epsilon)
         final = rms_norm(x[wanted], self.output_norm, shape.norm_epsilon)
         return functional.linear(final, self.embedding.bfloat16()).float()

@@ -138,9 +138,7 @@ class Training:
     def run(self) -> None:
         """Train until the budget is used up, reporting as JSON lines beside the checkpoint."""
         progress = self.progress
-        source = batches_from(
-            self.tokenizer, self.plan.seed, self.plan.row_tokens, progress.block, progress.in_block
-        )
+        source = batches_from(self.tokenizer, self.plan.seed, self.plan.row_tokens, progress.block, progress.in_block)
         saved_s = last_s = time.monotonic()
         losses: list[float] = []
         while progress.share(self.plan) < 1.0:

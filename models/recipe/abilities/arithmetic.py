@@ -46,8 +46,8 @@ class Chain:
     def values(self) -> list[int]:
         """The first term and the result of every step."""
         values = [self.first]
-        for operator, term in self.rest:
-            values.append(OPERATIONS[operator](values[-1], term))
+        for sign, term in self.rest:
+            values.append(OPERATIONS[sign](values[-1], term))
         return values
 
     def steps(self) -> list[str]:

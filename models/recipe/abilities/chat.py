@@ -6,7 +6,7 @@ import random
 
 from models.recipe.abilities.facts import RELATIONS, fact
 from models.recipe.abilities.user_style import styled
-from models.recipe.abilities.values import PEOPLE, invented_word
+from models.recipe.abilities.values import PEOPLE, invented_word, words_of
 from models.recipe.document import Document, Message, assistant, system, user
 from models.recipe.splits import Split
 
@@ -43,10 +43,10 @@ _UNKNOWN = (
     "Write a function that sorts a list.", "How old is {w}?", "Which {w} is better?", "Is {w} dangerous?",
     "What is the price of {w}?", "Recommend me a {w}.", "How far is {w}?", "Can you fix my {w}?",
 )  # fmt: skip
-_THINGS = (
+_THINGS = words_of(
     "computer car house tree piano telephone economy philosophy politics medicine software religion marketing law "
     "chemistry volcano bitcoin dinosaur satellite microscope bicycle violin airplane submarine vaccine"
-).split()
+)
 _SYSTEMS = ("You are a helpful assistant.", "Be brief.", "Answer in one sentence.", "You are Demo.", "Be kind.")
 
 
@@ -68,9 +68,7 @@ def _unknown(source: random.Random, split: Split) -> tuple[Message, Message]:
 
 
 def _names(source: random.Random, split: Split) -> list[Message]:
-    name = split.draw(
-        lambda: source.choice(PEOPLE) if source.random() < 0.4 else invented_word(source).capitalize()
-    )
+    name = split.draw(lambda: source.choice(PEOPLE) if source.random() < 0.4 else invented_word(source).capitalize())
     said = source.choice(("My name is {n}.", "I am {n}.", "I'm {n}", "Hi, my name is {n}.", "Call me {n}.")).format(
         n=name
     )

@@ -15,23 +15,17 @@ Draw = Callable[[random.Random, Split], Any]
 
 
 def _city(source: random.Random, split: Split) -> str:
-    return split.draw(
-        lambda: source.choice(CITIES) if source.random() < 0.5 else invented_word(source).capitalize()
-    )
+    return split.draw(lambda: source.choice(CITIES) if source.random() < 0.5 else invented_word(source).capitalize())
 
 
 def _person(source: random.Random, split: Split) -> str:
-    return split.draw(
-        lambda: source.choice(PEOPLE) if source.random() < 0.5 else invented_word(source).capitalize()
-    )
+    return split.draw(lambda: source.choice(PEOPLE) if source.random() < 0.5 else invented_word(source).capitalize())
 
 
 def _topic(source: random.Random, split: Split) -> str:
     words = source.randint(1, 3)
     return split.draw(
-        lambda: " ".join(
-            source.choice(WORDS) if source.random() < 0.6 else invented_word(source) for _ in range(words)
-        )
+        lambda: " ".join(source.choice(WORDS) if source.random() < 0.6 else invented_word(source) for _ in range(words))
     )
 
 

@@ -140,7 +140,7 @@ _ACTIONS = (
     "please use {t}", "help me {v} the {n}", "now {v} the {n}", "let's {v} a {n}", "you should {v} the {n}",
 )  # fmt: skip
 _JOINTS = (" with ", ": ", ", ", " for ", " where ", " using ")
-_PAIRS = ("{k} {x}", "{k} {x}", "{k} = {x}", "{k} is {x}", "the {k} {x}", "{k}: {x}", "{x} as {k}", "{k} \"{x}\"")
+_PAIRS = ("{k} {x}", "{k} {x}", "{k} = {x}", "{k} is {x}", "the {k} {x}", "{k}: {x}", "{x} as {k}", '{k} "{x}"')
 _SEPARATORS = (" and ", ", ", " and ", "; ")
 
 
@@ -152,16 +152,14 @@ def request_for(source: random.Random, tool: SyntheticTool, parameters: tuple[Pa
     if parameters:
         alone = len(parameters) == 1 and parameters[0].schema["type"] in ("string", "array")
         if alone and source.random() < 0.4:
-            text += source.choice((" {x}", " for {x}", ": {x}", " \"{x}\"", " of {x}", " in {x}", " with {x}")).format(
+            text += source.choice((" {x}", " for {x}", ": {x}", ' "{x}"', " of {x}", " in {x}", " with {x}")).format(
                 x=parameters[0].spoken
             )
         else:
             listed = any(p.schema["type"] == "array" for p in parameters)
             pair, separator = source.choice(_PAIRS), "; " if listed else source.choice(_SEPARATORS)
             keys = source.random() < 0.5
-            texts = [
-                pair.format(k=p.name.replace("_", " ") if keys else p.name, x=p.spoken) for p in parameters
-            ]
+            texts = [pair.format(k=p.name.replace("_", " ") if keys else p.name, x=p.spoken) for p in parameters]
             text += source.choice(_JOINTS) + separator.join(texts)
     return text + source.choice((".", "", "", "?", "!", " please", ". Thanks"))
 

@@ -31,9 +31,7 @@ def _with_others(source: random.Random, split: Split, tools: list[Tool], offered
     while len(offers) < offered:
         known = split is Split.TRAIN and source.random() < KNOWN_SHARE
         other = (
-            draw_known(source, split).schema
-            if known
-            else draw_tool(source, split, _arguments_count(source)).schema()
+            draw_known(source, split).schema if known else draw_tool(source, split, _arguments_count(source)).schema()
         )
         offers.setdefault(other["function"]["name"], other)
     order = list(offers.values())
@@ -88,7 +86,7 @@ def no_call(source: random.Random, split: Split) -> Document:
         messages, tools = (user(_call_of(source, split, None)[1]), assistant(NO_TOOL_REPLY)), ()
     elif kind < 0.25:
         while True:
-            schema, request, call = _call_of(source, split, None)
+            _, request, call = _call_of(source, split, None)
             words = set(call[0].replace("_", " ").split())
             if not any(words & set(name.replace("_", " ").split()) for name in offered):
                 break

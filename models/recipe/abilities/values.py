@@ -7,28 +7,36 @@ import string
 
 from models.recipe.splits import Split
 
-VERBS = (
+
+def words_of(text: str) -> list[str]:
+    """The words in `text`, which stands for a list that would fill pages."""
+    return text.split()
+
+
+VERBS = words_of(
     "get find search list create delete update send book check read write open close start stop play show add remove "
     "order buy sell rent move copy rename export import convert count fetch load save share print scan track plan "
     "schedule cancel confirm register invite call notify translate summarize rate review compare sort filter merge "
     "split lock unlock reset enable disable assign archive restore upload download"
-).split()
-NOUNS = (
+)
+NOUNS = words_of(
     "weather time recipe flight hotel room ticket message email file folder note task event meeting song album movie "
     "book photo video report invoice order product price stock user account contact address phone route map train bus "
     "taxi car bike table seat menu dish drink restaurant shop store parcel letter calendar alarm timer reminder light "
     "lamp door window heater fan camera printer screen server database backup log job queue page post comment blog "
     "article news story poem game score team player match course lesson exam student teacher doctor patient clinic "
     "budget payment loan coupon card wallet garden plant pet farm tool sensor robot rocket ship boat island museum"
-).split()
-PARAMETERS = (
+)
+PARAMETERS = words_of(
     "city name title subject topic query text date day location place person owner author category label language "
     "currency country street code key path filename format sender recipient keyword genre brand model color size unit"
-).split()
-INTEGER_PARAMETERS = "count limit number year age amount quantity minutes hours days guests pages level rank id".split()
-NUMBER_PARAMETERS = "price temperature weight distance rate height speed ratio budget length".split()
-BOOLEAN_PARAMETERS = "urgent public verbose recursive active private detailed silent express visible".split()
-ARRAY_PARAMETERS = "tags names items cities colors labels guests topics words ids".split()
+)
+INTEGER_PARAMETERS = words_of(
+    "count limit number year age amount quantity minutes hours days guests pages level rank id"
+)
+NUMBER_PARAMETERS = words_of("price temperature weight distance rate height speed ratio budget length")
+BOOLEAN_PARAMETERS = words_of("urgent public verbose recursive active private detailed silent express visible")
+ARRAY_PARAMETERS = words_of("tags names items cities colors labels guests topics words ids")
 ENUMS = (
     ("unit", ("celsius", "fahrenheit", "kelvin")), ("size", ("small", "medium", "large")),
     ("priority", ("low", "normal", "high")), ("format", ("pdf", "html", "csv", "text")),
@@ -37,24 +45,24 @@ ENUMS = (
     ("language", ("english", "german", "french", "spanish")), ("day", ("monday", "friday", "sunday")),
     ("seat", ("window", "aisle", "middle")), ("level", ("beginner", "advanced", "expert")),
 )  # fmt: skip
-CITIES = (
+CITIES = words_of(
     "Paris London Berlin Rome Madrid Vienna Oslo Tokyo Cairo Lima Boston Chicago Dallas Denver Seattle Miami Toronto "
     "Sydney Melbourne Munich Hamburg Cologne Milan Naples Venice Lyon Nice Geneva Zurich Basel Prague Warsaw Krakow "
     "Lisbon Porto Athens Istanbul Mumbai Delhi Shanghai Seoul Osaka Kyoto Singapore Bangkok Jakarta Nairobi Lagos Accra"
-).split()
-PEOPLE = (
+)
+PEOPLE = words_of(
     "Anna Ben Clara David Emma Frank Grace Henry Ida Jack Kate Leo Mia Noah Olga Paul Rosa Sam Tina Victor Wendy Yusuf "
     "Zoe Alice Bob Carol Diego Elena Felix Hannah Ivan Julia Karl Laura Martin Nora Oscar Peter Ruth Simon Tom"
-).split()
-WORDS = (
+)
+WORDS = words_of(
     "red blue green cold warm happy quiet little golden silver morning evening summer winter river mountain forest "
     "ocean music history science coffee pizza pasta salad bread cheese apple lemon chicken soup rice jazz rock opera "
     "football tennis chess yoga travel nature space dragon castle bridge engine signal network family school holiday "
     "birthday project report budget draft final monthly secret ancient modern purple orange simple stars moon night"
-).split()
-_ONSETS = "b br c ch cl d dr f fl g gr h j k kl l m n p pl pr qu r s sh sk st t th tr v w y z".split()
-_VOWELS = "a e i o u ai au ea ee ia io oa oo ou".split()
-_CODAS = " n r s l t m x nd nt rk st ck ng ".split(" ")
+)
+_ONSETS = words_of("b br c ch cl d dr f fl g gr h j k kl l m n p pl pr qu r s sh sk st t th tr v w y z")
+_VOWELS = words_of("a e i o u ai au ea ee ia io oa oo ou")
+_CODAS = ["", *words_of("n r s l t m x nd nt rk st ck ng"), ""]
 
 
 def invented_word(source: random.Random) -> str:
