@@ -22,6 +22,7 @@ import torch
 from models.recipe.evaluation import Measured, as_json, measure, quality, report, siblings_together
 from models.recipe.export_hugging_face import export_hugging_face
 from models.recipe.network import Network, Shape
+from models.recipe.replacing import may_replace, shipped_quality
 from models.recipe.siblings import MAIN, SEEDS, file_stem
 from models.recipe.tokenizer_training import cached_tokenizer
 from models.recipe.train_one import train_one
@@ -30,7 +31,6 @@ from models.recipe.training import Plan
 SHIPPED = Path(__file__).parents[1] / "demo"
 SMOKE_TOKENS = 60_000  # ten steps a sibling: a few seconds
 SMOKE_SCALE = 0.01
-QUALITY_TOLERANCE = 0.005  # a rebuild that is worse by less than the noise of the evaluation is no loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +41,6 @@ class Built:
     gguf: Path
     measured: Measured
     network: Network
-
-
-def shipped_quality(folder: Path, name: str) -> float | None:
-    """What the model now in `folder` was measured at; None where there is none."""
-    figures = folder / f"{file_stem(name)}.figures.json"
-    if not figures.is_file() or not (folder / f"{file_stem(name)}.gguf").is_file():
-        return None
-    return float(json.loads(figures.read_text(encoding="utf-8"))["quality"])
-
-
-def may_replace(old: float | None, new: float, force: bool) -> bool:
-    """Whether a model of quality `new` may take the place of one of quality `old`."""
-    return force or old is None or new >= old - QUALITY_TOLERANCE
 
 
 def build_one(name: str, plan: Plan, checkpoints: Path, threads: int, scale: float) -> Built:

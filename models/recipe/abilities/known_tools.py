@@ -98,6 +98,9 @@ KNOWN_TOOLS = (
 )  # fmt: skip
 
 
+KNOWN_NAMES = frozenset(name for tool in KNOWN_TOOLS for name in tool.names)  # always trained, so never held out
+
+
 @dataclass(frozen=True, slots=True)
 class KnownUse:
     """One tool, a request in plain words, and the call it asks for."""

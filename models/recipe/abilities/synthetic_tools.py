@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from models.recipe.abilities.known_tools import KNOWN_NAMES
 from models.recipe.abilities.values import (
     ARRAY_PARAMETERS,
     BOOLEAN_PARAMETERS,
@@ -121,7 +122,7 @@ def draw_tool(source: random.Random, split: Split, arguments: int) -> SyntheticT
         if source.random() < 0.15:
             noun = f"{source.choice(NOUNS)}_{noun}"
         name = f"{verb}_{noun}" if source.random() < 0.85 else verb + noun.title().replace("_", "")
-        if split.owns(name):
+        if split.owns(name) and name not in KNOWN_NAMES:
             break
     spoken_noun = noun.replace("_", " ")
     parameters: list[Parameter] = []
