@@ -1,5 +1,8 @@
 """The same network as a Hugging Face folder, which MLX and transformers load."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (safetensors declares its types only in part)
+
 from __future__ import annotations
 
 import json

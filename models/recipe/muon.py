@@ -4,6 +4,9 @@ For matrices inside a network it needs about half the tokens of AdamW. Embedding
 Source: https://kellerjordan.github.io/posts/muon/ (coefficients and Nesterov form are from there).
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (PyTorch declares its types only in part)
+
 from __future__ import annotations
 
 from collections import defaultdict

@@ -5,6 +5,9 @@ per group of documents of equal padded length and never across documents. Weight
 Architecture: https://arxiv.org/abs/2407.10671; rotary positions in two halves, as llama.cpp and transformers do.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (PyTorch declares its types only in part)
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ class Split(Enum):
             text = make()
             if self.owns(text):
                 return text
-        raise ValueError(f"{MAX_DRAWS} draws gave nothing for {self.value}, the last was {text!r}")
+        raise ValueError(f"{MAX_DRAWS} draws gave nothing that is {self.value}")
 
     def choice(self, source: random.Random, options: Sequence[str]) -> str:
         """One of `options` that belongs to this side."""

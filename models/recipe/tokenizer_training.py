@@ -5,6 +5,9 @@ a quotation mark: `Paris` in a request and `"Paris"` in JSON are the same tokens
 the most frequent words also exist with a leading space; those merges come last and change nothing inside a word.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (tokenizers declares its types only in part)
+
 from __future__ import annotations
 
 import itertools

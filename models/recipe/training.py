@@ -3,6 +3,9 @@
 The learning rate stays level and then falls in a line to zero at the end of the budget; copying settles in that fall.
 """
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# (PyTorch declares its types only in part)
+
 from __future__ import annotations
 
 import json
