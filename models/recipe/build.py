@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import platform
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -19,14 +20,18 @@ from typing import Any
 
 import torch
 
+from models.recipe.abilities.facts import all_facts
 from models.recipe.evaluation import Measured, as_json, measure, quality, report, siblings_together
 from models.recipe.export_hugging_face import export_hugging_face
+from models.recipe.model_card import model_card
 from models.recipe.network import Network, Shape
 from models.recipe.replacing import may_replace, shipped_quality
 from models.recipe.siblings import MAIN, SEEDS, file_stem
+from models.recipe.tokenizer_check import different_strings
 from models.recipe.tokenizer_training import cached_tokenizer
 from models.recipe.train_one import train_one
 from models.recipe.training import Plan
+from models.recipe.training_record import TrainingRecord
 
 SHIPPED = Path(__file__).parents[1] / "demo"
 SMOKE_TOKENS = 60_000  # ten steps a sibling: a few seconds
@@ -37,18 +42,28 @@ SMOKE_SCALE = 0.01
 class Built:
     """One sibling as trained (`gguf` beside its checkpoint) and measured."""
 
-    name: str
+    record: TrainingRecord
     gguf: Path
     measured: Measured
     network: Network
+
+    @property
+    def name(self) -> str:
+        return self.record.name
 
 
 def build_one(name: str, plan: Plan, checkpoints: Path, threads: int, scale: float) -> Built:
     """Train and measure one sibling."""
     training = train_one(name, checkpoints, plan)
     gguf = checkpoints / f"{file_stem(name)}.gguf"
+    different = different_strings(gguf, training.tokenizer)
+    if different:
+        raise RuntimeError(f"{gguf}: the engine cuts {len(different)} strings differently, one is {different[0]!r}")
     measured = asyncio.run(measure(gguf, threads, scale))
-    return Built(name, gguf, measured, training.network)
+    weights = sum(parameter.numel() for parameter in training.network.parameters())
+    done = training.progress
+    record = TrainingRecord(name, plan.seed, weights, done.seconds, done.step, done.tokens)
+    return Built(record, gguf, measured, training.network)
 
 
 def install(built: Built, checkpoints: Path, out: Path, force: bool) -> bool:
@@ -77,7 +92,18 @@ def build(names: list[str], plan: Plan, checkpoints: Path, out: Path, threads: i
     made = [build_one(name, replace(plan, seed=SEEDS[name]), checkpoints, threads, scale) for name in names]
     installed = [install(built, checkpoints, out, force) for built in made]
     together = siblings_together([built.measured for built in made]) if len(made) > 1 else {}
-    (out / "figures.md").write_text(report(made[0].measured, together), encoding="utf-8")
+    figures = report(made[0].measured, together)
+    (out / "figures.md").write_text(figures, encoding="utf-8")
+    machine = f"{threads} threads of a {platform.machine()} CPU"
+    card = model_card(
+        figures,
+        [built.record for built in made],
+        facts=len(all_facts()),
+        size_bytes=made[0].gguf.stat().st_size,
+        context=plan.shape.context_tokens,
+        machine=machine,
+    )
+    (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     summary: dict[str, Any] = as_json(made[0].measured, together)
     (out / "figures.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return all(installed)
