@@ -80,7 +80,9 @@ def export_hugging_face(network: Network, tokenizer: Tokenizer, folder: Path) ->
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     tensors = named_tensors(network, "model.layers.{layer}.{part}", HUGGING_FACE_NAMES)
     halves = {name: weights.astype(np.float16) for name, weights in tensors.items()}
-    save_file(halves, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(halves, str(weights), metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes it readable by its owner alone
     ends = {"bos_token_id": ids[END_OF_TEXT], "eos_token_id": [ids[TURN_END], ids[END_OF_TEXT]]}
     for name, content in (
         ("config.json", model_config(network, ids)),
