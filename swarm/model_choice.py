@@ -93,7 +93,7 @@ class _Choosing:
         if not hub_reachable():
             return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
         wanted = self._best_to_download(local)
-        return self._fetch(*wanted) if wanted else self._embedded("demo", "as chosen; often wrong")
+        return self._fetch(*wanted, local) if wanted else self._embedded("demo", "as chosen; often wrong")
 
     def _scan(self) -> LocalModels:
         return scan(self._settings.models_dir, self._catalogue)
@@ -127,17 +127,18 @@ class _Choosing:
     def _catalogue_name(self, ref: CatalogueRef) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
         choices = matches(ref, self._catalogue)
-        room = self._room(self._scan())
+        local = self._scan()
+        room = self._room(local)
         fitting = [choice for choice in choices if judge(choice, room).fits]
         if not fitting:
             closest = min(choices, key=lambda choice: room.need(choice).total_bytes)
             everything = self._catalogue.choices(formats=["gguf"])
             raise SetupError(explain_misfit(closest.id, room.shape(closest), room, everything))
         best = ranked(fitting, room.formats)[0]
-        return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits")
+        return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
-    def _fetch(self, choice: Choice, reason: str) -> ChosenModel:
-        here = self._scan().by_id().get(choice.id)
+    def _fetch(self, choice: Choice, reason: str, local: LocalModels) -> ChosenModel:
+        here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
         path = here.path if here else download_choice(choice, self._settings.models_dir, report)
         return self._file(path, choice.id, reason)
