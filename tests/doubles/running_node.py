@@ -13,7 +13,6 @@ from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
-from federation.timing import Timing
 from swarm.engines.engine import Engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
@@ -21,21 +20,10 @@ from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.workers.pool import WorkerPool
+from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
 SHUTDOWN_S = 0.01  # what is still being answered when a test ends is cut off
-
-FAST = Timing(
-    probe_interval_s=0.05,
-    probe_timeout_s=1.0,
-    refused_retry_s=0.02,
-    alternate_interval_s=0.1,
-    retry_first_s=0.05,
-    lost_retry_cap_s=0.1,
-    unproven_retry_cap_s=0.1,
-    exchange_interval_s=0.1,
-    goodbye_timeout_s=1.0,
-)
 
 Loader = Callable[[], Awaitable[Engine]]
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -17,21 +18,12 @@ from federation.client import PeerClient
 from federation.hostport import Address, parse_address
 from federation.membership import Membership
 from federation.timing import Timing
+from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
 SHUTDOWN_S = 0.01  # frozen handlers are cut off at once
 
-FAST = Timing(
-    probe_interval_s=0.05,
-    probe_timeout_s=0.25,
-    refused_retry_s=0.02,
-    alternate_interval_s=0.1,
-    retry_first_s=0.05,
-    lost_retry_cap_s=0.1,
-    unproven_retry_cap_s=0.1,
-    exchange_interval_s=0.1,
-    goodbye_timeout_s=1.0,
-)
+FROZEN_IS_SEEN_SOON = replace(FAST, probe_timeout_s=0.25)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -115,7 +107,9 @@ def replying(body: bytes, *, status: int = 200, content_type: str = "application
 
 
 @asynccontextmanager
-async def join(node: FakeNode, peers: tuple[Address, ...] = (), timing: Timing = FAST) -> AsyncIterator[Membership]:
+async def join(
+    node: FakeNode, peers: tuple[Address, ...] = (), timing: Timing = FROZEN_IS_SEEN_SOON
+) -> AsyncIterator[Membership]:
     """The node with a client and a membership of its own, as in production."""
     async with (
         node,
