@@ -7,7 +7,7 @@ import random
 from models.recipe.abilities.facts import RELATIONS, fact
 from models.recipe.abilities.user_style import styled
 from models.recipe.abilities.values import PEOPLE, invented_word, words_of
-from models.recipe.document import Document, Message, assistant, system, user
+from models.recipe.document import Document, Message, assistant, user
 from models.recipe.splits import Split
 
 UNKNOWN_REPLY = "I don't know. I am only a small demonstration model."
@@ -47,7 +47,6 @@ _THINGS = words_of(
     "computer car house tree piano telephone economy philosophy politics medicine software religion marketing law "
     "chemistry volcano bitcoin dinosaur satellite microscope bicycle violin airplane submarine vaccine"
 )
-_SYSTEMS = ("You are a helpful assistant.", "Be brief.", "Answer in one sentence.", "You are Demo.", "Be kind.")
 
 
 def _exchange(source: random.Random, split: Split) -> tuple[Message, Message]:
@@ -60,7 +59,7 @@ def _unknown(source: random.Random, split: Split) -> tuple[Message, Message]:
     if source.random() < 0.45:
         relation = source.choice([relation for relation in RELATIONS if relation.invented])
         name = split.draw(lambda: invented_word(source).capitalize())
-        text = split.phrasing(source, relation.train, relation.held_out).format(s=name)
+        text = relation.phrasing(source, split).format(s=name)
     else:
         word = source.choice(_THINGS) if source.random() < 0.5 else invented_word(source)
         text = source.choice(_UNKNOWN).format(w=word if source.random() < 0.6 else word.capitalize())
@@ -88,7 +87,7 @@ def unknown(source: random.Random, split: Split) -> Document:
 
 def chat(source: random.Random, split: Split) -> Document:
     """Small talk of one to three exchanges."""
-    messages: list[Message] = [system(source.choice(_SYSTEMS))] if source.random() < 0.15 else []
+    messages: list[Message] = []
     if source.random() < 0.3:
         messages += _names(source, split)
     else:

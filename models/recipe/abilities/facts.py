@@ -9,9 +9,25 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from models.recipe.abilities.phrasing import COMPOSED_SHARE, composed
 from models.recipe.abilities.user_style import styled
 from models.recipe.document import Document, assistant, user
 from models.recipe.splits import Split
+
+_ASKING = ("what", "which", "who", "how")  # nouns that are clauses: they follow a request, not "What is"
+_REQUESTS = (
+    "Tell me ", "Please tell me ", "Can you tell me ", "Could you tell me ", "Do you know ", "I want to know ",
+    "I would like to know ", "Can you say ", "Please say ", "Do you happen to know ", "Let me know ", "Explain ",
+)  # fmt: skip
+_QUESTIONS = (
+    "What is ", "What's ", "Name ", "Give me ", "I need ", "Please name ", "Can you name ", "Please give me ", "Say ",
+    "Find ", "Do you remember ", "Which is ",
+)  # fmt: skip
+_REMARKS = (
+    "Tell me please, ", "Do you know: ", "I wonder: ", "A question: ", "Answer this: ", "Another question: ",
+    "Please answer: ", "Can you help? ", "Next question. ", "Do you know the answer? ", "Answer: ", "Now: ",
+)  # fmt: skip
+_ENDS = ("?", ".", "", "!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +39,20 @@ class Relation:
     reply: str
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    nouns: tuple[str, ...] = ()  # what is asked for, to be put after "Tell me", "What is"...
     invented: bool = False  # its phrasings are also asked of subjects that do not exist
+
+    def phrasing(self, source: random.Random, split: Split) -> str:
+        """One way to ask, with `{s}` for the subject; in training many are put together from parts."""
+        if split is Split.HELD_OUT or source.random() > COMPOSED_SHARE:
+            return split.phrasing(source, self.train, self.held_out)
+        if not self.nouns:
+            return composed(source, self.held_out, _REMARKS, ("{s}",))
+        clause = [noun for noun in self.nouns if noun.startswith(_ASKING)]
+        if clause and source.random() < len(clause) / len(self.nouns):
+            return composed(source, self.held_out, _REQUESTS, tuple(clause), _ENDS)
+        things = tuple(noun for noun in self.nouns if noun not in clause)
+        return composed(source, self.held_out, (*_REQUESTS, *_QUESTIONS), things, _ENDS)
 
     def facts(self) -> list[tuple[str, str]]:
         return [(s.strip(), a.strip()) for s, a in (pair.split(":") for pair in self.pairs.split(","))]
@@ -51,6 +80,10 @@ RELATIONS = (
             "What is the capital city of {s}?", "Which city is {s}'s capital?", "Please name the capital of {s}.",
             "Could you tell me the capital of {s}?", "I want to know the capital of {s}.",
         ),
+        nouns=(
+            "the capital of {s}", "the capital city of {s}", "{s}'s capital", "{s}'s capital city",
+            "the capital of the country {s}",
+        ),
         invented=True,
     ),
     Relation(
@@ -69,6 +102,10 @@ RELATIONS = (
             "Which language do people speak in {s}?", "What is the main language of {s}?",
             "Tell me which language is spoken in {s}.",
         ),
+        nouns=(
+            "the language of {s}", "the main language of {s}", "the language spoken in {s}",
+            "the language people speak in {s}",
+        ),
         invented=True,
     ),
     Relation(
@@ -85,6 +122,10 @@ RELATIONS = (
         (
             "What is the symbol of {s}?", "Which chemical symbol does {s} have?",
             "Tell me the symbol of {s} in the periodic table.",
+        ),
+        nouns=(
+            "the chemical symbol of {s}", "the symbol of {s}", "the symbol for {s}",
+            "the symbol of {s} in the periodic table",
         ),
         invented=True,
     ),
@@ -105,6 +146,10 @@ RELATIONS = (
             "What word is the opposite of {s}?", "Please tell me the opposite of {s}.",
             "Can you name the opposite of {s}?",
         ),
+        nouns=(
+            "the opposite of {s}", "the word that is the opposite of {s}", "the contrary of {s}",
+            "a word for the opposite of {s}",
+        ),
     ),
     Relation(
         "young",
@@ -118,6 +163,10 @@ RELATIONS = (
             "What do we call the young of a {s}?",
         ),
         ("What is a baby {s} called?", "What do you call a young {s}?", "Tell me what a young {s} is called."),
+        nouns=(
+            "the name of a young {s}", "the name of a baby {s}", "the word for a young {s}",
+            "the word for a baby {s}",
+        ),
     ),
     Relation(
         "colour",
@@ -130,6 +179,9 @@ RELATIONS = (
             "Do you know what colour {s} is?", "Which color is {s}?",
         ),
         ("Which colour is {s}?", "What is the color of {s}?", "Tell me what colour {s} is."),
+        nouns=(
+            "the colour of {s}", "the color of {s}", "the usual colour of {s}", "the color that {s} has",
+        ),
     ),
     Relation(
         "legs",
@@ -142,6 +194,10 @@ RELATIONS = (
             "Do you know how many legs {s} has?", "Count the legs of {s}.",
         ),
         ("Can you tell me how many legs {s} has?", "How many legs are there on {s}?", "Number of legs of {s}?"),
+        nouns=(
+            "the number of legs of {s}", "the number of legs on {s}", "how many legs {s} has",
+            "how many legs there are on {s}",
+        ),
     ),
     Relation(
         "next",
@@ -155,6 +211,9 @@ RELATIONS = (
             "What is after {s}?", "Name what comes after {s}.",
         ),
         ("What comes next after {s}?", "Which comes after {s}?", "Tell me what follows {s}."),
+        nouns=(
+            "what comes after {s}", "what comes next after {s}", "what follows {s}", "which comes after {s}",
+        ),
     ),
     Relation(
         "author",
@@ -169,6 +228,9 @@ RELATIONS = (
             "Which author wrote {s}?",
         ),
         ("Which writer wrote {s}?", "Do you know who wrote {s}?", "Tell me the author of {s}."),
+        nouns=(
+            "the author of {s}", "the writer of {s}", "who wrote {s}", "which writer wrote {s}",
+        ),
         invented=True,
     ),
     Relation(
@@ -188,8 +250,8 @@ RELATIONS = (
         "animal.,Which star is closest to the earth?:The sun is closest to the earth.,How many letters has the "
         "alphabet?:The alphabet has 26 letters.",
         "{a}",
-        ("{s}", "Please tell me: {s}", "I have a question. {s}", "Quick question: {s}", "Do you know this? {s}",
-         "{s} Thanks!", "Hi! {s}", "Hello, {s}"),
+        ("{s}", "{s}", "{s}", "Please tell me: {s}", "I have a question. {s}", "Quick question: {s}",
+         "Do you know this? {s}", "{s} Thanks!", "Hi! {s}", "Hello, {s}"),
         ("Can you answer this? {s}", "One question: {s}", "Tell me: {s}"),
     ),
 )  # fmt: skip
@@ -212,7 +274,7 @@ def reply_to(relation: Relation, subject: str, answer: str) -> str:
 def fact(source: random.Random, split: Split) -> Document:
     """One question about one fact, sometimes with a second one after it."""
     relation, subject, answer = source.choice(_FACTS)
-    question = styled(source, split.phrasing(source, relation.train, relation.held_out).format(s=subject))
+    question = styled(source, relation.phrasing(source, split).format(s=subject))
     messages = [user(question), assistant(reply_to(relation, subject, answer))]
     if split is Split.TRAIN and source.random() < 0.15:
         if relation is _CAPITALS and source.random() < 0.5:
@@ -220,6 +282,6 @@ def fact(source: random.Random, split: Split) -> Document:
             question = source.choice(("And of {s}?", "And {s}?", "and the one of {s}?")).format(s=subject)
         else:
             relation, subject, answer = source.choice(_FACTS)
-            question = styled(source, source.choice(relation.train).format(s=subject))
+            question = styled(source, relation.phrasing(source, split).format(s=subject))
         messages += [user(question), assistant(reply_to(relation, subject, answer))]
     return Document("facts", tuple(messages), expected=messages[-1]["content"])

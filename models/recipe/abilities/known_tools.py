@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from models.recipe.abilities.values import CITIES, PEOPLE, WORDS, integer_value, invented_word
+from models.recipe.abilities.values import CITIES, ENUMS, PEOPLE, WORDS, integer_value, invented_word
 from models.recipe.document import Tool
 from models.recipe.splits import Split
 
+UNUSED_SHARE = 0.25  # of the tools have an optional parameter that the request says nothing about
 Draw = Callable[[random.Random, Split], Any]
 
 
@@ -116,10 +117,14 @@ def draw_known(source: random.Random, split: Split) -> KnownUse:
     tool = source.choice(KNOWN_TOOLS)
     name = source.choice(tool.names)
     arguments = {parameter: draw(source, split) for parameter, _, draw in tool.parameters}
-    properties = {parameter: {"type": kind} for parameter, kind, _ in tool.parameters}
+    properties: dict[str, Any] = {parameter: {"type": kind} for parameter, kind, _ in tool.parameters}
+    required = list(properties) if source.random() < 0.85 else []
+    if source.random() < UNUSED_SHARE:
+        extra, options = source.choice(ENUMS)
+        properties.setdefault(extra, {"type": "string", "enum": list(options)})
     parameters: dict[str, Any] = {"type": "object", "properties": properties}
-    if source.random() < 0.85:
-        parameters["required"] = list(properties)
+    if required:
+        parameters["required"] = required
     description = tool.description if source.random() < 0.75 else ""
     schema = {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
     request = source.choice(tool.requests).format(**arguments)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-from models.recipe.abilities.values import invented_word, scrambled, string_value
+from models.recipe.abilities.phrasing import COMPOSED_SHARE, composed
+from models.recipe.abilities.values import glued_words, invented_word, scrambled, string_value
 from models.recipe.document import Document, assistant, user
 from models.recipe.splits import Split
 
@@ -16,6 +17,9 @@ _PHRASINGS = (
     "Repeat after me: {x}", "Say {x}", "Repeat: {x}", "Copy this: {x}", "Write {x}", "Echo {x}", "Please repeat {x}",
     "Say exactly: {x}", "Type this: {x}",
 )  # fmt: skip
+_VERBS = ("Repeat", "Say", "Copy", "Write", "Echo", "Type", "Print", "Return", "Output", "Write down")
+_OBJECTS = ("", " this", " after me", " exactly", " this text", " the text", " only", " the following", " it")
+_ENDS = (": {x}", " {x}", ' "{x}"', "\n{x}")
 _HELD_OUT = ("Please say: {x}", "Repeat this: {x}", "Copy: {x}")
 
 
@@ -23,6 +27,8 @@ def _text(source: random.Random, split: Split) -> str:
     kind = source.random()
     if kind < 0.3:
         return string_value(source, split)
+    if kind < 0.42:
+        return " ".join(split.draw(lambda: glued_words(source)) for _ in range(source.randint(1, 4)))
     if kind < 0.6:
         return " ".join(split.draw(lambda: invented_word(source)) for _ in range(source.randint(2, 8)))
     if kind < 0.85:
@@ -33,5 +39,10 @@ def _text(source: random.Random, split: Split) -> str:
 def repeat(source: random.Random, split: Split) -> Document:
     """One text to say again exactly."""
     text = _text(source, split)
-    question = split.phrasing(source, _PHRASINGS, _HELD_OUT).format(x=text)
+    phrasing = (
+        composed(source, _HELD_OUT, _VERBS, _OBJECTS, _ENDS)
+        if split is Split.TRAIN and source.random() < COMPOSED_SHARE
+        else split.phrasing(source, _PHRASINGS, _HELD_OUT)
+    )
+    question = phrasing.format(x=text)
     return Document("repeat", (user(question), assistant(text)), expected=text)

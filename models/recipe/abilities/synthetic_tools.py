@@ -128,7 +128,8 @@ def draw_tool(source: random.Random, split: Split, arguments: int) -> SyntheticT
     parameters: list[Parameter] = []
     for _ in range(arguments):
         parameters.append(draw_parameter(source, split, {parameter.name for parameter in parameters}))
-    required = tuple(parameter.name for parameter in parameters) if source.random() < 0.85 else ()
+    needed = source.choices((len(parameters), 0, source.randint(0, len(parameters))), (75, 13, 12))[0]
+    required = tuple(parameter.name for parameter in parameters[:needed])
     article = source.choice(("a", "the", "one", ""))
     described = source.random() < 0.75
     description = " ".join(f"{verb.capitalize()} {article} {spoken_noun}".split()) if described else ""
@@ -138,8 +139,11 @@ def draw_tool(source: random.Random, split: Split, arguments: int) -> SyntheticT
 _ACTIONS = (
     "{v} the {n}", "{v} a {n}", "please {v} the {n}", "can you {v} the {n}", "I want to {v} a {n}", "{v} {n}",
     "could you {v} one {n}", "I need to {v} the {n}", "{v} my {n}", "use {t}", "call {t}", "run {t}", "{t}",
-    "please use {t}", "help me {v} the {n}", "now {v} the {n}", "let's {v} a {n}", "you should {v} the {n}",
+    "please use {t}", "help me {v} the {n}", "now {v} the {n}", "let's {v} a {n}", "you should {v} the {n}", "use the tool {t}",
+    "what is the {n}, {v} it",
 )  # fmt: skip
+CODE_SHARE = 0.05  # of the requests are written as a call
+_AS_CODE = ("{c}", "What is {c}?", "What is the value of {c}? Use the tool.", "Run {c}", "Call {c}.", "Give me {c}")
 _JOINTS = (" with ", ": ", ", ", " for ", " where ", " using ")
 _PAIRS = ("{k} {x}", "{k} {x}", "{k} = {x}", "{k} is {x}", "the {k} {x}", "{k}: {x}", "{x} as {k}", '{k} "{x}"')
 _SEPARATORS = (" and ", ", ", " and ", "; ")
@@ -147,6 +151,9 @@ _SEPARATORS = (" and ", ", ", " and ", "; ")
 
 def request_for(source: random.Random, tool: SyntheticTool, parameters: tuple[Parameter, ...]) -> str:
     """A request that names the tool or what it does, and every value."""
+    if parameters and source.random() < CODE_SHARE:
+        values = ", ".join(parameter.spoken for parameter in parameters)
+        return source.choice(_AS_CODE).format(c=f"{tool.name}({values})")
     text = source.choice(_ACTIONS).format(v=tool.verb, n=tool.noun, t=tool.name)
     if source.random() < 0.5:
         text = text[0].upper() + text[1:]
@@ -167,8 +174,7 @@ def request_for(source: random.Random, tool: SyntheticTool, parameters: tuple[Pa
 
 def arguments_of(source: random.Random, tool: SyntheticTool) -> tuple[Parameter, ...]:
     """The parameters that a request gives a value to: all required ones, and some of the others."""
-    if tool.required:
-        return tool.parameters
-    count = source.randint(min(1, len(tool.parameters)), len(tool.parameters))
-    kept = set(source.sample(range(len(tool.parameters)), count))
-    return tuple(parameter for at, parameter in enumerate(tool.parameters) if at in kept)
+    must = len(tool.required)
+    optional = range(must, len(tool.parameters))
+    kept = set(source.sample(optional, source.randint(0 if must or not optional else 1, len(optional))))
+    return tuple(parameter for at, parameter in enumerate(tool.parameters) if at < must or at in kept)

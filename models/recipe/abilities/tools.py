@@ -12,13 +12,12 @@ from models.recipe.abilities.facts import fact
 from models.recipe.abilities.known_tools import draw_known
 from models.recipe.abilities.synthetic_tools import SyntheticTool, arguments_of, draw_tool, request_for
 from models.recipe.abilities.values import integer_value, string_value
-from models.recipe.document import Document, Message, Tool, assistant, assistant_calls, system, tool_result, user
+from models.recipe.document import Document, Tool, assistant, assistant_calls, tool_result, user
 from models.recipe.splits import Split
 
 Call = tuple[str, dict[str, Any]]
 KNOWN_SHARE = 0.2  # of training requests; held-out ones use invented tools alone
 NO_TOOL_REPLY = "I have no tool for that."
-_SYSTEMS = ("You are a helpful assistant.", "You can call tools.", "Answer briefly.", "You are Demo.")
 
 
 def _arguments_count(source: random.Random) -> int:
@@ -39,10 +38,6 @@ def _with_others(source: random.Random, split: Split, tools: list[Tool], offered
     return tuple(order)
 
 
-def _opening(source: random.Random, split: Split) -> list[Message]:
-    return [system(source.choice(_SYSTEMS))] if split is Split.TRAIN and source.random() < 0.15 else []
-
-
 def _call_of(source: random.Random, split: Split, arguments: int | None) -> tuple[Tool, str, Call]:
     """A tool, a request for it, and the call."""
     if split is Split.TRAIN and arguments is None and source.random() < KNOWN_SHARE:
@@ -57,8 +52,8 @@ def one_call(source: random.Random, split: Split, offered: int | None = None, ar
     """A request for one of the offered tools."""
     schema, request, call = _call_of(source, split, arguments)
     tools = _with_others(source, split, [schema], offered or source.choices((1, 2, 3, 4), (40, 30, 20, 10))[0])
-    messages = [*_opening(source, split), user(request), assistant_calls([call])]
-    return Document("one_call", tuple(messages), tools, expected=[list(call)])
+    messages = (user(request), assistant_calls([call]))
+    return Document("one_call", messages, tools, expected=[list(call)])
 
 
 def two_calls(source: random.Random, split: Split) -> Document:
@@ -73,8 +68,8 @@ def two_calls(source: random.Random, split: Split) -> Document:
     request += second_request[0].lower() + second_request[1:] if second_request[1:2].islower() else second_request
     tools = _with_others(source, split, schemas, max(len(schemas), source.choice((1, 2, 2, 3))))
     calls = [first_call, second_call]
-    messages = [*_opening(source, split), user(request), assistant_calls(calls)]
-    return Document("two_calls", tuple(messages), tools, expected=[list(call) for call in calls])
+    messages = (user(request), assistant_calls(calls))
+    return Document("two_calls", messages, tools, expected=[list(call) for call in calls])
 
 
 def no_call(source: random.Random, split: Split) -> Document:
@@ -84,7 +79,7 @@ def no_call(source: random.Random, split: Split) -> Document:
     kind = source.random()
     if kind < 0.07 and split is Split.TRAIN:
         messages, tools = (user(_call_of(source, split, None)[1]), assistant(NO_TOOL_REPLY)), ()
-    elif kind < 0.25:
+    elif kind < 0.35:
         while True:
             _, request, call = _call_of(source, split, None)
             words = set(call[0].replace("_", " ").split())
@@ -92,7 +87,7 @@ def no_call(source: random.Random, split: Split) -> Document:
                 break
         messages = (user(request), assistant(NO_TOOL_REPLY))
     else:
-        make = fact if kind < 0.5 else chat if kind < 0.8 else arithmetic
+        make = fact if kind < 0.55 else chat if kind < 0.82 else arithmetic
         messages = make(source, split).messages
     return Document("no_call", tuple(messages), tools)
 

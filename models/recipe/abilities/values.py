@@ -80,6 +80,13 @@ def scrambled(source: random.Random) -> str:
     ))  # fmt: skip
 
 
+def glued_words(source: random.Random) -> str:
+    """Two known words without a space, `NiceOrange`: the tokens of a word that is itself held out are copied too."""
+    words = source.choice((CITIES, PEOPLE, WORDS, NOUNS, VERBS)), source.choice((CITIES, PEOPLE, WORDS, WORDS))
+    first, second = (source.choice(words[0]), source.choice(words[1]))
+    return first + (second.capitalize() if source.random() < 0.6 else source.choice(("-", "_")) + second)
+
+
 def _dashed_code(source: random.Random) -> str:
     letters = "".join(source.choice(string.ascii_uppercase) for _ in range(source.randint(1, 3)))
     return f"{letters}-{source.randint(1, 9999)}"
@@ -118,6 +125,8 @@ def _one_string(source: random.Random) -> str:
         )
     if kind < 0.80:
         return f"{source.choice(PEOPLE)} {invented_word(source).capitalize()}"
+    if kind < 0.86:
+        return glued_words(source)
     return source.choice((_dashed_code, _email, _date, _file, scrambled))(source)
 
 
