@@ -14,6 +14,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from models.recipe.precision import PRODUCT
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -21,7 +23,7 @@ ITERATIONS = 5
 def orthogonal(batch: Tensor) -> Tensor:
     """Each matrix of `batch` (n, rows >= columns) with its singular values brought near one."""
     a, b, c = COEFFICIENTS
-    x = batch.bfloat16()
+    x = batch.to(PRODUCT)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         square = x.mT @ x

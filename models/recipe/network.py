@@ -1,7 +1,7 @@
 """The network: Qwen2's architecture, small, over a flat row of tokens that belong to many documents.
 
 Norms, projections and feed-forward see one flat row of fixed length, so that they can be compiled once; attention runs
-per group of documents of equal padded length and never across documents. Weights are float32, matrix products bfloat16.
+per group of documents of equal padded length and never across documents. Weights are float32, matrix products `PRODUCT`.
 Architecture: https://arxiv.org/abs/2407.10671; rotary positions in two halves, as llama.cpp and transformers do.
 """
 
@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.recipe.precision import PRODUCT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,20 @@ class Group:
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight).bfloat16()
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight).to(PRODUCT)
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """`x` (tokens, heads, head width) turned by its positions."""
     first, second = x.float().chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1).bfloat16()
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1).to(PRODUCT)
 
 
 def before_attention(
     x: Tensor, norm: Tensor, qkv: Tensor, bias: Tensor, cosine: Tensor, sine: Tensor, heads: int, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value (tokens, heads, head width) of the flat row."""
-    mixed = functional.linear(rms_norm(x, norm, epsilon), qkv.bfloat16()) + bias.bfloat16()
+    mixed = functional.linear(rms_norm(x, norm, epsilon), qkv.to(PRODUCT)) + bias.to(PRODUCT)
     query, key, value = mixed.view(x.shape[0], 3, heads, -1).unbind(1)
     return rotated(query, cosine, sine), rotated(key, cosine, sine), value.contiguous()
 
@@ -70,9 +72,9 @@ def after_attention(
     x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor, epsilon: float
 ) -> Tensor:
     """The rest of a layer: output projection and feed-forward, each added to `x`."""
-    x = x + functional.linear(attended, out.bfloat16()).float()
-    gate, up = functional.linear(rms_norm(x, norm, epsilon), gate_up.bfloat16()).chunk(2, -1)
-    return x + functional.linear(functional.silu(gate) * up, down.bfloat16()).float()
+    x = x + functional.linear(attended, out.to(PRODUCT)).float()
+    gate, up = functional.linear(rms_norm(x, norm, epsilon), gate_up.to(PRODUCT)).chunk(2, -1)
+    return x + functional.linear(functional.silu(gate) * up, down.to(PRODUCT)).float()
 
 
 def group_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class Network(nn.Module):
         frequencies = shape.rope_base ** (-torch.arange(0, shape.head_width, 2).float() / shape.head_width)
         angles = torch.outer(torch.arange(shape.context_tokens).float(), frequencies)
         never = torch.full((shape.context_tokens, shape.context_tokens), float("-inf"))
-        self.register_buffer("mask", never.triu(1).bfloat16(), persistent=False)
+        self.register_buffer("mask", never.triu(1).to(PRODUCT), persistent=False)
         self.register_buffer("cosines", angles.cos(), persistent=False)
         self.register_buffer("sines", angles.sin(), persistent=False)
 
@@ -142,12 +144,16 @@ class Network(nn.Module):
         x = functional.embedding(tokens, self.embedding)
         cosine = self.get_buffer("cosines")[positions].unsqueeze(1)
         sine = self.get_buffer("sines")[positions].unsqueeze(1)
-        for layer in self.layers:
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             q, k, v = self.before(
                 x, layer.attention_norm, layer.qkv, layer.qkv_bias, cosine, sine, shape.heads, shape.norm_epsilon
             )
             mixed = attention(q, k, v, groups, self.get_buffer("mask"))
-            x = self.after(x, mixed, layer.out, layer.feed_forward_norm, layer.gate_up, layer.down, shape.norm_epsilon)
-        final = rms_norm(x[wanted], self.output_norm, shape.norm_epsilon)
-        return functional.linear(final, self.embedding.bfloat16()).float()
+            after = self.after
+            if number == last:  # nothing looks at the other places any more; their number varies, so not compiled
+                x, mixed, after = x[wanted], mixed[wanted], after_attention
+            x = after(x, mixed, layer.out, layer.feed_forward_norm, layer.gate_up, layer.down, shape.norm_epsilon)
+        final = rms_norm(x, self.output_norm, shape.norm_epsilon)
+        return functional.linear(final, self.embedding.to(PRODUCT)).float()

@@ -51,7 +51,7 @@ def _call_of(source: random.Random, split: Split, arguments: int | None) -> tupl
 def one_call(source: random.Random, split: Split, offered: int | None = None, arguments: int | None = None) -> Document:
     """A request for one of the offered tools."""
     schema, request, call = _call_of(source, split, arguments)
-    tools = _with_others(source, split, [schema], offered or source.choices((1, 2, 3, 4), (40, 30, 20, 10))[0])
+    tools = _with_others(source, split, [schema], offered or source.choices((1, 2, 3, 4), (52, 26, 14, 8))[0])
     messages = (user(request), assistant_calls([call]))
     return Document("one_call", messages, tools, expected=[list(call)])
 
@@ -74,7 +74,7 @@ def two_calls(source: random.Random, split: Split) -> Document:
 
 def no_call(source: random.Random, split: Split) -> Document:
     """Tools are offered, but the question needs none of them, or one that is not there."""
-    tools = _with_others(source, split, [], source.choices((1, 2, 3, 4), (45, 30, 15, 10))[0])
+    tools = _with_others(source, split, [], source.choices((1, 2, 3, 4), (55, 26, 12, 7))[0])
     offered = {tool["function"]["name"] for tool in tools}
     kind = source.random()
     if kind < 0.07 and split is Split.TRAIN:
