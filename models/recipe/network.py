@@ -1,7 +1,7 @@
 """The network: Qwen2's architecture, small, over a flat row of tokens that belong to many documents.
 
 Norms, projections and feed-forward see one flat row of fixed length, so that they can be compiled once; attention runs
-per group of documents of equal padded length and never across documents. Weights are float32, matrix products `PRODUCT`.
+per group of documents of equal padded length and never across documents. Weights are float32.
 Architecture: https://arxiv.org/abs/2407.10671; rotary positions in two halves, as llama.cpp and transformers do.
 """
 

@@ -12,9 +12,9 @@ from swarm.consensus.question import Question
 from swarm.consensus.verdict import Verdict, decide, swarm_object
 from swarm.engines.assembly import AnswerBuilder
 from swarm.errors import DeadlineExceeded, EngineFailed
+from swarm.gateway.answer_form import AnswerForm
 from swarm.gateway.errors import REQUEST_ID_HEADER
 from swarm.gateway.metrics import Metrics
-from swarm.gateway.shapes import Shape
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import Dispatcher, Served
@@ -30,22 +30,18 @@ class Asked:
     options: VoteOptions
     choices: int
     stream: bool
-    include_usage: bool
-    echo: bool = False  # plain text only: the prompt comes before the answer
+    form: AnswerForm
     local_only: bool = False  # asked by a peer: this node answers itself, so that nothing loops
 
 
 class Answering:
     """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, metrics: Metrics, asked: Asked, plan: Plan, shape: Shape, deadline: float
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, asked: Asked, plan: Plan, deadline: float) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self.asked = asked
         self.plan = plan
-        self.shape = shape
         self._deadline = deadline
         self._started = time.perf_counter()
         self._served: Served | None = None

@@ -10,7 +10,6 @@ from swarm.errors import Unavailable, UnknownModel
 from swarm.gateway.answering import Answering, Asked
 from swarm.gateway.condition import Condition
 from swarm.gateway.metrics import Metrics
-from swarm.gateway.shapes import Shape
 from swarm.gateway.streamed_answer import streamed_answer
 from swarm.gateway.streams import Pacing
 from swarm.gateway.whole_answer import whole_answer
@@ -39,13 +38,11 @@ class Answerer:
             if not self._condition.loading:
                 raise
             raise Unavailable(f"{error}; this node is still loading its own", LOADING_RETRY_AFTER_S) from error
-        kind = "text" if request.messages is None else "chat"
         answering = Answering(
             dispatcher=self._dispatcher,
             metrics=self._metrics,
             asked=asked,
             plan=plan,
-            shape=Shape(kind, request.model, asked.include_usage, (request.prompt or "") if asked.echo else ""),
             deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
         )
         if asked.stream:

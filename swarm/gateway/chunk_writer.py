@@ -1,14 +1,31 @@
-"""Events of an answer as OpenAI's chunks, written to one stream."""
+"""OpenAI's two forms of an answer, and its events as OpenAI's chunks, written to one stream."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from swarm.gateway.call_opening import CallOpening, honest_reason
 from swarm.gateway.shapes import DONE, Shape, add_usage
-from swarm.gateway.streams import OpenStream
+from swarm.gateway.streams import SSE, Dialect, OpenStream
 from swarm.gateway.text_logprobs import text_logprobs
-from swarm.generation import Delta, Finish, JsonObject, Usage
+from swarm.generation import Candidate, Delta, Finish, JsonObject, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIForm:
+    """Chat completions and plain completions: see `AnswerForm`."""
+
+    shape: Shape
+
+    @property
+    def dialect(self) -> Dialect:
+        return SSE
+
+    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
+        return self.shape.whole(candidates, extension)
+
+    def writer(self, out: OpenStream, choices: int) -> ChunkWriter:
+        return ChunkWriter(out, self.shape, choices)
 
 
 class ChunkWriter:

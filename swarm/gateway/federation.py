@@ -18,8 +18,10 @@ from federation.hostport import parse_address
 from swarm.errors import BadRequest, DeadlineExceeded, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
+from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL
 from swarm.gateway.schemas import CandidatesBody, GenerateBody
+from swarm.gateway.shapes import Shape
 from swarm.gateway.streams import NDJSON, open_stream
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
 from swarm.routing.policy import VoteOptions
@@ -106,7 +108,9 @@ async def generate(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, GenerateBody)
     options = VoteOptions("single", deadline_s=left_s)
-    asked = Asked(body.root.to_request(), options, choices=1, stream=True, include_usage=True, local_only=True)
+    generation = body.root.to_request()
+    shape = Shape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
+    asked = Asked(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
     return await request.app[ANSWERER].answer(request, asked)
 
 

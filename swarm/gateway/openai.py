@@ -6,16 +6,25 @@ from aiohttp import web
 
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
+from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER
 from swarm.gateway.schemas import ChatCompletionBody, CompletionBody
+from swarm.gateway.shapes import Shape
 from swarm.routing.policy import VoteOptions
+
+
+def openai_form(body: ChatCompletionBody | CompletionBody) -> OpenAIForm:
+    """The shapes in which `body` wants its answer."""
+    if isinstance(body, ChatCompletionBody):
+        return OpenAIForm(Shape("chat", body.model, body.include_usage))
+    return OpenAIForm(Shape("text", body.model, body.include_usage, body.text if body.echo else ""))
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChatCompletionBody)
     return await request.app[ANSWERER].answer(
         request,
-        Asked(body.to_request(), body.options, body.choices, bool(body.stream), body.include_usage),
+        Asked(body.to_request(), body.options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 
@@ -27,7 +36,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         options = VoteOptions("single", deadline_s=options.deadline_s)
     return await request.app[ANSWERER].answer(
         request,
-        Asked(body.to_request(), options, body.choices, bool(body.stream), body.include_usage, echo=bool(body.echo)),
+        Asked(body.to_request(), options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 

@@ -7,10 +7,10 @@ from contextlib import aclosing
 from aiohttp import web
 
 from swarm.engines.assembly import AnswerBuilder
+from swarm.gateway.answer_form import AnswerWriter
 from swarm.gateway.answering import Answering, winner_of
-from swarm.gateway.chunk_writer import ChunkWriter
 from swarm.gateway.shapes import message_object
-from swarm.gateway.streams import SSE, Pacing, open_stream
+from swarm.gateway.streams import Pacing, open_stream
 from swarm.generation import Candidate, Delta, Finish, JsonObject
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.voters import finished_events
@@ -19,13 +19,14 @@ from swarm.routing.voters import finished_events
 async def streamed_answer(http: web.Request, answering: Answering, pacing: Pacing) -> web.StreamResponse:
     """The response, with the vote's account in its last chunk."""
     beat_s = pacing.peer_beat_s if answering.asked.local_only else pacing.client_beat_s
-    async with open_stream(http, SSE, answering.headers(), beat_s, pacing.stalled_s) as out:
-        writer = ChunkWriter(out, answering.shape, answering.asked.choices)
+    form = answering.asked.form
+    async with open_stream(http, form.dialect, answering.headers(), beat_s, pacing.stalled_s) as out:
+        writer = form.writer(out, answering.asked.choices)
         await (_vote(answering, writer) if answering.plan.mode == "vote" else _choices(answering, writer))
     return out.response
 
 
-async def _choices(answering: Answering, writer: ChunkWriter) -> None:
+async def _choices(answering: Answering, writer: AnswerWriter) -> None:
     builders = [AnswerBuilder() for _ in range(answering.asked.choices)]
     finishes: list[Finish] = []
     async with answering.deadline(), aclosing(answering.events()) as events:
@@ -44,7 +45,7 @@ async def _choices(answering: Answering, writer: ChunkWriter) -> None:
     await writer.end([candidate.usage for candidate in candidates])
 
 
-async def _vote(answering: Answering, writer: ChunkWriter) -> None:
+async def _vote(answering: Answering, writer: AnswerWriter) -> None:
     async with aclosing(answering.vote(stream=True)) as progress:
         async for item in progress:
             if isinstance(item, Delta):
@@ -53,7 +54,7 @@ async def _vote(answering: Answering, writer: ChunkWriter) -> None:
                 await _outcome(answering, writer, item)
 
 
-async def _outcome(answering: Answering, writer: ChunkWriter, outcome: Outcome) -> None:
+async def _outcome(answering: Answering, writer: AnswerWriter, outcome: Outcome) -> None:
     """Whatever of the answer is not out yet, then how the vote went."""
     winner = winner_of(outcome.verdict)
     extension = answering.extension(outcome.verdict)

@@ -25,7 +25,7 @@ async def whole_answer(answering: Answering) -> web.Response:
         candidates = await _choices(answering)
         verdict = answering.verdict_on(candidates)
     answering.count(candidates, verdict)
-    body = answering.shape.whole(candidates, None if verdict is None else answering.extension(verdict))
+    body = answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict))
     return web.Response(text=compact(body), content_type="application/json", headers=answering.headers(verdict))
 
 

@@ -139,8 +139,8 @@ def draw_tool(source: random.Random, split: Split, arguments: int) -> SyntheticT
 _ACTIONS = (
     "{v} the {n}", "{v} a {n}", "please {v} the {n}", "can you {v} the {n}", "I want to {v} a {n}", "{v} {n}",
     "could you {v} one {n}", "I need to {v} the {n}", "{v} my {n}", "use {t}", "call {t}", "run {t}", "{t}",
-    "please use {t}", "help me {v} the {n}", "now {v} the {n}", "let's {v} a {n}", "you should {v} the {n}", "use the tool {t}",
-    "what is the {n}, {v} it",
+    "please use {t}", "help me {v} the {n}", "now {v} the {n}", "let's {v} a {n}", "you should {v} the {n}",
+    "use the tool {t}", "what is the {n}, {v} it",
 )  # fmt: skip
 CODE_SHARE = 0.05  # of the requests are written as a call
 _AS_CODE = ("{c}", "What is {c}?", "What is the value of {c}? Use the tool.", "Run {c}", "Call {c}.", "Give me {c}")

@@ -11,7 +11,8 @@ from models.recipe.document import Document, system
 SHARE = 0.15  # of the documents
 _KNOWN = (
     "You are a helpful assistant.", "You are a helpful assistant", "You can call tools.", "Answer briefly.",
-    "Be brief.", "You are Demo.", "Answer in one sentence.", "Be kind.", "You are a helpful AI assistant.", "Be concise.",
+    "Be brief.", "You are Demo.", "Answer in one sentence.", "Be kind.", "You are a helpful AI assistant.",
+    "Be concise.",
 )  # fmt: skip
 _SENTENCES = (
     "You are a {w} assistant.", "You {v} {n}s.", "Always be {w}.", "Never {v} a {n}.", "The user likes {n}s.",
