@@ -1,6 +1,6 @@
 # Sourced by scripts/run and scripts/test: makes .venv once, and again when pyproject.toml changes.
 #
-#   make_environment EXTRAS     EXTRAS is "" or "[dev]"; afterwards $python is the environment's interpreter
+#   make_environment EXTRAS     EXTRAS is "", "[dev]" or "[dev,recipe]"; afterwards $python is the environment's interpreter
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 environment=${SWARM_VENV:-$root/.venv}
@@ -29,7 +29,7 @@ make_environment() {
     if [ -x "$python" ] && [ -f "$stamp" ]; then
         had=$(cat "$stamp")
         [ "$had" = "$wanted" ] && return
-        [ -z "$extras" ] && [ "$had" = "[dev] ${wanted# }" ] && return
+        [ -z "$extras" ] && [ "${had#\[*\] }" = "${wanted# }" ] && return
     fi
     base=$(find_python) || exit 2
     printf 'Making the environment in %s (once, about half a minute) ...\n' "$environment"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from models.recipe.siblings import file_stem
+from swarm.registry.embedded import file_stem
 
 QUALITY_TOLERANCE = 0.005  # a rebuild that is worse by less than the noise of the evaluation is no loss
 
@@ -18,6 +18,6 @@ def shipped_quality(folder: Path, name: str) -> float | None:
     return float(json.loads(figures.read_text(encoding="utf-8"))["quality"])
 
 
-def may_replace(old: float | None, new: float, force: bool) -> bool:
+def may_replace(old: float, new: float) -> bool:
     """Whether a model of quality `new` may take the place of one of quality `old`."""
-    return force or old is None or new >= old - QUALITY_TOLERANCE
+    return new >= old - QUALITY_TOLERANCE

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-SEEDS = {"demo": 1, "demo:b": 2, "demo:c": 3}
-MAIN = "demo"
+from swarm.registry.names import EMBEDDED_NAMES
 
-
-def file_stem(name: str) -> str:
-    """How the sibling's files are called: `demo:b` is in `demo-b.gguf`."""
-    return name.replace(":", "-")
+MAIN = EMBEDDED_NAMES[0]
+SEEDS = {name: seed for seed, name in enumerate(EMBEDDED_NAMES, start=1)}

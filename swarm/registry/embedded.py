@@ -1,20 +1,65 @@
-"""Where the embedded model is: the small one that serves with no network and no model on disk."""
+"""Where the embedded models are: the small ones that serve with no network and no model on disk.
+
+In a checkout they lie in `models/demo/`; in an installed package the same files lie inside `swarm`. Beside them are
+their checksums, so that a damaged file is named before any native code reads it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from swarm.errors import SetupError
+from swarm.registry.names import EMBEDDED_NAMES
 
+CHECKSUMS_FILE = "SHA256SUMS"  # in the form that `sha256sum --check` reads
 _ROOT = Path(__file__).resolve().parents[2]
-_PROTOTYPE = _ROOT.parent / "shared" / "models" / "demo-proto.gguf"  # stands in while a build has no model of its own
+_PACKAGED = Path(__file__).resolve().parents[1] / "embedded_models"
 
 
-def embedded_model_path(name: str = "demo") -> Path:
-    """The file of the embedded model `demo`, or of a sibling, `demo:b` or `demo:c`. Raises SetupError without one."""
-    for path in (_ROOT / "models" / "demo" / f"{name.replace(':', '-')}.gguf", _PROTOTYPE):
-        if path.is_file():
-            return path
-    raise SetupError(
-        f"this build has no embedded model {name!r}: give --model NAME:SIZE, PATH.gguf or hf:OWNER/REPO/FILE"
-    )
+def file_stem(name: str) -> str:
+    """How the files of the model `name` are called: `demo:b` is in `demo-b.gguf`."""
+    return name.replace(":", "-")
+
+
+def embedded_folder() -> Path:
+    """The folder of the embedded models: the installed package's, else the checkout's."""
+    return _PACKAGED if _PACKAGED.is_dir() else _ROOT / "models" / "demo"
+
+
+def embedded_model_path(name: str = EMBEDDED_NAMES[0]) -> Path:
+    """The file of the embedded model `name`, whole. Raises SetupError with the command that restores it."""
+    path = embedded_folder() / f"{file_stem(name)}.gguf"
+    problem = _problem_with(path)
+    if problem is not None:
+        remedy = f"restore it with `{_restoring(path)}`, or serve another with --model"
+        raise SetupError(f"the embedded model {name!r} {problem}: {remedy}")
+    return path
+
+
+def _problem_with(path: Path) -> str | None:
+    """What keeps `path` from being used; None if it is the file that was shipped."""
+    if not path.is_file():
+        return f"is missing ({path} does not exist)"
+    expected = _checksums(path.parent).get(path.name)
+    if expected is None:
+        return f"cannot be checked ({path.parent / CHECKSUMS_FILE} does not list it)"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        return f"is damaged ({path} is not the file that was shipped)"
+    return None
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """File name -> sha256 in hex."""
+    try:
+        lines = (folder / CHECKSUMS_FILE).read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _restoring(path: Path) -> str:
+    """The command that brings the shipped files back."""
+    if path.parent == _PACKAGED:
+        return "pip install --force-reinstall --no-deps local-swarm"
+    return f"git -C {_ROOT} checkout -- models/demo"

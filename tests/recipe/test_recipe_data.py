@@ -98,12 +98,9 @@ def test_loss_is_on_the_assistants_words_alone() -> None:
         assert prompt_text(item).endswith("<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "force", "allowed"),
-    [(None, 0.1, False, True), (0.8, 0.9, False, True), (0.9, 0.8, False, False), (0.9, 0.8, True, True)],
-)
-def test_a_better_model_is_replaced_only_by_force(old: float | None, new: float, force: bool, allowed: bool) -> None:
-    assert may_replace(old, new, force) is allowed
+@pytest.mark.parametrize(("old", "new", "allowed"), [(0.8, 0.9, True), (0.9, 0.8, False), (0.8, 0.799, True)])
+def test_a_better_model_is_not_replaced(old: float, new: float, allowed: bool) -> None:
+    assert may_replace(old, new) is allowed
 
 
 def test_the_first_of_equally_frequent_numbers_wins() -> None:

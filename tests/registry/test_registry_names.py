@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, Format
-from swarm.registry.embedded import embedded_model_path
 from swarm.registry.names import (
     CatalogueRef,
     EmbeddedRef,
@@ -145,14 +144,3 @@ def test_a_name_that_does_not_exist_says_what_does(ref: CatalogueRef, formats: l
 def test_a_family_matches_all_its_sizes() -> None:
     sizes = {choice.entry.size for choice in matches(CatalogueRef("llama3.2"), CATALOGUE)}
     assert sizes == {"1b", "3b"}
-
-
-def test_the_embedded_model_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert embedded_model_path("demo").suffix == ".gguf"
-    monkeypatch.setattr("swarm.registry.embedded._ROOT", tmp_path)
-    monkeypatch.setattr("swarm.registry.embedded._PROTOTYPE", tmp_path / "none.gguf")
-    with pytest.raises(SetupError, match="this build has no embedded model 'demo': give --model"):
-        embedded_model_path("demo")
-    (tmp_path / "models" / "demo").mkdir(parents=True)
-    (tmp_path / "models" / "demo" / "demo-b.gguf").touch()
-    assert embedded_model_path("demo:b") == tmp_path / "models" / "demo" / "demo-b.gguf"
