@@ -1,0 +1,54 @@
+"""The wheel: what a stranger gets from `pip install`, with the embedded models inside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's files, as an installer lays them out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    target = folder / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    return target
+
+
+def test_only_our_own_names_are_at_the_top(unpacked: Path) -> None:
+    names = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
+    assert names == {"swarm", "federation", "hardware", "main.py"}
+
+
+def test_every_embedded_model_is_found_inside(unpacked: Path) -> None:
+    program = (
+        "from swarm.registry.embedded import embedded_model_path\n"
+        "from swarm.registry.names import EMBEDDED_NAMES\n"
+        "print(*(embedded_model_path(name) for name in EMBEDDED_NAMES), sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={"PYTHONPATH": str(unpacked)},
+        cwd=unpacked,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert all(Path(line).is_relative_to(unpacked) for line in done.stdout.split())
+
+
+def test_the_folder_for_mlx_and_the_card_are_inside(unpacked: Path) -> None:
+    models = unpacked / "swarm" / "embedded_models"
+    for name in ("hf/config.json", "hf/model.safetensors", "hf/tokenizer.json", "MODEL_CARD.md"):
+        assert (models / name).is_file(), name
