@@ -8,10 +8,17 @@ SwarmError
 │   └── DeadlineExceeded    the request's own time is up (504)
 ├── EngineFailed            the engine broke while answering (500)
 ├── PeerFailed              another node did not answer as agreed (502)
+├── UpstreamFailed          the configured upstream did not answer as agreed (502)
+│   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
 
 `gateway/errors.py` is the one place that maps these to HTTP; `cli.py` the one that maps them to exit codes.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 class SwarmError(Exception):
@@ -71,6 +78,38 @@ class PeerFailed(SwarmError):
     def __init__(self, peer: str, message: str) -> None:
         super().__init__(f"peer {peer}: {message}")
         self.peer = peer
+
+
+class UpstreamFailed(SwarmError):
+    """The upstream broke off or answered rubbish. `host` is where it is; its key is never part of a message."""
+
+    def __init__(self, host: str, message: str) -> None:
+        super().__init__(f"upstream {host}: {message}")
+        self.host = host
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an upstream said when it refused: its HTTP status and the fields of its error object, bounded and printable.
+
+    `sizes` are the counts that go with a prompt that is too long (`n_prompt_tokens`, `n_ctx`).
+    """
+
+    status: int
+    message: str
+    type: str = "upstream_error"
+    code: str = "upstream_error"
+    param: str | None = None
+    retry_after_s: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+class UpstreamRefused(UpstreamFailed):
+    """The upstream answered with an error, which is passed on as it was."""
+
+    def __init__(self, host: str, refusal: Refusal) -> None:
+        super().__init__(host, refusal.message)
+        self.refusal = refusal
 
 
 class SetupError(SwarmError):

@@ -92,6 +92,8 @@ class GenerationRequest(Frozen):
 
     `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer.
     `model` is a model id that a replica serves, never an alias. None means "the engine's default".
+    `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
+    node does not know. It goes to no engine and no peer.
     """
 
     model: str
@@ -114,6 +116,7 @@ class GenerationRequest(Frozen):
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
 
 
 class Candidate(Frozen):

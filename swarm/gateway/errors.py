@@ -18,6 +18,8 @@ from swarm.errors import (
     SwarmError,
     Unavailable,
     UnknownModel,
+    UpstreamFailed,
+    UpstreamRefused,
 )
 from swarm.gateway.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from swarm.tracing import current_request_id, request_id_from
@@ -82,10 +84,22 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(503, "unavailable_error", "unavailable", message, retry_after_s=error.retry_after_s)
         case PeerFailed():
             return HttpError(502, "server_error", "peer_failed", message)
+        case UpstreamRefused():
+            return _passed_on(error)
+        case UpstreamFailed():
+            return HttpError(502, "server_error", "upstream_failed", message)
         case EngineFailed():
             return HttpError(500, "server_error", "engine_failed", message)
         case _:
             return HttpError(500, "server_error", "internal_error", message)
+
+
+def _passed_on(error: UpstreamRefused) -> HttpError:
+    """An upstream's own error: its status and words, in OpenAI's shape."""
+    said = error.refusal
+    return HttpError(
+        said.status, said.type, said.code, str(error), said.param, extra=said.sizes, retry_after_s=said.retry_after_s
+    )
 
 
 def error_response(error: HttpError) -> web.Response:

@@ -1,0 +1,93 @@
+"""The upstream as an engine: any OpenAI-compatible server, a cloud's or a neighbour's, asked over HTTP.
+
+Unlike other engines it loads nothing and serves every model of its server: a request's own `model` says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.upstream_http import UpstreamHttp
+from swarm.errors import BadRequest
+from swarm.generation import Delta, EventStream, Finish, GenerationRequest
+
+MAX_UNREAD = 256  # events of choices that run at once; beyond it they wait, and the upstream behind them
+
+
+class UpstreamEngine:
+    """`slots` bounds how many requests run at once. `model_id` is the server's host."""
+
+    name = "upstream"
+
+    def __init__(self, http: UpstreamHttp, slots: int) -> None:
+        self.http = http
+        self._slots = slots
+        self._closed = False
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def model_id(self) -> str:
+        return self.http.host
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server may be able to do; it says no on its own where it cannot. Its contexts are not known (0)."""
+        return Capabilities(
+            slots=self._slots,
+            context_tokens=0,
+            tools=True,
+            grammar=True,
+            logprobs=True,
+            embeddings=True,
+            reasoning=True,
+        )
+
+    def generate(self, request: GenerationRequest) -> EventStream:
+        return self.candidates(request, 1)
+
+    def candidates(self, request: GenerationRequest, n: int) -> EventStream:
+        if not 1 <= n <= self._slots:
+            raise BadRequest(
+                f"n is {n}; upstream {self.http.host} is asked 1 to {self._slots} times at once", param="n"
+            )
+        return self.http.stream(request) if n == 1 else self._together(request, n)
+
+    async def _together(self, request: GenerationRequest, n: int) -> EventStream:
+        """Each choice is a request of its own. The first that fails ends them all."""
+        events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue(MAX_UNREAD)
+
+        async def follow(choice: int) -> None:
+            try:
+                async with aclosing(self.http.stream(request, choice)) as stream:
+                    async for event in stream:
+                        await events.put(event)
+            except Exception as error:  # noqa: BLE001 - raised below, where somebody hears it
+                await events.put(error)
+
+        tasks = [asyncio.create_task(follow(choice), name=f"upstream choice {choice}") for choice in range(n)]
+        unfinished = n
+        try:
+            while unfinished:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                unfinished -= isinstance(event, Finish)
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def embed(self, texts: Sequence[str]) -> Embeddings:
+        raise BadRequest(f"name a model of upstream {self.http.host} that embeds", param="model")
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        raise BadRequest(f"upstream {self.http.host} does not count tokens", param="model")
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self.http.aclose()

@@ -1,0 +1,224 @@
+"""The client of an upstream: lists its models, streams its answers, passes its refusals on. The key goes nowhere else.
+
+Redirects are not followed: the key, and what people ask, go to the configured host alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import aiohttp
+
+from swarm.engines.engine import Embeddings
+from swarm.engines.llama_http import request_body
+from swarm.engines.sse import EventTooLargeError, sse_data
+from swarm.engines.upstream_address import UpstreamAddress
+from swarm.engines.upstream_errors import error_object, refused
+from swarm.engines.upstream_models import model_names
+from swarm.engines.upstream_reader import UpstreamReader
+from swarm.errors import Unavailable, UpstreamFailed
+from swarm.generation import EventStream, GenerationRequest
+
+VIA_HEADER = "X-Swarm-Upstream"  # tells a node that is somebody's upstream not to ask its own: nothing goes round
+CONNECT_TIMEOUT_S = 10.0  # across the internet, with TLS
+LIST_TIMEOUT_S = 10.0  # for a whole list of models
+READ_BUFFER_BYTES = 2**18
+MAX_LIST_BYTES = 8 * 2**20  # the largest public catalogue is about 1 MB
+MAX_ERROR_BYTES = 64 * 2**10
+MAX_ANSWER_BYTES = 64 * 2**20  # a hundred thousand tokens with log-probabilities; bounds what is kept of an answer
+UNREACHABLE_RETRY_AFTER_S = 5  # told to clients
+SEED_MASK = 2**31 - 1  # how the gateway folds a client's seed
+
+
+class UpstreamHttp:
+    """One OpenAI-compatible server. Make it inside a running event loop; owns a session, closed by `aclose()`."""
+
+    def __init__(self, address: UpstreamAddress, key: str | None) -> None:
+        self.address = address
+        self.requests = 0  # answers asked for since the start: what has left this node
+        self._base = address.bases[0]
+        self._key = key
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        self._session = aiohttp.ClientSession(
+            # llama.cpp's server closes kept-alive connections unannounced; with TLS a new one costs two round trips.
+            connector=aiohttp.TCPConnector(force_close=not address.encrypted, limit=0),
+            headers={**authorization, "Content-Type": "application/json", VIA_HEADER: "1"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            read_bufsize=READ_BUFFER_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    @property
+    def host(self) -> str:
+        return self.address.host
+
+    async def models(self) -> tuple[str, ...] | None:
+        """The names it lists, found under the first base that has a list; None where there is none to be had.
+
+        Raises Unavailable, UpstreamRefused or UpstreamFailed.
+        """
+        for base in self.address.bases:
+            async with self._open("GET", f"{base}/models", None, aiohttp.ClientTimeout(LIST_TIMEOUT_S)) as response:
+                if response.status in (404, 405, 501):
+                    continue
+                await self._check(response)
+                names = model_names(self._json(await self._all(response, MAX_LIST_BYTES)))
+                if names is None:
+                    continue  # a web page, or some other service's JSON
+                self._base = base
+                return names
+        return None
+
+    async def stream(self, request: GenerationRequest, choice: int = 0) -> EventStream:
+        """One answer's events, numbered `choice`. Closing the iterator closes the connection, which stops the work."""
+        chat = request.messages is not None
+        reader = UpstreamReader(chat)
+        async with self._post(
+            "/chat/completions" if chat else "/completions", upstream_body(request, choice)
+        ) as response:
+            async with aclosing(self._chunks(response)) as chunks:
+                async for chunk in chunks:
+                    if chunk is None:
+                        reader.ended = True
+                    elif (delta := reader.delta(chunk)) is not None:
+                        yield delta if choice == 0 else replace(delta, choice=choice)
+        if not reader.ended:
+            raise UpstreamFailed(self.host, "it ended the stream before the answer was complete")
+        yield reader.finish(choice)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
+        """Vectors of `texts`, in order."""
+        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+        async with self._post("/embeddings", body) as response:
+            answer = self._json(await self._all(response, MAX_ANSWER_BYTES))
+        try:
+            rows = sorted(cast("Any", answer)["data"], key=lambda row: row["index"])
+            vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
+            tokens = int((cast("Any", answer).get("usage") or {}).get("prompt_tokens") or 0)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UpstreamFailed(self.host, f"it sent unreadable embeddings: {error!r}") from error
+        if len(vectors) != len(texts):
+            raise UpstreamFailed(self.host, f"it sent {len(vectors)} vectors for {len(texts)} texts")
+        return Embeddings(vectors, tokens)
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str, Any] | None, None]:
+        """The JSON objects of a streamed answer, or the one of a whole answer; None once the upstream says it is done."""
+        if response.content_type == "application/json":  # some servers do not stream, or not with tools
+            yield self._chunk(await self._all(response, MAX_ANSWER_BYTES))
+            yield None
+            return
+        try:
+            async for data in sse_data(self._bounded(response)):
+                if data == b"[DONE]":
+                    yield None
+                    return
+                if data:
+                    yield self._chunk(data)
+        except EventTooLargeError as error:
+            raise UpstreamFailed(self.host, f"it sent {error}") from error
+
+    async def _bounded(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        read = 0
+        async for piece in response.content.iter_any():
+            read += len(piece)
+            if read > MAX_ANSWER_BYTES:
+                raise UpstreamFailed(self.host, f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+            yield piece
+
+    def _chunk(self, data: bytes) -> Mapping[str, Any]:
+        """One object of an answer. Raises the error that it carries."""
+        chunk = self._json(data)
+        if not isinstance(chunk, dict):
+            raise UpstreamFailed(self.host, "it sent a chunk that is no JSON object")
+        found = cast("Mapping[str, Any]", chunk)
+        if found.get("error"):
+            code = error_object(data).get("code")
+            raise refused(self.host, code if isinstance(code, int) else 502, data, None, self._key)
+        return found
+
+    def _json(self, data: bytes) -> object:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UpstreamFailed(
+                self.host, "it sent something that is not JSON: is --upstream an API's base?"
+            ) from error
+
+    @asynccontextmanager
+    async def _post(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An open response with status 200."""
+        self.requests += 1
+        data = io.BytesIO(json.dumps(body).encode())  # sent in pieces, however large
+        async with self._open("POST", self._base + path, data, None) as response:
+            await self._check(response)
+            yield response
+
+    @asynccontextmanager
+    async def _open(
+        self, method: str, url: str, data: io.BytesIO | None, timeout: aiohttp.ClientTimeout | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An open response of any status. Raises Unavailable where nobody answers, UpstreamFailed where it breaks off."""
+        if self._session.closed:
+            raise UpstreamFailed(self.host, "this node is closing")
+        answered = False
+        try:
+            options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+            async with self._session.request(method, url, data=data, allow_redirects=False, **options) as response:
+                answered = True
+                yield response
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            reason = str(error) or type(error).__name__
+            if answered:
+                raise UpstreamFailed(self.host, f"it broke off: {reason}") from error
+            message = f"upstream {self.host} does not answer: {reason}"
+            raise Unavailable(message, UNREACHABLE_RETRY_AFTER_S) from error
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        """Raises UpstreamRefused or UpstreamFailed for every status but 200."""
+        if response.status == 200:
+            return
+        if 300 <= response.status < 400:
+            raise UpstreamFailed(self.host, "it redirects elsewhere, which is not followed: give the final URL")
+        body = await self._all(response, MAX_ERROR_BYTES, cut=True)
+        raise refused(self.host, response.status, body, response.headers.get("Retry-After"), self._key)
+
+    async def _all(self, response: aiohttp.ClientResponse, most: int, cut: bool = False) -> bytes:
+        """The whole body; beyond `most` bytes it is cut, or refused."""
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > most:
+                if cut:
+                    break
+                raise UpstreamFailed(self.host, f"its answer is larger than {most} bytes")
+        return bytes(body[:most])
+
+
+def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:
+    """What the upstream is asked: the client's own body where there is one, with all its unknown fields.
+
+    Changed are the model's name, streaming (so that a client that leaves is heard of, and usage comes along), `n` (each
+    choice is a request of its own: many servers ignore it), and what a vote varies; our own `swarm` field stays here.
+    """
+    if request.original is None:
+        body = request_body(request, 1)
+    else:
+        body = cast("dict[str, Any]", json.loads(request.original))
+        body.pop("swarm", None)
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+    seed, own = request.seed, body.get("seed")
+    if seed is not None and (choice or not isinstance(own, int) or own & SEED_MASK != seed):
+        body["seed"] = (seed + choice) & SEED_MASK
+    body.pop("n", None)
+    options = body.get("stream_options")
+    asked = cast("dict[str, Any]", options) if isinstance(options, dict) else {}
+    return {**body, "model": request.model, "stream": True, "stream_options": {**asked, "include_usage": True}}

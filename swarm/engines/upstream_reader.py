@@ -1,0 +1,138 @@
+"""Other servers' answers as our events, whichever dialect of OpenAI's shapes they speak.
+
+Seen in the wild and read here: no usage at all, or one in every chunk; tool calls without index or id, all at index 0,
+or with their name and id repeated in every piece; arguments as an object; `reasoning` for `reasoning_content`; content
+as a list of parts; finish reasons "", "eos", "tool_call", "max_tokens"; a whole answer where a stream was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pydantic import JsonValue
+
+from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
+
+Wire = Mapping[str, Any]  # parsed JSON from the upstream, turned into typed objects in this file and nowhere else
+
+MAX_TOKENS = 2**31  # counts beyond it are no counts
+MAX_CALLS = 256  # of one answer
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}  # every other word is some way of saying "stop"
+
+
+@dataclass(slots=True)
+class UpstreamReader:
+    """Reads one answer, chunk by chunk. `ended` once the upstream has said that, or how, it ends."""
+
+    chat: bool
+    ended: bool = False
+    reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+    _calls: list[str] = field(default_factory=list[str])  # the id of each call so far, "" where it has none
+    _at_index: dict[int, int] = field(default_factory=dict[int, int])  # the upstream's index -> the latest call there
+
+    def delta(self, chunk: Wire) -> Delta | None:
+        """What `chunk` adds; its finish reason and usage are kept for `finish`."""
+        self._count(chunk)
+        choice = _first_choice(chunk)
+        word = choice.get("finish_reason")
+        if isinstance(word, str) and word:
+            self.reason = FINISH_REASONS.get(word.lower(), "stop")
+            self.ended = True
+        given = choice.get("logprobs")
+        logprobs: JsonValue = cast("JsonValue", given) if isinstance(given, dict) and given else None
+        if not self.chat:
+            text = _text(choice.get("text"))
+            return Delta(0, text, logprobs=logprobs) if text or logprobs else None
+        message = _object(choice.get("delta")) or _object(choice.get("message"))
+        text = _text(message.get("content")) or _text(message.get("refusal"))
+        reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+        calls = self._tool_calls(message.get("tool_calls"))
+        return Delta(0, text, reasoning, calls, logprobs) if text or reasoning or calls or logprobs else None
+
+    def finish(self, choice: int) -> Finish:
+        """The end of the answer, as far as the upstream told of it: tokens it did not count are 0."""
+        return Finish(choice, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
+
+    def _count(self, chunk: Wire) -> None:
+        usage = _object(chunk.get("usage"))
+        if not usage:
+            return
+        details = _object(usage.get("prompt_tokens_details"))
+        cached = details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))
+        self.usage = Usage(
+            prompt_tokens=_tokens(usage.get("prompt_tokens")),
+            completion_tokens=_tokens(usage.get("completion_tokens")),
+            cached_tokens=_tokens(cached),
+        )
+
+    def _tool_calls(self, given: object) -> tuple[ToolCallDelta, ...]:
+        pieces = cast("list[object]", given) if isinstance(given, list) else []
+        return tuple(piece for piece in map(self._tool_call, map(_object, pieces)) if piece is not None)
+
+    def _tool_call(self, call: Wire) -> ToolCallDelta | None:
+        function = _object(call.get("function"))
+        name, call_id = _text(function.get("name")), _text(call.get("id"))
+        given = call.get("index")
+        place = given if isinstance(given, int) else None
+        arguments = _arguments(function.get("arguments"))
+        index = self._continued(place, call_id, name)
+        if index is not None:
+            return ToolCallDelta(index, None, None, arguments) if arguments else None
+        if len(self._calls) == MAX_CALLS:
+            return None
+        index = len(self._calls)
+        self._calls.append(call_id)
+        if place is not None:
+            self._at_index[place] = index
+        return ToolCallDelta(index, call_id or None, name, arguments)
+
+    def _continued(self, place: int | None, call_id: str, name: str) -> int | None:
+        """Which call a piece belongs to; None if it opens another."""
+        if call_id and call_id in self._calls:
+            return self._calls.index(call_id)
+        if name and (call_id or place is None):
+            return None  # another id, or no index at all, and a name: several calls put at one index, or at none
+        if place is not None:
+            return self._at_index.get(place)
+        return len(self._calls) - 1 if self._calls else None
+
+
+def _first_choice(chunk: Wire) -> Wire:
+    choices = chunk.get("choices")
+    found = cast("list[object]", choices) if isinstance(choices, list) else []
+    return _object(found[0]) if found else {}
+
+
+def _arguments(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else _text(value)
+
+
+def _text(value: object) -> str:
+    """A string as it is; the texts of a list of parts; nothing else is text."""
+    if isinstance(value, list):
+        parts = [_object(part) for part in cast("list[object]", value)]
+        return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    return value if isinstance(value, str) else ""
+
+
+def _tokens(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else 0
+
+
+def _object(value: object) -> Wire:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast("Wire", value) if isinstance(value, dict) else {}
