@@ -5,6 +5,7 @@ Redirects are not followed: the key, and what people ask, go to the configured h
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -19,8 +20,8 @@ from swarm.engines.llama_http import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.upstream_address import UpstreamAddress
 from swarm.engines.upstream_errors import error_object, refused
-from swarm.engines.upstream_models import model_names
-from swarm.engines.upstream_reader import UpstreamReader
+from swarm.engines.upstream_models import read_names
+from swarm.engines.upstream_reader import UpstreamReader, read_embeddings
 from swarm.errors import Unavailable, UpstreamFailed
 from swarm.generation import EventStream, GenerationRequest
 
@@ -62,12 +63,22 @@ class UpstreamHttp:
 
         Raises Unavailable, UpstreamRefused or UpstreamFailed.
         """
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                return await self._listed()
+        except TimeoutError as error:
+            raise Unavailable(
+                f"upstream {self.host} does not answer: no list of models within {LIST_TIMEOUT_S:.0f} s",
+                UNREACHABLE_RETRY_AFTER_S,
+            ) from error
+
+    async def _listed(self) -> tuple[str, ...] | None:
         for base in self.address.bases:
-            async with self._open("GET", f"{base}/models", None, aiohttp.ClientTimeout(LIST_TIMEOUT_S)) as response:
+            async with self._open("GET", f"{base}/models", None) as response:
                 if response.status in (404, 405, 501):
                     continue
                 await self._check(response)
-                names = model_names(self._json(await self._all(response, MAX_LIST_BYTES)))
+                names = read_names(await self._all(response, MAX_LIST_BYTES))
                 if names is None:
                     continue  # a web page, or some other service's JSON
                 self._base = base
@@ -78,15 +89,15 @@ class UpstreamHttp:
         """One answer's events, numbered `choice`. Closing the iterator closes the connection, which stops the work."""
         chat = request.messages is not None
         reader = UpstreamReader(chat)
-        async with self._post(
-            "/chat/completions" if chat else "/completions", upstream_body(request, choice)
-        ) as response:
-            async with aclosing(self._chunks(response)) as chunks:
-                async for chunk in chunks:
-                    if chunk is None:
-                        reader.ended = True
-                    elif (delta := reader.delta(chunk)) is not None:
-                        yield delta if choice == 0 else replace(delta, choice=choice)
+        async with (
+            self._post("/chat/completions" if chat else "/completions", upstream_body(request, choice)) as response,
+            aclosing(self._chunks(response)) as chunks,
+        ):
+            async for chunk in chunks:
+                if chunk is None:
+                    reader.ended = True
+                elif (delta := reader.delta(chunk)) is not None:
+                    yield delta if choice == 0 else replace(delta, choice=choice)
         if not reader.ended:
             raise UpstreamFailed(self.host, "it ended the stream before the answer was complete")
         yield reader.finish(choice)
@@ -97,10 +108,8 @@ class UpstreamHttp:
         async with self._post("/embeddings", body) as response:
             answer = self._json(await self._all(response, MAX_ANSWER_BYTES))
         try:
-            rows = sorted(cast("Any", answer)["data"], key=lambda row: row["index"])
-            vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
-            tokens = int((cast("Any", answer).get("usage") or {}).get("prompt_tokens") or 0)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            vectors, tokens = read_embeddings(answer)
+        except (LookupError, TypeError, ValueError) as error:
             raise UpstreamFailed(self.host, f"it sent unreadable embeddings: {error!r}") from error
         if len(vectors) != len(texts):
             raise UpstreamFailed(self.host, f"it sent {len(vectors)} vectors for {len(texts)} texts")
@@ -110,7 +119,7 @@ class UpstreamHttp:
         await self._session.close()
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-        """The JSON objects of a streamed answer, or the one of a whole answer; None once the upstream says it is done."""
+        """The JSON objects of a streamed answer, or the one of a whole answer; None where the upstream says that is all."""
         if response.content_type == "application/json":  # some servers do not stream, or not with tools
             yield self._chunk(await self._all(response, MAX_ANSWER_BYTES))
             yield None
@@ -157,21 +166,18 @@ class UpstreamHttp:
         """An open response with status 200."""
         self.requests += 1
         data = io.BytesIO(json.dumps(body).encode())  # sent in pieces, however large
-        async with self._open("POST", self._base + path, data, None) as response:
+        async with self._open("POST", self._base + path, data) as response:
             await self._check(response)
             yield response
 
     @asynccontextmanager
-    async def _open(
-        self, method: str, url: str, data: io.BytesIO | None, timeout: aiohttp.ClientTimeout | None
-    ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """An open response of any status. Raises Unavailable where nobody answers, UpstreamFailed where it breaks off."""
+    async def _open(self, method: str, url: str, data: io.BytesIO | None) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """A response of any status. Raises Unavailable where nobody answers, UpstreamFailed where it breaks off."""
         if self._session.closed:
             raise UpstreamFailed(self.host, "this node is closing")
         answered = False
         try:
-            options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-            async with self._session.request(method, url, data=data, allow_redirects=False, **options) as response:
+            async with self._session.request(method, url, data=data, allow_redirects=False) as response:
                 answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:

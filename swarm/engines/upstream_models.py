@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -22,6 +23,14 @@ def model_names(listing: object) -> tuple[str, ...] | None:
     names = (_name(entry) for entry in cast("list[object]", listing))
     known = dict.fromkeys(name for name in names if name and len(name) <= MAX_NAME_CHARS and name.isprintable())
     return tuple(known)[:MAX_MODELS]
+
+
+def read_names(body: bytes) -> tuple[str, ...] | None:
+    """The ids in a list's body; None where it is no list."""
+    try:
+        return model_names(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _name(entry: object) -> str | None:

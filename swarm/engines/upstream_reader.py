@@ -111,6 +111,14 @@ class UpstreamReader:
         return len(self._calls) - 1 if self._calls else None
 
 
+def read_embeddings(answer: object) -> tuple[tuple[tuple[float, ...], ...], int]:
+    """The vectors of an answer in the order of its texts, and its prompt tokens. Raises what reading rubbish raises."""
+    body = _object(answer)
+    rows = sorted(cast("list[Wire]", body["data"]), key=lambda row: row["index"])
+    vectors = tuple(tuple(float(number) for number in row["embedding"]) for row in rows)
+    return vectors, _tokens(_object(body.get("usage")).get("prompt_tokens"))
+
+
 def _first_choice(chunk: Wire) -> Wire:
     choices = chunk.get("choices")
     found = cast("list[object]", choices) if isinstance(choices, list) else []

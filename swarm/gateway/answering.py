@@ -68,7 +68,9 @@ class Answering:
     def events(self) -> AsyncGenerator[Delta | Finish, None]:
         """The choices of the one replica that answers. Consume it within `deadline()`."""
         asked = self.asked
-        return self._dispatcher.single(asked.request, asked.choices, self._deadline, self._on_served, asked.local_only)
+        return self._dispatcher.single(
+            asked.request, asked.choices, self._deadline, self._on_served, asked.local_only, asked.options.upstream
+        )
 
     def _on_served(self, served: Served) -> None:
         self._served = served

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from aiohttp import web
 
+from swarm.engines.upstream_http import VIA_HEADER
 from swarm.errors import Unavailable, UnknownModel
 from swarm.gateway.answering import Answering, Asked
 from swarm.gateway.condition import Condition
@@ -31,6 +33,10 @@ class Answerer:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
         if self._condition.draining:
             raise Unavailable(f"node {self._dispatcher.node!r} is shutting down: ask another node")
+        if (
+            VIA_HEADER in http.headers
+        ):  # another node's upstream is this one: it ends here, or it could go round for ever
+            asked = replace(asked, options=replace(asked.options, upstream=False))
         request = asked.request
         try:
             plan = self._dispatcher.plan(request, asked.options, asked.choices, asked.local_only)

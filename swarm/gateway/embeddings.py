@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from swarm.engines.upstream_http import VIA_HEADER
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.compact_json import compact
@@ -23,7 +24,8 @@ async def embeddings(request: web.Request) -> web.Response:
     as_base64 = body.encoding_format == "base64"
     rows: list[str] = []
     tokens = 0
-    async with aclosing(request.app[DISPATCHER].embed(body.model, body.texts)) as batches:
+    vectors = request.app[DISPATCHER].embed(body.model, body.texts, upstream=VIA_HEADER not in request.headers)
+    async with aclosing(vectors) as batches:
         async for batch in batches:
             check_dimensions(body, len(batch.vectors[0]))
             tokens += batch.prompt_tokens

@@ -9,6 +9,7 @@ from aiohttp import web
 from federation.peer import Peer
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS
+from swarm.routing.upstream import Upstream
 
 
 async def live(_: web.Request) -> web.Response:
@@ -31,8 +32,11 @@ def not_ready(request: web.Request) -> str | None:
     condition = request.app[CONDITION]
     if condition.draining:
         return "draining"
-    if request.app[DISPATCHER].replicas():
+    dispatcher = request.app[DISPATCHER]
+    if dispatcher.offered():
         return None
+    if dispatcher.upstream is not None and dispatcher.upstream.offer().problem is not None:
+        return dispatcher.upstream.offer().problem
     return "loading the model" if condition.loading else "no model is running"
 
 
@@ -57,6 +61,22 @@ def peer_object(peer: Peer) -> dict[str, object]:
     }
 
 
+def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:
+    """Where requests may go beside nodes, and how many went; the address without a path, and never a key."""
+    if upstream is None:
+        return None
+    offer, address = upstream.offer(), upstream.plan.address
+    return {
+        "host": offer.host,
+        "mode": offer.mode,
+        "reach": address.reach,
+        "model": offer.default,
+        "models": len(offer.models),
+        "requests": upstream.http.requests,
+        "problem": offer.problem,
+    }
+
+
 async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node = request.app[DESCRIBE]()
@@ -69,6 +89,7 @@ async def federation(request: web.Request) -> web.Response:
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
             "models": served,
+            "upstream": upstream_object(request.app[DISPATCHER].upstream),
         }
     )
 

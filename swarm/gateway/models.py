@@ -1,9 +1,10 @@
-"""OpenAI's list of models: everything that this node or a peer serves, and the alias for all of it."""
+"""OpenAI's list of models: everything that this node, a peer or the upstream serves, and the alias for all of it."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from swarm.engines.upstream_http import VIA_HEADER
 from swarm.errors import UnknownModel
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import DISPATCHER, STARTED_AT
@@ -18,18 +19,20 @@ def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
 def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict[str, object]:
     """One entry of the list; `nodes` is our own extension."""
     nodes = sorted({replica.node for replica in replicas if name in (SWARM_ALIAS, replica.model)})
-    return {"id": name, "object": "model", "created": created, "owned_by": "local-swarm", "nodes": nodes}
+    upstream = {r.node for r in replicas if r.upstream and r.model == name}
+    owner = upstream.pop() if len(nodes) == len(upstream) == 1 else "local-swarm"
+    return {"id": name, "object": "model", "created": created, "owned_by": owner, "nodes": nodes}
 
 
 async def models(request: web.Request) -> web.Response:
-    replicas = request.app[DISPATCHER].replicas()
+    replicas = request.app[DISPATCHER].offered(VIA_HEADER not in request.headers)
     data = [model_object(name, replicas, request.app[STARTED_AT]) for name in names_of(replicas)]
     return json_response({"object": "list", "data": data})
 
 
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
-    replicas = request.app[DISPATCHER].replicas()
+    replicas = request.app[DISPATCHER].offered(VIA_HEADER not in request.headers)
     names = names_of(replicas)
     if name not in names:
         raise UnknownModel(name, names)

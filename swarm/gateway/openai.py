@@ -10,6 +10,7 @@ from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER
 from swarm.gateway.schemas import ChatCompletionBody, CompletionBody
 from swarm.gateway.shapes import Shape
+from swarm.generation import GenerationRequest
 from swarm.routing.policy import VoteOptions
 
 
@@ -20,11 +21,16 @@ def openai_form(body: ChatCompletionBody | CompletionBody) -> OpenAIForm:
     return OpenAIForm(Shape("text", body.model, body.include_usage, body.text if body.echo else ""))
 
 
+async def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
+    """The request of `body`, with the body as it came: an upstream gets every field that the client sent."""
+    return body.to_request().model_copy(update={"original": await http.read()})  # read already, and kept
+
+
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChatCompletionBody)
     return await request.app[ANSWERER].answer(
         request,
-        Asked(body.to_request(), body.options, body.choices, bool(body.stream), openai_form(body)),
+        Asked(await as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 
@@ -33,10 +39,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CompletionBody)
     options = body.options
     if not options.explicit and options.min_votes is None:
-        options = VoteOptions("single", deadline_s=options.deadline_s)
+        options = VoteOptions("single", deadline_s=options.deadline_s, upstream=options.upstream)
     return await request.app[ANSWERER].answer(
         request,
-        Asked(body.to_request(), options, body.choices, bool(body.stream), openai_form(body)),
+        Asked(await as_asked(request, body), options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 

@@ -60,6 +60,7 @@ class SwarmOptions(Part):
     votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
     min_votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] | None = None
+    upstream: bool = True
 
     @field_validator("strategy")
     @classmethod
@@ -77,7 +78,7 @@ class SwarmOptions(Part):
         return self
 
     def options(self) -> VoteOptions:
-        return VoteOptions(self.strategy, self.votes, self.min_votes, self.deadline_s)
+        return VoteOptions(self.strategy, self.votes, self.min_votes, self.deadline_s, self.upstream)
 
 
 class StreamOptions(Part):

@@ -10,7 +10,7 @@ from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.question import Question
 from swarm.consensus.tally import lead_is_unbeatable, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
-from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UpstreamRefused
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.replicas import Replica
 
@@ -192,6 +192,8 @@ def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> Swar
     for error in failures:
         if isinstance(error, BadRequest):
             return error
+    if failures and all(isinstance(error, UpstreamRefused) for error in failures):
+        return failures[0]  # its status and its words are the best that there is to say
     busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
     if len(busy) == len(failures):
         return Unavailable(reasons, retry_after_s=min(busy, default=1))

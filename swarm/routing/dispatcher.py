@@ -8,13 +8,22 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
 from swarm.engines.engine import Embeddings
-from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, Unavailable, UnknownModel
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    PeerFailed,
+    Unavailable,
+    UnknownModel,
+    UpstreamFailed,
+)
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.ballot import batches_of, hold_ballot
 from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
@@ -28,14 +37,17 @@ from swarm.routing.policy import (
     make_plan,
     with_slots_for,
 )
-from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.replicas import Replica, able
 from swarm.routing.serving import local_replicas
+from swarm.routing.upstream import Upstream
+from swarm.routing.upstream_offer import UpstreamOffer, able_with, last_resort, upstream_replicas
 from swarm.routing.voters import finished_events, local_candidates, note_speed, with_sampling
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
+FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
 EMBEDDING_BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 
 
@@ -63,6 +75,7 @@ class Dispatcher:
         node: str,
         default_votes: int,
         default_strategy: str,
+        upstream: Upstream | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
@@ -71,21 +84,62 @@ class Dispatcher:
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy)
+        self.upstream = upstream
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Every place where a model runs now: here first, then on live peers."""
         here = local_replicas(self._pool.states(), self._node_id, self.node)
         return here if local_only else here + self._peers()
 
+    def offer(self, allowed: bool = True, local_only: bool = False) -> UpstreamOffer | None:
+        """What the upstream offers to a request, where there is one and the request may leave this node for it."""
+        return None if self.upstream is None or local_only or not allowed else self.upstream.offer()
+
+    def offered(self, allowed: bool = True) -> tuple[Replica, ...]:
+        """Every place where a client may have a model run: the upstream's models, too, that nobody else serves."""
+        replicas = self.replicas()
+        offer = self.offer(allowed)
+        return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
+
+    def _able(self, name: str, offer: UpstreamOffer | None, local_only: bool = False) -> tuple[Replica, ...]:
+        replicas = self.replicas(local_only)
+        return able(name, replicas) if offer is None else able_with(name, replicas, offer)
+
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
         chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-        return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
+        replicas = self._able(request.model, self.offer(options.upstream, local_only), local_only)
+        return make_plan(replicas, options, self._defaults, chars, choices)
 
-    def vote(
+    async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Outcome, None]:
-        """Hold the planned ballot; with `stream`, a local leader's deltas come live where that is safe."""
+        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does."""
+        shown = False
+        try:
+            async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
+                async for item in progress:
+                    shown = True
+                    yield item
+            return
+        except FAILING_OVER as error:
+            asked = [assignment.replica for assignment in plan.assignments]
+            last = None if shown else self._last_resort(request.model, asked, self.offer(options.upstream))
+            if last is None or isinstance(error, DeadlineExceeded):
+                raise
+            log.warning("no voter could answer, asking upstream %s: %s", last.node, error)
+        alone = replace(plan, assignments=(Assignment(last, 1),))
+        async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
+            async for item in progress:
+                yield item
+
+    def _last_resort(self, name: str, asked: Sequence[Replica], offer: UpstreamOffer | None) -> Replica | None:
+        return None if offer is None else last_resort(name, asked, offer)
+
+    def _ballot(
+        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
+    ) -> AsyncGenerator[Delta | Outcome, None]:
+        """The planned ballot; with `stream`, a local leader's deltas come live where that is safe."""
         question = Question.of(request, plan.strategy)
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
@@ -94,7 +148,10 @@ class Dispatcher:
         def run(
             replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
         ) -> AsyncGenerator[Candidate, None]:
-            sampled = with_sampling(request, samplings[0]).model_copy(update={"model": replica.model})
+            # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
+            unchanged = replica.upstream and len(samplings) == 1
+            sampled = request if unchanged else with_sampling(request, samplings[0])
+            sampled = sampled.model_copy(update={"model": replica.model})
             return self._candidates(replica, sampled, len(samplings), deadline, on_event)
 
         return hold_ballot(
@@ -115,7 +172,7 @@ class Dispatcher:
     ) -> AsyncGenerator[Candidate, None]:
         """`count` answers of one replica. How a peer did is reported."""
         if replica.local:
-            source = local_candidates(self._workers(replica.model), request, count, self.node, on_event)
+            source = local_candidates(self._workers(replica), request, count, replica.node, on_event)
         else:
             source = peer_candidates(self._client, replica, request, count, deadline)
         try:
@@ -140,10 +197,10 @@ class Dispatcher:
             return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
-    def _workers(self, model: str) -> ModelWorkers:
-        workers = self._pool.get(model)
+    def _workers(self, replica: Replica) -> ModelWorkers:
+        workers = self._pool.get(replica.model) if not replica.upstream else self.upstream and self.upstream.workers
         if workers is None:
-            raise Unavailable(f"model {model!r} was unloaded meanwhile")
+            raise Unavailable(f"model {replica.model!r} was unloaded meanwhile")
         return workers
 
     async def single(
@@ -153,12 +210,17 @@ class Dispatcher:
         deadline: float,
         on_served: OnServed,
         local_only: bool = False,
+        upstream: bool = True,
     ) -> AsyncGenerator[Delta | Finish, None]:
-        """`choices` answers of the best replica; before the first event the next best may take over.
+        """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
 
         A prompt too long for one replica goes to the next too: contexts differ. `deadline` is what peers are told.
         """
-        replicas = with_slots_for(choices, able(request.model, self.replicas(local_only)))
+        offer = self.offer(upstream, local_only)
+        replicas = with_slots_for(choices, self._able(request.model, offer, local_only))
+        last = self._last_resort(request.model, replicas, offer)
+        if last is not None:
+            replicas = (*replicas, last)
         for position, replica in enumerate(replicas):
             begun = False
             try:
@@ -167,7 +229,7 @@ class Dispatcher:
                         begun = True
                         yield event
                 return
-            except (PeerFailed, EngineFailed, Unavailable, ContextExceeded) as error:
+            except FAILING_OVER as error:
                 if begun or position + 1 == len(replicas):
                     raise
                 log.warning("failing over from %s: %s", replica.node, error)
@@ -186,9 +248,9 @@ class Dispatcher:
     async def _local_events(
         self, replica: Replica, request: GenerationRequest, choices: int, on_served: OnServed
     ) -> AsyncGenerator[Delta | Finish, None]:
-        workers = self._workers(replica.model)
+        workers = self._workers(replica)
         async with workers.lease(choices) as lease:
-            on_served(Served(f"{lease.workers[0].name}@{self.node}", replica))
+            on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
@@ -219,18 +281,25 @@ class Dispatcher:
             raise
         self._report_traffic(replica.node_id, True)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> AsyncGenerator[Embeddings, None]:
-        """Vectors of `texts` in order, some at a time, from this node's own model. Raises BadRequest without one.
+    async def embed(self, model: str, texts: Sequence[str], upstream: bool = True) -> AsyncGenerator[Embeddings, None]:
+        """Vectors of `texts` in order, some at a time, from this node's own model, else from the upstream.
 
-        Peers are not asked: a client that wants a peer's vectors is told which nodes have them.
+        Raises BadRequest without one. Peers are not asked: a client that wants theirs is told which nodes have them.
         """
-        able_ones = [replica for replica in able(model, self.replicas()) if replica.embeddings]
-        here = [r for r in self.replicas(local_only=True) if r.embeddings and model in (r.model, SWARM_ALIAS)]
+        replicas = self._able(model, self.offer(upstream))
+        own = {replica.model for replica in self.replicas(local_only=True) if replica.embeddings}
+        here = [replica for replica in replicas if replica.local and not replica.upstream and replica.model in own]
+        above = next((replica for replica in replicas if replica.upstream), None)
+        if not here and above is not None and self.upstream is not None:
+            async with aclosing(self.upstream.embed(above.model, texts, EMBEDDING_BATCH)) as batches:
+                async for batch in batches:
+                    yield batch
+            return
         if not here:
-            others = ", ".join(sorted({replica.node for replica in able_ones}))
+            others = ", ".join(sorted({replica.node for replica in replicas if replica.embeddings}))
             hint = f"ask one of these nodes: {others}" if others else "no node that serves it can"
             raise BadRequest(f"model {model!r} cannot embed on node {self.node!r}: {hint}", param="model")
-        async with self._workers(here[0].model).lease(1) as lease:
+        async with self._workers(here[0]).lease(1) as lease:
             for start in range(0, len(texts), EMBEDDING_BATCH):
                 yield await lease.engine.embed(texts[start : start + EMBEDDING_BATCH])
 

@@ -21,6 +21,7 @@ class VoteOptions:
     votes: int | None = None
     min_votes: int | None = None
     deadline_s: float | None = None
+    upstream: bool = True  # whether the request may go to the configured upstream
 
     @property
     def explicit(self) -> bool:
@@ -61,11 +62,12 @@ class Plan:
 def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replica, ...]:
     """Best first for `choices` answers at once; the rest are the order of failover.
 
-    Enough free slots, then the stronger model, here before elsewhere, speed, room; the names make it one order.
+    The rank, enough free slots, the stronger model, here before elsewhere, speed, room; the names make it one order.
     """
 
-    def key(replica: Replica) -> tuple[bool, int, bool, float, int, str, str]:
+    def key(replica: Replica) -> tuple[int, bool, int, bool, float, int, str, str]:
         return (
+            replica.rank,
             replica.slots_free < choices,
             -(replica.params or 0),
             not replica.local,
@@ -93,9 +95,11 @@ def with_slots_for(choices: int, replicas: Sequence[Replica]) -> tuple[Replica, 
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Assignment, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
-    With `idle_only` no replica gets more than its free slots, else no more than its slots.
+    With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
+    no more than its slots.
     """
-    room = {r: (r.slots_free if idle_only else r.slots) for r in by_preference(replicas)}
+    idle = {r: min(r.slots_free, 1) if r.upstream else r.slots_free for r in replicas}
+    room = {r: (idle[r] if idle_only else r.slots) for r in by_preference(replicas)}
     given: dict[Replica, int] = dict.fromkeys(room, 0)
     of_model: dict[str, int] = {}
     of_node: dict[str, int] = {}

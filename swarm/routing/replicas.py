@@ -14,7 +14,10 @@ ENOUGH_VOTERS = 3  # the least useful number of votes
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One model on one node. `url` is None for this node itself; `params` None where nobody knows."""
+    """One model on one node. `url` is None for this node itself; `params` None where nobody knows.
+
+    An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
+    """
 
     node_id: str
     node: str
@@ -25,6 +28,8 @@ class Replica:
     params: int | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
+    rank: int = 0
+    upstream: bool = False
 
     @property
     def local(self) -> bool:

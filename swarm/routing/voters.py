@@ -40,7 +40,6 @@ async def local_candidates(
     async with workers.lease(count) as lease:
         begun = time.perf_counter()
         builders = [AnswerBuilder() for _ in lease.workers]
-        model = lease.engine.model_id
         async with aclosing(lease.engine.candidates(request, len(builders))) as events:
             async for event in events:
                 builder = builders[event.choice]
@@ -51,7 +50,7 @@ async def local_candidates(
                     continue
                 note_speed(workers, event, begun)
                 voter = f"{lease.workers[event.choice].name}@{node}"
-                yield builder.candidate(voter, node, model, elapsed_ms(asked))
+                yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
 
 
 async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[Delta | Finish, None]:
