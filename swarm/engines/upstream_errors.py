@@ -43,7 +43,7 @@ def refused(host: str, status: int, body: bytes, retry_after: str | None, key: s
 
 
 def error_object(body: bytes) -> Mapping[str, Any]:
-    """What an error's body says: `{"error": {...}}`, `{"error": "..."}`, `{"message" or "detail": "..."}`, or a list."""
+    """What a body says: `{"error": {...}}`, `{"error": "..."}`, `{"message" or "detail": "..."}`, or a list."""
     try:
         parsed: object = json.loads(body)
     except (ValueError, RecursionError):

@@ -119,7 +119,7 @@ class UpstreamHttp:
         await self._session.close()
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-        """The JSON objects of a streamed answer, or the one of a whole answer; None where the upstream says that is all."""
+        """The JSON objects of a streamed answer, or the one of a whole answer; None where it says that is all."""
         if response.content_type == "application/json":  # some servers do not stream, or not with tools
             yield self._chunk(await self._all(response, MAX_ANSWER_BYTES))
             yield None

@@ -26,7 +26,10 @@ def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict
 
 async def models(request: web.Request) -> web.Response:
     replicas = request.app[DISPATCHER].offered(VIA_HEADER not in request.headers)
-    data = [model_object(name, replicas, request.app[STARTED_AT]) for name in names_of(replicas)]
+    of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
+    for replica in replicas:
+        of_model.setdefault(replica.model, []).append(replica)
+    data = [model_object(name, tuple(of_model[name]), request.app[STARTED_AT]) for name in names_of(replicas)]
     return json_response({"object": "list", "data": data})
 
 

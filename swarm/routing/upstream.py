@@ -13,6 +13,7 @@ from swarm.engines.upstream import UpstreamEngine
 from swarm.engines.upstream_address import UpstreamAddress, UpstreamMode
 from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import SwarmError
+from swarm.routing.replicas import SWARM_ALIAS
 from swarm.routing.upstream_offer import UpstreamOffer
 from swarm.workers.names import worker_names
 from swarm.workers.pool import ModelWorkers
@@ -118,8 +119,9 @@ class Upstream:
 
     def _found(self, listed: tuple[str, ...] | None) -> None:
         own, host = self.plan.model, self.plan.address.host
-        # The user's own choice first: the first is what the alias means.
-        models = tuple(dict.fromkeys((*([own] if own else []), *(listed or ()))))
+        # What the alias means comes first: the user's own choice, or the alias itself where the upstream is a swarm.
+        preferred = [own] if own else [name for name in listed or () if name == SWARM_ALIAS]
+        models: tuple[str, ...] = tuple(dict.fromkeys([*preferred, *(listed or ())]))
         if not models:
             self._lost(
                 f"upstream {host} lists no models: is --upstream the API's base? Else name one: --upstream-model"

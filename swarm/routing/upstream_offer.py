@@ -81,7 +81,7 @@ def what_it_has(offer: UpstreamOffer) -> str:
 
 def upstream_replicas(others: Iterable[Replica], offer: UpstreamOffer) -> tuple[Replica, ...]:
     """The upstream's models that it can be asked for by name: as the only engine all, else those that nobody serves."""
-    served = set[str]() if offer.mode == "only" else {replica.model for replica in others}
+    served = {SWARM_ALIAS} if offer.mode == "only" else {SWARM_ALIAS, *(replica.model for replica in others)}
     return tuple(offer.replica(model) for model in offer.models if model not in served)
 
 
