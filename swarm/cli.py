@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from federation.hostport import DEFAULT_PORT
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
+from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
 from swarm.errors import SetupError, SwarmError
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
@@ -31,10 +32,14 @@ examples:
   swarm --federation --model demo           with the tiny embedded model: no download
   swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
   swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
+  swarm --upstream http://127.0.0.1:11434   ask this Ollama where no node can answer
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
   swarm chat                                talk to it
 """
+
+
+UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_network(parser.add_argument_group("network"))
     _add_model(parser.add_argument_group("model"))
     _add_voting(parser.add_argument_group("voting"))
+    _add_upstream(parser.add_argument_group("upstream", UPSTREAM))
     _add_general(parser.add_argument_group("general"))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_status(commands)
@@ -97,6 +103,22 @@ def _add_model(group: Any) -> None:
 def _add_voting(group: Any) -> None:
     group.add_argument("--votes", type=int, metavar="N", help="votes asked for where slots are idle (default 5)")
     group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
+
+
+def _add_upstream(group: Any) -> None:
+    group.add_argument(
+        "--upstream",
+        metavar="URL",
+        help=f"base URL of an OpenAI-compatible server: a cloud, llama-server, Ollama, LM Studio (or {URL_VARIABLE})",
+    )
+    group.add_argument(
+        "--upstream-mode",
+        choices=UPSTREAM_MODES,
+        help="fallback: asked where no node can answer (default); voter: one more vote on `swarm`, too; "
+        "only: it answers everything, no local model is loaded",
+    )
+    group.add_argument("--upstream-model", metavar="NAME", help="what `swarm` means there (default: its first)")
+    group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
 
 
 def _add_general(group: Any) -> None:

@@ -34,8 +34,10 @@ from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
+from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
+from swarm.routing.upstream import Upstream, UpstreamPlan
 from swarm.settings import Settings
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
@@ -55,6 +57,7 @@ class Place:
     instance: str
     addresses: AnnouncedAddresses
     port: int
+    upstream: UpstreamPlan | None = None
 
     @property
     def announced(self) -> Address:
@@ -113,6 +116,7 @@ class Node:
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
+        self._upstream_lines: list[str] = []
         self._announced_models: dict[str, str] = {}  # by peer id, as last said; bounded by the peer table
 
     async def __aenter__(self) -> Node:
@@ -151,12 +155,20 @@ class Node:
             node=self.place.identity.name,
             default_votes=settings.votes,
             default_strategy=settings.strategy,
+            upstream=await self._enter_upstream(),
         )
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()
         if settings.federated:
             await self._join()
         await self._load_model()
+
+    async def _enter_upstream(self) -> Upstream | None:
+        if self.place.upstream is None:
+            return None
+        key, say = take_key(os.environ), self._console.say
+        self._upstream_lines = banner_lines(self.place.upstream, key is not None)
+        return await self._stack.enter_async_context(Upstream(self.place.upstream, key, lambda news: say(f"* {news}")))
 
     def _greet(self) -> None:
         place = self.place
@@ -165,6 +177,8 @@ class Node:
         everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
         here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
         self._console.say(f"  API        http://{place.announced}/v1{here}")
+        for line in self._upstream_lines:
+            self._console.say(line)
         if not self.settings.federated:
             self._console.say("  federation off: this machine only (start with --federation to join others)")
             return
@@ -221,6 +235,12 @@ class Node:
     async def _load_model(self) -> None:
         settings = self.settings
         self._snapshot = await asyncio.to_thread(probe_hardware)
+        upstream = self.dispatcher.upstream
+        if upstream is not None and upstream.plan.mode == "only":
+            offer = await upstream.first_look()
+            self.condition.loading = False
+            self._console.say(ready_line(offer))
+            return
         chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console)
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
@@ -264,9 +284,10 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
             parse_address(peer)
     except FederationError as error:
         raise SetupError(str(error)) from error
+    upstream = read_upstream(settings, os.environ)
     listener = open_listener(addresses, settings.port)
     port = int(listener.getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port), listener
+    return Place(identity, secrets.token_hex(8), addresses, port, upstream), listener
 
 
 async def run_node(settings: Settings, console: Console) -> None:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
 from swarm.engines.load import EngineName, Isolation
+from swarm.engines.upstream_address import DEFAULT_SLOTS, UpstreamMode
 from swarm.errors import SetupError
 
 APPLICATION = "local-swarm"
@@ -41,6 +42,10 @@ class Settings:
     context: int | None = None
     votes: int = 5
     strategy: str = "auto"
+    upstream: str | None = None
+    upstream_mode: UpstreamMode | None = None
+    upstream_model: str | None = None
+    upstream_slots: int = DEFAULT_SLOTS
     data_dir: Path | None = None
     log_level: str = "warning"
 
@@ -90,6 +95,7 @@ def make_settings(given: dict[str, Any], config: Path | None = None) -> Settings
         ("workers", settings.workers, 1, 64),
         ("context", settings.context, 256, 10_000_000),
         ("votes", settings.votes, 1, 32),
+        ("upstream-slots", settings.upstream_slots, 1, 256),
         ("threads", settings.threads, 1, 512),
     ):
         if value is not None and not least <= value <= most:

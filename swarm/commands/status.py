@@ -15,10 +15,20 @@ def status(url: str, as_json: bool) -> int:
     return 0 if view["status"] == "ok" else 1
 
 
+def upstream_line(upstream: dict[str, Any]) -> str:
+    """Where requests may go beside the nodes, and how many went."""
+    state = upstream["problem"] or f"`swarm` there is {upstream['model']}, of {upstream['models']} models"
+    where = "on this machine" if upstream["reach"] == "machine" else "requests may leave this machine"
+    where = "requests may LEAVE THIS NETWORK" if upstream["reach"] == "internet" else where
+    return f"  upstream {upstream['host']} ({upstream['mode']}): {where}; {upstream['requests']} sent so far; {state}"
+
+
 def render(view: dict[str, Any]) -> str:
     """The view as text for people."""
     node = view["node"]
     lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
+    if view.get("upstream"):
+        lines.append(upstream_line(view["upstream"]))
     for model, nodes in sorted(view["models"].items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
     if not view["models"]:

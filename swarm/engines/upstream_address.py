@@ -12,6 +12,7 @@ from swarm.errors import SetupError
 
 UpstreamMode = Literal["fallback", "voter", "only"]
 UPSTREAM_MODES: tuple[str, ...] = get_args(UpstreamMode)
+DEFAULT_SLOTS = 8  # requests at once: enough for a household, too few for a runaway script to be ruinous
 
 URL_VARIABLE, KEY_VARIABLE = "SWARM_UPSTREAM_URL", "SWARM_UPSTREAM_KEY"
 MAX_URL_CHARS = 2048

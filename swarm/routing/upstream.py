@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from swarm.engines.engine import Embeddings, Engine
 from swarm.engines.upstream import UpstreamEngine
-from swarm.engines.upstream_address import UpstreamAddress, UpstreamMode
+from swarm.engines.upstream_address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import SwarmError
 from swarm.routing.replicas import SWARM_ALIAS
@@ -19,8 +19,6 @@ from swarm.workers.names import worker_names
 from swarm.workers.pool import ModelWorkers
 
 log = logging.getLogger(__name__)
-
-DEFAULT_SLOTS = 8  # requests at once: enough for a household, too few for a runaway script to be ruinous
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,9 @@ class Upstream:
             )
             return
         self._models, self._problem = models, None
-        more = f" and {len(models) - 1} more models" if len(models) > 1 else ""
-        self._tell(f"upstream {host}: {models[0]}{more}")
+        first, *others = models
+        more = f" and {len(others)} more models" if others else ""
+        self._tell(f"upstream {host}: {first}{more}")
 
     def _lost(self, problem: str) -> None:
         self._problem = problem

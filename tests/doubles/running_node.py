@@ -19,6 +19,7 @@ from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
+from swarm.routing.upstream import Upstream
 from swarm.workers.pool import WorkerPool
 from tests.doubles.timing import FAST
 
@@ -47,6 +48,7 @@ class NodeOptions:
     params: int | None = 2_000_000
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
+    upstream: Upstream | None = None
 
 
 class RunningNode:
@@ -83,6 +85,8 @@ class RunningNode:
         for load in self._loaders:
             await self.pool.serve(load, options.params)
         client = await stack.enter_async_context(options.client(self.id))
+        if options.upstream is not None:
+            await stack.enter_async_context(options.upstream)
         self.membership = Membership(self.describe(), client, static_peers=options.peers, timing=FAST)
         self.dispatcher = Dispatcher(
             pool=self.pool,
@@ -93,6 +97,7 @@ class RunningNode:
             node=self.name,
             default_votes=options.votes,
             default_strategy=options.strategy,
+            upstream=options.upstream,
         )
         self.condition.loading = False
         await self._listen(stack)

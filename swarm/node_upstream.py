@@ -1,0 +1,71 @@
+"""The upstream as the user set it: checked, its key taken from the environment, and what the banner says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+from swarm.engines.upstream_address import KEY_VARIABLE, URL_VARIABLE, UpstreamAddress, UpstreamMode, parse_upstream
+from swarm.errors import SetupError
+from swarm.routing.upstream import UpstreamPlan
+from swarm.routing.upstream_offer import UpstreamOffer
+from swarm.settings import Settings
+
+MAX_KEY_CHARS = 4096  # JSON web tokens have a few hundred
+
+WHAT_IS_SENT: Mapping[UpstreamMode, str] = {
+    "fallback": "requests that no node can answer",
+    "voter": "every vote on `swarm`, and requests that no node can answer,",
+    "only": "every request",
+}
+WHERE_IT_GOES = {
+    "machine": "go to another server on this machine",
+    "network": "leave this machine, for another on this network",
+    "internet": "LEAVE THIS NETWORK",
+}
+
+
+def read_upstream(settings: Settings, environment: Mapping[str, str]) -> UpstreamPlan | None:
+    """The plan, None where no upstream is set. Raises SetupError."""
+    url = settings.upstream or environment.get(URL_VARIABLE)
+    if not url:
+        for name, given in (("model", settings.upstream_model), ("mode", settings.upstream_mode)):
+            if given is not None:
+                raise SetupError(f"--upstream-{name} {given} needs --upstream URL (or {URL_VARIABLE})")
+        return None
+    mode = settings.upstream_mode or "fallback"
+    if mode == "only" and settings.model is not None:
+        raise SetupError(
+            f"--upstream-mode only loads no local model, and --model {settings.model} asks for one: drop one of them"
+        )
+    return UpstreamPlan(parse_upstream(url), mode, settings.upstream_model, settings.upstream_slots)
+
+
+def take_key(environment: MutableMapping[str, str]) -> str | None:
+    """The upstream's key, taken out of the environment: no process that this one starts has business with it.
+
+    Only the variable made for it is read: a key for one service must not reach another because both are set.
+    """
+    key = environment.pop(KEY_VARIABLE, "").strip()
+    if len(key) > MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
+        raise SetupError(f"{KEY_VARIABLE} is no key: it must be plain ASCII of at most {MAX_KEY_CHARS} characters")
+    return key or None
+
+
+def banner_lines(plan: UpstreamPlan, has_key: bool) -> list[str]:
+    """What may leave this machine or network, and where to."""
+    address = plan.address
+    lines = [f"  upstream   {address.host} ({plan.mode}): {sent_where(plan.mode, address)}"]
+    if has_key and not address.encrypted and address.reach != "machine":
+        lines.append("             its key and your requests go there unencrypted: use https if you can")
+    return lines
+
+
+def sent_where(mode: UpstreamMode, address: UpstreamAddress) -> str:
+    return f"{WHAT_IS_SENT[mode]} {WHERE_IT_GOES[address.reach]}"
+
+
+def ready_line(offer: UpstreamOffer) -> str:
+    """What a node says that has no other engine."""
+    if offer.default is None:
+        return f"ready: answering 503 until there is a model: {offer.problem}; press Ctrl-C to stop"
+    return f"ready: {offer.default} at {offer.host} answers for this node; press Ctrl-C to stop"
