@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,13 +26,16 @@ CHAT = "/v1/chat/completions"
 ANSWER = (text("from ", "above"), ending(), usage(), DONE)
 
 
+@dataclass(frozen=True, slots=True)
 class House:
     """A node "kitchen" with an upstream; with `steps`, it has an engine of its own, too, that serves "m"."""
 
-    def __init__(self, server: UpstreamServer, upstream: Upstream, node: RunningNode, client: Client) -> None:
-        self.server, self.upstream, self.node, self.client = server, upstream, node, client
-        self.news: list[str] = []
-        self.engine: ScriptedEngine | None = None
+    server: UpstreamServer
+    upstream: Upstream
+    node: RunningNode
+    client: Client
+    news: list[str]
+    engine: ScriptedEngine | None
 
     async def found(self) -> None:
         await eventually(lambda: self.upstream.offer().problem is None)
@@ -46,12 +50,10 @@ async def house(
     upstream = Upstream(plan, KEY, news.append, PACE)
     engine = ScriptedEngine(lambda _, __: steps, model_id="m", slots=2) if steps else None
     loaders = [ready(engine)] if engine else []
-    async with RunningNode("kitchen", *loaders, options=NodeOptions(upstream=upstream)) as node:
-        async with connect(node.url) as client:
-            made = House(server, upstream, node, client)
-            made.news, made.engine = news, engine
-            await upstream.first_look()
-            yield made
+    node = RunningNode("kitchen", *loaders, options=NodeOptions(upstream=upstream))
+    async with node, connect(node.url) as client:
+        await upstream.first_look()
+        yield House(server, upstream, node, client, news, engine)
 
 
 @pytest.fixture
