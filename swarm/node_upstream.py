@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-from swarm.engines.upstream_address import KEY_VARIABLE, URL_VARIABLE, UpstreamAddress, UpstreamMode, parse_upstream
+from swarm.engines.upstream_address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream
 from swarm.errors import SetupError
 from swarm.routing.upstream import UpstreamPlan
 from swarm.routing.upstream_offer import UpstreamOffer
@@ -13,14 +13,14 @@ from swarm.settings import Settings
 MAX_KEY_CHARS = 4096  # JSON web tokens have a few hundred
 
 WHAT_IS_SENT: Mapping[UpstreamMode, str] = {
-    "fallback": "requests that no node can answer",
-    "voter": "every vote on `swarm`, and requests that no node can answer,",
-    "only": "every request",
+    "fallback": "gets what no node can answer",
+    "voter": "votes on `swarm`, and gets what no node can answer",
+    "only": "gets every request",
 }
 WHERE_IT_GOES = {
-    "machine": "go to another server on this machine",
-    "network": "leave this machine, for another on this network",
-    "internet": "LEAVE THIS NETWORK",
+    "machine": "it is on this machine",
+    "network": "it is another machine on this network",
+    "internet": "that LEAVES THIS NETWORK",
 }
 
 
@@ -54,18 +54,14 @@ def take_key(environment: MutableMapping[str, str]) -> str | None:
 def banner_lines(plan: UpstreamPlan, has_key: bool) -> list[str]:
     """What may leave this machine or network, and where to."""
     address = plan.address
-    lines = [f"  upstream   {address.host} ({plan.mode}): {sent_where(plan.mode, address)}"]
+    lines = [f"  upstream   {address.host} ({plan.mode}): {WHAT_IS_SENT[plan.mode]}; {WHERE_IT_GOES[address.reach]}"]
     if has_key and not address.encrypted and address.reach != "machine":
         lines.append("             its key and your requests go there unencrypted: use https if you can")
     return lines
 
 
-def sent_where(mode: UpstreamMode, address: UpstreamAddress) -> str:
-    return f"{WHAT_IS_SENT[mode]} {WHERE_IT_GOES[address.reach]}"
-
-
 def ready_line(offer: UpstreamOffer) -> str:
     """What a node says that has no other engine."""
     if offer.default is None:
-        return f"ready: answering 503 until there is a model: {offer.problem}; press Ctrl-C to stop"
+        return f"ready: but answering 503 for now: {offer.problem}; press Ctrl-C to stop"
     return f"ready: {offer.default} at {offer.host} answers for this node; press Ctrl-C to stop"

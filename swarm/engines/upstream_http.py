@@ -6,8 +6,10 @@ Redirects are not followed: the key, and what people ask, go to the configured h
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -181,7 +183,7 @@ class UpstreamHttp:
                 answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            reason = str(error) or type(error).__name__
+            reason = reason_of(error)
             if answered:
                 raise UpstreamFailed(self.host, f"it broke off: {reason}") from error
             message = f"upstream {self.host} does not answer: {reason}"
@@ -206,6 +208,14 @@ class UpstreamHttp:
                     break
                 raise UpstreamFailed(self.host, f"its answer is larger than {most} bytes")
         return bytes(body[:most])
+
+
+def reason_of(error: Exception) -> str:
+    """Why a connection failed, in the system's own words where it has some."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        code, words = error.os_error.errno, error.os_error.strerror
+        return os.strerror(code) if code in errno.errorcode else words or str(error.os_error)
+    return str(error) or type(error).__name__
 
 
 def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:

@@ -74,9 +74,9 @@ def test_the_key_is_taken_out_of_the_environment_and_no_other_key_is_read() -> N
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        (CLOUD, "api.openai.com (fallback): requests that no node can answer LEAVE THIS NETWORK"),
-        ("http://localhost:11434", "localhost:11434 (fallback): requests that no node can answer go to another server"),
-        ("http://192.168.1.9:8080", "leave this machine, for another on this network"),
+        (CLOUD, "api.openai.com (fallback): gets what no node can answer; that LEAVES THIS NETWORK"),
+        ("http://localhost:11434", "localhost:11434 (fallback): gets what no node can answer; it is on this machine"),
+        ("http://192.168.1.9:8080", "it is another machine on this network"),
     ],
 )
 def test_the_banner_says_what_may_leave_and_where_to(url: str, words: str) -> None:
