@@ -31,7 +31,7 @@ def render(view: dict[str, Any]) -> str:
         lines.append(upstream_line(view["upstream"]))
     for model, nodes in sorted(view["models"].items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
-    if not view["models"]:
+    if not view["models"] and not (view.get("upstream") and view["upstream"]["model"]):
         lines.append("  no model is running yet")
     for peer in view["peers"]:
         rtt = "" if peer["rtt_ms"] is None else f", {peer['rtt_ms']} ms"

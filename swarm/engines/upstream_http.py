@@ -214,7 +214,7 @@ def reason_of(error: Exception) -> str:
     """Why a connection failed, in the system's own words where it has some."""
     if isinstance(error, aiohttp.ClientConnectorError):
         code, words = error.os_error.errno, error.os_error.strerror
-        return os.strerror(code) if code in errno.errorcode else words or str(error.os_error)
+        return os.strerror(code) if code is not None and code in errno.errorcode else words or str(error.os_error)
     return str(error) or type(error).__name__
 
 

@@ -127,7 +127,7 @@ class Upstream:
             return
         self._models, self._problem = models, None
         first, *others = models
-        more = f" and {len(others)} more models" if others else ""
+        more = f" and {len(others)} more model{'s' if len(others) > 1 else ''}" if others else ""
         self._tell(f"upstream {host}: {first}{more}")
 
     def _lost(self, problem: str) -> None:
