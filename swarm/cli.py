@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ examples:
   swarm --federation --model demo           with the tiny embedded model: no download
   swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
   swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
+  swarm --federation --api-key-file keys    clients need one of these keys (or --api-key, SWARM_API_KEY)
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
   swarm chat                                talk to it
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=_serve)
     parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
     _add_network(parser.add_argument_group("network"))
+    _add_access(parser.add_argument_group("access", "also from the environment: SWARM_API_KEY, SWARM_ALLOW_HOST, ..."))
     _add_model(parser.add_argument_group("model"))
     _add_voting(parser.add_argument_group("voting"))
     _add_general(parser.add_argument_group("general"))
@@ -70,6 +73,20 @@ def _add_network(group: Any) -> None:
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
     group.add_argument("--name", help="this node's name (default: the host name)")
+
+
+def _add_access(group: Any) -> None:
+    group.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
+    )
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line, # begins a comment")
+    group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
+    group.add_argument(
+        "--allow-origin", action="append", metavar="URL", help="let pages of this origin ask (CORS); repeatable"
+    )
 
 
 def _add_model(group: Any) -> None:
@@ -108,6 +125,9 @@ def _add_general(group: Any) -> None:
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="any node of the swarm (default %(default)s)"
+    )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
     )
 
 
@@ -155,24 +175,35 @@ def _add_models(commands: Any) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from swarm.commands.serve import serve
-    from swarm.settings import NAMES, make_settings
+    from swarm.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, arguments.config)
+    os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
     set_up_logging(settings.log_level)
     return serve(settings)
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from swarm.commands.http import NodeDoor
     from swarm.commands.status import status
 
-    return status(arguments.url, arguments.json)
+    return status(NodeDoor(arguments.url, _client_key(arguments)), arguments.json)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
     from swarm.commands.chat import chat
+    from swarm.commands.http import NodeDoor
 
-    return chat(arguments.url, arguments.model, " ".join(arguments.question))
+    return chat(NodeDoor(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
+
+
+def _client_key(arguments: argparse.Namespace) -> str | None:
+    """The key to send: the one given, or the first of those that a node started here would want."""
+    from swarm.settings import read_environment
+
+    given = [arguments.api_key] if arguments.api_key else read_environment(os.environ).get("api_key", [])
+    return next(iter(given), None)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -31,9 +31,11 @@ from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.errors import SetupError
+from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
+from swarm.node_access import read_access
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.settings import Settings
@@ -55,6 +57,7 @@ class Place:
     instance: str
     addresses: AnnouncedAddresses
     port: int
+    access: AccessRules
 
     @property
     def announced(self) -> Address:
@@ -97,6 +100,15 @@ def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
 def compute_threads(settings: Settings, snapshot: HardwareSnapshot) -> int:
     """The engine's threads: all usable cores but one, which the event loop needs (llama.cpp's threads spin)."""
     return settings.threads or max(1, (snapshot.cpu.usable_cores or 2) - 1)
+
+
+def access_words(place: Place) -> str:
+    """What the banner says of who may use the API."""
+    if place.access.wants_key:
+        return "with an API key; peers need none" if place.access.federated else "with an API key"
+    if place.announced.is_loopback:
+        return "open to this machine"
+    return "open: any machine on this network may use the API (close it with --api-key)"
 
 
 def models_of(peer: Peer) -> str:
@@ -165,15 +177,18 @@ class Node:
         everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
         here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
         self._console.say(f"  API        http://{place.announced}/v1{here}")
-        if not self.settings.federated:
-            self._console.say("  federation off: this machine only (start with --federation to join others)")
-            return
-        self._console.say(f"  network    {place.addresses.reason}")
-        self._console.say("  trust      open: any node on this network may join, and any machine on it may use the API")
+        if self.settings.federated:
+            self._console.say(f"  network    {place.addresses.reason}")
+            self._console.say("  trust      open: any node on this network may join")
+        else:
+            self._console.say("  federation off: this node answers alone (start with --federation to join others)")
+        self._console.say(f"  access     {access_words(place)}")
 
     @asynccontextmanager
     async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
-        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition)
+        app = make_app(
+            self.dispatcher, self.pool, self.membership, self.describe, self.condition, access=self.place.access
+        )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
         )
@@ -264,9 +279,10 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
             parse_address(peer)
     except FederationError as error:
         raise SetupError(str(error)) from error
+    access = read_access(settings, identity.name)
     listener = open_listener(addresses, settings.port)
     port = int(listener.getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port), listener
+    return Place(identity, secrets.token_hex(8), addresses, port, access), listener
 
 
 async def run_node(settings: Settings, console: Console) -> None:

@@ -10,6 +10,8 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from swarm.gateway import embeddings, federation, health, models, openai
+from swarm.gateway.access import AccessRules
+from swarm.gateway.access_middleware import guard
 from swarm.gateway.answers import Answerer
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
@@ -38,6 +40,7 @@ def make_app(
     describe: Callable[[], NodeDescription],
     condition: Condition,
     pacing: Pacing | None = None,
+    access: AccessRules | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     pacing = pacing or Pacing()
@@ -46,6 +49,7 @@ def make_app(
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
+    guard(app, access or AccessRules())
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

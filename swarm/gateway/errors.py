@@ -14,8 +14,10 @@ from swarm.errors import (
     ContextExceeded,
     DeadlineExceeded,
     EngineFailed,
+    Forbidden,
     PeerFailed,
     SwarmError,
+    Unauthorized,
     Unavailable,
     UnknownModel,
 )
@@ -74,6 +76,12 @@ def http_error(error: SwarmError) -> HttpError:
             )
         case BadRequest():
             return HttpError(400, "invalid_request_error", "invalid_value", message, error.param)
+        case Unauthorized():
+            challenge = 'Bearer realm="local-swarm"' + (', error="invalid_token"' if error.given else "")
+            asking = {"WWW-Authenticate": challenge}
+            return HttpError(401, "invalid_request_error", "invalid_api_key", message, more_headers=asking)
+        case Forbidden():
+            return HttpError(403, "permission_error", error.code, message)
         case UnknownModel():
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
         case DeadlineExceeded():

@@ -14,6 +14,7 @@ from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
 from swarm.engines.engine import Engine
+from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
@@ -47,6 +48,7 @@ class NodeOptions:
     params: int | None = 2_000_000
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
+    access: AccessRules = field(default_factory=AccessRules)
 
 
 class RunningNode:
@@ -101,7 +103,15 @@ class RunningNode:
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition, self._options.pacing)
+        app = make_app(
+            self.dispatcher,
+            self.pool,
+            self.membership,
+            self.describe,
+            self.condition,
+            self._options.pacing,
+            self._options.access,
+        )
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -152,7 +152,9 @@ async def test_a_body_that_is_too_large_is_refused_in_the_usual_shape(client: Cl
 
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(demo_node: RunningNode) -> None:
     reader, writer = await asyncio.open_connection(*demo_node.address)
-    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1))
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+    )
     async with asyncio.timeout(5):
         assert b" 413 " in await reader.readline()
     writer.close()
@@ -161,7 +163,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(demo_
 
 async def test_a_body_without_a_length_is_cut_off_at_the_same_size(client: Client, demo_node: RunningNode) -> None:
     reader, writer = await asyncio.open_connection(*demo_node.address)
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b" " * 2**20
     for _ in range(MAX_BODY_BYTES // 2**20 + 1):
         writer.write(b"100000\r\n" + piece + b"\r\n")

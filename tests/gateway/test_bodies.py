@@ -126,7 +126,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
     async with RunningNode("kitchen") as node:
         reader, writer = await asyncio.open_connection(*node.address)
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         async with asyncio.timeout(5):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b" 408 " in head.split(b"\r\n")[0]

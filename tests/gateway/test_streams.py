@@ -164,7 +164,9 @@ async def test_a_client_that_does_not_read_is_cut_off(stage: Stage) -> None:
     stage.plays(*(["x" * 65_536] * 1000))
     reader, writer = await asyncio.open_connection(*stage.node.address)
     body = b'{"model":"swarm","stream":true,"messages":[{"role":"user","content":"x"}],"swarm":{"strategy":"single"}}'
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
     await stage.engine.until(lambda engine: engine.running == 1)
     await stage.engine.until(lambda engine: engine.running == 0)
     assert stage.engine.cancelled == 1
