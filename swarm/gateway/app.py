@@ -15,6 +15,7 @@ from swarm.gateway.access_middleware import guard
 from swarm.gateway.answers import Answerer
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
+from swarm.gateway.documentation import pages
 from swarm.gateway.errors import error_middleware
 from swarm.gateway.keys import (
     ANSWERER,
@@ -59,6 +60,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation):
+    for module in (openai, embeddings, models, health, federation, pages):
         app.add_routes(module.routes())
     return app
