@@ -103,7 +103,7 @@ class RunningNode:
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        app = make_app(
+        self.app = app = make_app(
             self.dispatcher,
             self.pool,
             self.membership,
