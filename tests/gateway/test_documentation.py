@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page: nothing undocumented, nothing documented that is not there, nothing from elsewhere."""
+"""The OpenAPI document and its page: every route is in it, none that is not there, and nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_identifiers_are_unique_and_errors_are_documented(document: Any) -> None
     described = [operation for methods in document["paths"].values() for operation in methods.values()]
     assert len({operation["operationId"] for operation in described}) == len(OPERATIONS)
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    assert set(chat["responses"]) == set("200 400 401 403 404 408 413 500 502 503 504".split())
+    assert set(map(int, chat["responses"])) == {200, 400, 401, 403, 404, 408, 413, 500, 502, 503, 504}
     assert chat["responses"]["503"]["headers"]["Retry-After"]["required"]
     assert "401" not in document["paths"]["/livez"]["get"]["responses"]
     assert document["paths"]["/livez"]["get"]["security"] == []
@@ -115,6 +115,22 @@ def test_the_page_is_complete_in_itself_and_makes_no_html_of_what_it_reads() -> 
     assert "'unsafe" not in HEADERS["Content-Security-Policy"]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js reads the script")
-def test_the_pages_script_can_be_read() -> None:
-    subprocess.run(["node", "--check", str(PAGE / "page.js")], check=True, capture_output=True)
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js runs the script")
+def test_the_page_shows_every_operation_and_sends_what_its_reader_wrote(document: Any, tmp_path: Path) -> None:
+    read = tmp_path / "openapi.json"
+    read.write_text(json.dumps(document))
+    command = ["node", str(Path(__file__).with_name("docs_page.js")), str(PAGE / "page.js"), str(read)]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert "1.2.3" in done["about"]
+    assert len(done["shown"]) == len(OPERATIONS)
+    (chat,) = (text for text in done["shown"] if "/v1/chat/completions" in text)
+    assert "messages * Message[]" in chat
+    assert "temperature number 0..2 | null" in chat
+    assert "SwarmReport" in chat
+    sent = dict(done["sent"])
+    assert set(sent) == {operation.path.replace("{id}", "swarm") for operation in OPERATIONS}
+    asked = sent["/v1/chat/completions"]
+    assert asked["method"] == "POST"
+    assert asked["headers"] == {"Authorization": "Bearer sk-a", "Content-Type": "application/json"}
+    assert json.loads(asked["body"])["model"] == "swarm"
+    assert all(re.search(r'^200 OK\n\n.*"<b>yes</b>".*\d+ ms$', out, re.DOTALL) for out in done["outs"])
