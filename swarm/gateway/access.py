@@ -33,6 +33,8 @@ PUBLIC_TREES = ("/docs",)
 PEER_TREE = "/federation/v1"
 # Suffixes that nobody can register in the public DNS: what home routers, mDNS and private networks add to a host name.
 PRIVATE_SUFFIXES = ("", ".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
+# How containers and virtual machines call the machine they run on; nobody can register these either.
+CONTAINER_HOST_NAMES = frozenset({"host.docker.internal", "host.containers.internal", "host.lima.internal"})
 MAX_KEY_CHARS = 512  # API keys have 20 to 200
 MAX_SHOWN_CHARS = 80  # of a refused Host or Origin, in the error: enough to recognise it
 
@@ -125,7 +127,9 @@ def check_host(rules: AccessRules, hosts: Sequence[str]) -> None:
     if match is None:
         raise BadRequest(f"the Host header {_shown(hosts[0])} is no host name or address")
     name = match["host"].lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost") or name in rules.hosts or _is_ip(name.strip("[]")):
+    if name == "localhost" or name.endswith(".localhost") or _is_ip(name.strip("[]")):
+        return
+    if name in rules.hosts or name in CONTAINER_HOST_NAMES:
         return
     raise Forbidden(
         f"this node does not go by the name {_shown(name)} (a guard against DNS rebinding): "

@@ -35,6 +35,7 @@ CHAT = "/v1/chat/completions"
         "localhost", "localhost:17615", "LocalHost.", "app.localhost:1", "127.0.0.1:17615", "127.9.9.9", "[::1]:17615",
         "[::1]", "192.168.1.20:17615", "0.0.0.0:17615", "[fe80::1]:80", "study.example.net", "study", "study.local:1",
         "STUDY.lan", "kitchen.home.arpa", "kitchen", "swarm.example.com:443",
+        "host.docker.internal:17615",
     ],
 )  # fmt: skip
 def test_hosts_that_are_this_machine(host: str) -> None:
@@ -45,7 +46,8 @@ def test_hosts_that_are_this_machine(host: str) -> None:
     "host",
     [
         "evil.example", "evil.example:17615", "localhost.evil.example", "127.0.0.1.nip.io", "studylocal",
-        "study.evil.example", "kitchen.com", "xlocalhost", "example.com", "2130706433", "0x7f.1", "\udcff",
+        "study.evil.example", "evil.docker.internal", "kitchen.com", "xlocalhost", "example.com",
+        "2130706433", "0x7f.1", "\udcff",
     ],
 )  # fmt: skip
 def test_hosts_that_are_not(host: str) -> None:
