@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,28 @@ def test_impossible_access_ends_the_start_with_2(
 ) -> None:
     assert main([*arguments, "--port", "0", "--data-dir", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_no_process_that_a_node_starts_inherits_its_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SWARM_API_KEY", KEY)
+    assert main(["--api-key-file", "/does/not/exist", "--port", "0", "--data-dir", str(tmp_path)]) == 2
+    assert "SWARM_API_KEY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "sent"),
+    [([], "", None), ([], "sk-a,sk-b", "Bearer sk-a"), (["--api-key", "sk-c"], "sk-a", "Bearer sk-c")],
+)
+def test_commands_send_the_key_given_or_the_first_of_the_environment(
+    arguments: list[str], variable: str, sent: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[urllib.request.Request] = []
+
+    def refuse(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(request)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("SWARM_API_KEY", variable)
+    assert main(["status", *arguments]) == 1
+    assert [request.get_header("Authorization") for request in asked] == [sent]
