@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -16,6 +17,9 @@ from typing import Any, cast
 import aiohttp
 
 from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
+from swarm.engines.grammar_schema import grammar_schema, whole_document
+from swarm.engines.leading_thought import ThoughtReader
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
@@ -25,6 +29,8 @@ Wire = Mapping[str, Any]  # parsed JSON from the engine, turned into typed objec
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
+SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
+SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -34,7 +40,7 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
 
 
 def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
-    """The JSON that llama.cpp takes for `n` streamed answers to `request`."""
+    """OpenAI's JSON for `n` streamed answers to `request`: what peers take."""
     body = request.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"logprobs", "top_logprobs", "tool_choice", "tools"}
     )
@@ -56,6 +62,19 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
     return body
 
 
+def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
+    """The same as llama.cpp takes it: its schemas in terms of grammars, enforced calls as a schema of the answer."""
+    body = request_body(request, n)
+    for tool in body.get("tools", ()):
+        tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])
+    if calls is not None:
+        body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
+    elif (schema := demanded_schema(request.response_format)) is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": whole_document(schema)}}
+    return body
+
+
 def translate_error(status: int, body: Wire) -> SwarmError:
     """llama.cpp's error object as one of ours."""
     detail = _object(body.get("error"))
@@ -65,8 +84,20 @@ def translate_error(status: int, body: Wire) -> SwarmError:
     if "too large to process" in message:  # an input that must be pooled at once; llama.cpp calls it a server error
         return BadRequest(f"a text to embed has more than {EMBEDDING_TEXT_TOKENS} tokens: split it", param="input")
     if status in (400, 404, 422, 501):
-        return BadRequest(message)
+        return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
     return EngineFailed(f"the engine failed: {message}")
+
+
+@asynccontextmanager
+async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
+    """Names the field in a refusal of a schema that only llama.cpp could see is wrong."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.param is not None or not SCHEMA_WORDS.search(str(error)):
+            raise
+        field = "tools" if demanded_schema(request.response_format) is None else "response_format"
+        raise BadRequest(f"{field}: {error}", param=field) from error
 
 
 class ChunkReader:
@@ -117,6 +148,20 @@ def _tool_call(call: Wire) -> ToolCallDelta:
     return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
 
 
+class AnswerReader:
+    """What llama.cpp's own parsers leave in one answer's text: thoughts of a model whose template hides them, calls."""
+
+    def __init__(self, chat: bool, calls: CallGrammar | None) -> None:
+        self._thoughts = ThoughtReader() if chat else None
+        self._calls = None if calls is None else CallReader(calls)
+
+    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
+        events = [event] if self._thoughts is None else self._thoughts.read(event)
+        if self._calls is None:
+            return events
+        return [shown for event in events if (shown := self._calls.read(event)) is not None]
+
+
 class LlamaHttp:
     """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`."""
 
@@ -135,16 +180,19 @@ class LlamaHttp:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
+        calls = call_grammar(request)
         reader = ChunkReader(chat)
+        answers = [AnswerReader(chat, calls) for _ in range(n)]
         unfinished = n
-        async with self._post(path, request_body(request, n)) as response:
+        async with blaming_schemas(request), self._post(path, engine_body(request, n, calls)) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":
                         break
-                    for event in reader.events(json.loads(data)):
-                        unfinished -= isinstance(event, Finish)
-                        yield event
+                    for raw in reader.events(json.loads(data)):
+                        for event in answers[raw.choice].read(raw):
+                            unfinished -= isinstance(event, Finish)
+                            yield event
             except (ValueError, KeyError, TypeError, EventTooLargeError) as error:
                 raise EngineFailed(f"the engine sent an unreadable chunk: {error!r}") from error
         if unfinished:
