@@ -79,7 +79,7 @@ class Dispatcher:
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
-        chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
+        chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
 
     def vote(
