@@ -9,7 +9,7 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
-from swarm.gateway import embeddings, federation, health, models, openai
+from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
 from swarm.gateway.answers import Answerer
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
@@ -27,6 +27,7 @@ from swarm.gateway.keys import (
 )
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.streams import Pacing
+from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
@@ -55,6 +56,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation):
-        app.add_routes(module.routes())
+    for module in (openai, embeddings, models, health, federation, infill, utilities, peer_utilities):
+        app.add_routes(with_twins(module.routes()))
     return app
