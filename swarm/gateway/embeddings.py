@@ -21,7 +21,8 @@ VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbe
 async def embeddings(request: web.Request) -> web.Response:
     body = await read_body(request, EmbeddingBody)
     as_base64 = body.encoding_format == "base64"
-    texts, model, tokens = body.texts, body.model, 0
+    texts = [text if isinstance(text, str) else list(text) for text in body.texts]
+    model, tokens = body.model, 0
     rows: list[str] = []
     for start in range(0, len(texts), BATCH):
         part = body.model_copy(update={"input": texts[start : start + BATCH]})

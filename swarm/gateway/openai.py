@@ -48,7 +48,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 async def echoed(request: web.Request, body: CompletionBody) -> str:
-    """The text to repeat before the answer: that of the prompt's tokens, where it is tokens; "" where none is wanted."""
+    """The text to repeat before the answer: that of its tokens, where it is tokens; "" where none is wanted."""
     prompt = body.prompts[0]
     if not body.echo or isinstance(prompt, str):
         return body.text if body.echo else ""

@@ -1,4 +1,4 @@
-"""Calls that generate nothing, asked by peers: answered by this node's own engines as one line, heartbeats before it."""
+"""Calls that generate nothing, asked by peers: answered by this node's engines as one line, after heartbeats."""
 
 from __future__ import annotations
 

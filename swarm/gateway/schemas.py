@@ -201,9 +201,9 @@ class ChatCompletionBody(Sampling):
 
 
 class CompletionBody(Sampling):
-    """`POST /v1/completions`: prompts as texts or as the model's own tokens, and perhaps what comes after the answer."""
+    """`POST /v1/completions`: prompts as texts or the model's own tokens, and perhaps what follows the answer."""
 
-    prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(max_length=MAX_PROMPTS, fail_fast=True)]
+    prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(fail_fast=True)]
     suffix: str | None = None
     input_extra: Annotated[list[ExtraText], Field(max_length=MAX_EXTRA_TEXTS, fail_fast=True)] | None = None
     echo: bool | None = None
@@ -213,6 +213,8 @@ class CompletionBody(Sampling):
     def _can_be_answered(self) -> CompletionBody:
         if not self.prompts:
             raise ValueError("prompt is an empty list")
+        if len(self.prompts) > MAX_PROMPTS:
+            raise ValueError(f"{len(self.prompts)} prompts; at most {MAX_PROMPTS} are answered in one request")
         if len(self.prompts) > 1 and self.stream:
             raise ValueError("several prompts are not streamed: send one request for each, or stream: false")
         tokens = any(isinstance(prompt, tuple) for prompt in self.prompts)

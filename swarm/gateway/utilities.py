@@ -1,4 +1,4 @@
-"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks; of this node's model or a peer's."""
+"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks: here or from a peer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of the endpoints that llama.cpp's users and retrieval tools expect beside OpenAI's. No model means the alias."""
+"""Bodies of what llama.cpp's users and retrieval tools expect beside OpenAI's. No model means the alias."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Bodies as calls that a node can run or pass on, and the table of those that a peer may ask for.
 
-What travels between nodes is the client's own body with a model that a replica serves, and back comes the engine's answer.
+What travels is the client's own body with a model that a replica serves; back comes the engine's answer.
 """
 
 from __future__ import annotations

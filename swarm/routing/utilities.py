@@ -62,7 +62,7 @@ class UtilityCall(Generic[A]):
 def skilled(
     model: str, replicas: Sequence[Replica], skill: Skill, everything: Sequence[Replica]
 ) -> tuple[Replica, ...]:
-    """Those of `replicas`, which serve `model`, that can. Raises BadRequest naming the models of `everything` that could."""
+    """Those of `replicas`, which serve `model`, that can. Raises BadRequest naming those of `everything` that could."""
     found = tuple(filter(skill.of, replicas))
     if not found:
         others = sorted({replica.model for replica in everything if skill.of(replica)})
@@ -101,7 +101,7 @@ async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float)
 
 
 async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
-    """A peer's answer. Raises its refusal of the request as BadRequest, its being busy as Unavailable, else PeerFailed."""
+    """A peer's answer. Raises its refusal of the request as BadRequest, its being busy as Unavailable, or PeerFailed."""
     assert replica.url is not None
     try:
         stream = client.stream_lines(
