@@ -101,7 +101,7 @@ async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float)
 
 
 async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
-    """A peer's answer. Raises its refusal of the request as BadRequest, its being busy as Unavailable, or PeerFailed."""
+    """A peer's answer. Raises its refusal of the request as BadRequest, being busy as Unavailable, or PeerFailed."""
     assert replica.url is not None
     try:
         stream = client.stream_lines(

@@ -44,6 +44,8 @@ class ScriptedEngine:
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.closed = False
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
+        self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it
+        self.utility_gate.set()
         self.can: dict[str, bool] = {}  # capabilities other than the usual
         self._model_id = model_id
         self._slots = slots
@@ -99,29 +101,34 @@ class ScriptedEngine:
             await self._count(running=-n, cancelled=left)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
-        self._utility()
+        await self._utility()
         return Embeddings(tuple((float(len(text)), 0.5) for text in texts), len(texts))
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
-        self._utility()
+        await self._utility()
         return Ranking(tuple(float(len(document)) for document in documents), len(documents))
 
     async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
         """A token for each character: its number in Unicode."""
-        self._utility()
+        await self._utility()
         return Tokens(tuple(map(ord, text)), tuple(text) if pieces else None)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        self._utility()
+        await self._utility()
         return "".join(map(chr, tokens))
 
     async def prompt_text(self, request: GenerationRequest) -> str:
-        self._utility()
+        await self._utility()
         return f"{len(request.messages or ())} messages"
 
-    def _utility(self) -> None:
+    async def _utility(self) -> None:
         if self.utility_error is not None:
             raise self.utility_error
+        await self._count(running=1)
+        try:
+            await self.utility_gate.wait()
+        finally:
+            await self._count(running=-1)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         return PROMPT_TOKENS

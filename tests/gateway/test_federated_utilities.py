@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from federation import wire
+from federation.client import PeerClient
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.utility_calls import BATCH
 from tests.doubles.clients import Client, connect
@@ -234,14 +235,34 @@ async def test_rubbish_of_a_peer_is_not_believed(pieces: list[Piece]) -> None:
         assert reply.status in (404, 502)
 
 
-async def test_a_client_that_leaves_stops_the_call_at_the_peer() -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/tokenize", {"content": "x"}), ("/v1/embeddings", {"model": "other", "input": "x"})],
+    ids=["tokenize", "embeddings"],
+)
+async def test_a_client_that_leaves_stops_the_call_at_the_peer(path: str, body: dict[str, Any]) -> None:
+    async with household() as house:
+        await house.add("study", "other")
+        await house.add("kitchen")
+        engine = house.engines["study"]
+        engine.utility_gate.clear()
+        asked = asyncio.create_task((await house.client()).post(path, body))
+        await engine.until(lambda engine: engine.running == 1)
+        asked.cancel()
+        async with asyncio.timeout(1):
+            await engine.until(lambda engine: engine.running == 0)
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_silent_peer_does_not_hold_a_call_forever() -> None:
+    class Impatient(PeerClient):
+        def open_generation(self, *args: Any, **options: Any) -> Any:
+            return super().open_generation(*args, **{**options, "idle_s": 0.1})
+
     async with AsyncExitStack() as stack:
         silent = await stack.enter_async_context(FakePeer("attic", asyncio.Event()))
-        kitchen = await stack.enter_async_context(RunningNode("kitchen", options=NodeOptions(peers=[silent.address])))
+        options = NodeOptions(peers=[silent.address], client=Impatient)
+        kitchen = await stack.enter_async_context(RunningNode("kitchen", options=options))
         client = await stack.enter_async_context(connect(kitchen.url))
-        async with asyncio.timeout(5):
-            asked = asyncio.create_task(client.post("/tokenize", {"content": "x"}))
-            while not silent.asked:
-                await asyncio.sleep(0)
-            asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
+        reply = await client.post("/tokenize", {"content": "x"})
+        assert (reply.status, reply.error["code"]) == (502, "peer_failed")
