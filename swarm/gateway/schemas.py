@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, RootModel, Tag, field_validator, model_validator
 
 from swarm.consensus.strategy_names import STRATEGIES
+from swarm.errors import BadRequest
 from swarm.gateway.messages import Message, Part
 from swarm.generation import (
     MAX_MESSAGES,
@@ -235,7 +236,9 @@ class CompletionBody(Sampling):
         return prompt if isinstance(prompt, str) else ""
 
     def to_request(self) -> GenerationRequest:
-        """The request of the first prompt."""
+        """The request of the one prompt. Raises BadRequest where there are more: each is a request of its own."""
+        if len(self.prompts) > 1:
+            raise BadRequest(f"prompt has {len(self.prompts)} entries; one is taken here", param="prompt")
         return GenerationRequest(
             **self._shared(),
             prompt=self.prompts[0],
