@@ -16,14 +16,14 @@ from typing import Any, cast
 
 import aiohttp
 
-from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
 from swarm.engines.grammar_schema import grammar_schema, whole_document
+from swarm.engines.infill import InfillReader, infill_body
 from swarm.engines.leading_thought import ThoughtReader
 from swarm.engines.sse import EventTooLargeError, sse_data
-from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
-from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, ToolCallDelta, Usage
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, ToolCallDelta, Usage
 
 Wire = Mapping[str, Any]  # parsed JSON from the engine, turned into typed objects in this file and nowhere else
 
@@ -31,6 +31,11 @@ READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the eng
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
+NO_TOKENS = (
+    "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
+    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+)
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -50,6 +55,8 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
         body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump(mode="json")
     else:
         body.pop("parallel_tool_calls", None)
+    if not request.input_extra:
+        body.pop("input_extra")
     if request.logprobs:
         if request.messages is None:
             body["logprobs"] = max(request.top_logprobs, 1)
@@ -81,8 +88,11 @@ def translate_error(status: int, body: Wire) -> SwarmError:
     message = str(detail.get("message") or f"the engine answered {status}")
     if detail.get("type") == "exceed_context_size_error":
         return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
-    if "too large to process" in message:  # an input that must be pooled at once; llama.cpp calls it a server error
-        return BadRequest(f"a text to embed has more than {EMBEDDING_TEXT_TOKENS} tokens: split it", param="input")
+    if too_large := _TOO_LARGE.match(message):  # a text that must be pooled at once; llama.cpp calls it a server error
+        had, most = too_large.groups()
+        return BadRequest(f"a text has {had} tokens, and this model takes {most} at once here: split it", param="input")
+    if "invalid tokens" in message or "_M_range_check" in message:
+        return BadRequest(NO_TOKENS, param="tokens")
     if status in (400, 404, 422, 501):
         return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
     return EngineFailed(f"the engine failed: {message}")
@@ -181,10 +191,12 @@ class LlamaHttp:
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-        reader = ChunkReader(chat)
+        body, reader = engine_body(request, n, calls), ChunkReader(chat)
+        if request.suffix is not None:
+            path, body, reader = "/infill", infill_body(body), InfillReader()
         answers = [AnswerReader(chat, calls) for _ in range(n)]
         unfinished = n
-        async with blaming_schemas(request), self._post(path, engine_body(request, n, calls)) as response:
+        async with blaming_schemas(request), self._post(path, body) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":
@@ -198,18 +210,35 @@ class LlamaHttp:
         if unfinished:
             raise EngineFailed("the engine ended the stream before the answer was complete")
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         body = await self._json("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
         rows = sorted(body["data"], key=lambda row: row["index"])
         return Embeddings(tuple(tuple(row["embedding"]) for row in rows), int(body["usage"]["prompt_tokens"]))
 
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        body = await self._json("/v1/rerank", {"query": query, "documents": list(documents)})
+        rows = sorted(body["results"], key=lambda row: row["index"])
+        return Ranking(tuple(float(row["relevance_score"]) for row in rows), int(body["usage"]["prompt_tokens"]))
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": pieces}
+        found: list[Any] = (await self._json("/tokenize", body))["tokens"]
+        if not pieces:
+            return Tokens(tuple(found))
+        return Tokens(tuple(token["id"] for token in found), tuple(_piece(token["piece"]) for token in found))
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return str((await self._json("/detokenize", {"tokens": list(tokens)}))["content"])
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        wanted = {k: v for k, v in request_body(request, 1).items() if k in ("messages", "tools", "tool_choice")}
+        return str((await self._json("/apply-template", wanted))["prompt"])
+
     async def count_tokens(self, request: GenerationRequest) -> int:
-        text = request.prompt
-        if text is None:
-            wanted = {k: v for k, v in request_body(request, 1).items() if k in ("messages", "tools", "tool_choice")}
-            text = (await self._json("/apply-template", wanted))["prompt"]
-        tokens = await self._json("/tokenize", {"content": text, "add_special": True, "parse_special": True})
-        return len(tokens["tokens"])
+        text = await self.prompt_text(request) if request.prompt is None else request.prompt
+        if not isinstance(text, str):
+            return len(text)
+        return len((await self.tokenize(text, add_special=True, parse_special=True)).ids)
 
     async def capabilities(self) -> Capabilities:
         """What the server says of its model and slots."""
@@ -223,7 +252,19 @@ class LlamaHttp:
             logprobs=True,
             embeddings=True,
             reasoning="<think>" in str(props.get("chat_template", "")),
+            infill=await self._can_infill(),
+            chat_template=str(props.get("chat_template", "")),
+            bos_token=str(props.get("bos_token", "")),
+            eos_token=str(props.get("eos_token", "")),
         )
+
+    async def _can_infill(self) -> bool:
+        """Whether the vocabulary has the tokens for it: looked at before the body, which is empty here."""
+        try:
+            await self._json("/infill", {})
+        except BadRequest as error:
+            return "not supported" not in str(error)
+        return True
 
     async def busy_slots(self) -> int:
         """Slots that are prefilling or decoding at this moment."""
@@ -257,6 +298,10 @@ class LlamaHttp:
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+
+
+def _piece(piece: str | list[int]) -> str | tuple[int, ...]:
+    return piece if isinstance(piece, str) else tuple(piece)
 
 
 async def _error_body(response: aiohttp.ClientResponse) -> Wire:

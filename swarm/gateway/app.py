@@ -9,7 +9,7 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
-from swarm.gateway import embeddings, federation, health, models, openai
+from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import guard
 from swarm.gateway.answers import Answerer
@@ -30,6 +30,7 @@ from swarm.gateway.keys import (
 )
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.streams import Pacing
+from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
@@ -60,6 +61,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation, pages):
-        app.add_routes(module.routes())
+    for module in (openai, embeddings, models, health, federation, infill, utilities, peer_utilities, pages):
+        app.add_routes(with_twins(module.routes()))
     return app

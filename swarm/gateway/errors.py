@@ -32,7 +32,8 @@ REQUEST_ID_HEADER = "X-Request-Id"
 HTTP_REFUSALS = {
     404: (
         "not_found",
-        "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health",
+        "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, "
+        "/v1/rerank, /tokenize, /health",
     ),
     405: ("method_not_allowed", "this endpoint does not take that method; the Allow header says which it takes"),
     408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),

@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
-from swarm.engines.engine import Embeddings
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
@@ -29,15 +29,15 @@ from swarm.routing.policy import (
     make_plan,
     with_slots_for,
 )
-from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.replicas import Replica, able
 from swarm.routing.serving import local_replicas
+from swarm.routing.utilities import INFILL, UtilityCall, ask_peer, replicas_for, run_here, skilled
 from swarm.routing.voters import finished_events, local_candidates, note_speed, with_sampling
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
-EMBEDDING_BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,11 @@ class Served:
 
 
 OnServed = Callable[[Served], None]
+A = TypeVar("A")
 
 
 class Dispatcher:
-    """Everything the gateway needs: plans, ballots, single answers, embeddings. Deadlines are monotonic instants."""
+    """Everything the gateway needs: plans, ballots, single answers, utilities. Deadlines are monotonic instants."""
 
     def __init__(
         self,
@@ -81,8 +82,13 @@ class Dispatcher:
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
         refuse_impossible_schemas(request)
-        chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-        return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
+        chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
+        return make_plan(self._able(request, local_only), options, self._defaults, chars, choices)
+
+    def _able(self, request: GenerationRequest, local_only: bool = False) -> tuple[Replica, ...]:
+        """Who may answer: where there is a `suffix`, only those that can fill in the middle."""
+        found = able(request.model, self.replicas(local_only))
+        return found if request.suffix is None else skilled(request.model, found, INFILL, self.replicas(local_only))
 
     def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -135,11 +141,13 @@ class Dispatcher:
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
         lost = failure.batch.replica
-        others = [replica for replica in self.replicas() if replica.node_id != lost.node_id]
         try:
-            best = by_preference(able(request.model, others))[0]
+            others = [replica for replica in self._able(request) if replica.node_id != lost.node_id]
         except UnknownModel:
             return None
+        if not others:
+            return None
+        best = by_preference(others)[0]
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
     def _workers(self, model: str) -> ModelWorkers:
@@ -160,7 +168,7 @@ class Dispatcher:
 
         A prompt too long for one replica goes to the next too: contexts differ. `deadline` is what peers are told.
         """
-        replicas = with_slots_for(choices, able(request.model, self.replicas(local_only)))
+        replicas = with_slots_for(choices, self._able(request, local_only))
         for position, replica in enumerate(replicas):
             begun = False
             try:
@@ -221,20 +229,28 @@ class Dispatcher:
             raise
         self._report_traffic(replica.node_id, True)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> AsyncGenerator[Embeddings, None]:
-        """Vectors of `texts` in order, some at a time, from this node's own model. Raises BadRequest without one.
+    async def utility(
+        self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False
+    ) -> tuple[A, Replica]:
+        """The answer to a call that generates nothing, and whose it is: this node's own where it can, else a peer's."""
+        replicas = replicas_for(model, self.replicas(local_only), call.skill)
+        for replica in replicas[:-1]:
+            try:
+                return await self._utility(replica, call, deadline), replica
+            except (PeerFailed, EngineFailed, Unavailable, ContextExceeded) as error:
+                log.warning("failing over from %s: %s", replica.node, error)
+        return await self._utility(replicas[-1], call, deadline), replicas[-1]
 
-        Peers are not asked: a client that wants a peer's vectors is told which nodes have them.
-        """
-        able_ones = [replica for replica in able(model, self.replicas()) if replica.embeddings]
-        here = [r for r in self.replicas(local_only=True) if r.embeddings and model in (r.model, SWARM_ALIAS)]
-        if not here:
-            others = ", ".join(sorted({replica.node for replica in able_ones}))
-            hint = f"ask one of these nodes: {others}" if others else "no node that serves it can"
-            raise BadRequest(f"model {model!r} cannot embed on node {self.node!r}: {hint}", param="model")
-        async with self._workers(here[0].model).lease(1) as lease:
-            for start in range(0, len(texts), EMBEDDING_BATCH):
-                yield await lease.engine.embed(texts[start : start + EMBEDDING_BATCH])
+    async def _utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
+        if replica.local:
+            return await run_here(self._workers(replica.model), call, deadline)
+        try:
+            answer = await ask_peer(self._client, replica, call, deadline)
+        except PeerFailed:
+            self._report_traffic(replica.node_id, False)
+            raise
+        self._report_traffic(replica.node_id, True)
+        return answer
 
 
 def may_stream_leader(question: Question) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from swarm.engines.engine import Engine
+from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import SwarmError, Unavailable
 from swarm.workers.breaker import Breaker
 from swarm.workers.names import worker_names
@@ -35,7 +35,7 @@ class ModelState:
     slots: int
     slots_free: int
     context_tokens: int
-    embeddings: bool
+    can: Capabilities
     params: int | None
     tokens_per_s: float | None
     problem: str | None
@@ -123,7 +123,7 @@ class ModelWorkers:
             slots=capabilities.slots,
             slots_free=0 if self._run is None else self._run.table.idle,
             context_tokens=capabilities.context_tokens,
-            embeddings=capabilities.embeddings,
+            can=capabilities,
             params=self._params,
             tokens_per_s=self._tokens_per_s,
             problem=self._problem,

@@ -105,7 +105,7 @@ async def test_a_body_of_more_than_a_megabyte_is_sent_without_complaint(demo_mod
 
 async def test_a_text_too_long_to_embed_is_the_callers_mistake(demo_model: Path) -> None:
     engine = await load_xllamacpp(spec(demo_model))
-    with pytest.raises(BadRequest, match=f"more than {EMBEDDING_TEXT_TOKENS} tokens"):
+    with pytest.raises(BadRequest, match=f"701 tokens, and this model takes {EMBEDDING_TEXT_TOKENS} at once"):
         await engine.embed(["short", "word " * 700])
     await engine.aclose()
 

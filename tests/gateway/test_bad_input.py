@@ -186,10 +186,6 @@ async def test_an_empty_text_cannot_be_embedded(client: Client) -> None:
     assert_refused(reply, r"input\[1\]")
 
 
-async def test_several_prompts_in_one_request_are_refused(client: Client) -> None:
-    assert_refused(await client.post(TEXT, {"model": "demo", "prompt": ["a", "b"]}), "prompt")
-
-
 async def test_absurd_but_legal_figures_are_taken(client: Client) -> None:
     reply = await client.chat(
         max_tokens=2**31 - 1, top_k=2**31 - 1, seed=-(2**70), logit_bias={"999999999": 100, "5": -100}, stop=["\0"]

@@ -321,15 +321,6 @@ async def test_a_busy_swarm_says_so_and_when_to_come_back(
         assert (await first).status == 200
 
 
-async def test_embeddings_elsewhere_are_refused_by_naming_who_has_them() -> None:
-    async with Swarm() as swarm:
-        await swarm.add("study", "yes", model="other")
-        await swarm.add("kitchen")
-        reply = await (await swarm.client("kitchen")).post("/v1/embeddings", {"model": "other", "input": "x"})
-        assert reply.status == 400
-        assert "cannot embed on node 'kitchen': ask one of these nodes: study" in reply.error["message"]
-
-
 async def test_the_federations_health_shows_the_peers() -> None:
     async with Swarm() as swarm:
         await swarm.add("study", "yes", model="other")
