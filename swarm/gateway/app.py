@@ -11,6 +11,7 @@ from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from swarm.gateway import embeddings, federation, health, models, openai
 from swarm.gateway.answers import Answerer
+from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
 from swarm.gateway.errors import error_middleware
@@ -55,6 +56,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation):
+    for module in (openai, anthropic, embeddings, models, health, federation):
         app.add_routes(module.routes())
     return app

@@ -1,4 +1,4 @@
-"""What this node does for its peers, under `/federation/v1/`: describe itself, name peers, run voters, generate.
+"""What this node does for its peers, under `/federation/v1/`: describe itself, name peers, run voters, generate, count.
 
 A peer can ask for nothing else, and what it asks is answered by this node alone: nothing is passed on, nothing loops.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
 
 from aiohttp import web
@@ -114,6 +115,14 @@ async def generate(request: web.Request) -> web.StreamResponse:
     return await request.app[ANSWERER].answer(request, asked)
 
 
+async def tokens(request: web.Request) -> web.Response:
+    """How many tokens the prompt of an OpenAI request is for this node's own model."""
+    deadline = time.monotonic() + deadline_s(request)
+    body = await read_body(request, GenerateBody)
+    count = await request.app[DISPATCHER].count_tokens(body.root.to_request(), deadline, local_only=True)
+    return web.json_response({"prompt_tokens": count})
+
+
 def routes() -> list[web.RouteDef]:
     return [
         web.get(wire.NODE_PATH, node),
@@ -121,4 +130,5 @@ def routes() -> list[web.RouteDef]:
         web.post(wire.GOODBYE_PATH, goodbye),
         web.post(wire.CANDIDATES_PATH, candidates),
         web.post(wire.GENERATE_PATH, generate),
+        web.post(wire.TOKENS_PATH, tokens),
     ]

@@ -18,7 +18,7 @@ from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, 
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.ballot import batches_of, hold_ballot
 from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
-from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.routing.peer_answers import peer_candidates, peer_events, peer_token_count
 from swarm.routing.policy import (
     Assignment,
     Defaults,
@@ -218,6 +218,21 @@ class Dispatcher:
             self._report_traffic(replica.node_id, False)
             raise
         self._report_traffic(replica.node_id, True)
+
+    async def count_tokens(self, request: GenerationRequest, deadline: float, local_only: bool = False) -> int:
+        """Tokens of the prompt for the model that would answer, be it busy; the next best where it cannot be asked."""
+        replicas = by_preference(able(request.model, self.replicas(local_only)), choices=0)
+        for position, replica in enumerate(replicas):
+            wanted = request.model_copy(update={"model": replica.model})
+            try:
+                if replica.local:
+                    return await self._workers(replica.model).engine.count_tokens(wanted)
+                return await peer_token_count(self._client, replica, wanted, deadline)
+            except (PeerFailed, EngineFailed, Unavailable) as error:
+                if position + 1 == len(replicas):
+                    raise
+                log.warning("counting tokens elsewhere than on %s: %s", replica.node, error)
+        raise AssertionError("able() gives at least one replica")
 
     async def embed(self, model: str, texts: Sequence[str]) -> AsyncGenerator[Embeddings, None]:
         """Vectors of `texts` in order, some at a time, from this node's own model. Raises BadRequest without one.

@@ -6,18 +6,18 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from federation.advertisement import printable
 from federation.client import PeerClient, PeerResponse
 from federation.errors import PeerError
-from federation.wire import GENERATE_PATH
+from federation.wire import GENERATE_PATH, TOKENS_PATH
 from swarm.engines.llama_http import ChunkReader, request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, Frozen, GenerationRequest, ToolCallDelta, Usage
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
@@ -115,6 +115,34 @@ async def peer_events(
         raise PeerFailed(replica.node, f"sent {error}") from error
     if not finished:
         raise PeerFailed(replica.node, "ended the stream before the answer was complete")
+
+
+class _TokenCount(Frozen):
+    prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=MAX_TOKENS)]
+
+
+async def peer_token_count(client: PeerClient, replica: Replica, request: GenerationRequest, deadline: float) -> int:
+    """The prompt's tokens, counted by a peer. Raises as `peer_candidates` does."""
+    assert replica.url is not None
+    try:
+        async with client.open_generation(
+            replica.url,
+            TOKENS_PATH,
+            json.dumps(request_body(request, 1), allow_nan=False).encode(),
+            request_id=current_request_id.get(),
+            hops=HOPS,
+            deadline_s=remaining_s(deadline),
+            idle_s=None,
+        ) as response:
+            body = await beginning(response)
+            if response.status != 200:
+                raise refusal(replica, error_object(body), response.status)
+    except PeerError as error:
+        raise peer_failure(replica, error) from error
+    try:
+        return _TokenCount.model_validate_json(body).prompt_tokens
+    except ValidationError as error:
+        raise PeerFailed(replica.node, "sent a number of tokens that is none") from error
 
 
 def read_chunk(reader: ChunkReader, data: bytes, replica: Replica) -> list[Delta | Finish]:
