@@ -9,6 +9,7 @@ from typing import Literal
 
 from swarm.gateway.anthropic.shapes import (
     Shape,
+    ending,
     stop_reason,
     text_block,
     thinking_block,
@@ -81,7 +82,7 @@ class EventWriter:
         opened = "" if self._blocks else self._start("text", text_block())
         ended = "".join(map(_stop, self._open))
         self._open.clear()
-        delta: JsonObject = {"stop_reason": stop_reason(event.reason, self._calls.any), "stop_sequence": None}
+        delta = ending(stop_reason(event.reason, self._calls.any))
         last: JsonObject = {"type": "message_delta", "delta": delta, "usage": usage_object(event.usage)}
         if extension is not None:
             last["swarm"] = extension

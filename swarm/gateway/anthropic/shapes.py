@@ -47,9 +47,8 @@ class Shape:
             "role": "assistant",
             "model": self.model,
             "content": content,
-            "stop_reason": reason,
-            "stop_sequence": None,
-            "usage": usage_object(usage),
+            **ending(reason),
+            "usage": {**usage_object(usage), "cache_creation": None, "inference_geo": None, "service_tier": None},
         }
 
 
@@ -58,13 +57,20 @@ def stop_reason(reason: FinishReason, called: bool) -> str:
     return STOP_REASONS[honest_reason(reason, called)]
 
 
+def ending(reason: str | None) -> JsonObject:
+    """How a message ended, in a message and in a stream's last event but one."""
+    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None}
+
+
 def usage_object(usage: Usage) -> JsonObject:
-    """Anthropic's counts: `input_tokens` are those that were not read from a cache."""
+    """Anthropic's counts: `input_tokens` are those that were not read from a cache. What is unknown here is null."""
     return {
         "input_tokens": max(usage.prompt_tokens - usage.cached_tokens, 0),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": None,
+        "server_tool_use": None,
     }
 
 
@@ -80,7 +86,7 @@ def content_blocks(candidate: Candidate) -> list[JsonValue]:
 
 
 def text_block(text: str = "") -> JsonObject:
-    return {"type": "text", "text": text}
+    return {"type": "text", "text": text, "citations": None}
 
 
 def thinking_block(thinking: str = "") -> JsonObject:
@@ -90,4 +96,5 @@ def thinking_block(thinking: str = "") -> JsonObject:
 
 def tool_use_block(name: str, arguments: JsonObject) -> JsonObject:
     """A call under an id of its own: the engine's may be blank, repeated, or not in Anthropic's alphabet."""
-    return {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name, "input": arguments}
+    identity: JsonObject = {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name}
+    return {**identity, "input": arguments, "caller": {"type": "direct"}}
