@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anthropic
@@ -16,7 +17,8 @@ from swarm.gateway.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.anthropic_events import parsed, streamed
 from tests.doubles.clients import Client, anthropic_client, connect
-from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
+from tests.doubles.fake_peer import FakePeer
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step, ending
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
@@ -152,11 +154,9 @@ async def test_pings_flow_while_nothing_else_does(stage: Stage) -> None:
 async def test_the_package_takes_pings_before_the_start(stage: Stage) -> None:
     gate = asyncio.Event()
     stage.plays(gate, "done")
-    async with stage.client.open(MESSAGES, body()) as response:
-        await response.content.readuntil(b"\n\n")  # from here on every stream begins with a ping
     async with anthropic_client(stage.node.url, max_retries=0) as claude:
         kept = {key: value for key, value in body().items() if key not in ("stream", "swarm")}
-        async with claude.messages.stream(**kept, extra_body={"swarm": SINGLE}) as stream:
+        async with claude.messages.stream(**kept, extra_body={"swarm": SINGLE}) as stream:  # the status came with a ping
             gate.set()
             assert await stream.get_final_text() == "done"
 
@@ -226,24 +226,22 @@ async def test_a_vote_gives_the_winner_and_its_account(stage: Stage, stream: boo
     assert (account["votes"], account["agreement"]) == (4, 0.75)
 
 
-@pytest.fixture
-async def pair() -> AsyncIterator[tuple[ScriptedEngine, RunningNode, Client]]:
-    """A node "study" with a model, and a client of "kitchen", which has none."""
-    engine = ScriptedEngine(lambda _, __: ["one ", "two"], model_id="big")
-    study = RunningNode("study", ready(engine))
-    async with run_nodes(study):
-        known: list[Address] = [study.address]
-        async with RunningNode("kitchen", options=NodeOptions(peers=known)) as kitchen, connect(kitchen.url) as client:
-            yield engine, study, client
+@asynccontextmanager
+async def client_beside(*known: Address) -> AsyncIterator[Client]:
+    """A client of "kitchen", which has no model and knows these nodes."""
+    async with RunningNode("kitchen", options=NodeOptions(peers=known)) as kitchen, connect(kitchen.url) as client:
+        yield client
+
+
+def study() -> RunningNode:
+    return RunningNode("study", ready(ScriptedEngine(lambda _, __: ["one ", "two"], model_id="big")))
 
 
 @pytest.mark.parametrize("model", ["big", "claude-x"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_comes_from_a_peer(
-    pair: tuple[ScriptedEngine, RunningNode, Client], model: str, stream: bool
-) -> None:
-    _, _, client = pair
-    reply = await client.post(MESSAGES, body(stream=stream, model=model))
+async def test_an_answer_comes_from_a_peer(model: str, stream: bool) -> None:
+    async with study() as peer, client_beside(peer.address) as client:
+        reply = await client.post(MESSAGES, body(stream=stream, model=model))
     if stream:
         whole = streamed(reply.text)
         assert whole.blocks[0]["text"] == "one two"
@@ -255,11 +253,25 @@ async def test_an_answer_comes_from_a_peer(
         assert reply.json["usage"]["output_tokens"] == 2
 
 
-async def test_tokens_are_counted_by_a_peer(pair: tuple[ScriptedEngine, RunningNode, Client]) -> None:
-    _, study, client = pair
-    sent = {"model": "big", "messages": [{"role": "user", "content": "hello"}]}
-    assert (await client.post(COUNT, sent)).json == {"input_tokens": PROMPT_TOKENS}
-    await study.stop()
-    gone = await client.post(COUNT, sent)
-    assert gone.status in (404, 502)
-    assert gone.json["error"]["type"] in ("not_found_error", "api_error")
+async def test_tokens_are_counted_by_a_peer() -> None:
+    async with study() as peer, client_beside(peer.address) as client:
+        assert (await client.post(COUNT, body(model="big"))).json == {"input_tokens": PROMPT_TOKENS}
+
+
+@pytest.mark.parametrize(
+    "counted", [b"", b"{}", b"[]", b'{"prompt_tokens": -1}', b'{"prompt_tokens": "7"}', b'{"prompt_tokens": 1e99}']
+)
+async def test_a_peers_rubbish_is_no_count(counted: bytes) -> None:
+    async with FakePeer("study", counted) as peer, client_beside(peer.address) as client:
+        reply = await client.post(COUNT, body())
+        assert (reply.status, reply.json["error"]["type"]) == (502, "api_error")
+        assert "study" in reply.json["error"]["message"]
+
+
+async def test_a_stream_begins_without_a_count_that_fails() -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "yes"}, "finish_reason": "stop"}]}
+    usage = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    pieces = b"data: " + json.dumps({**chunk, **usage}).encode() + b"\n\ndata: [DONE]\n\n"
+    async with FakePeer("study", pieces) as peer, client_beside(peer.address) as client:
+        whole = streamed((await client.post(MESSAGES, body())).text)
+    assert (whole.start.usage.input_tokens, whole.usage.input_tokens) == (0, 5)

@@ -41,8 +41,8 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ([said("user", text("a"), text("b"))], [{"role": "user", "content": "a\nb"}]),
         ([said("user", "a"), said("user", "b")], [{"role": "user", "content": "a\nb"}]),
         (
-            [said("user", "a"), said("assistant", text("b"), text("c")), said("user", "d")],
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bc"}, {"role": "user", "content": "d"}],
+            [said("user", "a"), said("assistant", text("b"), text("c"))],
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "bc"}],
         ),
         (
             [said("assistant", {"type": "thinking", "thinking": "hm", "signature": ""}, text("b"), CALL)],
@@ -82,7 +82,7 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ),
     ],
     ids=[
-        "string", "blocks", "same role twice", "three turns", "thinking and call", "result before words",
+        "string", "blocks", "same role twice", "an answer in pieces", "thinking and call", "result before words",
         "two results", "empty result", "no blocks", "system in the middle", "redacted",
     ],
 )  # fmt: skip
