@@ -156,7 +156,7 @@ async def test_the_package_takes_pings_before_the_start(stage: Stage) -> None:
     stage.plays(gate, "done")
     async with anthropic_client(stage.node.url, max_retries=0) as claude:
         kept = {key: value for key, value in body().items() if key not in ("stream", "swarm")}
-        async with claude.messages.stream(**kept, extra_body={"swarm": SINGLE}) as stream:  # the status came with a ping
+        async with claude.messages.stream(**kept, extra_body={"swarm": SINGLE}) as stream:
             gate.set()
             assert await stream.get_final_text() == "done"
 

@@ -70,11 +70,18 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ([{"role": "user", "content": []}], [{"role": "user", "content": ""}]),
         (
             [said("user", "a"), said("system", text("be brief")), said("user", "b")],
+            [{"role": "user", "content": "a\n<system-reminder>\nbe brief\n</system-reminder>\nb"}],
+        ),
+        (
+            [said("user", result("a", "1")), said("system", "be brief")],
             [
-                {"role": "user", "content": "a"},
-                {"role": "system", "content": "be brief"},
-                {"role": "user", "content": "b"},
+                {"role": "tool", "tool_call_id": "a", "content": "1"},
+                {"role": "user", "content": "<system-reminder>\nbe brief\n</system-reminder>"},
             ],
+        ),
+        (
+            [said("system", "be brief"), said("system", text("be kind")), said("user", "a")],
+            [{"role": "system", "content": "be brief\nbe kind"}, {"role": "user", "content": "a"}],
         ),
         (
             [said("assistant", {"type": "redacted_thinking", "data": "x"}, text("a"))],
@@ -83,7 +90,8 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
     ],
     ids=[
         "string", "blocks", "same role twice", "an answer in pieces", "thinking and call", "result before words",
-        "two results", "empty result", "no blocks", "system in the middle", "redacted",
+        "two results", "empty result", "no blocks", "system in the middle", "system at the end", "system first",
+        "redacted",
     ],
 )  # fmt: skip
 def test_turns(turns: list[Any], expected: list[Any]) -> None:

@@ -14,7 +14,7 @@ from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.streams import Pacing
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
-from tests.doubles.scripted_engine import ScriptedEngine, Step
+from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step
 
 BEAT_S = 0.02
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -196,3 +196,10 @@ async def test_peers_are_named_and_goodbyes_taken(stage: Stage) -> None:
     assert (await stage.client.post(wire.GOODBYE_PATH, {"id": "somebody"})).json == {"status": "ok"}
     assert (await stage.client.post(wire.GOODBYE_PATH, {"id": "NOT AN ID"})).status == 400
     assert (await stage.client.post(wire.GOODBYE_PATH, raw=b"x")).status == 400
+
+
+@pytest.mark.parametrize("request_", [CHAT, TEXT], ids=["chat", "text"])
+async def test_the_tokens_of_a_prompt_are_counted_for_a_peer(stage: Stage, request_: Any) -> None:
+    assert (await stage.client.post(wire.TOKENS_PATH, request_)).json == {"prompt_tokens": PROMPT_TOKENS}
+    assert (await stage.client.post(wire.TOKENS_PATH, {**request_, "model": "other"})).status == 404
+    assert (await stage.client.post(wire.TOKENS_PATH, request_, X_Swarm_Hops="2")).status == 400

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from pydantic import JsonValue
 
 from swarm.gateway.anthropic.blocks import (
     AssistantBlock,
     ResultBlock,
+    SystemTurn,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
@@ -24,6 +25,9 @@ from swarm.generation import JsonObject
 # with it no two prompts share a beginning, so that the whole conversation would be prefilled anew each time.
 ATTRIBUTION = "x-anthropic-billing-header:"
 FAILED = "Error: "  # before the result of a tool that failed: chat templates have no other word for it
+# Many chat templates refuse a system message after the first. Moved to the front it would change the beginning of every
+# later prompt; so it is said where it stands, in the words by which Claude Code marks its own notes to the model.
+REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 Blocks = Sequence[UserBlock | AssistantBlock]
 
@@ -31,17 +35,13 @@ Blocks = Sequence[UserBlock | AssistantBlock]
 def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) -> tuple[JsonObject, ...]:
     """The conversation as OpenAI's messages. Turns of one role in a row are one turn, as Anthropic has it."""
     messages: list[JsonObject] = []
-    instructions = system_text(system or "")
+    leading = [turn.content for turn in takewhile(lambda turn: turn.role == "system", turns)]
+    instructions = "\n".join(filter(None, map(system_text, (system or "", *leading))))
     if instructions:
         messages.append({"role": "system", "content": instructions})
-    for role, group in groupby(turns, key=lambda turn: turn.role):
+    for answered, group in groupby(turns[len(leading) :], key=lambda turn: turn.role == "assistant"):
         blocks = [block for turn in group for block in _blocks(turn)]
-        if role == "user":
-            messages.extend(_user(blocks))
-        elif role == "assistant":
-            messages.append(_assistant(blocks))
-        else:
-            messages.append({"role": "system", "content": "\n".join(_texts(blocks))})
+        messages.extend([_assistant(blocks)] if answered else _user(blocks))
     return tuple(messages)
 
 
@@ -56,6 +56,8 @@ def _without_attribution(text: str) -> str:
 
 
 def _blocks(turn: Turn) -> Blocks:
+    if isinstance(turn, SystemTurn):
+        return (TextBlock(type="text", text=REMINDER.format(system_text(turn.content))),)
     if isinstance(turn.content, str):
         return (TextBlock(type="text", text=turn.content),)
     return turn.content
