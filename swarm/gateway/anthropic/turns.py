@@ -35,8 +35,9 @@ Blocks = Sequence[UserBlock | AssistantBlock]
 def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) -> tuple[JsonObject, ...]:
     """The conversation as OpenAI's messages. Turns of one role in a row are one turn, as Anthropic has it."""
     messages: list[JsonObject] = []
-    leading = [turn.content for turn in takewhile(lambda turn: turn.role == "system", turns)]
-    instructions = "\n".join(filter(None, map(system_text, (system or "", *leading))))
+    leading = list(takewhile(lambda turn: isinstance(turn, SystemTurn), turns))
+    said = [system_text(turn.content) for turn in leading if isinstance(turn, SystemTurn)]
+    instructions = "\n".join(filter(None, (system_text(system or ""), *said)))
     if instructions:
         messages.append({"role": "system", "content": instructions})
     for answered, group in groupby(turns[len(leading) :], key=lambda turn: turn.role == "assistant"):
