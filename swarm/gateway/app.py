@@ -13,6 +13,7 @@ from swarm.gateway import embeddings, federation, health, infill, models, openai
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import guard
 from swarm.gateway.answers import Answerer
+from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
 from swarm.gateway.documentation import pages
@@ -61,6 +62,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation, infill, utilities, peer_utilities, pages):
+    for module in (openai, anthropic, embeddings, models, health, federation, infill, utilities, peer_utilities, pages):
         app.add_routes(with_twins(module.routes()))
     return app

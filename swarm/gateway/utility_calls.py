@@ -14,16 +14,18 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
+from swarm.engines.llama_http import request_body
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
-from swarm.gateway.schemas import MAX_INT, EmbeddingBody
+from swarm.gateway.schemas import MAX_INT, ChatCompletionBody, EmbeddingBody
 from swarm.gateway.utility_bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
-from swarm.generation import JsonObject
+from swarm.generation import GenerationRequest, JsonObject
 from swarm.routing.utilities import EMBED, RERANK, UtilityCall
 
 BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
 TEXT = TypeAdapter(str)
+COUNT = TypeAdapter(int)
 TOKENS = TypeAdapter(Tokens)
 EMBEDDINGS = TypeAdapter(Embeddings)
 RANKING = TypeAdapter(Ranking)
@@ -60,6 +62,17 @@ def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
 def apply_template(body: TemplateBody) -> UtilityCall[str]:
     request = body.to_request()
     return UtilityCall("apply-template", wire(body), TEXT, lambda engine: engine.prompt_text(request), lambda _: True)
+
+
+def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
+    """The prompt's tokens as the model sees it, chat template and tools included."""
+    return UtilityCall(
+        "count-tokens",
+        request_body(request, 1),
+        COUNT,
+        lambda engine: engine.count_tokens(request),
+        lambda count: 0 <= count <= MAX_INT,
+    )
 
 
 def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
@@ -127,6 +140,7 @@ PEER_UTILITIES: Mapping[str, PeerUtility] = {
     "tokenize": PeerUtility(TokenizeBody, tokenize),
     "detokenize": PeerUtility(DetokenizeBody, detokenize),
     "apply-template": PeerUtility(TemplateBody, apply_template),
+    "count-tokens": PeerUtility(ChatCompletionBody, lambda body: count_tokens(body.to_request())),
     "embeddings": PeerUtility(EmbeddingBody, embed, lambda body: len(body.texts)),
     "rerank": PeerUtility(RerankBody, rerank, lambda body: len(body.passages)),
     "props": PeerUtility(PropsBody, props),

@@ -17,7 +17,7 @@ Piece = bytes | asyncio.Event  # sent as it is, or waited for
 
 
 class FakePeer:
-    """Serves from `async with` on. `pieces` are the body of every answer to candidates and generate."""
+    """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens."""
 
     def __init__(self, name: str, *pieces: Piece, model: str = "m", slots: int = 2, params: int = 9_000_000) -> None:
         self.pieces: Sequence[Piece] = pieces

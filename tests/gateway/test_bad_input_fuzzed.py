@@ -52,6 +52,29 @@ TEXT = {"model": "demo", "prompt": "hello", "echo": True, "logprobs": 1, "n": 1,
 EMBED = {"model": "demo", "input": ["hello", "you"], "encoding_format": "float", "dimensions": None}
 TOKENIZE = {"content": "hello <|im_end|>", "add_special": True, "parse_special": False, "with_pieces": True}
 INFILL = {"input_prefix": "a", "input_suffix": "b", "input_extra": [{"filename": "c", "text": "d"}], "n_predict": 1}
+MESSAGES = {
+    "model": "demo",
+    "system": [{"type": "text", "text": "Be brief."}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": ""},
+                {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "5", "is_error": False}]},
+    ],
+    "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object", "properties": {"a": {}}}}],
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "stop_sequences": ["x"],
+    "stream": False,
+    "temperature": 0.5,
+    "top_p": 1,
+    "top_k": 5,
+    "swarm": {"strategy": "auto", "votes": 2},
+}
 ENDPOINTS = {
     "tokenize": ("/tokenize", TOKENIZE),
     "detokenize": ("/detokenize", {"model": "demo", "tokens": [1, 2, 300]}),
@@ -65,6 +88,8 @@ ENDPOINTS = {
     "chat": ("/v1/chat/completions", CHAT),
     "json chat": ("/v1/chat/completions", JSON_CHAT),
     "text": ("/v1/completions", TEXT),
+    "messages": ("/v1/messages", MESSAGES),
+    "count tokens": ("/v1/messages/count_tokens", MESSAGES),
     "embeddings": ("/v1/embeddings", EMBED),
     "candidates": ("/federation/v1/candidates", {"request": CHAT, "votes": 2}),
     "generate": ("/federation/v1/generate", CHAT),
