@@ -26,6 +26,7 @@ from swarm.gateway.keys import (
     STARTED_AT,
 )
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
@@ -55,6 +56,6 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation):
+    for module in (openai, responses, embeddings, models, health, federation):
         app.add_routes(module.routes())
     return app
