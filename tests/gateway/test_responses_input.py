@@ -7,12 +7,16 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import parse_body
+from swarm.gateway.compact_json import compact
 from swarm.gateway.messages import MAX_TOOL_CALLS
 from swarm.gateway.responses.body import ResponsesBody
 from swarm.gateway.responses.input_items import MAX_ITEMS
+from swarm.gateway.responses.response_object import ResponseObject
 from swarm.generation import NamedToolChoice
 
 USER = {"role": "user", "content": "hi"}
@@ -33,6 +37,10 @@ def called(call_id: str, name: str = "f", arguments: str = "{}") -> dict[str, An
     return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
 
 
+def said(kind: str, text: str) -> dict[str, Any]:
+    return {"type": kind, "text": text}
+
+
 def a_call(call_id: str, arguments: str = "{}") -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "f", "arguments": arguments}}
 
@@ -48,9 +56,9 @@ OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
         ("hi", [USER]),
         ([USER], [USER]),
         ([{"type": "message", "status": "completed", **USER}], [USER]),
-        ([{"role": "user", "content": [{"type": "input_text", "text": "h"}, {"type": "text", "text": "i"}]}], [USER]),
+        ([{"role": "user", "content": [said("input_text", "h"), said("text", "i")]}], [USER]),
         (
-            [USER, {"role": "assistant", "id": "m", "content": [{"type": "output_text", "text": "yes", "annotations": []}]}],
+            [USER, {"role": "assistant", "id": "m", "content": [{**said("output_text", "yes"), "annotations": []}]}],
             [USER, {"role": "assistant", "content": "yes"}],
         ),
         (
@@ -58,7 +66,7 @@ OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
             [USER, {"role": "assistant", "content": "no"}],
         ),
         (
-            [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}, {"type": "input_text", "text": "?"}]}],
+            [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}, said("input_text", "?")]}],
             [{"role": "user", "content": "[image left out: this model reads text only]?"}],
         ),
         (
@@ -263,3 +271,68 @@ def test_too_many_are_refused(field: str, value: Any) -> None:
     with pytest.raises(BadRequest) as refused:
         parse(**{field: value})
     assert refused.value.param == field
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+texts = st.fixed_dictionaries(
+    {"type": st.sampled_from(["input_text", "output_text", "refusal", "input_image", "wat"])},
+    optional={"text": st.text(max_size=3) | anything, "refusal": st.text(max_size=3)},
+)
+contents = st.text(max_size=3) | st.lists(texts | anything, max_size=3)
+items = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["message", "reasoning", "function_call", "custom_tool_call", "function_call_output"])
+        | st.sampled_from(["item_reference", "web_search_call", "wat"])
+        | anything,
+        "role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]) | anything,
+        "id": st.text(max_size=2),
+        "content": contents | anything,
+        "summary": contents | anything,
+        "output": contents | anything,
+        "call_id": st.text(max_size=2) | anything,
+        "name": st.text(max_size=2) | anything,
+        "arguments": st.text(max_size=5) | anything,
+        "input": st.text(max_size=5) | anything,
+    },
+)
+fields_of_any_kind = st.fixed_dictionaries(
+    {},
+    optional={
+        "input": st.lists(items | anything, max_size=4) | anything,
+        "instructions": anything,
+        "tools": st.lists(anything | st.just(FUNCTION), max_size=3) | anything,
+        "tool_choice": st.sampled_from(["auto", "none", "required", {"type": "function", "name": "f"}]) | anything,
+        "text": st.fixed_dictionaries({"format": anything | st.fixed_dictionaries({"schema": anything})}) | anything,
+        "include": anything,
+        "reasoning": anything,
+        "metadata": anything,
+        "store": anything,
+    },
+)
+
+
+@given(fields_of_any_kind)
+def test_any_body_is_read_or_refused_and_never_breaks(fields: dict[str, Any]) -> None:
+    try:
+        body = parse(**fields)
+    except BadRequest as refusal:
+        assert str(refusal)
+        return
+    assert body.to_request().messages
+    compact(ResponseObject(body).begun()).encode()
+
+
+@given(st.lists(st.sampled_from([USER, SYSTEM, THOUGHT, OUTPUT, called("c1"), {"role": "assistant", "content": "a"}])))
+def test_nothing_that_was_said_is_lost(given_items: list[dict[str, Any]]) -> None:
+    made = turns([USER, *given_items])
+    said = [item for item in given_items if "role" in item]
+    assert len([turn for turn in made if turn["role"] == "tool"]) == given_items.count(OUTPUT)
+    assert sum(len(turn.get("tool_calls", ())) for turn in made) == given_items.count(called("c1"))
+    assert "".join(turn["content"] for turn in made if turn["role"] != "tool") == "hi" + "".join(
+        item["content"] for item in said
+    )
