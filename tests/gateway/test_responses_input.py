@@ -320,8 +320,7 @@ fields_of_any_kind = st.fixed_dictionaries(
 def test_any_body_is_read_or_refused_and_never_breaks(fields: dict[str, Any]) -> None:
     try:
         body = parse(**fields)
-    except BadRequest as refusal:
-        assert str(refusal)
+    except BadRequest:
         return
     assert body.to_request().messages
     compact(ResponseObject(body).begun()).encode()
