@@ -169,6 +169,14 @@ def test_a_failure_is_told_in_both_forms(error: SwarmError, code: str, deltas: l
         read_events(text)
 
 
+def test_half_a_call_is_never_passed_off_as_one() -> None:
+    events = ResponseEvents(ResponseObject(body_of()))
+    deltas = [Delta(text="Let me look."), call(0, "f", '{"path": "/'), call(1, "g", "")]
+    told = read_events("".join(map(events.delta, deltas)) + events.failed(PeerFailed("study", "it left")).decode())
+    assert [item["type"] for item in told[-1]["response"]["output"]] == ["message"]
+    assert [event["item"]["type"] for event in told if event["type"] == "response.output_item.done"] == ["message"]
+
+
 def test_thoughts_are_counted_by_their_share_of_the_text() -> None:
     thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x" * 30}]}
     said = {"type": "message", "content": [{"type": "output_text", "text": "y" * 60}]}

@@ -49,7 +49,8 @@ async def test_a_response(ai: AsyncOpenAI, extra: dict[str, Any]) -> None:
     assert usage.input_tokens > 5
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
     assert usage.output_tokens_details.reasoning_tokens == 0
-    assert response.to_dict()["swarm"]["votes"] == (1 if extra == SINGLE else 3)  # type: ignore[index, call-overload]
+    body: Any = response.to_dict()
+    assert body["swarm"]["votes"] == (1 if extra == SINGLE else 3)
 
 
 @BOTH_WAYS
@@ -159,9 +160,16 @@ async def test_log_probabilities_are_included_on_request(ai: AsyncOpenAI) -> Non
     response = await ai.responses.create(
         **sent(max_output_tokens=4), include=["message.output_text.logprobs"], top_logprobs=2, extra_body=SINGLE
     )
-    part = response.output[0].to_dict()["content"][0]  # type: ignore[index]
+    body: Any = response.to_dict()
+    part = body["output"][0]["content"][0]
     assert "".join(token["token"] for token in part["logprobs"]) == part["text"]
     assert all(len(token["top_logprobs"]) == 2 for token in part["logprobs"])
+
+
+async def test_log_probabilities_of_a_call_are_no_message(client: Client) -> None:
+    included = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    reply = await client.post("/v1/responses", sent(ASK, tools=[WEATHER], stream=True, **included, **SINGLE))
+    assert [item.type for item in ended(read_events(reply.text)).output] == ["function_call"]
 
 
 async def test_what_codex_sends(client: Client) -> None:

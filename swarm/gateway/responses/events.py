@@ -93,7 +93,7 @@ class ResponseEvents:
         if event.reasoning:
             summed = self._response.thought_form == "summary_text"
             written += self._grow(_SUMMARY if summed else _THOUGHT, event.reasoning)
-        if event.text or event.logprobs is not None:
+        if event.text or (event.logprobs is not None and self._is_open(_MESSAGE)):  # a call's tokens have them too
             written += self._grow(_MESSAGE, event.text, event.logprobs)
         for call in event.tool_calls:
             written += self._grow_call(self._opening.opened(call))
@@ -108,6 +108,7 @@ class ResponseEvents:
         written += self._close("completed" if self._calls else status)
         for place, call in enumerate(self._calls, 1):
             written += self._close_call(call, status if place == len(self._calls) else "completed")
+        self._calls.clear()
         return written
 
     def end(self, reason: FinishReason, usage: Usage, extension: JsonObject | None) -> str:
@@ -121,9 +122,19 @@ class ResponseEvents:
         told: JsonObject = {"type": mapped.type, "code": mapped.code, "message": mapped.message, "param": mapped.param}
         # OpenAI documents the fields at the top and sends them below `error`; clients have been written for either.
         raised: JsonObject = {"code": mapped.code, "message": mapped.message, "param": mapped.param, "error": told}
-        response = self._response.failed(self._output, {**told, "code": _failure_code(error)})
+        response = self._response.failed(self._complete_items(), {**told, "code": _failure_code(error)})
         written = self._begin() + self._event("error", raised) + self._event("response.failed", {"response": response})
         return written.encode()
+
+    def _complete_items(self) -> list[JsonValue]:
+        """The output without what is still open: half a call must not look like one."""
+        still_open = {call.output_index for call in self._calls}
+        if self._text is not None:
+            still_open.add(self._text.output_index)
+        return [item for place, item in enumerate(self._output) if place not in still_open]
+
+    def _is_open(self, part: _Part) -> bool:
+        return self._text is not None and self._text.part is part
 
     def _begin(self) -> str:
         if self._sequence:
