@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,12 @@ def test_log_probabilities_stream_and_add_up() -> None:
     assert events[-1]["response"]["output"][0]["content"][0]["logprobs"] == [entry, entry]
 
 
+def test_log_probabilities_of_a_calls_tokens_are_no_message() -> None:
+    entry = {"token": "{", "bytes": [123], "logprob": -0.5, "top_logprobs": []}
+    events = stream(replace(call(0, "f", "{}"), logprobs={"content": [entry]}), reason="tool_calls")
+    assert [item.type for item in ended(events).output] == ["function_call"]
+
+
 pieces = st.lists(
     st.builds(lambda text: Delta(text=text), st.text(st.characters(), min_size=1, max_size=5))
     | st.builds(lambda text: Delta(reasoning=text), st.text(min_size=1, max_size=5))
@@ -125,7 +132,7 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=20)  # the package's union of all events takes its time
+@settings(max_examples=20, deadline=None)  # the package's union of all events takes its time
 @given(pieces, st.sampled_from(["stop", "length", "tool_calls", "content_filter"]), st.booleans())
 def test_any_answer_adds_up(deltas: list[Delta], reason: FinishReason, summed: bool) -> None:
     reasoning = {"summary": "auto"} if summed else None
@@ -136,6 +143,7 @@ def test_any_answer_adds_up(deltas: list[Delta], reason: FinishReason, summed: b
     )
 
 
+@settings(deadline=None)
 @given(st.text(max_size=5), st.text(max_size=5), st.lists(st.text(max_size=5), max_size=2))
 def test_any_whole_answer_is_a_response(text: str, thought: str, calls: list[str]) -> None:
     made = tuple(ToolCall(id="", name="f", arguments=arguments) for arguments in calls)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
@@ -316,6 +316,7 @@ fields_of_any_kind = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(fields_of_any_kind)
 def test_any_body_is_read_or_refused_and_never_breaks(fields: dict[str, Any]) -> None:
     try:
@@ -326,6 +327,7 @@ def test_any_body_is_read_or_refused_and_never_breaks(fields: dict[str, Any]) ->
     compact(ResponseObject(body).begun()).encode()
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([USER, SYSTEM, THOUGHT, OUTPUT, called("c1"), {"role": "assistant", "content": "a"}])))
 def test_nothing_that_was_said_is_lost(given_items: list[dict[str, Any]]) -> None:
     made = turns([USER, *given_items])

@@ -166,12 +166,6 @@ async def test_log_probabilities_are_included_on_request(ai: AsyncOpenAI) -> Non
     assert all(len(token["top_logprobs"]) == 2 for token in part["logprobs"])
 
 
-async def test_log_probabilities_of_a_call_are_no_message(client: Client) -> None:
-    included = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
-    reply = await client.post("/v1/responses", sent(ASK, tools=[WEATHER], stream=True, **included, **SINGLE))
-    assert [item.type for item in ended(read_events(reply.text)).output] == ["function_call"]
-
-
 async def test_what_codex_sends(client: Client) -> None:
     body = sent(
         [

@@ -148,8 +148,9 @@ async def test_a_failure_after_the_status_ends_the_stream_aloud(first: str | Non
         assert (error["type"], error["code"]) == ("error", "engine_failed")
         assert "broken" in error["message"]
         assert failed["type"] == "response.failed"
-        assert ended(events).status == "failed"
+        assert failed["response"]["status"] == "failed"
         assert failed["response"]["error"]["code"] == "server_error"
+        assert failed["response"]["output"] == [], "what is not whole is not passed off as such"
 
 
 async def test_the_sdk_raises_what_went_wrong() -> None:
