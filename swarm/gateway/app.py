@@ -30,6 +30,7 @@ from swarm.gateway.keys import (
     STARTED_AT,
 )
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.streams import Pacing
 from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
@@ -62,6 +63,8 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, anthropic, embeddings, models, health, federation, infill, utilities, peer_utilities, pages):
+    for module in (
+        openai, responses, anthropic, embeddings, models, health, federation, infill, utilities, peer_utilities, pages
+    ):  # fmt: skip
         app.add_routes(with_twins(module.routes()))
     return app
