@@ -10,6 +10,7 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from swarm.gateway import embeddings, federation, health, models, openai
+from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
@@ -45,7 +46,10 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
+    admission = Admission(pool, metrics)
+    app = web.Application(
+        client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware, admission.middleware]
+    )
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
