@@ -16,6 +16,7 @@ from typing import Any, cast
 import aiohttp
 
 from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.prefill import SlicedPrefill, is_long
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
@@ -70,10 +71,14 @@ def translate_error(status: int, body: Wire) -> SwarmError:
 
 
 class ChunkReader:
-    """Turns one response's chunks into events. A choice's usage comes right after its last chunk."""
+    """Turns one response's chunks into events. A choice's usage comes right after its last chunk.
 
-    def __init__(self, chat: bool) -> None:
+    `cached` is how much of the prompt was in the cache, where the response itself no longer tells.
+    """
+
+    def __init__(self, chat: bool, cached: int | None = None) -> None:
         self._chat = chat
+        self._cached = cached
         self._finished: tuple[int, FinishReason] | None = None
 
     def events(self, chunk: Wire) -> list[Delta | Finish]:
@@ -93,6 +98,7 @@ class ChunkReader:
             index, reason = self._finished
             self._finished = None
             cached = _object(usage.get("prompt_tokens_details")).get("cached_tokens", 0)
+            cached = cached if self._cached is None else self._cached
             events.append(Finish(index, reason, Usage(
                 prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
             )))  # fmt: skip
@@ -130,14 +136,17 @@ class LlamaHttp:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
         )
+        self._prefill = SlicedPrefill(self._json)
 
     async def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
-        reader = ChunkReader(chat)
+        body = request_body(request, n)
+        cached = await self._prefill.warm(body) if is_long(request) else None
+        reader = ChunkReader(chat, cached)
         unfinished = n
-        async with self._post(path, request_body(request, n)) as response:
+        async with self._post(path, body) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":
@@ -167,6 +176,7 @@ class LlamaHttp:
         """What the server says of its model and slots."""
         props: Wire = await self._json("/props", None)
         template = _object(props.get("chat_template_caps"))
+        self._prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         return Capabilities(
             slots=int(props["total_slots"]),
             context_tokens=int(props["default_generation_settings"]["n_ctx"]),

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from swarm.engines.engine import Engine
 from swarm.errors import SwarmError, Unavailable
+from swarm.moving_mean import moving_mean
 from swarm.workers.breaker import Breaker
 from swarm.workers.names import worker_names
 from swarm.workers.slots import SlotTable, Ticket, Worker
-from swarm.workers.waiting import QueueListener, Refusal, expected_wait_s, moving_mean, retry_after_s
+from swarm.workers.waiting import QueueListener, Refusal, expected_wait_s, retry_after_s
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal, Protocol
 
-NEWEST_SHARE = 0.2  # of a new figure in a moving mean: five requests later it is mostly about those five
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 60  # SDKs obey no more than a minute, and a queue is another one by then
 UNMEASURED_RETRY_AFTER_S = 2  # about one short answer, while nothing has been measured
 
@@ -22,11 +21,6 @@ class QueueListener(Protocol):
     def refused(self, why: Refusal) -> None:
         """A request was turned away before it waited."""
         ...
-
-
-def moving_mean(before: float | None, new: float) -> float:
-    """The exponentially weighted mean with one more figure; the first one is the mean."""
-    return new if before is None else (1 - NEWEST_SHARE) * before + NEWEST_SHARE * new
 
 
 def expected_wait_s(wanted: int, idle: int, queued: int, slots: int, service_s: float | None) -> float | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.workers.waiting import expected_wait_s, moving_mean, retry_after_s
+from swarm.moving_mean import moving_mean
+from swarm.workers.waiting import expected_wait_s, retry_after_s
 
 
 @pytest.mark.parametrize(
