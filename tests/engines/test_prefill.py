@@ -20,6 +20,7 @@ from swarm.errors import BadRequest
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from tests.doubles.clients import connect
 from tests.doubles.running_node import RunningNode
+from tests.doubles.waiting import eventually
 
 CONTEXT_TOKENS = 4096
 SLICE_TOKENS = 64
@@ -94,23 +95,25 @@ class Server:
         return {"timings": {"cache_n": cached, "prompt_n": len(prompt) - cached}}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast this machine is."""
     monkeypatch.setattr(prefill, "MAX_SLICE_TOKENS", SLICE_TOKENS)
 
 
+@pytest.mark.usefixtures("small_slices")
 async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     server = Server(list(range(1000)))
     warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
     assert await warmer.warm({"prompt": "x"}) == 0
-    assert server.sizes == list(range(64, 1000, 64))[:-1] + [960]
+    assert server.sizes == list(range(64, 961, 64))
     server.held, server.sizes = list(range(1050)), []  # the request itself, and its answer
     server.tokens = list(range(1200))
     assert await warmer.warm({"prompt": "x"}) == 1050
     assert server.sizes == [1064, 1128, 1192]
 
 
+@pytest.mark.usefixtures("small_slices")
 @pytest.mark.parametrize("length", [512, CONTEXT_TOKENS])
 async def test_short_prompts_and_those_that_do_not_fit_are_left_to_the_request(length: int) -> None:
     server = Server(list(range(length)))
@@ -118,6 +121,7 @@ async def test_short_prompts_and_those_that_do_not_fit_are_left_to_the_request(l
     assert server.sizes == []
 
 
+@pytest.mark.usefixtures("small_slices")
 async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
     server = Server(list(range(1000)), forgets=True)
     warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
@@ -132,8 +136,8 @@ async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[XllamacppEngine]:
-    """A tiny model of random weights with a long context."""
+async def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_slices: None) -> AsyncIterator[XllamacppEngine]:
+    """A tiny model of random weights with a long context, prefilled in small slices."""
     shape = {"HIDDEN": 128, "HEADS": 2, "KV_HEADS": 1, "FEED_FORWARD": 256, "VOCABULARY": 8192}
     for name, value in shape.items():
         monkeypatch.setattr(random_model, name, value)
@@ -210,7 +214,6 @@ async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         await until_busy(engine, 0)
-        while node.pool.states()[0].slots_free != 2:
-            await asyncio.sleep(0)
+        await eventually(lambda: node.pool.states()[0].slots_free == 2)
         _, (usage,) = await answer(engine, chat(max_tokens=1))
         assert usage.cached_tokens < WORDS / 2
