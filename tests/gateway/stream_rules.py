@@ -20,17 +20,21 @@ class Heard:
     reason: str | None = None
 
 
-def heard(reply: Reply, choices: int, usage_asked: bool) -> list[Heard]:
-    """The choices of a stream that keeps every rule; fails on one that does not."""
+def heard(reply: Reply, choices: int, usage: tuple[int, int] | None) -> list[Heard]:
+    """The choices of a stream that keeps every rule; fails on one that does not.
+
+    `usage` are the tokens of the prompt and of all choices, where the client asked for them.
+    """
     assert reply.status == 200, reply.text
     assert reply.done
     chunks = reply.chunks
     assert len({(c["id"], c["created"], c["object"], c["model"]) for c in chunks}) == 1
     assert chunks[0]["object"] == "chat.completion.chunk"
-    if usage_asked:
+    if usage is not None:
         *chunks, last = chunks
         assert last["choices"] == []
-        assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"] > 0
+        assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]) == usage
+        assert last["usage"]["total_tokens"] == sum(usage)
         assert all(chunk["usage"] is None for chunk in chunks)
     else:
         assert not any(chunk.get("usage") for chunk in chunks)
