@@ -11,6 +11,7 @@ left alone.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from array import array
@@ -39,8 +40,14 @@ Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]  # the parsed answer to
 
 def is_long(request: GenerationRequest) -> bool:
     """Whether a prompt is so long that its tokens are worth counting: a guess by its characters."""
-    chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-    return chars > LONG_TOKENS * CHARS_PER_TOKEN
+    texts = itertools.chain(
+        [request.prompt or ""],
+        (str(message.get(part) or "") for message in request.messages or () for part in ("content", "tool_calls")),
+        (tool.model_dump_json() for tool in request.tools),
+    )
+    limit = LONG_TOKENS * CHARS_PER_TOKEN
+    chars = 0
+    return any((chars := chars + len(text)) > limit for text in texts)
 
 
 def slice_tokens(left: int, tokens_per_s: float | None) -> int:

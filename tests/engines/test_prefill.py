@@ -72,6 +72,8 @@ def test_short_prompts_are_not_even_counted() -> None:
     assert not is_long(chat(100))
     assert is_long(chat(1000))
     assert is_long(GenerationRequest(model="m", prompt="word " * 1000))
+    tool = {"function": {"name": "f", "description": "word " * 500}}
+    assert is_long(chat(1, tools=[tool]))
 
 
 class Server:
