@@ -98,6 +98,12 @@ def _add_model(group: Any) -> None:
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
     group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument(
+        "--queue",
+        type=int,
+        metavar="N",
+        help="requests that may wait, more are told to come back (default 64)",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"

@@ -144,7 +144,7 @@ class Node:
         settings = self.settings
         self.place, listener = await asyncio.to_thread(settle, settings)
         self._stack.callback(listener.close)
-        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id))
+        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id, settings.queue))
         client = await self._stack.enter_async_context(
             PeerClient(self.place.identity.node_id, self.place.announced if settings.federated else None)
         )

@@ -16,8 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from federation.hostport import DEFAULT_PORT
 from swarm.engines.load import EngineName, Isolation
 from swarm.errors import SetupError
+from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"
+MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/admission.py`)
 DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
 
 
@@ -44,6 +46,7 @@ class Settings:
     engine: EngineName = "auto"
     isolation: Isolation = "auto"
     workers: int = 4
+    queue: int = DEFAULT_QUEUE
     threads: int | None = None
     context: int | None = None
     votes: int = 5
@@ -121,6 +124,7 @@ def make_settings(
     for name, value, least, most in (
         ("port", settings.port, 0, 65535),
         ("workers", settings.workers, 1, 64),
+        ("queue", settings.queue, 0, MAX_QUEUE),
         ("context", settings.context, 256, 10_000_000),
         ("votes", settings.votes, 1, 32),
         ("threads", settings.threads, 1, 512),

@@ -5,7 +5,7 @@ States: an engine is usable from the moment its loader returns it until `aclose(
 Rules that hold for every implementation, and that `tests/engines/test_contract.py` checks on each of them:
 * No method blocks the event loop: native work runs in the library's own threads or in another process.
 * Closing an event stream *is* cancellation: when `aclose()` of the iterator returns, the engine has been told to
-  stop, and decoding ends within a token. (Prefill is not interruptible in llama.cpp; see ARCHITECTURE.md.)
+  stop, and decoding ends within a token. (A long prefill ends within a slice; see `prefill.py`.)
 * Errors come before the first event or instead of the next one, as the types of `swarm.errors`: `BadRequest` and
   `ContextExceeded` for input that can never work, `Unavailable` while closing, `EngineFailed` for everything else.
 * Concurrency above `capabilities.slots` is queued by the engine in order of arrival; the worker pool avoids it.

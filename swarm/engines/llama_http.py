@@ -21,6 +21,7 @@ from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, dem
 from swarm.engines.grammar_schema import grammar_schema, whole_document
 from swarm.engines.infill import InfillReader, infill_body
 from swarm.engines.leading_thought import ThoughtReader
+from swarm.engines.prefill import SlicedPrefill, is_long
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, ToolCallDelta, Usage
@@ -111,10 +112,14 @@ async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
 
 
 class ChunkReader:
-    """Turns one response's chunks into events. A choice's usage comes right after its last chunk."""
+    """Turns one response's chunks into events. A choice's usage comes right after its last chunk.
 
-    def __init__(self, chat: bool) -> None:
+    `cached` is how much of the prompt was in the cache, where the response itself no longer tells.
+    """
+
+    def __init__(self, chat: bool, cached: int | None = None) -> None:
         self._chat = chat
+        self._cached = cached
         self._finished: tuple[int, FinishReason] | None = None
 
     def events(self, chunk: Wire) -> list[Delta | Finish]:
@@ -134,6 +139,7 @@ class ChunkReader:
             index, reason = self._finished
             self._finished = None
             cached = _object(usage.get("prompt_tokens_details")).get("cached_tokens", 0)
+            cached = cached if self._cached is None else self._cached
             events.append(Finish(index, reason, Usage(
                 prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
             )))  # fmt: skip
@@ -185,13 +191,16 @@ class LlamaHttp:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
         )
+        self._prefill = SlicedPrefill(self._json)
 
     async def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-        body, reader = engine_body(request, n, calls), ChunkReader(chat)
+        body = engine_body(request, n, calls)
+        cached = await self._prefill.warm(body) if is_long(request) else None
+        reader = ChunkReader(chat, cached)
         if request.suffix is not None:
             path, body, reader = "/infill", infill_body(body), InfillReader()
         answers = [AnswerReader(chat, calls) for _ in range(n)]
@@ -244,6 +253,7 @@ class LlamaHttp:
         """What the server says of its model and slots."""
         props: Wire = await self._json("/props", None)
         template = _object(props.get("chat_template_caps"))
+        self._prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         return Capabilities(
             slots=int(props["total_slots"]),
             context_tokens=int(props["default_generation_settings"]["n_ctx"]),

@@ -83,6 +83,8 @@ class Answering:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if self._served is None:
+                raise DeadlineExceeded("the request's deadline passed while it waited for a worker") from None
             raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
 
     def candidates(self, builders: Sequence[AnswerBuilder]) -> list[Candidate]:

@@ -12,6 +12,7 @@ from federation.membership import Membership
 from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import guard
+from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
@@ -52,8 +53,10 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
+    admission = Admission(pool, metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     guard(app, access or AccessRules())
+    app.middlewares.append(admission.middleware)
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

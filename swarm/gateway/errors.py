@@ -92,7 +92,9 @@ def http_error(error: SwarmError) -> HttpError:
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
         case Unavailable():
-            return HttpError(503, "unavailable_error", "unavailable", message, retry_after_s=error.retry_after_s)
+            seconds = error.retry_after_s
+            extra = {"retry_after_s": seconds}  # for those who read no header: peers, and streams whose status is out
+            return HttpError(503, "unavailable_error", "unavailable", message, extra=extra, retry_after_s=seconds)
         case PeerFailed():
             return HttpError(502, "server_error", "peer_failed", message)
         case EngineFailed():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
 
 from aiohttp import web
@@ -95,7 +96,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
-        answers = local_candidates(workers, generation, count, app[DISPATCHER].node)
+        answers = local_candidates(workers, generation, count, app[DISPATCHER].node, time.monotonic() + left_s)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:

@@ -123,7 +123,7 @@ class Dispatcher:
     ) -> AsyncGenerator[Candidate, None]:
         """`count` answers of one replica. How a peer did is reported."""
         if replica.local:
-            source = local_candidates(self._workers(replica.model), request, count, self.node, on_event)
+            source = local_candidates(self._workers(replica.model), request, count, self.node, deadline, on_event)
         else:
             source = peer_candidates(self._client, replica, request, count, deadline)
         try:
@@ -166,7 +166,8 @@ class Dispatcher:
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica; before the first event the next best may take over.
 
-        A prompt too long for one replica goes to the next too: contexts differ. `deadline` is what peers are told.
+        A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
+        wait beyond `deadline`.
         """
         replicas = with_slots_for(choices, self._able(request, local_only))
         for position, replica in enumerate(replicas):
@@ -187,17 +188,17 @@ class Dispatcher:
     ) -> EventStream:
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
-            return self._local_events(replica, request, choices, on_served)
+            return self._local_events(replica, request, choices, deadline, on_served)
         on_served(Served(replica.node, replica))
         if choices > 1:
             return self._peer_choices(replica, request, choices, deadline)
         return self._peer_events(replica, request, deadline)
 
     async def _local_events(
-        self, replica: Replica, request: GenerationRequest, choices: int, on_served: OnServed
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica.model)
-        async with workers.lease(choices) as lease:
+        async with workers.lease(choices, deadline) as lease:
             on_served(Served(f"{lease.workers[0].name}@{self.node}", replica))
             begun = time.perf_counter()
             async with aclosing(lease.engine.candidates(request, choices)) as events:

@@ -92,7 +92,7 @@ async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float)
         async with limit:
             if not call.leases:
                 return await call.run(workers.engine)
-            async with workers.lease(1) as lease:
+            async with workers.lease(1, deadline) as lease:
                 return await call.run(lease.engine)
     except TimeoutError:
         if not limit.expired():

@@ -20,7 +20,7 @@ from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
-from swarm.workers.pool import WorkerPool
+from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
@@ -46,6 +46,7 @@ class NodeOptions:
     strategy: str = "auto"
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
+    queue: int = DEFAULT_QUEUE
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
@@ -81,7 +82,7 @@ class RunningNode:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
-        self.pool = await stack.enter_async_context(WorkerPool(self.id))
+        self.pool = await stack.enter_async_context(WorkerPool(self.id, options.queue))
         for load in self._loaders:
             await self.pool.serve(load, options.params)
         client = await stack.enter_async_context(options.client(self.id))

@@ -121,6 +121,22 @@ async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_mod
     await engine.aclose()
 
 
+async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
+    async with aclosing(engine.generate(endless)) as events:
+        assert isinstance(await anext(events), Delta)
+        host.kill()
+
+        async def rest() -> int:
+            return len([event async for event in events])
+
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(rest(), 5)
+    await engine.aclose()
+
+
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()

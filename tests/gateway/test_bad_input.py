@@ -134,6 +134,22 @@ async def test_a_prompt_beyond_the_context_names_both_numbers(
     assert reply.error["n_ctx"] == 1024
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("swarm", [{"strategy": "single"}, {}], ids=["single", "vote"])
+async def test_a_conversation_beyond_the_context_loses_no_turn(
+    client: Client, stream: bool, swarm: dict[str, Any]
+) -> None:
+    turns = [{"role": role, "content": "word " * 20} for _ in range(100) for role in ("user", "assistant")]
+    last = {"role": "user", "content": "What is the capital of France?"}
+    body = {"model": "demo", "stream": stream, "swarm": swarm, "max_tokens": 2}
+    assert_refused(await client.post(CHAT, {**body, "messages": [*turns, last]}), "the context holds 1024")
+    counted = [
+        (await client.post(CHAT, {**body, "stream": False, "messages": [*turns[:count], last]})).json["usage"]
+        for count in (0, 2, 10)
+    ]
+    assert [usage["prompt_tokens"] > 20 * turns for usage, turns in zip(counted, (0, 2, 10), strict=True)] == [True] * 3
+
+
 async def test_the_sdk_tells_the_errors_apart(ai: AsyncOpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         await ai.chat.completions.create(model="demo", messages=[{"role": "user", "content": LONG}])
