@@ -11,51 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.clients import Client
+from tests.doubles.valid_bodies import CANDIDATES, CHAT, EMBED, JSON_CHAT, TEXT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CHAT: dict[str, Any] = {
-    "model": "demo",
-    "messages": [
-        {"role": "user", "content": [{"type": "text", "text": "hello"}], "name": "a"},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
-        },
-        {"role": "tool", "tool_call_id": "c", "content": "5"},
-    ],
-    "tools": [
-        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
-    ],
-    "tool_choice": "auto",
-    "n": 1,
-    "stop": ["x"],
-    "stream": False,
-    "stream_options": {"include_usage": True},
-    "temperature": 0.5,
-    "top_p": 1,
-    "top_k": 5,
-    "min_p": 0,
-    "seed": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "repeat_penalty": 1,
-    "logit_bias": {"5": 1},
-    "logprobs": False,
-    "parallel_tool_calls": True,
-    "swarm": {"strategy": "auto", "votes": 2, "min_votes": 1, "deadline_s": 30},
-}
-FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {}}}}}
-JSON_CHAT = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "response_format": FORMAT}
-TEXT = {"model": "demo", "prompt": "hello", "echo": True, "logprobs": 1, "n": 1, "stop": "x", "suffix": None}
-EMBED = {"model": "demo", "input": ["hello", "you"], "encoding_format": "float", "dimensions": None}
 ENDPOINTS = {
     "chat": ("/v1/chat/completions", CHAT),
     "json chat": ("/v1/chat/completions", JSON_CHAT),
     "text": ("/v1/completions", TEXT),
     "embeddings": ("/v1/embeddings", EMBED),
-    "candidates": ("/federation/v1/candidates", {"request": CHAT, "votes": 2}),
+    "candidates": ("/federation/v1/candidates", CANDIDATES),
     "generate": ("/federation/v1/generate", CHAT),
 }
 # Whatever survives the damage generates one token: the fields that bound it are set after it.
