@@ -21,6 +21,8 @@ SUITES = {
     "openresponses.json": OPEN_RESPONSES_TESTS,
     "anthropic.json": ANTHROPIC_TESTS,
 }
+# The suite itself calls it advisory: "many providers lack this endpoint", and 404 is among the answers that it expects.
+ADVISORY = ("compact-response",)
 CASES = [pytest.param(spec, case, id=case.id) for spec, cases in SUITES.items() for case in cases]
 
 
@@ -37,4 +39,4 @@ def test_complies(comply: config.ComplianceConfig, spec: str, case: runner.TestC
     if done.status is result.TestStatus.SKIPPED:
         pytest.skip("; ".join(done.errors))
     assert done.errors == []
-    assert done.warnings == []
+    assert done.warnings == [] or case.id in ADVISORY
