@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from federation.advertisement import printable
 from federation.client import PeerClient, PeerResponse
@@ -17,7 +17,7 @@ from federation.wire import GENERATE_PATH
 from swarm.engines.llama_http import ChunkReader, request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
-from swarm.generation import Candidate, Delta, Finish, Frozen, GenerationRequest, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta, Usage
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
@@ -116,10 +116,6 @@ async def peer_events(
         raise PeerFailed(replica.node, f"sent {error}") from error
     if not finished:
         raise PeerFailed(replica.node, "ended the stream before the answer was complete")
-
-
-class _TokenCount(Frozen):
-    prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=MAX_TOKENS)]
 
 
 def read_chunk(reader: ChunkReader, data: bytes, replica: Replica) -> list[Delta | Finish]:

@@ -70,8 +70,8 @@ async def test_a_body_that_is_none(client: Client, path: str, raw: bytes, messag
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
-            "messages[0].content[1].type",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "video"}]}]},
+            "messages[0].content[1]",
         ),
         ({"temperature": "0.5"}, "temperature"),
         ({"temperature": True}, "temperature"),

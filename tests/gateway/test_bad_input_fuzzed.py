@@ -11,70 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.doubles.clients import Client
+from tests.doubles.valid_bodies import CANDIDATES, CHAT, EMBED, INFILL, JSON_CHAT, MESSAGE, TEXT, TOKENIZE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CHAT: dict[str, Any] = {
-    "model": "demo",
-    "messages": [
-        {"role": "user", "content": [{"type": "text", "text": "hello"}], "name": "a"},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
-        },
-        {"role": "tool", "tool_call_id": "c", "content": "5"},
-    ],
-    "tools": [
-        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
-    ],
-    "tool_choice": "auto",
-    "n": 1,
-    "stop": ["x"],
-    "stream": False,
-    "stream_options": {"include_usage": True},
-    "temperature": 0.5,
-    "top_p": 1,
-    "top_k": 5,
-    "min_p": 0,
-    "seed": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "repeat_penalty": 1,
-    "logit_bias": {"5": 1},
-    "logprobs": False,
-    "parallel_tool_calls": True,
-    "swarm": {"strategy": "auto", "votes": 2, "min_votes": 1, "deadline_s": 30},
-}
-FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {}}}}}
-JSON_CHAT = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "response_format": FORMAT}
-TEXT = {"model": "demo", "prompt": "hello", "echo": True, "logprobs": 1, "n": 1, "stop": "x", "suffix": None}
-EMBED = {"model": "demo", "input": ["hello", "you"], "encoding_format": "float", "dimensions": None}
-TOKENIZE = {"content": "hello <|im_end|>", "add_special": True, "parse_special": False, "with_pieces": True}
-INFILL = {"input_prefix": "a", "input_suffix": "b", "input_extra": [{"filename": "c", "text": "d"}], "n_predict": 1}
-MESSAGES = {
-    "model": "demo",
-    "system": [{"type": "text", "text": "Be brief."}],
-    "messages": [
-        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
-        {
-            "role": "assistant",
-            "content": [
-                {"type": "thinking", "thinking": "hm", "signature": ""},
-                {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}},
-            ],
-        },
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "5", "is_error": False}]},
-    ],
-    "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object", "properties": {"a": {}}}}],
-    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
-    "stop_sequences": ["x"],
-    "stream": False,
-    "temperature": 0.5,
-    "top_p": 1,
-    "top_k": 5,
-    "swarm": {"strategy": "auto", "votes": 2},
-}
+MESSAGES = {**MESSAGE, "stream": False}
 ENDPOINTS = {
     "tokenize": ("/tokenize", TOKENIZE),
     "detokenize": ("/detokenize", {"model": "demo", "tokens": [1, 2, 300]}),
@@ -91,7 +32,7 @@ ENDPOINTS = {
     "messages": ("/v1/messages", MESSAGES),
     "count tokens": ("/v1/messages/count_tokens", MESSAGES),
     "embeddings": ("/v1/embeddings", EMBED),
-    "candidates": ("/federation/v1/candidates", {"request": CHAT, "votes": 2}),
+    "candidates": ("/federation/v1/candidates", CANDIDATES),
     "generate": ("/federation/v1/generate", CHAT),
 }
 # Whatever survives the damage generates one token: the fields that bound it are set after it.
