@@ -81,7 +81,7 @@ class RunningNode:
     def post_paths(self) -> list[str]:
         """The path of every POST endpoint of the running application."""
         return [
-            route.resource.canonical for route in self._app.router.routes() if route.method == "POST" and route.resource
+            route.resource.canonical for route in self.app.router.routes() if route.method == "POST" and route.resource
         ]
 
     async def stop(self) -> None:
@@ -111,7 +111,7 @@ class RunningNode:
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        self._app = make_app(
+        self.app = make_app(
             self.dispatcher,
             self.pool,
             self.membership,
@@ -120,7 +120,7 @@ class RunningNode:
             self._options.pacing,
             self._options.access,
         )
-        runner = web.AppRunner(self._app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
