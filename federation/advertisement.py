@@ -68,6 +68,9 @@ class ServedModel(Wire):
     slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
     tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
     embeddings: bool = False
+    rerank: bool = False
+    infill: bool = False
+    generates: bool = True
     fingerprint: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
 
 

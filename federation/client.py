@@ -136,17 +136,25 @@ class PeerClient:
                 if response.status != 200:
                     raise await _refusal(response, where)
 
-    async def stream_candidates(
+    def stream_candidates(
         self, url: str, body: Mapping[str, JsonValue], *, request_id: str, hops: int, deadline_s: float
     ) -> AsyncGenerator[bytes]:
-        """The candidates of the node at base URL `url`, one JSON line each, as they arrive; heartbeats are swallowed.
+        """The candidates of the node at base URL `url`, one JSON line each: see `stream_lines`."""
+        return self.stream_lines(
+            url, wire.CANDIDATES_PATH, body, request_id=request_id, hops=hops, deadline_s=deadline_s
+        )
+
+    async def stream_lines(
+        self, url: str, path: str, body: Mapping[str, JsonValue], *, request_id: str, hops: int, deadline_s: float
+    ) -> AsyncGenerator[bytes]:
+        """What the node at base URL `url` answers, one JSON line each, as they arrive; heartbeats are swallowed.
 
         Closing the generator (use `contextlib.aclosing`) cuts the connection, which cancels the work there.
         """
         raw = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
         lines = _BoundedLines(url)
         async with self.open_generation(
-            url, wire.CANDIDATES_PATH, raw, request_id=request_id, hops=hops, deadline_s=deadline_s
+            url, path, raw, request_id=request_id, hops=hops, deadline_s=deadline_s
         ) as answer:
             if answer.status != 200:
                 raise await answer.refusal()

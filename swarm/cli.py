@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ examples:
   swarm --federation --model demo           with the tiny embedded model: no download
   swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
   swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
+  swarm --federation --api-key-file keys    clients need one of these keys (or --api-key, SWARM_API_KEY)
   swarm --upstream http://127.0.0.1:11434   ask this Ollama where no node can answer
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
@@ -45,6 +47,7 @@ UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swarm",
+        usage="swarm [OPTIONS] [COMMAND ...]",  # argparse would list every option twice
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,11 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=_serve)
     parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
     _add_network(parser.add_argument_group("network"))
+    _add_access(parser.add_argument_group("access", "also from the environment: SWARM_API_KEY, SWARM_ALLOW_HOST, ..."))
     _add_model(parser.add_argument_group("model"))
     _add_voting(parser.add_argument_group("voting"))
     _add_upstream(parser.add_argument_group("upstream", UPSTREAM))
     _add_general(parser.add_argument_group("general"))
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="swarm")
     _add_status(commands)
     _add_chat(commands)
     _add_doctor(commands)
@@ -78,6 +82,20 @@ def _add_network(group: Any) -> None:
     group.add_argument("--name", help="this node's name (default: the host name)")
 
 
+def _add_access(group: Any) -> None:
+    group.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
+    )
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line, # begins a comment")
+    group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
+    group.add_argument(
+        "--allow-origin", action="append", metavar="URL", help="let pages of this origin ask (CORS); repeatable"
+    )
+
+
 def _add_model(group: Any) -> None:
     group.add_argument(
         "--model",
@@ -87,6 +105,12 @@ def _add_model(group: Any) -> None:
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
     group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument(
+        "--queue",
+        type=int,
+        metavar="N",
+        help="requests that may wait, more are told to come back (default 64)",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
@@ -130,6 +154,9 @@ def _add_general(group: Any) -> None:
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="any node of the swarm (default %(default)s)"
+    )
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
     )
 
 
@@ -177,24 +204,35 @@ def _add_models(commands: Any) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from swarm.commands.serve import serve
-    from swarm.settings import NAMES, make_settings
+    from swarm.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, arguments.config)
+    os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
     set_up_logging(settings.log_level)
     return serve(settings)
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from swarm.commands.http import NodeDoor
     from swarm.commands.status import status
 
-    return status(arguments.url, arguments.json)
+    return status(NodeDoor(arguments.url, _client_key(arguments)), arguments.json)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
     from swarm.commands.chat import chat
+    from swarm.commands.http import NodeDoor
 
-    return chat(arguments.url, arguments.model, " ".join(arguments.question))
+    return chat(NodeDoor(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
+
+
+def _client_key(arguments: argparse.Namespace) -> str | None:
+    """The key to send: the one given, or the first of those that a node started here would want."""
+    from swarm.settings import read_environment
+
+    given = [arguments.api_key] if arguments.api_key else read_environment(os.environ).get("api_key", [])
+    return next(iter(given), None)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

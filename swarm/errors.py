@@ -3,6 +3,8 @@
 SwarmError
 ├── BadRequest              the caller's input can never work (400)
 │   └── ContextExceeded     the prompt is longer than the model's context (400)
+├── Unauthorized            the API key is missing or wrong (401)
+├── Forbidden               the request comes by a name or from a web page that this node does not serve (403)
 ├── UnknownModel            no reachable node serves that name (404)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   └── DeadlineExceeded    the request's own time is up (504)
@@ -44,6 +46,22 @@ class ContextExceeded(BadRequest):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class Unauthorized(SwarmError):
+    """The request's API key is missing (`given` False) or none of this node's. The message never holds a key."""
+
+    def __init__(self, message: str, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
+
+
+class Forbidden(SwarmError):
+    """A request that this node answers nobody who asks in that way. `code` says which rule refused it."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class UnknownModel(SwarmError):

@@ -6,6 +6,7 @@ OpenAI's. Events never leave the process one by one through pydantic: they are p
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 JsonObject = dict[str, JsonValue]
+Prompt = str | tuple[int, ...]  # a text, or the model's own tokens of it
 
 MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is compared against every token
 MAX_MESSAGES = 4096  # far above any context; bounds validation work
@@ -33,6 +35,11 @@ class ToolCall(Frozen):
     id: str
     name: str
     arguments: str
+
+
+def new_call_id() -> str:
+    """An id for a call whose engine gave it none."""
+    return f"call_{secrets.token_hex(12)}"
 
 
 class Usage(Frozen):
@@ -87,18 +94,28 @@ class ResponseFormat(Frozen):
     json_schema: JsonSchemaFormat | None = None
 
 
+class ExtraText(Frozen):
+    """Another file of the project that is being written, for filling in the middle. llama.cpp's own names."""
+
+    filename: Annotated[str, Field(max_length=4096)] = ""
+    text: str = ""
+
+
 class GenerationRequest(Frozen):
     """One request for text, validated. Exactly one of `messages` (chat) and `prompt` (completion) is set.
 
     `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer.
     `model` is a model id that a replica serves, never an alias. None means "the engine's default".
+    With a `suffix` the answer belongs between `prompt` and it; `input_extra` are other files that help to write it.
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
     node does not know. It goes to no engine and no peer.
     """
 
     model: str
     messages: tuple[JsonObject, ...] | None = None
-    prompt: str | None = None
+    prompt: Prompt | None = None
+    suffix: str | None = None
+    input_extra: tuple[ExtraText, ...] = ()
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -31,9 +31,11 @@ from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.errors import SetupError
+from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
+from swarm.node_access import read_access
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
@@ -57,6 +59,7 @@ class Place:
     instance: str
     addresses: AnnouncedAddresses
     port: int
+    access: AccessRules
     upstream: UpstreamPlan | None = None
 
     @property
@@ -102,6 +105,15 @@ def compute_threads(settings: Settings, snapshot: HardwareSnapshot) -> int:
     return settings.threads or max(1, (snapshot.cpu.usable_cores or 2) - 1)
 
 
+def access_words(place: Place) -> str:
+    """What the banner says of who may use the API."""
+    if place.access.wants_key:
+        return "with an API key; peers need none" if place.access.federated else "with an API key"
+    if place.announced.is_loopback:
+        return "open to this machine"
+    return "open: any machine on this network may use the API (close it with --api-key)"
+
+
 def models_of(peer: Peer) -> str:
     """What the banner says a peer serves."""
     return ", ".join(model.id for model in peer.description.models) or "no model yet"
@@ -136,7 +148,7 @@ class Node:
         settings = self.settings
         self.place, listener = await asyncio.to_thread(settle, settings)
         self._stack.callback(listener.close)
-        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id))
+        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id, settings.queue))
         client = await self._stack.enter_async_context(
             PeerClient(self.place.identity.node_id, self.place.announced if settings.federated else None)
         )
@@ -177,17 +189,20 @@ class Node:
         everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
         here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
         self._console.say(f"  API        http://{place.announced}/v1{here}")
+        if self.settings.federated:
+            self._console.say(f"  network    {place.addresses.reason}")
+            self._console.say("  trust      open: any node on this network may join")
+        else:
+            self._console.say("  federation off: this node answers alone (start with --federation to join others)")
+        self._console.say(f"  access     {access_words(place)}")
         for line in self._upstream_lines:
             self._console.say(line)
-        if not self.settings.federated:
-            self._console.say("  federation off: this machine only (start with --federation to join others)")
-            return
-        self._console.say(f"  network    {place.addresses.reason}")
-        self._console.say("  trust      open: any node on this network may join, and any machine on it may use the API")
 
     @asynccontextmanager
     async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
-        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition)
+        app = make_app(
+            self.dispatcher, self.pool, self.membership, self.describe, self.condition, access=self.place.access
+        )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
         )
@@ -284,10 +299,11 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
             parse_address(peer)
     except FederationError as error:
         raise SetupError(str(error)) from error
-    upstream = read_upstream(settings, os.environ)
+    access = read_access(settings, identity.name)
+    upstream = read_upstream(settings)
     listener = open_listener(addresses, settings.port)
     port = int(listener.getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port, upstream), listener
+    return Place(identity, secrets.token_hex(8), addresses, port, access, upstream), listener
 
 
 async def run_node(settings: Settings, console: Console) -> None:

@@ -24,10 +24,9 @@ WHERE_IT_GOES = {
 }
 
 
-def read_upstream(settings: Settings, environment: Mapping[str, str]) -> UpstreamPlan | None:
+def read_upstream(settings: Settings) -> UpstreamPlan | None:
     """The plan, None where no upstream is set. Raises SetupError."""
-    url = settings.upstream or environment.get(URL_VARIABLE)
-    if not url:
+    if not settings.upstream:
         for name, given in (("model", settings.upstream_model), ("mode", settings.upstream_mode)):
             if given is not None:
                 raise SetupError(f"--upstream-{name} {given} needs --upstream URL (or {URL_VARIABLE})")
@@ -37,7 +36,8 @@ def read_upstream(settings: Settings, environment: Mapping[str, str]) -> Upstrea
         raise SetupError(
             f"--upstream-mode only loads no local model, and --model {settings.model} asks for one: drop one of them"
         )
-    return UpstreamPlan(parse_upstream(url), mode, settings.upstream_model, settings.upstream_slots)
+    address = parse_upstream(settings.upstream)
+    return UpstreamPlan(address, mode, settings.upstream_model, settings.upstream_slots, settings.queue)
 
 
 def take_key(environment: MutableMapping[str, str]) -> str | None:

@@ -1,9 +1,12 @@
-"""What the user decided, from the command line and a TOML file, as one frozen object."""
+"""What the user decided, from the command line, the environment and a TOML file, as one frozen object."""
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
 from swarm.engines.load import EngineName, Isolation
-from swarm.engines.upstream_address import DEFAULT_SLOTS, UpstreamMode
+from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.errors import SetupError
+from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"
+MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/admission.py`)
 DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
 
 
@@ -33,11 +38,16 @@ class Settings:
     host: str | None = None
     port: int = DEFAULT_PORT
     name: str | None = None
+    api_key: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: Path | None = None
+    allow_host: tuple[str, ...] = ()
+    allow_origin: tuple[str, ...] = ()
     model: str | None = None
     auto: bool = False
     engine: EngineName = "auto"
     isolation: Isolation = "auto"
     workers: int = 4
+    queue: int = DEFAULT_QUEUE
     threads: int | None = None
     context: int | None = None
     votes: int = 5
@@ -48,6 +58,7 @@ class Settings:
     upstream_slots: int = DEFAULT_SLOTS
     data_dir: Path | None = None
     log_level: str = "warning"
+    config: Path | None = None
 
     @property
     def data_path(self) -> Path:
@@ -64,7 +75,12 @@ class Settings:
         return self.federation or bool(self.peer)
 
 
-NAMES = tuple(field.name for field in fields(Settings))
+NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
+SEVERAL = ("peer", "api_key", "allow_host", "allow_origin")  # a single text stands for a list of one
+ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in ("api_key", "api_key_file", "allow_host", "allow_origin")} | {
+    "upstream": URL_VARIABLE
+}
+SECRET = frozenset({"api_key"})  # no message repeats their values
 _checker: TypeAdapter[Settings] = TypeAdapter(Settings)
 
 
@@ -82,17 +98,40 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def make_settings(given: dict[str, Any], config: Path | None = None) -> Settings:
-    """The command line's values over the file's over the defaults. Raises SetupError naming the bad one."""
-    values = {**(read_config(config) if config else {}), **{k: v for k, v in given.items() if v is not None}}
+def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that the environment names; empty variables count as unset, lists part at commas and spaces."""
+    texts = {name: environment.get(variable, "").strip() for name, variable in ENVIRONMENT.items()}
+    return {
+        name: re.split(r"[,\s]+", text.strip(", ")) if name in SEVERAL else text
+        for name, text in texts.items()
+        if text.strip(", ")
+    }
+
+
+def make_settings(
+    given: dict[str, Any], config: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """The command line's values over the environment's over the file's over the defaults.
+
+    Raises SetupError naming the bad one. `environment` None is this process's own.
+    """
+    values = {
+        **(read_config(config) if config else {}),
+        **read_environment(os.environ if environment is None else environment),
+        **{name: value for name, value in given.items() if value is not None},
+        "config": config,
+    }
+    for name in SEVERAL:
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
     try:
         settings = _checker.validate_python(values)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise SetupError(f"--{problem['loc'][0]}: {problem['msg']} (got {problem.get('input')!r})") from error
+        raise _refused(error) from None  # what it came from holds the bad value
     for name, value, least, most in (
         ("port", settings.port, 0, 65535),
         ("workers", settings.workers, 1, 64),
+        ("queue", settings.queue, 0, MAX_QUEUE),
         ("context", settings.context, 256, 10_000_000),
         ("votes", settings.votes, 1, 32),
         ("upstream-slots", settings.upstream_slots, 1, 256),
@@ -101,3 +140,10 @@ def make_settings(given: dict[str, Any], config: Path | None = None) -> Settings
         if value is not None and not least <= value <= most:
             raise SetupError(f"--{name} {value} is out of range: use {least} to {most}")
     return replace(settings, data_dir=settings.data_path.expanduser())
+
+
+def _refused(error: ValidationError) -> SetupError:
+    problem = error.errors(include_url=False)[0]
+    name = str(problem["loc"][0])
+    value = "" if name in SECRET else f" (got {problem.get('input')!r})"
+    return SetupError(f"--{name.replace('_', '-')}: {problem['msg']}{value}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.commands.http import post_stream
+from swarm.commands.http import NodeDoor, post_stream
 
 
-def chat(url: str, model: str, question: str) -> int:
+def chat(door: NodeDoor, model: str, question: str) -> int:
     """Ask `question` and leave, or converse until end of input."""
     if question:
-        ask(url, model, [{"role": "user", "content": question}])
+        ask(door, model, [{"role": "user", "content": question}])
         return 0
     print("Ask the swarm; an empty line or Ctrl-D ends it.")
     messages: list[dict[str, Any]] = []
@@ -23,14 +23,14 @@ def chat(url: str, model: str, question: str) -> int:
         if not text:
             return 0
         messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": ask(url, model, messages)})
+        messages.append({"role": "assistant", "content": ask(door, model, messages)})
 
 
-def ask(url: str, model: str, messages: list[dict[str, Any]]) -> str:
+def ask(door: NodeDoor, model: str, messages: list[dict[str, Any]]) -> str:
     """Print the answer while it comes, then one line on the vote; the answer."""
     parts: list[str] = []
     swarm: dict[str, Any] = {}
-    for event in post_stream(url, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
+    for event in post_stream(door, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
         for choice in event["choices"]:
             text = choice["delta"].get("content") or ""
             parts.append(text)

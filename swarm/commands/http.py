@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from swarm.errors import SwarmError
@@ -18,17 +19,31 @@ class NodeUnreachable(SwarmError):
     """Nobody answers at the node's URL."""
 
 
-def get_json(url: str, path: str) -> dict[str, Any]:
-    """The JSON object at `path` of the node at `url`. Raises SwarmError with the remedy."""
-    with _open(urllib.request.Request(url.rstrip("/") + path), TIMEOUT_S) as response:
+@dataclass(frozen=True, slots=True)
+class NodeDoor:
+    """Where a node answers, and the key it may want."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    def request(self, path: str, body: dict[str, Any] | None = None) -> urllib.request.Request:
+        headers = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body).encode()
+        return urllib.request.Request(self.url.rstrip("/") + path, data=data, headers=headers)
+
+
+def get_json(door: NodeDoor, path: str) -> dict[str, Any]:
+    """The JSON object at `path` of a node. Raises SwarmError with the remedy."""
+    with _open(door.request(path), TIMEOUT_S) as response:
         return json.load(response)
 
 
-def post_stream(url: str, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of a streamed answer. Raises SwarmError with the node's own words."""
-    request = urllib.request.Request(
-        url.rstrip("/") + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
+    request = door.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
         for line in response:
             if line.startswith(b"data: {"):
@@ -47,6 +62,8 @@ def _open(request: urllib.request.Request, timeout_s: float) -> Any:
             message = json.loads(raw)["error"]["message"]
         except (ValueError, KeyError, TypeError):
             message = f"{request.full_url} answered {error.code}"
+        if error.code == 401:
+            message += " (here: --api-key KEY, or SWARM_API_KEY in the environment)"
         raise SwarmError(message) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

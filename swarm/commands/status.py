@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from swarm.commands.http import get_json
+from swarm.commands.http import NodeDoor, get_json
 
 
-def status(url: str, as_json: bool) -> int:
-    """Print the federation view of the node at `url`; 1 if it is not ready."""
-    view = get_json(url, "/v1/federation/health")
+def status(door: NodeDoor, as_json: bool) -> int:
+    """Print the federation view of the node behind `door`; 1 if it is not ready."""
+    view = get_json(door, "/v1/federation/health")
     print(json.dumps(view, indent=2) if as_json else render(view))
     return 0 if view["status"] == "ok" else 1
 

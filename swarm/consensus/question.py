@@ -79,7 +79,7 @@ def parse_strategy(name: str) -> Strategy:
 
 def _instructions(request: GenerationRequest) -> Iterator[str]:
     """Where a client says what form it wants: the system messages, the last user message, or the bare prompt."""
-    if request.prompt is not None:
+    if isinstance(request.prompt, str):
         yield request.prompt
     messages = request.messages or ()
     for message in messages:

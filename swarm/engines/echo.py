@@ -13,12 +13,13 @@ import re
 import struct
 from collections.abc import Sequence
 
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
-from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Usage
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Prompt, Usage
 
 EMBEDDING_SIZE = 8  # numbers per vector: one SHA-256 cut into 4-byte pieces
 MESSAGE_OVERHEAD_TOKENS = 1  # stands for the role that a real template would add
+MAX_VOCABULARY = 2**16  # words that have a number: they come from clients
 
 
 def message_text(message: JsonObject) -> str:
@@ -45,6 +46,7 @@ class EchoEngine:
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._slots = asyncio.Semaphore(spec.slots)
         self._closed = False
+        self._numbers: dict[str, int] = {}  # each word's token, given out in order of appearance
 
     @property
     def model_id(self) -> str:
@@ -60,6 +62,8 @@ class EchoEngine:
             logprobs=False,
             embeddings=True,
             reasoning=False,
+            rerank=True,
+            infill=True,
         )
 
     def generate(self, request: GenerationRequest) -> EventStream:
@@ -88,22 +92,51 @@ class EchoEngine:
                 yield Finish(choice, reason, Usage(prompt_tokens=prompt, completion_tokens=len(answer)))
 
     def _answer(self, request: GenerationRequest, room: int) -> tuple[list[str], FinishReason]:
-        text = request.prompt if request.messages is None else message_text(request.messages[-1])
-        cuts = [at for stop in request.stop if (at := (text or "").find(stop)) >= 0]
-        tokens = tokens_of((text or "")[: min(cuts)] if cuts else text or "")
+        text = self._text(request.prompt or "") if request.messages is None else message_text(request.messages[-1])
+        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        tokens = tokens_of(text[: min(cuts)] if cuts else text)
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         return (tokens[:limit], "length") if len(tokens) > limit else (tokens, "stop")
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
-        digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        plain = [self._text(text) for text in texts]
+        digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in plain]
         rows = [[number / 2**31 - 1 for number in struct.unpack(f"<{EMBEDDING_SIZE}I", digest)] for digest in digests]
         norms = [sum(value * value for value in row) ** 0.5 for row in rows]
         vectors = tuple(tuple(value / norm for value in row) for row, norm in zip(rows, norms, strict=True))
-        return Embeddings(vectors, sum(len(tokens_of(text)) for text in texts))
+        return Embeddings(vectors, sum(len(tokens_of(text)) for text in plain))
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """The share of the query's words that a document has."""
+        asked = set(query.split())
+        scores = tuple(len(asked & set(document.split())) / max(len(asked), 1) for document in documents)
+        return Ranking(scores, sum(len(tokens_of(query)) + len(tokens_of(document)) for document in documents))
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        words = tokens_of(text)
+        if len(self._numbers.keys() | set(words)) > MAX_VOCABULARY:
+            raise BadRequest(f"the echo engine numbers at most {MAX_VOCABULARY} words: start it anew", param="content")
+        ids = tuple(self._numbers.setdefault(word, len(self._numbers)) for word in words)
+        return Tokens(ids, tuple(words) if pieces else None)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._text(tuple(tokens))
+
+    def _text(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        words = list(self._numbers)
+        if not all(0 <= token < len(words) for token in prompt):
+            raise BadRequest("these numbers are not tokens of this model: send what its own /tokenize gives", "tokens")
+        return "".join(words[token] for token in prompt)
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        """There is no template: one message a line."""
+        return "\n".join(message_text(message) for message in request.messages or ())
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         if request.messages is None:
-            return len(tokens_of(request.prompt or ""))
+            return len(tokens_of(request.prompt)) if isinstance(request.prompt, str) else len(request.prompt or ())
         tools = len(tokens_of(json.dumps([tool.model_dump() for tool in request.tools]))) if request.tools else 0
         return tools + sum(len(tokens_of(message_text(m))) + MESSAGE_OVERHEAD_TOKENS for m in request.messages)
 

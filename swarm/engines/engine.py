@@ -5,7 +5,7 @@ States: an engine is usable from the moment its loader returns it until `aclose(
 Rules that hold for every implementation, and that `tests/engines/test_contract.py` checks on each of them:
 * No method blocks the event loop: native work runs in the library's own threads or in another process.
 * Closing an event stream *is* cancellation: when `aclose()` of the iterator returns, the engine has been told to
-  stop, and decoding ends within a token. (Prefill is not interruptible in llama.cpp; see ARCHITECTURE.md.)
+  stop, and decoding ends within a token. (A long prefill ends within a slice; see `prefill.py`.)
 * Errors come before the first event or instead of the next one, as the types of `swarm.errors`: `BadRequest` and
   `ContextExceeded` for input that can never work, `Unavailable` while closing, `EngineFailed` for everything else.
 * Concurrency above `capabilities.slots` is queued by the engine in order of arrival; the worker pool avoids it.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from swarm.generation import EventStream, GenerationRequest
+from swarm.generation import EventStream, GenerationRequest, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,12 @@ class Capabilities:
     logprobs: bool
     embeddings: bool
     reasoning: bool
+    rerank: bool = False
+    infill: bool = False
+    generates: bool = True  # not so an embedding or a reranking model
+    chat_template: str = ""  # these three as the model's file has them
+    bos_token: str = ""
+    eos_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,22 @@ class Embeddings:
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How well each document answers the query, in order (higher is better), and what reading them cost."""
+
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text's tokens. `pieces`, where asked for: what each stands for, as bytes where it is no whole characters."""
+
+    ids: tuple[int, ...]
+    pieces: tuple[str | tuple[int, ...], ...] | None = None
 
 
 class Engine(Protocol):
@@ -92,8 +114,24 @@ class Engine(Protocol):
         """
         ...
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         """Vectors of `texts`. Raises `BadRequest` where the model cannot embed."""
+        ...
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """Scores of `documents`. Raises `BadRequest` where the model cannot rank."""
+        ...
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        """The tokens of `text`; `add_special`: with those around every prompt; `parse_special`: `<|im_end|>` is one."""
+        ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`. Raises `BadRequest` for numbers that are none."""
+        ...
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        """A chat as the text that the model sees, by its own template."""
         ...
 
     async def count_tokens(self, request: GenerationRequest) -> int:

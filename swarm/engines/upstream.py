@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
-from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest
-from swarm.generation import Delta, EventStream, Finish, GenerationRequest
+from swarm.generation import Delta, EventStream, Finish, GenerationRequest, Prompt
 
 MAX_UNREAD = 256  # events of choices that run at once; beyond it they wait, and the upstream behind them
 
@@ -43,6 +43,7 @@ class UpstreamEngine:
             logprobs=True,
             embeddings=True,
             reasoning=True,
+            infill=True,
         )
 
     def generate(self, request: GenerationRequest) -> EventStream:
@@ -81,11 +82,26 @@ class UpstreamEngine:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         raise BadRequest(f"name a model of upstream {self.http.host} that embeds", param="model")
 
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        raise self._without("rank")
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        raise self._without("tokenize")
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        raise self._without("detokenize")
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        raise self._without("show its template")
+
     async def count_tokens(self, request: GenerationRequest) -> int:
-        raise BadRequest(f"upstream {self.http.host} does not count tokens", param="model")
+        raise self._without("count tokens")
+
+    def _without(self, verb: str) -> BadRequest:
+        return BadRequest(f"upstream {self.http.host} is not asked to {verb}", param="model")
 
     async def aclose(self) -> None:
         if not self._closed:

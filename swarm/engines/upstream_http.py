@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import aiohttp
+from pydantic import JsonValue
 
 from swarm.engines.engine import Embeddings
 from swarm.engines.llama_http import request_body
@@ -25,7 +26,7 @@ from swarm.engines.upstream_errors import error_object, refused
 from swarm.engines.upstream_models import read_names
 from swarm.engines.upstream_reader import UpstreamReader, read_embeddings
 from swarm.errors import Unavailable, UpstreamFailed
-from swarm.generation import EventStream, GenerationRequest
+from swarm.generation import EventStream, GenerationRequest, Prompt
 
 VIA_HEADER = "X-Swarm-Upstream"  # tells a node that is somebody's upstream not to ask its own: nothing goes round
 CONNECT_TIMEOUT_S = 10.0  # across the internet, with TLS
@@ -104,9 +105,11 @@ class UpstreamHttp:
             raise UpstreamFailed(self.host, "it ended the stream before the answer was complete")
         yield reader.finish(choice)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
-        """Vectors of `texts`, in order."""
-        body = {"model": model, "input": list(texts), "encoding_format": "float"}
+    async def embed(
+        self, model: str, texts: Sequence[Prompt], more: Mapping[str, JsonValue] | None = None
+    ) -> Embeddings:
+        """Vectors of `texts`, in order. `more` is what else the client's body says."""
+        body = {**(more or {}), "model": model, "input": list(texts), "encoding_format": "float"}
         async with self._post("/embeddings", body) as response:
             answer = self._json(await self._all(response, MAX_ANSWER_BYTES))
         try:
@@ -222,13 +225,17 @@ def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:
     """What the upstream is asked: the client's own body where there is one, with all its unknown fields.
 
     Changed are the model's name, streaming (so that a client that leaves is heard of, and usage comes along), `n` (each
-    choice is a request of its own: many servers ignore it), and what a vote varies; our own `swarm` field stays here.
+    choice is a request of its own: many servers ignore it), and what a vote varies; `echo`, which the gateway does, and
+    our own `swarm` field stay here.
     """
     if request.original is None:
         body = request_body(request, 1)
+        if not request.stop:
+            del body["stop"]  # an empty list is refused by some
     else:
         body = cast("dict[str, Any]", json.loads(request.original))
         body.pop("swarm", None)
+        body.pop("echo", None)
         if request.temperature is not None:
             body["temperature"] = request.temperature
     seed, own = request.seed, body.get("seed")

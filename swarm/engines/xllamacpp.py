@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
-from swarm.engines.xllamacpp_server import RunningServer, start_server
+from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server
 from swarm.errors import BadRequest, EngineFailed
-from swarm.generation import EventStream, GenerationRequest
+from swarm.generation import EventStream, GenerationRequest, Prompt
 
 IN_PROCESS_MAX_BYTES = 64 * 2**20  # loads in about 0.1 s; a larger file would freeze the node's loop for seconds (GIL)
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # so that a host started from anywhere finds this package
@@ -54,10 +54,30 @@ class XllamacppEngine:
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._capabilities.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self._capabilities.slots} answers at once", param="n")
+        if request.suffix is not None and not self._capabilities.infill:
+            raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
+        if not self._capabilities.generates:
+            raise BadRequest(f"model {self.model_id!r} writes no text: it is for embeddings or reranking", "model")
         return self.http.stream(request, n)
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        if not self._capabilities.embeddings:
+            raise BadRequest(f"model {self.model_id!r} ranks and does not embed: use /v1/rerank", "model")
         return await self.http.embed(texts)
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        if not self._capabilities.rerank:
+            raise BadRequest(f"model {self.model_id!r} cannot rerank: that takes a reranking model", "model")
+        return await self.http.rerank(query, documents)
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        return await self.http.tokenize(text, add_special=add_special, parse_special=parse_special, pieces=pieces)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return await self.http.detokenize(tokens)
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        return await self.http.prompt_text(request)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         return await self.http.count_tokens(request)
@@ -150,9 +170,16 @@ async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[],
     http = LlamaHttp(address, key)
     try:
         capabilities = await http.capabilities()
+        pooling = await asyncio.to_thread(model_pooling, spec)
     except BaseException:
         await http.aclose()
         await close()
         raise
-    granted = replace(capabilities, context_tokens=min(capabilities.context_tokens, spec.context_tokens))
+    granted = replace(
+        capabilities,
+        context_tokens=min(capabilities.context_tokens, spec.context_tokens),
+        embeddings=pooling is not Pooling.RANK,
+        rerank=pooling is Pooling.RANK,
+        generates=pooling is None,
+    )
     return XllamacppEngine(spec, http, granted, close)

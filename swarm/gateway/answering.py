@@ -16,8 +16,9 @@ from swarm.gateway.answer_form import AnswerForm
 from swarm.gateway.errors import REQUEST_ID_HEADER
 from swarm.gateway.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.routing.asking import Served
 from swarm.routing.ballot_box import Outcome
-from swarm.routing.dispatcher import Dispatcher, Served
+from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.tracing import current_request_id
 
@@ -85,6 +86,8 @@ class Answering:
         except TimeoutError:
             if not limit.expired():
                 raise
+            if self._served is None:
+                raise DeadlineExceeded("the request's deadline passed while it waited for a worker") from None
             raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
 
     def candidates(self, builders: Sequence[AnswerBuilder]) -> list[Candidate]:

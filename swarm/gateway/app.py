@@ -9,10 +9,15 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
-from swarm.gateway import embeddings, federation, health, models, openai
+from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
+from swarm.gateway.access import AccessRules
+from swarm.gateway.access_middleware import guard
+from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
+from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
 from swarm.gateway.condition import Condition
+from swarm.gateway.documentation import pages
 from swarm.gateway.errors import error_middleware
 from swarm.gateway.keys import (
     ANSWERER,
@@ -26,7 +31,9 @@ from swarm.gateway.keys import (
     STARTED_AT,
 )
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.streams import Pacing
+from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
@@ -38,6 +45,7 @@ def make_app(
     describe: Callable[[], NodeDescription],
     condition: Condition,
     pacing: Pacing | None = None,
+    access: AccessRules | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     pacing = pacing or Pacing()
@@ -45,7 +53,10 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
+    admission = Admission(pool, metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
+    guard(app, access or AccessRules())
+    app.middlewares.append(admission.middleware)
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
@@ -55,6 +66,8 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[STARTED_AT] = int(time.time())
-    for module in (openai, embeddings, models, health, federation):
-        app.add_routes(module.routes())
+    for module in (
+        openai, responses, anthropic, embeddings, models, health, federation, infill, utilities, peer_utilities, pages
+    ):  # fmt: skip
+        app.add_routes(with_twins(module.routes()))
     return app

@@ -1,20 +1,20 @@
-"""OpenAI's embeddings: a vector for each text, by this node's own model."""
+"""OpenAI's embeddings: a vector for each text, by one model: this node's, a peer's or the upstream's."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import struct
-from contextlib import aclosing
 
 from aiohttp import web
 
-from swarm.engines.upstream_http import VIA_HEADER
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.compact_json import compact
-from swarm.gateway.keys import DISPATCHER
+from swarm.gateway.leaving import may_leave
 from swarm.gateway.schemas import EmbeddingBody
+from swarm.gateway.utilities import ask
+from swarm.gateway.utility_calls import BATCH, embed
 
 VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
 
@@ -22,20 +22,23 @@ VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbe
 async def embeddings(request: web.Request) -> web.Response:
     body = await read_body(request, EmbeddingBody)
     as_base64 = body.encoding_format == "base64"
+    texts = [text if isinstance(text, str) else list(text) for text in body.texts]
+    model, tokens = body.model, 0
     rows: list[str] = []
-    tokens = 0
-    vectors = request.app[DISPATCHER].embed(body.model, body.texts, upstream=VIA_HEADER not in request.headers)
-    async with aclosing(vectors) as batches:
-        async for batch in batches:
-            check_dimensions(body, len(batch.vectors[0]))
-            tokens += batch.prompt_tokens
-            for vector in batch.vectors:
-                embedding = to_base64(vector) if as_base64 else vector
-                rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))
-                if len(rows) % VECTORS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+    upstream = may_leave(request, body.options)
+    for start in range(0, len(texts), BATCH):
+        part = body.model_copy(update={"input": texts[start : start + BATCH]})
+        batch, replica = await ask(request.app, model, embed(part), upstream)
+        model = replica.model  # the next batch's too, whoever computes it
+        check_dimensions(body, len(batch.vectors[0]))
+        tokens += batch.prompt_tokens
+        for vector in batch.vectors:
+            embedding = to_base64(vector) if as_base64 else vector
+            rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))
+            if len(rows) % VECTORS_AT_ONCE == 0:
+                await asyncio.sleep(0)
     usage = compact({"prompt_tokens": tokens, "total_tokens": tokens})
-    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{compact(body.model)},"usage":{usage}}}'
+    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{compact(model)},"usage":{usage}}}'
     return web.Response(text=text, content_type="application/json")
 
 

@@ -1,4 +1,7 @@
-"""The one place that turns failures into HTTP: status, OpenAI's error object, and whether a client should retry."""
+"""The one place that turns failures into HTTP: status, error object, and whether a client should retry.
+
+The object is OpenAI's; on the paths of Anthropic's API it is Anthropic's.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from swarm.errors import (
     ContextExceeded,
     DeadlineExceeded,
     EngineFailed,
+    Forbidden,
     PeerFailed,
     SwarmError,
+    Unauthorized,
     Unavailable,
     UnknownModel,
     UpstreamFailed,
     UpstreamRefused,
 )
+from swarm.gateway.anthropic import errors as anthropic
 from swarm.gateway.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from swarm.tracing import current_request_id, request_id_from
 
@@ -32,7 +38,8 @@ REQUEST_ID_HEADER = "X-Request-Id"
 HTTP_REFUSALS = {
     404: (
         "not_found",
-        "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health",
+        "no such endpoint; there are /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, "
+        "/v1/embeddings, /v1/rerank, /tokenize, /health; /docs has them all",
     ),
     405: ("method_not_allowed", "this endpoint does not take that method; the Allow header says which it takes"),
     408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),
@@ -76,12 +83,20 @@ def http_error(error: SwarmError) -> HttpError:
             )
         case BadRequest():
             return HttpError(400, "invalid_request_error", "invalid_value", message, error.param)
+        case Unauthorized():
+            challenge = 'Bearer realm="local-swarm"' + (', error="invalid_token"' if error.given else "")
+            asking = {"WWW-Authenticate": challenge}
+            return HttpError(401, "invalid_request_error", "invalid_api_key", message, more_headers=asking)
+        case Forbidden():
+            return HttpError(403, "permission_error", error.code, message)
         case UnknownModel():
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
         case Unavailable():
-            return HttpError(503, "unavailable_error", "unavailable", message, retry_after_s=error.retry_after_s)
+            seconds = error.retry_after_s
+            extra = {"retry_after_s": seconds}  # for those who read no header: peers, and streams whose status is out
+            return HttpError(503, "unavailable_error", "unavailable", message, extra=extra, retry_after_s=seconds)
         case PeerFailed():
             return HttpError(502, "server_error", "peer_failed", message)
         case UpstreamRefused():
@@ -102,8 +117,13 @@ def _passed_on(error: UpstreamRefused) -> HttpError:
     )
 
 
-def error_response(error: HttpError) -> web.Response:
-    return web.json_response(error.body(), status=error.status, headers=error.headers())
+def error_response(error: HttpError, path: str) -> web.Response:
+    """`error` in the shape that clients of `path` know."""
+    body, headers = error.body(), error.headers()
+    if anthropic.is_anthropic(path):
+        body = anthropic.error_object(error.status, error.message, error.extra)
+        headers[anthropic.REQUEST_ID_HEADER] = current_request_id.get()
+    return web.json_response(body, status=error.status, headers=headers)
 
 
 def error_line(error: SwarmError) -> bytes:
@@ -140,12 +160,12 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         log.log(
             logging.WARNING if mapped.status >= 500 else logging.INFO, "%s %s: %s", request.path, mapped.code, error
         )
-        return error_response(mapped)
+        return error_response(mapped, request.path)
     except web.HTTPException as error:
         mapped = from_http_exception(error)
         if mapped.status < 400:
             raise
-        return error_response(mapped)
+        return error_response(mapped, request.path)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR))
+        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request.path)

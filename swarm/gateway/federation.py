@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import AddressError
 from federation.hostport import parse_address
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
@@ -84,6 +86,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
+    refuse_impossible_schemas(generation)
     workers = app[POOL].get(generation.model)
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
@@ -93,7 +96,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
-        answers = local_candidates(workers, generation, count, app[DISPATCHER].node)
+        answers = local_candidates(workers, generation, count, app[DISPATCHER].node, time.monotonic() + left_s)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:

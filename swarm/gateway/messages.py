@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, model_validator
 from typing_extensions import TypedDict
 
 from swarm.generation import JsonObject
@@ -27,6 +27,15 @@ class TextPart(TypedDict):
     text: str
 
 
+class UnreadPart(TypedDict):
+    """What no model here can look at. Refusing it would end every later turn of that conversation too."""
+
+    type: Literal["image_url", "input_audio", "file"]
+
+
+ContentPart = Annotated[TextPart | UnreadPart, Discriminator("type")]
+
+
 class MessageFunction(Part):
     name: str
     arguments: str = "{}"
@@ -46,7 +55,7 @@ class Message(Part):
     """One turn. Assistant turns may have tool calls and no content."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
@@ -64,7 +73,7 @@ class Message(Part):
         """The turn as chat templates know it: `developer` is a system turn, parts are one text."""
         content = self.content
         if isinstance(content, list):
-            content = "".join(part["text"] for part in content)
+            content = "".join(map(text_of, content))
         wire: JsonObject = {"role": "system" if self.role == "developer" else self.role, "content": content or ""}
         if self.tool_calls:
             wire["tool_calls"] = [call.to_engine() for call in self.tool_calls]
@@ -73,6 +82,13 @@ class Message(Part):
             if value is not None:
                 wire[field] = value
         return wire
+
+
+def text_of(part: ContentPart) -> str:
+    """A part as text. What is no text leaves a note, so that no answer passes for one about it."""
+    if part["type"] == "text":
+        return part["text"]
+    return f"[{part['type'].removeprefix('input_').removesuffix('_url')} left out: this model reads text only]"
 
 
 def as_object(arguments: str) -> str:

@@ -12,6 +12,7 @@ from swarm.consensus.verdict import Verdict
 from swarm.gateway.errors import Handler
 from swarm.gateway.streams import CLIENT_LEFT, ENDING
 from swarm.generation import Candidate
+from swarm.workers.waiting import Refusal
 
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -48,6 +49,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._waits = Histogram(
+            "swarm_queue_wait_seconds",
+            "Time until a request had its workers",
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "swarm_refused", "Requests turned away before they waited", ["reason"], registry=self.registry
+        )
+
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when somebody looks."""
         Gauge(name, text, registry=self.registry).set_function(read)
@@ -66,6 +77,14 @@ class Metrics:
             self._degraded.inc()
         if verdict.agreement is not None:
             self._agreement.labels(verdict.kind).observe(verdict.agreement)
+
+    def waited(self, seconds: float) -> None:
+        """A request got this node's workers after so long."""
+        self._waits.observe(seconds)
+
+    def refused(self, why: Refusal) -> None:
+        """A request was turned away: its queue or the node was full, or it would have waited beyond its deadline."""
+        self._refused.labels(why).inc()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from swarm.engines.upstream_http import VIA_HEADER
 from swarm.errors import UnknownModel
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import DISPATCHER, STARTED_AT
+from swarm.gateway.leaving import may_leave
 from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 
 
@@ -25,7 +25,7 @@ def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict
 
 
 async def models(request: web.Request) -> web.Response:
-    replicas = request.app[DISPATCHER].offered(VIA_HEADER not in request.headers)
+    replicas = request.app[DISPATCHER].offered(may_leave(request))
     of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
     for replica in replicas:
         of_model.setdefault(replica.model, []).append(replica)
@@ -35,7 +35,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
-    replicas = request.app[DISPATCHER].offered(VIA_HEADER not in request.headers)
+    replicas = request.app[DISPATCHER].offered(may_leave(request))
     names = names_of(replicas)
     if name not in names:
         raise UnknownModel(name, names)

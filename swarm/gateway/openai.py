@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from swarm.gateway import utility_calls
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER
 from swarm.gateway.schemas import ChatCompletionBody, CompletionBody
+from swarm.gateway.several_prompts import answer_several
 from swarm.gateway.shapes import Shape
+from swarm.gateway.utilities import ask
+from swarm.gateway.utility_bodies import DetokenizeBody
 from swarm.generation import GenerationRequest
 from swarm.routing.policy import VoteOptions
 
 
-def openai_form(body: ChatCompletionBody | CompletionBody) -> OpenAIForm:
+def openai_form(body: ChatCompletionBody) -> OpenAIForm:
     """The shapes in which `body` wants its answer."""
-    if isinstance(body, ChatCompletionBody):
-        return OpenAIForm(Shape("chat", body.model, body.include_usage))
-    return OpenAIForm(Shape("text", body.model, body.include_usage, body.text if body.echo else ""))
+    return OpenAIForm(Shape("chat", body.model, body.include_usage))
 
 
 async def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
@@ -40,10 +42,26 @@ async def completions(request: web.Request) -> web.StreamResponse:
     options = body.options
     if not options.explicit and options.min_votes is None:
         options = VoteOptions("single", deadline_s=options.deadline_s, upstream=options.upstream)
-    return await request.app[ANSWERER].answer(
-        request,
-        Asked(await as_asked(request, body), options, body.choices, bool(body.stream), openai_form(body)),
-    )
+    answerer = request.app[ANSWERER]
+    asked: list[Asked] = []
+    for prompt in body.prompts:
+        one = body.model_copy(update={"prompt": prompt})
+        form = OpenAIForm(Shape("text", body.model, body.include_usage, await echoed(request, one)))
+        # Of several prompts each is a request of its own, and the body as it came is none of them.
+        generation = one.to_request() if len(body.prompts) > 1 else await as_asked(request, one)
+        asked.append(Asked(generation, options, body.choices, bool(body.stream), form))
+    if len(asked) == 1:
+        return await answerer.answer(request, asked[0])
+    return await answer_several([answerer.planned(request, each) for each in asked])
+
+
+async def echoed(request: web.Request, body: CompletionBody) -> str:
+    """The text to repeat before the answer: that of its tokens, where it is tokens; "" where none is wanted."""
+    prompt = body.prompts[0]
+    if not body.echo or isinstance(prompt, str):
+        return body.text if body.echo else ""
+    call = utility_calls.detokenize(DetokenizeBody(model=body.model, tokens=list(prompt)))
+    return (await ask(request.app, body.model, call))[0]
 
 
 def routes() -> list[web.RouteDef]:

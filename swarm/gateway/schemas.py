@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, RootModel, Tag, field_validator, model_validator
 
 from swarm.consensus.strategy_names import STRATEGIES
+from swarm.errors import BadRequest
 from swarm.gateway.messages import Message, Part
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    ExtraText,
     GenerationRequest,
     NamedToolChoice,
+    Prompt,
     ResponseFormat,
     ToolChoice,
     ToolSpec,
 )
 from swarm.routing.policy import MAX_VOTES, VoteOptions
+from swarm.routing.replicas import SWARM_ALIAS
 
 log = logging.getLogger(__name__)
 
 MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
 MAX_DEADLINE_S = 3600.0
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
+MAX_MODEL_CHARS = 512  # a hub name, a file, a quantization
+MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send 1 to 16
+MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
 MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
 MAX_INT = 2**31 - 1  # engines take 32 bits
 SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
 MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
 _logged_fields: set[str] = set()
 
-ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
@@ -194,20 +203,50 @@ class ChatCompletionBody(Sampling):
 
 
 class CompletionBody(Sampling):
-    """`POST /v1/completions`: one prompt (a list of one is taken too)."""
+    """`POST /v1/completions`: prompts as texts or the model's own tokens, and perhaps what follows the answer."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
-    suffix: Annotated[str, Field(max_length=0)] | None = None
+    prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(fail_fast=True)]
+    suffix: str | None = None
+    input_extra: Annotated[list[ExtraText], Field(max_length=MAX_EXTRA_TEXTS, fail_fast=True)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> CompletionBody:
+        if not self.prompts:
+            raise ValueError("prompt is an empty list")
+        if len(self.prompts) > MAX_PROMPTS:
+            raise ValueError(f"{len(self.prompts)} prompts; at most {MAX_PROMPTS} are answered in one request")
+        if len(self.prompts) > 1 and self.stream:
+            raise ValueError("several prompts are not streamed: send one request for each, or stream: false")
+        tokens = any(isinstance(prompt, tuple) for prompt in self.prompts)
+        if tokens and self.model == SWARM_ALIAS:
+            raise ValueError("a prompt of tokens needs the model whose tokens they are: name it")
+        if self.suffix and (tokens or self.logprobs is not None):
+            raise ValueError("a suffix needs a prompt that is text, and no logprobs")
+        return self
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return as_prompts(self.prompt)
+
     @property
     def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        """The first prompt; "" where it is tokens."""
+        prompt = self.prompts[0]
+        return prompt if isinstance(prompt, str) else ""
 
     def to_request(self) -> GenerationRequest:
+        """The request of the one prompt. Raises BadRequest where there are more: each is a request of its own."""
+        if len(self.prompts) > 1:
+            raise BadRequest(f"prompt has {len(self.prompts)} entries; one is taken here", param="prompt")
         return GenerationRequest(
-            **self._shared(), prompt=self.text, logprobs=self.logprobs is not None, top_logprobs=self.logprobs or 0
+            **self._shared(),
+            prompt=self.prompts[0],
+            suffix=self.suffix or None,
+            input_extra=tuple(self.input_extra or ()),
+            logprobs=self.logprobs is not None,
+            top_logprobs=self.logprobs or 0,
         )
 
 
@@ -217,17 +256,33 @@ class EmbeddingBody(Body):
     model: ModelName
     input: (
         Annotated[str, Field(min_length=1)]
+        | PromptTokens
         | Annotated[
-            list[Annotated[str, Field(min_length=1)]],
+            list[Annotated[str, Field(min_length=1)] | PromptTokens],
             Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS, fail_fast=True),
         ]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: PositiveInt | None = None
+    swarm: SwarmOptions | None = None  # only `upstream` matters here
 
     @property
-    def texts(self) -> list[str]:
-        return [self.input] if isinstance(self.input, str) else self.input
+    def options(self) -> VoteOptions:
+        return VoteOptions() if self.swarm is None else self.swarm.options()
+
+    @property
+    def texts(self) -> list[Prompt]:
+        return as_prompts(self.input)
+
+
+def as_prompts(value: str | list[int] | Sequence[str | list[int]]) -> list[Prompt]:
+    """One text, one list of tokens, or several of either, as a list. An empty list is no prompt at all."""
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [tuple(cast("list[int]", value))]
+    several = cast("Sequence[str | list[int]]", value)
+    return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in several]
 
 
 def dialect(body: object) -> str:

@@ -119,6 +119,8 @@ def message_object(candidate: Candidate) -> JsonObject:
     message: JsonObject = {
         "role": "assistant",
         "content": candidate.text or None if candidate.tool_calls else candidate.text,
+        "refusal": None,  # OpenAI's schema requires it
+        "annotations": [],
     }
     if candidate.reasoning:
         message["reasoning_content"] = candidate.reasoning

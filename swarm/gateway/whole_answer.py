@@ -17,6 +17,13 @@ from swarm.routing.ballot_box import Outcome
 
 async def whole_answer(answering: Answering) -> web.Response:
     """The response, voted on if so planned."""
+    candidates, verdict = await whole_candidates(answering)
+    body = answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict))
+    return web.Response(text=compact(body), content_type="application/json", headers=answering.headers(verdict))
+
+
+async def whole_candidates(answering: Answering) -> tuple[list[Candidate], Verdict | None]:
+    """The answers that the client gets, and how they were found; counted."""
     verdict: Verdict | None
     if answering.plan.mode == "vote":
         verdict = await _vote(answering)
@@ -25,8 +32,7 @@ async def whole_answer(answering: Answering) -> web.Response:
         candidates = await _choices(answering)
         verdict = answering.verdict_on(candidates)
     answering.count(candidates, verdict)
-    body = answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict))
-    return web.Response(text=compact(body), content_type="application/json", headers=answering.headers(verdict))
+    return candidates, verdict
 
 
 async def _vote(answering: Answering) -> Verdict:

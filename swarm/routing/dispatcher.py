@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeVar
 
 from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
-from swarm.engines.engine import Embeddings
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import (
     BadRequest,
     ContextExceeded,
@@ -24,10 +23,10 @@ from swarm.errors import (
     UnknownModel,
     UpstreamFailed,
 )
-from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest
+from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import batches_of, hold_ballot
 from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
-from swarm.routing.peer_answers import peer_candidates, peer_events
 from swarm.routing.policy import (
     Assignment,
     Defaults,
@@ -37,33 +36,24 @@ from swarm.routing.policy import (
     make_plan,
     with_slots_for,
 )
-from swarm.routing.replicas import Replica, able
+from swarm.routing.replicas import Replica
 from swarm.routing.serving import local_replicas
 from swarm.routing.upstream import Upstream
-from swarm.routing.upstream_offer import UpstreamOffer, able_with, last_resort, upstream_replicas
-from swarm.routing.voters import finished_events, local_candidates, note_speed, with_sampling
-from swarm.workers.pool import ModelWorkers, WorkerPool
+from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
+from swarm.routing.utilities import UtilityCall
+from swarm.routing.voters import with_sampling
+from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
 FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
-EMBEDDING_BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Who answered a single request."""
-
-    voter: str
-    replica: Replica
-
-
-OnServed = Callable[[Served], None]
+A = TypeVar("A")
 
 
 class Dispatcher:
-    """Everything the gateway needs: plans, ballots, single answers, embeddings. Deadlines are monotonic instants."""
+    """Everything the gateway needs: plans, ballots, single answers, utilities. Deadlines are monotonic instants."""
 
     def __init__(
         self,
@@ -79,8 +69,7 @@ class Dispatcher:
     ) -> None:
         self._pool = pool
         self._peers = peers
-        self._client = client
-        self._report_traffic = report_traffic
+        self._asking = Asking(pool, client, report_traffic, upstream)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy)
@@ -101,14 +90,11 @@ class Dispatcher:
         offer = self.offer(allowed)
         return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
 
-    def _able(self, name: str, offer: UpstreamOffer | None, local_only: bool = False) -> tuple[Replica, ...]:
-        replicas = self.replicas(local_only)
-        return able(name, replicas) if offer is None else able_with(name, replicas, offer)
-
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
-        chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-        replicas = self._able(request.model, self.offer(options.upstream, local_only), local_only)
+        refuse_impossible_schemas(request)
+        chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
+        replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
         return make_plan(replicas, options, self._defaults, chars, choices)
 
     async def vote(
@@ -124,7 +110,7 @@ class Dispatcher:
             return
         except FAILING_OVER as error:
             asked = [assignment.replica for assignment in plan.assignments]
-            last = None if shown else self._last_resort(request.model, asked, self.offer(options.upstream))
+            last = None if shown else last_resort(request.model, asked, self.offer(options.upstream))
             if last is None or isinstance(error, DeadlineExceeded):
                 raise
             log.warning("no voter could answer, asking upstream %s: %s", last.node, error)
@@ -132,9 +118,6 @@ class Dispatcher:
         async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
             async for item in progress:
                 yield item
-
-    def _last_resort(self, name: str, asked: Sequence[Replica], offer: UpstreamOffer | None) -> Replica | None:
-        return None if offer is None else last_resort(name, asked, offer)
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -151,8 +134,7 @@ class Dispatcher:
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
             sampled = request if unchanged else with_sampling(request, samplings[0])
-            sampled = sampled.model_copy(update={"model": replica.model})
-            return self._candidates(replica, sampled, len(samplings), deadline, on_event)
+            return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event)
 
         return hold_ballot(
             BallotCall(
@@ -167,24 +149,6 @@ class Dispatcher:
             )
         )
 
-    async def _candidates(
-        self, replica: Replica, request: GenerationRequest, count: int, deadline: float, on_event: OnEvent | None = None
-    ) -> AsyncGenerator[Candidate, None]:
-        """`count` answers of one replica. How a peer did is reported."""
-        if replica.local:
-            source = local_candidates(self._workers(replica), request, count, replica.node, on_event)
-        else:
-            source = peer_candidates(self._client, replica, request, count, deadline)
-        try:
-            async with aclosing(source) as answers:
-                async for candidate in answers:
-                    yield candidate
-        except PeerFailed:
-            self._report_traffic(replica.node_id, False)
-            raise
-        if not replica.local:
-            self._report_traffic(replica.node_id, True)
-
     def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's."""
         if isinstance(failure.error, BadRequest) or not failure.missing:
@@ -192,16 +156,10 @@ class Dispatcher:
         lost = failure.batch.replica
         others = [replica for replica in self.replicas() if replica.node_id != lost.node_id]
         try:
-            best = by_preference(able(request.model, others))[0]
-        except UnknownModel:
+            best = by_preference(who_can(request, others, None))[0]
+        except (UnknownModel, BadRequest):
             return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
-
-    def _workers(self, replica: Replica) -> ModelWorkers:
-        workers = self._pool.get(replica.model) if not replica.upstream else self.upstream and self.upstream.workers
-        if workers is None:
-            raise Unavailable(f"model {replica.model!r} was unloaded meanwhile")
-        return workers
 
     async def single(
         self,
@@ -214,17 +172,18 @@ class Dispatcher:
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
 
-        A prompt too long for one replica goes to the next too: contexts differ. `deadline` is what peers are told.
+        A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
+        wait beyond `deadline`.
         """
         offer = self.offer(upstream, local_only)
-        replicas = with_slots_for(choices, self._able(request.model, offer, local_only))
-        last = self._last_resort(request.model, replicas, offer)
+        replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
+        last = last_resort(request.model, replicas, offer)
         if last is not None:
             replicas = (*replicas, last)
         for position, replica in enumerate(replicas):
             begun = False
             try:
-                async with aclosing(self._events(replica, request, choices, deadline, on_served)) as events:
+                async with aclosing(self._asking.events(replica, request, choices, deadline, on_served)) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -234,74 +193,20 @@ class Dispatcher:
                     raise
                 log.warning("failing over from %s: %s", replica.node, error)
 
-    def _events(
-        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
-    ) -> EventStream:
-        request = request.model_copy(update={"model": replica.model})
-        if replica.local:
-            return self._local_events(replica, request, choices, on_served)
-        on_served(Served(replica.node, replica))
-        if choices > 1:
-            return self._peer_choices(replica, request, choices, deadline)
-        return self._peer_events(replica, request, deadline)
+    async def utility(
+        self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False, upstream: bool = True
+    ) -> tuple[A, Replica]:
+        """The answer to a call that generates nothing, and whose it is: this node's own where it can, else a peer's.
 
-    async def _local_events(
-        self, replica: Replica, request: GenerationRequest, choices: int, on_served: OnServed
-    ) -> AsyncGenerator[Delta | Finish, None]:
-        workers = self._workers(replica)
-        async with workers.lease(choices) as lease:
-            on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
-            begun = time.perf_counter()
-            async with aclosing(lease.engine.candidates(request, choices)) as events:
-                async for event in events:
-                    yield event
-                    if isinstance(event, Finish) and choices == 1:
-                        note_speed(workers, event, begun)
-
-    async def _peer_choices(
-        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float
-    ) -> AsyncGenerator[Delta | Finish, None]:
-        choice = itertools.count()
-        async with aclosing(self._candidates(replica, request, choices, deadline)) as answers:
-            async for candidate in answers:
-                if candidate.error is not None:
-                    raise PeerFailed(replica.node, candidate.error)
-                async for event in finished_events(candidate, next(choice)):
-                    yield event
-
-    async def _peer_events(
-        self, replica: Replica, request: GenerationRequest, deadline: float
-    ) -> AsyncGenerator[Delta | Finish, None]:
-        try:
-            async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
-                async for event in events:
-                    yield event
-        except PeerFailed:
-            self._report_traffic(replica.node_id, False)
-            raise
-        self._report_traffic(replica.node_id, True)
-
-    async def embed(self, model: str, texts: Sequence[str], upstream: bool = True) -> AsyncGenerator[Embeddings, None]:
-        """Vectors of `texts` in order, some at a time, from this node's own model, else from the upstream.
-
-        Raises BadRequest without one. Peers are not asked: a client that wants theirs is told which nodes have them.
+        The upstream is the last to be asked, and only for what OpenAI's API has.
         """
-        replicas = self._able(model, self.offer(upstream))
-        own = {replica.model for replica in self.replicas(local_only=True) if replica.embeddings}
-        here = [replica for replica in replicas if replica.local and not replica.upstream and replica.model in own]
-        above = next((replica for replica in replicas if replica.upstream), None)
-        if not here and above is not None and self.upstream is not None:
-            async with aclosing(self.upstream.embed(above.model, texts, EMBEDDING_BATCH)) as batches:
-                async for batch in batches:
-                    yield batch
-            return
-        if not here:
-            others = ", ".join(sorted({replica.node for replica in replicas if replica.embeddings}))
-            hint = f"ask one of these nodes: {others}" if others else "no node that serves it can"
-            raise BadRequest(f"model {model!r} cannot embed on node {self.node!r}: {hint}", param="model")
-        async with self._workers(here[0]).lease(1) as lease:
-            for start in range(0, len(texts), EMBEDDING_BATCH):
-                yield await lease.engine.embed(texts[start : start + EMBEDDING_BATCH])
+        replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
+        for replica in replicas[:-1]:
+            try:
+                return await self._asking.utility(replica, call, deadline), replica
+            except FAILING_OVER as error:
+                log.warning("failing over from %s: %s", replica.node, error)
+        return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
 
 
 def may_stream_leader(question: Question) -> bool:

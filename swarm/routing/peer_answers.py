@@ -21,6 +21,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCa
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
+from swarm.workers.waiting import MAX_RETRY_AFTER_S
 
 HOPS = 1  # a peer answers itself: nothing is passed on twice
 MAX_REFUSAL_BYTES = 16 * 2**10  # of an error's body; ours are under 1 KiB
@@ -179,9 +180,14 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
         case "context_length_exceeded" | "invalid_value", _, _:
             return BadRequest(message)
         case "unavailable", _, _:
-            return Unavailable(f"{replica.node}: {message}")
+            return Unavailable(f"{replica.node}: {message}", told_retry_after_s(detail.get("retry_after_s")))
         case _:
             return PeerFailed(replica.node, message)
+
+
+def told_retry_after_s(told: object) -> int:
+    """When a busy peer says to come back, within reason; a second where it does not say."""
+    return told if isinstance(told, int) and 1 <= told <= MAX_RETRY_AFTER_S else 1
 
 
 def error_object(body: bytes) -> Mapping[str, Any]:

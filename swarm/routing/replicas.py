@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from swarm.errors import UnknownModel
+from swarm.errors import BadRequest, UnknownModel
 
 SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
 WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (consensus notes)
@@ -28,6 +28,9 @@ class Replica:
     params: int | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
+    rerank: bool = False
+    infill: bool = False
+    generates: bool = True  # not so an embedding or a reranking model
     rank: int = 0
     upstream: bool = False
 
@@ -41,6 +44,14 @@ def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:
     return tuple(sorted({replica.model for replica in replicas}))
 
 
+def named(name: str, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """The replicas of the model called `name`. Raises UnknownModel with the list of what there is."""
+    found = tuple(replica for replica in replicas if replica.model == name)
+    if not found:
+        raise UnknownModel(name, (*model_names(replicas), *([SWARM_ALIAS] if replicas else [])))
+    return found
+
+
 def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     """The replicas that may answer for `name`: that model's, or for the alias all but the weak ones.
 
@@ -49,10 +60,11 @@ def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     """
     everything = tuple(replicas)
     if name != SWARM_ALIAS:
-        found = tuple(replica for replica in everything if replica.model == name)
-        if not found:
-            raise UnknownModel(name, (*model_names(everything), *([SWARM_ALIAS] if everything else [])))
-        return found
+        found = named(name, everything)
+        if not any(replica.generates for replica in found):
+            raise BadRequest(f"model {name!r} writes no text: it is for embeddings or reranking", param="model")
+        return tuple(replica for replica in found if replica.generates)
+    everything = tuple(replica for replica in everything if replica.generates)
     if not everything:
         raise UnknownModel(name, (), "no node has loaded a model yet")
     strongest = max((replica.params or 0) for replica in everything)

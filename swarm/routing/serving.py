@@ -20,7 +20,10 @@ def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
             slots=state.slots,
             slots_free=state.slots_free,
             tokens_per_s=state.tokens_per_s,
-            embeddings=state.embeddings,
+            embeddings=state.can.embeddings,
+            rerank=state.can.rerank,
+            infill=state.can.infill,
+            generates=state.can.generates,
         )
         for state in states
         if state.problem is None
@@ -53,4 +56,7 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         params=model.params,
         tokens_per_s=model.tokens_per_s,
         embeddings=model.embeddings,
+        rerank=model.rerank,
+        infill=model.infill,
+        generates=model.generates,
     )

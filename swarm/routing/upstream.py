@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from swarm.engines.engine import Embeddings, Engine
+from swarm.engines.engine import Engine
 from swarm.engines.upstream import UpstreamEngine
 from swarm.engines.upstream_address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream_http import UpstreamHttp
@@ -16,7 +16,7 @@ from swarm.errors import SwarmError
 from swarm.routing.replicas import SWARM_ALIAS
 from swarm.routing.upstream_offer import UpstreamOffer
 from swarm.workers.names import worker_names
-from swarm.workers.pool import ModelWorkers
+from swarm.workers.pool import DEFAULT_QUEUE, ModelWorkers
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class UpstreamPlan:
     mode: UpstreamMode = "fallback"
     model: str | None = None
     slots: int = DEFAULT_SLOTS
+    queue: int = DEFAULT_QUEUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Upstream:
             return UpstreamEngine(self.http, self.plan.slots)
 
         host = self.plan.address.host
-        self.workers = await self._stack.enter_async_context(ModelWorkers(load, worker_names(host), None))
+        workers = ModelWorkers(load, worker_names(host), None, queue=self.plan.queue)
+        self.workers = await self._stack.enter_async_context(workers)
         self._looking = asyncio.create_task(self._look(), name=f"models of upstream {host}")
         return self
 
@@ -93,12 +95,6 @@ class Upstream:
         """What it offers once it has been asked for its models, successfully or not."""
         await self._looked.wait()
         return self.offer()
-
-    async def embed(self, model: str, texts: Sequence[str], at_once: int) -> AsyncGenerator[Embeddings, None]:
-        """Vectors of `texts` in order, `at_once` at a time."""
-        async with self.workers.lease(1):
-            for start in range(0, len(texts), at_once):
-                yield await self.http.embed(model, texts[start : start + at_once])
 
     async def _look(self) -> None:
         pause_s = self._pace.first_retry_s

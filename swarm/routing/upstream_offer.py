@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from swarm.engines.upstream_address import UpstreamMode
-from swarm.errors import Unavailable, UnknownModel
+from swarm.errors import BadRequest, Unavailable, UnknownModel
+from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
 
 FIRST, LAST = -1, 1  # its rank among replicas: the only engine here, or asked only where nobody else can answer
 MAX_TOLD = 10  # names in an error message; some servers have hundreds
@@ -33,12 +36,15 @@ class UpstreamOffer:
         return name if name in self.models else None
 
     def replica(self, model: str) -> Replica:
+        """The upstream with one of its models: it may be able to do everything, and says no on its own."""
         return Replica(
             node_id=f"upstream:{self.host}",
             node=self.host,
             model=model,
             slots=self.slots,
             slots_free=self.slots_free,
+            embeddings=True,
+            infill=True,
             rank=FIRST if self.mode == "only" else LAST,
             upstream=True,
         )
@@ -49,24 +55,67 @@ class UpstreamOffer:
         return whole if self.mode == "only" else replace(whole, slots=1, slots_free=min(whole.slots_free, 1))
 
 
-def able_with(name: str, replicas: Iterable[Replica], offer: UpstreamOffer) -> tuple[Replica, ...]:
-    """The replicas that may answer for `name`, the upstream among them where its mode gives it a part.
+def who_can(
+    request: GenerationRequest, replicas: Iterable[Replica], offer: UpstreamOffer | None
+) -> tuple[Replica, ...]:
+    """The replicas that may answer `request`, the upstream among them where its mode gives it a part.
 
-    As the only engine it takes part in everything it has a model for, as a voter in what is asked of the alias; else,
-    and in every mode, it answers what nobody else serves. Raises UnknownModel, and Unavailable while the upstream
-    cannot be reached and might serve it.
+    Where there is a `suffix`, only those that can fill in the middle. As the only engine the upstream takes part in
+    everything it has a model for, as a voter in what is asked of the alias; else, and in every mode, it answers what
+    nobody else serves. Raises UnknownModel and BadRequest, and Unavailable while the upstream cannot be reached and
+    might serve it.
     """
-    here = tuple(replicas)
-    model = offer.model_for(name)
+    here, name = tuple(replicas), request.model
+
+    def choose() -> tuple[Replica, ...]:
+        found = able(name, here)
+        return found if request.suffix is None else skilled(name, found, INFILL, here)
+
+    if offer is None:
+        return choose()
+    found, model = _or_upstream(name, choose, offer), offer.model_for(name)
     joins = offer.mode == "only" or (offer.mode == "voter" and name == SWARM_ALIAS)
-    if model is not None and joins:
-        others = here if name == SWARM_ALIAS else tuple(replica for replica in here if replica.model == name)
-        return (*able(name, others), offer.voter(model)) if others else (offer.replica(model),)
+    if model is None or not joins or any(replica.upstream for replica in found):
+        return found
+    return (*found, offer.voter(model))
+
+
+def order_for(
+    call: UtilityCall[Any], name: str, replicas: Sequence[Replica], offer: UpstreamOffer | None
+) -> tuple[Replica, ...]:
+    """Who is asked for a call that generates nothing, in order.
+
+    The upstream, where it can be asked at all, is alone as the only engine; else it comes last, and beside others only
+    for the very model that they have: vectors of two models must never be mixed.
+    """
+    if offer is None:
+        return replicas_for(name, replicas, call.skill)
+    model = offer.model_for(name)
+    if call.upstream is None:
+        try:
+            return replicas_for(name, replicas, call.skill)
+        except UnknownModel as error:
+            if model is None:
+                raise
+            why = f"upstream {offer.host} has {model}, and is not asked for {call.name}"
+            raise UnknownModel(name, error.known, why) from error
+    if model is not None and offer.mode == "only":
+        return (offer.replica(model),)
+    found = _or_upstream(name, lambda: replicas_for(name, replicas, call.skill), offer)
+    last = last_resort(found[0].model, found, offer)
+    return found if last is None else (*found, last)
+
+
+def _or_upstream(name: str, choose: Callable[[], tuple[Replica, ...]], offer: UpstreamOffer) -> tuple[Replica, ...]:
+    """Whom `choose` finds; where that is nobody, the upstream if it has the model, else an error that tells of it."""
     try:
-        return able(name, here)
-    except UnknownModel as error:
+        return choose()
+    except (UnknownModel, BadRequest) as error:
+        model = offer.model_for(name)
         if model is not None:
             return (offer.replica(model),)
+        if isinstance(error, BadRequest):
+            raise
         if offer.problem is not None:
             raise Unavailable(f"{error}; {offer.problem}", RETRY_AFTER_S) from error
         raise UnknownModel(name, error.known, what_it_has(offer)) from error
@@ -85,9 +134,9 @@ def upstream_replicas(others: Iterable[Replica], offer: UpstreamOffer) -> tuple[
     return tuple(offer.replica(model) for model in offer.models if model not in served)
 
 
-def last_resort(name: str, tried: Iterable[Replica], offer: UpstreamOffer) -> Replica | None:
+def last_resort(name: str, tried: Iterable[Replica], offer: UpstreamOffer | None) -> Replica | None:
     """The upstream, for a request that everybody asked so far has failed; None where it was asked, or has no model."""
-    model = offer.model_for(name)
-    if model is None or any(replica.upstream for replica in tried):
+    model = None if offer is None else offer.model_for(name)
+    if offer is None or model is None or any(replica.upstream for replica in tried):
         return None
     return offer.replica(model)

@@ -29,15 +29,21 @@ def note_speed(workers: ModelWorkers, finish: Finish, since: float) -> None:
 
 
 async def local_candidates(
-    workers: ModelWorkers, request: GenerationRequest, count: int, node: str, on_event: OnEvent | None = None
+    workers: ModelWorkers,
+    request: GenerationRequest,
+    count: int,
+    node: str,
+    deadline: float,
+    on_event: OnEvent | None = None,
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from this node's workers as one batch, each as soon as it is whole.
 
     `on_event` hears the first voter's events while they come, its `Finish` right before its candidate. Closing the
-    generator stops the batch. A candidate's time counts from here, waiting for the workers included.
+    generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
+    beyond the monotonic instant `deadline` is refused at once.
     """
     asked = time.perf_counter()
-    async with workers.lease(count) as lease:
+    async with workers.lease(count, deadline) as lease:
         begun = time.perf_counter()
         builders = [AnswerBuilder() for _ in lease.workers]
         async with aclosing(lease.engine.candidates(request, len(builders))) as events:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from swarm.engines.engine import Engine
+from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import SwarmError, Unavailable
+from swarm.moving_mean import moving_mean
 from swarm.workers.breaker import Breaker
 from swarm.workers.names import worker_names
 from swarm.workers.slots import SlotTable, Ticket, Worker
+from swarm.workers.waiting import QueueListener, Refusal, expected_wait_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 64  # requests queued for one model's slots; more than a minute of work on a small machine
+DEFAULT_QUEUE = 64  # requests that wait for one model's slots; more than a minute of work on a small machine
 MAX_RESTARTS, RESTART_WINDOW_S = 3, 60.0  # an engine that breaks this often will break again: stop and say so
 RESTART_PAUSE_S = 0.5  # between two attempts to load; what is missing (memory, a disk) may come back
-BUSY_RETRY_AFTER_S = 2  # told to clients: about one short answer
 RELOAD_RETRY_AFTER_S = 5  # told to clients: about one load of a large model from a warm disk
 
 Loader = Callable[[], Awaitable[Engine]]
@@ -35,10 +36,11 @@ class ModelState:
     slots: int
     slots_free: int
     context_tokens: int
-    embeddings: bool
+    can: Capabilities
     params: int | None
     tokens_per_s: float | None
     problem: str | None
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +75,29 @@ class _Run:
 class ModelWorkers:
     """One model's engine, its named workers, and the task that reloads it. Use as `async with`.
 
-    `names` gives each new worker its name; `clock` is monotonic seconds.
+    `names` gives each new worker its name; at most `queue` requests wait for them; `clock` is monotonic seconds.
     """
 
     def __init__(
-        self, load: Loader, names: Iterator[str], params: int | None, clock: Callable[[], float] = time.monotonic
+        self,
+        load: Loader,
+        names: Iterator[str],
+        params: int | None,
+        clock: Callable[[], float] = time.monotonic,
+        queue: int = DEFAULT_QUEUE,
+        listeners: Sequence[QueueListener] = (),
     ) -> None:
         self._load = load
         self._names = names
+        self._queue = queue
+        self._listeners = listeners
         self._named: list[Worker] = []
         self._params = params
         self._clock = clock
         self._run: _Run | None = None
         self._problem: str | None = None
         self._tokens_per_s: float | None = None
+        self._service_s: float | None = None
 
     async def __aenter__(self) -> ModelWorkers:
         await self._start()
@@ -123,41 +134,74 @@ class ModelWorkers:
             slots=capabilities.slots,
             slots_free=0 if self._run is None else self._run.table.idle,
             context_tokens=capabilities.context_tokens,
-            embeddings=capabilities.embeddings,
+            can=capabilities,
             params=self._params,
             tokens_per_s=self._tokens_per_s,
             problem=self._problem,
+            waiting=self.waiting,
         )
 
     def measured(self, tokens_per_s: float) -> None:
         """Take note of the speed of one finished answer (a moving average; new ones count a fifth)."""
-        before = self._tokens_per_s
-        self._tokens_per_s = tokens_per_s if before is None else 0.8 * before + 0.2 * tokens_per_s
+        self._tokens_per_s = moving_mean(self._tokens_per_s, tokens_per_s)
+
+    def expected_wait_s(self, count: int = 1) -> float | None:
+        """How long a request for `count` workers that came now would wait; None while that is unknown."""
+        if self._run is None:
+            return None
+        table = self._run.table
+        slots = len(table.workers)
+        return expected_wait_s(min(count, slots), table.idle, table.queued, slots, self._service_s)
 
     @asynccontextmanager
-    async def lease(self, count: int) -> AsyncGenerator[Lease]:
+    async def lease(self, count: int, deadline: float | None = None) -> AsyncGenerator[Lease]:
         """Hold `count` workers (at most all), waiting in order of arrival.
 
-        Raises Unavailable while the engine is being reloaded, if it breaks while waiting, and for a full queue.
+        Raises Unavailable while the engine is being reloaded, if it breaks while waiting, for a full queue, and where
+        the wait is expected to last beyond `deadline`, an instant of the clock.
         """
         run = self._run
         if run is None:
             raise self._not_running()
-        ticket = run.table.ask(count)
-        if ticket is None:
-            raise Unavailable(
-                f"{run.table.waiting} requests are already waiting for {run.engine.model_id!r}: try again later",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-            )
+        ticket = self._ask(run, count, deadline)
         granted = run.waiting[ticket] = asyncio.get_running_loop().create_future()
+        asked, served = self._clock(), None
         try:
             run.serve()
             await granted
+            served = self._clock()
+            for listener in self._listeners:
+                listener.waited(served - asked)
             yield Lease(run.engine, ticket.granted)
         finally:
             del run.waiting[ticket]
             run.table.give_back(ticket)
+            if served is not None:
+                self._service_s = moving_mean(self._service_s, self._clock() - served)
             run.serve()
+
+    def _ask(self, run: _Run, count: int, deadline: float | None) -> Ticket:
+        """A place in the queue. Raises Unavailable, saying when to come back, where none is worth having."""
+        wait_s = self.expected_wait_s(count)
+        if wait_s is not None and deadline is not None and wait_s > max(left_s := deadline - self._clock(), 0):
+            self._tell_refusal("deadline")
+            raise Unavailable(
+                f"the wait for {run.engine.model_id!r} is about {wait_s:.0f} s and the request's deadline is in "
+                f"{left_s:.0f} s: try again later, or allow more time",
+                retry_after_s=retry_after_s(wait_s),
+            )
+        ticket = run.table.ask(count)
+        if ticket is None:
+            self._tell_refusal("queue_full")
+            raise Unavailable(
+                f"{run.table.waiting} requests are already waiting for {run.engine.model_id!r}: try again later",
+                retry_after_s=retry_after_s(wait_s),
+            )
+        return ticket
+
+    def _tell_refusal(self, why: Refusal) -> None:
+        for listener in self._listeners:
+            listener.refused(why)
 
     def _not_running(self) -> Unavailable:
         return Unavailable(
@@ -170,7 +214,7 @@ class ModelWorkers:
         for slot in range(len(self._named), engine.capabilities.slots):
             self._named.append(Worker(next(self._names), slot))
         self._engine = engine
-        self._run = _Run(engine, SlotTable(self.workers, MAX_WAITING))
+        self._run = _Run(engine, SlotTable(self.workers, self._queue))
         self._problem = None
 
     def _stop(self, problem: str) -> None:
@@ -210,10 +254,15 @@ def _report_crash(keeper: asyncio.Task[None]) -> None:
 
 
 class WorkerPool:
-    """Every model this node serves itself. Use as `async with`; models are loaded by `serve`."""
+    """Every model this node serves itself. Use as `async with`; models are loaded by `serve`.
 
-    def __init__(self, node_id: str) -> None:
+    At most `queue` requests wait for each model. `listeners` hear of waits and refusals; add to them at any time.
+    """
+
+    def __init__(self, node_id: str, queue: int = DEFAULT_QUEUE) -> None:
         self._names = worker_names(node_id)
+        self._queue = queue
+        self.listeners: list[QueueListener] = []
         self._models: dict[str, ModelWorkers] = {}
         self._stack = AsyncExitStack()
 
@@ -226,7 +275,8 @@ class WorkerPool:
 
     async def serve(self, load: Loader, params: int | None = None) -> ModelWorkers:
         """Load one more model and offer it. `params` is its parameter count, where known."""
-        workers = await self._stack.enter_async_context(ModelWorkers(load, self._names, params))
+        model = ModelWorkers(load, self._names, params, queue=self._queue, listeners=self.listeners)
+        workers = await self._stack.enter_async_context(model)
         self._models[workers.engine.model_id] = workers
         return workers
 
@@ -235,3 +285,8 @@ class WorkerPool:
 
     def states(self) -> tuple[ModelState, ...]:
         return tuple(workers.state() for workers in self._models.values())
+
+    def expected_wait_s(self) -> float | None:
+        """The shortest wait for one worker of any model; None while no model knows."""
+        waits = [workers.expected_wait_s() for workers in self._models.values()]
+        return min((wait for wait in waits if wait is not None), default=None)

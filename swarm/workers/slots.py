@@ -46,6 +46,11 @@ class SlotTable:
     def waiting(self) -> int:
         return len(self._queue)
 
+    @property
+    def queued(self) -> int:
+        """Workers that those who wait want together."""
+        return sum(ticket.count for ticket in self._queue)
+
     def ask(self, count: int) -> Ticket | None:
         """A place in the queue for `count` workers (at most all there are); None if it would wait and may not."""
         ticket = Ticket(min(count, len(self.workers)))

@@ -17,15 +17,15 @@ CLOUD = "https://api.openai.com/v1"
 
 
 def test_nothing_is_set_unless_it_is_set() -> None:
-    assert read_upstream(make_settings({}), {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": CLOUD}) is None
+    assert read_upstream(make_settings({}, None, {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": CLOUD})) is None
 
 
 def test_the_command_line_wins_over_the_environment() -> None:
     environment = {"SWARM_UPSTREAM_URL": CLOUD}
-    plan = read_upstream(make_settings({}), environment)
+    plan = read_upstream(make_settings({}, None, environment))
     assert plan is not None
     assert (plan.address.host, plan.mode, plan.model) == ("api.openai.com", "fallback", None)
-    plan = read_upstream(make_settings({"upstream": "http://127.0.0.1:11434"}), environment)
+    plan = read_upstream(make_settings({"upstream": "http://127.0.0.1:11434"}, None, environment))
     assert plan is not None
     assert plan.address.host == "127.0.0.1:11434"
 
@@ -33,7 +33,7 @@ def test_the_command_line_wins_over_the_environment() -> None:
 def test_a_file_may_set_it_but_never_the_key(tmp_path: Path) -> None:
     config = tmp_path / "swarm.toml"
     config.write_text(f'upstream = "{CLOUD}"\nupstream_mode = "voter"\nupstream_model = "big"\nupstream_slots = 2\n')
-    plan = read_upstream(make_settings({}, config), {})
+    plan = read_upstream(make_settings({}, config, {}))
     assert plan is not None
     assert (plan.mode, plan.model, plan.slots) == ("voter", "big", 2)
     config.write_text('upstream_key = "sk-secret"\n')
@@ -53,7 +53,7 @@ def test_a_file_may_set_it_but_never_the_key(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(SetupError, match=message):
-        read_upstream(make_settings(given), {})
+        read_upstream(make_settings(given, None, {}))
 
 
 def test_slots_have_a_range() -> None:

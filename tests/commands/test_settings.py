@@ -48,7 +48,7 @@ def test_a_bad_file_is_refused_by_its_value(tmp_path: Path, text: str, message: 
 
 @pytest.mark.parametrize(
     "given",
-    [{"votes": 0}, {"votes": 33}, {"workers": 0}, {"context": 10}, {"threads": 0}, {"port": -1}],
+    [{"votes": 0}, {"votes": 33}, {"workers": 0}, {"context": 10}, {"threads": 0}, {"port": -1}, {"queue": -1}],
 )
 def test_numbers_out_of_range_are_named_with_their_bounds(given: dict[str, int]) -> None:
     (name,) = given

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+import anthropic
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 
@@ -96,4 +97,11 @@ def openai_client(url: str, **options: Any) -> AsyncOpenAI:
     plain = DefaultAsyncHttpxClient(verify=False)  # without it each client would read the system's certificates
     return AsyncOpenAI(
         base_url=f"{url}/v1", api_key="none", http_client=plain, default_headers={"Connection": "close"}, **options
+    )
+
+
+def anthropic_client(url: str, **options: Any) -> anthropic.AsyncAnthropic:
+    plain = anthropic.DefaultAsyncHttpxClient(verify=False)
+    return anthropic.AsyncAnthropic(
+        base_url=url, api_key="none", http_client=plain, default_headers={"Connection": "close"}, **options
     )

@@ -17,7 +17,7 @@ Piece = bytes | asyncio.Event  # sent as it is, or waited for
 
 
 class FakePeer:
-    """Serves from `async with` on. `pieces` are the body of every answer to candidates and generate."""
+    """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens."""
 
     def __init__(self, name: str, *pieces: Piece, model: str = "m", slots: int = 2, params: int = 9_000_000) -> None:
         self.pieces: Sequence[Piece] = pieces
@@ -30,7 +30,7 @@ class FakePeer:
             name=name,
             version="0.1.0",
             url="http://127.0.0.1:1",
-            models=(ServedModel(id=model, slots=slots, slots_free=slots, params=params),),
+            models=(ServedModel(id=model, slots=slots, slots_free=slots, params=params, embeddings=True),),
             slots_free=slots,
             instance=f"run-of-{name}",
         )
@@ -42,6 +42,7 @@ class FakePeer:
         app.router.add_post(wire.GOODBYE_PATH, _json(Goodbye(id="x").model_dump_json()))
         app.router.add_post(wire.CANDIDATES_PATH, self._answer)
         app.router.add_post(wire.GENERATE_PATH, self._answer)
+        app.router.add_post(wire.UTILITIES_PATH + "/{name}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

@@ -14,13 +14,14 @@ from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
 from swarm.engines.engine import Engine
+from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
-from swarm.workers.pool import WorkerPool
+from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
@@ -46,8 +47,10 @@ class NodeOptions:
     strategy: str = "auto"
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
+    queue: int = DEFAULT_QUEUE
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
+    access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
 
 
@@ -76,12 +79,19 @@ class RunningNode:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    @property
+    def post_paths(self) -> list[str]:
+        """The path of every POST endpoint of the running application."""
+        return [
+            route.resource.canonical for route in self.app.router.routes() if route.method == "POST" and route.resource
+        ]
+
     async def stop(self) -> None:
         await self._stack.aclose()
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
-        self.pool = await stack.enter_async_context(WorkerPool(self.id))
+        self.pool = await stack.enter_async_context(WorkerPool(self.id, options.queue))
         for load in self._loaders:
             await self.pool.serve(load, options.params)
         client = await stack.enter_async_context(options.client(self.id))
@@ -106,8 +116,16 @@ class RunningNode:
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        app = make_app(self.dispatcher, self.pool, self.membership, self.describe, self.condition, self._options.pacing)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self.app = make_app(
+            self.dispatcher,
+            self.pool,
+            self.membership,
+            self.describe,
+            self.condition,
+            self._options.pacing,
+            self._options.access,
+        )
+        runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from swarm.engines.engine import Capabilities, Embeddings
-from swarm.errors import BadRequest, EngineFailed
-from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Usage
+from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.errors import BadRequest, EngineFailed, SwarmError
+from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 
 WAIT_S = 5.0  # far above what any condition here takes; only a defect reaches it
 PROMPT_TOKENS = 7  # of every prompt: a fixed figure that tests can recognise
@@ -43,6 +43,10 @@ class ScriptedEngine:
         self.cancelled = 0
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.closed = False
+        self.utility_error: SwarmError | None = None  # raised by everything that is no generation
+        self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it
+        self.utility_gate.set()
+        self.can: dict[str, bool] = {}  # capabilities other than the usual
         self._model_id = model_id
         self._slots = slots
         self._voters = 0
@@ -54,7 +58,7 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
+        usual = Capabilities(
             slots=self._slots,
             context_tokens=1024,
             tools=True,
@@ -62,7 +66,11 @@ class ScriptedEngine:
             logprobs=True,
             embeddings=True,
             reasoning=True,
+            rerank=True,
+            infill=True,
+            chat_template=f"template of {self._model_id}",
         )
+        return replace(usual, **self.can)
 
     def generate(self, request: GenerationRequest) -> EventStream:
         return self.candidates(request, 1)
@@ -92,8 +100,35 @@ class ScriptedEngine:
             await asyncio.gather(*players, return_exceptions=True)
             await self._count(running=-n, cancelled=left)
 
-    async def embed(self, texts: Sequence[str]) -> Embeddings:
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        await self._utility()
         return Embeddings(tuple((float(len(text)), 0.5) for text in texts), len(texts))
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        await self._utility()
+        return Ranking(tuple(float(len(document)) for document in documents), len(documents))
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        """A token for each character: its number in Unicode."""
+        await self._utility()
+        return Tokens(tuple(map(ord, text)), tuple(text) if pieces else None)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        await self._utility()
+        return "".join(map(chr, tokens))
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        await self._utility()
+        return f"{len(request.messages or ())} messages"
+
+    async def _utility(self) -> None:
+        if self.utility_error is not None:
+            raise self.utility_error
+        await self._count(running=1)
+        try:
+            await self.utility_gate.wait()
+        finally:
+            await self._count(running=-1)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         return PROMPT_TOKENS

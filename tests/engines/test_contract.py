@@ -143,6 +143,76 @@ async def test_embeddings_are_unit_vectors_and_tell_texts_apart(engine: Engine) 
     assert same != pytest.approx(other, abs=1e-3)
 
 
+async def test_tokens_are_those_that_are_counted_and_give_the_text_again(engine: Engine) -> None:
+    text = "one two  three é 日本"
+    tokens = await engine.tokenize(text, add_special=True, parse_special=True)
+    assert tokens.pieces is None
+    assert len(tokens.ids) == await engine.count_tokens(GenerationRequest(model="demo", prompt=text))
+    assert await engine.detokenize(tokens.ids) == text
+    assert await engine.tokenize(text, add_special=True, parse_special=True) == tokens
+
+
+async def test_the_pieces_of_tokens_add_up_to_the_text(engine: Engine) -> None:
+    text = "one two é"
+    tokens = await engine.tokenize(text, add_special=False, parse_special=False, pieces=True)
+    assert tokens.pieces is not None
+    assert len(tokens.pieces) == len(tokens.ids)
+    raw = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in tokens.pieces)
+    assert raw.decode() == text
+
+
+async def test_nothing_has_no_tokens(engine: Engine) -> None:
+    assert (await engine.tokenize("", add_special=False, parse_special=False)).ids == ()
+    assert await engine.detokenize([]) == ""
+
+
+@pytest.mark.parametrize("tokens", [(-1,), (2**31 - 1,)])
+async def test_numbers_that_are_no_tokens_are_the_callers_mistake(engine: Engine, tokens: tuple[int, ...]) -> None:
+    with pytest.raises(BadRequest, match="not tokens of this model"):
+        await engine.detokenize(tokens)
+    with pytest.raises(BadRequest, match="not tokens of this model"):
+        await engine.embed([tokens])
+    with pytest.raises(BadRequest, match="not tokens of this model"):
+        await read(engine, GenerationRequest(model="demo", prompt=tokens))
+
+
+async def test_a_prompt_may_be_tokens(engine: Engine) -> None:
+    tokens = (await engine.tokenize("one two three", add_special=True, parse_special=True)).ids
+    as_text = GenerationRequest(model="demo", prompt="one two three", max_tokens=3, temperature=0.0)
+    as_tokens = as_text.model_copy(update={"prompt": tokens})
+    assert (await read(engine, as_tokens))[0] == (await read(engine, as_text))[0]
+    assert await engine.count_tokens(as_tokens) == len(tokens)
+
+
+async def test_tokens_are_embedded_like_their_text(engine: Engine) -> None:
+    tokens = (await engine.tokenize("the cat", add_special=True, parse_special=True)).ids
+    of_tokens, of_text = (await engine.embed([tokens, "the cat"])).vectors
+    assert of_tokens == pytest.approx(of_text, abs=1e-4)
+
+
+async def test_the_prompt_of_a_chat_has_its_words(engine: Engine) -> None:
+    request = chat("What is the capital of France?")
+    text = await engine.prompt_text(request)
+    assert "What is the capital of France?" in text
+    if not isinstance(engine, EchoEngine):
+        as_prompt = GenerationRequest(model="demo", prompt=text)
+        assert await engine.count_tokens(as_prompt) == await engine.count_tokens(request)
+
+
+async def test_what_a_model_cannot_do_is_refused_and_said_before(engine: Engine) -> None:
+    filling = GenerationRequest(model="demo", prompt="a", suffix="b", max_tokens=2)
+    if engine.capabilities.rerank:
+        assert len((await engine.rerank("one", ["one", "two"])).scores) == 2
+    else:
+        with pytest.raises(BadRequest, match="cannot rerank"):
+            await engine.rerank("one", ["two"])
+    if engine.capabilities.infill:
+        assert (await read(engine, filling))[1][0].usage.completion_tokens
+    else:
+        with pytest.raises(BadRequest, match="cannot fill in the middle"):
+            await read(engine, filling)
+
+
 async def test_after_closing_nothing_is_generated_and_nothing_hangs(engine: Engine) -> None:
     await engine.aclose()
     await engine.aclose()

@@ -105,7 +105,7 @@ async def test_a_body_of_more_than_a_megabyte_is_sent_without_complaint(demo_mod
 
 async def test_a_text_too_long_to_embed_is_the_callers_mistake(demo_model: Path) -> None:
     engine = await load_xllamacpp(spec(demo_model))
-    with pytest.raises(BadRequest, match=f"more than {EMBEDDING_TEXT_TOKENS} tokens"):
+    with pytest.raises(BadRequest, match=f"701 tokens, and this model takes {EMBEDDING_TEXT_TOKENS} at once"):
         await engine.embed(["short", "word " * 700])
     await engine.aclose()
 
@@ -118,6 +118,22 @@ async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_mod
     assert "-9" in reason
     with pytest.raises(EngineFailed):
         await events_of(engine, chat("hello"))
+    await engine.aclose()
+
+
+async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
+    async with aclosing(engine.generate(endless)) as events:
+        assert isinstance(await anext(events), Delta)
+        host.kill()
+
+        async def rest() -> int:
+            return len([event async for event in events])
+
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(rest(), 5)
     await engine.aclose()
 
 

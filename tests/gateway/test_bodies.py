@@ -31,8 +31,9 @@ def refusal(body: Any, schema: type[Sampling] = ChatCompletionBody) -> BadReques
     [
         ({"model": "m"}, "messages: this field is required"),
         (
-            {"model": "m", "messages": [{**TURN, "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]},
-            "messages[0].content[1].type: Input should be 'text' (got 'image_url')",
+            {"model": "m", "messages": [{**TURN, "content": [{"type": "text", "text": "a"}, {"type": "video"}]}]},
+            "messages[0].content[1]: Input tag 'video' found using 'type' does not match any of the expected tags: "
+            "'text', 'image_url', 'input_audio', 'file'",
         ),
         ({"model": "m", "messages": [TURN], "temperature": "0.5"}, "temperature: Input should be a valid number"),
         ({"model": "m", "messages": [TURN], "stop": ["a", 1]}, "stop[1]: Input should be a valid string (got 1)"),
@@ -126,9 +127,24 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
     async with RunningNode("kitchen") as node:
         reader, writer = await asyncio.open_connection(*node.address)
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         async with asyncio.timeout(5):
             head = await reader.readuntil(b"\r\n\r\n")
         assert b" 408 " in head.split(b"\r\n")[0]
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}, "[image left out"),
+        ({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}, "[audio left out"),
+        ({"type": "file", "file": {"file_id": "f"}}, "[file left out"),
+    ],
+    ids=["image", "audio", "file"],
+)
+def test_what_is_no_text_leaves_a_note(part: dict[str, Any], note: str) -> None:
+    turn = {"role": "user", "content": [{"type": "text", "text": "What is this? "}, part]}
+    (message,) = parse_body(json.dumps({"model": "m", "messages": [turn]}).encode(), ChatCompletionBody).messages
+    assert str(message.to_engine()["content"]).startswith(f"What is this? {note}: this model reads text only")

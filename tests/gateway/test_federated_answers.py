@@ -13,7 +13,6 @@ from federation.hostport import Address
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
-from swarm.workers import pool
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step
@@ -300,13 +299,10 @@ async def test_a_peers_refusal_of_the_request_reaches_the_client_as_it_is(
 
 
 @pytest.mark.parametrize("swarm_options", [SINGLE, {"votes": 2}], ids=["single", "vote"])
-async def test_a_busy_swarm_says_so_and_when_to_come_back(
-    monkeypatch: pytest.MonkeyPatch, swarm_options: dict[str, Any]
-) -> None:
-    monkeypatch.setattr(pool, "MAX_WAITING", 0)
+async def test_a_busy_swarm_says_so_and_when_to_come_back(swarm_options: dict[str, Any]) -> None:
     async with Swarm() as swarm:
         gate = asyncio.Event()
-        study = await swarm.add("study", gate, "yes", slots=1)
+        study = await swarm.add("study", gate, "yes", slots=1, queue=0)
         kitchen = await swarm.add("kitchen")
         first = asyncio.create_task((await swarm.client("study")).chat())
         await swarm.engines["study"].until(lambda engine: engine.running == 1)
@@ -319,15 +315,6 @@ async def test_a_busy_swarm_says_so_and_when_to_come_back(
         assert peer.state == "alive", "being busy is no fault of the peer's"
         gate.set()
         assert (await first).status == 200
-
-
-async def test_embeddings_elsewhere_are_refused_by_naming_who_has_them() -> None:
-    async with Swarm() as swarm:
-        await swarm.add("study", "yes", model="other")
-        await swarm.add("kitchen")
-        reply = await (await swarm.client("kitchen")).post("/v1/embeddings", {"model": "other", "input": "x"})
-        assert reply.status == 400
-        assert "cannot embed on node 'kitchen': ask one of these nodes: study" in reply.error["message"]
 
 
 async def test_the_federations_health_shows_the_peers() -> None:

@@ -14,7 +14,7 @@ from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.streams import Pacing
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
-from tests.doubles.scripted_engine import ScriptedEngine, Step
+from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step
 
 BEAT_S = 0.02
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -196,3 +196,10 @@ async def test_peers_are_named_and_goodbyes_taken(stage: Stage) -> None:
     assert (await stage.client.post(wire.GOODBYE_PATH, {"id": "somebody"})).json == {"status": "ok"}
     assert (await stage.client.post(wire.GOODBYE_PATH, {"id": "NOT AN ID"})).status == 400
     assert (await stage.client.post(wire.GOODBYE_PATH, raw=b"x")).status == 400
+
+
+async def test_the_tokens_of_a_prompt_are_counted_for_a_peer(stage: Stage) -> None:
+    path = f"{wire.UTILITIES_PATH}/count-tokens"
+    assert (await stage.client.post(path, CHAT)).text.split() == [str(PROMPT_TOKENS)]
+    assert "model_not_found" in (await stage.client.post(path, {**CHAT, "model": "other"})).text
+    assert (await stage.client.post(path, CHAT, X_Swarm_Hops="2")).status == 400

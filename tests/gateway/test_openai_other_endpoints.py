@@ -61,7 +61,7 @@ async def test_log_probabilities_of_a_continuation_are_parallel_lists(ai: AsyncO
 
 
 async def test_filling_in_the_middle_is_refused_not_ignored(ai: AsyncOpenAI) -> None:
-    with pytest.raises(BadRequestError, match="suffix"):
+    with pytest.raises(BadRequestError, match="cannot fill in the middle"):
         await ai.completions.create(model="demo", prompt="a", suffix="b", max_tokens=1)
 
 

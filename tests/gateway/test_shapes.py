@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from swarm.gateway.call_opening import CallOpening, honest_reason, with_unique_ids
 from swarm.gateway.compact_json import compact
-from swarm.gateway.messages import as_object
+from swarm.gateway.messages import Message, as_object
 from swarm.gateway.shapes import Shape, add_usage, message_object
 from swarm.gateway.text_logprobs import text_logprobs
 from swarm.generation import Candidate, Delta, FinishReason, ToolCall, ToolCallDelta, Usage
@@ -204,3 +204,9 @@ def test_arguments_in_the_history_are_always_an_object(arguments: str) -> None:
     assert isinstance(made, dict)
     if made != {"arguments": arguments}:
         assert as_object(arguments) == arguments, "an object is passed on to the letter"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_in_the_history_are_taken_under_both_names(name: str) -> None:
+    turn = Message.model_validate({"role": "assistant", "content": "yes", name: "hm"})
+    assert turn.to_engine() == {"role": "assistant", "content": "yes", "reasoning_content": "hm"}

@@ -164,7 +164,9 @@ async def test_a_client_that_does_not_read_is_cut_off(stage: Stage) -> None:
     stage.plays(*(["x" * 65_536] * 1000))
     reader, writer = await asyncio.open_connection(*stage.node.address)
     body = b'{"model":"swarm","stream":true,"messages":[{"role":"user","content":"x"}],"swarm":{"strategy":"single"}}'
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
     await stage.engine.until(lambda engine: engine.running == 1)
     await stage.engine.until(lambda engine: engine.running == 0)
     assert stage.engine.cancelled == 1
@@ -201,7 +203,8 @@ async def test_reasoning_streams_in_its_own_field(stage: Stage) -> None:
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "hmm"
     assert reply.said() == "yes"
     whole = await stage.client.chat(swarm=SINGLE)
-    assert whole.json["choices"][0]["message"] == {"role": "assistant", "content": "yes", "reasoning_content": "hmm"}
+    message = whole.json["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == ("yes", "hmm")
 
 
 def called(*deltas: tuple[int, str | None, str | None, str]) -> Delta:

@@ -9,10 +9,12 @@ import pytest
 from federation.advertisement import NodeDescription, ServedModel
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
+from swarm.engines.engine import Capabilities
 from swarm.routing.serving import local_replicas, peer_replicas, served_models
 from swarm.workers.pool import ModelState
 
-STATE = ModelState("demo", "xllamacpp", 4, 3, 2048, True, 2_000_000, 120.0, None)
+CAN = Capabilities(4, 2048, tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=False)
+STATE = ModelState("demo", "xllamacpp", 4, 3, 2048, CAN, 2_000_000, 120.0, None)
 MODEL = ServedModel(id="demo", slots=4, slots_free=2, params=2_000_000)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from swarm.errors import EngineFailed, Unavailable
 from swarm.workers import pool as pool_module
 from swarm.workers.names import worker_names
 from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
+from swarm.workers.waiting import QueueListener, Refusal
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
 
@@ -37,8 +39,27 @@ def loading(*outcomes: Engine | Exception) -> Loader:
     return load
 
 
-def workers_of(*outcomes: Engine | Exception, clock: Callable[[], float] = lambda: 0.0) -> ModelWorkers:
-    return ModelWorkers(loading(*outcomes), worker_names("node"), None, clock)
+def workers_of(
+    *outcomes: Engine | Exception,
+    clock: Callable[[], float] = lambda: 0.0,
+    queue: int = 64,
+    listeners: Sequence[QueueListener] = (),
+) -> ModelWorkers:
+    return ModelWorkers(loading(*outcomes), worker_names("node"), None, clock, queue, listeners)
+
+
+@dataclass
+class Heard:
+    """What a listener is told."""
+
+    waits: list[float] = field(default_factory=list[float])
+    refusals: list[str] = field(default_factory=list[str])
+
+    def waited(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def refused(self, why: Refusal) -> None:
+        self.refusals.append(why)
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +98,8 @@ async def test_leases_wait_in_order_of_arrival() -> None:
     assert order == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_full_queue_is_refused_with_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "MAX_WAITING", 1)
-    async with workers_of(scripted(slots=1)) as workers, AsyncExitStack() as held:
+async def test_a_full_queue_is_refused_with_when_to_come_back() -> None:
+    async with workers_of(scripted(slots=1), queue=1) as workers, AsyncExitStack() as held:
         await held.enter_async_context(workers.lease(1))
         waiter = asyncio.create_task(held.enter_async_context(workers.lease(1)))
         await eventually(lambda: workers.waiting == 1)
@@ -88,6 +108,48 @@ async def test_a_full_queue_is_refused_with_when_to_come_back(monkeypatch: pytes
         assert caught.value.retry_after_s > 0
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
+
+
+async def test_who_would_wait_beyond_its_deadline_is_refused_by_what_was_measured() -> None:
+    now, heard = 0.0, Heard()
+    async with workers_of(scripted(slots=1), clock=lambda: now, listeners=[heard]) as workers, AsyncExitStack() as held:
+        async with workers.lease(1, deadline=0.0):
+            assert workers.expected_wait_s() is None
+            unmeasured = asyncio.create_task(held.enter_async_context(workers.lease(1, deadline=0.001)))
+            await eventually(lambda: workers.waiting == 1)  # nobody knows how long it will be: it may wait
+            now = 10.0
+        await unmeasured
+        assert workers.expected_wait_s() == 10.0
+        with pytest.raises(Unavailable, match=r"about 10 s and the request's deadline is in 9 s") as caught:
+            await held.enter_async_context(workers.lease(1, deadline=now + 9))
+        assert caught.value.retry_after_s == 10
+        in_time = asyncio.create_task(held.enter_async_context(workers.lease(1, deadline=now + 10)))
+        await eventually(lambda: workers.waiting == 1)
+        assert workers.expected_wait_s() == 20.0, "one more ahead"
+        assert (heard.waits, heard.refusals) == ([0.0, 10.0], ["deadline"])
+        in_time.cancel()
+        await asyncio.gather(in_time, return_exceptions=True)
+
+
+async def test_free_workers_are_given_whatever_the_deadline() -> None:
+    now = 0.0
+    async with workers_of(scripted(slots=2), clock=lambda: now) as workers:
+        async with workers.lease(1):
+            now = 50.0
+        async with workers.lease(1), workers.lease(1, deadline=now + 0.1):
+            assert workers.state().slots_free == 0
+        async with workers.lease(1, deadline=now - 1):  # its own deadline ends it, not the queue
+            pass
+
+
+async def test_refusals_and_waits_are_told() -> None:
+    heard = Heard()
+    async with workers_of(scripted(slots=1), queue=0, listeners=[heard]) as workers:
+        async with workers.lease(1):
+            with pytest.raises(Unavailable):
+                async with workers.lease(1):
+                    pass
+        assert (heard.waits, heard.refusals) == ([0.0], ["queue_full"])
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_queue() -> None:

@@ -1,0 +1,86 @@
+"""The access rules at work: every request is judged before its handler sees it, and allow-listed pages are told so."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from swarm.gateway.access import (
+    AccessRules,
+    Caller,
+    check_host,
+    check_key,
+    check_origin,
+    given_keys,
+    preflight_headers,
+)
+from swarm.gateway.errors import Handler
+
+CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
+EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
+
+
+class Gatekeeper:
+    """Holds one node's rules. `middleware` goes inside the one that shapes errors; `name_origin` onto the signal."""
+
+    def __init__(self, rules: AccessRules) -> None:
+        self._rules = rules
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        caller = caller_of(request)
+        check_host(self._rules, caller.hosts)
+        origin = check_origin(self._rules, caller)
+        if origin is not None:
+            request[CORS_ORIGIN] = origin
+        methods = allowed_methods(request)
+        if request.method == "OPTIONS" and methods is not None:
+            return options(request, origin, methods)
+        check_key(self._rules, caller)
+        return await handler(request)
+
+    async def name_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        """For every answer, streams and errors too, just before its headers go out."""
+        if not self._rules.origins:
+            return
+        response.headers["Vary"] = ", ".join(filter(None, (response.headers.get("Vary"), "Origin")))
+        origin = request.get(CORS_ORIGIN)
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+
+
+def guard(app: web.Application, rules: AccessRules) -> None:
+    """Put `app` under `rules`. Call it after the middlewares that count requests and shape errors are in place."""
+    gatekeeper = Gatekeeper(rules)
+    app.middlewares.append(gatekeeper.middleware)
+    app.on_response_prepare.append(gatekeeper.name_origin)
+
+
+def caller_of(request: web.Request) -> Caller:
+    headers = request.headers
+    resource = request.match_info.route.resource
+    return Caller(
+        method=request.method,
+        path=request.path if resource is None else resource.canonical,
+        hosts=headers.getall("Host", ()),
+        origins=headers.getall("Origin", ()),
+        fetch_site=headers.get("Sec-Fetch-Site", ""),
+        fetch_mode=headers.get("Sec-Fetch-Mode", ""),
+        keys=given_keys(headers.getall("Authorization", ()), headers.getall("x-api-key", ())),
+    )
+
+
+def allowed_methods(request: web.Request) -> list[str] | None:
+    """What the path of an OPTIONS request takes; None where there is no such path, or it answers OPTIONS itself."""
+    refusal = request.match_info.http_exception
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return sorted({*refusal.allowed_methods, "OPTIONS"})
+    return None
+
+
+def options(request: web.Request, origin: str | None, methods: list[str]) -> web.Response:
+    """An OPTIONS request needs no key: browsers send none with a preflight."""
+    headers = {"Allow": ", ".join(methods)}
+    if origin is not None and "Access-Control-Request-Method" in request.headers:
+        headers |= preflight_headers(methods, request.headers)
+    return web.Response(status=204, headers=headers)

@@ -1,0 +1,70 @@
+"""Anthropic's Messages API, for Claude Code and Anthropic's SDKs: messages and the counting of their tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from swarm.gateway import utility_calls
+from swarm.gateway.answering import Asked
+from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
+from swarm.gateway.anthropic.errors import REQUEST_ID_HEADER
+from swarm.gateway.anthropic.form import MessageForm
+from swarm.gateway.anthropic.shapes import Shape
+from swarm.gateway.bodies import read_body
+from swarm.gateway.compact_json import json_response
+from swarm.gateway.keys import ANSWERER, DISPATCHER
+from swarm.gateway.leaving import may_leave
+from swarm.gateway.utilities import ask
+from swarm.generation import GenerationRequest
+from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.replicas import SWARM_ALIAS, model_names
+from swarm.tracing import current_request_id
+
+
+def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:
+    """The model that answers for `name`: itself where it is served, by the `upstream` if need be, else the alias.
+
+    Anthropic's clients ask for claude-..., several in one session, and most cannot be told otherwise.
+    """
+    return name if name in model_names(dispatcher.offered(upstream)) else SWARM_ALIAS
+
+
+async def messages(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, MessagesBody)
+    generation = body.to_request(model_for(body.model, request.app[DISPATCHER], may_leave(request, body.options)))
+    counting = None
+    if body.stream:
+        counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
+    form = MessageForm(Shape(body.model), counting)
+    asked = Asked(generation, body.options, choices=1, stream=bool(body.stream), form=form)
+    try:
+        response = await request.app[ANSWERER].answer(request, asked)
+    finally:
+        if counting is not None:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
+    if not response.prepared:
+        response.headers[REQUEST_ID_HEADER] = current_request_id.get()
+    return response
+
+
+async def count_tokens(request: web.Request) -> web.StreamResponse:
+    """The prompt's tokens as the model would see it, chat template and tools included."""
+    body = await read_body(request, PromptBody)
+    generation = body.to_request(model_for(body.model, request.app[DISPATCHER], may_leave(request)))
+    return json_response({"input_tokens": await prompt_tokens(request.app, generation)})
+
+
+async def prompt_tokens(app: web.Application, generation: GenerationRequest) -> int:
+    """What the prompt costs, counted by whoever would be asked first."""
+    tokens, _ = await ask(app, generation.model, utility_calls.count_tokens(generation))
+    return tokens
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/messages", messages),
+        web.post("/v1/messages/count_tokens", count_tokens),
+    ]

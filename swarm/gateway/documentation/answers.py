@@ -1,0 +1,220 @@
+"""The bodies of answers, for the document alone: the gateway writes them without pydantic, tests hold both together.
+
+A field with a default may be missing; fields that are not named here may come along.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, JsonValue
+
+from swarm.generation import FinishReason
+
+
+class ErrorDetail(BaseModel):
+    """`param` names the field to blame. A prompt that is too long also gets its size and that of the context."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every refusal and failure, in OpenAI's form."""
+
+    error: ErrorDetail
+
+
+class CachedTokens(BaseModel):
+    cached_tokens: int
+
+
+class UsageCount(BaseModel):
+    """Tokens of the prompt, counted once, and of all choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class SwarmCandidate(BaseModel):
+    """One voter's part. Candidates of one `group` said the same; `abstained` is why a vote does not count."""
+
+    voter: str
+    model: str
+    group: int | None
+    weight: float
+    tokens: int
+    ms: int
+    abstained: str | None = None
+
+
+class SwarmReport(BaseModel):
+    """How the vote went. A single answer is a vote of one."""
+
+    strategy: str
+    kind: str
+    votes: int
+    asked: int
+    wanted: int
+    agreement: float | None
+    margin: float
+    stopped_by: str
+    quorum: bool
+    degraded: bool
+    winner: str | None
+    coordinator: str
+    elapsed_ms: int
+    total_completion_tokens: int
+    candidates: list[SwarmCandidate]
+    similarity: float | None = None
+
+
+class CalledFunction(BaseModel):
+    """`arguments` is JSON text as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AnswerMessage(BaseModel):
+    """The assistant's turn; `content` is null where there are only tool calls."""
+
+    role: Literal["assistant"]
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[CalledTool] | None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: AnswerMessage
+    logprobs: JsonValue
+    finish_reason: FinishReason
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: JsonValue
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    """A whole answer. With `stream: true` it comes as events instead, `chat.completion.chunk` each."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageCount
+    swarm: SwarmReport | None = None
+
+
+class TextCompletion(BaseModel):
+    """A whole continuation. With `stream: true` it comes as events instead."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: UsageCount
+    swarm: SwarmReport | None = None
+
+
+class EmbeddingVector(BaseModel):
+    """`embedding` is base64 of little-endian float32 where the request says so."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingVector]
+    model: str
+    usage: EmbeddingUsage
+
+
+class ModelEntry(BaseModel):
+    """A model that this node or a peer serves. `nodes` are those that do."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    nodes: list[str]
+
+
+class ModelListing(BaseModel):
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+class Alive(BaseModel):
+    status: Literal["ok"]
+
+
+class NotReady(BaseModel):
+    """Why the node cannot answer now."""
+
+    status: Literal["unavailable"]
+    reason: str
+
+
+class NodeEntry(BaseModel):
+    id: str
+    name: str
+    version: str
+    url: str
+    mode: str
+
+
+class PeerEntry(BaseModel):
+    """A peer as this node sees it: `state` is alive, suspect or dead."""
+
+    id: str
+    name: str
+    url: str
+    state: str
+    models: list[str]
+    rtt_ms: float | None
+    last_seen_s: float
+    slots_free: int
+    source: str
+
+
+class FederationView(BaseModel):
+    """The swarm as this node sees it. `models` says which nodes serve each model."""
+
+    status: str
+    node: NodeEntry
+    peers: list[PeerEntry]
+    models: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+
+
+class OpenApiDocument(BaseModel):
+    """This document."""
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]

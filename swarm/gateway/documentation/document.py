@@ -1,0 +1,153 @@
+"""The OpenAPI 3.1 document, from the operations and the pydantic models that they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import cast
+
+from pydantic import BaseModel, JsonValue
+from pydantic.json_schema import models_json_schema
+
+from swarm.gateway.access import PEER_TREE, PUBLIC_PATHS
+from swarm.gateway.documentation.answers import ErrorBody
+from swarm.gateway.documentation.operation import Operation
+from swarm.generation import JsonObject
+
+REF = "#/components/schemas/"
+REFUSALS = {
+    400: "The request can never work; `param` names the field to blame",
+    401: "The node wants an API key, and this is none of its keys",
+    403: "The request names a foreign host, or comes from a web page of a foreign origin",
+    404: "There is no such model",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    500: "The engine failed; repeating does not help",
+    502: "Another node failed; repeating does not help",
+    503: "Nothing can serve this now; Retry-After says when to come back",
+    504: "The answer was not complete by the request's deadline",
+}
+OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 413, 500, 502, 503, 504)
+DESCRIPTION = """\
+Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `swarm` for whatever the swarm does best;
+the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
+A key is needed only where the node was started with one."""
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+def make_document(operations: Sequence[Operation], version: str) -> JsonObject:
+    """The document. Takes a tenth of a second: do it once."""
+    refs, schemas = _schemas(operations)
+    paths: dict[str, JsonValue] = {}
+    for operation in operations:
+        described = cast("dict[str, JsonValue]", paths.setdefault(operation.path, {}))
+        described[operation.method] = _operation(operation, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Local Swarm", "version": version, "description": DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }  # fmt: skip
+
+
+def undocumented(routes: Collection[tuple[str, str]], operations: Sequence[Operation]) -> set[tuple[str, str]]:
+    """Of `routes` (method, path) those for clients that no operation describes, under their own path or with /v1."""
+    known = {(operation.method, operation.path) for operation in operations}
+    return {
+        (method, path)
+        for method, path in ((method.lower(), path) for method, path in routes)
+        if method not in ("head", "options")
+        and not path.startswith((PEER_TREE, "/docs"))
+        and not {(method, path), (method, f"/v1{path}")} & known
+    }
+
+
+def refusals(operation: Operation) -> tuple[int, ...]:
+    """The statuses with which a route may refuse."""
+    return (
+        *OF_ALL,
+        *(() if operation.path in PUBLIC_PATHS else OF_LOCKED),
+        *(OF_NAMED if "{" in operation.path else ()),
+        *(OF_BODIES if operation.body else ()),
+    )
+
+
+Refs = dict[type[BaseModel], JsonObject]
+
+
+def _schemas(operations: Sequence[Operation]) -> tuple[Refs, JsonObject]:
+    """The reference of each model that an operation names, and all their schemas."""
+    models: dict[type[BaseModel], None] = {ErrorBody: None}
+    for operation in operations:
+        for model in (operation.body, operation.answer, operation.errors, *operation.others.values()):
+            if model is not None:
+                models[model] = None
+    # As read, not as written: a field with a default may be missing in both directions.
+    by_model, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REF + "{model}"
+    )
+    refs = {model: cast("JsonObject", by_model[model, "validation"]) for model in models}
+    return refs, cast("JsonObject", definitions["$defs"])
+
+
+def _operation(operation: Operation, refs: Refs) -> JsonObject:
+    described: JsonObject = {
+        "operationId": _identifier(operation),
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "responses": _responses(operation, refs),
+        "security": [] if operation.path in PUBLIC_PATHS else [{}, {"bearer": []}, {"apiKey": []}],
+    }
+    parameters = _PARAMETER.findall(operation.path)
+    if parameters:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in parameters
+        ]
+    if operation.body:
+        content: JsonObject = {"schema": refs[operation.body]}
+        if operation.example is not None:
+            content["example"] = operation.example
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return described
+
+
+def _responses(operation: Operation, refs: Refs) -> JsonObject:
+    content: JsonObject = {}
+    if operation.answer:
+        content["application/json"] = {"schema": refs[operation.answer]}
+    if operation.streams:
+        content[operation.streams] = {"schema": {"type": "string"}}
+    found: dict[int, JsonValue] = {200: _response("The answer", content)}
+    error: JsonObject = {"application/json": {"schema": refs[operation.errors or ErrorBody]}}
+    for status in refusals(operation):
+        found[status] = _response(REFUSALS[status], error, retry=status == 503)
+    for status, model in operation.others.items():
+        content = {"application/json": {"schema": refs[model]}}
+        found[status] = _response(REFUSALS.get(status, "Another answer"), content, retry=status == 503)
+    return {str(status): found[status] for status in sorted(found)}
+
+
+def _response(description: str, content: JsonObject, *, retry: bool = False) -> JsonObject:
+    headers: JsonObject = {
+        "X-Request-Id": {"description": "Names the request in the node's log", "schema": {"type": "string"}}
+    }
+    if retry:
+        headers["Retry-After"] = {"description": "Seconds", "required": True, "schema": {"type": "integer"}}
+    return {"description": description, "headers": headers, "content": content}
+
+
+def _identifier(operation: Operation) -> str:
+    """post /v1/chat/completions → post_v1_chat_completions."""
+    return re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_")

@@ -1,0 +1,51 @@
+"""The form of an answer that the Responses API has: see `AnswerForm`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.responses.events import ResponseEvents
+from swarm.gateway.responses.response_object import ResponseObject
+from swarm.gateway.streams import SSE, Dialect, OpenStream
+from swarm.generation import Candidate, Delta, Finish, JsonObject, Usage
+
+
+class ResponsesForm:
+    """One response, whole or as its events. A failure is one of its events, so the stream's dialect is its own."""
+
+    def __init__(self, body: ResponsesBody) -> None:
+        self._response = ResponseObject(body)
+        self._events = ResponseEvents(self._response)
+
+    @property
+    def dialect(self) -> Dialect:
+        return replace(SSE, failure=self._events.failed)
+
+    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
+        return self._response.whole(candidates[0], extension)
+
+    def writer(self, out: OpenStream, choices: int) -> EventWriter:
+        return EventWriter(out, self._events)
+
+
+class EventWriter:
+    """Writes one response's events; the items end with the choice, the response when its usage is known."""
+
+    def __init__(self, out: OpenStream, events: ResponseEvents) -> None:
+        self._out = out
+        self._events = events
+        self._finish: Finish | None = None
+        self._extension: JsonObject | None = None
+
+    async def delta(self, event: Delta) -> None:
+        await self._out.write(self._events.delta(event).encode())
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        self._finish, self._extension = event, extension
+        await self._out.write(self._events.finish(event.reason).encode())
+
+    async def end(self, usages: list[Usage]) -> None:
+        reason = self._finish.reason if self._finish else "stop"
+        usage = usages[0] if usages else Usage()
+        await self._out.write(self._events.end(reason, usage, self._extension).encode())

@@ -1,0 +1,77 @@
+"""A node's access rules, from its settings, the file with its keys, and the names of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+
+from swarm.errors import SetupError
+from swarm.gateway.access import (
+    MAX_KEY_CHARS,
+    AccessRules,
+    allowed_host,
+    allowed_origin,
+    digest,
+    is_key,
+    machine_names,
+)
+from swarm.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_KEYS = 1000  # each is compared on every request, a third of a microsecond
+MAX_KEY_FILE_BYTES = 2**20
+_COMMENT = re.compile(r"(?:^|\s)#")  # a # inside a key is part of it
+
+
+def read_access(settings: Settings, node_name: str) -> AccessRules:
+    """The rules. Blocks for files. Raises SetupError for keys and names that could never be matched."""
+    keys = [*settings.api_key, *(read_key_file(settings.api_key_file) if settings.api_key_file else ())]
+    for number, key in enumerate(settings.api_key, 1):
+        if not is_key(key):
+            raise SetupError(f"--api-key number {number} is no key: {_what_a_key_is()}")
+    if len(keys) > MAX_KEYS:
+        raise SetupError(f"there are {len(keys)} API keys; a node takes at most {MAX_KEYS}")
+    if settings.config and settings.api_key:
+        warn_if_readable(settings.config)
+    return AccessRules(
+        hosts=machine_names(socket.gethostname(), node_name) | {allowed_host(name) for name in settings.allow_host},
+        origins=frozenset(allowed_origin(origin) for origin in settings.allow_origin),
+        key_digests=tuple(dict.fromkeys(map(digest, keys))),
+        federated=settings.federated,
+    )
+
+
+def read_key_file(path: Path) -> tuple[str, ...]:
+    """The keys in a file, one a line. Raises SetupError for a file without any: the node would stand open."""
+    try:
+        with path.expanduser().open("rb") as file:
+            raw = file.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise SetupError(f"cannot read --api-key-file {path}: {error.strerror}") from error
+    if len(raw) > MAX_KEY_FILE_BYTES:
+        raise SetupError(f"--api-key-file {path} is larger than {MAX_KEY_FILE_BYTES} bytes")
+    text = raw.decode("utf-8-sig", errors="replace")
+    lines = [_COMMENT.split(line, maxsplit=1)[0].strip() for line in text.splitlines()]
+    for number, key in enumerate(lines, 1):
+        if key and not is_key(key):
+            raise SetupError(f"--api-key-file {path}: line {number} is no key: {_what_a_key_is()}")
+    keys = tuple(key for key in lines if key)
+    if not keys:
+        raise SetupError(f"--api-key-file {path} holds no key: write one a line, or leave the option out")
+    warn_if_readable(path.expanduser())
+    return keys
+
+
+def warn_if_readable(path: Path) -> None:
+    """Say it where other users of this machine can read a file with keys."""
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s holds API keys and other users can read it: chmod 600 %s", path, path)
+
+
+def _what_a_key_is() -> str:
+    return f"1 to {MAX_KEY_CHARS} letters, digits and signs of ASCII, without spaces"

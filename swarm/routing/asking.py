@@ -1,0 +1,140 @@
+"""Ask one replica, wherever it is: this node's workers, a peer, or the upstream. How peers did is reported."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from federation.client import PeerClient
+from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
+from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
+from swarm.routing.ballot_box import OnEvent
+from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.routing.replicas import Replica
+from swarm.routing.upstream import Upstream
+from swarm.routing.utilities import UtilityCall, ask_peer, run_here
+from swarm.routing.voters import finished_events, local_candidates, note_speed
+from swarm.workers.pool import ModelWorkers, WorkerPool
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answered a single request."""
+
+    voter: str
+    replica: Replica
+
+
+OnServed = Callable[[Served], None]
+A = TypeVar("A")
+
+
+class Asking:
+    """Every way to have one replica do something. Deadlines are monotonic instants."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        client: PeerClient,
+        report_traffic: Callable[[str, bool], None],
+        upstream: Upstream | None,
+    ) -> None:
+        self._pool = pool
+        self._client = client
+        self._report_traffic = report_traffic
+        self._upstream = upstream
+
+    async def candidates(
+        self, replica: Replica, request: GenerationRequest, count: int, deadline: float, on_event: OnEvent | None = None
+    ) -> AsyncGenerator[Candidate, None]:
+        """`count` whole answers; `on_event` hears the first one's events where they are made here."""
+        request = request.model_copy(update={"model": replica.model})
+        if replica.local:
+            source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event)
+        else:
+            source = peer_candidates(self._client, replica, request, count, deadline)
+        try:
+            async with aclosing(source) as answers:
+                async for candidate in answers:
+                    yield candidate
+        except PeerFailed:
+            self._report_traffic(replica.node_id, False)
+            raise
+        if not replica.local:
+            self._report_traffic(replica.node_id, True)
+
+    def events(
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
+    ) -> EventStream:
+        """The events of `choices` answers; `on_served` hears who gives them."""
+        request = request.model_copy(update={"model": replica.model})
+        if replica.local:
+            return self._local_events(replica, request, choices, deadline, on_served)
+        on_served(Served(replica.node, replica))
+        if choices > 1:
+            return self._peer_choices(replica, request, choices, deadline)
+        return self._peer_events(replica, request, deadline)
+
+    async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
+        """The answer to a call that generates nothing."""
+        if replica.upstream and self._upstream is not None:
+            answer = await run_here(self._workers(replica), call.of(self._upstream.http, replica.model), deadline)
+            if not call.fits(answer):
+                raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
+            return answer
+        if replica.local:
+            return await run_here(self._workers(replica), call, deadline)
+        try:
+            answer = await ask_peer(self._client, replica, call, deadline)
+        except PeerFailed:
+            self._report_traffic(replica.node_id, False)
+            raise
+        self._report_traffic(replica.node_id, True)
+        return answer
+
+    def _workers(self, replica: Replica) -> ModelWorkers:
+        above = None if self._upstream is None else self._upstream.workers
+        workers = above if replica.upstream else self._pool.get(replica.model)
+        if workers is None:
+            raise Unavailable(f"model {replica.model!r} was unloaded meanwhile")
+        return workers
+
+    async def _local_events(
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
+    ) -> AsyncGenerator[Delta | Finish, None]:
+        workers = self._workers(replica)
+        async with workers.lease(choices, deadline) as lease:
+            on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
+            begun = time.perf_counter()
+            async with aclosing(lease.engine.candidates(request, choices)) as events:
+                async for event in events:
+                    yield event
+                    if isinstance(event, Finish) and choices == 1:
+                        note_speed(workers, event, begun)
+
+    async def _peer_choices(
+        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float
+    ) -> AsyncGenerator[Delta | Finish, None]:
+        choice = itertools.count()
+        async with aclosing(self.candidates(replica, request, choices, deadline)) as answers:
+            async for candidate in answers:
+                if candidate.error is not None:
+                    raise PeerFailed(replica.node, candidate.error)
+                async for event in finished_events(candidate, next(choice)):
+                    yield event
+
+    async def _peer_events(
+        self, replica: Replica, request: GenerationRequest, deadline: float
+    ) -> AsyncGenerator[Delta | Finish, None]:
+        try:
+            async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
+                async for event in events:
+                    yield event
+        except PeerFailed:
+            self._report_traffic(replica.node_id, False)
+            raise
+        self._report_traffic(replica.node_id, True)

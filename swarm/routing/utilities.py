@@ -1,0 +1,149 @@
+"""Calls that generate nothing (tokens, templates, vectors, ranks): run on this node's engine, or asked of a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from federation.client import PeerClient
+from federation.errors import PeerError
+from federation.wire import UTILITIES_PATH
+from swarm.engines.engine import Engine
+from swarm.engines.upstream_http import UpstreamHttp
+from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, Unavailable, UnknownModel
+from swarm.generation import JsonObject
+from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
+from swarm.routing.replicas import SWARM_ALIAS, Replica, named
+from swarm.tracing import current_request_id
+from swarm.workers.pool import ModelWorkers
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """What not every model can. `verb` completes "the model cannot ..."; `remedy` says which models can."""
+
+    verb: str
+    remedy: str
+    of: Callable[[Replica], bool]
+
+
+READ = Skill("read text", "any model", lambda replica: True)
+EMBED = Skill("embed", "an embedding model, or one that writes", lambda replica: replica.embeddings)
+RERANK = Skill("rerank", "a reranking model such as bge-reranker-v2-m3", lambda replica: replica.rerank)
+INFILL = Skill(
+    "fill in the middle", "a code model with tokens for it, such as qwen2.5-coder", lambda replica: replica.infill
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityCall(Generic[A]):
+    """One call. A peer is sent `body` under `name`, with its model put in; `run` is the same on an engine here.
+
+    `fits` tells whether another's answer, already of the right types, can be one to this call. A call that computes
+    (`leases`) waits for a worker. `upstream` is the same asked of an upstream, which calls the model so; None for what
+    OpenAI's API does not have.
+    """
+
+    name: str
+    body: JsonObject
+    answer: TypeAdapter[A]
+    run: Callable[[Engine], Awaitable[A]]
+    fits: Callable[[A], bool]
+    skill: Skill = READ
+    leases: bool = False
+    upstream: Callable[[UpstreamHttp, str], Awaitable[A]] | None = None
+
+    def of(self, http: UpstreamHttp, model: str) -> UtilityCall[A]:
+        """The same call, run by the upstream behind `http` with its `model`."""
+        ask = self.upstream
+        if ask is None:
+            raise BadRequest(f"upstream {http.host} is not asked for {self.name}", param="model")
+
+        def run(_: Engine) -> Awaitable[A]:
+            return ask(http, model)
+
+        return replace(self, run=run)
+
+
+def skilled(
+    model: str, replicas: Sequence[Replica], skill: Skill, everything: Sequence[Replica]
+) -> tuple[Replica, ...]:
+    """Those of `replicas`, which serve `model`, that can. Raises BadRequest naming those of `everything` that could."""
+    found = tuple(filter(skill.of, replicas))
+    if not found:
+        others = sorted({replica.model for replica in everything if skill.of(replica)})
+        hint = f"these can: {', '.join(others)}" if others else f"it takes {skill.remedy}"
+        raise BadRequest(f"model {model!r} cannot {skill.verb}; {hint}", param="model")
+    return found
+
+
+def replicas_for(model: str, replicas: Sequence[Replica], skill: Skill) -> tuple[Replica, ...]:
+    """Who is asked, in order: this node first. For the alias always of the same one model, whatever the load.
+
+    Vectors and tokens of two models must never be mixed, so neither the order of models nor their choice may depend on
+    who is idle.
+    """
+    if not replicas:
+        raise UnknownModel(model, (), "no node has loaded a model yet")
+    found = skilled(model, replicas if model == SWARM_ALIAS else named(model, replicas), skill, replicas)
+    first = min(found, key=lambda replica: (not replica.local, -(replica.params or 0), replica.model))
+    same = (replica for replica in found if replica.model == first.model)
+    return tuple(sorted(same, key=lambda replica: (not replica.local, -replica.slots_free, replica.node_id)))
+
+
+async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float) -> A:
+    """The answer of this node's own engine."""
+    limit = asyncio.timeout(deadline - time.monotonic())
+    try:
+        async with limit:
+            if not call.leases:
+                return await call.run(workers.engine)
+            async with workers.lease(1, deadline) as lease:
+                return await call.run(lease.engine)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
+
+
+async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
+    """A peer's answer. Raises its refusal of the request as BadRequest, being busy as Unavailable, or PeerFailed."""
+    assert replica.url is not None
+    try:
+        stream = client.stream_lines(
+            replica.url,
+            f"{UTILITIES_PATH}/{call.name}",
+            {**call.body, "model": replica.model},
+            request_id=current_request_id.get(),
+            hops=HOPS,
+            deadline_s=remaining_s(deadline),
+        )
+        async with aclosing(stream) as lines:
+            async for line in lines:
+                return read_answer(line, replica, call)
+    except PeerError as error:
+        if error.status in (404, 405):  # no fault of its health
+            raise Unavailable(f"{replica.node} does not know {call.name!r} yet: update it") from error
+        raise peer_failure(replica, error) from error
+    raise PeerFailed(replica.node, "ended without an answer")
+
+
+def read_answer(line: bytes, replica: Replica, call: UtilityCall[A]) -> A:
+    """A peer's line as the answer that was asked for. Raises the error that it carries, and PeerFailed for rubbish."""
+    try:
+        answer = call.answer.validate_json(line)
+    except ValidationError as error:
+        if detail := error_object(line):
+            raise refusal(replica, detail) from error
+        raise PeerFailed(replica.node, f"sent an answer to {call.name} that is none") from error
+    if not call.fits(answer):
+        raise PeerFailed(replica.node, f"sent an answer to {call.name} that does not fit the question")
+    return answer

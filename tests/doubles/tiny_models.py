@@ -1,0 +1,102 @@
+"""Models that take a second to write: what the embedded model cannot do, tiny and random, with its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFReader, GGUFWriter, PoolingType
+
+from swarm.registry.embedded import embedded_model_path
+
+HIDDEN, HEADS, FEED_FORWARD, CONTEXT_TOKENS = 64, 2, 128, 2048
+FIM_TOKENS = ("fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id")
+
+
+def write_reranker(target: Path) -> None:
+    """A cross-encoder that scores any text, at random but always the same."""
+    tokenizer = _Tokenizer(embedded_model_path())
+    writer = GGUFWriter(target, "qwen3")
+    writer.add_name("tiny reranker")
+    writer.add_context_length(CONTEXT_TOKENS)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_pooling_type(PoolingType.RANK)
+    writer.add_classifier_output_labels(["yes", "no"])
+    tokenizer.write(writer)
+    writer.add_sep_token_id(tokenizer.eos)
+    random = np.random.default_rng(7)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        writer.add_tensor(name, (random.standard_normal((rows, columns)) * 0.3).astype(np.float32))
+
+    def vector(name: str, size: int) -> None:
+        writer.add_tensor(name, np.ones(size, dtype=np.float32))
+
+    matrix("token_embd.weight", len(tokenizer.tokens), HIDDEN)
+    vector("output_norm.weight", HIDDEN)
+    matrix("cls.output.weight", 2, HIDDEN)
+    for norm, size in (("attn_norm", HIDDEN), ("ffn_norm", HIDDEN)):
+        vector(f"blk.0.{norm}.weight", size)
+    for norm in ("attn_q_norm", "attn_k_norm"):
+        vector(f"blk.0.{norm}.weight", HIDDEN // HEADS)
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        matrix(f"blk.0.{part}.weight", HIDDEN, HIDDEN)
+    matrix("blk.0.ffn_gate.weight", FEED_FORWARD, HIDDEN)
+    matrix("blk.0.ffn_up.weight", FEED_FORWARD, HIDDEN)
+    matrix("blk.0.ffn_down.weight", HIDDEN, FEED_FORWARD)
+    _finish(writer)
+
+
+def write_infill_model(target: Path) -> None:
+    """The embedded model with three of its tokens declared to be those of filling in the middle."""
+    source = GGUFReader(embedded_model_path())
+    architecture = str(source.fields["general.architecture"].contents())
+    writer = GGUFWriter(target, architecture)
+    for key in ("context_length", "embedding_length", "block_count", "feed_forward_length"):
+        writer.add_uint32(f"{architecture}.{key}", int(source.fields[f"{architecture}.{key}"].contents()))
+    for key in ("attention.head_count", "attention.head_count_kv"):
+        writer.add_uint32(f"{architecture}.{key}", int(source.fields[f"{architecture}.{key}"].contents()))
+    for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
+        writer.add_float32(f"{architecture}.{key}", float(source.fields[f"{architecture}.{key}"].contents()))
+    tokenizer = _Tokenizer(embedded_model_path())
+    tokenizer.write(writer)
+    for offset, key in enumerate(FIM_TOKENS):
+        writer.add_uint32(f"tokenizer.ggml.{key}", 300 + offset)
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    _finish(writer)
+
+
+class _Tokenizer:
+    """The tokenizer of another model."""
+
+    def __init__(self, source: Path) -> None:
+        fields = GGUFReader(source).fields
+        self._pre = str(fields["tokenizer.ggml.pre"].contents())
+        self.tokens = list(fields["tokenizer.ggml.tokens"].contents())
+        self._types = list(fields["tokenizer.ggml.token_type"].contents())
+        self._merges = list(fields["tokenizer.ggml.merges"].contents())
+        self.eos = int(fields["tokenizer.ggml.eos_token_id"].contents())
+        self._template = str(fields["tokenizer.chat_template"].contents())
+
+    def write(self, writer: GGUFWriter) -> None:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self._pre)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self._types)
+        writer.add_token_merges(self._merges)
+        writer.add_eos_token_id(self.eos)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(self._template)
+
+
+def _finish(writer: GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file(progress=False)
+    writer.close()

@@ -1,0 +1,221 @@
+"""Long prompts in slices: whoever leaves meanwhile frees the slot, and nothing else is different."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import random_model
+from swarm.engines import prefill
+from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
+from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.errors import BadRequest
+from swarm.generation import Delta, Finish, GenerationRequest, Usage
+from tests.doubles.clients import connect
+from tests.doubles.running_node import RunningNode
+from tests.doubles.waiting import eventually
+
+CONTEXT_TOKENS = 4096
+SLICE_TOKENS = 64
+WORDS = 2000  # a token each: some 30 slices
+
+
+def chat(words: int = WORDS, first: str = "word", **fields: object) -> GenerationRequest:
+    content = first + " word" * words
+    return GenerationRequest.model_validate(
+        {"model": "long", "messages": [{"role": "user", "content": content}], "temperature": 0.0, **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "tokens_per_s", "size"),
+    [
+        (256, None, 0),
+        (257, None, 256),
+        (10_000, None, 256),
+        (10_000, 1000.0, 500),
+        (500, 1000.0, 0),
+        (501, 1000.0, 500),
+        (10_000, 1.0, 64),
+        (10_000, 1e9, 8192),
+        (0, None, 0),
+    ],
+)
+def test_a_slice_is_as_much_as_takes_half_a_second(left: int, tokens_per_s: float | None, size: int) -> None:
+    assert slice_tokens(left, tokens_per_s) == size
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "length"),
+    [
+        ([], [], 0),
+        ([1], [], 0),
+        ([1, 2, 3], [1, 2, 3], 3),
+        ([1, 2, 3], [1, 2], 2),
+        ([1, 2, 3], [1, 9, 3], 1),
+        ([1], [2], 0),
+    ],
+)
+def test_a_common_prefix(one: list[int], other: list[int], length: int) -> None:
+    assert common_prefix(array("i", one), array("i", other)) == length
+    assert common_prefix(array("i", other), array("i", one)) == length
+
+
+def test_short_prompts_are_not_even_counted() -> None:
+    assert not is_long(chat(100))
+    assert is_long(chat(1000))
+    assert is_long(GenerationRequest(model="m", prompt="word " * 1000))
+    tool = {"function": {"name": "f", "description": "word " * 500}}
+    assert is_long(chat(1, tools=[tool]))
+
+
+class Server:
+    """A llama.cpp that answers `/tokenize` with `tokens` and holds one prompt, unless it `forgets`."""
+
+    def __init__(self, tokens: list[int], forgets: bool = False) -> None:
+        self.tokens = tokens
+        self.forgets = forgets
+        self.held: list[int] = []
+        self.sizes: list[int] = []
+
+    async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
+        if path == "/tokenize":
+            return {"tokens": self.tokens}
+        if path == "/apply-template":
+            raise BadRequest("no template")
+        prompt = body["prompt"]
+        cached = 0 if self.forgets else common_prefix(prompt, self.held)
+        self.held = prompt
+        self.sizes.append(len(prompt))
+        return {"timings": {"cache_n": cached, "prompt_n": len(prompt) - cached}}
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast this machine is."""
+    monkeypatch.setattr(prefill, "MAX_SLICE_TOKENS", SLICE_TOKENS)
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
+    server = Server(list(range(1000)))
+    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
+    assert await warmer.warm({"prompt": "x"}) == 0
+    assert server.sizes == list(range(64, 961, 64))
+    server.held, server.sizes = list(range(1050)), []  # the request itself, and its answer
+    server.tokens = list(range(1200))
+    assert await warmer.warm({"prompt": "x"}) == 1050
+    assert server.sizes == [1064, 1128, 1192]
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize("length", [512, CONTEXT_TOKENS])
+async def test_short_prompts_and_those_that_do_not_fit_are_left_to_the_request(length: int) -> None:
+    server = Server(list(range(length)))
+    assert await SlicedPrefill(server.ask, CONTEXT_TOKENS).warm({"prompt": "x"}) is None
+    assert server.sizes == []
+
+
+@pytest.mark.usefixtures("small_slices")
+async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
+    server = Server(list(range(1000)), forgets=True)
+    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
+    for turn in range(5):
+        server.tokens = [turn, *range(1000)]
+        await warmer.warm({"prompt": "x"})
+    assert len(server.sizes) == 2 * 3, "two slices in each of three requests, then none"
+
+
+async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
+    assert await SlicedPrefill(Server([]).ask, CONTEXT_TOKENS).warm({"messages": [], "n": 1}) is None
+
+
+@pytest.fixture
+async def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_slices: None) -> AsyncIterator[XllamacppEngine]:
+    """A tiny model of random weights with a long context, prefilled in small slices."""
+    shape = {"HIDDEN": 128, "HEADS": 2, "KV_HEADS": 1, "FEED_FORWARD": 256, "VOCABULARY": 8192}
+    for name, value in shape.items():
+        monkeypatch.setattr(random_model, name, value)
+    path = tmp_path / "long.gguf"
+    await asyncio.to_thread(random_model.write_model, path, 2)
+    loaded = await load_xllamacpp(EngineSpec("long", path, CONTEXT_TOKENS, 2, threads=1))
+    yield loaded
+    await loaded.aclose()
+
+
+async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[list[str], list[Usage]]:
+    texts = [""] * n
+    usages: list[Usage] = [Usage()] * n
+    async with aclosing(engine.candidates(request, n)) as events:
+        async for event in events:
+            if isinstance(event, Finish):
+                usages[event.choice] = event.usage
+            else:
+                assert isinstance(event, Delta)
+                texts[event.choice] += event.text
+    return texts, usages
+
+
+async def until_busy(engine: XllamacppEngine, busy: int) -> None:
+    while await engine.http.busy_slots() != busy:  # noqa: ASYNC110 - llama.cpp has no event for it
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_slices_change_nothing_that_is_said(
+    engine: XllamacppEngine, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    sliced, usages = await answer(engine, chat(max_tokens=8), n)
+    monkeypatch.setattr(prefill, "LONG_TOKENS", CONTEXT_TOKENS)
+    other = chat(first="other", max_tokens=8)
+    await answer(engine, other, n)
+    whole, as_whole = await answer(engine, chat(max_tokens=8), n)
+    assert sliced == whole
+    assert [usage.model_copy(update={"cached_tokens": 0}) for usage in as_whole] == usages, "slices are no cache hits"
+    assert usages[0].prompt_tokens > WORDS
+
+
+async def test_a_prompt_asked_again_is_reported_as_cached(engine: XllamacppEngine) -> None:
+    await answer(engine, chat(max_tokens=1))
+    _, (usage,) = await answer(engine, chat(max_tokens=1))
+    assert usage.cached_tokens > WORDS
+    _, (longer,) = await answer(engine, chat(WORDS + 600, max_tokens=1))
+    assert longer.cached_tokens > WORDS - 10
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_end(
+    engine: XllamacppEngine, n: int
+) -> None:
+    asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
+    await until_busy(engine, 1)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await until_busy(engine, 0)
+    _, (usage,) = await answer(engine, chat(max_tokens=1))
+    assert usage.cached_tokens < WORDS / 2, "this much was prefilled for nobody"
+
+
+@pytest.mark.parametrize("swarm", [{"strategy": "single"}, {"votes": 2}], ids=["single", "vote"])
+async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
+    engine: XllamacppEngine, swarm: dict[str, Any]
+) -> None:
+    async def load() -> Engine:
+        return engine
+
+    async with RunningNode("kitchen", load) as node, connect(node.url) as client:
+        asked = asyncio.create_task(client.chat("word" + " word" * WORDS, stream=True, max_tokens=1, swarm=swarm))
+        await until_busy(engine, 1)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await until_busy(engine, 0)
+        await eventually(lambda: node.pool.states()[0].slots_free == 2)
+        _, (usage,) = await answer(engine, chat(max_tokens=1))
+        assert usage.cached_tokens < WORDS / 2

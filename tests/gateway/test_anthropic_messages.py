@@ -1,0 +1,276 @@
+"""Anthropic's Messages API through the official package, against a real node with the embedded model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import anthropic
+import pytest
+import pytest_asyncio
+from anthropic.types import MessageParam
+from pydantic import BaseModel
+
+from tests.doubles.anthropic_events import streamed
+from tests.doubles.clients import Client, anthropic_client
+from tests.doubles.running_node import RunningNode
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CAPITAL: list[MessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+ASK: list[MessageParam] = [{"role": "user", "content": "What is the weather in Paris?"}]
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "Weather of a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+SHORT: Any = {"model": "demo", "max_tokens": 60}
+SINGLE = {"swarm": {"strategy": "single"}}
+BOTH_WAYS = pytest.mark.parametrize("extra", [SINGLE, {}], ids=["single", "vote"])
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def claude(demo_node: RunningNode) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    """The official package, without retries: what is answered is what was sent."""
+    async with anthropic_client(demo_node.url, max_retries=0) as opened:
+        yield opened
+
+
+async def ask(claude: anthropic.AsyncAnthropic, messages: Any = CAPITAL, **fields: Any) -> anthropic.types.Message:
+    extra = {"temperature": 0, **fields.pop("extra_body", SINGLE)}  # the package knows no samplers any more
+    return await claude.messages.create(messages=messages, extra_body=extra, **{**SHORT, **fields})
+
+
+def text_of(message: anthropic.types.Message) -> str:
+    return "".join(block.text for block in message.content if block.type == "text")
+
+
+@BOTH_WAYS
+async def test_a_message_is_answered_with_its_usage(claude: anthropic.AsyncAnthropic, extra: dict[str, Any]) -> None:
+    answer = await ask(claude, extra_body=extra)
+    assert "Paris" in text_of(answer)
+    assert (answer.type, answer.role, answer.model) == ("message", "assistant", "demo")
+    assert answer.id.startswith("msg_")
+    assert (answer.stop_reason, answer.stop_sequence) == ("end_turn", None)
+    assert answer.usage.output_tokens > 3
+    assert answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0) > 5
+    assert answer.model_extra is not None
+    assert answer.model_extra["swarm"]["coordinator"] == "kitchen"
+    assert answer._request_id
+
+
+@BOTH_WAYS
+async def test_the_stream_helper_gives_the_same_in_pieces(
+    claude: anthropic.AsyncAnthropic, extra: dict[str, Any]
+) -> None:
+    whole = await ask(claude)
+    async with claude.messages.stream(**SHORT, messages=CAPITAL, extra_body={"temperature": 0, **extra}) as stream:
+        pieces = [piece async for piece in stream.text_stream]
+        final = await stream.get_final_message()
+    assert len(pieces) > 3, "token by token"
+    assert "".join(pieces) == text_of(final) == text_of(whole)
+    assert (final.stop_reason, final.model) == ("end_turn", "demo")
+    assert final.usage.output_tokens == whole.usage.output_tokens
+
+
+@BOTH_WAYS
+async def test_every_event_is_of_the_protocol(client: Client, extra: dict[str, Any]) -> None:
+    body = {"model": "demo", "max_tokens": 60, "messages": CAPITAL, "stream": True, **extra}
+    reply = await client.post("/v1/messages?beta=true", body)
+    whole = streamed(reply.text)
+    assert whole.stop_reason == "end_turn"
+    assert [block["type"] for block in whole.blocks] == ["text"]
+    assert whole.start.usage.input_tokens == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+    assert whole.swarm is not None
+    assert whole.swarm["coordinator"] == "kitchen"
+    assert reply.headers["request-id"] == reply.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("path", ["/messages", "/messages?beta=true", "/v1/messages"])
+async def test_every_path_answers(client: Client, path: str) -> None:
+    reply = await client.post(path, {"model": "demo", "max_tokens": 2, "messages": CAPITAL})
+    assert reply.json["type"] == "message"
+
+
+@pytest.mark.parametrize("name", ["claude-of-tomorrow", "swarm"])
+async def test_an_unknown_model_is_the_default_under_the_name_asked_for(
+    claude: anthropic.AsyncAnthropic, name: str
+) -> None:
+    answer = await ask(claude, model=name)
+    assert answer.model == name
+    assert "Paris" in text_of(answer)
+
+
+async def test_the_token_limit_is_told_as_such(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await ask(claude, max_tokens=3)
+    assert answer.stop_reason == "max_tokens"
+    assert answer.usage.output_tokens == 3
+
+
+async def test_a_stop_sequence_ends_the_answer_and_is_left_out(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await ask(claude, stop_sequences=["nowhere", " capital"])
+    assert text_of(answer).strip() == "The"
+    assert answer.stop_reason == "end_turn"
+
+
+async def test_tokens_are_counted_as_the_answer_counts_them(claude: anthropic.AsyncAnthropic) -> None:
+    turns: Any = [*CAPITAL, {"role": "assistant", "content": "Paris."}, *ASK]
+    prompt: Any = {"model": "claude-x", "messages": turns, "system": "Be brief.", "tools": [WEATHER]}
+    counted = await claude.messages.count_tokens(**prompt)
+    answer = await claude.messages.create(**prompt, max_tokens=1, extra_body=SINGLE)
+    assert counted.input_tokens == answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
+    assert (await claude.messages.count_tokens(model="demo", messages=CAPITAL)).input_tokens < counted.input_tokens
+
+
+async def test_a_system_prompt_counts_in_both_its_forms(claude: anthropic.AsyncAnthropic) -> None:
+    async def tokens(system: Any) -> int:
+        counted = await claude.messages.count_tokens(model="demo", messages=CAPITAL, system=system)
+        return counted.input_tokens
+
+    cached: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    claudes_own = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=fa690;"}
+    assert await tokens(cached) == await tokens("Be brief.") == await tokens([claudes_own, *cached])
+    bare = await claude.messages.count_tokens(model="demo", messages=CAPITAL)
+    assert await tokens("Be brief.") != bare.input_tokens
+    assert "Paris" in text_of(await ask(claude, system=cached))
+
+
+async def test_an_answer_goes_on_where_the_client_began_it(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await ask(claude, [*CAPITAL, {"role": "assistant", "content": "The capital of France is"}])
+    assert "Paris" in text_of(answer)
+    assert "capital" not in text_of(answer)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tool_loop_comes_to_its_end(
+    claude: anthropic.AsyncAnthropic, extra: dict[str, Any], stream: bool
+) -> None:
+    turns: list[Any] = list(ASK)
+    prompt: Any = {**SHORT, "max_tokens": 100, "tools": [WEATHER], "extra_body": {"temperature": 0, **extra}}
+
+    async def answered() -> anthropic.types.Message:
+        if not stream:
+            return await claude.messages.create(messages=turns, **prompt)
+        async with claude.messages.stream(messages=turns, **prompt) as events:
+            return await events.get_final_message()
+
+    first = await answered()
+    (call,) = first.content
+    assert call.type == "tool_use"
+    assert (call.name, call.input) == ("get_weather", {"city": "Paris"})
+    assert call.id.startswith("toolu_")
+    assert first.stop_reason == "tool_use"
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "sunny"}]}
+    turns += [first.to_param(), {"role": "user", "content": [result]}]
+    last = await answered()
+    assert text_of(last)
+    assert last.stop_reason == "end_turn"
+
+
+async def test_arguments_stream_in_fragments(client: Client) -> None:
+    body = {"model": "demo", "max_tokens": 60, "messages": ASK, "tools": [WEATHER], "stream": True, **SINGLE}
+    reply = await client.post("/v1/messages", body)
+    (call,) = streamed(reply.text).blocks
+    assert call["input"] == {}
+    assert json.loads(call["json"]) == {"city": "Paris"}
+    assert reply.text.count("input_json_delta") > 3
+
+
+async def test_with_tool_choice_none_nothing_is_called(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await ask(claude, ASK, tools=[WEATHER], tool_choice={"type": "none"})
+    assert [block.type for block in answer.content] == ["text"]
+    assert "get_weather" not in text_of(answer)
+
+
+async def test_hosted_tools_are_left_out(claude: anthropic.AsyncAnthropic) -> None:
+    hosted = [
+        {"type": "web_search_20250305", "name": "web_search", "max_uses": 2},
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
+    ]
+    answer = await ask(claude, ASK, tools=[*hosted, {**WEATHER, "type": "custom"}])
+    assert [getattr(block, "name", None) for block in answer.content] == ["get_weather"]
+    plain = await claude.messages.count_tokens(model="demo", messages=ASK)
+    assert (await claude.messages.count_tokens(model="demo", messages=ASK, tools=hosted)) == plain  # type: ignore[arg-type]
+
+
+class City(BaseModel):
+    name: Literal["Paris", "Rome"]
+    capital: bool
+
+
+async def test_a_pydantic_model_is_parsed_from_the_answer(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await claude.messages.parse(**SHORT, messages=CAPITAL, output_format=City, extra_body=SINGLE)
+    assert isinstance(answer.parsed_output, City)
+
+
+async def test_fields_that_only_anthropics_models_know_are_taken(claude: anthropic.AsyncAnthropic) -> None:
+    answer = await ask(
+        claude,
+        metadata={"user_id": "u"},
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        service_tier="auto",
+        extra_body={
+            **SINGLE,
+            "top_k": 5,
+            "top_p": 1,
+            "context_management": {"edits": [{"type": "clear_thinking_20251015"}]},
+            "output_config": {"effort": "high", "format": None},
+            "a_field_of_the_future": {"deep": [1]},
+        },
+    )
+    assert "Paris" in text_of(answer)
+
+
+async def test_a_conversation_with_every_form_of_content_is_taken(claude: anthropic.AsyncAnthropic) -> None:
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "user", "content": "What is the weather in Paris?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "They want the weather.", "signature": "x"},
+                {"type": "redacted_thinking", "data": "eA=="},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"}},
+                {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "toolu_1", "content": "no such city", "is_error": True},
+                {"type": "text", "text": "What is the capital of France?", "cache_control": {"type": "ephemeral"}},
+            ],
+        },
+    ]
+    answer = await ask(claude, turns)
+    assert answer.stop_reason in ("end_turn", "max_tokens")
+    assert text_of(answer)
+
+
+async def test_a_client_that_leaves_frees_the_slots(claude: anthropic.AsyncAnthropic, demo_node: RunningNode) -> None:
+    workers = demo_node.pool.get("demo")
+    assert workers is not None
+    http: Any = getattr(workers.engine, "http")  # noqa: B009
+    async with claude.messages.stream(model="demo", max_tokens=900, messages=ASK, extra_body=SINGLE) as stream:
+        async for _ in stream.text_stream:
+            break
+    async with asyncio.timeout(5):
+        while await http.busy_slots():
+            pass
+    assert workers.state().slots_free == workers.state().slots
+
+
+async def test_the_sdk_tells_the_errors_apart(claude: anthropic.AsyncAnthropic) -> None:
+    long: Any = [{"role": "user", "content": "word " * 2000}]
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 1024 maximum") as caught:
+        await ask(claude, long)
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.request_id
+    with pytest.raises(anthropic.NotFoundError) as lost:
+        await claude.messages.batches.retrieve("none")
+    assert lost.value.type == "not_found_error"
