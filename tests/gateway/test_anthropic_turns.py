@@ -39,6 +39,14 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
     [
         ([said("user", "a")], [{"role": "user", "content": "a"}]),
         ([said("user", text("a"), text("b"))], [{"role": "user", "content": "a\nb"}]),
+        (
+            [said("user", {"type": "image", "source": {}}, text("b"))],
+            [{"role": "user", "content": "[image left out: this model reads text only]\nb"}],
+        ),
+        (
+            [said("user", result("a", [{"type": "image"}]))],
+            [{"role": "tool", "tool_call_id": "a", "content": "[image left out: this model reads text only]"}],
+        ),
         ([said("user", "a"), said("user", "b")], [{"role": "user", "content": "a\nb"}]),
         (
             [said("user", "a"), said("assistant", text("b"), text("c"))],
