@@ -6,6 +6,7 @@ OpenAI's. Events never leave the process one by one through pydantic: they are p
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -33,6 +34,11 @@ class ToolCall(Frozen):
     id: str
     name: str
     arguments: str
+
+
+def new_call_id() -> str:
+    """An id for a call whose engine gave it none."""
+    return f"call_{secrets.token_hex(12)}"
 
 
 class Usage(Frozen):

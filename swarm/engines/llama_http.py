@@ -16,6 +16,9 @@ from typing import Any, cast
 import aiohttp
 
 from swarm.engines.engine import Capabilities, Embeddings
+from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
+from swarm.engines.grammar_schema import grammar_schema, whole_document
+from swarm.engines.leading_thought import ThoughtReader
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
@@ -34,7 +37,7 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
 
 
 def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
-    """The JSON that llama.cpp takes for `n` streamed answers to `request`."""
+    """OpenAI's JSON for `n` streamed answers to `request`: what peers take."""
     body = request.model_dump(
         mode="json", by_alias=True, exclude_none=True, exclude={"logprobs", "top_logprobs", "tool_choice", "tools"}
     )
@@ -53,6 +56,19 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
     body["n"] = n
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
+    """The same as llama.cpp takes it: its schemas in terms of grammars, enforced calls as a schema of the answer."""
+    body = request_body(request, n)
+    for tool in body.get("tools", ()):
+        tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])
+    if calls is not None:
+        body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
+    elif (schema := demanded_schema(request.response_format)) is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": whole_document(schema)}}
     return body
 
 
@@ -117,6 +133,20 @@ def _tool_call(call: Wire) -> ToolCallDelta:
     return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
 
 
+class AnswerReader:
+    """What llama.cpp's own parsers leave in one answer's text: thoughts of a model whose template hides them, calls."""
+
+    def __init__(self, chat: bool, calls: CallGrammar | None) -> None:
+        self._thoughts = ThoughtReader() if chat else None
+        self._calls = None if calls is None else CallReader(calls)
+
+    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
+        events = [event] if self._thoughts is None else self._thoughts.read(event)
+        if self._calls is None:
+            return events
+        return [shown for event in events if (shown := self._calls.read(event)) is not None]
+
+
 class LlamaHttp:
     """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`."""
 
@@ -135,16 +165,19 @@ class LlamaHttp:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
+        calls = call_grammar(request)
         reader = ChunkReader(chat)
+        answers = [AnswerReader(chat, calls) for _ in range(n)]
         unfinished = n
-        async with self._post(path, request_body(request, n)) as response:
+        async with self._post(path, engine_body(request, n, calls)) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":
                         break
-                    for event in reader.events(json.loads(data)):
-                        unfinished -= isinstance(event, Finish)
-                        yield event
+                    for raw in reader.events(json.loads(data)):
+                        for event in answers[raw.choice].read(raw):
+                            unfinished -= isinstance(event, Finish)
+                            yield event
             except (ValueError, KeyError, TypeError, EventTooLargeError) as error:
                 raise EngineFailed(f"the engine sent an unreadable chunk: {error!r}") from error
         if unfinished:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from swarm.generation import FinishReason, ToolCall, ToolCallDelta
-
-
-def new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+from swarm.generation import FinishReason, ToolCall, ToolCallDelta, new_call_id
 
 
 def with_unique_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:

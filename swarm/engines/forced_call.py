@@ -1,0 +1,215 @@
+"""Tool calls that must be made, or may be made beside a demanded JSON: generated under one schema, read back as calls.
+
+llama.cpp lets a model write prose before a required call, ignores the function that a choice names, and never calls
+at all where a response format is set. So in these three cases the answer is generated under a JSON schema whose
+objects are calls, {"name": ..., "arguments": ...}, and its text becomes tool-call deltas as it comes. The tools stay
+in the prompt. An answer has one call: more than one is what `parallel_tool_calls` allows, never what it demands.
+
+Cut by `max_tokens`, an answer keeps the arguments that it has and its reason "length", as OpenAI has it; a call whose
+arguments have not begun is not there at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+
+from swarm.engines.grammar_schema import definition, hoisted
+from swarm.errors import EngineFailed
+from swarm.generation import (
+    Delta,
+    Finish,
+    FunctionSpec,
+    GenerationRequest,
+    JsonObject,
+    NamedToolChoice,
+    ResponseFormat,
+    ToolCallDelta,
+    new_call_id,
+)
+
+_WHITE_SPACE = " \t\r\n"
+_SHAPED = frozenset({"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"})
+_BRACKET_OR_STRING = re.compile(r'[{}\[\]"]')
+_STRING_END = re.compile(r'["\\]')
+
+
+@dataclass(frozen=True, slots=True)
+class CallGrammar:
+    """What an answer is generated under. Unless `required`, it may be other JSON than a call."""
+
+    schema: JsonObject
+    names: tuple[str, ...]
+    required: bool
+
+
+def call_grammar(request: GenerationRequest) -> CallGrammar | None:
+    """How calls are enforced for `request`; None where llama.cpp's own parser does (or there are no tools)."""
+    choice = request.tool_choice
+    if not request.tools or choice == "none" or request.messages is None:
+        return None
+    functions = [tool.function for tool in request.tools]
+    names = tuple(function.name for function in functions)
+    if isinstance(choice, NamedToolChoice):
+        wanted = [function for function in functions if function.name == choice.function.name]
+        return CallGrammar(_any_of(wanted, None), (choice.function.name,), required=True)
+    if choice == "required":
+        return CallGrammar(_any_of(functions, None), names, required=True)
+    answer = demanded_schema(request.response_format)
+    return None if answer is None else CallGrammar(_any_of(functions, answer), names, required=False)
+
+
+def demanded_schema(wanted: ResponseFormat | None) -> JsonObject | None:
+    """The schema that an answer must have; None where it may be text."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object" or wanted.json_schema is None:
+        return {"type": "object"}
+    return wanted.json_schema.schema_
+
+
+def _any_of(functions: list[FunctionSpec], answer: JsonObject | None) -> JsonObject:
+    """A schema of a call of any of `functions`, or of `answer`. Each keeps its own `$defs` below its own name."""
+    parts = {f"arguments{number}": arguments_schema(function) for number, function in enumerate(functions)}
+    members: list[JsonObject] = [_call(function, f"arguments{number}") for number, function in enumerate(functions)]
+    if answer is not None:
+        parts["answer"] = answer
+        members.append({"$ref": definition("answer")})
+    return hoisted(parts, members[0] if len(members) == 1 else {"anyOf": list(members)})
+
+
+def _call(function: FunctionSpec, part: str) -> JsonObject:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function.name}, "arguments": {"$ref": definition(part)}},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def arguments_schema(function: FunctionSpec) -> JsonObject:
+    """The parameters as a schema that only objects keep: `{}` and a bare description say nothing of the type.
+
+    Alternatives beside `properties` (one of these is required, ...) go: llama.cpp would see nothing else.
+    """
+    schema = function.parameters
+    if "properties" in schema:
+        schema = {keyword: value for keyword, value in schema.items() if keyword not in ("anyOf", "oneOf")}
+    return schema if _SHAPED & schema.keys() else {**schema, "type": "object"}
+
+
+class CallReader:
+    """Turns the text of one answer, generated under a `CallGrammar`, into events."""
+
+    def __init__(self, grammar: CallGrammar) -> None:
+        self._grammar = grammar
+        self._heads = {
+            f'{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{{': name for name in grammar.names
+        }
+        self._head = _Head()
+        self._arguments: _ObjectText | None = None
+        self._is_text = False
+
+    def read(self, event: Delta | Finish) -> Delta | Finish | None:
+        """The event as a client may see it; None where it shows nothing."""
+        if isinstance(event, Finish):
+            return self._finish(event)
+        if self._is_text or not event.text:
+            return event
+        text, calls = self._split(event.text)
+        if not (text or calls or event.reasoning or event.logprobs):
+            return None
+        return replace(event, text=text, tool_calls=calls)
+
+    def _split(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        if self._arguments is not None:
+            more = self._arguments.feed(text)
+            return "", (ToolCallDelta(0, None, None, more),) if more else ()
+        rest = self._head.feed(text, self._heads)
+        if rest is not None:
+            self._arguments = _ObjectText()
+            name = self._heads[self._head.squeezed]
+            return "", (ToolCallDelta(0, new_call_id(), name, self._arguments.feed(rest)),)
+        if self._may_be_call():
+            return "", ()
+        if self._grammar.required:
+            raise EngineFailed("the engine did not make the call that was required")
+        self._is_text = True
+        return self._head.raw, ()
+
+    def _may_be_call(self) -> bool:
+        return any(head.startswith(self._head.squeezed) for head in self._heads)
+
+    def _finish(self, event: Finish) -> Finish:
+        """A whole call ends with "tool_calls"; one that is not whole was cut, by whatever."""
+        if self._is_text:
+            return event
+        whole = self._arguments is not None and self._arguments.closed
+        if event.reason == "stop":
+            return replace(event, reason="tool_calls" if whole else "length")
+        return event
+
+
+class _Head:
+    """The beginning of the JSON text, up to where it is known whether it is a call."""
+
+    def __init__(self) -> None:
+        self.raw = ""
+        self.squeezed = ""  # without the white space between tokens
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str, heads: dict[str, str]) -> str | None:
+        """What follows a whole head, its brace included; None while, or as long as, there is none."""
+        for position, char in enumerate(text):
+            if self._in_string or char not in _WHITE_SPACE:
+                self.squeezed += char
+            self._track(char)
+            if self.squeezed in heads:
+                return text[position:]
+        self.raw += text
+        return None
+
+    def _track(self, char: str) -> None:
+        if self._escaped:
+            self._escaped = False
+        elif self._in_string and char == "\\":
+            self._escaped = True
+        elif char == '"':
+            self._in_string = not self._in_string
+
+
+class _ObjectText:
+    """The text of one JSON object as it grows; what follows its last brace is not part of it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> str:
+        """The part of `text` that belongs to the object."""
+        if self.closed:
+            return ""
+        position = 0
+        if self._escaped:
+            position, self._escaped = 1, False
+        while found := (_STRING_END if self._in_string else _BRACKET_OR_STRING).search(text, position):
+            position = found.end()
+            self._step(found[0])
+            if self._escaped and position < len(text):
+                position, self._escaped = position + 1, False
+            if self.closed:
+                return text[:position]
+        return text
+
+    def _step(self, mark: str) -> None:
+        if mark == '"':
+            self._in_string = not self._in_string
+        elif mark == "\\":
+            self._escaped = True
+        else:
+            self._depth += 1 if mark in "{[" else -1
+            self.closed = self._depth == 0

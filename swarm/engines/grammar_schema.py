@@ -1,0 +1,82 @@
+"""A client's JSON schema as llama.cpp's grammar takes it: the same demand, in the words that it understands.
+
+What it does not understand it either refuses (a schema that is `true`, a `$ref` to the whole document) or enforces in
+a way that breaks the JSON (a pattern whose `.` may be a quote). Pure; what can never work is refused before, see
+`schema_refusal.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
+
+from swarm.engines.grammar_pattern import grammar_pattern
+from swarm.generation import JsonObject
+
+DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples", "required"})  # values, not schemas
+NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+FLAGS = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "uniqueItems", "deprecated", "readOnly", "nullable"}
+)
+
+
+def hoisted(parts: Mapping[str, JsonObject], root: JsonObject) -> JsonObject:
+    """`root` with each part under `$defs`, where it is referred to as `definition(name)`."""
+    definitions: JsonObject = {name: grammar_schema(part, definition(name)) for name, part in parts.items()}
+    return {"$defs": definitions, **root}
+
+
+def definition(name: str) -> str:
+    """The reference to a part of `hoisted`."""
+    return f"#/$defs/{name}"
+
+
+def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
+    """`schema` for a grammar, its references turned to `base`, the place where it will stand."""
+    made: JsonObject = {}
+    for keyword, value in schema.items():
+        if keyword in DATA_KEYWORDS:
+            made[keyword] = value
+        elif keyword in NAMED_SCHEMAS and isinstance(value, dict):
+            made[keyword] = {name: _part(member, base) for name, member in value.items()}
+        elif keyword == "$ref" and isinstance(value, str) and value.startswith("#"):
+            made[keyword] = base + value[1:]
+        elif keyword == "pattern" and isinstance(value, str):
+            pattern = grammar_pattern(value)
+            if pattern is not None:
+                made[keyword] = pattern
+        elif keyword in FLAGS and isinstance(value, bool):
+            made[keyword] = value
+        else:
+            made[keyword] = _part(value, base) if isinstance(value, dict | list) or value is True else value
+    return made
+
+
+def _part(value: JsonValue, base: str) -> JsonValue:
+    """A schema below another one, or a list of them; `true`, which allows anything, as llama.cpp writes it."""
+    if value is True:
+        return {}
+    if isinstance(value, dict):
+        return grammar_schema(value, base)
+    return [_part(member, base) for member in value] if isinstance(value, list) else value
+
+
+def whole_document(schema: JsonObject) -> JsonObject:
+    """`schema` as a document of its own. Where it refers to its own root, which llama.cpp refuses, it is moved."""
+    if "#" in references(schema):
+        return hoisted({"root": schema}, {"$ref": definition("root")})
+    return grammar_schema(schema)
+
+
+def references(schema: JsonValue) -> Iterator[str]:
+    """Every `$ref` in `schema`."""
+    if isinstance(schema, list):
+        for member in schema:
+            yield from references(member)
+    elif isinstance(schema, dict):
+        for keyword, value in schema.items():
+            if keyword == "$ref" and isinstance(value, str):
+                yield value
+            elif keyword not in DATA_KEYWORDS:
+                yield from references(value)
