@@ -16,6 +16,8 @@ from swarm.generation import JsonObject
 
 DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples", "required"})  # values, not schemas
 NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+OBJECT_KEYWORDS = frozenset({"properties", "$ref", "anyOf", "oneOf", "allOf"})  # what llama.cpp merges itself
+NOTES = frozenset({"title", "description"})
 FLAGS = frozenset(
     {"additionalProperties", "unevaluatedProperties", "uniqueItems", "deprecated", "readOnly", "nullable"}
 )
@@ -35,7 +37,7 @@ def definition(name: str) -> str:
 def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
     """`schema` for a grammar, its references turned to `base`, the place where it will stand."""
     made: JsonObject = {}
-    for keyword, value in schema.items():
+    for keyword, value in _merged(schema).items():
         if keyword in DATA_KEYWORDS:
             made[keyword] = value
         elif keyword in NAMED_SCHEMAS and isinstance(value, dict):
@@ -50,6 +52,21 @@ def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
             made[keyword] = value
         else:
             made[keyword] = _part(value, base) if isinstance(value, dict | list) or value is True else value
+    return made
+
+
+def _merged(schema: JsonObject) -> JsonObject:
+    """`schema` without an `allOf` that says nothing of objects: llama.cpp would make an empty object of it."""
+    members = schema.get("allOf")
+    if not isinstance(members, list) or not members:
+        return schema
+    made: JsonObject = {keyword: value for keyword, value in schema.items() if keyword != "allOf"}
+    for member in members:
+        if not isinstance(member, dict) or (len(members) > 1 and OBJECT_KEYWORDS & member.keys()):
+            return schema
+        if any(made.get(keyword, value) != value for keyword, value in member.items() if keyword not in NOTES):
+            return schema
+        made = {**member, **made}
     return made
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -28,6 +29,8 @@ Wire = Mapping[str, Any]  # parsed JSON from the engine, turned into typed objec
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
+SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
+SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -81,8 +84,20 @@ def translate_error(status: int, body: Wire) -> SwarmError:
     if "too large to process" in message:  # an input that must be pooled at once; llama.cpp calls it a server error
         return BadRequest(f"a text to embed has more than {EMBEDDING_TEXT_TOKENS} tokens: split it", param="input")
     if status in (400, 404, 422, 501):
-        return BadRequest(message)
+        return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
     return EngineFailed(f"the engine failed: {message}")
+
+
+@asynccontextmanager
+async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
+    """Names the field in a refusal of a schema that only llama.cpp could see is wrong."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.param is not None or not SCHEMA_WORDS.search(str(error)):
+            raise
+        field = "tools" if demanded_schema(request.response_format) is None else "response_format"
+        raise BadRequest(f"{field}: {error}", param=field) from error
 
 
 class ChunkReader:
@@ -169,7 +184,7 @@ class LlamaHttp:
         reader = ChunkReader(chat)
         answers = [AnswerReader(chat, calls) for _ in range(n)]
         unfinished = n
-        async with self._post(path, engine_body(request, n, calls)) as response:
+        async with blaming_schemas(request), self._post(path, engine_body(request, n, calls)) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":

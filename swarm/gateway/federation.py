@@ -15,6 +15,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import AddressError
 from federation.hostport import parse_address
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
@@ -84,6 +85,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
+    refuse_impossible_schemas(generation)
     workers = app[POOL].get(generation.model)
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))

@@ -14,6 +14,7 @@ from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
 from swarm.engines.engine import Embeddings
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.ballot import batches_of, hold_ballot
@@ -79,6 +80,7 @@ class Dispatcher:
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
+        refuse_impossible_schemas(request)
         chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
         return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
 

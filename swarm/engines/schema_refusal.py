@@ -1,0 +1,223 @@
+"""Schemas that can never work, refused by name before anything is generated.
+
+llama.cpp compiles a schema to a grammar for each request. It refuses most nonsense itself, but some it does not: a
+length whose minimum is above its maximum never returns, thousands of alternatives take seconds of every other
+request's time, a contradiction is answered with something that breaks the schema. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from swarm.engines.forced_call import demanded_schema
+from swarm.engines.grammar_pattern import MAX_PATTERN_CHARS
+from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS
+from swarm.engines.schema_answerable import is_answerable
+from swarm.errors import BadRequest
+from swarm.generation import GenerationRequest, JsonObject
+
+MAX_DEPTH = 64  # OpenAI allows 10; llama.cpp recurses
+MAX_PARTS = 5000  # schemas within one, as at OpenAI: bounds the time of looking at it
+MAX_ALTERNATIVES = (
+    1000  # enum values and `anyOf` members in all, as at OpenAI: each is tried for every token (20,000: 16 s)
+)
+MAX_OPTIONAL = (
+    256  # properties of one object: llama.cpp's grammar of optional ones grows with their square; 1,000 took 6 s
+)
+MAX_REPEATS = 2000  # llama.cpp's own limit for what a grammar may repeat
+MAX_TEXT_CHARS = 20_000  # of a name, a constant or one enum value: it is written into the grammar
+
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
+BOUNDS = (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), ("minimum", "exclusiveMaximum"))
+MAX_BOUND = 2**63  # llama.cpp counts in 64 bits
+UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
+
+Path = tuple[str, ...]
+
+
+def refuse_impossible_schemas(request: GenerationRequest) -> None:
+    """Raises BadRequest naming the field of the first schema in `request` that no answer could be held to."""
+    for number, tool in enumerate(request.tools):
+        where = f"tools[{number}].function.parameters"
+        parameters = tool.function.parameters
+        if parameters.get("type", "object") != "object":
+            raise BadRequest(f"{where}.type is {parameters['type']!r:.100}: arguments are an object", param=where)
+        _refuse(parameters, where)
+    wanted = demanded_schema(request.response_format)
+    if wanted is not None:
+        _refuse(wanted, "response_format.json_schema.schema")
+
+
+def _refuse(schema: JsonObject, where: str) -> None:
+    look = _Look(schema)
+    for path, problem in look.problems(schema, ()):
+        place = "".join(f".{name}" if name.isidentifier() else f"[{name}]" for name in path)
+        raise BadRequest(f"{where}{place:.300}: {problem}", param=where)
+    try:
+        answerable = is_answerable(schema)
+    except RecursionError:
+        raise BadRequest(f"{where}: references lead too deep to be followed", param=where) from None
+    if not answerable:
+        raise BadRequest(f"{where}: no value of finite size can keep this schema", param=where)
+
+
+@dataclass(slots=True)
+class _Look:
+    """One walk over a schema, and what it has counted."""
+
+    root: JsonObject
+    parts: int = 0
+    alternatives: int = 0
+    resolved: set[str] = field(default_factory=set[str])
+
+    def problems(self, schema: JsonValue, path: Path) -> Iterator[tuple[Path, str]]:
+        """What is wrong with `schema` and what is in it, with its place. One is enough: the walk may be left."""
+        self.parts += 1
+        if self.parts > MAX_PARTS or len(path) > 2 * MAX_DEPTH:
+            yield (), f"a schema of more than {MAX_PARTS} parts or {MAX_DEPTH} levels: make it smaller"
+            return
+        if schema is True:
+            return
+        if not isinstance(schema, dict):
+            yield path, f"a schema is an object, not {schema!r:.60}"
+            return
+        for problem in self._own(schema):
+            yield path, problem
+        for keyword, value in schema.items():
+            if keyword not in DATA_KEYWORDS:
+                yield from self._below(keyword, value, (*path, keyword))
+
+    def _below(self, keyword: str, value: JsonValue, path: Path) -> Iterator[tuple[Path, str]]:
+        if keyword in NAMED_SCHEMAS:
+            if not isinstance(value, dict):
+                yield path, "must be an object of schemas"
+                return
+            for name, member in value.items():
+                yield from self.problems(member, (*path, name))
+        elif keyword in ("anyOf", "oneOf", "allOf", "prefixItems") or (keyword == "items" and isinstance(value, list)):
+            if not isinstance(value, list) or (not value and keyword != "items"):
+                yield path, "must be a list of schemas, and not an empty one"
+                return
+            if keyword in ("anyOf", "oneOf"):
+                for problem in self._count_alternatives(len(value)):
+                    yield path, problem
+            for number, member in enumerate(value):
+                yield from self.problems(member, (*path, str(number)))
+        elif keyword == "items" or (keyword == "additionalProperties" and not isinstance(value, bool)):
+            yield from self.problems(value, path)
+
+    def _count_alternatives(self, more: int) -> Iterator[str]:
+        self.alternatives += more
+        if self.alternatives > MAX_ALTERNATIVES:
+            yield f"more than {MAX_ALTERNATIVES} enum values and alternatives in one schema"
+
+    def _own(self, schema: JsonObject) -> Iterator[str]:
+        """What is wrong with a schema's own keywords."""
+        yield from _type_problems(schema.get("type"))
+        yield from self._reference_problems(schema.get("$ref"))
+        if "enum" in schema:
+            yield from self._enum_problems(schema["enum"])
+        for low, high in COUNTS:
+            yield from _count_problems(schema, low, high)
+        for low, high in BOUNDS:
+            yield from _bound_problems(schema, low, high)
+        if "pattern" in schema:
+            yield from _pattern_problems(schema["pattern"])
+        yield from _property_problems(schema)
+        if len(str(schema.get("const", ""))) > MAX_TEXT_CHARS:
+            yield f"const is longer than {MAX_TEXT_CHARS} characters"
+
+    def _reference_problems(self, reference: JsonValue) -> Iterator[str]:
+        if reference is None or (isinstance(reference, str) and reference in self.resolved):
+            return
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+            yield f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
+            return
+        target: JsonValue = self.root
+        for step in reference.split("/")[1:]:
+            if isinstance(target, dict) and step in target:
+                target = target[step]
+            elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
+                target = target[int(step)]
+            else:
+                yield f"$ref {reference!r:.100} leads nowhere"
+                return
+        if not isinstance(target, dict):
+            yield f"$ref {reference!r:.100} leads to no schema"
+        self.resolved.add(reference)
+
+    def _enum_problems(self, values: JsonValue) -> Iterator[str]:
+        if not isinstance(values, list) or not values:
+            yield "enum must be a list of values, and not an empty one"
+            return
+        yield from self._count_alternatives(len(values))
+        if any(len(str(value)) > MAX_TEXT_CHARS for value in values):
+            yield f"an enum value is longer than {MAX_TEXT_CHARS} characters"
+
+
+def _type_problems(given: JsonValue) -> Iterator[str]:
+    if given is None:
+        return
+    names = given if isinstance(given, list) else [given]
+    if not names:
+        yield "type is an empty list: no value has it"
+    for name in names:
+        if not (isinstance(name, str) and name in TYPES):
+            yield f"unknown type {name!r:.60}: use {', '.join(sorted(TYPES))}"
+
+
+def _count_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
+    for keyword in (low, high):
+        value = schema.get(keyword, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**31 - 1:
+            yield f"{keyword} is {value!r:.60}: it must be a number from 0 to {2**31 - 1}"
+            return
+    least, most = schema.get(low, 0), schema.get(high)
+    assert isinstance(least, int)
+    if least > MAX_REPEATS:
+        yield f"{low} is {least}: at most {MAX_REPEATS} can be enforced"
+    if isinstance(most, int) and most < least:
+        yield f"{low} {least} is more than {high} {most}"
+
+
+def _bound_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
+    for keyword in (low, high):
+        value = schema.get(keyword, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_BOUND:
+            yield f"{keyword} is {value!r:.60}: it must be a number within 64 bits"
+            return
+    least, most = schema.get(low), schema.get(high)
+    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
+        yield f"{low} {least} is more than {high} {most}"
+
+
+def _pattern_problems(pattern: JsonValue) -> Iterator[str]:
+    if not isinstance(pattern, str):
+        yield f"pattern is {pattern!r:.60}: it must be a regular expression"
+    elif len(pattern) <= MAX_PATTERN_CHARS:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            if not str(error).startswith(UNKNOWN_TO_PYTHON):
+                yield f"pattern {pattern!r:.100} is no regular expression: {error}"
+
+
+def _property_problems(schema: JsonObject) -> Iterator[str]:
+    properties, required = schema.get("properties"), schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        yield "required must be a list of property names"
+        return
+    if not isinstance(properties, dict):
+        return
+    if any(len(name) > MAX_TEXT_CHARS for name in properties):
+        yield f"a property's name is longer than {MAX_TEXT_CHARS} characters"
+    if len(properties.keys() - set(map(str, required))) > MAX_OPTIONAL:
+        yield f"more than {MAX_OPTIONAL} optional properties in one object"
+    missing = [name for name in map(str, required) if name not in properties]
+    if missing and schema.get("additionalProperties") is False:
+        yield f"required names {missing[0]!r:.60}, which is no property, and no others are allowed"
