@@ -19,7 +19,7 @@ class ThoughtReader:
     """Moves the thought at the beginning of one answer's text to `reasoning`. Text is held back only while unclear."""
 
     def __init__(self) -> None:
-        self._state: Literal["beginning", "thinking", "thought", "answering"] = "beginning"
+        self._state: Literal["beginning", "opened", "thinking", "thought", "answering"] = "beginning"
         self._held = ""
 
     def read(self, event: Delta | Finish) -> list[Delta | Finish]:
@@ -46,10 +46,15 @@ class ThoughtReader:
             if not begun.startswith(OPENING):
                 self._state = "answering"
                 return "", text
-            self._state = "thinking"
-            text = begun.removeprefix(OPENING).lstrip("\n")
+            self._state = "opened"
+            text = begun.removeprefix(OPENING)
+        if self._state == "opened":
+            text = text.lstrip("\n")
+            self._state = "thinking" if text else "opened"
         if self._state == "thinking":
             return self._think(text)
+        if self._state == "opened":
+            return "", ""
         answer = text.lstrip()
         self._state = "answering" if answer else "thought"
         return "", answer

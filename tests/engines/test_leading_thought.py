@@ -1,0 +1,58 @@
+"""Thoughts at the beginning of an answer, however they are cut into pieces."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.engines.leading_thought import ThoughtReader
+from swarm.generation import Delta, Finish, ToolCallDelta, Usage
+
+END = Finish(0, "stop", Usage())
+
+
+def read(pieces: list[str]) -> tuple[str, str]:
+    reader = ThoughtReader()
+    events = [shown for piece in pieces for shown in reader.read(Delta(0, piece))] + reader.read(END)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert events[-1] == END
+    return "".join(event.reasoning for event in deltas), "".join(event.text for event in deltas)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think>\nhm\n</think>\n\nParis", "hm\n", "Paris"),
+        (" \n<think>hm</think>Paris", "hm", "Paris"),
+        ("<think></think>Paris", "", "Paris"),
+        ("<think>a < b </thin k> c</think> Paris <think>x</think>", "a < b </thin k> c", "Paris <think>x</think>"),
+        ("<think>never done", "never done", ""),
+        ("<think>almost done</thi", "almost done</thi", ""),
+        ("Paris", "", "Paris"),
+        ("  Paris", "", "  Paris"),
+        ("<b>Paris</b>", "", "<b>Paris</b>"),
+        ("<thi", "", "<thi"),
+        ("The <think> tag", "", "The <think> tag"),
+        ("", "", ""),
+    ],
+)
+def test_only_a_block_that_begins_the_answer_is_a_thought(text: str, reasoning: str, answer: str) -> None:
+    assert read(list(text)) == (reasoning, answer)
+    for cut in range(1, len(text)):
+        assert read([text[:cut], text[cut:]]) == (reasoning, answer)
+
+
+def test_text_that_is_clear_is_not_held_back() -> None:
+    assert ThoughtReader().read(Delta(0, "Paris")) == [Delta(0, "Paris")]
+
+
+def test_text_that_was_held_back_comes_before_a_call() -> None:
+    reader = ThoughtReader()
+    call = Delta(0, tool_calls=(ToolCallDelta(0, "id", "f", ""),))
+    assert reader.read(Delta(0, "<")) == []
+    assert reader.read(call) == [Delta(0, "<"), call]
+
+
+def test_what_llama_cpp_has_found_itself_goes_through() -> None:
+    reader = ThoughtReader()
+    for event in (Delta(0, reasoning="hm"), Delta(0, "Paris", logprobs={"content": []})):
+        assert reader.read(event) == [event]

@@ -1,0 +1,122 @@
+"""What llama.cpp does with the schemas that are let through: JSON by grammar, whatever the model's skill."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from swarm.consensus.schema_check import breach
+from swarm.engines.engine import EngineSpec
+from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.errors import BadRequest, ContextExceeded
+from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.schemas import POSSIBLE, record
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ANSWER_S = 60.0  # a hang is forever; this is for a busy machine
+EMAIL = r"^[\w.+-]{1,8}@[^@\s]{1,8}\.[a-z]{2,3}$"
+HELD = {
+    "digits": (record(a={"type": "string", "pattern": r"^\d{3}-\d{4}$"})),
+    "no quote in a class": (record(a={"type": "string", "pattern": "^[^@]{1,9}$"})),
+    "an address": (record(a={"type": "string", "pattern": EMAIL})),
+    "a number in all of one": (record(a={"allOf": [{"type": "integer", "minimum": 3, "maximum": 9}]})),
+    "two objects in one": (record(a={"allOf": [record(x={"type": "boolean"}), record(y={"enum": [1, 2]})]})),
+    "an enum": (record(n={"enum": [41, "42", None, 'a"\\€']})),
+    "a pair": (record(a={"type": "array", "prefixItems": [{"type": "boolean"}, {"type": "null"}]})),
+    "bounds": (record(a={"type": "integer", "minimum": -5, "maximum": 10})),
+    "a date": (record(a={"type": "string", "format": "date"})),
+    "at most two": (record(a={"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2})),
+    "a short text": (record(a={"type": "string", "maxLength": 12})),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(demo_model: Path) -> AsyncIterator[XllamacppEngine]:
+    loaded = await load_xllamacpp(EngineSpec("demo", demo_model, 1024, 2, threads=1))
+    yield loaded
+    await loaded.aclose()
+
+
+def asking(**fields: Any) -> GenerationRequest:
+    messages = ({"role": "user", "content": "Tell me of Paris."},)
+    return GenerationRequest.model_validate({"model": "demo", "messages": messages, "temperature": 1.0, **fields})
+
+
+async def answer(engine: XllamacppEngine, request: GenerationRequest) -> tuple[str, str, str]:
+    """Text, arguments and reason of one answer."""
+    text, arguments, reason = "", "", ""
+    async with asyncio.timeout(ANSWER_S), aclosing(engine.generate(request)) as events:
+        async for event in events:
+            if isinstance(event, Delta):
+                text += event.text
+                arguments += "".join(call.arguments for call in event.tool_calls)
+            else:
+                reason = event.reason
+    return text, arguments, reason
+
+
+def for_answer(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}}
+
+
+def for_call(schema: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}], "tool_choice": "required"}
+
+
+@pytest.mark.parametrize("name", POSSIBLE)
+async def test_no_schema_that_is_let_through_breaks_or_hangs_the_engine(engine: XllamacppEngine, name: str) -> None:
+    text, _, reason = await answer(engine, asking(**for_answer(POSSIBLE[name]), max_tokens=40, seed=1))
+    if reason == "stop":
+        json.loads(text)
+    try:
+        text, arguments, reason = await answer(engine, asking(**for_call(POSSIBLE[name]), max_tokens=40, seed=1))
+    except ContextExceeded:
+        return  # the tool is shown to the model, and its context is small
+    assert not text
+    if reason == "tool_calls":
+        assert isinstance(json.loads(arguments), dict)
+    else:
+        assert reason == "length"
+
+
+@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_answers_and_arguments_keep_their_schema(engine: XllamacppEngine, name: str, seed: int) -> None:
+    schema = HELD[name]
+    text, _, reason = await answer(engine, asking(**for_answer(schema), seed=seed))
+    assert reason == "stop"
+    assert breach(schema, json.loads(text)) is None
+    text, arguments, reason = await answer(engine, asking(**for_call(schema), seed=seed))
+    assert (text, reason) == ("", "tool_calls")
+    assert breach(schema, json.loads(arguments)) is None
+
+
+async def test_what_only_llama_cpp_sees_names_the_field_too(engine: XllamacppEngine) -> None:
+    odd = record(a={"type": "string", "format": 5})
+    with pytest.raises(BadRequest, match="format must be a string") as caught:
+        await answer(engine, asking(**for_answer(odd)))
+    assert caught.value.param == "response_format"
+    with pytest.raises(BadRequest) as caught:
+        await answer(engine, asking(**for_call(odd)))
+    assert caught.value.param == "tools"
+
+
+async def test_forced_candidates_share_one_prefill(engine: XllamacppEngine) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": record(sure={"type": "boolean"})}}]
+    request = asking(tools=tools, tool_choice="required", seed=3).model_copy(
+        update={"messages": ({"role": "user", "content": "word " * 300},)}
+    )
+    before = await engine.http.prompt_tokens_evaluated()
+    async with aclosing(engine.candidates(request, 2)) as events:
+        finishes = [event async for event in events if isinstance(event, Finish)]
+    assert [finish.reason for finish in finishes] == ["tool_calls"] * 2
+    evaluated = await engine.http.prompt_tokens_evaluated() - before
+    assert evaluated < 1.5 * await engine.count_tokens(request)
