@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
-
-from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
-from tests.doubles.clients import openai_client
-from tests.doubles.running_node import NodeOptions, RunningNode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SMALL_TALK = [{"role": "user", "content": "Hello, how are you?"}]
 WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
-WAYS = ("single", "vote", "proxied", "proxied vote")
+WAYS = ("single", "vote")
 
 
 def tool(name: str, parameters: Any = None) -> dict[str, Any]:
@@ -56,32 +49,18 @@ class Call:
 
 
 class Asker:
-    """Asks the module's node, or one without a model that passes everything on to another."""
+    """Asks one node."""
 
-    def __init__(self, node: RunningNode, model: Path) -> None:
-        self._node = node
-        self._model = model
-
-    @asynccontextmanager
-    async def _client(self, way: str) -> AsyncIterator[AsyncOpenAI]:
-        async with AsyncExitStack() as stack:
-            node = self._node
-            if "proxied" in way:  # nodes that know each other keep connections: these live no longer than the test
-                peer = await stack.enter_async_context(RunningNode("study", self._load))
-                node = await stack.enter_async_context(RunningNode("hall", options=NodeOptions(peers=(peer.address,))))
-            yield await stack.enter_async_context(openai_client(node.url, max_retries=0))
-
-    async def _load(self) -> Engine:
-        return await load_engine("auto", EngineSpec("demo", self._model, 1024, 3, threads=1), "always")
+    def __init__(self, client: AsyncOpenAI) -> None:
+        self._client = client
 
     async def chat(self, way: str, messages: Any = SMALL_TALK, **fields: Any) -> Any:
         """The response; a streamed one as a list of its chunks."""
         swarm = {"strategy": "majority", "votes": 3} if "vote" in way else {"strategy": "single"}
-        async with self._client(way) as client:
-            reply: Any = await client.chat.completions.create(
-                model="demo", messages=messages, extra_body={"swarm": swarm}, seed=5, **fields
-            )
-            return [chunk async for chunk in reply] if fields.get("stream") else reply
+        reply: Any = await self._client.chat.completions.create(
+            model="demo", messages=messages, extra_body={"swarm": swarm}, seed=5, **fields
+        )
+        return [chunk async for chunk in reply] if fields.get("stream") else reply
 
     async def whole(self, way: str, messages: Any = SMALL_TALK, **fields: Any) -> Call:
         choice = (await self.chat(way, messages, **fields)).choices[0]
@@ -100,9 +79,9 @@ class Asker:
         return Call(first.function.name, arguments, chunks[-1].choices[0].finish_reason)
 
 
-@pytest.fixture
-def asker(demo_node: RunningNode, demo_model: Path) -> Asker:
-    return Asker(demo_node, demo_model)
+@pytest_asyncio.fixture(loop_scope="module")
+async def asker(ai: AsyncOpenAI) -> Asker:
+    return Asker(ai)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -150,9 +129,8 @@ async def test_arguments_stream_as_they_are_made(asker: Asker) -> None:
     assert sum(bool(chunk.choices[0].delta.tool_calls) for chunk in chunks) > 3
 
 
-@pytest.mark.parametrize("way", ["single", "proxied"])
-async def test_every_choice_makes_its_call_with_an_id_of_its_own(asker: Asker, way: str) -> None:
-    reply = await asker.chat(way, tools=[SIZE], tool_choice="required", temperature=0.9, n=3)
+async def test_every_choice_makes_its_call_with_an_id_of_its_own(asker: Asker) -> None:
+    reply = await asker.chat("single", tools=[SIZE], tool_choice="required", temperature=0.9, n=3)
     calls = [call for choice in reply.choices for call in choice.message.tool_calls]
     assert [choice.finish_reason for choice in reply.choices] == ["tool_calls"] * 3
     assert len({call.id for call in calls}) == 3
