@@ -1,4 +1,4 @@
-"""`tool_choice` required and named through the official package: a call is made, whatever the model would rather say."""
+"""`tool_choice` required and named through the official package: a call is made, whatever the model would rather do."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_a_call_cut_by_max_tokens_does_not_claim_to_be_whole(asker: Asker,
     ask = asker.streamed if stream else asker.whole
     call = await ask("single", WEATHER, tools=[CITY], tool_choice="required", temperature=0, max_tokens=20)
     assert call.ended == "length"
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         json.loads(call.arguments)
 
 

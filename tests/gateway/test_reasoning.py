@@ -26,10 +26,12 @@ async def test_thoughts_and_answer_come_apart(proxied: bool, strategy: str, stre
     body: dict[str, Any] = {"model": "scripted", "stream": stream, "swarm": {"strategy": strategy}}
     if stream:
         body["stream_options"] = {"include_usage": True}
-    async with RunningNode("study", ready(thinking())) as study:
-        async with RunningNode("hall", options=NodeOptions(peers=(study.address,))) as hall:
-            async with connect(hall.url if proxied else study.url) as client:
-                reply = await client.chat(**body)
+    async with (
+        RunningNode("study", ready(thinking())) as study,
+        RunningNode("hall", options=NodeOptions(peers=(study.address,))) as hall,
+        connect(hall.url if proxied else study.url) as client,
+    ):
+        reply = await client.chat(**body)
     if stream:
         deltas = [chunk["choices"][0]["delta"] for chunk in reply.chunks if chunk["choices"]]
         thought = "".join(delta.get("reasoning_content", "") for delta in deltas)
