@@ -16,19 +16,12 @@ from typing import Any, cast
 
 import aiohttp
 
-<<<<<<< HEAD
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
 from swarm.engines.grammar_schema import grammar_schema, whole_document
 from swarm.engines.infill import InfillReader, infill_body
 from swarm.engines.leading_thought import ThoughtReader
 from swarm.engines.prefill import SlicedPrefill, is_long
-=======
-from swarm.engines.engine import Capabilities, Embeddings
-from swarm.engines.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
-from swarm.engines.grammar_schema import grammar_schema, whole_document
-from swarm.engines.leading_thought import ThoughtReader
->>>>>>> forced
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, ToolCallDelta, Usage
@@ -39,14 +32,11 @@ READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the eng
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
-<<<<<<< HEAD
 _TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
 NO_TOKENS = (
     "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
     "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
 )
-=======
->>>>>>> forced
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -119,13 +109,6 @@ async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
             raise
         field = "tools" if demanded_schema(request.response_format) is None else "response_format"
         raise BadRequest(f"{field}: {error}", param=field) from error
-<<<<<<< HEAD
-=======
-
-
-class ChunkReader:
-    """Turns one response's chunks into events. A choice's usage comes right after its last chunk."""
->>>>>>> forced
 
 
 class ChunkReader:
@@ -215,7 +198,6 @@ class LlamaHttp:
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-<<<<<<< HEAD
         body = engine_body(request, n, calls)
         cached = await self._prefill.warm(body) if is_long(request) else None
         reader = ChunkReader(chat, cached)
@@ -224,12 +206,6 @@ class LlamaHttp:
         answers = [AnswerReader(chat, calls) for _ in range(n)]
         unfinished = n
         async with blaming_schemas(request), self._post(path, body) as response:
-=======
-        reader = ChunkReader(chat)
-        answers = [AnswerReader(chat, calls) for _ in range(n)]
-        unfinished = n
-        async with blaming_schemas(request), self._post(path, engine_body(request, n, calls)) as response:
->>>>>>> forced
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":

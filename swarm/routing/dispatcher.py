@@ -14,10 +14,6 @@ from typing import TypeVar
 from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.question import Question
-<<<<<<< HEAD
-=======
-from swarm.engines.engine import Embeddings
->>>>>>> forced
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
@@ -86,7 +82,6 @@ class Dispatcher:
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
         refuse_impossible_schemas(request)
-<<<<<<< HEAD
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         return make_plan(self._able(request, local_only), options, self._defaults, chars, choices)
 
@@ -94,10 +89,6 @@ class Dispatcher:
         """Who may answer: where there is a `suffix`, only those that can fill in the middle."""
         found = able(request.model, self.replicas(local_only))
         return found if request.suffix is None else skilled(request.model, found, INFILL, self.replicas(local_only))
-=======
-        chars = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
-        return make_plan(able(request.model, self.replicas(local_only)), options, self._defaults, chars, choices)
->>>>>>> forced
 
     def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """`tool_choice` required and named through the official package: a call is made, whatever the model prefers."""
-=======
-"""`tool_choice` required and named through the official package: a call is made, whatever the model would rather do."""
->>>>>>> forced
 
 from __future__ import annotations
 
