@@ -96,7 +96,11 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
             [{"role": "assistant", "content": "a"}],
         ),
     ],
-    ids=["string", "blocks", "a picture", "a picture as a result", "same role twice", "an answer in pieces", "thinking and call", "result before words", "two results", "empty result", "no blocks", "system in the middle", "system at the end", "system first", "redacted"],
+    ids=[
+        "string", "blocks", "a picture", "a picture as a result", "same role twice", "an answer in pieces",
+        "thinking and call", "result before words", "two results", "empty result", "no blocks",
+        "system in the middle", "system at the end", "system first", "redacted",
+    ],
 )  # fmt: skip
 def test_turns(turns: list[Any], expected: list[Any]) -> None:
     assert list(body(*turns).to_request("m").messages or ()) == expected
