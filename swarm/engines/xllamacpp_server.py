@@ -90,7 +90,9 @@ def start_server(spec: EngineSpec) -> RunningServer:
     pooling = _pooling(facts) or Pooling.MEAN
     params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
     encoder = facts is not None and "bert" in facts.architecture
-    params.n_ubatch = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+    at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+    # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
+    params.n_ubatch = -(-at_once // spec.slots) * spec.slots
     params.n_threads_http = spec.slots + HTTP_THREADS_SPARE
     params.timeout_read = params.timeout_write = LISTENER_READ_TIMEOUT_S
     params.sse_ping_interval = -1  # heartbeats are the gateway's

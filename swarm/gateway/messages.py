@@ -85,10 +85,17 @@ class Message(Part):
 
 
 def text_of(part: ContentPart) -> str:
-    """A part as text. What is no text leaves a note, so that no answer passes for one about it."""
+    """A part as text."""
     if part["type"] == "text":
         return part["text"]
-    return f"[{part['type'].removeprefix('input_').removesuffix('_url')} left out: this model reads text only]"
+    return left_out(part["type"].removeprefix("input_").removesuffix("_url"))
+
+
+def left_out(kind: str) -> str:
+    """The note that content leaves which is no text: neither does one picture make every later turn of a conversation
+    fail, nor does an answer pass for one about it.
+    """
+    return f"[{kind} left out: this model reads text only]"
 
 
 def as_object(arguments: str) -> str:

@@ -259,7 +259,7 @@ class EmbeddingBody(Body):
         | PromptTokens
         | Annotated[
             list[Annotated[str, Field(min_length=1)] | PromptTokens],
-            Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS, fail_fast=True),
+            Field(min_length=1, fail_fast=True),
         ]
     )
     encoding_format: Literal["float", "base64"] | None = None
@@ -269,6 +269,12 @@ class EmbeddingBody(Body):
     @property
     def options(self) -> VoteOptions:
         return VoteOptions() if self.swarm is None else self.swarm.options()
+
+    @model_validator(mode="after")
+    def _few_inputs(self) -> EmbeddingBody:
+        if len(self.texts) > MAX_EMBEDDING_INPUTS:
+            raise ValueError(f"input has {len(self.texts)} texts; at most {MAX_EMBEDDING_INPUTS} are taken at once")
+        return self
 
     @property
     def texts(self) -> list[Prompt]:

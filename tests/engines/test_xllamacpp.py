@@ -187,3 +187,13 @@ def test_only_small_files_load_into_the_nodes_own_process(tmp_path: Path) -> Non
     assert not runs_in_process(spec(large), "auto")
     assert runs_in_process(spec(large), "never")
     assert not runs_in_process(spec(small), "always")
+
+
+@pytest.mark.parametrize("slots", [3, 5, 7])
+async def test_any_number_of_slots_loads(demo_model: Path, slots: int) -> None:
+    engine = await load_xllamacpp(spec(demo_model, slots=slots))
+    try:
+        assert engine.capabilities.slots == slots
+        assert (await engine.embed(["hello"])).vectors
+    finally:
+        await engine.aclose()

@@ -39,6 +39,14 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
     [
         ([said("user", "a")], [{"role": "user", "content": "a"}]),
         ([said("user", text("a"), text("b"))], [{"role": "user", "content": "a\nb"}]),
+        (
+            [said("user", {"type": "image", "source": {}}, text("b"))],
+            [{"role": "user", "content": "[image left out: this model reads text only]\nb"}],
+        ),
+        (
+            [said("user", result("a", [{"type": "image"}]))],
+            [{"role": "tool", "tool_call_id": "a", "content": "[image left out: this model reads text only]"}],
+        ),
         ([said("user", "a"), said("user", "b")], [{"role": "user", "content": "a\nb"}]),
         (
             [said("user", "a"), said("assistant", text("b"), text("c"))],
@@ -89,9 +97,9 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ),
     ],
     ids=[
-        "string", "blocks", "same role twice", "an answer in pieces", "thinking and call", "result before words",
-        "two results", "empty result", "no blocks", "system in the middle", "system at the end", "system first",
-        "redacted",
+        "string", "blocks", "a picture", "a picture as a result", "same role twice", "an answer in pieces",
+        "thinking and call", "result before words", "two results", "empty result", "no blocks",
+        "system in the middle", "system at the end", "system first", "redacted",
     ],
 )  # fmt: skip
 def test_turns(turns: list[Any], expected: list[Any]) -> None:

@@ -25,7 +25,7 @@ TOOLS = [{"type": "function", "function": {"name": name, "parameters": SIZE}} fo
 @pytest.mark.parametrize("strategy", ["single", "majority"])
 async def test_calls_are_enforced_where_the_model_is(demo_model: Path, strategy: str) -> None:
     async def load() -> Engine:
-        return await load_engine("auto", EngineSpec("demo", demo_model, 1024, 3, threads=1))
+        return await load_engine("auto", EngineSpec("demo", demo_model, 1024, 4, threads=1))
 
     choice = {"type": "function", "function": {"name": "set_width"}}
     fields: dict[str, Any] = {

@@ -59,13 +59,9 @@ class UnusedBlock(Part):
 
 
 class UnreadableBlock(Part):
-    """Content that is no text. It is refused: an answer that silently ignored it would be a lie."""
+    """Content that is no text: a note takes its place."""
 
     type: Literal["image", "document", "search_result", "container_upload", "tool_reference", "browser_state"]
-
-    @model_validator(mode="after")
-    def _refuse(self) -> UnreadableBlock:
-        raise ValueError(f"{self.type} blocks cannot be read here, only text: send what it says as a text block")
 
 
 class ToolResultBlock(Part):

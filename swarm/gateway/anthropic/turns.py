@@ -17,8 +17,10 @@ from swarm.gateway.anthropic.blocks import (
     ToolResultBlock,
     ToolUseBlock,
     Turn,
+    UnreadableBlock,
     UserBlock,
 )
+from swarm.gateway.messages import left_out
 from swarm.generation import JsonObject
 
 # Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and
@@ -68,6 +70,8 @@ def _texts(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterat
     for block in blocks:
         if isinstance(block, dict):
             yield block["text"]
+        elif isinstance(block, UnreadableBlock):
+            yield left_out(block.type)
 
 
 def _user(blocks: Blocks) -> list[JsonObject]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, cast
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 from typing_extensions import TypedDict
 
-from swarm.gateway.messages import MAX_PARTS, MAX_TOOL_CALLS, Message, MessageFunction, MessageToolCall, Part
+from swarm.gateway.messages import MAX_PARTS, MAX_TOOL_CALLS, Message, MessageFunction, MessageToolCall, Part, left_out
 from swarm.generation import MAX_MESSAGES, JsonObject
 
 MAX_ITEMS = MAX_MESSAGES - 1  # the instructions are one message more
@@ -150,7 +150,7 @@ def _part_text(part: Content) -> str:
         case "refusal":
             return part["refusal"]
         case "input_image" | "input_file" | "input_audio" as kind:
-            return f"[{kind.removeprefix('input_')} left out: this model reads text only]"
+            return left_out(kind.removeprefix("input_"))
         case _:
             return part["text"]
 
