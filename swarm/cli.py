@@ -75,7 +75,7 @@ def _add_network(group: Any) -> None:
         "--peer",
         action="append",
         metavar="HOST:PORT",
-        help="a node to join; repeatable, one is enough to learn the rest",
+        help="a node to join; repeatable, one knows the rest",
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
@@ -109,7 +109,7 @@ def _add_model(group: Any) -> None:
         "--queue",
         type=int,
         metavar="N",
-        help="requests that may wait, more are told to come back (default 64)",
+        help="how many requests may wait (default 64)",
     )
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
@@ -133,7 +133,7 @@ def _add_upstream(group: Any) -> None:
     group.add_argument(
         "--upstream",
         metavar="URL",
-        help=f"base URL of an OpenAI-compatible server: a cloud, llama-server, Ollama, LM Studio (or {URL_VARIABLE})",
+        help=f"base URL of an OpenAI API: cloud, llama-server, Ollama, LM Studio (or {URL_VARIABLE})",
     )
     group.add_argument(
         "--upstream-mode",
