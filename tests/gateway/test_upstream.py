@@ -5,65 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from swarm.engines.upstream_address import UpstreamMode, parse_upstream
+from swarm.engines.upstream_address import UpstreamMode
 from swarm.errors import BadRequest, EngineFailed
-from swarm.routing.upstream import LookingPace, Upstream, UpstreamPlan
-from tests.doubles.clients import Client, Reply, chat_body, connect
-from tests.doubles.running_node import NodeOptions, RunningNode, ready
-from tests.doubles.scripted_engine import ScriptedEngine, Step
+from tests.doubles.clients import chat_body
+from tests.doubles.upstream_house import KEY, content, house
 from tests.doubles.upstream_server import CUT, DONE, UpstreamServer, ending, text, usage
 from tests.doubles.waiting import eventually
 
-KEY = "sk-very-secret"
-PACE = LookingPace(first_retry_s=0.02, most_retry_s=0.05, relist_s=3600)
 CHAT = "/v1/chat/completions"
 ANSWER = (text("from ", "above"), ending(), usage(), DONE)
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """A node "kitchen" with an upstream; with `steps`, it has an engine of its own, too, that serves "m"."""
-
-    server: UpstreamServer
-    upstream: Upstream
-    node: RunningNode
-    client: Client
-    news: list[str]
-    engine: ScriptedEngine | None
-
-    async def found(self) -> None:
-        await eventually(lambda: self.upstream.offer().problem is None)
-
-
-@asynccontextmanager
-async def house(
-    server: UpstreamServer, mode: UpstreamMode, *steps: Step, url: str = "", model: str | None = None, slots: int = 4
-) -> AsyncIterator[House]:
-    news: list[str] = []
-    plan = UpstreamPlan(parse_upstream(url or server.url), mode, model, slots)
-    upstream = Upstream(plan, KEY, news.append, PACE)
-    engine = ScriptedEngine(lambda _, __: steps, model_id="m", slots=2) if steps else None
-    loaders = [ready(engine)] if engine else []
-    node = RunningNode("kitchen", *loaders, options=NodeOptions(upstream=upstream))
-    async with node, connect(node.url) as client:
-        await upstream.first_look()
-        yield House(server, upstream, node, client, news, engine)
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[UpstreamServer]:
     async with UpstreamServer(pieces=ANSWER) as running:
         yield running
-
-
-def content(reply: Reply) -> Any:
-    return reply.json["choices"][0]["message"]["content"]
 
 
 # What is asked of whom
@@ -365,12 +325,3 @@ async def test_the_health_view_says_where_requests_may_go(server: UpstreamServer
         await at.client.chat()
         seen = (await at.client.get("/v1/federation/health")).json["upstream"]
         assert (seen["mode"], seen["model"], seen["requests"], seen["reach"]) == ("only", "big", 1, "machine")
-
-
-async def test_embeddings_of_a_model_that_only_the_upstream_has(server: UpstreamServer) -> None:
-    rows = [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0]}]
-    server.whole = {"data": rows, "usage": {"prompt_tokens": 4}}
-    async with house(server, "fallback", "from here") as at:
-        reply = await at.client.post("/v1/embeddings", {"model": "big", "input": ["a", "b"]})
-        assert [row["embedding"] for row in reply.json["data"]] == [[1.0, 0.0], [0.0, 1.0]]
-        assert server.asked[0].path == "/v1/embeddings"

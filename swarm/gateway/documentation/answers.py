@@ -203,6 +203,18 @@ class PeerEntry(BaseModel):
     source: str
 
 
+class UpstreamEntry(BaseModel):
+    """The server that this node may ask beside nodes: `reach` is machine, network or internet."""
+
+    host: str
+    mode: str
+    reach: str
+    model: str | None
+    models: int
+    requests: int
+    problem: str | None
+
+
 class FederationView(BaseModel):
     """The swarm as this node sees it. `models` says which nodes serve each model."""
 
@@ -210,6 +222,7 @@ class FederationView(BaseModel):
     node: NodeEntry
     peers: list[PeerEntry]
     models: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
+    upstream: UpstreamEntry | None = None
 
 
 class OpenApiDocument(BaseModel):
