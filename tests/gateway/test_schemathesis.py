@@ -87,6 +87,9 @@ def quick(case: schemathesis.Case) -> None:
         if "messages" in body or "prompt" in body:
             body["max_tokens"] = 1
             body.pop("max_completion_tokens", None)
+        for field, most in (("input", "max_output_tokens"), ("input_prefix", "n_predict")):
+            if field in body:
+                body[most] = 1
         if isinstance(body.get("model"), str) and body["model"]:
             body["model"] = "swarm"
         options = body.get("swarm")

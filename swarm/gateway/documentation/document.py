@@ -31,7 +31,7 @@ OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 
 DESCRIPTION = """\
 Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `swarm` for whatever the swarm does best;
 the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
-A key is needed only where the node was started with one."""
+A key is needed only where the node was started with one. An upstream's refusals come with its own status."""
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.documentation.answers import (
     Alive,
     ChatCompletion,
     EmbeddingList,
+    ErrorBody,
     FederationView,
     ModelEntry,
     ModelListing,
@@ -19,16 +21,35 @@ from swarm.gateway.documentation.answers import (
     TextCompletion,
 )
 from swarm.gateway.documentation.operation import Operation
+from swarm.gateway.documentation.other_answers import (
+    AnthropicErrorBody,
+    AnthropicMessage,
+    AppliedTemplate,
+    DetokenizedText,
+    Infill,
+    InputTokens,
+    ModelProperties,
+    Reranking,
+    Response,
+    TokenList,
+)
+from swarm.gateway.responses.body import ResponsesBody
 from swarm.gateway.schemas import ChatCompletionBody, CompletionBody, EmbeddingBody
+from swarm.gateway.utility_bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import JsonObject
 
 SSE: Final = "text/event-stream"
 PROMETHEUS: Final = "text/plain"
-ANSWERS, MODELS, NODE = "Answers", "Models", "Node"
+ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
 ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens": 40}
 EMBED: JsonObject = {"model": "swarm", "input": ["a text", "another text"]}
+RESPOND: JsonObject = {"model": "swarm", "input": "Calculate 12 + 7 - 3"}
+MESSAGES: JsonObject = {**HELLO, "max_tokens": 40}
+MIDDLE: JsonObject = {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 40}
+RANK: JsonObject = {"query": "a pet", "documents": ["a cat", "a car"]}
+OF_ASKING = dict.fromkeys((404, 500, 502, 503, 504), ErrorBody)  # refusals of a call without a body
 
 OPERATIONS: Final = (
     Operation(
@@ -38,9 +59,44 @@ OPERATIONS: Final = (
     Operation(
         "post", "/v1/completions", "Continue a text", ANSWERS, TextCompletion, CompletionBody, SSE, example=ONCE
     ),
+    Operation(
+        "post", "/v1/responses", "Answer in OpenAI's Responses form; nothing is kept", ANSWERS,
+        Response, ResponsesBody, SSE, example=RESPOND,
+    ),
+    Operation(
+        "post", "/v1/messages", "Answer in Anthropic's form; models that nobody has are `swarm`", ANSWERS,
+        AnthropicMessage, MessagesBody, SSE, errors=AnthropicErrorBody, example=MESSAGES,
+    ),
+    Operation(
+        "post", "/v1/messages/count_tokens", "The tokens of a prompt in Anthropic's form", TEXTS,
+        InputTokens, PromptBody, errors=AnthropicErrorBody, example=HELLO,
+    ),
+    Operation(
+        "post", "/v1/infill", "Fill in the middle, where the model can", ANSWERS,
+        Infill, InfillBody, SSE, example=MIDDLE,
+    ),
+    Operation("post", "/v1/tokenize", "A text's tokens", TEXTS, TokenList, TokenizeBody, example={"content": "a text"}),
+    Operation(
+        "post", "/v1/detokenize", "The text of tokens", TEXTS, DetokenizedText, DetokenizeBody,
+        example={"tokens": [1, 2]},
+    ),
+    Operation(
+        "post", "/v1/apply-template", "A chat as the text that the model sees", TEXTS,
+        AppliedTemplate, TemplateBody, example=HELLO,
+    ),
+    Operation(
+        "post", "/v1/rerank", "Documents by how well they answer a query, where the model can", TEXTS,
+        Reranking, RerankBody, example=RANK,
+    ),
+    Operation("post", "/v1/reranking", "The same as /v1/rerank", TEXTS, Reranking, RerankBody, example=RANK),
     Operation("post", "/v1/embeddings", "A vector for each text", ANSWERS, EmbeddingList, EmbeddingBody, example=EMBED),
     Operation("get", "/v1/models", "Every model that this node or a peer serves", MODELS, ModelListing),
     Operation("get", "/v1/models/{id}", "One model", MODELS, ModelEntry),
+    Operation(
+        "get", "/v1/props", "Facts of the model that ?model= names, else of `swarm`", MODELS, ModelProperties,
+        others=OF_ASKING,
+    ),
+    Operation("post", "/v1/props", "Always refused: settings are given where the node is started", MODELS),
     Operation("get", "/livez", "Does the process answer?", NODE, Alive),
     Operation("get", "/readyz", "Can a model be reached?", NODE, Alive, others={503: NotReady}),
     Operation("get", "/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),
