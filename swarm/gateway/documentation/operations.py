@@ -5,7 +5,10 @@ A route's twin without `/v1` needs none. Routes between nodes and the pages unde
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+
+from pydantic import BaseModel
 
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.documentation.answers import (
@@ -49,7 +52,9 @@ RESPOND: JsonObject = {"model": "swarm", "input": "Calculate 12 + 7 - 3"}
 MESSAGES: JsonObject = {**HELLO, "max_tokens": 40}
 MIDDLE: JsonObject = {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 40}
 RANK: JsonObject = {"query": "a pet", "documents": ["a cat", "a car"]}
-OF_ASKING = dict.fromkeys((404, 500, 502, 503, 504), ErrorBody)  # refusals of a call without a body
+OF_ASKING: Mapping[int, type[BaseModel]] = dict.fromkeys(
+    (404, 500, 502, 503, 504), ErrorBody
+)  # refusals of a call without a body
 
 OPERATIONS: Final = (
     Operation(
