@@ -52,9 +52,8 @@ RESPOND: JsonObject = {"model": "swarm", "input": "Calculate 12 + 7 - 3"}
 MESSAGES: JsonObject = {**HELLO, "max_tokens": 40}
 MIDDLE: JsonObject = {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 40}
 RANK: JsonObject = {"query": "a pet", "documents": ["a cat", "a car"]}
-OF_ASKING: Mapping[int, type[BaseModel]] = dict.fromkeys(
-    (404, 500, 502, 503, 504), ErrorBody
-)  # refusals of a call without a body
+# What a call without a body may be refused with, where it asks a model.
+OF_ASKING: Mapping[int, type[BaseModel]] = dict.fromkeys((404, 500, 502, 503, 504), ErrorBody)
 
 OPERATIONS: Final = (
     Operation(
