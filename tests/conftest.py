@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -83,3 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = guarded(item.obj)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: looking at all of it for garbage would block the loop of some test half a second."""
+    gc.collect()
+    gc.freeze()

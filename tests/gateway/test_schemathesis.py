@@ -6,6 +6,7 @@ The node runs in a thread of its own: schemathesis is synchronous.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -67,6 +68,8 @@ def url(demo_model: Path) -> Iterator[str]:
     finally:
         stop.set_result(None)
         thread.join()
+        gc.collect()
+        gc.freeze()  # strategies are kept for good: looking at them again would block the loops of later tests
 
 
 @pytest.fixture(scope="module")
