@@ -15,6 +15,7 @@ from swarm.generation import Candidate, GenerationRequest
 
 SLOTS = 32
 CONTEXT_TOKENS = 1024
+WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}  # OpenAI's defaults; llama.cpp's would cut its tail off
 MAX_ANSWER_TOKENS = 160  # the longest held-out answer has about 130
 
 
@@ -41,6 +42,7 @@ def request_of(document: Document, temperature: float, seed: int) -> GenerationR
             "messages": [{k: v for k, v in message.items() if v is not None} for message in messages],
             "tools": list(document.tools),
             "temperature": temperature,
+            **WHOLE_DISTRIBUTION,
             "max_tokens": MAX_ANSWER_TOKENS,
             "seed": seed,
         }

@@ -81,7 +81,7 @@ def examine(name: str, budget: Budget, checkpoints: Path, threads: int, scale: f
     different = different_strings(gguf, training.tokenizer)
     if different:
         raise RuntimeError(f"{gguf}: the engine cuts {len(different)} strings differently, one is {different[0]!r}")
-    return Built(name, training, gguf, asyncio.run(measure(gguf, threads, scale)))
+    return Built(name, training, gguf, asyncio.run(measure(gguf, threads, scale, with_votes=name == MAIN)))
 
 
 def worse(built: list[Built], out: Path) -> list[str]:

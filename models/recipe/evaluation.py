@@ -2,7 +2,7 @@
 
     python -m models.recipe.evaluation MODEL.gguf [MORE.gguf ...] --out FOLDER
 
-The first model is measured in everything; the others in arithmetic, for the vote of different models.
+The first model's samples are voted on, too; of the others single answers are measured, also for a vote of all models.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from typing import Any
 
 from models.recipe.asking import engine_of
 from models.recipe.intervals import Gain, Share
-from models.recipe.measures import Problems, Vote, measure_abilities, measure_siblings, measure_vote
+from models.recipe.measures import (
+    Greedy,
+    Problems,
+    Vote,
+    measure_abilities,
+    measure_greedy,
+    measure_siblings,
+    measure_vote,
+)
 
-# The kinds of problem that are measured; the first is the one of the targets.
-ARITHMETIC = (Problems(5, 99), Problems(3, 99), Problems(8, 99))
+ARITHMETIC = (Problems(8, 99), Problems(5, 99), Problems(3, 99))  # the first is what votes are judged by
 TARGETS = {
     "facts": 0.97,
     "call exact, one tool": 0.92,
@@ -35,27 +42,28 @@ TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything measured of one model (abilities may be empty) and of its siblings together."""
+    """Everything measured of one model; `votes` may be empty."""
 
     abilities: dict[str, Share]
+    greedy: dict[str, Greedy]
     votes: dict[str, Vote]
 
 
-async def measure(path: Path, threads: int, scale: float = 1.0, with_abilities: bool = True) -> Measured:
-    """Load the model in `path` and measure it."""
+async def measure(path: Path, threads: int, scale: float = 1.0, with_votes: bool = True) -> Measured:
+    """Load the model in `path` and measure it. Votes cost most of the time: sixteen answers to each problem."""
+    kinds = [Problems(k.terms, k.largest, max(2, int(k.count * scale))) for k in ARITHMETIC]
     async with engine_of(path, threads) as engine:
-        abilities = await measure_abilities(engine, scale) if with_abilities else {}
-        votes = {
-            kind.name: await measure_vote(engine, kind)
-            for kind in (Problems(k.terms, k.largest, max(2, int(k.count * scale))) for k in ARITHMETIC)
-        }
-    return Measured(abilities, votes)
+        return Measured(
+            abilities=await measure_abilities(engine, scale),
+            greedy={kind.name: await measure_greedy(engine, kind) for kind in kinds},
+            votes={kind.name: await measure_vote(engine, kind) for kind in kinds if with_votes},
+        )
 
 
 def quality(measured: Measured) -> float:
     """One number to compare two builds of the same model by: the mean of abilities and of greedy arithmetic."""
     shares = [share.value for share in measured.abilities.values()]
-    shares += [vote.greedy.value for vote in measured.votes.values()]
+    shares += [greedy.share.value for greedy in measured.greedy.values()]
     return sum(shares) / len(shares)
 
 
@@ -83,7 +91,7 @@ def report(measured: Measured, siblings: dict[str, tuple[Share, Gain]]) -> str:
     for name, vote in measured.votes.items():
         lines.append(
             f"| {name} | {100 * vote.one:.1f} % | {100 * vote.of_5.value:.1f} %, {_points(vote.gain_of_5)} | "
-            f"{100 * vote.of_15.value:.1f} %, {_points(vote.gain_of_15)} | {_percent(vote.greedy)} |"
+            f"{100 * vote.of_15.value:.1f} %, {_points(vote.gain_of_15)} | {_percent(measured.greedy[name].share)} |"
         )
     if siblings:
         lines += ["", "| three siblings, greedy | majority | gain over the best alone |", "|---|---|---|"]
@@ -94,15 +102,13 @@ def report(measured: Measured, siblings: dict[str, tuple[Share, Gain]]) -> str:
 
 def as_json(measured: Measured, siblings: dict[str, tuple[Share, Gain]]) -> dict[str, Any]:
     """The same figures for programs."""
-    votes = {name: asdict(vote) for name, vote in measured.votes.items()}
-    for vote in votes.values():
-        del vote["greedy_numbers"]
     return {
         "quality": quality(measured),
         "abilities": {
             name: {**asdict(share), "interval": share.interval} for name, share in measured.abilities.items()
         },
-        "arithmetic": votes,
+        "greedy": {name: asdict(greedy.share) for name, greedy in measured.greedy.items()},
+        "votes": {name: asdict(vote) for name, vote in measured.votes.items()},
         "siblings": {name: {"share": asdict(s), "gain": asdict(g)} for name, (s, g) in siblings.items()},
     }
 
@@ -111,7 +117,7 @@ def siblings_together(measured: Sequence[Measured]) -> dict[str, tuple[Share, Ga
     """The vote of several models, each greedy, on every kind of problem."""
     together: dict[str, tuple[Share, Gain]] = {}
     for kind in ARITHMETIC:
-        numbers = [each.votes[kind.name].greedy_numbers for each in measured]
+        numbers = [each.greedy[kind.name].numbers for each in measured]
         asked = Problems(kind.terms, kind.largest, len(numbers[0]))
         together[kind.name] = measure_siblings(asked, numbers)
     return together
@@ -119,7 +125,7 @@ def siblings_together(measured: Sequence[Measured]) -> dict[str, tuple[Share, Ga
 
 async def evaluate(paths: list[Path], threads: int, scale: float = 1.0) -> tuple[str, dict[str, Any]]:
     """Markdown and JSON of the first model, and of all together in the vote."""
-    measured = [await measure(path, threads, scale, with_abilities=at == 0) for at, path in enumerate(paths)]
+    measured = [await measure(path, threads, scale, with_votes=at == 0) for at, path in enumerate(paths)]
     together = siblings_together(measured) if len(measured) > 1 else {}
     return report(measured[0], together), as_json(measured[0], together)
 

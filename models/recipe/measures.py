@@ -11,6 +11,7 @@ from typing import Any
 
 from models.recipe.abilities.arithmetic import problem
 from models.recipe.abilities.chat import chat, unknown
+from models.recipe.abilities.counting import counting
 from models.recipe.abilities.facts import fact
 from models.recipe.abilities.json_objects import json_object
 from models.recipe.abilities.paragraphs import paragraph
@@ -106,6 +107,7 @@ def trials(scale: float) -> list[Trial]:
         Trial(many(150), unknown, {"says that it does not know": says_expected}),
         Trial(many(100), chat, {"chat": says_expected}),
         Trial(many(30), paragraph, {"paragraphs": says_expected}),
+        Trial(many(50), counting, {"counting": says_expected}),
     ]
 
 
@@ -166,24 +168,36 @@ def majority(numbers: Sequence[int | None]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One model's arithmetic: a single sample (mean over the samples), majorities, greedy."""
+    """One model's sampled arithmetic: a single sample (mean over the samples), and majorities."""
 
     one: float
     of_5: Share
     of_15: Share
-    greedy: Share
     gain_of_5: Gain
     gain_of_15: Gain
-    greedy_numbers: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """One model's most likely answers to the same problems."""
+
+    share: Share
+    numbers: tuple[int | None, ...]
+
+
+async def measure_greedy(engine: XllamacppEngine, problems: Problems) -> Greedy:
+    """One answer to each problem, always the same."""
+    items = problems.items()
+    numbers = tuple(number_in(row[0]) for row in await answers(engine, items))
+    return Greedy(Share(sum(n == item.expected for n, item in zip(numbers, items, strict=True)), len(items)), numbers)
 
 
 async def measure_vote(engine: XllamacppEngine, problems: Problems) -> Vote:
-    """`SAMPLES` answers to each problem at `TEMPERATURE`, and a greedy one."""
+    """`SAMPLES` answers to each problem at `TEMPERATURE`."""
     items = problems.items()
     sampled = [
         [number_in(candidate) for candidate in row] for row in await answers(engine, items, TEMPERATURE, SAMPLES)
     ]
-    greedy = tuple(number_in(row[0]) for row in await answers(engine, items))
     truth = [item.expected for item in items]
     one = [sum(number == right for number in row) / SAMPLES for row, right in zip(sampled, truth, strict=True)]
     five = [float(majority(row[:5]) == right) for row, right in zip(sampled, truth, strict=True)]
@@ -192,10 +206,8 @@ async def measure_vote(engine: XllamacppEngine, problems: Problems) -> Vote:
         one=sum(one) / len(one),
         of_5=Share(int(sum(five)), len(items)),
         of_15=Share(int(sum(fifteen)), len(items)),
-        greedy=Share(sum(number == right for number, right in zip(greedy, truth, strict=True)), len(items)),
         gain_of_5=paired_gain(five, one),
         gain_of_15=paired_gain(fifteen, one),
-        greedy_numbers=greedy,
     )
 
 

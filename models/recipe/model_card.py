@@ -29,7 +29,8 @@ On {machine}. Rebuild: `python -m models.recipe.build --minutes 60`.
 ## Figures of `demo`
 
 Measured by `models/recipe/evaluation.py` through llama.cpp, as the product runs it, on items that were held out: other
-phrasings of facts; tools, values and problems that no training text has. Samples are drawn at temperature 0.8.
+phrasings of facts; tools, values and problems that no training text has. Samples are drawn at temperature 0.8 from
+the whole distribution (`top_p` 1, no `top_k` or `min_p`), whose logits the export makes flatter by a tenth.
 
 {figures}
 ## Limits

@@ -35,7 +35,7 @@ def test_one_command_makes_three_models_and_their_figures(tmp_path: Path) -> Non
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert names <= {path.name for path in (tmp_path / "hf").iterdir()}
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert len(figures["siblings"]) == len(figures["arithmetic"])
+    assert len(figures["siblings"]) == len(figures["greedy"])
     assert "demo:c" in (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert len((tmp_path / CHECKSUMS_FILE).read_text(encoding="ascii").splitlines()) == 3
 
