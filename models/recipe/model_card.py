@@ -24,7 +24,7 @@ what they say means nothing.
 |---|---|---|---|---|
 {records}
 
-On {machine}. Rebuild: `python -m models.recipe.build --minutes 60`.
+On {machine}. Rebuild: `python -m models.recipe.build --minutes {minutes:.0f}`.
 
 ## Figures of `demo`
 
@@ -54,6 +54,7 @@ def model_card(
         size_mb=size_bytes / 1e6,
         context=context,
         records=rows,
+        minutes=max(record.seconds for record in records) / 60,
         machine=machine,
         figures=figures,
         note=note,
