@@ -18,10 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 MOST_TOKENS = 100  # of one answer: where a tiny model goes on and on, a test is to fail soon
 JOKE = "asked for a joke under a schema, a model this small writes a text that does not end"
-CALL = "the model does not carry the 3 of magic_function(3) over into its call"
 CANNOT = {
-    "test_tool_calling": CALL,
-    "test_tool_calling_async": CALL,
     "test_structured_output": JOKE,
     "test_structured_output_async": JOKE,
     "test_structured_output_pydantic_2_v1": JOKE,
