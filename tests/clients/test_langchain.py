@@ -17,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1
 
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 MOST_TOKENS = 100  # of one answer: where a tiny model goes on and on, a test is to fail soon
-JOKE = "asked for a joke under a schema, a model this small writes a text that does not end"
+# Answers of other voters are sampled, so such a text ends now and then.
+JOKE = "asked for a joke under a schema, a model this small mostly writes a text that does not end"
 CANNOT = {
     "test_structured_output": JOKE,
     "test_structured_output_async": JOKE,
@@ -29,13 +30,13 @@ CANNOT = {
 
 
 class TestChatOpenAI(ChatModelIntegrationTests):
-    """Every test passes, or is in CANNOT: a model that learns to do it fails the test until the entry is gone."""
+    """Every test passes, or is in CANNOT: a model that learns to do it (but for jokes) fails the test."""
 
     @pytest_asyncio.fixture(autouse=True)
     async def connect(self, base_url: str, request: pytest.FixtureRequest) -> AsyncIterator[None]:
         """Connections of this test alone: those that LangChain shares outlive the event loop of a test."""
         if reason := CANNOT.get(request.node.originalname):
-            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+            request.applymarker(pytest.mark.xfail(reason=reason, strict=reason is not JOKE))
         self._base_url = base_url
         self._plain = DefaultHttpxClient(verify=False)
         async with DefaultAsyncHttpxClient(verify=False) as self._async:
