@@ -24,4 +24,4 @@ async def responses(request: web.Request) -> web.StreamResponse:
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.post("/v1/responses", responses), web.post("/responses", responses)]
+    return [web.post("/v1/responses", responses)]
