@@ -3,7 +3,7 @@
     python benchmarks/gateway.py [--quick] [--json FILE]
 
 One node in its own process serves a model of 0.5B shape with random weights; this process asks it through its gateway
-and past it, in turn, at 1 and at 8 streams. Both ways use one engine, one set of weights, the same threads and slots,
+and past it, in turn, at 1, 8 and 32 streams. Both ways use one engine, one set of weights, the same threads and slots,
 the same parameters, prompts of the same length that no cache has seen, and answers of exactly the same length.
 
 Throughput is all tokens over the time from the first request to the last byte. Time to first token is measured on both
@@ -31,7 +31,8 @@ from report import parser, progress, publish, read_environment
 
 T = TypeVar("T")
 
-WORKERS = 8
+WORKERS = 32
+MOST_BESIDE = 8  # streams at which time to first token is measured: with more, nothing but the engine's queue is seen
 CONTEXT_TOKENS = 1024
 FIRST_TOKENS = 4  # an answer long enough to stream, short enough to ask many
 PROBES = 3  # times to first token in a round, whose median is its sample: one step more or less is no outlier
@@ -39,8 +40,8 @@ MAX_PAUSE_S = 0.1  # before a probe: about a step of the engine, so that probes 
 BACKGROUND_TOKENS = 900  # more than are generated while the probes run; with the prompt less than the context
 TEMPERATURE = 0.8
 PROMPTS_SEED = 20_240_601
-SPEED_TARGET = Target("at least", 0.95)
-FIRST_TOKEN_TARGET = Target("at most", 5.0)
+SPEED_TARGET = Target("at least", 0.97)
+FIRST_TOKEN_TARGET = Target("at most", 2.0)
 SINGLE = {"swarm": {"strategy": "single"}}
 
 
@@ -178,7 +179,7 @@ def measure(node: NodeUnderTest, options: argparse.Namespace) -> list[Figure]:
     for count in options.streams:
         figures += throughput(asker, count, options.tokens, options.rounds)
     figures += first_token(asker, options.first_token_rounds)
-    return figures + added_first_token(asker, options.streams, options.rounds)
+    return figures + added_first_token(asker, [n for n in options.streams if n <= MOST_BESIDE], options.rounds)
 
 
 def read_options() -> argparse.Namespace:
@@ -188,7 +189,7 @@ def read_options() -> argparse.Namespace:
     made.add_argument("--tokens", type=int, metavar="N", help="per answer (default 128)")
     made.add_argument("--layers", type=int, metavar="N", help="of the model (default 24: the whole 0.5B shape)")
     made.add_argument("--threads", type=int, metavar="N", help="the engine's (default: as the node chooses)")
-    made.add_argument("--streams", type=int, nargs="+", default=[1, WORKERS], metavar="N", help="default 1 8")
+    made.add_argument("--streams", type=int, nargs="+", default=[1, 8, WORKERS], metavar="N", help="default 1 8 32")
     made.add_argument("--profile", type=Path, metavar="FILE", help="cProfile of the node's loop; slows it, no figures")
     options = made.parse_args()
     small, full = (2, 6, 24, 2), (11, 60, 128, 24)

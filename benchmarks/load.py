@@ -78,6 +78,7 @@ class _Exchange(asyncio.Protocol):
         self._first_content: float | None = None
         self._last = 0.0
         self.sent = 0.0
+        self.spoken = asyncio.Event()
         self.begun = asyncio.Event()
         self.done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -87,6 +88,7 @@ class _Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last = time.perf_counter()
+        self.spoken.set()
         self._parts.append(data)
         if self._first_content is None:
             self._tail = self._tail[-16:] + data
