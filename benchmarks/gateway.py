@@ -27,7 +27,7 @@ from typing import TypeVar
 from load import Door, Json, Streamed, beside, fresh_prompt, special_tokens, streams
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, Relay, node_under_test, random_model, relayed
-from report import parser, progress, publish, read_environment
+from report import ROOT, parser, progress, publish, read_environment
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ PROBES = 3  # times to first token in a round, whose median is its sample: one s
 MAX_PAUSE_S = 0.1  # before a probe: about a step of the engine, so that probes arrive anywhere within one
 BACKGROUND_TOKENS = 900  # more than are generated while the probes run; with the prompt less than the context
 TEMPERATURE = 0.8
+EMBEDDED = ROOT / "models" / "demo" / "demo.gguf"
+EMBEDDED_ROUNDS = 5  # times --first-token-rounds: each takes some 20 ms
 PROMPTS_SEED = 20_240_601
 SPEED_TARGET = Target("at least", 0.97)
 FIRST_TOKEN_TARGET = Target("at most", 2.0)
@@ -154,6 +156,19 @@ def first_token(asker: Asker, rounds: int) -> list[Figure]:
     ]
 
 
+def embedded_first_token(threads: int | None, rounds: int) -> list[Figure]:
+    """The same of the embedded model, whose own time is so short and even that both ways can be compared directly."""
+    with node_under_test(EMBEDDED, WORKERS, CONTEXT_TOKENS, threads) as node:
+        asker = Asker(node, random.Random(PROMPTS_SEED), special_tokens(node.engine))
+        progress(f"time to first token of the embedded model, {rounds} rounds")
+        got = {side: tuple(s) for side, s in interleaved(asker.sides(asker.first_token_ms), rounds).items()}
+    added = differences(got["gateway"], got["native"])
+    return [
+        Figure("first token, embedded model, native", "ms", got["native"]),
+        Figure("**first token, embedded model, gateway - native**", "ms", added, FIRST_TOKEN_TARGET),
+    ]
+
+
 def added_first_token(asker: Asker, counts: Sequence[int], rounds: int) -> list[Figure]:
     """What the gateway adds to the time to first token, told apart from the engine's by a relay."""
     figures: list[Figure] = []
@@ -209,6 +224,7 @@ def main() -> None:
     began = time.monotonic()
     with node_under_test(model, WORKERS, CONTEXT_TOKENS, options.threads, options.profile) as node:
         figures = measure(node, options)
+    figures += embedded_first_token(options.threads, EMBEDDED_ROUNDS * options.first_token_rounds)
     progress(f"{time.monotonic() - began:.0f} s")
     publish(environment, figures, options.json)
 
