@@ -6,10 +6,12 @@ import asyncio
 
 from swarm.commands.terminal import Terminal
 from swarm.node import run_node
+from swarm.open_files import raise_limit
 from swarm.settings import Settings
 
 
 def serve(settings: Settings) -> int:
     """Run until stopped; 0 is a clean stop."""
+    raise_limit()
     asyncio.run(run_node(settings, Terminal()))
     return 0
