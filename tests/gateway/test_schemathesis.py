@@ -28,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
+from swarm.gateway.documentation.document import SSE
 from swarm.gateway.documentation.operation import Operation
 from swarm.gateway.documentation.operations import OPERATIONS
 from tests.doubles.running_node import RunningNode
@@ -42,6 +43,7 @@ CHECKS = [
 STARTED_S, ANSWERED_S = 30.0, 30.0
 LONG_ENOUGH_S = 30.0  # a deadline that passes is a 504, and no fault
 EXAMPLES = 10  # of each operation and mode; all together take some 15 s of CPU, chat's large schema most of it
+CANNOT_HERE = {"/v1/infill"}  # what the embedded model refuses
 MODES = tuple(schemathesis.GenerationMode)
 # A body can be wrong in many ways; a path, a text of any kind, in none.
 CASES = [(operation, mode) for operation in OPERATIONS for mode in (MODES if operation.body else MODES[:1])]
@@ -96,8 +98,21 @@ def quick(case: schemathesis.Case) -> None:
         if isinstance(body.get("model"), str) and body["model"]:
             body["model"] = "swarm"
         options = body.get("swarm")
-        if isinstance(options, dict) and isinstance(options.get("deadline_s"), float):
+        if isinstance(options, dict) and isinstance(options.get("deadline_s"), int | float):
             options["deadline_s"] = LONG_ENOUGH_S
+
+
+@pytest.mark.parametrize("operation", [op for op in OPERATIONS if op.streams == SSE], ids=lambda op: op.path)
+def test_every_stream_is_one_that_the_document_promises(
+    schema: schemathesis.BaseSchema, session: requests.Session, operation: Operation
+) -> None:
+    """Drawn bodies hardly ever ask for a stream that begins."""
+    described = schema[operation.path][operation.method.upper()]
+    case = described.Case(body={**(operation.example or {}), "stream": True}, media_type="application/json")
+    quick(case)
+    response = case.call(session=session, timeout=ANSWERED_S)
+    case.validate_response(response, checks=CHECKS)
+    assert operation.path in CANNOT_HERE or response.headers["content-type"][0].startswith(SSE)
 
 
 @pytest.mark.parametrize(

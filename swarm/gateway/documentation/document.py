@@ -33,6 +33,15 @@ Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `sw
 the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
 A key is needed only where the node was started with one. An upstream's refusals come with its own status."""
 
+SSE = "text/event-stream"
+# OpenAPI 3.1 has no word for a stream: as in OpenAI's own document, `schema` is that of one event.
+EVENT: JsonObject = {
+    "type": "object",
+    "description": "One event. `data` is JSON, but for the [DONE] with which OpenAI's older streams end",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "minLength": 1}},
+}
+
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -128,7 +137,7 @@ def _responses(operation: Operation, refs: Refs) -> JsonObject:
     if operation.answer:
         content["application/json"] = {"schema": refs[operation.answer]}
     if operation.streams:
-        content[operation.streams] = {"schema": {"type": "string"}}
+        content[operation.streams] = {"schema": EVENT if operation.streams == SSE else {"type": "string"}}
     found: dict[int, JsonValue] = {200: _response("The answer", content)}
     error: JsonObject = {"application/json": {"schema": refs[operation.errors or ErrorBody]}}
     for status in refusals(operation):

@@ -23,6 +23,7 @@ from swarm.gateway.documentation.answers import (
     OpenApiDocument,
     TextCompletion,
 )
+from swarm.gateway.documentation.document import SSE
 from swarm.gateway.documentation.operation import Operation
 from swarm.gateway.documentation.other_answers import (
     AnthropicErrorBody,
@@ -41,7 +42,6 @@ from swarm.gateway.schemas import ChatCompletionBody, CompletionBody, EmbeddingB
 from swarm.gateway.utility_bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import JsonObject
 
-SSE: Final = "text/event-stream"
 PROMETHEUS: Final = "text/plain"
 ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
 
