@@ -21,6 +21,7 @@ MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is comp
 MAX_MESSAGES = 4096  # far above any context; bounds validation work
 MAX_TOOLS = 256  # OpenAI's limit is 128
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
 
 
 class Frozen(BaseModel):
@@ -107,6 +108,7 @@ class GenerationRequest(Frozen):
     `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer.
     `model` is a model id that a replica serves, never an alias. None means "the engine's default".
     With a `suffix` the answer belongs between `prompt` and it; `input_extra` are other files that help to write it.
+    `thinking` is what the client wants of a model that can think before it answers; None leaves it to the model.
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
     node does not know. It goes to no engine and no peer.
     """
@@ -133,6 +135,7 @@ class GenerationRequest(Frozen):
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: int = 0
+    thinking: bool | None = None
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
 
 

@@ -66,9 +66,6 @@ class EchoEngine:
             infill=True,
         )
 
-    def generate(self, request: GenerationRequest) -> EventStream:
-        return self.candidates(request, 1)
-
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self.spec.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")

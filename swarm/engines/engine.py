@@ -102,14 +102,10 @@ class Engine(Protocol):
         """Completes with the reason when the engine broke for good and must be loaded anew; never on `aclose()`."""
         ...
 
-    def generate(self, request: GenerationRequest) -> EventStream:
-        """One answer, as events with `choice` 0: any number of `Delta`, then exactly one `Finish`."""
-        ...
-
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 
-        They share one prefill where the library can. Exactly one `Finish` per choice 0..n-1.
+        They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`.
         Raises `BadRequest` if `n` exceeds `capabilities.slots`.
         """
         ...

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.engines.together import numbered, together
 from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest
-from swarm.generation import Delta, EventStream, Finish, GenerationRequest, Prompt
-
-MAX_UNREAD = 256  # events of choices that run at once; beyond it they wait, and the upstream behind them
+from swarm.generation import EventStream, GenerationRequest, Prompt
 
 
 class UpstreamEngine:
@@ -46,41 +44,14 @@ class UpstreamEngine:
             infill=True,
         )
 
-    def generate(self, request: GenerationRequest) -> EventStream:
-        return self.candidates(request, 1)
-
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:
             raise BadRequest(
                 f"n is {n}; upstream {self.http.host} is asked 1 to {self._slots} times at once", param="n"
             )
-        return self.http.stream(request) if n == 1 else self._together(request, n)
-
-    async def _together(self, request: GenerationRequest, n: int) -> EventStream:
-        """Each choice is a request of its own. The first that fails ends them all."""
-        events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue(MAX_UNREAD)
-
-        async def follow(choice: int) -> None:
-            try:
-                async with aclosing(self.http.stream(request, choice)) as stream:
-                    async for event in stream:
-                        await events.put(event)
-            except Exception as error:  # noqa: BLE001 - raised below, where somebody hears it
-                await events.put(error)
-
-        tasks = [asyncio.create_task(follow(choice), name=f"upstream choice {choice}") for choice in range(n)]
-        unfinished = n
-        try:
-            while unfinished:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                unfinished -= isinstance(event, Finish)
-                yield event
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        if n == 1:
+            return self.http.stream(request)
+        return together([self.http.stream(numbered(request, choice)) for choice in range(n)])
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         raise BadRequest(f"name a model of upstream {self.http.host} that embeds", param="model")

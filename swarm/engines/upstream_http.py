@@ -12,21 +12,20 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from typing import Any, cast
 
 import aiohttp
 from pydantic import JsonValue
 
 from swarm.engines.engine import Embeddings
-from swarm.engines.llama_http import request_body
+from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.upstream_address import UpstreamAddress
 from swarm.engines.upstream_errors import error_object, refused
 from swarm.engines.upstream_models import read_names
 from swarm.engines.upstream_reader import UpstreamReader, read_embeddings
 from swarm.errors import Unavailable, UpstreamFailed
-from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.generation import SEED_MASK, EventStream, GenerationRequest, Prompt
 
 VIA_HEADER = "X-Swarm-Upstream"  # tells a node that is somebody's upstream not to ask its own: nothing goes round
 CONNECT_TIMEOUT_S = 10.0  # across the internet, with TLS
@@ -36,7 +35,6 @@ MAX_LIST_BYTES = 8 * 2**20  # the largest public catalogue is about 1 MB
 MAX_ERROR_BYTES = 64 * 2**10
 MAX_ANSWER_BYTES = 64 * 2**20  # a hundred thousand tokens with log-probabilities; bounds what is kept of an answer
 UNREACHABLE_RETRY_AFTER_S = 5  # told to clients
-SEED_MASK = 2**31 - 1  # how the gateway folds a client's seed
 
 
 class UpstreamHttp:
@@ -88,22 +86,22 @@ class UpstreamHttp:
                 return names
         return None
 
-    async def stream(self, request: GenerationRequest, choice: int = 0) -> EventStream:
-        """One answer's events, numbered `choice`. Closing the iterator closes the connection, which stops the work."""
+    async def stream(self, request: GenerationRequest) -> EventStream:
+        """One answer's events. Closing the iterator closes the connection, which stops the work."""
         chat = request.messages is not None
         reader = UpstreamReader(chat)
         async with (
-            self._post("/chat/completions" if chat else "/completions", upstream_body(request, choice)) as response,
+            self._post("/chat/completions" if chat else "/completions", upstream_body(request)) as response,
             aclosing(self._chunks(response)) as chunks,
         ):
             async for chunk in chunks:
                 if chunk is None:
                     reader.ended = True
                 elif (delta := reader.delta(chunk)) is not None:
-                    yield delta if choice == 0 else replace(delta, choice=choice)
+                    yield delta
         if not reader.ended:
             raise UpstreamFailed(self.host, "it ended the stream before the answer was complete")
-        yield reader.finish(choice)
+        yield reader.finish()
 
     async def embed(
         self, model: str, texts: Sequence[Prompt], more: Mapping[str, JsonValue] | None = None
@@ -221,7 +219,7 @@ def reason_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:
+def upstream_body(request: GenerationRequest) -> dict[str, Any]:
     """What the upstream is asked: the client's own body where there is one, with all its unknown fields.
 
     Changed are the model's name, streaming (so that a client that leaves is heard of, and usage comes along), `n` (each
@@ -230,6 +228,7 @@ def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:
     """
     if request.original is None:
         body = request_body(request, 1)
+        body.pop("chat_template_kwargs", None)  # clouds refuse what they do not know
         if not request.stop:
             del body["stop"]  # an empty list is refused by some
     else:
@@ -239,8 +238,8 @@ def upstream_body(request: GenerationRequest, choice: int) -> dict[str, Any]:
         if request.temperature is not None:
             body["temperature"] = request.temperature
     seed, own = request.seed, body.get("seed")
-    if seed is not None and (choice or not isinstance(own, int) or own & SEED_MASK != seed):
-        body["seed"] = (seed + choice) & SEED_MASK
+    if seed is not None and (not isinstance(own, int) or own & SEED_MASK != seed):
+        body["seed"] = seed
     body.pop("n", None)
     options = body.get("stream_options")
     asked = cast("dict[str, Any]", options) if isinstance(options, dict) else {}

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from pydantic import JsonValue
 
+from swarm.engines.wire import Wire, as_object
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
-
-Wire = Mapping[str, Any]  # parsed JSON from the upstream, turned into typed objects in this file and nowhere else
 
 MAX_TOKENS = 2**31  # counts beyond it are no counts
 MAX_CALLS = 256  # of one answer
@@ -57,21 +56,21 @@ class UpstreamReader:
         if not self.chat:
             text = _text(choice.get("text"))
             return Delta(0, text, logprobs=logprobs) if text or logprobs else None
-        message = _object(choice.get("delta")) or _object(choice.get("message"))
+        message = as_object(choice.get("delta")) or as_object(choice.get("message"))
         text = _text(message.get("content")) or _text(message.get("refusal"))
         reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
         calls = self._tool_calls(message.get("tool_calls"))
         return Delta(0, text, reasoning, calls, logprobs) if text or reasoning or calls or logprobs else None
 
-    def finish(self, choice: int) -> Finish:
+    def finish(self) -> Finish:
         """The end of the answer, as far as the upstream told of it: tokens it did not count are 0."""
-        return Finish(choice, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
+        return Finish(0, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
 
     def _count(self, chunk: Wire) -> None:
-        usage = _object(chunk.get("usage"))
+        usage = as_object(chunk.get("usage"))
         if not usage:
             return
-        details = _object(usage.get("prompt_tokens_details"))
+        details = as_object(usage.get("prompt_tokens_details"))
         cached = details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))
         self.usage = Usage(
             prompt_tokens=_tokens(usage.get("prompt_tokens")),
@@ -81,10 +80,10 @@ class UpstreamReader:
 
     def _tool_calls(self, given: object) -> tuple[ToolCallDelta, ...]:
         pieces = cast("list[object]", given) if isinstance(given, list) else []
-        return tuple(piece for piece in map(self._tool_call, map(_object, pieces)) if piece is not None)
+        return tuple(piece for piece in map(self._tool_call, map(as_object, pieces)) if piece is not None)
 
     def _tool_call(self, call: Wire) -> ToolCallDelta | None:
-        function = _object(call.get("function"))
+        function = as_object(call.get("function"))
         name, call_id = _text(function.get("name")), _text(call.get("id"))
         given = call.get("index")
         place = given if isinstance(given, int) else None
@@ -113,16 +112,16 @@ class UpstreamReader:
 
 def read_embeddings(answer: object) -> tuple[tuple[tuple[float, ...], ...], int]:
     """The vectors of an answer in the order of its texts, and its prompt tokens. Raises what reading rubbish raises."""
-    body = _object(answer)
+    body = as_object(answer)
     rows = sorted(cast("list[Wire]", body["data"]), key=lambda row: row["index"])
     vectors = tuple(tuple(float(number) for number in row["embedding"]) for row in rows)
-    return vectors, _tokens(_object(body.get("usage")).get("prompt_tokens"))
+    return vectors, _tokens(as_object(body.get("usage")).get("prompt_tokens"))
 
 
 def _first_choice(chunk: Wire) -> Wire:
     choices = chunk.get("choices")
     found = cast("list[object]", choices) if isinstance(choices, list) else []
-    return _object(found[0]) if found else {}
+    return as_object(found[0]) if found else {}
 
 
 def _arguments(value: object) -> str:
@@ -132,15 +131,10 @@ def _arguments(value: object) -> str:
 def _text(value: object) -> str:
     """A string as it is; the texts of a list of parts; nothing else is text."""
     if isinstance(value, list):
-        parts = [_object(part) for part in cast("list[object]", value)]
+        parts = [as_object(part) for part in cast("list[object]", value)]
         return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     return value if isinstance(value, str) else ""
 
 
 def _tokens(value: object) -> int:
     return value if isinstance(value, int) and 0 <= value <= MAX_TOKENS else 0
-
-
-def _object(value: object) -> Wire:
-    """`value` if it is a JSON object, else an empty one."""
-    return cast("Wire", value) if isinstance(value, dict) else {}

@@ -48,9 +48,6 @@ class XllamacppEngine:
     def capabilities(self) -> Capabilities:
         return self._capabilities
 
-    def generate(self, request: GenerationRequest) -> EventStream:
-        return self.candidates(request, 1)
-
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._capabilities.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self._capabilities.slots} answers at once", param="n")

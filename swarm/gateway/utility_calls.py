@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
-from swarm.engines.llama_http import request_body
+from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.schemas import MAX_INT, ChatCompletionBody, EmbeddingBody

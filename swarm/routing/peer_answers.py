@@ -14,7 +14,8 @@ from federation.advertisement import printable
 from federation.client import PeerClient, PeerResponse
 from federation.errors import PeerError
 from federation.wire import GENERATE_PATH
-from swarm.engines.llama_http import ChunkReader, request_body
+from swarm.engines.chunk_reader import ChunkReader
+from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta, Usage

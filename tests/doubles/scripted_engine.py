@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.engines.together import together
 from swarm.errors import BadRequest, EngineFailed, SwarmError
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 
@@ -72,9 +74,6 @@ class ScriptedEngine:
         )
         return replace(usual, **self.can)
 
-    def generate(self, request: GenerationRequest) -> EventStream:
-        return self.candidates(request, 1)
-
     async def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:
             raise BadRequest(f"n is {n}", param="n")
@@ -83,21 +82,14 @@ class ScriptedEngine:
         self.requests.append(request)
         scripts = [self.script(request, self._voters + choice) for choice in range(n)]
         self._voters += n
-        events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue()
-        players = [asyncio.create_task(_play(steps, choice, events)) for choice, steps in enumerate(scripts)]
         left = n
         await self._count(running=n)
         try:
-            while left:
-                event = await events.get()
-                if isinstance(event, Exception):
-                    raise event
-                left -= isinstance(event, Finish)
-                yield event
+            async with aclosing(together([_play(steps) for steps in scripts])) as events:
+                async for event in events:
+                    left -= isinstance(event, Finish)
+                    yield event
         finally:
-            for player in players:
-                player.cancel()
-            await asyncio.gather(*players, return_exceptions=True)
             await self._count(running=-n, cancelled=left)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
@@ -148,22 +140,21 @@ class ScriptedEngine:
             self._changed.notify_all()
 
 
-async def _play(steps: Sequence[Step], choice: int, events: asyncio.Queue[Delta | Finish | Exception]) -> None:
+async def _play(steps: Sequence[Step]) -> EventStream:
     reason: FinishReason = "stop"
     tokens = 0
     for step in steps:
         match step:
             case str():
                 tokens += 1
-                await events.put(Delta(choice, step))
+                yield Delta(0, step)
             case Delta():
                 tokens += 1
-                await events.put(replace(step, choice=choice))
+                yield step
             case asyncio.Event():
                 await step.wait()
             case Finish():
                 reason = step.reason
             case _:
-                await events.put(step)
-                return
-    await events.put(Finish(choice, reason, Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=tokens)))
+                raise step
+    yield Finish(0, reason, Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=tokens))

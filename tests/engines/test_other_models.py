@@ -52,7 +52,7 @@ async def test_a_reranker_neither_writes_nor_embeds(reranker: XllamacppEngine) -
     assert not capabilities.generates
     assert not capabilities.embeddings
     with pytest.raises(BadRequest, match="writes no text"):
-        await anext(reranker.generate(GenerationRequest(model="rank", prompt="a", max_tokens=2)))
+        await anext(reranker.candidates(GenerationRequest(model="rank", prompt="a", max_tokens=2), 1))
     with pytest.raises(BadRequest, match="use /v1/rerank"):
         await reranker.embed(["a"])
 

@@ -24,6 +24,10 @@ KNOWS_THOUGHTS = PLAIN.replace(
     "{{ m.content }}",
 )
 OPENS_THEM = KNOWS_THOUGHTS.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+MAY_BE_TOLD = KNOWS_THOUGHTS.replace(
+    "<|im_start|>assistant\n{% endif %}",
+    "<|im_start|>assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+)
 TOOL = {
     "type": "function",
     "function": {
@@ -118,3 +122,13 @@ async def test_thoughts_in_the_history_are_in_the_prompt(demo_model: Path) -> No
             for messages in (turns, thought)
         ]
     assert longer > plain + 3
+
+
+async def test_a_model_is_told_not_to_think(demo_model: Path) -> None:
+    """As Qwen's templates have it: the thought is opened and closed for the model."""
+    request = GenerationRequest.model_validate({"model": "demo", "messages": [{"role": "user", "content": "a"}]})
+    async with thinking(demo_model, MAY_BE_TOLD) as http:
+        free = await http.prompt_text(request)
+        told = await http.prompt_text(request.model_copy(update={"thinking": False}))
+    assert "</think>" not in free
+    assert told.endswith("<think>\n\n</think>\n\n")

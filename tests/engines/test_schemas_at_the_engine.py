@@ -53,7 +53,7 @@ def asking(**fields: Any) -> GenerationRequest:
 async def answer(engine: XllamacppEngine, request: GenerationRequest) -> tuple[str, str, str]:
     """Text, arguments and reason of one answer."""
     text, arguments, reason = "", "", ""
-    async with asyncio.timeout(ANSWER_S), aclosing(engine.generate(request)) as events:
+    async with asyncio.timeout(ANSWER_S), aclosing(engine.candidates(request, 1)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 text += event.text

@@ -74,7 +74,7 @@ def test_what_says_nothing_is_nothing(chunk: dict[str, Any]) -> None:
 def test_odd_finish_reasons(word: str, reason: str) -> None:
     _, reader = read({"choices": [{"delta": {}, "finish_reason": word}]})
     assert reader.ended
-    assert reader.finish(0).reason == reason
+    assert reader.finish().reason == reason
 
 
 def test_an_empty_finish_reason_ends_nothing() -> None:
@@ -85,7 +85,7 @@ def test_an_empty_finish_reason_ends_nothing() -> None:
 def test_usage_in_every_chunk_counts_once_and_cached_tokens_under_both_names() -> None:
     counts = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
     _, reader = read({**saying(content="a"), "usage": counts}, {"usage": {**counts, "completion_tokens": 2}})
-    assert reader.finish(0).usage == Usage(prompt_tokens=9, completion_tokens=2, cached_tokens=4)
+    assert reader.finish().usage == Usage(prompt_tokens=9, completion_tokens=2, cached_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_usage_in_every_chunk_counts_once_and_cached_tokens_under_both_names() -
 def test_tool_calls_are_put_right(chunks: list[dict[str, Any]], calls: list[ToolCallDelta]) -> None:
     deltas, reader = read(*chunks)
     assert [call for delta in deltas for call in delta.tool_calls] == calls
-    assert reader.finish(0).reason == "tool_calls"
+    assert reader.finish().reason == "tool_calls"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 
+ENDS_S = 10.0  # far above what an answer of two tokens takes
 WEATHER = {
     "type": "function",
     "function": {
@@ -39,8 +40,22 @@ def chat(text: str, **fields: object) -> GenerationRequest:
 
 
 async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(engine.candidates(request, 1)) as events:
         return [event async for event in events]
+
+
+@pytest.mark.parametrize(
+    "said", [{"prompt": ""}, {"messages": [{"role": "assistant", "content": ""}]}], ids=["prompt", "messages"]
+)
+async def test_several_answers_to_an_empty_prompt_end(demo_model: Path, said: dict[str, object]) -> None:
+    """Asked for them at once, llama.cpp keeps all but the first waiting for ever, and their slots."""
+    engine = await load_xllamacpp(spec(demo_model))
+    request = GenerationRequest.model_validate({"model": "demo", "max_tokens": 2, **said})
+    async with asyncio.timeout(ENDS_S), aclosing(engine.candidates(request, 2)) as events:
+        ended = sorted([event.choice async for event in events if isinstance(event, Finish)])
+    assert ended == [0, 1]
+    assert await engine.http.busy_slots() == 0
+    await engine.aclose()
 
 
 async def test_tool_calls_come_from_the_native_parser_as_deltas(demo_model: Path) -> None:
@@ -125,7 +140,7 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()
     endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
-    async with aclosing(engine.generate(endless)) as events:
+    async with aclosing(engine.candidates(endless, 1)) as events:
         assert isinstance(await anext(events), Delta)
         host.kill()
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.llama_http import ChunkReader
+from swarm.engines.chunk_reader import ChunkReader
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.peer_answers import error_object, read_candidate, read_chunk, refusal
