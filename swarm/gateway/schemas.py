@@ -17,6 +17,7 @@ from swarm.generation import (
     MAX_STOP_STRINGS,
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    SEED_MASK,
     ExtraText,
     GenerationRequest,
     NamedToolChoice,
@@ -38,7 +39,6 @@ MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send
 MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
 MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
 MAX_INT = 2**31 - 1  # engines take 32 bits
-SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
 MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
 _logged_fields: set[str] = set()
 
@@ -146,6 +146,12 @@ class Sampling(Body):
         return {**same, "stop": tuple(text for text in stop if text), "seed": seed}
 
 
+class TemplateSwitches(Part):
+    """`chat_template_kwargs`, as vLLM and llama.cpp have it: of all that a template may read, the one that many do."""
+
+    enable_thinking: bool | None = None
+
+
 class ChatCompletionBody(Sampling):
     """`POST /v1/chat/completions`."""
 
@@ -157,6 +163,7 @@ class ChatCompletionBody(Sampling):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    chat_template_kwargs: TemplateSwitches | None = None
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -198,6 +205,7 @@ class ChatCompletionBody(Sampling):
             parallel_tool_calls=self.parallel_tool_calls is not False,
             response_format=self.response_format,
             logprobs=bool(self.logprobs),
+            thinking=self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking,
             top_logprobs=self.top_logprobs or 0,
         )
 

@@ -161,3 +161,8 @@ def test_every_setting_reaches_the_request() -> None:
     assert asked.response_format is not None
     assert asked.response_format.json_schema is not None
     assert asked.response_format.json_schema.schema_ == {"const": 1}
+
+
+@pytest.mark.parametrize(("kind", "thinks"), [("enabled", True), ("disabled", False), ("adaptive", None)])
+def test_whether_to_think_is_the_clients_choice(kind: str, thinks: bool | None) -> None:
+    assert body(thinking={"type": kind, "budget_tokens": 1024}).to_request("m").thinking is thinks

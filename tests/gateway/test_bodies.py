@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
 from swarm.gateway import bodies
 from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
@@ -148,3 +149,17 @@ def test_what_is_no_text_leaves_a_note(part: dict[str, Any], note: str) -> None:
     turn = {"role": "user", "content": [{"type": "text", "text": "What is this? "}, part]}
     (message,) = parse_body(json.dumps({"model": "m", "messages": [turn]}).encode(), ChatCompletionBody).messages
     assert str(message.to_engine()["content"]).startswith(f"What is this? {note}: this model reads text only")
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, None),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
+        ({"chat_template_kwargs": {"enable_thinking": True, "other": 1}}, {"enable_thinking": True}),
+        ({"chat_template_kwargs": {}}, None),
+    ],
+)
+def test_whether_to_think_reaches_the_engine_and_peers(fields: Any, wanted: Any) -> None:
+    body = ChatCompletionBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
+    assert request_body(body.to_request(), 1).get("chat_template_kwargs") == wanted

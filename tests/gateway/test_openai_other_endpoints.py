@@ -121,3 +121,9 @@ async def test_the_federations_health_names_this_node_and_who_serves_what(client
     assert set(seen["node"]) == {"id", "name", "version", "url", "mode"}
     assert seen["peers"] == []
     assert seen["models"] == {"demo": ["kitchen"]}
+
+
+async def test_codex_is_given_the_list_that_it_reads(client: Client) -> None:
+    """It reports an error where `models` is missing; others might take an empty one for the whole list."""
+    assert (await client.get("/v1/models?client_version=0.153.4")).json["models"] == []
+    assert "models" not in (await client.get("/v1/models")).json

@@ -88,6 +88,15 @@ class OutputConfig(Part):
     format: JsonFormat | None = None
 
 
+class Thinking(Part):
+    """Whether the model is to think before it answers. How much (`budget_tokens`) is the model's affair."""
+
+    type: str
+
+    def to_engine(self) -> bool | None:
+        return {"enabled": True, "disabled": False}.get(self.type)
+
+
 class PromptBody(Body):
     """`POST /v1/messages/count_tokens`: everything that makes the prompt."""
 
@@ -96,6 +105,7 @@ class PromptBody(Body):
     system: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Choice | None = None
+    thinking: Thinking | None = None
 
     @field_validator("tools", mode="before")
     @classmethod
@@ -125,13 +135,14 @@ class PromptBody(Body):
             tools=() if choice and choice.type == "none" else tuple(tool.to_engine() for tool in self.tools or ()),
             tool_choice=choice.to_engine() if choice else "auto",
             parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
+            thinking=self.thinking and self.thinking.to_engine(),
         )
 
 
 class MessagesBody(PromptBody):
     """`POST /v1/messages`.
 
-    `thinking`, `effort` and the like are taken and ignored aloud: whether a local model reasons is the model's affair.
+    `effort` and the like are taken and ignored aloud: how much a local model thinks is the model's affair.
     """
 
     max_tokens: PositiveInt
