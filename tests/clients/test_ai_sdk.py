@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -32,7 +33,10 @@ def installed() -> Path:
             made.mkdir()
             shutil.copy(PACKAGES, made)
             command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-            subprocess.run(command, cwd=made, check=True, timeout=INSTALL_S)
+            done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+            if done.returncode and "CI" not in os.environ:  # no network, no access to npm's registry, an old Node
+                pytest.skip(f"npm could not install the AI SDK: {done.stderr.strip()[-300:]}")
+            assert done.returncode == 0, done.stderr
             made.rename(folder)
     return folder
 

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1
 
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 MOST_TOKENS = 100  # of one answer: where a tiny model goes on and on, a test is to fail soon
-# Answers of other voters are sampled, so such a text ends now and then.
 JOKE = "asked for a joke under a schema, a model this small mostly writes a text that does not end"
 CANNOT = {
     "test_structured_output": JOKE,
@@ -49,12 +48,13 @@ class TestChatOpenAI(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        """Temperature 0, so that what the model can answer it answers in every run."""
+        """Temperature 0 and one voter, as others are sampled: what the model can answer it answers in every run."""
         return {
             "base_url": self._base_url,
             "api_key": "none",
             "model": "demo",
             "temperature": 0,
+            "extra_body": {"swarm": {"strategy": "single"}},
             "max_tokens": MOST_TOKENS,
             "max_retries": 0,
             "stream_usage": True,

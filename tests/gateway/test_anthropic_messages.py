@@ -28,6 +28,7 @@ WEATHER: Any = {
 }
 SHORT: Any = {"model": "demo", "max_tokens": 60}
 SINGLE = {"swarm": {"strategy": "single"}}
+GREEDY = {**SINGLE, "temperature": 0}
 BOTH_WAYS = pytest.mark.parametrize("extra", [SINGLE, {}], ids=["single", "vote"])
 
 
@@ -77,7 +78,7 @@ async def test_the_stream_helper_gives_the_same_in_pieces(
 
 @BOTH_WAYS
 async def test_every_event_is_of_the_protocol(client: Client, extra: dict[str, Any]) -> None:
-    body = {"model": "demo", "max_tokens": 60, "messages": CAPITAL, "stream": True, **extra}
+    body = {"model": "demo", "max_tokens": 60, "messages": CAPITAL, "temperature": 0, "stream": True, **extra}
     reply = await client.post("/v1/messages?beta=true", body)
     whole = streamed(reply.text)
     assert whole.stop_reason == "end_turn"
@@ -171,7 +172,7 @@ async def test_a_tool_loop_comes_to_its_end(
 
 
 async def test_arguments_stream_in_fragments(client: Client) -> None:
-    body = {"model": "demo", "max_tokens": 60, "messages": ASK, "tools": [WEATHER], "stream": True, **SINGLE}
+    body = {"model": "demo", "max_tokens": 60, "messages": ASK, "tools": [WEATHER], "stream": True, **GREEDY}
     reply = await client.post("/v1/messages", body)
     (call,) = streamed(reply.text).blocks
     assert call["input"] == {}
@@ -203,7 +204,7 @@ class City(BaseModel):
 
 
 async def test_a_pydantic_model_is_parsed_from_the_answer(claude: anthropic.AsyncAnthropic) -> None:
-    answer = await claude.messages.parse(**SHORT, messages=CAPITAL, output_format=City, extra_body=SINGLE)
+    answer = await claude.messages.parse(**SHORT, messages=CAPITAL, output_format=City, extra_body=GREEDY)
     assert isinstance(answer.parsed_output, City)
 
 

@@ -28,7 +28,7 @@ BOTH_WAYS = pytest.mark.parametrize("extra", [SINGLE, {}], ids=["single", "vote"
 
 async def ask(ai: AsyncOpenAI, messages: list[Any] = ASK, **fields: Any) -> Any:
     return await ai.chat.completions.create(
-        model="demo", messages=messages, temperature=0, tools=fields.pop("tools", [WEATHER]), **fields
+        model="demo", messages=messages, temperature=0, seed=7, tools=fields.pop("tools", [WEATHER]), **fields
     )
 
 

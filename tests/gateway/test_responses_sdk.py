@@ -24,7 +24,7 @@ WEATHER: Any = {
 ASK = "What is the weather in Paris?"
 CAPITAL = "What is the capital of France?"
 SINGLE = {"swarm": {"strategy": "single"}}
-BOTH_WAYS = pytest.mark.parametrize("extra", [SINGLE, {"swarm": {"votes": 3}}], ids=["single", "vote"])
+BOTH_WAYS = pytest.mark.parametrize("extra", [SINGLE, {"swarm": {"votes": 3}, "seed": 7}], ids=["single", "vote"])
 WORDS = ["output_item.added", "content_part.added", "output_text.delta"]
 WORDS += ["output_text.done", "content_part.done", "output_item.done"]
 CALL = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"]
