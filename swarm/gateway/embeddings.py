@@ -11,8 +11,8 @@ from aiohttp import web
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.compact_json import compact
+from swarm.gateway.embedding_body import EmbeddingBody
 from swarm.gateway.leaving import may_leave
-from swarm.gateway.schemas import EmbeddingBody
 from swarm.gateway.utilities import ask
 from swarm.gateway.utility_calls import BATCH, embed
 

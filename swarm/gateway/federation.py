@@ -22,7 +22,7 @@ from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL
-from swarm.gateway.schemas import CandidatesBody, GenerateBody
+from swarm.gateway.peer_bodies import CandidatesBody, GenerateBody
 from swarm.gateway.shapes import Shape
 from swarm.gateway.streams import NDJSON, open_stream
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S

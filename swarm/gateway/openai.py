@@ -7,9 +7,10 @@ from aiohttp import web
 from swarm.gateway import utility_calls
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
+from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.chunk_writer import OpenAIForm
+from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.keys import ANSWERER
-from swarm.gateway.schemas import ChatCompletionBody, CompletionBody
 from swarm.gateway.several_prompts import answer_several
 from swarm.gateway.shapes import Shape
 from swarm.gateway.utilities import ask

@@ -14,7 +14,7 @@ from swarm.gateway import utility_calls
 from swarm.gateway.bodies import read_body
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DISPATCHER
-from swarm.gateway.schemas import MAX_MODEL_CHARS
+from swarm.gateway.sampling_body import MAX_MODEL_CHARS
 from swarm.gateway.utility_bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.routing.replicas import SWARM_ALIAS, Replica
 from swarm.routing.utilities import UtilityCall

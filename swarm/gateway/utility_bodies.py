@@ -6,8 +6,10 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.gateway.completion_body import MAX_EXTRA_TEXTS
 from swarm.gateway.messages import Part
-from swarm.gateway.schemas import MAX_EXTRA_TEXTS, MAX_INT, Body, ChatCompletionBody, ModelName, PositiveInt, Sampling
+from swarm.gateway.sampling_body import MAX_INT, Body, ModelName, PositiveInt, Sampling
 from swarm.generation import ExtraText, GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS
 

@@ -17,7 +17,9 @@ from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Toke
 from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
-from swarm.gateway.schemas import MAX_INT, ChatCompletionBody, EmbeddingBody
+from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.gateway.embedding_body import EmbeddingBody
+from swarm.gateway.sampling_body import MAX_INT
 from swarm.gateway.utility_bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import GenerationRequest, JsonObject
 from swarm.routing.utilities import EMBED, RERANK, UtilityCall

@@ -14,7 +14,11 @@ from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
 from swarm.gateway import bodies
 from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
-from swarm.gateway.schemas import CandidatesBody, ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
+from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.gateway.completion_body import CompletionBody
+from swarm.gateway.embedding_body import EmbeddingBody
+from swarm.gateway.peer_bodies import CandidatesBody
+from swarm.gateway.sampling_body import Sampling
 from tests.doubles.running_node import RunningNode
 
 TURN = {"role": "user", "content": "x"}

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from swarm.gateway.anthropic.blocks import TextBlock, Turn
 from swarm.gateway.anthropic.turns import engine_messages
+from swarm.gateway.finite import is_finite
 from swarm.gateway.messages import MAX_PARTS, Part
-from swarm.gateway.schemas import MAX_INT, Body, ModelName, PositiveInt, SwarmOptions, is_finite
+from swarm.gateway.sampling_body import MAX_INT, Body, ModelName, PositiveInt, SwarmOptions
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,

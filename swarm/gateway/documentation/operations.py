@@ -11,6 +11,8 @@ from typing import Final
 from pydantic import BaseModel
 
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
+from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.documentation.answers import (
     Alive,
     ChatCompletion,
@@ -37,8 +39,8 @@ from swarm.gateway.documentation.other_answers import (
     Response,
     TokenList,
 )
+from swarm.gateway.embedding_body import EmbeddingBody
 from swarm.gateway.responses.body import ResponsesBody
-from swarm.gateway.schemas import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.utility_bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import JsonObject
 

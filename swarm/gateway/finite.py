@@ -1,0 +1,20 @@
+"""Numbers that JSON cannot write again."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import JsonValue
+
+
+def is_finite(value: JsonValue) -> bool:
+    """Whether every number in `value` can be written as JSON again: parsers read 1e999 and NaN, and none write them."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(is_finite, value.values()))
+        case list():
+            return all(map(is_finite, value))
+        case _:
+            return True
