@@ -17,6 +17,7 @@ from swarm.registry.embedded import embedded_model_path
 
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
 HEARTBEAT_S = 0.02
+MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
 SETTLE_S = 2.0  # for connection handlers that notice a closed client
 
 
@@ -47,8 +48,8 @@ def waited_for_cpu_s() -> float:
         return 0.0
 
 
-def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """`test`, failing when it leaves tasks behind or blocks its event loop."""
+def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Callable[..., Awaitable[None]]:
+    """`test`, failing when it leaves tasks behind, blocks its event loop or takes longer than `most_s`."""
 
     @functools.wraps(test)
     async def run(*args: object, **kwargs: object) -> None:
@@ -66,7 +67,8 @@ def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
         before = asyncio.all_tasks()
         pulse = asyncio.create_task(heartbeat())
         try:
-            await test(*args, **kwargs)
+            async with asyncio.timeout(most_s):
+                await test(*args, **kwargs)
         finally:
             await asyncio.sleep(0)  # lets a pulse that is overdue measure what the last step took
             pulse.cancel()
@@ -83,7 +85,7 @@ def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = guarded(item.obj)
+            item.obj = guarded(item.obj, None if item.get_closest_marker("slow") else MOST_S)
 
 
 def pytest_collection_finish() -> None:
