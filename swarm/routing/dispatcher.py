@@ -31,6 +31,7 @@ from swarm.routing.policy import (
     Assignment,
     Defaults,
     Plan,
+    StreamMode,
     VoteOptions,
     by_preference,
     make_plan,
@@ -66,13 +67,14 @@ class Dispatcher:
         default_votes: int,
         default_strategy: str,
         upstream: Upstream | None = None,
+        default_stream: StreamMode | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
         self._asking = Asking(pool, client, report_traffic, upstream)
         self._node_id = node_id
         self.node = node
-        self._defaults = Defaults(default_votes, default_strategy)
+        self._defaults = Defaults(default_votes, default_strategy, default_stream)
         self.upstream = upstream
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:

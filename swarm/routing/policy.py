@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from swarm.errors import BadRequest
 from swarm.routing.replicas import Replica
 
 MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
+
+
+StopRule = Literal["lead", "posterior"]
+NoQuorum = Literal["best_effort", "error"]
+StreamMode = Literal["leader", "buffer", "reasoning"]
+STREAM_MODES: tuple[str, ...] = get_args(StreamMode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,11 @@ class VoteOptions:
     min_votes: int | None = None
     deadline_s: float | None = None
     upstream: bool = True  # whether the request may go to the configured upstream
+    stop: StopRule = "lead"
+    on_no_quorum: NoQuorum = "best_effort"
+    min_agreement: float | None = None  # a share, 0 to 1
+    stream: StreamMode | None = None  # what a stream shows while the vote runs
+    progress: bool = False  # whether a stream also tells how the vote stands
 
     @property
     def explicit(self) -> bool:
@@ -35,6 +46,7 @@ class Defaults:
 
     votes: int
     strategy: str = "auto"
+    stream: StreamMode | None = None  # None: by what is asked
 
 
 @dataclass(frozen=True, slots=True)
