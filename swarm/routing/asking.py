@@ -51,12 +51,12 @@ class Asking:
     async def candidates(
         self, replica: Replica, request: GenerationRequest, count: int, deadline: float, on_event: OnEvent | None = None
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` hears the first one's events where they are made here."""
+        """`count` whole answers; `on_event` hears the first one's events, its `Finish` right before itself."""
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
             source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event)
         else:
-            source = peer_candidates(self._client, replica, request, count, deadline)
+            source = peer_candidates(self._client, replica, request, count, deadline, on_event)
         try:
             async with aclosing(source) as answers:
                 async for candidate in answers:

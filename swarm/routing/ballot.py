@@ -17,6 +17,7 @@ from swarm.consensus.verdict import StoppedBy
 from swarm.errors import EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.ballot_box import BallotBox, BallotCall, Batch, Failure, Outcome, Report, RunVoters
+from swarm.routing.leading import Begun
 from swarm.routing.policy import Assignment
 
 log = logging.getLogger(__name__)
@@ -89,14 +90,14 @@ class Arrivals:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]:
-    """Yield the leader's deltas as they come (if asked to), then exactly one outcome. Closing it stops all voters."""
+async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    """Yield what is shown of the leader as it comes, then exactly one outcome. Closing it stops all voters."""
     started = time.monotonic()
     box = BallotBox(call)
     arrivals = Arrivals(call.run)
     try:
         for batch in call.batches:
-            arrivals.start(batch, leads=call.stream_leader and batch is call.batches[0])
+            arrivals.start(batch, leads=box.lead.is_in(batch))
         limit = call.deadline
         stopped_by: StoppedBy | None = None
         while stopped_by is None:
@@ -106,15 +107,16 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]
             elif isinstance(report, Failure):
                 other = box.lose(report)
                 if other is not None:
-                    arrivals.start(other)
+                    arrivals.start(other, leads=box.lead.is_in(other))
                 stopped_by = box.stop_reason()
             else:
-                delta = box.take(report)
-                if delta is not None:
-                    yield delta
+                shown = box.take(report)
+                if shown is not None:
+                    yield shown
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
                     if box.may_be_cut:
+                        box.lead.begins_now_or_never()
                         now = time.monotonic()
                         limit = min(limit, now + max(MIN_GRACE_S, GRACE_SHARE * (now - started)))
     finally:

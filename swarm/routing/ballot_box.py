@@ -12,6 +12,7 @@ from swarm.consensus.tally import lead_is_unbeatable, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UpstreamRefused
 from swarm.generation import Candidate, Delta, Finish
+from swarm.routing.leading import Begun, Lead, Live
 from swarm.routing.replicas import Replica
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the ballot ended. `leader` is the answer that was streamed live, if one was."""
+    """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in."""
 
     verdict: Verdict
     leader: Candidate | None
+    shown: Live = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class BallotCall:
     """What is asked of whom. `deadline` is a `time.monotonic()` instant; `replace` finds a batch for a lost one.
 
     With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is degraded.
+    With `stream_leader` the first batch's first voter is heard from its first word on; `live` of it is shown.
     """
 
     question: Question
@@ -68,6 +71,7 @@ class BallotCall:
     replace: Callable[[Failure], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
+    live: Live = "answer"
 
     @property
     def asked(self) -> int:
@@ -82,10 +86,7 @@ class BallotBox:
         self.candidates: list[Candidate] = []
         self.failures: list[SwarmError] = []
         self.outstanding = call.asked
-        self.leader: Candidate | None = None
-        self._leader_begun = False
-        self._leader_is_next = False
-        self._leads = call.batches[0] if call.stream_leader else None
+        self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
         self._replaced = False
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
@@ -96,30 +97,20 @@ class BallotBox:
         return [*self.candidates, *self._lost]
 
     @property
-    def leader_pending(self) -> bool:
-        return self._leads is not None and self.leader is None
-
-    @property
     def may_be_cut(self) -> bool:
         """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline."""
         enough = max(-(-self.call.asked // 2), min(self.call.min_votes, self.call.asked))
-        return len(self.candidates) >= enough and not self.leader_pending
+        return len(self.candidates) >= enough and not self.lead.pending
 
-    def take(self, report: Report) -> Delta | None:
-        """Count a report; returns the event to stream on, if it is one of the leader's."""
+    def take(self, report: Report) -> Delta | Begun | None:
+        """Count a report; returns what the client gets of it, if it is one of the leader's."""
         item = report.item
-        if isinstance(item, Delta):
-            self._leader_begun = True
-            return item
-        if isinstance(item, Finish):
-            self._leader_is_next = True
-            return None
+        if isinstance(item, Delta | Finish):
+            return self.lead.hear(report.batch, item)
         item = self._under_its_own_name(item)
         self.outstanding -= 1
         self.candidates.append(item)
-        if self._leader_is_next and report.batch is self._leads:
-            self.leader = item
-            self._leader_is_next = False
+        self.lead.arrived(report.batch, item)
         return None
 
     def _under_its_own_name(self, candidate: Candidate) -> Candidate:
@@ -137,13 +128,11 @@ class BallotBox:
         self.outstanding -= failure.missing
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
-        if failure.batch is self._leads and self.leader is None:
-            if self._leader_begun:
-                raise failure.error  # the client has half an answer: an honest error, never a splice
-            self._leads = None
+        self.lead.lost(failure.batch, failure.error)
         other = None if self._replaced else self.call.replace(failure)
         replaced = 0
         if other is not None:
+            self.lead.passes_to(other)
             self._replaced = True
             replaced = len(other.samplings)
             self.outstanding += replaced
@@ -159,7 +148,7 @@ class BallotBox:
 
     def stop_reason(self) -> StoppedBy | None:
         """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
-        if self.leader_pending:
+        if self.lead.pending:
             return None
         if not self.outstanding:
             return "all_in"
@@ -172,7 +161,7 @@ class BallotBox:
 
     def outcome(self, stopped_by: StoppedBy) -> Outcome:
         """The result. Raises where no voter gave a candidate, and where the streamed leader was cut off."""
-        if stopped_by == "deadline" and self._leader_begun and self.leader is None:
+        if stopped_by == "deadline" and self.lead.pending:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
         if not self.candidates:
             raise no_candidate(self.failures, self.call.asked, late=stopped_by == "deadline")
@@ -180,7 +169,7 @@ class BallotBox:
         verdict = decide(call.question, self._heard, asked=call.asked, wanted=call.wanted, stopped_by=stopped_by)
         if verdict.votes < call.min_votes and verdict.quorum and call.question.strategy != "first":
             verdict = replace(verdict, quorum=False, degraded=True, agreement=None)
-        return Outcome(verdict, self.leader)
+        return Outcome(verdict, self.lead.candidate, self.lead.shown)
 
 
 def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:

@@ -27,6 +27,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import batches_of, hold_ballot
 from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
+from swarm.routing.leading import Begun, live_part, strongest_first
 from swarm.routing.policy import (
     Assignment,
     Defaults,
@@ -101,13 +102,13 @@ class Dispatcher:
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does."""
         shown = False
         try:
             async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
-                    shown = True
+                    shown = shown or isinstance(item, Delta)
                     yield item
             return
         except FAILING_OVER as error:
@@ -123,12 +124,12 @@ class Dispatcher:
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Outcome, None]:
-        """The planned ballot; with `stream`, a local leader's deltas come live where that is safe."""
+    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+        """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
-        batches = batches_of(leader_first(plan.assignments), samplings)
+        batches = batches_of(strongest_first(plan.assignments), samplings)
 
         def run(
             replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
@@ -146,7 +147,8 @@ class Dispatcher:
                 deadline=deadline,
                 run=run,
                 replace=lambda failure: self._replacement(request, failure),
-                stream_leader=stream and batches[0].replica.local and may_stream_leader(question),
+                stream_leader=stream,
+                live=live_part(question, options.stream or self._defaults.stream),
                 min_votes=options.min_votes or 1,
             )
         )
@@ -209,14 +211,3 @@ class Dispatcher:
             except FAILING_OVER as error:
                 log.warning("failing over from %s: %s", replica.node, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
-
-
-def may_stream_leader(question: Question) -> bool:
-    """Whether a leader may be shown live: not where a first answer would be acted on (tools, JSON, numbers)."""
-    acted_on = question.tools or question.wants_json or question.wants_final_answer
-    return not acted_on and question.strategy not in ("first", "majority")
-
-
-def leader_first(assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:
-    """This node's own voters first: only they can be streamed live."""
-    return tuple(sorted(assignments, key=lambda assignment: not assignment.replica.local))
