@@ -45,6 +45,7 @@ class Arrivals:
         self._run = run
         self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.stopped = False  # whether nothing but what is in the queue will come
 
     def start(self, batch: Batch, leads: bool = False) -> None:
         """Run `batch`; with `leads`, its first voter's events are reported too."""
@@ -84,6 +85,7 @@ class Arrivals:
 
     async def cancel(self) -> None:
         """Stop every voter that still runs, and wait until each has been told."""
+        self.stopped = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -101,7 +103,9 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
         limit = call.deadline
         stopped_by: StoppedBy | None = None
         while stopped_by is None:
-            report = await arrivals.next(limit)
+            report = await arrivals.next(call.deadline if box.lead.pending else limit)
+            if arrivals.stopped:
+                box.lead.begins_no_more()
             if report is None:
                 stopped_by = "deadline"
             elif isinstance(report, Failure):
@@ -116,7 +120,6 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
                     if box.may_be_cut:
-                        box.lead.begins_now_or_never()
                         now = time.monotonic()
                         limit = min(limit, now + max(MIN_GRACE_S, GRACE_SHARE * (now - started)))
     finally:

@@ -94,8 +94,8 @@ class Lead:
         if self._batch is None and self.candidate is None and self.shown == "nothing":
             self._batch, self._is_next = batch, False
 
-    def begins_now_or_never(self) -> None:
-        """The vote is nearly over: who has said nothing yet would only be cut off in mid-answer."""
+    def begins_no_more(self) -> None:
+        """Everybody has been stopped: the first words of an answer that has no end are not shown."""
         if self.shown == "nothing":
             self._live = "nothing"
 
