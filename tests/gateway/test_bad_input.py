@@ -121,7 +121,7 @@ async def test_a_field_that_cannot_work_is_named(client: Client, fields: dict[st
 
 async def test_an_unknown_strategy_is_answered_with_the_known_ones(client: Client) -> None:
     reply = await client.chat(swarm={"strategy": "dictator"})
-    assert_refused(reply, "auto, majority, medoid, first, single.*'dictator'")
+    assert_refused(reply, "auto, majority, weighted, medoid, judge, first, single.*'dictator'")
 
 
 @pytest.mark.parametrize("stream", [False, True])
