@@ -16,6 +16,7 @@ from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, RunVoters
+from swarm.routing.leading import Begun
 from swarm.routing.meter import Meter
 from swarm.routing.seating import Batch, Place, place_of
 
@@ -34,6 +35,7 @@ class Arrivals:
         self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
         self._tasks: set[asyncio.Task[None]] = set()
         self._meters: list[tuple[Place, Meter]] = []
+        self.stopped = False  # whether nothing but what is in the queue will come
 
     def start(self, batch: Batch, leads: bool = False) -> None:
         """Run `batch`; with `leads`, its first voter's events are reported too."""
@@ -81,6 +83,7 @@ class Arrivals:
 
     async def cancel(self) -> None:
         """Stop every voter that still runs, and wait until each has been told."""
+        self.stopped = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -138,14 +141,14 @@ class Patience:
             self.at_all = min(self.at_all, max(until, now + MIN_GRACE_S))
 
 
-async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]:
-    """Yield the leader's deltas as they come (if asked to), then exactly one outcome. Closing it stops all voters."""
+async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    """Yield what is shown of the leader as it comes, then exactly one outcome. Closing it stops all voters."""
     box, patience, arrivals = BallotBox(call), Patience(call.deadline), Arrivals(call.run)
     stopped_by: StoppedBy | None = None
     at_once = False
     try:
         for batch in call.batches:
-            arrivals.start(batch, leads=call.stream_leader and batch is call.batches[0])
+            arrivals.start(batch, leads=box.lead.is_in(batch))
         while stopped_by is None:
             for batch in box.due(arrivals.warm, at_once):
                 arrivals.start(batch)
@@ -153,20 +156,23 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]
             if box.is_over:
                 stopped_by = box.stop_reason()
                 continue
-            early = bool(box.held) and patience.with_first_wave < patience.at_all
-            report = await arrivals.next(patience.with_first_wave if early else patience.at_all, last=not early)
+            until = call.deadline if box.lead.pending else patience.at_all
+            early = bool(box.held) and patience.with_first_wave < until
+            report = await arrivals.next(patience.with_first_wave if early else until, last=not early)
+            if arrivals.stopped:
+                box.lead.begins_no_more()
             if report is None:
                 at_once = True
                 stopped_by = None if early else "deadline"
             elif isinstance(report, Failure):
                 other = box.lose(report, in_time=patience.allows_a_retry)
                 if other is not None:
-                    arrivals.start(other)
+                    arrivals.start(other, leads=box.lead.is_in(other))
                 stopped_by = box.stop_reason()
             else:
-                delta = box.take(report)
-                if delta is not None:
-                    yield delta
+                shown = box.take(report)
+                if shown is not None:
+                    yield shown
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
                     patience.arrived(box)

@@ -19,6 +19,7 @@ from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.policy import StreamMode
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
@@ -45,6 +46,7 @@ class NodeOptions:
 
     votes: int = 5
     strategy: str = "auto"
+    vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
     queue: int = DEFAULT_QUEUE
@@ -108,6 +110,7 @@ class RunningNode:
             default_votes=options.votes,
             default_strategy=options.strategy,
             upstream=options.upstream,
+            default_stream=options.vote_stream,
         )
         self.condition.loading = False
         await self._listen(stack)
