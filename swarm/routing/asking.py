@@ -57,7 +57,7 @@ class Asking:
         on_event: OnEvent | None = None,
         meter: Meter | None = None,
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` hears the first one's events, `meter` all that are made here."""
+        """`count` whole answers; `on_event` hears the first one's events, `meter` what is made here of all."""
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
             source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)

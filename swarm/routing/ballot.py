@@ -107,25 +107,38 @@ class Patience:
     """Until when a ballot waits: `with_first_wave` before the rest is asked all the same, and `at_all`."""
 
     def __init__(self, deadline: float) -> None:
-        self.with_first_wave = self.at_all = self._deadline = deadline
+        self.at_all = self._deadline = deadline
         self._started = self._asked = time.monotonic()
+        self.with_first_wave = (
+            self._started + deadline
+        ) / 2  # with nothing in by then, whoever may be quicker is asked
+        self._pace_s = 0.0  # what the answers of an earlier wave took
 
     @property
     def allows_a_retry(self) -> bool:
         return worth_retrying(self._started, time.monotonic(), self._deadline)
 
-    def asked_more(self) -> None:
+    def asked_more(self, box: BallotBox) -> None:
+        """Another wave has begun."""
         self._asked = time.monotonic()
+        self._limit(box)
 
     def arrived(self, box: BallotBox) -> None:
         """An answer has come in, and with it an idea of how long the others take."""
+        if not box.held:
+            self._limit(box)
+            return
         now = time.monotonic()
-        taken_s = now - self._asked
-        if box.held:
-            late_s = max(MIN_PATIENCE_S, patience_s(taken_s, len(box.candidates), box.asked))
-            self.with_first_wave = min(self.with_first_wave, now + late_s)
-        elif box.may_be_cut:
-            self.at_all = min(self.at_all, now + max(MIN_GRACE_S, GRACE_SHARE * taken_s))
+        self._pace_s = now - self._asked
+        late_s = max(MIN_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked))
+        self.with_first_wave = min(self.with_first_wave, now + late_s)
+
+    def _limit(self, box: BallotBox) -> None:
+        """Once enough have answered, the others get half as long again as it took, or as an earlier wave took."""
+        if box.may_be_cut:
+            now = time.monotonic()
+            until = self._asked + (1 + GRACE_SHARE) * max(self._pace_s, now - self._asked)
+            self.at_all = min(self.at_all, max(until, now + MIN_GRACE_S))
 
 
 async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcome, None]:
@@ -139,13 +152,13 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
         while stopped_by is None:
             for batch in box.due(arrivals.warm, at_once):
                 arrivals.start(batch)
-                patience.asked_more()
+                patience.asked_more(box)
             if box.is_over:
                 stopped_by = box.stop_reason()
                 continue
-            at_all = call.deadline if box.lead.pending else patience.at_all
-            early = bool(box.held) and patience.with_first_wave < at_all
-            report = await arrivals.next(patience.with_first_wave if early else at_all, last=not early)
+            until = call.deadline if box.lead.pending else patience.at_all
+            early = bool(box.held) and patience.with_first_wave < until
+            report = await arrivals.next(patience.with_first_wave if early else until, last=not early)
             if arrivals.stopped:
                 box.lead.begins_no_more()
             if report is None:

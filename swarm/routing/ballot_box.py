@@ -77,13 +77,13 @@ class BallotCall:
     replace: Callable[[Failure], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
+    live: Live = "answer"
     later: tuple[Batch, ...] = ()
     reseat: Reseat = seated_as_planned
     weights: VoterWeights = EQUAL
     stop: StopRule = "lead"
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
-    live: Live = "answer"
 
 
 class BallotBox:
@@ -94,8 +94,8 @@ class BallotBox:
         self.candidates: list[Candidate] = []
         self.failures: list[SwarmError] = []
         self.held = call.later
-        self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
         self.asked = 0
+        self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
         self._out: Counter[Place] = Counter()
         self._replaced = False
         self._doubtful = False

@@ -30,7 +30,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
-from swarm.routing.ballot_box import BallotCall, Failure, Outcome
+from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
@@ -155,13 +155,36 @@ class Dispatcher:
     ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
+        models = [replica.model for replica in plan.seats]
+        weights = ballot_weights(question.strategy, self._measurements, models)
+        seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
-        models = [replica.model for replica in plan.seats]
-        seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
-        weights = ballot_weights(question.strategy, self._measurements, models)
+        models = [replica.model for replica in seats]
         first = len(seats) if question.strategy == "first" else first_wave(models, weights, options.min_votes or 1)
         batches, later = in_waves(seats, samplings, first)
+        return hold_ballot(
+            BallotCall(
+                question=question,
+                wanted=plan.wanted,
+                batches=batches,
+                later=later,
+                deadline=deadline,
+                run=self._run(request, deadline),
+                replace=lambda failure: self._replacement(request, failure),
+                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
+                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
+                stream_leader=stream,
+                live=live_part(question, options.stream or self._defaults.stream),
+                weights=weights,
+                stop=options.stop,
+                min_votes=options.min_votes or 1,
+                min_agreement=options.min_agreement,
+            )
+        )
+
+    def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
+        """How voters of `request` are run."""
 
         def run(
             replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
@@ -171,32 +194,17 @@ class Dispatcher:
             sampled = request if unchanged else with_sampling(request, samplings[0])
             return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
 
-        return hold_ballot(
-            BallotCall(
-                question=question,
-                wanted=plan.wanted,
-                batches=batches,
-                later=later,
-                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
-                weights=weights,
-                stop=options.stop,
-                min_agreement=options.min_agreement,
-                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
-                deadline=deadline,
-                run=run,
-                replace=lambda failure: self._replacement(request, failure),
-                stream_leader=stream,
-                live=live_part(question, options.stream or self._defaults.stream),
-                min_votes=options.min_votes or 1,
-            )
-        )
+        return run
 
     async def _judge(
         self, request: GenerationRequest, plan: Plan, groups: Sequence[Group], deadline: float
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
-        judge = best_judge(who_can(request, self.replicas(), None) or plan.seats)
-        return await judgement(self._asking, judge, request, groups, deadline)
+        try:
+            able = who_can(request, self.replicas(), None)
+        except (UnknownModel, BadRequest):  # whoever voted has left since, or is the upstream
+            able = plan.seats
+        return await judgement(self._asking, best_judge(able), request, groups, deadline)
 
     def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's."""

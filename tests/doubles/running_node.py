@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
+from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import StreamMode
 from swarm.routing.serving import peer_replicas, served_models
@@ -54,6 +55,7 @@ class NodeOptions:
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
+    measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
 
 
 class RunningNode:
@@ -109,6 +111,7 @@ class RunningNode:
             node=self.name,
             default_votes=options.votes,
             default_strategy=options.strategy,
+            measurements=options.measurements,
             upstream=options.upstream,
             default_stream=options.vote_stream,
         )
