@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from swarm.consensus.question import Question
-from swarm.consensus.verdict import Verdict, decide, swarm_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answer_form import AnswerForm
@@ -19,6 +20,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonOb
 from swarm.routing.asking import Served
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.leading import Begun
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.tracing import current_request_id
 
@@ -61,7 +63,7 @@ class Answering:
                 headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
         return headers
 
-    def vote(self, stream: bool) -> AsyncGenerator[Delta | Outcome, None]:
+    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
