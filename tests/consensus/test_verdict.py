@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_lone_ballot_agrees_with_nobody() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["first", "single"])
-def test_a_race_claims_no_agreement(strategy: StoppedBy) -> None:
+def test_a_race_claims_no_agreement(strategy: Literal["first", "single"]) -> None:
     decided = verdict(Question(strategy), said("one", "one"), asked=5, stopped_by=strategy)
     assert decided.winner is not None
     assert (decided.winner.text, decided.votes, decided.agreement, decided.degraded) == ("one", 1, None, False)
