@@ -32,7 +32,7 @@ def _most_central(votes: Sequence[Vote[C]], groups: tuple[Group, ...], likenesse
     )
     winner = votes[order[0]].ballot
     others = sum((vote.ballot.weight for vote in votes if vote.ballot is not winner), ZERO)
-    return Choice(winner, groups, ZERO, support[order[0]] / float(others) if others else None)
+    return Choice(winner, groups, ZERO, min(1.0, support[order[0]] / float(others)) if others else None)
 
 
 def _support(votes: Sequence[Vote[C]], likenesses: Likenesses) -> list[float]:

@@ -1,4 +1,4 @@
-"""What ballots weigh: measured log odds, clipped, discounted for samples of one model, and the file they are kept in."""
+"""What ballots weigh: measured log odds, clipped, discounted for samples of one model; and their file."""
 
 import json
 import math
