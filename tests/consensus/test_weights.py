@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.expected_kinds import worth_asking
 from swarm.consensus.kind_names import KINDS
-from swarm.consensus.question import Question
 from swarm.consensus.strategy_names import Strategy
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
 from swarm.errors import SetupError
@@ -66,18 +64,9 @@ def test_a_model_that_was_not_measured_is_taken_to_be_right_half_of_the_time() -
     assert weights.of("new", "number") == both.of("even", "number")
 
 
-def test_a_model_no_better_than_a_guess_has_no_vote_and_is_not_asked() -> None:
-    asked = ["good", "wrong"]
-    assert ballot_weights("auto", MEASURED, asked).of("wrong", "number") == 0
-    assert worth_asking(Question("auto", wants_final_answer=True), MEASURED, asked) == {"good", "wrong"}  # as a choice
-    both = {
-        model: {"number": counts["number"], "choice": counts["number"]}
-        for model, counts in MEASURED.items()
-        if model in asked
-    }
-    assert worth_asking(Question("auto", wants_final_answer=True), both, asked) == {"good"}
-    assert worth_asking(Question("auto"), both, asked) == {"good", "wrong"}
-    assert worth_asking(Question("majority", wants_final_answer=True), both, asked) == {"good", "wrong"}
+def test_a_model_no_better_than_a_guess_has_no_vote() -> None:
+    weights = ballot_weights("auto", MEASURED, ["good", "wrong"])
+    assert (weights.of("wrong", "number"), weights.of("good", "number")) == (0, 1)
 
 
 def test_one_model_alone_weighs_one_however_often_it_is_asked() -> None:
