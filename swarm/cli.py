@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
@@ -41,7 +42,6 @@ examples:
   swarm chat                                talk to it
 """
 
-
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="swarm")
     _add_status(commands)
     _add_chat(commands)
+    add_vote(commands, _add_url, _client_key)
     _add_doctor(commands)
     _add_models(commands)
     return parser
@@ -106,12 +107,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
     group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
-    group.add_argument(
-        "--queue",
-        type=int,
-        metavar="N",
-        help="how many requests may wait (default 64)",
-    )
+    group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
