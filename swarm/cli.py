@@ -74,10 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_network(group: Any) -> None:
     group.add_argument("--federation", action="store_true", default=None, help="find other nodes and be found (mDNS)")
     group.add_argument(
-        "--peer",
-        action="append",
-        metavar="HOST:PORT",
-        help="a node to join; repeatable, one knows the rest",
+        "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
@@ -105,7 +102,9 @@ def _add_model(group: Any) -> None:
         help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
     )
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
-    group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
+    group.add_argument(
+        "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
+    )
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
     group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
@@ -117,7 +116,7 @@ def _add_model(group: Any) -> None:
         dest="isolation",
         action="store_const",
         const="always",
-        help="run every engine in a process of its own (large models always are)",
+        help="each engine in a process of its own (large ones are)",
     )
 
 

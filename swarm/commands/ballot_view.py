@@ -69,10 +69,10 @@ class View:
 def standing_lines(account: Account, view: View, elapsed_ms: int) -> list[str]:
     """The vote while it runs: who was asked, what each said, how it stands."""
     tally = tally_rows(account, view.columns)
-    voters = voter_rows(account, view.columns)
+    parts = voter_rows(account, view.columns)
     if view.rows is not None:
-        voters = shortened_rows(voters, view.rows - len(tally) - 4)
-    rows = [head(account, elapsed_ms), [], *voters, *([[]] if tally else []), *tally]
+        parts = shortened_rows(parts, view.rows - len(tally) - 4)
+    rows = [head(account, elapsed_ms), [], *parts, *([[]] if tally else []), *tally]
     lines = [view.line(row) for row in rows]
     return lines if view.rows is None else lines[: max(view.rows, 1)]
 
@@ -84,12 +84,16 @@ def verdict_lines(account: Account, view: View) -> list[str]:
 
 
 def head(account: Account, elapsed_ms: int) -> Spans:
-    wanted = f" of {account.wanted} wanted" if account.wanted > account.asked else ""
     kind = account.kind.replace("_", " ") if account.candidates else ""  # of no answers it says nothing
     rest = [account.strategy, kind, duration(elapsed_ms)]
     if account.seats_out and not account.final:
         rest.insert(2, f"{account.seats_out} out")
-    return [("bold", f"{counted(account.asked, 'voter')}{wanted}"), ("dim", " · " + " · ".join(filter(None, rest)))]
+    return [("bold", voters(account)), ("dim", " · " + " · ".join(filter(None, rest)))]
+
+
+def voters(account: Account) -> str:
+    """How many were asked: of how many, where the load allows fewer or the rest may not be needed."""
+    return (f"{account.asked} of " if account.asked < account.wanted else "") + counted(account.wanted, "voter")
 
 
 def voter_rows(account: Account, columns: int) -> list[Spans]:
@@ -171,7 +175,7 @@ def verdict_row(account: Account) -> Spans:
         return _labelled("verdict", "nobody gave an answer", "warn")
     winner = account.winner
     if account.degraded or not account.quorum:
-        voted = f"{account.votes} of {counted(account.asked, 'voter')} voted"
+        voted = f"{account.votes} of {account.asked} voted"
         why = account.shortfall or "no quorum"
         return _labelled("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
     if account.strategy in ("first", "single") or account.agreement is None:
@@ -204,7 +208,7 @@ def arrival_line(account: Account, part: VoterPart) -> str:
 def asked_line(account: Account) -> str:
     """Who was asked, as the first line of a log."""
     seats = [f"{seat.seats} {seat.model}@{seat.node}" for seat in account.out]
-    return f"   asked  {counted(account.asked, 'voter')} of {account.wanted} wanted: {', '.join(seats)}"
+    return f"   asked  {voters(account)}: {', '.join(seats)}"
 
 
 def letter(group: int) -> str:

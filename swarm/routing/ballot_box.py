@@ -252,13 +252,12 @@ class BallotBox:
 
     def news(self) -> BallotStanding | None:
         """How the ballot stands, where that is wanted and has changed since it was last told."""
-        heard = self._heard
-        state = (len(heard), self.asked, len(self.failures))
+        state = (len(self._heard), self.asked, len(self.failures))
         if not self.call.progress or state == self._told:
             return None
         self._told = state
         out = tuple(SeatsOut(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
-        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, heard), out)
+        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._heard), out)
 
     @property
     def disputed(self) -> tuple[Group, ...]:

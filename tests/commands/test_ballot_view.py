@@ -76,7 +76,7 @@ def test_the_end_says_what_stopped_it_who_disagreed_and_what_it_cost() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"degraded": True, "quorum": False}, "no consensus, 3 of 5 voters voted (no quorum); the best there is: Zeus"),
+        ({"degraded": True, "quorum": False}, "no consensus, 3 of 5 voted (no quorum); the best there is: Zeus"),
         ({"degraded": True, "shortfall": "too few agree"}, "(too few agree)"),
         ({"winner": None}, "nobody gave an answer"),
         ({"agreement": None}, "compared with no other"),
@@ -134,7 +134,7 @@ def test_many_voters_fit_a_low_terminal(rows: int) -> None:
 
 
 def test_the_lines_of_a_log() -> None:
-    assert asked_line(RUNNING) == "   asked  5 voters of 5 wanted: 1 demo@kitchen"
+    assert asked_line(RUNNING) == "   asked  5 voters: 1 demo@kitchen"
     assert arrival_line(RUNNING, ATLAS) == "    0 ms  Atlas@attic (demo:c): 18  [2–0.5, 1 out]"
     assert "Nova@attic (demo:c): abstains: cut by length" in arrival_line(RUNNING, NOVA)
 
@@ -154,7 +154,7 @@ def test_a_bar_is_drawn_to_an_eighth_of_a_column(share: float, drawn: str) -> No
 def test_a_vote_without_a_vote_has_no_tally() -> None:
     lone = Account(strategy="single", kind="text", asked=1, wanted=5, votes=1, winner=ZEUS.voter, candidates=(ZEUS,))
     assert not any("█" in line for line in standing_lines(lone, View(80), 5))
-    assert standing_lines(lone, View(80), 5)[0] == "1 voter of 5 wanted · single · text · 5 ms"
+    assert standing_lines(lone, View(80), 5)[0] == "1 of 5 voters · single · text · 5 ms"
 
 
 def test_the_end_knows_each_answer_from_the_moments_before() -> None:

@@ -18,7 +18,7 @@ from tests.doubles.scripted_engine import ScriptedEngine, Step, saying
 
 CHAT = "/v1/chat/completions"
 NUMBER = "Reply with only a number: 4 + 4"  # nobody's answer is streamed live
-WATCHED = {"votes": 4, "strategy": "majority", "progress": True}
+WATCHED = {"votes": 4, "min_votes": 4, "strategy": "majority", "progress": True}  # all four are asked at once
 
 
 class Stage:
@@ -43,12 +43,12 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def next_ballot(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The standing in the next chunk, which has no choices."""
-    event = (await response.content.readuntil(b"\n\n")).removeprefix(b"data: ")
-    chunk = json.loads(event)
-    assert chunk["choices"] == []
-    assert chunk["object"] == "chat.completion.chunk"
-    return dict(chunk["swarm"]["ballot"])
+    """The standing in the next chunk that has no choices; the answer's first chunk, its role, may come before it."""
+    while True:
+        chunk = json.loads((await response.content.readuntil(b"\n\n")).removeprefix(b"data: "))
+        assert chunk["object"] == "chat.completion.chunk"
+        if not chunk["choices"]:
+            return dict(chunk["swarm"]["ballot"])
 
 
 def ballots(chunks: list[Any]) -> list[dict[str, Any]]:
@@ -77,9 +77,22 @@ async def test_the_standing_is_told_at_the_start_and_on_every_arrival(stage: Sta
     final = json.loads(next(line for line in rest.splitlines() if b'"stop"' in line).removeprefix(b"data: "))["swarm"]
     assert (final["stopped_by"], last["stopped_by"], last["final"]) == ("all_in", None, False)
     assert final["candidates"] == [{k: v for k, v in part.items() if k != "answer"} for part in last["candidates"]]
-    same = set(final) & set(last) - {"candidates", "elapsed_ms", "stopped_by"}
+    same = set(final) & set(last) - {"candidates", "elapsed_ms", "stopped_by", "wasted_tokens"}
     assert {"strategy", "votes", "agreement", "quorum", "winner", "total_completion_tokens"} <= same
     assert {name: final[name] for name in same} == {name: last[name] for name in same}
+
+
+async def test_a_second_wave_is_news(stage: Stage) -> None:
+    stage.voters_say("Answer: 8", "Answer: 9", ["Answer: ", asyncio.Event()], "Answer: 9")
+    body = chat_body(NUMBER, stream=True, swarm={**WATCHED, "min_votes": 1})
+    async with stage.client.open(CHAT, body) as response:
+        first = await next_ballot(response)
+        assert (first["asked"], first["wanted"]) == (3, 4)
+        while (told := await next_ballot(response))["asked"] < 4:
+            pass
+        while len(told["candidates"]) < 3:
+            told = await next_ballot(response)
+        assert told["out"] == [{"node": "kitchen", "model": "scripted", "seats": 1}]
 
 
 async def test_nobody_else_is_told(stage: Stage) -> None:
