@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.bench_options import add_bench, read_bench
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
@@ -40,7 +41,7 @@ examples:
   swarm chat                                talk to it
 """
 
-
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_chat(commands)
     _add_doctor(commands)
     _add_models(commands)
+    add_bench(commands, DEFAULT_URL, _bench_votes)
     return parser
 
 
@@ -105,12 +107,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
     group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
-    group.add_argument(
-        "--queue",
-        type=int,
-        metavar="N",
-        help="how many requests may wait (default 64)",
-    )
+    group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
@@ -152,9 +149,7 @@ def _add_general(group: Any) -> None:
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="any node of the swarm (default %(default)s)"
-    )
+    parser.add_argument("--url", default=DEFAULT_URL, help="any node of the swarm (default %(default)s)")
     parser.add_argument(
         "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
     )
@@ -264,6 +259,12 @@ def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
     return remove_model(_settings(arguments), arguments.model)
+
+
+def _bench_votes(arguments: argparse.Namespace) -> int:
+    from swarm.commands.bench import bench_votes
+
+    return bench_votes(read_bench(arguments, _client_key(arguments)))
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
