@@ -20,10 +20,9 @@ from typing import Any
 from load import Door, Json, RunError, whole
 from measure import Figure, TailFigure, Target, interleaved, p95, p95_ratios
 from nodes import CommandLineNode, command_line_node
-from report import progress
+from report import ROOT, progress
 
-from swarm.evaluation.shipped_questions import shipped_questions
-
+QUESTIONS = ROOT / "swarm" / "evaluation" / "question_sets" / "arithmetic.jsonl"
 NODES = 5
 JOIN_S = 30.0  # five processes that start on one machine
 POLL_S = 0.05
@@ -99,7 +98,8 @@ def swarm_of_nodes() -> Generator[list[CommandLineNode]]:
 
 def frozen_voter(rounds: int) -> list[Figure]:
     """The p95 with a frozen voter against the p95 without."""
-    questions = [problem.messages for problem in shipped_questions("arithmetic").problems]
+    lines = QUESTIONS.read_text(encoding="utf-8").splitlines()
+    questions = [[{"role": "user", "content": json.loads(line)["question"]}] for line in lines]
     with swarm_of_nodes() as nodes:
         voters = Voters(nodes, random.Random(SEED), questions)
         progress(f"a vote of {NODES} nodes with and without a frozen one, {rounds} rounds")

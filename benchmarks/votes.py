@@ -20,10 +20,8 @@ from frozen_voter import frozen_voter
 from load import Json, RunError, fresh_prompt, special_tokens, whole
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
-from report import parser, progress, publish, read_environment
+from report import ROOT, parser, progress, publish, read_environment
 from vote_against_one import vote_against_one
-
-from swarm.registry.embedded import embedded_model_path
 
 VOTES = 5
 CONTEXT_TOKENS = 1024
@@ -86,7 +84,9 @@ def against_engine(model: Path, options: argparse.Namespace) -> list[Figure]:
 
 
 def against_one(model: Path, options: argparse.Namespace) -> list[Figure]:
-    embedded = vote_against_one("embedded model", embedded_model_path(), 2 * options.rounds, options.threads)
+    embedded = vote_against_one(
+        "embedded model", ROOT / "models" / "demo" / "demo.gguf", 2 * options.rounds, options.threads
+    )
     return embedded + vote_against_one("random 0.5B model", model, options.rounds, options.threads)
 
 
