@@ -64,7 +64,7 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
         wanted=len(questions.problems),
         samples=samples,
         temperature=questions.temperature,
-        kinds=Counter(one.problem.kind for one in answered),
+        kinds=dict(Counter(one.problem.kind for one in answered)),
         members=members,
         pool=measure_pool(answered, members, seed) if len(members) > 1 else None,
         stops=tuple(measure_stop(answered, main, k, seed) for k in STOPPED_VOTES if k <= samples),
