@@ -16,6 +16,7 @@ from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
 from swarm.errors import SetupError, SwarmError
+from swarm.routing.policy import MAX_VOTES, STREAM_MODES
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
 
@@ -122,8 +123,10 @@ def _add_model(group: Any) -> None:
 
 
 def _add_voting(group: Any) -> None:
-    group.add_argument("--votes", type=int, metavar="N", help="votes asked for where slots are idle (default 5)")
+    many, modes = f"votes where slots are idle, 1 to {MAX_VOTES} (default 5)", " | ".join(STREAM_MODES)
+    group.add_argument("--votes", type=int, metavar="N", help=many)
     group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
+    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"what streams show: {modes}")
 
 
 def _add_upstream(group: Any) -> None:

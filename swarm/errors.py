@@ -7,7 +7,8 @@ SwarmError
 ├── Forbidden               the request comes by a name or from a web page that this node does not serve (403)
 ├── UnknownModel            no reachable node serves that name (404)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
-│   └── DeadlineExceeded    the request's own time is up (504)
+│   ├── DeadlineExceeded    the request's own time is up (504)
+│   └── NoConsensus         a vote without a quorum, and the client wants none of it (503)
 ├── EngineFailed            the engine broke while answering (500)
 ├── PeerFailed              another node did not answer as agreed (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
@@ -84,6 +85,10 @@ class Unavailable(SwarmError):
 
 class DeadlineExceeded(Unavailable):
     """The request's own deadline passed before an answer was complete."""
+
+
+class NoConsensus(Unavailable):
+    """A vote came to no consensus, and the client asked for an error in that case. Another vote may."""
 
 
 class EngineFailed(SwarmError):

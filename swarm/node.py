@@ -167,6 +167,7 @@ class Node:
             node=self.place.identity.name,
             default_votes=settings.votes,
             default_strategy=settings.strategy,
+            default_stream=settings.vote_stream,
             upstream=await self._enter_upstream(),
         )
         await self._stack.enter_async_context(self._listening(listener))

@@ -14,9 +14,11 @@ from platformdirs import user_data_path
 from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
+from swarm.consensus.strategy_names import Strategy
 from swarm.engines.load import EngineName, Isolation
 from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.errors import SetupError
+from swarm.routing.policy import MAX_VOTES, StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"
@@ -51,7 +53,8 @@ class Settings:
     threads: int | None = None
     context: int | None = None
     votes: int = 5
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
+    vote_stream: StreamMode | None = None
     upstream: str | None = None
     upstream_mode: UpstreamMode | None = None
     upstream_model: str | None = None
@@ -133,12 +136,14 @@ def make_settings(
         ("workers", settings.workers, 1, 64),
         ("queue", settings.queue, 0, MAX_QUEUE),
         ("context", settings.context, 256, 10_000_000),
-        ("votes", settings.votes, 1, 32),
+        ("votes", settings.votes, 1, MAX_VOTES),
         ("upstream-slots", settings.upstream_slots, 1, 256),
         ("threads", settings.threads, 1, 512),
     ):
         if value is not None and not least <= value <= most:
             raise SetupError(f"--{name} {value} is out of range: use {least} to {most}")
+    if (settings.strategy, settings.votes) == ("judge", 1):
+        raise SetupError(f"--strategy judge needs answers to choose from: use 2 to {MAX_VOTES} for --votes (got 1)")
     return replace(settings, data_dir=settings.data_path.expanduser())
 
 

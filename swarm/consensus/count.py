@@ -5,26 +5,35 @@ Flat voting fails on tool calls: three calls of one tool with three arguments wo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
 
 from swarm.consensus.abstention import Abstention, Reason
 from swarm.consensus.auto import AUTO
-from swarm.consensus.groups import Ballot, Choice, Group, Keyed, Vote, group_by, in_order, lead_of_first
-from swarm.consensus.kinds import ProseKind, answer_of_kind, prose_kind
+from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Keyed, Vote, group_by, in_order, lead_of_first
+from swarm.consensus.judge import JUDGE
+from swarm.consensus.kind_names import Kind
+from swarm.consensus.kinds import ProseKind, answer_of_kind, kinds_counted, prose_kind, weight_as
+from swarm.consensus.lead import Lead
 from swarm.consensus.majority import MAJORITY, most_votes
 from swarm.consensus.medoid import MEDOID
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.tool_call_answer import ToolCallAnswer
 from swarm.consensus.voting_strategy import VotingStrategy
+from swarm.consensus.weighted import WEIGHTED
+from swarm.consensus.weights import EQUAL, VoterWeights
 
-Kind = Literal["tool_calls", "json", "code", "number", "choice", "text"]
+VOTING_STRATEGIES: Mapping[str, VotingStrategy] = {
+    "auto": AUTO,
+    "majority": MAJORITY,
+    "weighted": WEIGHTED,
+    "medoid": MEDOID,
+    "judge": JUDGE,
+}
 
-VOTING_STRATEGIES: Mapping[str, VotingStrategy] = {"auto": AUTO, "majority": MAJORITY, "medoid": MEDOID}
-
+_CALLS: tuple[Kind, ...] = ("tool_calls",)
 _WITHOUT_THE_KIND: Mapping[ProseKind, Reason] = {
     "json": Reason.NOT_JSON,
     "code": Reason.NO_CODE,
@@ -35,61 +44,111 @@ _WITHOUT_THE_KIND: Mapping[ProseKind, Reason] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
-    """How the vote stands. `groups` has the winner's first; `lead` is what may be outstanding without changing it."""
+    """How the vote stands. `groups` has the winner's first; `kinds` are those that its ballots were weighed by.
+
+    `winner` is None where no ballot has weight in the kind that is counted. `mute` ballots are in words, but give no
+    answer of that kind.
+    """
 
     kind: Kind
-    winner: Ballot
+    kinds: tuple[Kind, ...]
+    winner: Ballot | None
     groups: tuple[Group, ...]
-    lead: Fraction
+    leads: tuple[Lead, ...]
     abstentions: tuple[Abstention, ...] = ()
+    mute: int = 0
     similarity: float | None = None
 
 
-def count(question: Question, ballots: Sequence[Ballot]) -> Standing:
+def count(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> Standing:
     """How the vote over `ballots` (at least one, of distinct voters) stands under a voting strategy."""
-    sides = group_by(ballots, lambda ballot: ballot.reading.call is not None)
-    lead = lead_of_first(sides)
+    if not question.tools:
+        return _count_words(question, ballots, (), (), weights)
+    voting, weightless = _weighed(ballots, lambda ballot: ballot.heads * weights.of(ballot.candidate.model, _CALLS[0]))
+    if not voting:
+        return Standing(_CALLS[0], _CALLS, None, (), (), weightless)
+    sides = group_by(voting, lambda ballot: ballot.reading.call is not None)
+    leads = (Lead(lead_of_first(sides), _CALLS),)
     losers = tuple(ballot for side in sides[1:] for ballot in side.ballots)
     if sides[0].ballots[0].reading.call is not None:
-        return _count_calls(sides[0].ballots, losers, lead)
-    return _count_words(question, sides[0].ballots, losers, lead)
+        return _count_calls(sides[0].ballots, losers, leads, weightless)
+    standing = _count_words(question, sides[0].ballots, losers, leads, weights)
+    return replace(standing, abstentions=(*weightless, *standing.abstentions))
 
 
 def kind_alone(question: Question, ballot: Ballot) -> Kind:
     """The kind of an answer that was compared with nothing."""
     if ballot.candidate.tool_calls:
         return "tool_calls"
-    return _reported_kind(prose_kind(question, [ballot])[0], ballot.reading)
+    return _reported_kind(prose_kind(question, [ballot], EQUAL)[0], ballot.reading)
 
 
-def _count_calls(callers: Sequence[Ballot], speakers: Sequence[Ballot], lead: Fraction) -> Standing:
+def _weighed(
+    ballots: Sequence[Ballot], weight: Callable[[Ballot], Fraction]
+) -> tuple[list[Ballot], tuple[Abstention, ...]]:
+    """The ballots with the weights of this stage, and those that have none."""
+    weighed = [replace(ballot, weight=weight(ballot)) for ballot in ballots]
+    weightless = (ballot for ballot in weighed if ballot.weight == ZERO)
+    return (
+        [ballot for ballot in weighed if ballot.weight > ZERO],
+        tuple(Abstention(ballot.candidate, Reason.NO_WEIGHT) for ballot in weightless),
+    )
+
+
+def _count_calls(
+    callers: Sequence[Ballot], speakers: Sequence[Ballot], leads: tuple[Lead, ...], weightless: tuple[Abstention, ...]
+) -> Standing:
     """The names with the most weight, then among those calls the arguments with the most weight."""
     by_names = group_by(callers, lambda ballot: _call(ballot).names)
     by_arguments = group_by(by_names[0].ballots, _call_key)
-    lead = min(lead, lead_of_first(by_names), lead_of_first(by_arguments))
     others = [ballot for group in by_names[1:] for ballot in group.ballots]
     dissent = (*by_arguments[1:], *group_by(others, _call_key), *in_order([speakers] if speakers else []))
-    return Standing("tool_calls", by_arguments[0].ballots[0], (by_arguments[0], *_ranked(dissent)), lead)
+    return Standing(
+        kind=_CALLS[0],
+        kinds=_CALLS,
+        winner=by_arguments[0].ballots[0],
+        groups=(by_arguments[0], *_ranked(dissent)),
+        leads=(*leads, Lead(lead_of_first(by_names), _CALLS), Lead(lead_of_first(by_arguments), _CALLS)),
+        abstentions=weightless,
+    )
 
 
-def _count_words(question: Question, speakers: Sequence[Ballot], callers: Sequence[Ballot], lead: Fraction) -> Standing:
-    kind, kind_lead = prose_kind(question, speakers)
-    voting = [ballot for ballot in speakers if answer_of_kind(ballot.reading, kind) is not None]
+def _count_words(
+    question: Question,
+    speakers: Sequence[Ballot],
+    callers: Sequence[Ballot],
+    leads: tuple[Lead, ...],
+    weights: VoterWeights,
+) -> Standing:
+    """What kind of answer most replies are, then the answer that the strategy chooses among those."""
+    kind, kind_lead = prose_kind(question, speakers, weights)
+    kinds = kinds_counted(kind)
+    mute = [ballot for ballot in speakers if answer_of_kind(ballot.reading, kind) is None]
+    voting, weightless = _weighed(
+        [ballot for ballot in speakers if answer_of_kind(ballot.reading, kind) is not None],
+        lambda ballot: weight_as(ballot, kind, weights),
+    )
+    abstentions = (*weightless, *(_without(kind, ballot) for ballot in mute))
+    if not voting:
+        return Standing(kinds[0], kinds, None, (), (), abstentions)
     choice = _choose(VOTING_STRATEGIES[question.strategy], kind, voting)
     winners = next(group for group in choice.groups if choice.winner in group.ballots)
-    dissent = (*(group for group in choice.groups if group is not winners), *group_by(callers, _call_key))
-    abstaining = (ballot for ballot in speakers if answer_of_kind(ballot.reading, kind) is None)
+    others, weightless_callers = _weighed(callers, lambda ballot: weight_as(ballot, kind, weights))
+    dissent = (*(group for group in choice.groups if group is not winners), *group_by(others, _call_key))
     return Standing(
         kind=_reported_kind(kind, choice.winner.reading),
+        kinds=kinds,
         winner=choice.winner,
         groups=(winners, *_ranked(dissent)),
-        lead=min(lead, kind_lead, choice.lead),
-        abstentions=tuple(
-            Abstention(ballot.candidate, Reason.CUT if ballot.reading.cut else _WITHOUT_THE_KIND[kind])
-            for ballot in abstaining
-        ),
+        leads=(*leads, Lead(kind_lead), Lead(choice.lead, kinds)),
+        abstentions=(*abstentions, *weightless_callers),
+        mute=len(mute),
         similarity=choice.similarity,
     )
+
+
+def _without(kind: ProseKind, ballot: Ballot) -> Abstention:
+    return Abstention(ballot.candidate, Reason.CUT if ballot.reading.cut else _WITHOUT_THE_KIND[kind])
 
 
 def _choose(strategy: VotingStrategy, kind: ProseKind, ballots: Sequence[Ballot]) -> Choice:

@@ -7,8 +7,7 @@ the order of their terms.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, Protocol, Self, TypeVar
@@ -17,16 +16,25 @@ from swarm.consensus.reading import Reading
 from swarm.generation import Candidate
 
 ZERO = Fraction(0)
+_ONE, _HALF = Fraction(1), Fraction(1, 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ballot:
-    """One candidate that votes. `confidence` is its mean log-probability where comparable, else minus infinity."""
+    """One candidate that votes. `confidence` is its mean log-probability where comparable, else minus infinity.
+
+    `weight` is what it weighs at the stage that is being counted; before any weights, what it counts by heads.
+    """
 
     candidate: Candidate
     reading: Reading
     weight: Fraction
     confidence: float
+
+    @property
+    def heads(self) -> Fraction:
+        """One voter; half of one where the answer was cut by length."""
+        return _HALF if self.reading.cut else _ONE
 
     @property
     def rank(self) -> tuple[bool, Fraction, float, str]:
@@ -94,14 +102,12 @@ class Choice:
     similarity: float | None = None
 
 
-def weight_of(voter: str, weights: Mapping[str, float]) -> Fraction:
-    """The weight of `voter`'s vote: 1 unless `weights` says otherwise, never negative."""
-    weight = weights.get(voter, 1.0)
-    return Fraction(weight) if math.isfinite(weight) and weight > 0 else ZERO
-
-
 def total_weight(ballots: Iterable[Ballot]) -> Fraction:
     return sum((ballot.weight for ballot in ballots), ZERO)
+
+
+def group_weight(groups: Iterable[Group]) -> Fraction:
+    return sum((group.weight for group in groups), ZERO)
 
 
 def group_by(ballots: Iterable[Ballot], key: Callable[[Ballot], Hashable]) -> tuple[Group, ...]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 
 from swarm.consensus.abstention import Abstention, Flaw, Reason
-from swarm.consensus.groups import Ballot, weight_of
+from swarm.consensus.groups import Ballot
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading, read
 from swarm.generation import Candidate
 
 
-def race(
-    question: Question, candidates: Sequence[Candidate], weights: Mapping[str, float]
-) -> tuple[Ballot | None, tuple[Abstention, ...]]:
+def race(question: Question, candidates: Sequence[Candidate]) -> tuple[Ballot | None, tuple[Abstention, ...]]:
     """The winner, if any is usable, and everybody else. `first` skips what could not vote, `single` only failures."""
     winner: Ballot | None = None
     abstentions: list[Abstention] = []
@@ -25,7 +24,7 @@ def race(
         elif winner is not None:
             abstentions.append(Abstention(candidate, Reason.OUTRUN))
         else:
-            winner = Ballot(candidate, reading, weight_of(candidate.voter, weights), -math.inf)
+            winner = Ballot(candidate, reading, Fraction(1), -math.inf)
     return winner, tuple(abstentions)
 
 

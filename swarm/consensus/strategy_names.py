@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Strategy = Literal["auto", "majority", "medoid", "first", "single"]
+Strategy = Literal["auto", "majority", "weighted", "medoid", "judge", "first", "single"]
 STRATEGIES: tuple[str, ...] = get_args(Strategy)

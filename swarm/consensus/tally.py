@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from swarm.consensus.abstention import Abstention, Flaw, Reason
-from swarm.consensus.count import Kind, count, kind_alone
-from swarm.consensus.groups import ZERO, Ballot, Group, total_weight, weight_of
+from swarm.consensus.count import Standing, count, kind_alone
+from swarm.consensus.groups import ZERO, Ballot, Group, group_weight
+from swarm.consensus.kind_names import Kind
+from swarm.consensus.lead import Lead, stands
 from swarm.consensus.question import Question
 from swarm.consensus.race import race
 from swarm.consensus.reading import read
+from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate
 
 MAX_CANDIDATES = 128  # MAX_VOTES voters, each replaced once
-
-_ROUNDING = Fraction(1) + Fraction(1, 2**40)  # a caller adds up to 64 floats: their sum may be short by this factor
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How a vote stands. `groups` has the winner's first and is empty while there is no valid ballot.
 
-    `lead`: as long as less weight than this is outstanding, from voters not yet counted, neither the answer nor its
-    kind nor the quorum can change; None: nothing can change it (a race is over).
+    `kinds` are those that ballots are weighed by, under `weights`. `leads`: as long as less than these is outstanding,
+    from voters not yet counted, neither the answer nor its kind nor the quorum can change; None: nothing can change it
+    (a race is over). `mute` ballots are no answer of the kind that is counted.
     """
 
     kind: Kind
+    kinds: tuple[Kind, ...]
     winner: Candidate | None
     groups: tuple[Group, ...]
     abstentions: tuple[Abstention, ...]
-    lead: Fraction | None
+    leads: tuple[Lead, ...] | None
+    weights: VoterWeights
+    mute: int = 0
     similarity: float | None = None
 
     @property
@@ -42,64 +47,69 @@ class Tally:
 
     @property
     def voting_weight(self) -> Fraction:
-        return sum((group.weight for group in self.groups), ZERO)
+        return group_weight(self.groups)
 
 
-def tally(question: Question, candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None) -> Tally:
-    """Count `candidates` under `question`. `weights` are by voter id, 1 where absent; 0 or less has no vote.
+def tally(question: Question, candidates: Sequence[Candidate], weights: VoterWeights = EQUAL) -> Tally:
+    """Count `candidates` under `question`; `weights` are by model and kind, and without weight there is no vote.
 
     The result is the same for every order of `candidates`, except that `first` and `single` take the first usable one.
     A voter given twice counts once. Raises ValueError for more than MAX_CANDIDATES.
     """
     if len(candidates) > MAX_CANDIDATES:
         raise ValueError(f"{len(candidates)} candidates: ask at most {MAX_CANDIDATES}")
-    weights = weights or {}
     if question.strategy in ("first", "single"):
-        return _race_tally(question, *race(question, candidates, weights))
-    ballots, abstentions = _admit(question, sorted(candidates, key=_content), weights)
+        return _race_tally(question, *race(question, candidates))
+    ballots, abstentions = _admit(question, sorted(candidates, key=_content))
     if not ballots:
         return _nothing_valid(question, tuple(abstentions))
-    standing = count(question, _with_confidence(ballots))
-    groups, abstained = standing.groups, (*abstentions, *standing.abstentions)
+    standing = count(question, _with_confidence(ballots), weights)
+    abstained = (*abstentions, *standing.abstentions)
+    leads = () if standing.winner is None else (*standing.leads, *_quorum_leads(standing, abstained, weights))
+    if standing.winner is not None and question.strategy == "judge":
+        leads = (*leads, _lead_over_all(standing))
     return Tally(
         kind=standing.kind,
-        winner=standing.winner.candidate,
-        groups=groups,
+        kinds=standing.kinds,
+        winner=None if standing.winner is None else standing.winner.candidate,
+        groups=standing.groups,
         abstentions=abstained,
-        lead=min(standing.lead, _quorum_lead(groups, abstained, weights)),
+        leads=leads,
+        weights=weights,
+        mute=standing.mute,
         similarity=standing.similarity,
     )
 
 
-def lead_is_unbeatable(tally: Tally, outstanding_weight: float) -> bool:
-    """Nothing that ballots of `outstanding_weight` in all could say would change the result, so the vote may stop.
+def is_settled(tally: Tally, outstanding: Sequence[str | None]) -> bool:
+    """Nothing that the seats outstanding could say would change the result, so the vote may stop.
 
-    Exact for everything that is counted; an answer chosen by likeness is only sure when nothing is outstanding.
+    `outstanding` has the model of each such seat; None where it is not known. Exact for everything that is counted; an
+    answer chosen by likeness is only sure when nothing is outstanding.
     """
     if tally.winner is None:
         return False
-    if tally.lead is None or outstanding_weight <= 0:
-        return True
-    return math.isfinite(outstanding_weight) and tally.lead > Fraction(outstanding_weight) * _ROUNDING
+    return tally.leads is None or not outstanding or stands(tally.leads, outstanding, tally.weights)
 
 
-def _admit(
-    question: Question, candidates: Sequence[Candidate], weights: Mapping[str, float]
-) -> tuple[list[Ballot], list[Abstention]]:
+def lead_is_unbeatable(tally: Tally, outstanding: float) -> bool:
+    """`is_settled` for a number of seats whose models are not known."""
+    return math.isfinite(outstanding) and is_settled(tally, (None,) * max(0, math.ceil(outstanding)))
+
+
+def _admit(question: Question, candidates: Sequence[Candidate]) -> tuple[list[Ballot], list[Abstention]]:
     """Who votes and who abstains. Of a voter that occurs twice, only the first candidate that can vote does."""
     ballots: dict[str, Ballot] = {}
     abstentions: list[Abstention] = []
     for candidate in candidates:
-        weight = weight_of(candidate.voter, weights)
         reading = read(question, candidate)
         if isinstance(reading, Flaw):
             abstentions.append(Abstention(candidate, reading.reason, reading.detail))
-        elif weight == ZERO:
-            abstentions.append(Abstention(candidate, Reason.NO_WEIGHT))
         elif candidate.voter in ballots:
             abstentions.append(Abstention(candidate, Reason.DUPLICATE))
         else:
-            ballots[candidate.voter] = Ballot(candidate, reading, weight / 2 if reading.cut else weight, -math.inf)
+            ballot = Ballot(candidate, reading, Fraction(1), -math.inf)
+            ballots[candidate.voter] = replace(ballot, weight=ballot.heads)
     return list(ballots.values()), abstentions
 
 
@@ -133,18 +143,33 @@ def _logprob(candidate: Candidate) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else -math.inf
 
 
-def _quorum_lead(groups: Sequence[Group], abstentions: Sequence[Abstention], weights: Mapping[str, float]) -> Fraction:
-    """The weight that may still abstain with half of all the weight asked having voted."""
-    voted = [ballot for group in groups for ballot in group.ballots]
-    heard = {ballot.candidate.voter for ballot in voted} | {entry.candidate.voter for entry in abstentions}
-    return 2 * total_weight(voted) - sum((weight_of(voter, weights) for voter in heard), ZERO)
+def models_heard(groups: Sequence[Group], abstentions: Sequence[Abstention]) -> list[str]:
+    """The model of every voter whose part in the vote is known, one for each."""
+    by_voter = {entry.candidate.voter: entry.candidate.model for entry in abstentions}
+    by_voter.update((ballot.candidate.voter, ballot.candidate.model) for group in groups for ballot in group.ballots)
+    return list(by_voter.values())
+
+
+def _quorum_leads(standing: Standing, abstentions: Sequence[Abstention], weights: VoterWeights) -> tuple[Lead, Lead]:
+    """What may still abstain with half of those asked, and half of their weight, having voted."""
+    heard = models_heard(standing.groups, abstentions)
+    votes = sum(len(group.ballots) for group in standing.groups)
+    weight = 2 * group_weight(standing.groups) - weights.outstanding(heard, standing.kinds)
+    return Lead(Fraction(2 * votes - len(heard))), Lead(weight, standing.kinds)
+
+
+def _lead_over_all(standing: Standing) -> Lead:
+    """What may go to others with over half the weight still on one answer, so that no judge is asked."""
+    return Lead(max(ZERO, 2 * standing.groups[0].weight - group_weight(standing.groups)), standing.kinds)
 
 
 def _race_tally(question: Question, winner: Ballot | None, abstentions: tuple[Abstention, ...]) -> Tally:
     if winner is None:
         return _nothing_valid(question, abstentions)
-    return Tally(kind_alone(question, winner), winner.candidate, (Group((winner,)),), abstentions, lead=None)
+    kind = kind_alone(question, winner)
+    return Tally(kind, (kind,), winner.candidate, (Group((winner,)),), abstentions, leads=None, weights=EQUAL)
 
 
 def _nothing_valid(question: Question, abstentions: tuple[Abstention, ...]) -> Tally:
-    return Tally("json" if question.wants_json else "text", None, (), abstentions, ZERO)
+    kind: Kind = "json" if question.wants_json else "text"
+    return Tally(kind, (kind,), None, (), abstentions, leads=(), weights=EQUAL)

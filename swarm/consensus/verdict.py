@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import JsonValue
-
 from swarm.consensus.abstention import Reason
-from swarm.consensus.count import Kind
-from swarm.consensus.groups import ZERO, Ballot, Group, weight_of
+from swarm.consensus.groups import ZERO, Ballot, Group
+from swarm.consensus.judge import disputed, judged
+from swarm.consensus.kind_names import Kind
 from swarm.consensus.question import Question, Strategy
-from swarm.consensus.tally import Tally, tally
-from swarm.generation import Candidate, JsonObject
+from swarm.consensus.quorum import disagreement, no_quorum
+from swarm.consensus.tally import Tally, models_heard, tally
+from swarm.consensus.weights import EQUAL, Basis, VoterWeights
+from swarm.generation import Candidate
 
-StoppedBy = Literal["all_in", "unbeatable_lead", "deadline", "first", "single"]
-
-_DECIMALS = 4  # of every share and weight reported
+StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "deadline", "first", "single"]
+Outcome = Literal["consensus", "degraded", "single"]
 
 # Without one valid ballot the least flawed answer is still better than none; the order is how usable it is as it is.
 _BEST_EFFORT = (
@@ -56,8 +54,11 @@ class Verdict:
     `votes` counts valid ballots of `asked` voters, where `wanted` were hoped for. `agreement` is the winning group's
     share of the voting weight, 0..1 (for text: of answers in nearly the same words); None where nothing was compared:
     a race, a lone ballot, or no quorum. `margin` is the weight by which the winning group leads the next; negative
-    where the most central answer won over a more frequent one. `similarity`: the mean likeness of the others to the
-    winner, 0..1, where likeness decided. `degraded`: there was no quorum, so this is no consensus.
+    where the most central answer won over a more frequent one, or the judge chose a rarer one. `similarity`: the mean
+    likeness of the others to the winner, 0..1, where likeness decided. `degraded`: this is no consensus, and
+    `shortfall` says why: no quorum, or less agreement than was asked for. `weights`: whether ballots weighed what was
+    measured. `judge`: the voter that picked the answer, if one did. `saved`: seats planned that did not have to answer.
+    `wasted_tokens`: what cancelled voters had generated, as far as known; None where nothing is known.
     """
 
     winner: Candidate | None
@@ -75,6 +76,18 @@ class Verdict:
     candidates: tuple[CandidateSummary, ...]
     total_completion_tokens: int
     similarity: float | None = None
+    weights: Basis = "equal"
+    judge: str | None = None
+    saved: int = 0
+    wasted_tokens: int | None = None
+    shortfall: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """`consensus` only where a quorum's answers were compared; `single` where one answer stands for itself."""
+        if self.degraded:
+            return "degraded"
+        return "single" if self.agreement is None else "consensus"
 
 
 def decide(
@@ -84,20 +97,30 @@ def decide(
     asked: int,
     wanted: int,
     stopped_by: StoppedBy,
-    weights: Mapping[str, float] | None = None,
+    weights: VoterWeights = EQUAL,
+    outstanding: Sequence[str | None] | None = None,
+    min_votes: int = 1,
+    min_agreement: float | None = None,
+    judge: Candidate | None = None,
+    saved: int = 0,
+    wasted_tokens: int | None = None,
 ) -> Verdict:
     """The verdict on `candidates`, those that failed included, of `asked` voters; `weights` as for `tally`.
 
-    Quorum: half of those asked, and half of the asked weight. Where no ballot is valid, the least flawed answer wins,
-    and the verdict is degraded.
+    `outstanding` has the models of the seats that were asked and not heard (by default none is known). `judge` is the
+    reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least flawed
+    answer wins, and the verdict is degraded.
     """
-    counted = tally(question, candidates, weights)
     races = question.strategy in ("first", "single")
-    winner = counted.winner or _least_flawed(counted, in_given_order=races, candidates=candidates)
-    quorum = counted.winner is not None and (races or _has_quorum(counted, candidates, asked, weights or {}))
-    compared = quorum and not races and counted.votes > 1
+    counted = tally(question, candidates, weights)
+    ruled = None if judge is None or question.strategy != "judge" else _ruled(counted, judge)
+    counted = ruled or counted
+    short = _shortfall(counted, _unheard(counted, asked, outstanding, stopped_by), min_votes, races)
+    compared = short is None and not races and counted.votes > 1
+    flawed = disagreement(counted, min_agreement)
+    spent = candidates if judge is None else (*candidates, judge)
     return Verdict(
-        winner=winner,
+        winner=counted.winner or _least_flawed(counted, in_given_order=races),
         strategy=question.strategy,
         kind=counted.kind,
         votes=counted.votes,
@@ -106,47 +129,57 @@ def decide(
         agreement=float(counted.groups[0].weight / counted.voting_weight) if compared else None,
         margin=_margin(counted),
         stopped_by=stopped_by,
-        quorum=quorum,
-        degraded=not quorum,
+        quorum=short is None,
+        degraded=short is not None or flawed is not None,
         dissent=counted.groups[1:],
         candidates=_summaries(counted),
-        total_completion_tokens=sum(candidate.usage.completion_tokens for candidate in candidates),
+        total_completion_tokens=sum(candidate.usage.completion_tokens for candidate in spent),
         similarity=counted.similarity,
+        weights=_basis(counted),
+        judge=None if judge is None or ruled is None else judge.voter,
+        saved=saved,
+        wasted_tokens=wasted_tokens,
+        shortfall=short or flawed,
     )
 
 
-def swarm_object(verdict: Verdict, *, coordinator: str, elapsed_ms: int) -> JsonObject:
-    """The `swarm` object of a response, as clients see it."""
-    shown: JsonObject = {
-        "strategy": verdict.strategy,
-        "kind": verdict.kind,
-        "votes": verdict.votes,
-        "asked": verdict.asked,
-        "wanted": verdict.wanted,
-        "agreement": None if verdict.agreement is None else round(verdict.agreement, _DECIMALS),
-        "margin": _tidy(verdict.margin),
-        "stopped_by": verdict.stopped_by,
-        "quorum": verdict.quorum,
-        "degraded": verdict.degraded,
-        "winner": None if verdict.winner is None else verdict.winner.voter,
-        "coordinator": coordinator,
-        "elapsed_ms": elapsed_ms,
-        "total_completion_tokens": verdict.total_completion_tokens,
-        "candidates": [_shown(summary) for summary in verdict.candidates],
-    }
-    if verdict.similarity is not None:
-        shown["similarity"] = round(verdict.similarity, _DECIMALS)
-    return shown
+def _ruled(counted: Tally, judge: Candidate) -> Tally | None:
+    """The tally with the judge's choice for its winner; None where there was nothing to judge, or nothing readable."""
+    if judge.error is not None or not disputed(counted.groups):
+        return None
+    index = judged(judge.text, counted.groups)
+    if index is None:
+        return None
+    chosen = counted.groups[index]
+    others = sorted((group for group in counted.groups if group is not chosen), key=lambda group: group.rank)
+    return replace(counted, winner=chosen.ballots[0].candidate, groups=(chosen, *others), similarity=None)
 
 
-def _has_quorum(counted: Tally, candidates: Sequence[Candidate], asked: int, weights: Mapping[str, float]) -> bool:
-    """Half of the voters asked and half of their weight have voted; one not heard from counts 1."""
-    heard = {candidate.voter for candidate in candidates}
-    asked_weight = sum((weight_of(voter, weights) for voter in heard), Fraction(max(0, asked - len(heard))))
-    return counted.votes >= math.ceil(asked / 2) and 2 * counted.voting_weight >= asked_weight
+def _unheard(
+    counted: Tally, asked: int, outstanding: Sequence[str | None] | None, stopped_by: StoppedBy
+) -> Sequence[str | None]:
+    """The seats that count as asked although they did not answer.
+
+    None where the posterior stopped the vote: its own evidence, not a share of the seats, said that this is enough.
+    """
+    if stopped_by == "posterior":
+        return ()
+    if outstanding is not None:
+        return outstanding
+    return (None,) * max(0, asked - len(models_heard(counted.groups, counted.abstentions)))
 
 
-def _least_flawed(counted: Tally, *, in_given_order: bool, candidates: Sequence[Candidate]) -> Candidate | None:
+def _shortfall(counted: Tally, unheard: Sequence[str | None], min_votes: int, races: bool) -> str | None:
+    if races:
+        return None if counted.winner is not None else "no voter gave a valid answer"
+    return no_quorum(counted, unheard, min_votes)
+
+
+def _basis(counted: Tally) -> Basis:
+    return "measured" if any(counted.weights.basis(kind) == "measured" for kind in counted.kinds) else "equal"
+
+
+def _least_flawed(counted: Tally, *, in_given_order: bool) -> Candidate | None:
     """The best of the candidates that abstained, failures excluded."""
     usable = [entry for entry in counted.abstentions if entry.reason in _BEST_EFFORT]
     if in_given_order:
@@ -185,22 +218,3 @@ def _summary(
         elapsed_ms=candidate.elapsed_ms,
         abstained=abstained,
     )
-
-
-def _shown(summary: CandidateSummary) -> JsonObject:
-    shown: JsonObject = {
-        "voter": summary.voter,
-        "model": summary.model,
-        "group": summary.group,
-        "weight": round(summary.weight, _DECIMALS),
-        "tokens": summary.tokens,
-        "ms": summary.elapsed_ms,
-    }
-    if summary.abstained is not None:
-        shown["abstained"] = summary.abstained
-    return shown
-
-
-def _tidy(number: float) -> JsonValue:
-    """Whole numbers without a decimal point, the rest rounded."""
-    return int(number) if number.is_integer() else round(number, _DECIMALS)

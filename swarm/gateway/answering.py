@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from swarm.consensus.question import Question
-from swarm.consensus.verdict import Verdict, decide, swarm_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answer_form import AnswerForm

@@ -18,6 +18,7 @@ from swarm.errors import (
     DeadlineExceeded,
     EngineFailed,
     Forbidden,
+    NoConsensus,
     PeerFailed,
     SwarmError,
     Unauthorized,
@@ -93,6 +94,8 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
+        case NoConsensus():
+            return HttpError(503, "unavailable_error", "no_consensus", message)
         case Unavailable():
             seconds = error.retry_after_s
             extra = {"retry_after_s": seconds}  # for those who read no header: peers, and streams whose status is out

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, RootModel, Tag, field_validator, model_validator
 
-from swarm.consensus.strategy_names import STRATEGIES
 from swarm.errors import BadRequest
 from swarm.gateway.messages import Message, Part
+from swarm.gateway.swarm_options import SwarmOptions, options_of
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -31,7 +31,6 @@ from swarm.routing.replicas import SWARM_ALIAS
 log = logging.getLogger(__name__)
 
 MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
-MAX_DEADLINE_S = 3600.0
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 MAX_MODEL_CHARS = 512  # a hub name, a file, a quantization
 MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send 1 to 16
@@ -60,34 +59,6 @@ class Body(Part):
                 _logged_fields.add(name)
                 log.info("ignoring the unknown field %.100r of a request", name)
         return self
-
-
-class SwarmOptions(Part):
-    """The request extension: how to vote."""
-
-    strategy: str = "auto"
-    votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
-    min_votes: Annotated[int, Field(ge=1, le=MAX_VOTES)] | None = None
-    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] | None = None
-    upstream: bool = True
-
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy; there are {', '.join(STRATEGIES)}")
-        return name
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SwarmOptions:
-        if self.votes is not None and self.min_votes is not None and self.min_votes > self.votes:
-            raise ValueError(f"min_votes {self.min_votes} is more than votes {self.votes}")
-        if self.strategy == "single" and (self.votes or self.min_votes or 1) > 1:
-            raise ValueError(f"strategy single asks one voter, and votes is {self.votes or self.min_votes}")
-        return self
-
-    def options(self) -> VoteOptions:
-        return VoteOptions(self.strategy, self.votes, self.min_votes, self.deadline_s, self.upstream)
 
 
 class StreamOptions(Part):
@@ -132,7 +103,8 @@ class Sampling(Body):
 
     @property
     def options(self) -> VoteOptions:
-        return VoteOptions() if self.swarm is None else self.swarm.options()
+        """How to vote. Raises BadRequest where the rest of the body contradicts it."""
+        return options_of(self.swarm, stream=self.stream, choices=self.choices)
 
     def _shared(self) -> dict[str, Any]:
         same = self.model_dump(

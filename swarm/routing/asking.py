@@ -12,12 +12,12 @@ from typing import TypeVar
 from federation.client import PeerClient
 from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
-from swarm.routing.ballot_box import OnEvent
+from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
 from swarm.routing.replicas import Replica
 from swarm.routing.upstream import Upstream
 from swarm.routing.utilities import UtilityCall, ask_peer, run_here
-from swarm.routing.voters import finished_events, local_candidates, note_speed
+from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
 
@@ -49,12 +49,18 @@ class Asking:
         self._upstream = upstream
 
     async def candidates(
-        self, replica: Replica, request: GenerationRequest, count: int, deadline: float, on_event: OnEvent | None = None
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        count: int,
+        deadline: float,
+        on_event: OnEvent | None = None,
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` hears the first one's events where they are made here."""
+        """`count` whole answers; `on_event` hears the first one's events where they are made here, `meter` all."""
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
-            source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event)
+            source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)
         else:
             source = peer_candidates(self._client, replica, request, count, deadline)
         try:

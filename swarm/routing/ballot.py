@@ -6,35 +6,24 @@ The effects beside `swarm.consensus` and `ballot_box.py`: all judgement is there
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.verdict import StoppedBy
+from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish
-from swarm.routing.ballot_box import BallotBox, BallotCall, Batch, Failure, Outcome, Report, RunVoters
-from swarm.routing.policy import Assignment
+from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, RunVoters
+from swarm.routing.meter import Meter
+from swarm.routing.seating import Batch, Place, place_of
 
 log = logging.getLogger(__name__)
 
-MIN_GRACE_S = 1.0  # what the voters beyond the quorum get at least
-GRACE_SHARE = 0.5  # ... and as a share of the time taken so far
+MIN_GRACE_S = 0.25  # what the voters beyond the quorum get at least: jitter of a network and of a busy machine
+MIN_PATIENCE_S = 0.05  # what a late first wave gets at least before the rest of the voters are asked beside it
 MAX_UNREAD = 1024  # reports not yet read (a slow client); beyond it the voters wait, and the engine behind them
-
-
-def batches_of(assignments: Sequence[Assignment], samplings: Sequence[SamplingChange]) -> tuple[Batch, ...]:
-    """Deal the samplings out; where a replica gets several temperatures it runs one batch for each."""
-    dealt = iter(samplings)
-    batches: list[Batch] = []
-    for assignment in assignments:
-        mine = itertools.islice(dealt, assignment.count)
-        for _, same in itertools.groupby(mine, key=lambda sampling: sampling.temperature):
-            batches.append(Batch(assignment.replica, tuple(same)))
-    return tuple(batches)
 
 
 class Arrivals:
@@ -44,34 +33,43 @@ class Arrivals:
         self._run = run
         self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._meters: list[tuple[Place, Meter]] = []
 
     def start(self, batch: Batch, leads: bool = False) -> None:
         """Run `batch`; with `leads`, its first voter's events are reported too."""
-        task = asyncio.create_task(self._follow(batch, leads), name=f"voters at {batch.replica.node}")
+        meter = Meter(len(batch.samplings))
+        self._meters.append((place_of(batch.replica), meter))
+        task = asyncio.create_task(self._follow(batch, leads, meter), name=f"voters at {batch.replica.node}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _follow(self, batch: Batch, leads: bool) -> None:
-        missing = len(batch.samplings)
+    @property
+    def warm(self) -> frozenset[Place]:
+        """Where a voter that is ready has left the prompt in its slot."""
+        return frozenset(place for place, meter in self._meters if meter.left_its_prompt)
 
+    async def _follow(self, batch: Batch, leads: bool, meter: Meter) -> None:
         async def hear(event: Delta | Finish) -> None:
             await self._queue.put(Report(batch, event))
 
         try:
-            async with aclosing(self._run(batch.replica, batch.samplings, hear if leads else None)) as answers:
+            async with aclosing(self._run(batch.replica, batch.samplings, hear if leads else None, meter)) as answers:
                 async for candidate in answers:
-                    missing -= 1
+                    meter.answered()
                     await self._queue.put(Report(batch, candidate))
         except SwarmError as error:
-            await self._queue.put(Failure(batch, missing, error))
+            await self._queue.put(Failure(batch, meter.missing, error))
         except Exception as error:
             log.exception("a voter at %s broke", batch.replica.node)
-            await self._queue.put(Failure(batch, missing, EngineFailed(f"internal error: {error!r}")))
+            await self._queue.put(Failure(batch, meter.missing, EngineFailed(f"internal error: {error!r}")))
 
-    async def next(self, until: float) -> Report | Failure | None:
-        """The next report; None after the monotonic instant `until`, when what came in by then has been read."""
+    async def next(self, until: float, last: bool = True) -> Report | Failure | None:
+        """The next report; None after the monotonic instant `until`, when what came in by then has been read.
+
+        Where it is the `last` such instant, nobody is waited for beyond it.
+        """
         left_s = until - time.monotonic()
-        if left_s <= 0:
+        if left_s <= 0 and last:
             await self.cancel()  # nothing more comes in, so the queue runs dry
         if not self._queue.empty():
             return self._queue.get_nowait()
@@ -88,23 +86,67 @@ class Arrivals:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def wasted_tokens(self) -> int | None:
+        """What is known to have been generated for nothing: parts of answers, and answers that came too late.
+
+        None where only peers have cut answers short: they tell of whole ones.
+        """
+        late = 0
+        while not self._queue.empty():
+            report = self._queue.get_nowait()
+            if isinstance(report, Report) and isinstance(report.item, Candidate):
+                late += report.item.usage.completion_tokens
+        known = late + sum(meter.unfinished_tokens for _, meter in self._meters)
+        return None if not known and any(meter.knows_nothing for _, meter in self._meters) else known
+
+
+class Patience:
+    """Until when a ballot waits: `with_first_wave` before the rest is asked all the same, and `at_all`."""
+
+    def __init__(self, deadline: float) -> None:
+        self.with_first_wave = self.at_all = self._deadline = deadline
+        self._started = self._asked = time.monotonic()
+
+    @property
+    def allows_a_retry(self) -> bool:
+        return worth_retrying(self._started, time.monotonic(), self._deadline)
+
+    def asked_more(self) -> None:
+        self._asked = time.monotonic()
+
+    def arrived(self, box: BallotBox) -> None:
+        """An answer has come in, and with it an idea of how long the others take."""
+        now = time.monotonic()
+        taken_s = now - self._asked
+        if box.held:
+            late_s = max(MIN_PATIENCE_S, patience_s(taken_s, len(box.candidates), box.asked))
+            self.with_first_wave = min(self.with_first_wave, now + late_s)
+        elif box.may_be_cut:
+            self.at_all = min(self.at_all, now + max(MIN_GRACE_S, GRACE_SHARE * taken_s))
+
 
 async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]:
     """Yield the leader's deltas as they come (if asked to), then exactly one outcome. Closing it stops all voters."""
-    started = time.monotonic()
-    box = BallotBox(call)
-    arrivals = Arrivals(call.run)
+    box, patience, arrivals = BallotBox(call), Patience(call.deadline), Arrivals(call.run)
+    stopped_by: StoppedBy | None = None
+    at_once = False
     try:
         for batch in call.batches:
             arrivals.start(batch, leads=call.stream_leader and batch is call.batches[0])
-        limit = call.deadline
-        stopped_by: StoppedBy | None = None
         while stopped_by is None:
-            report = await arrivals.next(limit)
+            for batch in box.due(arrivals.warm, at_once):
+                arrivals.start(batch)
+                patience.asked_more()
+            if box.is_over:
+                stopped_by = box.stop_reason()
+                continue
+            early = bool(box.held) and patience.with_first_wave < patience.at_all
+            report = await arrivals.next(patience.with_first_wave if early else patience.at_all, last=not early)
             if report is None:
-                stopped_by = "deadline"
+                at_once = True
+                stopped_by = None if early else "deadline"
             elif isinstance(report, Failure):
-                other = box.lose(report)
+                other = box.lose(report, in_time=patience.allows_a_retry)
                 if other is not None:
                     arrivals.start(other)
                 stopped_by = box.stop_reason()
@@ -114,9 +156,8 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]
                     yield delta
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
-                    if box.may_be_cut:
-                        now = time.monotonic()
-                        limit = min(limit, now + max(MIN_GRACE_S, GRACE_SHARE * (now - started)))
+                    patience.arrived(box)
     finally:
         await arrivals.cancel()
-    yield box.outcome(stopped_by)
+    judge = await call.ask_judge(box.disputed) if call.ask_judge is not None and box.disputed else None
+    yield box.outcome(stopped_by, arrivals.wasted_tokens(), judge)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.groups import Group
+from swarm.consensus.judge import disputed
+from swarm.consensus.posterior import posterior_stops
 from swarm.consensus.question import Question
-from swarm.consensus.tally import lead_is_unbeatable, tally
+from swarm.consensus.tally import Tally, is_settled, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
-from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UpstreamRefused
+from swarm.consensus.waves import may_decide_alone, prefill_costs_more
+from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.errors import BadRequest, DeadlineExceeded, SwarmError
 from swarm.generation import Candidate, Delta, Finish
+from swarm.routing.meter import Meter
+from swarm.routing.policy import StopRule
 from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch, OwnVoters, Place, Reseat, place_of, seated_as_planned
+from swarm.routing.unanswered import no_candidate
+from swarm.routing.voters import OnEvent
 
 log = logging.getLogger(__name__)
 
-OnEvent = Callable[[Delta | Finish], Awaitable[None]]
-RunVoters = Callable[[Replica, Sequence[SamplingChange], OnEvent | None], AsyncGenerator[Candidate, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Voters of one replica that run together: same temperature, one prefill."""
-
-    replica: Replica
-    samplings: tuple[SamplingChange, ...]
+AskJudge = Callable[[Sequence[Group]], Awaitable[Candidate]]
+RunVoters = Callable[[Replica, Sequence[SamplingChange], OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
+STOPS_THAT_SAVE = frozenset({"unbeatable_lead", "posterior", "first"})  # whoever has not answered is not needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class Outcome:
 class BallotCall:
     """What is asked of whom. `deadline` is a `time.monotonic()` instant; `replace` finds a batch for a lost one.
 
-    With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is degraded.
+    `batches` are asked at once; those held back for `later` when these cannot decide alone, and wherever `reseat` puts
+    them then. With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is
+    degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
     """
 
     question: Question
@@ -68,32 +74,59 @@ class BallotCall:
     replace: Callable[[Failure], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
-
-    @property
-    def asked(self) -> int:
-        return sum(len(batch.samplings) for batch in self.batches)
+    later: tuple[Batch, ...] = ()
+    reseat: Reseat = seated_as_planned
+    weights: VoterWeights = EQUAL
+    stop: StopRule = "lead"
+    min_agreement: float | None = None
+    ask_judge: AskJudge | None = None
 
 
 class BallotBox:
-    """Candidates, failures and who is still out."""
+    """Candidates, failures, who is still out, and who has not been asked yet."""
 
     def __init__(self, call: BallotCall) -> None:
         self.call = call
         self.candidates: list[Candidate] = []
         self.failures: list[SwarmError] = []
-        self.outstanding = call.asked
+        self.held = call.later
         self.leader: Candidate | None = None
+        self.asked = 0
+        self._out: Counter[Place] = Counter()
         self._leader_begun = False
         self._leader_is_next = False
         self._leads = call.batches[0] if call.stream_leader else None
         self._replaced = False
+        self._doubtful = False
+        self._looked_at: tuple[int, int] | None = None
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
+        self._counted: tuple[int, Tally] | None = None
+        for batch in call.batches:
+            self._ask(batch)
+
+    @property
+    def outstanding(self) -> int:
+        """Voters asked that have not answered."""
+        return self._out.total()
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody is out, nobody will be asked, and no leader is waited for."""
+        return not (self.outstanding or self.held or self.leader_pending)
 
     @property
     def _heard(self) -> list[Candidate]:
         """Everybody whose part in the vote is known: candidates in order of arrival, then the lost."""
         return [*self.candidates, *self._lost]
+
+    @property
+    def counted(self) -> Tally:
+        """The tally of everybody heard, made once for each arrival."""
+        heard = self._heard
+        if self._counted is None or self._counted[0] != len(heard):
+            self._counted = len(heard), tally(self.call.question, heard, self.call.weights)
+        return self._counted[1]
 
     @property
     def leader_pending(self) -> bool:
@@ -102,8 +135,55 @@ class BallotBox:
     @property
     def may_be_cut(self) -> bool:
         """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline."""
-        enough = max(-(-self.call.asked // 2), min(self.call.min_votes, self.call.asked))
-        return len(self.candidates) >= enough and not self.leader_pending
+        enough = max(-(-self.asked // 2), min(self.call.min_votes, self.asked))
+        return not self.held and len(self.candidates) >= enough and not self.leader_pending
+
+    def _ask(self, batch: Batch) -> None:
+        self.asked += len(batch.samplings)
+        self._out[place_of(batch.replica)] += len(batch.samplings)
+
+    def due(self, warm: frozenset[Place], at_once: bool) -> tuple[Batch, ...]:
+        """The batches to be asked now: those held back, once the first wave cannot decide alone.
+
+        Where a voter of this ballot holds the prompt in its slot, another waits for it (it is then `warm`) if reading
+        the prompt again would take longer; `at_once` ends all waiting.
+        """
+        state = (len(self.candidates), self.outstanding)
+        if not self.held or (state == self._looked_at and not at_once):
+            return ()
+        self._looked_at = state
+        if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
+            return ()
+        self._doubtful = True
+        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm))
+        now = tuple(batch for batch in seated if at_once or self._can_begin(batch, warm))
+        self.held = tuple(batch for batch in seated if batch not in now)
+        for batch in now:
+            self._ask(batch)
+        return now
+
+    def _can_begin(self, batch: Batch, warm: frozenset[Place]) -> bool:
+        place = place_of(batch.replica)
+        usages = [candidate.usage for candidate in self.candidates]
+        if place in warm or not self._out[place] or not usages:
+            return True
+        longest = max(usage.completion_tokens for usage in usages)
+        return not prefill_costs_more(max(usage.prompt_tokens for usage in usages), longest)
+
+    def _may_decide_alone(self) -> bool:
+        return may_decide_alone(
+            self.counted,
+            self._models_out(),
+            self._models_held(),
+            self.call.weights,
+            posterior_too=self.call.stop == "posterior",
+        )
+
+    def _models_out(self) -> list[str]:
+        return [model for (_, model), count in self._out.items() for _ in range(count)]
+
+    def _models_held(self) -> list[str]:
+        return [model for batch in self.held for model in batch.models]
 
     def take(self, report: Report) -> Delta | None:
         """Count a report; returns the event to stream on, if it is one of the leader's."""
@@ -115,7 +195,7 @@ class BallotBox:
             self._leader_is_next = True
             return None
         item = self._under_its_own_name(item)
-        self.outstanding -= 1
+        self._out[place_of(report.batch.replica)] -= 1
         self.candidates.append(item)
         if self._leader_is_next and report.batch is self._leads:
             self.leader = item
@@ -132,21 +212,21 @@ class BallotBox:
         self._voters.add(voter)
         return candidate if turn == 1 else candidate.model_copy(update={"voter": voter})
 
-    def lose(self, failure: Failure) -> Batch | None:
-        """Count a failure; returns the batch to run instead. One replacement a ballot."""
-        self.outstanding -= failure.missing
+    def lose(self, failure: Failure, in_time: bool = True) -> Batch | None:
+        """Count a failure; returns the batch to run instead: one a ballot, and where it comes `in_time`."""
+        self._out[place_of(failure.batch.replica)] -= failure.missing
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         if failure.batch is self._leads and self.leader is None:
             if self._leader_begun:
                 raise failure.error  # the client has half an answer: an honest error, never a splice
             self._leads = None
-        other = None if self._replaced else self.call.replace(failure)
+        other = None if self._replaced or not in_time else self.call.replace(failure)
         replaced = 0
         if other is not None:
             self._replaced = True
             replaced = len(other.samplings)
-            self.outstanding += replaced
+            self._out[place_of(other.replica)] += replaced
         for _ in range(failure.missing - replaced):
             self._lost.append(self._empty_seat(failure))
         return other
@@ -161,40 +241,52 @@ class BallotBox:
         """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
         if self.leader_pending:
             return None
-        if not self.outstanding:
+        if not self.outstanding and not self.held:
             return "all_in"
-        counted = tally(self.call.question, self._heard)
-        if self.call.question.strategy == "first" and counted.groups:
-            return "first"
+        counted = self.counted
+        if self.call.question.strategy == "first":
+            return "first" if counted.groups else None
         if counted.votes < self.call.min_votes:
             return None
-        return "unbeatable_lead" if lead_is_unbeatable(counted, float(self.outstanding)) else None
+        if is_settled(counted, [*self._models_out(), *self._models_held()]):
+            return "unbeatable_lead"
+        return "posterior" if self.call.stop == "posterior" and posterior_stops(counted) else None
 
-    def outcome(self, stopped_by: StoppedBy) -> Outcome:
-        """The result. Raises where no voter gave a candidate, and where the streamed leader was cut off."""
+    @property
+    def disputed(self) -> tuple[Group, ...]:
+        """The groups to be shown to a judge: where one is wanted, and no answer has over half the weight."""
+        groups = self.counted.groups
+        return groups if self.call.question.strategy == "judge" and disputed(groups) else ()
+
+    def outcome(
+        self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
+    ) -> Outcome:
+        """The result, `judge` being the reply of whoever was shown the answers.
+
+        Raises where no voter gave a candidate, and where the streamed leader was cut off.
+        """
         if stopped_by == "deadline" and self._leader_begun and self.leader is None:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
         if not self.candidates:
-            raise no_candidate(self.failures, self.call.asked, late=stopped_by == "deadline")
+            raise no_candidate(self.failures, self.asked, late=stopped_by == "deadline")
+        return Outcome(self._verdict(stopped_by, wasted_tokens, judge), self.leader)
+
+    def _verdict(
+        self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
+    ) -> Verdict:
         call = self.call
-        verdict = decide(call.question, self._heard, asked=call.asked, wanted=call.wanted, stopped_by=stopped_by)
-        if verdict.votes < call.min_votes and verdict.quorum and call.question.strategy != "first":
-            verdict = replace(verdict, quorum=False, degraded=True, agreement=None)
-        return Outcome(verdict, self.leader)
-
-
-def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
-    """What to tell a client when nobody answered: time ran out, or its own mistake, or why each voter failed."""
-    reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
-    if late:
-        also = f" ({reasons})" if reasons else ""
-        return DeadlineExceeded(f"none of the {asked} voters answered by the request's deadline{also}")
-    for error in failures:
-        if isinstance(error, BadRequest):
-            return error
-    if failures and all(isinstance(error, UpstreamRefused) for error in failures):
-        return failures[0]  # its status and its words are the best that there is to say
-    busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
-    if len(busy) == len(failures):
-        return Unavailable(reasons, retry_after_s=min(busy, default=1))
-    return EngineFailed(f"every voter failed: {reasons}")
+        unneeded = self.outstanding + len(self._models_held())
+        return decide(
+            call.question,
+            self._heard,
+            asked=self.asked,
+            wanted=call.wanted,
+            stopped_by=stopped_by,
+            weights=call.weights,
+            outstanding=self._models_out(),
+            min_votes=call.min_votes,
+            min_agreement=call.min_agreement,
+            judge=judge,
+            saved=unneeded if stopped_by in STOPS_THAT_SAVE else 0,
+            wasted_tokens=wasted_tokens,
+        )

@@ -11,7 +11,10 @@ from typing import TypeVar
 
 from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
+from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
+from swarm.consensus.waves import first_wave
+from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import (
     BadRequest,
@@ -24,24 +27,32 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
+from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
-from swarm.routing.ballot import batches_of, hold_ballot
-from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome
+from swarm.routing.ballot import hold_ballot
+from swarm.routing.ballot_box import BallotCall, Failure, Outcome
+from swarm.routing.judging import best_judge, judgement
+from swarm.routing.meter import Meter
 from swarm.routing.policy import (
-    Assignment,
     Defaults,
     Plan,
+    StreamMode,
     VoteOptions,
     by_preference,
     make_plan,
+    strategy_of,
     with_slots_for,
 )
 from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch, in_waves, seated_anew
 from swarm.routing.serving import local_replicas
+from swarm.routing.spare import Demand
+from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import with_sampling
+from swarm.routing.voters import OnEvent, with_sampling
+from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -66,14 +77,18 @@ class Dispatcher:
         default_votes: int,
         default_strategy: str,
         upstream: Upstream | None = None,
+        default_stream: StreamMode | None = None,
+        measurements: Measurements | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
         self._asking = Asking(pool, client, report_traffic, upstream)
         self._node_id = node_id
         self.node = node
-        self._defaults = Defaults(default_votes, default_strategy)
+        self._defaults = Defaults(default_votes, default_strategy, default_stream)
         self.upstream = upstream
+        self._measurements = measurements or {}
+        self._demand = Demand()
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Every place where a model runs now: here first, then on live peers."""
@@ -95,12 +110,28 @@ class Dispatcher:
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
-        return make_plan(replicas, options, self._defaults, chars, choices)
+        if self._measurements:
+            question = Question.of(request, strategy_of(options, self._defaults.strategy))
+            replicas = with_a_say(replicas, question, self._measurements)
+        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak())
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Outcome, None]:
-        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does."""
+        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
+
+        Raises NoConsensus for a degraded verdict, where the client wants none.
+        """
+        with self._demand.request():
+            async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
+                async for item in progress:
+                    if isinstance(item, Outcome) and item.verdict.degraded and options.on_no_quorum == "error":
+                        raise no_consensus(item.verdict.shortfall)
+                    yield item
+
+    async def _vote(
+        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
+    ) -> AsyncGenerator[Delta | Outcome, None]:
         shown = False
         try:
             async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
@@ -109,12 +140,11 @@ class Dispatcher:
                     yield item
             return
         except FAILING_OVER as error:
-            asked = [assignment.replica for assignment in plan.assignments]
-            last = None if shown else last_resort(request.model, asked, self.offer(options.upstream))
+            last = None if shown else last_resort(request.model, plan.seats, self.offer(options.upstream))
             if last is None or isinstance(error, DeadlineExceeded):
                 raise
             log.warning("no voter could answer, asking upstream %s: %s", last.node, error)
-        alone = replace(plan, assignments=(Assignment(last, 1),))
+        alone = replace(plan, seats=(last,))
         async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
             async for item in progress:
                 yield item
@@ -126,21 +156,31 @@ class Dispatcher:
         question = Question.of(request, plan.strategy)
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
-        batches = batches_of(leader_first(plan.assignments), samplings)
+        seats = leader_first(plan.seats)
+        models = [replica.model for replica in seats]
+        weights = ballot_weights(question.strategy, self._measurements, models)
+        first = len(seats) if question.strategy == "first" else first_wave(models, weights, options.min_votes or 1)
+        batches, later = in_waves(seats, samplings, first)
 
         def run(
-            replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
+            replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
         ) -> AsyncGenerator[Candidate, None]:
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
             sampled = request if unchanged else with_sampling(request, samplings[0])
-            return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event)
+            return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
 
         return hold_ballot(
             BallotCall(
                 question=question,
                 wanted=plan.wanted,
                 batches=batches,
+                later=later,
+                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
+                weights=weights,
+                stop=options.stop,
+                min_agreement=options.min_agreement,
+                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
                 deadline=deadline,
                 run=run,
                 replace=lambda failure: self._replacement(request, failure),
@@ -148,6 +188,13 @@ class Dispatcher:
                 min_votes=options.min_votes or 1,
             )
         )
+
+    async def _judge(
+        self, request: GenerationRequest, plan: Plan, groups: Sequence[Group], deadline: float
+    ) -> Candidate:
+        """What the strongest of all that may answer `request` says of a vote's disputed answers."""
+        judge = best_judge(who_can(request, self.replicas(), None) or plan.seats)
+        return await judgement(self._asking, judge, request, groups, deadline)
 
     def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's."""
@@ -175,6 +222,21 @@ class Dispatcher:
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`.
         """
+        with self._demand.request():
+            events = self._single(request, choices, deadline, on_served, local_only, upstream)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    async def _single(
+        self,
+        request: GenerationRequest,
+        choices: int,
+        deadline: float,
+        on_served: OnServed,
+        local_only: bool,
+        upstream: bool,
+    ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
         replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
         last = last_resort(request.model, replicas, offer)
@@ -215,6 +277,7 @@ def may_stream_leader(question: Question) -> bool:
     return not acted_on and question.strategy not in ("first", "majority")
 
 
-def leader_first(assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:
-    """This node's own voters first: only they can be streamed live."""
-    return tuple(sorted(assignments, key=lambda assignment: not assignment.replica.local))
+def leader_first(seats: Sequence[Replica]) -> tuple[Replica, ...]:
+    """One of this node's own voters first, if any: only they can be streamed live."""
+    own = next((position for position, replica in enumerate(seats) if replica.local), 0)
+    return (seats[own], *seats[:own], *seats[own + 1 :])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from swarm.consensus.posterior import MIN_VOTES_FOR_POSTERIOR
 from swarm.errors import BadRequest
-from swarm.routing.replicas import Replica
+from swarm.routing.replicas import Replica, model_names
 
 MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
+
+
+StopRule = Literal["lead", "posterior"]
+NoQuorum = Literal["best_effort", "error"]
+StreamMode = Literal["leader", "buffer", "reasoning"]
+STREAM_MODES: tuple[str, ...] = get_args(StreamMode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,11 @@ class VoteOptions:
     min_votes: int | None = None
     deadline_s: float | None = None
     upstream: bool = True  # whether the request may go to the configured upstream
+    stop: StopRule = "lead"
+    on_no_quorum: NoQuorum = "best_effort"
+    min_agreement: float | None = None  # a share, 0 to 1
+    stream: StreamMode | None = None  # what a stream shows while the vote runs
+    progress: bool = False  # whether a stream also tells how the vote stands
 
     @property
     def explicit(self) -> bool:
@@ -35,6 +48,7 @@ class Defaults:
 
     votes: int
     strategy: str = "auto"
+    stream: StreamMode | None = None  # None: by what is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +61,25 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a request will be answered. `wanted` is what the setting asks for, `asked` what the load allows."""
+    """How a request will be answered. `wanted` is what the setting asks for, `asked` what the load allows.
+
+    `seats` has the replica of every voter, in the order in which they are asked; `idle_only`: no other client waits
+    for any of them.
+    """
 
     mode: Literal["single", "vote"]
     strategy: str
     wanted: int
-    assignments: tuple[Assignment, ...]
+    seats: tuple[Replica, ...]
+    idle_only: bool = False
 
     @property
     def asked(self) -> int:
-        return sum(assignment.count for assignment in self.assignments)
+        return len(self.seats)
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        return gathered(self.seats)
 
 
 def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replica, ...]:
@@ -92,7 +115,12 @@ def with_slots_for(choices: int, replicas: Sequence[Replica]) -> tuple[Replica, 
     return found
 
 
-def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Assignment, ...]:
+def gathered(seats: Iterable[Replica]) -> tuple[Assignment, ...]:
+    """How many voters each replica has."""
+    return tuple(Assignment(replica, count) for replica, count in Counter(seats).items())
+
+
+def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
@@ -103,16 +131,18 @@ def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[As
     given: dict[Replica, int] = dict.fromkeys(room, 0)
     of_model: dict[str, int] = {}
     of_node: dict[str, int] = {}
+    seats: list[Replica] = []
     for _ in range(votes):
         open_ones = [replica for replica in room if given[replica] < room[replica]]
         if not open_ones:
             break
         # min keeps the order of preference among equals
         chosen = min(open_ones, key=lambda r: (of_node.get(r.node_id, 0), of_model.get(r.model, 0)))
+        seats.append(chosen)
         given[chosen] += 1
         of_node[chosen.node_id] = of_node.get(chosen.node_id, 0) + 1
         of_model[chosen.model] = of_model.get(chosen.model, 0) + 1
-    return tuple(Assignment(replica, count) for replica, count in given.items() if count)
+    return tuple(seats)
 
 
 def strategy_of(options: VoteOptions, default: str) -> str:
@@ -123,27 +153,61 @@ def strategy_of(options: VoteOptions, default: str) -> str:
 
 
 def make_plan(
-    replicas: Sequence[Replica], options: VoteOptions, defaults: Defaults, prompt_chars: int, choices: int = 1
+    replicas: Sequence[Replica],
+    options: VoteOptions,
+    defaults: Defaults,
+    prompt_chars: int,
+    choices: int = 1,
+    peak_requests: int = 0,
 ) -> Plan:
     """One answer or a ballot, and who is asked. `replicas` is not empty.
 
     Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. An explicit number of votes or a
     named strategy is honoured and queues; else only idle slots are taken, down to one (or to `min_votes`), and one for
-    a very long prompt.
+    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Raises BadRequest for a
+    posterior stop that means nothing here.
     """
     best = with_slots_for(choices, replicas)
     strategy = strategy_of(options, defaults.strategy)
     least = options.min_votes or 1
     wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
     if choices > 1 or strategy == "single" or wanted == 1:
-        return Plan("single", "single", 1, (Assignment(best[0], choices),))
-    single = Plan("single", "single", wanted, (Assignment(best[0], 1),))
+        return Plan("single", "single", 1, (best[0],) * choices)
+    if options.stop == "posterior":
+        check_posterior(best, wanted)
+    single = Plan("single", "single", wanted, (best[0],))
     if options.explicit:
         return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False))
     if prompt_chars > LONG_PROMPT_CHARS and least == 1:
         return single
-    assignments = spread(best, wanted, idle_only=True)
-    if sum(assignment.count for assignment in assignments) < least:
-        assignments = spread(best, least, idle_only=False)
-    plan = Plan("vote", strategy, wanted, assignments)
+    spare = tuple(replace(r, slots_free=spare_slots(r, peak_requests)) if r.local else r for r in best)
+    plan = Plan("vote", strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True)
+    if plan.asked < least:
+        plan = Plan("vote", strategy, wanted, spread(best, least, idle_only=False))
     return plan if plan.asked > 1 else single
+
+
+def spare_slots(replica: Replica, peak_requests: int) -> int:
+    """How many idle slots of this node's `replica` one more request may take.
+
+    It is taken for one of the `peak_requests` that ran at once lately. So a client that asks one question after the
+    other has all slots, and as many clients as there are slots have one each, even when all are ready at one instant.
+    """
+    return min(replica.slots_free, max(1, replica.slots - max(0, peak_requests - 1)))
+
+
+def check_posterior(replicas: Sequence[Replica], wanted: int) -> None:
+    """Raises BadRequest where the posterior stop means nothing: few votes, or voters that differ."""
+    if wanted < MIN_VOTES_FOR_POSTERIOR:
+        raise BadRequest(
+            f"the posterior stop needs {MIN_VOTES_FOR_POSTERIOR} to {MAX_VOTES} votes, and {wanted} are wanted: set "
+            "swarm.votes, or leave swarm.stop out",
+            param="swarm.stop",
+        )
+    models = model_names(replicas)
+    if len(models) > 1:
+        raise BadRequest(
+            f"the posterior stop compares answers of one model, and {', '.join(models)} may vote: name one as model, "
+            "or leave swarm.stop out",
+            param="swarm.stop",
+        )

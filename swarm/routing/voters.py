@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta
-from swarm.routing.ballot_box import OnEvent
+from swarm.routing.meter import Meter
 from swarm.workers.pool import ModelWorkers
+
+OnEvent = Callable[[Delta | Finish], Awaitable[None]]
 
 
 def with_sampling(request: GenerationRequest, change: SamplingChange) -> GenerationRequest:
@@ -35,10 +37,12 @@ async def local_candidates(
     node: str,
     deadline: float,
     on_event: OnEvent | None = None,
+    meter: Meter | None = None,
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from this node's workers as one batch, each as soon as it is whole.
 
-    `on_event` hears the first voter's events while they come, its `Finish` right before its candidate. Closing the
+    `on_event` hears the first voter's events while they come, its `Finish` right before its candidate; `meter` hears
+    everybody's. Closing the
     generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
     beyond the monotonic instant `deadline` is refused at once.
     """
@@ -50,6 +54,8 @@ async def local_candidates(
             async for event in events:
                 builder = builders[event.choice]
                 builder.add(event)
+                if meter is not None:
+                    meter.heard(event)
                 if on_event is not None and event.choice == 0:
                     await on_event(event)
                 if isinstance(event, Delta):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.question import Question, Strategy
-from swarm.consensus.verdict import decide, swarm_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.verdict import decide
 from swarm.generation import (
     Candidate,
     FunctionSpec,

@@ -22,9 +22,9 @@ def test_every_strategy_has_its_name(name: str) -> None:
     assert Question.of(chat(user("hi")), name).strategy == name
 
 
-@pytest.mark.parametrize("name", ["judge", "", "AUTO", "best"])
+@pytest.mark.parametrize("name", ["", "AUTO", "best", "unanimous"])
 def test_an_unknown_strategy_is_refused_with_those_that_exist(name: str) -> None:
-    with pytest.raises(BadRequest, match="auto, majority, medoid, first, single") as refused:
+    with pytest.raises(BadRequest, match="auto, majority, weighted, medoid, judge, first, single") as refused:
         Question.of(chat(user("hi")), name)
     assert repr(name) in str(refused.value)
     assert refused.value.param == "swarm.strategy"

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import pytest
 
 from swarm.consensus.abstention import Reason
 from swarm.consensus.question import Question
 from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
-from swarm.consensus.tally import MAX_CANDIDATES, Tally, lead_is_unbeatable, tally
+from swarm.consensus.tally import MAX_CANDIDATES, Tally, is_settled, tally
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
+from tests.doubles.own_weights import by_voter, each_its_own_model
 
 WEATHER = ToolSpec(
     function=FunctionSpec(
@@ -24,6 +26,7 @@ WITH_TOOLS = Question("auto", tools=(WEATHER, NOW))
 JSON = Question("auto", response_format=ResponseFormat(type="json_object"))
 
 PYTHON = "```python\nx = 1\n```"
+OUT = ("m",) * 9  # seats of that model that are still out
 ESSAY = "Sailing began on rivers, long before anyone thought of crossing a sea."
 
 
@@ -166,21 +169,30 @@ def test_majority_counts_prose_word_for_word() -> None:
     assert (winner(counted), counted.groups[0].weight, counted.similarity) == ("v0", 2, None)
 
 
+def weighed(candidates: Sequence[Candidate], **weights: str) -> Tally:
+    """The tally where each voter has a model of its own, with these weights."""
+    own = each_its_own_model(candidates)
+    return tally(ASKED, own, by_voter(own, {voter: Fraction(weight) for voter, weight in weights.items()}))
+
+
 def test_weights_outvote_numbers() -> None:
-    counted = tally(ASKED, said("Answer: 1", "Answer: 1", "Answer: 2"), {"v2": 2.5})
+    counted = weighed(said("Answer: 1", "Answer: 1", "Answer: 2"), v2="2.5")
     assert (winner(counted), counted.voting_weight) == ("v2", 4.5)
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
-def test_a_weight_that_is_no_weight_has_no_vote(weight: float) -> None:
-    counted = tally(ASKED, said("Answer: 1", "Answer: 2"), {"v0": weight})
-    assert reasons(counted) == {"v0": Reason.NO_WEIGHT}
+def test_a_voter_without_weight_has_no_vote() -> None:
+    assert reasons(weighed(said("Answer: 1", "Answer: 2"), v0="0")) == {"v0": Reason.NO_WEIGHT}
+
+
+def test_where_nobody_has_weight_there_is_no_winner() -> None:
+    counted = weighed(said("Answer: 1", "Answer: 2"), v0="0", v1="0")
+    assert (counted.winner, counted.votes, len(counted.abstentions)) == (None, 0, 2)
 
 
 def test_many_small_weights_add_up_exactly() -> None:
     texts = ["Answer: 1"] * 10 + ["Answer: 2"]
-    weights = {f"v{n}": 0.1 for n in range(10)} | {"v10": 1.0}
-    assert winner(tally(ASKED, said(*texts), weights)) == "v0"  # ten times the double 0.1 is a little more than 1
+    counted = weighed(said(*texts), **dict.fromkeys((f"v{n}" for n in range(10)), "0.1"), v10="1")
+    assert counted.groups[0].weight == counted.groups[1].weight  # in doubles ten times 0.1 is not 1
 
 
 def tied(**changes: object) -> list[Candidate]:
@@ -195,7 +207,7 @@ def test_a_tie_goes_to_the_first_voter_id() -> None:
 
 
 def test_a_tie_goes_to_the_best_single_voter() -> None:
-    assert winner(tally(ASKED, tied(), {"v0": 1.0, "v1": 1.0, "v2": 0.5, "v3": 1.5})) == "v3"
+    assert winner(weighed(tied(), v2="0.5", v3="1.5")) == "v3"
 
 
 def test_a_tie_goes_to_the_more_confident_answer_of_one_model() -> None:
@@ -218,7 +230,7 @@ def test_first_takes_the_first_valid_answer_in_the_order_given() -> None:
     counted = tally(Question("first"), candidates)
     assert (winner(counted), counted.kind) == ("v1", "text")
     assert reasons(counted) == {"z": Reason.FAILED, "y": Reason.EMPTY, "v0": Reason.OUTRUN}
-    assert lead_is_unbeatable(counted, 5)
+    assert is_settled(counted, OUT[:5])
     assert not tally(Question("first"), candidates[:2]).groups
 
 
@@ -241,8 +253,8 @@ def test_single_returns_even_a_flawed_answer(candidate: Candidate) -> None:
 def test_nothing_valid_has_no_winner_and_no_lead() -> None:
     counted = tally(AUTO, [Candidate(voter="a", error="lost")])
     assert (counted.winner, counted.groups, counted.votes) == (None, (), 0)
-    assert not lead_is_unbeatable(counted, 0)
-    assert not lead_is_unbeatable(tally(AUTO, []), 0)
+    assert not is_settled(counted, ())
+    assert not is_settled(tally(AUTO, []), ())
 
 
 @pytest.mark.parametrize(
@@ -265,30 +277,25 @@ def test_nothing_valid_has_no_winner_and_no_lead() -> None:
     ],
 )
 def test_a_vote_stops_when_its_result_stands(
-    question: Question, texts: Sequence[str], outstanding: float, stops: bool
+    question: Question, texts: Sequence[str], outstanding: int, stops: bool
 ) -> None:
-    assert lead_is_unbeatable(tally(question, said(*texts)), outstanding) is stops
+    assert is_settled(tally(question, said(*texts)), OUT[:outstanding]) is stops
 
 
 def test_every_stage_of_a_tool_vote_must_stand() -> None:
     bern, basel = '{"city": "Bern"}', '{"city": "Basel"}'
     same = [call(f"c{n}", "weather", bern) for n in range(3)]
-    assert lead_is_unbeatable(tally(WITH_TOOLS, same), 2)
+    assert is_settled(tally(WITH_TOOLS, same), OUT[:2])
     other_arguments = [*same[:2], call("c2", "weather", basel)]
-    assert not lead_is_unbeatable(tally(WITH_TOOLS, other_arguments), 2)
+    assert not is_settled(tally(WITH_TOOLS, other_arguments), OUT[:2])
     other_name = [*same[:2], call("c2", "now")]
-    assert not lead_is_unbeatable(tally(WITH_TOOLS, other_name), 1)
-    assert not lead_is_unbeatable(tally(WITH_TOOLS, [*same[:2], *said("I cannot.")]), 1)
+    assert not is_settled(tally(WITH_TOOLS, other_name), OUT[:1])
+    assert not is_settled(tally(WITH_TOOLS, [*same[:2], *said("I cannot.")]), OUT[:1])
 
 
 def test_a_vote_does_not_stop_short_of_a_quorum_that_may_still_come() -> None:
     lost = [Candidate(voter=f"lost{n}", error="lost") for n in range(2)]
-    assert not lead_is_unbeatable(tally(ASKED, [*lost, *said("Answer: 1", "Answer: 1")]), 1)
-
-
-@pytest.mark.parametrize("outstanding", [math.inf, math.nan])
-def test_an_unknown_outstanding_weight_stops_nothing(outstanding: float) -> None:
-    assert not lead_is_unbeatable(tally(ASKED, said(*["Answer: 1"] * 3)), outstanding)
+    assert not is_settled(tally(ASKED, [*lost, *said("Answer: 1", "Answer: 1")]), OUT[:1])
 
 
 def test_too_many_candidates_are_a_mistake_of_the_caller() -> None:

@@ -1,12 +1,15 @@
 """What a verdict says, and that it never claims more than was found."""
 
 import json
+from fractions import Fraction
 
 import pytest
 
 from swarm.consensus.question import Question
-from swarm.consensus.verdict import StoppedBy, Verdict, decide, swarm_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec, Usage
+from tests.doubles.own_weights import by_voter, each_its_own_model
 
 ASKED = Question("auto", wants_final_answer=True)
 AUTO = Question("auto")
@@ -30,16 +33,19 @@ def test_the_response_object_has_every_field_clients_are_promised() -> None:
         *said("Answer: 42", "It is \\boxed{42}", "Answer: 43", "Answer: 42.0"),
         Candidate(voter="x", error="lost"),
     ]
-    decided = verdict(ASKED, candidates, asked=6, stopped_by="unbeatable_lead")
+    decided = decide(ASKED, candidates, asked=6, wanted=7, stopped_by="unbeatable_lead", saved=1, wasted_tokens=9)
     shown = swarm_object(decided, coordinator="kitchen", elapsed_ms=812)
     assert shown == {
         "strategy": "auto",
         "kind": "number",
+        "outcome": "consensus",
         "votes": 4,
         "asked": 6,
         "wanted": 7,
+        "saved": 1,
         "agreement": 0.75,
         "margin": 2,
+        "weights": "equal",
         "stopped_by": "unbeatable_lead",
         "quorum": True,
         "degraded": False,
@@ -47,6 +53,7 @@ def test_the_response_object_has_every_field_clients_are_promised() -> None:
         "coordinator": "kitchen",
         "elapsed_ms": 812,
         "total_completion_tokens": 46,
+        "wasted_tokens": 9,
         "candidates": [
             {"voter": "v0@here", "model": "m", "group": 0, "weight": 1.0, "tokens": 10, "ms": 0},
             {"voter": "v1@here", "model": "m", "group": 0, "weight": 1.0, "tokens": 11, "ms": 100},
@@ -104,16 +111,26 @@ def test_half_of_those_asked_are_a_quorum(asked: int) -> None:
     assert (decided.quorum, decided.degraded, decided.agreement) == (True, False, 1.0)
 
 
+def weighed(candidates: list[Candidate], asked: int, **weights: int) -> Verdict:
+    own = each_its_own_model(candidates)
+    by = by_voter(own, {f"{voter}@here": Fraction(weight) for voter, weight in weights.items()})
+    return decide(ASKED, own, asked=asked, wanted=asked, stopped_by="deadline", weights=by)
+
+
 def test_a_quorum_is_of_weight_too() -> None:
     candidates = said("Answer: 1", "Answer: 1", "", "")
-    heavy = decide(ASKED, candidates, asked=4, wanted=4, stopped_by="all_in", weights={"v2@here": 3.0})
-    assert not heavy.quorum
-    assert decide(ASKED, candidates, asked=4, wanted=4, stopped_by="all_in").quorum
+    heavy = weighed(candidates, 4, v2=3)
+    assert (heavy.quorum, heavy.shortfall) == (
+        False,
+        "the 2 valid answers of 4 voters have less than half of the weight asked",
+    )
+    assert weighed(candidates, 4).quorum
 
 
 def test_one_heavy_voter_is_no_quorum() -> None:
-    decided = decide(ASKED, said("Answer: 1"), asked=4, wanted=4, stopped_by="deadline", weights={"v0@here": 9.0})
+    decided = weighed(said("Answer: 1"), 4, v0=9)
     assert (decided.quorum, decided.agreement) == (False, None)
+    assert decided.shortfall == "1 of 4 voters gave a valid answer, and a quorum is 2"
 
 
 def test_a_lone_ballot_agrees_with_nobody() -> None:

@@ -3,19 +3,24 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from swarm.consensus.question import Question, Strategy
+from swarm.consensus.quorum import no_quorum
 from swarm.consensus.reading import Reading, read
-from swarm.consensus.tally import lead_is_unbeatable, tally
-from swarm.consensus.verdict import Verdict, decide, swarm_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.tally import is_settled, tally
+from swarm.consensus.verdict import Verdict, decide
+from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
+from tests.doubles.own_weights import by_voter, each_its_own_model
 
 TOOLS = (ToolSpec(function=FunctionSpec(name="now")), ToolSpec(function=FunctionSpec(name="weather")))
-VOTING: list[Strategy] = ["auto", "majority", "medoid"]
+VOTING: list[Strategy] = ["auto", "majority", "weighted", "medoid", "judge"]
 
 TEXTS = [
     "Answer: 1",
@@ -77,7 +82,9 @@ questions = st.builds(
     wants_final_answer=st.booleans(),
 )
 small_pools = st.sampled_from(CONTESTS) | st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3)
-weights_of_voters = st.lists(st.sampled_from([1.0, 1.0, 1.0, 0.1, 0.3, 2.5]), min_size=9, max_size=9)
+weights_of_voters = st.lists(
+    st.sampled_from([Fraction(n, 10) for n in (10, 10, 10, 1, 3, 25, 0)]), min_size=9, max_size=9
+)
 
 
 @st.composite
@@ -93,11 +100,12 @@ def electorates(draw: st.DrawFn, min_size: int = 1) -> list[Candidate]:
     ]
 
 
-def by_voter(weights: Sequence[float]) -> dict[str, float]:
-    return {f"v{n}": weight for n, weight in enumerate(weights)}
+def weights_for(candidates: Sequence[Candidate], weights: Sequence[Fraction]) -> VoterWeights:
+    """Weights by voter, in every kind."""
+    return by_voter(candidates, {f"v{n}": weight for n, weight in enumerate(weights)})
 
 
-def result(question: Question, candidates: Sequence[Candidate], weights: dict[str, float]) -> tuple[object, ...]:
+def result(question: Question, candidates: Sequence[Candidate], weights: VoterWeights) -> tuple[object, ...]:
     """What a client gets: kind, answer (not which of its equal voters is quoted), and whether half the weight voted."""
     counted = tally(question, candidates, weights)
     if counted.winner is None:
@@ -116,23 +124,23 @@ def result(question: Question, candidates: Sequence[Candidate], weights: dict[st
         case _:
             answer = reading.final
     assert answer is not None
-    asked_weight = sum(weights[voter] for voter in {candidate.voter for candidate in candidates})
-    return counted.kind, answer.key, float(2 * counted.voting_weight) >= asked_weight
+    return counted.kind, answer.key, no_quorum(counted, (), min_votes=1) is None
 
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data(), question=questions, candidates=electorates(), weights=weights_of_voters)
 def test_no_order_of_arrival_changes_a_verdict(
-    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[float]
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[Fraction]
 ) -> None:
-    shuffled = data.draw(st.permutations(candidates))
+    own = each_its_own_model(candidates) if data.draw(st.booleans()) else candidates
+    shuffled = data.draw(st.permutations(own))
     shown = [
         swarm_object(
-            decide(question, order, asked=9, wanted=9, stopped_by="all_in", weights=by_voter(weights)),
+            decide(question, order, asked=9, wanted=9, stopped_by="all_in", weights=weights_for(own, weights)),
             coordinator="k",
             elapsed_ms=1,
         )
-        for order in (candidates, shuffled)
+        for order in (own, shuffled)
     ]
     assert shown[0] == shown[1]
 
@@ -143,26 +151,26 @@ def test_a_doubled_voter_flips_nothing(data: st.DataObject, question: Question, 
     doubled = data.draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=5))
     before, after = tally(question, candidates), tally(question, [*doubled, *candidates])
     assert after.winner == before.winner
-    assert (after.kind, after.votes, after.voting_weight, after.lead) == (
+    assert (after.kind, after.votes, after.voting_weight, after.leads) == (
         before.kind,
         before.votes,
         before.voting_weight,
-        before.lead,
+        before.leads,
     )
 
 
 @settings(max_examples=1000, deadline=None)
 @given(data=st.data(), question=questions, candidates=electorates(min_size=4), weights=weights_of_voters)
 def test_stopping_by_an_unbeatable_lead_gives_the_result_of_the_full_vote(
-    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[float]
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[Fraction]
 ) -> None:
-    weight_of = by_voter(weights)
-    order = data.draw(st.permutations(candidates))
-    full = result(question, order, weight_of)
+    order = each_its_own_model(data.draw(st.permutations(candidates)))
+    by = weights_for(order, weights)
+    full = result(question, order, by)
     for heard in range(1, len(order)):
-        outstanding = sum(weight_of[candidate.voter] for candidate in order[heard:])
-        if lead_is_unbeatable(tally(question, order[:heard], weight_of), outstanding):
-            early = result(question, order[:heard], weight_of)
+        out = [candidate.model for candidate in order[heard:]]
+        if is_settled(tally(question, order[:heard], by), out):
+            early = result(question, order[:heard], by)
             assert early[:2] == full[:2]
             assert full[2], "stopped on the way to a quorum that did not come"
 
@@ -174,11 +182,10 @@ def test_no_completion_whatever_turns_a_unanimous_start_that_stopped(
 ) -> None:
     candidates = [said.model_copy(update={"voter": f"v{n}"}) for n in range(heard)]
     outstanding = data.draw(st.integers(1, 5))
-    assume(lead_is_unbeatable(tally(question, candidates), outstanding))
+    assume(is_settled(tally(question, candidates), ["m"] * outstanding))
     rest = data.draw(st.lists(st.sampled_from(ANSWERS), min_size=outstanding, max_size=outstanding))
     late = [answer.model_copy(update={"voter": f"w{n}"}) for n, answer in enumerate(rest)]
-    ones = {candidate.voter: 1.0 for candidate in [*candidates, *late]}
-    assert result(question, [*candidates, *late], ones)[:2] == result(question, candidates, ones)[:2]
+    assert result(question, [*candidates, *late], EQUAL)[:2] == result(question, candidates, EQUAL)[:2]
 
 
 @settings(max_examples=400, deadline=None)

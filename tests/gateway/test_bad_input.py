@@ -105,8 +105,8 @@ async def test_a_body_that_is_none(client: Client, path: str, raw: bytes, messag
         ({"swarm": {"votes": 1000}}, "swarm.votes"),
         ({"swarm": {"votes": "3"}}, "swarm.votes"),
         ({"swarm": {"strategy": "dictator"}}, "swarm.strategy"),
-        ({"swarm": {"votes": 2, "min_votes": 3}}, "swarm"),
-        ({"swarm": {"strategy": "single", "votes": 3}}, "swarm"),
+        ({"swarm": {"votes": 2, "min_votes": 3}}, "swarm.min_votes"),
+        ({"swarm": {"strategy": "single", "votes": 3}}, "swarm.votes"),
         ({"swarm": {"deadline_s": 0}}, "swarm.deadline_s"),
         ({"swarm": []}, "swarm"),
     ],
@@ -121,7 +121,7 @@ async def test_a_field_that_cannot_work_is_named(client: Client, fields: dict[st
 
 async def test_an_unknown_strategy_is_answered_with_the_known_ones(client: Client) -> None:
     reply = await client.chat(swarm={"strategy": "dictator"})
-    assert_refused(reply, "auto, majority, medoid, first, single.*'dictator'")
+    assert_refused(reply, "auto, majority, weighted, medoid, judge, first, single.*'dictator'")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -15,10 +15,13 @@ from swarm.consensus.question import Question
 from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, Usage
 from swarm.routing import ballot
-from swarm.routing.ballot import batches_of, hold_ballot
-from swarm.routing.ballot_box import BallotCall, Batch, Failure, OnEvent, Outcome, no_candidate
-from swarm.routing.policy import Assignment
+from swarm.routing.ballot import hold_ballot
+from swarm.routing.ballot_box import BallotCall, Failure, Outcome
+from swarm.routing.meter import Meter
 from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch
+from swarm.routing.unanswered import no_candidate
+from swarm.routing.voters import OnEvent
 from tests.doubles.waiting import eventually
 
 SHORT_S = 0.03
@@ -51,7 +54,7 @@ class Hall:
     cancelled: set[str] = field(default_factory=set)
 
     async def run(
-        self, place: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None
+        self, place: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
     ) -> AsyncGenerator[Candidate, None]:
         self.running.add(place.node)
         turn = 0
@@ -61,10 +64,12 @@ class Hall:
                     case str():
                         if on_event is not None and turn == 0:
                             await on_event(Finish(0, "stop", Usage()))
+                        meter.heard(Finish(turn, "stop", Usage()))
                         names = self.names.get(place.node, ())
                         yield candidate(step, names[turn] if turn < len(names) else f"v{turn}", place.node)
                         turn += 1
                     case Delta():
+                        meter.heard(replace(step, choice=turn))
                         if on_event is not None:
                             await on_event(step)
                     case asyncio.Event():
@@ -291,14 +296,3 @@ def test_without_any_candidate_the_client_is_told_why(
         raise error
     if type(error) is Unavailable:
         assert error.retry_after_s == 4
-
-
-def test_a_replica_runs_one_batch_for_each_temperature() -> None:
-    here, there = replica("here"), replica("a")
-    samplings = [sampling(0.0, 1), sampling(0.7, 2), sampling(0.7, 3), sampling(0.7, 4)]
-    batches = batches_of([Assignment(here, 3), Assignment(there, 1)], samplings)
-    assert [(batch.replica.node, [change.seed for change in batch.samplings]) for batch in batches] == [
-        ("here", [1]),
-        ("here", [2, 3]),
-        ("a", [4]),
-    ]

@@ -17,6 +17,7 @@ from swarm.routing.policy import (
     Defaults,
     VoteOptions,
     by_preference,
+    gathered,
     make_plan,
     spread,
     strategy_of,
@@ -107,7 +108,7 @@ def test_replicas_too_small_for_the_choices_are_left_out() -> None:
 def test_votes_are_dealt_out(
     replicas: list[Replica], votes: int, idle_only: bool, expected: dict[tuple[str, str], int]
 ) -> None:
-    assert asked(spread(replicas, votes, idle_only)) == expected
+    assert asked(gathered(spread(replicas, votes, idle_only))) == expected
 
 
 any_replicas = st.lists(
@@ -132,7 +133,7 @@ def test_nobody_is_asked_beyond_its_slots_and_nobody_in_vain(
     replicas: list[Replica], votes: int, idle_only: bool
 ) -> None:
     room = {r: r.slots_free if idle_only else r.slots for r in replicas}
-    dealt = spread(replicas, votes, idle_only)
+    dealt = gathered(spread(replicas, votes, idle_only))
     assert all(0 < assignment.count <= room[assignment.replica] for assignment in dealt)
     assert sum(assignment.count for assignment in dealt) == min(votes, sum(room.values()))
     assert len({assignment.replica for assignment in dealt}) == len(dealt)
@@ -140,7 +141,7 @@ def test_nobody_is_asked_beyond_its_slots_and_nobody_in_vain(
 
 @given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES), idle_only=st.booleans())
 def test_every_node_is_asked_before_any_is_asked_twice(replicas: list[Replica], votes: int, idle_only: bool) -> None:
-    dealt = spread(replicas, votes, idle_only)
+    dealt = gathered(spread(replicas, votes, idle_only))
     given_to = Counter({assignment.replica.node_id: 0 for assignment in dealt})
     for assignment in dealt:
         given_to[assignment.replica.node_id] += assignment.count

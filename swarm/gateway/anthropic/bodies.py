@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from swarm.gateway.anthropic.blocks import TextBlock, Turn
 from swarm.gateway.anthropic.turns import engine_messages
 from swarm.gateway.messages import MAX_PARTS, Part
-from swarm.gateway.schemas import MAX_INT, Body, ModelName, PositiveInt, SwarmOptions, is_finite
+from swarm.gateway.schemas import MAX_INT, Body, ModelName, PositiveInt, is_finite
+from swarm.gateway.swarm_options import SwarmOptions, options_of
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -146,7 +147,8 @@ class MessagesBody(PromptBody):
 
     @property
     def options(self) -> VoteOptions:
-        return VoteOptions() if self.swarm is None else self.swarm.options()
+        """How to vote. Raises BadRequest where the rest of the body contradicts it."""
+        return options_of(self.swarm, stream=self.stream)
 
     def to_request(self, model: str) -> GenerationRequest:
         return (

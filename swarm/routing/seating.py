@@ -1,0 +1,105 @@
+"""Who sits where in a ballot: samplings dealt to seats, seats run in batches, and later waves seated anew.
+
+Plain choices. A batch is one call to one replica, and its voters share a prefill; so they have one temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from swarm.consensus.ballots import SamplingChange
+from swarm.routing.replicas import Replica
+
+Place = tuple[str, str]  # of a replica: its node's id and its model
+Seat = tuple[Replica, SamplingChange]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Voters of one replica that run together: same temperature, one prefill."""
+
+    replica: Replica
+    samplings: tuple[SamplingChange, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model of every voter."""
+        return (self.replica.model,) * len(self.samplings)
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        return tuple((self.replica, sampling) for sampling in self.samplings)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnVoters:
+    """What a ballot's own voters mean for the next: `running` at each place, `warm` where a prompt is in a cache."""
+
+    running: Mapping[Place, int]
+    warm: frozenset[Place]
+
+
+Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
+
+
+def place_of(replica: Replica) -> Place:
+    return replica.node_id, replica.model
+
+
+def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
+    """The seats by replica, in their order; where a replica gets several temperatures it runs a batch for each."""
+    together: dict[tuple[Place, float | None], tuple[Replica, list[SamplingChange]]] = {}
+    for replica, sampling in seats:
+        together.setdefault((place_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
+    return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
+
+
+def in_waves(
+    seats: Sequence[Replica], samplings: Sequence[SamplingChange], first: int
+) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
+    """The batches of the first `first` seats, and those of the rest; each seat has its own sampling."""
+    dealt = list(zip(seats, samplings, strict=True))
+    return batches_of(dealt[:first]), batches_of(dealt[first:])
+
+
+def seated_as_planned(held: Sequence[Batch], _: OwnVoters) -> tuple[Batch, ...]:
+    return tuple(held)
+
+
+def seated_anew(held: Sequence[Batch], own: OwnVoters, now: Iterable[Replica], *, idle_only: bool) -> tuple[Batch, ...]:
+    """Where the batches held back run now: at home, or where the same model has room and the prompt in a cache already.
+
+    A batch moves as a whole, so that its seeds do not depend on who was how fast. With `idle_only` no more is asked of
+    any place than is idle by now: spare capacity is what nobody else wants. Without it voters queue at home.
+    """
+    places = {place_of(replica): replica for replica in now}
+    seated: list[Batch] = []
+    chosen: set[Place] = {place_of(batch.replica) for batch in held if place_of(batch.replica) in own.warm}
+    for batch in held:
+        home, seats = place_of(batch.replica), len(batch.samplings)
+        if batch.replica.upstream:
+            seated.append(batch)
+            continue
+        better = [
+            place
+            for place, replica in places.items()
+            if replica.model == batch.replica.model and place in own.warm - chosen and replica.slots_free >= seats
+        ]
+        if home not in own.warm and better:
+            place = min(better)
+            chosen.add(place)
+            seated.append(Batch(places[place], batch.samplings))
+            continue
+        room = _idle_at_home(batch, places.get(home), own) if idle_only else seats
+        if room > 0:
+            seated.append(Batch(batch.replica, batch.samplings[:room]))
+    return tuple(seated)
+
+
+def _idle_at_home(batch: Batch, now: Replica | None, own: OwnVoters) -> int:
+    """Slots idle where `batch` was planned. What a peer tells is old, and may be this very ballot's first wave."""
+    free = 0 if now is None else now.slots_free
+    if batch.replica.local or now is None:
+        return free
+    return max(free, batch.replica.slots_free - own.running.get(place_of(batch.replica), 0))
