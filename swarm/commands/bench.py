@@ -23,7 +23,9 @@ from swarm.evaluation.report import Provenance, link_from, render_report, write_
 from swarm.evaluation.sample_store import SampleStore
 from swarm.evaluation.samples import DrawPlan
 from swarm.evaluation.shipped_questions import SHIPPED, shipped_questions
+from swarm.registry.measured import Measurements, merged
 from swarm.registry.names import EMBEDDED_NAMES
+from swarm.registry.weights_file import WEIGHTS_FILE, add_weights
 from swarm.version import program_version
 
 TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions that come without a word on it
@@ -157,6 +159,20 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
         write_report(options.report, report)
     if options.json_file is not None:
         _write_json(options.json_file, provenance, findings)
+    if options.weights_dir is not None:
+        _save_weights(options.weights_dir, findings)
+
+
+def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
+    """Add what every model got right to the weights that the votes of a node use, when it starts the next time."""
+    path = folder / WEIGHTS_FILE
+    new: Measurements = {}
+    for one in findings:
+        new = merged(new, one.measured)
+    total = add_weights(path, new)
+    for model, kinds in new.items():
+        counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
+        print(f"{path}: {model}: {counts}", file=sys.stderr)
 
 
 def _write_json(path: Path, provenance: Provenance, findings: Sequence[Findings]) -> None:

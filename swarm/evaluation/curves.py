@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of
 from swarm.evaluation.replay import alone, together, vote
 from swarm.evaluation.samples import Answer, Answered
+from swarm.evaluation.weighing import weighted_scores
 
 VOTES = (1, 2, 3, 5, 7, 9, 11, 15, 21, 31)
 
@@ -37,10 +38,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """What a vote of several models gains over the best of them alone: with as many votes, and with as many tokens."""
+    """What a vote of several models gains over the best of them alone: with as many votes, and with as many tokens.
+
+    `weighted`: the same as `equal_votes` under measured weights; None where there are too few problems to measure any.
+    """
 
     votes: int
     equal_votes: Estimate
+    weighted: Estimate | None
     equal_tokens_votes: int
     equal_tokens: Estimate
 
@@ -115,10 +120,13 @@ def measure_pool(answered: Sequence[Answered], members: Sequence[Member], seed: 
     against: list[Against] = []
     for k in (k for k in ks if k % len(models) == 0):
         same_cost = equal_tokens_votes(k, tokens, best.tokens, ks[-1])
+        alone_of_best = scores_alone(answered, best.model, k, seed)
+        weighted = weighted_scores(answered, models, k, seed) if len(answered) > 1 else None
         against.append(
             Against(
                 votes=k,
-                equal_votes=mean_difference(scores[k], scores_alone(answered, best.model, k, seed)),
+                equal_votes=mean_difference(scores[k], alone_of_best),
+                weighted=None if weighted is None else mean_difference(weighted, alone_of_best),
                 equal_tokens_votes=same_cost,
                 equal_tokens=mean_difference(scores[k], scores_alone(answered, best.model, same_cost, seed)),
             )

@@ -1,9 +1,9 @@
 """What the unbeatable-lead stop and the first wave save, replayed: every vote once in full, and once as it would stop.
 
 A vote of k asks floor(k/2)+1 seats first, the fewest that can decide it, and the rest as soon as those can no longer
-decide it alone. Two clocks: `chance` draws how long each seat takes, so any seat may be the first (as over a network);
-`steps` has each seat take its own answer's tokens (as in one engine that runs all of them together), which tells what
-is saved in tokens and in time.
+decide it alone. (A node also asks the rest when one is late; that is a matter of seconds, and not replayed here.) Two
+clocks: by `chance` any seat may be the first, as over a network; in `steps` each seat takes its own answer's tokens, as
+in one engine that runs all of them together, which tells what is saved in tokens and in time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.consensus.question import Question
-from swarm.consensus.tally import Tally, lead_is_unbeatable, tally
+from swarm.consensus.tally import is_settled, tally
+from swarm.consensus.waves import first_wave, may_decide_alone
+from swarm.consensus.weights import EQUAL
 from swarm.evaluation.intervals import Estimate, mean_of, ratio_of_sums
 from swarm.evaluation.replay import alone, dice_for
 from swarm.evaluation.samples import Answer, Answered
@@ -43,14 +45,10 @@ class EarlyStop:
     time_saved: Estimate
 
 
-def first_wave(k: int) -> int:
-    """The fewest seats that can decide a vote of `k`."""
-    return k // 2 + 1
-
-
 def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[float]) -> Stopped:
     """The vote over `answers`, seats in this order, each answering after it has run for what it `takes`."""
-    started = dict.fromkeys(range(first_wave(len(answers))), 0.0)
+    models = [answer.candidate.model for answer in answers]
+    started = dict.fromkeys(range(first_wave(models, EQUAL)), 0.0)
     waiting = list(range(len(started), len(answers)))
     arrived: list[int] = []
     now = 0.0
@@ -60,10 +58,10 @@ def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[flo
         now = started[seat] + takes[seat]
         arrived.append(seat)
         counted = tally(question, [answers[seat].candidate for seat in arrived])
-        out = len(running) - 1
-        if lead_is_unbeatable(counted, out + len(waiting)):
+        out, held = [models[other] for other in running if other != seat], [models[other] for other in waiting]
+        if is_settled(counted, out + held):
             break
-        if waiting and not may_decide_alone(counted, out, len(waiting)):
+        if waiting and not may_decide_alone(counted, out, held, EQUAL):
             started |= dict.fromkeys(waiting, now)
             waiting = []
     cut = [seat for seat in started if seat not in arrived]
@@ -75,11 +73,6 @@ def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[flo
         tokens=sum(takes[seat] for seat in arrived) + spent,
         ended_at=now,
     )
-
-
-def may_decide_alone(counted: Tally, running: int, waiting: int) -> bool:
-    """If all who still run agreed with the leader, the vote would end without those who wait."""
-    return counted.lead is None or counted.lead + running > waiting
 
 
 def same_answer(question: Question, some: Sequence[Answer], everybody: Sequence[Answer]) -> bool:

@@ -12,19 +12,12 @@ from swarm.evaluation.liars import Liars, measure_liars
 from swarm.evaluation.questions import AnswerKind, QuestionSet
 from swarm.evaluation.samples import Answered
 from swarm.evaluation.trust import Trust, measure_trust
+from swarm.evaluation.weighing import measured
+from swarm.registry.measured import Measurements
 
 USUAL_VOTES = 5  # a node's default: what is reported wherever one number of votes has to stand for all
 STOPPED_VOTES = (5, 9)
 LIARS = (1, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How many of one model's first samples were right, for the weights: `options` answers competed."""
-
-    correct: int
-    asked: int
-    options: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +38,7 @@ class Findings:
     stops: tuple[EarlyStop, ...]
     liars: Liars | None
     trust: tuple[Trust, ...]
-    counted: Mapping[str, Mapping[AnswerKind, Counted]]
+    measured: Measurements
 
     @property
     def main(self) -> Member:
@@ -70,20 +63,5 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
         stops=tuple(measure_stop(answered, main, k, seed) for k in STOPPED_VOTES if k <= samples),
         liars=measure_liars(answered, main, USUAL_VOTES, LIARS, seed) if samples >= USUAL_VOTES else None,
         trust=tuple(measure_trust(answered, main, k, seed) for k in sorted({usual, samples})),
-        counted={model: count_right(answered, model) for model in models},
+        measured=measured(answered, models),
     )
-
-
-def count_right(answered: Sequence[Answered], model: str) -> dict[AnswerKind, Counted]:
-    """The first sample of each problem, by kind: one a problem, because a second one of it would be no new evidence."""
-    by_kind: dict[AnswerKind, list[Answered]] = {}
-    for one in answered:
-        by_kind.setdefault(one.problem.kind, []).append(one)
-    return {
-        kind: Counted(
-            correct=sum(one.samples[model][0].right for one in ones),
-            asked=len(ones),
-            options=min(one.problem.options for one in ones),
-        )
-        for kind, ones in by_kind.items()
-    }

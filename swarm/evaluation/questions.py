@@ -28,13 +28,13 @@ from swarm.generation import (
     ToolCall,
     ToolSpec,
 )
+from swarm.registry.measured import OPEN_OPTIONS
 
 AnswerKind = Literal["number", "choice", "json", "tool_calls", "code", "text"]
 ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
 
 MAX_QUESTIONS = 20_000  # the largest public sets have about 14,000; drawing them takes days on one machine
 MAX_LINE_CHARS = 1_000_000  # a prompt of 250,000 tokens
-OPEN_ANSWER_OPTIONS = 5  # how many answers compete where nobody has counted them: what weights assume, too
 
 
 class Call(Frozen):
@@ -80,7 +80,7 @@ class Problem:
 
     @property
     def options(self) -> int:
-        return self.asked.options or OPEN_ANSWER_OPTIONS
+        return self.asked.options or OPEN_OPTIONS
 
     @property
     def messages(self) -> list[JsonObject]:

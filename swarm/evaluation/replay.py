@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import decide
+from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.evaluation.samples import Answer, Answered, Outcome
 
 SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
@@ -24,10 +25,11 @@ def vote(one: Answered, answers: Sequence[Answer]) -> Outcome:
     return outcome
 
 
-def outcome_of(question: Question, answers: Sequence[Answer]) -> Outcome:
+def outcome_of(question: Question, answers: Sequence[Answer], weights: VoterWeights = EQUAL) -> Outcome:
     """What the product decides when exactly these have answered."""
     candidates = [answer.candidate for answer in answers]
-    verdict = decide(question, candidates, asked=len(candidates), wanted=len(candidates), stopped_by="all_in")
+    asked = len(candidates)
+    verdict = decide(question, candidates, asked=asked, wanted=asked, stopped_by="all_in", weights=weights)
     winner = None if verdict.winner is None else verdict.winner.voter
     right = any(answer.right for answer in answers if answer.candidate.voter == winner)
     return Outcome(right, verdict.agreement or 0.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.errors import SetupError
+from swarm.evaluation.curves import Against
 from swarm.evaluation.findings import USUAL_VOTES, Findings
 from swarm.evaluation.promises import kept_promises, percent, points
 
@@ -101,19 +102,23 @@ def _pool(findings: Findings) -> Iterator[str]:
     yield ""
     yield (
         f"| votes of {', '.join(pool.models)} together | right | over as many votes of {pool.best} "
-        f"| over votes of {pool.best} for as many tokens | any of them right |"
+        f"| over votes of {pool.best} for as many tokens | with measured weights, over as many votes of {pool.best} "
+        "| any of them right |"
     )
-    yield "|--:|---|---|---|---|"
+    yield "|--:|---|---|---|---|---|"
     for k, share in pool.votes.items():
-        row = against.get(k)
-        gains = (
-            " | "
-            if row is None
-            else (f"{points(row.equal_votes)} | {points(row.equal_tokens)}, {row.equal_tokens_votes} votes")
-        )
+        gains = _gains(against[k]) if k in against else " | | "
         yield f"| {k} | {percent(share)} | {gains} | {percent(pool.any_of[k])} |"
     yield ""
-    yield f"{pool.best} was chosen as the best on these same problems, which flatters it and not the pool."
+    yield (
+        f"{pool.best} was chosen as the best on these same problems, which flatters it and not the pool; the weights "
+        "for one half of the problems were measured on the other half."
+    )
+
+
+def _gains(row: Against) -> str:
+    weighted = "" if row.weighted is None else points(row.weighted)
+    return f"{points(row.equal_votes)} | {points(row.equal_tokens)}, {row.equal_tokens_votes} votes | {weighted}"
 
 
 def _trust(findings: Findings) -> Iterator[str]:

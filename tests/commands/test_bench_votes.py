@@ -7,8 +7,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from swarm.commands.bench_options import without_key
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.evaluation.shipped_questions import shipped_questions
+from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
 from tests.doubles.running_node import RunningNode
+from tests.e2e.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = 6
 SAMPLES = 5
+DRAWN_S = 60.0  # a second alone; beside other tests on two cores it may take ten
 
 
 @pytest.fixture
@@ -58,8 +61,9 @@ async def test_a_real_node_is_measured_on_six_questions(
 ) -> None:
     store, report, figures = (tmp_path / name for name in ("samples.jsonl", "votes.md", "votes.json"))
     words = ("--questions", six_questions, "--samples", SAMPLES, "--max-tokens", 128, "--store", store)
+    weights = ("--save-weights", "--data-dir", tmp_path)
     async with demo_node(demo_model) as node:
-        code = await bench("--url", node.url, *words, "--report", report, "--json", figures)
+        code = await bench("--url", node.url, *words, "--report", report, "--json", figures, *weights)
         assert code == 0
         assert f"{QUESTIONS * (SAMPLES + 1)} samples of demo to draw" in capsys.readouterr().err
         assert await bench("--url", node.url, *words, "--limit", 2, "--report", report) == 0
@@ -74,7 +78,9 @@ async def test_a_real_node_is_measured_on_six_questions(
     assert member["model"] == "demo"
     assert all(0 <= member["votes"][k]["value"] <= member["any_of"][k]["value"] <= 1 for k in ("1", "5"))
     assert all(stop["changed"] == 0 for stop in found["stops"])
-    assert found["counted"]["demo"]["number"]["asked"] == 3
+    assert found["measured"]["demo"]["number"]["asked"] == 3
+    saved = read_weights(tmp_path / WEIGHTS_FILE)["demo"]
+    assert {kind: counts.asked for kind, counts in saved.items()} == {"number": 3, "tool_calls": 3}
     assert "2 problems (2 number)" in report.read_text()
 
 
@@ -127,22 +133,26 @@ def test_the_embedded_models_need_no_node(capsys: pytest.CaptureFixture[str]) ->
     assert "embedded models, each behind a node" in said.out
 
 
-def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
+@contextmanager
+def bench_process(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """`swarm bench votes WORDS` in a process of its own."""
+    command = [sys.executable, "main.py", "bench", "votes", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        yield process
+
+
+async def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
     store = tmp_path / "samples.jsonl"
-    command = [sys.executable, "main.py", "bench", "votes", "--embedded", "--models", "demo", "--store", str(store)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "samples of demo to draw" in line
-        with store.open() as file:
-            read = 0
-            while read < 40 and process.poll() is None:
-                read += len(file.readlines())
+    with bench_process("--embedded", "--models", "demo", "--samples", "3", "--store", str(store)) as process:
+
+        async def drawn() -> int:
+            return store.read_bytes().count(b"\n") if store.exists() else 0
+
+        await eventually(drawn, DRAWN_S, "some samples are in the store", until=lambda count: count >= 40)
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+        out, errors = await asyncio.to_thread(process.communicate)
+    assert process.returncode == 1, errors
     assert "swarm: interrupted; " in errors
     assert f"The same command goes on from there ({store})" in errors
     assert "of 300 (interrupted) problems" in out

@@ -6,15 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.evaluation.early_stop import first_wave, measure_stop, same_answer, stop_vote
+from swarm.evaluation.early_stop import measure_stop, same_answer, stop_vote
 from tests.evaluation.made_up import RIGHT, answered
 
 ONE, TWO, THREE = 1, 2, 3
-
-
-@pytest.mark.parametrize(("k", "wave"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (9, 5), (15, 8)])
-def test_the_first_wave_is_the_least_that_can_decide(k: int, wave: int) -> None:
-    assert first_wave(k) == wave
 
 
 def stopped(said: list[int | str], takes: list[float]) -> tuple[int, int, int, float, float]:

@@ -73,7 +73,7 @@ def test_the_report_says_everything() -> None:
         in report
     )
     assert "all outcomes are equally right" in report
-    assert findings.counted["a"]["number"].correct == 3
+    assert findings.measured["a"]["number"].correct == 3
 
 
 def test_an_interrupted_run_says_so() -> None:

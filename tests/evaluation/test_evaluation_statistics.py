@@ -26,6 +26,8 @@ from swarm.evaluation.liars import measure_liars, with_liars
 from swarm.evaluation.replay import SUBSETS, dice_for, mixed_subsets, outcome_of, subsets
 from swarm.evaluation.samples import Outcome
 from swarm.evaluation.trust import auroc, trust_of
+from swarm.evaluation.weighing import measured, weighted_scores
+from swarm.registry.measured import Measured
 from tests.evaluation.made_up import RIGHT, answered
 
 WRONG = 7
@@ -229,3 +231,18 @@ def test_what_liars_cost_by_hand() -> None:
     assert liars is not None
     assert liars.honest.value == 1.0
     assert {count: lost.value for count, lost in liars.lost.items()} == {1: 0.0, 2: 0.0, 3: -1.0}
+
+
+# Weights
+
+
+def test_first_samples_are_counted_once_a_problem() -> None:
+    answers = [answered({"a": [RIGHT, WRONG, WRONG]}, 1), answered({"a": [WRONG, RIGHT, RIGHT]}, 2)]
+    assert measured(answers, ["a"]) == {"a": {"number": Measured(correct=1, asked=2, options=5)}}
+
+
+def test_weights_let_the_good_model_outvote_two_bad_ones() -> None:
+    """One is always right, two agree on something wrong: 1:2 by heads, 4:2 by what the other half measured."""
+    answers = [answered({"a": [RIGHT] * 3, "b": [WRONG] * 3, "c": [WRONG] * 3}, n) for n in range(100)]
+    assert set(scores_together(answers, ["a", "b", "c"], 3, seed=1)) == {0.0}
+    assert set(weighted_scores(answers, ["a", "b", "c"], 3, seed=1)) == {1.0}
