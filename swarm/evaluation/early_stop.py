@@ -3,13 +3,15 @@
 A vote of k asks floor(k/2)+1 seats first, the fewest that can decide it, and the rest as soon as those can no longer
 decide it alone. (A node also asks the rest when one is late; that is a matter of seconds, and not replayed here.) Two
 clocks: by `chance` any seat may be the first, as over a network; in `steps` each seat takes its own answer's tokens, as
-in one engine that runs all of them together, which tells what is saved in tokens and in time.
+in one engine that runs all of them together, which tells what is saved in tokens and in time. The same without a first
+wave, everybody asked at once, shows what the waves themselves save and cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from swarm.consensus.question import Question
 from swarm.consensus.tally import is_settled, tally
@@ -18,6 +20,8 @@ from swarm.consensus.weights import EQUAL
 from swarm.evaluation.intervals import Estimate, mean_of, ratio_of_sums
 from swarm.evaluation.replay import alone, dice_for
 from swarm.evaluation.samples import Answer, Answered
+
+REPLAYS = 5  # of each problem on each clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class EarlyStop:
     """Over all replays of votes of `k`. Shares are of the seats, tokens and steps that the full vote takes."""
 
     k: int
+    waves: bool
     votes: int
     changed: int
     saved: Estimate
@@ -45,10 +50,13 @@ class EarlyStop:
     time_saved: Estimate
 
 
-def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[float]) -> Stopped:
-    """The vote over `answers`, seats in this order, each answering after it has run for what it `takes`."""
+def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[float], waves: bool = True) -> Stopped:
+    """The vote over `answers`, seats in this order, each answering after it has run for what it `takes`.
+
+    Without `waves` all are asked at once.
+    """
     models = [answer.candidate.model for answer in answers]
-    started = dict.fromkeys(range(first_wave(models, EQUAL)), 0.0)
+    started = dict.fromkeys(range(first_wave(models, EQUAL) if waves else len(models)), 0.0)
     waiting = list(range(len(started), len(answers)))
     arrived: list[int] = []
     now = 0.0
@@ -85,17 +93,16 @@ def same_answer(question: Question, some: Sequence[Answer], everybody: Sequence[
     return early.kind == full.kind and early.winner.voter in agreeing
 
 
-def measure_stop(answered: Sequence[Answered], model: str, k: int, seed: int) -> EarlyStop:
+def measure_stop(answered: Sequence[Answered], model: str, k: int, waves: bool, seed: int) -> EarlyStop:
     """Votes of `k` of `model` on every problem, stopped on either clock."""
-    changed = votes = 0
+    changed = replayed = 0
     chance, steps = _Totals(), _Totals()
     for one in answered:
         dice = dice_for(seed, one.problem.key, "arrivals", k)
-        replays = list(alone(one, model, k, seed))
-        orders = [dice.sample(answers, k) for answers in replays]
-        by_chance = [stop_vote(one.question, answers, [dice.expovariate(1) for _ in answers]) for answers in orders]
-        by_steps = [stop_vote(one.question, answers, [float(a.tokens) for a in answers]) for answers in orders]
-        votes += 2 * len(orders)
+        orders = [dice.sample(answers, k) for answers in islice(alone(one, model, k, seed), REPLAYS)]
+        by_chance = [stop_vote(one.question, votes, [dice.expovariate(1) for _ in votes], waves) for votes in orders]
+        by_steps = [stop_vote(one.question, votes, [float(a.tokens) for a in votes], waves) for votes in orders]
+        replayed += 2 * len(orders)
         changed += sum(
             not same_answer(one.question, stopped.arrived, answers)
             for stops in (by_chance, by_steps)
@@ -105,7 +112,8 @@ def measure_stop(answered: Sequence[Answered], model: str, k: int, seed: int) ->
         steps.add(by_steps, orders)
     return EarlyStop(
         k=k,
-        votes=votes,
+        waves=waves,
+        votes=replayed,
         changed=changed,
         saved=mean_of(chance.saved),
         never_asked=mean_of(chance.never_asked),

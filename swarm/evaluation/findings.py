@@ -60,7 +60,12 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
         kinds=dict(Counter(one.problem.kind for one in answered)),
         members=members,
         pool=measure_pool(answered, members, seed) if len(members) > 1 else None,
-        stops=tuple(measure_stop(answered, main, k, seed) for k in STOPPED_VOTES if k <= samples),
+        stops=tuple(
+            measure_stop(answered, main, k, waves, seed)
+            for k in STOPPED_VOTES
+            if k <= samples
+            for waves in (True, False)
+        ),
         liars=measure_liars(answered, main, USUAL_VOTES, LIARS, seed) if samples >= USUAL_VOTES else None,
         trust=tuple(measure_trust(answered, main, k, seed) for k in sorted({usual, samples})),
         measured=measured(answered, models),

@@ -87,14 +87,15 @@ def _siblings(findings: Findings) -> Iterator[Kept]:
 
 
 def _stops(findings: Findings) -> Iterator[Kept]:
-    for stop in findings.stops:
+    stops = [stop for stop in findings.stops if stop.waves]
+    for stop in stops:
         yield Kept(
             f"outcome of the lead stop against the full vote of {stop.k}",
             "identical in 100 %",
             f"{stop.votes - stop.changed} of {stop.votes} identical",
             "met" if stop.changed == 0 else "missed",
         )
-    for stop in findings.stops:
+    for stop in stops:
         yield Kept(
             f"candidates saved by the lead stop at k={stop.k}",
             f"at least {100 * SAVED_SHARE[stop.k]:.0f} %",

@@ -13,6 +13,7 @@ from swarm.consensus.verdict import decide
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.evaluation.samples import Answer, Answered, Outcome
 
+FEW = 20  # up to so many subsets are all taken
 SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
 
 
@@ -42,7 +43,7 @@ def dice_for(seed: int, *about: object) -> random.Random:
 
 def subsets(pool: Sequence[Answer], k: int, dice: random.Random) -> Iterator[list[Answer]]:
     """Every subset of `k` answers where those are few, else so many random ones."""
-    if math.comb(len(pool), k) <= SUBSETS:
+    if math.comb(len(pool), k) <= FEW:
         yield from map(list, itertools.combinations(pool, k))
         return
     for _ in range(SUBSETS):

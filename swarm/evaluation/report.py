@@ -129,6 +129,8 @@ def _trust(findings: Findings) -> Iterator[str]:
             continue
         area = f"{trust.auroc.value:.3f} ({trust.auroc.low:.3f} to {trust.auroc.high:.3f})"
         yield f"Agreement of {trust.k} votes as a sign of being right: AUROC {area}."
+        if trust.k > USUAL_VOTES:
+            continue
         yield ""
         yield f"| trust only votes of {trust.k} that agree at least | covers | right |"
         yield "|--:|--:|---|"
@@ -148,11 +150,13 @@ def _stops(findings: Findings) -> Iterator[str]:
     for stop in findings.stops:
         shares = (stop.saved, stop.never_asked, stop.saved_in_one_engine, stop.tokens_saved, stop.time_saved)
         cells = " | ".join(percent(share) for share in shares)
-        yield f"| votes of {stop.k} | {stop.changed} of {stop.votes} | {cells} |"
+        asked = "in two waves" if stop.waves else "all at once"
+        yield f"| votes of {stop.k}, asked {asked} | {stop.changed} of {stop.votes} | {cells} |"
     yield ""
     yield (
-        "In one engine all seats run together, a token each a step, so the shortest answer is the first; time counts "
-        "steps, and below 0 the second wave came later than asking everybody at once would have ended."
+        "In one engine all seats run together, a token each a step, so the shortest answer is the first. Time counts "
+        "steps, as if a step cost the same for few seats as for many; below 0 the second wave ended later than all asked "
+        "at once would have."
     )
 
 

@@ -96,9 +96,9 @@ def test_any_of_k_over_two_models_is_one_less_both_missing() -> None:
 
 
 def test_few_subsets_are_all_taken_and_many_are_sampled() -> None:
-    [pool] = answered({"a": range(6)}).samples.values()
-    assert len(list(subsets(pool, 1, random.Random(1)))) == 6
-    assert len(list(subsets(pool, 6, random.Random(1)))) == 1
+    [pool] = answered({"a": range(7)}).samples.values()
+    assert len(list(subsets(pool, 1, random.Random(1)))) == 7
+    assert len(list(subsets(pool, 7, random.Random(1)))) == 1
     drawn = list(subsets(pool, 3, random.Random(1)))
     assert len(drawn) == SUBSETS
     assert all(len({answer.candidate.voter for answer in chosen}) == 3 for chosen in drawn)
