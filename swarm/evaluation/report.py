@@ -155,8 +155,8 @@ def _stops(findings: Findings) -> Iterator[str]:
     yield ""
     yield (
         "In one engine all seats run together, a token each a step, so the shortest answer is the first. Time counts "
-        "steps, as if a step cost the same for few seats as for many; below 0 the second wave ended later than all asked "
-        "at once would have."
+        "steps, as if a step cost the same for few seats as for many; below 0 the second wave ended later than asking "
+        "all at once would have."
     )
 
 
