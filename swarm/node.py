@@ -37,6 +37,7 @@ from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
 from swarm.node_access import read_access
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
+from swarm.node_weights import known_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream, UpstreamPlan
@@ -169,6 +170,7 @@ class Node:
             default_strategy=settings.strategy,
             default_stream=settings.vote_stream,
             upstream=await self._enter_upstream(),
+            measurements=await asyncio.to_thread(known_weights, settings.data_path),
         )
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()

@@ -47,5 +47,5 @@ def vote_line(swarm: dict[str, Any]) -> str:
     if swarm["strategy"] == "single":
         return f"  [{swarm['winner']}, {swarm['elapsed_ms']} ms]"
     agreement = "no agreement" if swarm["agreement"] is None else f"{swarm['agreement']:.0%} agree"
-    outcome = "" if swarm.get("confirmed", True) else f"; the vote preferred {swarm['winner']}"
+    outcome = "" if swarm.get("confirmed") is not False else f"; the vote preferred {swarm['winner']}"
     return f"  [{swarm['votes']} votes of {swarm['asked']} asked, {agreement}, {swarm['elapsed_ms']} ms{outcome}]"

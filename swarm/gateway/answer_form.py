@@ -14,6 +14,10 @@ from swarm.generation import Candidate, Delta, Finish, JsonObject, Usage
 class AnswerWriter(Protocol):
     """Writes one answer's events to a stream. Every choice opens once and ends once."""
 
+    async def begin(self) -> None:
+        """The answer is on its way, and nothing of it can be shown yet."""
+        ...
+
     async def delta(self, event: Delta) -> None:
         """What one step added."""
         ...

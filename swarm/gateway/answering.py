@@ -20,6 +20,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonOb
 from swarm.routing.asking import Served
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.leading import Begun
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.tracing import current_request_id
 
@@ -62,7 +63,7 @@ class Answering:
                 headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
         return headers
 
-    def vote(self, stream: bool) -> AsyncGenerator[Delta | Outcome, None]:
+    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)

@@ -40,6 +40,12 @@ class ChunkWriter:
         self._calls = [CallOpening() for _ in range(choices)]
         self._written_chars = [len(shape.echo)] * choices
 
+    async def begin(self) -> None:
+        """Every choice's first chunk."""
+        openings = [text for choice in sorted(self._unopened) if (text := self._opening(choice))]
+        if openings:
+            await self._out.write("".join(openings).encode())
+
     async def delta(self, event: Delta) -> None:
         if event.tool_calls:
             calls = tuple(map(self._calls[event.choice].opened, event.tool_calls))
@@ -61,10 +67,11 @@ class ChunkWriter:
         await self._out.write(usage + DONE)
 
     async def _chunk(self, choice: int, body: str, tail: str) -> None:
-        text = f"{self._head}{body}{tail}"
-        if choice in self._unopened:
-            self._unopened.discard(choice)
-            opening = self._shape.opening(choice)
-            if opening is not None:
-                text = f"{self._head}{opening}{self._tail}{text}"
-        await self._out.write(text.encode())
+        opening = self._opening(choice) if choice in self._unopened else ""
+        await self._out.write(f"{opening}{self._head}{body}{tail}".encode())
+
+    def _opening(self, choice: int) -> str:
+        """The chunk with which a choice opens; "" where it needs none."""
+        self._unopened.discard(choice)
+        opening = self._shape.opening(choice)
+        return "" if opening is None else f"{self._head}{opening}{self._tail}"

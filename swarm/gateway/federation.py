@@ -25,7 +25,9 @@ from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBER
 from swarm.gateway.schemas import CandidatesBody, GenerateBody
 from swarm.gateway.shapes import Shape
 from swarm.gateway.streams import NDJSON, open_stream
+from swarm.generation import Delta, Finish
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
+from swarm.routing.leading import LeaderLine, LeaderStep
 from swarm.routing.policy import VoteOptions
 from swarm.routing.voters import local_candidates
 
@@ -80,6 +82,7 @@ def header_number(text: str) -> int | None:
 async def candidates(request: web.Request) -> web.StreamResponse:
     """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works.
 
+    Where the caller wants to hear a leader, the steps of the first answer are lines, too.
     What goes wrong once the voters are asked is a last line, the error object of every other endpoint.
     """
     app = request.app
@@ -96,7 +99,14 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
-        answers = local_candidates(workers, generation, count, app[DISPATCHER].node, time.monotonic() + left_s)
+
+        async def tell(event: Delta | Finish) -> None:
+            await out.write(
+                LeaderLine(leader=LeaderStep.of(event)).model_dump_json(exclude_defaults=True).encode() + b"\n"
+            )
+
+        node, on_event = app[DISPATCHER].node, tell if body.leader else None
+        answers = local_candidates(workers, generation, count, node, time.monotonic() + left_s, on_event)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:

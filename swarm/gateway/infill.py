@@ -41,6 +41,9 @@ class InfillWriter:
         self._out = out
         self._model = model
 
+    async def begin(self) -> None:
+        """There is nothing to say before the first piece."""
+
     async def delta(self, event: Delta) -> None:
         await self._event({"index": 0, "content": event.text, "stop": False})
 

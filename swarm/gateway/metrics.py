@@ -36,19 +36,27 @@ class Metrics:
         self._prompt = Counter("swarm_prompt_tokens", "Prompt tokens of answers given", registry=self.registry)
         self._completion = Counter("swarm_completion_tokens", "Tokens of answers given", registry=self.registry)
         self._lost = Counter("swarm_losing_tokens", "Tokens of candidates that lost a vote", registry=self.registry)
-        self._votes = Counter(
-            "swarm_votes", "Votes by kind and what ended them", ["kind", "stopped_by"], registry=self.registry
-        )
+        self._votes = Counter("swarm_votes", "Votes by kind and outcome", ["kind", "outcome"], registry=self.registry)
+        self._stopped = Counter("swarm_votes_stopped", "Votes by what ended them", ["by"], registry=self.registry)
         self._candidates = Counter("swarm_candidates", "Ballots cast in votes", registry=self.registry)
-        self._degraded = Counter("swarm_degraded_votes", "Votes without a quorum", registry=self.registry)
+        self._saved = Counter(
+            "swarm_candidates_saved", "Voters planned who did not have to answer", registry=self.registry
+        )
+        self._wasted = Counter(
+            "swarm_wasted_tokens",
+            "Tokens of voters cut short, as far as known: peers tell of whole answers only",
+            registry=self.registry,
+        )
+        self._overruled = Counter(
+            "swarm_leaders_overruled", "Votes that went against the answer streamed live", registry=self.registry
+        )
         self._agreement = Histogram(
-            "swarm_agreement",
+            "swarm_vote_agreement",
             "Share of the winner's group",
             ["kind"],
             buckets=AGREEMENT_BUCKETS,
             registry=self.registry,
         )
-
         self._waits = Histogram(
             "swarm_queue_wait_seconds",
             "Time until a request had its workers",
@@ -70,11 +78,14 @@ class Metrics:
         self._completion.inc(tokens)
         if verdict is None or verdict.stopped_by == "single":
             return
-        self._votes.labels(verdict.kind, verdict.stopped_by).inc()
+        self._votes.labels(verdict.kind, verdict.outcome).inc()
+        self._stopped.labels(verdict.stopped_by).inc()
         self._candidates.inc(verdict.votes)
         self._lost.inc(max(0, verdict.total_completion_tokens - tokens))
-        if verdict.degraded:
-            self._degraded.inc()
+        self._saved.inc(verdict.saved)
+        self._wasted.inc(verdict.wasted_tokens or 0)
+        if overruled(candidates, verdict):
+            self._overruled.inc()
         if verdict.agreement is not None:
             self._agreement.labels(verdict.kind).observe(verdict.agreement)
 
@@ -103,3 +114,9 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def overruled(shown: Sequence[Candidate], verdict: Verdict) -> bool:
+    """The client saw another answer than the one that won: a leader that was streamed before the vote was over."""
+    agreed = {summary.voter for summary in verdict.candidates if summary.group == 0}
+    return verdict.winner is not None and any(c.voter not in {verdict.winner.voter, *agreed} for c in shown)

@@ -278,10 +278,14 @@ class GenerateBody(RootModel[GenerationBody]):
 
 
 class CandidatesBody(Part):
-    """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands."""
+    """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands.
+
+    With `leader` the first one's answer is told step by step, too.
+    """
 
     request: GenerationBody
     votes: Annotated[int, Field(ge=1, le=MAX_VOTES)]
+    leader: bool = False
 
 
 def hosted_type(tool: object) -> str | None:

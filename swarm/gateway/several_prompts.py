@@ -23,9 +23,9 @@ async def answer_several(answerings: Sequence[Answering]) -> web.Response:
 
     async def answer(answering: Answering) -> tuple[JsonObject, Usage]:
         async with room:
-            candidates, _ = await whole_candidates(answering)
+            candidates, verdict = await whole_candidates(answering)
         usage = add_usage([candidate.usage for candidate in candidates])
-        return answering.asked.form.whole(candidates, None), usage
+        return answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict)), usage
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -34,17 +34,18 @@ async def answer_several(answerings: Sequence[Answering]) -> web.Response:
         raise failures.exceptions[0] from None
     bodies, usages = zip(*(task.result() for task in tasks), strict=True)
     body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
+    body.pop("swarm", None)
     return web.Response(text=compact(body), content_type="application/json", headers=answerings[0].headers())
 
 
 def numbered(bodies: Sequence[JsonObject]) -> list[JsonValue]:
-    """All choices, counted from 0."""
+    """All choices, counted from 0. Each prompt was voted on for itself: its `swarm` object goes with its choice."""
     choices: list[JsonValue] = []
     for body in bodies:
-        found = body["choices"]
+        found, account = body["choices"], {name: body[name] for name in ("swarm",) if name in body}
         for choice in found if isinstance(found, list) else ():
             if isinstance(choice, dict):
-                choices.append({**choice, "index": len(choices)})
+                choices.append({**choice, "index": len(choices), **account})
     return choices
 
 

@@ -8,11 +8,12 @@ from aiohttp import web
 
 from swarm.engines.assembly import AnswerBuilder
 from swarm.gateway.answer_form import AnswerWriter
-from swarm.gateway.answering import Answering, winner_of
-from swarm.gateway.shapes import message_object
+from swarm.gateway.answering import Answering
+from swarm.gateway.leader_account import told
 from swarm.gateway.streams import Pacing, open_stream
-from swarm.generation import Candidate, Delta, Finish, JsonObject
+from swarm.generation import Delta, Finish
 from swarm.routing.ballot_box import Outcome
+from swarm.routing.leading import Begun
 from swarm.routing.voters import finished_events
 
 
@@ -48,32 +49,23 @@ async def _choices(answering: Answering, writer: AnswerWriter) -> None:
 async def _vote(answering: Answering, writer: AnswerWriter) -> None:
     async with aclosing(answering.vote(stream=True)) as progress:
         async for item in progress:
-            if isinstance(item, Delta):
-                await writer.delta(item)
-            else:
-                await _outcome(answering, writer, item)
+            match item:
+                case Delta():
+                    await writer.delta(item)
+                case Begun():
+                    await writer.begin()
+                case Outcome():
+                    await _outcome(answering, writer, item)
 
 
 async def _outcome(answering: Answering, writer: AnswerWriter, outcome: Outcome) -> None:
     """Whatever of the answer is not out yet, then how the vote went."""
-    winner = winner_of(outcome.verdict)
-    extension = answering.extension(outcome.verdict)
-    shown = winner
-    if outcome.leader is not None:
-        shown = outcome.leader
-        extension.update(_confirmation(outcome, shown, winner))
-    else:
-        async for event in finished_events(winner, 0):
+    end = told(outcome)
+    extension = {**answering.extension(outcome.verdict), **end.fields}
+    if end.unsent is not None:
+        async for event in finished_events(end.unsent, 0):
             if isinstance(event, Delta):
                 await writer.delta(event)
-    answering.count([shown], outcome.verdict)
-    await writer.finish(Finish(0, shown.finish_reason or "stop", shown.usage), extension)
-    await writer.end([shown.usage])
-
-
-def _confirmation(outcome: Outcome, leader: Candidate, winner: Candidate) -> JsonObject:
-    """What the vote says of the answer that the client has already seen."""
-    confirmed = any(c.voter == leader.voter and c.group == 0 for c in outcome.verdict.candidates)
-    if confirmed:  # its words are as good as the winner's, and they are what the client has
-        return {"leader": leader.voter, "confirmed": True, "winner": leader.voter}
-    return {"leader": leader.voter, "confirmed": False, "winner_message": message_object(winner)}
+    answering.count([end.answer], outcome.verdict)
+    await writer.finish(Finish(0, end.answer.finish_reason or "stop", end.answer.usage), extension)
+    await writer.end([end.answer.usage])

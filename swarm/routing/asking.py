@@ -57,12 +57,12 @@ class Asking:
         on_event: OnEvent | None = None,
         meter: Meter | None = None,
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` hears the first one's events where they are made here, `meter` all."""
+        """`count` whole answers; `on_event` hears the first one's events, `meter` what is made here of all."""
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
             source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)
         else:
-            source = peer_candidates(self._client, replica, request, count, deadline)
+            source = peer_candidates(self._client, replica, request, count, deadline, on_event)
         try:
             async with aclosing(source) as answers:
                 async for candidate in answers:

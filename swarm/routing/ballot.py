@@ -16,6 +16,7 @@ from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, RunVoters
+from swarm.routing.leading import Begun
 from swarm.routing.meter import Meter
 from swarm.routing.seating import Batch, Place, place_of
 
@@ -34,6 +35,7 @@ class Arrivals:
         self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
         self._tasks: set[asyncio.Task[None]] = set()
         self._meters: list[tuple[Place, Meter]] = []
+        self.stopped = False  # whether nothing but what is in the queue will come
 
     def start(self, batch: Batch, leads: bool = False) -> None:
         """Run `batch`; with `leads`, its first voter's events are reported too."""
@@ -47,6 +49,11 @@ class Arrivals:
     def warm(self) -> frozenset[Place]:
         """Where a voter that is ready has left the prompt in its slot."""
         return frozenset(place for place, meter in self._meters if meter.left_its_prompt)
+
+    @property
+    def in_sight(self) -> bool:
+        """Everybody whose answer is missing is seen to generate."""
+        return not any(meter.knows_nothing for _, meter in self._meters)
 
     async def _follow(self, batch: Batch, leads: bool, meter: Meter) -> None:
         async def hear(event: Delta | Finish) -> None:
@@ -81,6 +88,7 @@ class Arrivals:
 
     async def cancel(self) -> None:
         """Stop every voter that still runs, and wait until each has been told."""
+        self.stopped = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -104,59 +112,73 @@ class Patience:
     """Until when a ballot waits: `with_first_wave` before the rest is asked all the same, and `at_all`."""
 
     def __init__(self, deadline: float) -> None:
-        self.with_first_wave = self.at_all = self._deadline = deadline
+        self.at_all = self._deadline = deadline
         self._started = self._asked = time.monotonic()
+        self.with_first_wave = (self._started + deadline) / 2  # by then others are asked, even with nothing in
+        self._pace_s = 0.0  # what the answers of an earlier wave took
 
     @property
     def allows_a_retry(self) -> bool:
         return worth_retrying(self._started, time.monotonic(), self._deadline)
 
-    def asked_more(self) -> None:
+    def asked_more(self, box: BallotBox) -> None:
+        """Another wave has begun."""
         self._asked = time.monotonic()
+        self._limit(box)
 
-    def arrived(self, box: BallotBox) -> None:
-        """An answer has come in, and with it an idea of how long the others take."""
+    def arrived(self, box: BallotBox, in_sight: bool) -> None:
+        """An answer has come in, and with it an idea of how long the others take, who may be `in_sight`."""
+        if not box.held:
+            self._limit(box)
+            return
         now = time.monotonic()
-        taken_s = now - self._asked
-        if box.held:
-            late_s = max(MIN_PATIENCE_S, patience_s(taken_s, len(box.candidates), box.asked))
-            self.with_first_wave = min(self.with_first_wave, now + late_s)
-        elif box.may_be_cut:
-            self.at_all = min(self.at_all, now + max(MIN_GRACE_S, GRACE_SHARE * taken_s))
+        self._pace_s = now - self._asked
+        late_s = max(MIN_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked, in_sight))
+        self.with_first_wave = min(self.with_first_wave, now + late_s)
+
+    def _limit(self, box: BallotBox) -> None:
+        """Once enough have answered, the others get half as long again as it took, or as an earlier wave took."""
+        if box.may_be_cut:
+            now = time.monotonic()
+            until = self._asked + (1 + GRACE_SHARE) * max(self._pace_s, now - self._asked)
+            self.at_all = min(self.at_all, max(until, now + MIN_GRACE_S))
 
 
-async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Outcome, None]:
-    """Yield the leader's deltas as they come (if asked to), then exactly one outcome. Closing it stops all voters."""
+async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    """Yield what is shown of the leader as it comes, then exactly one outcome. Closing it stops all voters."""
     box, patience, arrivals = BallotBox(call), Patience(call.deadline), Arrivals(call.run)
     stopped_by: StoppedBy | None = None
     at_once = False
     try:
         for batch in call.batches:
-            arrivals.start(batch, leads=call.stream_leader and batch is call.batches[0])
+            arrivals.start(batch, leads=box.lead.is_in(batch))
         while stopped_by is None:
             for batch in box.due(arrivals.warm, at_once):
                 arrivals.start(batch)
-                patience.asked_more()
+                patience.asked_more(box)
             if box.is_over:
                 stopped_by = box.stop_reason()
                 continue
-            early = bool(box.held) and patience.with_first_wave < patience.at_all
-            report = await arrivals.next(patience.with_first_wave if early else patience.at_all, last=not early)
+            until = call.deadline if box.lead.pending else patience.at_all
+            early = bool(box.held) and patience.with_first_wave < until
+            report = await arrivals.next(patience.with_first_wave if early else until, last=not early)
+            if arrivals.stopped:
+                box.lead.begins_no_more()
             if report is None:
                 at_once = True
                 stopped_by = None if early else "deadline"
             elif isinstance(report, Failure):
                 other = box.lose(report, in_time=patience.allows_a_retry)
                 if other is not None:
-                    arrivals.start(other)
+                    arrivals.start(other, leads=box.lead.is_in(other))
                 stopped_by = box.stop_reason()
             else:
-                delta = box.take(report)
-                if delta is not None:
-                    yield delta
+                shown = box.take(report)
+                if shown is not None:
+                    yield shown
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
-                    patience.arrived(box)
+                    patience.arrived(box, arrivals.in_sight)
     finally:
         await arrivals.cancel()
     judge = await call.ask_judge(box.disputed) if call.ask_judge is not None and box.disputed else None

@@ -18,6 +18,7 @@ from swarm.consensus.waves import may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.errors import BadRequest, DeadlineExceeded, SwarmError
 from swarm.generation import Candidate, Delta, Finish
+from swarm.routing.leading import Begun, Lead, Live
 from swarm.routing.meter import Meter
 from swarm.routing.policy import StopRule
 from swarm.routing.replicas import Replica
@@ -51,10 +52,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the ballot ended. `leader` is the answer that was streamed live, if one was."""
+    """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in."""
 
     verdict: Verdict
     leader: Candidate | None
+    shown: Live = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class BallotCall:
     `batches` are asked at once; those held back for `later` when these cannot decide alone, and wherever `reseat` puts
     them then. With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is
     degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
+    With `stream_leader` the first batch's first voter is heard from its first word on; `live` of it is shown.
     """
 
     question: Question
@@ -74,6 +77,7 @@ class BallotCall:
     replace: Callable[[Failure], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
+    live: Live = "answer"
     later: tuple[Batch, ...] = ()
     reseat: Reseat = seated_as_planned
     weights: VoterWeights = EQUAL
@@ -90,12 +94,9 @@ class BallotBox:
         self.candidates: list[Candidate] = []
         self.failures: list[SwarmError] = []
         self.held = call.later
-        self.leader: Candidate | None = None
         self.asked = 0
+        self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
         self._out: Counter[Place] = Counter()
-        self._leader_begun = False
-        self._leader_is_next = False
-        self._leads = call.batches[0] if call.stream_leader else None
         self._replaced = False
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
@@ -113,7 +114,7 @@ class BallotBox:
     @property
     def is_over(self) -> bool:
         """Nobody is out, nobody will be asked, and no leader is waited for."""
-        return not (self.outstanding or self.held or self.leader_pending)
+        return not (self.outstanding or self.held or self.lead.pending)
 
     @property
     def _heard(self) -> list[Candidate]:
@@ -129,14 +130,10 @@ class BallotBox:
         return self._counted[1]
 
     @property
-    def leader_pending(self) -> bool:
-        return self._leads is not None and self.leader is None
-
-    @property
     def may_be_cut(self) -> bool:
         """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline."""
         enough = max(-(-self.asked // 2), min(self.call.min_votes, self.asked))
-        return not self.held and len(self.candidates) >= enough and not self.leader_pending
+        return not self.held and len(self.candidates) >= enough and not self.lead.pending
 
     def _ask(self, batch: Batch) -> None:
         self.asked += len(batch.samplings)
@@ -185,21 +182,15 @@ class BallotBox:
     def _models_held(self) -> list[str]:
         return [model for batch in self.held for model in batch.models]
 
-    def take(self, report: Report) -> Delta | None:
-        """Count a report; returns the event to stream on, if it is one of the leader's."""
+    def take(self, report: Report) -> Delta | Begun | None:
+        """Count a report; returns what the client gets of it, if it is one of the leader's."""
         item = report.item
-        if isinstance(item, Delta):
-            self._leader_begun = True
-            return item
-        if isinstance(item, Finish):
-            self._leader_is_next = True
-            return None
+        if isinstance(item, Delta | Finish):
+            return self.lead.hear(report.batch, item)
         item = self._under_its_own_name(item)
         self._out[place_of(report.batch.replica)] -= 1
         self.candidates.append(item)
-        if self._leader_is_next and report.batch is self._leads:
-            self.leader = item
-            self._leader_is_next = False
+        self.lead.arrived(report.batch, item)
         return None
 
     def _under_its_own_name(self, candidate: Candidate) -> Candidate:
@@ -217,13 +208,11 @@ class BallotBox:
         self._out[place_of(failure.batch.replica)] -= failure.missing
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
-        if failure.batch is self._leads and self.leader is None:
-            if self._leader_begun:
-                raise failure.error  # the client has half an answer: an honest error, never a splice
-            self._leads = None
+        self.lead.lost(failure.batch, failure.error)
         other = None if self._replaced or not in_time else self.call.replace(failure)
         replaced = 0
         if other is not None:
+            self.lead.passes_to(other)
             self._replaced = True
             replaced = len(other.samplings)
             self._out[place_of(other.replica)] += replaced
@@ -239,7 +228,7 @@ class BallotBox:
 
     def stop_reason(self) -> StoppedBy | None:
         """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
-        if self.leader_pending:
+        if self.lead.pending:
             return None
         if not self.outstanding and not self.held:
             return "all_in"
@@ -265,11 +254,11 @@ class BallotBox:
 
         Raises where no voter gave a candidate, and where the streamed leader was cut off.
         """
-        if stopped_by == "deadline" and self._leader_begun and self.leader is None:
+        if stopped_by == "deadline" and self.lead.pending:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
         if not self.candidates:
             raise no_candidate(self.failures, self.asked, late=stopped_by == "deadline")
-        return Outcome(self._verdict(stopped_by, wasted_tokens, judge), self.leader)
+        return Outcome(self._verdict(stopped_by, wasted_tokens, judge), self.lead.candidate, self.lead.shown)
 
     def _verdict(
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None

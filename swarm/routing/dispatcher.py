@@ -30,8 +30,9 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
-from swarm.routing.ballot_box import BallotCall, Failure, Outcome
+from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
 from swarm.routing.judging import best_judge, judgement
+from swarm.routing.leading import Begun, live_part, strongest_first
 from swarm.routing.meter import Meter
 from swarm.routing.policy import (
     Defaults,
@@ -52,7 +53,7 @@ from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
 from swarm.routing.voters import OnEvent, with_sampling
-from swarm.routing.weighing import with_a_say
+from swarm.routing.weighing import kinds_to_expect, with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Dispatcher:
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
@@ -131,12 +132,12 @@ class Dispatcher:
 
     async def _vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
         shown = False
         try:
             async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
-                    shown = True
+                    shown = shown or isinstance(item, Delta)
                     yield item
             return
         except FAILING_OVER as error:
@@ -151,16 +152,40 @@ class Dispatcher:
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Outcome, None]:
-        """The planned ballot; with `stream`, a local leader's deltas come live where that is safe."""
+    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+        """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
+        models = [replica.model for replica in plan.seats]
+        weights = ballot_weights(question.strategy, self._measurements, models)
+        kinds = kinds_to_expect(question)
+        seats = strongest_first(plan.seats, lambda replica: float(weights.at_most(replica.model, kinds)))
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
-        seats = leader_first(plan.seats)
         models = [replica.model for replica in seats]
-        weights = ballot_weights(question.strategy, self._measurements, models)
         first = len(seats) if question.strategy == "first" else first_wave(models, weights, options.min_votes or 1)
         batches, later = in_waves(seats, samplings, first)
+        return hold_ballot(
+            BallotCall(
+                question=question,
+                wanted=plan.wanted,
+                batches=batches,
+                later=later,
+                deadline=deadline,
+                run=self._run(request, deadline),
+                replace=lambda failure: self._replacement(request, failure),
+                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
+                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
+                stream_leader=stream,
+                live=live_part(question, options.stream or self._defaults.stream),
+                weights=weights,
+                stop=options.stop,
+                min_votes=options.min_votes or 1,
+                min_agreement=options.min_agreement,
+            )
+        )
+
+    def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
+        """How voters of `request` are run."""
 
         def run(
             replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
@@ -170,31 +195,17 @@ class Dispatcher:
             sampled = request if unchanged else with_sampling(request, samplings[0])
             return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
 
-        return hold_ballot(
-            BallotCall(
-                question=question,
-                wanted=plan.wanted,
-                batches=batches,
-                later=later,
-                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
-                weights=weights,
-                stop=options.stop,
-                min_agreement=options.min_agreement,
-                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
-                deadline=deadline,
-                run=run,
-                replace=lambda failure: self._replacement(request, failure),
-                stream_leader=stream and batches[0].replica.local and may_stream_leader(question),
-                min_votes=options.min_votes or 1,
-            )
-        )
+        return run
 
     async def _judge(
         self, request: GenerationRequest, plan: Plan, groups: Sequence[Group], deadline: float
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
-        judge = best_judge(who_can(request, self.replicas(), None) or plan.seats)
-        return await judgement(self._asking, judge, request, groups, deadline)
+        try:
+            able = who_can(request, self.replicas(), None)
+        except (UnknownModel, BadRequest):  # whoever voted has left since, or is the upstream
+            able = plan.seats
+        return await judgement(self._asking, best_judge(able), request, groups, deadline)
 
     def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's."""
@@ -269,15 +280,3 @@ class Dispatcher:
             except FAILING_OVER as error:
                 log.warning("failing over from %s: %s", replica.node, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
-
-
-def may_stream_leader(question: Question) -> bool:
-    """Whether a leader may be shown live: not where a first answer would be acted on (tools, JSON, numbers)."""
-    acted_on = question.tools or question.wants_json or question.wants_final_answer
-    return not acted_on and question.strategy not in ("first", "majority")
-
-
-def leader_first(seats: Sequence[Replica]) -> tuple[Replica, ...]:
-    """One of this node's own voters first, if any: only they can be streamed live."""
-    own = next((position for position, replica in enumerate(seats) if replica.local), 0)
-    return (seats[own], *seats[:own], *seats[own + 1 :])

@@ -1,4 +1,4 @@
-"""Asking one voter which of a vote's disputed answers is the best; `consensus.judge` has the question and its reading."""
+"""Asking one voter which of the disputed answers is the best; `consensus.judge` has the question and its reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def best_judge(replicas: Sequence[Replica]) -> Replica:
-    """The strongest model, here before elsewhere, never an upstream while there are others; the names settle the rest."""
+    """The strongest model, here before elsewhere, no upstream while there are others; the names settle the rest."""
     return min(replicas, key=lambda r: (r.upstream, -(r.params or 0), not r.local, r.node_id, r.model))
 
 

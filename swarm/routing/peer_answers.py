@@ -17,7 +17,9 @@ from federation.wire import GENERATE_PATH
 from swarm.engines.llama_http import ChunkReader, request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
+from swarm.routing.ballot_box import OnEvent
+from swarm.routing.leading import LEADER_LINE, LeaderLine
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
@@ -36,15 +38,23 @@ def remaining_s(deadline: float) -> float:
 
 
 async def peer_candidates(
-    client: PeerClient, replica: Replica, request: GenerationRequest, count: int, deadline: float
+    client: PeerClient,
+    replica: Replica,
+    request: GenerationRequest,
+    count: int,
+    deadline: float,
+    on_event: OnEvent | None = None,
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from a peer. At most that many are taken, and each bears the peer's own name.
 
+    `on_event` hears the first one's events as they come, where the peer is one that tells them.
     Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, all else as PeerFailed.
     """
     assert replica.url is not None
     started = time.perf_counter()
-    body = {"request": request_body(request, 1), "votes": count}
+    body: JsonObject = {"request": request_body(request, 1), "votes": count}
+    if on_event is not None:
+        body["leader"] = True
     left = count
     try:
         stream = client.stream_candidates(
@@ -56,6 +66,10 @@ async def peer_candidates(
         )
         async with aclosing(stream) as lines:
             async for line in lines:
+                if line.startswith(LEADER_LINE):
+                    if on_event is not None:
+                        await on_event(read_leader_step(line, replica))
+                    continue
                 yield read_candidate(line, replica, elapsed_ms(started))
                 left -= 1
                 if not left:
@@ -63,6 +77,14 @@ async def peer_candidates(
     except PeerError as error:
         raise peer_failure(replica, error) from error
     raise PeerFailed(replica.node, f"sent {count - left} of {count} candidates")
+
+
+def read_leader_step(line: bytes, replica: Replica) -> Delta | Finish:
+    """One step of an answer that is shown while it is made. Raises PeerFailed where it is none."""
+    try:
+        return LeaderLine.model_validate_json(line).leader.event()
+    except ValidationError as error:
+        raise PeerFailed(replica.node, f"sent a step that is none: {error.errors()[0]['msg']}") from error
 
 
 def read_candidate(line: bytes, replica: Replica, took_ms: int) -> Candidate:

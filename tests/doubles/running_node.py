@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,9 @@ from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.streams import Pacing
+from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.policy import StreamMode
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
@@ -45,6 +47,7 @@ class NodeOptions:
 
     votes: int = 5
     strategy: str = "auto"
+    vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
     queue: int = DEFAULT_QUEUE
@@ -52,6 +55,7 @@ class NodeOptions:
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
+    measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
 
 
 class RunningNode:
@@ -107,7 +111,9 @@ class RunningNode:
             node=self.name,
             default_votes=options.votes,
             default_strategy=options.strategy,
+            measurements=options.measurements,
             upstream=options.upstream,
+            default_stream=options.vote_stream,
         )
         self.condition.loading = False
         await self._listen(stack)

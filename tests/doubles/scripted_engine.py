@@ -97,8 +97,10 @@ class ScriptedEngine:
         finally:
             for player in players:
                 player.cancel()
-            await asyncio.gather(*players, return_exceptions=True)
-            await self._count(running=-n, cancelled=left)
+            try:
+                await asyncio.gather(*players, return_exceptions=True)
+            finally:  # cancelled here, too, when all have finished already
+                await self._count(running=-n, cancelled=left)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         await self._utility()

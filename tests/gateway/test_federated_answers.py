@@ -139,7 +139,7 @@ async def test_a_vote_spreads_over_the_nodes() -> None:
         await swarm.add("attic", "Answer: 18")
         await swarm.add("kitchen", "Answer: 16")
         client = await swarm.client("kitchen")
-        account = (await client.chat(swarm={"votes": 3})).json["swarm"]
+        account = (await client.chat(swarm={"votes": 3, "min_votes": 3})).json["swarm"]
         assert sorted(candidate["voter"].split("@")[1] for candidate in account["candidates"]) == [
             "attic",
             "kitchen",
@@ -237,7 +237,7 @@ async def test_a_lost_voter_is_replaced_once_elsewhere() -> None:
         await swarm.add("study", "Answer: 16", slots=2)
         await swarm.add("attic", EngineFailed("broken"), slots=1)
         await swarm.add("kitchen", EngineFailed("broken"), slots=1)
-        account = (await (await swarm.client("kitchen")).chat(swarm={"votes": 3})).json["swarm"]
+        account = (await (await swarm.client("kitchen")).chat(swarm={"votes": 3, "min_votes": 3})).json["swarm"]
         assert account["asked"] == 3
         *voted, lost = account["candidates"]
         assert [candidate["voter"].split("@")[1] for candidate in voted] == ["study", "study"]
@@ -253,7 +253,7 @@ async def test_a_client_that_leaves_stops_the_voters_everywhere(stream: bool) ->
         for name in ("study", "attic", "kitchen"):
             await swarm.add(name, "a word ", asyncio.Event())
         client = await swarm.client("kitchen")
-        asked = asyncio.create_task(client.chat(stream=stream, swarm={"votes": 3}))
+        asked = asyncio.create_task(client.chat(stream=stream, swarm={"votes": 3, "min_votes": 3}))
         for engine in swarm.engines.values():
             await engine.until(lambda engine: engine.running == 1)
         asked.cancel()

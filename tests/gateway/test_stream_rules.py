@@ -19,8 +19,14 @@ WAYS: dict[str, tuple[bool, dict[str, Any]]] = {
     "here": (False, {"swarm": {"strategy": "single"}}),
     "vote": (False, {"swarm": {"votes": 3}}),
     "majority": (False, {"swarm": {"votes": 3, "strategy": "majority"}}),
+    "leader": (False, {"swarm": {"votes": 3, "stream": "leader"}}),
+    "buffer": (False, {"swarm": {"votes": 3, "stream": "buffer"}}),
+    "reasoning": (False, {"swarm": {"votes": 3, "stream": "reasoning"}}),
     "peer": (True, {"swarm": {"strategy": "single"}}),
     "vote of peers": (True, {"swarm": {"votes": 3}}),
+    "leading peer": (True, {"swarm": {"votes": 3, "stream": "leader"}}),
+    "buffering peers": (True, {"swarm": {"votes": 3, "stream": "buffer"}}),
+    "reasoning peer": (True, {"swarm": {"votes": 3, "stream": "reasoning"}}),
     "choices": (False, {"n": 3}),
     "choices of a peer": (True, {"n": 3}),
 }
@@ -107,5 +113,6 @@ async def test_every_stream_keeps_the_rules(way: str, answer: str, usage_asked: 
         usage = (PROMPT_TOKENS, choices * tokens) if usage_asked else None
         assert heard(reply, choices, usage) == [expected] * choices
         if usage_asked:
-            whole = (await client.chat(**fields)).json["usage"]
+            asked = {name: value for name, value in fields.get("swarm", {}).items() if name != "stream"}
+            whole = (await client.chat(**{**fields, "swarm": asked})).json["usage"]
             assert reply.chunks[-1]["usage"] == whole, "a stream costs what a whole answer does"

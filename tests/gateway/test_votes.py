@@ -96,6 +96,10 @@ async def test_the_account_of_a_vote_is_complete(stage: Stage) -> None:
         "stopped_by": "all_in",
         "quorum": True,
         "degraded": False,
+        "outcome": "consensus",
+        "saved": 0,
+        "wasted_tokens": 0,
+        "weights": "equal",
         "coordinator": "kitchen",
         "total_completion_tokens": 4,
     }
@@ -143,16 +147,16 @@ async def test_auto_asks_only_idle_workers_and_says_so(stage: Stage, busy: int, 
 
 async def test_explicit_votes_wait_for_workers(stage: Stage) -> None:
     gate = asyncio.Event()
-    stage.engine.script = lambda _, voter: [gate, "busy"] if voter == 0 else ["yes"]
-    other = asyncio.create_task(stage.client.chat(swarm={"strategy": "single"}))
-    await stage.engine.until(lambda engine: engine.running == 1)
+    stage.engine.script = lambda _, voter: [gate, "busy"] if voter < 2 else [f"Answer: {voter}"]
+    others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(2)]
+    await stage.engine.until(lambda engine: engine.running == 2)
     vote = asyncio.create_task(stage.client.chat(swarm={"votes": 4}))
     await stage.until_waiting(1)
-    assert len(stage.engine.requests) == 1, "the vote has not begun"
+    assert len(stage.engine.requests) == 2, "the vote has not begun"
     gate.set()
     account = swarm_of(await vote)
     assert (account["asked"], account["wanted"], account["votes"]) == (4, 4, 4)
-    await other
+    await asyncio.gather(*others)
 
 
 async def test_more_votes_than_workers_asks_all_and_says_so(stage: Stage) -> None:
@@ -186,11 +190,11 @@ async def test_min_votes_keeps_a_lead_from_ending_the_vote(stage: Stage) -> None
     assert (account["votes"], account["stopped_by"]) == (4, "all_in")
 
 
-async def test_a_lead_that_cannot_be_beaten_ends_the_vote_and_cancels_the_rest(stage: Stage) -> None:
+async def test_a_first_wave_that_decides_alone_ends_the_vote_and_the_rest_is_never_asked(stage: Stage) -> None:
     stage.voters_say("Answer: 16", "Answer: 16", "Answer: 16", ["Answer: ", asyncio.Event()])
     account = swarm_of(await stage.client.chat(swarm={"votes": 4}))
-    assert (account["stopped_by"], account["votes"], account["asked"]) == ("unbeatable_lead", 3, 4)
-    assert stage.engine.cancelled == 1
+    assert (account["stopped_by"], account["votes"], account["asked"]) == ("unbeatable_lead", 3, 3)
+    assert (account["wanted"], account["saved"], len(stage.engine.requests)) == (4, 1, 1)
     assert stage.engine.running == 0
 
 
@@ -368,20 +372,20 @@ async def test_plain_completions_are_voted_on_only_where_that_is_asked_for(stage
 
 async def test_voters_differ_in_their_seeds_and_only_the_first_may_be_greedy(stage: Stage) -> None:
     await stage.client.chat(temperature=0, seed=7, swarm={"votes": 4})
-    first, rest = stage.engine.requests
+    first, *rest = stage.engine.requests
     assert (first.temperature, first.seed) == (0.0, 7)
-    assert rest.temperature is not None
-    assert rest.temperature > 0
-    assert rest.seed != 7
+    assert all(other.temperature is not None and other.temperature > 0 for other in rest)
+    assert len({first.seed, *(other.seed for other in rest)}) == len(rest) + 1
 
 
 async def test_votes_are_counted_in_the_metrics(stage: Stage) -> None:
     stage.voters_say("Answer: 16", "Answer: 16", "Answer: 18", "Answer: 16")
     await stage.client.chat(swarm={"votes": 4})
     text = (await stage.client.get("/metrics")).text
-    assert 'swarm_votes_total{kind="number",stopped_by="all_in"} 1.0' in text
+    assert 'swarm_votes_total{kind="number",outcome="consensus"} 1.0' in text
+    assert 'swarm_votes_stopped_total{by="all_in"} 1.0' in text
     assert "swarm_candidates_total 4.0" in text
     assert "swarm_completion_tokens_total 1.0" in text
     assert "swarm_losing_tokens_total 3.0" in text
-    assert 'swarm_agreement_sum{kind="number"} 0.75' in text
+    assert 'swarm_vote_agreement_sum{kind="number"} 0.75' in text
     assert "swarm_slots_free 4.0" in text

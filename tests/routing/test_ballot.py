@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -11,12 +12,14 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.groups import Group
+from swarm.consensus.judge import judge_request
 from swarm.consensus.question import Question
 from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
-from swarm.generation import Candidate, Delta, Finish, Usage
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing import ballot
 from swarm.routing.ballot import hold_ballot
-from swarm.routing.ballot_box import BallotCall, Failure, Outcome
+from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report
 from swarm.routing.meter import Meter
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
@@ -39,8 +42,8 @@ def sampling(temperature: float | None = None, seed: int = 0) -> SamplingChange:
     return SamplingChange(temperature, seed)
 
 
-def candidate(text: str, voter: str, node: str) -> Candidate:
-    usage = Usage(prompt_tokens=1, completion_tokens=1)
+def candidate(text: str, voter: str, node: str, prompt_tokens: int = 1) -> Candidate:
+    usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=1)
     return Candidate(voter=f"{voter}@{node}", node=node, model="m", text=text, finish_reason="stop", usage=usage)
 
 
@@ -52,11 +55,13 @@ class Hall:
     names: dict[str, Sequence[str]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
+    runs: list[str] = field(default_factory=list)
 
     async def run(
         self, place: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
     ) -> AsyncGenerator[Candidate, None]:
         self.running.add(place.node)
+        self.runs.append(place.node)
         turn = 0
         try:
             for step in self.steps[place.node]:
@@ -296,3 +301,131 @@ def test_without_any_candidate_the_client_is_told_why(
         raise error
     if type(error) is Unavailable:
         assert error.retry_after_s == 4
+
+
+def wave(*seats: tuple[str, int]) -> tuple[Batch, ...]:
+    return tuple(Batch(replica(node), (sampling(),) * count) for node, count in seats)
+
+
+async def test_a_first_wave_that_agrees_is_the_whole_vote() -> None:
+    hall = Hall({"here": ["Answer: 1"] * 3, "a": ["Answer: 2"] * 2})
+    verdict = (await outcome_of(dataclasses.replace(hall.call(("here", 3)), later=wave(("a", 2))))).verdict
+    assert (verdict.stopped_by, verdict.asked, verdict.votes, verdict.saved) == ("unbeatable_lead", 3, 3, 2)
+    assert (verdict.quorum, verdict.agreement) == (True, 1.0)
+
+
+async def test_the_rest_is_asked_as_soon_as_the_first_wave_cannot_decide_alone() -> None:
+    """The third voter of the first wave is still at it when the second wave begins, and ends the vote."""
+    gate = asyncio.Event()
+    hall = Hall({"here": ["Answer: 1", "Answer: 2"], "b": [gate, "Answer: 9"], "a": ["Answer: 1"] * 2})
+    call = dataclasses.replace(hall.call(("here", 2), ("b", 1)), later=wave(("a", 2)))
+    verdict = (await outcome_of(call)).verdict
+    assert (verdict.stopped_by, verdict.asked, verdict.votes, verdict.saved) == ("unbeatable_lead", 5, 4, 1)
+    assert hall.cancelled == {"b"}
+
+
+async def test_a_straggler_in_the_first_wave_is_not_waited_for() -> None:
+    hall = Hall({"here": ["Answer: 1", "Answer: 1"], "b": [asyncio.Event()], "a": ["Answer: 1"] * 2})
+    call = dataclasses.replace(hall.call(("here", 2), ("b", 1)), later=wave(("a", 2)))
+    started = time.monotonic()
+    verdict = (await outcome_of(call)).verdict
+    assert (verdict.stopped_by, verdict.winner is not None and verdict.winner.text) == ("unbeatable_lead", "Answer: 1")
+    assert verdict.votes >= 3
+    assert hall.cancelled == {"b"}
+    assert time.monotonic() - started < LONG_S / 2
+
+
+async def test_a_second_wave_that_finds_no_room_is_not_asked() -> None:
+    hall = Hall({"here": ["Answer: 1", "Answer: 1", "Answer: 2"], "a": ["Answer: 2"] * 2})
+    call = dataclasses.replace(hall.call(("here", 3)), later=wave(("a", 2)), reseat=lambda *_: ())
+    verdict = (await outcome_of(call)).verdict
+    assert (verdict.stopped_by, verdict.asked, verdict.saved) == ("all_in", 3, 0)
+
+
+async def test_min_votes_reaches_into_the_second_wave() -> None:
+    hall = Hall({"here": ["Answer: 1"] * 2 + ["no number"], "a": ["Answer: 1"] * 2})
+    call = dataclasses.replace(hall.call(("here", 3), min_votes=3), later=wave(("a", 2)))
+    verdict = (await outcome_of(call)).verdict
+    assert verdict.votes >= 3
+    assert verdict.asked == 5
+
+
+async def test_a_long_prompt_is_not_read_again_beside_the_voter_that_holds_it() -> None:
+    """Two have answered and differ; the second wave waits for the voter whose slot has the prompt."""
+    call = dataclasses.replace(Hall({}).call(("here", 1), ("a", 2)), later=wave(("here", 2)))
+    box = BallotBox(call)
+    for turn in "12":
+        box.take(Report(call.batches[1], candidate(f"Answer: {turn}", f"v{turn}", "a", prompt_tokens=500)))
+    assert box.due(frozenset(), at_once=False) == ()
+    box.take(Report(call.batches[0], candidate("Answer: 2", "v", "here", prompt_tokens=500)))
+    assert box.due(frozenset({("here", "m")}), at_once=False) == call.later
+
+
+async def test_a_short_prompt_is_read_again_and_a_late_wave_too() -> None:
+    hall = Hall({})
+    for prompt_tokens, at_once in ((1, False), (500, True)):
+        call = dataclasses.replace(hall.call(("here", 1), ("a", 2)), later=wave(("here", 2)))
+        box = BallotBox(call)
+        for turn in "12":
+            answer = candidate(f"Answer: {turn}", f"v{turn}", "a", prompt_tokens=prompt_tokens)
+            box.take(Report(call.batches[1], answer))
+        assert box.due(frozenset(), at_once) == call.later
+
+
+async def test_the_posterior_stop_ends_a_long_vote_earlier() -> None:
+    votes = ["Answer: 1"] * 4
+    hall = Hall({"here": [*votes, asyncio.Event()], "a": []})
+    call = dataclasses.replace(hall.call(("here", 5)), later=wave(("a", 4)), stop="posterior")
+    verdict = (await outcome_of(call)).verdict
+    assert (verdict.stopped_by, verdict.votes, verdict.saved) == ("posterior", 4, 5)
+
+
+async def test_a_lost_voter_is_not_replaced_when_half_of_the_time_is_gone() -> None:
+    gate = asyncio.Event()
+    hall = Hall({"here": ["Answer: 1"], "a": [gate, PeerFailed("a", "gone")], "spare": ["Answer: 1"]})
+    call = hall.call(
+        ("here", 1), ("a", 1), deadline_s=0.4, min_votes=2, replacement=lambda f: Batch(replica("spare"), (sampling(),))
+    )
+    outcome = asyncio.create_task(outcome_of(call))
+    await eventually(lambda: time.monotonic() > call.deadline - 0.19)
+    gate.set()
+    verdict = (await outcome).verdict
+    assert verdict.votes == 1
+    assert "spare" not in hall.runs
+
+
+async def test_what_cancelled_voters_had_generated_is_counted_where_it_is_seen() -> None:
+    unfinished = [Delta(0, "a "), Delta(0, "b "), asyncio.Event()]
+    hall = Hall({"here": ["Answer: 1"] * 2, "a": unfinished})
+    assert (await outcome_of(hall.call(("here", 2), ("a", 1)))).verdict.wasted_tokens == 2
+    hall = Hall({"here": ["Answer: 1"] * 2, "a": [asyncio.Event()]})
+    assert (await outcome_of(hall.call(("here", 2), ("a", 1)))).verdict.wasted_tokens is None
+
+
+async def test_the_judge_is_asked_where_no_answer_has_over_half() -> None:
+    shown: list[int] = []
+
+    async def judge(groups: Sequence[Group]) -> Candidate:
+        shown.append(len(groups))
+        texts = sorted((group.ballots[0].candidate.text for group in groups), key=lambda t: t)
+        options = judge_request(GenerationRequest(model="m", prompt="?"), groups).messages
+        assert options is not None
+        line = next(x for x in str(options[1]["content"]).splitlines() if texts[-1] in x)
+        return candidate(line[0], "judge", "here")
+
+    hall = Hall({"here": ["Answer: 1", "Answer: 2"]})
+    call = dataclasses.replace(hall.call(("here", 2), strategy="judge"), ask_judge=judge)
+    verdict = (await outcome_of(call)).verdict
+    assert shown == [2]
+    assert verdict.winner is not None
+    assert (verdict.winner.text, verdict.judge) == ("Answer: 2", "judge@here")
+    assert verdict.total_completion_tokens == 3
+
+
+async def test_no_judge_is_asked_where_the_voters_agree() -> None:
+    async def judge(_: Sequence[Group]) -> Candidate:
+        raise AssertionError("there is nothing to judge")
+
+    hall = Hall({"here": ["Answer: 1", "Answer: 1"]})
+    call = dataclasses.replace(hall.call(("here", 2), strategy="judge"), ask_judge=judge)
+    assert (await outcome_of(call)).verdict.agreement == 1.0

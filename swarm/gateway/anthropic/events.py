@@ -68,6 +68,9 @@ class EventWriter:
         self._calls = CallOpening()
         self._call_blocks: dict[int, _Block] = {}
 
+    async def begin(self) -> None:
+        await self._write("")
+
     async def delta(self, event: Delta) -> None:
         parts: list[str] = []
         if event.reasoning:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
+from swarm.gateway.documentation.swarm_report import SwarmReport
 from swarm.generation import FinishReason
 
 
@@ -42,39 +43,6 @@ class UsageCount(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-class SwarmCandidate(BaseModel):
-    """One voter's part. Candidates of one `group` said the same; `abstained` is why a vote does not count."""
-
-    voter: str
-    model: str
-    group: int | None
-    weight: float
-    tokens: int
-    ms: int
-    abstained: str | None = None
-
-
-class SwarmReport(BaseModel):
-    """How the vote went. A single answer is a vote of one."""
-
-    strategy: str
-    kind: str
-    votes: int
-    asked: int
-    wanted: int
-    agreement: float | None
-    margin: float
-    stopped_by: str
-    quorum: bool
-    degraded: bool
-    winner: str | None
-    coordinator: str
-    elapsed_ms: int
-    total_completion_tokens: int
-    candidates: list[SwarmCandidate]
-    similarity: float | None = None
-
-
 class CalledFunction(BaseModel):
     """`arguments` is JSON text as the model wrote it."""
 
@@ -105,10 +73,13 @@ class ChatChoice(BaseModel):
 
 
 class TextChoice(BaseModel):
+    """`swarm` is here, and not beside the choices, where one request had several prompts."""
+
     index: int
     text: str
     logprobs: JsonValue
     finish_reason: FinishReason
+    swarm: SwarmReport | None = None
 
 
 class ChatCompletion(BaseModel):

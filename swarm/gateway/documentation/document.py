@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from pydantic import BaseModel, JsonValue
@@ -26,6 +26,11 @@ REFUSALS = {
     502: "Another node failed; repeating does not help",
     503: "Nothing can serve this now; Retry-After says when to come back",
     504: "The answer was not complete by the request's deadline",
+}
+OF_VOTES: Mapping[str, tuple[str, JsonObject]] = {
+    "X-Swarm-Node": ("The node that held the vote", {"type": "string"}),
+    "X-Swarm-Votes": ("Valid ballots; only where the answer does not stream", {"type": "integer"}),
+    "X-Swarm-Agreement": ("`agreement` of the `swarm` object; not where the answer streams", {"type": "number"}),
 }
 OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 413, 500, 502, 503, 504)
 DESCRIPTION = """\
@@ -129,7 +134,7 @@ def _responses(operation: Operation, refs: Refs) -> JsonObject:
         content["application/json"] = {"schema": refs[operation.answer]}
     if operation.streams:
         content[operation.streams] = {"schema": {"type": "string"}}
-    found: dict[int, JsonValue] = {200: _response("The answer", content)}
+    found: dict[int, JsonValue] = {200: _response("The answer", content, voted=operation.voted)}
     error: JsonObject = {"application/json": {"schema": refs[operation.errors or ErrorBody]}}
     for status in refusals(operation):
         found[status] = _response(REFUSALS[status], error, retry=status == 503)
@@ -139,10 +144,12 @@ def _responses(operation: Operation, refs: Refs) -> JsonObject:
     return {str(status): found[status] for status in sorted(found)}
 
 
-def _response(description: str, content: JsonObject, *, retry: bool = False) -> JsonObject:
+def _response(description: str, content: JsonObject, *, retry: bool = False, voted: bool = False) -> JsonObject:
     headers: JsonObject = {
         "X-Request-Id": {"description": "Names the request in the node's log", "schema": {"type": "string"}}
     }
+    if voted:
+        headers.update({name: {"description": text, "schema": schema} for name, (text, schema) in OF_VOTES.items()})
     if retry:
         headers["Retry-After"] = {"description": "Seconds", "required": True, "schema": {"type": "integer"}}
     return {"description": description, "headers": headers, "content": content}

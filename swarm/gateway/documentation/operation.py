@@ -31,3 +31,8 @@ class Operation:
     errors: type[BaseModel] | None = None
     others: Mapping[int, type[BaseModel]] = field(default_factory=dict[int, type[BaseModel]])
     example: JsonObject | None = None
+
+    @property
+    def voted(self) -> bool:
+        """Whether its answers tell how the vote went."""
+        return self.answer is not None and "swarm" in self.answer.model_fields and self.body is not None

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue, RootModel
 
-from swarm.gateway.documentation.answers import EmbeddingUsage, SwarmReport
+from swarm.gateway.documentation.answers import EmbeddingUsage
+from swarm.gateway.documentation.swarm_report import SwarmReport
 
 
 class ResponseUsage(BaseModel):

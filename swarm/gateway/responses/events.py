@@ -87,9 +87,17 @@ class ResponseEvents:
         self._calls: list[_OpenCall] = []
         self._opening = CallOpening()
 
+    def begin(self) -> str:
+        """The two events with which every response begins, once."""
+        if self._sequence:
+            return ""
+        response = self._response.begun()
+        begun = self._event("response.created", {"response": response})
+        return begun + self._event("response.in_progress", {"response": response})
+
     def delta(self, event: Delta) -> str:
         """What was thought, said and called in one step."""
-        written = self._begin()
+        written = self.begin()
         if event.reasoning:
             summed = self._response.thought_form == "summary_text"
             written += self._grow(_SUMMARY if summed else _THOUGHT, event.reasoning)
@@ -101,7 +109,7 @@ class ResponseEvents:
 
     def finish(self, reason: FinishReason) -> str:
         """The ends of all items. An answer has at least one; the last is the one that may be cut short."""
-        written = self._begin()
+        written = self.begin()
         if not self._output:
             written += self._open(_MESSAGE)[1]
         status = status_of(reason)
@@ -123,7 +131,7 @@ class ResponseEvents:
         # OpenAI documents the fields at the top and sends them below `error`; clients have been written for either.
         raised: JsonObject = {"code": mapped.code, "message": mapped.message, "param": mapped.param, "error": told}
         response = self._response.failed(self._complete_items(), {**told, "code": _failure_code(error)})
-        written = self._begin() + self._event("error", raised) + self._event("response.failed", {"response": response})
+        written = self.begin() + self._event("error", raised) + self._event("response.failed", {"response": response})
         return written.encode()
 
     def _complete_items(self) -> list[JsonValue]:
@@ -135,13 +143,6 @@ class ResponseEvents:
 
     def _is_open(self, part: _Part) -> bool:
         return self._text is not None and self._text.part is part
-
-    def _begin(self) -> str:
-        if self._sequence:
-            return ""
-        response = self._response.begun()
-        begun = self._event("response.created", {"response": response})
-        return begun + self._event("response.in_progress", {"response": response})
 
     def _event(self, name: str, fields: JsonObject) -> str:
         event: JsonObject = {"type": name, "sequence_number": self._sequence, **fields}

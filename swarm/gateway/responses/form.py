@@ -38,6 +38,9 @@ class EventWriter:
         self._finish: Finish | None = None
         self._extension: JsonObject | None = None
 
+    async def begin(self) -> None:
+        await self._out.write(self._events.begin().encode())
+
     async def delta(self, event: Delta) -> None:
         await self._out.write(self._events.delta(event).encode())
 

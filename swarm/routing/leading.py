@@ -1,0 +1,160 @@
+"""The leader of a ballot: the voter of whom a client sees something while the others vote, and what it has seen.
+
+Plain state, fed by `ballot_box.py`. Who leads, and what of it may be shown, is decided here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import JsonValue
+
+from swarm.consensus.question import Question
+from swarm.errors import SwarmError
+from swarm.generation import Candidate, Delta, Finish, Frozen, Usage
+from swarm.routing.policy import StreamMode
+from swarm.routing.replicas import Replica
+
+if TYPE_CHECKING:
+    from swarm.routing.seating import Batch
+
+Live = Literal["answer", "thoughts", "nothing"]
+
+COUNTING = ("majority", "weighted")  # whoever chooses one of these has answers to count, not prose to read
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A voter has begun to answer: the request is one that can be answered, and a stream may say that it is."""
+
+
+class Lead:
+    """Whose events are heard, what of them is shown, and whether the vote has to wait for the rest.
+
+    `shown` is what the client has seen; `candidate` the leader's whole answer once it is in.
+    """
+
+    def __init__(self, batch: Batch | None, live: Live = "answer") -> None:
+        self._batch = batch
+        self._live: Live = live
+        self._begun = False
+        self._is_next = False
+        self.shown: Live = "nothing"
+        self.candidate: Candidate | None = None
+
+    def is_in(self, batch: Batch) -> bool:
+        """Whether it is the first voter of `batch`."""
+        return batch is self._batch
+
+    @property
+    def pending(self) -> bool:
+        """The client has the beginning of an answer whose end is not here: the vote waits for it."""
+        return self.shown == "answer" and self.candidate is None
+
+    def hear(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
+        """Take an event of `batch`'s first voter; what the client gets of it."""
+        if batch is not self._batch:
+            return None
+        if isinstance(event, Finish):
+            self._is_next = True
+            return None
+        part = self._part_of(event)
+        if part is not None:
+            self.shown = self._live
+        begins, self._begun = not self._begun, True
+        return part or (Begun() if begins else None)
+
+    def _part_of(self, event: Delta) -> Delta | None:
+        match self._live:
+            case "answer":
+                return event
+            case "thoughts":
+                return Delta(event.choice, reasoning=event.reasoning) if event.reasoning else None
+            case "nothing":
+                return None
+
+    def arrived(self, batch: Batch, candidate: Candidate) -> None:
+        """A candidate of `batch` has come in; it is the leader's right after the leader's `Finish`."""
+        if self._is_next and batch is self._batch:
+            self.candidate = candidate
+            self._is_next = False
+
+    def lost(self, batch: Batch, error: SwarmError) -> None:
+        """`batch` has failed. Raises `error` where the client has half an answer: an honest error, never a splice."""
+        if batch is not self._batch or self.candidate is not None:
+            return
+        if self.pending:
+            raise error
+        self._batch = None
+
+    def passes_to(self, batch: Batch | None) -> None:
+        """`batch` was found for one that failed: it leads if the leader was in that one, and nothing was shown yet."""
+        if self._batch is None and self.candidate is None and self.shown == "nothing":
+            self._batch, self._is_next = batch, False
+
+    def begins_no_more(self) -> None:
+        """Everybody has been stopped: the first words of an answer that has no end are not shown."""
+        if self.shown == "nothing":
+            self._live = "nothing"
+
+
+def live_part(question: Question, mode: StreamMode | None) -> Live:
+    """What of the leader's answer may be shown, in the `mode` that is asked for (None: by what is asked).
+
+    An answer that would be acted on (tools, JSON, a number that is asked for) is shown only when it is decided.
+    """
+    if question.strategy == "first" or mode == "buffer":
+        return "nothing"
+    if mode == "reasoning":
+        return "thoughts"
+    if question.tools or question.wants_json or question.wants_final_answer:
+        return "nothing"
+    return "nothing" if mode is None and question.strategy in COUNTING else "answer"
+
+
+def strongest_first(
+    seats: Sequence[Replica], weight_of: Callable[[Replica], float] = lambda _: 1.0
+) -> tuple[Replica, ...]:
+    """The seats with the one that leads first: by measured weight, then the model's size, this node before others."""
+
+    def key(seat: int) -> tuple[float, int, bool]:
+        replica = seats[seat]
+        return -weight_of(replica), -(replica.params or 0), not replica.local
+
+    leads = min(range(len(seats)), key=key)
+    return (seats[leads], *seats[:leads], *seats[leads + 1 :])
+
+
+class LeaderStep(Frozen):
+    """One step of a leader's answer as a peer tells it, a line between its candidates; `ended` right before its own.
+
+    Calls are not told: where tools are offered nothing but thoughts is shown.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    logprobs: JsonValue = None
+    ended: bool = False
+
+    @staticmethod
+    def of(event: Delta | Finish) -> LeaderStep:
+        if isinstance(event, Finish):
+            return LeaderStep(ended=True)
+        return LeaderStep(text=event.text, reasoning=event.reasoning, logprobs=event.logprobs)
+
+    def event(self) -> Delta | Finish:
+        """What was told. The usage comes with the candidate."""
+        if self.ended:
+            return Finish(0, "stop", Usage())
+        return Delta(0, self.text, self.reasoning, logprobs=self.logprobs)
+
+
+class LeaderLine(Frozen):
+    """A line of `POST /federation/v1/candidates` that is no candidate."""
+
+    leader: LeaderStep
+
+
+LEADER_LINE = b'{"leader":'  # how such a line begins: no candidate has this field

@@ -1,0 +1,142 @@
+"""The `swarm` object of a request: what contradicts itself or the rest of the body is a 400 that names one field."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.consensus.strategy_names import STRATEGIES
+from swarm.errors import BadRequest
+from swarm.gateway.bodies import parse_body
+from swarm.gateway.compact_json import compact
+from swarm.gateway.schemas import ChatCompletionBody
+from swarm.gateway.swarm_options import SwarmOptions
+from swarm.routing.policy import STREAM_MODES, VoteOptions
+from tests.doubles.clients import Client, chat_body, connect
+from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.scripted_engine import ScriptedEngine, saying
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    # the swarm object, the rest of the body, the field to blame, a part of what is said
+    ({"votes": 0}, {}, "swarm.votes", "use a whole number from 1 to 32 (got 0)"),
+    ({"votes": 1000}, {}, "swarm.votes", "use a whole number from 1 to 32 (got 1000)"),
+    ({"votes": 2.5}, {}, "swarm.votes", "from 1 to 32 (got 2.5)"),
+    ({"votes": True}, {}, "swarm.votes", "from 1 to 32"),
+    ({"min_votes": 33}, {}, "swarm.min_votes", "from 1 to 32"),
+    ({"votes": 3, "min_votes": 4}, {}, "swarm.min_votes", "use 1 to 3 (got 4)"),
+    ({"deadline_s": 0}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
+    ({"deadline_s": 3601}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
+    ({"strategy": "dictator"}, {}, "swarm.strategy", "auto, majority"),
+    ({"strategy": "single", "votes": 5}, {}, "swarm.votes", "single asks one voter"),
+    ({"strategy": "single", "min_votes": 2}, {}, "swarm.min_votes", "single asks one voter"),
+    ({"strategy": "first", "min_votes": 2}, {}, "swarm.min_votes", "first answer"),
+    ({"stop": "soon"}, {}, "swarm.stop", "'lead' or 'posterior'"),
+    ({"stop": "posterior", "votes": 7}, {}, "swarm.stop", "8 to 32 votes, and votes is 7"),
+    ({"stop": "posterior", "strategy": "first", "votes": 8}, {}, "swarm.stop", "compares no answers"),
+    ({"on_no_quorum": "panic"}, {}, "swarm.on_no_quorum", "'best_effort' or 'error'"),
+    ({"min_agreement": 1.01}, {}, "swarm.min_agreement", "a share from 0 to 1 (got 1.01)"),
+    ({"min_agreement": -0.1}, {}, "swarm.min_agreement", "a share from 0 to 1"),
+    ({"min_agreement": 0.5, "strategy": "single"}, {}, "swarm.min_agreement", "compares no answers"),
+    ({"stream": "loudly"}, {"stream": True}, "swarm.stream", "'leader', 'buffer' or 'reasoning'"),
+    ({"stream": "leader"}, {}, "swarm.stream", "stream is not true"),
+    ({"stream": "buffer"}, {"stream": False}, "swarm.stream", "stream is not true"),
+    ({"stream": "buffer", "strategy": "single"}, {"stream": True}, "swarm.stream", "streams its one answer"),
+    ({"stream": "leader", "strategy": "first"}, {"stream": True}, "swarm.stream", "use buffer"),
+    ({"progress": True}, {}, "swarm.progress", "needs stream: true"),
+    ({"votes": 3}, {"n": 2}, "swarm.votes", "n is 2"),
+    ({"strategy": "majority"}, {"n": 2}, "swarm.strategy", "n is 2"),
+    ({"min_votes": 2}, {"n": 2}, "swarm.min_votes", "n is 2"),
+]
+TAKEN: list[tuple[dict[str, Any], dict[str, Any], VoteOptions]] = [
+    ({}, {}, VoteOptions()),
+    ({"votes": 32, "min_votes": 32}, {}, VoteOptions(votes=32, min_votes=32)),
+    ({"strategy": "single", "votes": 1}, {"n": 3}, VoteOptions("single", votes=1)),
+    ({"stop": "posterior"}, {}, VoteOptions(stop="posterior")),
+    ({"stop": "posterior", "votes": 8}, {}, VoteOptions(votes=8, stop="posterior")),
+    ({"min_agreement": 0}, {}, VoteOptions(min_agreement=0)),
+    ({"min_agreement": 1, "on_no_quorum": "error"}, {}, VoteOptions(min_agreement=1, on_no_quorum="error")),
+    ({"stream": "buffer", "strategy": "first"}, {"stream": True}, VoteOptions("first", stream="buffer")),
+    ({"stream": "reasoning", "progress": True}, {"stream": True}, VoteOptions(stream="reasoning", progress=True)),
+    ({"upstream": False, "deadline_s": 0.5}, {}, VoteOptions(deadline_s=0.5, upstream=False)),
+    ({"of_a_later_version": 1}, {}, VoteOptions()),
+]
+
+
+def options_of(swarm: dict[str, Any], rest: dict[str, Any]) -> VoteOptions:
+    return parse_body(compact(chat_body(swarm=swarm, **rest)).encode(), ChatCompletionBody).options
+
+
+@pytest.mark.parametrize(("swarm", "rest", "param", "told"), REFUSED, ids=str)
+def test_a_contradiction_names_its_field_and_the_bounds(
+    swarm: dict[str, Any], rest: dict[str, Any], param: str, told: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        options_of(swarm, rest)
+    assert caught.value.param == param
+    assert told in str(caught.value)
+    assert param.removeprefix("swarm.") in str(caught.value)
+
+
+@pytest.mark.skipif("judge" not in STRATEGIES, reason="there is no judge yet")
+def test_a_judge_of_one_answer_is_refused() -> None:
+    with pytest.raises(BadRequest, match="use 2 to 32") as caught:
+        options_of({"strategy": "judge", "votes": 1}, {})
+    assert caught.value.param == "swarm.votes"
+
+
+@pytest.mark.parametrize(("swarm", "rest", "options"), TAKEN, ids=str)
+def test_what_can_work_is_taken_as_it_is_said(
+    swarm: dict[str, Any], rest: dict[str, Any], options: VoteOptions
+) -> None:
+    assert options_of(swarm, rest) == options
+
+
+@given(
+    swarm=st.dictionaries(
+        st.sampled_from(sorted(SwarmOptions.model_fields)),
+        st.none()
+        | st.booleans()
+        | st.integers(-1, 40)
+        | st.floats(-1, 40)
+        | st.sampled_from([*STRATEGIES, *STREAM_MODES, "posterior", "error"]),
+    ),
+    stream=st.booleans(),
+)
+def test_any_swarm_object_is_taken_or_blamed_on_a_field_of_it(swarm: dict[str, Any], stream: bool) -> None:
+    blamed: str | None = f"swarm.{next(iter(swarm), None)}"
+    try:
+        options_of(swarm, {"stream": stream})
+    except BadRequest as error:
+        blamed = error.param
+    assert blamed in {f"swarm.{name}" for name in swarm or {None}}
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[Client]:
+    async with (
+        RunningNode("kitchen", ready(ScriptedEngine(saying("yes")))) as node,
+        connect(node.url) as connected,
+    ):
+        yield connected
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": chat_body(),
+    "/v1/completions": {"model": "swarm", "prompt": "x"},
+    "/v1/responses": {"model": "swarm", "input": "x"},
+    "/v1/messages": chat_body(max_tokens=9),
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_every_api_refuses_alike(client: Client, path: str) -> None:
+    for swarm, field in (({"votes": 0}, "swarm.votes"), ({"stream": "leader"}, "swarm.stream")):
+        reply = await client.post(path, {**BODIES[path], "swarm": swarm})
+        assert reply.status == 400
+        assert field in reply.error["message"]
+        assert reply.error.get("param", field) == field, "Anthropic's errors have no such field"

@@ -1,0 +1,160 @@
+"""Who leads a ballot, what of it may be shown, and what becomes of the ballot when the leader is lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.question import Question
+from swarm.errors import EngineFailed
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
+from swarm.routing.leading import Begun, Lead, LeaderLine, LeaderStep, Live, live_part, strongest_first
+from swarm.routing.policy import StreamMode
+from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch
+
+WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
+END = Finish(0, "stop", Usage())
+BROKE = EngineFailed("broke")
+
+
+def replica(node: str, params: int | None = 1, here: bool = False, model: str = "m") -> Replica:
+    return Replica(node, node, model, 4, 4, None if here else f"http://{node}", params=params)
+
+
+def batch(node: str = "a") -> Batch:
+    return Batch(replica(node), (SamplingChange(0.7, 1),))
+
+
+def question(strategy: str = "auto", text: str = "Tell me a story", **fields: object) -> Question:
+    body: JsonObject = {"role": "user", "content": text}
+    return Question.of(GenerationRequest.model_validate({"model": "m", "messages": [body], **fields}), strategy)
+
+
+PROSE = question()
+ACTED_ON = {
+    "tools": question(tools=[{"function": {"name": "f"}}]),
+    "json": question(response_format={"type": "json_object"}),
+    "a number": question(text="Reply with only a number: 4 + 4"),
+}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode", "live"),
+    [
+        ("auto", None, "answer"),
+        ("medoid", None, "answer"),
+        ("majority", None, "nothing"),
+        ("majority", "leader", "answer"),
+        ("first", None, "nothing"),
+        ("first", "leader", "nothing"),
+        ("first", "reasoning", "nothing"),
+        ("auto", "buffer", "nothing"),
+        ("auto", "reasoning", "thoughts"),
+        ("auto", "leader", "answer"),
+    ],
+)
+def test_what_is_shown_of_a_leader_in_prose(strategy: str, mode: StreamMode | None, live: Live) -> None:
+    assert live_part(question(strategy), mode) == live
+
+
+@pytest.mark.parametrize("kind", ACTED_ON)
+@pytest.mark.parametrize(
+    ("mode", "live"), [(None, "nothing"), ("leader", "nothing"), ("buffer", "nothing"), ("reasoning", "thoughts")]
+)
+def test_what_would_be_acted_on_is_shown_when_it_is_decided(kind: str, mode: StreamMode | None, live: Live) -> None:
+    assert live_part(ACTED_ON[kind], mode) == live
+
+
+def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:
+    small_here, large, unknown = replica("here", 2, here=True), replica("a", 9), replica("b", None)
+    large_here = replica("here", 9, here=True, model="large")
+    for order in itertools.permutations([small_here, large, unknown, large_here]):
+        assert strongest_first(order)[0] == large_here
+        rest = [each for each in order if each is not large_here]
+        assert list(strongest_first(order)[1:]) == rest, "the order of asking stays"
+        assert strongest_first(order, lambda each: 2.0 if each is unknown else 1.0)[0] is unknown
+
+
+@pytest.mark.parametrize(
+    ("live", "events", "heard", "shown"),
+    [
+        ("answer", [WORD, THOUGHT], [WORD, THOUGHT], "answer"),
+        ("answer", [END], [None], "nothing"),
+        ("thoughts", [THOUGHT, WORD, BOTH], [THOUGHT, None, THOUGHT], "thoughts"),
+        ("thoughts", [WORD, THOUGHT], [Begun(), THOUGHT], "thoughts"),
+        ("thoughts", [WORD, WORD], [Begun(), None], "nothing"),
+        ("nothing", [THOUGHT, WORD, END], [Begun(), None, None], "nothing"),
+    ],
+)
+def test_what_a_client_gets_of_a_leaders_events(
+    live: Live, events: list[Delta | Finish], heard: list[object], shown: Live
+) -> None:
+    mine = batch()
+    lead = Lead(mine, live)
+    assert lead.hear(batch("b"), WORD) is None, "another's events are nobody's business"
+    assert [lead.hear(mine, event) for event in events] == heard
+    assert lead.shown == shown
+
+
+def test_the_leaders_candidate_is_the_one_after_its_finish() -> None:
+    mine, other = batch(), batch("b")
+    lead = Lead(mine)
+    lead.arrived(mine, Candidate(voter="another of the same batch"))
+    lead.hear(mine, WORD)
+    lead.hear(mine, END)
+    assert lead.pending
+    lead.arrived(other, Candidate(voter="another's"))
+    lead.arrived(mine, Candidate(voter="the leader"))
+    assert not lead.pending
+    assert lead.candidate is not None
+    assert lead.candidate.voter == "the leader"
+
+
+def test_a_leader_lost_before_its_first_word_is_succeeded() -> None:
+    mine, other = batch(), batch("b")
+    lead = Lead(mine)
+    lead.lost(other, BROKE)
+    lead.passes_to(other)
+    assert lead.is_in(mine), "it was another that was lost"
+    lead.lost(mine, BROKE)
+    lead.passes_to(other)
+    assert lead.is_in(other)
+    assert lead.hear(other, WORD) == WORD
+
+
+def test_a_leader_lost_in_mid_answer_is_an_error() -> None:
+    mine = batch()
+    lead = Lead(mine)
+    lead.hear(mine, WORD)
+    with pytest.raises(EngineFailed, match="broke"):
+        lead.lost(mine, BROKE)
+
+
+def test_a_leader_lost_while_it_thinks_costs_its_thoughts_alone() -> None:
+    mine, other = batch(), batch("b")
+    lead = Lead(mine, "thoughts")
+    lead.hear(mine, THOUGHT)
+    lead.lost(mine, BROKE)
+    lead.passes_to(other)
+    assert lead.hear(other, THOUGHT) is None, "two voters' thoughts are not one train of thought"
+    assert lead.shown == "thoughts"
+
+
+def test_who_has_said_nothing_when_everybody_is_stopped_does_not_begin() -> None:
+    mine = batch()
+    late, begun = Lead(mine), Lead(mine)
+    begun.hear(mine, WORD)
+    for lead in (late, begun):
+        lead.begins_no_more()
+    assert late.hear(mine, WORD) == Begun()
+    assert not late.pending
+    assert begun.hear(mine, WORD) == WORD
+
+
+@pytest.mark.parametrize("event", [WORD, THOUGHT, BOTH, Delta(0, "x", logprobs={"content": []}), END], ids=str)
+def test_a_step_survives_the_way_between_nodes(event: Delta | Finish) -> None:
+    line = LeaderLine(leader=LeaderStep.of(event)).model_dump_json(exclude_defaults=True)
+    assert LeaderLine.model_validate_json(line).leader.event() == event

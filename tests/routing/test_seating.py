@@ -1,0 +1,79 @@
+"""Who sits where: batches, waves, and where a second wave runs."""
+
+from __future__ import annotations
+
+from swarm.consensus.ballots import SamplingChange
+from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch, OwnVoters, batches_of, in_waves, place_of, seated_anew
+
+NOBODY = OwnVoters({}, frozenset())
+
+
+def replica(node: str, free: int = 4, model: str = "m", upstream: bool = False) -> Replica:
+    url = None if node == "here" else f"http://{node}"
+    return Replica(node, node, model, slots=4, slots_free=free, url=url, upstream=upstream)
+
+
+def sampling(seed: int, temperature: float | None = 0.7) -> SamplingChange:
+    return SamplingChange(temperature, seed)
+
+
+def shown(batches: tuple[Batch, ...]) -> list[tuple[str, list[int]]]:
+    return [(batch.replica.node, [change.seed for change in batch.samplings]) for batch in batches]
+
+
+def test_a_replica_runs_one_batch_for_each_temperature() -> None:
+    here, there = replica("here"), replica("a")
+    seats = [(here, sampling(1, 0.0)), (there, sampling(2)), (here, sampling(3)), (here, sampling(4))]
+    assert shown(batches_of(seats)) == [("here", [1]), ("a", [2]), ("here", [3, 4])]
+
+
+def test_a_wave_is_the_beginning_of_the_seats() -> None:
+    here, there = replica("here"), replica("a")
+    first, later = in_waves([here, there, here, there, here], [sampling(seed) for seed in range(5)], 3)
+    assert (shown(first), shown(later)) == ([("here", [0, 2]), ("a", [1])], [("a", [3]), ("here", [4])])
+
+
+def test_a_second_wave_runs_at_home_where_the_prompt_is_warm_or_nowhere() -> None:
+    here, there = replica("here"), replica("a")
+    held = [Batch(here, (sampling(1),)), Batch(there, (sampling(2),))]
+    for warm in (frozenset[tuple[str, str]](), frozenset({place_of(here), place_of(there)})):
+        assert seated_anew(held, OwnVoters({}, warm), [here, there], idle_only=True) == tuple(held)
+
+
+def test_a_batch_moves_as_a_whole_to_where_its_prompt_is_warm() -> None:
+    here, there = replica("here"), replica("a")
+    held = [Batch(here, (sampling(1), sampling(2)))]
+    own = OwnVoters({place_of(here): 1}, frozenset({place_of(there)}))
+    assert shown(seated_anew(held, own, [here, there], idle_only=False)) == [("a", [1, 2])]
+    assert shown(seated_anew(held, own, [here, replica("a", free=1)], idle_only=False)) == [("here", [1, 2])]
+    other = replica("a", model="other")
+    assert shown(seated_anew(held, OwnVoters({}, frozenset({place_of(other)})), [here, other], idle_only=False)) == [
+        ("here", [1, 2])
+    ]
+
+
+def test_two_batches_do_not_share_one_warm_prompt() -> None:
+    here, a, b = replica("here"), replica("a"), replica("b")
+    held = [Batch(here, (sampling(1),)), Batch(a, (sampling(2),))]
+    own = OwnVoters({}, frozenset({place_of(b)}))
+    assert shown(seated_anew(held, own, [here, a, b], idle_only=False)) == [("b", [1]), ("a", [2])]
+
+
+def test_spare_capacity_is_what_is_idle_by_now() -> None:
+    held = [Batch(replica("here"), (sampling(1), sampling(2)))]
+    assert shown(seated_anew(held, NOBODY, [replica("here", free=1)], idle_only=True)) == [("here", [1])]
+    assert seated_anew(held, NOBODY, [replica("here", free=0)], idle_only=True) == ()
+    assert seated_anew(held, NOBODY, [], idle_only=True) == ()
+    assert shown(seated_anew(held, NOBODY, [replica("here", free=0)], idle_only=False)) == [("here", [1, 2])]
+
+
+def test_a_peers_old_news_of_our_own_first_wave_does_not_count_against_the_second() -> None:
+    held = [Batch(replica("a", free=2), (sampling(1),))]
+    own = OwnVoters({("a", "m"): 1}, frozenset())
+    assert shown(seated_anew(held, own, [replica("a", free=0)], idle_only=True)) == [("a", [1])]
+
+
+def test_an_upstream_stays_where_it_is() -> None:
+    held = [Batch(replica("cloud", upstream=True), (sampling(1),))]
+    assert seated_anew(held, NOBODY, [replica("here")], idle_only=True) == tuple(held)
