@@ -206,9 +206,9 @@ def whole(door: Door, body: Json) -> tuple[float, Json]:
     return reply.last - reply.sent, json.loads(body_of(reply))
 
 
-def fresh_prompt(dice: random.Random) -> list[dict[str, str]]:
+def fresh_prompt(dice: random.Random, digits_count: int = PROMPT_DIGITS) -> list[dict[str, str]]:
     """A conversation that no prompt cache has seen, of always the same number of tokens."""
-    digits = "".join(dice.choices("0123456789", k=PROMPT_DIGITS))
+    digits = "".join(dice.choices("0123456789", k=digits_count))
     return [{"role": "user", "content": f"{digits} tell a story about these digits"}]
 
 

@@ -38,6 +38,21 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, ...]:
     return tuple(a / b for a, b in zip(over, under, strict=True))
 
 
+def p95(samples: Sequence[float]) -> float:
+    """What 95 % of `samples` stay within: the smallest of them of which that is true."""
+    return sorted(samples)[-(-95 * len(samples) // 100) - 1]
+
+
+def p95_ratios(over: Sequence[float], under: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The p95 of `over` / that of `under`, and its 95 % percentile-bootstrap interval."""
+    dice = random.Random(BOOTSTRAP_SEED)
+    resampled = sorted(
+        p95(dice.choices(over, k=len(over))) / p95(dice.choices(under, k=len(under))) for _ in range(RESAMPLES)
+    )
+    low, high = resampled[round(0.025 * (RESAMPLES - 1))], resampled[round(0.975 * (RESAMPLES - 1))]
+    return p95(over) / p95(under), (low, high)
+
+
 def differences(left: Sequence[float], right: Sequence[float]) -> tuple[float, ...]:
     """`left` - `right`, round by round."""
     return tuple(a - b for a, b in zip(left, right, strict=True))
@@ -75,10 +90,31 @@ class Figure:
         return statistics.median(self.samples)
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the median."""
+        return median_interval(self.samples)
+
+    @property
     def verdict(self) -> str:
         """Whether the target is met, and whether this run can tell: the interval may reach over it."""
         if self.target is None:
             return ""
         holds = self.target.holds(self.median)
-        sure = all(self.target.holds(end) == holds for end in median_interval(self.samples))
+        sure = all(self.target.holds(end) == holds for end in self.interval)
         return ("met" if holds else "missed") + ("" if sure else ", within noise")
+
+
+@dataclass(frozen=True, slots=True)
+class TailFigure(Figure):
+    """A figure about the slowest of its samples: its value and interval are given, not taken from a median."""
+
+    value: float = 0.0
+    ends: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def median(self) -> float:
+        return self.value
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.ends

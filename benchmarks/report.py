@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from measure import Figure, median_interval
+from measure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("xllamacpp", "aiohttp", "pydantic", "zeroconf")  # those whose version moves a figure
@@ -112,7 +112,7 @@ def markdown(figures: Sequence[Figure]) -> str:
     """The figures as a table to paste."""
     rows = ["| figure | median | min-max | 95 % of the median | rounds | target | |", "|---|--:|--:|--:|--:|--:|---|"]
     for figure in figures:
-        low, high = median_interval(figure.samples)
+        low, high = figure.interval
         target = "" if figure.target is None else f"{figure.target.bound} {number(figure.target.value)}"
         unit = f" {figure.unit}" if figure.unit else ""
         rows.append(
@@ -131,7 +131,7 @@ def as_json(environment: Environment, figures: Sequence[Figure]) -> str:
             "name": figure.name,
             "unit": figure.unit,
             "median": figure.median,
-            "median_95": median_interval(figure.samples),
+            "median_95": figure.interval,
             "samples": figure.samples,
             "target": None if figure.target is None else f"{figure.target.bound} {figure.target.value}",
             "verdict": figure.verdict,

@@ -1,10 +1,12 @@
-"""What a vote costs beside its answers: a vote of 5 on one node against its engine's own `n=5`.
+"""What a vote costs in time: against its engine's own `n=5`, against one answer, and with a frozen voter.
 
-    python benchmarks/votes.py [--quick] [--json FILE]
+    python benchmarks/votes.py [--quick] [--only PART ...] [--json FILE]
 
-Both ask the same loaded engine for five whole answers of exactly the same length to one prompt, which share a prefill;
-the vote also reads, compares and counts them. Random weights never agree, so no vote ends early: each run checks that
-five were asked and five counted, and that both sides generated the same number of tokens.
+Part `engine`: a vote of 5 on one node and `n=5` ask the same loaded engine for five whole answers of exactly the same
+length to one prompt, which share a prefill; the vote also reads, compares and counts them. Random weights never agree,
+so no vote ends early: each run checks that five were asked and five counted, and that both sides generated the same
+number of tokens. Part `one`: `vote_against_one.py`. Part `frozen`: `frozen_voter.py`. What votes buy is measured by
+`swarm bench votes`.
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
+from frozen_voter import frozen_voter
 from load import Json, RunError, fresh_prompt, special_tokens, whole
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
-from report import parser, progress, publish, read_environment
+from report import ROOT, parser, progress, publish, read_environment
+from vote_against_one import vote_against_one
 
 VOTES = 5
 CONTEXT_TOKENS = 1024
 TEMPERATURE = 0.8
 PROMPTS_SEED = 20_240_602
 TARGET = Target("at most", 1.05)
+PARTS = ("engine", "one", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +68,11 @@ class Voters:
         }
 
 
-def measure(node: NodeUnderTest, options: argparse.Namespace) -> list[Figure]:
-    voters = Voters(node, random.Random(PROMPTS_SEED), special_tokens(node.engine), options.tokens)
-    progress(f"a vote of {VOTES} against n={VOTES}, {options.rounds} rounds of {options.tokens} tokens each")
-    got = interleaved({"native": voters.native_s, "vote": voters.vote_s}, options.rounds)
+def against_engine(model: Path, options: argparse.Namespace) -> list[Figure]:
+    with node_under_test(model, options.workers, CONTEXT_TOKENS, options.threads) as node:
+        voters = Voters(node, random.Random(PROMPTS_SEED), special_tokens(node.engine), options.tokens)
+        progress(f"a vote of {VOTES} against n={VOTES}, {options.rounds} rounds of {options.tokens} tokens each")
+        got = interleaved({"native": voters.native_s, "vote": voters.vote_s}, options.rounds)
     native, vote = tuple(got["native"]), tuple(got["vote"])
     added_ms = tuple(seconds * 1000 for seconds in differences(vote, native))
     return [
@@ -76,23 +83,37 @@ def measure(node: NodeUnderTest, options: argparse.Namespace) -> list[Figure]:
     ]
 
 
+def against_one(model: Path, options: argparse.Namespace) -> list[Figure]:
+    embedded = vote_against_one(
+        "embedded model", ROOT / "models" / "demo" / "demo.gguf", 2 * options.rounds, options.threads
+    )
+    return embedded + vote_against_one("random 0.5B model", model, options.rounds, options.threads)
+
+
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--rounds", type=int, metavar="N", help="default 15")
-    made.add_argument("--tokens", type=int, metavar="N", help="per answer (default 96)")
+    made.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="engine, one, frozen")
+    made.add_argument("--rounds", type=int, metavar="N", help="default 15; twice as many with the embedded model")
+    made.add_argument("--frozen-rounds", type=int, metavar="N", help="votes on each side (default 40)")
+    made.add_argument("--tokens", type=int, metavar="N", help="per answer against n=5 (default 96)")
     made.add_argument("--layers", type=int, metavar="N", help="of the model (default 24: the whole 0.5B shape)")
     made.add_argument("--workers", type=int, default=8, metavar="N", help="slots of the engine (default 8)")
     made.add_argument("--threads", type=int, metavar="N", help="the engine's (default: as the node chooses)")
     options = made.parse_args()
-    for name, small, full in (("rounds", 3, 15), ("tokens", 24, 96), ("layers", 2, 24)):
+    defaults = (("rounds", 3, 15), ("frozen_rounds", 5, 40), ("tokens", 24, 96), ("layers", 2, 24))
+    for name, small, full in defaults:
         if getattr(options, name) is None:
             setattr(options, name, small if options.quick else full)
     if options.workers < VOTES:
         made.error(f"--workers {options.workers}: a vote of {VOTES} at once needs as many")
     environment = read_environment()
-    model = random_model(options.layers)
-    with node_under_test(model, options.workers, CONTEXT_TOKENS, options.threads) as node:
-        figures = measure(node, options)
+    figures: list[Figure] = []
+    if "engine" in options.only:
+        figures += against_engine(random_model(options.layers), options)
+    if "one" in options.only:
+        figures += against_one(random_model(options.layers), options)
+    if "frozen" in options.only:
+        figures += frozen_voter(options.frozen_rounds)
     publish(environment, figures, options.json)
 
 

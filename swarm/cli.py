@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.bench_options import add_bench, read_bench
 from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
@@ -42,6 +43,7 @@ examples:
   swarm chat                                talk to it
 """
 
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_vote(commands, _add_url, _client_key)
     _add_doctor(commands)
     _add_models(commands)
+    add_bench(commands, DEFAULT_URL, _bench_votes)
     return parser
 
 
@@ -150,9 +153,7 @@ def _add_general(group: Any) -> None:
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="any node of the swarm (default %(default)s)"
-    )
+    parser.add_argument("--url", default=DEFAULT_URL, help="any node of the swarm (default %(default)s)")
     parser.add_argument(
         "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
     )
@@ -262,6 +263,12 @@ def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
     return remove_model(_settings(arguments), arguments.model)
+
+
+def _bench_votes(arguments: argparse.Namespace) -> int:
+    from swarm.commands.bench import bench_votes
+
+    return bench_votes(read_bench(arguments, _client_key(arguments)))
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from models.recipe.document import Document, prompt_text, render
 from models.recipe.intervals import Share, paired_gain
 from models.recipe.measures import majority
 from models.recipe.mixture import documents
+from models.recipe.question_files import files
 from models.recipe.replacing import may_replace
 from models.recipe.splits import Split
 
@@ -114,3 +116,8 @@ def test_intervals_hold_their_share() -> None:
     gain = paired_gain([1.0] * 80 + [0.0] * 20, [1.0] * 60 + [0.0] * 40)
     assert gain.value == pytest.approx(0.2)
     assert gain.interval[0] > 0.1
+
+
+def test_the_shipped_questions_are_what_the_recipe_makes() -> None:
+    folder = Path(__file__).resolve().parents[2] / "swarm" / "evaluation" / "question_sets"
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == files()

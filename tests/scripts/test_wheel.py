@@ -52,3 +52,8 @@ def test_the_folder_for_mlx_and_the_card_are_inside(unpacked: Path) -> None:
     models = unpacked / "swarm" / "embedded_models"
     for name in ("hf/config.json", "hf/model.safetensors", "hf/tokenizer.json", "MODEL_CARD.md"):
         assert (models / name).is_file(), name
+
+
+def test_the_questions_of_the_measurements_are_inside(unpacked: Path) -> None:
+    for name in ("arithmetic.jsonl", "tools.jsonl"):
+        assert (unpacked / "swarm" / "evaluation" / "question_sets" / name).is_file(), name

@@ -1,0 +1,183 @@
+"""`swarm bench votes`: draw samples, compute, report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from swarm.commands.bench_drawing import draw, missing
+from swarm.commands.bench_embedded import embedded_endpoints
+from swarm.commands.bench_endpoint import Endpoint
+from swarm.commands.bench_options import BenchOptions
+from swarm.errors import SetupError, SwarmError, UnknownModel
+from swarm.evaluation.findings import Findings, measure
+from swarm.evaluation.plots import check_plots_possible, draw_plots
+from swarm.evaluation.questions import QuestionSet, read_questions
+from swarm.evaluation.report import Provenance, link_from, render_report, write_report
+from swarm.evaluation.sample_store import SampleStore
+from swarm.evaluation.samples import DrawPlan
+from swarm.evaluation.shipped_questions import SHIPPED, shipped_questions
+from swarm.registry.measured import Measurements, merged
+from swarm.registry.names import EMBEDDED_NAMES
+from swarm.registry.weights_file import WEIGHTS_FILE, add_weights
+from swarm.version import program_version
+
+TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions that come without a word on it
+MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
+
+
+def bench_votes(options: BenchOptions) -> int:
+    """0 when everything was measured; 1 after an interruption or a failure, with a report on what there is."""
+    if options.plot is not None:
+        check_plots_possible()
+    sets = [_question_set(name, options) for name in options.questions]
+    store = SampleStore(options.store)
+    run = Run(options, sets, store)
+    problem: str | None = None
+    try:
+        asyncio.run(run.draw())
+    except KeyboardInterrupt:
+        problem = "interrupted"
+    except SwarmError as error:
+        if not run.plans:
+            raise
+        problem = str(error)
+    if problem is not None:
+        kept = f" The same command goes on from there ({options.store})." if options.store else ""
+        print(f"swarm: {problem}; {len(store.samples)} samples are there.{kept}", file=sys.stderr)
+    findings = run.findings()
+    if not findings:
+        print("swarm: no question has all of its samples yet: nothing to report", file=sys.stderr)
+        return 1
+    publish(options, findings, run.notes)
+    return 0 if problem is None else 1
+
+
+class Run:
+    """The drawing of all samples, and what is known of the endpoint once it has been asked."""
+
+    def __init__(self, options: BenchOptions, sets: Sequence[QuestionSet], store: SampleStore) -> None:
+        self._options = options
+        self._sets = sets
+        self._store = store
+        self.plans: list[DrawPlan] = []
+        self.notes: list[str] = []
+
+    async def draw(self) -> None:
+        """Raises SwarmError, from unknown models to an endpoint that went away."""
+        async with self._doors() as doors:
+            source = "embedded" if self._options.embedded else next(iter(doors.values())).base
+            plans = [
+                DrawPlan(questions, source, tuple(doors), questions.samples, self._options.seed)
+                for questions in self._sets
+            ]
+            first = plans[0].questions
+            for model, door in doors.items():
+                note = await door.settle(first.problems[0], model, first.max_tokens)
+                self.notes += [note] if note not in self.notes else []
+            self.plans = plans
+            wanted = missing(plans, self._store)
+            print(f"{len(wanted)} samples of {', '.join(doors)} to draw", file=sys.stderr)
+            with self._store.recording():
+                await draw(wanted, doors, self._options.parallel, self._store)
+
+    def findings(self) -> list[Findings]:
+        """What can be said of the samples that are there."""
+        found: list[Findings] = []
+        for plan in self.plans:
+            answered = plan.answered(self._store.samples, self._options.strategy)
+            if answered:
+                print(f"counting votes: {plan.questions.name}", file=sys.stderr)
+                found.append(measure(plan.questions, answered, plan.models, self._options.seed))
+        return found
+
+    @asynccontextmanager
+    async def _doors(self) -> AsyncGenerator[dict[str, Endpoint]]:
+        """The endpoint to ask for each model, in the order of the models."""
+        options = self._options
+        async with AsyncExitStack() as stack:
+            if options.embedded:
+                models = _chosen(options.models, EMBEDDED_NAMES)
+                yield await stack.enter_async_context(embedded_endpoints(models))
+            else:
+                endpoint = await stack.enter_async_context(Endpoint(options.url, options.api_key))
+                yield dict.fromkeys(_chosen(options.models, await endpoint.models()), endpoint)
+
+
+def _chosen(wanted: Sequence[str], offered: Sequence[str]) -> list[str]:
+    """The models to ask. Raises UnknownModel for one that there is not, SetupError where nobody could mean all."""
+    for model in wanted:
+        if model not in offered:
+            raise UnknownModel(model, tuple(offered))
+    if not wanted and len(offered) > MAX_UNNAMED_MODELS:
+        raise SetupError(f"the endpoint has {len(offered)} models: name those to ask with --models")
+    if not wanted and not offered:
+        raise SetupError("the endpoint has no model to ask")
+    return list(dict.fromkeys(wanted or offered))
+
+
+def _question_set(name: str, options: BenchOptions) -> QuestionSet:
+    """The set called `name`, or in the file of that name, as the options want it asked."""
+    if name in SHIPPED:
+        questions = shipped_questions(name)
+    else:
+        questions = QuestionSet(Path(name).stem, read_questions(Path(name)), TEMPERATURE, MAX_TOKENS, SAMPLES)
+    return replace(
+        questions,
+        problems=questions.problems[: options.limit],
+        temperature=questions.temperature if options.temperature is None else options.temperature,
+        max_tokens=options.max_tokens or questions.max_tokens,
+        samples=options.samples or questions.samples,
+    )
+
+
+def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence[str]) -> None:
+    """Write everything that was asked for; the report to standard output unless it has a file."""
+    provenance = Provenance(
+        command=options.command,
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=program_version(),
+        source="embedded models, each behind a node" if options.embedded else options.url,
+        strategy=options.strategy,
+        seed=options.seed,
+        embedded=options.embedded,
+        notes=tuple(notes),
+    )
+    plots: dict[str, str] = {}
+    if options.plot is not None:
+        plots = {title: link_from(options.report, path) for title, path in draw_plots(findings, options.plot).items()}
+    report = render_report(provenance, findings, plots)
+    if options.report is None:
+        print(report, end="")
+    else:
+        write_report(options.report, report)
+    if options.json_file is not None:
+        _write_json(options.json_file, provenance, findings)
+    if options.weights_dir is not None:
+        _save_weights(options.weights_dir, findings)
+
+
+def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
+    """Add what every model got right to the weights that the votes of a node use, when it starts the next time."""
+    path = folder / WEIGHTS_FILE
+    new: Measurements = {}
+    for one in findings:
+        new = merged(new, one.measured)
+    total = add_weights(path, new)
+    for model, kinds in new.items():
+        counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
+        print(f"{path}: {model}: {counts}", file=sys.stderr)
+
+
+def _write_json(path: Path, provenance: Provenance, findings: Sequence[Findings]) -> None:
+    figures = {"provenance": asdict(provenance), "sets": [asdict(one) for one in findings]}
+    try:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SetupError(f"cannot write --json {path}: {error.strerror}") from error

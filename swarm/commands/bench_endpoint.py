@@ -1,0 +1,185 @@
+"""An OpenAI endpoint as `swarm bench` asks it: which models it has, and one sample after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Annotated, Any, Self
+
+import aiohttp
+from pydantic import Field, ValidationError
+
+from swarm.commands.http import NodeUnreachable
+from swarm.errors import SwarmError
+from swarm.evaluation.questions import Problem
+from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
+from swarm.generation import FinishReason, Frozen, ToolCall, Usage
+
+TIMEOUT_S = 600.0  # of one answer, queueing included
+ATTEMPTS = 6  # of one sample, where the endpoint is busy or broke off
+MAX_PAUSE_S = 30.0  # between two attempts, whatever Retry-After says
+FIRST_PAUSE_S = 0.5
+MAX_SAID_CHARS = 300  # of what an endpoint says is wrong
+ALIAS = "swarm"  # a node's name for all of its models at once
+
+# Samples are to come from the model's own distribution: top_p is OpenAI's, the others llama.cpp's, Ollama's and vLLM's.
+WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+ONLY_OPENAI = {"top_p": 1.0}
+ONE_VOTER = {"swarm": {"strategy": "single"}}  # a node is asked for samples, not for votes
+
+
+class _Function(Frozen):
+    name: str
+    arguments: str | None = None
+
+
+class _Call(Frozen):
+    id: str | None = None
+    function: _Function
+
+
+class _Message(Frozen):
+    content: str | None = None
+    tool_calls: tuple[_Call, ...] | None = None
+
+
+class _Choice(Frozen):
+    message: _Message
+    finish_reason: FinishReason | None = None
+
+
+class _Answer(Frozen):
+    choices: Annotated[tuple[_Choice, ...], Field(min_length=1)]
+    usage: Usage | None = None
+
+
+class _Model(Frozen):
+    id: str
+
+
+class _Models(Frozen):
+    data: tuple[_Model, ...] = ()
+
+
+class Endpoint:
+    """Use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        base = url.rstrip("/")
+        self.base = base if base.endswith("/v1") else base + "/v1"
+        self.extra: dict[str, Any] = dict(ONLY_OPENAI)
+        self._api_key = api_key
+
+    async def __aenter__(self) -> Self:
+        headers = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def models(self) -> list[str]:
+        """The models that it has, a node's alias for all of them left out. Raises SwarmError."""
+        status, body = await self._send("GET", "/models", None)
+        if status != 200:
+            raise self._refusal(status, body)
+        try:
+            return [model.id for model in _Models.model_validate_json(body).data if model.id != ALIAS]
+        except ValidationError as error:
+            raise SwarmError(f"{self.base}/models is no list of models: is that an OpenAI endpoint?") from error
+
+    async def settle(self, problem: Problem, model: str, max_tokens: int) -> str:
+        """Find out by one short answer which fields it takes; says how it will be asked. Raises SwarmError."""
+        status, _ = await self._send("GET", "/federation/health", None)
+        node = ONE_VOTER if status == 200 else {}
+        for sampling in (WHOLE_DISTRIBUTION, ONLY_OPENAI):
+            self.extra = {**sampling, **node}
+            body = self._body(problem, model, temperature=1.0, max_tokens=min(max_tokens, 16), seed=1)
+            status, said = await self._send("POST", "/chat/completions", body)
+            if status != 400:
+                break
+        if status not in (200, 429, 503):  # a busy one is asked again when it matters
+            raise self._refusal(status, said)
+        whole = "top_k" in self.extra
+        return (
+            "Sampled from the whole distribution (top_p 1, top_k 0, min_p 0)."
+            if whole
+            else "Sampled with top_p 1; top_k and min_p as the endpoint has them, since it takes no such fields."
+        )
+
+    async def sample(self, problem: Problem, key: SampleKey) -> Sample:
+        """Draw one sample; a busy endpoint is asked again for a while. Raises SwarmError where that is no use."""
+        body = self._body(problem, key.model, key.temperature, key.max_tokens, sampling_seed(key))
+        pause_s = FIRST_PAUSE_S
+        for attempt in range(1, ATTEMPTS + 1):
+            began = time.monotonic()
+            try:
+                status, said = await self._send("POST", "/chat/completions", body)
+            except NodeUnreachable:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                if status == 200:
+                    return self._sample(key, said, round((time.monotonic() - began) * 1000))
+                if status not in (429, 500, 502, 503, 504) or attempt == ATTEMPTS:
+                    raise self._refusal(status, said)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _body(self, problem: Problem, model: str, temperature: float, max_tokens: int, seed: int) -> dict[str, Any]:
+        asked = problem.asked
+        body: dict[str, Any] = {"model": model, "messages": problem.messages, "temperature": temperature}
+        body |= {"max_tokens": max_tokens, "seed": seed, **self.extra}
+        if asked.tools:
+            body["tools"] = [tool.model_dump(exclude_none=True) for tool in asked.tools]
+        if asked.response_format is not None:
+            body["response_format"] = asked.response_format.model_dump(by_alias=True, exclude_none=True)
+        return body
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        try:
+            async with self._session.request(method, self.base + path, json=body) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise NodeUnreachable(
+                f"no endpoint answers at {self.base} ({error or type(error).__name__}): start a node with `swarm`, "
+                "name another endpoint with --url, or let this command start the embedded models with --embedded"
+            ) from error
+
+    def _sample(self, key: SampleKey, said: bytes, elapsed_ms: int) -> Sample:
+        try:
+            answer = _Answer.model_validate_json(said)
+        except ValidationError as error:
+            raise SwarmError(f"{self.base} answered what is no chat completion: {_shown(said)}") from error
+        choice, usage = answer.choices[0], answer.usage or Usage()
+        calls = enumerate(choice.message.tool_calls or ())
+        return Sample(
+            key=key,
+            text=choice.message.content or "",
+            tool_calls=tuple(
+                ToolCall(id=call.id or f"call_{at}", name=call.function.name, arguments=call.function.arguments or "")
+                for at, call in calls
+            ),
+            finish_reason=choice.finish_reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            elapsed_ms=elapsed_ms,
+        )
+
+    def _refusal(self, status: int, said: bytes) -> SwarmError:
+        hint = " (here: --api-key KEY, or SWARM_API_KEY in the environment)" if status == 401 else ""
+        return SwarmError(f"{self.base} answered {status}: {_shown(said)}{hint}")
+
+
+def _shown(said: bytes) -> str:
+    """The message in an error body in OpenAI's form, else its beginning."""
+    try:
+        return str(json.loads(said)["error"]["message"])[:MAX_SAID_CHARS]
+    except (ValueError, KeyError, TypeError):
+        return repr(said[:MAX_SAID_CHARS].decode(errors="replace"))

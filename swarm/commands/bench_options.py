@@ -1,0 +1,167 @@
+"""The command line of `swarm bench`; it imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import SetupError
+
+MIN_SAMPLES, MAX_SAMPLES = 3, 64  # the fewest that can have a majority; the most that one vote may ask
+PARALLEL, EMBEDDED_PARALLEL, MAX_PARALLEL = (
+    8,
+    16,
+    256,
+)  # a node takes 64 more than it answers; the embedded have 16 slots
+MAX_SEED = 2**31 - 1
+COUNTING = ("auto", "majority", "medoid")  # the others ask a judge, need weights or hold no vote
+
+_BOUNDS = (
+    ("parallel", 1, MAX_PARALLEL),
+    ("limit", 1, 2**31 - 1),
+    ("samples", MIN_SAMPLES, MAX_SAMPLES),
+    ("temperature", 0.01, 2.0),  # greedy samples are all the same one
+    ("max_tokens", 1, 2**31 - 1),
+    ("seed", 0, MAX_SEED),
+)
+
+_DESCRIPTION = """\
+Measure what votes buy: draw samples of each model once, then count every vote of any size over them. Reports accuracy
+against the number of votes beside the four baselines (greedy, one sample, the best model's own vote at equal tokens,
+any right answer), what agreement is worth, what stopping early saves and what liars cost, all with intervals."""
+
+_EPILOG = """\
+questions: one JSON object a line with "question" (or "messages") and "answer"; optional "kind" (number, choice, json,
+tool_calls, code, text), "tools", "response_format", "options" (how many choices there are). Or: arithmetic, tools.
+
+examples:
+  swarm bench votes --embedded                                    the embedded models, nothing else needed (minutes)
+  swarm bench votes --questions mine.jsonl --report votes.md      this machine's node, your questions
+  swarm bench votes --url http://127.0.0.1:8080 --models qwen3 --questions mine.jsonl --store samples.jsonl
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What the command line says; None where the questions themselves say how they are asked.
+
+    `command` is the line itself, for the report: without any key. `weights_dir` None: weights are left alone.
+    """
+
+    command: str
+    url: str
+    api_key: str | None = field(repr=False)
+    embedded: bool
+    models: tuple[str, ...]
+    parallel: int
+    questions: tuple[str, ...]
+    limit: int | None
+    samples: int | None
+    temperature: float | None
+    max_tokens: int | None
+    strategy: str
+    seed: int
+    store: Path | None
+    report: Path | None
+    plot: Path | None
+    json_file: Path | None
+    weights_dir: Path | None
+
+
+def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptions:
+    """The options in `arguments`. Raises SetupError for a number that is out of range."""
+    from swarm.settings import make_settings
+
+    for name, low, high in _BOUNDS:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise SetupError(f"--{name.replace('_', '-')} {value} is out of range: use {low} to {high}")
+    settings = make_settings({"data_dir": arguments.data_dir})
+    parallel = arguments.parallel or (EMBEDDED_PARALLEL if arguments.embedded else PARALLEL)
+    return BenchOptions(
+        command=shlex.join(["swarm", *without_key(sys.argv[1:])]),
+        url=arguments.url,
+        api_key=api_key,
+        embedded=arguments.embedded,
+        models=tuple(arguments.models or ()),
+        parallel=parallel,
+        questions=tuple(dict.fromkeys(arguments.questions)),
+        limit=arguments.limit,
+        samples=arguments.samples,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+        strategy=arguments.strategy,
+        seed=arguments.seed,
+        store=arguments.store,
+        report=arguments.report,
+        plot=arguments.plot,
+        json_file=arguments.json,
+        weights_dir=settings.data_path if arguments.save_weights else None,
+    )
+
+
+def without_key(words: Sequence[str]) -> list[str]:
+    """A command line that may be published."""
+    shown: list[str] = []
+    hidden = False
+    for word in words:
+        if not hidden and word != "--api-key" and not word.startswith("--api-key="):
+            shown.append(word)
+        hidden = word == "--api-key"
+    return shown
+
+
+def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
+    """`swarm bench votes`, which calls `run`."""
+    bench = commands.add_parser("bench", help="measure: votes")
+    actions = bench.add_subparsers(title="actions", metavar="ACTION", required=True)
+    parser = actions.add_parser(
+        "votes",
+        help="what votes buy, on any endpoint and any questions",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_asked(parser.add_argument_group("whom to ask"), default_url)
+    _add_questions(parser.add_argument_group("what to ask"))
+    _add_results(parser.add_argument_group("results", "the report goes to standard output unless --report is given"))
+    parser.set_defaults(run=run)
+
+
+def _add_asked(group: Any, default_url: str) -> None:
+    group.add_argument("--url", default=default_url, help="any OpenAI endpoint (default %(default)s)")
+    group.add_argument("--api-key", metavar="KEY", help="where it wants one (default: the first of SWARM_API_KEY)")
+    group.add_argument("--embedded", action="store_true", help="start the embedded models here, ask no endpoint")
+    group.add_argument(
+        "--models", nargs="+", metavar="MODEL", help="their ids, the main one first (default: all that there are)"
+    )
+    group.add_argument("--parallel", type=int, metavar="N", help="requests at once (default 8; --embedded 16 of each)")
+
+
+def _add_questions(group: Any) -> None:
+    group.add_argument(
+        "--questions", nargs="+", metavar="FILE", default=["arithmetic", "tools"],
+        help="JSONL files, or arithmetic, tools: what the embedded models were not trained on (default: both)",
+    )  # fmt: skip
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each set")
+    group.add_argument("--samples", type=int, metavar="K", help="of each model (default 15; tools 9)")
+    group.add_argument("--temperature", type=float, metavar="T", help="of the samples (default 0.8; tools 1.0)")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default 1024; arithmetic, tools 256)")
+    group.add_argument("--strategy", choices=COUNTING, default="majority", help="how votes count (default majority)")
+    group.add_argument("--seed", type=int, default=1, metavar="N", help="of samples and subsets (default 1)")
+    group.add_argument(
+        "--store", type=Path, metavar="FILE", help="keep every sample there, and go on from those it has"
+    )
+
+
+def _add_results(group: Any) -> None:
+    group.add_argument("--report", type=Path, metavar="FILE.md", help="Markdown; between its marks if it has them")
+    group.add_argument("--plot", type=Path, metavar="FOLDER", help="two plots as SVG (needs the extra `bench`)")
+    group.add_argument("--json", type=Path, metavar="FILE", help="every figure with its interval")
+    group.add_argument("--save-weights", action="store_true", help="add what was right to the weights that votes use")
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="where the weights are kept")

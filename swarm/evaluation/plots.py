@@ -1,0 +1,112 @@
+"""Two plots of the findings as SVG: accuracy against the number of votes with the baselines, and risk against coverage.
+
+The only file that needs matplotlib (the extra `bench`). The same findings give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import SetupError
+from swarm.evaluation.findings import USUAL_VOTES, Findings
+from swarm.evaluation.intervals import Estimate
+
+PANEL_INCHES = (5.2, 3.8)
+
+# Fixed, and text kept as text: small files whose differences in a repository say what has changed.
+_STYLE = {"svg.hashsalt": "swarm", "svg.fonttype": "none", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3}
+
+
+def draw_plots(all_findings: Sequence[Findings], folder: Path) -> dict[str, Path]:
+    """Title -> file of both plots, a panel for each set. Raises SetupError without matplotlib, or for a bad folder."""
+    pyplot = _pyplot()
+    made = {
+        "Accuracy against the number of votes": (folder / "votes-accuracy.svg", _draw_accuracy),
+        "Risk against coverage": (folder / "votes-risk-coverage.svg", _draw_risk),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, draw in made.values():
+            _draw(pyplot, all_findings, path, draw)
+    except OSError as error:
+        raise SetupError(f"cannot write the plots to {folder}: {error.strerror}") from error
+    return {title: path for title, (path, _) in made.items()}
+
+
+def check_plots_possible() -> None:
+    """Raises SetupError with the remedy where matplotlib is missing: before hours of drawing samples, not after."""
+    _pyplot()
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl
+
+        mpl.use("svg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise SetupError(
+            "--plot needs matplotlib: pip install 'local-swarm[bench]', or leave --plot out for the report as text"
+        ) from error
+    return pyplot
+
+
+def _draw(pyplot: Any, all_findings: Sequence[Findings], path: Path, draw: Callable[[Any, Findings], None]) -> None:
+    width, height = PANEL_INCHES
+    with pyplot.rc_context(_STYLE):
+        figure, axes = pyplot.subplots(
+            1, len(all_findings), figsize=(width * len(all_findings), height), squeeze=False, layout="constrained"
+        )
+        for panel, findings in zip(axes[0], all_findings, strict=True):
+            draw(panel, findings)
+            panel.set_title(f"{findings.name}, {findings.problems} problems")
+            panel.legend(fontsize=7)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _draw_accuracy(panel: Any, findings: Findings) -> None:
+    best = findings.main if findings.pool is None else _member(findings, findings.pool.best)
+    panel.axhline(100 * best.greedy.value, color="tab:gray", linestyle="--", label=f"{best.model}, greedy")
+    panel.axhline(100 * best.one.value, color="tab:olive", linestyle=":", label=f"{best.model}, one sample")
+    for member in findings.members:
+        _line(panel, member.votes, f"majority of {member.model}", band=member is best)
+    if findings.pool is not None:
+        _line(panel, findings.pool.votes, "majority of all models together", band=True, color="black")
+    any_of = best.any_of if findings.pool is None else findings.pool.any_of
+    panel.plot(
+        list(any_of), [100 * share.value for share in any_of.values()], ":", color="tab:pink", label="any of them"
+    )
+    panel.set_xticks(list(findings.main.votes))
+    panel.set_xlabel("votes (tokens in proportion)")
+    panel.set_ylabel("right, %")
+
+
+def _line(panel: Any, curve: Mapping[int, Estimate], label: str, band: bool, color: str | None = None) -> None:
+    ks, shares = list(curve), list(curve.values())
+    [line] = panel.plot(ks, [100 * share.value for share in shares], "o-", markersize=3, label=label, color=color)
+    if band:
+        low, high = [100 * share.low for share in shares], [100 * share.high for share in shares]
+        panel.fill_between(ks, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+
+
+def _member(findings: Findings, model: str) -> Any:
+    return next(member for member in findings.members if member.model == model)
+
+
+def _draw_risk(panel: Any, findings: Findings) -> None:
+    for trust in findings.trust:
+        coverage = [100 * row.coverage for row in trust.curve]
+        risk = [100 * (1 - row.accuracy.value) for row in trust.curve]
+        name = f"votes of {trust.k}" + ("" if trust.auroc is None else f", AUROC {trust.auroc.value:.2f}")
+        [line] = panel.plot(coverage, risk, "o-", markersize=3, label=name)
+        if trust.k == min(USUAL_VOTES, findings.samples):
+            low = [100 * (1 - row.accuracy.high) for row in trust.curve]
+            high = [100 * (1 - row.accuracy.low) for row in trust.curve]
+            panel.fill_between(coverage, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+    panel.set_xlabel("votes trusted, % (those that agree most)")
+    panel.set_ylabel("of these wrong, %")
+    panel.set_xlim(0, 102)
+    panel.set_ylim(bottom=0)

@@ -1,0 +1,218 @@
+"""Questions with known answers: one JSON object a line, and when an answer is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from swarm.consensus.abstention import Flaw
+from swarm.consensus.kinds import answer_of_kind
+from swarm.consensus.question import Question
+from swarm.consensus.reading import read
+from swarm.errors import SetupError
+from swarm.generation import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    Candidate,
+    Frozen,
+    GenerationRequest,
+    JsonObject,
+    ResponseFormat,
+    ToolCall,
+    ToolSpec,
+)
+from swarm.registry.measured import OPEN_OPTIONS
+
+AnswerKind = Literal["number", "choice", "json", "tool_calls", "code", "text"]
+ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
+
+MAX_QUESTIONS = 20_000  # the largest public sets have about 14,000; drawing them takes days on one machine
+MAX_LINE_CHARS = 1_000_000  # a prompt of 250,000 tokens
+
+
+class Call(Frozen):
+    """A call that is expected: which tool, with which arguments."""
+
+    name: str
+    arguments: JsonObject = Field(default_factory=dict)
+
+
+class Asked(Frozen):
+    """One line of a file. `question` is short for a single user message; `options` is how many choices there are."""
+
+    question: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[tuple[JsonObject, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    answer: JsonValue
+    kind: AnswerKind | None = None
+    tools: Annotated[tuple[ToolSpec, ...], Field(max_length=MAX_TOOLS)] = ()
+    response_format: ResponseFormat | None = None
+    options: Annotated[int, Field(ge=2, le=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Asked:
+        if (self.question is None) == (self.messages is None):
+            raise ValueError('give either "question" or "messages"')
+        if any(not isinstance(message.get("role"), str) for message in self.messages or ()):
+            raise ValueError('every message needs a "role"')
+        return self
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, the answer that is right, and the kind that both are."""
+
+    asked: Asked
+    kind: AnswerKind
+    gold: Candidate = field(compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Names the question wherever it stands in a file: the same text and the same answer."""
+        text = self.asked.model_dump_json(exclude_none=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def options(self) -> int:
+        return self.asked.options or OPEN_OPTIONS
+
+    @property
+    def messages(self) -> list[JsonObject]:
+        if self.asked.messages is not None:
+            return list(self.asked.messages)
+        return [{"role": "user", "content": self.asked.question}]
+
+    def question(self, strategy: str) -> Question:
+        """What the product compares the answers by. Raises BadRequest for a strategy that does not exist."""
+        return Question.of(
+            GenerationRequest(
+                model="any",
+                messages=tuple(self.messages),
+                tools=self.asked.tools,
+                response_format=self.asked.response_format,
+            ),
+            strategy,
+        )
+
+    def is_right(self, candidate: Candidate) -> bool:
+        """Whether `candidate` gives the known answer, as the product reads answers of this kind."""
+        if self.kind == "tool_calls" and not self.gold.tool_calls:
+            return candidate.error is None and not candidate.tool_calls
+        expected = self._form(self.gold)
+        return expected is not None and self._form(candidate) == expected
+
+    @cached_property
+    def _judging(self) -> Question:
+        """A final answer is looked for even where the prompt did not demand its form; nothing else is stretched."""
+        return replace(self.question("majority"), wants_final_answer=True)
+
+    def _form(self, candidate: Candidate) -> object:
+        reading = read(self._judging, candidate)
+        if isinstance(reading, Flaw):
+            return None
+        if self.kind == "tool_calls":
+            return reading.call and reading.call.key
+        answer: Any = answer_of_kind(reading, "final" if self.kind in ("number", "choice") else self.kind)
+        return answer and answer.key
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """Questions that belong together, and how they are asked."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    temperature: float
+    max_tokens: int
+    samples: int
+
+
+def read_problem(line: str) -> Problem:
+    """The problem in one line. Raises ValueError with what is wrong with it."""
+    if len(line) > MAX_LINE_CHARS:
+        raise ValueError(f"over {MAX_LINE_CHARS} characters")
+    try:
+        asked = Asked.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+    kind = asked.kind or _kind_of(asked)
+    problem = Problem(asked, kind, _gold(asked.answer, kind))
+    forbids_calls = kind == "tool_calls" and asked.answer == []
+    if not forbids_calls and not problem.is_right(problem.gold):
+        raise ValueError(f"answer {json.dumps(asked.answer)[:80]} does not read as {kind}")
+    return problem
+
+
+def read_questions(path: Path) -> tuple[Problem, ...]:
+    """All problems of a file. Raises SetupError naming the file and the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot read the questions in {path}: {getattr(error, 'strerror', None) or error}") from error
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            problems.append(read_problem(line))
+        except ValueError as error:
+            raise SetupError(f"{path} line {number}: {error}") from error
+        if len(problems) > MAX_QUESTIONS:
+            raise SetupError(f"{path} has more than {MAX_QUESTIONS} questions: split it")
+    if not problems:
+        raise SetupError(f"{path} has no questions: one JSON object a line, with question and answer")
+    if len({problem.key for problem in problems}) < len(problems):
+        raise SetupError(f"{path} asks a question twice: intervals would take it for two")
+    return tuple(problems)
+
+
+def _kind_of(asked: Asked) -> AnswerKind:
+    """What an answer without a `kind` is."""
+    match asked.answer:
+        case list() if asked.tools:
+            return "tool_calls"
+        case dict() | list():
+            return "json"
+        case bool():
+            return "choice"
+        case int() | float():
+            return "number"
+        case str() as text if len(text) == 1 and text.isalpha():
+            return "choice"
+        case _:
+            return "text"
+
+
+def _gold(answer: JsonValue, kind: AnswerKind) -> Candidate:
+    """The known answer as a voter would give it."""
+    match kind:
+        case "number" | "choice":
+            return Candidate(voter="gold", text=f"Answer: {answer}", finish_reason="stop")
+        case "tool_calls":
+            return Candidate(voter="gold", tool_calls=_calls(answer), finish_reason="tool_calls")
+        case "json":
+            return Candidate(voter="gold", text=json.dumps(answer), finish_reason="stop")
+        case "code":
+            text = str(answer)
+            return Candidate(voter="gold", text=text if "```" in text else f"```\n{text}\n```", finish_reason="stop")
+        case "text":
+            return Candidate(voter="gold", text=str(answer), finish_reason="stop")
+
+
+def _calls(answer: JsonValue) -> tuple[ToolCall, ...]:
+    listed: Sequence[JsonValue] = answer if isinstance(answer, list) else [answer]
+    try:
+        calls = [Call.model_validate(call) for call in listed]
+    except ValidationError as error:
+        raise ValueError('answer: expected calls as {"name": ..., "arguments": {...}}') from error
+    return tuple(
+        ToolCall(id=f"call_{at}", name=call.name, arguments=json.dumps(call.arguments)) for at, call in enumerate(calls)
+    )

@@ -1,0 +1,72 @@
+"""Votes held again over samples that were drawn once. The product's own tally counts them; nothing is counted here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+from swarm.consensus.question import Question
+from swarm.consensus.verdict import decide
+from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.evaluation.samples import Answer, Answered, Outcome
+
+FEW = 20  # up to so many subsets are all taken
+SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
+
+
+def vote(one: Answered, answers: Sequence[Answer]) -> Outcome:
+    """The outcome of a full vote over some of the answers to one problem."""
+    voters = frozenset(answer.candidate.voter for answer in answers)
+    outcome = one.outcomes.get(voters)
+    if outcome is None:
+        outcome = one.outcomes[voters] = outcome_of(one.question, answers)
+    return outcome
+
+
+def outcome_of(question: Question, answers: Sequence[Answer], weights: VoterWeights = EQUAL) -> Outcome:
+    """What the product decides when exactly these have answered."""
+    candidates = [answer.candidate for answer in answers]
+    asked = len(candidates)
+    verdict = decide(question, candidates, asked=asked, wanted=asked, stopped_by="all_in", weights=weights)
+    winner = None if verdict.winner is None else verdict.winner.voter
+    right = any(answer.right for answer in answers if answer.candidate.voter == winner)
+    return Outcome(right, verdict.agreement or 0.0)
+
+
+def dice_for(seed: int, *about: object) -> random.Random:
+    """Random numbers of their own for everything, so that no figure moves when another one is added."""
+    return random.Random(hashlib.sha256("/".join(map(str, (seed, *about))).encode()).digest())
+
+
+def subsets(pool: Sequence[Answer], k: int, dice: random.Random) -> Iterator[list[Answer]]:
+    """Every subset of `k` answers where those are few, else so many random ones."""
+    if math.comb(len(pool), k) <= FEW:
+        yield from map(list, itertools.combinations(pool, k))
+        return
+    for _ in range(SUBSETS):
+        yield dice.sample(pool, k)
+
+
+def mixed_subsets(pools: Sequence[Sequence[Answer]], k: int, dice: random.Random) -> Iterator[list[Answer]]:
+    """Random subsets of `k` answers, dealt over the pools in turn as seats are dealt over nodes.
+
+    Where `k` is no multiple of the number of pools, chance decides who has one more.
+    """
+    for _ in range(SUBSETS):
+        order = dice.sample(range(len(pools)), len(pools))
+        seats = [order[seat % len(pools)] for seat in range(k)]
+        yield [answer for at in order for answer in dice.sample(pools[at], seats.count(at))]
+
+
+def alone(answered: Answered, model: str, k: int, seed: int) -> Iterator[list[Answer]]:
+    """The subsets of one model's answers to one problem."""
+    return subsets(answered.samples[model], k, dice_for(seed, answered.problem.key, model, k))
+
+
+def together(answered: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[list[Answer]]:
+    """The subsets of several models' answers to one problem."""
+    pools = [answered.samples[model] for model in models]
+    return mixed_subsets(pools, k, dice_for(seed, answered.problem.key, *models, k))

@@ -1,0 +1,146 @@
+"""What was answered: one sample for each (question, model, index), drawn once. All else is computed from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swarm.consensus.question import Question
+from swarm.evaluation.questions import Problem, QuestionSet
+from swarm.generation import Candidate, FinishReason, Frozen, ToolCall, Usage
+
+GREEDY = -1  # the index of the one sample at temperature 0
+
+
+class SampleKey(Frozen):
+    """Which sample it is, and everything that decides how it is drawn: another temperature is another sample."""
+
+    source: str
+    problem: str
+    model: str
+    index: int
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+class Sample(Frozen):
+    """One answer as it came. One that nobody can use is a sample, too; only no answer at all is none."""
+
+    key: SampleKey
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    elapsed_ms: int = 0
+
+    def candidate(self) -> Candidate:
+        """The sample as a voter's answer. Its voter's name says nothing of index and model, since names settle ties."""
+        name = hashlib.sha256(f"{self.key.problem}/{self.key.model}/{self.key.index}".encode()).hexdigest()[:12]
+        return Candidate(
+            voter=name,
+            model=self.key.model,
+            text=self.text,
+            tool_calls=self.tool_calls,
+            finish_reason=self.finish_reason,
+            usage=Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens),
+            elapsed_ms=self.elapsed_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sample with what is known of it: whether it is right, and what it cost."""
+
+    candidate: Candidate
+    right: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.candidate.usage.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a vote decided: was it right, and which share agreed (0 where that means nothing)."""
+
+    right: bool
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """One problem with every model's samples, as many of each, and their greedy answers.
+
+    `question` is what votes on it are counted by; it remembers how each answer reads, and `outcomes` what each vote
+    decided (by its voters), for all the votes to come.
+    """
+
+    problem: Problem
+    question: Question
+    samples: Mapping[str, tuple[Answer, ...]]
+    greedy: Mapping[str, Answer]
+    outcomes: dict[frozenset[str], Outcome] = field(
+        default_factory=dict[frozenset[str], "Outcome"], init=False, repr=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DrawPlan:
+    """Which samples are wanted: of every model, `samples` at the set's temperature and one that is greedy."""
+
+    questions: QuestionSet
+    source: str
+    models: tuple[str, ...]
+    samples: int
+    seed: int
+
+    def keys(self, problem: Problem) -> list[SampleKey]:
+        """Everything that is wanted of one problem."""
+        return [self._key(problem, model, index) for model in self.models for index in range(GREEDY, self.samples)]
+
+    def _key(self, problem: Problem, model: str, index: int) -> SampleKey:
+        return SampleKey(
+            source=self.source,
+            problem=problem.key,
+            model=model,
+            index=index,
+            temperature=0.0 if index == GREEDY else self.questions.temperature,
+            max_tokens=self.questions.max_tokens,
+            seed=self.seed,
+        )
+
+    def answered(self, drawn: Mapping[SampleKey, Sample], strategy: str) -> list[Answered]:
+        """The problems of which everything is there, in order; an interrupted run has fewer of them."""
+        complete: list[Answered] = []
+        for problem in self.questions.problems:
+            samples = [sample for key in self.keys(problem) if (sample := drawn.get(key)) is not None]
+            if len(samples) == len(self.models) * (self.samples + 1):
+                complete.append(_answered(problem, samples, self.models, problem.question(strategy)))
+        return complete
+
+
+def _answered(problem: Problem, samples: Sequence[Sample], models: Sequence[str], question: Question) -> Answered:
+    def of(model: str, greedy: bool) -> tuple[Answer, ...]:
+        return answers_of(problem, (s for s in samples if s.key.model == model and (s.key.index == GREEDY) == greedy))
+
+    return Answered(
+        problem=problem,
+        question=question,
+        samples={model: of(model, greedy=False) for model in models},
+        greedy={model: of(model, greedy=True)[0] for model in models},
+    )
+
+
+def answers_of(problem: Problem, samples: Iterable[Sample]) -> tuple[Answer, ...]:
+    """The samples as answers to `problem`."""
+    candidates = (sample.candidate() for sample in samples)
+    return tuple(Answer(candidate, problem.is_right(candidate)) for candidate in candidates)
+
+
+def sampling_seed(key: SampleKey) -> int:
+    """The seed that the endpoint is given: its own for each sample, in 31 bits."""
+    digest = hashlib.sha256(f"{key.seed}/{key.problem}/{key.model}/{key.index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

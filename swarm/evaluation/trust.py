@@ -1,0 +1,87 @@
+"""What agreement tells: does it rank right outcomes above wrong ones, and how right are those it would let through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from swarm.evaluation.intervals import Estimate, ratio_of_sums, statistic
+from swarm.evaluation.replay import alone, vote
+from swarm.evaluation.samples import Answered, Outcome
+
+_LEVEL_DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Of all votes, `coverage` agree at least so much, and of those so many are right."""
+
+    agreement: float
+    coverage: float
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Votes of `k`. `auroc`: the chance that a right outcome has more agreement than a wrong one; None without both."""
+
+    k: int
+    auroc: Estimate | None
+    curve: tuple[Threshold, ...]
+
+
+Counts = tuple[tuple[int, int], ...]  # (right, wrong) outcomes at each level of agreement
+
+
+def auroc(levels: Iterable[tuple[float, float]]) -> float | None:
+    """The area under the curve of (right, wrong) counts in ascending order of agreement; ties count half."""
+    above_wrong = wrong_so_far = right_so_far = 0.0
+    for right, wrong in levels:
+        above_wrong += right * (wrong_so_far + wrong / 2)
+        right_so_far += right
+        wrong_so_far += wrong
+    return above_wrong / (right_so_far * wrong_so_far) if right_so_far and wrong_so_far else None
+
+
+def measure_trust(answered: Sequence[Answered], model: str, k: int, seed: int) -> Trust:
+    """Votes of `k` of `model` on every problem."""
+    return trust_of(k, [[vote(one, chosen) for chosen in alone(one, model, k, seed)] for one in answered])
+
+
+def trust_of(k: int, outcomes: Sequence[Sequence[Outcome]]) -> Trust:
+    """The same of outcomes, several for each problem."""
+    levels = sorted({_level(outcome) for row in outcomes for outcome in row})
+    place = {level: at for at, level in enumerate(levels)}
+    counts = [_counts(row, place) for row in outcomes]
+    curve: list[Threshold] = []
+    for at, level in enumerate(levels):
+        covered = [float(sum(right + wrong for right, wrong in row[at:])) for row in counts]
+        rights = [float(sum(right for right, _ in row[at:])) for row in counts]
+        coverage = sum(covered) / sum(len(row) for row in outcomes)
+        curve.append(Threshold(level, coverage, ratio_of_sums(rights, covered)))
+    return Trust(k, _auroc_of(counts, len(levels)), tuple(curve))
+
+
+def _auroc_of(counts: Sequence[Counts], levels: int) -> Estimate | None:
+    rows = [[(at, right, wrong) for at, (right, wrong) in enumerate(row) if right or wrong] for row in counts]
+
+    def compute(chosen: Sequence[int]) -> float | None:
+        right, wrong = [0] * levels, [0] * levels
+        for problem in chosen:
+            for at, more_right, more_wrong in rows[problem]:
+                right[at] += more_right
+                wrong[at] += more_wrong
+        return auroc(zip(right, wrong, strict=True))
+
+    return None if compute(range(len(rows))) is None else statistic(len(rows), compute)
+
+
+def _level(outcome: Outcome) -> float:
+    return round(outcome.agreement, _LEVEL_DECIMALS)
+
+
+def _counts(row: Sequence[Outcome], place: dict[float, int]) -> Counts:
+    counts = [[0, 0] for _ in place]
+    for outcome in row:
+        counts[place[_level(outcome)]][not outcome.right] += 1
+    return tuple((right, wrong) for right, wrong in counts)

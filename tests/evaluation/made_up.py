@@ -1,0 +1,45 @@
+"""Problems with made-up answers: what was sampled is known, so every figure can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from swarm.evaluation.questions import Problem, read_problem
+from swarm.evaluation.samples import GREEDY, Answered, DrawPlan, Sample, SampleKey, answers_of
+
+RIGHT = 42
+
+
+def problem(number: int = 0) -> Problem:
+    """A problem whose answer is `RIGHT`."""
+    return read_problem(json.dumps({"question": f"Problem {number}?", "answer": RIGHT}))
+
+
+def sample(one: Problem, model: str, index: int, said: int | str, tokens: int = 10) -> Sample:
+    """One that says `Answer: said`; a text is said as it is."""
+    key = SampleKey(
+        source="made up", problem=one.key, model=model, index=index, temperature=0.8, max_tokens=100, seed=1
+    )
+    text = said if isinstance(said, str) else f"Answer: {said}"
+    return Sample(key=key, text=text, finish_reason="stop", completion_tokens=tokens)
+
+
+def answered(said: dict[str, Sequence[int | str]], number: int = 0, strategy: str = "majority") -> Answered:
+    """A problem with the samples of each model, in order; the greedy answers are right."""
+    one = problem(number)
+    samples = {
+        model: answers_of(one, [sample(one, model, index, text) for index, text in enumerate(texts)])
+        for model, texts in said.items()
+    }
+    greedy = {model: answers_of(one, [sample(one, model, GREEDY, RIGHT)])[0] for model in said}
+    return Answered(one, one.question(strategy), samples, greedy)
+
+
+def everything_of(plan: DrawPlan, said: int = RIGHT) -> dict[SampleKey, Sample]:
+    """Every sample that `plan` wants, all of them saying the same."""
+    return {
+        key: Sample(key=key, text=f"Answer: {said}", finish_reason="stop", completion_tokens=7)
+        for one in plan.questions.problems
+        for key in plan.keys(one)
+    }

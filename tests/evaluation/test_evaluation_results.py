@@ -1,0 +1,130 @@
+"""From samples on disk to a report: what is kept, what is resumed, what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import SetupError
+from swarm.evaluation.findings import measure
+from swarm.evaluation.intervals import Estimate
+from swarm.evaluation.plots import draw_plots
+from swarm.evaluation.promises import judged, kept_promises
+from swarm.evaluation.questions import QuestionSet
+from swarm.evaluation.report import BEGIN, END, HOW_TO_PLOT, Provenance, link_from, render_report, write_report
+from swarm.evaluation.sample_store import SampleStore, read_samples
+from swarm.evaluation.samples import DrawPlan, sampling_seed
+from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
+
+QUESTIONS = QuestionSet("arithmetic", tuple(problem(n) for n in range(3)), temperature=0.8, max_tokens=100, samples=9)
+PLAN = DrawPlan(QUESTIONS, "made up", ("a", "b"), samples=9, seed=1)
+PROVENANCE = Provenance("swarm bench votes", "today", "1", "http://x", "majority", 1, embedded=True)
+
+
+def test_samples_survive_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    store, one = SampleStore(path), sample(problem(), "a", 0, RIGHT)
+    with store.recording():
+        store.add(one)
+    assert read_samples(path) == {one.key: one}
+
+
+def test_a_line_that_was_cut_off_is_dropped_and_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    lines = [sample(problem(), "a", index, RIGHT).model_dump_json(exclude_defaults=True) for index in range(2)]
+    path.write_text(f"{lines[0]}\n{lines[1][:30]}")
+    store = SampleStore(path)
+    assert len(store.samples) == 1
+    with store.recording():
+        store.add(sample(problem(), "a", 1, RIGHT))
+    assert len(read_samples(path)) == 2
+
+
+@pytest.mark.parametrize("text", ["hello\n", "hello", '{"key": 1}\n'])
+def test_another_file_is_never_written_to(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(SetupError, match=r"notes\.txt line 1 is no sample"):
+        SampleStore(path)
+    assert path.read_text() == text
+
+
+def test_every_sample_has_a_seed_of_its_own_in_31_bits() -> None:
+    seeds = [sampling_seed(key) for one in QUESTIONS.problems for key in PLAN.keys(one)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_only_whole_problems_are_counted() -> None:
+    drawn = everything_of(PLAN)
+    del drawn[PLAN.keys(QUESTIONS.problems[1])[4]]
+    assert [one.problem for one in PLAN.answered(drawn, "majority")] == [QUESTIONS.problems[0], QUESTIONS.problems[2]]
+
+
+def test_the_report_says_everything() -> None:
+    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), "majority"), PLAN.models, seed=1)
+    report = render_report(PROVENANCE, [findings], {})
+    assert HOW_TO_PLOT in report
+    assert "| majority of 5 over one sample | at least +8 points, interval above 0 | +0.0 points" in report
+    assert "| candidates saved by the lead stop at k=5 | at least 20 % | 40.0 % (40.0 to 40.0) | met |" in report
+    assert (
+        "| outcome of the lead stop against the full vote of 9 | identical in 100 % | 6 of 6 identical | met |"
+        in report
+    )
+    assert "all outcomes are equally right" in report
+    assert findings.measured["a"]["number"].correct == 3
+
+
+def test_an_interrupted_run_says_so() -> None:
+    drawn = everything_of(PLAN)
+    del drawn[PLAN.keys(QUESTIONS.problems[1])[4]]
+    findings = measure(QUESTIONS, PLAN.answered(drawn, "majority"), PLAN.models, seed=1)
+    assert "2 of 3 (interrupted) problems" in render_report(PROVENANCE, [findings], {})
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (0.1, 0.09, 0.11, "met"),
+        (0.1, 0.05, 0.15, "met, within noise"),
+        (0.07, 0.05, 0.15, "missed, within noise"),
+        (0.07, 0.05, 0.075, "missed"),
+    ],
+)
+def test_a_promise_is_judged_by_its_interval(value: float, low: float, high: float, verdict: str) -> None:
+    assert judged(Estimate(value, low, high), 0.08) == verdict
+
+
+def test_promises_are_about_the_shipped_questions_alone() -> None:
+    other = QuestionSet("mine", QUESTIONS.problems, 0.8, 100, 9)
+    assert kept_promises([measure(other, PLAN.answered(everything_of(PLAN), "majority"), ["a"], seed=1)]) == []
+
+
+def test_a_page_keeps_what_is_around_the_marks(tmp_path: Path) -> None:
+    page = tmp_path / "voting.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_report(page, "new\n")
+    write_report(page, "newer\n")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnewer\n\n{END}\nafter\n"
+
+
+def test_a_page_without_marks_becomes_the_report(tmp_path: Path) -> None:
+    page = tmp_path / "votes.md"
+    write_report(page, "new\n")
+    assert page.read_text() == "new\n"
+    with pytest.raises(SetupError, match="cannot write the report"):
+        write_report(tmp_path / "no" / "votes.md", "new\n")
+
+
+def test_images_are_linked_from_where_the_report_is(tmp_path: Path) -> None:
+    assert link_from(tmp_path / "docs" / "voting.md", tmp_path / "docs" / "figures" / "x.svg") == "figures/x.svg"
+    assert link_from(None, Path("figures/x.svg")) == "figures/x.svg"
+
+
+def test_plots_are_the_same_for_the_same_findings(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), "majority"), PLAN.models, seed=1)
+    first, second = (draw_plots([findings], tmp_path / name) for name in ("one", "two"))
+    assert [path.name for path in first.values()] == ["votes-accuracy.svg", "votes-risk-coverage.svg"]
+    assert [path.read_bytes() for path in first.values()] == [path.read_bytes() for path in second.values()]
