@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from swarm.consensus.abstention import Abstention, Reason
 from swarm.consensus.auto import AUTO
-from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Keyed, Vote, group_by, in_order, lead_of_first
+from swarm.consensus.final_answer import framed
+from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Vote, group_by, in_order, lead_of_first
 from swarm.consensus.judge import JUDGE
 from swarm.consensus.kind_names import Kind
 from swarm.consensus.kinds import ProseKind, answer_of_kind, kinds_counted, prose_kind, weight_as
@@ -21,6 +22,7 @@ from swarm.consensus.medoid import MEDOID
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.tool_call_answer import ToolCallAnswer
+from swarm.consensus.units import Frame, frame_of
 from swarm.consensus.voting_strategy import VotingStrategy
 from swarm.consensus.weighted import WEIGHTED
 from swarm.consensus.weights import EQUAL, VoterWeights
@@ -131,7 +133,8 @@ def _count_words(
     abstentions = (*weightless, *(_without(kind, ballot) for ballot in mute))
     if not voting:
         return Standing(kinds[0], kinds, None, (), (), abstentions)
-    choice = _choose(VOTING_STRATEGIES[question.strategy], kind, voting)
+    frame = _frame(voting)
+    choice = _choose(question, kind, voting, frame)
     winners = next(group for group in choice.groups if choice.winner in group.ballots)
     others, weightless_callers = _weighed(callers, lambda ballot: weight_as(ballot, kind, weights))
     dissent = (*(group for group in choice.groups if group is not winners), *group_by(others, _call_key))
@@ -140,7 +143,7 @@ def _count_words(
         kinds=kinds,
         winner=choice.winner,
         groups=(winners, *_ranked(dissent)),
-        leads=(*leads, Lead(kind_lead), Lead(choice.lead, kinds)),
+        leads=(*leads, Lead(min(kind_lead, frame.lead) if kind == "final" else kind_lead), Lead(choice.lead, kinds)),
         abstentions=(*abstentions, *weightless_callers),
         mute=len(mute),
         similarity=choice.similarity,
@@ -151,18 +154,28 @@ def _without(kind: ProseKind, ballot: Ballot) -> Abstention:
     return Abstention(ballot.candidate, Reason.CUT if ballot.reading.cut else _WITHOUT_THE_KIND[kind])
 
 
-def _choose(strategy: VotingStrategy, kind: ProseKind, ballots: Sequence[Ballot]) -> Choice:
-    """What `strategy` chooses among `ballots`, all of which have an answer of `kind`."""
+def _frame(ballots: Sequence[Ballot]) -> Frame:
+    """How the units of the final answers in `ballots` are read."""
+    return frame_of(
+        [(ballot.reading.final.unit, ballot.heads) for ballot in ballots if ballot.reading.final is not None]
+    )
+
+
+def _choose(question: Question, kind: ProseKind, ballots: Sequence[Ballot], frame: Frame) -> Choice:
+    """What the strategy chooses among `ballots`, all of which have an answer of `kind`."""
+    strategy, known = VOTING_STRATEGIES[question.strategy], question.likenesses
     match kind:
         case "json":
-            return strategy.structured([Vote(b, answer) for b in ballots if (answer := b.reading.json) is not None])
+            objects = [Vote(b, answer) for b in ballots if (answer := b.reading.json) is not None]
+            return strategy.structured(objects, known)
         case "code":
-            return strategy.structured([Vote(b, answer) for b in ballots if (answer := b.reading.code) is not None])
+            programs = [Vote(b, answer) for b in ballots if (answer := b.reading.code) is not None]
+            return strategy.structured(programs, known)
         case "final":
-            finals: list[Vote[Keyed]] = [Vote(b, answer) for b in ballots if (answer := b.reading.final) is not None]
-            return most_votes(finals)
+            finals = [(b, answer) for b in ballots if (answer := b.reading.final) is not None]
+            return most_votes([Vote(b, framed(answer, frame)) for b, answer in finals], known)
         case "text":
-            return strategy.prose([Vote(b, answer) for b in ballots if (answer := b.reading.text) is not None])
+            return strategy.prose([Vote(b, answer) for b in ballots if (answer := b.reading.text) is not None], known)
 
 
 def _reported_kind(kind: ProseKind, winner: Reading) -> Kind:

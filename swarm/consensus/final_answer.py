@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from swarm.consensus.number import parse_number
+from swarm.consensus.number import parse_quantity
+from swarm.consensus.units import Frame, Unit
 
 MAX_VALUE_CHARS = 300  # "B) " plus the text of the option; a longer passage is prose
 MAX_SEARCHED_LINES = 2000  # counted from the end
@@ -40,14 +41,25 @@ _SENTENCE_END = re.compile(r"[.!?。](?:\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """One answer that can be counted: a number by value, a choice in capitals."""
+    """One answer that can be counted: a number by value, with its unit of measure; a choice in capitals."""
 
     kind: Literal["number", "choice"]
     value: Fraction | str
+    unit: Unit | None = None
 
-    @property
-    def key(self) -> tuple[str, Fraction | str]:
-        return self.kind, self.value
+
+@dataclass(frozen=True, slots=True)
+class FramedAnswer:
+    """A final answer as one vote reads it: `key` is equal where the answers are."""
+
+    key: tuple[str, Fraction | str]
+
+
+def framed(answer: FinalAnswer, frame: Frame) -> FramedAnswer:
+    """`answer` with its number in the vote's `frame` of units."""
+    if isinstance(answer.value, str):
+        return FramedAnswer(("a choice", answer.value))
+    return FramedAnswer(frame.read(answer.value, answer.unit))
 
 
 def find_final_answer(text: str, asked: bool) -> FinalAnswer | None:
@@ -77,10 +89,10 @@ def read_value(raw: str) -> FinalAnswer | None:
     value = value.strip("*_`$ \t").strip()
     if (letter := _choice(value)) is not None:
         return FinalAnswer("choice", letter)
-    number = parse_number(value)
+    number = parse_quantity(value)
     if number is None and (end := _SENTENCE_END.search(value)) is not None:
-        number = parse_number(value[: end.start()])
-    return None if number is None else FinalAnswer("number", number)
+        number = parse_quantity(value[: end.start()])
+    return None if number is None else FinalAnswer("number", *number)
 
 
 def _choice(value: str) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, TypeVar
 
+from swarm.consensus.comparable import Keyed
 from swarm.consensus.reading import Reading
 from swarm.generation import Candidate
 
@@ -62,19 +63,6 @@ class Group:
             -max(ballot.confidence for ballot in self.ballots),
             min(ballot.candidate.voter for ballot in self.ballots),
         )
-
-
-class Keyed(Protocol):
-    """An answer that equals another where their keys are equal."""
-
-    @property
-    def key(self) -> Hashable: ...
-
-
-class Comparable(Keyed, Protocol):
-    """An answer that can also be partly like another: 0..1, the same either way round."""
-
-    def likeness(self, other: Self, /) -> float: ...
 
 
 K = TypeVar("K", bound=Keyed, covariant=True)

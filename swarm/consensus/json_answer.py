@@ -102,10 +102,14 @@ def _leaves(value: JsonValue, pointer: str) -> Iterator[tuple[str, JsonValue]]:
 def _agree(one: JsonValue, other: JsonValue) -> bool:
     """Equal, or two long strings that differ in wording and in no number."""
     if isinstance(one, str) and isinstance(other, str):
-        if one == other:
-            return True
-        if not all(LONG_STRING_CHARS <= len(text) <= MAX_FUZZY_CHARS for text in (one, other)):
-            return False
-        alike = fuzz.ratio(one, other, score_cutoff=FUZZY_MATCH_PERCENT) >= FUZZY_MATCH_PERCENT
-        return alike and _DIGITS.findall(one) == _DIGITS.findall(other)
+        return one == other or (_is_long(one) and _is_long(other) and _alike(one, other))
     return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def _is_long(text: str) -> bool:
+    return LONG_STRING_CHARS <= len(text) <= MAX_FUZZY_CHARS
+
+
+def _alike(one: str, other: str) -> bool:
+    alike = fuzz.ratio(one, other, score_cutoff=FUZZY_MATCH_PERCENT) >= FUZZY_MATCH_PERCENT
+    return alike and _DIGITS.findall(one) == _DIGITS.findall(other)

@@ -141,4 +141,5 @@ def _capped(text: str, limit_chars: int) -> str:
 
 def _quoted(text: str) -> str:
     """`text` as one line of JSON without `<`, which could begin a control token of some chat template."""
+    text = text.encode("utf-8", "replace").decode()  # half a character could not be sent to a peer
     return json.dumps(text, ensure_ascii=False).translate(_QUOTED)

@@ -1,9 +1,9 @@
 """Reading one number as a person writes it, so that equal values are equal: 1/2 = 0.5 = 0,5; $1,234.50 = 1234.5.
 
-Rules: currency signs, percent signs and units are dropped (the question fixes the unit); `million` and its like
-multiply; a comma before exactly three digits groups thousands, any other single comma is a decimal point; where both
-`,` and `.` occur the last one is the decimal point. Whatever holds a second number, a variable or an alternative is no
-number.
+Rules: currency signs, percent signs and names of things counted are dropped (the question fixes them), a unit of
+measure is read beside the number (`units.py`); `million` and its like multiply; a comma before exactly three digits
+groups thousands, any other single comma is a decimal point; where both `,` and `.` occur the last one is the decimal
+point. Whatever holds a second number, a variable or an alternative is no number.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+
+from swarm.consensus.units import Unit, unit_named
 
 MAX_NUMBER_CHARS = 200  # a final answer is short; also bounds the arithmetic
 MAX_EXPONENT = 400  # beyond every double; 10**999999 would take seconds and megabytes
@@ -72,6 +74,12 @@ _UNIT_MARKS = frozenset("/^*.-'%°()")
 
 def parse_number(text: str) -> Fraction | None:
     """The one number that `text` states, or None if it states none, several, or an expression."""
+    quantity = parse_quantity(text)
+    return None if quantity is None else quantity[0]
+
+
+def parse_quantity(text: str) -> tuple[Fraction, Unit | None] | None:
+    """The one number that `text` states, with its unit of measure if it names one that is known."""
     if len(text) > MAX_NUMBER_CHARS:
         return None
     plain = _plain_text(text)
@@ -81,10 +89,11 @@ def parse_number(text: str) -> Fraction | None:
     if found is None:
         return None
     value = _value(found)
-    scale = _scale_of_rest(plain[found.end() :])
-    if value is None or scale is None:
+    rest = _scale_and_words(plain[found.end() :])
+    if value is None or rest is None:
         return None
-    return (-value if found["sign"] == "-" else value) * scale
+    scale, words = rest
+    return (-value if found["sign"] == "-" else value) * scale, unit_named(words)
 
 
 def _plain_text(text: str) -> str:
@@ -144,15 +153,15 @@ def _joined(grouped: str) -> str:
     return grouped.replace(",", "").replace(".", "")
 
 
-def _scale_of_rest(rest: str) -> int | None:
-    """What the words after a number multiply it by (1 for units); None if they are more than a unit."""
+def _scale_and_words(rest: str) -> tuple[int, str] | None:
+    """What the words after a number multiply it by (1 for units), and its unit; None if they are more than a unit."""
     words = rest.casefold().split()
     scale = 1
     while words and words[0] in _SCALES:
         scale *= _SCALES[words.pop(0)]
     if len(words) > MAX_UNIT_WORDS or scale > 10**MAX_EXPONENT:
         return None
-    return scale if all(_is_unit(word) for word in words) else None
+    return (scale, " ".join(words)) if all(_is_unit(word) for word in words) else None
 
 
 def _is_unit(word: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 
+from swarm.consensus.likenesses import Likenesses
 from swarm.consensus.strategy_names import STRATEGIES, Strategy
 from swarm.errors import BadRequest
 from swarm.generation import Candidate, GenerationRequest, ResponseFormat, ToolSpec
@@ -37,8 +38,8 @@ class Question:
 
     `tools` is empty where the client forbade calls. `wants_final_answer`: the client asked for an answer that can be
     counted (a number, a letter), so bare ones are recognised too and code blocks beside them do not change the kind.
-    `readings` remembers what `reading.read` made of each candidate, by its id(), so that a tally on every arrival
-    parses each answer once; it lives and dies with the request.
+    `readings` remembers what `reading.read` made of each candidate, by its id(), and `likenesses` how alike two answers
+    are, so that a tally on every arrival looks at each answer once; they live and die with the request.
     """
 
     strategy: Strategy
@@ -49,6 +50,7 @@ class Question:
     readings: dict[int, tuple[Candidate, Reading | Flaw]] = field(
         default_factory=dict[int, "tuple[Candidate, Reading | Flaw]"], init=False, repr=False, compare=False
     )
+    likenesses: Likenesses = field(default_factory=Likenesses, init=False, repr=False, compare=False)
 
     @property
     def wants_json(self) -> bool:

@@ -45,10 +45,9 @@ class TextAnswer:
         """The overlap of the tokens, 0..1; 1 for the same text."""
         return 1.0 if self.key == other.key else overlap(self.tokens, other.tokens)
 
-    def is_near(self, other: TextAnswer) -> bool:
-        """The same answer in nearly the same words."""
-        concludes_alike = self.numbers == other.numbers and self.negations == other.negations
-        return concludes_alike and self.likeness(other) >= NEAR_IDENTICAL
+    def concludes_like(self, other: TextAnswer) -> bool:
+        """Neither ends in other numbers nor says no a different number of times."""
+        return self.numbers == other.numbers and self.negations == other.negations
 
 
 def read_text(text: str) -> TextAnswer:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from swarm.consensus.groups import Choice, Comparable, Vote
+from swarm.consensus.comparable import Comparable
+from swarm.consensus.groups import Choice, Vote
+from swarm.consensus.likenesses import Likenesses
 from swarm.consensus.text_answer import TextAnswer
 
 C = TypeVar("C", bound=Comparable)
@@ -18,7 +20,7 @@ C = TypeVar("C", bound=Comparable)
 class StructuredRule(Protocol):
     """Chooses among JSON answers or among code answers; `votes` is not empty."""
 
-    def __call__(self, votes: Sequence[Vote[C]], /) -> Choice: ...
+    def __call__(self, votes: Sequence[Vote[C]], likenesses: Likenesses, /) -> Choice: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +28,4 @@ class VotingStrategy:
     """How one strategy chooses. Both rules are pure and give the same choice for every order of the votes."""
 
     structured: StructuredRule
-    prose: Callable[[Sequence[Vote[TextAnswer]]], Choice]
+    prose: Callable[[Sequence[Vote[TextAnswer]], Likenesses], Choice]

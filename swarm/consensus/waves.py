@@ -16,7 +16,7 @@ from swarm.consensus.weights import VoterWeights
 
 GRACE_SHARE = 0.5  # what the voters beyond the quorum get, of the time since the last were asked
 FIRST_PATIENCE_SHARE = 1.0  # after one answer the rest of its wave gets as long again: lengths vary that much
-PATIENCE_SHARE = 0.25  # ... and once half of the wave has answered, this much: asking on costs little, waiting time
+PATIENCE_SHARE = 0.25  # ... and once half of it has, this much, if the others are out of sight and may be frozen
 RETRY_SHARE = 0.5  # of a ballot's time that must be left for a lost voter to be worth replacing
 
 
@@ -66,9 +66,13 @@ def _posterior_within_reach(counted: Tally, outstanding: int) -> bool:
     return counted.similarity is None and posterior(first + outstanding, second) >= POSTERIOR_STOP
 
 
-def patience_s(since_asked_s: float, answered: int, asked: int) -> float:
-    """How much longer the first wave is waited for before the rest is asked all the same; some have answered."""
-    return since_asked_s * (PATIENCE_SHARE if 2 * answered >= asked else FIRST_PATIENCE_SHARE)
+def patience_s(since_asked_s: float, answered: int, asked: int, in_sight: bool = False) -> float:
+    """How much longer the first wave is waited for before the rest is asked all the same; some have answered.
+
+    `in_sight`: those who have not are seen to generate.
+    """
+    share = PATIENCE_SHARE if 2 * answered >= asked and not in_sight else FIRST_PATIENCE_SHARE
+    return since_asked_s * share
 
 
 def worth_retrying(started: float, now: float, deadline: float) -> bool:

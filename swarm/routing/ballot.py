@@ -50,6 +50,11 @@ class Arrivals:
         """Where a voter that is ready has left the prompt in its slot."""
         return frozenset(place for place, meter in self._meters if meter.left_its_prompt)
 
+    @property
+    def in_sight(self) -> bool:
+        """Everybody whose answer is missing is seen to generate."""
+        return not any(meter.knows_nothing for _, meter in self._meters)
+
     async def _follow(self, batch: Batch, leads: bool, meter: Meter) -> None:
         async def hear(event: Delta | Finish) -> None:
             await self._queue.put(Report(batch, event))
@@ -109,9 +114,7 @@ class Patience:
     def __init__(self, deadline: float) -> None:
         self.at_all = self._deadline = deadline
         self._started = self._asked = time.monotonic()
-        self.with_first_wave = (
-            self._started + deadline
-        ) / 2  # with nothing in by then, whoever may be quicker is asked
+        self.with_first_wave = (self._started + deadline) / 2  # by then others are asked, even with nothing in
         self._pace_s = 0.0  # what the answers of an earlier wave took
 
     @property
@@ -123,14 +126,14 @@ class Patience:
         self._asked = time.monotonic()
         self._limit(box)
 
-    def arrived(self, box: BallotBox) -> None:
-        """An answer has come in, and with it an idea of how long the others take."""
+    def arrived(self, box: BallotBox, in_sight: bool) -> None:
+        """An answer has come in, and with it an idea of how long the others take, who may be `in_sight`."""
         if not box.held:
             self._limit(box)
             return
         now = time.monotonic()
         self._pace_s = now - self._asked
-        late_s = max(MIN_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked))
+        late_s = max(MIN_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked, in_sight))
         self.with_first_wave = min(self.with_first_wave, now + late_s)
 
     def _limit(self, box: BallotBox) -> None:
@@ -175,7 +178,7 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
                     yield shown
                 elif isinstance(report.item, Candidate):
                     stopped_by = box.stop_reason()
-                    patience.arrived(box)
+                    patience.arrived(box, arrivals.in_sight)
     finally:
         await arrivals.cancel()
     judge = await call.ask_judge(box.disputed) if call.ask_judge is not None and box.disputed else None

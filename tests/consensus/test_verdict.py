@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from typing import Literal
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_a_lone_ballot_agrees_with_nobody() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["first", "single"])
-def test_a_race_claims_no_agreement(strategy: StoppedBy) -> None:
+def test_a_race_claims_no_agreement(strategy: Literal["first", "single"]) -> None:
     decided = verdict(Question(strategy), said("one", "one"), asked=5, stopped_by=strategy)
     assert decided.winner is not None
     assert (decided.winner.text, decided.votes, decided.agreement, decided.degraded) == ("one", 1, None, False)
@@ -175,3 +176,61 @@ def test_the_winner_is_the_voters_own_answer_unchanged() -> None:
     candidates = [Candidate(voter="a", text="<think>x</think>", tool_calls=(call,)), Candidate(voter="b", error="lost")]
     decided = verdict(Question("auto", tools=(ToolSpec(function=FunctionSpec(name="now")),)), candidates)
     assert decided.winner is candidates[0]
+
+
+WITH_TOOL = Question("auto", tools=(ToolSpec(function=FunctionSpec(name="pay")),))
+
+
+def paying(*amounts: int) -> list[Candidate]:
+    return [
+        Candidate(voter=f"v{n}", tool_calls=(ToolCall(id="1", name="pay", arguments=f'{{"sum": {amount}}}'),))
+        for n, amount in enumerate(amounts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("amounts", "min_agreement", "shortfall"),
+    [
+        ((1, 1, 2), None, None),
+        ((1, 1, 2), 0.0, None),
+        ((1, 1, 2), 0.6, None),
+        ((1, 1, 2, 2), 0.5, None),
+        ((1, 1, 2), 0.7, "0.67 of the votes agree on the call, and min_agreement is 0.7"),
+        ((1, 2, 3), 1.0, "0.33 of the votes agree on the call, and min_agreement is 1"),
+        ((1,), 0.5, "one voter alone made this call, and min_agreement is 0.5"),
+    ],
+)
+def test_a_call_needs_the_agreement_that_was_asked_for(
+    amounts: tuple[int, ...], min_agreement: float | None, shortfall: str | None
+) -> None:
+    decided = decide(
+        WITH_TOOL,
+        paying(*amounts),
+        asked=len(amounts),
+        wanted=5,
+        stopped_by="all_in",
+        min_agreement=min_agreement,
+    )
+    assert (decided.shortfall, decided.degraded, decided.quorum) == (shortfall, shortfall is not None, True)
+    assert decided.outcome == ("degraded" if shortfall else "single" if len(amounts) == 1 else "consensus")
+
+
+def test_words_need_no_agreement_for_tools() -> None:
+    decided = decide(WITH_TOOL, said("No.", "Never."), asked=2, wanted=2, stopped_by="all_in", min_agreement=1.0)
+    assert not decided.degraded
+
+
+def test_min_votes_are_needed_for_a_quorum_as_far_as_so_many_were_asked() -> None:
+    few = decide(ASKED, said("Answer: 1", "Answer: 1"), asked=3, wanted=3, stopped_by="deadline", min_votes=3)
+    assert few.shortfall == "2 of 3 voters gave a valid answer, and a quorum is 3"
+    assert decide(ASKED, said("Answer: 1"), asked=1, wanted=5, stopped_by="all_in", min_votes=3).quorum
+
+
+def test_the_models_outstanding_count_by_their_weight() -> None:
+    candidates = each_its_own_model(said("Answer: 1", "Answer: 1"))
+    weights = by_voter([*candidates, Candidate(voter="light"), Candidate(voter="heavy")], {"heavy": Fraction(4)})
+    for missing, quorum in (("light", True), ("heavy", False)):
+        decided = decide(
+            ASKED, candidates, asked=3, wanted=3, stopped_by="deadline", weights=weights, outstanding=[missing]
+        )
+        assert decided.quorum is quorum

@@ -85,6 +85,7 @@ def test_a_race_needs_nobody_else() -> None:
 def test_patience_shrinks_when_half_of_the_wave_has_answered() -> None:
     assert patience_s(2.0, answered=1, asked=3) == 2.0
     assert patience_s(2.0, answered=2, asked=3) == 0.5
+    assert patience_s(2.0, answered=2, asked=3, in_sight=True) == 2.0
 
 
 @pytest.mark.parametrize(("now", "worth"), [(0.0, True), (4.9, True), (5.0, False), (11.0, False)])
