@@ -13,6 +13,7 @@ from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
+from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
@@ -118,7 +119,7 @@ class Dispatcher:
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
@@ -132,7 +133,7 @@ class Dispatcher:
 
     async def _vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         shown = False
         try:
             async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
@@ -152,7 +153,7 @@ class Dispatcher:
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
@@ -180,6 +181,7 @@ class Dispatcher:
                 stop=options.stop,
                 min_votes=options.min_votes or 1,
                 min_agreement=options.min_agreement,
+                progress=options.progress,
             )
         )
 

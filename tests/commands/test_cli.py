@@ -74,7 +74,7 @@ def test_wrong_usage_ends_with_2() -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["chat", "hello"]])
+@pytest.mark.parametrize("arguments", [["status"], ["chat", "hello"], ["vote", "hello"]])
 def test_no_node_at_the_url_is_said_with_the_remedy(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--url", "http://127.0.0.1:9"]) == 1
     assert "no node answers at http://127.0.0.1:9" in capsys.readouterr().err
