@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
@@ -16,7 +17,7 @@ from swarm.routing.policy import STREAM_MODES
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.response_events import ended, read_events
-from tests.doubles.running_node import NodeOptions, RunningNode
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.gateway.stream_rules import heard
 
 CHAT, SUM = "/v1/chat/completions", "Calculate 12 + 7 - 3"
@@ -52,18 +53,21 @@ SHOWN_LIVE = ("number", "code", "text")  # nothing in these requests says that t
 KINDS = {"number": {"number"}, "json": {"json"}, "tool_calls": {"tool_calls"}}
 
 
+@pytest_asyncio.fixture
+async def engines(demo_model: Path) -> list[Engine]:
+    """One for each node, which closes it. Loaded before the test is watched: that holds the interpreter's lock."""
+    spec = EngineSpec("demo", demo_model, 512, 2, threads=1)
+    return [await load_engine("auto", spec) for _ in NAMES]
+
+
 @asynccontextmanager
-async def three_nodes(demo_model: Path) -> AsyncIterator[Client]:
+async def three_nodes(engines: list[Engine]) -> AsyncIterator[Client]:
     """Three nodes with the embedded model, two slots each; the last one is asked."""
-
-    async def load() -> Engine:
-        return await load_engine("auto", EngineSpec("demo", demo_model, 512, 2, threads=1))
-
     async with AsyncExitStack() as stack:
         nodes: list[RunningNode] = []
-        for name in NAMES:
+        for name, engine in zip(NAMES, engines, strict=True):
             options = NodeOptions(peers=[node.address for node in nodes])
-            nodes.append(await stack.enter_async_context(RunningNode(name, load, options=options)))
+            nodes.append(await stack.enter_async_context(RunningNode(name, ready(engine), options=options)))
         yield await stack.enter_async_context(connect(nodes[-1].url))
 
 
@@ -89,8 +93,8 @@ def check(kind: str, account: dict[str, Any], message: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ASKED)
-async def test_each_kind_is_voted_on_and_streams_in_each_mode(demo_model: Path, kind: str) -> None:
-    async with three_nodes(demo_model) as client:
+async def test_each_kind_is_voted_on_and_streams_in_each_mode(engines: list[Engine], kind: str) -> None:
+    async with three_nodes(engines) as client:
         reply = await client.post(CHAT, voted(kind))
         assert reply.status == 200, reply.text
         check(kind, reply.json["swarm"], reply.json["choices"][0]["message"])
@@ -104,9 +108,9 @@ async def test_each_kind_is_voted_on_and_streams_in_each_mode(demo_model: Path, 
 
 
 @pytest.mark.parametrize("mode", STREAM_MODES)
-async def test_other_apis_stream_votes_of_models_too(demo_model: Path, mode: str) -> None:
+async def test_other_apis_stream_votes_of_models_too(engines: list[Engine], mode: str) -> None:
     body: dict[str, Any] = {"model": "swarm", "stream": True, "temperature": 0, "swarm": {"votes": 3, "stream": mode}}
-    async with three_nodes(demo_model) as client:
+    async with three_nodes(engines) as client:
         reply = await client.post("/v1/responses", {**body, "input": SUM})
         response = ended(read_events(reply.text))
         assert (response.model_extra or {})["swarm"]["wanted"] == 3
