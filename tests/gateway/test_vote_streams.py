@@ -19,7 +19,7 @@ from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.response_events import ended, read_events, text_in
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
-from tests.doubles.scripted_engine import ScriptedEngine, Step
+from tests.doubles.scripted_engine import ScriptedEngine, Step, saying
 from tests.doubles.waiting import eventually
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -229,7 +229,7 @@ async def test_a_node_has_a_mode_of_its_own_and_a_request_has_the_last_word(
         client = await house.add("kitchen", [*THINKING, PROSE], PROSE, PROSE, vote_stream=node_says)
         assert shown(CHAT, await client.post(CHAT, asking(CHAT, None))).account["stream"] == expected
         for mode in ("leader", "buffer"):
-            house.engines["kitchen"].script = lambda _, __: [PROSE]
+            house.engines["kitchen"].script = saying(PROSE)
             assert shown(CHAT, await client.post(CHAT, asking(CHAT, mode))).account["stream"] == mode
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ async def engines(demo_model: Path) -> list[Engine]:
 
 
 @asynccontextmanager
-async def three_nodes(engines: list[Engine]) -> AsyncIterator[Client]:
+async def three_nodes(engines: list[Engine]) -> AsyncGenerator[Client]:
     """Three nodes with the embedded model, two slots each; the last one is asked."""
     async with AsyncExitStack() as stack:
         nodes: list[RunningNode] = []
