@@ -92,11 +92,6 @@ def is_settled(tally: Tally, outstanding: Sequence[str | None]) -> bool:
     return tally.leads is None or not outstanding or stands(tally.leads, outstanding, tally.weights)
 
 
-def lead_is_unbeatable(tally: Tally, outstanding: float) -> bool:
-    """`is_settled` for a number of seats whose models are not known."""
-    return math.isfinite(outstanding) and is_settled(tally, (None,) * max(0, math.ceil(outstanding)))
-
-
 def _admit(question: Question, candidates: Sequence[Candidate]) -> tuple[list[Ballot], list[Abstention]]:
     """Who votes and who abstains. Of a voter that occurs twice, only the first candidate that can vote does."""
     ballots: dict[str, Ballot] = {}

@@ -4,7 +4,15 @@ import pytest
 
 from swarm.consensus.question import Question
 from swarm.errors import BadRequest
-from swarm.generation import FunctionSpec, GenerationRequest, JsonObject, NamedFunction, NamedToolChoice, ToolSpec
+from swarm.generation import (
+    FunctionSpec,
+    GenerationRequest,
+    JsonObject,
+    NamedFunction,
+    NamedToolChoice,
+    ToolChoice,
+    ToolSpec,
+)
 
 TOOLS = (ToolSpec(function=FunctionSpec(name="now")),)
 
@@ -68,6 +76,12 @@ def test_other_requests_are_not_taken_for_one(request_: GenerationRequest) -> No
 
 def test_tools_count_unless_the_client_forbids_calls() -> None:
     named = NamedToolChoice(function=NamedFunction(name="now"))
-    for choice, offered in [("auto", TOOLS), ("required", TOOLS), (named, TOOLS), ("none", ())]:
+    cases: list[tuple[ToolChoice, tuple[ToolSpec, ...]]] = [
+        ("auto", TOOLS),
+        ("required", TOOLS),
+        (named, TOOLS),
+        ("none", ()),
+    ]
+    for choice, offered in cases:
         request = GenerationRequest(model="m", prompt="hi", tools=TOOLS, tool_choice=choice)
         assert Question.of(request, "auto").tools == offered

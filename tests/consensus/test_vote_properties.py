@@ -1,7 +1,7 @@
 """What must hold for every vote, whatever is said, by whom, and in whatever order it arrives."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from swarm.consensus.kind_names import KINDS, Kind
 from swarm.consensus.question import Question, Strategy
 from swarm.consensus.quorum import no_quorum
 from swarm.consensus.swarm_object import swarm_object
@@ -16,7 +17,7 @@ from swarm.consensus.tally import is_settled, tally
 from swarm.consensus.verdict import Verdict, decide
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
-from tests.doubles.own_weights import by_voter, each_its_own_model
+from tests.doubles.own_weights import each_its_own_model
 
 TOOLS = (ToolSpec(function=FunctionSpec(name="now")), ToolSpec(function=FunctionSpec(name="weather")))
 VOTING: list[Strategy] = ["auto", "majority", "weighted", "medoid", "judge"]
@@ -85,8 +86,10 @@ questions = st.builds(
     wants_final_answer=st.booleans(),
 )
 small_pools = st.sampled_from(CONTESTS) | st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=3)
-weights_of_voters = st.lists(
-    st.sampled_from([Fraction(n, 10) for n in (10, 10, 10, 1, 3, 25, 0)]), min_size=9, max_size=9
+a_weight = st.sampled_from([Fraction(n, 10) for n in (10, 10, 10, 1, 3, 25, 0)])
+voters_weights = st.lists(a_weight, min_size=9, max_size=9)
+weights_by_kind = st.dictionaries(st.sampled_from(KINDS), voters_weights) | voters_weights.map(
+    lambda weights: dict.fromkeys(KINDS, weights)
 )
 
 
@@ -103,9 +106,11 @@ def electorates(draw: st.DrawFn, min_size: int = 1) -> list[Candidate]:
     ]
 
 
-def weights_for(candidates: Sequence[Candidate], weights: Sequence[Fraction]) -> VoterWeights:
-    """Weights by voter, in every kind."""
-    return by_voter(candidates, {f"v{n}": weight for n, weight in enumerate(weights)})
+def weights_for(by_kind: Mapping[Kind, Sequence[Fraction]]) -> VoterWeights:
+    """Where each voter is a model of its own: its weights by kind, equal ones in kinds that are not there."""
+    return VoterWeights(
+        {kind: {f"v{n}": weight for n, weight in enumerate(weights)} for kind, weights in by_kind.items()}
+    )
 
 
 def assert_same_result(
@@ -120,15 +125,15 @@ def assert_same_result(
 
 
 @settings(max_examples=400, deadline=None)
-@given(data=st.data(), question=questions, candidates=electorates(), weights=weights_of_voters)
+@given(data=st.data(), question=questions, candidates=electorates(), weights=weights_by_kind)
 def test_no_order_of_arrival_changes_a_verdict(
-    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[Fraction]
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: dict[Kind, list[Fraction]]
 ) -> None:
     own = each_its_own_model(candidates) if data.draw(st.booleans()) else candidates
     shuffled = data.draw(st.permutations(own))
     shown = [
         swarm_object(
-            decide(question, order, asked=9, wanted=9, stopped_by="all_in", weights=weights_for(own, weights)),
+            decide(question, order, asked=9, wanted=9, stopped_by="all_in", weights=weights_for(weights)),
             coordinator="k",
             elapsed_ms=1,
         )
@@ -152,14 +157,14 @@ def test_a_doubled_voter_flips_nothing(data: st.DataObject, question: Question, 
 
 
 @settings(max_examples=1000, deadline=None)
-@given(data=st.data(), question=questions, candidates=electorates(min_size=4), weights=weights_of_voters)
+@given(data=st.data(), question=questions, candidates=electorates(min_size=4), weights=weights_by_kind)
 def test_stopping_by_an_unbeatable_lead_gives_the_result_of_the_full_vote(
-    data: st.DataObject, question: Question, candidates: list[Candidate], weights: list[Fraction]
+    data: st.DataObject, question: Question, candidates: list[Candidate], weights: dict[Kind, list[Fraction]]
 ) -> None:
     order = each_its_own_model(data.draw(st.permutations(candidates)))
-    by = weights_for(order, weights)
+    by = weights_for(weights)
     for heard in range(1, len(order)):
-        out = [candidate.model for candidate in order[heard:]]
+        out = [data.draw(st.sampled_from([candidate.model, None])) for candidate in order[heard:]]
         if is_settled(tally(question, order[:heard], by), out):
             assert_same_result(question, order[:heard], order, by)
 
