@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.commands.bench_options import add_bench, read_bench
+from swarm.commands.bench_options import add_bench
 from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_vote(commands, _add_url, _client_key)
     _add_doctor(commands)
     _add_models(commands)
-    add_bench(commands, DEFAULT_URL, _bench_votes)
+    add_bench(commands, DEFAULT_URL, _client_key)
     return parser
 
 
@@ -139,6 +139,7 @@ def _add_upstream(group: Any) -> None:
     group.add_argument(
         "--upstream-mode",
         choices=UPSTREAM_MODES,
+        metavar="MODE",
         help="fallback: asked where no node can answer (default); voter: one more vote on `swarm`, too; "
         "only: it answers everything, no local model is loaded",
     )
@@ -149,7 +150,8 @@ def _add_upstream(group: Any) -> None:
 def _add_general(group: Any) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="where models and this node's identity are kept")
-    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
+    levels = ("debug", "info", "warning", "error")
+    group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
@@ -263,12 +265,6 @@ def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
     return remove_model(_settings(arguments), arguments.model)
-
-
-def _bench_votes(arguments: argparse.Namespace) -> int:
-    from swarm.commands.bench import bench_votes
-
-    return bench_votes(read_bench(arguments, _client_key(arguments)))
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

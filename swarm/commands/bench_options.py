@@ -116,8 +116,8 @@ def without_key(words: Sequence[str]) -> list[str]:
     return shown
 
 
-def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
-    """`swarm bench votes`, which calls `run`."""
+def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Namespace], str | None]) -> None:
+    """`swarm bench votes`; `client_key` finds the key to send."""
     bench = commands.add_parser("bench", help="measure: votes")
     actions = bench.add_subparsers(title="actions", metavar="ACTION", required=True)
     parser = actions.add_parser(
@@ -130,6 +130,12 @@ def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace
     _add_asked(parser.add_argument_group("whom to ask"), default_url)
     _add_questions(parser.add_argument_group("what to ask"))
     _add_results(parser.add_argument_group("results", "the report goes to standard output unless --report is given"))
+
+    def run(arguments: argparse.Namespace) -> int:
+        from swarm.commands.bench import bench_votes
+
+        return bench_votes(read_bench(arguments, client_key(arguments)))
+
     parser.set_defaults(run=run)
 
 

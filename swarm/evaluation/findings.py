@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.consensus.kind_names import Kind
 from swarm.evaluation.curves import Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
 from swarm.evaluation.liars import Liars, measure_liars
-from swarm.evaluation.questions import AnswerKind, QuestionSet
+from swarm.evaluation.questions import QuestionSet
 from swarm.evaluation.samples import Answered
 from swarm.evaluation.trust import Trust, measure_trust
 from swarm.evaluation.weighing import measured
@@ -32,7 +33,7 @@ class Findings:
     wanted: int
     samples: int
     temperature: float
-    kinds: Mapping[AnswerKind, int]
+    kinds: Mapping[Kind, int]
     members: tuple[Member, ...]
     pool: Pool | None
     stops: tuple[EarlyStop, ...]

@@ -62,7 +62,7 @@ def _draw(pyplot: Any, all_findings: Sequence[Findings], path: Path, draw: Calla
         for panel, findings in zip(axes[0], all_findings, strict=True):
             draw(panel, findings)
             panel.set_title(f"{findings.name}, {findings.problems} problems")
-            panel.legend(fontsize=7)
+            panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # hides no line there
         figure.savefig(path, format="svg", metadata={"Date": None})
         pyplot.close(figure)
 

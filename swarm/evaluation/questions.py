@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from swarm.consensus.abstention import Flaw
-from swarm.consensus.kinds import answer_of_kind
+from swarm.consensus.kind_names import Kind
 from swarm.consensus.question import Question
-from swarm.consensus.reading import read
+from swarm.consensus.tally import Tally, tally
 from swarm.errors import SetupError
 from swarm.generation import (
     MAX_MESSAGES,
@@ -30,8 +29,7 @@ from swarm.generation import (
 )
 from swarm.registry.measured import OPEN_OPTIONS
 
-AnswerKind = Literal["number", "choice", "json", "tool_calls", "code", "text"]
-ANSWER_KINDS: tuple[str, ...] = get_args(AnswerKind)
+_GOLD_VOTERS = ("gold", "gold again")
 
 MAX_QUESTIONS = 20_000  # the largest public sets have about 14,000; drawing them takes days on one machine
 MAX_LINE_CHARS = 1_000_000  # a prompt of 250,000 tokens
@@ -50,7 +48,7 @@ class Asked(Frozen):
     question: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[tuple[JsonObject, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     answer: JsonValue
-    kind: AnswerKind | None = None
+    kind: Kind | None = None
     tools: Annotated[tuple[ToolSpec, ...], Field(max_length=MAX_TOOLS)] = ()
     response_format: ResponseFormat | None = None
     options: Annotated[int, Field(ge=2, le=1000)] | None = None
@@ -69,7 +67,7 @@ class Problem:
     """A question, the answer that is right, and the kind that both are."""
 
     asked: Asked
-    kind: AnswerKind
+    kind: Kind
     gold: Candidate = field(compare=False)
 
     @cached_property
@@ -104,22 +102,27 @@ class Problem:
         """Whether `candidate` gives the known answer, as the product reads answers of this kind."""
         if self.kind == "tool_calls" and not self.gold.tool_calls:
             return candidate.error is None and not candidate.tool_calls
-        expected = self._form(self.gold)
-        return expected is not None and self._form(candidate) == expected
+        counted = self._beside_gold(candidate)
+        return any(ballot.candidate.voter == candidate.voter for ballot in counted.groups[0].ballots)
+
+    @property
+    def is_answerable(self) -> bool:
+        """The known answer is one of its kind, as the product reads it."""
+        if self.kind == "tool_calls" and not self.gold.tool_calls:
+            return True
+        counted = self._beside_gold(self.gold.model_copy(update={"voter": "check"}))
+        return counted.kind == self.kind and len(counted.groups) == 1 and counted.votes == len(_GOLD_VOTERS) + 1
+
+    def _beside_gold(self, candidate: Candidate) -> Tally:
+        """The vote of `candidate` and of two that give the known answer, and so decide the kind and the winner."""
+        gold = [self.gold.model_copy(update={"voter": voter}) for voter in _GOLD_VOTERS]
+        return tally(self._judging, [*gold, candidate])
 
     @cached_property
     def _judging(self) -> Question:
         """A final answer is looked for even where the prompt did not demand its form; nothing else is stretched."""
-        return replace(self.question("majority"), wants_final_answer=True)
-
-    def _form(self, candidate: Candidate) -> object:
-        reading = read(self._judging, candidate)
-        if isinstance(reading, Flaw):
-            return None
-        if self.kind == "tool_calls":
-            return reading.call and reading.call.key
-        answer: Any = answer_of_kind(reading, "final" if self.kind in ("number", "choice") else self.kind)
-        return answer and answer.key
+        question = self.question("majority")
+        return replace(question, wants_final_answer=True) if self.kind in ("number", "choice") else question
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +148,7 @@ def read_problem(line: str) -> Problem:
         raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
     kind = asked.kind or _kind_of(asked)
     problem = Problem(asked, kind, _gold(asked.answer, kind))
-    forbids_calls = kind == "tool_calls" and asked.answer == []
-    if not forbids_calls and not problem.is_right(problem.gold):
+    if not problem.is_answerable:
         raise ValueError(f"answer {json.dumps(asked.answer)[:80]} does not read as {kind}")
     return problem
 
@@ -174,7 +176,7 @@ def read_questions(path: Path) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _kind_of(asked: Asked) -> AnswerKind:
+def _kind_of(asked: Asked) -> Kind:
     """What an answer without a `kind` is."""
     match asked.answer:
         case list() if asked.tools:
@@ -191,7 +193,7 @@ def _kind_of(asked: Asked) -> AnswerKind:
             return "text"
 
 
-def _gold(answer: JsonValue, kind: AnswerKind) -> Candidate:
+def _gold(answer: JsonValue, kind: Kind) -> Candidate:
     """The known answer as a voter would give it."""
     match kind:
         case "number" | "choice":

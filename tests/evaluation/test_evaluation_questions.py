@@ -78,7 +78,7 @@ def test_no_call_can_be_the_right_answer() -> None:
         ("{", "Invalid JSON"),
         ('{"answer": 1}', 'give either "question" or "messages"'),
         ('{"question": "What?"}', "answer: Field required"),
-        ('{"question": "What?", "answer": 1, "kind": "poem"}', "kind: Input should be 'number'"),
+        ('{"question": "What?", "answer": 1, "kind": "poem"}', "kind: Input should be 'tool_calls'"),
         ('{"question": "What?", "answer": "forty", "kind": "number"}', 'answer "forty" does not read as number'),
         ('{"messages": [{"content": "x"}], "answer": 1}', 'every message needs a "role"'),
         ('{"question": "What?", "answer": [1], "tools": []}', ""),
