@@ -1,6 +1,7 @@
 """JSON answers: one key per value, schemas kept, and likeness leaf by leaf."""
 
 import pytest
+from pydantic import JsonValue
 
 from swarm.consensus.abstention import Flaw, Reason
 from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json
