@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
 from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
@@ -41,7 +42,6 @@ examples:
   swarm chat                                talk to it
 """
 
-
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="swarm")
     _add_status(commands)
     _add_chat(commands)
+    add_vote(commands, _add_url, _client_key)
     _add_doctor(commands)
     _add_models(commands)
     return parser
@@ -73,10 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_network(group: Any) -> None:
     group.add_argument("--federation", action="store_true", default=None, help="find other nodes and be found (mDNS)")
     group.add_argument(
-        "--peer",
-        action="append",
-        metavar="HOST:PORT",
-        help="a node to join; repeatable, one knows the rest",
+        "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
@@ -104,14 +102,11 @@ def _add_model(group: Any) -> None:
         help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
     )
     group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
-    group.add_argument("--engine", choices=ENGINE_NAMES, help="inference library (default auto)")
-    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
     group.add_argument(
-        "--queue",
-        type=int,
-        metavar="N",
-        help="how many requests may wait (default 64)",
+        "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
     )
+    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
@@ -121,7 +116,7 @@ def _add_model(group: Any) -> None:
         dest="isolation",
         action="store_const",
         const="always",
-        help="run every engine in a process of its own (large models always are)",
+        help="each engine in a process of its own (large ones are)",
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarm.errors import SwarmError
+from swarm.errors import SetupError, SwarmError
 
 TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 600.0  # between two pieces of an answer; heartbeats come every ten seconds
@@ -41,16 +42,28 @@ def get_json(door: NodeDoor, path: str) -> dict[str, Any]:
         return json.load(response)
 
 
-def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The events of a streamed answer. Raises SwarmError with the node's own words."""
+def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """The events of a streamed answer; closing it cuts the connection, so the node stops. Raises as `get_json`."""
     request = door.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
-        for line in response:
+        for line in _lines(response, request.full_url):
             if line.startswith(b"data: {"):
                 event = json.loads(line[6:])
                 if "error" in event:
-                    raise SwarmError(event["error"]["message"])
+                    raise _refusal(event["error"]["message"], event["error"].get("type") == "invalid_request_error")
                 yield event
+
+
+def _lines(response: Any, url: str) -> Iterator[bytes]:
+    try:
+        yield from response
+    except (OSError, http.client.HTTPException) as error:
+        raise NodeUnreachable(f"{url} broke off before the answer was complete ({error})") from error
+
+
+def _refusal(message: str, callers_fault: bool) -> SwarmError:
+    """What a node said: wrong usage of the command where the request can never work."""
+    return SetupError(message) if callers_fault else SwarmError(message)
 
 
 def _open(request: urllib.request.Request, timeout_s: float) -> Any:
@@ -64,9 +77,10 @@ def _open(request: urllib.request.Request, timeout_s: float) -> Any:
             message = f"{request.full_url} answered {error.code}"
         if error.code == 401:
             message += " (here: --api-key KEY, or SWARM_API_KEY in the environment)"
-        raise SwarmError(message) from error
+        raise _refusal(message, error.code in (400, 404)) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise NodeUnreachable(
-            f"no node answers at {request.full_url} ({reason}): start one with `swarm`, or name one with --url"
+            f"no node answers at {request.full_url} ({reason}): "
+            "start one with `swarm` (`swarm --model demo` needs no download), or name one with --url"
         ) from error

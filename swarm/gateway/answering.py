@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from swarm.consensus.question import Question
+from swarm.consensus.standing import BallotStanding, standing_object
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
@@ -63,7 +64,7 @@ class Answering:
                 headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
         return headers
 
-    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
@@ -109,6 +110,10 @@ class Answering:
     def extension(self, verdict: Verdict) -> JsonObject:
         """The `swarm` object of the response."""
         return swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+
+    def standing(self, standing: BallotStanding) -> JsonObject:
+        """How the ballot stands, in the shape of the `swarm` object."""
+        return standing_object(standing, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
 
     def count(self, shown: Sequence[Candidate], verdict: Verdict | None) -> None:
         """Count the answer, where it is for a client and not for a peer, which counts it itself."""

@@ -61,6 +61,10 @@ class ChunkWriter:
         reason = honest_reason(event.reason, self._calls[event.choice].any)
         await self._chunk(event.choice, self._shape.finish(event.choice, reason), self._shape.tail(extension))
 
+    async def ballot(self, standing: JsonObject) -> None:
+        """A chunk without choices that tells how the vote stands."""
+        await self._out.write(f"{self._head}{self._shape.tail({'ballot': standing})}".encode())
+
     async def end(self, usages: list[Usage]) -> None:
         """What comes after the last choice: the usage where the client asked for it, and the end mark."""
         usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""

@@ -6,9 +6,11 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from swarm.consensus.standing import BallotStanding
 from swarm.engines.assembly import AnswerBuilder
 from swarm.gateway.answer_form import AnswerWriter
 from swarm.gateway.answering import Answering
+from swarm.gateway.ballot_progress import show_standing
 from swarm.gateway.leader_account import told
 from swarm.gateway.streams import Pacing, open_stream
 from swarm.generation import Delta, Finish
@@ -54,6 +56,8 @@ async def _vote(answering: Answering, writer: AnswerWriter) -> None:
                     await writer.delta(item)
                 case Begun():
                     await writer.begin()
+                case BallotStanding():
+                    await show_standing(writer, answering.standing(item))
                 case Outcome():
                     await _outcome(answering, writer, item)
 

@@ -72,7 +72,8 @@ class SwarmOptions(Part):
         ),
     ] = None
     progress: Annotated[
-        bool, Field(description="Tell how the vote stands in chunks without choices; only where the answer streams")
+        bool,
+        Field(description="Tell in chunks without choices how the vote stands; streamed completions only"),
     ] = False
     upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
 

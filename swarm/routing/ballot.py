@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from swarm.consensus.standing import BallotStanding
 from swarm.consensus.verdict import StoppedBy
 from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineFailed, SwarmError
@@ -144,8 +145,8 @@ class Patience:
             self.at_all = min(self.at_all, max(until, now + MIN_GRACE_S))
 
 
-async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcome, None]:
-    """Yield what is shown of the leader as it comes, then exactly one outcome. Closing it stops all voters."""
+async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+    """Yield what is shown of the leader and news of the ballot as they come, then one outcome. Closing it stops all."""
     box, patience, arrivals = BallotBox(call), Patience(call.deadline), Arrivals(call.run)
     stopped_by: StoppedBy | None = None
     at_once = False
@@ -156,6 +157,8 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
             for batch in box.due(arrivals.warm, at_once):
                 arrivals.start(batch)
                 patience.asked_more(box)
+            if (news := box.news()) is not None:
+                yield news
             if box.is_over:
                 stopped_by = box.stop_reason()
                 continue
@@ -181,5 +184,7 @@ async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | Outcom
                     patience.arrived(box, arrivals.in_sight)
     finally:
         await arrivals.cancel()
+    if (news := box.news()) is not None:
+        yield news  # the last: nobody generates on while a slow reader takes it
     judge = await call.ask_judge(box.disputed) if call.ask_judge is not None and box.disputed else None
     yield box.outcome(stopped_by, arrivals.wasted_tokens(), judge)

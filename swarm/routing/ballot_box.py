@@ -12,6 +12,7 @@ from swarm.consensus.groups import Group
 from swarm.consensus.judge import disputed
 from swarm.consensus.posterior import posterior_stops
 from swarm.consensus.question import Question
+from swarm.consensus.standing import BallotStanding, SeatsOut, short_answers
 from swarm.consensus.tally import Tally, is_settled, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
@@ -67,6 +68,7 @@ class BallotCall:
     them then. With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is
     degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
     With `stream_leader` the first batch's first voter is heard from its first word on; `live` of it is shown.
+    With `progress` there is news of the ballot.
     """
 
     question: Question
@@ -84,6 +86,7 @@ class BallotCall:
     stop: StopRule = "lead"
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
+    progress: bool = False
 
 
 class BallotBox:
@@ -97,9 +100,11 @@ class BallotBox:
         self.asked = 0
         self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
         self._out: Counter[Place] = Counter()
+        self._told: tuple[int, ...] | None = None
         self._replaced = False
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
+        self._nodes: dict[str, str] = {}
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
         self._counted: tuple[int, Tally] | None = None
@@ -137,6 +142,10 @@ class BallotBox:
 
     def _ask(self, batch: Batch) -> None:
         self.asked += len(batch.samplings)
+        self._seat(batch)
+
+    def _seat(self, batch: Batch) -> None:
+        self._nodes[batch.replica.node_id] = batch.replica.node
         self._out[place_of(batch.replica)] += len(batch.samplings)
 
     def due(self, warm: frozenset[Place], at_once: bool) -> tuple[Batch, ...]:
@@ -215,7 +224,7 @@ class BallotBox:
             self.lead.passes_to(other)
             self._replaced = True
             replaced = len(other.samplings)
-            self._out[place_of(other.replica)] += replaced
+            self._seat(other)
         for _ in range(failure.missing - replaced):
             self._lost.append(self._empty_seat(failure))
         return other
@@ -240,6 +249,15 @@ class BallotBox:
         if is_settled(counted, [*self._models_out(), *self._models_held()]):
             return "unbeatable_lead"
         return "posterior" if self.call.stop == "posterior" and posterior_stops(counted) else None
+
+    def news(self) -> BallotStanding | None:
+        """How the ballot stands, where that is wanted and has changed since it was last told."""
+        state = (len(self._heard), self.asked, len(self.failures))
+        if not self.call.progress or state == self._told:
+            return None
+        self._told = state
+        out = tuple(SeatsOut(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
+        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._heard), out)
 
     @property
     def disputed(self) -> tuple[Group, ...]:

@@ -13,6 +13,7 @@ from federation.client import PeerClient
 from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
+from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
@@ -32,7 +33,7 @@ from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
 from swarm.routing.judging import best_judge, judgement
-from swarm.routing.leading import Begun, live_part, strongest_first
+from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
 from swarm.routing.policy import (
     Defaults,
@@ -53,7 +54,7 @@ from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
 from swarm.routing.voters import OnEvent, with_sampling
-from swarm.routing.weighing import kinds_to_expect, with_a_say
+from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Dispatcher:
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
@@ -132,7 +133,7 @@ class Dispatcher:
 
     async def _vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         shown = False
         try:
             async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
@@ -152,13 +153,12 @@ class Dispatcher:
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
         weights = ballot_weights(question.strategy, self._measurements, models)
-        kinds = kinds_to_expect(question)
-        seats = strongest_first(plan.seats, lambda replica: float(weights.at_most(replica.model, kinds)))
+        seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         models = [replica.model for replica in seats]
@@ -181,6 +181,7 @@ class Dispatcher:
                 stop=options.stop,
                 min_votes=options.min_votes or 1,
                 min_agreement=options.min_agreement,
+                progress=options.progress,
             )
         )
 

@@ -5,21 +5,23 @@ Plain state, fed by `ballot_box.py`. Who leads, and what of it may be shown, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import JsonValue
 
+from swarm.consensus.kind_names import Kind
 from swarm.consensus.question import Question
-from swarm.errors import SwarmError
+from swarm.consensus.weights import log_odds
+from swarm.errors import PeerFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, Frozen, Usage
+from swarm.registry.measured import Measurements
 from swarm.routing.policy import StreamMode
 from swarm.routing.replicas import Replica
+from swarm.routing.seating import Batch
 
-if TYPE_CHECKING:
-    from swarm.routing.seating import Batch
-
+Strength = Callable[[Replica], float]
 Live = Literal["answer", "thoughts", "nothing"]
 
 COUNTING = ("majority", "weighted")  # whoever chooses one of these has answers to count, not prose to read
@@ -39,6 +41,7 @@ class Lead:
     def __init__(self, batch: Batch | None, live: Live = "answer") -> None:
         self._batch = batch
         self._live: Live = live
+        self._missing = 0 if batch is None else len(batch.samplings)
         self._begun = False
         self._is_next = False
         self.shown: Live = "nothing"
@@ -60,6 +63,8 @@ class Lead:
         if isinstance(event, Finish):
             self._is_next = True
             return None
+        if self._is_next or self.candidate is not None:  # a peer may say more than it has announced
+            return None
         part = self._part_of(event)
         if part is not None:
             self.shown = self._live
@@ -76,10 +81,18 @@ class Lead:
                 return None
 
     def arrived(self, batch: Batch, candidate: Candidate) -> None:
-        """A candidate of `batch` has come in; it is the leader's right after the leader's `Finish`."""
-        if self._is_next and batch is self._batch:
+        """A candidate of `batch` has come in; it is the leader's right after the leader's `Finish`.
+
+        Raises PeerFailed where it was the last, and none of them was the leader's: what was shown has no end.
+        """
+        if batch is not self._batch:
+            return
+        self._missing -= 1
+        if self._is_next:
             self.candidate = candidate
             self._is_next = False
+        elif self.pending and not self._missing:
+            raise PeerFailed(batch.replica.node, "did not end the answer that it was leading with")
 
     def lost(self, batch: Batch, error: SwarmError) -> None:
         """`batch` has failed. Raises `error` where the client has half an answer: an honest error, never a splice."""
@@ -93,6 +106,7 @@ class Lead:
         """`batch` was found for one that failed: it leads if the leader was in that one, and nothing was shown yet."""
         if self._batch is None and self.candidate is None and self.shown == "nothing":
             self._batch, self._is_next = batch, False
+            self._missing = 0 if batch is None else len(batch.samplings)
 
     def begins_no_more(self) -> None:
         """Everybody has been stopped: the first words of an answer that has no end are not shown."""
@@ -114,17 +128,31 @@ def live_part(question: Question, mode: StreamMode | None) -> Live:
     return "nothing" if mode is None and question.strategy in COUNTING else "answer"
 
 
-def strongest_first(
-    seats: Sequence[Replica], weight_of: Callable[[Replica], float] = lambda _: 1.0
-) -> tuple[Replica, ...]:
-    """The seats with the one that leads first: by measured weight, then the model's size, this node before others."""
+def measured_strength(measurements: Measurements, question: Question, models: Iterable[str]) -> Strength:
+    """How good each of `models` was measured to be at what `question` asks for; all alike where one was not."""
+    kind = _expected_kind(question)
+    counts = {model: measurements.get(model, {}).get(kind) for model in models}
+    odds = {model: log_odds(measured) for model, measured in counts.items() if measured is not None}
+    return lambda replica: odds.get(replica.model, 0.0) if len(odds) == len(counts) else 0.0
 
-    def key(seat: int) -> tuple[float, int, bool]:
-        replica = seats[seat]
-        return -weight_of(replica), -(replica.params or 0), not replica.local
 
-    leads = min(range(len(seats)), key=key)
-    return (seats[leads], *seats[:leads], *seats[leads + 1 :])
+def _expected_kind(question: Question) -> Kind:
+    if question.tools:
+        return "tool_calls"
+    if question.wants_json:
+        return "json"
+    return "number" if question.wants_final_answer else "text"
+
+
+def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0) -> tuple[Replica, ...]:
+    """The strongest voter, who leads, before the others: by what was measured, the model's size, then this node's."""
+
+    def key(place: int) -> tuple[float, int, bool]:
+        replica = seats[place]
+        return -strength(replica), -(replica.params or 0), not replica.local
+
+    first = min(range(len(seats)), key=key)
+    return (seats[first], *seats[:first], *seats[first + 1 :])
 
 
 class LeaderStep(Frozen):

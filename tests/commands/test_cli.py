@@ -24,8 +24,30 @@ def test_help_is_grouped_and_has_examples(capsys: pytest.CaptureFixture[str]) ->
     assert caught.value.code == 0
     assert "examples:" in text
     assert "swarm --federation" in text
+    assert all(option in text for option in ("--votes", "--strategy", "--vote-stream"))
     assert all(group in text for group in ("network:", "model:", "voting:", "general:", "commands:"))
     assert len(text.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--strategy", "dictator"], "majority"),
+        (["--vote-stream", "loudly"], "reasoning"),
+        (["--votes", "0"], "use 1 to 32"),
+        (["--votes", "1", "--strategy", "judge"], "use 2 to 32"),
+    ],
+    ids=str,
+)
+def test_voting_that_cannot_work_is_wrong_usage(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main(arguments)
+    except SystemExit as left:  # argparse's own way
+        code = left.code
+    assert code == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -52,7 +74,7 @@ def test_wrong_usage_ends_with_2() -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["chat", "hello"]])
+@pytest.mark.parametrize("arguments", [["status"], ["chat", "hello"], ["vote", "hello"]])
 def test_no_node_at_the_url_is_said_with_the_remedy(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--url", "http://127.0.0.1:9"]) == 1
     assert "no node answers at http://127.0.0.1:9" in capsys.readouterr().err

@@ -37,6 +37,10 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
         ("port = 70000", "--port 70000 is out of range"),
         ("port = ", "not TOML"),
         ('engine = "vllm"', "--engine"),
+        ('strategy = "dictator"', "--strategy: .*'majority'.*'dictator'"),
+        ('vote_stream = "loudly"', "--vote-stream: .*'leader', 'buffer' or 'reasoning'"),
+        ("votes = 1000", "--votes 1000 is out of range: use 1 to 32"),
+        ('votes = 1\nstrategy = "judge"', "--strategy judge .* use 2 to 32"),
     ],
 )
 def test_a_bad_file_is_refused_by_its_value(tmp_path: Path, text: str, message: str) -> None:

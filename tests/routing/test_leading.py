@@ -8,9 +8,19 @@ import pytest
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.question import Question
-from swarm.errors import EngineFailed
+from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
-from swarm.routing.leading import Begun, Lead, LeaderLine, LeaderStep, Live, live_part, strongest_first
+from swarm.registry.measured import Measured
+from swarm.routing.leading import (
+    Begun,
+    Lead,
+    LeaderLine,
+    LeaderStep,
+    Live,
+    live_part,
+    measured_strength,
+    strongest_first,
+)
 from swarm.routing.policy import StreamMode
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
@@ -24,8 +34,8 @@ def replica(node: str, params: int | None = 1, here: bool = False, model: str = 
     return Replica(node, node, model, 4, 4, None if here else f"http://{node}", params=params)
 
 
-def batch(node: str = "a") -> Batch:
-    return Batch(replica(node), (SamplingChange(0.7, 1),))
+def batch(node: str = "a", seats: int = 1) -> Batch:
+    return Batch(replica(node), tuple(SamplingChange(0.7, seed) for seed in range(seats)))
 
 
 def question(strategy: str = "auto", text: str = "Tell me a story", **fields: object) -> Question:
@@ -72,10 +82,21 @@ def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:
     small_here, large, unknown = replica("here", 2, here=True), replica("a", 9), replica("b", None)
     large_here = replica("here", 9, here=True, model="large")
     for order in itertools.permutations([small_here, large, unknown, large_here]):
-        assert strongest_first(order)[0] == large_here
-        rest = [each for each in order if each is not large_here]
-        assert list(strongest_first(order)[1:]) == rest, "the order of asking stays"
+        others = [each for each in order if each is not large_here]
+        assert strongest_first(order) == (large_here, *others), "the order of the rest is the plan's"
         assert strongest_first(order, lambda each: 2.0 if each is unknown else 1.0)[0] is unknown
+        assert strongest_first(others)[0] is large
+
+
+def test_strength_is_what_was_measured_in_the_kind_that_is_asked_for() -> None:
+    good, bad = Measured(45, 50, 5), Measured(10, 50, 5)
+    measured = {"small": {"text": good, "number": bad}, "large": {"text": bad}}
+    small, large = replica("a", 1, model="small"), replica("b", 9, model="large")
+    seats = [small, large]
+    strength = measured_strength(measured, PROSE, ["small", "large"])
+    assert strongest_first(seats, strength)[0] is small
+    strength = measured_strength(measured, ACTED_ON["a number"], ["small", "large"])
+    assert strongest_first(seats, strength)[0] is large, "not all were measured, so size decides"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +120,22 @@ def test_what_a_client_gets_of_a_leaders_events(
     assert lead.shown == shown
 
 
+def test_a_peer_that_never_ends_the_answer_that_was_shown_is_caught() -> None:
+    mine = batch()
+    lead = Lead(mine)
+    lead.hear(mine, WORD)
+    with pytest.raises(PeerFailed, match="did not end the answer"):
+        lead.arrived(mine, Candidate(voter="whose?"))
+
+
+def test_nothing_is_shown_after_the_end_of_an_answer() -> None:
+    mine = batch()
+    lead = Lead(mine)
+    assert [lead.hear(mine, event) for event in (WORD, END, WORD)] == [WORD, None, None]
+
+
 def test_the_leaders_candidate_is_the_one_after_its_finish() -> None:
-    mine, other = batch(), batch("b")
+    mine, other = batch(seats=2), batch("b")
     lead = Lead(mine)
     lead.arrived(mine, Candidate(voter="another of the same batch"))
     lead.hear(mine, WORD)
