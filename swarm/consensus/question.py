@@ -57,6 +57,15 @@ class Question:
         """The client demanded JSON: whatever is not JSON of that form abstains."""
         return self.response_format is not None and self.response_format.type != "text"
 
+    @property
+    def may_settle_early(self) -> bool:
+        """Whether it can be known before all answers are in which one wins: something countable was asked for.
+
+        What is chosen by likeness stands only when everybody has answered.
+        """
+        counted = self.tools or self.wants_json or self.wants_final_answer
+        return bool(counted) or self.strategy == "majority"
+
     @staticmethod
     def of(request: GenerationRequest, strategy: str) -> Question:
         """The question that `request` puts. Raises BadRequest for a strategy that does not exist."""

@@ -162,7 +162,9 @@ class Dispatcher:
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         models = [replica.model for replica in seats]
-        first = len(seats) if question.strategy == "first" else first_wave(models, weights, options.min_votes or 1)
+        # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
+        in_turn = question.may_settle_early or options.stop == "posterior"
+        first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
         batches, later = in_waves(seats, samplings, first)
         return hold_ballot(
             BallotCall(

@@ -148,7 +148,7 @@ async def test_a_client_that_leaves_in_the_second_wave_stops_it_everywhere() -> 
             await swarm.add(name, f"Answer: {len(name)}", ["a word", asyncio.Event()], slots=2)
         await swarm.add("kitchen", "Answer: 1", ["a word", asyncio.Event()], slots=2)
         client = await swarm.client("kitchen")
-        asked = asyncio.create_task(client.chat(swarm={"votes": 5}))
+        asked = asyncio.create_task(client.chat(swarm={"votes": 5, "strategy": "majority"}))
         await eventually(lambda: sum(len(engine.requests) for engine in swarm.engines.values()) == 5)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
@@ -250,7 +250,7 @@ async def test_the_same_seed_gives_the_same_seeds_to_the_voters() -> None:
         seeds: list[list[int | None]] = []
         for _ in range(2):
             begun = len(engine.requests)
-            await client.chat(seed=7, swarm={"votes": 5})
+            await client.chat(seed=7, swarm={"votes": 5, "strategy": "majority"})
             seeds.append([request.seed for request in engine.requests[begun:]])
         assert seeds[0] == seeds[1]
         assert len(set(seeds[0])) == 2, "a seed for each wave"

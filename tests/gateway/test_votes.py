@@ -192,10 +192,22 @@ async def test_min_votes_keeps_a_lead_from_ending_the_vote(stage: Stage) -> None
 
 async def test_a_first_wave_that_decides_alone_ends_the_vote_and_the_rest_is_never_asked(stage: Stage) -> None:
     stage.voters_say("Answer: 16", "Answer: 16", "Answer: 16", ["Answer: ", asyncio.Event()])
-    account = swarm_of(await stage.client.chat(swarm={"votes": 4}))
+    account = swarm_of(await stage.client.chat(swarm={"votes": 4, "strategy": "majority"}))
     assert (account["stopped_by"], account["votes"], account["asked"]) == ("unbeatable_lead", 3, 3)
     assert (account["wanted"], account["saved"], len(stage.engine.requests)) == (4, 1, 1)
     assert stage.engine.running == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "waves"),
+    [("Why is the sky blue?", 1), ("Why is it 16? End with: the final answer", 2)],
+)
+async def test_prose_is_asked_of_everyone_at_once_since_only_the_last_answer_settles_it(
+    stage: Stage, question: str, waves: int
+) -> None:
+    stage.voters_say("It scatters.", "It does scatter.", "Scattering.", "Light scatters.")
+    account = swarm_of(await stage.client.chat(messages=[{"role": "user", "content": question}], swarm={"votes": 4}))
+    assert (account["stopped_by"], account["asked"], len(stage.engine.requests)) == ("all_in", 4, waves)
 
 
 async def test_the_first_answer_wins_where_that_is_asked_for(stage: Stage) -> None:
