@@ -23,7 +23,7 @@ from swarm.routing.seating import Batch, Place, place_of
 
 log = logging.getLogger(__name__)
 
-MIN_GRACE_S = 0.25  # what the voters beyond the quorum get at least: jitter of a network and of a busy machine
+MIN_GRACE_S = 0.1  # what the voters beyond the quorum get at least: jitter of a network and of a busy machine
 MIN_PATIENCE_S = 0.05  # what a late first wave gets at least before the rest of the voters are asked beside it
 MAX_UNREAD = 1024  # reports not yet read (a slow client); beyond it the voters wait, and the engine behind them
 
