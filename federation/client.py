@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 import aiohttp
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from federation import wire
 from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_description, parse_hints, printable
@@ -22,10 +23,15 @@ from federation.errors import (
     PeerStatusError,
     PeerTimedOut,
     PeerUnreachable,
+    PeerUntrusted,
+    RosterError,
 )
 from federation.hostport import Address
+from federation.member_connector import MemberConnector, noting_who_answers
 from federation.ndjson import LineSplitter, LineTooLong
+from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
+from federation.trust import Trust
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
@@ -73,27 +79,62 @@ class PeerResponse:
             return await _refusal(self._response, self._where)
 
 
+class _Awaitable(
+    Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol
+): ...
+
+
+class _Link:
+    """Requests to nodes: plain HTTP while this node is open, mutual TLS with pinned certificates once it is paired."""
+
+    def __init__(self, session: aiohttp.ClientSession, trust: Trust | None) -> None:
+        self._session = session
+        self._trust = trust
+
+    def get(self, url: str, **options: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        secured, context = self._secured(url)
+        return self._session.get(secured, ssl=context, **options)
+
+    def post(self, url: str, **options: Any) -> _Awaitable:
+        secured, context = self._secured(url)
+        return self._session.post(secured, ssl=context, **options)
+
+    def _secured(self, url: str) -> tuple[str, ssl.SSLContext | bool]:
+        context = None if self._trust is None else self._trust.client_context
+        return (url, True) if context is None else (url.replace("http://", "https://", 1), context)
+
+
 class PeerClient:
     """One connection pool for all peers. Use as `async with`; every method raises PeerError and nothing of aiohttp's.
 
     `node_id` signs each call; `announced` is where this node can be probed itself, told with each `describe`.
+    Without `trust` it is an open node's. URLs are `http://` ones either way: what they become is decided here.
     """
 
-    def __init__(self, node_id: str, announced: Address | None = None) -> None:
+    def __init__(self, node_id: str, announced: Address | None = None, trust: Trust | None = None) -> None:
         self._node_id = node_id
         self._announced = announced
+        self._trust = trust
         self._open: aiohttp.ClientSession | None = None
+        self._link: _Link | None = None
 
     async def __aenter__(self) -> Self:
-        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
         self._open = aiohttp.ClientSession(
-            connector=connector,
+            connector=self._make_connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
         )
+        self._link = _Link(self._open, self._trust)
         return self
+
+    def _make_connector(self) -> aiohttp.TCPConnector:
+        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
+        if self._trust is None:
+            return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+        connector = MemberConnector(self._trust, limit=0, keepalive_timeout=_KEEPALIVE_S)
+        self._trust.subscribe(lambda _: connector.cut_strangers())
+        return connector
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -102,17 +143,21 @@ class PeerClient:
             await self._open.close()
 
     @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._open is None:
+    def _session(self) -> _Link:
+        if self._link is None:
             raise RuntimeError("PeerClient is used outside its async with")
-        return self._open
+        return self._link
 
     async def describe(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
         query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
-        raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+        with noting_who_answers() as answering:
+            raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
         with _agreed(address):
-            return parse_description(raw)
+            description = parse_description(raw)
+        if answering.node_id not in (None, description.id):
+            raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
+        return description
 
     async def peers(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
@@ -135,6 +180,29 @@ class PeerClient:
             ) as response:
                 if response.status != 200:
                     raise await _refusal(response, where)
+
+    async def exchange_roster(
+        self, address: Address, roster: Roster, timeout_s: float = Timing.probe_timeout_s
+    ) -> Roster:
+        """Tell the member at `address` this node's list of members; the list it has then."""
+        body = roster.model_dump_json().encode()
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        where = str(address)
+        with _translated(where):
+            async with self._session.post(
+                address.url + wire.ROSTER_PATH,
+                data=io.BytesIO(body),
+                headers={"Content-Type": "application/json"},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await _refusal(response, where)
+                raw = await _read_at_most(response, MAX_ROSTER_BYTES + 1)
+        try:
+            return parse_roster(raw)
+        except RosterError as error:
+            raise PeerProtocolError(f"{where} answered {error}") from error
 
     def stream_candidates(
         self, url: str, body: Mapping[str, JsonValue], *, request_id: str, hops: int, deadline_s: float
@@ -239,6 +307,16 @@ class _BoundedLines:
         return self._splitter.finish()
 
 
+class _RefusalError(BaseModel):
+    message: str
+
+
+class _Refusal(BaseModel):
+    """The error object of every node's refusals."""
+
+    error: _RefusalError
+
+
 async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
     """The body, or its first `limit_bytes`."""
     parts: list[bytes] = []
@@ -250,8 +328,12 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> b
 
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
-    text = printable((await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace"))
-    return PeerStatusError(f"{where} answered {response.status}: {text[:_MAX_ERROR_CHARS]}", response.status)
+    text = (await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+    try:
+        text = _Refusal.model_validate_json(text).error.message
+    except ValidationError:
+        pass  # somebody else's words, shown as they are
+    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
 
 
 @contextmanager
@@ -272,7 +354,13 @@ def _translated(where: str) -> Generator[None]:
         raise PeerTimedOut(f"{where} did not answer in time") from error
     except aiohttp.ClientConnectorDNSError as error:
         raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        raise PeerUntrusted(f"{where} {_why_no_handshake(error)}") from error
     except aiohttp.ClientOSError as error:
+        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
+            raise PeerUntrusted(f"{where} {_why_no_handshake(error.__cause__)}") from error
         if error.errno in _GONE:
             raise PeerRefused(f"nobody listens at {where}") from error
         raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
@@ -280,3 +368,13 @@ def _translated(where: str) -> Generator[None]:
         raise PeerRefused(f"{where} broke off the connection") from error
     except aiohttp.ClientError as error:
         raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error
+
+
+def _why_no_handshake(error: Exception) -> str:
+    """What a failed TLS handshake, or its late refusal, means among nodes."""
+    words = str(error).upper()
+    if any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")):
+        return "is an open node, or none: this node is paired and talks to members only (`swarm invite` invites it)"
+    if "ALERT" in words:
+        return "does not take this node for a member of its swarm (any more): it may have to be invited again"
+    return f"breaks off the TLS handshake ({printable(words)[:80]})"

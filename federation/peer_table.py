@@ -261,7 +261,7 @@ class PeerTable:
             return "is this node itself"
         return (
             f"another node ({description.name}) uses this node's id {self._self_id}: "
-            "one data directory is a copy of the other; delete node.json in the copy"
+            "one data directory is a copy of the other; delete node.pem in the copy"
         )
 
     def _is_double(self, contact: Contact, record: Record, description: NodeDescription, now: float) -> bool:
@@ -277,7 +277,7 @@ class PeerTable:
         if contact.conflicts >= CONFLICTS_TO_REJECT:
             reason = (
                 f"uses the id of {record.description.name} at {record.route}: "
-                "one data directory is a copy of the other; delete node.json in the copy"
+                "one data directory is a copy of the other; delete node.pem in the copy"
             )
             return self._reject(contact, reason, now)
         contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
