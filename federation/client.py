@@ -41,6 +41,8 @@ MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
+_TIMING: Final = Timing()
+_NOT_TAKEN: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -79,9 +81,7 @@ class PeerResponse:
             return await _refusal(self._response, self._where)
 
 
-class _Awaitable(
-    Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol
-): ...
+class _Awaitable(Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol): ...
 
 
 class _Link:
@@ -132,7 +132,7 @@ class PeerClient:
         # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
         if self._trust is None:
             return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
-        connector = MemberConnector(self._trust, limit=0, keepalive_timeout=_KEEPALIVE_S)
+        connector = MemberConnector(self._trust, _KEEPALIVE_S)
         self._trust.subscribe(lambda _: connector.cut_strangers())
         return connector
 
@@ -148,24 +148,29 @@ class PeerClient:
             raise RuntimeError("PeerClient is used outside its async with")
         return self._link
 
-    async def describe(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> NodeDescription:
+    async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
         query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
         with noting_who_answers() as answering:
-            raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+            try:
+                raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+            except PeerRefused as error:
+                if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
+                raise PeerUntrusted(f"{address} {_NOT_TAKEN}") from error  # asyncio's servers do not say why
         with _agreed(address):
             description = parse_description(raw)
         if answering.node_id not in (None, description.id):
             raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
         return description
 
-    async def peers(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> tuple[PeerHint, ...]:
+    async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
         raw = await self._get_json(address, wire.PEERS_PATH, {}, timeout_s)
         with _agreed(address):
             return parse_hints(raw)
 
-    async def goodbye(self, address: Address, node_id: str, timeout_s: float = Timing.goodbye_timeout_s) -> None:
+    async def goodbye(self, address: Address, node_id: str, timeout_s: float = _TIMING.goodbye_timeout_s) -> None:
         """Tell the node at `address` that `node_id` leaves."""
         body = Goodbye(id=node_id).model_dump_json().encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -182,7 +187,7 @@ class PeerClient:
                     raise await _refusal(response, where)
 
     async def exchange_roster(
-        self, address: Address, roster: Roster, timeout_s: float = Timing.probe_timeout_s
+        self, address: Address, roster: Roster, timeout_s: float = _TIMING.probe_timeout_s
     ) -> Roster:
         """Tell the member at `address` this node's list of members; the list it has then."""
         body = roster.model_dump_json().encode()
@@ -376,5 +381,5 @@ def _why_no_handshake(error: Exception) -> str:
     if any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")):
         return "is an open node, or none: this node is paired and talks to members only (`swarm invite` invites it)"
     if "ALERT" in words:
-        return "does not take this node for a member of its swarm (any more): it may have to be invited again"
+        return _NOT_TAKEN
     return f"breaks off the TLS handshake ({printable(words)[:80]})"

@@ -44,12 +44,15 @@ def noting_who_answers() -> Generator[Answering]:
 class MemberConnector(aiohttp.TCPConnector):
     """A connection pool that lends a TLS connection only while its other end is a member."""
 
-    def __init__(self, trust: Trust, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, trust: Trust, keepalive_s: float) -> None:
+        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
+        super().__init__(limit=0, keepalive_timeout=keepalive_s)  # pyright: ignore[reportUnknownMemberType]
         self._trust = trust
         self._lent: WeakSet[asyncio.BaseTransport] = WeakSet()
 
-    async def connect(self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout) -> Connection:
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
         """As the base class; raises PeerUntrusted for a TLS connection whose certificate is not pinned (any more)."""
         connection = await super().connect(req, traces, timeout)
         if not req.is_ssl():

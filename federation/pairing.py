@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -15,28 +16,34 @@ from enum import Enum, auto
 from secrets import token_bytes
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from federation.advertisement import Name, Wire
+from federation.advertisement import Name, Wire, printable
 from federation.invitation import SECRET_BYTES
-from federation.roster import Certificate, Places, Roster
+from federation.roster import MAX_ROSTER_BYTES, Certificate, Places, Roster
 
-JOIN_PATH: Final = "/pairing/v1/join"  # POST, on the pairing listener only
 CODE_LIFE_S: Final = 600.0  # ten minutes: to walk to the other machine
 MAX_LIVE_CODES: Final = 8  # one for each machine of a room that somebody sets up at once
 MAX_WRONG_PROOFS: Final = 20  # then the code is withdrawn: nobody mistypes a proof
+MAX_REQUEST_BYTES: Final = 8192  # a certificate, a name and four addresses are under 3,000
+MAX_REPLY_BYTES: Final = MAX_ROSTER_BYTES + 1024
 _PURPOSE: Final = b"local-swarm pairing 1 "
 
 Proof = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class JoinRequest(Wire):
-    """The body of POST join. The joiner's node id is its certificate's fingerprint."""
+    """What a joiner sends, as one line of JSON. Its node id is its certificate's fingerprint."""
 
     certificate: Certificate
     name: Name
     places: Places = ()
     proof: Proof
+
+    @property
+    def der(self) -> bytes:
+        """The certificate."""
+        return base64.b64decode(self.certificate)
 
 
 class JoinAnswer(Wire):
@@ -45,6 +52,13 @@ class JoinAnswer(Wire):
     proof: Proof
     roster: Roster
     unix_s: Annotated[float, Field(ge=0, le=1e11)]
+
+
+class JoinReply(Wire):
+    """What comes back, as one line of JSON: the answer, or why there is none."""
+
+    answer: JoinAnswer | None = None
+    refusal: Annotated[str, Field(max_length=300), AfterValidator(printable)] | None = None
 
 
 def joiner_proof(secret: bytes, inviter: bytes, joiner: bytes) -> str:
@@ -102,6 +116,11 @@ class Invitations:
         self._codes = [code for code in self._codes if now < code.ends_at and code.wrong < MAX_WRONG_PROOFS]
         return len(self._codes)
 
+    def next_end(self, now: float) -> float | None:
+        """When the next code ends by age; None while there is none."""
+        self.live(now)
+        return min((code.ends_at for code in self._codes), default=None)
+
     def withdraw_all(self) -> None:
         self._codes.clear()
 
@@ -111,9 +130,7 @@ class Invitations:
         All codes are tried, whichever fits: the time taken tells nothing of them.
         """
         self.live(now)
-        fitting = [
-            code for code in self._codes if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))
-        ]
+        fitting = [code for code in self._codes if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))]
         if fitting:
             self._codes.remove(fitting[0])
             return Outcome.RIGHT, fitting[0].secret

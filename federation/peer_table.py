@@ -135,6 +135,17 @@ class PeerTable:
         record = self._held.records.get(node_id)
         return () if record is None else self._leave(record, "said goodbye", now)
 
+    def expelled(self, node_id: str, reason: str, now: float) -> Changes:
+        """It may not be a peer any more: out now. Its addresses are asked again, in case it may be one later."""
+        record = self._held.records.get(node_id)
+        if record is None:
+            return ()
+        changes = self._leave(record, reason, now)
+        for contact in self._held.contacts_of(record):
+            self._held.detach(contact)
+            contact.since = now
+        return changes
+
     def doubted(self, node_id: str, now: float) -> Changes:
         """A hint that it left (an mDNS goodbye, which lost multicast imitates): probe soon, conclude nothing."""
         record = self._held.records.get(node_id)

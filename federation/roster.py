@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import secrets
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -111,7 +111,7 @@ class Roster(Wire):
         """Those not revoked, this node included."""
         return tuple(entry for entry in self.entries if not entry.revoked)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The same for two copies exactly when they agree on who is in and who is out."""
         facts = [f"{entry.id} {entry.epoch} {entry.revoked}" for entry in sorted(self.entries, key=lambda e: e.id)]

@@ -153,8 +153,8 @@ class Trust:
         self._member_ids = frozenset(entry.id for entry in self.others)
 
     def _tell(self, before: Roster | None, after: Roster | None, was: Mode) -> None:
-        old = {entry.id: entry for entry in ([] if before is None else before.members)}
-        new = {entry.id: entry for entry in ([] if after is None else after.members)}
+        old = {entry.id: entry for entry in (() if before is None else before.members)}
+        new = {entry.id: entry for entry in (() if after is None else after.members)}
         change = TrustChange(
             joined=tuple(entry for node_id, entry in new.items() if node_id not in old and node_id != self.node_id),
             left=tuple(entry for node_id, entry in old.items() if node_id not in new),

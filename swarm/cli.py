@@ -41,6 +41,8 @@ examples:
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
   swarm chat                                talk to it
+  swarm invite                              a code: only nodes that join with one are answered from then on
+  swarm join swarm1...                      join with it; then `swarm peers`, `swarm revoke ID`
 """
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -71,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_models(commands)
     add_bench(commands, DEFAULT_URL, _client_key)
+    _add_members(commands)
     return parser
 
 
@@ -200,6 +203,23 @@ def _add_models(commands: Any) -> None:
         action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
 
 
+def _add_members(commands: Any) -> None:
+    invite = commands.add_parser("invite", help="a code with which one more node may join; makes the swarm paired")
+    join = commands.add_parser("join", help="join the swarm that a code is from")
+    join.add_argument(
+        "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
+    )
+    peers = commands.add_parser("peers", help="who belongs to the swarm")
+    revoke = commands.add_parser("revoke", help="put a node out of the swarm; its own id: leave it")
+    revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
+    for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
+        parser.add_argument("--json", action="store_true", help="as JSON")
+        parser.add_argument(
+            "--data-dir", type=Path, metavar="DIR", help="that of the node, where it has one of its own"
+        )
+        parser.set_defaults(run=run)
+
+
 # Each command imports what it needs when it runs, so that `swarm --help` and `swarm status` answer at once.
 
 
@@ -265,6 +285,30 @@ def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
     return remove_model(_settings(arguments), arguments.model)
+
+
+def _invite(arguments: argparse.Namespace) -> int:
+    from swarm.commands.invite import invite
+
+    return invite(_settings(arguments).data_path, arguments.json)
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from swarm.commands.join import join
+
+    return join(_settings(arguments).data_path, arguments.code, arguments.json)
+
+
+def _peers(arguments: argparse.Namespace) -> int:
+    from swarm.commands.peers import peers
+
+    return peers(_settings(arguments).data_path, arguments.json)
+
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    from swarm.commands.revoke import revoke
+
+    return revoke(_settings(arguments).data_path, arguments.who, arguments.json)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
