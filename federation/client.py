@@ -7,7 +7,7 @@ import io
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -162,6 +162,8 @@ class PeerClient:
             description = parse_description(raw)
         if answering.node_id not in (None, description.id):
             raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
+        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(description.id):
+            raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
         return description
 
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
@@ -334,10 +336,8 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> b
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
     text = (await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-    try:
+    with suppress(ValidationError):  # somebody else's words are shown as they are
         text = _Refusal.model_validate_json(text).error.message
-    except ValidationError:
-        pass  # somebody else's words, shown as they are
     return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
 
 

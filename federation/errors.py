@@ -13,7 +13,7 @@ FederationError
 └── PeerError               one exchange with one peer failed; `kind` says how
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
-    ├── PeerUntrusted       "untrusted": what answers there is no member of this swarm, or does not take this node for one
+    ├── PeerUntrusted       "untrusted": it is no member of this swarm, or does not take this node for one
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
     └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it

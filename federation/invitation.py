@@ -1,7 +1,8 @@
 """The code that `swarm invite` prints and `swarm join` takes: where to go, whom to expect there, and a secret. Pure.
 
 `swarm1`, then base32 in lower case: one word without signs, so that a double click selects all of it and it survives
-mail, chat and being read in capitals. Its last four bytes are a checksum: a typing error is named before anything is sent.
+mail, chat and being read in capitals. Its last four bytes are a checksum: a typing error is found before anything is
+sent.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def encode(invitation: Invitation) -> str:
 
 
 def decode(text: str) -> Invitation:
-    """The invitation in a code, in any case, white space ignored. Raises InvitationError in words for whoever typed it."""
+    """The invitation in a code, in any case, white space ignored. Raises InvitationError for whoever typed it."""
     code = "".join(text.split()).lower()
     if not code.startswith(PREFIX) or len(code) > MAX_CODE_CHARS:
         raise InvitationError(f"this is no invitation: `swarm invite` prints one word that begins with {PREFIX}")

@@ -51,7 +51,10 @@ class MemberConnector(aiohttp.TCPConnector):
         self._lent: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     async def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the base class's
     ) -> Connection:
         """As the base class; raises PeerUntrusted for a TLS connection whose certificate is not pinned (any more)."""
         connection = await super().connect(req, traces, timeout)
@@ -61,7 +64,10 @@ class MemberConnector(aiohttp.TCPConnector):
         node_id = member_of(transport)
         if transport is None or not self._trust.is_member(node_id):
             connection.close()
-            raise PeerUntrusted(f"{req.url.authority} is no member of this swarm (any more)")
+            itself = node_id == self._trust.node_id
+            raise PeerUntrusted(
+                f"{req.url.authority} is {'this node itself' if itself else 'no member of this swarm any more'}"
+            )
         self._lent.add(transport)
         if (noted := _answering.get()) is not None:
             noted.node_id = node_id

@@ -88,7 +88,7 @@ async def _exchange(
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     if not hmac.compare_digest(fingerprint(shown or b""), invitation.fingerprint):
         raise PairingError(
-            f"what answers at {address} is not the node that made this invitation: it is another node, or somebody is in "
+            f"what answers at {address} is not the node that made this invitation: it is another node, or somebody in "
             f"between. Nothing was sent; {_ASK_AGAIN}"
         )
     mine = fingerprint(identity.certificate)

@@ -1,7 +1,7 @@
 """TLS between nodes: contexts in which exactly the pinned certificates are trusted, and who is at the other end.
 
-Python's `ssl` cannot accept any client certificate and judge it later, so pinned certificates are loaded as trust anchors.
-None of them may sign others (`certificate.py` sees to that). Anchors cannot be taken out of a context again: whoever
+Python's `ssl` cannot accept any client certificate and judge it later, so pinned ones are loaded as trust anchors. None
+of them may sign others (`certificate.py` sees to that). Anchors cannot be taken out of a context again: whoever
 removes a pin makes new ones, and judges the connections that are open already by `member_of`.
 """
 

@@ -39,7 +39,7 @@ class _Contexts:
 
 
 class Trust:
-    """For the event loop's thread only. Listeners are called on it, after a change, and must neither block nor raise."""
+    """For the event loop's thread. Listeners are called on it, after a change, and must neither block nor raise."""
 
     def __init__(self, identity: NodeIdentity, data_dir: Path, roster: Roster | None) -> None:
         self.identity = identity
@@ -116,7 +116,7 @@ class Trust:
         return _paired(await self._change(lambda roster: _paired(roster).merge(told)))
 
     async def adopt(self, told: Roster) -> Roster:
-        """Join the swarm of `told`, which this node was invited to. Its own list must be of that swarm, or of nobody."""
+        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of nobody else."""
 
         def adopted(roster: Roster | None) -> Roster:
             return roster.merge(told) if roster is not None and roster.swarm == told.swarm else told
@@ -182,4 +182,6 @@ def _contexts(identity: NodeIdentity, roster: Roster | None) -> _Contexts | None
     if roster is None:
         return None
     pinned = [entry.der for entry in roster.members if entry.id != identity.node_id]
-    return _Contexts(client_context(identity.pem, pinned), server_context(identity.pem, pinned))
+    # Its own certificate lets a node that meets itself say so; `is_member` is never true of it.
+    known = [*pinned, identity.certificate]
+    return _Contexts(client_context(identity.pem, known), server_context(identity.pem, pinned))

@@ -59,6 +59,7 @@ class TrustSteward:
         self._addresses = addresses
         self._federated = federated
         self._say = say
+        trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client)
         self._invitations = Invitations(fingerprint(trust.identity.certificate))
         preferred_port = addresses[0].port % MAX_PORT + 1
@@ -67,7 +68,6 @@ class TrustSteward:
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
-        trust.subscribe(self._on_change)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:

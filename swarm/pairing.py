@@ -1,4 +1,4 @@
-"""Joining a swarm, finding a member and reading who is in it: the same for a running node and for its data directory."""
+"""Joining a swarm, finding a member, reading who is in it: alike for a running node and for its data directory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import FederationError, InvitationError
-from federation.identity import load_identity
+from federation.identity import IDENTITY_FILE, load_identity
 from federation.invitation import decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Entry, Place, Roster
@@ -72,8 +72,13 @@ def known_revoked(roster: Roster | None) -> tuple[Known, ...]:
 # Without a running node
 
 
-def load_trust(data_dir: Path) -> Trust:
-    """As a node started with this data directory would have it. Blocks. Raises SetupError."""
+def load_trust(data_dir: Path, new: bool = False) -> Trust:
+    """As a node started with this data directory would have it. Blocks. Raises SetupError.
+
+    Only with `new` is an identity made where there is none.
+    """
+    if not new and not (data_dir / IDENTITY_FILE).exists():
+        raise SetupError(f"no node has run with the data directory {data_dir} yet: start one, or give its --data-dir")
     try:
         return Trust.load(load_identity(data_dir), data_dir)
     except FederationError as error:
@@ -82,7 +87,7 @@ def load_trust(data_dir: Path) -> Trust:
 
 def join_at_rest(data_dir: Path, code: str) -> Joined:
     """Join while no node runs here; the next one started is a member."""
-    return asyncio.run(join_swarm(load_trust(data_dir), code, ()))
+    return asyncio.run(join_swarm(load_trust(data_dir, new=True), code, ()))
 
 
 def peers_at_rest(data_dir: Path) -> Peers:

@@ -49,7 +49,7 @@ class Invited(Message):
 
 
 class Joined(Message):
-    """`inviter` is a name. `running`: a node took part, which looks for the others now; `clock_ahead_s` only if it is far."""
+    """`inviter` is a name. `running`: a node took part, and looks for the others now. `clock_ahead_s` only if far."""
 
     inviter: str
     members: tuple[str, ...]

@@ -52,7 +52,7 @@ def check_stranger(path: str) -> None:
     """Raises Forbidden for what came over plain HTTP and is between nodes. For a paired node only."""
     if is_between_nodes(path):
         raise Forbidden(
-            "this node belongs to a paired swarm and talks to its members only: "
+            "that node belongs to a paired swarm and talks to its members only: "
             "`swarm invite` there, then `swarm join CODE` here, makes this node one",
             "members_only",
         )
