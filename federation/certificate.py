@@ -15,6 +15,7 @@ from federation.errors import CertificateError
 
 MAX_CERTIFICATE_BYTES: Final = 1024  # DER; ours are under 400, and every member keeps those of all others
 FINGERPRINT_BYTES: Final = 32  # SHA-256
+_SEQUENCE: Final = b"\x30\x82"  # how DER of 256 to 65,535 bytes begins; two bytes of length follow
 _VALID_BEFORE: Final = timedelta(days=2)  # whoever does look at the dates forgives a clock that is behind
 _VALID_AFTER: Final = timedelta(days=20 * 365)  # the pin does the work, not the clock
 
@@ -71,6 +72,8 @@ def check_certificate(certificate: bytes) -> bytes:
     """`certificate` if it is exactly one that can be pinned and vouches for no other. Raises CertificateError."""
     if len(certificate) > MAX_CERTIFICATE_BYTES:
         raise CertificateError(f"a certificate of {len(certificate)} bytes, more than {MAX_CERTIFICATE_BYTES}")
+    if certificate[:2] != _SEQUENCE or int.from_bytes(certificate[2:4]) + 4 != len(certificate):
+        raise CertificateError("bytes that are no certificate")  # OpenSSL would overlook what comes after one
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         trial.load_verify_locations(cadata=certificate)

@@ -76,5 +76,7 @@ class MemberConnector(aiohttp.TCPConnector):
     def cut_strangers(self) -> None:
         """Close what leads to nodes that are no members any more, whatever it is carrying."""
         for transport in tuple(self._lent):
+            if transport.is_closing():
+                continue
             if not self._trust.is_member(member_of(transport)) and isinstance(transport, asyncio.Transport):
                 transport.abort()

@@ -1,6 +1,6 @@
 """What two nodes say to each other when one joins the other's swarm, and who may. Pure: no I/O, time is given.
 
-1. The joiner connects to the address in the code and looks at the certificate: if it is not the code's, it sends nothing.
+1. The joiner connects to the address in the code and looks at the certificate; unless it is the one named, it stops.
 2. It sends its own certificate and a proof of the secret: HMAC over both fingerprints, good for these two nodes alone.
 3. The inviter pins it and answers with its own proof and the list of members; the joiner pins them.
 """

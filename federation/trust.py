@@ -116,7 +116,7 @@ class Trust:
         return _paired(await self._change(lambda roster: _paired(roster).merge(told)))
 
     async def adopt(self, told: Roster) -> Roster:
-        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of nobody else."""
+        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself."""
 
         def adopted(roster: Roster | None) -> Roster:
             return roster.merge(told) if roster is not None and roster.swarm == told.swarm else told

@@ -20,7 +20,7 @@ from federation.membership import Membership
 from federation.pairing import CODE_LIFE_S, Invitations, JoinAnswer, JoinReply, JoinRequest, Outcome, inviter_proof
 from federation.pairing_listener import PairingListener
 from federation.roster import Entry, Place
-from federation.roster_sync import TELL_TIMEOUT_S, RosterSync
+from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import pairing_context
 from federation.trust import Trust, TrustChange
@@ -51,6 +51,7 @@ class TrustSteward:
         addresses: tuple[Address, ...],
         federated: bool,
         say: Callable[[str], None],
+        look_s: float = LOOK_S,
     ) -> None:
         self._trust = trust
         self._membership = membership
@@ -60,7 +61,7 @@ class TrustSteward:
         self._federated = federated
         self._say = say
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
-        self._sync = RosterSync(trust, membership, client)
+        self._sync = RosterSync(trust, membership, client, look_s)
         self._invitations = Invitations(fingerprint(trust.identity.certificate))
         preferred_port = addresses[0].port % MAX_PORT + 1
         self._listener = PairingListener(bind_host, preferred_port, pairing_context(trust.identity.pem), self._redeem)
@@ -90,6 +91,11 @@ class TrustSteward:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._listener.close(at_once=True)
+
+    @property
+    def pairing_port(self) -> int | None:
+        """Where whoever is invited knocks; None while no code is live."""
+        return self._listener.port
 
     # What the commands ask
 

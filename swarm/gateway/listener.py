@@ -73,7 +73,9 @@ class SharedPort:
         """Close every TLS connection whose other end is no member any more, whatever it is carrying."""
         for connection in self._server.connections:
             transport = connection.transport
-            if transport is not None and is_encrypted(transport) and not is_member(member_of(transport)):
+            if transport is None or transport.is_closing():
+                continue
+            if is_encrypted(transport) and not is_member(member_of(transport)):
                 transport.abort()
 
     async def _accept(self) -> None:
