@@ -89,13 +89,18 @@ def between_nodes(node: RunningNode) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def pair(make_node: MakeNode, tmp_path: Path) -> AsyncIterator[tuple[RunningNode, RunningNode]]:
-    """Kitchen and study, members of one swarm, who see each other."""
-    trusts = paired_trusts(tmp_path, "kitchen", "study")
-    kitchen, study = (make_node(trust.identity.name, trust) for trust in trusts)
-    async with run_nodes(kitchen, study):
-        await acquainted(kitchen, study)
-        yield kitchen, study
+async def pair(make_node: MakeNode, tmp_path: Path) -> tuple[RunningNode, RunningNode]:
+    """Kitchen and study, members of one swarm, to be started by `together`."""
+    kitchen, study = paired_trusts(tmp_path, "kitchen", "study")
+    return make_node("kitchen", kitchen), make_node("study", study)
+
+
+@asynccontextmanager
+async def together(*nodes: RunningNode) -> AsyncIterator[tuple[RunningNode, ...]]:
+    """Members that run and see each other."""
+    async with run_nodes(*nodes):
+        await acquainted(*nodes)
+        yield nodes
 
 
 async def acquainted(*nodes: RunningNode) -> None:
@@ -109,47 +114,47 @@ async def acquainted(*nodes: RunningNode) -> None:
 async def test_a_rogue_gets_nothing_from_any_endpoint_between_nodes(
     pair: tuple[RunningNode, RunningNode], tmp_path: Path
 ) -> None:
-    kitchen, _ = pair
-    endpoints = between_nodes(kitchen)
-    assert {wire.NODE_PATH, wire.PEERS_PATH, *BODIES, wire.ROSTER_PATH} <= {path for _, path in endpoints}
-    for kind, rogue in rogues(tmp_path).items():
-        for method, path in endpoints:
-            got = await rogue.get(kitchen, method, path, X_Swarm_From=pair[1].id, Authorization="Bearer x")
-            if rogue.context is None:
-                assert got is not None
-                assert got[0] == 403, (kind, path, got)
-                assert "members_only" in got[1]
-                assert kitchen.id not in got[1]
-            else:
-                assert got is None, (kind, path, got)
-    assert len(kitchen.membership.alive()) == 1, "the swarm is unharmed"
+    async with together(*pair) as (kitchen, _):
+        endpoints = between_nodes(kitchen)
+        assert {wire.NODE_PATH, wire.PEERS_PATH, *BODIES, wire.ROSTER_PATH} <= {path for _, path in endpoints}
+        for kind, rogue in rogues(tmp_path).items():
+            for method, path in endpoints:
+                got = await rogue.get(kitchen, method, path, X_Swarm_From=pair[1].id, Authorization="Bearer x")
+                if rogue.context is None:
+                    assert got is not None
+                    assert got[0] == 403, (kind, path, got)
+                    assert "members_only" in got[1]
+                    assert kitchen.id not in got[1]
+                else:
+                    assert got is None, (kind, path, got)
+        assert len(kitchen.membership.alive()) == 1, "the swarm is unharmed"
 
 
 async def test_clients_are_served_as_before(pair: tuple[RunningNode, RunningNode]) -> None:
-    kitchen, study = pair
-    async with connect(kitchen.url) as client:
-        assert (await client.get("/livez")).status == 200
-        health = (await client.get("/v1/federation/health")).json
-        assert health["node"]["mode"] == "paired"
-        assert [peer["state"] for peer in health["peers"]] == ["alive"]
-        reply = await client.chat(swarm={"votes": 8})
-    assert {c["voter"].split("@")[1] for c in reply.json["swarm"]["candidates"]} == {"kitchen", "study"}
+    async with together(*pair) as (kitchen, _study):
+        async with connect(kitchen.url) as client:
+            assert (await client.get("/livez")).status == 200
+            health = (await client.get("/v1/federation/health")).json
+            assert health["node"]["mode"] == "paired"
+            assert [peer["state"] for peer in health["peers"]] == ["alive"]
+            reply = await client.chat(swarm={"votes": 8})
+        assert {c["voter"].split("@")[1] for c in reply.json["swarm"]["candidates"]} == {"kitchen", "study"}
 
 
 async def test_a_member_may_not_use_the_rest_over_its_link_nor_speak_for_another(
     pair: tuple[RunningNode, RunningNode],
 ) -> None:
-    kitchen, study = pair
-    assert study.trust is not None
-    member = Rogue(client_context(study.trust.identity.pem, [kitchen.trust.identity.certificate]))
-    assert (await member.get(kitchen, "GET", wire.NODE_PATH, X_Swarm_From=study.id))[0] == 200
-    for path in ("/v1/models", "/livez", "/metrics", "/docs", "/nowhere"):
-        status, text = await member.get(kitchen, "GET", path)
-        assert (status, "not_for_members" in text) == (403, True), path
-    status, text = await member.get(kitchen, "GET", wire.NODE_PATH, X_Swarm_From=kitchen.id)
-    assert (status, "not_yourself" in text) == (403, True)
-    status, text = await member.get(kitchen, "POST", wire.GOODBYE_PATH)
-    assert (status, "not_yourself" in text) == (403, True)
+    async with together(*pair) as (kitchen, study):
+        assert study.trust is not None
+        member = Rogue(client_context(study.trust.identity.pem, [kitchen.trust.identity.certificate]))
+        assert (await member.get(kitchen, "GET", wire.NODE_PATH, X_Swarm_From=study.id))[0] == 200
+        for path in ("/v1/models", "/livez", "/metrics", "/docs", "/nowhere"):
+            status, text = await member.get(kitchen, "GET", path)
+            assert (status, "not_for_members" in text) == (403, True), path
+        status, text = await member.get(kitchen, "GET", wire.NODE_PATH, X_Swarm_From=kitchen.id)
+        assert (status, "not_yourself" in text) == (403, True)
+        status, text = await member.get(kitchen, "POST", wire.GOODBYE_PATH)
+        assert (status, "not_yourself" in text) == (403, True)
 
 
 async def test_a_member_that_claims_another_id_is_no_peer(make_node: MakeNode, tmp_path: Path) -> None:
@@ -167,35 +172,36 @@ async def test_a_member_that_claims_another_id_is_no_peer(make_node: MakeNode, t
 async def test_open_and_paired_nodes_ignore_each_other_and_say_why(
     make_node: MakeNode, tmp_path: Path, pair: tuple[RunningNode, RunningNode]
 ) -> None:
-    kitchen, _ = pair
-    async with make_node("visitor") as visitor:
-        with pytest.raises(PeerError, match="belongs to a paired swarm .*swarm invite` there"):
-            await visitor.client.describe(kitchen.address, WAIT_S)
-        with pytest.raises(PeerUntrusted, match="is an open node.*swarm invite"):
-            await kitchen.client.describe(visitor.address, WAIT_S)
-    (office, _) = paired_trusts(tmp_path / "elsewhere", "office", "lab")
-    async with make_node("office", office) as stranger:
-        for one, other in ((kitchen, stranger), (stranger, kitchen)):
-            with pytest.raises(PeerUntrusted, match="no member of this paired swarm"):
-                await one.client.describe(other.address, WAIT_S)
+    async with together(*pair) as (kitchen, _):
+        async with make_node("visitor") as visitor:
+            with pytest.raises(PeerError, match=r"belongs to a paired swarm .*swarm invite` there"):
+                await visitor.client.describe(kitchen.address, WAIT_S)
+            with pytest.raises(PeerUntrusted, match=r"is an open node.*swarm invite"):
+                await kitchen.client.describe(visitor.address, WAIT_S)
+        (office, _) = paired_trusts(tmp_path / "elsewhere", "office", "lab")
+        async with make_node("office", office) as stranger:
+            for one, other in ((kitchen, stranger), (stranger, kitchen)):
+                with pytest.raises(PeerUntrusted, match="no member of this paired swarm"):
+                    await one.client.describe(other.address, WAIT_S)
 
 
 async def test_a_node_that_meets_itself_says_so(pair: tuple[RunningNode, RunningNode]) -> None:
-    with pytest.raises(PeerUntrusted, match="is this node itself"):
-        await pair[0].client.describe(pair[0].address, WAIT_S)
+    async with together(*pair):
+        with pytest.raises(PeerUntrusted, match="is this node itself"):
+            await pair[0].client.describe(pair[0].address, WAIT_S)
 
 
 async def test_whoever_is_not_pinned_there_is_told_at_the_first_read(
     pair: tuple[RunningNode, RunningNode], tmp_path: Path
 ) -> None:
     """TLS 1.3 lets a client finish its handshake before the server has looked at the certificate."""
-    kitchen, _ = pair
-    assert kitchen.trust is not None
-    one_sided = open_trust(tmp_path, "one-sided")
-    await one_sided.adopt(kitchen.trust.roster.admit(one_sided.identity.certificate, "one-sided"))
-    async with PeerClient(one_sided.node_id, trust=one_sided) as client:
-        with pytest.raises(PeerUntrusted, match="does not take this node for one"):
-            await client.describe(kitchen.address, WAIT_S)
+    async with together(*pair) as (kitchen, _):
+        assert kitchen.trust is not None
+        one_sided = open_trust(tmp_path, "one-sided")
+        await one_sided.adopt(kitchen.trust.roster.admit(one_sided.identity.certificate, "one-sided"))
+        async with PeerClient(one_sided.node_id, trust=one_sided) as client:
+            with pytest.raises(PeerUntrusted, match="does not take this node for one"):
+                await client.describe(kitchen.address, WAIT_S)
 
 
 @asynccontextmanager
@@ -263,11 +269,11 @@ async def test_a_revocation_reaches_all_and_survives_restarts(make_node: MakeNod
 
 
 async def test_a_revoked_node_may_be_invited_again(pair: tuple[RunningNode, RunningNode]) -> None:
-    kitchen, study = pair
-    await kitchen.steward.revoke("study")
-    code = (await kitchen.steward.invite()).code
-    await study.steward.join(code)
-    await acquainted(kitchen, study)
+    async with together(*pair) as (kitchen, study):
+        await kitchen.steward.revoke("study")
+        code = (await kitchen.steward.invite()).code
+        await study.steward.join(code)
+        await acquainted(kitchen, study)
 
 
 async def test_the_list_is_the_same_everywhere_a_moment_after_a_change(make_node: MakeNode, tmp_path: Path) -> None:
@@ -282,10 +288,10 @@ async def test_the_list_is_the_same_everywhere_a_moment_after_a_change(make_node
 
 
 async def test_another_swarms_list_is_refused(pair: tuple[RunningNode, RunningNode], tmp_path: Path) -> None:
-    kitchen, study = pair
-    foreign = Roster(swarm="f" * 16).admit(identity(tmp_path, "rogue").certificate, "rogue")
-    with pytest.raises(PeerError, match="the list of another swarm"):
-        await study.client.exchange_roster(kitchen.address, foreign, WAIT_S)
+    async with together(*pair) as (kitchen, study):
+        foreign = Roster(swarm="f" * 16).admit(identity(tmp_path, "rogue").certificate, "rogue")
+        with pytest.raises(PeerError, match="the list of another swarm"):
+            await study.client.exchange_roster(kitchen.address, foreign, WAIT_S)
 
 
 async def test_a_clock_that_is_years_off_cuts_nobody_off(make_node: MakeNode, tmp_path: Path) -> None:
@@ -318,18 +324,19 @@ async def test_a_clock_that_is_years_off_cuts_nobody_off(make_node: MakeNode, tm
 async def test_a_lost_list_that_cannot_be_written_still_holds(
     pair: tuple[RunningNode, RunningNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from federation import trust as trust_module
-    from federation.errors import RosterError
-    from swarm.errors import SwarmError
+    async with together(*pair):
+        from federation import trust as trust_module
+        from federation.errors import RosterError
+        from swarm.errors import SwarmError
 
-    def full_disk(*_: object) -> None:
-        raise RosterError("cannot write roster.json (No space left on device): it holds until this node stops")
+        def full_disk(*_: object) -> None:
+            raise RosterError("cannot write roster.json (No space left on device): it holds until this node stops")
 
-    monkeypatch.setattr(trust_module, "save_roster", full_disk)
-    kitchen, study = pair
-    with pytest.raises(SwarmError, match="No space left"):
-        await kitchen.steward.revoke(study.id)
-    assert not kitchen.trust.is_member(study.id)
+        monkeypatch.setattr(trust_module, "save_roster", full_disk)
+        kitchen, study = pair
+        with pytest.raises(SwarmError, match="No space left"):
+            await kitchen.steward.revoke(study.id)
+        assert not kitchen.trust.is_member(study.id)
 
 
 @pytest.mark.parametrize(
