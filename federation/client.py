@@ -6,10 +6,10 @@ import errno
 import io
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 import aiohttp
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -29,6 +29,7 @@ from federation.errors import (
 from federation.hostport import Address
 from federation.member_connector import MemberConnector, noting_who_answers
 from federation.ndjson import LineSplitter, LineTooLong
+from federation.peer_link import NOT_TAKEN, PeerLink, why_no_handshake
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.trust import Trust
@@ -42,7 +43,6 @@ _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
 _TIMING: Final = Timing()
-_NOT_TAKEN: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -81,29 +81,6 @@ class PeerResponse:
             return await _refusal(self._response, self._where)
 
 
-class _Awaitable(Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol): ...
-
-
-class _Link:
-    """Requests to nodes: plain HTTP while this node is open, mutual TLS with pinned certificates once it is paired."""
-
-    def __init__(self, session: aiohttp.ClientSession, trust: Trust | None) -> None:
-        self._session = session
-        self._trust = trust
-
-    def get(self, url: str, **options: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        secured, context = self._secured(url)
-        return self._session.get(secured, ssl=context, **options)
-
-    def post(self, url: str, **options: Any) -> _Awaitable:
-        secured, context = self._secured(url)
-        return self._session.post(secured, ssl=context, **options)
-
-    def _secured(self, url: str) -> tuple[str, ssl.SSLContext | bool]:
-        context = None if self._trust is None else self._trust.client_context
-        return (url, True) if context is None else (url.replace("http://", "https://", 1), context)
-
-
 class PeerClient:
     """One connection pool for all peers. Use as `async with`; every method raises PeerError and nothing of aiohttp's.
 
@@ -116,7 +93,7 @@ class PeerClient:
         self._announced = announced
         self._trust = trust
         self._open: aiohttp.ClientSession | None = None
-        self._link: _Link | None = None
+        self._link: PeerLink | None = None
 
     async def __aenter__(self) -> Self:
         self._open = aiohttp.ClientSession(
@@ -125,7 +102,7 @@ class PeerClient:
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
         )
-        self._link = _Link(self._open, self._trust)
+        self._link = PeerLink(self._open, self._trust)
         return self
 
     def _make_connector(self) -> aiohttp.TCPConnector:
@@ -143,7 +120,7 @@ class PeerClient:
             await self._open.close()
 
     @property
-    def _session(self) -> _Link:
+    def _session(self) -> PeerLink:
         if self._link is None:
             raise RuntimeError("PeerClient is used outside its async with")
         return self._link
@@ -157,7 +134,7 @@ class PeerClient:
             except PeerRefused as error:
                 if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                     raise
-                raise PeerUntrusted(f"{address} {_NOT_TAKEN}") from error  # asyncio's servers do not say why
+                raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error  # asyncio's servers do not say why
         with _agreed(address):
             description = parse_description(raw)
         if answering.node_id not in (None, description.id):
@@ -362,10 +339,10 @@ def _translated(where: str) -> Generator[None]:
     except aiohttp.ClientConnectorCertificateError as error:
         raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        raise PeerUntrusted(f"{where} {_why_no_handshake(error)}") from error
+        raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
     except aiohttp.ClientOSError as error:
         if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
-            raise PeerUntrusted(f"{where} {_why_no_handshake(error.__cause__)}") from error
+            raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
         if error.errno in _GONE:
             raise PeerRefused(f"nobody listens at {where}") from error
         raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
@@ -373,13 +350,3 @@ def _translated(where: str) -> Generator[None]:
         raise PeerRefused(f"{where} broke off the connection") from error
     except aiohttp.ClientError as error:
         raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error
-
-
-def _why_no_handshake(error: Exception) -> str:
-    """What a failed TLS handshake, or its late refusal, means among nodes."""
-    words = str(error).upper()
-    if any(sign in words for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")):
-        return "is an open node, or none: this node is paired and talks to members only (`swarm invite` invites it)"
-    if "ALERT" in words:
-        return _NOT_TAKEN
-    return f"breaks off the TLS handshake ({printable(words)[:80]})"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
 from swarm.commands.bench_options import add_bench
+from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
@@ -41,8 +42,7 @@ examples:
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
   swarm chat                                talk to it
-  swarm invite                              a code: only nodes that join with one are answered from then on
-  swarm join swarm1...                      join with it; then `swarm peers`, `swarm revoke ID`
+  swarm invite                              a code to `swarm join` with: only members are peers from then on
 """
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_models(commands)
     add_bench(commands, DEFAULT_URL, _client_key)
-    _add_members(commands)
+    add_member_commands(commands)
     return parser
 
 
@@ -203,27 +203,6 @@ def _add_models(commands: Any) -> None:
         action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
 
 
-def _add_members(commands: Any) -> None:
-    invite = commands.add_parser("invite", help="a code with which one more node may join; makes the swarm paired")
-    join = commands.add_parser("join", help="join the swarm that a code is from")
-    join.add_argument(
-        "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
-    )
-    peers = commands.add_parser("peers", help="who belongs to the swarm")
-    revoke = commands.add_parser("revoke", help="put a node out of the swarm; its own id: leave it")
-    revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
-    for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
-        parser.add_argument("--json", action="store_true", help="as JSON")
-        parser.add_argument(
-            "--data-dir",
-            type=Path,
-            default=argparse.SUPPRESS,  # so that one given before the command counts
-            metavar="DIR",
-            help="that of the node, where it has one of its own",
-        )
-        parser.set_defaults(run=run)
-
-
 # Each command imports what it needs when it runs, so that `swarm --help` and `swarm status` answer at once.
 
 
@@ -289,30 +268,6 @@ def _models_rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import remove_model
 
     return remove_model(_settings(arguments), arguments.model)
-
-
-def _invite(arguments: argparse.Namespace) -> int:
-    from swarm.commands.invite import invite
-
-    return invite(_settings(arguments).data_path, arguments.json)
-
-
-def _join(arguments: argparse.Namespace) -> int:
-    from swarm.commands.join import join
-
-    return join(_settings(arguments).data_path, arguments.code, arguments.json)
-
-
-def _peers(arguments: argparse.Namespace) -> int:
-    from swarm.commands.peers import peers
-
-    return peers(_settings(arguments).data_path, arguments.json)
-
-
-def _revoke(arguments: argparse.Namespace) -> int:
-    from swarm.commands.revoke import revoke
-
-    return revoke(_settings(arguments).data_path, arguments.who, arguments.json)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
