@@ -9,7 +9,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from pydantic import ValidationError
@@ -28,38 +29,42 @@ log = logging.getLogger(__name__)
 
 
 class PairingListener:
-    """Listens between `open` and `close`; both may be called in any state. `host` is what the node listens on."""
+    """Listens between `open` and `close`; both may be called in any state. `hosts` are what the node listens on."""
 
-    def __init__(self, host: str, preferred_port: int, context: ssl.SSLContext, redeem: Redeem) -> None:
-        self._host = host
+    def __init__(self, hosts: Sequence[str], preferred_port: int, context: ssl.SSLContext, redeem: Redeem) -> None:
+        self._hosts = tuple(hosts)
         self._preferred_port = preferred_port
         self._context = context
         self._redeem = redeem
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._exchanges: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int | None:
         """Where it listens now."""
-        return None if self._server is None else int(self._server.sockets[0].getsockname()[1])
+        return int(self._servers[0].sockets[0].getsockname()[1]) if self._servers else None
 
     async def open(self) -> int:
         """Listen, if it does not yet; the port. Raises OSError."""
-        if self._server is None:
-            self._server = await asyncio.start_server(
-                self._serve,
-                sock=_bind(self._host, self._preferred_port),
-                backlog=MAX_CONNECTIONS,
-                limit=MAX_REQUEST_BYTES,
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_S,
-            )
-        return int(self._server.sockets[0].getsockname()[1])
+        if not self._servers:
+            for listener in _bind_all(self._hosts, self._preferred_port):
+                server = await asyncio.start_server(
+                    self._serve,
+                    sock=listener,
+                    backlog=MAX_CONNECTIONS,
+                    limit=MAX_REQUEST_BYTES,
+                    ssl=self._context,
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+                self._servers.append(server)
+        port = self.port
+        assert port is not None, "the first host is listened on, or _bind_all raises"
+        return port
 
     async def close(self, *, at_once: bool = False) -> None:
         """Stop listening; what is being answered gets its time, unless `at_once`."""
-        server, self._server = self._server, None
-        if server is not None:
+        servers, self._servers = self._servers, []
+        for server in servers:
             server.close()
         for task in self._exchanges if at_once else ():
             task.cancel()
@@ -96,18 +101,31 @@ class PairingListener:
         return await self._redeem(request, host)
 
 
-def _bind(host: str, preferred_port: int) -> socket.socket:
-    """On the port next to the node's, which a person may have told a firewall of; else on any."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in (preferred_port, 0):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-        except (OSError, OverflowError):
-            listener.close()
-            if port == 0:
-                raise
-        else:
-            return listener
-    raise AssertionError("port 0 is bound or raises")
+def _bind_all(hosts: Sequence[str], preferred_port: int) -> list[socket.socket]:
+    """Sockets on one port: the one next to the node's, which a person may have told a firewall of, else any.
+
+    Raises OSError where the first host cannot be had.
+    """
+    try:
+        first = _bind(hosts[0], preferred_port)
+    except (OSError, OverflowError):
+        first = _bind(hosts[0], 0)
+    listeners = [first]
+    for host in hosts[1:]:
+        with suppress(OSError):  # one family is enough: the code names an address of each
+            listeners.append(_bind(host, int(first.getsockname()[1])))
+    return listeners
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    is_ipv6 = ":" in host
+    listener = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -196,8 +196,8 @@ class Node:
             self.membership,
             client,
             data_dir=settings.data_path,
-            bind_host=place.addresses.bind_host,
-            addresses=place.all_announced,
+            bind_hosts=(place.addresses.bind_host,),
+            addresses=lambda: self.place.all_announced,
             federated=settings.federated,
             say=self._console.say,
         )
@@ -241,7 +241,7 @@ class Node:
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
         )
         try:
-            async with shared_port(runner, listener, trust):
+            async with shared_port(runner, (listener,), trust):
                 yield
         finally:
             await runner.cleanup()

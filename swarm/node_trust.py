@@ -37,7 +37,7 @@ USED_OR_OLD = "this invitation was used already, is too old, or was withdrawn: r
 class TrustSteward:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
-    `bind_host` is what the node listens on, `addresses` where others reach it.
+    `bind_hosts` are what the node listens on; `addresses` tells where others reach it now, the best first.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class TrustSteward:
         client: PeerClient,
         *,
         data_dir: Path,
-        bind_host: str,
-        addresses: tuple[Address, ...],
+        bind_hosts: tuple[str, ...],
+        addresses: Callable[[], tuple[Address, ...]],
         federated: bool,
         say: Callable[[str], None],
         look_s: float = LOOK_S,
@@ -63,8 +63,8 @@ class TrustSteward:
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
         self._invitations = Invitations(fingerprint(trust.identity.certificate))
-        preferred_port = addresses[0].port % MAX_PORT + 1
-        self._listener = PairingListener(bind_host, preferred_port, pairing_context(trust.identity.pem), self._redeem)
+        preferred_port = addresses()[0].port % MAX_PORT + 1
+        self._listener = PairingListener(bind_hosts, preferred_port, pairing_context(trust.identity.pem), self._redeem)
         self._codes_changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +113,7 @@ class TrustSteward:
             raise SwarmError(f"cannot listen for whoever is invited: {error.strerror}") from error
         secret = self._invitations.issue(time.monotonic())
         self._watch_codes()
-        hosts = tuple(address.host for address in self._addresses[:MAX_HOSTS])
+        hosts = tuple(address.host for address in self._addresses()[:MAX_HOSTS])
         invitation = Invitation(roster.swarm, fingerprint(self._trust.identity.certificate), secret, hosts, port)
         return Invited(
             code=encode(invitation),
@@ -245,7 +245,7 @@ class TrustSteward:
 
     @property
     def _places(self) -> tuple[Place, ...]:
-        return tuple(Place(host=host, port=port) for host, port in self._addresses[:MAX_ADDRESSES_PER_PEER])
+        return tuple(Place(host=host, port=port) for host, port in self._addresses()[:MAX_ADDRESSES_PER_PEER])
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,13 +32,26 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def shared_port(runner: web.AppRunner, listener: socket.socket, trust: Trust) -> AsyncGenerator[None]:
-    """Serve the runner's application on `listener`, to members over TLS too; when trust changes, cut who is out."""
+async def shared_port(runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust) -> AsyncGenerator[None]:
+    """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out."""
     await runner.setup()
-    assert runner.server is not None, "setup makes it"
-    async with SharedPort(runner.server, listener, lambda: trust.server_context) as port:
-        trust.subscribe(lambda _: port.cut(trust.is_member))
+    server = runner.server
+    assert server is not None, "setup makes it"
+    trust.subscribe(lambda _: cut(server, trust.is_member))
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            await stack.enter_async_context(SharedPort(server, listener, lambda: trust.server_context))
         yield
+
+
+def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
+    """Close every TLS connection of `server` whose other end is no member any more, whatever it is carrying."""
+    for connection in server.connections:
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            continue
+        if is_encrypted(transport) and not is_member(member_of(transport)):
+            transport.abort()
 
 
 class SharedPort:
@@ -68,15 +81,6 @@ class SharedPort:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._listener.close()
-
-    def cut(self, is_member: Callable[[str | None], bool]) -> None:
-        """Close every TLS connection whose other end is no member any more, whatever it is carrying."""
-        for connection in self._server.connections:
-            transport = connection.transport
-            if transport is None or transport.is_closing():
-                continue
-            if is_encrypted(transport) and not is_member(member_of(transport)):
-                transport.abort()
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()

@@ -140,8 +140,8 @@ class RunningNode:
             self.membership,
             self.client,
             data_dir=trust.identity.pem.parent,
-            bind_host="127.0.0.1",
-            addresses=(self.address,),
+            bind_hosts=("127.0.0.1",),
+            addresses=lambda: (self.address,),
             federated=self._options.federated,
             say=self.said.append,
             look_s=LOOK_S,
@@ -167,7 +167,7 @@ class RunningNode:
             return
         listener = socket.create_server(("127.0.0.1", 0))
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
-        await stack.enter_async_context(shared_port(runner, listener, self.trust))
+        await stack.enter_async_context(shared_port(runner, (listener,), self.trust))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""

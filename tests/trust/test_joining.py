@@ -232,7 +232,7 @@ async def test_an_impostor_that_answers_is_not_believed(tmp_path: Path) -> None:
     async def redeem(_: JoinRequest, __: str) -> JoinReply:
         return JoinReply.model_validate({"answer": {"proof": "0" * 64, "roster": roster, "unix_s": 0}})
 
-    listener = PairingListener("127.0.0.1", 0, pairing_context(inviter.identity.pem), redeem)
+    listener = PairingListener(["127.0.0.1"], 0, pairing_context(inviter.identity.pem), redeem)
     port = await listener.open()
     invitation = Invitation(roster.swarm, fingerprint(inviter.identity.certificate), b"s" * 16, ("127.0.0.1",), port)
     with pytest.raises(PairingError, match="not what it invited to"):
