@@ -78,6 +78,7 @@ class NodeDescription(Wire):
     """What a node says about itself. `url` is its own claim: peers use the address that they reached it at.
 
     `instance` differs between two runs of the same node, so that a copied data directory can be told from a restart.
+    `roster` is the digest of a paired node's list of members: where it differs, the two lists are merged.
     """
 
     id: NodeId
@@ -91,6 +92,7 @@ class NodeDescription(Wire):
     draining: bool = False
     hardware: Annotated[dict[str, JsonValue], AfterValidator(_small_json)] = Field(default_factory=dict)
     instance: NodeId | None = None
+    roster: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
 
 
 class PeerHint(Wire):
@@ -135,7 +137,7 @@ def parse_description(raw: bytes) -> NodeDescription:
             )
         return NodeDescription.model_validate_json(raw)
     except ValidationError as error:
-        raise AdvertisementError(f"does not describe a node: {_first_problem(error)}") from error
+        raise AdvertisementError(f"does not describe a node: {first_problem(error)}") from error
 
 
 def parse_hints(raw: bytes) -> tuple[PeerHint, ...]:
@@ -143,10 +145,11 @@ def parse_hints(raw: bytes) -> tuple[PeerHint, ...]:
     try:
         return PeerHints.model_validate_json(raw).peers
     except ValidationError as error:
-        raise AdvertisementError(f"does not list peers: {_first_problem(error)}") from error
+        raise AdvertisementError(f"does not list peers: {first_problem(error)}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """What is wrong, in one printable line."""
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from federation import wire
 from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_description, parse_hints, printable
@@ -22,10 +23,16 @@ from federation.errors import (
     PeerStatusError,
     PeerTimedOut,
     PeerUnreachable,
+    PeerUntrusted,
+    RosterError,
 )
 from federation.hostport import Address
+from federation.member_connector import MemberConnector, noting_who_answers
 from federation.ndjson import LineSplitter, LineTooLong
+from federation.peer_link import NOT_TAKEN, PeerLink, why_no_handshake
+from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
+from federation.trust import Trust
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
@@ -35,6 +42,7 @@ MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
+_TIMING: Final = Timing()
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -77,23 +85,33 @@ class PeerClient:
     """One connection pool for all peers. Use as `async with`; every method raises PeerError and nothing of aiohttp's.
 
     `node_id` signs each call; `announced` is where this node can be probed itself, told with each `describe`.
+    Without `trust` it is an open node's. URLs are `http://` ones either way: what they become is decided here.
     """
 
-    def __init__(self, node_id: str, announced: Address | None = None) -> None:
+    def __init__(self, node_id: str, announced: Address | None = None, trust: Trust | None = None) -> None:
         self._node_id = node_id
         self._announced = announced
+        self._trust = trust
         self._open: aiohttp.ClientSession | None = None
+        self._link: PeerLink | None = None
 
     async def __aenter__(self) -> Self:
-        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
         self._open = aiohttp.ClientSession(
-            connector=connector,
+            connector=self._make_connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
         )
+        self._link = PeerLink(self._open, self._trust)
         return self
+
+    def _make_connector(self) -> aiohttp.TCPConnector:
+        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
+        if self._trust is None:
+            return aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+        connector = MemberConnector(self._trust, _KEEPALIVE_S)
+        self._trust.subscribe(lambda _: connector.cut_strangers())
+        return connector
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -102,25 +120,36 @@ class PeerClient:
             await self._open.close()
 
     @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._open is None:
+    def _session(self) -> PeerLink:
+        if self._link is None:
             raise RuntimeError("PeerClient is used outside its async with")
-        return self._open
+        return self._link
 
-    async def describe(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> NodeDescription:
+    async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
         query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
-        raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+        with noting_who_answers() as answering:
+            try:
+                raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+            except PeerRefused as error:
+                if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                    raise
+                raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error  # asyncio's servers do not say why
         with _agreed(address):
-            return parse_description(raw)
+            description = parse_description(raw)
+        if answering.node_id not in (None, description.id):
+            raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
+        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(description.id):
+            raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
+        return description
 
-    async def peers(self, address: Address, timeout_s: float = Timing.probe_timeout_s) -> tuple[PeerHint, ...]:
+    async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
         raw = await self._get_json(address, wire.PEERS_PATH, {}, timeout_s)
         with _agreed(address):
             return parse_hints(raw)
 
-    async def goodbye(self, address: Address, node_id: str, timeout_s: float = Timing.goodbye_timeout_s) -> None:
+    async def goodbye(self, address: Address, node_id: str, timeout_s: float = _TIMING.goodbye_timeout_s) -> None:
         """Tell the node at `address` that `node_id` leaves."""
         body = Goodbye(id=node_id).model_dump_json().encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -135,6 +164,29 @@ class PeerClient:
             ) as response:
                 if response.status != 200:
                     raise await _refusal(response, where)
+
+    async def exchange_roster(
+        self, address: Address, roster: Roster, timeout_s: float = _TIMING.probe_timeout_s
+    ) -> Roster:
+        """Tell the member at `address` this node's list of members; the list it has then."""
+        body = roster.model_dump_json().encode()
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        where = str(address)
+        with _translated(where):
+            async with self._session.post(
+                address.url + wire.ROSTER_PATH,
+                data=io.BytesIO(body),
+                headers={"Content-Type": "application/json"},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await _refusal(response, where)
+                raw = await _read_at_most(response, MAX_ROSTER_BYTES + 1)
+        try:
+            return parse_roster(raw)
+        except RosterError as error:
+            raise PeerProtocolError(f"{where} answered {error}") from error
 
     def stream_candidates(
         self, url: str, body: Mapping[str, JsonValue], *, request_id: str, hops: int, deadline_s: float
@@ -239,6 +291,16 @@ class _BoundedLines:
         return self._splitter.finish()
 
 
+class _RefusalError(BaseModel):
+    message: str
+
+
+class _Refusal(BaseModel):
+    """The error object of every node's refusals."""
+
+    error: _RefusalError
+
+
 async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
     """The body, or its first `limit_bytes`."""
     parts: list[bytes] = []
@@ -250,8 +312,10 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> b
 
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
-    text = printable((await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace"))
-    return PeerStatusError(f"{where} answered {response.status}: {text[:_MAX_ERROR_CHARS]}", response.status)
+    text = (await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+    with suppress(ValidationError):  # somebody else's words are shown as they are
+        text = _Refusal.model_validate_json(text).error.message
+    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
 
 
 @contextmanager
@@ -272,7 +336,13 @@ def _translated(where: str) -> Generator[None]:
         raise PeerTimedOut(f"{where} did not answer in time") from error
     except aiohttp.ClientConnectorDNSError as error:
         raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
     except aiohttp.ClientOSError as error:
+        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
+            raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
         if error.errno in _GONE:
             raise PeerRefused(f"nobody listens at {where}") from error
         raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error

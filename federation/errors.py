@@ -4,11 +4,16 @@ Messages name the bad value and the remedy.
 
 FederationError
 ├── AddressError            text that is no host:port, or a --host that is not this machine's
-├── IdentityError           node.json cannot be read, written or understood
+├── IdentityError           node.pem cannot be read, written or understood
+├── CertificateError        bytes that are no certificate that could be pinned
+├── RosterError             a list of members that cannot be read, kept or joined with this node's
+├── InvitationError         a code that can never work here: mistyped, this node's own, another swarm's
+├── PairingError            a code that could have worked: used, too old, nobody there, somebody in between
 ├── AdvertisementError      what a node says about itself breaks the agreed shape or protocol version
 └── PeerError               one exchange with one peer failed; `kind` says how
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
+    ├── PeerUntrusted       "untrusted": it is no member of this swarm, or does not take this node for one
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
     └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it
@@ -16,7 +21,7 @@ FederationError
 
 from typing import Literal
 
-PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "status"]
+PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "status", "untrusted"]
 
 
 class FederationError(Exception):
@@ -29,6 +34,22 @@ class AddressError(FederationError):
 
 class IdentityError(FederationError):
     """This node's own identity cannot be read or kept."""
+
+
+class CertificateError(FederationError):
+    """Bytes that are no certificate, or one that may not be pinned."""
+
+
+class RosterError(FederationError):
+    """A list of members that cannot be read or kept, or that is another swarm's."""
+
+
+class InvitationError(FederationError):
+    """An invitation that can never work at this node, whenever it is tried."""
+
+
+class PairingError(FederationError):
+    """An invitation that did not work this time: used, too old, out of reach, or answered by somebody else."""
 
 
 class AdvertisementError(FederationError):
@@ -52,6 +73,12 @@ class PeerUnreachable(PeerError):
     """The host name does not resolve or there is no route: says nothing about the process there."""
 
     kind = "unreachable"
+
+
+class PeerUntrusted(PeerError):
+    """The TLS handshake failed: one of the two is no member of the other's swarm, or is not paired at all."""
+
+    kind = "untrusted"
 
 
 class PeerTimedOut(PeerError):

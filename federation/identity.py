@@ -1,44 +1,48 @@
-"""Who this node is: a stable id kept in the data directory, and a display name."""
+"""Who this node is: a key and certificate kept in the data directory, an id that they prove, and a display name.
+
+The id is the certificate's fingerprint from the first start on, paired or not, so that pairing changes nobody's id.
+Earlier versions drew a random one (`node.json`); it proved nothing, and such a node gets its new id once.
+"""
 
 from __future__ import annotations
 
-import base64
+import logging
+import os
 import re
-import secrets
 import socket
+import ssl
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from federation.advertisement import MAX_NAME_CHARS, NodeId
+from federation.advertisement import MAX_NAME_CHARS
 from federation.atomic_file import write_atomically
-from federation.errors import IdentityError
+from federation.certificate import check_certificate, make_certificate, node_id_of
+from federation.errors import CertificateError, IdentityError
 
-IDENTITY_FILE = "node.json"
-ID_BYTES = 16  # 128 bits: two nodes never draw the same
+IDENTITY_FILE = "node.pem"
+FORMER_IDENTITY_FILE = "node.json"
 FALLBACK_NAME = "node"
-_MAX_FILE_BYTES = 4096  # the file holds one short id
+_MAX_FILE_BYTES = 8192  # the file holds one key and one certificate, under 1,000 bytes
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 _UNFIT_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """`node_id` never changes for one data directory; `name` is what people see and may change at any start."""
+    """`node_id` never changes for one data directory; `name` is what people see and may change at any start.
+
+    `certificate` is DER; `pem` is the file that holds it with its private key.
+    """
 
     node_id: str
     name: str
-
-
-class _IdentityFile(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    id: NodeId
-
-
-def new_node_id() -> str:
-    """A random id: 26 characters of lower-case base32."""
-    return base64.b32encode(secrets.token_bytes(ID_BYTES)).decode().rstrip("=").lower()
+    certificate: bytes
+    pem: Path
 
 
 def display_name(wanted: str | None = None) -> str:
@@ -53,24 +57,44 @@ def load_identity(data_dir: Path, name: str | None = None) -> NodeIdentity:
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES)
+        _keep_private(path)
     except FileNotFoundError:
-        return NodeIdentity(_create(path), display_name(name))
+        raw = _create(path)
     except OSError as error:
         raise IdentityError(f"cannot read {path} ({error.strerror}): make it readable, or use --data-dir") from error
-    try:
-        return NodeIdentity(_IdentityFile.model_validate_json(raw).id, display_name(name))
-    except ValidationError as error:
-        raise IdentityError(
-            f"{path} does not hold a node id: delete it to get a new identity, or restore it from a backup"
-        ) from error
+    certificate = _certificate_in(path, raw)
+    return NodeIdentity(node_id_of(certificate), display_name(name), certificate, path)
 
 
-def _create(path: Path) -> str:
-    node_id = new_node_id()
+def _create(path: Path) -> bytes:
+    raw = make_certificate()
     try:
-        write_atomically(path, _IdentityFile(id=node_id).model_dump_json().encode() + b"\n")
+        write_atomically(path, raw)  # mode 0600
+        (path.parent / FORMER_IDENTITY_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise IdentityError(
             f"cannot write {path} ({error.strerror}): make its folder writable, or use --data-dir"
         ) from error
-    return node_id
+    return raw
+
+
+def _certificate_in(path: Path, raw: bytes) -> bytes:
+    """The certificate (DER) of the key in the file."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        match = _CERTIFICATE.search(raw.decode("ascii"))
+        certificate = check_certificate(ssl.PEM_cert_to_DER_cert(match[0] if match else ""))
+        trial.load_cert_chain(path, password="")  # checks that they belong together; "" so that nobody is asked for one
+    except (CertificateError, ssl.SSLError, ValueError, OSError) as error:
+        raise IdentityError(
+            f"{path} does not hold this node's key and certificate: delete it to get a new identity "
+            "(a paired node must be invited again then), or restore it from a backup"
+        ) from error
+    return certificate
+
+
+def _keep_private(path: Path) -> None:
+    """Whoever reads the key can pose as this node, so nobody else may."""
+    if os.name == "posix" and path.stat().st_mode & _OTHERS:
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        log.warning("%s holds this node's key and others could read it: its mode is 0600 now", path)

@@ -63,6 +63,7 @@ class MdnsDiscovery:
         self._self_id = node.id
         self._addresses = tuple(addresses)
         self._is_local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
+        self._port = port
         self._info = _service_info(node, self._addresses, port)
         self._on_proposed = on_proposed
         self._on_goodbye = on_goodbye
@@ -112,6 +113,22 @@ class MdnsDiscovery:
     def _fail(self, error: Exception) -> None:
         self._problem = f"{error}: name other nodes with --peer HOST:PORT"
         _log.info("mDNS discovery is off: %s", self._problem)  # whoever runs the node shows `problem`
+
+    def announce(self, node: NodeDescription) -> None:
+        """Announce what has changed of this node, such as its mode."""
+        if self._zeroconf is not None and self._problem is None:
+            self._start(self._update(self._zeroconf, node))
+
+    async def _update(self, zeroconf: AsyncZeroconf, node: NodeDescription) -> None:
+        name = self._info.name  # the one registered, which a conflict may have changed
+        info = _service_info(node, self._addresses, self._port)
+        info.name = name
+        self._info = info
+        try:
+            announced: Awaitable[object] = await zeroconf.async_update_service(info)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            await announced
+        except (OSError, ZeroconfError) as error:
+            _log.warning("mDNS goes on announcing what this node was: %s", error)
 
     async def _register(self, zeroconf: AsyncZeroconf) -> None:
         """Takes a second: the name is first checked against the network (RFC 6762, section 8.1)."""

@@ -104,6 +104,12 @@ class Membership:
         report = self._table.traffic_ok if ok else self._table.traffic_failed
         self._apply(report(node_id, time.monotonic()))
 
+    def expel(self, is_stranger: Callable[[str], bool], reason: str) -> None:
+        """Forget every peer whose id is a stranger's, at once: nothing is asked of it any more."""
+        for peer in self._table.peers():
+            if is_stranger(peer.id):
+                self._apply(self._table.expelled(peer.id, reason, time.monotonic()))
+
     async def add_static(self, address: Address) -> None:
         """As if `address` had been given with --peer: kept, and retried for ever."""
         self._propose(address, Source.STATIC)

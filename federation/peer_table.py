@@ -135,6 +135,17 @@ class PeerTable:
         record = self._held.records.get(node_id)
         return () if record is None else self._leave(record, "said goodbye", now)
 
+    def expelled(self, node_id: str, reason: str, now: float) -> Changes:
+        """It may not be a peer any more: out now. Its addresses are asked again, in case it may be one later."""
+        record = self._held.records.get(node_id)
+        if record is None:
+            return ()
+        changes = self._leave(record, reason, now)
+        for contact in self._held.contacts_of(record):
+            self._held.detach(contact)
+            contact.since = now
+        return changes
+
     def doubted(self, node_id: str, now: float) -> Changes:
         """A hint that it left (an mDNS goodbye, which lost multicast imitates): probe soon, conclude nothing."""
         record = self._held.records.get(node_id)
@@ -261,7 +272,7 @@ class PeerTable:
             return "is this node itself"
         return (
             f"another node ({description.name}) uses this node's id {self._self_id}: "
-            "one data directory is a copy of the other; delete node.json in the copy"
+            "one data directory is a copy of the other; delete node.pem in the copy"
         )
 
     def _is_double(self, contact: Contact, record: Record, description: NodeDescription, now: float) -> bool:
@@ -277,7 +288,7 @@ class PeerTable:
         if contact.conflicts >= CONFLICTS_TO_REJECT:
             reason = (
                 f"uses the id of {record.description.name} at {record.route}: "
-                "one data directory is a copy of the other; delete node.json in the copy"
+                "one data directory is a copy of the other; delete node.pem in the copy"
             )
             return self._reject(contact, reason, now)
         contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon

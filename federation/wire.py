@@ -8,6 +8,7 @@ PEERS_PATH: Final = f"{PREFIX}/peers"  # GET
 CANDIDATES_PATH: Final = f"{PREFIX}/candidates"  # POST; answers NDJSON, a blank line is a heartbeat
 GENERATE_PATH: Final = f"{PREFIX}/generate"  # POST; the OpenAI request, proxied
 UTILITIES_PATH: Final = f"{PREFIX}/utilities"  # POST .../NAME; answers NDJSON, one line after the heartbeats
+ROSTER_PATH: Final = f"{PREFIX}/roster"  # POST a paired swarm's list of members; answers the two lists merged
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 
 FROM_PARAM: Final = "from"  # value: "host:port"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
 from swarm.commands.bench_options import add_bench
+from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.vote_arguments import add_vote
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.engines.load import ENGINE_NAMES
@@ -41,6 +42,7 @@ examples:
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it
   swarm chat                                talk to it
+  swarm invite                              a code to `swarm join` with: only members are peers from then on
 """
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -71,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_models(commands)
     add_bench(commands, DEFAULT_URL, _client_key)
+    add_member_commands(commands)
     return parser
 
 

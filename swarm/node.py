@@ -25,6 +25,7 @@ from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
 from federation.peer import Change, Peer, PeerChanged, PeerJoined, PeerLeft
+from federation.trust import Trust
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.console import Console
@@ -34,8 +35,10 @@ from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
+from swarm.gateway.listener import shared_port
 from swarm.model_choice import choose_model
 from swarm.node_access import read_access
+from swarm.node_trust import TrustSteward, trust_words
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.node_weights import known_weights
 from swarm.routing.dispatcher import Dispatcher
@@ -61,11 +64,16 @@ class Place:
     addresses: AnnouncedAddresses
     port: int
     access: AccessRules
+    trust: Trust
     upstream: UpstreamPlan | None = None
 
     @property
     def announced(self) -> Address:
         return make_address(self.addresses.announce[0], self.port)
+
+    @property
+    def all_announced(self) -> tuple[Address, ...]:
+        return tuple(make_address(host, self.port) for host in self.addresses.announce)
 
 
 def open_listener(addresses: AnnouncedAddresses, port: int) -> socket.socket:
@@ -151,7 +159,9 @@ class Node:
         self._stack.callback(listener.close)
         self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id, settings.queue))
         client = await self._stack.enter_async_context(
-            PeerClient(self.place.identity.node_id, self.place.announced if settings.federated else None)
+            PeerClient(
+                self.place.identity.node_id, self.place.announced if settings.federated else None, self.place.trust
+            )
         )
         self.membership = Membership(
             self.describe(),
@@ -174,9 +184,23 @@ class Node:
         )
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()
+        await self._stack.enter_async_context(self._steward(client))
         if settings.federated:
             await self._join()
         await self._load_model()
+
+    def _steward(self, client: PeerClient) -> TrustSteward:
+        place, settings = self.place, self.settings
+        return TrustSteward(
+            place.trust,
+            self.membership,
+            client,
+            data_dir=settings.data_path,
+            bind_hosts=(place.addresses.bind_host,),
+            addresses=lambda: self.place.all_announced,
+            federated=settings.federated,
+            say=self._console.say,
+        )
 
     async def _enter_upstream(self) -> Upstream | None:
         if self.place.upstream is None:
@@ -194,7 +218,7 @@ class Node:
         self._console.say(f"  API        http://{place.announced}/v1{here}")
         if self.settings.federated:
             self._console.say(f"  network    {place.addresses.reason}")
-            self._console.say("  trust      open: any node on this network may join")
+            self._console.say(f"  trust      {trust_words(place.trust)}")
         else:
             self._console.say("  federation off: this node answers alone (start with --federation to join others)")
         self._console.say(f"  access     {access_words(place)}")
@@ -203,16 +227,22 @@ class Node:
 
     @asynccontextmanager
     async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
+        trust = self.place.trust
         app = make_app(
-            self.dispatcher, self.pool, self.membership, self.describe, self.condition, access=self.place.access
+            self.dispatcher,
+            self.pool,
+            self.membership,
+            self.describe,
+            self.condition,
+            access=self.place.access,
+            trust=trust,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
         )
-        await runner.setup()
         try:
-            await web.SockSite(runner, listener).start()
-            yield
+            async with shared_port(runner, (listener,), trust):
+                yield
         finally:
             await runner.cleanup()
 
@@ -233,6 +263,7 @@ class Node:
                 on_goodbye=self.membership.mdns_goodbye,
             )
         )
+        self.place.trust.subscribe(lambda _: discovery.announce(self.describe()))
         if discovery.problem:
             self._console.say(f"  mDNS       off: {discovery.problem}")
 
@@ -279,6 +310,7 @@ class Node:
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""
         models = served_models(self.pool.states())
+        trust = self.place.trust
         return NodeDescription(
             id=self.place.identity.node_id,
             name=self.place.identity.name,
@@ -289,6 +321,8 @@ class Node:
             draining=self.condition.draining,
             hardware=dict(hardware_summary(self._snapshot)),
             instance=self.place.instance,
+            mode=trust.mode,
+            roster=None if trust.roster is None else trust.roster.digest,
         )
 
 
@@ -296,6 +330,7 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
     """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
     try:
         identity = load_identity(settings.data_path, settings.name)
+        trust = Trust.load(identity, settings.data_path)
         host = settings.host or (None if settings.federated else "127.0.0.1")
         addresses = choose_addresses(read_interfaces(), host, default_route_addresses())
         for peer in settings.peer:
@@ -306,7 +341,7 @@ def settle(settings: Settings) -> tuple[Place, socket.socket]:
     upstream = read_upstream(settings)
     listener = open_listener(addresses, settings.port)
     port = int(listener.getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port, access, upstream), listener
+    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream), listener
 
 
 async def run_node(settings: Settings, console: Console) -> None:

@@ -10,11 +10,12 @@ client used is none of this machine's.
 **Keys.** Once a key is configured every path needs one, but for health checks (supervisors have none) and the
 documentation (a browser that opens it cannot send one, and it says the same on every node).
 
-**Peers have no client key.** While a node takes part in a federation, `/federation/v1/` stays open to any machine that
-reaches it, key or no key. Who is a peer is for pairing to decide; a key that all nodes shared would be one secret for
-two purposes: whoever may use the API could pose as a node, and every node could use the API of all others. A page in a
-browser has no business there, so any Origin is refused. What people read of the swarm, `/v1/federation/health` and
-`/metrics`, needs the key. A node that is in no federation has no peers, so there the key guards the peers' paths too.
+**Peers have no client key.** While a node takes part in an open federation, `/federation/v1/` stays open to any machine
+that reaches it, key or no key; once paired, only members reach it at all (`peer_gate.py`). A key that all nodes shared
+would be one secret for two purposes: whoever may use the API could pose as a node, and every node could use the API of
+all others. A page in a browser has no business there, so any Origin is refused. What people read of the swarm,
+`/v1/federation/health` and `/metrics`, needs the key. A node that is in no federation has no peers, so there the key
+guards the peers' paths too.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
+from federation.trust import Trust
 from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import guard
@@ -29,8 +30,10 @@ from swarm.gateway.keys import (
     PACING,
     POOL,
     STARTED_AT,
+    TRUST,
 )
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.peer_gate import PeerGate
 from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.streams import Pacing
 from swarm.gateway.twins import with_twins
@@ -46,6 +49,7 @@ def make_app(
     condition: Condition,
     pacing: Pacing | None = None,
     access: AccessRules | None = None,
+    trust: Trust | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     pacing = pacing or Pacing()
@@ -55,6 +59,9 @@ def make_app(
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
     admission = Admission(pool, metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
+    if trust is not None:
+        app[TRUST] = trust
+        app.middlewares.append(PeerGate(trust).middleware)
     guard(app, access or AccessRules())
     app.middlewares.append(admission.middleware)
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)

@@ -46,6 +46,7 @@ HTTP_REFUSALS = {
     408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),
     413: ("body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes"),
 }
+QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
 INTERNAL_ERROR = "this node made an error; see its log"
 
 
@@ -160,9 +161,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except SwarmError as error:
         mapped = http_error(error)
-        log.log(
-            logging.WARNING if mapped.status >= 500 else logging.INFO, "%s %s: %s", request.path, mapped.code, error
-        )
+        level = logging.WARNING if mapped.status >= 500 else QUIET.get(mapped.code, logging.INFO)
+        log.log(level, "%s %s: %s", request.path, mapped.code, error)
         return error_response(mapped, request.path)
     except web.HTTPException as error:
         mapped = from_http_exception(error)

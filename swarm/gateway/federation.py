@@ -14,15 +14,17 @@ from aiohttp import web
 
 from federation import wire
 from federation.advertisement import Goodbye, PeerHints
-from federation.errors import AddressError
+from federation.errors import AddressError, RosterError
 from federation.hostport import parse_address
+from federation.roster import Roster
 from swarm.engines.schema_refusal import refuse_impossible_schemas
-from swarm.errors import BadRequest, DeadlineExceeded, Unavailable, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
 from swarm.gateway.bodies import read_body
 from swarm.gateway.chunk_writer import OpenAIForm
-from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL
+from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL, TRUST
 from swarm.gateway.peer_bodies import CandidatesBody, GenerateBody
+from swarm.gateway.peer_gate import MEMBER
 from swarm.gateway.shapes import Shape
 from swarm.gateway.streams import NDJSON, open_stream
 from swarm.generation import Delta, Finish
@@ -57,8 +59,23 @@ async def peers(request: web.Request) -> web.Response:
 async def goodbye(request: web.Request) -> web.Response:
     """The sender leaves; only a node may say so of itself, which the next probe checks."""
     body = await read_body(request, Goodbye)
+    if request.get(MEMBER, body.id) != body.id:
+        raise Forbidden("a member may say goodbye for itself only", "not_yourself")
     request.app[MEMBERSHIP].heard_goodbye(body.id)
     return web.json_response({"status": "ok"})
+
+
+async def roster(request: web.Request) -> web.Response:
+    """Two lists of members made one, here at once and there with the answer."""
+    body = await read_body(request, Roster)
+    trust = request.app.get(TRUST)
+    if trust is None or trust.mode == "open":
+        raise Forbidden("this node is open and has no list of members", "not_paired")
+    try:
+        merged = await trust.learn(body)
+    except RosterError as error:
+        raise BadRequest(str(error)) from error
+    return web.Response(text=merged.model_dump_json(), content_type="application/json")
 
 
 def deadline_s(request: web.Request) -> float:
@@ -132,6 +149,7 @@ def routes() -> list[web.RouteDef]:
         web.get(wire.NODE_PATH, node),
         web.get(wire.PEERS_PATH, peers),
         web.post(wire.GOODBYE_PATH, goodbye),
+        web.post(wire.ROSTER_PATH, roster),
         web.post(wire.CANDIDATES_PATH, candidates),
         web.post(wire.GENERATE_PATH, generate),
     ]

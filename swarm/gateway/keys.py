@@ -8,6 +8,7 @@ from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
+from federation.trust import Trust
 from swarm.gateway.answers import Answerer
 from swarm.gateway.condition import Condition
 from swarm.gateway.metrics import Metrics
@@ -24,3 +25,4 @@ CONDITION = web.AppKey("condition", Condition)
 DESCRIBE: web.AppKey[Callable[[], NodeDescription]] = web.AppKey("describe")
 PACING = web.AppKey("pacing", Pacing)
 STARTED_AT = web.AppKey("started_at", int)
+TRUST = web.AppKey("trust", Trust)

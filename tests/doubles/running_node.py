@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
+from federation.trust import Trust
 from swarm.engines.engine import Engine
 from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
+from swarm.gateway.listener import shared_port
 from swarm.gateway.streams import Pacing
+from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import StreamMode
@@ -27,6 +31,7 @@ from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
+LOOK_S = 0.05  # between two looks at whose list of members differs
 SHUTDOWN_S = 0.01  # what is still being answered when a test ends is cut off
 
 Loader = Callable[[], Awaitable[Engine]]
@@ -56,6 +61,8 @@ class NodeOptions:
     access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
+    trust: Trust | None = None
+    federated: bool = True
 
 
 class RunningNode:
@@ -63,9 +70,11 @@ class RunningNode:
 
     def __init__(self, name: str, *loaders: Loader, options: NodeOptions | None = None) -> None:
         self.name = name
-        self.id = f"id-{name}"
         self._loaders = loaders
         self._options = options or NodeOptions()
+        self.trust = self._options.trust
+        self.said: list[str] = []  # what its console shows of trust
+        self.id = f"id-{name}" if self.trust is None else self.trust.node_id
         self._stack = AsyncExitStack()
         self.condition = Condition()
         self.address = Address("127.0.0.1", 0)
@@ -98,7 +107,9 @@ class RunningNode:
         self.pool = await stack.enter_async_context(WorkerPool(self.id, options.queue))
         for load in self._loaders:
             await self.pool.serve(load, options.params)
-        client = await stack.enter_async_context(options.client(self.id))
+        self.client = client = await stack.enter_async_context(
+            options.client(self.id) if self.trust is None else PeerClient(self.id, trust=self.trust)
+        )
         if options.upstream is not None:
             await stack.enter_async_context(options.upstream)
         self.membership = Membership(self.describe(), client, static_peers=options.peers, timing=FAST)
@@ -117,9 +128,24 @@ class RunningNode:
         )
         self.condition.loading = False
         await self._listen(stack)
-        if options.peers:
+        if self.trust is not None:
+            self.steward = await stack.enter_async_context(self._make_steward(self.trust))
+        if options.peers or self.trust is not None:
             await stack.enter_async_context(self.membership)
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
+
+    def _make_steward(self, trust: Trust) -> TrustSteward:
+        return TrustSteward(
+            trust,
+            self.membership,
+            self.client,
+            data_dir=trust.identity.pem.parent,
+            bind_hosts=("127.0.0.1",),
+            addresses=lambda: (self.address,),
+            federated=self._options.federated,
+            say=self.said.append,
+            look_s=LOOK_S,
+        )
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         self.app = make_app(
@@ -130,12 +156,18 @@ class RunningNode:
             self.condition,
             self._options.pacing,
             self._options.access,
+            self.trust,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.address = Address("127.0.0.1", int(runner.addresses[0][1]))
+        if self.trust is None:
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.address = Address("127.0.0.1", int(runner.addresses[0][1]))
+            return
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
+        await stack.enter_async_context(shared_port(runner, (listener,), self.trust))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""
@@ -160,6 +192,8 @@ class RunningNode:
             slots_free=sum(model.slots_free for model in models),
             draining=self.condition.draining,
             instance=f"run-of-{self.name}",
+            mode="open" if self.trust is None else self.trust.mode,
+            roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
         )
 
 

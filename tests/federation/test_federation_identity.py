@@ -2,48 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
 
-from federation.advertisement import NodeId
 from federation.atomic_file import write_atomically
-from federation.errors import IdentityError
 from federation.hostport import Address
-from federation.identity import IDENTITY_FILE, display_name, load_identity, new_node_id
+from federation.identity import display_name
 from federation.peer_store import PEERS_FILE, load_peers, save_peers
 from federation.timing import MAX_STATIC
-
-
-def test_the_id_stays_and_the_name_may_change(tmp_path: Path) -> None:
-    first = load_identity(tmp_path / "made" / "on demand", "kitchen")
-    again = load_identity(tmp_path / "made" / "on demand", "attic")
-    assert (again.node_id, first.name, again.name) == (first.node_id, "kitchen", "attic")
-    assert [path.name for path in (tmp_path / "made" / "on demand").iterdir()] == [IDENTITY_FILE]
-
-
-def test_ids_are_short_legal_and_different() -> None:
-    ids = {new_node_id() for _ in range(100)}
-    assert len(ids) == 100
-    assert {len(node_id) for node_id in ids} == {26}
-    for node_id in ids:
-        TypeAdapter(NodeId).validate_python(node_id)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 5}', b'{"id": "../x"}', b"\x00\xff", b"{" * 100_000])
-def test_a_corrupt_identity_names_the_file_and_the_remedy(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / IDENTITY_FILE
-    path.write_bytes(content)
-    with pytest.raises(IdentityError, match=r"node\.json does not hold a node id: delete it .* or restore it"):
-        load_identity(tmp_path)
-    assert path.read_bytes() == content
-
-
-def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(IdentityError, match="--data-dir"):
-        load_identity(tmp_path / "file")
-    (tmp_path / "taken" / IDENTITY_FILE).mkdir(parents=True)
-    with pytest.raises(IdentityError, match="cannot read"):
-        load_identity(tmp_path / "taken")
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_copied_data_directory_is_named_and_the_old_peer_unaffected() -> None:
     (change,) = answer(table, ATTIC, copy, 1.6)
     assert isinstance(change, AddressRejected)
     assert "uses the id of kitchen at 10.0.0.2:17615" in change.reason
-    assert "delete node.json in the copy" in change.reason
+    assert "delete node.pem in the copy" in change.reason
     (peer,) = table.alive()
     assert (peer.addresses, peer.description) == ((KITCHEN,), node("kitchen"))
 

@@ -1,0 +1,131 @@
+"""Where joiners knock: a port of its own, open only while an invitation is live, for one exchange of one line each way.
+
+It shows this node's certificate and asks for none, so it is kept apart from everything else this node serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from pydantic import ValidationError
+
+from federation.advertisement import first_problem
+from federation.pairing import MAX_REQUEST_BYTES, JoinReply, JoinRequest
+
+MAX_CONNECTIONS: Final = 16  # one joiner needs one
+EXCHANGE_S: Final = 10.0  # for one connection, from the end of the handshake to the end of the answer
+HANDSHAKE_S: Final = 5.0
+
+Redeem = Callable[[JoinRequest, str], Awaitable[JoinReply]]
+"""Answers the request of a joiner at the IP address given."""
+
+log = logging.getLogger(__name__)
+
+
+class PairingListener:
+    """Listens between `open` and `close`; both may be called in any state. `hosts` are what the node listens on."""
+
+    def __init__(self, hosts: Sequence[str], preferred_port: int, context: ssl.SSLContext, redeem: Redeem) -> None:
+        self._hosts = tuple(hosts)
+        self._preferred_port = preferred_port
+        self._context = context
+        self._redeem = redeem
+        self._servers: list[asyncio.Server] = []
+        self._exchanges: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens now."""
+        return int(self._servers[0].sockets[0].getsockname()[1]) if self._servers else None
+
+    async def open(self) -> int:
+        """Listen, if it does not yet; the port. Raises OSError."""
+        if not self._servers:
+            for listener in _bind_all(self._hosts, self._preferred_port):
+                server = await asyncio.start_server(
+                    self._serve,
+                    sock=listener,
+                    backlog=MAX_CONNECTIONS,
+                    limit=MAX_REQUEST_BYTES,
+                    ssl=self._context,
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+                self._servers.append(server)
+        port = self.port
+        assert port is not None, "the first host is listened on, or _bind_all raises"
+        return port
+
+    async def close(self, *, at_once: bool = False) -> None:
+        """Stop listening; what is being answered gets its time, unless `at_once`."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        for task in self._exchanges if at_once else ():
+            task.cancel()
+        if self._exchanges:
+            await asyncio.wait(tuple(self._exchanges))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._exchanges) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._exchanges.add(task)
+        try:
+            async with asyncio.timeout(EXCHANGE_S):
+                reply = await self._reply(reader, str(writer.get_extra_info("peername")[0]))
+                writer.write(reply.model_dump_json().encode() + b"\n")
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except OSError as error:  # it left, or took too long
+            log.debug("an exchange at the pairing port came to nothing: %s", error)
+        finally:
+            writer.transport.abort()
+            self._exchanges.discard(task)
+
+    async def _reply(self, reader: asyncio.StreamReader, host: str) -> JoinReply:
+        try:
+            request = JoinRequest.model_validate_json(await reader.readuntil(b"\n"))
+        except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
+            return JoinReply(refusal=f"a request is one line of at most {MAX_REQUEST_BYTES} bytes")
+        except ValidationError as error:
+            return JoinReply(refusal=f"not a request to join: {first_problem(error)}")
+        return await self._redeem(request, host)
+
+
+def _bind_all(hosts: Sequence[str], preferred_port: int) -> list[socket.socket]:
+    """Sockets on one port: the one next to the node's, which a person may have told a firewall of, else any.
+
+    Raises OSError where the first host cannot be had.
+    """
+    try:
+        first = _bind(hosts[0], preferred_port)
+    except (OSError, OverflowError):
+        first = _bind(hosts[0], 0)
+    listeners = [first]
+    for host in hosts[1:]:
+        with suppress(OSError):  # one family is enough: the code names an address of each
+            listeners.append(_bind(host, int(first.getsockname()[1])))
+    return listeners
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    is_ipv6 = ":" in host
+    listener = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener

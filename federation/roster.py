@@ -1,0 +1,172 @@
+"""Who belongs to a paired swarm: a list that every member keeps and that any two copies of merge to the same. Pure.
+
+Each node has one entry. A higher epoch wins; of two with the same epoch the revoked one wins. So what is revoked stays
+so, however late a copy turns up that knows nothing of it, until somebody invites the node again (a higher epoch).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from federation.advertisement import Host, Name, NodeId, Wire, first_problem
+from federation.certificate import MAX_CERTIFICATE_BYTES, check_certificate, node_id_of
+from federation.errors import CertificateError, RosterError
+from federation.hostport import MAX_PORT, Address
+from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS
+
+MAX_MEMBERS: Final = MAX_PEERS  # as many as a peer table holds
+MAX_ENTRIES: Final = 2 * MAX_MEMBERS  # revoked ones included, which are never forgotten
+MAX_ROSTER_BYTES: Final = 1024 * 1024  # MAX_ENTRIES of the largest legal size; a real entry is under 1,000 bytes
+SWARM_ID_BYTES: Final = 8  # tells swarms apart for people's sake; certificates are what is trusted
+_MAX_EPOCH: Final = 1_000_000
+_DIGEST_CHARS: Final = 26  # 130 bits
+
+
+def encoded(certificate: bytes) -> str:
+    """DER as it travels in JSON."""
+    return base64.b64encode(certificate).decode()
+
+
+@lru_cache(2 * MAX_ENTRIES)  # each copy of a list brings the same ones again, and OpenSSL takes a while over each
+def _sound_certificate(text: str) -> str:
+    try:
+        check_certificate(base64.b64decode(text, validate=True))
+    except (binascii.Error, CertificateError) as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+Certificate = Annotated[str, Field(max_length=MAX_CERTIFICATE_BYTES * 4 // 3 + 4), AfterValidator(_sound_certificate)]
+SwarmId = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * SWARM_ID_BYTES}}}$")]
+
+
+class Place(Wire):
+    """Where a member was last known to listen."""
+
+    host: Host
+    port: Annotated[int, Field(ge=1, le=MAX_PORT)]
+
+    @property
+    def address(self) -> Address:
+        return Address(self.host, self.port)
+
+
+Places = Annotated[tuple[Place, ...], Field(max_length=MAX_ADDRESSES_PER_PEER)]
+
+
+class Entry(Wire):
+    """One node. Without a certificate it is revoked. `name` and `places` are for finding it, and prove nothing."""
+
+    id: NodeId
+    epoch: Annotated[int, Field(ge=1, le=_MAX_EPOCH)] = 1
+    certificate: Certificate | None = None
+    name: Name
+    places: Places = ()
+
+    @model_validator(mode="after")
+    def _is_its_own(self) -> Self:
+        if self.certificate is not None and node_id_of(self.der) != self.id:
+            raise ValueError(f"the certificate is not that of {self.id}")
+        return self
+
+    @property
+    def revoked(self) -> bool:
+        return self.certificate is None
+
+    @property
+    def der(self) -> bytes:
+        """The certificate; of members only."""
+        return base64.b64decode(self.certificate or "")
+
+    def beats(self, other: Entry) -> bool:
+        """Whether this entry replaces `other`, of the same node."""
+        return (self.epoch, self.revoked) > (other.epoch, other.revoked)
+
+
+class Roster(Wire):
+    """The entries of one swarm, by id. Changes make new ones."""
+
+    swarm: SwarmId
+    entries: Annotated[tuple[Entry, ...], Field(max_length=MAX_ENTRIES)] = ()
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        if len({entry.id for entry in self.entries}) != len(self.entries):
+            raise ValueError("one node has several entries")
+        return self
+
+    def get(self, node_id: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.id == node_id), None)
+
+    @property
+    def members(self) -> tuple[Entry, ...]:
+        """Those not revoked, this node included."""
+        return tuple(entry for entry in self.entries if not entry.revoked)
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for two copies exactly when they agree on who is in and who is out."""
+        facts = [f"{entry.id} {entry.epoch} {entry.revoked}" for entry in sorted(self.entries, key=lambda e: e.id)]
+        digest = hashlib.sha256("\n".join((self.swarm, *facts)).encode()).digest()
+        return base64.b32encode(digest).decode().lower()[:_DIGEST_CHARS]
+
+    def admit(self, certificate: bytes, name: str, places: Iterable[Place] = ()) -> Roster:
+        """With this node in it: newly, or again after it was revoked. Raises RosterError when there is no room."""
+        node_id = node_id_of(certificate)
+        held = self.get(node_id)
+        epoch = 1 if held is None else held.epoch + held.revoked
+        entry = Entry(id=node_id, epoch=epoch, certificate=encoded(certificate), name=name, places=tuple(places))
+        return self._with(entry)
+
+    def revoke(self, node_id: str) -> Roster:
+        """With this node out of it. Raises RosterError for one that is not in it."""
+        held = self.get(node_id)
+        if held is None or held.revoked:
+            raise RosterError(f"{node_id} is no member of this swarm")
+        return self._with(held.model_copy(update={"certificate": None, "places": ()}))
+
+    def merge(self, other: Roster) -> Roster:
+        """What two copies amount to, whichever is asked. Raises RosterError for another swarm's, or too many."""
+        if other.swarm != self.swarm:
+            raise RosterError("it is the list of another swarm")
+        held = {entry.id: entry for entry in self.entries}
+        news = [entry for entry in other.entries if entry.id not in held or entry.beats(held[entry.id])]
+        return self._with(*news) if news else self
+
+    def placed(self, node_id: str, places: Iterable[Place]) -> Roster:
+        """With the places where a member was found last."""
+        held = self.get(node_id)
+        if held is None or held.revoked:
+            return self
+        return self._with(held.model_copy(update={"places": tuple(places)[:MAX_ADDRESSES_PER_PEER]}))
+
+    def _with(self, *changed: Entry) -> Roster:
+        entries = {entry.id: entry for entry in (*self.entries, *changed)}
+        if len(entries) > MAX_ENTRIES or sum(not held.revoked for held in entries.values()) > MAX_MEMBERS:
+            raise RosterError(
+                f"a swarm holds {MAX_MEMBERS} members and remembers {MAX_ENTRIES} nodes with those revoked: it is full"
+            )
+        return Roster(swarm=self.swarm, entries=tuple(entries.values()))
+
+
+def new_roster(certificate: bytes, name: str, places: Iterable[Place] = ()) -> Roster:
+    """A swarm of one."""
+    return Roster(swarm=secrets.token_hex(SWARM_ID_BYTES)).admit(certificate, name, places)
+
+
+def parse_roster(raw: bytes) -> Roster:
+    """A list of members from a file or a peer; raises RosterError that says what is wrong, in one line."""
+    if len(raw) > MAX_ROSTER_BYTES:
+        raise RosterError(f"more than {MAX_ROSTER_BYTES} bytes")
+    try:
+        return Roster.model_validate_json(raw)
+    except ValidationError as error:
+        raise RosterError(f"not a list of members: {first_problem(error)}") from error

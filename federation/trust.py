@@ -1,0 +1,187 @@
+"""Whom this node trusts, now: open, or paired with the members of its roster. The one place where that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from federation.errors import RosterError
+from federation.identity import NodeIdentity
+from federation.roster import Entry, Place, Roster, new_roster
+from federation.roster_store import load_roster, save_roster
+from federation.tls import client_context, server_context
+
+Mode = Literal["open", "paired"]
+Listener = Callable[["TrustChange"], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    """What a new roster means: who came in, who went out, and whether the node was open until now."""
+
+    joined: tuple[Entry, ...]
+    left: tuple[Entry, ...]
+    was: Mode
+    now: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class _Contexts:
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+
+
+class Trust:
+    """For the event loop's thread. Listeners are called on it, after a change, and must neither block nor raise."""
+
+    def __init__(self, identity: NodeIdentity, data_dir: Path, roster: Roster | None) -> None:
+        self.identity = identity
+        self._data_dir = data_dir
+        self._roster = roster
+        self._member_ids = frozenset[str]()
+        self._contexts: _Contexts | None = None
+        self._listeners: list[Listener] = []
+        self._changing = asyncio.Lock()
+        self._take(roster, _contexts(identity, roster))
+
+    @classmethod
+    def load(cls, identity: NodeIdentity, data_dir: Path) -> Trust:
+        """As kept in the data directory. Blocks. Raises RosterError for a list of members that cannot be used."""
+        return cls(identity, data_dir, load_roster(data_dir))
+
+    # Queries
+
+    @property
+    def mode(self) -> Mode:
+        return "open" if self._roster is None else "paired"
+
+    @property
+    def roster(self) -> Roster | None:
+        return self._roster
+
+    @property
+    def node_id(self) -> str:
+        return self.identity.node_id
+
+    @property
+    def others(self) -> tuple[Entry, ...]:
+        """The members beside this node."""
+        members = () if self._roster is None else self._roster.members
+        return tuple(entry for entry in members if entry.id != self.node_id)
+
+    def is_member(self, node_id: str | None) -> bool:
+        """Whether it is another member of this swarm."""
+        return node_id in self._member_ids
+
+    @property
+    def client_context(self) -> ssl.SSLContext | None:
+        """For connections to members; None while open."""
+        return None if self._contexts is None else self._contexts.client
+
+    @property
+    def server_context(self) -> ssl.SSLContext | None:
+        """For connections from members; None while open."""
+        return None if self._contexts is None else self._contexts.server
+
+    def subscribe(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    # Changes. Each holds at once; RosterError afterwards says that it could not be kept on disk.
+
+    async def found(self, places: Iterable[Place]) -> Roster:
+        """Be paired: the present roster, or a new one of this node alone."""
+
+        def founded(roster: Roster | None) -> Roster:
+            return roster or new_roster(self.identity.certificate, self.identity.name, places)
+
+        return _paired(await self._change(founded))
+
+    async def admit(self, certificate: bytes, name: str, places: Iterable[Place]) -> Roster:
+        """Pin a newcomer. Raises RosterError where this node is open, or the swarm full."""
+        return _paired(await self._change(lambda roster: _paired(roster).admit(certificate, name, places)))
+
+    async def revoke(self, node_id: str) -> Roster:
+        """Unpin a member. Raises RosterError for one that is none."""
+        return _paired(await self._change(lambda roster: _paired(roster).revoke(node_id)))
+
+    async def learn(self, told: Roster) -> Roster:
+        """Merge what a member told. Raises RosterError for another swarm's list."""
+        return _paired(await self._change(lambda roster: _paired(roster).merge(told)))
+
+    async def adopt(self, told: Roster) -> Roster:
+        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself."""
+
+        def adopted(roster: Roster | None) -> Roster:
+            return roster.merge(told) if roster is not None and roster.swarm == told.swarm else told
+
+        return _paired(await self._change(adopted))
+
+    async def located(self, node_id: str, places: Iterable[Place]) -> None:
+        """Keep where a member answers now."""
+        found = tuple(places)
+        held = None if self._roster is None else self._roster.get(node_id)
+        if held is not None and not held.revoked and found and held.places != found:
+            await self._change(lambda roster: None if roster is None else roster.placed(node_id, found))
+
+    async def leave(self) -> None:
+        """Forget all members: this node is open again."""
+        await self._change(lambda _: None)
+
+    async def _change(self, decide: Callable[[Roster | None], Roster | None]) -> Roster | None:
+        """Apply `decide`, tell the listeners, and keep what it says; the roster from now on."""
+        async with self._changing:
+            before, was = self._roster, self.mode
+            after = decide(before)
+            if after != before:
+                same_members = after is not None and before is not None and after.digest == before.digest
+                contexts = self._contexts if same_members else await asyncio.to_thread(_contexts, self.identity, after)
+                self._take(after, contexts)
+                self._tell(before, after, was)
+                await asyncio.to_thread(save_roster, self._data_dir, after)
+        return after
+
+    def _take(self, roster: Roster | None, contexts: _Contexts | None) -> None:
+        self._roster = roster
+        self._contexts = contexts
+        self._member_ids = frozenset(entry.id for entry in self.others)
+
+    def _tell(self, before: Roster | None, after: Roster | None, was: Mode) -> None:
+        old = {entry.id: entry for entry in (() if before is None else before.members)}
+        new = {entry.id: entry for entry in (() if after is None else after.members)}
+        change = TrustChange(
+            joined=tuple(entry for node_id, entry in new.items() if node_id not in old and node_id != self.node_id),
+            left=tuple(entry for node_id, entry in old.items() if node_id not in new),
+            was=was,
+            now=self.mode,
+        )
+        if not (change.joined or change.left or change.was != change.now):
+            return
+        for entry in change.joined:
+            _log.info("%s (%s) is a member of the swarm", entry.name, entry.id)
+        for entry in change.left:
+            _log.info("%s (%s) is no member of the swarm any more", entry.name, entry.id)
+        for listener in tuple(self._listeners):
+            listener(change)
+
+
+def _paired(roster: Roster | None) -> Roster:
+    if roster is None:
+        raise RosterError("this node is open: it has no members; `swarm invite` makes it paired")
+    return roster
+
+
+def _contexts(identity: NodeIdentity, roster: Roster | None) -> _Contexts | None:
+    """Blocks for the key's file."""
+    if roster is None:
+        return None
+    pinned = [entry.der for entry in roster.members if entry.id != identity.node_id]
+    # Its own certificate lets a node that meets itself say so; `is_member` is never true of it.
+    known = [*pinned, identity.certificate]
+    return _Contexts(client_context(identity.pem, known), server_context(identity.pem, pinned))

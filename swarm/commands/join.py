@@ -1,0 +1,50 @@
+"""`swarm join CODE`: make the node of this machine, running or not, a member of the swarm that invites it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from swarm.commands.control import as_json, ask_node, find_node
+from swarm.errors import SetupError
+from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
+from swarm.pairing import join_at_rest
+
+FROM_STANDARD_INPUT = "-"
+MAX_TYPED_CHARS = 4096
+
+
+def join(data_dir: Path, words: list[str], json: bool) -> int:
+    """Join with a code; `-` reads it from standard input, where no `ps` shows it."""
+    code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
+    if len(code) > MAX_TYPED_CHARS:
+        raise SetupError("this is no invitation: `swarm invite` prints one word")
+    node = find_node(data_dir)
+    joined = None if node is None else ask_node(node, JOIN_PATH, Joined, JoinBody(code=code))
+    if joined is None:
+        joined = join_at_rest(data_dir, code)
+    print(as_json(joined) if json else join_text(joined))
+    return 0
+
+
+def join_text(joined: Joined) -> str:
+    lines = [f"Joined the swarm of {joined.inviter}; members beside this node: {', '.join(joined.members)}."]
+    if not joined.running:
+        lines.append("No node runs here now: start it with `swarm --federation`.")
+    elif not joined.federated:
+        lines.append("The node that runs here takes part in no federation: start it again with `swarm --federation`.")
+    if joined.clock_ahead_s is not None:
+        way = "ahead of" if joined.clock_ahead_s > 0 else "behind"
+        lines.append(
+            f"This machine's clock is {duration(abs(joined.clock_ahead_s))} {way} {joined.inviter}'s. "
+            "The swarm does not mind; downloads and logs may: set it."
+        )
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Roughly, for people."""
+    for unit, length_s in (("year", 31_557_600), ("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit}s"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,33 @@
+"""`swarm revoke ID`: a node is no member any more, everywhere; this node's own id makes it leave the swarm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarm.commands.control import as_json, ask_node, find_node
+from swarm.gateway.control_messages import REVOKE_PATH, RevokeBody, Revoked
+from swarm.pairing import revoke_at_rest
+
+
+def revoke(data_dir: Path, who: str, json: bool) -> int:
+    """Unpin `who`: an id, its beginning, or a name."""
+    node = find_node(data_dir)
+    revoked = None if node is None else ask_node(node, REVOKE_PATH, Revoked, RevokeBody(who=who))
+    if revoked is None:
+        revoked = revoke_at_rest(data_dir, who)
+    print(as_json(revoked) if json else revoke_text(revoked))
+    return 0
+
+
+def revoke_text(revoked: Revoked) -> str:
+    if revoked.itself:
+        told = f"; told {', '.join(revoked.told)}" if revoked.told else ""
+        return f"{revoked.name} has left its swarm and is open again{told}."
+    lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
+    if revoked.told:
+        lines.append(f"Told: {', '.join(revoked.told)}.")
+    if revoked.untold:
+        lines.append(
+            f"Not here now: {', '.join(revoked.untold)}; each hears of it as soon as it meets a member that knows."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,96 @@
+"""What the commands of this machine say to its node and hear back: who belongs to the swarm, and changing it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PREFIX = "/control/v1"
+INVITE_PATH = f"{PREFIX}/invite"
+JOIN_PATH = f"{PREFIX}/join"
+PEERS_PATH = f"{PREFIX}/peers"
+REVOKE_PATH = f"{PREFIX}/revoke"
+CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
+
+
+class Message(BaseModel):
+    """Base: a newer command may talk to an older node."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ControlFile(Message):
+    """`pid` tells a file that a killed node left behind."""
+
+    port: int = Field(ge=1, le=65535)
+    secret: str = Field(repr=False)
+    pid: int = Field(ge=1)
+
+
+class JoinBody(Message):
+    code: str = Field(max_length=4096, repr=False)
+
+
+class RevokeBody(Message):
+    """`who`: a node id, the beginning of one, or a name."""
+
+    who: str = Field(min_length=1, max_length=256)
+
+
+class Invited(Message):
+    """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation."""
+
+    code: str = Field(repr=False)
+    addresses: tuple[str, ...]
+    life_s: float
+    node: str
+    was_open: bool
+
+
+class Joined(Message):
+    """`inviter` is a name. `running`: a node took part, and looks for the others now. `clock_ahead_s` only if far."""
+
+    inviter: str
+    members: tuple[str, ...]
+    running: bool
+    federated: bool
+    clock_ahead_s: float | None = None
+
+
+class Known(Message):
+    """One other node. `state` is `absent` for a member that this node has not seen since it started."""
+
+    id: str
+    name: str
+    state: Literal["alive", "suspect", "dead", "absent", "revoked"]
+    addresses: tuple[str, ...] = ()
+
+
+class Peers(Message):
+    """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked."""
+
+    mode: Literal["open", "paired"]
+    swarm: str | None
+    id: str
+    name: str
+    running: bool
+    nodes: tuple[Known, ...] = ()
+    revoked: tuple[Known, ...] = ()
+
+
+class Revoked(Message):
+    """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows."""
+
+    id: str
+    name: str
+    itself: bool
+    told: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+
+class Refused(Message):
+    """What went wrong, and the exit code that stands for it."""
+
+    message: str
+    exit_code: Literal[1, 2] = 1

@@ -1,0 +1,129 @@
+"""Joining a swarm, finding a member, reading who is in it: alike for a running node and for its data directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from federation.errors import FederationError, InvitationError
+from federation.identity import IDENTITY_FILE, load_identity
+from federation.invitation import decode
+from federation.pairing_client import check_invitation, clock_difference_s, join
+from federation.roster import Entry, Place, Roster
+from federation.trust import Trust
+from swarm.errors import SetupError, SwarmError
+from swarm.gateway.control_messages import Joined, Known, Peers, Revoked
+
+MIN_ID_CHARS = 4  # of an id that is given by its beginning
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Errors of the federation as the program's: what can never work is a SetupError."""
+    try:
+        yield
+    except InvitationError as error:
+        raise SetupError(str(error)) from error
+    except FederationError as error:
+        raise SwarmError(str(error)) from error
+
+
+async def join_swarm(trust: Trust, code: str, places: Iterable[Place]) -> Joined:
+    """Join with a code; `places` is where this node will be found. Nothing changes unless all of it worked."""
+    with translated():
+        invitation = decode(code)
+        check_invitation(invitation, trust.identity, trust.roster)
+        answer, _ = await join(invitation, trust.identity, places)
+        roster = await trust.adopt(answer.roster)
+    inviter = roster.get(invitation.node_id)
+    return Joined(
+        inviter="" if inviter is None else inviter.name,
+        members=tuple(entry.name for entry in trust.others),
+        running=False,
+        federated=False,
+        clock_ahead_s=clock_difference_s(answer),
+    )
+
+
+def find_member(trust: Trust, who: str) -> Entry:
+    """The member with that id, beginning of an id, or name. Raises SetupError that lists what there is."""
+    if trust.roster is None:
+        raise SetupError("this node is open, so there is nobody to revoke: `swarm invite` makes it paired")
+    wanted = who.strip()
+    members = trust.roster.members
+    found = [entry for entry in members if wanted.lower() == entry.id]
+    found = found or [entry for entry in members if wanted == entry.name]
+    if not found and len(wanted) >= MIN_ID_CHARS:
+        found = [entry for entry in members if entry.id.startswith(wanted.lower())]
+    if len(found) == 1:
+        return found[0]
+    listing = ", ".join(f"{entry.name} ({entry.id[:8]})" for entry in (found or members))
+    why = "is the name of several members: give the id" if found else "is no member"
+    raise SetupError(f"{who[:60]!r} {why}; there are {listing}")
+
+
+def known_revoked(roster: Roster | None) -> tuple[Known, ...]:
+    entries = () if roster is None else roster.entries
+    return tuple(Known(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
+
+
+# Without a running node
+
+
+def load_trust(data_dir: Path, new: bool = False) -> Trust:
+    """As a node started with this data directory would have it. Blocks. Raises SetupError.
+
+    Only with `new` is an identity made where there is none.
+    """
+    if not new and not (data_dir / IDENTITY_FILE).exists():
+        raise SetupError(f"no node has run with the data directory {data_dir} yet: start one, or give its --data-dir")
+    try:
+        return Trust.load(load_identity(data_dir), data_dir)
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+
+
+def join_at_rest(data_dir: Path, code: str) -> Joined:
+    """Join while no node runs here; the next one started is a member."""
+    return asyncio.run(join_swarm(load_trust(data_dir, new=True), code, ()))
+
+
+def peers_at_rest(data_dir: Path) -> Peers:
+    trust = load_trust(data_dir)
+    return Peers(
+        mode=trust.mode,
+        swarm=None if trust.roster is None else trust.roster.swarm,
+        id=trust.node_id,
+        name=trust.identity.name,
+        running=False,
+        nodes=tuple(
+            Known(
+                id=entry.id,
+                name=entry.name,
+                state="absent",
+                addresses=tuple(str(place.address) for place in entry.places),
+            )
+            for entry in trust.others
+        ),
+        revoked=known_revoked(trust.roster),
+    )
+
+
+def revoke_at_rest(data_dir: Path, who: str) -> Revoked:
+    """Unpin here; the others hear of it when a node is started with this data directory."""
+    trust = load_trust(data_dir)
+    entry = find_member(trust, who)
+    itself = entry.id == trust.node_id
+    with translated():
+        asyncio.run(_change(trust, None if itself else entry.id))
+    return Revoked(id=entry.id, name=entry.name, itself=itself, untold=tuple(other.name for other in trust.others))
+
+
+async def _change(trust: Trust, revoked: str | None) -> None:
+    """Revoke, or without an id leave."""
+    if revoked is None:
+        await trust.leave()
+    else:
+        await trust.revoke(revoked)

@@ -1,0 +1,80 @@
+"""Three real nodes: open at first, paired by invitations, without one of them after it is revoked, and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.asking import ask, federation_view, get_text
+from tests.e2e.network import Network
+from tests.e2e.node_process import PROGRAM, NodeProcess, environment
+from tests.e2e.swarm_of_nodes import Swarm, all_see, federated
+
+pytestmark = pytest.mark.netns
+
+COMMAND_TIMEOUT_S = 30.0
+PAIRED_S = 15.0  # a probe on every address, the list of members, and mDNS again
+OUT_S = 6.0
+
+
+@pytest.fixture
+def swarm(network: Network, tmp_path: Path) -> Iterator[Swarm]:
+    with federated(network.machines, tmp_path, "--federation") as swarm:
+        yield swarm
+
+
+async def swarm_command(node: NodeProcess, folder: Path, *words: str) -> dict[str, object]:
+    """What a `swarm` command on the node's own machine prints with --json."""
+    assert node.machine is not None
+    home = folder / node.name
+    command = node.machine.command(*PROGRAM, *words, "--json", "--data-dir", str(home / "data"))
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environment(home), capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: Swarm, tmp_path: Path) -> None:
+    await swarm.whole()
+    kitchen, study, attic = swarm.nodes
+
+    invited = await swarm_command(kitchen, tmp_path, "invite")
+    await all_see((kitchen,), (kitchen,), OUT_S)  # open nodes are nobody to it from now on
+    await swarm_command(study, tmp_path, "join", str(invited["code"]))
+    await all_see((kitchen, study), (kitchen, study), PAIRED_S)
+    await all_see((attic,), (attic,), PAIRED_S)
+    assert "belongs to a paired swarm" in attic.output
+
+    invited = await swarm_command(study, tmp_path, "invite")
+    await swarm_command(attic, tmp_path, "join", str(invited["code"]))
+    await all_see(swarm.nodes, swarm.nodes, PAIRED_S)
+    for node in swarm:
+        answer = await ask(node, votes=12)
+        assert "Paris" in answer.text
+        assert answer.voting_nodes == {"kitchen", "study", "attic"}
+        view = await federation_view(node)
+        assert view is not None
+        assert view["node"]["mode"] == "paired"
+        refusal = await get_text(f"{node.url}/federation/v1/node")
+        assert refusal is not None
+        assert "members_only" in refusal
+
+    await swarm_command(kitchen, tmp_path, "revoke", "attic")
+    await all_see((kitchen, study), (kitchen, study), OUT_S)
+    await all_see((attic,), (attic,), PAIRED_S)
+
+    study.kill()
+    study.start()
+    await study.ready()
+    await all_see((kitchen, study), (kitchen, study), PAIRED_S)
+    members = await swarm_command(study, tmp_path, "peers")
+    assert [(node["name"], node["state"]) for node in members["nodes"]] == [("kitchen", "alive")]  # type: ignore[union-attr, index]
+    assert [node["name"] for node in members["revoked"]] == ["attic"]  # type: ignore[union-attr, index]
+    for node in swarm:
+        assert "Traceback" not in node.errors

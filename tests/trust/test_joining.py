@@ -1,0 +1,375 @@
+"""Nodes that are open, invited and joined, on real sockets; and whoever tries to join otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from federation import pairing
+from federation.certificate import fingerprint
+from federation.errors import PairingError
+from federation.invitation import Invitation, decode, encode
+from federation.pairing import (
+    MAX_LIVE_CODES,
+    MAX_REQUEST_BYTES,
+    MAX_WRONG_PROOFS,
+    Invitations,
+    JoinReply,
+    JoinRequest,
+    Outcome,
+    joiner_proof,
+)
+from federation.pairing_client import join
+from federation.pairing_listener import MAX_CONNECTIONS, PairingListener
+from federation.roster import encoded
+from federation.roster_store import load_roster
+from federation.tls import pairing_context
+from swarm.errors import SetupError, SwarmError
+from tests.doubles.clients import connect
+from tests.doubles.paired import identity, open_trust
+from tests.doubles.running_node import RunningNode, run_nodes
+from tests.doubles.waiting import eventually
+from tests.trust.conftest import MakeNode
+
+WAIT_S = 10.0
+
+
+async def all_alive(*nodes: RunningNode) -> None:
+    """Return when each would ask all others, over links that both ends agree on."""
+    for node in nodes:
+        others = {other.id for other in nodes if other is not node}
+        await node.until(lambda node=node, others=others: {peer.id for peer in node.membership.alive()} == others)
+
+
+def knock_anyway() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+async def say(invitation: Invitation, line: bytes) -> JoinReply | None:
+    """What the pairing port answers to a line; None where it just closes."""
+    address = invitation.addresses[0]
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=knock_anyway())
+    try:
+        writer.write(line)
+        if not line.endswith(b"\n"):
+            writer.write(b"\n")
+        raw = await asyncio.wait_for(reader.read(), WAIT_S)
+    except OSError:
+        return None
+    finally:
+        writer.transport.abort()
+    return JoinReply.model_validate_json(raw) if raw else None
+
+
+def request_of(folder: Path, name: str, invitation: Invitation, **changes: object) -> bytes:
+    joiner = identity(folder, name)
+    proof = joiner_proof(invitation.secret, invitation.fingerprint, fingerprint(joiner.certificate))
+    request = {"certificate": encoded(joiner.certificate), "name": name, "places": [], "proof": proof, **changes}
+    return json.dumps(request).encode()
+
+
+async def test_three_nodes_pair_and_vote_for_each_other(make_node: MakeNode) -> None:
+    kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
+    async with run_nodes(kitchen, study, attic):
+        invited = await kitchen.steward.invite()
+        assert invited.was_open
+        assert (kitchen.describe().mode, study.describe().mode) == ("paired", "open")
+        joined = await study.steward.join(invited.code)
+        assert (joined.inviter, joined.members) == ("kitchen", ("kitchen",))
+        await all_alive(kitchen, study)
+        again = await study.steward.invite()  # any member may invite
+        assert not again.was_open
+        await attic.steward.join(again.code)
+        await all_alive(kitchen, study, attic)
+        assert {node.trust.roster.digest for node in (kitchen, study, attic)} == {kitchen.trust.roster.digest}
+        for node in (kitchen, study, attic):
+            async with connect(node.url) as client:
+                reply = await client.chat(swarm={"votes": 12})
+            voters = {candidate["voter"].split("@")[1] for candidate in reply.json["swarm"]["candidates"]}
+            assert voters == {"kitchen", "study", "attic"}
+        assert any("attic is a member of this swarm" in line for line in kitchen.said)
+
+
+async def test_a_node_is_a_member_again_after_a_restart(make_node: MakeNode, tmp_path: Path) -> None:
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with run_nodes(kitchen, study):
+        await study.steward.join((await kitchen.steward.invite()).code)
+        await all_alive(kitchen, study)
+    back = [make_node(name, open_trust(tmp_path, name)) for name in ("kitchen", "study")]
+    async with run_nodes(*back):
+        back[1].membership.heard_of(*back[0].address)  # the ports have changed, as mDNS would tell
+        back[0].membership.heard_of(*back[1].address)
+        await all_alive(*back)
+
+
+async def test_a_code_is_good_once(make_node: MakeNode) -> None:
+    kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
+    async with run_nodes(kitchen, study, attic):
+        code = (await kitchen.steward.invite()).code
+        await study.steward.join(code)
+        with pytest.raises(SwarmError, match=r"nobody takes this invitation any more|used already") as caught:
+            await attic.steward.join(code)
+        assert not isinstance(caught.value, SetupError)
+        assert attic.trust.mode == "open"
+        await all_alive(kitchen, study)
+
+
+async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> None:
+    kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
+    async with run_nodes(kitchen, study, attic):
+        code = (await kitchen.steward.invite()).code
+        results = await asyncio.gather(study.steward.join(code), attic.steward.join(code), return_exceptions=True)
+        assert sorted(isinstance(result, SwarmError) for result in results) == [False, True]
+        assert len(kitchen.trust.others) == 1
+
+
+async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing, "CODE_LIFE_S", 0.1)
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with run_nodes(kitchen, study):
+        code = (await kitchen.steward.invite()).code
+        await eventually(lambda: kitchen.steward.pairing_port is None)
+        with pytest.raises(SwarmError, match=r"nobody takes this invitation any more.*swarm invite"):
+            await study.steward.join(code)
+        later = (await kitchen.steward.invite()).code
+        monkeypatch.setattr(pairing, "CODE_LIFE_S", 600.0)
+        assert later != code
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda code: code[:-3], SetupError, "mistyped or cut short"),
+        (lambda code: code.replace("swarm1", "https://"), SetupError, "this is no invitation"),
+        (lambda _: "", SetupError, "this is no invitation"),
+        (lambda code: encode(replace(decode(code), port=1)), SwarmError, "nobody takes this invitation"),
+        (lambda code: encode(replace(decode(code), secret=b"x" * 16)), SwarmError, "used already, is too old"),
+        (lambda code: encode(replace(decode(code), fingerprint=b"x" * 32)), SwarmError, "Nothing was sent"),
+        (lambda code: encode(replace(decode(code), swarm="0" * 16)), SwarmError, "not what it invited to"),
+    ],
+)
+async def test_a_spoilt_invitation_is_said_and_changes_nothing(
+    make_node: MakeNode, spoil: object, error: type[SwarmError], words: str
+) -> None:
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with run_nodes(kitchen, study):
+        code = (await kitchen.steward.invite()).code
+        with pytest.raises(error, match=words) as caught:
+            await study.steward.join(spoil(code))  # type: ignore[operator]
+        assert type(caught.value) is error, "a SetupError is exit code 2"
+        assert study.trust.mode == "open"
+
+
+async def test_a_node_cannot_join_itself_or_leave_its_swarm_by_joining_another(make_node: MakeNode) -> None:
+    kitchen, study, office = (make_node(name) for name in ("kitchen", "study", "office"))
+    async with run_nodes(kitchen, study, office):
+        code = (await kitchen.steward.invite()).code
+        with pytest.raises(SetupError, match="this node's own invitation"):
+            await kitchen.steward.join(code)
+        await study.steward.join(code)
+        other = (await office.steward.invite()).code
+        with pytest.raises(SetupError, match="member of another swarm, with kitchen"):
+            await study.steward.join(other)
+        assert office.trust.others == ()
+        left = await study.steward.revoke(study.id)
+        assert left.itself
+        assert study.trust.mode == "open"
+        await eventually(lambda: kitchen.trust.others == ())
+        await study.steward.join(other)
+        await all_alive(study, office)
+
+
+async def test_a_node_outside_any_federation_does_not_invite(make_node: MakeNode) -> None:
+    alone = make_node("alone", federated=False)
+    async with alone:
+        with pytest.raises(SetupError, match="swarm --federation"):
+            await alone.steward.invite()
+        assert alone.trust.mode == "open"
+
+
+async def test_a_man_in_the_middle_is_refused_before_the_secret_is_sent(make_node: MakeNode, tmp_path: Path) -> None:
+    """He has the address in the code, and a certificate of his own, which is all that he can have."""
+    heard: list[bytes] = []
+    settled = asyncio.Event()
+
+    async def listen_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            heard.append(await reader.read())
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+            settled.set()
+
+    rogue = identity(tmp_path, "rogue")
+    server = await asyncio.start_server(listen_in, "127.0.0.1", 0, ssl=pairing_context(rogue.pem))
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with server, run_nodes(kitchen, study):
+        invitation = decode((await kitchen.steward.invite()).code)
+        diverted = replace(invitation, port=server.sockets[0].getsockname()[1])
+        with pytest.raises(SwarmError, match=r"is not the node that made this invitation.*Nothing was sent"):
+            await study.steward.join(encode(diverted))
+        await asyncio.wait_for(settled.wait(), WAIT_S)
+        assert b"".join(heard) == b""
+        await study.steward.join(encode(invitation))  # the code is as good as before
+
+
+async def test_an_impostor_that_answers_is_not_believed(tmp_path: Path) -> None:
+    """Even with the inviter's key, whoever does not know the secret cannot answer."""
+    inviter, joiner = open_trust(tmp_path, "kitchen"), identity(tmp_path, "study")
+    roster = (await inviter.found(())).admit(joiner.certificate, joiner.name)
+
+    async def redeem(_: JoinRequest, __: str) -> JoinReply:
+        return JoinReply.model_validate({"answer": {"proof": "0" * 64, "roster": roster, "unix_s": 0}})
+
+    listener = PairingListener(["127.0.0.1"], 0, pairing_context(inviter.identity.pem), redeem)
+    port = await listener.open()
+    invitation = Invitation(roster.swarm, fingerprint(inviter.identity.certificate), b"s" * 16, ("127.0.0.1",), port)
+    with pytest.raises(PairingError, match="not what it invited to"):
+        await join(invitation, joiner, ())
+    await listener.close()
+
+
+async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    async with make_node("kitchen") as kitchen:
+        invitation = decode((await kitchen.steward.invite()).code)
+        await kitchen.steward.invite()  # another code, so that the port stays open
+        recorded = request_of(tmp_path, "study", invitation)
+        stolen = {**json.loads(recorded), "certificate": encoded(identity(tmp_path, "rogue").certificate)}
+        first = await say(invitation, json.dumps(stolen).encode())
+        assert first is not None
+        assert first.answer is None
+        assert (await say(invitation, recorded)).answer is not None
+        replayed = await say(invitation, recorded)
+        assert replayed is not None
+        assert "used already" in replayed.refusal
+        assert {entry.name for entry in kitchen.trust.others} == {"study"}
+
+
+async def test_guessing_is_cut_short(make_node: MakeNode, tmp_path: Path) -> None:
+    async with make_node("kitchen") as kitchen:
+        invitation = decode((await kitchen.steward.invite()).code)
+        guess = request_of(tmp_path, "rogue", invitation, proof="0" * 64)
+        for _ in range(MAX_WRONG_PROOFS):
+            reply = await say(invitation, guess)
+            assert reply is not None
+            assert reply.answer is None
+        await eventually(lambda: kitchen.steward.pairing_port is None)
+        assert any("too many wrong codes" in line for line in kitchen.said)
+        with pytest.raises(ConnectionRefusedError):
+            await say(invitation, request_of(tmp_path, "study", invitation))
+        assert kitchen.trust.others == ()
+
+
+def test_codes_end_by_use_by_age_and_by_wrong_guesses() -> None:
+    mine, joiner = b"\x01" * 32, b"\x02" * 32
+    codes = Invitations(mine)
+    secret = codes.issue(now=0.0)
+    assert codes.redeem(joiner, joiner_proof(secret, joiner, mine), now=1.0)[0] is Outcome.WRONG, "the other way round"
+    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9) == (Outcome.RIGHT, secret)
+    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9)[0] is Outcome.WRONG
+    old = codes.issue(now=1000.0)
+    assert codes.redeem(joiner, joiner_proof(old, mine, joiner), now=1600.0)[0] is Outcome.WRONG
+    guessed = codes.issue(now=2000.0)
+    outcomes = [codes.redeem(joiner, "0" * 64, now=2000.0)[0] for _ in range(MAX_WRONG_PROOFS)]
+    assert outcomes == [Outcome.WRONG] * (MAX_WRONG_PROOFS - 1) + [Outcome.WITHDRAWN]
+    assert codes.redeem(joiner, joiner_proof(guessed, mine, joiner), now=2000.0)[0] is Outcome.WRONG
+    secrets = [codes.issue(now=3000.0) for _ in range(MAX_LIVE_CODES + 1)]
+    assert codes.live(3000.0) == MAX_LIVE_CODES
+    assert codes.redeem(joiner, joiner_proof(secrets[0], mine, joiner), now=3000.0)[0] is Outcome.WRONG
+
+
+hostile_lines = st.one_of(
+    st.binary(max_size=300),
+    st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=20), st.lists).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "certificate": st.text(max_size=50) | st.none(),
+            "name": st.text(max_size=80) | st.integers(),
+            "places": st.lists(st.fixed_dictionaries({"host": st.text(max_size=9), "port": st.integers()}), max_size=6),
+            "proof": st.text(max_size=70),
+        },
+    ).map(lambda value: json.dumps(value).encode()),
+    st.just(b"[" * (MAX_REQUEST_BYTES - 1)),
+    st.just(b"x" * (MAX_REQUEST_BYTES * 3)),
+)
+
+
+async def test_hostile_lines_are_refused_and_harm_nobody(make_node: MakeNode, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with make_node("kitchen") as kitchen:
+        invitation = decode((await kitchen.steward.invite()).code)
+
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(hostile_lines)
+        def throw(line: bytes) -> None:
+            reply = asyncio.run_coroutine_threadsafe(say(invitation, line), loop).result(WAIT_S)
+            assert reply is None or (reply.answer is None and reply.refusal)
+
+        await asyncio.to_thread(throw)
+        reply = await say(invitation, request_of(tmp_path, "study", invitation))
+        assert reply is not None
+        assert reply.answer is not None
+
+
+async def test_idle_knockers_are_few_and_do_not_last(
+    make_node: MakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("federation.pairing_listener.EXCHANGE_S", 0.5)
+    async with make_node("kitchen") as kitchen, AsyncExitStack() as stack:
+        invitation = decode((await kitchen.steward.invite()).code)
+        address = invitation.addresses[0]
+        links: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        for _ in range(MAX_CONNECTIONS + 4):
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=knock_anyway())
+            stack.callback(writer.transport.abort)
+            links.append((reader, writer))
+
+        async def over(reader: asyncio.StreamReader) -> None:
+            try:
+                assert await reader.read() == b""
+            except OSError:
+                return
+
+        await asyncio.wait_for(asyncio.gather(*(over(reader) for reader, _ in links)), WAIT_S)
+        reply = await say(invitation, request_of(tmp_path, "study", invitation))
+        assert reply is not None
+        assert reply.answer is not None
+
+
+async def test_plain_http_at_the_pairing_port_gets_nothing(make_node: MakeNode) -> None:
+    async with make_node("kitchen") as kitchen:
+        port = decode((await kitchen.steward.invite()).code).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /federation/v1/node HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        with suppress(ConnectionError):
+            assert b"200" not in await asyncio.wait_for(reader.read(), WAIT_S)
+        writer.transport.abort()
+
+
+async def test_the_list_is_on_disk_for_its_owner_only(make_node: MakeNode, tmp_path: Path) -> None:
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with run_nodes(kitchen, study):
+        await study.steward.join((await kitchen.steward.invite()).code)
+        for name in ("kitchen", "study"):
+            kept = load_roster(tmp_path / name)
+            assert kept is not None
+            assert {member.name for member in kept.members} == {"kitchen", "study"}
+            for file in ("node.pem", "roster.json", "control.json"):
+                assert (tmp_path / name / file).stat().st_mode & 0o777 == 0o600, file
+    assert not (tmp_path / "kitchen" / "control.json").exists()
