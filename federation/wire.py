@@ -8,6 +8,8 @@ PEERS_PATH: Final = f"{PREFIX}/peers"  # GET
 CANDIDATES_PATH: Final = f"{PREFIX}/candidates"  # POST; answers NDJSON, a blank line is a heartbeat
 GENERATE_PATH: Final = f"{PREFIX}/generate"  # POST; the OpenAI request, proxied
 UTILITIES_PATH: Final = f"{PREFIX}/utilities"  # POST .../NAME; answers NDJSON, one line after the heartbeats
+MODELS_PATH: Final = f"{PREFIX}/models"  # GET: the files this node shares; .../SHA256 the bytes (Range)
+PIECES_SUFFIX: Final = "/pieces"  # GET .../SHA256/pieces: the hash of each piece
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 
 FROM_PARAM: Final = "from"  # value: "host:port"
