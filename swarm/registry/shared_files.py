@@ -50,7 +50,7 @@ class SharedFiles:
         self._lock = threading.Lock()
         self._hashes: dict[_Found, FileHashes | None] = {}
         self._by_sha256: Mapping[str, tuple[_Found, FileHashes]] = {}
-        self._scanned_at = -RESCAN_S
+        self._scanned_at: float | None = None
 
     def listed(self) -> tuple[SharedFile, ...]:
         """What is told to peers: the files whose hashes are known."""
@@ -100,7 +100,7 @@ class SharedFiles:
     def _rescan(self, max_age_s: float = RESCAN_S) -> None:
         """Look at the folder again, unless somebody did so within `max_age_s`."""
         with self._lock:
-            if time.monotonic() - self._scanned_at < max_age_s and self._scanned_at > 0:
+            if self._scanned_at is not None and time.monotonic() - self._scanned_at < max_age_s:
                 return
             before = self._hashes
             self._hashes = {found: before.get(found) or _kept(self._root, found) for found in _walk(self._root)}
