@@ -36,6 +36,7 @@ from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.model_choice import choose_model
 from swarm.node_access import read_access
+from swarm.node_files import keeping_hashed, make_files
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.node_weights import known_weights
 from swarm.routing.dispatcher import Dispatcher
@@ -172,6 +173,14 @@ class Node:
             upstream=await self._enter_upstream(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
         )
+        self._files = make_files(
+            settings.models_dir,
+            self.pool,
+            self.membership,
+            client,
+            is_paired=lambda: self.describe().mode == "paired",
+            say=self._console.say,
+        )
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()
         if settings.federated:
@@ -204,7 +213,13 @@ class Node:
     @asynccontextmanager
     async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
         app = make_app(
-            self.dispatcher, self.pool, self.membership, self.describe, self.condition, access=self.place.access
+            self.dispatcher,
+            self.pool,
+            self.membership,
+            self.describe,
+            self.condition,
+            access=self.place.access,
+            files=self._files.service if self.settings.federated else None,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
@@ -220,6 +235,7 @@ class Node:
         self.membership.subscribe(self._announce_change)
         if self.settings.federation:
             await self._discover()
+        await self._stack.enter_async_context(keeping_hashed(self._files.service.files))
         # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
 
@@ -259,7 +275,8 @@ class Node:
             self.condition.loading = False
             self._console.say(ready_line(offer))
             return
-        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console)
+        nearby = self._files.nearby if settings.federated else None
+        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console, nearby)
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")

@@ -81,8 +81,8 @@ def make_app(
         metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)
     app[STARTED_AT] = int(time.time())
     for module in (
-        openai, responses, anthropic, embeddings, models, health, federation, model_files, infill, utilities, peer_utilities,
-        pages,
+        openai, responses, anthropic, embeddings, models, health, federation, model_files, infill, utilities,
+        peer_utilities, pages,
     ):  # fmt: skip
         app.add_routes(with_twins(module.routes()))
     return app

@@ -20,12 +20,12 @@ RETRY_AFTER_S: Final = 1  # told to who finds no place: about one piece
 
 
 def paced(now: float, free_at: float, size_bytes: int, bytes_per_s: float) -> float:
-    """When the next bytes may go, if `size_bytes` go at the turn that begins at `free_at`, or now if that has passed."""
+    """When the next bytes may go, after `size_bytes` that go at `free_at`, or now where that has passed."""
     return max(free_at, now - MAX_HEAD_START_S) + size_bytes / bytes_per_s
 
 
 class Transfers:
-    """The places for transfers, and the pace that all of them share. `is_busy`: whether a model of this node answers."""
+    """The places for transfers, and the pace that all share. `is_busy`: whether a model of this node answers."""
 
     def __init__(
         self,

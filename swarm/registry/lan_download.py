@@ -1,7 +1,8 @@
 """Files copied from peers: who has what, whom to believe, and what follows from wrong bytes.
 
-A file is wanted by its sha256. What peers say of its pieces may be a lie, told by one or by several together: those who
-say the same are drawn from together, most voices first, and once the whole is not the file, none of them is asked again.
+A file is wanted by its sha256. What peers say of its pieces may be a lie, told by one or by several together: those
+who say the same are drawn from together, most voices first, and where the whole is then not the file, none of them is
+asked again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
+from swarm.registry.file_hashes import FileHashes
 from swarm.registry.hub import Progress
 from swarm.registry.piece_copy import PieceCopy
-from swarm.registry.piece_file import PieceFile
+from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
 
 MAX_ASKED = 32  # peers asked for what they have
 MAX_VERSIONS = 3  # different accounts of one file's pieces that are tried: each wrong one may cost a whole download
@@ -75,13 +77,14 @@ class LanFiles:
         told = {file.sha256 for _, files in offered for file in files if file.name == name}
         return told.pop() if len(told) == 1 else None
 
-    def fetch(self, sha256: str, partial: Path, progress: Progress) -> bool:
+    def fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
         return self._wait_for(self._fetch(sha256, partial, progress))
 
     # On the loop
 
-    async def _fetch(self, sha256: str, partial: Path, progress: Progress) -> bool:
+    async def _fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
         holders = [peer for peer, files in await self._offered() if any(file.sha256 == sha256 for file in files)]
+        last: tuple[PieceFile, frozenset[int]] | None = None
         for hashes, peers in await self._versions(sha256, holders):
             if not await asyncio.to_thread(_has_room, partial, hashes.size_bytes):
                 log.warning("%s is said to have %d bytes: no room for it", sha256[:12], hashes.size_bytes)
@@ -92,14 +95,18 @@ class LanFiles:
                 progress=progress, charge=self._charge, failed=lambda peer: self._failed(peer.id),
             )  # fmt: skip
             await copy.run()
-            if copy.is_whole:
-                if await asyncio.to_thread(file.finish, sha256):
-                    return True
-                for peer in peers:
-                    self._charge(peer, f"what it says of file {sha256[:12]} is another file")
-                copy.right.clear()
-            await asyncio.to_thread(file.hand_over, copy.right)
-        return False
+            if not copy.is_whole:
+                last = file, frozenset(copy.right)
+                continue
+            if (found := await asyncio.to_thread(file.finish, sha256)) is not None:
+                return found
+            last = file, frozenset()
+            for peer in peers:
+                self._charge(peer, f"what it says of file {sha256[:12]} is another file")
+        if last is not None:
+            file, right = last
+            await asyncio.to_thread(file.hand_over, right)
+        return None
 
     async def _versions(
         self, sha256: str, holders: Sequence[FilePeer]
@@ -147,5 +154,5 @@ class LanFiles:
 
 def _has_room(partial: Path, size_bytes: int) -> bool:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    here = (path.stat().st_blocks * 512 for path in partial.parent.glob(f"{partial.name}*"))
-    return size_bytes - sum(here) + SPARE_DISK_BYTES <= shutil.disk_usage(partial.parent).free
+    here_bytes = max(taken_bytes(partial), taken_bytes(pieces_path(partial)))
+    return size_bytes - here_bytes + SPARE_DISK_BYTES <= shutil.disk_usage(partial.parent).free

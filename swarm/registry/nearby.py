@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from swarm.registry.file_hashes import FileHashes
 from swarm.registry.hub import Progress
 
 
@@ -19,10 +20,10 @@ class Nearby(Protocol):
         """What peers that may be believed say of OWNER/REPO/FILE, where all that have it agree; else None."""
         ...
 
-    def fetch(self, sha256: str, partial: Path, progress: Progress) -> bool:
-        """Copy a file to `partial`: whether all of it is there, its sha256 checked, on disk.
+    def fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
+        """Copy a file to `partial`; its hashes once all of it is there, on disk, and its sha256 is the wanted one.
 
-        Where it is not, `partial` holds a proved beginning of the file, or does not exist: the internet can go on from
+        For None `partial` holds a proved beginning of the file, or does not exist: the internet can go on from
         it, and so can the next call. Raises OSError where the disk cannot take it.
         """
         ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from federation.client import PeerClient
 from federation.errors import PeerError
@@ -19,6 +20,7 @@ MAX_STREAMS = 8  # pieces in memory at once: 64 MiB
 MAX_FAILURES = 3  # in a row; then the peer is gone, or as good as
 FAILURE_PAUSE_S = 0.5
 BUSY_PAUSE_S = 1.0
+SLOW_S = 3.0  # a piece that takes longer while others have nothing to do is asked of one of them, too
 MAX_BUSY = 60  # refusals for want of a place, in a row: a minute's wait; then the internet is quicker
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,9 @@ class PieceCopy:
         self._failed = failed
         self._charged: set[str] = set()
         self._wanted: deque[int] = deque()
+        self._brought_by: dict[int, list[str]] = {}  # peer ids, by the piece on its way; the oldest first
         self._changed = asyncio.Event()
+        self._whole = asyncio.Event()
         self.right: set[int] = set()
 
     @property
@@ -64,63 +68,87 @@ class PieceCopy:
         self.right = set(await asyncio.to_thread(self._file.found))
         self._wanted.extend(piece for piece in range(len(self._hashes.pieces)) if piece not in self.right)
         self._report()
+        if self.is_whole:
+            return
         try:
             async with asyncio.TaskGroup() as tasks:
-                for peer in _streams(self._peers):
-                    tasks.create_task(self._draw(peer))
+                streams = [tasks.create_task(self._draw(peer)) for peer in _streams(self._peers)]
+                whole = tasks.create_task(self._cancel_when_whole(streams))
+                await asyncio.wait(streams)
+                whole.cancel()
         except* OSError as errors:
             raise _first(errors) from errors
+
+    async def _cancel_when_whole(self, streams: Sequence[asyncio.Task[None]]) -> None:
+        """What is still on its way then is a second copy of something."""
+        await self._whole.wait()
+        for stream in streams:
+            stream.cancel()
 
     async def _draw(self, peer: FilePeer) -> None:
         """One stream of pieces from `peer`, until none is wanted or the peer is not worth asking."""
         failures = busy = 0
         while failures < MAX_FAILURES and busy < MAX_BUSY:
-            piece = await self._next_piece()
-            if piece is None or peer.id in self._charged:
-                self._give_back(piece)
+            piece = await self._next_piece(peer)
+            if piece is None:
                 return
-            try:
-                data = await read_piece(self._client, peer, self._sha256, self._hashes.span(piece))
-            except PeerError as error:
-                self._give_back(piece)
-                log.info("piece %d of %s: %s", piece, self._sha256[:12], error)
-                if error.status == 404:
-                    return
-                if error.status == 503:
-                    busy += 1
-                    await asyncio.sleep(BUSY_PAUSE_S)
+            with self._bringing(piece, peer):
+                try:
+                    data = await read_piece(self._client, peer, self._sha256, self._hashes.span(piece))
+                except PeerError as error:
+                    log.info("piece %d of %s: %s", piece, self._sha256[:12], error)
+                    trouble = error
+                else:
+                    if not await asyncio.to_thread(self._file.store, piece, data):
+                        self._blame(peer, piece)
+                        return
+                    self._take(piece)
+                    failures = busy = 0
                     continue
+            if trouble.status == 404:
+                return
+            if trouble.status == 503:
+                busy += 1
+                await asyncio.sleep(BUSY_PAUSE_S)
+            else:
                 failures += 1
                 self._failed(peer)
                 await asyncio.sleep(FAILURE_PAUSE_S * failures)
-                continue
-            except BaseException:
-                self._give_back(piece)
-                raise
-            if not await asyncio.to_thread(self._file.store, piece, data):
-                self._give_back(piece)
-                self._blame(peer, piece)
-                return
-            failures = busy = 0
-            self._take(piece)
 
-    async def _next_piece(self) -> int | None:
-        """A piece that nobody is bringing; waits while others might give one back. None once all are here."""
-        while not self._wanted and not self.is_whole:
+    async def _next_piece(self, peer: FilePeer) -> int | None:
+        """A piece that nobody is bringing, or that another peer is slow with; None once `peer` is of no more use."""
+        while not self.is_whole and peer.id not in self._charged:
+            if self._wanted:
+                return self._wanted.popleft()
             self._changed.clear()
-            await self._changed.wait()
-        return self._wanted.popleft() if self._wanted else None
+            try:
+                async with asyncio.timeout(SLOW_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                slow = [piece for piece, by in self._brought_by.items() if len(by) == 1 and by[0] != peer.id]
+                if slow:
+                    return slow[0]
+        return None
+
+    @contextmanager
+    def _bringing(self, piece: int, peer: FilePeer) -> Generator[None]:
+        """While `peer` brings `piece`; one that did not come is wanted again, unless somebody else brings it."""
+        self._brought_by.setdefault(piece, []).append(peer.id)
+        try:
+            yield
+        finally:
+            self._brought_by[piece].remove(peer.id)
+            if not self._brought_by[piece]:
+                del self._brought_by[piece]
+                if piece not in self.right:
+                    self._wanted.appendleft(piece)
+            self._changed.set()
 
     def _take(self, piece: int) -> None:
         self.right.add(piece)
         self._report()
         if self.is_whole:
-            self._changed.set()
-
-    def _give_back(self, piece: int | None) -> None:
-        if piece is not None:
-            self._wanted.appendleft(piece)
-            self._changed.set()
+            self._whole.set()
 
     def _blame(self, peer: FilePeer, piece: int) -> None:
         if peer.id not in self._charged:

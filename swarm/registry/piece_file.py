@@ -15,13 +15,22 @@ from collections.abc import Collection
 from pathlib import Path
 
 from federation.files import PieceHashes
-from swarm.registry.file_hashes import hash_file
+from swarm.registry.file_hashes import FileHashes, hash_file
 
 PIECES_SUFFIX = ".pieces"
 
 
 def pieces_path(partial: Path) -> Path:
     return partial.with_name(partial.name + PIECES_SUFFIX)
+
+
+def taken_bytes(path: Path) -> int:
+    """What a file takes of the disk: holes take nothing. 0 where it is gone, and as long as it looks on Windows."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return min(found.st_size, found.st_blocks * 512) if hasattr(found, "st_blocks") else found.st_size
 
 
 class PieceFile:
@@ -62,14 +71,15 @@ class PieceFile:
             file.write(data)
         return True
 
-    def finish(self, sha256: str) -> bool:
-        """Whether the whole is the file that was wanted; then it is on disk, under the partial name. Raises OSError."""
-        if hash_file(self._path).sha256 != sha256:
-            return False
+    def finish(self, sha256: str) -> FileHashes | None:
+        """The hashes of the whole, on disk under the partial name, if it is the file wanted. Raises OSError."""
+        found = hash_file(self._path)
+        if found.sha256 != sha256:
+            return None
         with self._path.open("r+b") as file:
             os.fsync(file.fileno())
         self._path.replace(self._partial)
-        return True
+        return found
 
     def hand_over(self, right: Collection[int]) -> None:
         """Leave the beginning up to the first hole under the partial name. Raises OSError."""

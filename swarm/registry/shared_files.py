@@ -177,7 +177,7 @@ def _open_unchanged(root: Path, found: _Found) -> BinaryIO:
 
 
 def _open_inside(root: Path, parts: Sequence[str]) -> int:
-    """A descriptor of what `parts` lead to below `root`, whatever links are put in the way meanwhile. Raises OSError."""
+    """A descriptor of what `parts` lead to below `root`, whatever links are put in the way. Raises OSError."""
     if os.open not in os.supports_dir_fd or not _NO_FOLLOW:  # Windows
         path = root.joinpath(*parts)
         if path.resolve() != root.resolve().joinpath(*parts):
