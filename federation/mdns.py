@@ -45,7 +45,7 @@ _node_id = TypeAdapter[str](NodeId)
 
 
 class MdnsDiscovery:
-    """Announces (unless `announce` is off) and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
+    """Announces (if told to) and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
 
     `addresses` are announced and listened on. Callbacks run on the event loop and must not block: `on_proposed` with an
     address to probe and the node id claimed there, repeated while it is announced; `on_goodbye` with a node id.

@@ -55,7 +55,10 @@ def make_room(memory: ModelMemory, load: Load, local: LocalModels) -> Room:
 def choose_model(
     settings: Settings, snapshot: HardwareSnapshot, console: Console, nearby: Nearby | None = None
 ) -> ChosenModel:
-    """The model to serve. Blocks: reads files, may ask the person, may download (from `nearby` first). Raises SetupError."""
+    """The model to serve. Blocks: reads files, may ask the person, may download, from `nearby` first.
+
+    Raises SetupError.
+    """
     if settings.engine == "echo":
         context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
         return ChosenModel(settings.model or "echo", None, context_tokens, None, "no model: echoes the last message")

@@ -26,6 +26,7 @@ from swarm.registry.memory import size_text
 from swarm.registry.names import HubRef, check_hub_file
 from swarm.registry.nearby import Nearby
 from swarm.registry.piece_file import pieces_path, taken_bytes
+from swarm.registry.shared_files import SHARED_SUFFIXES
 
 SPARE_DISK_BYTES = 256 << 20  # a full disk stops more than us
 HASH_CHUNK_BYTES = 1 << 20
@@ -168,7 +169,8 @@ class _Fetching:
                 log.warning("%s is what the paired peers call so: the hub could not be asked", what)
             one.target.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(one.target)
-            keep_hashes(one.target, hashes, one.target.stat().st_mtime_ns)
+            if one.file.endswith(SHARED_SUFFIXES):
+                keep_hashes(one.target, hashes, one.target.stat().st_mtime_ns)
             for stale in partial.parent.glob(f"{partial.stem}.*"):  # of a version that the hub has since replaced
                 stale.unlink(missing_ok=True)
 

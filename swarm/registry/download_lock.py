@@ -70,7 +70,7 @@ def disk_errors(what: str) -> Generator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SetupError(
-                f"cannot store {what}: the disk is full; free some space, or give another --data-dir, and run it again: "
-                "it goes on where it stopped"
+                f"cannot store {what}: the disk is full; free some space and run it again (it goes on where it "
+                "stopped), or give another --data-dir"
             ) from error
         raise SetupError(f"cannot store {what}: {error.strerror or error}; check --data-dir") from error
