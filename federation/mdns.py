@@ -45,7 +45,9 @@ _node_id = TypeAdapter[str](NodeId)
 
 
 class MdnsDiscovery:
-    """Announces (if told to) and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
+    """Announces and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
+
+    Without `announce` it only browses.
 
     `addresses` are announced and listened on. Callbacks run on the event loop and must not block: `on_proposed` with an
     address to probe and the node id claimed there, repeated while it is announced; `on_goodbye` with a node id.

@@ -189,6 +189,9 @@ def _add_models(commands: Any) -> None:
     for name, text in (("list", "every model in the registry"), ("fit", "what fits this machine, best first")):
         action = actions.add_parser(name, help=text)
         action.add_argument("--json", action="store_true", help="as JSON")
+        action.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="default 4096")
+        action.add_argument("--workers", type=int, default=4, metavar="N", help="default 4")
+        action.add_argument("--data-dir", type=Path, metavar="DIR")
         action.set_defaults(run=_models_list if name == "list" else _models_fit)
     for name, text in (("pull", "bring a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
         action = actions.add_parser(name, help=text)
