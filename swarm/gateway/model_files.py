@@ -80,7 +80,8 @@ async def content(request: web.Request) -> web.StreamResponse:
         try:
             return await _send(request, file, size_bytes, service.transfers)
         finally:
-            await asyncio.to_thread(file.close)  # waits for a read that is under way in another thread
+            # In a thread, where it waits for a read that is under way; not awaited, so that nobody can cancel it.
+            asyncio.get_running_loop().run_in_executor(None, file.close)
 
 
 async def _send(request: web.Request, file: BinaryIO, size_bytes: int, transfers: Transfers) -> web.StreamResponse:

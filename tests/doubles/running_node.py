@@ -17,6 +17,7 @@ from swarm.engines.engine import Engine
 from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
+from swarm.gateway.model_files import FileService
 from swarm.gateway.streams import Pacing
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
@@ -55,6 +56,7 @@ class NodeOptions:
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
+    files: FileService | None = None
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
 
 
@@ -130,6 +132,7 @@ class RunningNode:
             self.condition,
             self._options.pacing,
             self._options.access,
+            self._options.files,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
