@@ -125,7 +125,11 @@ class PieceCopy:
                 async with asyncio.timeout(SLOW_S):
                     await self._changed.wait()
             except TimeoutError:
-                slow = [piece for piece, by in self._brought_by.items() if len(by) == 1 and by[0] != peer.id]
+                slow = [
+                    piece
+                    for piece, by in self._brought_by.items()
+                    if piece not in self.right and len(by) == 1 and by[0] != peer.id
+                ]
                 if slow:
                     return slow[0]
         return None

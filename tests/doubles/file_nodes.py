@@ -6,13 +6,15 @@ import asyncio
 import io
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from federation.client import PeerClient
 from federation.files import PIECE_BYTES, PieceHashes, SharedFile
 from federation.files_client import FilePeer
+from swarm.errors import Unavailable
 from swarm.gateway.model_files import FileService
 from swarm.gateway.transfers import Transfers
 from swarm.registry.file_hashes import hash_bytes
@@ -47,7 +49,17 @@ class CountingTransfers(Transfers):
         self.sent_bytes = 0
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.refused = asyncio.Event()
         self.stop_at = stop_at
+
+    @contextmanager
+    def place(self, host: str) -> Generator[None]:
+        try:
+            with super().place(host):
+                yield
+        except Unavailable:
+            self.refused.set()
+            raise
 
     async def take_turn(self, size_bytes: int) -> None:
         await super().take_turn(size_bytes)

@@ -27,7 +27,6 @@ from swarm.registry.file_hashes import hash_bytes
 from swarm.registry.names import HubRef
 from swarm.registry.piece_file import PieceFile
 from swarm.registry.shared_files import SharedFiles
-from tests.doubles.clients import connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.file_nodes import (
     CONTENT,
@@ -316,9 +315,7 @@ async def test_who_finds_no_place_waits_for_one(files: SharedFiles, client: Peer
     async with SharingNode("kitchen", files) as kitchen:
         with kitchen.transfers.place("127.0.0.1"), kitchen.transfers.place("127.0.0.1"):
             bringing = asyncio.create_task(bring(Asker(client, kitchen), models_dir))
-            async with connect(kitchen.url) as plain:
-                while 'status="503"' not in (await plain.get("/metrics")).text:
-                    await asyncio.sleep(0)
+            await kitchen.transfers.refused.wait()
         assert (await bringing).read_bytes() == CONTENT
 
 
