@@ -173,14 +173,7 @@ class Node:
             upstream=await self._enter_upstream(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
         )
-        self._files = make_files(
-            settings.models_dir,
-            self.pool,
-            self.membership,
-            client,
-            is_paired=lambda: self.describe().mode == "paired",
-            say=self._console.say,
-        )
+        self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()
         if settings.federated:
@@ -219,7 +212,7 @@ class Node:
             self.describe,
             self.condition,
             access=self.place.access,
-            files=self._files.service if self.settings.federated else None,
+            files=self._files and self._files.service,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
@@ -235,7 +228,7 @@ class Node:
         self.membership.subscribe(self._announce_change)
         if self.settings.federation:
             await self._discover()
-        await self._stack.enter_async_context(keeping_hashed(self._files.service.files))
+        await self._stack.enter_async_context(keeping_hashed(self._files))
         # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
 
@@ -275,7 +268,7 @@ class Node:
             self.condition.loading = False
             self._console.say(ready_line(offer))
             return
-        nearby = self._files.nearby if settings.federated else None
+        nearby = self._files and self._files.nearby
         chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console, nearby)
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)

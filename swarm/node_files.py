@@ -8,8 +8,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.files_client import FilePeer
 from federation.membership import Membership
@@ -18,6 +18,7 @@ from swarm.gateway.transfers import Transfers
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles
+from swarm.settings import Settings
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -35,15 +36,16 @@ class NodeFiles:
 
 
 def make_files(
-    models_dir: Path,
+    settings: Settings,
     pool: WorkerPool,
     membership: Membership,
     client: PeerClient,
-    *,
-    is_paired: Callable[[], bool],
+    describe: Callable[[], NodeDescription],
     say: Callable[[str], None],
-) -> NodeFiles:
-    """For a node in a federation. For the event loop's thread."""
+) -> NodeFiles | None:
+    """None for a node in no federation. For the event loop's thread."""
+    if not settings.federated:
+        return None
     loop = asyncio.get_running_loop()
     began_at = loop.time()
 
@@ -54,17 +56,23 @@ def make_files(
         await asyncio.sleep(max(0.0, began_at + SETTLE_S - loop.time()))
         return [FilePeer(peer.id, peer.label, peer.address) for peer in membership.alive()]
 
+    def is_paired() -> bool:
+        return describe().mode == "paired"
+
     def failed(node_id: str) -> None:
         membership.report_traffic(node_id, ok=False)
 
     nearby = LanFiles(client, peers, loop, say=say, believe_names=is_paired, failed=failed)
-    return NodeFiles(FileService(SharedFiles(models_dir), Transfers(is_busy)), nearby)
+    return NodeFiles(FileService(SharedFiles(settings.models_dir), Transfers(is_busy)), nearby)
 
 
 @asynccontextmanager
-async def keeping_hashed(files: SharedFiles) -> AsyncGenerator[None]:
+async def keeping_hashed(node_files: NodeFiles | None) -> AsyncGenerator[None]:
     """While it runs, what lies in the models folder is hashed, one file at a time, and so becomes known to peers."""
-    stop = threading.Event()
+    if node_files is None:
+        yield
+        return
+    files, stop = node_files.service.files, threading.Event()
     task = asyncio.create_task(_hash_all(files, stop), name="hashing models")
     try:
         yield

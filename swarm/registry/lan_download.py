@@ -21,7 +21,7 @@ from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
 from swarm.registry.file_hashes import FileHashes
 from swarm.registry.hub import Progress
-from swarm.registry.piece_copy import PieceCopy
+from swarm.registry.piece_copy import MAX_SOURCES, PieceCopy
 from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
 
 MAX_ASKED = 32  # peers asked for what they have
@@ -89,6 +89,7 @@ class LanFiles:
             if not await asyncio.to_thread(_has_room, partial, hashes.size_bytes):
                 log.warning("%s is said to have %d bytes: no room for it", sha256[:12], hashes.size_bytes)
                 continue
+            self._say(f"  copying    from {', '.join(peer.label for peer in peers[:MAX_SOURCES])}")
             file = PieceFile(partial, hashes)
             copy = PieceCopy(
                 self._client, sha256, hashes, peers, file,

@@ -111,5 +111,10 @@ class Asker:
             say=self.said.append, believe_names=lambda: paired, failed=self.failed.append,
         )  # fmt: skip
 
+    @property
+    def charges(self) -> list[str]:
+        """What was said of liars."""
+        return [line for line in self.said if "wrong bytes" in line]
+
     async def _peers(self) -> Sequence[FilePeer]:
         return self.peers

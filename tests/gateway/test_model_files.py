@@ -20,15 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation import wire
+from federation.client import PeerClient
 from federation.files import PIECE_BYTES
 from swarm.errors import BadRequest, Unavailable
-from swarm.gateway.model_files import parse_range
+from swarm.gateway.model_files import FileService, parse_range
 from swarm.gateway.transfers import MAX_HEAD_START_S, MAX_TRANSFERS, MAX_TRANSFERS_PER_HOST, Transfers, paced
-from swarm.node_files import keeping_hashed
+from swarm.node_files import NodeFiles, keeping_hashed
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.shared_files import SharedFiles
 from tests.doubles.clients import Client, connect
-from tests.doubles.file_nodes import FILE, OWNER, REPO, CountingTransfers, SharingNode, stocked
+from tests.doubles.file_nodes import FILE, OWNER, REPO, Asker, CountingTransfers, SharingNode, stocked
 from tests.doubles.running_node import RunningNode
 from tests.doubles.waiting import eventually
 
@@ -252,7 +253,9 @@ async def test_a_running_node_hashes_what_it_finds_and_stops_at_once(tmp_path: P
     with (folder / "large.gguf").open("wb") as large:
         large.truncate(40 << 30)  # all holes: minutes to hash
     files = SharedFiles(tmp_path)
-    async with keeping_hashed(files):
+    async with PeerClient("id-x") as client:
+        nearby = Asker(client).nearby
+    async with keeping_hashed(NodeFiles(FileService(files, CountingTransfers()), nearby)):
         await eventually(lambda: any(task.get_name() == "hashing models" for task in asyncio.all_tasks()))
 
 

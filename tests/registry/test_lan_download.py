@@ -137,7 +137,7 @@ async def test_wrong_bytes_are_charged_and_the_piece_is_fetched_elsewhere(
         asker = Asker(client, liar, kitchen)
         path = await bring(asker, models_dir)
         assert path.read_bytes() == CONTENT
-        (said,) = asker.said
+        (said,) = asker.charges
         assert "peer liar sent wrong bytes" in said
         assert "not asked for files again" in said
         before_bytes = liar.transfers.sent_bytes
@@ -155,8 +155,8 @@ async def test_liars_who_agree_are_found_out_by_the_whole(
     async with SharingNode("kitchen", files) as kitchen, liars[0], liars[1]:
         asker = Asker(client, *liars, kitchen)
         assert (await bring(asker, models_dir)).read_bytes() == CONTENT
-    assert len(asker.said) == 2
-    assert not any("kitchen" in line for line in asker.said)
+    assert len(asker.charges) == 2
+    assert not any("kitchen" in line for line in asker.charges)
     assert hub.bodies == 0
 
 
