@@ -6,8 +6,10 @@ Nothing is announced: this is a visitor, no node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
@@ -30,13 +32,35 @@ ANSWER_S = 2.0
 MAX_ADDRESSES = 128  # asked who they are; a home has a handful of nodes, each with a few addresses
 
 
-@asynccontextmanager
-async def files_nearby(settings: Settings, console: Console) -> AsyncGenerator[LanFiles]:
-    """What the nodes around have. Raises SetupError for a --peer that is no address."""
+@contextmanager
+def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
+    """What the nodes around have. Raises SetupError for a --peer that is no address.
+
+    The peers are asked in a thread of its own, so that Ctrl-C ends a download in this one.
+    """
     try:
         named = [parse_address(peer) for peer in settings.peer]
     except FederationError as error:
         raise SetupError(str(error)) from error
+    ready: Future[LanFiles] = Future()
+    stop: Future[None] = Future()
+
+    async def visit() -> None:
+        async with _visiting(settings, named, console) as nearby:
+            ready.set_result(nearby)
+            await asyncio.wrap_future(stop)
+
+    thread = threading.Thread(target=lambda: asyncio.run(visit()), name="peers", daemon=True)
+    thread.start()
+    try:
+        yield ready.result()
+    finally:
+        stop.set_result(None)
+        thread.join()
+
+
+@asynccontextmanager
+async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
     visitor_id = new_node_id()
     async with PeerClient(visitor_id) as client:
         found: list[FilePeer] | None = None
@@ -67,7 +91,10 @@ async def _known_to(client: PeerClient, address: Address) -> list[Address]:
 
 async def _announced(visitor_id: str) -> list[Address]:
     found: dict[Address, None] = {}
-    chosen = await asyncio.to_thread(lambda: choose_addresses(read_interfaces(), None, default_route_addresses()))
+    try:
+        chosen = await asyncio.to_thread(lambda: choose_addresses(read_interfaces(), None, default_route_addresses()))
+    except (FederationError, OSError):  # no network that could be asked
+        return []
     visitor = NodeDescription(id=visitor_id, name="visitor", version=program_version(), url="http://127.0.0.1:1")
     async with MdnsDiscovery(
         visitor,

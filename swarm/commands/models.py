@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from pathlib import Path
 
 from hardware.probe import probe_hardware
 from swarm.commands.file_peers import files_nearby
@@ -43,14 +41,12 @@ def pull_model(settings: Settings, name: str) -> int:
     terminal = Terminal()
     ref, sha256 = _what_to_pull(name)
 
-    async def pull() -> Path:
-        async with files_nearby(settings, terminal) as nearby:
-            return await asyncio.to_thread(download, ref, settings.models_dir, progress, sha256=sha256, nearby=nearby)
-
     def progress(done_bytes: int, total_bytes: int | None) -> None:
         terminal.progress(name, done_bytes, total_bytes)
 
-    terminal.say(str(asyncio.run(pull())))
+    with files_nearby(settings, terminal) as nearby:
+        path = download(ref, settings.models_dir, progress, sha256=sha256, nearby=nearby)
+    terminal.say(str(path))
     return 0
 
 

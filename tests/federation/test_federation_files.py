@@ -36,12 +36,11 @@ def test_anything_is_a_list_within_its_bounds_or_refused(raw: bytes) -> None:
     for parse in (parse_file_list, parse_pieces):
         try:
             found = parse(raw)
-        except PeerProtocolError as error:
-            assert len(str(error)) < 300
-        else:
-            for file in found if isinstance(found, tuple) else ():
-                assert is_sha256(file.sha256)
-                assert 0 < file.size_bytes <= MAX_FILE_BYTES
+        except PeerProtocolError:
+            continue
+        for file in found if isinstance(found, tuple) else ():
+            assert is_sha256(file.sha256)
+            assert 0 < file.size_bytes <= MAX_FILE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import filecmp
 import json
 import shutil
+import signal
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from federation import wire
+from tests.doubles.file_nodes import CONTENT, OWNER, CountingTransfers, SharingNode, stocked
+from tests.doubles.file_nodes import FILE as MODEL
+from tests.doubles.file_nodes import REPO as REPO_NAME
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.waiting import eventually
 from tests.registry.fake_hub import Hub, Upload
@@ -70,6 +74,35 @@ async def test_models_pull_copies_from_a_peer(holder: NodeProcess, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert filecmp.cmp(done.stdout.splitlines()[-1], demo_model, shallow=False)
+    assert hub.bodies == 0
+
+
+async def test_ctrl_c_ends_a_pull_at_once_and_leaves_no_file(tmp_path: Path, hub: Hub) -> None:
+    hub.put(f"{OWNER}/{REPO_NAME}", MODEL, Upload(CONTENT))
+    stalled = SharingNode("stalled", stocked(tmp_path / "shared"), CountingTransfers(stop_at=0))
+    name = f"hf:{OWNER}/{REPO_NAME}/{MODEL}"
+    async with stalled:
+        command = (*PROGRAM, "models", "pull", name, "--data-dir", str(tmp_path), "--peer", str(stalled.address))
+        pull = await asyncio.create_subprocess_exec(
+            *command, env=environment(tmp_path), stdout=asyncio.subprocess.DEVNULL
+        )
+        await stalled.transfers.reached.wait()
+        pull.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(pull.wait(), ENDED_S) == 1
+    assert hub.bodies == 0
+
+
+async def test_ctrl_c_ends_a_node_that_still_copies_its_model(tmp_path: Path, hub: Hub) -> None:
+    hub.put(f"{OWNER}/{REPO_NAME}", MODEL, Upload(CONTENT))
+    stalled = SharingNode("stalled", stocked(tmp_path / "shared"), CountingTransfers(stop_at=0))
+    model = ("--model", f"hf:{OWNER}/{REPO_NAME}/{MODEL}")
+    async with stalled:
+        arguments = (*HERE, *model, "--peer", str(stalled.address))
+        with NodeProcess("needy", tmp_path / "needy", arguments=arguments) as needy:
+            await stalled.transfers.reached.wait()
+            needy.send(signal.SIGINT)
+            await needy.ended(ENDED_S)
+            assert "Traceback" not in needy.logs()
     assert hub.bodies == 0
 
 
