@@ -130,7 +130,7 @@ class PeerClient:
         query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
         with noting_who_answers() as answering:
             try:
-                raw = await self._get_json(address, wire.NODE_PATH, query, timeout_s)
+                raw = await self.get_json(address, wire.NODE_PATH, timeout_s, query)
             except PeerRefused as error:
                 if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                     raise
@@ -145,7 +145,7 @@ class PeerClient:
 
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
-        raw = await self._get_json(address, wire.PEERS_PATH, {}, timeout_s)
+        raw = await self.get_json(address, wire.PEERS_PATH, timeout_s)
         with _agreed(address):
             return parse_hints(raw)
 
@@ -252,8 +252,15 @@ class PeerClient:
         finally:
             response.release()  # an unread rest closes the connection
 
-    async def _get_json(self, address: Address, path: str, query: Mapping[str, str], timeout_s: float) -> bytes:
-        """The body of a 200 answer that says it is JSON, at most MAX_JSON_BYTES."""
+    async def get_json(
+        self,
+        address: Address,
+        path: str,
+        timeout_s: float,
+        query: Mapping[str, str] | None = None,
+        limit_bytes: int = MAX_JSON_BYTES,
+    ) -> bytes:
+        """The body of a 200 answer that says it is JSON, at most `limit_bytes`."""
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with _translated(where):
@@ -264,9 +271,25 @@ class PeerClient:
                     raise await _refusal(response, where)
                 if response.content_type != "application/json":
                     raise PeerProtocolError(f"{where} answered {printable(response.content_type)[:80]}, not JSON")
-                raw = await _read_at_most(response, MAX_JSON_BYTES + 1)
-        if len(raw) > MAX_JSON_BYTES:
-            raise PeerProtocolError(f"{where} answered more than {MAX_JSON_BYTES} bytes")
+                raw = await _read_at_most(response, limit_bytes + 1)
+        if len(raw) > limit_bytes:
+            raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")
+        return raw
+
+    async def get_range(self, address: Address, path: str, start: int, size_bytes: int, timeout_s: float) -> bytes:
+        """`size_bytes` (at least one) of what `path` names, from `start` on; never more, never less."""
+        where = str(address)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
+        wanted = {"Range": f"bytes={start}-{start + size_bytes - 1}"}
+        with _translated(where):
+            async with self._session.get(
+                address.url + path, headers=wanted, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status != 206:
+                    raise await _refusal(response, where)
+                raw = await _read_at_most(response, size_bytes + 1)
+        if len(raw) != size_bytes:
+            raise PeerProtocolError(f"{where} sent {len(raw)} bytes where {size_bytes} were asked for")
         return raw
 
 

@@ -47,6 +47,8 @@ _node_id = TypeAdapter[str](NodeId)
 class MdnsDiscovery:
     """Announces and browses from `__aenter__` to `__aexit__`, which says goodbye. Never raises for network reasons.
 
+    Without `announce` it only browses.
+
     `addresses` are announced and listened on. Callbacks run on the event loop and must not block: `on_proposed` with an
     address to probe and the node id claimed there, repeated while it is announced; `on_goodbye` with a node id.
     """
@@ -59,7 +61,9 @@ class MdnsDiscovery:
         *,
         on_proposed: Proposed,
         on_goodbye: SaidGoodbye,
+        announce: bool = True,
     ) -> None:
+        self._announces = announce
         self._self_id = node.id
         self._addresses = tuple(addresses)
         self._is_local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
@@ -94,7 +98,8 @@ class MdnsDiscovery:
             self._fail(error)
             return self
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change])
-        self._start(self._register(self._zeroconf))
+        if self._announces:
+            self._start(self._register(self._zeroconf))
         self._start(self._repropose())
         return self
 

@@ -9,6 +9,8 @@ CANDIDATES_PATH: Final = f"{PREFIX}/candidates"  # POST; answers NDJSON, a blank
 GENERATE_PATH: Final = f"{PREFIX}/generate"  # POST; the OpenAI request, proxied
 UTILITIES_PATH: Final = f"{PREFIX}/utilities"  # POST .../NAME; answers NDJSON, one line after the heartbeats
 ROSTER_PATH: Final = f"{PREFIX}/roster"  # POST a paired swarm's list of members; answers the two lists merged
+MODELS_PATH: Final = f"{PREFIX}/models"  # GET: the files this node shares; .../SHA256 the bytes (Range)
+PIECES_SUFFIX: Final = "/pieces"  # GET .../SHA256/pieces: the hash of each piece
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 
 FROM_PARAM: Final = "from"  # value: "host:port"

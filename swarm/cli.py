@@ -196,10 +196,13 @@ def _add_models(commands: Any) -> None:
         action.add_argument("--workers", type=int, default=4, metavar="N", help="default 4")
         action.add_argument("--data-dir", type=Path, metavar="DIR")
         action.set_defaults(run=_models_list if name == "list" else _models_fit)
-    for name, text in (("pull", "download a model"), ("rm", "remove a downloaded model")):
+    for name, text in (("pull", "bring a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
         action = actions.add_parser(name, help=text)
         action.add_argument("model", metavar="NAME[:SIZE[:QUANT]]")
         action.add_argument("--data-dir", type=Path, metavar="DIR")
+        if name == "pull":
+            words = "a node that may have it; repeatable"
+            action.add_argument("--peer", action="append", default=argparse.SUPPRESS, metavar="HOST:PORT", help=words)
         action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
 
 
@@ -273,7 +276,7 @@ def _models_rm(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.settings import make_settings
 
-    return make_settings({"data_dir": arguments.data_dir})
+    return make_settings({"data_dir": arguments.data_dir, "peer": arguments.peer})
 
 
 def set_up_logging(level: str) -> None:

@@ -6,6 +6,7 @@ SwarmError
 ├── Unauthorized            the API key is missing or wrong (401)
 ├── Forbidden               the request comes by a name or from a web page that this node does not serve (403)
 ├── UnknownModel            no reachable node serves that name (404)
+├── UnknownFile             this node shares no such file (404)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   ├── DeadlineExceeded    the request's own time is up (504)
 │   └── NoConsensus         a vote without a quorum, and the client wants none of it (503)
@@ -73,6 +74,14 @@ class UnknownModel(SwarmError):
         super().__init__(f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing}")
         self.name = name
         self.known = known
+
+
+class UnknownFile(SwarmError):
+    """A peer asks for a file that this node does not share, or does not have any more."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"this node shares no file with sha256 {sha256}")
+        self.sha256 = sha256
 
 
 class Unavailable(SwarmError):

@@ -21,6 +21,7 @@ from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
 from swarm.registry.memory import Load, memory_needed, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
+from swarm.registry.nearby import Nearby
 from swarm.settings import DEFAULT_CONTEXT_TOKENS, Settings
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
@@ -51,22 +52,28 @@ def make_room(memory: ModelMemory, load: Load, local: LocalModels) -> Room:
     return Room(memory.free_bytes, load, measured=local.measured())
 
 
-def choose_model(settings: Settings, snapshot: HardwareSnapshot, console: Console) -> ChosenModel:
-    """The model to serve. Blocks: reads files, may ask the person, may download. Raises SetupError."""
+def choose_model(
+    settings: Settings, snapshot: HardwareSnapshot, console: Console, nearby: Nearby | None = None
+) -> ChosenModel:
+    """The model to serve. Blocks: reads files, may ask the person, may download, from `nearby` first.
+
+    Raises SetupError.
+    """
     if settings.engine == "echo":
         context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
         return ChosenModel(settings.model or "echo", None, context_tokens, None, "no model: echoes the last message")
-    choosing = _Choosing(settings, engine_memory(snapshot), console)
+    choosing = _Choosing(settings, engine_memory(snapshot), console, nearby)
     return choosing.named(settings.model) if settings.model else choosing.best()
 
 
 class _Choosing:
     """One run of the choice, with what it needs at hand."""
 
-    def __init__(self, settings: Settings, memory: ModelMemory, console: Console) -> None:
+    def __init__(self, settings: Settings, memory: ModelMemory, console: Console, nearby: Nearby | None) -> None:
         self._settings = settings
         self._memory = memory
         self._console = console
+        self._nearby = nearby
         self._catalogue = Catalogue.load()
         self._load = Load(settings.context or DEFAULT_CONTEXT_TOKENS, settings.workers)
 
@@ -79,8 +86,9 @@ class _Choosing:
             case FileRef(path):
                 return self._file(path, stem_of(path).lower(), f"from {path}")
             case HubRef() as ref:
-                path = download(ref, models_dir, _Report(self._console, ref.file or ref.repo))
-                return self._file(path, stem_of(path).lower(), f"from the hub, {ref.repo}")
+                report = _Report(self._console, ref.file or ref.repo)
+                path = download(ref, models_dir, report, nearby=self._nearby)
+                return self._file(path, stem_of(path).lower(), f"as named, {ref.repo}")
             case CatalogueRef() as ref:
                 return self._catalogue_name(ref)
 
@@ -91,6 +99,9 @@ class _Choosing:
         if on_disk is not None:
             return on_disk
         if not hub_reachable():
+            near = self._best_nearby(local)
+            if near is not None:
+                return self._fetch(near, "the best that a peer has and that fits here (no network beyond it)", local)
             return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
         wanted = self._best_to_download(local)
         return self._fetch(*wanted, local) if wanted else self._embedded("demo", "as chosen; often wrong")
@@ -140,7 +151,7 @@ class _Choosing:
     def _fetch(self, choice: Choice, reason: str, local: LocalModels) -> ChosenModel:
         here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
-        path = here.path if here else download_choice(choice, self._settings.models_dir, report)
+        path = here.path if here else download_choice(choice, self._settings.models_dir, report, self._nearby)
         return self._file(path, choice.id, reason)
 
     def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:
@@ -153,6 +164,16 @@ class _Choosing:
             except SetupError as error:
                 self._console.say(f"  passed over: {error}")
         return None
+
+    def _best_nearby(self, local: LocalModels) -> Choice | None:
+        """The best that fits of those whose files peers have."""
+        here = {} if self._nearby is None else self._nearby.sizes()
+        choices = [choice for choice in self._catalogue.choices(formats=["gguf"]) if choice.variant.sha256 in here]
+        if not choices:
+            return None
+        room = self._room(local)
+        fitting = [choice for choice in choices if judge(choice, room).fits]
+        return ranked(fitting, room.formats)[0] if fitting else None
 
     def _best_to_download(self, local: LocalModels) -> tuple[Choice, str] | None:
         """What to download, and why; None where the person prefers the embedded model."""

@@ -38,6 +38,7 @@ from swarm.gateway.condition import Condition
 from swarm.gateway.listener import shared_port
 from swarm.model_choice import choose_model
 from swarm.node_access import read_access
+from swarm.node_files import keeping_hashed, make_files
 from swarm.node_trust import TrustSteward, trust_words
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.node_weights import known_weights
@@ -182,6 +183,7 @@ class Node:
             upstream=await self._enter_upstream(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
         )
+        self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listener))
         self._greet()
         await self._stack.enter_async_context(self._steward(client))
@@ -236,6 +238,7 @@ class Node:
             self.condition,
             access=self.place.access,
             trust=trust,
+            files=self._files and self._files.service,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
@@ -250,6 +253,7 @@ class Node:
         self.membership.subscribe(self._announce_change)
         if self.settings.federation:
             await self._discover()
+        await self._stack.enter_async_context(keeping_hashed(self._files))
         # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
 
@@ -290,7 +294,8 @@ class Node:
             self.condition.loading = False
             self._console.say(ready_line(offer))
             return
-        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console)
+        nearby = self._files and self._files.nearby
+        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console, nearby)
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")

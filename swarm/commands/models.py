@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 from hardware.probe import probe_hardware
+from swarm.commands.file_peers import files_nearby
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
 from swarm.model_choice import engine_memory, make_room
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import download, download_choice
+from swarm.registry.download import download
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
@@ -36,23 +37,31 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
 
 
 def pull_model(settings: Settings, name: str) -> int:
-    """Download `name`, a catalogue name or hf:OWNER/REPO/FILE, and print where it is."""
+    """Bring `name`, a catalogue name or hf:OWNER/REPO/FILE, from a peer or from the hub, and print where it is."""
     terminal = Terminal()
+    ref, sha256 = _what_to_pull(name)
 
     def progress(done_bytes: int, total_bytes: int | None) -> None:
         terminal.progress(name, done_bytes, total_bytes)
 
+    with files_nearby(settings, terminal) as nearby:
+        path = download(ref, settings.models_dir, progress, sha256=sha256, nearby=nearby)
+    terminal.say(str(path))
+    return 0
+
+
+def _what_to_pull(name: str) -> tuple[HubRef, str | None]:
+    """Where `name` is on the hub, and its sha256 where the catalogue has it. Raises SetupError."""
     match parse_model(name):
         case HubRef() as ref:
-            path = download(ref, settings.models_dir, progress)
+            return ref, None
         case CatalogueRef() as ref:
-            path = download_choice(resolve(ref, Catalogue.load()), settings.models_dir, progress)
+            variant = resolve(ref, Catalogue.load()).variant
+            return HubRef(variant.repo, variant.file), variant.sha256
         case _:
             raise SetupError(
                 f"{name!r} is not something to download: give NAME:SIZE[:QUANT] or hf:OWNER/REPO/FILE.gguf"
             )
-    terminal.say(str(path))
-    return 0
 
 
 def remove_model(settings: Settings, name: str) -> int:

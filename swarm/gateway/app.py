@@ -10,7 +10,17 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway import embeddings, federation, health, infill, models, openai, peer_utilities, utilities
+from swarm.gateway import (
+    embeddings,
+    federation,
+    health,
+    infill,
+    model_files,
+    models,
+    openai,
+    peer_utilities,
+    utilities,
+)
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import guard
 from swarm.gateway.admission import Admission
@@ -50,6 +60,7 @@ def make_app(
     pacing: Pacing | None = None,
     access: AccessRules | None = None,
     trust: Trust | None = None,
+    files: model_files.FileService | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     pacing = pacing or Pacing()
@@ -72,9 +83,13 @@ def make_app(
     app[CONDITION] = condition
     app[DESCRIBE] = describe
     app[PACING] = pacing
+    app[model_files.FILES] = files
+    if files is not None:
+        metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)
     app[STARTED_AT] = int(time.time())
     for module in (
-        openai, responses, anthropic, embeddings, models, health, federation, infill, utilities, peer_utilities, pages
+        openai, responses, anthropic, embeddings, models, health, federation, model_files, infill, utilities,
+        peer_utilities, pages,
     ):  # fmt: skip
         app.add_routes(with_twins(module.routes()))
     return app

@@ -23,6 +23,7 @@ from swarm.errors import (
     SwarmError,
     Unauthorized,
     Unavailable,
+    UnknownFile,
     UnknownModel,
     UpstreamFailed,
     UpstreamRefused,
@@ -44,6 +45,7 @@ HTTP_REFUSALS = {
     ),
     405: ("method_not_allowed", "this endpoint does not take that method; the Allow header says which it takes"),
     408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),
+    416: ("range_not_satisfiable", "the range begins behind the end of the file, whose size is in Content-Range"),
     413: ("body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes"),
 }
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
@@ -93,6 +95,8 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(403, "permission_error", error.code, message)
         case UnknownModel():
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
+        case UnknownFile():
+            return HttpError(404, "invalid_request_error", "file_not_found", message)
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
         case NoConsensus():
@@ -138,7 +142,7 @@ def error_line(error: SwarmError) -> bytes:
 def from_http_exception(error: web.HTTPException) -> HttpError:
     """aiohttp's own refusals (no such route, wrong method, body too large) in the same shape."""
     code, message = HTTP_REFUSALS.get(error.status, ("http_error", error.reason))
-    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    headers = {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
     return HttpError(error.status, "invalid_request_error", code, message, more_headers=headers)
 
 

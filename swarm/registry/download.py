@@ -9,137 +9,209 @@ Everything here blocks, for hours perhaps: run it in a thread.
 from __future__ import annotations
 
 import hashlib
-import importlib
+import logging
 import os
 import shutil
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Choice
+from swarm.registry.download_lock import PARTIAL_FOLDER, disk_errors, folder_name, locked
+from swarm.registry.file_hashes import FileHashes, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.memory import size_text
 from swarm.registry.names import HubRef, check_hub_file
+from swarm.registry.nearby import Nearby
+from swarm.registry.piece_file import pieces_path, taken_bytes
+from swarm.registry.shared_files import SHARED_SUFFIXES
 
-PARTIAL_FOLDER = ".partial"
 SPARE_DISK_BYTES = 256 << 20  # a full disk stops more than us
 HASH_CHUNK_BYTES = 1 << 20
 HASH_DIGITS_IN_NAME = 16
-LOCK_WAIT_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def no_progress(done_bytes: int, total_bytes: int | None) -> None:
     """For callers that do not show any."""
 
 
-def download_choice(choice: Choice, models_dir: Path, progress: Progress = no_progress) -> Path:
+def download_choice(
+    choice: Choice, models_dir: Path, progress: Progress = no_progress, nearby: Nearby | None = None
+) -> Path:
     """Bring `choice` into `models_dir`; returns the GGUF file (its first part) or the MLX folder.
 
     Raises SetupError; what has arrived by then is kept and used by the next attempt.
     """
     variant = choice.variant
-    return download(HubRef(variant.repo, variant.file), models_dir, progress, sha256=variant.sha256)
+    return download(HubRef(variant.repo, variant.file), models_dir, progress, sha256=variant.sha256, nearby=nearby)
 
 
-def download(ref: HubRef, models_dir: Path, progress: Progress = no_progress, *, sha256: str | None = None) -> Path:
+def download(
+    ref: HubRef,
+    models_dir: Path,
+    progress: Progress = no_progress,
+    *,
+    sha256: str | None = None,
+    nearby: Nearby | None = None,
+) -> Path:
     """Bring a hub file, all its parts, or a whole MLX repository into `models_dir`. `sha256` is of `ref.file`.
 
-    Where it is None, the hub's own hash is checked. Returns at once where everything is already there.
+    Where it is None, the hub's own hash is checked. What `nearby` has is copied from there; the rest comes from the
+    hub. Returns at once where everything is already there; waits for another process that brings the same.
     """
     folder = models_dir / folder_name(ref.repo)
     if ref.file is None:
-        return _download_folder(ref.repo, folder, models_dir, progress)
+        return _download_folder(ref.repo, folder, models_dir, progress, nearby)
     check_hub_file(ref.file)
     targets = [folder / part for part in part_paths(Path(ref.file))]
-    missing = [target for target in targets if not target.is_file()]
-    if missing:
-        hashes = {targets[0]: sha256}
-        with _locked(models_dir, ref.repo):
-            sources = [describe(ref.repo, target.relative_to(folder).as_posix()) for target in missing]
-            _fetch_all(sources, missing, [hashes.get(target) for target in missing], models_dir, progress)
+    if not all(target.is_file() for target in targets):
+        with locked(models_dir, ref.repo, progress):
+            missing = [target for target in targets if not target.is_file()]  # another process may have brought some
+            known = {targets[0]: sha256}
+            wanted = [
+                _Wanted(ref.repo, target.relative_to(folder).as_posix(), target, known.get(target))
+                for target in missing
+            ]
+            _Fetching(models_dir, progress, nearby).fetch_all(wanted)
     return targets[0]
 
 
-def folder_name(repo: str) -> str:
-    """`OWNER--REPO`: neither may hold a double hyphen, so no two repositories share a folder."""
-    return repo.replace("/", "--")
-
-
-def _download_folder(repo: str, folder: Path, models_dir: Path, progress: Progress) -> Path:
+def _download_folder(repo: str, folder: Path, models_dir: Path, progress: Progress, nearby: Nearby | None) -> Path:
     """An MLX model is complete or absent: its files gather in the partial folder, which is then renamed."""
     if (folder / "config.json").is_file():
         return folder
-    with _locked(models_dir, repo):
+    with locked(models_dir, repo, progress):
+        if (folder / "config.json").is_file():  # another process brought it meanwhile
+            return folder
         commit, files = list_mlx_model(repo)
         staging = models_dir / PARTIAL_FOLDER / f"{folder.name}.{commit[:HASH_DIGITS_IN_NAME]}"
-        missing = [file for file in files if not (staging / file).is_file()]
-        sources = [describe(repo, file, commit) for file in missing]
-        _fetch_all(sources, [staging / file for file in missing], [None] * len(missing), models_dir, progress)
-        with _disk_errors(repo):
+        wanted = [_Wanted(repo, file, staging / file, None, commit) for file in files if not (staging / file).is_file()]
+        _Fetching(models_dir, progress, nearby).fetch_all(wanted)
+        with disk_errors(repo):
             staging.replace(folder)
     return folder
 
 
-def _fetch_all(
-    sources: Sequence[HubFile],
-    targets: Sequence[Path],
-    hashes: Sequence[str | None],
-    models_dir: Path,
-    progress: Progress,
-) -> None:
-    """Fetch every source to its target, with one progress over all of them."""
-    for source, sha256 in zip(sources, hashes, strict=True):
-        _check_announced(source, sha256)
-    partials = [_partial_path(source, models_dir) for source in sources]
-    sizes = [source.size_bytes for source in sources]
-    total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-    _check_disk(models_dir, sources, partials)
-    before_bytes = 0
-    for source, partial, target, sha256 in zip(sources, partials, targets, hashes, strict=True):
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A file to bring to `target`; its hash and revision where they are known beforehand."""
 
-        def report(done_bytes: int, of_bytes: int | None, before_bytes: int = before_bytes) -> None:
-            progress(before_bytes + done_bytes, of_bytes if len(sources) == 1 else total_bytes)
-
-        _fetch_one(source, partial, target, sha256, report)
-        before_bytes += target.stat().st_size
+    repo: str
+    file: str
+    target: Path
+    sha256: str | None
+    commit: str | None = None
 
 
-def _fetch_one(source: HubFile, partial: Path, target: Path, sha256: str | None, progress: Progress) -> None:
-    what = f"{source.repo}/{source.file}"
-    with _disk_errors(what):
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("ab") as file:
-            have_bytes = file.tell()
-            if source.size_bytes is None or have_bytes > source.size_bytes:
-                file.truncate(0)
-                have_bytes = 0
-            fetch(source, file, have_bytes, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        defect = _defect(partial, source, sha256)
-        if defect:
-            partial.unlink()
-            raise SetupError(f"{what} arrived damaged and was removed: {defect}; run it again")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(target)
-        for stale in partial.parent.glob(f"{partial.stem}.*"):  # of a version that the hub has since replaced
-            stale.unlink(missing_ok=True)
+class _Fetching:
+    """One run of a download, for files of one repository."""
+
+    def __init__(self, models_dir: Path, progress: Progress, nearby: Nearby | None) -> None:
+        self._models_dir = models_dir
+        self._progress = progress
+        self._nearby = nearby
+
+    def fetch_all(self, wanted: Sequence[_Wanted]) -> None:
+        """Fetch every file to its target, with one progress over all of them."""
+        if not wanted:
+            return
+        sources = [self._source(one) for one in wanted]
+        partials = [_partial_path(source, self._models_dir) for source in sources]
+        sizes = [source.size_bytes for source in sources]
+        total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
+        _check_disk(self._models_dir, sources, partials)
+        before_bytes = 0
+        for one, source, partial in zip(wanted, sources, partials, strict=True):
+
+            def report(done_bytes: int, of_bytes: int | None, before_bytes: int = before_bytes) -> None:
+                self._progress(before_bytes + done_bytes, of_bytes if len(sources) == 1 else total_bytes)
+
+            self._fetch_one(one, source, partial, report)
+            before_bytes += one.target.stat().st_size
+
+    def _source(self, one: _Wanted) -> HubFile:
+        """What is known of a file; the hub is asked only where no peer has it, or nobody else knows its hash."""
+        room_bytes = _free_bytes(self._models_dir) - SPARE_DISK_BYTES
+        sizes = {} if self._nearby is None else self._nearby.sizes()
+        # A size that does not fit may be a lie: the hub knows better.
+        size_bytes = sizes.get(one.sha256 or "")
+        if one.sha256 is not None and size_bytes is not None and size_bytes <= room_bytes:
+            return HubFile(one.repo, one.file, None, size_bytes, one.sha256, None)
+        try:
+            return self._described(one)
+        except SetupError:
+            told = None if self._nearby is None or not sizes else self._nearby.sha256_of(f"{one.repo}/{one.file}")
+            if told is None or one.sha256 is not None:
+                raise
+            return HubFile(one.repo, one.file, None, sizes.get(told), told, None)
+
+    @staticmethod
+    def _described(one: _Wanted) -> HubFile:
+        source = describe(one.repo, one.file, one.commit)
+        _check_announced(source, one.sha256)
+        return source
+
+    def _fetch_one(self, one: _Wanted, source: HubFile, partial: Path, progress: Progress) -> None:
+        what = f"{source.repo}/{source.file}"
+        with disk_errors(what):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            hashes = self._fetch_nearby(source.sha256 or one.sha256, partial, progress)
+            if hashes is None:
+                if source.commit is None:
+                    source = self._described(one)
+                _append(source, partial, progress)
+                hashes = _checked(partial, source, one.sha256)
+            elif one.sha256 is None and source.commit is None:
+                log.warning("%s is what the paired peers call so: the hub could not be asked", what)
+            one.target.parent.mkdir(parents=True, exist_ok=True)
+            partial.replace(one.target)
+            if one.file.endswith(SHARED_SUFFIXES):
+                keep_hashes(one.target, hashes, one.target.stat().st_mtime_ns)
+            for stale in partial.parent.glob(f"{partial.stem}.*"):  # of a version that the hub has since replaced
+                stale.unlink(missing_ok=True)
+
+    def _fetch_nearby(self, sha256: str | None, partial: Path, progress: Progress) -> FileHashes | None:
+        """Of what peers have brought whole; else what they brought is the beginning of the partial file."""
+        if self._nearby is None or sha256 is None or sha256 not in self._nearby.sizes():
+            return None
+        return self._nearby.fetch(sha256, partial, progress)
 
 
-def _defect(path: Path, source: HubFile, sha256: str | None) -> str:
+def _append(source: HubFile, partial: Path, progress: Progress) -> None:
+    """Bring the rest of the partial file from the hub."""
+    with partial.open("ab") as file:
+        have_bytes = file.tell()
+        if source.size_bytes is None or have_bytes > source.size_bytes:
+            file.truncate(0)
+            have_bytes = 0
+        fetch(source, file, have_bytes, progress)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _checked(partial: Path, source: HubFile, sha256: str | None) -> FileHashes:
+    """The hashes of a file that is the one announced. Raises SetupError, the file removed, where it is not."""
+    hashes = hash_file(partial)
+    defect = _defect(partial, hashes, source, sha256)
+    if defect:
+        partial.unlink()
+        raise SetupError(f"{source.repo}/{source.file} arrived damaged and was removed: {defect}; run it again")
+    return hashes
+
+
+def _defect(path: Path, hashes: FileHashes, source: HubFile, sha256: str | None) -> str:
     """Why the file is not the one that was announced; empty if it is."""
-    size_bytes = path.stat().st_size
-    if source.size_bytes is not None and size_bytes != source.size_bytes:
-        return f"{size_bytes} bytes instead of {source.size_bytes}"
+    if source.size_bytes is not None and hashes.size_bytes != source.size_bytes:
+        return f"{hashes.size_bytes} bytes instead of {source.size_bytes}"
     expected = sha256 or source.sha256
     if expected is not None:
-        found = file_sha256(path)
-        return "" if found == expected else f"its sha256 is {found} instead of {expected}"
+        return "" if hashes.sha256 == expected else f"its sha256 is {hashes.sha256} instead of {expected}"
     if source.git_sha1 is not None:
-        found = _git_sha1(path, size_bytes)
+        found = _git_sha1(path, hashes.size_bytes)
         return "" if found == source.git_sha1 else f"its git hash is {found} instead of {source.git_sha1}"
     return ""
 
@@ -167,12 +239,17 @@ def _check_announced(source: HubFile, sha256: str | None) -> None:
         )
 
 
+def _free_bytes(models_dir: Path) -> int:
+    with disk_errors(str(models_dir)):
+        models_dir.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(models_dir).free
+
+
 def _check_disk(models_dir: Path, sources: Sequence[HubFile], partials: Sequence[Path]) -> None:
     """Say so before the first byte, not after an hour, where the disk has not enough room."""
-    with _disk_errors(str(models_dir)):
-        models_dir.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(models_dir).free
-        have_bytes = sum(partial.stat().st_size for partial in partials if partial.is_file())
+    free_bytes = _free_bytes(models_dir)
+    with disk_errors(str(models_dir)):
+        have_bytes = sum(_on_disk_bytes(partial) for partial in partials)
     needed_bytes = sum(source.size_bytes or 0 for source in sources) - have_bytes
     if needed_bytes + SPARE_DISK_BYTES > free_bytes:
         raise SetupError(
@@ -181,32 +258,11 @@ def _check_disk(models_dir: Path, sources: Sequence[HubFile], partials: Sequence
         )
 
 
+def _on_disk_bytes(partial: Path) -> int:
+    """What a file on its way takes already: without holes, or in pieces with holes between them."""
+    return max((taken_bytes(path) for path in (partial, pieces_path(partial)) if path.is_file()), default=0)
+
+
 def _partial_path(source: HubFile, models_dir: Path) -> Path:
-    version = (source.sha256 or source.git_sha1 or source.commit)[:HASH_DIGITS_IN_NAME]
+    version = (source.sha256 or source.git_sha1 or source.commit or "")[:HASH_DIGITS_IN_NAME]
     return models_dir / PARTIAL_FOLDER / folder_name(source.repo) / f"{source.file}.{version}"
-
-
-@contextmanager
-def _locked(models_dir: Path, repo: str) -> Generator[None]:
-    """One download of a repository at a time on this machine: two would write to one partial file."""
-    filelock: Any = importlib.import_module("filelock")  # comes with huggingface_hub
-    path = models_dir / PARTIAL_FOLDER / f"{folder_name(repo)}.lock"
-    with _disk_errors(repo):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=LOCK_WAIT_S)
-    except filelock.Timeout as error:
-        raise SetupError(f"{repo} is being downloaded by another process: wait for it, then run this again") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _disk_errors(what: str) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SetupError(f"cannot store {what}: {error.strerror or error}; check --data-dir") from error

@@ -35,11 +35,14 @@ MLX_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken"
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file as the hub has it now. `sha256` for large files, else `git_sha1`; None where the hub does not say."""
+    """One file as the hub has it now. `sha256` for large files, else `git_sha1`; None where the hub does not say.
+
+    `commit` is None where the hub has not been asked: peers have the file.
+    """
 
     repo: str
     file: str
-    commit: str
+    commit: str | None
     size_bytes: int | None
     sha256: str | None
     git_sha1: str | None

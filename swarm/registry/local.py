@@ -10,6 +10,7 @@ from pathlib import Path
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, Choice, Format
+from swarm.registry.file_hashes import hashes_path
 from swarm.registry.gguf_header import PROJECTOR, GgufFacts, is_later_part, read_gguf, stem_of
 from swarm.registry.shape import ModelShape
 
@@ -81,6 +82,7 @@ def remove(model: LocalModel, models_dir: Path) -> int:
             shutil.rmtree(model.path)
         for part in model.facts.parts if model.facts else ():
             part.unlink()
+            hashes_path(part).unlink(missing_ok=True)
         if model.path.parent != models_dir and not any(model.path.parent.iterdir()):
             model.path.parent.rmdir()
     except OSError as error:

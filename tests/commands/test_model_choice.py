@@ -11,6 +11,9 @@ import pytest
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
 from swarm.errors import SetupError
 from swarm.model_choice import choose_model, engine_memory
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.file_hashes import FileHashes, hash_file
+from swarm.registry.hub import Progress
 from swarm.settings import Settings
 
 GIB = 2**30
@@ -161,3 +164,31 @@ def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.M
     assert engine_memory(snapshot).pool == "vram"
     mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
     assert engine_memory(mac).pool == "unified"
+
+
+class Neighbour:
+    """A peer that has one file, whatever is asked of it."""
+
+    def __init__(self, sha256: str, content: Path) -> None:
+        self._sha256 = sha256
+        self._content = content
+
+    def sizes(self) -> dict[str, int]:
+        return {self._sha256: self._content.stat().st_size}
+
+    def sha256_of(self, name: str) -> str | None:
+        return None
+
+    def fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
+        shutil.copy(self._content, partial)
+        return hash_file(partial)
+
+
+def test_without_network_the_best_that_a_peer_has_and_that_fits_is_copied(tmp_path: Path, demo_model: Path) -> None:
+    (choice,) = (c for c in Catalogue.load().choices() if c.id == "qwen3:8b:q4_k_m")
+    neighbour = Neighbour(choice.variant.sha256 or "", demo_model)
+    chosen = choose_model(settings(tmp_path), machine(15 * GIB), Listener(), neighbour)
+    assert chosen.model_id == "qwen3:8b:q4_k_m"
+    assert "a peer has" in chosen.reason
+    small = choose_model(settings(tmp_path / "other"), machine(GIB), Listener(), neighbour)
+    assert small.model_id == "demo"

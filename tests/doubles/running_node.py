@@ -20,6 +20,7 @@ from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.listener import shared_port
+from swarm.gateway.model_files import FileService
 from swarm.gateway.streams import Pacing
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
@@ -60,6 +61,7 @@ class NodeOptions:
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
     upstream: Upstream | None = None
+    files: FileService | None = None
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     trust: Trust | None = None
     federated: bool = True
@@ -156,7 +158,8 @@ class RunningNode:
             self.condition,
             self._options.pacing,
             self._options.access,
-            self.trust,
+            trust=self.trust,
+            files=self._options.files,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         stack.push_async_callback(runner.cleanup)

@@ -63,6 +63,19 @@ async def test_nodes_find_each_other_and_hear_goodbye() -> None:
     assert kitchen.id not in {node_id for _, node_id in in_kitchen.proposals}
 
 
+async def test_a_visitor_finds_nodes_and_is_not_announced() -> None:
+    kitchen, visitor, witness = node("kitchen"), node("visitor"), node("witness")
+    in_kitchen, found = Heard(), Heard()
+    browsing = MdnsDiscovery(
+        visitor, LOOPBACK, 17615, on_proposed=found.proposed, on_goodbye=found.goodbye, announce=False
+    )
+    async with discovery(kitchen, in_kitchen), browsing:
+        await found.until(lambda: kitchen.id in {node_id for _, node_id in found.proposals})
+        async with discovery(witness, Heard()):  # announced after the visitor came: what was to be heard, is
+            await in_kitchen.until(lambda: witness.id in {node_id for _, node_id in in_kitchen.proposals})
+    assert visitor.id not in {node_id for _, node_id in in_kitchen.proposals}
+
+
 async def test_a_name_conflict_is_resolved_by_renaming(caplog: pytest.LogCaptureFixture) -> None:
     original = node("kitchen")
     copy = original.model_copy(update={"id": original.id[:12] + "-copy"})  # same name, same beginning of the id

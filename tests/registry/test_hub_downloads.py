@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,8 @@ import pytest
 from swarm.errors import SetupError
 from swarm.registry import hub as hub_module
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256
+from swarm.registry.download import download, download_choice, file_sha256
+from swarm.registry.download_lock import PARTIAL_FOLDER
 from swarm.registry.hub import describe, fetch, hub_reachable
 from swarm.registry.names import HubRef
 from tests.registry.fake_hub import CHUNK_BYTES, COMMIT, Hub, Upload
@@ -56,8 +58,12 @@ def stocked(hub: Hub) -> Hub:
 
 def visible(models_dir: Path) -> list[str]:
     """The files that a scan would see."""
-    files = (path.relative_to(models_dir) for path in models_dir.rglob("*") if path.is_file())
+    files = (p.relative_to(models_dir) for p in models_dir.rglob("*") if p.is_file() and not p.name.startswith("."))
     return sorted(str(path) for path in files if PARTIAL_FOLDER not in path.parts)
+
+
+def shown(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def leftovers(models_dir: Path) -> list[Path]:
@@ -255,7 +261,7 @@ def test_an_mlx_repository_comes_without_code(mlx_hub: Hub, models_dir: Path) ->
     progress = Progress()
     folder = download(HubRef(MLX, None), models_dir, progress)
     assert folder == models_dir / "mlx-community--Tiny-4bit"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert shown(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     assert progress.reports[-1] == (len(CONTENT) + 25, len(CONTENT) + 25)
     mlx_hub.asked.clear()
@@ -271,7 +277,7 @@ def test_an_mlx_repository_is_not_visible_in_part(mlx_hub: Hub, models_dir: Path
     mlx_hub.put(MLX, "tokenizer.json", Upload(b"{}", large=False))
     mlx_hub.asked.clear()
     folder = download(HubRef(MLX, None), models_dir)
-    assert len(list(folder.iterdir())) == 3
+    assert len(shown(folder)) == 3
     assert mlx_hub.bodies == 0  # the weights had already arrived
 
 
@@ -344,16 +350,30 @@ def test_a_folder_that_cannot_be_written_is_explained(stocked: Hub, tmp_path: Pa
         download(REF, tmp_path / "file" / "models")
 
 
-def test_one_download_of_a_repository_at_a_time(
+def test_two_downloads_of_one_file_share(stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.registry.download_lock.LOCK_WAIT_S", 0.02)
+    with ThreadPoolExecutor(4) as threads:
+        paths = list(threads.map(lambda _: download(REF, models_dir), range(4)))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert stocked.bodies == 1
+
+
+def test_a_download_that_waits_for_another_shows_its_progress_and_not_for_ever(
     stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.05)
-    (models_dir / PARTIAL_FOLDER).mkdir(parents=True)
+    monkeypatch.setattr("swarm.registry.download_lock.LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr("swarm.registry.download_lock.MAX_STILL", 3)
+    partial = models_dir / PARTIAL_FOLDER / "owner--repo-GGUF" / f"{FILE}.0123456789abcdef"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(8192))
+    progress = Progress()
     with (
         filelock.FileLock(models_dir / PARTIAL_FOLDER / "owner--repo-GGUF.lock"),
-        pytest.raises(SetupError, match="is being downloaded by another process"),
+        pytest.raises(SetupError, match="being downloaded by another process, which does not get on: stop that one"),
     ):
-        download(REF, models_dir)
+        download(REF, models_dir, progress)
+    assert progress.reports
+    assert {total for _, total in progress.reports} == {None}
     assert download(REF, models_dir).read_bytes() == CONTENT
 
 

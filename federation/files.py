@@ -1,0 +1,90 @@
+"""Model files between nodes: what a node says it shares, what it says of each piece of a file. Parsed and bounded.
+
+Nothing here is believed: a file counts once its sha256 is the one that was wanted. The hashes of its pieces only tell
+early, and of whom, that it will not be.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from federation.advertisement import Wire, printable
+from federation.errors import PeerProtocolError
+
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+PIECE_BYTES: Final = 8 << 20  # held in memory until it is proved, once for each stream; a second or two of Wi-Fi
+MAX_FILE_BYTES: Final = 64 << 30  # hubs take files up to 50 GB; larger models come in parts
+MAX_PIECES: Final = MAX_FILE_BYTES // PIECE_BYTES
+MAX_FILES: Final = 512  # of one node: at 2 GB a file a terabyte
+MAX_NAME_CHARS: Final = 512  # OWNER/REPO/ and a path of four folders at most
+MAX_LIST_BYTES: Final = 512 * 1024  # MAX_FILES of usual names are under 128 KiB
+MAX_PIECES_BYTES: Final = 1 << 20  # MAX_PIECES hashes in JSON are 550 KB
+_MAX_PROBLEM_CHARS: Final = 200
+_SHA256 = re.compile(SHA256_PATTERN.strip("^$"))
+
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
+SizeBytes = Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+
+
+class SharedFile(Wire):
+    """A file that can be asked for by `sha256`; `name` is OWNER/REPO/FILE as on the hub, for information only."""
+
+    sha256: Sha256
+    size_bytes: SizeBytes
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
+
+
+class FileList(Wire):
+    """The body of GET models."""
+
+    files: Annotated[tuple[SharedFile, ...], Field(max_length=MAX_FILES)] = ()
+
+
+class PieceHashes(Wire):
+    """The body of GET models/SHA256/pieces: the sha256 of each run of PIECE_BYTES; the last one may be shorter."""
+
+    size_bytes: SizeBytes
+    piece_bytes: Annotated[int, Field(ge=PIECE_BYTES, le=PIECE_BYTES)] = PIECE_BYTES
+    pieces: Annotated[tuple[Sha256, ...], Field(min_length=1, max_length=MAX_PIECES)]
+
+    def span(self, piece: int) -> tuple[int, int]:
+        """Where `piece` begins, and its size."""
+        start = piece * PIECE_BYTES
+        return start, min(PIECE_BYTES, self.size_bytes - start)
+
+
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a sha256 in lower-case hex, the only thing that ever addresses a file."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def piece_count(size_bytes: int) -> int:
+    return -(-size_bytes // PIECE_BYTES)
+
+
+def parse_file_list(raw: bytes) -> tuple[SharedFile, ...]:
+    """The answer of GET models. Raises PeerProtocolError."""
+    try:
+        return FileList.model_validate_json(raw).files
+    except ValidationError as error:
+        raise PeerProtocolError(f"does not list files: {_first_problem(error)}") from error
+
+
+def parse_pieces(raw: bytes) -> PieceHashes:
+    """The answer of GET models/SHA256/pieces. Raises PeerProtocolError, too, where count and size do not agree."""
+    try:
+        found = PieceHashes.model_validate_json(raw)
+    except ValidationError as error:
+        raise PeerProtocolError(f"does not list pieces: {_first_problem(error)}") from error
+    if len(found.pieces) != piece_count(found.size_bytes):
+        raise PeerProtocolError(f"lists {len(found.pieces)} pieces of a file of {found.size_bytes} bytes")
+    return found
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]

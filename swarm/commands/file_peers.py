@@ -1,0 +1,124 @@
+"""The nodes that `swarm models pull` may copy from: those named, those kept, those that a node here knows, and mDNS.
+
+Nothing is announced: this is a visitor, no node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+
+from federation.addresses import choose_addresses
+from federation.advertisement import NodeDescription
+from federation.client import PeerClient
+from federation.errors import FederationError, PeerError
+from federation.files_client import FilePeer
+from federation.hostport import DEFAULT_PORT, Address, parse_address
+from federation.identity import new_node_id
+from federation.interfaces import default_route_addresses, read_interfaces
+from federation.mdns import MdnsDiscovery
+from federation.peer_store import load_peers
+from swarm.console import Console
+from swarm.errors import SetupError
+from swarm.registry.lan_download import LanFiles
+from swarm.settings import Settings
+from swarm.version import program_version
+
+BROWSE_S = 1.5  # what a node takes to be found
+ANSWER_S = 2.0
+MAX_ADDRESSES = 128  # asked who they are; a home has a handful of nodes, each with a few addresses
+
+
+@contextmanager
+def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
+    """What the nodes around have. Raises SetupError for a --peer that is no address.
+
+    The peers are asked in a thread of its own, so that Ctrl-C ends a download in this one.
+    """
+    try:
+        named = [parse_address(peer) for peer in settings.peer]
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+    ready: Future[LanFiles] = Future()
+    stop: Future[None] = Future()
+
+    async def visit() -> None:
+        async with _visiting(settings, named, console) as nearby:
+            ready.set_result(nearby)
+            await asyncio.wrap_future(stop)
+
+    thread = threading.Thread(target=lambda: asyncio.run(visit()), name="peers", daemon=True)
+    thread.start()
+    try:
+        yield ready.result()
+    finally:
+        stop.set_result(None)
+        thread.join()
+
+
+@asynccontextmanager
+async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
+    visitor_id = new_node_id()
+    async with PeerClient(visitor_id) as client:
+        found: list[FilePeer] | None = None
+
+        async def peers() -> Sequence[FilePeer]:
+            nonlocal found
+            if found is None:
+                kept = await asyncio.to_thread(load_peers, settings.data_path)
+                found = await _who_answers(client, [*named, *kept, *await _heard_of(client, visitor_id)])
+            return found
+
+        yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
+
+
+async def _heard_of(client: PeerClient, visitor_id: str) -> list[Address]:
+    """A node on this machine, whom it knows, and who announces itself."""
+    here = Address("127.0.0.1", DEFAULT_PORT)
+    hints, announced = await asyncio.gather(_known_to(client, here), _announced(visitor_id))
+    return [here, *hints, *announced]
+
+
+async def _known_to(client: PeerClient, address: Address) -> list[Address]:
+    try:
+        return [hint.address for hint in await client.peers(address, ANSWER_S)]
+    except PeerError:  # no node runs here
+        return []
+
+
+async def _announced(visitor_id: str) -> list[Address]:
+    found: dict[Address, None] = {}
+    try:
+        chosen = await asyncio.to_thread(lambda: choose_addresses(read_interfaces(), None, default_route_addresses()))
+    except (FederationError, OSError):  # no network that could be asked
+        return []
+    visitor = NodeDescription(id=visitor_id, name="visitor", version=program_version(), url="http://127.0.0.1:1")
+    async with MdnsDiscovery(
+        visitor,
+        chosen.announce,
+        DEFAULT_PORT,
+        on_proposed=lambda address, _: found.setdefault(address),
+        on_goodbye=lambda _: None,
+        announce=False,
+    ) as discovery:
+        if discovery.problem is None:
+            await asyncio.sleep(BROWSE_S)
+    return list(found)
+
+
+async def _who_answers(client: PeerClient, addresses: Iterable[Address]) -> list[FilePeer]:
+    """Each node once, at the address that comes first."""
+    asked = list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
+    answers = await asyncio.gather(*(_who_is(client, address) for address in asked))
+    return list({peer.id: peer for peer in reversed(answers) if peer is not None}.values())[::-1]
+
+
+async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
+    try:
+        node = await client.describe(address, ANSWER_S)
+    except PeerError:
+        return None
+    return FilePeer(node.id, node.name, address)

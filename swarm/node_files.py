@@ -1,0 +1,94 @@
+"""Model files in a running node: those it gives to peers, and those it copies from them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from federation.advertisement import NodeDescription
+from federation.client import PeerClient
+from federation.files_client import FilePeer
+from federation.membership import Membership
+from swarm.gateway.model_files import FileService
+from swarm.gateway.transfers import Transfers
+from swarm.registry.file_hashes import Stopped
+from swarm.registry.lan_download import LanFiles
+from swarm.registry.shared_files import SharedFiles
+from swarm.settings import Settings
+from swarm.workers.pool import WorkerPool
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 2.0  # for peers to be found by mDNS and answer a probe: 1.5 s, and some
+NEXT_LOOK_S = 30.0  # for files that somebody put into the models folder; what this node downloads is hashed by then
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """`service` for the gateway, `nearby` for the choice of a model."""
+
+    service: FileService
+    nearby: LanFiles
+
+
+def make_files(
+    settings: Settings,
+    pool: WorkerPool,
+    membership: Membership,
+    client: PeerClient,
+    describe: Callable[[], NodeDescription],
+    say: Callable[[str], None],
+) -> NodeFiles | None:
+    """None for a node in no federation. For the event loop's thread."""
+    if not settings.federated:
+        return None
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+
+    def is_busy() -> bool:
+        return any(state.slots_free < state.slots for state in pool.states())
+
+    async def peers() -> Sequence[FilePeer]:
+        await asyncio.sleep(max(0.0, began_at + SETTLE_S - loop.time()))
+        return [FilePeer(peer.id, peer.label, peer.address) for peer in membership.alive()]
+
+    def is_paired() -> bool:
+        return describe().mode == "paired"
+
+    def failed(node_id: str) -> None:
+        membership.report_traffic(node_id, ok=False)
+
+    nearby = LanFiles(client, peers, loop, say=say, believe_names=is_paired, failed=failed)
+    return NodeFiles(FileService(SharedFiles(settings.models_dir), Transfers(is_busy)), nearby)
+
+
+@asynccontextmanager
+async def keeping_hashed(node_files: NodeFiles | None) -> AsyncGenerator[None]:
+    """While it runs, what lies in the models folder is hashed, one file at a time, and so becomes known to peers."""
+    if node_files is None:
+        yield
+        return
+    files, stop = node_files.service.files, threading.Event()
+    task = asyncio.create_task(_hash_all(files, stop), name="hashing models")
+    try:
+        yield
+    finally:
+        stop.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _hash_all(files: SharedFiles, stop: threading.Event) -> None:
+    while True:
+        try:
+            while await asyncio.to_thread(files.hash_one, stop):
+                pass
+        except Stopped:
+            return
+        except Exception:  # a node without this goes on; its peers get their files elsewhere
+            log.exception("the models folder cannot be hashed")
+        await asyncio.sleep(NEXT_LOOK_S)
