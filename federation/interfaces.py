@@ -15,16 +15,20 @@ _DISCARD_PORT = 9
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface: the name people know and its addresses as canonical IP literals without a scope."""
+    """One network interface: the name people know and its addresses as canonical IP literals without a scope.
+
+    `index` is the system's number for it, which IPv6 needs to say where a multicast goes; None where there is none.
+    """
 
     name: str
     ips: tuple[str, ...]
+    index: int | None = None
 
 
 def read_interfaces() -> tuple[Interface, ...]:
     """The interfaces as the system lists them, those without an address left out. Takes under a millisecond."""
     return tuple(
-        Interface(adapter.nice_name, tuple(_canonical(ip) for ip in adapter.ips))
+        Interface(adapter.nice_name, tuple(_canonical(ip) for ip in adapter.ips), adapter.index)
         for adapter in ifaddr.get_adapters()
         if adapter.ips
     )
