@@ -5,18 +5,20 @@ Messages name the bad value and the remedy.
 FederationError
 ├── AddressError            text that is no host:port, or a --host that is not this machine's
 ├── IdentityError           node.json cannot be read, written or understood
-├── AdvertisementError      what a node says about itself breaks the agreed shape or protocol version
+├── AdvertisementError      what a node says about itself breaks the agreed shape
+│   └── VersionError        ... or is of another major protocol version
 └── PeerError               one exchange with one peer failed; `kind` says how
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
+    │   └── PeerVersionError "version": a node that speaks another major version
     └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it
 """
 
 from typing import Literal
 
-PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "status"]
+PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "version", "status"]
 
 
 class FederationError(Exception):
@@ -33,6 +35,10 @@ class IdentityError(FederationError):
 
 class AdvertisementError(FederationError):
     """A node's description or peer list that breaks the agreed shape or protocol version."""
+
+
+class VersionError(AdvertisementError):
+    """A node's description in another major version of the protocol."""
 
 
 class PeerError(FederationError):
@@ -64,6 +70,12 @@ class PeerProtocolError(PeerError):
     """An answer came and is not what was agreed: not JSON, too large, wrong shape or version."""
 
     kind = "protocol"
+
+
+class PeerVersionError(PeerProtocolError):
+    """A node answered that speaks another major version of the protocol."""
+
+    kind = "version"
 
 
 class PeerStatusError(PeerError):

@@ -79,6 +79,15 @@ def _add_network(group: Any) -> None:
     group.add_argument(
         "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
+    group.add_argument(
+        "--peer-file", type=Path, metavar="FILE", help="peers, one HOST:PORT a line; read again when it changes"
+    )
+    group.add_argument(
+        "--interface",
+        action="append",
+        metavar="NAME",
+        help="announce on this network only, also a VPN or bridge, which are left out otherwise; repeatable",
+    )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
     group.add_argument("--name", help="this node's name (default: the host name)")

@@ -57,7 +57,7 @@ async def peers(request: web.Request) -> web.Response:
 async def goodbye(request: web.Request) -> web.Response:
     """The sender leaves; only a node may say so of itself, which the next probe checks."""
     body = await read_body(request, Goodbye)
-    request.app[MEMBERSHIP].heard_goodbye(body.id)
+    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance)
     return web.json_response({"status": "ok"})
 
 

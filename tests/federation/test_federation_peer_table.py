@@ -4,7 +4,7 @@ import pytest
 
 from federation.advertisement import NodeDescription, ServedModel
 from federation.hostport import Address
-from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
+from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.peer_table import PeerTable
 from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS, MAX_STATIC, MAX_UNPROVEN, Timing
 
@@ -166,7 +166,7 @@ def test_a_draining_node_leaves_and_one_never_seen_does_not_join() -> None:
     assert left.reason == "is shutting down"
     table.proposed(ATTIC, Source.STATIC, 1.0)
     (rejected,) = answer(table, ATTIC, node("attic", draining=True), 1.0)
-    assert rejected == AddressRejected(ATTIC, Source.STATIC, "attic is shutting down")
+    assert rejected == AddressRejected(ATTIC, Source.STATIC, "attic is shutting down", Why.LEAVING)
 
 
 def test_an_mdns_goodbye_only_hastens_the_next_probe() -> None:
@@ -184,7 +184,7 @@ def test_this_node_is_recognised_and_said_once() -> None:
     table = make_table()
     table.proposed(HERE, Source.STATIC, 0.0)
     (change,) = answer(table, HERE, node("here"), 0.0)
-    assert change == AddressRejected(HERE, Source.STATIC, "is this node itself")
+    assert change == AddressRejected(HERE, Source.STATIC, "is this node itself", Why.ITSELF)
     assert answer(table, HERE, node("here"), 5.0) == ()
     assert table.peers() == ()
 
@@ -417,7 +417,7 @@ def test_peers_are_bounded_and_the_longest_lost_makes_way() -> None:
         answer(table, address, node(f"n{number}"), 0.0)
     table.proposed(ATTIC, Source.MDNS, 0.0)
     (change,) = answer(table, ATTIC, node("attic"), 0.0)
-    assert change == AddressRejected(ATTIC, Source.MDNS, f"this node already knows {MAX_PEERS} peers")
+    assert change == AddressRejected(ATTIC, Source.MDNS, f"this node already knows {MAX_PEERS} peers", Why.FULL)
     table.goodbye("id-n5", 1.0)
     table.goodbye("id-n6", 0.5)
     (change,) = answer(table, ATTIC, node("attic"), 2.0)
