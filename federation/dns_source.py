@@ -1,4 +1,6 @@
-"""Host names as sources of addresses: every A and AAAA record is a candidate, so a Kubernetes headless Service works."""
+"""Host names as sources of addresses: every A and AAAA record is a candidate, so a Kubernetes
+headless Service works.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class ResolvedName:
 
 
 async def system_lookup(host: str) -> Sequence[str]:
-    """All addresses that this system knows for the name: hosts file, DNS, and mDNS where it is set up. Raises OSError."""
+    """All addresses that this system knows for the name, by hosts file, DNS or mDNS. Raises OSError."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(sockaddr[0]) for *_, sockaddr in found]
 

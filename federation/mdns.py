@@ -99,10 +99,9 @@ class MdnsDiscovery:
         Call it now and then even if nothing changed: what could not multicast before may be able to now.
         """
         async with self._reopening:
-            is_complete = len(self._usable) == len(self._addresses)
-            if tuple(addresses) == self._addresses and not anew:
-                if is_complete or sendable(self._addresses) == self._usable:
-                    return
+            is_same = tuple(addresses) == self._addresses and not anew
+            if is_same and (len(self._usable) == len(self._addresses) or sendable(self._addresses) == self._usable):
+                return
             await self._close()
             self._addresses = tuple(addresses)
             await self._open()
