@@ -40,6 +40,17 @@ Proposed = Callable[[Address, str], None]
 SaidGoodbye = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
+
+
+class _LostWays(logging.Filter):
+    """zeroconf prints a traceback where a packet cannot leave, as when an address is gone: that is no defect."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, OSError)
+
+
+logging.getLogger("zeroconf").addFilter(_LostWays())
 _node_id = TypeAdapter[str](NodeId)
 
 

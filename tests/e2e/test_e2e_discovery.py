@@ -129,10 +129,18 @@ async def test_a_node_on_two_networks_is_one_peer_of_two_addresses(
         assert not [entry for entry in view["rejected"] if entry["address"].startswith("172.17.")]
 
 
-async def test_every_address_of_a_name_is_a_candidate(network: Network, tmp_path: Path) -> None:
+@pytest.fixture
+def silent() -> Iterator[Network]:
+    """Three machines without multicast."""
+    with Network(("kitchen", "study", "attic")) as network:
+        for machine in network.machines:
+            machine.block_multicast()
+        yield network
+
+
+async def test_every_address_of_a_name_is_a_candidate(silent: Network, tmp_path: Path) -> None:
     """As a headless Service names all pods, the asking one included: from a hosts file, without multicast."""
-    for machine in network.machines:
-        machine.block_multicast()
+    network = silent
     hosts = "".join(f"{machine.ip} swarm.example\n" for machine in network.machines)
     folder = Path("/etc/netns")
     files = [folder / machine.namespace / "hosts" for machine in network.machines]
