@@ -19,6 +19,12 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding about this machine and the swarm around it, as a node with these settings would meet them."""
+    yield from examine_machine(settings)
+    yield from examine_network(settings)
+
+
+def examine_machine(settings: Settings) -> Iterator[Finding]:
+    """What a node needs before it meets anybody."""
     yield machine_checks.check_engine(machine_probes.probe_engine())
     yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
     yield machine_checks.check_memory(probe_hardware().memory)
@@ -27,10 +33,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield machine_checks.check_requirements(
         program_version(), machine_probes.python_version(), machine_probes.probe_requirements()
     )
-    yield from _examine_network(settings)
 
 
-def _examine_network(settings: Settings) -> Iterator[Finding]:
+def examine_network(settings: Settings) -> Iterator[Finding]:
+    """What a node needs to be found and asked, and each peer."""
     chosen: AnnouncedAddresses | None = None
     problem = ""
     try:

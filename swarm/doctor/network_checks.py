@@ -63,7 +63,11 @@ def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Fi
         case Kind.LAN:
             return ok("interface", message)
         case Kind.LOOPBACK:
-            return fail("interface", message, "connect this machine to a network: nobody else can reach it now")
+            return fail(
+                "interface",
+                message,
+                "connect this machine to a network, or leave --host out: nobody else can reach it now",
+            )
         case Kind.CONTAINER:
             remedy = "inside a container publish the port, or run it with --network host"
             return warn("interface", message, remedy)

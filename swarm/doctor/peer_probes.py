@@ -22,6 +22,7 @@ from federation.hostport import Address, parse_address
 from federation.peer_store import load_peers
 from swarm.doctor.network_checks import PeerFacts
 
+HERE_TIMEOUT_S: Final = 1.0  # nothing is lost on the way to this machine itself
 TIMEOUT_S: Final = 3.0  # a lost SYN is repeated after one second, and again after two more
 MAX_BODY_BYTES: Final = 256 * 1024  # as the peer client takes
 MAX_ASKED: Final = 64  # peers looked at
@@ -60,7 +61,7 @@ def find_own_node(hosts: Sequence[str], port: int, api_key: str | None) -> OwnNo
     for host in hosts:
         address = Address(host, port)
         try:
-            description = parse_description(_get(address, wire.NODE_PATH).body)
+            description = parse_description(_get(address, wire.NODE_PATH, timeout_s=HERE_TIMEOUT_S).body)
         except (OSError, http.client.HTTPException, AdvertisementError):
             continue
         return OwnNode(description, _known_peers(address, api_key))
@@ -135,8 +136,10 @@ def _resolve(name: Address) -> tuple[Address, ...]:
     return candidates(name, (str(sockaddr[0]) for *_, sockaddr in found))
 
 
-def _get(address: Address, path: str, headers: Mapping[str, str] | None = None) -> _Answer:
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+def _get(
+    address: Address, path: str, headers: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S
+) -> _Answer:
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
     try:
         began = time.time()
         connection.request("GET", path, headers=dict(headers or {}))

@@ -103,3 +103,19 @@ def test_this_machine_can_be_read() -> None:
     assert "127.0.0.1" in everything
     assert {ip.split("%")[0] for ip in default_route_addresses()} <= everything
     assert set(choose_addresses(interfaces, None, default_route_addresses()).announce) <= everything
+
+
+def test_a_vpn_that_is_asked_for_is_announced_and_nothing_else() -> None:
+    chosen = choose_addresses((LO, WIRED, DOCKER, TAILSCALE), None, ("192.168.1.5",), only=("tailscale0",))
+    assert (chosen.announce, chosen.kind) == (("100.100.1.2", "fd7a::2"), Kind.LAN)
+    assert chosen.bind_hosts == ("0.0.0.0", "::")
+
+
+def test_an_interface_that_is_not_here_is_refused_with_what_is() -> None:
+    with pytest.raises(AddressError, match=r"--interface wg9 has no address now; .*192\.168\.1\.5 \(enp3s0\)"):
+        choose_addresses((LO, WIRED), only=("wg9",))
+
+
+def test_one_ipv6_address_of_each_interface_is_announced() -> None:
+    many = Interface("eth0", ("192.168.1.5", "2a02::1", "2a02::2", "fd00::5", "fe80::5"))
+    assert choose_addresses((LO, many)).announce == ("192.168.1.5", "fd00::5")
