@@ -91,10 +91,8 @@ def read_nft(listing: str, port: int) -> Passage:
         jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
         default_drop = policy == "drop"
         if hook == "input":
-            verdicts = [judge(rules, default_drop, "tcp", port), judge(rules, default_drop, "udp", MDNS_PORT)]
-            verdicts = ["unknown" if jumps and verdict == "blocked" else verdict for verdict in verdicts]
-            node.append(verdicts[0])
-            mdns.append(verdicts[1])
+            node.append(_unless(jumps, judge(rules, default_drop, "tcp", port)))
+            mdns.append(_unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT)))
         elif hook == "output":
             named = [rule for rule in rules if rule.names("udp", MDNS_PORT)]
             mdns.append(judge(named, drops_by_default=False, protocol="udp", port=MDNS_PORT))
@@ -107,8 +105,8 @@ def read_iptables(listing: str, port: int) -> Passage:
     default_drop = any(re.match(r"-P INPUT (DROP|REJECT)", line) for line in lines)
     rules = [rule for rule in map(_iptables_rule, lines) if rule is not None]
     jumps = any(line.startswith("-A INPUT") and not _target(line) for line in lines)
-    verdicts = [judge(rules, default_drop, "tcp", port), judge(rules, default_drop, "udp", MDNS_PORT)]
-    node, mdns = ("unknown" if jumps and verdict == "blocked" else verdict for verdict in verdicts)
+    node = _unless(jumps, judge(rules, default_drop, "tcp", port))
+    mdns = _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
     return Passage("iptables", node, mdns)
 
 
@@ -210,6 +208,11 @@ def _range(text: str) -> tuple[int, int]:
     low, _, high = text.partition("-")
     first = _NAMES.get(low, int(low) if low.isdecimal() else -1)
     return first, _NAMES.get(high, int(high) if high.isdecimal() else first)
+
+
+def _unless(jumps: bool, verdict: Verdict) -> Verdict:
+    """Rules in chains that are jumped to are not followed: they may let in what the rest drops."""
+    return "unknown" if jumps and verdict == "blocked" else verdict
 
 
 def _worst(verdicts: Sequence[Verdict]) -> Verdict:

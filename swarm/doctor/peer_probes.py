@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +80,7 @@ def peer_addresses(own: OwnNode | None, data_dir: Path, given: Sequence[str]) ->
 def probe_peers(addresses: Sequence[Address], own: OwnNode | None) -> list[PeerFacts]:
     """Each as asked from here, and whether it knows the node that runs here; this node itself is left out."""
     with ThreadPoolExecutor(max_workers=THREADS) as threads:
-        facts = list(threads.map(lambda address: _probe(address, own), addresses))
+        facts = list(threads.map(_probe, addresses, repeat(own)))
     return [fact for fact in facts if fact is not None]
 
 

@@ -209,3 +209,19 @@ async def test_peers_that_are_none_are_called_by_their_name(network: Network, tm
             assert [name["name"] for name in view["names"] if name["problem"]] == ["nobody.invalid:17615"]
             for peer in useless:
                 assert f"no peer at {peer}" in node.errors, node.errors
+
+
+async def test_a_list_of_peers_is_read_again_when_it_changes(silent: Network, tmp_path: Path) -> None:
+    kitchen_machine, study_machine, _ = silent.machines
+    peers = tmp_path / "peers.txt"
+    peers.write_text("# nobody yet\n")
+    kitchen = NodeProcess("kitchen", tmp_path / "kitchen", kitchen_machine, ["--peer-file", str(peers)])
+    study = NodeProcess("study", tmp_path / "study", study_machine, ["--federation"])
+    with Swarm([kitchen, study]) as swarm:
+        for node in swarm:
+            await node.ready()
+        peers.write_text(f"{study_machine.ip}  # the study\n")
+        await all_see((kitchen, study), (kitchen, study), TOLD_S)
+        peer = await peer_seen(kitchen, "study")
+        assert peer is not None
+        assert peer["source"] == "static"
