@@ -80,13 +80,13 @@ def _add_network(group: Any) -> None:
         "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
     group.add_argument(
-        "--peer-file", type=Path, metavar="FILE", help="peers, one HOST:PORT a line; read again when it changes"
+        "--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line"
     )
     group.add_argument(
         "--interface",
         action="append",
         metavar="NAME",
-        help="announce on this network only, also a VPN or bridge, which are left out otherwise; repeatable",
+        help="announce here only, be it a VPN; repeatable",
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
@@ -186,7 +186,7 @@ def _add_chat(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = commands.add_parser("doctor", help="is everything here as a node needs it, and what to do if not")
+    parser = commands.add_parser("doctor", help="what is wrong here, and the remedy")
     parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
     parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="look at this node, too; repeatable")
     parser.add_argument("--port", type=int, help=f"that of the node (default {DEFAULT_PORT})")
