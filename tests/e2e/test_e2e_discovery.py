@@ -225,3 +225,18 @@ async def test_a_list_of_peers_is_read_again_when_it_changes(silent: Network, tm
         peer = await peer_seen(kitchen, "study")
         assert peer is not None
         assert peer["source"] == "static"
+
+
+async def test_two_machines_on_a_bare_cable_find_each_other(pair: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """No router, no DHCP: each has nothing but the IPv6 address that it gave itself."""
+    for machine in pair:
+        configure(machine, "address", "flush", "dev", "eth0", "scope", "global")
+    with federated(pair, tmp_path, "--federation") as swarm:
+        for node in swarm:
+            await node.ready()
+        kitchen, study = swarm.nodes
+
+        async def both_joined() -> bool:
+            return "+ peer study at [fe80::" in kitchen.output and "+ peer kitchen at [fe80::" in study.output
+
+        await eventually(both_joined, JOIN_S, "both joined over link-local addresses")
