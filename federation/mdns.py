@@ -212,7 +212,7 @@ class MdnsDiscovery:
     def _double(self, claim: Claim) -> Claim | None:
         """What claims this node's id elsewhere, as a copied data directory does; None for this node's own words."""
         mine = {make_address(address, self._port) for address in self._addresses}
-        elsewhere = tuple(address for address in claim[1] if address not in mine)
+        elsewhere = tuple(held for held in claim[1] if Address(held.host.split("%")[0], held.port) not in mine)
         return (claim[0], elsewhere) if elsewhere else None
 
     async def _repropose(self) -> None:

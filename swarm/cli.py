@@ -79,9 +79,7 @@ def _add_network(group: Any) -> None:
     group.add_argument(
         "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
-    group.add_argument(
-        "--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line"
-    )
+    group.add_argument("--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line")
     group.add_argument(
         "--interface",
         action="append",
