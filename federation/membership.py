@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -16,20 +16,24 @@ from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
 from federation.hostport import Address, make_address
-from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
+from federation.peer import (
+    AddressRejected,
+    Change,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    PeerState,
+    Source,
+    Why,
+    why_of,
+)
 from federation.peer_store import load_peers, save_peers
 from federation.peer_table import Changes, PeerTable
 from federation.timing import MAX_STATIC, Timing
 
 EXCHANGE_FANOUT: Final = 3  # peers asked per round: word of a newcomer reaches all in a few rounds
 _MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
-
-WHY: Final[Mapping[str, Why]] = {  # what the kind of a failed exchange says of the address; down for all others
-    "protocol": Why.NO_NODE,
-    "status": Why.NO_NODE,
-    "version": Why.VERSION,
-    "untrusted": Why.UNTRUSTED,
-}
 
 Subscriber = Callable[[Change], None]
 
@@ -199,7 +203,7 @@ class Membership:
         try:
             description = await self._client.describe(address, self._timing.probe_timeout_s)
         except PeerError as error:
-            why, refused = WHY.get(error.kind, Why.DOWN), error.kind == "refused"
+            why, refused = why_of(error.kind), error.kind == "refused"
             changes = self._table.probe_failed(address, str(error), refused, time.monotonic(), why)
         else:
             now = time.monotonic()

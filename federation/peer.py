@@ -43,6 +43,14 @@ class Why(StrEnum):
     UNTRUSTED = "untrusted"  # no member of this swarm
 
 
+_WHY = {"protocol": Why.NO_NODE, "status": Why.NO_NODE, "version": Why.VERSION, "untrusted": Why.UNTRUSTED}
+
+
+def why_of(kind: str) -> Why:
+    """What the kind of a failed exchange (`PeerError.kind`) says of the address."""
+    return _WHY.get(kind, Why.DOWN)
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A snapshot. `label` is the name, made unique where two peers share one. Times are on the table's clock."""
