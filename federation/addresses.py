@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from federation.errors import AddressError
@@ -16,7 +16,8 @@ from federation.interfaces import Interface
 
 ANY_IPV4 = "0.0.0.0"
 ANY_IPV6 = "::"
-MAX_ANNOUNCED = 4  # wired, wireless and two more; every peer probes each of them
+ANY = {4: ANY_IPV4, 6: ANY_IPV6}
+MAX_ANNOUNCED = 4  # wired and wireless, IPv4 and IPv6; every peer probes each of them
 
 _CONTAINER_PREFIXES = (
     *("docker", "br-", "veth", "virbr", "vnet", "cni", "flannel", "cali", "kube", "nerdctl", "podman", "lxc", "lxd"),
@@ -51,12 +52,25 @@ _KIND_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedAddresses:
-    """What to listen on and what to tell others. `announce[0]` is on `interface`; `reason` is for people to read."""
+    """What to listen on and what to tell others. `announce[0]` is on `interface`; `reason` is for people to read.
 
-    bind_host: str
+    `kind` is that of `announce[0]`. The node must listen on `bind_hosts[0]`; on the others where the system has them.
+    """
+
+    bind_hosts: tuple[str, ...]
     announce: tuple[str, ...]
     interface: str
     reason: str
+    kind: Kind
+
+    @property
+    def bind_host(self) -> str:
+        return self.bind_hosts[0]
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it listens on every address of its family, so that a change of address needs no new listener."""
+        return self.bind_host in ANY.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +87,15 @@ class _Option:
 
 
 def choose_addresses(
-    interfaces: Sequence[Interface], host_setting: str | None = None, default_route: Sequence[str] = ()
+    interfaces: Sequence[Interface],
+    host_setting: str | None = None,
+    default_route: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> AnnouncedAddresses:
     """What to bind and announce. `host_setting` is --host, `default_route` the local addresses on it.
 
-    Raises AddressError when --host is no address of this machine.
+    `only` are the interfaces of --interface: nothing else is announced, and a VPN among them counts like any network.
+    Raises AddressError when --host is no address of this machine, or no --interface has one.
     """
     options = [
         _Option(interface.name, ip, classify(interface.name, ip), str(ip) in default_route)
@@ -85,12 +103,14 @@ def choose_addresses(
         for ip in map(ipaddress.ip_address, interface.ips)
     ]
     options.sort(key=lambda option: option.rank)  # stable: ties stay in the system's order
-    if host_setting is None:
-        return _announce(options)
-    asked = _parse_host(host_setting, options)
-    if asked.is_unspecified:
-        return _announce([option for option in options if option.ip.version == asked.version], asked.version)
-    return _exactly(asked, options)
+    if host_setting is not None:
+        asked = _parse_host(host_setting, options)
+        if not asked.is_unspecified:
+            return _exactly(asked, options)
+        family = [option for option in options if option.ip.version == asked.version]
+        return _announce(_only(family, only), (asked.version,))
+    best_version = options[0].ip.version if options else 4
+    return _announce(_only(options, only), (best_version, 10 - best_version))
 
 
 def classify(interface_name: str, ip: _Ip) -> Kind:
@@ -114,31 +134,60 @@ def _parse_host(host_setting: str, options: Sequence[_Option]) -> _Ip:
         raise AddressError(f"--host {host_setting} is not an IP address; {_available(options)}") from None
 
 
-def _announce(options: Sequence[_Option], version: int = 4) -> AnnouncedAddresses:
-    """The best address and the other ordinary networks of its family; loopback of `version` if all fails."""
+def _only(options: Sequence[_Option], names: Sequence[str]) -> list[_Option]:
+    """The options on interfaces of these names, taken for ordinary networks; all options where none is named."""
+    if not names:
+        return list(options)
+    asked = [
+        option if option.kind in (Kind.LINK_LOCAL, Kind.LOOPBACK) else replace(option, kind=Kind.LAN)
+        for option in options
+        if option.interface in names
+    ]
+    if not asked:
+        raise AddressError(f"--interface {', '.join(names)} has no address now; {_available(options)}")
+    return sorted(asked, key=lambda option: option.rank)
+
+
+def _announce(options: Sequence[_Option], versions: tuple[int, ...]) -> AnnouncedAddresses:
+    """The best address and the other ordinary networks; loopback if all fails. Listens on every `versions`."""
     if not options:
-        loopback = ipaddress.ip_address("127.0.0.1" if version == 4 else "::1")
+        loopback = ipaddress.ip_address("127.0.0.1" if versions[0] == 4 else "::1")
         options = [_Option("loopback", loopback, Kind.LOOPBACK, default_route=False)]
     best = options[0]
-    same = [option for option in options if option.kind is best.kind and option.ip.version == best.ip.version]
-    announced = same[:MAX_ANNOUNCED] if best.kind is Kind.LAN else [best]
+    same = [option for option in options if option.kind is best.kind]
     return AnnouncedAddresses(
-        bind_host=ANY_IPV4 if best.ip.version == 4 else ANY_IPV6,
-        announce=tuple(dict.fromkeys(str(option.ip) for option in announced)),
+        bind_hosts=tuple(ANY[version] for version in versions),
+        announce=_one_ipv6_each(same)[:MAX_ANNOUNCED] if best.kind is Kind.LAN else (str(best.ip),),
         interface=best.interface,
         reason=_reason(best, options),
+        kind=best.kind,
     )
+
+
+def _one_ipv6_each(options: Sequence[_Option]) -> tuple[str, ...]:
+    """All IPv4 addresses and the best IPv6 address of each interface: there are many, and privacy ones come and go."""
+    seen: set[str] = set()
+    chosen: list[str] = []
+    for option in options:
+        if option.ip.version == 6:
+            if option.interface in seen:
+                continue
+            seen.add(option.interface)
+        chosen.append(str(option.ip))
+    return tuple(dict.fromkeys(chosen))
 
 
 def _exactly(asked: _Ip, options: Sequence[_Option]) -> AnnouncedAddresses:
     for option in options:
         if option.ip == asked:
-            return AnnouncedAddresses(
-                str(asked), (str(asked),), option.interface, f"{option.interface}: as --host asks"
-            )
+            return _just(asked, option.interface, option.kind)
     if asked.is_loopback:  # all of 127/8 is this machine, listed or not
-        return AnnouncedAddresses(str(asked), (str(asked),), "loopback", "loopback: as --host asks")
+        return _just(asked, "loopback", Kind.LOOPBACK)
     raise AddressError(f"--host {asked} is not an address of this machine; {_available(options)}")
+
+
+def _just(asked: _Ip, interface: str, kind: Kind) -> AnnouncedAddresses:
+    return AnnouncedAddresses((str(asked),), (str(asked),), interface, f"{interface}: as --host asks", kind)
 
 
 def _reason(best: _Option, options: Sequence[_Option]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from federation.errors import AddressError, AdvertisementError
+from federation.errors import AddressError, AdvertisementError, VersionError
 from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
 
 PROTOCOL_VERSION: Final = 1  # major: raised only when older nodes could misread the wire; new fields do not raise it
@@ -115,9 +115,13 @@ class PeerHints(Wire):
 
 
 class Goodbye(Wire):
-    """The body of POST goodbye: `id` leaves and should be asked nothing more."""
+    """The body of POST goodbye: `id` leaves and should be asked nothing more.
+
+    `instance` is the run that leaves: the end of a copied data directory's node is not the end of the original.
+    """
 
     id: NodeId
+    instance: NodeId | None = None
 
 
 class _Versioned(Wire):
@@ -131,7 +135,7 @@ def parse_description(raw: bytes) -> NodeDescription:
     try:
         protocol = _Versioned.model_validate_json(raw).protocol
         if protocol != PROTOCOL_VERSION:
-            raise AdvertisementError(
+            raise VersionError(
                 f"speaks federation protocol {protocol} and this node speaks {PROTOCOL_VERSION}: "
                 "run matching versions of local-swarm on both"
             )

@@ -24,7 +24,9 @@ from federation.errors import (
     PeerTimedOut,
     PeerUnreachable,
     PeerUntrusted,
+    PeerVersionError,
     RosterError,
+    VersionError,
 )
 from federation.hostport import Address
 from federation.member_connector import MemberConnector, noting_who_answers
@@ -149,9 +151,15 @@ class PeerClient:
         with _agreed(address):
             return parse_hints(raw)
 
-    async def goodbye(self, address: Address, node_id: str, timeout_s: float = _TIMING.goodbye_timeout_s) -> None:
-        """Tell the node at `address` that `node_id` leaves."""
-        body = Goodbye(id=node_id).model_dump_json().encode()
+    async def goodbye(
+        self,
+        address: Address,
+        node_id: str,
+        timeout_s: float = _TIMING.goodbye_timeout_s,
+        instance: str | None = None,
+    ) -> None:
+        """Tell the node at `address` that `node_id`, in its run `instance`, leaves."""
+        body = Goodbye(id=node_id, instance=instance).model_dump_json(exclude_none=True).encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         where = str(address)
         with _translated(where):
@@ -346,6 +354,8 @@ def _agreed(address: Address) -> Generator[None]:
     """Answers that parse as JSON and say something else than agreed."""
     try:
         yield
+    except VersionError as error:
+        raise PeerVersionError(f"{address} {error}") from error
     except AdvertisementError as error:
         raise PeerProtocolError(f"{address} {error}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from federation.hostport import Address
-from federation.peer import Source
+from federation.peer import AddressRejected, Source
 from federation.timing import DEAD_AFTER_FAILURES, DEAD_AFTER_REFUSALS, Timing
 
 _RTT_WEIGHT = 0.25  # of a new measurement: follows a change within a few seconds, ignores one slow answer
@@ -34,7 +34,7 @@ class Contact:
     address: Address
     source: Source
     due_at: float
-    since: float  # first proposed, or last acceptable answer: what forgetting counts from
+    since: float  # last proposed, or last acceptable answer: what forgetting counts from
     node_id: str | None = None
     in_flight: bool = False
     started_at: float | None = None
@@ -42,7 +42,7 @@ class Contact:
     refusals: int = 0
     conflicts: int = 0
     rtt_ms: float | None = None
-    reported: str | None = None  # the last reason given for rejecting it
+    reported: AddressRejected | None = None  # what was last said of it
 
     def start(self, now: float) -> None:
         """A probe leaves."""

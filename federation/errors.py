@@ -9,19 +9,21 @@ FederationError
 ├── RosterError             a list of members that cannot be read, kept or joined with this node's
 ├── InvitationError         a code that can never work here: mistyped, this node's own, another swarm's
 ├── PairingError            a code that could have worked: used, too old, nobody there, somebody in between
-├── AdvertisementError      what a node says about itself breaks the agreed shape or protocol version
+├── AdvertisementError      what a node says about itself breaks the agreed shape
+│   └── VersionError        ... or is of another major protocol version
 └── PeerError               one exchange with one peer failed; `kind` says how
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
     ├── PeerUntrusted       "untrusted": it is no member of this swarm, or does not take this node for one
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
+    │   └── PeerVersionError "version": a node that speaks another major version
     └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it
 """
 
 from typing import Literal
 
-PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "status", "untrusted"]
+PeerErrorKind = Literal["refused", "unreachable", "timeout", "protocol", "version", "status", "untrusted"]
 
 
 class FederationError(Exception):
@@ -54,6 +56,10 @@ class PairingError(FederationError):
 
 class AdvertisementError(FederationError):
     """A node's description or peer list that breaks the agreed shape or protocol version."""
+
+
+class VersionError(AdvertisementError):
+    """A node's description in another major version of the protocol."""
 
 
 class PeerError(FederationError):
@@ -91,6 +97,12 @@ class PeerProtocolError(PeerError):
     """An answer came and is not what was agreed: not JSON, too large, wrong shape or version."""
 
     kind = "protocol"
+
+
+class PeerVersionError(PeerProtocolError):
+    """A node answered that speaks another major version of the protocol."""
+
+    kind = "version"
 
 
 class PeerStatusError(PeerError):

@@ -31,6 +31,15 @@ class Address(NamedTuple):
         return f"http://{self}"
 
     @property
+    def is_name(self) -> bool:
+        """Whether the host has to be looked up, and may stand for several addresses."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only processes on the same machine can mean the same thing by it."""
         if self.host == "localhost":

@@ -1,7 +1,7 @@
 """Announcing this node and finding others by multicast DNS. The only file that knows zeroconf.
 
 It only proposes: a name on the network is no peer until a probe over HTTP answers. Where multicast does not work, the
-node runs on with --peer and says so once.
+node runs on with --peer, and tries again whenever its addresses are looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import ipaddress
 import logging
 import re
-import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +22,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from federation.advertisement import PROTOCOL_VERSION, SERVICE_TYPE, NodeDescription, NodeId, printable
 from federation.errors import AddressError
 from federation.hostport import Address, make_address
+from federation.multicast import sendable
 from federation.timing import MAX_ADDRESSES_PER_PEER
 
 RECORD_TTL_S: Final = 120  # of all our records: what a vanished node left behind is gone in two minutes
@@ -32,15 +32,25 @@ MAX_SERVICES: Final = 256  # names remembered; anyone on the network can announc
 MAX_RESOLVING: Final = 32  # names being resolved at once
 _LABEL_BYTES: Final = 63  # longest DNS label (RFC 1035)
 _ID_CHARS_IN_LABEL: Final = 12  # of the node id: keeps instance names apart, and short
-_MULTICAST_GROUP: Final = "224.0.0.251"
-_MDNS_PORT: Final = 5353
-_EMPTY_QUERY: Final = bytes(12)  # a DNS header that asks nothing (RFC 1035): whoever receives it drops it
+_INSTANCE_CHARS_IN_HOST: Final = 6  # of this run's mark: keeps the host names of two nodes with one id apart
 _UNFIT_IN_LABEL = re.compile(r"[^A-Za-z0-9_-]+")
 
+Claim = tuple[str, tuple[Address, ...]]  # a node id, and where it says it answers
 Proposed = Callable[[Address, str], None]
 SaidGoodbye = Callable[[str], None]
 
 _log = logging.getLogger(__name__)
+
+
+class _LostWays(logging.Filter):
+    """zeroconf prints a traceback where a packet cannot leave, as when an address is gone: that is no defect."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, OSError)
+
+
+logging.getLogger("zeroconf").addFilter(_LostWays())
 _node_id = TypeAdapter[str](NodeId)
 
 
@@ -64,18 +74,19 @@ class MdnsDiscovery:
         announce: bool = True,
     ) -> None:
         self._announces = announce
-        self._self_id = node.id
+        self._node = node
         self._addresses = tuple(addresses)
-        self._is_local = all(ipaddress.ip_address(address).is_loopback for address in addresses)
         self._port = port
         self._info = _service_info(node, self._addresses, port)
         self._on_proposed = on_proposed
         self._on_goodbye = on_goodbye
         self._problem: str | None = None
+        self._usable: list[str] = []
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
-        self._found: dict[str, tuple[str, tuple[Address, ...]]] = {}  # instance name -> node id and where
+        self._found: dict[str, Claim] = {}  # by instance name
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reopening = asyncio.Lock()
 
     @property
     def problem(self) -> str | None:
@@ -88,24 +99,53 @@ class MdnsDiscovery:
         return self._info.name
 
     async def __aenter__(self) -> Self:
-        try:
-            usable = [address for address in self._addresses if _can_multicast(address)]
-            if not usable:
-                raise OSError(f"no multicast on {', '.join(self._addresses) or 'any address'}")
-            self._zeroconf = AsyncZeroconf(interfaces=usable)
-            await self._zeroconf.zeroconf.async_wait_for_start()
-        except (OSError, ZeroconfError) as error:
-            self._fail(error)
-            return self
-        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change])
-        if self._announces:
-            self._start(self._register(self._zeroconf))
-        self._start(self._repropose())
+        await self._open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        async with self._reopening:
+            await self._close()
+
+    async def follow(self, addresses: Sequence[str], *, anew: bool = False) -> None:
+        """Announce `addresses` from now on. `anew`: the machine slept, so that no socket can be relied on.
+
+        Call it now and then even if nothing changed: what could not multicast before may be able to now.
+        """
+        async with self._reopening:
+            is_same = tuple(addresses) == self._addresses and not anew
+            if is_same and (len(self._usable) == len(self._addresses) or sendable(self._addresses) == self._usable):
+                return
+            await self._close()
+            self._addresses = tuple(addresses)
+            await self._open()
+
+    def announce(self, node: NodeDescription) -> None:
+        """Announce what has changed of this node, such as its mode."""
+        self._node = node
+        if self._announces and self._zeroconf is not None and self._problem is None:
+            self._start(self._update(self._zeroconf))
+
+    async def _open(self) -> None:
+        self._problem = None
+        self._info = _service_info(self._node, self._addresses, self._port)
+        self._usable = sendable(self._addresses)
+        try:
+            if not self._usable:
+                raise OSError(f"no multicast on {', '.join(self._addresses) or 'any address'}")
+            self._zeroconf = AsyncZeroconf(interfaces=self._usable)
+            await self._zeroconf.zeroconf.async_wait_for_start()
+        except (OSError, RuntimeError, ZeroconfError) as error:  # RuntimeError: an address that went meanwhile
+            self._usable = []
+            self._fail(error)
+            return
+        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._on_change])
+        if self._announces:
+            self._start(self._register(self._zeroconf))
+        self._start(self._repropose())
+
+    async def _close(self) -> None:
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -114,23 +154,19 @@ class MdnsDiscovery:
             await self._browser.async_cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_close()  # says goodbye for what is registered
+        self._browser = self._zeroconf = None
+        self._found.clear()  # nobody would tell any more that they left; whoever is still there is heard again
 
     def _fail(self, error: Exception) -> None:
         self._problem = f"{error}: name other nodes with --peer HOST:PORT"
         _log.info("mDNS discovery is off: %s", self._problem)  # whoever runs the node shows `problem`
 
-    def announce(self, node: NodeDescription) -> None:
-        """Announce what has changed of this node, such as its mode."""
-        if self._zeroconf is not None and self._problem is None:
-            self._start(self._update(self._zeroconf, node))
-
-    async def _update(self, zeroconf: AsyncZeroconf, node: NodeDescription) -> None:
+    async def _update(self, zeroconf: AsyncZeroconf) -> None:
         name = self._info.name  # the one registered, which a conflict may have changed
-        info = _service_info(node, self._addresses, self._port)
-        info.name = name
-        self._info = info
+        self._info = _service_info(self._node, self._addresses, self._port)
+        self._info.name = name
         try:
-            announced: Awaitable[object] = await zeroconf.async_update_service(info)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            announced: Awaitable[object] = await zeroconf.async_update_service(self._info)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
             await announced
         except (OSError, ZeroconfError) as error:
             _log.warning("mDNS goes on announcing what this node was: %s", error)
@@ -166,11 +202,23 @@ class MdnsDiscovery:
             _log.debug("mDNS name %s cannot be resolved: %s", printable(name), error)
             return
         claim = read_claim(info, allow_loopback=self._is_local) if is_complete else None
-        if claim is None or claim[0] == self._self_id:
+        if claim is not None and claim[0] == self._node.id:
+            claim = self._double(claim)
+        if claim is None:
             return
         if name in self._found or len(self._found) < MAX_SERVICES:
             self._found[name] = claim
         self._propose(*claim)
+
+    @property
+    def _is_local(self) -> bool:
+        return all(ipaddress.ip_address(address).is_loopback for address in self._addresses)
+
+    def _double(self, claim: Claim) -> Claim | None:
+        """What claims this node's id elsewhere, as a copied data directory does; None for this node's own words."""
+        mine = {make_address(address, self._port) for address in self._addresses}
+        elsewhere = tuple(held for held in claim[1] if Address(held.host.split("%")[0], held.port) not in mine)
+        return (claim[0], elsewhere) if elsewhere else None
 
     async def _repropose(self) -> None:
         while True:
@@ -188,7 +236,7 @@ class MdnsDiscovery:
         task.add_done_callback(self._tasks.discard)
 
 
-def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> tuple[str, tuple[Address, ...]] | None:
+def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> Claim | None:
     """The node id and addresses that a resolved name claims; None if it is none of ours or malformed.
 
     Loopback counts only for a node that announces loopback itself: from elsewhere it would point back at this machine.
@@ -210,6 +258,7 @@ def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> tuple[str, tu
 
 def _service_info(node: NodeDescription, addresses: Sequence[str], port: int) -> AsyncServiceInfo:
     short_id = node.id[:_ID_CHARS_IN_LABEL]
+    run = (node.instance or "")[:_INSTANCE_CHARS_IN_HOST].strip("-")
     room_bytes = _LABEL_BYTES - len(short_id) - 1
     label = f"{_UNFIT_IN_LABEL.sub('-', node.name)[:room_bytes]} {short_id}"
     return AsyncServiceInfo(
@@ -218,28 +267,7 @@ def _service_info(node: NodeDescription, addresses: Sequence[str], port: int) ->
         addresses=[ipaddress.ip_address(address).packed for address in addresses],
         port=port,
         properties={"id": node.id, "v": str(PROTOCOL_VERSION), "n": node.name, "p": node.mode},
-        server=f"swarm-{short_id}.local.",
+        server=f"swarm-{'-'.join(filter(None, (short_id, run)))}.local.",
         host_ttl=RECORD_TTL_S,
         other_ttl=RECORD_TTL_S,
     )
-
-
-def _can_multicast(address: str) -> bool:
-    """Whether multicast leaves from this address: a socket opens, and no local firewall refuses a packet.
-
-    zeroconf would leave the socket open where it does not, and print a traceback for every packet refused.
-    """
-    ip = ipaddress.ip_address(address)
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            if ip.version == 6:
-                trial.bind((address, 0))
-            else:
-                trial.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, ip.packed)
-                membership = socket.inet_aton(_MULTICAST_GROUP) + ip.packed
-                trial.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-                trial.sendto(_EMPTY_QUERY, (_MULTICAST_GROUP, _MDNS_PORT))
-    except OSError:
-        return False
-    return True

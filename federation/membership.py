@@ -13,9 +13,21 @@ from typing import Final, Self
 
 from federation.advertisement import NodeDescription, PeerHint
 from federation.client import PeerClient
+from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
 from federation.hostport import Address, make_address
-from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
+from federation.peer import (
+    AddressRejected,
+    Change,
+    Peer,
+    PeerChanged,
+    PeerJoined,
+    PeerLeft,
+    PeerState,
+    Source,
+    Why,
+    why_of,
+)
 from federation.peer_store import load_peers, save_peers
 from federation.peer_table import Changes, PeerTable
 from federation.timing import MAX_STATIC, Timing
@@ -50,6 +62,11 @@ class Membership:
         self._data_dir = data_dir
         self._timing = timing or Timing()
         self._table = PeerTable(node.id, self_name=node.name, self_instance=node.instance, timing=self._timing)
+        self._instance = node.instance
+        self._names = DnsSource(lambda address: self._propose(address, Source.DNS))
+        self._sources: dict[str, str | None] = {}
+        self._listed: set[Address] = set()
+        self._kept: tuple[Address, ...] = ()
         self._wake = asyncio.Event()
         self._subscribers: list[Subscriber] = []
         self._root: asyncio.Task[None] | None = None
@@ -58,7 +75,7 @@ class Membership:
     async def __aenter__(self) -> Self:
         static = await self._static_addresses()
         for address in static:
-            self._table.proposed(address, Source.STATIC, time.monotonic())
+            self._give(address)
         started = asyncio.Event()
         self._root = asyncio.create_task(self._run(started), name="membership")
         self._root.add_done_callback(_report_crash)
@@ -80,9 +97,8 @@ class Membership:
     # What others report
 
     def mdns_proposed(self, address: Address, node_id: str) -> None:
-        """mDNS says that `node_id` may answer at `address`."""
-        if node_id != self._self_id:
-            self._propose(address, Source.MDNS)
+        """mDNS says that `node_id` may answer at `address`: its own id, too, for another node may use a copy of it."""
+        self._propose(address, Source.MDNS)
 
     def mdns_goodbye(self, node_id: str) -> None:
         """mDNS says that `node_id` left, or lost sight of it."""
@@ -95,9 +111,14 @@ class Membership:
         except AddressError as error:
             _log.debug("ignoring where a caller says it is: %s", error)
 
-    def heard_goodbye(self, node_id: str) -> None:
-        """`node_id` called to say that it leaves."""
-        self._apply(self._table.goodbye(node_id, time.monotonic()))
+    def heard_goodbye(self, node_id: str, instance: str | None = None) -> None:
+        """`node_id` called to say that it leaves, in its run `instance`."""
+        self._apply(self._table.goodbye(node_id, time.monotonic(), instance))
+
+    def woke(self) -> None:
+        """This machine slept, or its addresses changed: probe everything at once."""
+        self._apply(self._table.woke(time.monotonic()))
+        self._wake.set()
 
     def report_traffic(self, node_id: str, ok: bool) -> None:
         """A real request to `node_id` was answered, or failed for a reason that lies with the peer or the way to it."""
@@ -112,8 +133,17 @@ class Membership:
 
     async def add_static(self, address: Address) -> None:
         """As if `address` had been given with --peer: kept, and retried for ever."""
-        self._propose(address, Source.STATIC)
-        await self._keep(self._table.addresses(Source.STATIC))
+        self._give(address)
+        await self._keep(dict.fromkeys((*self._kept, address)))
+
+    def listed(self, addresses: Sequence[Address]) -> None:
+        """What --peer-file lists now: as if given with --peer, but not kept, and forgotten when no longer listed."""
+        for address in self._listed - set(addresses) - set(self._kept):
+            self._names.remove(address)
+            self._apply(self._table.withdrawn(address))
+        for address in addresses:
+            self._give(address)
+        self._listed = set(addresses)
 
     # What others ask
 
@@ -133,6 +163,19 @@ class Membership:
         """What GET peers answers."""
         return self._table.hints()
 
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Where peers are looked for beside --peer, and why that does not work, as its owner last noted it."""
+        return self._sources
+
+    def rejected(self) -> tuple[AddressRejected, ...]:
+        """The addresses proposed that lead to no peer, and why."""
+        return self._table.rejected()
+
+    def names(self) -> tuple[ResolvedName, ...]:
+        """The host names given, and what they stand for."""
+        return self._names.view()
+
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call back with every change from now on; the returned function ends it."""
         self._subscribers.append(callback)
@@ -144,6 +187,7 @@ class Membership:
         async with self._tasks:
             started.set()
             self._tasks.create_task(self._exchange_now_and_then())
+            self._tasks.create_task(self._names.run())
             while True:
                 now = time.monotonic()
                 self._wake.clear()
@@ -165,7 +209,8 @@ class Membership:
         try:
             description = await self._client.describe(address, self._timing.probe_timeout_s)
         except PeerError as error:
-            changes = self._table.probe_failed(address, str(error), error.kind == "refused", time.monotonic())
+            why, refused = why_of(error.kind), error.kind == "refused"
+            changes = self._table.probe_failed(address, str(error), refused, time.monotonic(), why)
         else:
             now = time.monotonic()
             changes = self._table.probe_answered(address, description, (now - began) * 1000, now)
@@ -200,13 +245,20 @@ class Membership:
 
     async def _tell_goodbye(self, peer: Peer) -> None:
         try:
-            await self._client.goodbye(peer.address, self._self_id, self._timing.goodbye_timeout_s)
+            await self._client.goodbye(peer.address, self._self_id, self._timing.goodbye_timeout_s, self._instance)
         except PeerError as error:
             _log.debug("%s did not take note of the goodbye: %s", peer.label, error)
 
     def _propose(self, address: Address, source: Source) -> None:
         self._apply(self._table.proposed(address, source, time.monotonic()))
         self._wake.set()
+
+    def _give(self, address: Address) -> None:
+        """Somebody wants this address probed for ever; a name, the addresses that it stands for."""
+        if address.is_name:
+            self._names.add(address)
+        else:
+            self._propose(address, Source.STATIC)
 
     def _apply(self, changes: Changes) -> None:
         """Log each change once, tell the subscribers, and ask a newcomer whom it knows."""
@@ -225,11 +277,13 @@ class Membership:
         static = tuple(dict.fromkeys((*stored, *self._given)))[:MAX_STATIC]
         if static != stored:
             await self._keep(static)
+        self._kept = static
         return static
 
     async def _keep(self, static: Iterable[Address]) -> None:
+        self._kept = tuple(static)[:MAX_STATIC]
         if self._data_dir is not None:
-            await asyncio.to_thread(save_peers, self._data_dir, tuple(static))
+            await asyncio.to_thread(save_peers, self._data_dir, self._kept)
 
 
 def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
@@ -250,8 +304,9 @@ def log_change(change: Change) -> None:
             _log.log(level, "%s is %s: %s", peer.label, peer.state, reason)
         case PeerLeft(peer, reason):
             _log.info("%s left: %s", peer.label, reason)
-        case AddressRejected(address, source, reason):
-            level = logging.WARNING if source is Source.STATIC else logging.INFO
+        case AddressRejected(address, source, reason, why):
+            matters = source is Source.STATIC or why is Why.COPY
+            level = logging.WARNING if matters else logging.INFO
             _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
 
 

@@ -22,11 +22,33 @@ class Source(IntEnum):
 
     EXCHANGE = 0  # another node named it, or it called here
     MDNS = 1
-    STATIC = 2  # --peer
+    DNS = 2  # a name given with --peer has it among its addresses
+    STATIC = 3  # --peer, or a line of --peer-file
 
     @property
     def word(self) -> str:
         return self.name.lower()
+
+
+class Why(StrEnum):
+    """Why there is no peer at an address, in one word or two that never change; the reason beside it says more."""
+
+    DOWN = "down"  # nobody listens, no such host, no answer
+    NO_NODE = "no node"  # something else answers there
+    VERSION = "other version"
+    ITSELF = "itself"
+    COPY = "copied identity"
+    LEAVING = "leaving"
+    FULL = "full"  # this node knows as many as it can
+    UNTRUSTED = "untrusted"  # no member of this swarm
+
+
+_WHY = {"protocol": Why.NO_NODE, "status": Why.NO_NODE, "version": Why.VERSION, "untrusted": Why.UNTRUSTED}
+
+
+def why_of(kind: str) -> Why:
+    """What the kind of a failed exchange (`PeerError.kind`) says of the address."""
+    return _WHY.get(kind, Why.DOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +111,7 @@ class AddressRejected:
     address: Address
     source: Source
     reason: str
+    why: Why = Why.DOWN
 
 
 Change = PeerJoined | PeerChanged | PeerLeft | AddressRejected

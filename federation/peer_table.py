@@ -27,6 +27,7 @@ from federation.peer import (
     PeerLeft,
     PeerState,
     Source,
+    Why,
     describe_difference,
 )
 from federation.peer_records import PeerRecords, Record
@@ -66,6 +67,7 @@ class PeerTable:
                 self._held.contacts[address] = Contact(address, source, due_at=now, since=now)
             return ()
         contact.source = max(contact.source, source)
+        contact.since = now if contact.node_id is None else contact.since
         if self._held.standing(contact) in (Standing.LOST, Standing.UNPROVEN):
             contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
         return ()
@@ -83,13 +85,13 @@ class PeerTable:
         if record is None:
             why_not = self._why_no_peer(description)
             if why_not is not None:
-                return (*moved, *self._reject(contact, why_not, now))
+                return (*moved, *self._reject(contact, *why_not, now))
             record = self._held.records[description.id] = Record(description, address, last_answer_at=now)
         self._held.attach(contact, description.id)
         contact.succeed(rtt_ms, now)
         return (*moved, *self._refresh(record, contact, description, now))
 
-    def probe_failed(self, address: Address, reason: str, refused: bool, now: float) -> Changes:
+    def probe_failed(self, address: Address, reason: str, refused: bool, now: float, why: Why = Why.DOWN) -> Changes:
         """A probe brought nothing acceptable. `refused`: the machine answered that nobody listens."""
         contact = self._held.contacts.get(address)
         if contact is None:
@@ -100,7 +102,7 @@ class PeerTable:
         record = self._held.record_of(contact)
         if record is None:
             is_worth_saying = contact.source is Source.STATIC or contact.failures >= DEAD_AFTER_FAILURES
-            changes = self._report(contact, reason) if is_worth_saying else ()
+            changes = self._report(contact, why, reason) if is_worth_saying else ()
         elif record.route == address:
             changes = self._leave(record, reason, now) if contact.is_lost else self._suspect(record, reason, now)
         contact.due_at = self._schedule.after_failure(contact, self._held.standing(contact), now)
@@ -130,10 +132,15 @@ class PeerTable:
         self._held.contacts[record.route].due_at = now
         return changes
 
-    def goodbye(self, node_id: str, now: float) -> Changes:
-        """It says that it leaves: believed until it answers a probe without `draining`."""
+    def goodbye(self, node_id: str, now: float, instance: str | None = None) -> Changes:
+        """It says that it leaves: believed until it answers a probe without `draining`.
+
+        Not believed of another `instance` than the one in use, which is a copy of its data directory, or out of date.
+        """
         record = self._held.records.get(node_id)
-        return () if record is None else self._leave(record, "said goodbye", now)
+        if record is None or _differ(instance, record.description.instance):
+            return ()
+        return self._leave(record, "said goodbye", now)
 
     def expelled(self, node_id: str, reason: str, now: float) -> Changes:
         """It may not be a peer any more: out now. Its addresses are asked again, in case it may be one later."""
@@ -151,6 +158,19 @@ class PeerTable:
         record = self._held.records.get(node_id)
         if record is not None:
             self._hurry(record, now)
+        return ()
+
+    def withdrawn(self, address: Address) -> Changes:
+        """A person took it off the list: from now on it stays only as long as it is of use."""
+        contact = self._held.contacts.get(address)
+        if contact is not None and contact.source is Source.STATIC:
+            contact.source = Source.EXCHANGE
+        return ()
+
+    def woke(self, now: float) -> Changes:
+        """This machine slept, or moved to another network: nothing known is sure any more. Probe everything."""
+        for contact in self._held.contacts.values():
+            contact.due_at = now
         return ()
 
     def tick(self, now: float) -> Changes:
@@ -200,6 +220,11 @@ class PeerTable:
         """Every address held, proven or not; or those of one source."""
         held = self._held.contacts.values()
         return tuple(contact.address for contact in held if source is None or contact.source is source)
+
+    def rejected(self) -> tuple[AddressRejected, ...]:
+        """What has been proposed and leads to no peer, with the reason last found."""
+        held = self._held.contacts.values()
+        return tuple(contact.reported for contact in held if contact.node_id is None and contact.reported is not None)
 
     # Transitions
 
@@ -259,18 +284,18 @@ class PeerTable:
 
     # Answers that make no peer
 
-    def _why_no_peer(self, description: NodeDescription) -> str | None:
+    def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
         """Why a node that is not recorded yet cannot be; None if it can."""
         if description.id == self._self_id:
             return self._why_self(description)
         if description.draining:
-            return f"{description.name} is shutting down"
-        return None if self._held.make_room() else f"this node already knows {MAX_PEERS} peers"
+            return Why.LEAVING, f"{description.name} is shutting down"
+        return None if self._held.make_room() else (Why.FULL, f"this node already knows {MAX_PEERS} peers")
 
-    def _why_self(self, description: NodeDescription) -> str:
-        if description.instance == self._self_instance or None in (description.instance, self._self_instance):
-            return "is this node itself"
-        return (
+    def _why_self(self, description: NodeDescription) -> tuple[Why, str]:
+        if not _differ(description.instance, self._self_instance):
+            return Why.ITSELF, "is this node itself"
+        return Why.COPY, (
             f"another node ({description.name}) uses this node's id {self._self_id}: "
             "one data directory is a copy of the other; delete node.pem in the copy"
         )
@@ -290,15 +315,15 @@ class PeerTable:
                 f"uses the id of {record.description.name} at {record.route}: "
                 "one data directory is a copy of the other; delete node.pem in the copy"
             )
-            return self._reject(contact, reason, now)
+            return self._reject(contact, Why.COPY, reason, now)
         contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
         return ()
 
-    def _reject(self, contact: Contact, reason: str, now: float) -> Changes:
+    def _reject(self, contact: Contact, why: Why, reason: str, now: float) -> Changes:
         changes = self._moved_away(contact, now)
         contact.fail(refused=False)
         contact.due_at = self._schedule.after_failure(contact, Standing.UNPROVEN, now)
-        return (*changes, *self._report(contact, reason))
+        return (*changes, *self._report(contact, why, reason))
 
     def _moved_away(self, contact: Contact, now: float) -> Changes:
         """The address no longer leads to the node it belonged to, if any."""
@@ -314,11 +339,17 @@ class PeerTable:
         self._held.detach(contact)
         return changes
 
-    def _report(self, contact: Contact, reason: str) -> Changes:
-        if contact.reported == reason:
+    def _report(self, contact: Contact, why: Why, reason: str) -> Changes:
+        said = AddressRejected(contact.address, contact.source, reason, why)
+        if contact.reported == said:
             return ()
-        contact.reported = reason
-        return (AddressRejected(contact.address, contact.source, reason),)
+        contact.reported = said
+        return (said,)
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two marks of a run are of different runs; unknown ones are given the benefit of the doubt."""
+    return one is not None and other is not None and one != other
 
 
 def _is_much_faster(contact: Contact, route: Contact) -> bool:

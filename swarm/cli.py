@@ -82,6 +82,13 @@ def _add_network(group: Any) -> None:
     group.add_argument(
         "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
+    group.add_argument("--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line")
+    group.add_argument(
+        "--interface",
+        action="append",
+        metavar="NAME",
+        help="announce here only, be it a VPN; repeatable",
+    )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
     group.add_argument("--name", help="this node's name (default: the host name)")
@@ -180,8 +187,14 @@ def _add_chat(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = commands.add_parser("doctor", help="what this machine has")
+    parser = commands.add_parser("doctor", help="what is wrong here, and the remedy")
     parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
+    parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="look at this node, too; repeatable")
+    parser.add_argument("--port", type=int, help=f"that of the node (default {DEFAULT_PORT})")
+    parser.add_argument("--host", metavar="IP", help="as given to the node")
+    parser.add_argument("--interface", action="append", metavar="NAME", help="as given to the node")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as given to the node")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="as given to the node")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_doctor)
 
@@ -243,9 +256,14 @@ def _client_key(arguments: argparse.Namespace) -> str | None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from swarm.commands.doctor import doctor
+    from swarm.commands.doctor import doctor, hardware
+    from swarm.settings import make_settings
 
-    return doctor(arguments.json)
+    if arguments.hardware:
+        return hardware(arguments.json)
+    names = ("peer", "port", "host", "interface", "data_dir")
+    given = {name: getattr(arguments, name) for name in names}
+    return doctor(make_settings(given, arguments.config), arguments.json)
 
 
 def _models_list(arguments: argparse.Namespace) -> int:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
-from federation.addresses import AnnouncedAddresses, choose_addresses
+from federation.addresses import AnnouncedAddresses
 from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.errors import FederationError
 from federation.hostport import Address, make_address, parse_address
 from federation.identity import NodeIdentity, load_identity
-from federation.interfaces import default_route_addresses, read_interfaces
-from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
-from federation.peer import Change, Peer, PeerChanged, PeerJoined, PeerLeft
+from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Why
+from federation.static_source import read_list
 from federation.trust import Trust
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
@@ -38,7 +36,9 @@ from swarm.gateway.condition import Condition
 from swarm.gateway.listener import shared_port
 from swarm.model_choice import choose_model
 from swarm.node_access import read_access
+from swarm.node_discovery import Discovery, chosen_addresses
 from swarm.node_files import keeping_hashed, make_files
+from swarm.node_listeners import open_listeners
 from swarm.node_trust import TrustSteward, trust_words
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.node_weights import known_weights
@@ -53,7 +53,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0  # what running answers get after the first stop signal
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
-LISTEN_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +74,6 @@ class Place:
     @property
     def all_announced(self) -> tuple[Address, ...]:
         return tuple(make_address(host, self.port) for host in self.addresses.announce)
-
-
-def open_listener(addresses: AnnouncedAddresses, port: int) -> socket.socket:
-    """A listening socket. Raises SetupError naming the port and the remedy."""
-    family = socket.AF_INET6 if ":" in addresses.bind_host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((addresses.bind_host, port))
-        listener.listen(LISTEN_BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise SetupError(
-                f"port {port} is in use on {addresses.bind_host}: is another node running (`swarm status`)? "
-                f"Stop it, or choose another port with --port {port + 1}"
-            ) from error
-        raise SetupError(f"cannot listen on {addresses.bind_host} port {port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
@@ -156,8 +134,9 @@ class Node:
 
     async def _start(self) -> None:
         settings = self.settings
-        self.place, listener = await asyncio.to_thread(settle, settings)
-        self._stack.callback(listener.close)
+        self.place, listeners = await asyncio.to_thread(settle, settings)
+        for listener in listeners:
+            self._stack.callback(listener.close)
         self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id, settings.queue))
         client = await self._stack.enter_async_context(
             PeerClient(
@@ -184,7 +163,7 @@ class Node:
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
-        await self._stack.enter_async_context(self._listening(listener))
+        await self._stack.enter_async_context(self._listening(listeners))
         self._greet()
         await self._stack.enter_async_context(self._steward(client))
         if settings.federated:
@@ -198,7 +177,7 @@ class Node:
             self.membership,
             client,
             data_dir=settings.data_path,
-            bind_hosts=(place.addresses.bind_host,),
+            bind_hosts=place.addresses.bind_hosts,
             addresses=lambda: self.place.all_announced,
             federated=settings.federated,
             say=self._console.say,
@@ -215,7 +194,7 @@ class Node:
         place = self.place
         name, node_id = place.identity.name, place.identity.node_id
         self._console.say(f"Local Swarm {program_version()} · node {name} ({node_id[:8]})")
-        everywhere = place.addresses.bind_host in ("0.0.0.0", "::") and not place.announced.is_loopback
+        everywhere = place.addresses.is_everywhere and not place.announced.is_loopback
         here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
         self._console.say(f"  API        http://{place.announced}/v1{here}")
         if self.settings.federated:
@@ -228,7 +207,7 @@ class Node:
             self._console.say(line)
 
     @asynccontextmanager
-    async def _listening(self, listener: socket.socket) -> AsyncGenerator[None]:
+    async def _listening(self, listeners: Sequence[socket.socket]) -> AsyncGenerator[None]:
         trust = self.place.trust
         app = make_app(
             self.dispatcher,
@@ -244,32 +223,28 @@ class Node:
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
         )
         try:
-            async with shared_port(runner, (listener,), trust):
+            async with shared_port(runner, listeners, trust):
                 yield
         finally:
             await runner.cleanup()
 
     async def _join(self) -> None:
         self.membership.subscribe(self._announce_change)
-        if self.settings.federation:
-            await self._discover()
+        self.discovery = discovery = await self._stack.enter_async_context(
+            Discovery(self.settings, self.membership, self.describe, self._moved, self.place.port)
+        )
+        self.place.trust.subscribe(lambda _: discovery.announce())
+        if discovery.problem:
+            self._console.say(f"  mDNS       off: {discovery.problem}")
         await self._stack.enter_async_context(keeping_hashed(self._files))
         # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
 
-    async def _discover(self) -> None:
-        discovery = await self._stack.enter_async_context(
-            MdnsDiscovery(
-                self.describe(),
-                self.place.addresses.announce,
-                self.place.port,
-                on_proposed=self.membership.mdns_proposed,
-                on_goodbye=self.membership.mdns_goodbye,
-            )
-        )
-        self.place.trust.subscribe(lambda _: discovery.announce(self.describe()))
-        if discovery.problem:
-            self._console.say(f"  mDNS       off: {discovery.problem}")
+    def _moved(self, addresses: AnnouncedAddresses) -> None:
+        """This machine got other addresses."""
+        if addresses.announce != self.place.addresses.announce:
+            self._console.say(f"* this node is now at {', '.join(addresses.announce)} ({addresses.reason})")
+        self.place = replace(self.place, addresses=addresses)
 
     def _announce_change(self, change: Change) -> None:
         match change:
@@ -282,6 +257,8 @@ class Node:
             case PeerChanged(peer) if self._announced_models.get(peer.id) != models_of(peer):
                 self._announced_models[peer.id] = models = models_of(peer)
                 self._console.say(f"* peer {peer.label} now serves {models}")
+            case AddressRejected(address, _, reason, Why.COPY):
+                self._console.say(f"! {address} {reason}")
             case _:
                 pass
 
@@ -331,22 +308,23 @@ class Node:
         )
 
 
-def settle(settings: Settings) -> tuple[Place, socket.socket]:
+def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
     """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
     try:
         identity = load_identity(settings.data_path, settings.name)
         trust = Trust.load(identity, settings.data_path)
-        host = settings.host or (None if settings.federated else "127.0.0.1")
-        addresses = choose_addresses(read_interfaces(), host, default_route_addresses())
+        addresses = chosen_addresses(settings)
         for peer in settings.peer:
             parse_address(peer)
+        if settings.peer_file is not None:
+            read_list(settings.peer_file)
     except FederationError as error:
         raise SetupError(str(error)) from error
     access = read_access(settings, identity.name)
     upstream = read_upstream(settings)
-    listener = open_listener(addresses, settings.port)
-    port = int(listener.getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream), listener
+    listeners = open_listeners(addresses.bind_hosts, settings.port)
+    port = int(listeners[0].getsockname()[1])
+    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream), listeners
 
 
 async def run_node(settings: Settings, console: Console) -> None:

@@ -37,7 +37,9 @@ class Settings:
 
     federation: bool = False
     peer: tuple[str, ...] = ()
+    peer_file: Path | None = None
     host: str | None = None
+    interface: tuple[str, ...] = ()
     port: int = DEFAULT_PORT
     name: str | None = None
     api_key: tuple[str, ...] = field(default=(), repr=False)
@@ -75,11 +77,11 @@ class Settings:
     @property
     def federated(self) -> bool:
         """A --peer is as good a reason to federate as --federation."""
-        return self.federation or bool(self.peer)
+        return self.federation or bool(self.peer) or self.peer_file is not None
 
 
 NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
-SEVERAL = ("peer", "api_key", "allow_host", "allow_origin")  # a single text stands for a list of one
+SEVERAL = ("peer", "interface", "api_key", "allow_host", "allow_origin")  # a single text stands for a list of one
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in ("api_key", "api_key_file", "allow_host", "allow_origin")} | {
     "upstream": URL_VARIABLE
 }

@@ -1,15 +1,52 @@
-"""`swarm doctor`: what this machine has, and where each fact is from."""
+"""`swarm doctor`: is everything here as a node needs it, and what to do where it is not."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hardware.probe import probe_hardware
 from hardware.report import render
+from swarm.commands.printable_text import clean_line
+from swarm.doctor.examination import examine
+from swarm.doctor.finding import Finding, Level, exit_code
+from swarm.settings import Settings
+
+SIGNS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN: "?   "}
 
 
-def doctor(as_json: bool) -> int:
+def hardware(as_json: bool) -> int:
     """Print the hardware snapshot."""
     snapshot = probe_hardware()
     print(json.dumps(snapshot.as_json(), indent=2) if as_json else render(snapshot))
     return 0
+
+
+def doctor(settings: Settings, as_json: bool) -> int:
+    """Print each finding as it comes; 1 if something failed. Looks at the machine as a federated node would."""
+    findings: list[Finding] = []
+    for finding in examine(replace(settings, federation=True)):
+        findings.append(finding)
+        if not as_json:
+            print(text_of(finding), flush=True)
+    code = exit_code(findings)
+    if as_json:
+        print(json.dumps({"ok": code == 0, "findings": [finding.as_json() for finding in findings]}, indent=2))
+    else:
+        print(conclusion(findings))
+    return code
+
+
+def text_of(finding: Finding) -> str:
+    """One finding for people; what peers say of themselves cannot steer the terminal."""
+    line = f"{SIGNS[finding.level]}  {clean_line(f'{finding.check}: {finding.message}')}"
+    return line if finding.remedy is None else f"{line}\n      -> {clean_line(finding.remedy)}"
+
+
+def conclusion(findings: list[Finding]) -> str:
+    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
+    if counts[Level.FAIL]:
+        return f"{counts[Level.FAIL]} of {len(findings)} checks failed"
+    if counts[Level.WARN] or counts[Level.UNKNOWN]:
+        return f"nothing failed; {counts[Level.WARN]} warnings, {counts[Level.UNKNOWN]} could not be looked at"
+    return "all well"

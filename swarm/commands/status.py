@@ -41,4 +41,17 @@ def render(view: dict[str, Any]) -> str:
         )
     if not view["peers"]:
         lines.append("  no peers")
+    lines += [
+        f"  no peer at {rejected['address']} ({rejected['source']}): {rejected['why']}: {rejected['reason']}"
+        for rejected in view.get("rejected", ())
+        if rejected["source"] == "static" or rejected["why"] not in ("itself", "down")
+    ]
+    lines += [
+        f"  no peer at {name['name']}: it cannot be looked up ({name['problem']})"
+        for name in view.get("names", ())
+        if name["problem"]
+    ]
+    lines += [
+        f"  {source['source']} is off: {source['problem']}" for source in view.get("sources", ()) if source["problem"]
+    ]
     return "\n".join(lines)

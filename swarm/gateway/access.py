@@ -39,7 +39,7 @@ CONTAINER_HOST_NAMES = frozenset({"host.docker.internal", "host.containers.inter
 MAX_KEY_CHARS = 512  # API keys have 20 to 200
 MAX_SHOWN_CHARS = 80  # of a refused Host or Origin, in the error: enough to recognise it
 
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]{1,32})?\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
 _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s@,*]+)")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}

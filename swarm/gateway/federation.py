@@ -61,7 +61,7 @@ async def goodbye(request: web.Request) -> web.Response:
     body = await read_body(request, Goodbye)
     if request.get(MEMBER, body.id) != body.id:
         raise Forbidden("a member may say goodbye for itself only", "not_yourself")
-    request.app[MEMBERSHIP].heard_goodbye(body.id)
+    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance)
     return web.json_response({"status": "ok"})
 
 

@@ -6,7 +6,8 @@ import time
 
 from aiohttp import web
 
-from federation.peer import Peer
+from federation.dns_source import ResolvedName
+from federation.peer import AddressRejected, Peer
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS
 from swarm.routing.upstream import Upstream
@@ -77,6 +78,25 @@ def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:
     }
 
 
+def address_object(rejected: AddressRejected) -> dict[str, object]:
+    """One address that was proposed and leads to no peer."""
+    return {
+        "address": str(rejected.address),
+        "source": rejected.source.word,
+        "why": str(rejected.why),
+        "reason": rejected.reason,
+    }
+
+
+def name_object(resolved: ResolvedName) -> dict[str, object]:
+    """One host name given with --peer, and what it stood for when last asked."""
+    return {
+        "name": str(resolved.name),
+        "addresses": [str(address) for address in resolved.addresses],
+        "problem": resolved.problem,
+    }
+
+
 async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node = request.app[DESCRIBE]()
@@ -88,6 +108,11 @@ async def federation(request: web.Request) -> web.Response:
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
+            "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
+            "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],
+            "sources": [
+                {"source": name, "problem": problem} for name, problem in request.app[MEMBERSHIP].sources.items()
+            ],
             "models": served,
             "upstream": upstream_object(request.app[DISPATCHER].upstream),
         }

@@ -18,18 +18,18 @@ LINK_LOCAL = Interface("eth9", ("169.254.7.7",))
 
 def test_the_home_network_is_chosen_among_bridges_and_tunnels() -> None:
     chosen = choose_addresses((LO, DOCKER, BRIDGE, VPN, TAILSCALE, WIRED), None, ("192.168.1.5",))
-    assert (chosen.bind_host, chosen.announce, chosen.interface) == ("0.0.0.0", ("192.168.1.5",), "enp3s0")
+    assert (chosen.bind_host, chosen.announce, chosen.interface) == ("0.0.0.0", ("192.168.1.5", "fd00::5"), "enp3s0")
     assert chosen.reason.startswith("enp3s0: default route; passed over docker0 (container")
     assert "tun0 (VPN tunnel)" in chosen.reason
 
 
 def test_a_vpn_that_takes_the_default_route_does_not_take_the_announcement() -> None:
-    assert choose_addresses((LO, VPN, WIRED), None, ("10.8.0.2",)).announce == ("192.168.1.5",)
+    assert choose_addresses((LO, VPN, WIRED), None, ("10.8.0.2",)).announce == ("192.168.1.5", "fd00::5")
 
 
 def test_the_default_route_comes_first_and_other_networks_are_announced_too() -> None:
     chosen = choose_addresses((LO, WIRED, WIRELESS), None, ("192.168.1.6",))
-    assert chosen.announce == ("192.168.1.6", "192.168.1.5")
+    assert chosen.announce == ("192.168.1.6", "192.168.1.5", "fd00::5")
     assert chosen.interface == "wlan0"
 
 
@@ -46,7 +46,7 @@ def test_a_namespace_with_one_interface_and_no_route_uses_it(name: str) -> None:
 
 def test_ipv6_serves_where_there_is_no_ipv4() -> None:
     chosen = choose_addresses((LO, Interface("eth0", ("fd00::7", "fe80::7"))))
-    assert (chosen.bind_host, chosen.announce) == ("::", ("fd00::7",))
+    assert (chosen.bind_hosts, chosen.announce) == (("::", "0.0.0.0"), ("fd00::7",))
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,19 @@ def test_this_machine_can_be_read() -> None:
     assert "127.0.0.1" in everything
     assert {ip.split("%")[0] for ip in default_route_addresses()} <= everything
     assert set(choose_addresses(interfaces, None, default_route_addresses()).announce) <= everything
+
+
+def test_a_vpn_that_is_asked_for_is_announced_and_nothing_else() -> None:
+    chosen = choose_addresses((LO, WIRED, DOCKER, TAILSCALE), None, ("192.168.1.5",), only=("tailscale0",))
+    assert (chosen.announce, chosen.kind) == (("100.100.1.2", "fd7a::2"), Kind.LAN)
+    assert chosen.bind_hosts == ("0.0.0.0", "::")
+
+
+def test_an_interface_that_is_not_here_is_refused_with_what_is() -> None:
+    with pytest.raises(AddressError, match=r"--interface wg9 has no address now; .*192\.168\.1\.5 \(enp3s0\)"):
+        choose_addresses((LO, WIRED), only=("wg9",))
+
+
+def test_one_ipv6_address_of_each_interface_is_announced() -> None:
+    many = Interface("eth0", ("192.168.1.5", "2a02::1", "2a02::2", "fd00::5", "fe80::5"))
+    assert choose_addresses((LO, many)).announce == ("192.168.1.5", "fd00::5")

@@ -134,3 +134,25 @@ def test_a_claim_without_a_port_or_address_is_none() -> None:
             SERVICE_TYPE, f"x.{SERVICE_TYPE}", addresses=addresses, port=port, properties={"id": "a"}
         )
         assert read_claim(info, allow_loopback=True) is None
+
+
+async def test_it_follows_to_an_address_that_works_and_is_heard_after_sleep() -> None:
+    kitchen, watcher, heard = node("kitchen"), node("watcher"), Heard()
+    async with discovery(watcher, heard), discovery(kitchen, Heard(), ("203.0.113.9",)) as moving:
+        assert moving.problem is not None
+        await moving.follow(LOOPBACK)
+        assert moving.problem is None
+        await heard.until(lambda: kitchen.id in {node_id for _, node_id in heard.proposals})
+        await moving.follow(LOOPBACK)  # nothing changed: nothing is closed
+        assert heard.goodbyes == []
+        heard.proposals.clear()
+        await moving.follow(LOOPBACK, anew=True)
+        await heard.until(lambda: kitchen.id in {node_id for _, node_id in heard.proposals})
+
+
+async def test_a_copy_of_its_own_identity_elsewhere_is_proposed() -> None:
+    original, heard = node("kitchen"), Heard()
+    elsewhere = MdnsDiscovery(original, LOOPBACK, 17616, on_proposed=Heard().proposed, on_goodbye=Heard().goodbye)
+    async with discovery(original, heard), elsewhere:
+        await heard.until(lambda: (Address("127.0.0.1", 17616), original.id) in heard.proposals)
+    assert Address("127.0.0.1", 17615) not in {address for address, _ in heard.proposals}

@@ -15,7 +15,7 @@ from federation.advertisement import PeerHint, PeerHints
 from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.hostport import Address
 from federation.membership import Membership, useful_hints
-from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState
+from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Why
 from federation.peer_store import load_peers, save_peers
 from federation.timing import Timing
 
@@ -298,3 +298,25 @@ def test_a_loopback_hint_means_the_informants_machine() -> None:
     hints = PeerHints(peers=(hint("self", "10.0.0.1"), hint("a", "127.0.0.1"), hint("b", "10.0.0.2"))).peers
     assert useful_hints(hints, Address("10.0.0.3", 1), "self") == (Address("10.0.0.2", 1),)
     assert useful_hints(hints, Address("127.0.0.1", 2), "self") == (Address("127.0.0.1", 1), Address("10.0.0.2", 1))
+
+
+async def test_why_an_address_is_no_peer_is_said_in_one_word(fake_node: Any, reply: Any, until: Any) -> None:
+    async with fake_node("newer") as newer, fake_node("printer") as printer, PeerClient("id-here") as client:
+        newer.claims["protocol"] = 2
+        printer.answers[wire.NODE_PATH] = reply(b"<html>")
+        here = fake_node("here").description
+        async with Membership(here, client, static_peers=(newer.address, printer.address)) as membership:
+            await until(membership, lambda: len(membership.rejected()) == 2)
+            whys = {rejected.address: rejected.why for rejected in membership.rejected()}
+            assert whys == {newer.address: Why.VERSION, printer.address: Why.NO_NODE}
+
+
+async def test_what_a_list_names_is_asked_but_not_kept(fake_node: Any, until: Any, tmp_path: Path) -> None:
+    async with fake_node("kitchen") as kitchen, PeerClient("id-here") as client:
+        async with Membership(fake_node("here").description, client, data_dir=tmp_path) as membership:
+            membership.listed((kitchen.address, Address("nobody.invalid", 1)))
+            await until(membership, membership.alive)
+            assert [held.name.host for held in membership.names()] == ["nobody.invalid"]
+            membership.listed(())
+            assert membership.names() == ()
+        assert load_peers(tmp_path) == ()

@@ -4,7 +4,7 @@ import pytest
 
 from federation.advertisement import NodeDescription, ServedModel
 from federation.hostport import Address
-from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
+from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.peer_table import PeerTable
 from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS, MAX_STATIC, MAX_UNPROVEN, Timing
 
@@ -166,7 +166,7 @@ def test_a_draining_node_leaves_and_one_never_seen_does_not_join() -> None:
     assert left.reason == "is shutting down"
     table.proposed(ATTIC, Source.STATIC, 1.0)
     (rejected,) = answer(table, ATTIC, node("attic", draining=True), 1.0)
-    assert rejected == AddressRejected(ATTIC, Source.STATIC, "attic is shutting down")
+    assert rejected == AddressRejected(ATTIC, Source.STATIC, "attic is shutting down", Why.LEAVING)
 
 
 def test_an_mdns_goodbye_only_hastens_the_next_probe() -> None:
@@ -184,7 +184,7 @@ def test_this_node_is_recognised_and_said_once() -> None:
     table = make_table()
     table.proposed(HERE, Source.STATIC, 0.0)
     (change,) = answer(table, HERE, node("here"), 0.0)
-    assert change == AddressRejected(HERE, Source.STATIC, "is this node itself")
+    assert change == AddressRejected(HERE, Source.STATIC, "is this node itself", Why.ITSELF)
     assert answer(table, HERE, node("here"), 5.0) == ()
     assert table.peers() == ()
 
@@ -417,7 +417,7 @@ def test_peers_are_bounded_and_the_longest_lost_makes_way() -> None:
         answer(table, address, node(f"n{number}"), 0.0)
     table.proposed(ATTIC, Source.MDNS, 0.0)
     (change,) = answer(table, ATTIC, node("attic"), 0.0)
-    assert change == AddressRejected(ATTIC, Source.MDNS, f"this node already knows {MAX_PEERS} peers")
+    assert change == AddressRejected(ATTIC, Source.MDNS, f"this node already knows {MAX_PEERS} peers", Why.FULL)
     table.goodbye("id-n5", 1.0)
     table.goodbye("id-n6", 0.5)
     (change,) = answer(table, ATTIC, node("attic"), 2.0)
@@ -448,3 +448,50 @@ def test_addresses_of_one_peer_are_bounded_and_the_failing_one_makes_way() -> No
     table.proposed(addresses[-1], Source.MDNS, 1.0)
     answer(table, addresses[-1], node("kitchen"), 1.0)
     assert set(table.alive()[0].addresses) == set(addresses) - {addresses[2]}
+
+
+def test_the_goodbye_of_a_copy_is_not_the_originals() -> None:
+    table = make_table()
+    table.proposed(KITCHEN, Source.MDNS, 0.0)
+    answer(table, KITCHEN, node("kitchen", instance="first"), 0.0)
+    assert table.goodbye("id-kitchen", 1.0, "copy") == ()
+    (left,) = table.goodbye("id-kitchen", 1.0, "first")
+    assert isinstance(left, PeerLeft)
+
+
+def test_after_sleep_everything_is_probed_at_once() -> None:
+    table = make_table()
+    for address in (KITCHEN, ATTIC):
+        table.proposed(address, Source.STATIC, 0.0)
+    assert set(table.due_probes(0.0)) == {KITCHEN, ATTIC}
+    answer(table, KITCHEN, node("kitchen"), 0.0)
+    table.probe_failed(ATTIC, "no route", False, 0.0)
+    assert table.due_probes(0.1) == ()
+    table.woke(0.2)
+    assert set(table.due_probes(0.2)) == {KITCHEN, ATTIC}
+
+
+def test_what_leads_to_no_peer_can_be_asked_for_until_it_does() -> None:
+    table = make_table()
+    table.proposed(KITCHEN, Source.STATIC, 0.0)
+    assert table.rejected() == ()
+    table.probe_failed(KITCHEN, "speaks 2", False, 0.0, Why.VERSION)
+    assert table.rejected() == (AddressRejected(KITCHEN, Source.STATIC, "speaks 2", Why.VERSION),)
+    answer(table, KITCHEN, node("kitchen"), 1.0)
+    assert table.rejected() == ()
+
+
+def test_what_a_list_no_longer_names_is_forgotten_like_any_other() -> None:
+    table = make_table()
+    table.proposed(KITCHEN, Source.STATIC, 0.0)
+    table.withdrawn(KITCHEN)
+    table.tick(10_000.0)
+    assert table.addresses() == ()
+
+
+def test_an_address_that_is_still_proposed_is_not_forgotten() -> None:
+    table = make_table()
+    for now in range(0, 1000, 15):
+        table.proposed(KITCHEN, Source.DNS, float(now))
+        table.tick(float(now))
+        assert table.addresses() == (KITCHEN,)

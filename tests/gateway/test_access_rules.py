@@ -33,7 +33,8 @@ CHAT = "/v1/chat/completions"
     "host",
     [
         "localhost", "localhost:17615", "LocalHost.", "app.localhost:1", "127.0.0.1:17615", "127.9.9.9", "[::1]:17615",
-        "[::1]", "192.168.1.20:17615", "0.0.0.0:17615", "[fe80::1]:80", "study.example.net", "study", "study.local:1",
+        "[::1]", "192.168.1.20:17615", "0.0.0.0:17615", "[fe80::1]:80", "[fe80::1%2]:80",
+        "study.example.net", "study", "study.local:1",
         "STUDY.lan", "kitchen.home.arpa", "kitchen", "swarm.example.com:443",
         "host.docker.internal:17615",
     ],

@@ -186,12 +186,42 @@ class UpstreamEntry(BaseModel):
     problem: str | None
 
 
+class RejectedEntry(BaseModel):
+    """An address that was proposed and leads to no peer.
+
+    `why` is one of: down, no node, other version, itself, copied identity, leaving, full, untrusted.
+    """
+
+    address: str
+    source: str
+    why: str
+    reason: str
+
+
+class NameEntry(BaseModel):
+    """A host name given with `--peer`, and the addresses it stood for when last looked up."""
+
+    name: str
+    addresses: list[str]
+    problem: str | None
+
+
+class SourceEntry(BaseModel):
+    """A source of peers beside `--peer`, and why it does not work now."""
+
+    source: str
+    problem: str | None
+
+
 class FederationView(BaseModel):
     """The swarm as this node sees it. `models` says which nodes serve each model."""
 
     status: str
     node: NodeEntry
     peers: list[PeerEntry]
+    rejected: list[RejectedEntry]
+    names: list[NameEntry]
+    sources: list[SourceEntry]
     models: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
     upstream: UpstreamEntry | None = None
 

@@ -1,0 +1,82 @@
+"""All checks, one after the other, each finding as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from federation.addresses import AnnouncedAddresses
+from federation.errors import AddressError
+from hardware.probe import probe_hardware
+from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, peer_probes
+from swarm.doctor.finding import Finding, fail, ok
+from swarm.node_discovery import chosen_addresses
+from swarm.settings import Settings
+from swarm.version import program_version
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every finding about this machine and the swarm around it, as a node with these settings would meet them."""
+    yield from examine_machine(settings)
+    yield from examine_network(settings)
+
+
+def examine_machine(settings: Settings) -> Iterator[Finding]:
+    """What a node needs before it meets anybody."""
+    yield machine_checks.check_engine(machine_probes.probe_engine())
+    yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
+    yield machine_checks.check_memory(probe_hardware().memory)
+    yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
+    yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, settings.api_key_file))
+    yield machine_checks.check_requirements(
+        program_version(), machine_probes.python_version(), machine_probes.probe_requirements()
+    )
+
+
+def examine_network(settings: Settings) -> Iterator[Finding]:
+    """What a node needs to be found and asked, and each peer."""
+    chosen: AnnouncedAddresses | None = None
+    problem = ""
+    try:
+        chosen = chosen_addresses(settings)
+    except AddressError as error:
+        problem = str(error)
+    announced = () if chosen is None else chosen.announce
+    key = next(iter(settings.api_key), None)
+    own = peer_probes.find_own_node((*LOOPBACK, *announced), settings.port, key)
+    yield _port(settings, chosen, own)
+    yield network_checks.check_interfaces(chosen, problem)
+    yield network_checks.check_multicast(network_probes.probe_multicast(announced))
+    yield network_checks.check_firewall(settings.port, network_probes.probe_firewalls(settings.port))
+    yield from _examine_peers(settings, own)
+
+
+def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: peer_probes.OwnNode | None) -> Finding:
+    if own is not None:
+        return network_checks.check_port(settings.port, "node", f"the node {own.description.name} runs here")
+    hosts = ("0.0.0.0",) if chosen is None else chosen.bind_hosts
+    why = network_probes.why_not_free(hosts, settings.port)
+    if why is None:
+        return network_checks.check_port(settings.port, "free")
+    if "in use" in why:
+        return network_checks.check_port(settings.port, "other")
+    return network_checks.check_port(settings.port, "refused", why)
+
+
+def _examine_peers(settings: Settings, own: peer_probes.OwnNode | None) -> Iterator[Finding]:
+    try:
+        addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer)
+    except AddressError as error:
+        yield fail("peers", str(error), "write --peer HOST:PORT")
+        return
+    peers = peer_probes.probe_peers(addresses, own)
+    if not peers:
+        known = "the node that runs here knows none" if own else "none are known, and no node runs here to find any"
+        yield ok("peers", f"{known}: start another with `swarm --federation`, or name one with --peer")
+        return
+    for peer in peers:
+        yield from network_checks.check_peer(peer)
+    if any(peer.version is not None for peer in peers):
+        yield network_checks.check_peer_versions(program_version(), peers)

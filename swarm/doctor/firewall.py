@@ -1,0 +1,219 @@
+"""What a firewall's own listing says of the node's port and of mDNS. Pure: text in, verdicts out.
+
+A listing is judged only as far as that is safe: rules that name the ports, the default, and whether anything else could
+let a packet in. Whatever is more involved is "unknown", never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Verdict = Literal["open", "blocked", "unknown"]
+MDNS_PORT: Final = 5353
+_NAMES = {"mdns": MDNS_PORT}
+
+_CHAIN = re.compile(r"^\s*chain \S+ \{")
+_HOOK = re.compile(r"hook (?P<hook>\w+) .*?(?:policy (?P<policy>\w+))?;?\s*$")
+_NFT_PORTS = re.compile(r"\b(?P<protocol>tcp|udp|th) dport (?P<ports>\{[^}]*\}|\S+)")
+_TABLES_PORTS = re.compile(r"--dports? (?P<ports>\S+)")
+_VERDICT = re.compile(r"\b(?P<verdict>accept|drop|reject)\b")
+_HARMLESS = ("ct state", "iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "icmp", "conntrack", "--state", "meta l4proto")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where it cannot be told."""
+
+    tool: str
+    node: Verdict
+    mdns: Verdict
+    why: str = ""
+
+    def remedy(self, port: int) -> str:
+        """The command that lets both in."""
+        match self.tool:
+            case "ufw":
+                return f"sudo ufw allow {port}/tcp && sudo ufw allow {MDNS_PORT}/udp"
+            case "firewalld":
+                return f"sudo firewall-cmd --add-port={port}/tcp --add-service=mdns (again with --permanent)"
+            case "nftables":
+                return f"let them in in the input chain: tcp dport {port} accept; udp dport {MDNS_PORT} accept"
+            case "iptables":
+                return (
+                    f"sudo iptables -I INPUT -p tcp --dport {port} -j ACCEPT; "
+                    f"sudo iptables -I INPUT -p udp --dport {MDNS_PORT} -j ACCEPT"
+                )
+            case "macOS":
+                return "System Settings, Network, Firewall, Options: allow incoming connections for python"
+            case _:
+                return f"allow python, or TCP {port} and UDP {MDNS_PORT}, on private networks"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule as far as it matters. `ports` None: it names none. `sure`: nothing else narrows it."""
+
+    verdict: str
+    protocol: str | None
+    ports: tuple[tuple[int, int], ...] | None
+    sure: bool
+
+    def names(self, protocol: str, port: int) -> bool:
+        if self.ports is None or self.protocol not in (protocol, "th"):
+            return False
+        return any(low <= port <= high for low, high in self.ports)
+
+
+def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: int) -> Verdict:
+    """What becomes of a packet to this port. The first rule that names it decides, then the default."""
+    for rule in rules:
+        if rule.names(protocol, port):
+            if not rule.sure:
+                return "unknown"
+            return "open" if rule.verdict == "accept" else "blocked"
+        if rule.ports is None and rule.protocol in (None, protocol) and rule.sure:
+            return "open" if rule.verdict == "accept" else "blocked"
+    if not drops_by_default:
+        return "open"
+    perhaps = any(rule.verdict == "accept" and rule.ports is None for rule in rules)
+    return "unknown" if perhaps else "blocked"
+
+
+def read_nft(listing: str, port: int) -> Passage:
+    """`nft list ruleset`: its chains on the way in, each of which may drop; on the way out only what names mDNS."""
+    node: list[Verdict] = ["open"]
+    mdns: list[Verdict] = ["open"]
+    for hook, policy, lines in _nft_chains(listing):
+        rules = [rule for rule in map(_nft_rule, lines) if rule is not None]
+        jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
+        default_drop = policy == "drop"
+        if hook == "input":
+            node.append(_unless(jumps, judge(rules, default_drop, "tcp", port)))
+            mdns.append(_unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT)))
+        elif hook == "output":
+            named = [rule for rule in rules if rule.names("udp", MDNS_PORT)]
+            mdns.append(judge(named, drops_by_default=False, protocol="udp", port=MDNS_PORT))
+    return Passage("nftables", _worst(node), _worst(mdns))
+
+
+def read_iptables(listing: str, port: int) -> Passage:
+    """`iptables -S INPUT`."""
+    lines = listing.splitlines()
+    default_drop = any(re.match(r"-P INPUT (DROP|REJECT)", line) for line in lines)
+    rules = [rule for rule in map(_iptables_rule, lines) if rule is not None]
+    jumps = any(line.startswith("-A INPUT") and not _target(line) for line in lines)
+    node = _unless(jumps, judge(rules, default_drop, "tcp", port))
+    mdns = _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
+    return Passage("iptables", node, mdns)
+
+
+def read_ufw(status: str, port: int) -> Passage:
+    """`ufw status`: everything is refused that no line allows; it lets mDNS in by itself."""
+    if "Status: inactive" in status:
+        return Passage("ufw", "open", "open")
+    if "Status: active" not in status:
+        return Passage("ufw", "unknown", "unknown", "does not say whether it is active")
+    lines = [line for line in status.splitlines() if re.match(rf"^(Anywhere|{port}(/tcp)?)\b.*", line)]
+    for line in lines:
+        if re.search(r"\b(ALLOW|LIMIT)\b", line):
+            return Passage("ufw", "open" if line.rstrip().endswith(("Anywhere", "(v6)")) else "unknown", "open")
+        if re.search(r"\b(DENY|REJECT)\b", line):
+            break
+    return Passage("ufw", "blocked", "open")
+
+
+def read_firewalld(listing: str, port: int) -> Passage:
+    """`firewall-cmd --list-all` of a firewalld that runs."""
+    fields = dict(re.findall(r"^\s+(target|ports|services): ?(.*)$", listing, re.MULTILINE))
+    if fields.get("target") == "ACCEPT":
+        return Passage("firewalld", "open", "open")
+    ports = [(_range(text.split("/")[0]), text.split("/")[-1]) for text in fields.get("ports", "").split()]
+
+    def verdict(protocol: str, wanted: int, by_service: bool) -> Verdict:
+        listed = any(kind == protocol and low <= wanted <= high for (low, high), kind in ports)
+        return "open" if listed or by_service else "blocked"
+
+    is_mdns = "mdns" in fields.get("services", "").split()
+    return Passage("firewalld", verdict("tcp", port, by_service=False), verdict("udp", MDNS_PORT, is_mdns))
+
+
+def read_macos(state: str) -> Passage:
+    """`socketfilterfw --getglobalstate`."""
+    if "State = 0" in state or "disabled" in state:
+        return Passage("macOS", "open", "open")
+    return Passage("macOS", "unknown", "unknown", "the firewall is on and asks for each program")
+
+
+def read_windows(state: str) -> Passage:
+    """`netsh advfirewall show currentprofile state`, in whatever language: only OFF is written alike."""
+    if re.search(r"\b(OFF|AUS)\b", state):
+        return Passage("Windows", "open", "open")
+    return Passage("Windows", "unknown", "unknown", "the firewall is on and has rules for each program")
+
+
+def _nft_chains(listing: str) -> list[tuple[str, str, list[str]]]:
+    """Hook, policy and rules of each base chain that filters."""
+    chains: list[tuple[str, str, list[str]]] = []
+    current: tuple[str, str, list[str]] | None = None
+    for line in listing.splitlines():
+        if _CHAIN.match(line) or line.strip() == "}":
+            current = None
+        elif (hook := _HOOK.search(line)) and "type filter" in line:
+            current = (hook["hook"], hook["policy"] or "accept", [])
+            chains.append(current)
+        elif current is not None:
+            current[2].append(line.strip())
+    return chains
+
+
+def _nft_rule(line: str) -> Rule | None:
+    verdict = _VERDICT.search(line)
+    if verdict is None or (verdict["verdict"] == "accept" and any(words in line for words in _HARMLESS)):
+        return None
+    named = _NFT_PORTS.search(line)
+    rest = re.sub(r"counter( name \S+| packets \d+ bytes \d+)?|comment \"[^\"]*\"|log( prefix \"[^\"]*\")?", "", line)
+    if named is None:
+        sure = rest.strip().split(" ")[0] in ("accept", "drop", "reject")
+        return Rule(verdict["verdict"], None, None, sure)
+    sure = rest.strip().startswith(named[0])
+    return Rule(verdict["verdict"], named["protocol"], _ports(named["ports"]), sure)
+
+
+def _iptables_rule(line: str) -> Rule | None:
+    target = _target(line)
+    if not line.startswith("-A INPUT") or not target:
+        return None
+    if target == "accept" and any(words in line for words in _HARMLESS):
+        return None
+    protocol = re.search(r"-p (\w+)", line)
+    named = _TABLES_PORTS.search(line)
+    ports = None if named is None else _ports(named["ports"].replace(":", "-"))
+    sure = not re.search(r" (-s|-i|-d|--src-range|--limit|!) ", line)
+    return Rule(target, None if protocol is None else protocol[1], ports, sure)
+
+
+def _target(line: str) -> str:
+    target = re.search(r"-j (ACCEPT|DROP|REJECT)\b", line)
+    return "" if target is None else target[1].lower()
+
+
+def _ports(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple(_range(part.strip()) for part in text.strip("{} ").split(",") if part.strip())
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    first = _NAMES.get(low, int(low) if low.isdecimal() else -1)
+    return first, _NAMES.get(high, int(high) if high.isdecimal() else first)
+
+
+def _unless(jumps: bool, verdict: Verdict) -> Verdict:
+    """Rules in chains that are jumped to are not followed: they may let in what the rest drops."""
+    return "unknown" if jumps and verdict == "blocked" else verdict
+
+
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    return max(verdicts, key=("open", "unknown", "blocked").index)

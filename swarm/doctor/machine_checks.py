@@ -1,0 +1,108 @@
+"""Checks of the machine itself: facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hardware.snapshot import GIB_BYTES, MIB_BYTES, Memory
+from swarm.doctor.finding import Finding, fail, ok, unknown, warn
+
+LITTLE_MEMORY_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth talking to need about one
+NO_MEMORY_BYTES: Final = 256 * MIB_BYTES  # a node with the embedded model takes 150 MiB
+LITTLE_DISK_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth downloading have about one
+NO_DISK_BYTES: Final = 50 * MIB_BYTES  # the node's own files and a log
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What came of loading the embedded model and asking it one thing."""
+
+    name: str
+    tokens: int
+    took_s: float
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """The data directory, or the nearest folder above it that exists."""
+
+    path: str
+    free_bytes: int | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A file with a key: `problem` says why it cannot be used, `exposed` that other users may read it."""
+
+    path: str
+    problem: str | None = None
+    exposed: bool = False
+
+
+def check_engine(facts: EngineFacts) -> Finding:
+    if facts.problem is not None:
+        return fail("engine", facts.problem, "reinstall it: pip install --force-reinstall xllamacpp")
+    if facts.tokens == 0:
+        return fail(
+            "engine", f"{facts.name} loaded the embedded model and generated nothing", "report this with its output"
+        )
+    return ok("engine", f"{facts.name} loads the embedded model and generates ({facts.took_s:.1f} s)")
+
+
+def check_models(defects: Mapping[str, str], whole: int) -> Finding:
+    """`defects` are the model files that cannot be used, and why."""
+    if defects:
+        path, problem = next(iter(defects.items()))
+        more = f" (and {len(defects) - 1} more)" if len(defects) > 1 else ""
+        return fail("models", f"{problem}{more}", f"delete {path} and download it again: swarm models pull")
+    return ok("models", f"{whole} downloaded model{'' if whole == 1 else 's'}, none damaged")
+
+
+def check_memory(memory: Memory) -> Finding:
+    if memory.free_bytes is None:
+        return unknown("memory", "this system does not tell how much memory is free")
+    limit = "" if memory.limit_bytes is None else f"; the container's limit is {_gib(memory.limit_bytes)}"
+    message = f"{_gib(memory.free_bytes)} free{limit}"
+    remedy = "end other programs, give the container more, or serve a smaller model (swarm models fit)"
+    if memory.free_bytes < NO_MEMORY_BYTES:
+        return fail("memory", message, remedy)
+    return warn("memory", message, remedy) if memory.free_bytes < LITTLE_MEMORY_BYTES else ok("memory", message)
+
+
+def check_disk(folder: DataFolder) -> Finding:
+    if folder.problem is not None:
+        return fail("disk", f"{folder.path}: {folder.problem}", "make it writable, or choose another with --data-dir")
+    if folder.free_bytes is None:
+        return unknown("disk", f"{folder.path}: this system does not tell how much is free")
+    message = f"{folder.path}: {_gib(folder.free_bytes)} free"
+    remedy = "delete models (swarm models rm) or other files, or choose another disk with --data-dir"
+    if folder.free_bytes < NO_DISK_BYTES:
+        return fail("disk", message, remedy)
+    return warn("disk", message, remedy) if folder.free_bytes < LITTLE_DISK_BYTES else ok("disk", message)
+
+
+def check_keys(files: Sequence[SecretFile]) -> Finding:
+    for file in files:
+        if file.problem is not None:
+            return fail("keys", file.problem, f"mend or remove {file.path}")
+    exposed = [file.path for file in files if file.exposed]
+    if exposed:
+        return fail("keys", f"other users of this machine can read {exposed[0]}", f"chmod 600 {' '.join(exposed)}")
+    if not files:
+        return ok("keys", "none yet: this node gets its identity at its first start")
+    return ok("keys", f"{len(files)} file{'' if len(files) == 1 else 's'} with this node's identity and keys, in order")
+
+
+def check_requirements(program: str, python: str, unmet: Sequence[str]) -> Finding:
+    """`unmet` are the requirements that the installed packages do not meet, in words."""
+    if unmet:
+        return fail("versions", "; ".join(unmet), "pip install --upgrade local-swarm")
+    return ok("versions", f"local-swarm {program} on Python {python}, with all it needs")
+
+
+def _gib(count_bytes: int) -> str:
+    return f"{count_bytes / GIB_BYTES:.1f} GiB" if count_bytes >= GIB_BYTES else f"{count_bytes / MIB_BYTES:.0f} MiB"

@@ -1,0 +1,165 @@
+"""Checks of the network and of each peer: facts in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from federation.addresses import AnnouncedAddresses, Kind
+from swarm.doctor.finding import Finding, fail, ok, unknown, warn
+from swarm.doctor.firewall import Passage
+
+CLOCK_WARN_S: Final = 30.0  # more than any round trip or header's rounding explains
+CLOCK_FAIL_S: Final = 300.0  # half the life of an invitation
+
+PortUse = Literal["free", "node", "other", "refused"]
+Hearing = Literal["heard", "silent", "not sent", "untried"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """One peer as asked from here. `node_says` is the state it has for the node that runs here, where one does.
+
+    `sees_us`: whether it counts the node that runs here among its peers; None where nobody could say.
+    `clock_ahead_s` is by how much its clock is ahead of this machine's.
+    """
+
+    address: str
+    name: str | None = None
+    problem: str | None = None
+    version: str | None = None
+    other_protocol: bool = False
+    clock_ahead_s: float | None = None
+    sees_us: bool | None = None
+    node_says: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.address if self.name is None else f"{self.name} ({self.address})"
+
+
+def check_port(port: int, use: PortUse, detail: str = "") -> Finding:
+    match use:
+        case "free":
+            return ok("port", f"{port} is free")
+        case "node":
+            return ok("port", f"{port}: {detail or 'a node of the swarm'} is running here")
+        case "other":
+            return fail(
+                "port",
+                f"{port} is taken by another program{f' ({detail})' if detail else ''}",
+                f"stop it, or use another: swarm --port {port + 1}",
+            )
+        case "refused":
+            return fail("port", f"{port} cannot be listened on: {detail}", "use another: swarm --port 17616")
+
+
+def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Finding:
+    if chosen is None:
+        return fail("interface", problem, "name an interface or address of this machine, or leave the option out")
+    message = f"{', '.join(chosen.announce)} would be announced: {chosen.reason}"
+    match chosen.kind:
+        case Kind.LAN:
+            return ok("interface", message)
+        case Kind.LOOPBACK:
+            return fail(
+                "interface",
+                message,
+                "connect this machine to a network, or leave --host out: nobody else can reach it now",
+            )
+        case Kind.CONTAINER:
+            remedy = "inside a container publish the port, or run it with --network host"
+            return warn("interface", message, remedy)
+        case Kind.TUNNEL:
+            return warn("interface", message, "only nodes in that VPN can reach it; join a local network for others")
+        case Kind.LINK_LOCAL:
+            return warn("interface", message, "no DHCP server answered: check the router, or set an address by hand")
+
+
+def check_multicast(heard: Mapping[str, Hearing]) -> Finding:
+    """`heard` by address: whether an mDNS packet sent from there came back to this machine."""
+    remedy = "let UDP 5353 in and out of this machine's firewall, or name nodes with --peer HOST:PORT"
+    if not heard:
+        return unknown("multicast", "there is no address to send from", "connect this machine to a network")
+    not_sent = [address for address, how in heard.items() if how == "not sent"]
+    silent = [address for address, how in heard.items() if how == "silent"]
+    good = [address for address, how in heard.items() if how == "heard"]
+    if good:
+        message = f"sent and received on {', '.join(good)}"
+        trouble = (*not_sent, *silent)
+        return (
+            warn("multicast", f"{message}; not on {', '.join(trouble)}", remedy)
+            if trouble
+            else ok("multicast", message)
+        )
+    if not_sent:
+        return fail("multicast", f"cannot be sent from {', '.join(not_sent)}", remedy)
+    if silent:
+        return fail("multicast", f"sent from {', '.join(silent)} and not received on this machine", remedy)
+    return unknown("multicast", "another program holds UDP port 5353 for itself", remedy)
+
+
+def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
+    """`passages` are what each firewall found here does to the node's port and to mDNS."""
+    for passage in passages:
+        blocked = [
+            what
+            for what, verdict in ((f"TCP {port}", passage.node), ("UDP 5353 (mDNS)", passage.mdns))
+            if verdict == "blocked"
+        ]
+        if blocked:
+            return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
+    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns)]
+    if unclear:
+        remedy = unclear[0].remedy(port)
+        return unknown("firewall", f"{unclear[0].tool}: {unclear[0].why or 'its rules cannot be judged'}", remedy)
+    if not passages:
+        return unknown("firewall", "no firewall that can be looked at was found here")
+    return ok("firewall", f"{', '.join(passage.tool for passage in passages)}: nothing in the way")
+
+
+def check_peer(peer: PeerFacts) -> list[Finding]:
+    """Reachable there and back, the clock, the version: one finding for each that could be looked at."""
+    check = f"peer {peer.label}"
+    if peer.other_protocol:
+        return [fail(check, peer.problem or "speaks another protocol", "run the same version of local-swarm on both")]
+    if peer.problem is not None:
+        if peer.node_says == "alive":
+            return [ok(check, "the node that runs here reaches it (asked by its own means)")]
+        remedy = "start a node there, check the address, and let the port in through the firewall there"
+        return [fail(check, peer.problem, remedy)]
+    findings = [_both_ways(check, peer)]
+    if peer.clock_ahead_s is not None:
+        findings.append(check_clock(peer.label, peer.clock_ahead_s))
+    return findings
+
+
+def _both_ways(check: str, peer: PeerFacts) -> Finding:
+    match peer.sees_us:
+        case True:
+            return ok(check, f"reachable both ways (version {peer.version})")
+        case False:
+            remedy = "let the port in through this machine's firewall, and check what address this node announces"
+            return fail(check, "answers, and does not count this node among its peers: the way back is closed", remedy)
+        case None:
+            return unknown(check, "answers; the way back is checked while a node runs here", "start one and ask again")
+
+
+def check_clock(label: str, ahead_s: float) -> Finding:
+    message = f"{label} is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine"
+    remedy = "set both clocks by the network (timedatectl set-ntp true, or the system's date settings)"
+    if abs(ahead_s) >= CLOCK_FAIL_S:
+        return fail("clock", f"{message}: invitations would be out of date", remedy)
+    if abs(ahead_s) >= CLOCK_WARN_S:
+        return warn("clock", message, remedy)
+    return ok("clock", f"{label} agrees to within {max(1.0, abs(ahead_s)):.0f} s")
+
+
+def check_peer_versions(own: str, peers: Sequence[PeerFacts]) -> Finding:
+    others = sorted({peer.version for peer in peers if peer.version is not None and peer.version != own})
+    if others:
+        return warn(
+            "peer versions", f"this is {own}; peers run {', '.join(others)}", "they work together; update the older"
+        )
+    return ok("peer versions", f"all run {own}")

@@ -1,0 +1,112 @@
+"""Where a node looks for others, and how it follows its own addresses: the sources wired to the membership."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from federation.address_watch import AddressWatch
+from federation.addresses import AnnouncedAddresses, choose_addresses
+from federation.advertisement import NodeDescription
+from federation.interfaces import default_route_addresses, read_interfaces
+from federation.mdns import MdnsDiscovery
+from federation.membership import Membership
+from federation.static_source import StaticList
+from swarm.settings import Settings
+
+
+def chosen_addresses(settings: Settings) -> AnnouncedAddresses:
+    """What to listen on and announce now. Raises AddressError."""
+    host = settings.host or (None if settings.federated else "127.0.0.1")
+    return choose_addresses(read_interfaces(), host, default_route_addresses(), settings.interface)
+
+
+log = logging.getLogger(__name__)
+
+
+class Discovery:
+    """From `__aenter__` to `__aexit__`. `moved` is told of other addresses, before anybody else is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        membership: Membership,
+        describe: Callable[[], NodeDescription],
+        moved: Callable[[AnnouncedAddresses], None],
+        port: int,
+    ) -> None:
+        self._settings = settings
+        self._membership = membership
+        self._describe = describe
+        self._moved = moved
+        self._port = port
+        self._addresses = chosen_addresses(settings)
+        self._mdns: MdnsDiscovery | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._settings.federation:
+            self._mdns = await self._stack.enter_async_context(
+                MdnsDiscovery(
+                    self._describe(),
+                    self._addresses.announce,
+                    self._port,
+                    on_proposed=self._membership.mdns_proposed,
+                    on_goodbye=self._membership.mdns_goodbye,
+                )
+            )
+            self._note_mdns()
+        self._run(AddressWatch(lambda: chosen_addresses(self._settings), self._seen).run(), "address watch")
+        if self._settings.peer_file is not None:
+            self._run(StaticList(self._settings.peer_file, self._membership.listed).run(), "peer file")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def problem(self) -> str | None:
+        """Why mDNS does not work; None while it does, or is not asked for."""
+        return None if self._mdns is None else self._mdns.problem
+
+    def announce(self) -> None:
+        """Announce what has changed of this node, such as its mode."""
+        if self._mdns is not None:
+            self._mdns.announce(self._describe())
+
+    async def _seen(self, addresses: AnnouncedAddresses, slept: bool) -> None:
+        """The watch looked: follow what changed."""
+        changed = addresses.announce != self._addresses.announce
+        self._addresses = addresses
+        if changed:
+            self._moved(addresses)
+        if self._mdns is not None:
+            await self._mdns.follow(addresses.announce, anew=slept)
+            self._note_mdns()
+        if changed or slept:
+            self._membership.woke()
+
+    def _note_mdns(self) -> None:
+        self._membership.sources["mdns"] = self.problem
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report_crash)
+        self._stack.push_async_callback(_end, task)
+
+
+def _report_crash(task: asyncio.Task[None]) -> None:
+    """A defect here must be seen: the node goes on without following this source."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the %s ended: restart this node and report this", task.get_name(), exc_info=error)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

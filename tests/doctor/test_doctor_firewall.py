@@ -1,0 +1,106 @@
+"""Listings as the tools print them."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.doctor.firewall import (
+    Passage,
+    read_firewalld,
+    read_iptables,
+    read_macos,
+    read_nft,
+    read_ufw,
+    read_windows,
+)
+
+PORT = 17615
+
+
+def nft(policy: str, *rules: str, hook: str = "input") -> str:
+    body = "\n".join(f"\t\t{rule}" for rule in rules)
+    return (
+        f"table inet filter {{\n\tchain x {{\n\t\ttype filter hook {hook} priority filter; policy {policy};\n"
+        f"{body}\n\t}}\n}}\n"
+    )
+
+
+ESTABLISHED = "ct state established,related accept"
+LOOPBACK = 'iif "lo" accept'
+
+
+@pytest.mark.parametrize(
+    ("listing", "node", "mdns"),
+    [
+        ("", "open", "open"),
+        (nft("accept"), "open", "open"),
+        (nft("drop"), "blocked", "blocked"),
+        (nft("drop", ESTABLISHED, LOOPBACK), "blocked", "blocked"),
+        (nft("drop", ESTABLISHED, "tcp dport 17615 accept", "udp dport 5353 accept"), "open", "open"),
+        (nft("drop", "tcp dport { 22, 17600-17700 } accept", "udp dport mdns accept"), "open", "open"),
+        (nft("drop", "tcp dport 22 accept"), "blocked", "blocked"),
+        (nft("drop", 'iifname "eth0" accept'), "unknown", "unknown"),
+        (nft("drop", "ip saddr 192.168.0.0/16 tcp dport 17615 accept"), "unknown", "blocked"),
+        (nft("drop", "jump LOCAL"), "unknown", "unknown"),
+        (nft("accept", "tcp dport 17615 counter packets 3 bytes 180 drop"), "blocked", "open"),
+        (nft("accept", "udp dport 5353 counter name dropped drop"), "open", "blocked"),
+        (nft("accept", "tcp dport 22 accept", "counter packets 0 bytes 0 reject"), "blocked", "blocked"),
+        (nft("accept", "udp dport 5353 drop", hook="output"), "open", "blocked"),
+        (nft("drop", hook="forward"), "open", "open"),
+        (nft("accept") + nft("drop"), "blocked", "blocked"),
+    ],
+)
+def test_nftables(listing: str, node: str, mdns: str) -> None:
+    assert read_nft(listing, PORT) == Passage("nftables", node, mdns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("listing", "node", "mdns"),
+    [
+        ("-P INPUT ACCEPT", "open", "open"),
+        ("-P INPUT DROP\n-A INPUT -i lo -j ACCEPT", "blocked", "blocked"),
+        ("-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 17615 -j ACCEPT", "open", "blocked"),
+        ("-P INPUT DROP\n-A INPUT -p udp -m multiport --dports 53,5353 -j ACCEPT", "blocked", "open"),
+        ("-P INPUT DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT", "unknown", "unknown"),
+        ("-P INPUT DROP\n-A INPUT -j ufw-before-input", "unknown", "unknown"),
+        ("-P INPUT ACCEPT\n-A INPUT -p tcp -m tcp --dport 17000:18000 -j REJECT", "blocked", "open"),
+        ("-P INPUT ACCEPT\n-A INPUT -m conntrack --ctstate RELATED -j ACCEPT\n-A INPUT -j DROP", "blocked", "blocked"),
+    ],
+)
+def test_iptables(listing: str, node: str, mdns: str) -> None:
+    assert read_iptables(listing, PORT) == Passage("iptables", node, mdns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "node"),
+    [
+        ("Status: inactive\n", "open"),
+        ("Status: active\n\nTo   Action  From\n22/tcp   ALLOW  Anywhere\n", "blocked"),
+        ("Status: active\n\n17615/tcp                  ALLOW       Anywhere\n", "open"),
+        ("Status: active\n\n17615                  DENY       Anywhere\n", "blocked"),
+        ("Status: active\n\nAnywhere    ALLOW       192.168.1.0/24\n", "unknown"),
+        ("ERROR", "unknown"),
+    ],
+)
+def test_ufw(status: str, node: str) -> None:
+    assert read_ufw(status, PORT).node == node
+
+
+@pytest.mark.parametrize(
+    ("listing", "node", "mdns"),
+    [
+        ("public\n  target: default\n  services: ssh mdns\n  ports: 17615/tcp\n", "open", "open"),
+        ("public\n  target: default\n  services: ssh\n  ports: 17600-17700/tcp 5353/udp\n", "open", "open"),
+        ("public\n  target: default\n  services: ssh dhcpv6-client\n  ports: \n", "blocked", "blocked"),
+        ("trusted\n  target: ACCEPT\n  services: \n  ports: \n", "open", "open"),
+    ],
+)
+def test_firewalld(listing: str, node: str, mdns: str) -> None:
+    assert read_firewalld(listing, PORT) == Passage("firewalld", node, mdns)  # type: ignore[arg-type]
+
+
+def test_what_asks_for_each_program_is_unknown_while_it_is_on() -> None:
+    assert read_macos("Firewall is disabled. (State = 0)").node == "open"
+    assert read_macos("Firewall is enabled. (State = 1)").node == "unknown"
+    assert read_windows("Domain Profile Settings:\nState                                 OFF\n").node == "open"
+    assert read_windows("State                                 ON\n").node == "unknown"
