@@ -6,6 +6,7 @@ Nothing is announced: this is a visitor, no node.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
@@ -13,14 +14,17 @@ from contextlib import asynccontextmanager, contextmanager
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
+from federation.certificate import node_id_of
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.files_client import FilePeer
 from federation.hostport import DEFAULT_PORT, Address, parse_address
-from federation.identity import new_node_id
+from federation.identity import load_identity
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.peer_store import load_peers
+from federation.roster_store import load_roster
+from federation.trust import Trust
 from swarm.console import Console
 from swarm.errors import SetupError
 from swarm.registry.lan_download import LanFiles
@@ -46,9 +50,12 @@ def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
     stop: Future[None] = Future()
 
     async def visit() -> None:
-        async with _visiting(settings, named, console) as nearby:
-            ready.set_result(nearby)
-            await asyncio.wrap_future(stop)
+        try:
+            async with _visiting(settings, named, console) as nearby:
+                ready.set_result(nearby)
+                await asyncio.wrap_future(stop)
+        except SetupError as error:
+            ready.set_exception(error)
 
     thread = threading.Thread(target=lambda: asyncio.run(visit()), name="peers", daemon=True)
     thread.start()
@@ -61,18 +68,31 @@ def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
 
 @asynccontextmanager
 async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
-    visitor_id = new_node_id()
-    async with PeerClient(visitor_id) as client:
+    trust = await asyncio.to_thread(_own_trust, settings)
+    # A member asks as itself. In an open swarm the node that runs here has that id, and hears nobody else in it.
+    visitor_id = node_id_of(secrets.token_bytes(32)) if trust is None else trust.node_id
+    async with PeerClient(visitor_id, trust=trust) as client:
         found: list[FilePeer] | None = None
 
         async def peers() -> Sequence[FilePeer]:
             nonlocal found
             if found is None:
                 kept = await asyncio.to_thread(load_peers, settings.data_path)
-                found = await _who_answers(client, [*named, *kept, *await _heard_of(client, visitor_id)])
+                members = [place.address for entry in (trust.others if trust else ()) for place in entry.places]
+                found = await _who_answers(client, [*named, *members, *kept, *await _heard_of(client, visitor_id)])
             return found
 
         yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
+
+
+def _own_trust(settings: Settings) -> Trust | None:
+    """This machine's membership; None where it is in no paired swarm. Raises SetupError."""
+    try:
+        if load_roster(settings.data_path) is None:
+            return None
+        return Trust.load(load_identity(settings.data_path, settings.name), settings.data_path)
+    except FederationError as error:
+        raise SetupError(str(error)) from error
 
 
 async def _heard_of(client: PeerClient, visitor_id: str) -> list[Address]:
