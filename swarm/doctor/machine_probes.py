@@ -98,12 +98,12 @@ def probe_keys(data_dir: Path, key_file: Path | None) -> list[SecretFile]:
     found: list[SecretFile] = []
     identity = data_dir / IDENTITY_FILE
     if identity.exists():
-        problem = None
+        exposed, problem = _is_exposed(identity), None  # looked at first: reading it makes it private again
         try:
             load_identity(data_dir)
         except IdentityError as error:
             problem = str(error)
-        found.append(SecretFile(str(identity), problem, _is_exposed(identity)))
+        found.append(SecretFile(str(identity), problem, exposed))
     if key_file is not None:
         problem = None
         try:
