@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from load import Door, Json, Streamed, beside, fresh_prompt, special_tokens, streams
+from load import Door, Json, Streamed, beside, exact_answer, special_tokens, streams
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, Relay, node_under_test, random_model, relayed
 from report import ROOT, parser, progress, publish, read_environment
@@ -38,7 +38,6 @@ FIRST_TOKENS = 4  # an answer long enough to stream, short enough to ask many
 PROBES = 3  # times to first token in a round, whose median is its sample: one step more or less is no outlier
 MAX_PAUSE_S = 0.1  # before a probe: about a step of the engine, so that probes arrive anywhere within one
 BACKGROUND_TOKENS = 900  # more than are generated while the probes run; with the prompt less than the context
-TEMPERATURE = 0.8
 EMBEDDED = ROOT / "models" / "demo" / "demo.gguf"
 EMBEDDED_ROUNDS = 5  # times --first-token-rounds: each takes some 20 ms
 PROMPTS_SEED = 20_240_601
@@ -104,13 +103,7 @@ class Asker:
         return times.user + times.system
 
     def _body(self, tokens: int) -> Json:
-        return {
-            "model": self.node.model,
-            "messages": fresh_prompt(self.dice),
-            "max_tokens": tokens,
-            "temperature": TEMPERATURE,
-            "seed": self.dice.getrandbits(31),
-            "logit_bias": self.bias,
+        return exact_answer(self.node.model, self.dice, self.bias, tokens) | {
             "stream": True,
             "stream_options": {"include_usage": True},
         }

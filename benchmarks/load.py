@@ -24,6 +24,8 @@ CHAT = "/v1/chat/completions"
 ANSWER_TIMEOUT_S = 600.0
 SPECIAL_TEXT = "<|endoftext|><|im_start|><|im_end|><tool_call></tool_call><tool_response></tool_response>"
 NEVER = -100.0  # OpenAI's bias for a token that must not come
+TEMPERATURE = 0.8  # as most clients sample
+SEED_BITS = 30  # of a seed that every engine takes
 PROMPT_DIGITS = 32  # a token each in the Qwen family's tokenizer, so every prompt has the same length
 
 
@@ -210,6 +212,20 @@ def fresh_prompt(dice: random.Random, digits_count: int = PROMPT_DIGITS) -> list
     """A conversation that no prompt cache has seen, of always the same number of tokens."""
     digits = "".join(dice.choices("0123456789", k=digits_count))
     return [{"role": "user", "content": f"{digits} tell a story about these digits"}]
+
+
+def exact_answer(
+    model: str, dice: random.Random, bias: dict[str, float], tokens: int, digits: int = PROMPT_DIGITS
+) -> Json:
+    """A request to `model` that no cache has seen, whose answer is exactly `tokens` long under that `bias`."""
+    return {
+        "model": model,
+        "messages": fresh_prompt(dice, digits),
+        "max_tokens": tokens,
+        "temperature": TEMPERATURE,
+        "seed": dice.getrandbits(SEED_BITS),
+        "logit_bias": bias,
+    }
 
 
 def special_tokens(engine: Door) -> dict[str, float]:

@@ -19,13 +19,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from load import CHAT, Json, RunError, body_of, fresh_prompt, post, special_tokens
+from load import CHAT, Json, RunError, body_of, exact_answer, post, special_tokens
 from measure import Figure, Target, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
 from report import parser, progress, publish, read_environment
 
 CONTEXT_TOKENS = 1024
-TEMPERATURE = 0.8
 PROMPTS_SEED = 20_240_603
 TARGET = Target("at least", 0.9)
 SETTLE_S = 2.5  # before the client alone: longer than a node remembers how many asked at once (DEMAND_WINDOW_S)
@@ -71,15 +70,7 @@ class Clients:
         return int(reply["swarm"]["asked"])
 
     def _body(self, strategy: str) -> Json:
-        return {
-            "model": self.node.model,
-            "messages": fresh_prompt(self.dice),
-            "max_tokens": self.tokens,
-            "temperature": TEMPERATURE,
-            "seed": self.dice.getrandbits(30),
-            "logit_bias": self.bias,
-            "swarm": {"strategy": strategy},
-        }
+        return exact_answer(self.node.model, self.dice, self.bias, self.tokens) | {"swarm": {"strategy": strategy}}
 
 
 def compare(clients: Clients, rounds: int) -> tuple[dict[str, list[Load]], tuple[float, ...]]:

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from load import Json, RunError, fresh_prompt, special_tokens, whole
+from load import Json, RunError, exact_answer, special_tokens, whole
 from measure import Figure, Target, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test
 from report import progress
@@ -22,7 +22,6 @@ PROMPT_MARGIN = 20  # chat templates differ; each digit is a token
 DIGITS = 282
 CONTEXT_TOKENS = 1024
 WORKERS = 8
-TEMPERATURE = 0.8
 SEED = 20_240_603
 TARGET = Target("at most", 2.0)
 
@@ -54,14 +53,7 @@ class Asker:
             raise RunError(f"the prompt has {tokens} tokens, not about {PROMPT_TOKENS}")
 
     def _body(self) -> Json:
-        return {
-            "model": self.node.model,
-            "messages": fresh_prompt(self.dice, DIGITS),
-            "max_tokens": TOKENS,
-            "temperature": TEMPERATURE,
-            "seed": self.dice.getrandbits(30),
-            "logit_bias": self.bias,
-        }
+        return exact_answer(self.node.model, self.dice, self.bias, TOKENS, DIGITS)
 
 
 def vote_against_one(name: str, model: Path, rounds: int, threads: int | None) -> list[Figure]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frozen_voter import frozen_voter
-from load import Json, RunError, fresh_prompt, special_tokens, whole
+from load import Json, RunError, exact_answer, special_tokens, whole
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
 from report import ROOT, parser, progress, publish, read_environment
@@ -25,7 +25,6 @@ from vote_against_one import vote_against_one
 
 VOTES = 5
 CONTEXT_TOKENS = 1024
-TEMPERATURE = 0.8
 PROMPTS_SEED = 20_240_602
 TARGET = Target("at most", 1.05)
 PARTS = ("engine", "one", "frozen")
@@ -58,14 +57,7 @@ class Voters:
         return took_s
 
     def _body(self) -> Json:
-        return {
-            "model": self.node.model,
-            "messages": fresh_prompt(self.dice),
-            "max_tokens": self.tokens,
-            "temperature": TEMPERATURE,
-            "seed": self.dice.getrandbits(30),
-            "logit_bias": self.bias,
-        }
+        return exact_answer(self.node.model, self.dice, self.bias, self.tokens)
 
 
 def against_engine(model: Path, options: argparse.Namespace) -> list[Figure]:

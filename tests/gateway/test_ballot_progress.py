@@ -12,34 +12,18 @@ import aiohttp
 import pytest
 
 from swarm.errors import EngineFailed
-from tests.doubles.clients import Client, chat_body, connect, openai_client
-from tests.doubles.running_node import RunningNode, ready
-from tests.doubles.scripted_engine import ScriptedEngine, Step, saying
+from tests.doubles.clients import chat_body, openai_client
+from tests.doubles.stage import Stage, staged
 
 CHAT = "/v1/chat/completions"
 NUMBER = "Reply with only a number: 4 + 4"  # nobody's answer is streamed live
 WATCHED = {"votes": 4, "min_votes": 4, "strategy": "majority", "progress": True}  # all four are asked at once
 
 
-class Stage:
-    """A node named "kitchen" with one scripted engine of four slots, and a client."""
-
-    def __init__(self, engine: ScriptedEngine, node: RunningNode, client: Client) -> None:
-        self.engine = engine
-        self.node = node
-        self.client = client
-
-    def voters_say(self, *answers: list[Step] | str) -> None:
-        steps = [[answer] if isinstance(answer, str) else answer for answer in answers]
-        self.engine.script = lambda _, voter: steps[voter]
-
-
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
-        engine = ScriptedEngine(saying("yes"), slots=4)
-        node = await stack.enter_async_context(RunningNode("kitchen", ready(engine)))
-        yield Stage(engine, node, await stack.enter_async_context(connect(node.url)))
+        yield await staged(stack)
 
 
 async def next_ballot(response: aiohttp.ClientResponse) -> dict[str, Any]:
