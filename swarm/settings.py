@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,8 +16,9 @@ from federation.hostport import DEFAULT_PORT
 from swarm.consensus.strategy_names import Strategy
 from swarm.engines.load import EngineName, Isolation
 from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
+from swarm.environment import texts
 from swarm.errors import SetupError
-from swarm.routing.policy import MAX_VOTES, StreamMode
+from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"
@@ -105,12 +105,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The settings that the environment names; empty variables count as unset, lists part at commas and spaces."""
-    texts = {name: environment.get(variable, "").strip() for name, variable in ENVIRONMENT.items()}
-    return {
-        name: re.split(r"[,\s]+", text.strip(", ")) if name in SEVERAL else text
-        for name, text in texts.items()
-        if text.strip(", ")
+    found = {
+        name: texts(environment, variable) if name in SEVERAL else environment.get(variable, "").strip()
+        for name, variable in ENVIRONMENT.items()
     }
+    return {name: value for name, value in found.items() if value}
 
 
 def make_settings(

@@ -10,7 +10,7 @@ from swarm.gateway.shapes import message_object
 from swarm.generation import Candidate, JsonObject
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.leading import Live
-from swarm.routing.policy import StreamMode
+from swarm.routing.vote_modes import StreamMode
 
 MODE_OF: Mapping[Live, StreamMode] = {"answer": "leader", "thoughts": "reasoning", "nothing": "buffer"}
 

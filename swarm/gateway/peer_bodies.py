@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, RootModel, Tag
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.messages import Part
-from swarm.routing.policy import MAX_VOTES
+from swarm.routing.vote_modes import MAX_VOTES
 
 
 def dialect(body: object) -> str:

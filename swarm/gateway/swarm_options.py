@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, fiel
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.errors import BadRequest
 from swarm.gateway.messages import Part
-from swarm.routing.policy import MAX_VOTES, NoQuorum, StopRule, StreamMode, VoteOptions
+from swarm.routing.policy import NoQuorum, StopRule, VoteOptions
+from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 
 MAX_DEADLINE_S = 3600.0
 LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does

@@ -17,9 +17,9 @@ from swarm.consensus.weights import log_odds
 from swarm.errors import PeerFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, Frozen, Usage
 from swarm.registry.measured import Measurements
-from swarm.routing.policy import StreamMode
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
+from swarm.routing.vote_modes import StreamMode
 
 Strength = Callable[[Replica], float]
 Live = Literal["answer", "thoughts", "nothing"]

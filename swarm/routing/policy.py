@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from swarm.consensus.posterior import MIN_VOTES_FOR_POSTERIOR
 from swarm.errors import BadRequest
 from swarm.routing.replicas import Replica, model_names
+from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 
-MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
 
 
 StopRule = Literal["lead", "posterior"]
 NoQuorum = Literal["best_effort", "error"]
-StreamMode = Literal["leader", "buffer", "reasoning"]
-STREAM_MODES: tuple[str, ...] = get_args(StreamMode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,3 +137,19 @@ def test_progress_in_a_log_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str
     lines = capsys.readouterr().out.splitlines()
     assert 9 <= len(lines) <= 12
     assert "100%" in lines[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--url", "http://127.0.0.1:9"]], ids=" ".join)
+def test_help_and_status_import_nothing_heavy(arguments: list[str]) -> None:
+    """Each of these takes longer to import than the command takes to answer."""
+    program = (
+        "import sys\nfrom swarm.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stderr.split())
+    assert "swarm.cli" in loaded
+    heavy = {"pydantic", "aiohttp", "cryptography", "zeroconf", "psutil", "xllamacpp", "jsonschema"}
+    assert heavy & loaded == set()

@@ -25,9 +25,9 @@ from swarm.gateway.streams import Pacing
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.policy import StreamMode
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
+from swarm.routing.vote_modes import StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 

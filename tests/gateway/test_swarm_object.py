@@ -15,7 +15,7 @@ from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.gateway.documentation.swarm_report import SwarmCandidate, SwarmReport
 from swarm.gateway.swarm_options import SwarmOptions
-from swarm.routing.policy import STREAM_MODES
+from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -16,7 +16,8 @@ from swarm.gateway.bodies import parse_body
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.compact_json import compact
 from swarm.gateway.swarm_options import SwarmOptions
-from swarm.routing.policy import STREAM_MODES, VoteOptions
+from swarm.routing.policy import VoteOptions
+from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -14,7 +14,7 @@ import pytest
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.streams import Pacing
 from swarm.generation import Delta
-from swarm.routing.policy import STREAM_MODES
+from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.response_events import ended, read_events, text_in

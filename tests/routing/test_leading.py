@@ -21,9 +21,9 @@ from swarm.routing.leading import (
     measured_strength,
     strongest_first,
 )
-from swarm.routing.policy import StreamMode
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
+from swarm.routing.vote_modes import StreamMode
 
 WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
 END = Finish(0, "stop", Usage())

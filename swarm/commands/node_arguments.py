@@ -1,0 +1,112 @@
+"""The options of `swarm` itself, which runs a node. They import nothing heavy: `swarm --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from federation.hostport import DEFAULT_PORT
+from swarm.consensus.strategy_names import STRATEGIES
+from swarm.engines.load import ENGINE_NAMES
+from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
+from swarm.routing.vote_modes import MAX_VOTES, STREAM_MODES
+
+UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """Every setting of a node that the command line takes, in groups."""
+    _add_network(parser.add_argument_group("network"))
+    _add_access(parser.add_argument_group("access", "also from the environment: SWARM_API_KEY, SWARM_ALLOW_HOST, ..."))
+    _add_model(parser.add_argument_group("model"))
+    _add_voting(parser.add_argument_group("voting"))
+    _add_upstream(parser.add_argument_group("upstream", UPSTREAM))
+    _add_general(parser.add_argument_group("general"))
+
+
+def _add_network(group: Any) -> None:
+    group.add_argument("--federation", action="store_true", default=None, help="find other nodes and be found (mDNS)")
+    group.add_argument(
+        "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
+    )
+    group.add_argument("--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line")
+    group.add_argument(
+        "--interface",
+        action="append",
+        metavar="NAME",
+        help="announce here only, be it a VPN; repeatable",
+    )
+    group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
+    group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
+    group.add_argument("--name", help="this node's name (default: the host name)")
+
+
+def _add_access(group: Any) -> None:
+    group.add_argument(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
+    )
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line, # begins a comment")
+    group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
+    group.add_argument(
+        "--allow-origin", action="append", metavar="URL", help="let pages of this origin ask (CORS); repeatable"
+    )
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
+    )
+    group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
+    group.add_argument(
+        "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
+    )
+    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
+    group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
+    group.add_argument(
+        "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
+    )
+    group.add_argument(
+        "--isolate",
+        dest="isolation",
+        action="store_const",
+        const="always",
+        help="each engine in a process of its own (large ones are)",
+    )
+
+
+def _add_voting(group: Any) -> None:
+    many, modes = f"votes where slots are idle, 1 to {MAX_VOTES} (default 5)", " | ".join(STREAM_MODES)
+    group.add_argument("--votes", type=int, metavar="N", help=many)
+    group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
+    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"what streams show: {modes}")
+
+
+def _add_upstream(group: Any) -> None:
+    group.add_argument(
+        "--upstream",
+        metavar="URL",
+        help=f"base URL of an OpenAI API: cloud, llama-server, Ollama, LM Studio (or {URL_VARIABLE})",
+    )
+    group.add_argument(
+        "--upstream-mode",
+        choices=UPSTREAM_MODES,
+        metavar="MODE",
+        help="fallback: asked where no node can answer (default); voter: one more vote on `swarm`, too; "
+        "only: it answers everything, no local model is loaded",
+    )
+    group.add_argument("--upstream-model", metavar="NAME", help="what `swarm` means there (default: its first)")
+    group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
+
+
+def _add_general(group: Any) -> None:
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="where models and this node's identity are kept")
+    levels = ("debug", "info", "warning", "error")
+    group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
