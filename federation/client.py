@@ -29,7 +29,7 @@ from federation.errors import (
     VersionError,
 )
 from federation.hostport import Address
-from federation.member_connector import MemberConnector, noting_who_answers
+from federation.member_connector import Answering, MemberConnector, noting_who_answers
 from federation.ndjson import LineSplitter, LineTooLong
 from federation.peer_link import NOT_TAKEN, PeerLink, why_no_handshake
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
@@ -132,18 +132,31 @@ class PeerClient:
         query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
         with noting_who_answers() as answering:
             try:
-                raw = await self.get_json(address, wire.NODE_PATH, timeout_s, query)
-            except PeerRefused as error:
-                if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
-                    raise
-                raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error  # asyncio's servers do not say why
+                raw = await self._get_as_member(address, timeout_s, query, answering)
+            except PeerUntrusted:
+                if self._trust is not None and answering.node_id is not None:
+                    self._trust.refused_by(answering.node_id)
+                raise
         with _agreed(address):
             description = parse_description(raw)
         if answering.node_id not in (None, description.id):
             raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
         if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(description.id):
             raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
+        if self._trust is not None and answering.node_id is not None:
+            self._trust.taken_by(answering.node_id)
         return description
+
+    async def _get_as_member(
+        self, address: Address, timeout_s: float, query: Mapping[str, str], answering: Answering
+    ) -> bytes:
+        """The raw description. Raises PeerUntrusted where a member closes without a word, as asyncio's servers do."""
+        try:
+            return await self.get_json(address, wire.NODE_PATH, timeout_s, query)
+        except PeerRefused as error:
+            if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
+                raise
+            raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error
 
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""

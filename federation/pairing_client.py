@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from federation.advertisement import first_problem
 from federation.certificate import fingerprint
 from federation.errors import InvitationError, PairingError
+from federation.exclusion import told_exclusion
 from federation.hostport import Address
 from federation.identity import NodeIdentity
 from federation.invitation import Invitation
@@ -30,7 +31,8 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
     """Raises InvitationError for one that this node cannot take, before anything is sent."""
     if invitation.node_id == identity.node_id:
         raise InvitationError("this is this node's own invitation: run `swarm join` on the machine that is to join")
-    others = () if roster is None else [entry for entry in roster.members if entry.id != identity.node_id]
+    is_out = told_exclusion(roster, identity.node_id) is not None  # of that swarm, so that it may join any
+    others = () if roster is None or is_out else [entry for entry in roster.members if entry.id != identity.node_id]
     if roster is not None and others and roster.swarm != invitation.swarm:
         names = ", ".join(entry.name for entry in others[:5])
         raise InvitationError(

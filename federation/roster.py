@@ -63,13 +63,17 @@ Places = Annotated[tuple[Place, ...], Field(max_length=MAX_ADDRESSES_PER_PEER)]
 
 
 class Entry(Wire):
-    """One node. Without a certificate it is revoked. `name` and `places` are for finding it, and prove nothing."""
+    """One node. Without a certificate it is revoked.
+
+    `name` and `places` are for finding it, `revoked_by` is the name of who did it: for people, and proof of nothing.
+    """
 
     id: NodeId
     epoch: Annotated[int, Field(ge=1, le=_MAX_EPOCH)] = 1
     certificate: Certificate | None = None
     name: Name
     places: Places = ()
+    revoked_by: Name | None = None
 
     @model_validator(mode="after")
     def _is_its_own(self) -> Self:
@@ -126,12 +130,12 @@ class Roster(Wire):
         entry = Entry(id=node_id, epoch=epoch, certificate=encoded(certificate), name=name, places=tuple(places))
         return self._with(entry)
 
-    def revoke(self, node_id: str) -> Roster:
-        """With this node out of it. Raises RosterError for one that is not in it."""
+    def revoke(self, node_id: str, by: str | None = None) -> Roster:
+        """With this node out of it, by the node of that name. Raises RosterError for one that is not in it."""
         held = self.get(node_id)
         if held is None or held.revoked:
             raise RosterError(f"{node_id} is no member of this swarm")
-        return self._with(held.model_copy(update={"certificate": None, "places": ()}))
+        return self._with(held.model_copy(update={"certificate": None, "places": (), "revoked_by": by}))
 
     def merge(self, other: Roster) -> Roster:
         """What two copies amount to, whichever is asked. Raises RosterError for another swarm's, or too many."""

@@ -95,6 +95,8 @@ class RosterSync:
         roster = self._trust.roster
         if roster is None or not self._trust.is_member(peer.id):
             return None
+        if self._trust.exclusion is not None:  # what it noted since must not arrive just when it is taken back
+            return None
         try:
             await self._trust.learn(await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S))
         except PeerError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from federation.errors import RosterError
+from federation.exclusion import Exclusion, Refusals, told_exclusion
 from federation.identity import NodeIdentity
 from federation.roster import Entry, Place, Roster, new_roster
 from federation.roster_store import load_roster, save_roster
@@ -24,12 +26,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:
-    """What a new roster means: who came in, who went out, and whether the node was open until now."""
+    """What a new roster means: who came in, who went out, whether the node was open until now, or is put out now."""
 
     joined: tuple[Entry, ...]
     left: tuple[Entry, ...]
     was: Mode
     now: Mode
+    excluded: Exclusion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Trust:
         self._contexts: _Contexts | None = None
         self._listeners: list[Listener] = []
         self._changing = asyncio.Lock()
+        self._refusals = Refusals()
+        self._exclusion = told_exclusion(roster, identity.node_id)
         self._take(roster, _contexts(identity, roster))
 
     @classmethod
@@ -81,6 +86,11 @@ class Trust:
         return node_id in self._member_ids
 
     @property
+    def exclusion(self) -> Exclusion | None:
+        """Who put this node out of its swarm; None while it belongs to it, and while it is open."""
+        return self._exclusion
+
+    @property
     def client_context(self) -> ssl.SSLContext | None:
         """For connections to members; None while open."""
         return None if self._contexts is None else self._contexts.client
@@ -109,17 +119,24 @@ class Trust:
 
     async def revoke(self, node_id: str) -> Roster:
         """Unpin a member. Raises RosterError for one that is none."""
-        return _paired(await self._change(lambda roster: _paired(roster).revoke(node_id)))
+        return _paired(await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name)))
 
     async def learn(self, told: Roster) -> Roster:
         """Merge what a member told. Raises RosterError for another swarm's list."""
         return _paired(await self._change(lambda roster: _paired(roster).merge(told)))
 
     async def adopt(self, told: Roster) -> Roster:
-        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself."""
+        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself.
+
+        What it noted while it was put out counts for nothing: the list that takes it back replaces its own.
+        """
 
         def adopted(roster: Roster | None) -> Roster:
-            return roster.merge(told) if roster is not None and roster.swarm == told.swarm else told
+            if roster is None or roster.swarm != told.swarm:
+                return told
+            was, now = roster.get(self.node_id), told.get(self.node_id)
+            is_back = was is not None and now is not None and now.beats(was)
+            return told if is_back else roster.merge(told)
 
         return _paired(await self._change(adopted))
 
@@ -134,6 +151,31 @@ class Trust:
         """Forget all members: this node is open again."""
         await self._change(lambda _: None)
 
+    # What the other members make of this node, for the sake of whoever wonders why it is alone
+
+    def refused_by(self, node_id: str) -> None:
+        """A member, proved by its certificate, does not take this node for one."""
+        if self.is_member(node_id):
+            self._refusals.refused(node_id, time.monotonic())
+            self._judge()
+
+    def taken_by(self, node_id: str) -> None:
+        """A member takes this node for one."""
+        if self.is_member(node_id):
+            self._refusals.taken()
+            self._judge()
+
+    def _judge(self) -> None:
+        """Find out whether this node is put out, and tell the listeners once."""
+        found = told_exclusion(self._roster, self.node_id)
+        by = self._refusals.by(time.monotonic())
+        if found is None and by is not None and self._roster is not None and (entry := self._roster.get(by)):
+            found = Exclusion(entry.name, told=False)
+        was, self._exclusion = self._exclusion, found
+        if found is not None and was is None:
+            _log.warning("%s", found)
+            self._notify(TrustChange((), (), self.mode, self.mode, found))
+
     async def _change(self, decide: Callable[[Roster | None], Roster | None]) -> Roster | None:
         """Apply `decide`, tell the listeners, and keep what it says; the roster from now on."""
         async with self._changing:
@@ -144,6 +186,9 @@ class Trust:
                 contexts = self._contexts if same_members else await asyncio.to_thread(_contexts, self.identity, after)
                 self._take(after, contexts)
                 self._tell(before, after, was)
+                if not same_members:
+                    self._refusals.taken()  # those were of the swarm as it was
+                self._judge()
                 await asyncio.to_thread(save_roster, self._data_dir, after)
         return after
 
@@ -157,7 +202,7 @@ class Trust:
         new = {entry.id: entry for entry in (() if after is None else after.members)}
         change = TrustChange(
             joined=tuple(entry for node_id, entry in new.items() if node_id not in old and node_id != self.node_id),
-            left=tuple(entry for node_id, entry in old.items() if node_id not in new),
+            left=tuple(entry for node_id, entry in old.items() if node_id not in new and node_id != self.node_id),
             was=was,
             now=self.mode,
         )
@@ -167,6 +212,9 @@ class Trust:
             _log.info("%s (%s) is a member of the swarm", entry.name, entry.id)
         for entry in change.left:
             _log.info("%s (%s) is no member of the swarm any more", entry.name, entry.id)
+        self._notify(change)
+
+    def _notify(self, change: TrustChange) -> None:
         for listener in tuple(self._listeners):
             listener(change)
 

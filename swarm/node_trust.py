@@ -14,6 +14,7 @@ from typing import Self
 from federation.certificate import fingerprint
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
+from federation.farewell import tell_revoked
 from federation.hostport import MAX_PORT, Address
 from federation.invitation import MAX_HOSTS, Invitation, encode
 from federation.membership import Membership
@@ -27,7 +28,7 @@ from federation.trust import Trust, TrustChange
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.control import ControlDoor
 from swarm.gateway.control_messages import Invited, Joined, Known, Peers, Revoked
-from swarm.pairing import find_member, join_swarm, known_revoked, translated
+from swarm.pairing import check_standing, find_member, join_swarm, known_revoked, problem_of, translated
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class TrustSteward:
             raise SetupError(
                 "this node takes part in no federation: start it with `swarm --federation` and invite then"
             )
+        check_standing(self._trust)
         was_open = self._trust.mode == "open"
         with translated():
             roster = await self._trust.found(self._places)
@@ -125,8 +127,7 @@ class TrustSteward:
 
     async def join(self, code: str) -> Joined:
         joined = await join_swarm(self._trust, code, self._places if self._federated else ())
-        self._invitations.withdraw_all()  # they were for the swarm that this node has left
-        self._codes_changed.set()
+        self._withdraw_codes()  # they were for the swarm that this node has left
         return joined.model_copy(update={"running": True, "federated": self._federated})
 
     def peers(self) -> Peers:
@@ -155,35 +156,43 @@ class TrustSteward:
             running=True,
             nodes=nodes,
             revoked=known_revoked(roster),
+            problem=problem_of(self._trust),
         )
 
     async def revoke(self, who: str) -> Revoked:
         entry = find_member(self._trust, who)
         if entry.id == self._trust.node_id:
             return await self._leave(entry)
+        check_standing(self._trust)
+        places = self._found_at(entry)
         with translated():
-            await self._trust.revoke(entry.id)
+            roster = await self._trust.revoke(entry.id)
         told = await self._sync.tell_all()
+        knows = await tell_revoked(self._trust.identity, entry.der, places, roster)
         names = [other.name for other in self._trust.others]
         here = {peer.id for peer in self._membership.alive()}
         untold = tuple(other.name for other in self._trust.others if other.id not in here)
         log.info("%s is revoked; told %s of %d", entry.name, ", ".join(told) or "none", len(names))
-        return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold)
+        return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows)
+
+    def _found_at(self, entry: Entry) -> tuple[Address, ...]:
+        """Where a member answers now, or did last."""
+        peer = self._membership.get(entry.id)
+        return tuple(place.address for place in entry.places) if peer is None else peer.addresses
 
     async def _leave(self, entry: Entry) -> Revoked:
         """Tell the others that this node is out, then forget them."""
         roster = self._trust.roster
         assert roster is not None
-        farewell = roster.revoke(entry.id)
+        farewell = roster if entry.revoked else roster.revoke(entry.id, entry.name)
         told: list[str] = []
-        for peer in self._membership.alive():
+        for peer in () if entry.revoked else self._membership.alive():
             try:
                 await self._client.exchange_roster(peer.address, farewell, TELL_TIMEOUT_S)
             except PeerError as error:  # it cuts the connection of who is no member any more, this one's
                 log.debug("%s: %s", peer.label, error)
             told.append(peer.label)
-        self._invitations.withdraw_all()
-        self._codes_changed.set()
+        self._withdraw_codes()
         with translated():
             await self._trust.leave()
         return Revoked(id=entry.id, name=entry.name, itself=True, told=tuple(told))
@@ -215,6 +224,10 @@ class TrustSteward:
 
     # Keeping the pairing port open no longer than there is a code for it
 
+    def _withdraw_codes(self) -> None:
+        self._invitations.withdraw_all()
+        self._codes_changed.set()
+
     def _watch_codes(self) -> None:
         self._codes_changed.set()
         if self._watch is None or self._watch.done():
@@ -242,6 +255,9 @@ class TrustSteward:
             self._say(f"* {entry.name} is a member of this swarm")
         for entry in change.left:
             self._say(f"* {entry.name} is no member of this swarm any more")
+        if change.excluded is not None:
+            self._say(f"! {change.excluded}")
+            self._withdraw_codes()  # nobody would take whom this node invites
 
     @property
     def _places(self) -> tuple[Place, ...]:
@@ -257,6 +273,8 @@ def trust_words(trust: Trust) -> str:
     """What the banner says of who may be a peer."""
     if trust.mode == "open":
         return "open: any node on this network may join (until the first `swarm invite`)"
+    if trust.exclusion is not None:
+        return f"paired, and alone: {trust.exclusion}"
     names = ", ".join(entry.name for entry in trust.others) or "nobody else yet"
     return f"paired: this node talks to members only ({names})"
 

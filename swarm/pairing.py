@@ -52,7 +52,8 @@ def find_member(trust: Trust, who: str) -> Entry:
     if trust.roster is None:
         raise SetupError("this node is open, so there is nobody to revoke: `swarm invite` makes it paired")
     wanted = who.strip()
-    members = trust.roster.members
+    own = trust.roster.get(trust.node_id)
+    members = trust.roster.members if own is None or not own.revoked else (own, *trust.roster.members)
     found = [entry for entry in members if wanted.lower() == entry.id]
     found = found or [entry for entry in members if wanted == entry.name]
     if not found and len(wanted) >= MIN_ID_CHARS:
@@ -62,6 +63,17 @@ def find_member(trust: Trust, who: str) -> Entry:
     listing = ", ".join(f"{entry.name} ({entry.id[:8]})" for entry in (found or members))
     why = "is the name of several members: give the id" if found else "is no member"
     raise SetupError(f"{who[:60]!r} {why}; there are {listing}")
+
+
+def check_standing(trust: Trust) -> None:
+    """Raises SetupError for a node that was put out: what it says of its swarm, nobody believes."""
+    if trust.exclusion is not None:
+        raise SetupError(str(trust.exclusion))
+
+
+def problem_of(trust: Trust) -> str | None:
+    """Why this node is no member of its swarm any more; None while it is, and while it is open."""
+    return None if trust.exclusion is None else str(trust.exclusion)
 
 
 def known_revoked(roster: Roster | None) -> tuple[Known, ...]:
@@ -108,6 +120,7 @@ def peers_at_rest(data_dir: Path) -> Peers:
             for entry in trust.others
         ),
         revoked=known_revoked(trust.roster),
+        problem=problem_of(trust),
     )
 
 
@@ -116,6 +129,8 @@ def revoke_at_rest(data_dir: Path, who: str) -> Revoked:
     trust = load_trust(data_dir)
     entry = find_member(trust, who)
     itself = entry.id == trust.node_id
+    if not itself:
+        check_standing(trust)
     with translated():
         asyncio.run(_change(trust, None if itself else entry.id))
     return Revoked(id=entry.id, name=entry.name, itself=itself, untold=tuple(other.name for other in trust.others))

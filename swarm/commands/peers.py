@@ -24,6 +24,8 @@ def peers(data_dir: Path, json: bool) -> int:
 def peers_text(found: Peers) -> str:
     trust = "open: any node on the network may join" if found.mode == "open" else f"paired, swarm {found.swarm}"
     lines = [f"{found.name}  {found.id[:SHOWN_ID_CHARS]}  this node  ({trust})"]
+    if found.problem is not None:
+        lines.append(f"! {found.problem}")
     lines += [_line(known, found.running) for known in (*found.nodes, *found.revoked)]
     if not found.nodes:
         lines.append("  nobody else" + ("" if found.mode == "open" else " yet: `swarm invite`"))

@@ -24,6 +24,8 @@ def revoke_text(revoked: Revoked) -> str:
         told = f"; told {', '.join(revoked.told)}" if revoked.told else ""
         return f"{revoked.name} has left its swarm and is open again{told}."
     lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
+    if revoked.knows:
+        lines.append("It knows that, and whom to ask for a new code.")
     if revoked.told:
         lines.append(f"Told: {', '.join(revoked.told)}.")
     if revoked.untold:

@@ -27,6 +27,8 @@ def render(view: dict[str, Any]) -> str:
     """The view as text for people."""
     node = view["node"]
     lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
+    if problem := view.get("trust", {}).get("problem"):
+        lines.append(f"! {problem}")
     if view.get("upstream"):
         lines.append(upstream_line(view["upstream"]))
     for model, nodes in sorted(view["models"].items()):

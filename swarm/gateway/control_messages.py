@@ -68,7 +68,10 @@ class Known(Message):
 
 
 class Peers(Message):
-    """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked."""
+    """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked.
+
+    `problem`: this node was put out of it, and by whom.
+    """
 
     mode: Literal["open", "paired"]
     swarm: str | None
@@ -77,16 +80,21 @@ class Peers(Message):
     running: bool
     nodes: tuple[Known, ...] = ()
     revoked: tuple[Known, ...] = ()
+    problem: str | None = None
 
 
 class Revoked(Message):
-    """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows."""
+    """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows.
+
+    `knows`: the node that was put out took note of it.
+    """
 
     id: str
     name: str
     itself: bool
     told: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    knows: bool = False
 
 
 class Refused(Message):

@@ -8,8 +8,9 @@ from aiohttp import web
 
 from federation.dns_source import ResolvedName
 from federation.peer import AddressRejected, Peer
+from federation.trust import Trust
 from swarm.gateway.compact_json import json_response
-from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS
+from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, TRUST
 from swarm.routing.upstream import Upstream
 
 
@@ -62,6 +63,13 @@ def peer_object(peer: Peer) -> dict[str, object]:
     }
 
 
+def trust_object(trust: Trust | None) -> dict[str, object]:
+    """Who may be a peer; `problem` where this node was put out of its swarm."""
+    if trust is None:
+        return {"mode": "open", "problem": None}
+    return {"mode": trust.mode, "problem": None if trust.exclusion is None else str(trust.exclusion)}
+
+
 def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:
     """Where requests may go beside nodes, and how many went; the address without a path, and never a key."""
     if upstream is None:
@@ -107,6 +115,7 @@ async def federation(request: web.Request) -> web.Response:
         {
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
+            "trust": trust_object(request.app.get(TRUST)),
             "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],

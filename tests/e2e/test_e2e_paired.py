@@ -68,6 +68,7 @@ async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: 
     await swarm_command(kitchen, tmp_path, "revoke", "attic")
     await all_see((kitchen, study), (kitchen, study), OUT_S)
     await all_see((attic,), (attic,), PAIRED_S)
+    assert attic.output.count("this node was revoked by kitchen: ask for a new code") == 1
 
     study.kill()
     study.start()

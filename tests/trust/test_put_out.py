@@ -1,0 +1,180 @@
+"""What a revoked node knows and does: it says who put it out, is alone, stays closed, and may be invited again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation import exclusion, wire
+from federation.errors import PeerError, PeerUntrusted
+from federation.exclusion import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
+from federation.farewell import tell_revoked
+from swarm.commands.peers import peers_text
+from swarm.commands.revoke import revoke_text
+from swarm.errors import SetupError
+from swarm.node_trust import trust_words
+from swarm.pairing import peers_at_rest, revoke_at_rest
+from tests.doubles.clients import connect
+from tests.doubles.paired import open_trust, paired_trusts, roster_of
+from tests.doubles.running_node import RunningNode, run_nodes
+from tests.doubles.waiting import eventually
+from tests.trust.conftest import MakeNode
+from tests.trust.test_members_only import acquainted
+
+WAIT_S = 10.0
+REVOKED = "this node was revoked by kitchen: ask for a new code (`swarm invite` there)"
+
+
+@pytest.fixture
+async def trio(make_node: MakeNode, tmp_path: Path) -> tuple[RunningNode, ...]:
+    trusts = paired_trusts(tmp_path, "kitchen", "study", "attic")
+    return tuple(make_node(trust.identity.name, trust) for trust in trusts)
+
+
+def said(node: RunningNode, words: str) -> int:
+    return sum(words in line for line in node.said)
+
+
+async def test_it_is_told_who_revoked_it_and_says_so_everywhere_once(trio: tuple[RunningNode, ...]) -> None:
+    kitchen, study, _attic = trio
+    async with run_nodes(*trio):
+        await acquainted(*trio)
+        done = await kitchen.steward.revoke("study")
+        assert done.knows
+        assert "It knows that" in revoke_text(done)
+        await eventually(lambda: said(study, REVOKED) > 0)
+        async with connect(study.url) as client:
+            health = (await client.get("/v1/federation/health")).json
+        assert REVOKED in health["trust"]["problem"]
+        assert REVOKED in peers_text(study.steward.peers())
+        assert REVOKED in trust_words(study.trust)
+        await eventually(lambda: study.membership.alive() == ())
+        assert said(study, REVOKED) == 1
+        assert said(kitchen, "revoked by") == 0
+
+
+async def test_from_then_on_it_is_alone_and_not_open(
+    trio: tuple[RunningNode, ...], make_node: MakeNode, tmp_path: Path
+) -> None:
+    kitchen, study, attic = trio
+    async with run_nodes(*trio, make_node("visitor")):
+        await acquainted(*trio)
+        await kitchen.steward.revoke("study")
+        await eventually(lambda: study.trust.exclusion is not None)
+        assert study.describe().mode == "paired"
+        with pytest.raises(SetupError, match="was revoked by kitchen"):
+            await study.steward.invite()
+        with pytest.raises(SetupError, match="was revoked by kitchen"):
+            await study.steward.revoke("kitchen")
+        async with connect(study.url) as client:
+            assert (await client.chat()).status == 200, "it serves its own clients"
+            assert (await client.get(wire.NODE_PATH)).status == 403, "and nobody who is a stranger"
+        for member in (kitchen, attic):
+            with pytest.raises(PeerError):
+                await member.client.describe(study.address, WAIT_S)
+    again = open_trust(tmp_path, "study")
+    assert (again.mode, again.exclusion) == ("paired", Exclusion("kitchen", told=True))
+    assert REVOKED in (peers_at_rest(tmp_path / "study").problem or "")
+    with pytest.raises(SetupError, match="was revoked by kitchen"):
+        revoke_at_rest(tmp_path / "study", "kitchen")
+
+
+async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
+    trio: tuple[RunningNode, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusion, "SURE_S", 0.2)
+    kitchen, study, attic = trio
+    async with run_nodes(kitchen, attic):
+        await acquainted(kitchen, attic)
+        assert not (await kitchen.steward.revoke("study")).knows
+        async with study:
+            study.membership.heard_of(*kitchen.address)
+            study.membership.heard_of(*attic.address)
+            await eventually(lambda: study.trust.exclusion is not None)
+            assert study.trust.exclusion.by in ("kitchen", "attic")
+            assert said(study, "nobody else does: ask for a new code (`swarm invite` there)") == 1
+            assert study.trust.mode == "paired"
+            await study.steward.join((await attic.steward.invite()).code)
+            assert study.trust.exclusion is None
+            await acquainted(*trio)
+            assert study.trust.exclusion is None
+
+
+async def test_what_it_noted_while_it_was_out_does_not_come_back_with_it(trio: tuple[RunningNode, ...]) -> None:
+    kitchen, study, attic = trio
+    async with run_nodes(*trio):
+        await acquainted(*trio)
+        await kitchen.steward.revoke("study")
+        await eventually(lambda: study.trust.exclusion is not None)
+        await study.trust.revoke(attic.id)  # by an older version, or by hand
+        await study.steward.join((await kitchen.steward.invite()).code)
+        await acquainted(*trio)
+        assert all(len(node.trust.others) == 2 for node in trio)
+
+
+async def test_it_may_leave_for_good_or_join_another_swarm(trio: tuple[RunningNode, ...], make_node: MakeNode) -> None:
+    kitchen, study, attic = trio
+    office = make_node("office")
+    async with run_nodes(*trio, office):
+        await acquainted(*trio)
+        await kitchen.steward.revoke("study")
+        await kitchen.steward.revoke("attic")
+        await eventually(lambda: study.trust.exclusion is not None and attic.trust.exclusion is not None)
+        left = await study.steward.revoke("study")
+        assert (left.itself, left.told) == (True, ())
+        assert study.trust.mode == "open"
+        await attic.steward.join((await office.steward.invite()).code)
+        assert [entry.name for entry in attic.trust.others] == ["office"]
+
+
+async def test_a_newcomer_that_a_member_has_not_heard_of_is_not_put_out(trio: tuple[RunningNode, ...]) -> None:
+    """Attic refuses study for a moment, and kitchen takes it."""
+    kitchen, study, attic = trio
+    async with run_nodes(kitchen, study):
+        await acquainted(kitchen, study)
+        for _ in range(2 * SURE_AFTER):
+            study.trust.refused_by(attic.id)
+            await study.client.describe(kitchen.address, WAIT_S)
+        assert study.trust.exclusion is None
+
+
+def test_when_refusals_are_sure() -> None:
+    refusals = Refusals()
+    assert refusals.by(0.0) is None
+    for at in (0.0, 1.0, SURE_S + 1):
+        refusals.refused("kitchen", at)
+    assert refusals.by(SURE_S + 1) == "kitchen"
+    refusals.taken()
+    assert refusals.by(99.0) is None
+    for _ in range(9):
+        refusals.refused("kitchen", 100.0)
+    assert refusals.by(100.0) is None, "all in one moment"
+    lonely = Refusals()
+    lonely.refused("kitchen", 0.0)
+    lonely.refused("attic", 50.0)
+    assert lonely.by(50.0) is None, "twice only: they were being restarted"
+
+
+def test_what_the_list_says_of_its_keeper(tmp_path: Path) -> None:
+    roster = roster_of(tmp_path, "kitchen", "study")
+    study = next(entry.id for entry in roster.members if entry.name == "study")
+    assert told_exclusion(None, study) is None
+    assert told_exclusion(roster, study) is None
+    assert told_exclusion(roster.revoke(study, "kitchen"), study) == Exclusion("kitchen", told=True)
+    assert "another member" in str(told_exclusion(roster.revoke(study), study))
+    assert roster.revoke(study, "kitchen").digest == roster.revoke(study).digest, "an older node's list is the same"
+
+
+async def test_whom_a_stranger_claims_to_have_revoked_stays(trio: tuple[RunningNode, ...], tmp_path: Path) -> None:
+    """Only a member's list is taken: not over plain HTTP, and not with another swarm's certificate."""
+    _, study, _ = trio
+    async with study:
+        told = study.trust.roster.revoke(study.id, "mallory")
+        (mallory,) = paired_trusts(tmp_path / "elsewhere", "mallory")
+        assert not await tell_revoked(mallory.identity, study.trust.identity.certificate, [study.address], told)
+        async with connect(study.url) as client:
+            assert (await client.post(wire.ROSTER_PATH, told.model_dump(mode="json"))).status == 403
+        assert study.trust.exclusion is None
+        with pytest.raises(PeerUntrusted):
+            await study.client.describe(study.address, WAIT_S)
