@@ -40,7 +40,8 @@ async def shared_port(runner: web.AppRunner, listeners: Iterable[socket.socket],
     trust.subscribe(lambda _: cut(server, trust.is_member))
     async with AsyncExitStack() as stack:
         for listener in listeners:
-            await stack.enter_async_context(SharedPort(server, listener, lambda: trust.server_context))
+            port = SharedPort(server, listener, lambda: trust.server_context, trust.is_member)
+            await stack.enter_async_context(port)
         yield
 
 
@@ -58,12 +59,20 @@ class SharedPort:
     """Accepts on `listener` from `__aenter__` to `__aexit__`, which leaves established connections to the server.
 
     `tls` gives the context for TLS connections at that moment; None hands them to HTTP, which does not understand them.
+    Whoever `is_member` does not know when the handshake is over is shown out: it began with the pins of before.
     """
 
-    def __init__(self, server: web.Server, listener: socket.socket, tls: Callable[[], ssl.SSLContext | None]) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        listener: socket.socket,
+        tls: Callable[[], ssl.SSLContext | None],
+        is_member: Callable[[str | None], bool] = lambda _: True,
+    ) -> None:
         self._server = server
         self._listener = listener
         self._tls = tls
+        self._is_member = is_member
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
         self._refused: set[str] = set()
         self._accepting: asyncio.Task[None] | None = None
@@ -123,7 +132,11 @@ class SharedPort:
         loop = asyncio.get_running_loop()
         timeout_s = None if context is None else HANDSHAKE_S
         try:
-            await loop.connect_accepted_socket(self._server, connection, ssl=context, ssl_handshake_timeout=timeout_s)
+            transport, _ = await loop.connect_accepted_socket(
+                self._server, connection, ssl=context, ssl_handshake_timeout=timeout_s
+            )
+            if context is not None and not self._is_member(member_of(transport)):
+                transport.abort()
         except ssl.SSLError as error:
             self._note_refused(host, error)
         except OSError as error:
