@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -107,10 +108,15 @@ class SharedPort:
                 next(iter(self._undecided)).cancel()
             task = asyncio.create_task(self._hand_over(connection, str(address[0])))
             self._undecided[task] = None
-            task.add_done_callback(lambda done: self._undecided.pop(done, None))
+            task.add_done_callback(partial(self._decided, connection))
             accepted += 1
             if accepted % ACCEPTS_IN_A_ROW == 0:
                 await asyncio.sleep(0)
+
+    def _decided(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._undecided.pop(task, None)
+        if task.cancelled():  # perhaps before it began, when nobody else would close it
+            connection.close()
 
     async def _hand_over(self, connection: socket.socket, host: str) -> None:
         connection.setblocking(False)

@@ -57,7 +57,8 @@ class HalfDone:
                 with suppress(ssl.SSLWantReadError):
                     while piece := self._tls.read(65536):
                         answer += piece
-                    break  # the other end has closed the encryption
+                    self._tls.unwrap()  # the other end has closed the encryption, and waits for the same
+                    self._writer.write(self._outgoing.read())
         except (OSError, ssl.SSLError):
             pass
         finally:
