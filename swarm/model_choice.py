@@ -5,6 +5,7 @@ A name that does not exist or does not fit is refused with the numbers; nothing 
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,27 +54,39 @@ def make_room(memory: ModelMemory, load: Load, local: LocalModels) -> Room:
 
 
 def choose_model(
-    settings: Settings, snapshot: HardwareSnapshot, console: Console, nearby: Nearby | None = None
+    settings: Settings,
+    snapshot: HardwareSnapshot,
+    console: Console,
+    nearby: Nearby | None = None,
+    stop: threading.Event | None = None,
 ) -> ChosenModel:
     """The model to serve. Blocks: reads files, may ask the person, may download, from `nearby` first.
 
-    Raises SetupError.
+    Raises SetupError, and Stopped where `stop` was set during a download.
     """
     if settings.engine == "echo":
         context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
         return ChosenModel(settings.model or "echo", None, context_tokens, None, "no model: echoes the last message")
-    choosing = _Choosing(settings, engine_memory(snapshot), console, nearby)
+    choosing = _Choosing(settings, engine_memory(snapshot), console, nearby, stop)
     return choosing.named(settings.model) if settings.model else choosing.best()
 
 
 class _Choosing:
     """One run of the choice, with what it needs at hand."""
 
-    def __init__(self, settings: Settings, memory: ModelMemory, console: Console, nearby: Nearby | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        memory: ModelMemory,
+        console: Console,
+        nearby: Nearby | None,
+        stop: threading.Event | None,
+    ) -> None:
         self._settings = settings
         self._memory = memory
         self._console = console
         self._nearby = nearby
+        self._stop = stop
         self._catalogue = Catalogue.load()
         self._load = Load(settings.context or DEFAULT_CONTEXT_TOKENS, settings.workers)
 
@@ -87,7 +100,7 @@ class _Choosing:
                 return self._file(path, stem_of(path).lower(), f"from {path}")
             case HubRef() as ref:
                 report = _Report(self._console, ref.file or ref.repo)
-                path = download(ref, models_dir, report, nearby=self._nearby)
+                path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
                 return self._file(path, stem_of(path).lower(), f"as named, {ref.repo}")
             case CatalogueRef() as ref:
                 return self._catalogue_name(ref)
@@ -151,7 +164,10 @@ class _Choosing:
     def _fetch(self, choice: Choice, reason: str, local: LocalModels) -> ChosenModel:
         here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
-        path = here.path if here else download_choice(choice, self._settings.models_dir, report, self._nearby)
+        if here is None:
+            path = download_choice(choice, self._settings.models_dir, report, self._nearby, self._stop)
+        else:
+            path = here.path
         return self._file(path, choice.id, reason)
 
     def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:

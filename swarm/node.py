@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
 
@@ -42,6 +43,7 @@ from swarm.node_listeners import open_listeners
 from swarm.node_trust import TrustSteward, trust_words
 from swarm.node_upstream import banner_lines, read_upstream, ready_line, take_key
 from swarm.node_weights import known_weights
+from swarm.registry.file_hashes import stoppable
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream, UpstreamPlan
@@ -272,7 +274,7 @@ class Node:
             self._console.say(ready_line(offer))
             return
         nearby = self._files and self._files.nearby
-        chosen = await asyncio.to_thread(choose_model, settings, self._snapshot, self._console, nearby)
+        chosen = await stoppable(partial(choose_model, settings, self._snapshot, self._console, nearby))
         threads = compute_threads(settings, self._snapshot)
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")

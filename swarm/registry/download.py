@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Choice
 from swarm.registry.download_lock import PARTIAL_FOLDER, disk_errors, folder_name, locked
-from swarm.registry.file_hashes import FileHashes, hash_file, keep_hashes
+from swarm.registry.file_hashes import FileHashes, Stopped, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.memory import size_text
@@ -40,14 +41,19 @@ def no_progress(done_bytes: int, total_bytes: int | None) -> None:
 
 
 def download_choice(
-    choice: Choice, models_dir: Path, progress: Progress = no_progress, nearby: Nearby | None = None
+    choice: Choice,
+    models_dir: Path,
+    progress: Progress = no_progress,
+    nearby: Nearby | None = None,
+    stop: threading.Event | None = None,
 ) -> Path:
     """Bring `choice` into `models_dir`; returns the GGUF file (its first part) or the MLX folder.
 
-    Raises SetupError; what has arrived by then is kept and used by the next attempt.
+    Raises SetupError, and Stopped; what has arrived by then is kept and used by the next attempt.
     """
     variant = choice.variant
-    return download(HubRef(variant.repo, variant.file), models_dir, progress, sha256=variant.sha256, nearby=nearby)
+    ref = HubRef(variant.repo, variant.file)
+    return download(ref, models_dir, progress, sha256=variant.sha256, nearby=nearby, stop=stop)
 
 
 def download(
@@ -57,15 +63,18 @@ def download(
     *,
     sha256: str | None = None,
     nearby: Nearby | None = None,
+    stop: threading.Event | None = None,
 ) -> Path:
     """Bring a hub file, all its parts, or a whole MLX repository into `models_dir`. `sha256` is of `ref.file`.
 
     Where it is None, the hub's own hash is checked. What `nearby` has is copied from there; the rest comes from the
     hub. Returns at once where everything is already there; waits for another process that brings the same.
+    Raises Stopped within a second or so after `stop` is set.
     """
+    progress = _until(stop, progress)
     folder = models_dir / folder_name(ref.repo)
     if ref.file is None:
-        return _download_folder(ref.repo, folder, models_dir, progress, nearby)
+        return _download_folder(ref.repo, folder, models_dir, _Fetching(models_dir, progress, nearby, stop), progress)
     check_hub_file(ref.file)
     targets = [folder / part for part in part_paths(Path(ref.file))]
     if not all(target.is_file() for target in targets):
@@ -76,11 +85,22 @@ def download(
                 _Wanted(ref.repo, target.relative_to(folder).as_posix(), target, known.get(target))
                 for target in missing
             ]
-            _Fetching(models_dir, progress, nearby).fetch_all(wanted)
+            _Fetching(models_dir, progress, nearby, stop).fetch_all(wanted)
     return targets[0]
 
 
-def _download_folder(repo: str, folder: Path, models_dir: Path, progress: Progress, nearby: Nearby | None) -> Path:
+def _until(stop: threading.Event | None, progress: Progress) -> Progress:
+    """`progress`, raising Stopped once `stop` is set: it is called for every chunk that arrives, and while waiting."""
+
+    def report(done_bytes: int, total_bytes: int | None) -> None:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        progress(done_bytes, total_bytes)
+
+    return report
+
+
+def _download_folder(repo: str, folder: Path, models_dir: Path, fetching: _Fetching, progress: Progress) -> Path:
     """An MLX model is complete or absent: its files gather in the partial folder, which is then renamed."""
     if (folder / "config.json").is_file():
         return folder
@@ -90,7 +110,7 @@ def _download_folder(repo: str, folder: Path, models_dir: Path, progress: Progre
         commit, files = list_mlx_model(repo)
         staging = models_dir / PARTIAL_FOLDER / f"{folder.name}.{commit[:HASH_DIGITS_IN_NAME]}"
         wanted = [_Wanted(repo, file, staging / file, None, commit) for file in files if not (staging / file).is_file()]
-        _Fetching(models_dir, progress, nearby).fetch_all(wanted)
+        fetching.fetch_all(wanted)
         with disk_errors(repo):
             staging.replace(folder)
     return folder
@@ -110,10 +130,13 @@ class _Wanted:
 class _Fetching:
     """One run of a download, for files of one repository."""
 
-    def __init__(self, models_dir: Path, progress: Progress, nearby: Nearby | None) -> None:
+    def __init__(
+        self, models_dir: Path, progress: Progress, nearby: Nearby | None, stop: threading.Event | None
+    ) -> None:
         self._models_dir = models_dir
         self._progress = progress
         self._nearby = nearby
+        self._stop = stop
 
     def fetch_all(self, wanted: Sequence[_Wanted]) -> None:
         """Fetch every file to its target, with one progress over all of them."""
@@ -164,7 +187,7 @@ class _Fetching:
                 if source.commit is None:
                     source = self._described(one)
                 _append(source, partial, progress)
-                hashes = _checked(partial, source, one.sha256)
+                hashes = _checked(partial, source, one.sha256, self._stop)
             elif one.sha256 is None and source.commit is None:
                 log.warning("%s is what the paired peers call so: the hub could not be asked", what)
             one.target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,9 +216,9 @@ def _append(source: HubFile, partial: Path, progress: Progress) -> None:
         os.fsync(file.fileno())
 
 
-def _checked(partial: Path, source: HubFile, sha256: str | None) -> FileHashes:
+def _checked(partial: Path, source: HubFile, sha256: str | None, stop: threading.Event | None) -> FileHashes:
     """The hashes of a file that is the one announced. Raises SetupError, the file removed, where it is not."""
-    hashes = hash_file(partial)
+    hashes = hash_file(partial, stop)
     defect = _defect(partial, hashes, source, sha256)
     if defect:
         partial.unlink()

@@ -8,14 +8,16 @@ Hashing reads the whole file, minutes for large ones: run it in a thread.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +25,8 @@ from federation.atomic_file import write_atomically
 from federation.files import MAX_PIECES, MAX_PIECES_BYTES, PIECE_BYTES, PieceHashes, Sha256, SizeBytes, piece_count
 
 HASH_CHUNK_BYTES = 1 << 20
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +55,32 @@ class _Kept(BaseModel):
 
 
 class Stopped(Exception):
-    """Hashing was told to stop."""
+    """Work on a file was told to stop."""
 
 
-def hash_bytes(file: BinaryIO, stop: threading.Event | None = None) -> FileHashes:
-    """The hashes of an open file, from where it stands. Blocks.
+async def stoppable(work: Callable[[threading.Event], T]) -> T:
+    """What `work` returns, done in a thread. Being cancelled sets the event, which makes it raise Stopped.
 
-    With `stop` it is work in the background: it takes half of one core, and raises Stopped soon after that is set.
+    A loop that closes waits for its threads.
+    """
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(work, stop)
+    finally:
+        stop.set()
+
+
+def hash_bytes(file: BinaryIO, stop: threading.Event | None = None, *, gently: bool = False) -> FileHashes:
+    """The hashes of an open file, from where it stands. Blocks. Raises Stopped soon after `stop` is set.
+
+    `gently` is for work that nobody waits for: it takes half of one core.
     """
     whole, size_bytes = hashlib.sha256(), 0
     pieces: list[str] = []
     piece = hashlib.sha256()
     began_at = time.monotonic()
     while chunk := file.read(HASH_CHUNK_BYTES):  # chunks divide pieces evenly
-        if stop is not None and stop.wait(time.monotonic() - began_at):
+        if stop is not None and stop.wait(time.monotonic() - began_at if gently else 0):
             raise Stopped
         began_at = time.monotonic()
         whole.update(chunk)
@@ -79,7 +95,7 @@ def hash_bytes(file: BinaryIO, stop: threading.Event | None = None) -> FileHashe
 
 
 def hash_file(path: Path, stop: threading.Event | None = None) -> FileHashes:
-    """The hashes of the file at `path`. Blocks. Raises OSError."""
+    """The hashes of the file at `path`. Blocks. Raises OSError, and Stopped soon after `stop` is set."""
     with path.open("rb") as file:
         return hash_bytes(file, stop)
 

@@ -8,6 +8,7 @@ asked again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import shutil
 from collections import defaultdict
@@ -19,7 +20,7 @@ from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
-from swarm.registry.file_hashes import FileHashes
+from swarm.registry.file_hashes import FileHashes, stoppable
 from swarm.registry.hub import Progress
 from swarm.registry.piece_copy import MAX_SOURCES, PieceCopy
 from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
@@ -99,7 +100,7 @@ class LanFiles:
             if not copy.is_whole:
                 last = file, frozenset(copy.right)
                 continue
-            if (found := await asyncio.to_thread(file.finish, sha256)) is not None:
+            if (found := await stoppable(functools.partial(file.finish, sha256))) is not None:
                 return found
             last = file, frozenset()
             for peer in peers:

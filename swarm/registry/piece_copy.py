@@ -12,6 +12,7 @@ from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.files import PieceHashes
 from federation.files_client import FilePeer, read_piece
+from swarm.registry.file_hashes import stoppable
 from swarm.registry.piece_file import PieceFile
 
 MAX_SOURCES = 8  # peers drawn from at once; any cable is full by then
@@ -65,7 +66,7 @@ class PieceCopy:
 
     async def run(self) -> None:
         """Returns when every piece is here, or nobody is left to ask. Raises OSError where the disk cannot take one."""
-        self.right = set(await asyncio.to_thread(self._file.found))
+        self.right = set(await stoppable(self._file.found))
         self._wanted.extend(piece for piece in range(len(self._hashes.pieces)) if piece not in self.right)
         self._report()
         if self.is_whole:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from federation.files import PieceHashes
-from swarm.registry.file_hashes import FileHashes, hash_file
+from swarm.registry.file_hashes import FileHashes, Stopped, hash_file
 
 PIECES_SUFFIX = ".pieces"
 
@@ -34,7 +34,10 @@ def taken_bytes(path: Path) -> int:
 
 
 class PieceFile:
-    """The pieces of one file on disk. Every method blocks and may be called from several threads at once."""
+    """The pieces of one file on disk. Every method blocks and may be called from several threads at once.
+
+    What reads all of the file raises Stopped soon after `stop` is set.
+    """
 
     def __init__(self, partial: Path, hashes: PieceHashes) -> None:
         self._partial = partial
@@ -42,7 +45,7 @@ class PieceFile:
         self._hashes = hashes
         self._lock = threading.Lock()
 
-    def found(self) -> frozenset[int]:
+    def found(self, stop: threading.Event | None = None) -> frozenset[int]:
         """The pieces that are here and right; what a download from the hub has left counts. Raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._partial.is_file() and not self._path.exists():
@@ -57,6 +60,8 @@ class PieceFile:
                 start, length = self._hashes.span(piece)
                 if start >= size_bytes:
                     break
+                if stop is not None and stop.is_set():
+                    raise Stopped
                 file.seek(start)
                 if self._is_right(piece, file.read(length)):
                     right.add(piece)
@@ -71,9 +76,9 @@ class PieceFile:
             file.write(data)
         return True
 
-    def finish(self, sha256: str) -> FileHashes | None:
+    def finish(self, sha256: str, stop: threading.Event | None = None) -> FileHashes | None:
         """The hashes of the whole, on disk under the partial name, if it is the file wanted. Raises OSError."""
-        found = hash_file(self._path)
+        found = hash_file(self._path, stop)
         if found.sha256 != sha256:
             return None
         with self._path.open("r+b") as file:

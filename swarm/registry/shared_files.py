@@ -80,7 +80,7 @@ class SharedFiles:
             return False
         try:
             with _open_unchanged(self._root, found) as file:
-                hashes = hash_bytes(file, stop)
+                hashes = hash_bytes(file, stop, gently=True)
         except OSError:
             hashes = None
         if hashes is not None and hashes.size_bytes == found.size_bytes:
