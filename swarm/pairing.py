@@ -12,6 +12,7 @@ from federation.identity import IDENTITY_FILE, load_identity
 from federation.invitation import decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Entry, Place, Roster
+from federation.roster_store import load_roster
 from federation.trust import Trust
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.control_messages import Joined, Known, Peers, Revoked
@@ -71,9 +72,9 @@ def check_standing(trust: Trust) -> None:
         raise SetupError(str(trust.exclusion))
 
 
-def problem_of(trust: Trust) -> str | None:
+def problem_of(trust: Trust | None) -> str | None:
     """Why this node is no member of its swarm any more; None while it is, and while it is open."""
-    return None if trust.exclusion is None else str(trust.exclusion)
+    return None if trust is None or trust.exclusion is None else str(trust.exclusion)
 
 
 def known_revoked(roster: Roster | None) -> tuple[Known, ...]:
@@ -93,6 +94,19 @@ def load_trust(data_dir: Path, new: bool = False) -> Trust:
         raise SetupError(f"no node has run with the data directory {data_dir} yet: start one, or give its --data-dir")
     try:
         return Trust.load(load_identity(data_dir), data_dir)
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+
+
+def own_membership(data_dir: Path, name: str | None = None) -> Trust | None:
+    """With what this machine's node is a member of its swarm, to ask the others as it does; None for an open one.
+
+    Blocks. Raises SetupError for an identity or a list of members that cannot be read.
+    """
+    try:
+        if load_roster(data_dir) is None:
+            return None
+        return Trust.load(load_identity(data_dir, name), data_dir)
     except FederationError as error:
         raise SetupError(str(error)) from error
 

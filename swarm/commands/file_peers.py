@@ -19,14 +19,12 @@ from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.files_client import FilePeer
 from federation.hostport import DEFAULT_PORT, Address, parse_address
-from federation.identity import load_identity
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.peer_store import load_peers
-from federation.roster_store import load_roster
-from federation.trust import Trust
 from swarm.console import Console
 from swarm.errors import SetupError
+from swarm.pairing import own_membership
 from swarm.registry.lan_download import LanFiles
 from swarm.settings import Settings
 from swarm.version import program_version
@@ -68,7 +66,7 @@ def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
 
 @asynccontextmanager
 async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
-    trust = await asyncio.to_thread(_own_trust, settings)
+    trust = await asyncio.to_thread(own_membership, settings.data_path, settings.name)
     # A member asks as itself. In an open swarm the node that runs here has that id, and hears nobody else in it.
     visitor_id = node_id_of(secrets.token_bytes(32)) if trust is None else trust.node_id
     async with PeerClient(visitor_id, trust=trust) as client:
@@ -83,16 +81,6 @@ async def _visiting(settings: Settings, named: Sequence[Address], console: Conso
             return found
 
         yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
-
-
-def _own_trust(settings: Settings) -> Trust | None:
-    """This machine's membership; None where it is in no paired swarm. Raises SetupError."""
-    try:
-        if load_roster(settings.data_path) is None:
-            return None
-        return Trust.load(load_identity(settings.data_path, settings.name), settings.data_path)
-    except FederationError as error:
-        raise SetupError(str(error)) from error
 
 
 async def _heard_of(client: PeerClient, visitor_id: str) -> list[Address]:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from federation.addresses import AnnouncedAddresses
 from federation.errors import AddressError
+from federation.trust import Trust
 from hardware.probe import probe_hardware
 from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, peer_probes
 from swarm.doctor.finding import Finding, fail, ok
+from swarm.errors import SetupError
 from swarm.node_discovery import chosen_addresses
+from swarm.pairing import own_membership, problem_of
 from swarm.settings import Settings
 from swarm.version import program_version
 
@@ -45,17 +48,30 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
         problem = str(error)
     announced = () if chosen is None else chosen.announce
     key = next(iter(settings.api_key), None)
-    own = peer_probes.find_own_node((*LOOPBACK, *announced), settings.port, key)
+    trust, distrust = _membership(settings)
+    own = peer_probes.find_own_node((*LOOPBACK, *announced), settings.port, key, trust)
     yield _port(settings, chosen, own)
     yield network_checks.check_interfaces(chosen, problem)
     yield network_checks.check_multicast(network_probes.probe_multicast(announced))
     yield network_checks.check_firewall(settings.port, network_probes.probe_firewalls(settings.port))
-    yield from _examine_peers(settings, own)
+    if distrust is None:
+        yield network_checks.check_membership(None if trust is None else len(trust.others), problem_of(trust))
+    else:
+        yield fail("trust", distrust, "mend it: without it this node would stand open, so it does not start")
+    yield from _examine_peers(settings, own, trust)
+
+
+def _membership(settings: Settings) -> tuple[Trust | None, str | None]:
+    """With what this node is a member of its swarm, and why that cannot be read."""
+    try:
+        return own_membership(settings.data_path, settings.name), None
+    except SetupError as error:
+        return None, str(error)
 
 
 def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: peer_probes.OwnNode | None) -> Finding:
     if own is not None:
-        return network_checks.check_port(settings.port, "node", f"the node {own.description.name} runs here")
+        return network_checks.check_port(settings.port, "node", f"the node {own.name} runs here")
     hosts = ("0.0.0.0",) if chosen is None else chosen.bind_hosts
     why = network_probes.why_not_free(hosts, settings.port)
     if why is None:
@@ -65,13 +81,13 @@ def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: peer_probe
     return network_checks.check_port(settings.port, "refused", why)
 
 
-def _examine_peers(settings: Settings, own: peer_probes.OwnNode | None) -> Iterator[Finding]:
+def _examine_peers(settings: Settings, own: peer_probes.OwnNode | None, trust: Trust | None) -> Iterator[Finding]:
     try:
-        addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer)
+        addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer, trust)
     except AddressError as error:
         yield fail("peers", str(error), "write --peer HOST:PORT")
         return
-    peers = peer_probes.probe_peers(addresses, own)
+    peers = peer_probes.probe_peers(addresses, own, trust)
     if not peers:
         known = "the node that runs here knows none" if own else "none are known, and no node runs here to find any"
         yield ok("peers", f"{known}: start another with `swarm --federation`, or name one with --peer")

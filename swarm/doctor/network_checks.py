@@ -22,7 +22,8 @@ class PeerFacts:
     """One peer as asked from here. `node_says` is the state it has for the node that runs here, where one does.
 
     `sees_us`: whether it counts the node that runs here among its peers; None where nobody could say.
-    `clock_ahead_s` is by how much its clock is ahead of this machine's.
+    `clock_ahead_s` is by how much its clock is ahead of this machine's. `remedy` goes with a particular `problem`.
+    `is_absent`: a member of this swarm that does not answer where it was last; it may just be off.
     """
 
     address: str
@@ -33,6 +34,8 @@ class PeerFacts:
     clock_ahead_s: float | None = None
     sees_us: bool | None = None
     node_says: str | None = None
+    remedy: str | None = None
+    is_absent: bool = False
 
     @property
     def label(self) -> str:
@@ -44,7 +47,7 @@ def check_port(port: int, use: PortUse, detail: str = "") -> Finding:
         case "free":
             return ok("port", f"{port} is free")
         case "node":
-            return ok("port", f"{port}: {detail or 'a node of the swarm'} is running here")
+            return ok("port", f"{port}: {detail or 'a node of the swarm runs here'}")
         case "other":
             return fail(
                 "port",
@@ -119,11 +122,25 @@ def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
     return ok("firewall", f"{', '.join(passage.tool for passage in passages)}: nothing in the way")
 
 
+def check_membership(members: int | None, problem: str | None) -> Finding:
+    """`members` beside this node, None for an open one; `problem` where it was put out."""
+    if problem is not None:
+        return fail("trust", problem, "until then this node answers alone; `swarm revoke` with its own id opens it")
+    if members is None:
+        return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")
+    return ok("trust", f"paired with {members} other member{'' if members == 1 else 's'}")
+
+
 def check_peer(peer: PeerFacts) -> list[Finding]:
     """Reachable there and back, the clock, the version: one finding for each that could be looked at."""
     check = f"peer {peer.label}"
     if peer.other_protocol:
         return [fail(check, peer.problem or "speaks another protocol", "run the same version of local-swarm on both")]
+    if peer.problem is not None and peer.remedy is not None:
+        return [fail(check, peer.problem, peer.remedy)]
+    if peer.problem is not None and peer.is_absent:
+        remedy = "start its node, or let the port in through the firewall there; `swarm revoke` puts out what is gone"
+        return [warn(check, f"a member that is not here: {peer.problem}", remedy)]
     if peer.problem is not None:
         if peer.node_says == "alive":
             return [ok(check, "the node that runs here reaches it (asked by its own means)")]
