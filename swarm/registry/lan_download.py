@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from federation.client import PeerClient
-from federation.errors import PeerError
+from federation.errors import PeerError, PeerUntrusted
 from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
 from swarm.registry.file_hashes import FileHashes, stoppable
@@ -98,6 +98,7 @@ class LanFiles:
             )  # fmt: skip
             await copy.run()
             if not copy.is_whole:
+                await self._say_who_refuses(peers)
                 last = file, frozenset(copy.right)
                 continue
             if (found := await stoppable(functools.partial(file.finish, sha256))) is not None:
@@ -144,6 +145,19 @@ class LanFiles:
         except PeerError as error:  # a node of an older version answers 404
             log.info("%s", error)
             return ()
+
+    async def _say_who_refuses(self, peers: Sequence[FilePeer]) -> None:
+        """Say it where this node was put out of the swarm during a copy, which looks like a lost peer."""
+
+        async def ask(peer: FilePeer) -> None:
+            try:
+                await self._client.describe(peer.address)
+            except PeerUntrusted as error:
+                self._say(f"* peer {peer.label} gives this node nothing any more: {error}")
+            except PeerError as error:
+                log.info("%s", error)
+
+        await asyncio.gather(*(ask(peer) for peer in peers[:MAX_SOURCES]))
 
     def _charge(self, peer: FilePeer, why: str) -> None:
         if peer.id not in self._liars:
