@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
+import os
 import ssl
 import time
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ from federation.errors import InvitationError, PairingError
 from federation.exclusion import told_exclusion
 from federation.hostport import Address
 from federation.identity import NodeIdentity
+from federation.interfaces import Interface, read_interfaces
 from federation.invitation import Invitation
 from federation.pairing import MAX_REPLY_BYTES, JoinAnswer, JoinReply, JoinRequest, inviter_proof, joiner_proof, same
 from federation.roster import Place, Roster, encoded
@@ -44,7 +47,7 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
 async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[Place]) -> tuple[JoinAnswer, Address]:
     """The inviter's answer, proven to be its own, and where it was reached. Raises PairingError with the remedy."""
     problems: list[str] = []
-    for address in invitation.addresses:
+    for address in with_zones(invitation.addresses, read_interfaces()):
         try:
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(
@@ -62,6 +65,21 @@ async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[
         f"nobody takes this invitation any more, or the way there is closed ({'; '.join(problems)}): it is good once, "
         f"for ten minutes, while that node runs; {_ASK_AGAIN}"
     )
+
+
+def with_zones(addresses: Iterable[Address], interfaces: Iterable[Interface]) -> tuple[Address, ...]:
+    """A link-local address says nothing without the interface it is behind: each that has such an address is tried."""
+    links = [interface for interface in interfaces if any(map(is_link_local, interface.ips))]
+    zones = [str(link.index) if os.name == "nt" else link.name for link in links]
+    found: list[Address] = []
+    for host, port in addresses:
+        found += [Address(f"{host}%{zone}", port) for zone in zones] if is_link_local(host) else [Address(host, port)]
+    return tuple(found)
+
+
+def is_link_local(host: str) -> bool:
+    """Whether it is an IPv6 address of one cable."""
+    return ":" in host and ipaddress.IPv6Address(host).is_link_local
 
 
 def clock_difference_s(answer: JoinAnswer) -> float | None:
