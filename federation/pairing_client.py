@@ -54,7 +54,7 @@ async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[
                     address.host, address.port, ssl=_looking_context(), server_hostname="", limit=MAX_REPLY_BYTES
                 )
         except OSError as error:
-            problems.append(f"{address}: {error.strerror or type(error).__name__}")
+            problems.append(f"{address}: {_why_closed(error)}")
             continue
         try:
             answer = await _exchange(reader, writer, address, invitation, identity, tuple(places))
@@ -80,6 +80,13 @@ def with_zones(addresses: Iterable[Address], interfaces: Iterable[Interface]) ->
 def is_link_local(host: str) -> bool:
     """Whether it is an IPv6 address of one cable."""
     return ":" in host and ipaddress.IPv6Address(host).is_link_local
+
+
+def _why_closed(error: OSError) -> str:
+    """In the system's words; asyncio's own repeat the address."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def clock_difference_s(answer: JoinAnswer) -> float | None:

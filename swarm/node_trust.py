@@ -155,7 +155,7 @@ class TrustSteward:
             name=self._trust.identity.name,
             running=True,
             nodes=nodes,
-            revoked=known_revoked(roster),
+            revoked=known_revoked(roster, self._trust.node_id),
             problem=problem_of(self._trust),
         )
 

@@ -77,8 +77,9 @@ def problem_of(trust: Trust | None) -> str | None:
     return None if trust is None or trust.exclusion is None else str(trust.exclusion)
 
 
-def known_revoked(roster: Roster | None) -> tuple[Known, ...]:
-    entries = () if roster is None else roster.entries
+def known_revoked(roster: Roster | None, node_id: str) -> tuple[Known, ...]:
+    """Those that were put out, beside `node_id`, this node."""
+    entries = () if roster is None else (entry for entry in roster.entries if entry.id != node_id)
     return tuple(Known(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
 
 
@@ -133,7 +134,7 @@ def peers_at_rest(data_dir: Path) -> Peers:
             )
             for entry in trust.others
         ),
-        revoked=known_revoked(trust.roster),
+        revoked=known_revoked(trust.roster, trust.node_id),
         problem=problem_of(trust),
     )
 

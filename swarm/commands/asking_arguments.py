@@ -30,7 +30,12 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_status(commands: Any) -> None:
-    parser = commands.add_parser("status", help="the swarm as one node sees it")
+    parser = commands.add_parser(
+        "status",
+        help="the swarm as one node sees it",
+        description="The swarm as one node sees it: who is in, who is not and why, and who serves what.",
+        epilog="Exit code: 0 the node is ready, 1 it is not, or none answers.",
+    )
     _add_url(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_status)

@@ -11,7 +11,13 @@ from federation.hostport import DEFAULT_PORT
 
 def add_doctor(commands: Any) -> None:
     """The command."""
-    parser = commands.add_parser("doctor", help="what is wrong here, and the remedy")
+    parser = commands.add_parser(
+        "doctor",
+        help="what is wrong here, and the remedy",
+        description="Look at this machine, its network and each peer, and say the remedy for what is not well. "
+        "Nothing is changed.",
+        epilog="Exit code: 0 nothing failed, 1 something did. More in docs/discovery.md.",
+    )
     parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
     parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="look at this node, too; repeatable")
     parser.add_argument("--port", type=int, help=f"that of the node (default {DEFAULT_PORT})")

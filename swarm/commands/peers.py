@@ -23,17 +23,19 @@ def peers(data_dir: Path, json: bool) -> int:
 
 def peers_text(found: Peers) -> str:
     trust = "open: any node on the network may join" if found.mode == "open" else f"paired, swarm {found.swarm}"
-    lines = [f"{found.name}  {found.id[:SHOWN_ID_CHARS]}  this node  ({trust})"]
+    rows = [(found.name, found.id[:SHOWN_ID_CHARS], "this node", f"({trust})")]
+    rows += [_row(known, found.running) for known in (*found.nodes, *found.revoked)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join((*map(str.ljust, row, widths), row[-1])).rstrip() for row in rows]
     if found.problem is not None:
-        lines.append(f"! {found.problem}")
-    lines += [_line(known, found.running) for known in (*found.nodes, *found.revoked)]
+        lines.insert(1, f"! {found.problem}")
     if not found.nodes:
-        lines.append("  nobody else" + ("" if found.mode == "open" else " yet: `swarm invite`"))
+        lines.append("nobody else" + ("" if found.mode == "open" else " yet: `swarm invite`"))
     if not found.running:
         lines.append("No node runs here now; this is from its data directory.")
     return "\n".join(lines)
 
 
-def _line(known: Known, running: bool) -> str:
+def _row(known: Known, running: bool) -> tuple[str, str, str, str]:
     state = known.state if running or known.state == "revoked" else "not asked"
-    return f"{known.name}  {known.id[:SHOWN_ID_CHARS]}  {state}  {', '.join(known.addresses)}".rstrip()
+    return known.name, known.id[:SHOWN_ID_CHARS], state, ", ".join(known.addresses)

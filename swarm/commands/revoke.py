@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from swarm.commands.control import as_json, ask_node, find_node
-from swarm.gateway.control_messages import REVOKE_PATH, RevokeBody, Revoked
+from swarm.errors import SetupError
+from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
 from swarm.pairing import revoke_at_rest
 
 
 def revoke(data_dir: Path, who: str, json: bool) -> int:
     """Unpin `who`: an id, its beginning, or a name."""
+    if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
+        raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
     node = find_node(data_dir)
     revoked = None if node is None else ask_node(node, REVOKE_PATH, Revoked, RevokeBody(who=who))
     if revoked is None:

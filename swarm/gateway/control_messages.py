@@ -11,6 +11,7 @@ INVITE_PATH = f"{PREFIX}/invite"
 JOIN_PATH = f"{PREFIX}/join"
 PEERS_PATH = f"{PREFIX}/peers"
 REVOKE_PATH = f"{PREFIX}/revoke"
+MAX_WHO_CHARS = 256  # far beyond any id or name
 CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
 
 
@@ -35,7 +36,7 @@ class JoinBody(Message):
 class RevokeBody(Message):
     """`who`: a node id, the beginning of one, or a name."""
 
-    who: str = Field(min_length=1, max_length=256)
+    who: str = Field(min_length=1, max_length=MAX_WHO_CHARS)
 
 
 class Invited(Message):

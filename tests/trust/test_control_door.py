@@ -106,11 +106,14 @@ async def test_the_commands_from_the_first_invitation_to_the_last_goodbye(
         assert "mistyped" in capsys.readouterr().err
 
         assert await command("peers", *at_kitchen) == 0
-        assert f"study  {study.id[:12]}  alive" in capsys.readouterr().out
+        assert f"study    {study.id[:12]}  alive      127.0.0.1:" in capsys.readouterr().out
         assert await command("peers", "--json", *at_kitchen) == 0
         listed = json.loads(capsys.readouterr().out)
         assert [(node["name"], node["state"]) for node in listed["nodes"]] == [("study", "alive")]
 
+        for nobody in ("", " ", "x" * 300):
+            assert await command("revoke", nobody, *at_kitchen) == 2
+            assert "say whom to revoke" in capsys.readouterr().err
         assert await command("revoke", "attic", *at_kitchen) == 2
         assert "'attic' is no member; there are kitchen" in capsys.readouterr().err
         assert await command("revoke", study.id[:6], *at_kitchen) == 0
