@@ -136,8 +136,8 @@ def _family(ref: CatalogueRef, catalogue: Catalogue) -> list[Choice]:
     if family:
         return family
     close = get_close_matches(ref.family, catalogue.families, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise SetupError(f"no model is called {ref.family!r}; {hint}There are: {_listed(catalogue.families)}")
+    there = f"did you mean {' or '.join(close)}? There are" if close else "there are"
+    raise SetupError(f"no model is called {ref.family!r}; {there}: {_listed(catalogue.families)}")
 
 
 def _quant_matches(quant: str | None, choice: Choice) -> bool:

@@ -62,7 +62,7 @@ def list_rows(catalogue: Catalogue, local: LocalModels) -> list[ListRow]:
 
 
 def fit_rows(choices: Sequence[Choice], room: Room, local: LocalModels) -> list[FitRow]:
-    """`choices` against `room`, best first."""
+    """`choices` against `room`: what fits, best first, then what does not."""
     here = local.by_id()
     rows: list[FitRow] = []
     for choice in ranked(choices, room.formats):
@@ -82,7 +82,7 @@ def fit_rows(choices: Sequence[Choice], room: Room, local: LocalModels) -> list[
                 on_disk=choice.id in here,
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: not row.fits)
 
 
 def list_text(rows: Sequence[ListRow]) -> str:

@@ -124,7 +124,7 @@ def test_aliases_and_omissions_are_resolved(text: str, formats: list[Format], fo
     ("ref", "formats", "said"),
     [
         (CatalogueRef("qwen3-codr", "30b-a3b"), ["gguf"], r"no model is called 'qwen3-codr'; did you mean qwen3-coder"),
-        (CatalogueRef("zzzzzz"), ["gguf"], r"no model is called 'zzzzzz'; There are: qwen3\.5, gemma4"),
+        (CatalogueRef("zzzzzz"), ["gguf"], r"no model is called 'zzzzzz'; there are: qwen3\.5, gemma4"),
         (CatalogueRef("llama3.1", "7b"), ["gguf"], r"llama3\.1 does not come in size '7b'; it comes in 8b"),
         (
             CatalogueRef("qwen3", "0.6b", "q4_k_m"),

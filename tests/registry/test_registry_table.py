@@ -23,9 +23,9 @@ def test_the_fit_table_reads_like_this() -> None:
     assert fit_text(fit_rows(choices, ROOM, NOTHING), ROOM) == (
         "12.0 GiB free, 2 x 8192 tokens of context\n"
         "NAME                      PARAMS  FORMAT       SIZE      NEEDS  FITS  ON DISK  WHY NOT\n"
+        "qwen3:8b:q4_k_m             8.2B  gguf     ~5.1 GiB   ~8.3 GiB  yes\n"
         "qwen3:32b:q4_k_m           32.8B  gguf    ~19.8 GiB  ~24.7 GiB  no             12.7 GiB short\n"
         "qwen3:30b-a3b:q4_k_m  30.5B/3.3B  gguf    ~18.4 GiB  ~20.8 GiB  no             8.8 GiB short\n"
-        "qwen3:8b:q4_k_m             8.2B  gguf     ~5.1 GiB   ~8.3 GiB  yes\n"
     )
 
 
