@@ -19,7 +19,6 @@ from load import CHAT, Door, Json, body_of, post
 ANSWER_TIMEOUT_S = 30.0  # the embedded model takes a tenth of a second; whoever waits longer was forgotten
 PAUSE_S = 0.05  # between an answer and the same client's next question: load, not saturation
 MOST_REASONS = 5  # shown of what went wrong
-Question = Json
 
 
 @dataclass(slots=True)
@@ -63,26 +62,29 @@ async def ask_once(door: Door, body: Json, account: Account) -> None:
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             answer = json.loads(body_of(await post(door, CHAT, body)))
-        answer["choices"][0]["message"]["content"]
+        if not answer["choices"][0]["finish_reason"]:
+            raise ValueError("an answer without an end")
     except (OSError, RuntimeError, TimeoutError, ValueError, LookupError) as error:
         account.failures[f"{type(error).__name__}: {str(error)[:160]}"] += 1
     else:
         account.took(time.perf_counter() - begun)
 
 
-async def _client(door: Door, kind: Json, dice: random.Random, account: Account, stop: asyncio.Event) -> None:
+async def _client(
+    door: Door, kind: Json, dice: random.Random, account: Account, stop: asyncio.Event, pause_s: float
+) -> None:
     while not stop.is_set():
         await ask_once(door, {"max_tokens": 48, **kind, "messages": arithmetic(dice)}, account)
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager
-async def asking(doors: Sequence[Door], kinds: Sequence[Json]) -> AsyncGenerator[Account]:
+async def asking(doors: Sequence[Door], kinds: Sequence[Json], pause_s: float = PAUSE_S) -> AsyncGenerator[Account]:
     """One client at each door for each kind of request, until the block ends; all finish what they asked."""
     account, stop = Account(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         for number, (door, kind) in enumerate((door, kind) for door in doors for kind in kinds):
-            tasks.create_task(_client(door, kind, random.Random(number), account, stop))
+            tasks.create_task(_client(door, kind, random.Random(number), account, stop, pause_s))
         try:
             yield account
         finally:

@@ -1,0 +1,180 @@
+"""What clients notice while all three nodes of a swarm are stopped with SIGTERM and started again, one after the other.
+
+Three sorts of clients, all of them the official OpenAI client, ask for short whole answers and longer streams in turn:
+
+* those of the other nodes, which are told before a node is stopped and leave it alone; no retries at all;
+* those that ask `/readyz` of one node after the other before each request and take the first that is ready;
+* those that know one node only and keep asking it while it is gone, with nothing but the client's own two retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from clients import ANSWER_TIMEOUT_S, PAUSE_S, Account, arithmetic
+from load import Json, fresh_prompt, special_tokens
+from measure import Figure, Target
+from namespaces import Stage, door, ready_at, stage
+from openai import AsyncOpenAI, OpenAIError
+from report import progress
+
+from tests.e2e.node_process import NodeProcess
+
+NODES = ("kitchen", "study", "attic")
+CLIENT_RETRIES = 2  # the official client's default
+STREAM_TOKENS = 300  # a third of a second: some are always under way when a node is told to stop
+DRAINED_S = 40.0  # what a node gives its running answers is 30
+BETWEEN_S = 1.0  # between two restarts
+NONE = Target("at most", 0.0)
+
+OTHERS, READY, FAITHFUL = "clients of the other nodes", "clients that ask /readyz", "clients of the restarting node"
+SORTS = (OTHERS, READY, FAITHFUL)
+Choice = Callable[[], Awaitable[str]]
+
+
+@dataclass(slots=True)
+class Restart:
+    """Which node is being restarted at this moment, and what became of every request."""
+
+    at: Stage
+    dice: random.Random
+    bias: dict[str, float]
+    gone: str | None = None
+    accounts: dict[str, Account] = field(
+        default_factory=lambda: {name: Account() for name in SORTS}
+    )
+
+    async def another(self) -> str:
+        """Any node but the one that is being restarted."""
+        return self.dice.choice([name for name in NODES if name != self.gone])
+
+    async def a_ready_one(self) -> str:
+        """The first of all, from any one on, that says it is ready; where nobody does, any."""
+        order = self.dice.sample(NODES, len(NODES))
+        for name in order:
+            try:
+                async with self.at.session.get(f"{url_of(self.at.nodes[name])}/readyz") as response:
+                    if response.status == 200:
+                        return name
+            except (aiohttp.ClientError, TimeoutError):
+                continue
+        return order[0]
+
+    def request(self, stream: bool) -> Json:
+        if not stream:
+            return {"messages": arithmetic(self.dice), "max_tokens": 48}
+        return {
+            "messages": fresh_prompt(self.dice), "max_tokens": STREAM_TOKENS, "logit_bias": self.bias, "stream": True,
+        }  # fmt: skip
+
+
+def url_of(node: NodeProcess) -> str:
+    place = door(node)
+    return f"http://{place.host}:{place.port}"
+
+
+def one_node(name: str) -> Choice:
+    async def choose() -> str:
+        return name
+
+    return choose
+
+
+async def rolling(trials: int) -> list[Figure]:
+    """A trial is one restart of each of the three nodes; its samples are the requests that failed."""
+    failed: dict[str, list[float]] = {name: [] for name in SORTS}
+    asked, down = Counter[str](), list[float]()
+    async with stage(dict.fromkeys(NODES, ("--federation",))) as at:
+        await at.whole()
+        bias = await asyncio.to_thread(special_tokens, door(at.nodes["kitchen"]))
+        for trial in range(trials):
+            restart = Restart(at, random.Random(trial), bias)
+            async with everybody_asks(restart):
+                for node in at.nodes.values():
+                    down.append(await _restarted(restart, node))
+            for name, account in restart.accounts.items():
+                failed[name].append(account.failed)
+                asked[name] += account.answered + account.failed
+                progress(f"rolling {trial + 1}/{trials}, {name}: {account.summary()}")
+    figures = [
+        Figure(f"rolling restart: errors of {name} ({asked[name]} requests)", "", tuple(failed[name]), NONE)
+        for name in SORTS
+    ]
+    return [*figures, Figure("SIGTERM to `ready` again", "s", tuple(down))]
+
+
+async def _restarted(restart: Restart, node: NodeProcess) -> float:
+    """Stop the node with SIGTERM and start it again; seconds until it was ready. Returns when the swarm is whole."""
+    await asyncio.sleep(BETWEEN_S)
+    restart.gone = node.name
+    stopped = time.perf_counter()
+    node.send(signal.SIGTERM)
+    await node.ended(DRAINED_S)
+    node.start()
+    ready = await ready_at(node)
+    await restart.at.whole()
+    restart.gone = None
+    return ready - stopped
+
+
+@asynccontextmanager
+async def everybody_asks(restart: Restart) -> AsyncGenerator[None]:
+    """All clients, until the block ends; each finishes what it asked."""
+    stop = asyncio.Event()
+    clients: list[tuple[str, Choice, int]] = [
+        *[(OTHERS, restart.another, 0)] * 2,
+        *[(READY, restart.a_ready_one, CLIENT_RETRIES)] * 2,
+        *((FAITHFUL, one_node(name), CLIENT_RETRIES) for name in NODES),
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        for sort, choose, retries in clients:
+            tasks.create_task(_client(restart, restart.accounts[sort], choose, retries, stop))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def _client(restart: Restart, account: Account, choose: Choice, retries: int, stop: asyncio.Event) -> None:
+    async with AsyncOpenAI(
+        base_url="http://unset", api_key="none", max_retries=retries, timeout=ANSWER_TIMEOUT_S
+    ) as client:
+        for stream in itertools.cycle((False, True)):
+            if stop.is_set():
+                return
+            name = await choose()
+            place = client.with_options(base_url=f"{url_of(restart.at.nodes[name])}/v1")
+            await _ask(place, restart.request(stream), account, name)
+            await asyncio.sleep(PAUSE_S)
+
+
+async def _ask(client: AsyncOpenAI, request: dict[str, Any], account: Account, name: str) -> None:
+    """One request to its end; a stream without a finish reason broke off, whatever the client makes of it."""
+    begun = time.perf_counter()
+    sort = "stream" if request.get("stream") else "answer"
+    try:
+        finish = None
+        answer = await client.chat.completions.create(model="swarm", **request)
+        if request.get("stream"):
+            async for chunk in answer:
+                finish = chunk.choices[0].finish_reason if chunk.choices and chunk.choices[0].finish_reason else finish
+        else:
+            finish = answer.choices[0].finish_reason
+    except OpenAIError as error:
+        cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+        account.failures[f"{sort} from {name}: {type(error).__name__}{cause}: {str(error)[:160]}"] += 1
+    else:
+        if finish is None:
+            account.failures[f"{sort} from {name}: broke off without a word"] += 1
+        else:
+            account.took(time.perf_counter() - begun)
