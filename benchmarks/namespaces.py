@@ -142,6 +142,16 @@ class Stage:
         await self.whole()
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedMachine(Machine):
+    """A machine of one core: whatever is started on it, engines included, stays there."""
+
+    core: int = 0
+
+    def command(self, *command: str) -> tuple[str, ...]:
+        return Machine.command(self, "taskset", "--cpu-list", str(self.core), *command)
+
+
 def door(node: NodeProcess) -> Door:
     """Where clients ask it."""
     assert node.machine is not None
@@ -159,10 +169,13 @@ async def ready_at(node: NodeProcess, timeout_s: float = START_S) -> float:
 
 
 @asynccontextmanager
-async def stage(members: Mapping[str, Sequence[str]], spare: Sequence[str] = ()) -> AsyncGenerator[Stage]:
-    """A whole swarm: nodes called like the keys, each with its arguments. Machines called `spare` stand empty.
+async def stage(
+    members: Mapping[str, Sequence[str]], spare: Sequence[str] = (), pins: Mapping[str, int] | None = None
+) -> AsyncGenerator[Stage]:
+    """Nodes called like the keys, each with its arguments, all ready; whether they know each other, `whole` tells.
 
-    A run that fails inside shows what the nodes said. Raises RunError where network namespaces are impossible.
+    Machines called `spare` stand empty. Nodes in `pins` have that one core. A run that fails inside
+    shows what the nodes said. Raises RunError where network namespaces are impossible.
     """
     reason = why_impossible()
     if reason is not None:
@@ -175,7 +188,10 @@ async def stage(members: Mapping[str, Sequence[str]], spare: Sequence[str] = ())
         made = Stage(folder, network, session, {})
         try:
             for name, arguments in members.items():
-                made.nodes[name] = made.node(name, made.machine(name), arguments)
+                machine = made.machine(name)
+                if pins is not None and name in pins:
+                    machine = PinnedMachine(machine.name, machine.namespace, machine.ip, pins[name])
+                made.nodes[name] = made.node(name, machine, arguments)
                 stack.enter_context(made.nodes[name])
             for node in made.nodes.values():
                 await ready_at(node)

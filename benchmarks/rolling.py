@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from clients import ANSWER_TIMEOUT_S, PAUSE_S, Account, arithmetic
+from clients import ANSWER_TIMEOUT_S, Account, arithmetic
 from load import Json, fresh_prompt, special_tokens
 from measure import Figure, Target
 from namespaces import Stage, door, ready_at, stage
@@ -32,7 +32,8 @@ from tests.e2e.node_process import NodeProcess
 
 NODES = ("kitchen", "study", "attic")
 CLIENT_RETRIES = 2  # the official client's default
-STREAM_TOKENS = 300  # a third of a second: some are always under way when a node is told to stop
+STREAM_TOKENS = 100  # of each of the voters, a few tenths of a second: some are under way when a node is told to stop
+PAUSE_S = 0.2  # of each of seven clients: load, but no queue, which would only measure how long it is
 DRAINED_S = 40.0  # what a node gives its running answers is 30
 BETWEEN_S = 1.0  # between two restarts
 NONE = Target("at most", 0.0)
@@ -50,9 +51,7 @@ class Restart:
     dice: random.Random
     bias: dict[str, float]
     gone: str | None = None
-    accounts: dict[str, Account] = field(
-        default_factory=lambda: {name: Account() for name in SORTS}
-    )
+    accounts: dict[str, Account] = field(default_factory=lambda: {name: Account() for name in SORTS})
 
     async def another(self) -> str:
         """Any node but the one that is being restarted."""
