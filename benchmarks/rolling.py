@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from clients import ANSWER_TIMEOUT_S, Account, arithmetic
@@ -162,13 +162,8 @@ async def _ask(client: AsyncOpenAI, request: dict[str, Any], account: Account, n
     begun = time.perf_counter()
     sort = "stream" if request.get("stream") else "answer"
     try:
-        finish = None
-        answer = await client.chat.completions.create(model="swarm", **request)
-        if request.get("stream"):
-            async for chunk in answer:
-                finish = chunk.choices[0].finish_reason if chunk.choices and chunk.choices[0].finish_reason else finish
-        else:
-            finish = answer.choices[0].finish_reason
+        answer = cast("Any", await client.chat.completions.create(model="swarm", **request))
+        finish = await _end_of(answer) if request.get("stream") else answer.choices[0].finish_reason
     except OpenAIError as error:
         cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
         account.failures[f"{sort} from {name}: {type(error).__name__}{cause}: {str(error)[:160]}"] += 1
@@ -177,3 +172,9 @@ async def _ask(client: AsyncOpenAI, request: dict[str, Any], account: Account, n
             account.failures[f"{sort} from {name}: broke off without a word"] += 1
         else:
             account.took(time.perf_counter() - begun)
+
+
+async def _end_of(stream: Any) -> str | None:
+    """The finish reason of a stream read to its end."""
+    reasons = [choice.finish_reason async for chunk in stream for choice in chunk.choices if choice.finish_reason]
+    return reasons[-1] if reasons else None

@@ -80,7 +80,7 @@ class Rates:
         self.generator_share.append(100 * (time.process_time() - cpu_before) / took_s)
         for task in (*clients, finished):
             task.cancel()
-        await asyncio.gather(*clients, finished, return_exceptions=True)
+        await asyncio.wait([*clients, finished])
         for task in done:
             task.result()  # a client ends by itself only where it fails
         return window.answers / WINDOW_S
@@ -97,8 +97,11 @@ async def two_nodes(trials: int, layers: int) -> list[Figure]:
     """The three arrangements in turn, and their ratios trial by trial."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     options = ("--model", str(random_model(layers)), "--context", "1024", "--workers", str(SLOTS))
-    members = {"first": ("--federation", *options), "second": ("--federation", *options)}
-    members["alone"] = ("--host", "0.0.0.0", *options)
+    members = {
+        "first": ("--federation", *options),
+        "second": ("--federation", *options),
+        "alone": ("--host", "0.0.0.0", *options),
+    }
     pins = {"first": cores[0], "alone": cores[0], "second": cores[-1]}
     async with stage(members, pins=pins) as at:
         first, second, alone = at.nodes.values()
