@@ -50,9 +50,16 @@ PARTS = ("join", "kill", "freeze", "partition", "lossy", "rolling", "proxied", "
 
 
 def worst(figure: Figure) -> float:
-    """The sample furthest on the wrong side; without a target, the highest."""
+    """The sample furthest on the wrong side of the target; without one, the highest."""
     least = figure.target is not None and figure.target.bound == "at least"
     return min(figure.samples) if least else max(figure.samples)
+
+
+def extreme(figure: Figure) -> str:
+    """The worst trial of what is promised; of what is only told, the range."""
+    if figure.target is not None:
+        return f"{number(worst(figure))} {figure.unit}".strip()
+    return f"{number(min(figure.samples))} to {number(max(figure.samples))}"
 
 
 def verdict(figure: Figure) -> str:
@@ -71,7 +78,7 @@ def table(figures: Sequence[Figure]) -> str:
         target = "" if figure.target is None else f"{figure.target.bound} {number(figure.target.value)}"
         unit = f" {figure.unit}" if figure.unit else ""
         rows.append(
-            f"| {figure.name} | {number(figure.median)}{unit} | {number(worst(figure))}{unit} "
+            f"| {figure.name} | {number(figure.median)}{unit} | {extreme(figure)} "
             f"| {len(figure.samples)} | {target} | {verdict(figure)} |"
         )
     return "\n".join(rows)

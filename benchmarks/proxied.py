@@ -24,7 +24,7 @@ from report import progress
 FIRST_TOKENS = 4  # an answer long enough to stream, short enough to ask many
 PROBES = 5  # times to first token in a trial, whose median is its sample
 EMBEDDED_TOKENS = 1200  # about a second, and with the prompt within the embedded model's context
-RANDOM_TOKENS = 24  # two or three seconds
+RANDOM_TOKENS = 16  # one or two seconds
 PROMPTS_SEED = 20_240_607
 FIRST_TARGET = Target("at most", 5.0)
 SPEED_TARGET = Target("at least", 0.95)  # of the model whose tokens cost what a real one's do

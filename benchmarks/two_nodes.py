@@ -26,8 +26,8 @@ from report import progress
 SLOTS = 4  # --workers' default
 CLIENTS = 2 * SLOTS  # as many as two nodes have slots: the lone node has as many again waiting
 TOKENS = 12  # an answer takes about a second where four are generated at once
-WARM_S = 2.0  # longer than a node needs to hear of its peer's load
-WINDOW_S = 5.0  # several answers of each client
+WARM_S = 1.5  # longer than a node needs to hear of its peer's load
+WINDOW_S = 4.0  # several answers of each client
 CALM_S = 0.5  # for what was broken off to end
 PROMPTS_SEED = 20_240_608
 TARGET = Target("at least", 1.85)
