@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import FrameType
 
 import detection
@@ -100,32 +101,46 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def _end(number_: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + number_)
+@dataclass(slots=True)
+class Outcome:
+    """What has been measured so far, and which parts could not be."""
+
+    figures: list[Figure] = field(default_factory=list[Figure])
+    failed: list[str] = field(default_factory=list[str])
 
 
-def main() -> int:
-    options = read_options()
-    environment = read_environment()
-    signal.signal(signal.SIGTERM, _end)  # so that what was set up is taken down on the way out
-    figures: list[Figure] = []
-    failed: list[str] = []
-    for name, measure in parts(options).items():
+def measure(options: argparse.Namespace, outcome: Outcome) -> None:
+    """Each part that is wanted, into the outcome: one that fails must not cost the others, half an hour of them."""
+    for name, part in parts(options).items():
         if name not in options.only:
             continue
         began = time.monotonic()
         try:
-            figures += measure()
-        except RunError as error:  # one part that cannot be measured must not cost half an hour of others
-            failed.append(name)
+            outcome.figures += part()
+        except (RunError, AssertionError, OSError) as error:
+            outcome.failed.append(name)
             progress("\n".join((f"{name}: {error}", *getattr(error, "__notes__", ()))))
-        progress(f"{name}: {time.monotonic() - began:.0f} s\n{table(figures)}")
-    print("\n" + "  \n".join(environment.lines()) + "\n\n" + table(figures))
-    if failed:
-        print(f"\nnot measured, see above: {', '.join(failed)}")
+        progress(f"{name}: {time.monotonic() - began:.0f} s\n{table(outcome.figures)}")
+
+
+def _end(number_: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"signal {number_}")
+
+
+def main() -> int:
+    options = read_options()
+    environment, outcome = read_environment(), Outcome()
+    signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: what was set up is taken down on the way out
+    try:
+        measure(options, outcome)
+    except KeyboardInterrupt:
+        outcome.failed.append("what came after this (interrupted)")
+    print("\n" + "  \n".join(environment.lines()) + "\n\n" + table(outcome.figures))
+    if outcome.failed:
+        print(f"\nnot measured, see above: {', '.join(outcome.failed)}")
     if options.json is not None:
-        options.json.write_text(as_json(environment, figures) + "\n")
-    return 1 if failed else 0
+        options.json.write_text(as_json(environment, outcome.figures) + "\n")
+    return 1 if outcome.failed else 0
 
 
 if __name__ == "__main__":
