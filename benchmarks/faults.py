@@ -123,14 +123,16 @@ def measure(options: argparse.Namespace, outcome: Outcome) -> None:
         progress(f"{name}: {time.monotonic() - began:.0f} s\n{table(outcome.figures)}")
 
 
-def _end(number_: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(f"signal {number_}")
+def _as_ctrl_c(_: int, __: FrameType | None) -> None:
+    """What was set up is taken down on the way out."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def main() -> int:
     options = read_options()
     environment, outcome = read_environment(), Outcome()
-    signal.signal(signal.SIGTERM, _end)  # as Ctrl-C: what was set up is taken down on the way out
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs come without it
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         measure(options, outcome)
     except KeyboardInterrupt:
