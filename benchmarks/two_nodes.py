@@ -121,8 +121,6 @@ async def two_nodes(trials: int, layers: int) -> list[Figure]:
         Figure("two nodes with one core each, all clients at the first", "answers/s", tuple(got["two"])),
         Figure("two nodes / one node, requests/s", "", ratios(got["two"], got["one"]), TARGET),
         Figure("the same, half the clients at each: what this machine allows", "", ratios(got["apart"], got["one"])),
-        Figure(
-            "two nodes / the same dealt out by hand: what the spreading costs", "", ratios(got["two"], got["apart"])
-        ),
+        Figure("two nodes / dealt out by hand: what the spreading costs", "", ratios(got["two"], got["apart"])),
         Figure("what the load generator took of a core", "%", tuple(rates.generator_share)),
     ]
