@@ -8,11 +8,15 @@ Ctrl-C.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import os
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +24,7 @@ from typing import Any
 
 import aiohttp
 from load import Door, RunError
+from tests.doubles.handing_over import held
 
 from tests.e2e.network import SWITCH, Machine, Network, run, why_impossible
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
@@ -30,6 +35,8 @@ VIEW_TIMEOUT_S = 2.0  # a node that is alive answers in milliseconds, on a starv
 START_S = 60.0  # a random model of 500 MB on a busy machine; the embedded one takes a second
 WHOLE_S = 30.0  # until all found each other: a few seconds; more means that something is broken
 COMMAND_TIMEOUT_S = 60.0
+BACKLOG = 1024  # as the node's own listeners
+CLONE_NEWNET = 0x40000000  # <sched.h>; os.setns is Python 3.12's
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +51,11 @@ class Stage:
     def machine(self, name: str) -> Machine:
         return next(machine for machine in self.network.machines if machine.name == name)
 
-    def node(self, name: str, machine: Machine, arguments: Sequence[str]) -> NodeProcess:
-        """A node called `name` with an empty data folder, not started yet."""
-        return NodeProcess(name, self.folder / name, machine, arguments)
+    def node(
+        self, name: str, machine: Machine, arguments: Sequence[str], listener: socket.socket | None = None
+    ) -> NodeProcess:
+        """A node called `name` with an empty data folder, not started yet; it is handed the `listener`, if any."""
+        return NodeProcess(name, self.folder / name, machine, arguments, listener)
 
     async def routed_by(self, node: NodeProcess) -> frozenset[str]:
         """Names of the nodes that `node` would ask for anything, itself among them; none where it does not answer."""
@@ -152,6 +161,19 @@ class PinnedMachine(Machine):
         return Machine.command(self, "taskset", "--cpu-list", str(self.core), *command)
 
 
+def listener_on(machine: Machine) -> socket.socket:
+    """A socket that listens on the machine's port, as `deploy/swarm.socket` holds it open while a node is restarted."""
+
+    def listen() -> socket.socket:
+        with Path("/run/netns", machine.namespace).open() as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+                raise RunError(f"no entry to {machine.namespace}: {os.strerror(ctypes.get_errno())}")
+        return socket.create_server(("0.0.0.0", PORT), backlog=BACKLOG)
+
+    with ThreadPoolExecutor(1) as threads:  # only the thread that enters the namespace is in it, and it ends here
+        return threads.submit(listen).result()
+
+
 def door(node: NodeProcess) -> Door:
     """Where clients ask it."""
     assert node.machine is not None
@@ -170,12 +192,16 @@ async def ready_at(node: NodeProcess, timeout_s: float = START_S) -> float:
 
 @asynccontextmanager
 async def stage(
-    members: Mapping[str, Sequence[str]], spare: Sequence[str] = (), pins: Mapping[str, int] | None = None
+    members: Mapping[str, Sequence[str]],
+    spare: Sequence[str] = (),
+    pins: Mapping[str, int] | None = None,
+    ports_held: bool = False,
 ) -> AsyncGenerator[Stage]:
     """Nodes called like the keys, each with its arguments, all ready; whether they know each other, `whole` tells.
 
-    Machines called `spare` stand empty. Nodes in `pins` have that one core. A run that fails inside
-    shows what the nodes said. Raises RunError where network namespaces are impossible.
+    Machines called `spare` stand empty. Nodes in `pins` have that one core. With `ports_held` their ports
+    stay open while they are restarted. A run that fails inside shows what the nodes said. Raises RunError where network
+    namespaces are impossible.
     """
     reason = why_impossible()
     if reason is not None:
@@ -191,7 +217,8 @@ async def stage(
                 machine = made.machine(name)
                 if pins is not None and name in pins:
                     machine = PinnedMachine(machine.name, machine.namespace, machine.ip, pins[name])
-                made.nodes[name] = made.node(name, machine, arguments)
+                listener = stack.enter_context(held(listener_on(machine))) if ports_held else None
+                made.nodes[name] = made.node(name, machine, arguments, listener)
                 stack.enter_context(made.nodes[name])
             for node in made.nodes.values():
                 await ready_at(node)

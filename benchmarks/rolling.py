@@ -4,7 +4,8 @@ Three sorts of clients, all of them the official OpenAI client, ask for short wh
 
 * those of the other nodes, which are told before a node is stopped and leave it alone; no retries at all;
 * those that ask `/readyz` of one node after the other before each request and take the first that is ready;
-* those that know one node only and keep asking it while it is gone, with nothing but the client's own two retries.
+* those that know one node only and keep asking it while it is gone, with nothing but the client's own two retries. They
+  are promised nothing unless the node's port is held open for it, as `deploy/swarm.socket` does; both are measured.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -91,25 +92,36 @@ def one_node(name: str) -> Choice:
 
 async def rolling(trials: int) -> list[Figure]:
     """A trial is one restart of each of the three nodes; its samples are the requests that failed."""
-    failed: dict[str, list[float]] = {name: [] for name in SORTS}
+    return [*await _rounds(trials, ports_held=False), *await _rounds(trials, ports_held=True)]
+
+
+async def _rounds(trials: int, ports_held: bool) -> list[Figure]:
+    """All trials with ports that close, or are held open, while a node is restarted."""
+    sorts = (FAITHFUL,) if ports_held else SORTS
+    failed: dict[str, list[float]] = {sort: [] for sort in sorts}
     asked, down = Counter[str](), list[float]()
-    async with stage(dict.fromkeys(NODES, ("--federation",))) as at:
+    where = "port held open" if ports_held else "port closed"
+    async with stage(dict.fromkeys(NODES, ("--federation",)), ports_held=ports_held) as at:
         await at.whole()
         bias = await asyncio.to_thread(special_tokens, door(at.nodes["kitchen"]))
         for trial in range(trials):
             restart = Restart(at, random.Random(trial), bias)
-            async with everybody_asks(restart):
+            async with everybody_asks(restart, sorts):
                 for node in at.nodes.values():
                     down.append(await _restarted(restart, node))
-            for name, account in restart.accounts.items():
-                failed[name].append(account.failed)
-                asked[name] += account.answered + account.failed
-                progress(f"rolling {trial + 1}/{trials}, {name}: {account.summary()}")
+            for sort in sorts:
+                account = restart.accounts[sort]
+                failed[sort].append(account.failed)
+                asked[sort] += account.answered + account.failed
+                progress(f"rolling {trial + 1}/{trials}, {where}, {sort}: {account.summary()}")
     figures = [
-        Figure(f"rolling restart: errors of {name} ({asked[name]} requests)", "", tuple(failed[name]), NONE)
-        for name in SORTS
-    ]
-    return [*figures, Figure("SIGTERM to `ready` again", "s", tuple(down))]
+        Figure(
+            f"rolling restart: errors of {sort}{f', {where}' if sort == FAITHFUL else ''} ({asked[sort]} requests)", "",
+            tuple(failed[sort]), None if sort == FAITHFUL and not ports_held else NONE,
+        )
+        for sort in sorts
+    ]  # fmt: skip
+    return [*figures, Figure(f"SIGTERM to `ready` again, {where}", "s", tuple(down))]
 
 
 async def _restarted(restart: Restart, node: NodeProcess) -> float:
@@ -127,8 +139,8 @@ async def _restarted(restart: Restart, node: NodeProcess) -> float:
 
 
 @asynccontextmanager
-async def everybody_asks(restart: Restart) -> AsyncGenerator[None]:
-    """All clients, until the block ends; each finishes what it asked."""
+async def everybody_asks(restart: Restart, sorts: Sequence[str]) -> AsyncGenerator[None]:
+    """All clients of these sorts, until the block ends; each finishes what it asked."""
     stop = asyncio.Event()
     clients: list[tuple[str, Choice, int]] = [
         *[(OTHERS, restart.another, 0)] * 2,
@@ -137,6 +149,8 @@ async def everybody_asks(restart: Restart) -> AsyncGenerator[None]:
     ]
     async with asyncio.TaskGroup() as tasks:
         for sort, choose, retries in clients:
+            if sort not in sorts:
+                continue
             tasks.create_task(_client(restart, restart.accounts[sort], choose, retries, stop))
         try:
             yield
