@@ -151,9 +151,11 @@ def read_chunk(reader: ChunkReader, data: bytes, replica: Replica) -> list[Delta
         if all(map(well_formed, events)):
             return events
         problem = "a value of the wrong type"
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         problem = repr(error)
-    raise PeerFailed(replica.node, f"sent an unreadable chunk: {problem[:MAX_MESSAGE_CHARS]}")
+    raise PeerFailed(replica.node, f"sent an unreadable chunk: {printable(problem)[:MAX_MESSAGE_CHARS]}")
 
 
 def well_formed(event: Delta | Finish) -> bool:
