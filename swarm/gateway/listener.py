@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
@@ -24,6 +25,7 @@ TLS_HANDSHAKE: Final = b"\x16"
 FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
+MAX_CONNECTIONS: Final = 4096  # of HTTP, idle ones too: half of the open files that a node asks for, ten KB each
 ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
 RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
@@ -54,6 +56,20 @@ def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
             transport.abort()
 
 
+def make_room(server: web.Server, leaving: set[RequestHandler]) -> None:
+    """Where a server has all the connections it takes, close the oldest: an idle one now, a busy one after its answer.
+
+    So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
+    """
+    connections = server.connections  # in order of arrival
+    leaving.intersection_update(connections)
+    if len(connections) - len(leaving) < MAX_CONNECTIONS:
+        return
+    oldest = next(connection for connection in connections if connection not in leaving)
+    leaving.add(oldest)
+    oldest.close()
+
+
 class SharedPort:
     """Accepts on `listener` from `__aenter__` to `__aexit__`, which leaves established connections to the server.
 
@@ -66,6 +82,7 @@ class SharedPort:
         self._tls = tls
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
         self._refused: set[str] = set()
+        self._leaving: set[RequestHandler] = set()  # told to close after what they carry
         self._accepting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -120,6 +137,7 @@ class SharedPort:
 
     async def _serve(self, connection: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
         """Give the connection to the server; a transport that cannot be made has closed it."""
+        make_room(self._server, self._leaving)
         loop = asyncio.get_running_loop()
         timeout_s = None if context is None else HANDSHAKE_S
         try:

@@ -150,5 +150,5 @@ FRAMES: tuple[Callable[[bytes], bytes], ...] = (
 )
 
 # Ten thousand messages in all; each test counts its own.
-PARSED, OVER_SOCKETS, THROUGH_A_NODE, REQUESTS = 6000, 1200, 300, 2500
+PARSED, OVER_SOCKETS, THROUGH_A_NODE, REQUESTS = 6800, 1200, 300, 1700
 ROUNDS = 50  # Hypothesis gives each a seed, the same ones in every run

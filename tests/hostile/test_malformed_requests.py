@@ -128,7 +128,7 @@ def node(folder: Path, name: str, trust: Any) -> RunningNode:
     return RunningNode(name, ready(engine), options=NodeOptions(trust=trust, files=files))
 
 
-MEMBERS_SHARE = 500
+MEMBERS_SHARE = 300
 
 
 async def test_thousands_of_requests_break_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
