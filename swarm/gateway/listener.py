@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
@@ -56,18 +57,32 @@ def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
             transport.abort()
 
 
-def make_room(server: web.Server, leaving: set[RequestHandler]) -> None:
-    """Where a server has all the connections it takes, close the oldest: an idle one now, a busy one after its answer.
+class ConnectionCap:
+    """Keeps a server to MAX_CONNECTIONS by closing the oldest ones: idle ones now, busy ones after their answer.
 
     So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
     """
-    connections = server.connections  # in order of arrival
-    leaving.intersection_update(connections)
-    if len(connections) - len(leaving) < MAX_CONNECTIONS:
-        return
-    oldest = next(connection for connection in connections if connection not in leaving)
-    leaving.add(oldest)
-    oldest.close()
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self._leaving: dict[RequestHandler, asyncio.Task[None]] = {}
+
+    def make_room(self) -> None:
+        """For one more."""
+        connections = self._server.connections  # in order of arrival
+        excess = len(connections) - len(self._leaving) - MAX_CONNECTIONS + 1
+        if excess > 0:  # several where many were accepted in a row
+            for oldest in islice((known for known in connections if known not in self._leaving), excess):
+                oldest.close()  # wakes an idle one up, for which `shutdown` would wait
+                self._leaving[oldest] = leaving = asyncio.create_task(oldest.shutdown(None))
+                leaving.add_done_callback(lambda _, left=oldest: self._leaving.pop(left, None))
+
+    async def stop(self) -> None:
+        """Leave all connections to the server's own end."""
+        leaving = tuple(self._leaving.values())
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
 
 
 class SharedPort:
@@ -82,7 +97,7 @@ class SharedPort:
         self._tls = tls
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
         self._refused: set[str] = set()
-        self._leaving: set[RequestHandler] = set()  # told to close after what they carry
+        self._cap = ConnectionCap(server)
         self._accepting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,6 +112,7 @@ class SharedPort:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cap.stop()
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -112,7 +128,9 @@ class SharedPort:
                 await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
             if len(self._undecided) >= MAX_UNDECIDED:
-                next(iter(self._undecided)).cancel()
+                oldest = next(iter(self._undecided))
+                del self._undecided[oldest]  # or the next of a row of newcomers would find it again
+                oldest.cancel()
             task = asyncio.create_task(self._hand_over(connection, str(address[0])))
             self._undecided[task] = None
             task.add_done_callback(lambda done: self._undecided.pop(done, None))
@@ -137,7 +155,7 @@ class SharedPort:
 
     async def _serve(self, connection: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
         """Give the connection to the server; a transport that cannot be made has closed it."""
-        make_room(self._server, self._leaving)
+        self._cap.make_room()
         loop = asyncio.get_running_loop()
         timeout_s = None if context is None else HANDSHAKE_S
         try:
