@@ -120,7 +120,7 @@ class Dispatcher:
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
-        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
+        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
         """
@@ -142,14 +142,23 @@ class Dispatcher:
                     yield item
             return
         except FAILING_OVER as error:
-            last = None if shown else last_resort(request.model, plan.seats, self.offer(options.upstream))
+            last = None if shown else self._left_over(request, plan, options)
             if last is None or isinstance(error, DeadlineExceeded):
                 raise
-            log.warning("no voter could answer, asking upstream %s: %s", last.node, error)
+            log.warning("no voter could answer, asking %s: %s", last.node, error)
         alone = replace(plan, seats=(last,))
         async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
             async for item in progress:
                 yield item
+
+    def _left_over(self, request: GenerationRequest, plan: Plan, options: VoteOptions) -> Replica | None:
+        """Who may still answer where no voter could: a node with no seat (its model is weaker), then the upstream."""
+        asked = {replica.node_id for replica in plan.seats}
+        others = [replica for replica in self.replicas() if replica.node_id not in asked]
+        try:
+            return by_preference(who_can(request, others, None))[0]
+        except (UnknownModel, BadRequest):
+            return last_resort(request.model, plan.seats, self.offer(options.upstream))
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
