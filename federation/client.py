@@ -73,8 +73,12 @@ class PeerResponse:
             return await self._response.content.readany()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Every piece of the body."""
+        """Every piece of the body. Raises PeerProtocolError where it is longer than any answer."""
+        left_bytes = MAX_STREAM_BYTES
         while chunk := await self.read():
+            left_bytes -= len(chunk)
+            if left_bytes < 0:
+                raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
             yield chunk
 
     async def refusal(self) -> PeerStatusError:

@@ -73,7 +73,13 @@ class Answering:
         """The choices of the one replica that answers. Consume it within `deadline()`."""
         asked = self.asked
         return self._dispatcher.single(
-            asked.request, asked.choices, self._deadline, self._on_served, asked.local_only, asked.options.upstream
+            asked.request,
+            asked.choices,
+            self._deadline,
+            self._on_served,
+            asked.local_only,
+            asked.options.upstream,
+            whole=not asked.stream,
         )
 
     def _on_served(self, served: Served) -> None:

@@ -45,6 +45,7 @@ from swarm.gateway.keys import (
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.peer_gate import PeerGate
 from swarm.gateway.responses import endpoint as responses
+from swarm.gateway.server_log import quiet_about_bad_requests
 from swarm.gateway.streams import Pacing
 from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
@@ -63,6 +64,7 @@ def make_app(
     files: model_files.FileService | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
+    quiet_about_bad_requests()
     pacing = pacing or Pacing()
     metrics = Metrics()
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))

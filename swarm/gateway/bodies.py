@@ -17,6 +17,9 @@ MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything lar
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
 MAX_PLACED_BYTES = 2**20  # a bad body up to this size is parsed once more to say where its problem is
 BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
+# What a web page's form sends without asking first, and no API client does. The third, application/x-www-form-urlencoded,
+# is what `curl -d` says of any body; a form's own is escaped and so never JSON.
+FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
@@ -29,7 +32,9 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
 
 
 async def read_bytes(request: web.Request) -> bytes:
-    """The body, at most MAX_BODY_BYTES of it and within BODY_TIMEOUT_S."""
+    """The body, at most MAX_BODY_BYTES of it and within BODY_TIMEOUT_S. Raises as `read_body` does."""
+    if request.content_type in FORM_TYPES:
+        raise BadRequest(f"the Content-Type is {request.content_type}: send JSON as application/json")
     length = request.content_length
     if length is not None and length > MAX_BODY_BYTES:  # before any of it is read
         raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length)
@@ -38,6 +43,8 @@ async def read_bytes(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    except web.RequestPayloadError as error:
+        raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
 
 
 def parse_body(raw: bytes, schema: type[M]) -> M:

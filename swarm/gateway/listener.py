@@ -13,10 +13,12 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
@@ -25,6 +27,7 @@ TLS_HANDSHAKE: Final = b"\x16"
 FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
+MAX_CONNECTIONS: Final = 4096  # of HTTP, idle ones too: half of the open files that a node asks for, ten KB each
 ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
 RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
@@ -56,6 +59,34 @@ def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
             transport.abort()
 
 
+class ConnectionCap:
+    """Keeps a server to MAX_CONNECTIONS by closing the oldest ones: idle ones now, busy ones after their answer.
+
+    So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
+    """
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        self._leaving: dict[RequestHandler, asyncio.Task[None]] = {}
+
+    def make_room(self) -> None:
+        """For one more."""
+        connections = self._server.connections  # in order of arrival
+        excess = len(connections) - len(self._leaving) - MAX_CONNECTIONS + 1
+        if excess > 0:  # several where many were accepted in a row
+            for oldest in islice((known for known in connections if known not in self._leaving), excess):
+                oldest.close()  # wakes an idle one up, for which `shutdown` would wait
+                self._leaving[oldest] = leaving = asyncio.create_task(oldest.shutdown(None))
+                leaving.add_done_callback(lambda _, left=oldest: self._leaving.pop(left, None))
+
+    async def stop(self) -> None:
+        """Leave all connections to the server's own end."""
+        leaving = tuple(self._leaving.values())
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+
+
 class SharedPort:
     """Accepts on `listener` from `__aenter__` to `__aexit__`, which leaves established connections to the server.
 
@@ -76,6 +107,7 @@ class SharedPort:
         self._is_member = is_member
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
         self._refused: set[str] = set()
+        self._cap = ConnectionCap(server)
         self._accepting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -90,6 +122,7 @@ class SharedPort:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cap.stop()
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -105,7 +138,9 @@ class SharedPort:
                 await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
             if len(self._undecided) >= MAX_UNDECIDED:
-                next(iter(self._undecided)).cancel()
+                oldest = next(iter(self._undecided))
+                del self._undecided[oldest]  # or the next of a row of newcomers would find it again
+                oldest.cancel()
             task = asyncio.create_task(self._hand_over(connection, str(address[0])))
             self._undecided[task] = None
             task.add_done_callback(partial(self._decided, connection))
@@ -135,6 +170,7 @@ class SharedPort:
 
     async def _serve(self, connection: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
         """Give the connection to the server; a transport that cannot be made has closed it."""
+        self._cap.make_room()
         loop = asyncio.get_running_loop()
         timeout_s = None if context is None else HANDSHAKE_S
         try:

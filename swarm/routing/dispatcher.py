@@ -53,7 +53,7 @@ from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import OnEvent, with_sampling
+from swarm.routing.voters import OnEvent, held_back, with_sampling
 from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
@@ -120,7 +120,7 @@ class Dispatcher:
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
-        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, the upstream does.
+        """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
         """
@@ -142,14 +142,23 @@ class Dispatcher:
                     yield item
             return
         except FAILING_OVER as error:
-            last = None if shown else last_resort(request.model, plan.seats, self.offer(options.upstream))
+            last = None if shown else self._left_over(request, plan, options)
             if last is None or isinstance(error, DeadlineExceeded):
                 raise
-            log.warning("no voter could answer, asking upstream %s: %s", last.node, error)
+            log.warning("no voter could answer, asking %s: %s", last.node, error)
         alone = replace(plan, seats=(last,))
         async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
             async for item in progress:
                 yield item
+
+    def _left_over(self, request: GenerationRequest, plan: Plan, options: VoteOptions) -> Replica | None:
+        """Who may still answer where no voter could: a node with no seat (its model is weaker), then the upstream."""
+        asked = {replica.node_id for replica in plan.seats}
+        others = [replica for replica in self.replicas() if replica.node_id not in asked]
+        try:
+            return by_preference(who_can(request, others, None))[0]
+        except (UnknownModel, BadRequest):
+            return last_resort(request.model, plan.seats, self.offer(options.upstream))
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -230,14 +239,16 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool = False,
         upstream: bool = True,
+        whole: bool = False,
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
-        wait beyond `deadline`.
+        wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
+        may take over until then.
         """
         with self._demand.request():
-            events = self._single(request, choices, deadline, on_served, local_only, upstream)
+            events = self._single(request, choices, deadline, on_served, local_only, upstream, whole)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -250,6 +261,7 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool,
         upstream: bool,
+        whole: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
         replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
@@ -259,7 +271,8 @@ class Dispatcher:
         for position, replica in enumerate(replicas):
             begun = False
             try:
-                async with aclosing(self._asking.events(replica, request, choices, deadline, on_served)) as events:
+                source = self._asking.events(replica, request, choices, deadline, on_served)
+                async with aclosing(held_back(source) if whole else source) as events:
                     async for event in events:
                         begun = True
                         yield event

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from federation.advertisement import printable
 from federation.client import PeerClient, PeerResponse
@@ -31,6 +31,7 @@ MAX_REFUSAL_BYTES = 16 * 2**10  # of an error's body; ours are under 1 KiB
 MAX_NAME_CHARS = 64  # of a voter's name
 MAX_MESSAGE_CHARS = 500  # quoted of a peer's error
 MAX_TOKENS = 2**31  # counts beyond it are no counts
+MAX_LOGPROBS_LEVELS = 16  # of nesting; OpenAI's have 5, and what writes JSON for clients ends near a thousand
 
 
 def remaining_s(deadline: float) -> float:
@@ -150,9 +151,11 @@ def read_chunk(reader: ChunkReader, data: bytes, replica: Replica) -> list[Delta
         if all(map(well_formed, events)):
             return events
         problem = "a value of the wrong type"
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         problem = repr(error)
-    raise PeerFailed(replica.node, f"sent an unreadable chunk: {problem[:MAX_MESSAGE_CHARS]}")
+    raise PeerFailed(replica.node, f"sent an unreadable chunk: {printable(problem)[:MAX_MESSAGE_CHARS]}")
 
 
 def well_formed(event: Delta | Finish) -> bool:
@@ -161,7 +164,16 @@ def well_formed(event: Delta | Finish) -> bool:
         return False
     if isinstance(event, Finish):
         return credible(event.usage)
-    return _are(str, event.text, event.reasoning) and all(map(_call_well_formed, event.tool_calls))
+    typed = _are(str, event.text, event.reasoning) and all(map(_call_well_formed, event.tool_calls))
+    return typed and is_shallow(event.logprobs, MAX_LOGPROBS_LEVELS)
+
+
+def is_shallow(value: JsonValue, levels: int) -> bool:
+    """Whether JSON nests at most `levels` deep."""
+    if not isinstance(value, dict | list):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(is_shallow(member, levels - 1) for member in inside)
 
 
 def _call_well_formed(call: ToolCallDelta) -> bool:
