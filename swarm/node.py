@@ -23,11 +23,12 @@ from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
-from swarm.gateway.listener import shared_port
+from swarm.gateway.listener import SharedPort, flushed, shared_port
 from swarm.model_choice import choose_model
 from swarm.node_banner import PeerNews, banner
 from swarm.node_discovery import Discovery
 from swarm.node_files import keeping_hashed, make_files
+from swarm.node_leaving import CUT_S, leave
 from swarm.node_place import settle
 from swarm.node_trust import TrustSteward
 from swarm.node_upstream import banner_lines, ready_line, take_key
@@ -39,7 +40,7 @@ from swarm.settings import Settings
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
 
-DRAIN_S = 30.0  # what running answers get after the first stop signal
+FLUSH_S = 5.0  # for readers who have not taken the end of their answer yet
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
 
 
@@ -69,20 +70,33 @@ class Node:
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
+        self._doors: tuple[SharedPort, ...] = ()
+        self.discovery: Discovery | None = None
         self._upstream_lines: list[str] = []
 
     async def __aenter__(self) -> Node:
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Leave the swarm, let running answers finish, stop the engines."""
-        self.condition.draining = True
-        await self._stack.aclose()
+        try:
+            if self._doors:
+                await leave(self.condition, self._doors, self._say_goodbye, self._others_serve, self.place.has_heir)
+        finally:
+            await self._stack.aclose()
+
+    async def _say_goodbye(self) -> None:
+        """To everybody who may ask this node something, while it goes on passing clients' requests to them."""
+        if self.discovery is not None:
+            await asyncio.gather(self.discovery.close(), self.membership.say_goodbye())
+
+    def _others_serve(self) -> bool:
+        return bool(self.dispatcher.replicas())
 
     async def _start(self) -> None:
         settings = self.settings
@@ -113,6 +127,7 @@ class Node:
             default_stream=settings.vote_stream,
             upstream=await self._enter_upstream(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
+            leaving=lambda: self.condition.draining,
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))
@@ -157,24 +172,25 @@ class Node:
             files=self._files and self._files.service,
         )
         runner = web.AppRunner(
-            app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=DRAIN_S
+            app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
         try:
-            async with shared_port(runner, listeners, trust):
+            async with shared_port(runner, listeners, trust) as self._doors:
                 yield
         finally:
+            if runner.server is not None:
+                await flushed(runner.server, FLUSH_S)
             await runner.cleanup()
 
     async def _join(self) -> None:
         self.membership.subscribe(PeerNews(self._console.say).tell)
-        self.discovery = discovery = await self._stack.enter_async_context(
+        discovery = self.discovery = await self._stack.enter_async_context(
             Discovery(self.settings, self.membership, self.describe, self._moved, self.place.port)
         )
         self.place.trust.subscribe(lambda _: discovery.announce())
         if discovery.problem:
             self._console.say(f"  mDNS       off: {discovery.problem}")
         await self._stack.enter_async_context(keeping_hashed(self._files))
-        # Entered last, so that leaving begins with it: peers hear the goodbye before anything else winds down.
         await self._stack.enter_async_context(self.membership)
 
     def _moved(self, addresses: AnnouncedAddresses) -> None:

@@ -33,6 +33,7 @@ class Place:
     access: AccessRules
     trust: Trust
     upstream: UpstreamPlan | None = None
+    has_heir: bool = False  # systemd holds the port: whoever knocks while no process listens waits for the next one
 
     @property
     def announced(self) -> Address:

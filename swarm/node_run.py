@@ -7,7 +7,8 @@ import os
 import signal
 
 from swarm.console import Console
-from swarm.node import DRAIN_S, Node
+from swarm.node import Node
+from swarm.node_leaving import DRAIN_S
 from swarm.settings import Settings
 
 

@@ -20,6 +20,7 @@ async def live(_: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """200 while a model can be reached and the node is not on its way out; else 503 with the reason."""
+    request.app[CONDITION].in_progress.note_client()
     problem = not_ready(request)
     if problem is None:
         return json_response({"status": "ok"})

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
@@ -26,22 +28,41 @@ HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
 ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
 RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
+FLUSH_LOOK_S: Final = 0.01  # between two looks at what slow readers have not taken yet
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def shared_port(runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust) -> AsyncGenerator[None]:
+async def shared_port(
+    runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust
+) -> AsyncGenerator[tuple[SharedPort, ...]]:
     """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out."""
     await runner.setup()
     server = runner.server
     assert server is not None, "setup makes it"
     trust.subscribe(lambda _: cut(server, trust.is_member))
     async with AsyncExitStack() as stack:
-        for listener in listeners:
-            await stack.enter_async_context(SharedPort(server, listener, lambda: trust.server_context))
-        yield
+        ports = [SharedPort(server, listener, lambda: trust.server_context) for listener in listeners]
+        for port in ports:
+            await stack.enter_async_context(port)
+        yield tuple(ports)
+
+
+async def flushed(server: web.Server, timeout_s: float) -> bool:
+    """Whether everything that was written to clients has left this process, which is waited for."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_holds_data, server.connections)):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(FLUSH_LOOK_S)
+    return True
+
+
+def _holds_data(connection: RequestHandler) -> bool:
+    transport = connection.transport
+    return isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() > 0
 
 
 def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
@@ -76,10 +97,25 @@ class SharedPort:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [task for task in (self._accepting, *self._undecided) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.stop(leave_waiting=True)
+        await _end(*self._undecided)
+
+    async def stop(self, leave_waiting: bool = False) -> None:
+        """Accept no more; those who are connected are served on.
+
+        Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
+        an heir, where the socket outlives this process.
+        """
+        if self._accepting is None:
+            return
+        await _end(self._accepting)
+        self._accepting = None
+        while not leave_waiting:
+            try:
+                connection, address = self._listener.accept()
+            except OSError:  # nobody waits, or there are no descriptors left for them
+                break
+            self._take(connection, str(address[0]))
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -94,14 +130,17 @@ class SharedPort:
                 log.error("cannot accept connections for a moment: %s", error.strerror)
                 await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
-            if len(self._undecided) >= MAX_UNDECIDED:
-                next(iter(self._undecided)).cancel()
-            task = asyncio.create_task(self._hand_over(connection, str(address[0])))
-            self._undecided[task] = None
-            task.add_done_callback(lambda done: self._undecided.pop(done, None))
+            self._take(connection, str(address[0]))
             accepted += 1
             if accepted % ACCEPTS_IN_A_ROW == 0:
                 await asyncio.sleep(0)
+
+    def _take(self, connection: socket.socket, host: str) -> None:
+        if len(self._undecided) >= MAX_UNDECIDED:
+            next(iter(self._undecided)).cancel()
+        task = asyncio.create_task(self._hand_over(connection, host))
+        self._undecided[task] = None
+        task.add_done_callback(lambda done: self._undecided.pop(done, None))
 
     async def _hand_over(self, connection: socket.socket, host: str) -> None:
         connection.setblocking(False)
@@ -157,3 +196,9 @@ async def _first_byte(connection: socket.socket) -> bytes:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
