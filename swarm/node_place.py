@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules
 from swarm.node_access import read_access
 from swarm.node_discovery import chosen_addresses
+from swarm.node_handover import take_listeners
 from swarm.node_listeners import open_listeners
 from swarm.node_upstream import read_upstream
 from swarm.routing.upstream import UpstreamPlan
@@ -58,6 +60,8 @@ def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
         raise SetupError(str(error)) from error
     access = read_access(settings, identity.name)
     upstream = read_upstream(settings)
-    listeners = open_listeners(addresses.bind_hosts, settings.port)
+    handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
+    listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
     port = int(listeners[0].getsockname()[1])
-    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream), listeners
+    has_heir = bool(handed_over)
+    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream, has_heir), listeners
