@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from swarm.errors import SetupError
 from swarm.node_handover import covers, handed_over, take_listeners
-from tests.doubles.handing_over import command_with_listeners
+from tests.doubles.handing_over import command_with_listeners, held
 
 OWN = 4242
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,15 +85,9 @@ def taken_by_a_process(*listeners: socket.socket, bound: str = "127.0.0.1") -> s
     )
 
 
-def high(stack: ExitStack, opened: socket.socket) -> socket.socket:
-    """`opened` under a descriptor that no handover overwrites."""
-    with closing(opened):
-        return stack.enter_context(closing(socket.socket(fileno=fcntl.fcntl(opened.fileno(), fcntl.F_DUPFD, 20))))
-
-
 def test_real_descriptors_are_taken() -> None:
     with ExitStack() as stack:
-        listener = high(stack, socket.create_server(("127.0.0.1", 0)))
+        listener = stack.enter_context(held(socket.create_server(("127.0.0.1", 0))))
         ran = taken_by_a_process(listener)
         assert (ran.returncode, ran.stdout.split()) == (0, [str(listener.getsockname()[1])]), ran.stderr
 
@@ -102,7 +95,7 @@ def test_real_descriptors_are_taken() -> None:
 @pytest.mark.parametrize("wrong", ["no socket there", "not listening", "too wide", "other ports", "both families"])
 def test_what_cannot_be_listened_on_is_refused_with_the_reason(wrong: str) -> None:
     with ExitStack() as stack:
-        listeners = [high(stack, socket.create_server(("127.0.0.1", 0)))]
+        listeners = [stack.enter_context(held(socket.create_server(("127.0.0.1", 0))))]
         bound, told = "127.0.0.1", ""
         match wrong:
             case "no socket there":
@@ -112,16 +105,20 @@ def test_what_cannot_be_listened_on_is_refused_with_the_reason(wrong: str) -> No
                 os.close(pipe[0])
                 told = "is no socket"
             case "not listening":
-                listeners = [high(stack, socket.socket())]
+                listeners = [stack.enter_context(held(socket.socket()))]
                 told = "is no listening TCP socket"
             case "too wide":
-                listeners = [high(stack, socket.create_server(("0.0.0.0", 0)))]
+                listeners = [stack.enter_context(held(socket.create_server(("0.0.0.0", 0))))]
                 told = "change ListenStream="
             case "other ports":
-                listeners.append(high(stack, socket.create_server(("127.0.0.1", 0))))
+                listeners.append(stack.enter_context(held(socket.create_server(("127.0.0.1", 0)))))
                 told = "different ports"
             case _:
-                listeners = [high(stack, socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True))]
+                listeners = [
+                    stack.enter_context(
+                        held(socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True))
+                    )
+                ]
                 bound, told = "0.0.0.0", "BindIPv6Only=ipv6-only"
         ran = taken_by_a_process(*listeners, bound=bound)
         assert ran.returncode == 1
