@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +24,8 @@ LONG_TOKENS: Final = 150  # most of a second, so that a stop signal meets some o
 
 SHORT, LONG = "What is the capital of France?", "Tell me about the sea."
 STRATEGY: Final = {"strategy": "single"}
+Kind = tuple[str, bool]  # the question, and whether its answer is streamed
+MIXED: Final[Sequence[Kind]] = ((SHORT, False), (LONG, True), (SHORT, True), (LONG, False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class History:
     told: list[Told] = field(default_factory=list[Told])
 
     @property
+    def failed(self) -> list[Told]:
+        return [told for told in self.told if told.error is not None]
+
+    @property
     def errors(self) -> list[str]:
-        return [
-            f"{told.url} {told.question!r} stream={told.streamed}: {told.error}" for told in self.told if told.error
-        ]
+        return [f"{told.url} {told.question!r} stream={told.streamed}: {told.error}" for told in self.failed]
 
     def wrong(self, reference: dict[str, str]) -> list[Told]:
         """Answers said to be complete that are not what was asked for."""
@@ -114,7 +118,7 @@ async def answer_of(client: AsyncOpenAI, question: str, streamed: bool) -> str:
     return text
 
 
-async def keep_asking(pick: Callable[[], str], history: History, retries: int, kinds: itertools.cycle[Any]) -> None:
+async def keep_asking(pick: Callable[[], str], history: History, retries: int, kinds: Iterator[Kind]) -> None:
     """One client with connections of its own, kept alive. `retries` are the SDK's."""
     async with AsyncExitStack() as stack:
         clients: dict[str, AsyncOpenAI] = {}
@@ -136,10 +140,12 @@ async def keep_asking(pick: Callable[[], str], history: History, retries: int, k
 
 
 @asynccontextmanager
-async def load(clients: int, pick: Callable[[], str], retries: int = 0) -> AsyncGenerator[History]:
-    """`clients` ask, streaming and not, short and long, until the block ends; they finish what they began."""
+async def load(
+    clients: int, pick: Callable[[], str], retries: int = 0, kinds: Sequence[Kind] = MIXED
+) -> AsyncGenerator[History]:
+    """`clients` ask one of `kinds` after the other until the block ends; they finish what they began."""
     history = History()
-    kinds = itertools.cycle([(SHORT, False), (LONG, True), (SHORT, True), (LONG, False)])
+    asking = itertools.cycle(kinds)
     stopping = False
 
     def pick_until_stopped() -> str:
@@ -149,7 +155,7 @@ async def load(clients: int, pick: Callable[[], str], retries: int = 0) -> Async
 
     async def one() -> None:
         with suppress(StopAsking):
-            await keep_asking(pick_until_stopped, history, retries, kinds)
+            await keep_asking(pick_until_stopped, history, retries, asking)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(clients):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from openai import DEFAULT_MAX_RETRIES, AsyncOpenAI
 
 from tests.doubles.handing_over import held
-from tests.e2e.asking import get_text
+from tests.e2e.asking import SLOTS, get_text, metrics_of
 from tests.e2e.load import LONG, SHORT, Balancer, History, answer_of, load, watched
 from tests.e2e.network import Network
 from tests.e2e.node_process import NodeProcess
@@ -23,6 +25,7 @@ CLIENTS = 6
 ENDED_S = 40.0  # the linger, and what the longest answer takes on a busy machine
 READY_S = 20.0
 BACK_S = 5.0
+TOLD_S = 6.0  # of a crash
 ASKED_EACH = 20  # answers that a node has to have given, so that the load was one
 
 
@@ -115,3 +118,28 @@ async def answered(history: History, more: int) -> None:
         return len(history.told) >= enough
 
     await eventually(came, READY_S, f"{more} more answers")
+
+
+@pytest.mark.netns
+async def test_a_crash_is_told_to_those_whose_answer_ran_there_and_to_nobody_else(swarm: Swarm) -> None:
+    """The clients ask the other two, which pass on what they have no workers for."""
+    await swarm.whole()
+    reference = await reference_of(swarm)
+    killed, *others = swarm.nodes
+    turn = itertools.cycle([node.url for node in others])
+    async with load(3 * SLOTS, lambda: next(turn), kinds=[(LONG, True), (LONG, False)]) as history:
+        await answered(history, ASKED_EACH)
+
+        async def passed_on() -> int:
+            return int((await metrics_of(killed)).get("swarm_requests_in_flight", 0))
+
+        await eventually(passed_on, READY_S, f"{killed.name} answers for others")
+        killed.kill()
+        died = time.monotonic()
+        await answered(history, 2 * ASKED_EACH)
+    failed = history.failed
+    assert 0 < len(failed) <= SLOTS, history.errors
+    assert all("kitchen" in (told.error or "") for told in failed), history.errors
+    assert all(told.began < died for told in failed), "who asks after the crash is not hurt by it"
+    assert max(told.ended for told in failed) - died < TOLD_S
+    assert history.wrong(reference) == []
