@@ -82,7 +82,7 @@ class SharedPort:
     """
 
     def __init__(self, server: web.Server, listener: socket.socket, tls: Callable[[], ssl.SSLContext | None]) -> None:
-        self._server = server
+        self.server = server
         self._listener = listener
         self._tls = tls
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
@@ -162,7 +162,7 @@ class SharedPort:
         loop = asyncio.get_running_loop()
         timeout_s = None if context is None else HANDSHAKE_S
         try:
-            await loop.connect_accepted_socket(self._server, connection, ssl=context, ssl_handshake_timeout=timeout_s)
+            await loop.connect_accepted_socket(self.server, connection, ssl=context, ssl_handshake_timeout=timeout_s)
         except ssl.SSLError as error:
             self._note_refused(host, error)
         except OSError as error:
