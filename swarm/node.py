@@ -86,7 +86,8 @@ class Node:
         """Leave the swarm, let running answers finish, stop the engines."""
         try:
             if self._doors:
-                await leave(self.condition, self._doors, self._say_goodbye, self._others_serve, self.place.has_heir)
+                heir, say = self.place.has_heir, self._console.say
+                await leave(self.condition, self._doors, self._say_goodbye, self._others_serve, heir, say)
         finally:
             await self._stack.aclose()
 

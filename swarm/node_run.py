@@ -8,7 +8,6 @@ import signal
 
 from swarm.console import Console
 from swarm.node import Node
-from swarm.node_leaving import DRAIN_S
 from swarm.settings import Settings
 
 
@@ -39,7 +38,6 @@ async def run_node(settings: Settings, console: Console) -> None:
     watch_signals()  # llama.cpp's server may have installed its own while it loaded; ours must be the last
     try:
         await stopping
-        console.say(f"stopping: {farewell(len(node.condition.in_progress))}; press Ctrl-C again to end now")
     finally:
         await node.__aexit__()
 
@@ -48,10 +46,3 @@ async def _started(settings: Settings, console: Console) -> Node:
     node = Node(settings, console)
     await node.__aenter__()
     return node
-
-
-def farewell(in_progress: int) -> str:
-    """What a stopping node waits for, in words."""
-    if not in_progress:
-        return "nothing is in progress"
-    return f"{in_progress} in progress, with {DRAIN_S:.0f} s to end"

@@ -108,9 +108,9 @@ class RunningNode:
 
     async def leave(self) -> None:
         """As a stop signal makes a node leave; `stop` it afterwards."""
-        await leave(
-            self.condition, self._doors, self.membership.say_goodbye, lambda: bool(self.dispatcher.replicas()), False
-        )
+        others_serve = lambda: bool(self.dispatcher.replicas())  # noqa: E731
+        goodbye = self.membership.say_goodbye
+        await leave(self.condition, self._doors, goodbye, others_serve, has_heir=False, say=self.said.append)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options

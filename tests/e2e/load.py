@@ -23,9 +23,27 @@ BETWEEN_S: Final = 0.05  # a client's thought between two questions: its connect
 LONG_TOKENS: Final = 150  # most of a second, so that a stop signal meets some of them in the middle
 
 SHORT, LONG = "What is the capital of France?", "Tell me about the sea."
-STRATEGY: Final = {"strategy": "single"}
-Kind = tuple[str, bool]  # the question, and whether its answer is streamed
-MIXED: Final[Sequence[Kind]] = ((SHORT, False), (LONG, True), (SHORT, True), (LONG, False))
+SINGLE: Final[dict[str, Any]] = {"strategy": "single"}
+VOTES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one thing is asked: by whom it is answered, and whether its answer is streamed."""
+
+    question: str
+    streamed: bool
+    voted: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"votes": VOTES} if self.voted else SINGLE
+
+
+MIXED: Final[Sequence[Kind]] = (
+    Kind(SHORT, False), Kind(LONG, True), Kind(SHORT, False, True), Kind(SHORT, True), Kind(LONG, False),
+    Kind(SHORT, True, True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +51,16 @@ class Told:
     """The end of one request: the text, or what went wrong."""
 
     url: str
-    question: str
-    streamed: bool
+    kind: Kind
     began: float
     ended: float
     text: str | None = None
     error: str | None = None
+
+
+def is_right(kind: Kind, text: str, reference: dict[str, str]) -> bool:
+    """To the letter, except where voters take other words each time."""
+    return "Paris" in text if kind.voted else text == reference[kind.question]
 
 
 @dataclass(slots=True)
@@ -57,7 +79,7 @@ class History:
 
     def wrong(self, reference: dict[str, str]) -> list[Told]:
         """Answers said to be complete that are not what was asked for."""
-        return [told for told in self.told if told.error is None and told.text != reference[told.question]]
+        return [told for told in self.told if told.text is not None and not is_right(told.kind, told.text, reference)]
 
     @property
     def asked(self) -> Counter[str]:
@@ -92,19 +114,20 @@ class Balancer:
                 await asyncio.sleep(LOOK_S)
 
 
-async def body_of(question: str) -> dict[str, Any]:
+async def body_of(kind: Kind) -> dict[str, Any]:
     """A request whose answer is the same whoever gives it: the likeliest tokens, of the long one a fixed number."""
-    fixed: dict[str, Any] = {"model": "demo", "temperature": 0, "messages": [{"role": "user", "content": question}]}
-    if question == SHORT:
-        return {**fixed, "extra_body": {"swarm": STRATEGY}}
+    asked = {"model": "demo", "messages": [{"role": "user", "content": kind.question}]}
+    fixed: dict[str, Any] = {**asked, "temperature": 0, "extra_body": {"swarm": kind.options}}
+    if kind.question == SHORT:
+        return fixed
     bias = (await asyncio.to_thread(rambling))["logit_bias"]
-    return {**fixed, "max_tokens": LONG_TOKENS, "logit_bias": bias, "extra_body": {"swarm": STRATEGY}}
+    return {**fixed, "max_tokens": LONG_TOKENS, "logit_bias": bias}
 
 
-async def answer_of(client: AsyncOpenAI, question: str, streamed: bool) -> str:
+async def answer_of(client: AsyncOpenAI, kind: Kind) -> str:
     """The text, which ended properly. Raises APIError, and EOFError for a stream that ends without saying so."""
-    body = await body_of(question)
-    if not streamed:
+    body = await body_of(kind)
+    if not kind.streamed:
         completion = await client.chat.completions.create(**body)
         return completion.choices[0].message.content or ""
     text, finished = "", False
@@ -128,14 +151,14 @@ async def keep_asking(pick: Callable[[], str], history: History, retries: int, k
                 clients[url] = await stack.enter_async_context(
                     AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=retries, timeout=ANSWER_TIMEOUT_S)
                 )
-            question, streamed = next(kinds)
+            kind = next(kinds)
             began = time.monotonic()
             text = error = None
             try:
-                text = await answer_of(clients[url], question, streamed)
+                text = await answer_of(clients[url], kind)
             except (APIError, EOFError) as failure:
                 error = f"{type(failure).__name__}: {failure} ({failure.__cause__!r})"
-            history.told.append(Told(url, question, streamed, began, time.monotonic(), text, error))
+            history.told.append(Told(url, kind, began, time.monotonic(), text, error))
             await asyncio.sleep(BETWEEN_S)
 
 

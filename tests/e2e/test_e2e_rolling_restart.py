@@ -15,7 +15,7 @@ from openai import DEFAULT_MAX_RETRIES, AsyncOpenAI
 
 from tests.doubles.handing_over import held
 from tests.e2e.asking import SLOTS, get_text, metrics_of
-from tests.e2e.load import LONG, SHORT, Balancer, History, answer_of, load, watched
+from tests.e2e.load import LONG, SHORT, Balancer, History, Kind, answer_of, load, watched
 from tests.e2e.network import Network
 from tests.e2e.node_process import NodeProcess
 from tests.e2e.swarm_of_nodes import Swarm, all_see, federated
@@ -41,7 +41,7 @@ async def reference_of(nodes: Swarm) -> dict[str, str]:
     for node in nodes:
         async with AsyncOpenAI(base_url=f"{node.url}/v1", api_key="none", max_retries=0) as client:
             for question in said:
-                said[question] |= {await answer_of(client, question, streamed) for streamed in (False, True)}
+                said[question] |= {await answer_of(client, Kind(question, streamed)) for streamed in (False, True)}
     assert all(len(texts) == 1 for texts in said.values()), said
     return {question: texts.pop() for question, texts in said.items()}
 
@@ -127,7 +127,7 @@ async def test_a_crash_is_told_to_those_whose_answer_ran_there_and_to_nobody_els
     reference = await reference_of(swarm)
     killed, *others = swarm.nodes
     turn = itertools.cycle([node.url for node in others])
-    async with load(3 * SLOTS, lambda: next(turn), kinds=[(LONG, True), (LONG, False)]) as history:
+    async with load(3 * SLOTS, lambda: next(turn), kinds=[Kind(LONG, True), Kind(LONG, False)]) as history:
         await answered(history, ASKED_EACH)
 
         async def passed_on() -> int:

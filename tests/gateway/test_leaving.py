@@ -14,7 +14,7 @@ import pytest
 
 from swarm import node_leaving
 from swarm.commands.status import render
-from swarm.node_leaving import ASKED_LATELY_S, linger_s
+from swarm.node_leaving import ASKED_LATELY_S, farewell, linger_s
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step
@@ -100,6 +100,26 @@ def test_a_node_lingers_only_for_those_who_may_come_and_can_be_served(
     others_serve: bool, asked_s_ago: float | None, expected: float
 ) -> None:
     assert linger_s(others_serve, asked_s_ago) == expected
+
+
+@pytest.mark.parametrize(
+    ("in_progress", "left_s", "told"),
+    [
+        (0, 0.0, []),
+        (2, 0.0, ["stopping: 2 in progress, with 30 s to end; press Ctrl-C again to end now"]),
+        (0, 5.0, ["stopping: new requests go to the other nodes for 5 s; press Ctrl-C again to end now"]),
+        (
+            1,
+            5.0,
+            [
+                "stopping: 1 in progress, with 30 s to end; new requests go to the other nodes for 5 s; "
+                "press Ctrl-C again to end now"
+            ],
+        ),
+    ],
+)
+def test_a_person_is_told_why_the_node_does_not_end_at_once(in_progress: int, left_s: float, told: list[str]) -> None:
+    assert list(farewell(in_progress, left_s)) == told
 
 
 async def test_new_requests_are_passed_on_and_each_answer_closes_its_connection() -> None:
