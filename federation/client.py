@@ -6,7 +6,7 @@ import errno
 import io
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -269,13 +269,21 @@ class PeerClient:
         }
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
         with _translated(url):
-            response = await self._session.post(
-                url + path, data=io.BytesIO(body), headers=sent, timeout=timeout, allow_redirects=False
-            )
+            try:
+                response = await self._post(url + path, body, sent, timeout)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if not _was_closed_meanwhile(error):
+                    raise
+                response = await self._post(url + path, body, sent, timeout)
         try:
             yield PeerResponse(response, url)
         finally:
             response.release()  # an unread rest closes the connection
+
+    def _post(
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        return self._session.post(url, data=io.BytesIO(body), headers=headers, timeout=timeout, allow_redirects=False)
 
     async def get_json(
         self,
@@ -364,6 +372,16 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusEr
     with suppress(ValidationError):  # somebody else's words are shown as they are
         text = _Refusal.model_validate_json(text).error.message
     return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
+
+
+def _was_closed_meanwhile(error: aiohttp.ClientError) -> bool:
+    """Whether a kept connection ended under a request, before a byte of its answer: a fresh one may do.
+
+    A node closes its connections when it restarts. aiohttp itself repeats only what changes nothing; nor does this.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False  # it was a fresh one
+    return isinstance(error, aiohttp.ServerDisconnectedError) or getattr(error, "errno", None) in _GONE
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Membership:
         self._subscribers: list[Subscriber] = []
         self._root: asyncio.Task[None] | None = None
         self._tasks = asyncio.TaskGroup()
+        self._said_goodbye = False
 
     async def __aenter__(self) -> Self:
         static = await self._static_addresses()
@@ -90,7 +91,7 @@ class Membership:
             return
         root.cancel()
         await asyncio.wait([root])
-        await self._say_goodbye()
+        await self.say_goodbye()
         if not root.cancelled():
             root.result()
 
@@ -234,8 +235,14 @@ class Membership:
         for address in useful_hints(hints, informant=peer.address, self_id=self._self_id):
             self._propose(address, Source.EXCHANGE)
 
-    async def _say_goodbye(self) -> None:
-        """Tell every living peer, all at once; those that do not take note in time will find out by probing."""
+    async def say_goodbye(self) -> None:
+        """Tell every living peer that this node leaves, once and all at the same time; the watch over them goes on.
+
+        Those that do not take note in time find out by probing.
+        """
+        if self._said_goodbye:
+            return
+        self._said_goodbye = True
         try:
             async with asyncio.timeout(self._timing.goodbye_timeout_s), asyncio.TaskGroup() as tasks:
                 for peer in self._table.alive():

@@ -68,6 +68,11 @@ class Discovery:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Announce no more and look no more, from now on."""
+        self._mdns = None
         await self._stack.aclose()
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from swarm.commands.terminal import Terminal
-from swarm.node import run_node
+from swarm.node_run import run_node
 from swarm.open_files import raise_limit
 from swarm.settings import Settings
 

@@ -29,6 +29,8 @@ def render(view: dict[str, Any]) -> str:
     lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
     if problem := view.get("trust", {}).get("problem"):
         lines.append(f"! {problem}")
+    if view["status"] == "draining":
+        lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
     if view.get("upstream"):
         lines.append(upstream_line(view["upstream"]))
     for model, nodes in sorted(view["models"].items()):

@@ -7,6 +7,7 @@ from aiohttp import web
 from federation import wire
 from swarm.errors import Unavailable
 from swarm.gateway.errors import Handler
+from swarm.gateway.in_progress import InProgress
 from swarm.gateway.metrics import Metrics
 from swarm.workers.pool import WorkerPool
 from swarm.workers.waiting import retry_after_s
@@ -16,14 +17,14 @@ ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work
 
 
 class Admission:
-    """Counts the requests in progress that ask for work, which are all those by POST."""
+    """Bounds the requests in progress that ask for work, which are all those by POST."""
 
-    def __init__(self, pool: WorkerPool, metrics: Metrics) -> None:
+    def __init__(self, pool: WorkerPool, metrics: Metrics, in_progress: InProgress) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._in_flight = 0
+        self._in_progress = in_progress
         pool.listeners.append(metrics)
-        metrics.watch("swarm_requests_in_flight", "Requests running, queued or passed on", lambda: self._in_flight)
+        metrics.watch("swarm_requests_in_flight", "Requests running, queued or passed on", lambda: len(in_progress))
         metrics.watch(
             "swarm_queue_length", "Requests waiting for workers", lambda: sum(s.waiting for s in pool.states())
         )
@@ -33,14 +34,11 @@ class Admission:
         """Raises Unavailable, which says when to come back, where the node has its hands full."""
         if request.method != "POST" or request.path in ALWAYS_TAKEN:
             return await handler(request)
-        if self._in_flight >= MAX_IN_FLIGHT:
+        if len(self._in_progress) >= MAX_IN_FLIGHT:
             self._metrics.refused("node_full")
             raise Unavailable(
-                f"this node has {self._in_flight} requests in progress, which is all it takes: try again later",
+                f"this node has {len(self._in_progress)} requests in progress, which is all it takes: try again later",
                 retry_after_s=retry_after_s(self._pool.expected_wait_s()),
             )
-        self._in_flight += 1
-        try:
+        async with self._in_progress.request(request):
             return await handler(request)
-        finally:
-            self._in_flight -= 1

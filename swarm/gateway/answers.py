@@ -37,7 +37,7 @@ class Answerer:
         """The work on `asked`, not begun. Raises what no plan can be made for."""
         options = replace(asked.options, upstream=may_leave(http, asked.options))
         asked = replace(asked, options=options)
-        with self._condition.finding_a_model(self._dispatcher.node):
+        with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
             plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)
         return Answering(
             dispatcher=self._dispatcher,

@@ -27,7 +27,7 @@ from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
-from swarm.gateway.condition import Condition
+from swarm.gateway.condition import Condition, closing_connections
 from swarm.gateway.documentation import pages
 from swarm.gateway.errors import error_middleware
 from swarm.gateway.keys import (
@@ -70,13 +70,15 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
-    admission = Admission(pool, metrics)
+    metrics.watch("swarm_draining", "1 while this node shuts down, else 0", lambda: condition.draining)
+    admission = Admission(pool, metrics, condition.in_progress)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:
         app[TRUST] = trust
         app.middlewares.append(PeerGate(trust).middleware)
     guard(app, access or AccessRules())
     app.middlewares.append(admission.middleware)
+    app.on_response_prepare.append(closing_connections(condition))
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

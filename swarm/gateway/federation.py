@@ -111,7 +111,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
     if app[CONDITION].draining:
-        raise Unavailable("this node is shutting down")
+        raise Unavailable("this node is shutting down: ask another node")
     count = min(body.votes, len(workers.workers))
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:

@@ -20,7 +20,8 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 while a model can be reached and the node is not on its way out; else 503 with the reason."""
+    """200 from when this node's own model runs until it is on its way out; else 503 with the reason."""
+    request.app[CONDITION].in_progress.note_client()
     problem = not_ready(request)
     if problem is None:
         return json_response({"status": "ok"})
@@ -34,12 +35,14 @@ def not_ready(request: web.Request) -> str | None:
     condition = request.app[CONDITION]
     if condition.draining:
         return "draining"
+    if condition.loading:  # it passes requests on already; but who restarts nodes in turn must wait for its model
+        return "loading the model"
     dispatcher = request.app[DISPATCHER]
     if dispatcher.offered():
         return None
     if dispatcher.upstream is not None and dispatcher.upstream.offer().problem is not None:
         return dispatcher.upstream.offer().problem
-    return "loading the model" if condition.loading else "no model is running"
+    return "no model is running"
 
 
 async def metrics(request: web.Request) -> web.Response:

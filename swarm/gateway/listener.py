@@ -13,21 +13,19 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
-from federation.tls import is_encrypted, member_of
+from federation.tls import member_of
 from federation.trust import Trust
+from swarm.gateway.connections import ConnectionCap, cut
 
 TLS_HANDSHAKE: Final = b"\x16"
 FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
-MAX_CONNECTIONS: Final = 4096  # of HTTP, idle ones too: half of the open files that a node asks for, ten KB each
 ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
 RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
@@ -36,55 +34,19 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def shared_port(runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust) -> AsyncGenerator[None]:
+async def shared_port(
+    runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust
+) -> AsyncGenerator[tuple[SharedPort, ...]]:
     """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out."""
     await runner.setup()
     server = runner.server
     assert server is not None, "setup makes it"
     trust.subscribe(lambda _: cut(server, trust.is_member))
     async with AsyncExitStack() as stack:
-        for listener in listeners:
-            port = SharedPort(server, listener, lambda: trust.server_context, trust.is_member)
+        ports = [SharedPort(server, listener, lambda: trust.server_context, trust.is_member) for listener in listeners]
+        for port in ports:
             await stack.enter_async_context(port)
-        yield
-
-
-def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
-    """Close every TLS connection of `server` whose other end is no member any more, whatever it is carrying."""
-    for connection in server.connections:
-        transport = connection.transport
-        if transport is None or transport.is_closing():
-            continue
-        if is_encrypted(transport) and not is_member(member_of(transport)):
-            transport.abort()
-
-
-class ConnectionCap:
-    """Keeps a server to MAX_CONNECTIONS by closing the oldest ones: idle ones now, busy ones after their answer.
-
-    So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
-    """
-
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
-        self._leaving: dict[RequestHandler, asyncio.Task[None]] = {}
-
-    def make_room(self) -> None:
-        """For one more."""
-        connections = self._server.connections  # in order of arrival
-        excess = len(connections) - len(self._leaving) - MAX_CONNECTIONS + 1
-        if excess > 0:  # several where many were accepted in a row
-            for oldest in islice((known for known in connections if known not in self._leaving), excess):
-                oldest.close()  # wakes an idle one up, for which `shutdown` would wait
-                self._leaving[oldest] = leaving = asyncio.create_task(oldest.shutdown(None))
-                leaving.add_done_callback(lambda _, left=oldest: self._leaving.pop(left, None))
-
-    async def stop(self) -> None:
-        """Leave all connections to the server's own end."""
-        leaving = tuple(self._leaving.values())
-        for task in leaving:
-            task.cancel()
-        await asyncio.gather(*leaving, return_exceptions=True)
+        yield tuple(ports)
 
 
 class SharedPort:
@@ -101,7 +63,7 @@ class SharedPort:
         tls: Callable[[], ssl.SSLContext | None],
         is_member: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
-        self._server = server
+        self.server = server
         self._listener = listener
         self._tls = tls
         self._is_member = is_member
@@ -118,11 +80,26 @@ class SharedPort:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [task for task in (self._accepting, *self._undecided) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.stop(leave_waiting=True)
+        await _end(*self._undecided)
         await self._cap.stop()
+
+    async def stop(self, leave_waiting: bool = False) -> None:
+        """Accept no more; those who are connected are served on.
+
+        Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
+        an heir, where the socket outlives this process.
+        """
+        if self._accepting is None:
+            return
+        await _end(self._accepting)
+        self._accepting = None
+        while not leave_waiting:
+            try:
+                connection, address = self._listener.accept()
+            except OSError:  # nobody waits, or there are no descriptors left for them
+                break
+            self._take(connection, str(address[0]))
         self._listener.close()
 
     async def _accept(self) -> None:
@@ -137,16 +114,19 @@ class SharedPort:
                 log.error("cannot accept connections for a moment: %s", error.strerror)
                 await asyncio.sleep(RETRY_ACCEPT_S)
                 continue
-            if len(self._undecided) >= MAX_UNDECIDED:
-                oldest = next(iter(self._undecided))
-                del self._undecided[oldest]  # or the next of a row of newcomers would find it again
-                oldest.cancel()
-            task = asyncio.create_task(self._hand_over(connection, str(address[0])))
-            self._undecided[task] = None
-            task.add_done_callback(partial(self._decided, connection))
+            self._take(connection, str(address[0]))
             accepted += 1
             if accepted % ACCEPTS_IN_A_ROW == 0:
                 await asyncio.sleep(0)
+
+    def _take(self, connection: socket.socket, host: str) -> None:
+        if len(self._undecided) >= MAX_UNDECIDED:
+            oldest = next(iter(self._undecided))
+            del self._undecided[oldest]  # or the next of a row of newcomers would find it again
+            oldest.cancel()
+        task = asyncio.create_task(self._hand_over(connection, host))
+        self._undecided[task] = None
+        task.add_done_callback(partial(self._decided, connection))
 
     def _decided(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._undecided.pop(task, None)
@@ -175,7 +155,7 @@ class SharedPort:
         timeout_s = None if context is None else HANDSHAKE_S
         try:
             transport, _ = await loop.connect_accepted_socket(
-                self._server, connection, ssl=context, ssl_handshake_timeout=timeout_s
+                self.server, connection, ssl=context, ssl_handshake_timeout=timeout_s
             )
             if context is not None and not self._is_member(member_of(transport)):
                 transport.abort()
@@ -212,3 +192,9 @@ async def _first_byte(connection: socket.socket) -> bytes:
 def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

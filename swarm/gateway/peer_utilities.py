@@ -25,7 +25,7 @@ async def utility(request: web.Request) -> web.StreamResponse:
     deadline = time.monotonic() + left_s
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
-        with app[CONDITION].finding_a_model(dispatcher.node):
+        with app[CONDITION].finding_a_model(dispatcher.node, for_peer=True):
             answer, _ = await dispatcher.utility(model, call, deadline, local_only=True)
         await out.write(call.answer.dump_json(answer) + b"\n")
     return out.response

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.errors import INTERNAL_ERROR, error_line
+from swarm.gateway.in_progress import work_of
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ async def open_stream(
     stream = OpenStream(request, dialect, headers)
     watch = asyncio.create_task(stream.watch(beat_s, stalled_s), name="stream watch")
     try:
-        yield stream
+        async with work_of(request).within():
+            yield stream
     except ConnectionResetError:
         request[ENDING] = CLIENT_LEFT
     except Exception as error:

@@ -81,6 +81,7 @@ class Dispatcher:
         upstream: Upstream | None = None,
         default_stream: StreamMode | None = None,
         measurements: Measurements | None = None,
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self._pool = pool
         self._peers = peers
@@ -91,11 +92,20 @@ class Dispatcher:
         self.upstream = upstream
         self._measurements = measurements or {}
         self._demand = Demand()
+        self._leaving = leaving
 
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
-        """Every place where a model runs now: here first, then on live peers."""
-        here = local_replicas(self._pool.states(), self._node_id, self.node)
-        return here if local_only else here + self._peers()
+        """Where models are run for new requests: here first, unless this node leaves, then on live peers."""
+        if local_only:
+            return self._here()
+        return self._peers() if self._leaving() else self._everywhere()
+
+    def _here(self) -> tuple[Replica, ...]:
+        return local_replicas(self._pool.states(), self._node_id, self.node)
+
+    def _everywhere(self) -> tuple[Replica, ...]:
+        """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
+        return self._here() + self._peers()
 
     def offer(self, allowed: bool = True, local_only: bool = False) -> UpstreamOffer | None:
         """What the upstream offers to a request, where there is one and the request may leave this node for it."""
@@ -184,7 +194,7 @@ class Dispatcher:
                 deadline=deadline,
                 run=self._run(request, deadline),
                 replace=lambda failure: self._replacement(request, failure),
-                reseat=lambda held, own: seated_anew(held, own, self.replicas(), idle_only=plan.idle_only),
+                reseat=lambda held, own: seated_anew(held, own, self._everywhere(), idle_only=plan.idle_only),
                 ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
                 stream_leader=stream,
                 live=live_part(question, options.stream or self._defaults.stream),
@@ -214,7 +224,7 @@ class Dispatcher:
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
         try:
-            able = who_can(request, self.replicas(), None)
+            able = who_can(request, self._everywhere(), None)
         except (UnknownModel, BadRequest):  # whoever voted has left since, or is the upstream
             able = plan.seats
         return await judgement(self._asking, best_judge(able), request, groups, deadline)
@@ -224,7 +234,7 @@ class Dispatcher:
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
         lost = failure.batch.replica
-        others = [replica for replica in self.replicas() if replica.node_id != lost.node_id]
+        others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
         try:
             best = by_preference(who_can(request, others, None))[0]
         except (UnknownModel, BadRequest):

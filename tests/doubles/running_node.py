@@ -19,9 +19,11 @@ from swarm.engines.engine import Engine
 from swarm.gateway.access import AccessRules
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
-from swarm.gateway.listener import shared_port
+from swarm.gateway.listener import SharedPort, shared_port
 from swarm.gateway.model_files import FileService
 from swarm.gateway.streams import Pacing
+from swarm.node_leaving import leave
+from swarm.node_listeners import LISTEN_BACKLOG
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
@@ -104,6 +106,12 @@ class RunningNode:
     async def stop(self) -> None:
         await self._stack.aclose()
 
+    async def leave(self) -> None:
+        """As a stop signal makes a node leave; `stop` it afterwards."""
+        others_serve = lambda: bool(self.dispatcher.replicas())  # noqa: E731
+        goodbye = self.membership.say_goodbye
+        await leave(self.condition, self._doors, goodbye, others_serve, has_heir=False, say=self.said.append)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
         self.pool = await stack.enter_async_context(WorkerPool(self.id, options.queue))
@@ -127,6 +135,7 @@ class RunningNode:
             measurements=options.measurements,
             upstream=options.upstream,
             default_stream=options.vote_stream,
+            leaving=lambda: self.condition.draining,
         )
         self.condition.loading = False
         await self._listen(stack)
@@ -163,14 +172,14 @@ class RunningNode:
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         stack.push_async_callback(runner.cleanup)
-        if self.trust is None:
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self.address = Address("127.0.0.1", int(runner.addresses[0][1]))
-            return
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
-        await stack.enter_async_context(shared_port(runner, (listener,), self.trust))
+        if self.trust is not None:
+            self._doors = await stack.enter_async_context(shared_port(runner, (listener,), self.trust))
+            return
+        await runner.setup()
+        assert runner.server is not None
+        self._doors = (await stack.enter_async_context(SharedPort(runner.server, listener, lambda: None)),)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from tests.doubles.handing_over import command_with_listeners
 from tests.e2e.network import Machine
 from tests.e2e.waiting import eventually
 
@@ -33,14 +35,23 @@ def environment(home: Path) -> dict[str, str]:
 class NodeProcess:
     """A node serving the embedded model, from `start` (or `with`) to `kill`; it can be started again afterwards.
 
-    `arguments` are added to the command line; `machine` None means this machine, on a free loopback port.
+    `arguments` are added to the command line; `machine` None means this machine, on a free loopback port. `listener`
+    is handed over to each run, as systemd does it, and stays open between them.
     """
 
-    def __init__(self, name: str, folder: Path, machine: Machine | None = None, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        machine: Machine | None = None,
+        arguments: Sequence[str] = (),
+        listener: socket.socket | None = None,
+    ) -> None:
         self.name = name
         self._folder = folder
         self.machine = machine
         self._arguments = tuple(arguments)
+        self._listener = listener
         self._process: subprocess.Popen[bytes] | None = None
         self._out = folder / "out.txt"
         self._err = folder / "err.txt"
@@ -53,6 +64,9 @@ class NodeProcess:
         options = ("--model", "demo", "--threads", "1", "--name", self.name, "--data-dir", str(self._folder / "data"))
         place = () if self.machine else ("--port", "0")
         command = (*PROGRAM, *options, *place, *self._arguments)
+        listeners = [] if self._listener is None else [self._listener]
+        if listeners:
+            command = command_with_listeners(command, listeners)
         with ExitStack() as files:
             out, err = (files.enter_context(path.open("wb")) for path in (self._out, self._err))
             self._process = subprocess.Popen(
@@ -62,6 +76,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
+                pass_fds=[listener.fileno() for listener in listeners],
                 start_new_session=True,  # a Ctrl-C meant for pytest is not meant for the node
             )
 

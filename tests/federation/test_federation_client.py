@@ -343,3 +343,47 @@ async def test_errors_of_the_reader_pass_through_untranslated(fake_node: Any, re
 async def test_a_client_outside_its_context_says_so() -> None:
     with pytest.raises(RuntimeError, match="outside its async with"):
         await PeerClient("id-here").describe(HERE)
+
+
+@pytest.mark.parametrize("aborted", [False, True], ids=["closed", "reset"])
+async def test_a_kept_connection_that_the_node_closed_is_no_failure(aborted: bool) -> None:
+    """As by a node that restarts between two requests: the second one is asked again, on a fresh connection."""
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        async with asyncio.timeout(LONG_S):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(len(b'{"n":2}'))
+                asked += 1
+                if asked == 2:
+                    if aborted:
+                        writer.transport.abort()
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Type: application/x-ndjson\r\n\r\n{}\n")
+                if asked == 3:
+                    break
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, PeerClient("id-me") as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert await candidates(client, url) == [b"{}"]
+        assert await candidates(client, url) == [b"{}"]
+        assert asked == 3
+
+
+async def test_a_node_that_breaks_off_each_time_is_asked_twice_only() -> None:
+    asked = 0
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server, PeerClient("id-me") as client:
+        with pytest.raises(PeerRefused, match="broke off"):
+            await candidates(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert asked == 2

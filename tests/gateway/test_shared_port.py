@@ -6,32 +6,42 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 from aiohttp import web
 
 from swarm.gateway import listener as listener_module
+from swarm.gateway.connections import flushed
 from swarm.gateway.listener import SharedPort
 
 WAIT_S = 10.0
+SHORT_S = 0.1  # for what cannot be
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @asynccontextmanager
 async def port(tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    async with running_port(tls=tls) as (_, number):
+        yield number
+
+
+@asynccontextmanager
+async def running_port(
+    listener: socket.socket | None = None, says: bytes = b"hello", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[SharedPort, int]]:
     async def hello(_: web.Request) -> web.Response:
-        return web.Response(text="hello")
+        return web.Response(body=says)
 
     app = web.Application()
     app.router.add_get("/", hello)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
     await runner.setup()
     assert runner.server is not None
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listener or socket.create_server(("127.0.0.1", 0))
     number = int(listener.getsockname()[1])
-    async with SharedPort(runner.server, listener, lambda: tls):
-        yield number
+    async with SharedPort(runner.server, listener, lambda: tls) as shared:
+        yield shared, number
     await runner.cleanup()
 
 
@@ -96,3 +106,45 @@ async def test_closing_the_port_leaves_nothing_waiting() -> None:
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", number)
     writer.transport.abort()
+
+
+async def test_those_whom_the_system_let_wait_are_taken_in_before_the_port_closes() -> None:
+    async with running_port() as (shared, number):
+        waiting = [socket.create_connection(("127.0.0.1", number)) for _ in range(5)]  # the loop had no turn yet
+        await shared.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", number)).close()
+        for connection in waiting:
+            reader, writer = await asyncio.open_connection(sock=connection)
+            writer.write(REQUEST)
+            assert (await asyncio.wait_for(reader.read(), WAIT_S)).endswith(b"hello")
+            writer.close()
+            await writer.wait_closed()
+        await shared.stop()  # once is enough
+
+
+async def test_those_who_wait_are_left_to_an_heir() -> None:
+    heir = socket.create_server(("127.0.0.1", 0))
+    with closing(heir):
+        async with running_port(heir.dup()) as (shared, number):
+            await shared.stop(leave_waiting=True)
+            with closing(socket.create_connection(("127.0.0.1", number))) as waiting:
+                heir.settimeout(WAIT_S)
+                taken, _ = heir.accept()
+                taken.sendall(b"at last")
+                taken.close()
+                assert waiting.recv(100) == b"at last"
+
+
+async def test_what_a_slow_reader_has_not_taken_is_waited_for() -> None:
+    big = b"x" * 20_000_000
+    async with running_port(says=big) as (shared, number):
+        reader, writer = await asyncio.open_connection("127.0.0.1", number, limit=2**10)
+        writer.write(REQUEST.replace(b"Connection: close", b"Connection: keep-alive"))
+        await reader.readuntil(b"\r\n\r\n")
+        assert not await flushed(shared.server, SHORT_S)
+        rest = asyncio.create_task(reader.readexactly(len(big)))
+        assert await flushed(shared.server, WAIT_S)
+        assert await rest == big
+        writer.close()
+        await writer.wait_closed()

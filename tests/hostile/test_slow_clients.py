@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
-from swarm.gateway import listener
+from swarm.gateway import connections, listener
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.paired import open_trust
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -45,7 +45,10 @@ ATTACKS: dict[str, tuple[bytes, bytes]] = {
     "a body too large by its length": (HEAD + b"Content-Length: 99999999999\r\n\r\n{", b" "),
     "a body for nobody": (b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{", b" "),
     "a body that no GET has": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{", b" "),
-    "a body of a foreign page": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n", b""),
+    "a body of a foreign page": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n",
+        b"",
+    ),
     "an answered one that stays": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
     "an answered one that drips": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET ", b"x"),
     "half a TLS handshake": (TLS_HELLO, b""),
@@ -154,7 +157,7 @@ async def crowd(node: NodeProcess, count: int) -> None:
         f"{count} idle connections: {open_now} kept, {grown / 2**20:.0f} MiB; new requests p50 {times[50] * 1e3:.0f} ms, "
         f"p99 {times[98] * 1e3:.0f} ms (alone {alone[25] * 1e3:.0f} ms)"
     )
-    assert open_now <= listener.MAX_CONNECTIONS + listener.MAX_UNDECIDED
+    assert open_now <= connections.MAX_CONNECTIONS + listener.MAX_UNDECIDED
     assert grown < GROWN_BYTES
     assert times[98] < 4 * P99_S, times[90:]
     assert "Traceback" not in node.errors

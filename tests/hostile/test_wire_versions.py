@@ -187,7 +187,9 @@ async def test_what_is_asked_of_a_peer_has_all_that_the_release_before_expects(t
 
 def test_another_major_version_is_refused_whatever_else_it_says() -> None:
     for said in ({"protocol": 2}, {**json.loads(recorded("node.json")), "protocol": 2}, {"protocol": 2, "id": []}):
-        with pytest.raises(VersionError, match=r"speaks federation protocol 2 and this node speaks 1: run matching versions"):
+        with pytest.raises(
+            VersionError, match=r"speaks federation protocol 2 and this node speaks 1: run matching versions"
+        ):
             parse_description(json.dumps(said).encode())
 
 

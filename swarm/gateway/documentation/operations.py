@@ -104,7 +104,7 @@ OPERATIONS: Final = (
     ),
     Operation("post", "/v1/props", "Always refused: settings are given where the node is started", MODELS),
     Operation("get", "/livez", "Does the process answer?", NODE, Alive),
-    Operation("get", "/readyz", "Can a model be reached?", NODE, Alive, others={503: NotReady}),
+    Operation("get", "/readyz", "Is this node ready to be asked?", NODE, Alive, others={503: NotReady}),
     Operation("get", "/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),
     Operation("get", "/v1/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),
     Operation("get", "/v1/federation/health", "The swarm as this node sees it", NODE, FederationView),

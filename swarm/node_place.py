@@ -1,0 +1,67 @@
+"""Who and where a node is: settled once, before anything of it runs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+from federation.addresses import AnnouncedAddresses
+from federation.errors import FederationError
+from federation.hostport import Address, make_address, parse_address
+from federation.identity import NodeIdentity, load_identity
+from federation.static_source import read_list
+from federation.trust import Trust
+from swarm.errors import SetupError
+from swarm.gateway.access import AccessRules
+from swarm.node_access import read_access
+from swarm.node_discovery import chosen_addresses
+from swarm.node_handover import take_listeners
+from swarm.node_listeners import open_listeners
+from swarm.node_upstream import read_upstream
+from swarm.routing.upstream import UpstreamPlan
+from swarm.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Who and where this node is."""
+
+    identity: NodeIdentity
+    instance: str
+    addresses: AnnouncedAddresses
+    port: int
+    access: AccessRules
+    trust: Trust
+    upstream: UpstreamPlan | None = None
+    has_heir: bool = False  # systemd holds the port: whoever knocks while no process listens waits for the next one
+
+    @property
+    def announced(self) -> Address:
+        return make_address(self.addresses.announce[0], self.port)
+
+    @property
+    def all_announced(self) -> tuple[Address, ...]:
+        return tuple(make_address(host, self.port) for host in self.addresses.announce)
+
+
+def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
+    """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
+    try:
+        identity = load_identity(settings.data_path, settings.name)
+        trust = Trust.load(identity, settings.data_path)
+        addresses = chosen_addresses(settings)
+        for peer in settings.peer:
+            parse_address(peer)
+        if settings.peer_file is not None:
+            read_list(settings.peer_file)
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+    access = read_access(settings, identity.name)
+    upstream = read_upstream(settings)
+    handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
+    listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
+    port = int(listeners[0].getsockname()[1])
+    has_heir = bool(handed_over)
+    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream, has_heir), listeners
