@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
@@ -17,37 +17,25 @@ from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
-from swarm.errors import (
-    BadRequest,
-    ContextExceeded,
-    DeadlineExceeded,
-    EngineFailed,
-    PeerFailed,
-    Unavailable,
-    UnknownModel,
-    UpstreamFailed,
-)
+from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
+from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
-from swarm.routing.policy import (
-    Defaults,
-    Plan,
-    StreamMode,
-    VoteOptions,
-    by_preference,
-    make_plan,
-    strategy_of,
-    with_slots_for,
-)
-from swarm.routing.replicas import Replica
+from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
+from swarm.routing.preference import by_preference, with_slots_for
+from swarm.routing.prefix import prefixes_of
+from swarm.routing.replicas import CircuitState, Replica
+from swarm.routing.router import Router, RoutingListener
+from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, seated_anew
 from swarm.routing.serving import local_replicas
+from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.spare import Demand
 from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
@@ -60,7 +48,6 @@ from swarm.workers.pool import WorkerPool
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
-FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
 
 A = TypeVar("A")
 
@@ -81,10 +68,12 @@ class Dispatcher:
         upstream: Upstream | None = None,
         default_stream: StreamMode | None = None,
         measurements: Measurements | None = None,
+        rules: RoutingRules | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
-        self._asking = Asking(pool, client, report_traffic, upstream)
+        self._router = Router(report_traffic, rules)
+        self._asking = Asking(pool, client, self._router, upstream)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -95,7 +84,16 @@ class Dispatcher:
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Every place where a model runs now: here first, then on live peers."""
         here = local_replicas(self._pool.states(), self._node_id, self.node)
-        return here if local_only else here + self._peers()
+        return self._router.seen(here, everything=False) if local_only else self._router.seen(here + self._peers())
+
+    def circuits(self) -> Mapping[str, CircuitState]:
+        """How requests to each peer fare, by node id; closed for those that are not named."""
+        return self._router.circuits()
+
+    @property
+    def listeners(self) -> list[RoutingListener]:
+        """Who hears what becomes of requests; add to it at any time."""
+        return self._router.listeners
 
     def offer(self, allowed: bool = True, local_only: bool = False) -> UpstreamOffer | None:
         """What the upstream offers to a request, where there is one and the request may leave this node for it."""
@@ -115,7 +113,9 @@ class Dispatcher:
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)
-        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak())
+        replicas = self._router.warmed(replicas, prefixes_of(request))
+        tokens = expected_tokens(request)
+        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -159,6 +159,7 @@ class Dispatcher:
         models = [replica.model for replica in plan.seats]
         weights = ballot_weights(question.strategy, self._measurements, models)
         seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
+        self._router.affinity.answered(prefixes_of(request), seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         models = [replica.model for replica in seats]
@@ -252,22 +253,16 @@ class Dispatcher:
         upstream: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
-        replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
-        last = last_resort(request.model, replicas, offer)
+        prefixes = prefixes_of(request)
+        able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+        ranked = with_slots_for(choices, able, expected_tokens(request))
+        last = last_resort(request.model, ranked, offer)
         if last is not None:
-            replicas = (*replicas, last)
-        for position, replica in enumerate(replicas):
-            begun = False
-            try:
-                async with aclosing(self._asking.events(replica, request, choices, deadline, on_served)) as events:
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except FAILING_OVER as error:
-                if begun or position + 1 == len(replicas):
-                    raise
-                log.warning("failing over from %s: %s", replica.node, error)
+            ranked = (*ranked, last)
+        answer = SingleAnswer(self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served)
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                yield event
 
     async def utility(
         self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False, upstream: bool = True
