@@ -68,6 +68,7 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
+    dispatcher.listeners.append(metrics)
     admission = Admission(pool, metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:

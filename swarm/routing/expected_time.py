@@ -10,10 +10,8 @@ from swarm.routing.replicas import Replica
 EXPECTED_TOKENS = 256  # of an answer that is not bounded to less: two or three paragraphs
 ASSUMED_TOKENS_PER_S = 20.0  # where nobody's speed is known: a small model on a plain machine
 CURIOSITY = 1.5  # an unmeasured replica is taken for this much faster than the fastest, so that it is measured soon
-FULL_HOUSE = 2.0  # a node whose slots are all at work writes each answer in 1 + this times the time of a lone one
-ELSEWHERE = (
-    0.25  # of a lone answer's time: a peer must be so much sooner to be asked instead, so near-equals do not flap
-)
+FULL_HOUSE = 1.0  # a node whose slots are all at work writes each answer in 1 + this times the time of a lone one
+ELSEWHERE = 0.15  # of a lone answer's time: so much sooner must a peer be than this node; near-equals do not flap
 
 
 def expected_tokens(request: GenerationRequest) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from swarm.errors import BadRequest
 from swarm.routing.expected_time import EXPECTED_TOKENS, cost_s, expected_s, speed_to_assume
@@ -19,6 +19,7 @@ Reason = Literal[
     "only one", "upstream", "pinned", "others failing", "free slot", "strongest model", "warm prefix", "fastest",
     "here", "weight", "next best",
 ]  # fmt: skip
+REASONS: tuple[str, ...] = get_args(Reason)
 
 
 def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS) -> tuple[Replica, ...]:

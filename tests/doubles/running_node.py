@@ -26,6 +26,7 @@ from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import StreamMode
+from swarm.routing.rules import RoutingRules
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
@@ -65,6 +66,7 @@ class NodeOptions:
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     trust: Trust | None = None
     federated: bool = True
+    rules: RoutingRules = field(default_factory=RoutingRules)
 
 
 class RunningNode:
@@ -127,6 +129,7 @@ class RunningNode:
             measurements=options.measurements,
             upstream=options.upstream,
             default_stream=options.vote_stream,
+            rules=options.rules,
         )
         self.condition.loading = False
         await self._listen(stack)

@@ -22,7 +22,7 @@ TABLE: list[tuple[str, Replica, Replica, str]] = [
     ("a known strength", replica("a", params=1, model="x"), replica("here"), "strongest model"),
     ("a free slot before strength", replica("a", model="x", params=1), replica("here", params=8, free=0), "free slot"),
     ("here, all else alike", replica("here"), replica("a"), "here"),
-    ("here, nearly as fast", replica("here", tokens_per_s=100), replica("a", tokens_per_s=120), "here"),
+    ("here, nearly as fast", replica("here", tokens_per_s=100), replica("a", tokens_per_s=110), "here"),
     ("a fast peer before slow here", replica("a", tokens_per_s=100), replica("here", tokens_per_s=1), "fastest"),
     ("the faster peer", replica("b", tokens_per_s=100), replica("a", tokens_per_s=1), "fastest"),
     ("a peer that was never asked", replica("a"), replica("here", tokens_per_s=50), "fastest"),
