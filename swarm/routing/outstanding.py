@@ -99,5 +99,5 @@ def corrected(told: Replica, since: Since) -> Replica:
         told,
         slots_free=max(0, told.slots - load),
         waiting=waiting,
-        wait_s=told.wait_s * (waiting + 1) / (told.waiting + 1) if told.wait_s and waiting else None,
+        wait_s=told.wait_s * (waiting + 1) / (told.waiting + 1) if told.wait_s and load >= told.slots else None,
     )
