@@ -67,7 +67,7 @@ class Metrics:
             "swarm_refused", "Requests turned away before they waited", ["reason"], registry=self.registry
         )
         self._failovers = Counter(
-            "swarm_failovers", "Single answers asked of another replica after a failure", registry=self.registry
+            "swarm_failovers", "What one replica failed and another was asked for", registry=self.registry
         )
         self._retries_refused = Counter(
             "swarm_retries_refused", "Failed requests not asked elsewhere: too many were", registry=self.registry

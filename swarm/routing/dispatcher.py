@@ -113,7 +113,6 @@ class Dispatcher:
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)
-        replicas = self._router.warmed(replicas, prefixes_of(request))
         tokens = expected_tokens(request)
         return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
 
@@ -124,6 +123,7 @@ class Dispatcher:
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
         """
+        self._router.attempt()
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
@@ -158,8 +158,10 @@ class Dispatcher:
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
         weights = ballot_weights(question.strategy, self._measurements, models)
-        seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
-        self._router.affinity.answered(prefixes_of(request), seats[0].place)  # the leader's slot has the prompt
+        prefixes = prefixes_of(request)
+        planned = self._router.warmed(plan.seats, prefixes)
+        seats = strongest_first(planned, measured_strength(self._measurements, question, models))
+        self._router.affinity.answered(prefixes, seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         models = [replica.model for replica in seats]
@@ -221,6 +223,8 @@ class Dispatcher:
             best = by_preference(who_can(request, others, None))[0]
         except (UnknownModel, BadRequest):
             return None
+        if not self._router.may_retry(lost, failure.error):
+            return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
     async def single(
@@ -272,9 +276,10 @@ class Dispatcher:
         The upstream is the last to be asked, and only for what OpenAI's API has.
         """
         replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
+        self._router.attempt()
         for replica in replicas[:-1]:
             try:
                 return await self._asking.utility(replica, call, deadline), replica
             except FAILING_OVER as error:
-                log.warning("failing over from %s: %s", replica.node, error)
+                self._router.fail_over(replica, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]

@@ -123,9 +123,11 @@ def _reason_among_equals(first: Replica, others: Sequence[Replica], choices: int
         return "strongest model"
     if is_warm(first, choices):
         return "warm prefix"
-    unweighed = [replace(replica, weight=1.0) for replica in (first, *others)]
-    if by_preference(unweighed, choices, tokens)[0].place != first.place:
-        return "weight"
-    assumed = speed_to_assume(unweighed)
-    takes_s, *rivals = (expected_s(replica, tokens, assumed, choices) for replica in unweighed)
+    everybody = (first, *others)
+    if any(replica.weight != 1 for replica in everybody):
+        unweighed = [replace(replica, weight=1.0) for replica in everybody]
+        if by_preference(unweighed, choices, tokens)[0].place != first.place:
+            return "weight"
+    assumed = speed_to_assume(everybody)
+    takes_s, *rivals = (expected_s(replica, tokens, assumed, choices) for replica in everybody)
     return "here" if first.local and takes_s >= min(rivals) else "fastest"

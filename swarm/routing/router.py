@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from swarm.errors import PeerFailed
+from swarm.errors import ContextExceeded, PeerFailed, SwarmError, Unavailable
 from swarm.routing.affinity import Affinity
 from swarm.routing.circuit import Circuits
 from swarm.routing.outstanding import Outstanding, corrected
@@ -31,7 +31,7 @@ class RoutingListener(Protocol):
     """Who wants to know what becomes of requests."""
 
     def failed_over(self) -> None:
-        """A request that one replica failed is asked of the next."""
+        """What one replica failed is asked of the next."""
         ...
 
     def retry_refused(self) -> None:
@@ -65,7 +65,7 @@ class Router:
         self._circuits = Circuits(clock)
         self._paces = Paces(clock)
         self.affinity = Affinity(clock)
-        self.budget = RetryBudget(clock)
+        self._budget = RetryBudget(clock)
         self.listeners: list[RoutingListener] = []
 
     def seen(self, told: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
@@ -133,6 +133,28 @@ class Router:
             for listener in self.listeners:
                 listener.circuit_opened()
 
+    def attempt(self) -> None:
+        """A request is asked for the first time."""
+        self._budget.attempt()
+
+    def fail_over(self, replica: Replica, error: SwarmError) -> None:
+        """`replica` failed a request, which goes to the next. Raises Unavailable where no more retries are to be had."""
+        log.warning("failing over from %s: %s", replica.node, error)
+        if not self.may_retry(replica, error):
+            raise Unavailable(
+                f"{error}; it was not asked elsewhere, because too many requests had to be retried lately: try again"
+            ) from error
+
+    def may_retry(self, replica: Replica, error: SwarmError) -> bool:
+        """Whether what `replica` failed is asked elsewhere; one that is allowed is counted."""
+        allowed = not costs_a_retry(replica, error) or self._budget.allows_a_retry()
+        for listener in self.listeners:
+            if allowed:
+                listener.failed_over()
+            else:
+                listener.retry_refused()
+        return allowed
+
     def note_pace(self, asked: Replica, first_s: float, writing_s: float, tokens: int) -> None:
         """How long a whole answer of `asked` took."""
         self._paces.note(asked, first_s, writing_s, tokens)
@@ -140,3 +162,10 @@ class Router:
     def circuits(self) -> Mapping[str, CircuitState]:
         """The circuit of each node that failed a request; the worst of its models'. Closed for everybody else."""
         return self._circuits.by_node()
+
+
+def costs_a_retry(replica: Replica, error: SwarmError) -> bool:
+    """Whether asking elsewhere counts against the budget: not where nobody was given work in vain."""
+    if isinstance(error, ContextExceeded):
+        return False
+    return not (replica.local and isinstance(error, Unavailable))

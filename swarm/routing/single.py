@@ -51,7 +51,7 @@ class SingleAnswer:
 
     async def events(self) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
-        self._router.budget.attempt()
+        self._router.attempt()
         self._tell_followed()
         *others, last = self._ranked
         for replica in others:
@@ -75,17 +75,9 @@ class SingleAnswer:
 
     def _fail_over(self, replica: Replica, error: SwarmError) -> None:
         """Raises Unavailable where no more retries are to be had."""
-        log.warning("failing over from %s: %s", replica.node, error)
+        self._router.fail_over(replica, error)
         self._tried.append(replica.node)
         self._reason = "next best"
-        if costs_a_retry(replica, error) and not self._router.budget.allows_a_retry():
-            for listener in self._router.listeners:
-                listener.retry_refused()
-            raise Unavailable(
-                f"{error}; it was not asked elsewhere, because too many requests had to be retried lately: try again"
-            ) from error
-        for listener in self._router.listeners:
-            listener.failed_over()
 
     def _served(self, served: Served) -> None:
         self._on_served(Served(served.voter, served.replica, self._reason, tuple(self._tried[:MAX_TOLD])))
@@ -114,10 +106,3 @@ class SingleAnswer:
     def _tell_choice(self, replica: Replica) -> None:
         after = f", after {', '.join(self._tried[:MAX_TOLD])}" if self._tried else ""
         log.info("%s answers with %s: %s%s", replica.node, replica.model, self._reason, after)
-
-
-def costs_a_retry(replica: Replica, error: SwarmError) -> bool:
-    """Whether asking elsewhere counts against the budget: not where nobody was given work in vain."""
-    if isinstance(error, ContextExceeded):
-        return False
-    return not (replica.local and isinstance(error, Unavailable))

@@ -6,7 +6,7 @@ import pytest
 
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.routing.retry_budget import FLOOR_PER_S, MAX_SAVED, RETRY_FLOOR, RETRY_SHARE, RetryBudget
-from swarm.routing.single import costs_a_retry
+from swarm.routing.router import costs_a_retry
 from tests.doubles.replicas import Clock, replica
 
 
