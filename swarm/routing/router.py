@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.errors import ContextExceeded, PeerFailed, SwarmError, Unavailable
+from swarm.generation import Usage
 from swarm.routing.affinity import Affinity
 from swarm.routing.circuit import Circuits
 from swarm.routing.outstanding import Outstanding, corrected
@@ -138,7 +139,7 @@ class Router:
         self._budget.attempt()
 
     def fail_over(self, replica: Replica, error: SwarmError) -> None:
-        """`replica` failed a request, which goes to the next. Raises Unavailable where no more retries are to be had."""
+        """`replica` failed a request, which goes to the next. Raises Unavailable where too many were retried."""
         log.warning("failing over from %s: %s", replica.node, error)
         if not self.may_retry(replica, error):
             raise Unavailable(
@@ -155,9 +156,9 @@ class Router:
                 listener.retry_refused()
         return allowed
 
-    def note_pace(self, asked: Replica, first_s: float, writing_s: float, tokens: int) -> None:
+    def note_pace(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
         """How long a whole answer of `asked` took."""
-        self._paces.note(asked, first_s, writing_s, tokens)
+        self._paces.note(asked, first_s, writing_s, usage)
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """The circuit of each node that failed a request; the worst of its models'. Closed for everybody else."""

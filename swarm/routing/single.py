@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from swarm.errors import ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable, UpstreamFailed
-from swarm.generation import Delta, Finish, GenerationRequest
+from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.asking import Asking, OnServed, Served
 from swarm.routing.expected_time import expected_tokens
 from swarm.routing.preference import Reason, is_warm, reason_for
@@ -86,7 +86,7 @@ class SingleAnswer:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
         first: float | None = None
-        held_s, tokens = 0.0, 0
+        held_s, usage = 0.0, Usage()
         events = self._asking.events(replica, self._request, self._choices, self._deadline, self._served)
         async with aclosing(events):
             async for event in events:
@@ -95,13 +95,13 @@ class SingleAnswer:
                     first, self._begun = came, True
                     self._tell_choice(replica)
                 if isinstance(event, Finish):
-                    tokens += event.usage.completion_tokens
+                    usage = event.usage
                 yield event
                 held_s += time.monotonic() - came
         self._router.affinity.answered(self._prefixes, replica.place)
         took_s = time.monotonic() - asked
         if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * took_s:
-            self._router.note_pace(replica, first - asked, time.monotonic() - first, tokens)
+            self._router.note_pace(replica, first - asked, time.monotonic() - first, usage)
 
     def _tell_choice(self, replica: Replica) -> None:
         after = f", after {', '.join(self._tried[:MAX_TOLD])}" if self._tried else ""

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from swarm.errors import BadRequest, PeerFailed, Unavailable
+from swarm.generation import Usage
 from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
 from swarm.routing.pace import MAX_PACES, PACE_LIFETIME_S, Paces
 from swarm.routing.router import WARN_AFTER_S, Router
@@ -123,22 +124,34 @@ def test_names_in_rules_are_warned_of_once_and_not_before_nodes_had_time_to_join
     assert "'atic'" in caplog.text
 
 
+def wrote(tokens: int, read_tokens: int = 20) -> Usage:
+    return Usage(prompt_tokens=read_tokens + 100, completion_tokens=tokens, cached_tokens=100)
+
+
+def test_a_long_prompt_says_nothing_of_the_next_ones_first_word() -> None:
+    paces = Paces(Clock())
+    paces.note(ATTIC, 20.0, 2.0, wrote(100, read_tokens=9_000))
+    pace = paces.of(ATTIC.place)
+    assert pace is not None
+    assert (pace.first_s, pace.tokens_per_s) == (None, 50)
+
+
 def test_speeds_are_measured_as_of_a_lone_answer() -> None:
     clock = Clock()
     paces = Paces(clock)
-    paces.note(ATTIC, 0.5, 2.0, 100)
+    paces.note(ATTIC, 0.5, 2.0, wrote(100))
     pace = paces.of(ATTIC.place)
     assert pace is not None
     assert (pace.first_s, pace.tokens_per_s) == (0.5, 50)
-    paces.note(ATTIC, 0.5, 2.0, 3)
+    paces.note(ATTIC, 0.5, 2.0, wrote(3))
     assert paces.of(ATTIC.place) == pace, "three tokens tell nothing of the speed"
     busy = replica("busy", slots=1, free=0, waiting=2)
-    paces.note(busy, 30.0, 2.0, 100)
+    paces.note(busy, 30.0, 2.0, wrote(100))
     there = paces.of(busy.place)
     assert there is not None
     assert there.first_s is None, "it waited for others"
     half = replica("half", slots=4, free=2)
-    paces.note(half, 0.1, 2.0, 100)
+    paces.note(half, 0.1, 2.0, wrote(100))
     alone = paces.of(half.place)
     assert alone is not None
     assert (alone.tokens_per_s or 0) > 50, "two others were at work there"
@@ -148,11 +161,11 @@ def test_speeds_are_measured_as_of_a_lone_answer() -> None:
 
 def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
     asked = Asked()
-    asked.router.note_pace(ATTIC, 0.25, 1.0, 40)
+    asked.router.note_pace(ATTIC, 0.25, 1.0, wrote(40))
     seen = asked.router.seen([ATTIC])[0]
     assert (seen.first_s, seen.own_tokens_per_s) == (0.25, 40)
     paces = Paces(Clock())
     for number in range(MAX_PACES + 1):
-        paces.note(replica(f"n{number}"), 0.1, 1.0, 40)
+        paces.note(replica(f"n{number}"), 0.1, 1.0, wrote(40))
     assert paces.of(("n0", "m")) is None
     assert paces.of(("n1", "m")) is not None
