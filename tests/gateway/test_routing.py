@@ -176,7 +176,8 @@ async def test_a_weight_of_nothing_is_for_when_nobody_else_can() -> None:
         assert (await client.chat(swarm=SINGLE)).status == 200
 
 
-async def test_a_failure_before_the_first_byte_is_told_with_who_was_tried() -> None:
+async def test_a_failure_before_the_first_byte_is_told_with_who_was_tried(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="swarm.routing")
     async with a_swarm() as swarm:
         await swarm.add("attic", "a word")
         await swarm.add("kitchen", EngineFailed("out of memory"))
@@ -184,6 +185,7 @@ async def test_a_failure_before_the_first_byte_is_told_with_who_was_tried() -> N
         reply = await client.chat(swarm=SINGLE)
         assert routed(reply) == {"node": "attic", "reason": "next best", "tried": ["kitchen"]}
         assert await samples(client, "swarm_failovers_total") == 1
+    assert "attic answers with m: next best, after kitchen" in caplog.text
 
 
 async def test_a_peer_whose_answers_break_off_is_left_alone_and_stays_the_last_resort() -> None:
