@@ -24,6 +24,8 @@ MAX_CONTEXT_TOKENS = 1 << 31  # far above any model; keeps sums in range
 MAX_PARAMS = 10**15  # a thousand times the largest published model
 MAX_SLOTS = 4096  # sequences one engine decodes at once; real ones have under 64
 MAX_RATE = 1e7  # tokens per second
+MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --queue, 1,024 at most
+MAX_WAIT_S = 1e6  # eleven days: far above any deadline
 _MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
 
 
@@ -59,7 +61,10 @@ class Wire(BaseModel):
 
 
 class ServedModel(Wire):
-    """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown."""
+    """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown.
+
+    `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured.
+    """
 
     id: ModelId
     context_tokens: Annotated[int, Field(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
@@ -71,6 +76,8 @@ class ServedModel(Wire):
     rerank: bool = False
     infill: bool = False
     generates: bool = True
+    waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
+    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     fingerprint: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
 
 

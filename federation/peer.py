@@ -64,6 +64,7 @@ class Peer:
     source: Source
     rtt_ms: float | None
     last_answer_at: float
+    described_at: float = 0.0  # when the probe was sent whose answer `description` is
 
     @property
     def name(self) -> str:

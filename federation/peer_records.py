@@ -25,6 +25,7 @@ class Record:
     description: NodeDescription
     route: Address
     last_answer_at: float
+    described_at: float = 0.0
     state: PeerState = PeerState.DEAD
     has_joined: bool = False
     left_at: float = 0.0
@@ -159,4 +160,5 @@ class PeerRecords:
             source=max(contact.source for contact in self.contacts_of(record)),
             rtt_ms=self.contacts[record.route].rtt_ms,
             last_answer_at=record.last_answer_at,
+            described_at=record.described_at,
         )

@@ -232,6 +232,7 @@ class PeerTable:
         """The node answered through `contact`: update its record and say what changed."""
         difference = describe_difference(record.description, description)
         record.description = description
+        record.described_at = now - (contact.rtt_ms or 0.0) / 1000
         record.last_answer_at = now
         self._choose_route(record, contact)
         changes: Changes = ()

@@ -132,6 +132,7 @@ class Node:
             upstream=await self._enter_upstream(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
             leaving=lambda: self.condition.draining,
+            rules=settings.routing,
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))

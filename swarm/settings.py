@@ -19,6 +19,7 @@ from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, Upstream
 from swarm.environment import texts
 from swarm.errors import SetupError
 from swarm.routing.vote_modes import MAX_VOTES, StreamMode
+from swarm.routing.rules import RoutingRules, read_rules
 from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"
@@ -61,6 +62,7 @@ class Settings:
     upstream_mode: UpstreamMode | None = None
     upstream_model: str | None = None
     upstream_slots: int = DEFAULT_SLOTS
+    routing: RoutingRules = field(default_factory=RoutingRules)  # in a configuration file only
     data_dir: Path | None = None
     log_level: str = "warning"
     config: Path | None = None
@@ -100,6 +102,11 @@ def read_config(path: Path) -> dict[str, Any]:
     unknown = sorted(set(values) - set(NAMES))
     if unknown:
         raise SetupError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    if "routing" in values:
+        try:
+            values["routing"] = read_rules(values["routing"])
+        except SetupError as error:
+            raise SetupError(f"--config {path}: {error}") from error
     return values
 
 

@@ -114,8 +114,13 @@ class Answering:
         return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
 
     def extension(self, verdict: Verdict) -> JsonObject:
-        """The `swarm` object of the response."""
-        return swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+        """The `swarm` object of the response; of a single answer it tells who was asked, and why."""
+        shown = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+        served = self._served
+        if served is not None and not self.asked.local_only:
+            routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}
+            shown["routed"] = routed
+        return shown
 
     def standing(self, standing: BallotStanding) -> JsonObject:
         """How the ballot stands, in the shape of the `swarm` object."""

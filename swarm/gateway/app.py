@@ -72,6 +72,7 @@ def make_app(
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
     metrics.watch("swarm_draining", "1 while this node shuts down, else 0", lambda: condition.draining)
     admission = Admission(pool, metrics, condition.in_progress)
+    dispatcher.listeners.append(metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:
         app[TRUST] = trust

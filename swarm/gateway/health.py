@@ -11,6 +11,7 @@ from federation.peer import AddressRejected, Peer
 from federation.trust import Trust
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, TRUST
+from swarm.routing.replicas import CircuitState
 from swarm.routing.upstream import Upstream
 
 
@@ -51,8 +52,8 @@ async def metrics(request: web.Request) -> web.Response:
     )
 
 
-def peer_object(peer: Peer) -> dict[str, object]:
-    """One peer in the public view."""
+def peer_object(peer: Peer, circuit: CircuitState = "closed") -> dict[str, object]:
+    """One peer in the public view; `circuit`: whether requests to it fail."""
     return {
         "id": peer.id,
         "name": peer.label,
@@ -63,6 +64,7 @@ def peer_object(peer: Peer) -> dict[str, object]:
         "last_seen_s": round(peer.silent_s(time.monotonic()), 2),
         "slots_free": peer.description.slots_free,
         "source": peer.source.word,
+        "circuit": circuit,
     }
 
 
@@ -112,6 +114,7 @@ async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node = request.app[DESCRIBE]()
     served: dict[str, list[str]] = {}
+    circuits = request.app[DISPATCHER].circuits()
     for replica in request.app[DISPATCHER].replicas():
         served.setdefault(replica.model, []).append(replica.node)
     return json_response(
@@ -119,7 +122,7 @@ async def federation(request: web.Request) -> web.Response:
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "trust": trust_object(request.app.get(TRUST)),
-            "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
+            "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in request.app[MEMBERSHIP].peers()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],
             "sources": [

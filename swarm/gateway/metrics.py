@@ -66,6 +66,20 @@ class Metrics:
         self._refused = Counter(
             "swarm_refused", "Requests turned away before they waited", ["reason"], registry=self.registry
         )
+        self._failovers = Counter(
+            "swarm_failovers", "What one replica failed and another was asked for", registry=self.registry
+        )
+        self._retries_refused = Counter(
+            "swarm_retries_refused", "Failed requests not asked elsewhere: too many were", registry=self.registry
+        )
+        self._circuits = Counter(
+            "swarm_circuits_opened", "Times that a failing peer was left alone for a while", registry=self.registry
+        )
+        self._prefixes = Counter(
+            "swarm_prefixes_followed",
+            "Answers asked where their conversation was answered last",
+            registry=self.registry,
+        )
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when somebody looks."""
@@ -96,6 +110,22 @@ class Metrics:
     def refused(self, why: Refusal) -> None:
         """A request was turned away: its queue or the node was full, or it would have waited beyond its deadline."""
         self._refused.labels(why).inc()
+
+    def failed_over(self) -> None:
+        """A request that one replica failed was asked of the next."""
+        self._failovers.inc()
+
+    def retry_refused(self) -> None:
+        """A request that failed was not asked again."""
+        self._retries_refused.inc()
+
+    def circuit_opened(self) -> None:
+        """A peer is left alone for a while."""
+        self._circuits.inc()
+
+    def prefix_followed(self) -> None:
+        """A request went where its conversation was answered last."""
+        self._prefixes.inc()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,9 @@ from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
+from swarm.routing.router import Router
 from swarm.routing.upstream import Upstream
 from swarm.routing.utilities import UtilityCall, ask_peer, run_here
 from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
@@ -23,10 +25,12 @@ from swarm.workers.pool import ModelWorkers, WorkerPool
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Who answered a single request."""
+    """Who answers a single request: why that one, and who was `tried` before it and failed."""
 
     voter: str
     replica: Replica
+    reason: Reason = "only one"
+    tried: tuple[str, ...] = ()
 
 
 OnServed = Callable[[Served], None]
@@ -40,12 +44,12 @@ class Asking:
         self,
         pool: WorkerPool,
         client: PeerClient,
-        report_traffic: Callable[[str, bool], None],
+        router: Router,
         upstream: Upstream | None,
     ) -> None:
         self._pool = pool
         self._client = client
-        self._report_traffic = report_traffic
+        self._router = router
         self._upstream = upstream
 
     async def candidates(
@@ -60,18 +64,15 @@ class Asking:
         """`count` whole answers; `on_event` hears the first one's events, `meter` what is made here of all."""
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
+            account = nullcontext()
             source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)
         else:
+            account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event)
-        try:
+        with account:
             async with aclosing(source) as answers:
                 async for candidate in answers:
                     yield candidate
-        except PeerFailed:
-            self._report_traffic(replica.node_id, False)
-            raise
-        if not replica.local:
-            self._report_traffic(replica.node_id, True)
 
     def events(
         self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
@@ -94,13 +95,8 @@ class Asking:
             return answer
         if replica.local:
             return await run_here(self._workers(replica), call, deadline)
-        try:
-            answer = await ask_peer(self._client, replica, call, deadline)
-        except PeerFailed:
-            self._report_traffic(replica.node_id, False)
-            raise
-        self._report_traffic(replica.node_id, True)
-        return answer
+        with self._router.asking(replica, deadline, slots=int(call.leases)):
+            return await ask_peer(self._client, replica, call, deadline)
 
     def _workers(self, replica: Replica) -> ModelWorkers:
         above = None if self._upstream is None else self._upstream.workers
@@ -136,11 +132,7 @@ class Asking:
     async def _peer_events(
         self, replica: Replica, request: GenerationRequest, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        try:
+        with self._router.asking(replica, deadline):
             async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
                 async for event in events:
                     yield event
-        except PeerFailed:
-            self._report_traffic(replica.node_id, False)
-            raise
-        self._report_traffic(replica.node_id, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
@@ -17,50 +17,37 @@ from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
-from swarm.errors import (
-    BadRequest,
-    ContextExceeded,
-    DeadlineExceeded,
-    EngineFailed,
-    PeerFailed,
-    Unavailable,
-    UnknownModel,
-    UpstreamFailed,
-)
+from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
+from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
-from swarm.routing.policy import (
-    Defaults,
-    Plan,
-    StreamMode,
-    VoteOptions,
-    by_preference,
-    make_plan,
-    strategy_of,
-    with_slots_for,
-)
-from swarm.routing.replicas import Replica
+from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
+from swarm.routing.preference import by_preference, with_slots_for
+from swarm.routing.prefix import prefixes_of
+from swarm.routing.replicas import CircuitState, Replica
+from swarm.routing.router import Router, RoutingListener
+from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, seated_anew
 from swarm.routing.serving import local_replicas
+from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.spare import Demand
 from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import OnEvent, held_back, with_sampling
+from swarm.routing.voters import OnEvent, with_sampling
 from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
-FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
 
 A = TypeVar("A")
 
@@ -82,10 +69,12 @@ class Dispatcher:
         default_stream: StreamMode | None = None,
         measurements: Measurements | None = None,
         leaving: Callable[[], bool] = lambda: False,
+        rules: RoutingRules | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
-        self._asking = Asking(pool, client, report_traffic, upstream)
+        self._router = Router(report_traffic, rules)
+        self._asking = Asking(pool, client, self._router, upstream)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -97,15 +86,24 @@ class Dispatcher:
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Where models are run for new requests: here first, unless this node leaves, then on live peers."""
         if local_only:
-            return self._here()
-        return self._peers() if self._leaving() else self._everywhere()
+            return self._router.seen(self._here(), everything=False)
+        return self._router.seen(self._peers()) if self._leaving() else self._everywhere()
 
     def _here(self) -> tuple[Replica, ...]:
         return local_replicas(self._pool.states(), self._node_id, self.node)
 
     def _everywhere(self) -> tuple[Replica, ...]:
         """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
-        return self._here() + self._peers()
+        return self._router.seen(self._here() + self._peers())
+
+    def circuits(self) -> Mapping[str, CircuitState]:
+        """How requests to each peer fare, by node id; closed for those that are not named."""
+        return self._router.circuits()
+
+    @property
+    def listeners(self) -> list[RoutingListener]:
+        """Who hears what becomes of requests; add to it at any time."""
+        return self._router.listeners
 
     def offer(self, allowed: bool = True, local_only: bool = False) -> UpstreamOffer | None:
         """What the upstream offers to a request, where there is one and the request may leave this node for it."""
@@ -125,7 +123,8 @@ class Dispatcher:
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)
-        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak())
+        tokens = expected_tokens(request)
+        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -134,6 +133,7 @@ class Dispatcher:
 
         Raises NoConsensus for a degraded verdict, where the client wants none.
         """
+        self._router.attempt()
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
@@ -177,7 +177,10 @@ class Dispatcher:
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
         weights = ballot_weights(question.strategy, self._measurements, models)
-        seats = strongest_first(plan.seats, measured_strength(self._measurements, question, models))
+        prefixes = prefixes_of(request)
+        planned = self._router.warmed(plan.seats, prefixes)
+        seats = strongest_first(planned, measured_strength(self._measurements, question, models))
+        self._router.affinity.answered(prefixes, seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = ballot_samplings(request, plan.asked, base_seed=base)
         models = [replica.model for replica in seats]
@@ -239,6 +242,8 @@ class Dispatcher:
             best = by_preference(who_can(request, others, None))[0]
         except (UnknownModel, BadRequest):
             return None
+        if not self._router.may_retry(lost, failure.error):
+            return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
     async def single(
@@ -274,23 +279,16 @@ class Dispatcher:
         whole: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
-        replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
-        last = last_resort(request.model, replicas, offer)
+        prefixes = prefixes_of(request)
+        able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+        ranked = with_slots_for(choices, able, expected_tokens(request))
+        last = last_resort(request.model, ranked, offer)
         if last is not None:
-            replicas = (*replicas, last)
-        for position, replica in enumerate(replicas):
-            begun = False
-            try:
-                source = self._asking.events(replica, request, choices, deadline, on_served)
-                async with aclosing(held_back(source) if whole else source) as events:
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except FAILING_OVER as error:
-                if begun or position + 1 == len(replicas):
-                    raise
-                log.warning("failing over from %s: %s", replica.node, error)
+            ranked = (*ranked, last)
+        answer = SingleAnswer(self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole)
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                yield event
 
     async def utility(
         self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False, upstream: bool = True
@@ -300,9 +298,10 @@ class Dispatcher:
         The upstream is the last to be asked, and only for what OpenAI's API has.
         """
         replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
+        self._router.attempt()
         for replica in replicas[:-1]:
             try:
                 return await self._asking.utility(replica, call, deadline), replica
             except FAILING_OVER as error:
-                log.warning("failing over from %s: %s", replica.node, error)
+                self._router.fail_over(replica, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]

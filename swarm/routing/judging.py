@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def best_judge(replicas: Sequence[Replica]) -> Replica:
-    """The strongest model, here before elsewhere, no upstream while there are others; the names settle the rest."""
-    return min(replicas, key=lambda r: (r.upstream, -(r.params or 0), not r.local, r.node_id, r.model))
+    """The strongest model, here before elsewhere, no upstream or failing peer while there are others; the names."""
+    return min(replicas, key=lambda r: (r.upstream, r.troubled, -(r.params or 0), not r.local, r.node_id, r.model))
 
 
 async def judgement(

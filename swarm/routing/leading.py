@@ -145,11 +145,14 @@ def _expected_kind(question: Question) -> Kind:
 
 
 def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0) -> tuple[Replica, ...]:
-    """The strongest voter, who leads, before the others: by what was measured, the model's size, then this node's."""
+    """The strongest voter, who leads, before the others: by what was measured, and the model's size.
 
-    def key(place: int) -> tuple[float, int, bool]:
+    Of equals the one who knows the conversation, then this node's.
+    """
+
+    def key(place: int) -> tuple[float, int, bool, bool]:
         replica = seats[place]
-        return -strength(replica), -(replica.params or 0), not replica.local
+        return -strength(replica), -(replica.params or 0), not replica.warm, not replica.local
 
     first = min(range(len(seats)), key=key)
     return (seats[first], *seats[:first], *seats[first + 1 :])

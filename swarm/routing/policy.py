@@ -9,6 +9,8 @@ from typing import Literal
 
 from swarm.consensus.posterior import MIN_VOTES_FOR_POSTERIOR
 from swarm.errors import BadRequest
+from swarm.routing.expected_time import EXPECTED_TOKENS
+from swarm.routing.preference import by_preference, fit_to_vote, with_slots_for
 from swarm.routing.replicas import Replica, model_names
 from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 
@@ -80,39 +82,6 @@ class Plan:
         return gathered(self.seats)
 
 
-def by_preference(replicas: Iterable[Replica], choices: int = 1) -> tuple[Replica, ...]:
-    """Best first for `choices` answers at once; the rest are the order of failover.
-
-    The rank, enough free slots, the stronger model, here before elsewhere, speed, room; the names make it one order.
-    """
-
-    def key(replica: Replica) -> tuple[int, bool, int, bool, float, int, str, str]:
-        return (
-            replica.rank,
-            replica.slots_free < choices,
-            -(replica.params or 0),
-            not replica.local,
-            -(replica.tokens_per_s or 0.0),
-            -replica.slots_free,
-            replica.node_id,
-            replica.model,
-        )
-
-    return tuple(sorted(replicas, key=key))
-
-
-def with_slots_for(choices: int, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """Those that can give `choices` answers at once, best first. Raises BadRequest if that is more than any has."""
-    found = by_preference((replica for replica in replicas if replica.slots >= choices), choices)
-    if not found:
-        most = max(replicas, key=lambda replica: replica.slots)
-        raise BadRequest(
-            f"n is {choices}; {most.model!r} gives at most {most.slots} answers at once (--workers on {most.node})",
-            param="n",
-        )
-    return found
-
-
 def gathered(seats: Iterable[Replica]) -> tuple[Assignment, ...]:
     """How many voters each replica has."""
     return tuple(Assignment(replica, count) for replica, count in Counter(seats).items())
@@ -157,23 +126,25 @@ def make_plan(
     prompt_chars: int,
     choices: int = 1,
     peak_requests: int = 0,
+    tokens: int = EXPECTED_TOKENS,
 ) -> Plan:
     """One answer or a ballot, and who is asked. `replicas` is not empty.
 
     Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. An explicit number of votes or a
     named strategy is honoured and queues; else only idle slots are taken, down to one (or to `min_votes`), and one for
-    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Raises BadRequest for a
-    posterior stop that means nothing here.
+    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Answers have about as
+    many `tokens`. Raises BadRequest for a posterior stop that means nothing here.
     """
-    best = with_slots_for(choices, replicas)
+    best = with_slots_for(choices, replicas, tokens)
     strategy = strategy_of(options, defaults.strategy)
     least = options.min_votes or 1
     wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
     if choices > 1 or strategy == "single" or wanted == 1:
         return Plan("single", "single", 1, (best[0],) * choices)
+    single = Plan("single", "single", wanted, (best[0],))
+    best = fit_to_vote(best)
     if options.stop == "posterior":
         check_posterior(best, wanted)
-    single = Plan("single", "single", wanted, (best[0],))
     if options.explicit:
         return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False))
     if prompt_chars > LONG_PROMPT_CHARS and least == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from swarm.errors import BadRequest, UnknownModel
 
@@ -12,11 +13,23 @@ WEAK_SHARE = 0.25  # members under this share of the strongest model's parameter
 ENOUGH_VOTERS = 3  # the least useful number of votes
 
 
+Place = tuple[str, str]  # of a replica: its node's id and its model
+CircuitState = Literal["closed", "open", "half_open"]
+
+
 @dataclass(frozen=True, slots=True)
 class Replica:
     """One model on one node. `url` is None for this node itself; `params` None where nobody knows.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
+    A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `told_at`.
+
+    `node` is the name that is shown; `name` the node's own, where two nodes share one.
+
+    What this node adds: whether it doubts the peer (`suspect`) or its requests there fail (`circuit`), what the user
+    decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), what it measured
+    (`first_s` to the first event where a slot was free, and `own_tokens_per_s` from then on, as if nobody else were
+    answered there), and whether the conversation's last answer came from there (`warm`).
     """
 
     node_id: str
@@ -33,10 +46,36 @@ class Replica:
     generates: bool = True  # not so an embedding or a reranking model
     rank: int = 0
     upstream: bool = False
+    name: str = ""
+    waiting: int = 0
+    wait_s: float | None = None
+    told_at: float = 0.0
+    rtt_s: float = 0.0
+    suspect: bool = False
+    circuit: CircuitState = "closed"
+    weight: float = 1.0
+    pinned: bool | None = None
+    first_s: float | None = None
+    own_tokens_per_s: float | None = None
+    warm: bool = False
 
     @property
     def local(self) -> bool:
         return self.url is None
+
+    @property
+    def place(self) -> Place:
+        return self.node_id, self.model
+
+    @property
+    def load(self) -> int:
+        """Requests that run or wait there."""
+        return self.slots - self.slots_free + self.waiting
+
+    @property
+    def troubled(self) -> bool:
+        """It may not answer at all: others are asked before it."""
+        return self.suspect or self.circuit == "open"
 
 
 def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:

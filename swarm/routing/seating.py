@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.consensus.ballots import SamplingChange
-from swarm.routing.replicas import Replica
+from swarm.routing.replicas import Place, Replica
 
-Place = tuple[str, str]  # of a replica: its node's id and its model
 Seat = tuple[Replica, SamplingChange]
 
 
@@ -44,7 +43,7 @@ Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
 
 
 def place_of(replica: Replica) -> Place:
-    return replica.node_id, replica.model
+    return replica.place
 
 
 def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
@@ -84,7 +83,10 @@ def seated_anew(held: Sequence[Batch], own: OwnVoters, now: Iterable[Replica], *
         better = [
             place
             for place, replica in places.items()
-            if replica.model == batch.replica.model and place in own.warm - chosen and replica.slots_free >= seats
+            if replica.model == batch.replica.model
+            and place in own.warm - chosen
+            and replica.slots_free >= seats
+            and not replica.troubled
         ]
         if home not in own.warm and better:
             place = min(better)

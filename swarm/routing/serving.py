@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from federation.advertisement import ServedModel
+from federation.advertisement import MAX_WAIT_S, ServedModel
 from federation.peer import Peer, PeerState
 from swarm.routing.replicas import Replica
 from swarm.workers.pool import ModelState
@@ -24,6 +25,8 @@ def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
             rerank=state.can.rerank,
             infill=state.can.infill,
             generates=state.can.generates,
+            waiting=state.waiting,
+            wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
         )
         for state in states
         if state.problem is None
@@ -36,9 +39,14 @@ def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tup
 
 
 def peer_replicas(peers: Iterable[Peer]) -> tuple[Replica, ...]:
-    """What peers serve. One under suspicion counts as busy: it is asked only where nobody else is free."""
+    """What peers serve. One under suspicion counts as busy: it is asked only where nobody else can answer."""
     return tuple(
-        replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE)
+        replace(
+            replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE),
+            name=peer.name,
+            told_at=peer.described_at,
+            rtt_s=(peer.rtt_ms or 0.0) / 1000,
+        )
         for peer in peers
         for model in peer.description.models
         if model.slots and not peer.description.draining
@@ -51,7 +59,7 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         node=node,
         model=model.id,
         slots=model.slots,
-        slots_free=0 if suspect else model.slots_free,
+        slots_free=0 if suspect else min(model.slots_free, model.slots),
         url=url,
         params=model.params,
         tokens_per_s=model.tokens_per_s,
@@ -59,4 +67,7 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         rerank=model.rerank,
         infill=model.infill,
         generates=model.generates,
+        waiting=model.waiting,
+        wait_s=model.wait_s,
+        suspect=suspect,
     )

@@ -96,7 +96,12 @@ def replicas_for(model: str, replicas: Sequence[Replica], skill: Skill) -> tuple
     found = skilled(model, replicas if model == SWARM_ALIAS else named(model, replicas), skill, replicas)
     first = min(found, key=lambda replica: (not replica.local, -(replica.params or 0), replica.model))
     same = (replica for replica in found if replica.model == first.model)
-    return tuple(sorted(same, key=lambda replica: (not replica.local, -replica.slots_free, replica.node_id)))
+
+    def order(replica: Replica) -> tuple[bool, bool, bool, bool, int, str]:
+        other = replica.pinned is False
+        return replica.troubled, other, replica.weight <= 0, not replica.local, -replica.slots_free, replica.node_id
+
+    return tuple(sorted(same, key=order))
 
 
 async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float) -> A:

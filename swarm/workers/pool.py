@@ -41,6 +41,7 @@ class ModelState:
     tokens_per_s: float | None
     problem: str | None
     waiting: int = 0
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class ModelWorkers:
             tokens_per_s=self._tokens_per_s,
             problem=self._problem,
             waiting=self.waiting,
+            wait_s=self.expected_wait_s(),
         )
 
     def measured(self, tokens_per_s: float) -> None:

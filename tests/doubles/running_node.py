@@ -27,6 +27,7 @@ from swarm.node_listeners import LISTEN_BACKLOG
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.rules import RoutingRules
 from swarm.routing.serving import peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.routing.vote_modes import StreamMode
@@ -67,6 +68,7 @@ class NodeOptions:
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     trust: Trust | None = None
     federated: bool = True
+    rules: RoutingRules = field(default_factory=RoutingRules)
 
 
 class RunningNode:
@@ -136,6 +138,7 @@ class RunningNode:
             upstream=options.upstream,
             default_stream=options.vote_stream,
             leaving=lambda: self.condition.draining,
+            rules=options.rules,
         )
         self.condition.loading = False
         await self._listen(stack)

@@ -324,7 +324,18 @@ async def test_the_federations_health_shows_the_peers() -> None:
         seen = (await (await swarm.client("kitchen")).get("/v1/federation/health")).json
         (peer,) = seen["peers"]
         assert (peer["name"], peer["state"], peer["models"], peer["source"]) == ("study", "alive", ["other"], "static")
-        assert set(peer) == {"id", "name", "url", "state", "models", "rtt_ms", "last_seen_s", "slots_free", "source"}
+        assert set(peer) == {
+            "id",
+            "name",
+            "url",
+            "state",
+            "models",
+            "rtt_ms",
+            "last_seen_s",
+            "slots_free",
+            "source",
+            "circuit",
+        }
         assert seen["models"] == {"m": ["kitchen"], "other": ["study"]}
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
-from swarm.gateway.documentation.swarm_report import SwarmCandidate, SwarmReport
+from swarm.gateway.documentation.swarm_report import SwarmCandidate, SwarmReport, SwarmRoute
 from swarm.gateway.swarm_options import SwarmOptions
 from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
@@ -51,6 +51,14 @@ async def test_every_api_tells_the_same_of_a_vote(client: Client, path: str) -> 
         assert set(candidate) <= set(SwarmCandidate.model_fields), "a field that is not documented"
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_every_api_tells_where_a_single_answer_was_made(client: Client, path: str) -> None:
+    reply = await client.post(path, {**BODIES[path], "swarm": {"strategy": "single"}})
+    account = reply.json["swarm"]
+    assert account["routed"] == {"node": "kitchen", "reason": "only one", "tried": []}
+    SwarmReport.model_validate(account, strict=True)
+
+
 async def test_several_prompts_have_an_account_each(client: Client) -> None:
     body = {"model": "swarm", "prompt": ["a", "b"], "swarm": {"votes": 2}}
     reply = (await client.post("/v1/completions", body)).json
@@ -67,7 +75,7 @@ async def test_several_choices_have_none(client: Client) -> None:
 def test_the_document_describes_every_field_and_header() -> None:
     document: Any = make_document(OPERATIONS, "1")
     schemas = document["components"]["schemas"]
-    for name in ("SwarmOptions", "SwarmReport", "SwarmCandidate"):
+    for name in ("SwarmOptions", "SwarmReport", "SwarmCandidate", "SwarmRoute"):
         undescribed = [key for key, field in schemas[name]["properties"].items() if not field.get("description")]
         assert not undescribed
     assert schemas["SwarmOptions"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
@@ -78,6 +86,6 @@ def test_the_document_describes_every_field_and_header() -> None:
 
 def test_the_page_names_every_field_and_value() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE))
-    for model in (SwarmOptions, SwarmReport, SwarmCandidate):
+    for model in (SwarmOptions, SwarmReport, SwarmCandidate, SwarmRoute):
         assert set(model.model_fields) <= named
     assert {*STRATEGIES, *STREAM_MODES} <= named

@@ -18,6 +18,7 @@ import pytest
 from federation import wire
 from federation.hostport import Address
 from federation.tls import client_context
+from swarm.gateway.model_files import FileService
 from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts
@@ -26,7 +27,6 @@ from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.valid_bodies import BODIES, CANDIDATES, CHAT, TEXT
 from tests.hostile import malformed
 from tests.hostile.malformed import REQUESTS, SHA256, messages
-from swarm.gateway.model_files import FileService
 
 PATIENCE_S = 0.5  # with a node that waits for the rest of a body; what is answered comes in milliseconds
 AT_ONCE = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,12 @@ def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:
         assert strongest_first(order) == (large_here, *others), "the order of the rest is the plan's"
         assert strongest_first(order, lambda each: 2.0 if each is unknown else 1.0)[0] is unknown
         assert strongest_first(others)[0] is large
+
+
+def test_of_equals_the_one_who_knows_the_conversation_leads() -> None:
+    here, knowing, large = replica("here", here=True), replace(replica("a"), warm=True), replica("b", 9)
+    assert strongest_first([here, knowing])[0] is knowing
+    assert strongest_first([here, knowing, large])[0] is large
 
 
 def test_strength_is_what_was_measured_in_the_kind_that_is_asked_for() -> None:

@@ -3,78 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.errors import BadRequest
 from swarm.routing.policy import (
     LONG_PROMPT_CHARS,
     MAX_VOTES,
     Assignment,
     Defaults,
     VoteOptions,
-    by_preference,
     gathered,
     make_plan,
     spread,
     strategy_of,
-    with_slots_for,
 )
 from swarm.routing.replicas import Replica
+from tests.doubles.replicas import replica
 
 FIVE = Defaults(votes=5)
 
 
-def replica(node: str, *, model: str = "m", slots: int = 4, free: int | None = None, **facts: Any) -> Replica:
-    """One on node `node`; "here" is this one."""
-    return Replica(
-        node_id=node,
-        node=node,
-        model=model,
-        slots=slots,
-        slots_free=slots if free is None else free,
-        url=None if node == "here" else f"http://{node}",
-        **facts,
-    )
-
-
 def asked(assignments: tuple[Assignment, ...]) -> dict[tuple[str, str], int]:
     return {(a.replica.node, a.replica.model): a.count for a in assignments}
-
-
-@pytest.mark.parametrize(
-    ("best", "other"),
-    [
-        (replica("a"), replica("here", free=0)),
-        (replica("a", params=8), replica("here", params=2)),
-        (replica("a", params=1), replica("here")),
-        (replica("here", tokens_per_s=1), replica("a", tokens_per_s=100)),
-        (replica("b", tokens_per_s=100), replica("a", tokens_per_s=1)),
-        (replica("b", tokens_per_s=1), replica("a")),
-        (replica("b", free=3), replica("a", free=2)),
-        (replica("a"), replica("b")),
-    ],
-    ids=["free", "stronger", "known strength", "here", "faster", "known speed", "more room", "id"],
-)
-def test_the_better_replica_for_one_answer(best: Replica, other: Replica) -> None:
-    assert by_preference([best, other]) == by_preference([other, best]) == (best, other)
-
-
-def test_several_choices_need_that_many_free_slots_at_once() -> None:
-    small, large = replica("here", slots=4, free=2), replica("a", slots=4, free=3)
-    assert by_preference([small, large], choices=3)[0] == large
-    assert by_preference([small, large], choices=1)[0] == small
-
-
-def test_replicas_too_small_for_the_choices_are_left_out() -> None:
-    small, large = replica("here", slots=2), replica("a", slots=8, free=0)
-    assert with_slots_for(3, [small, large]) == (large,)
-    with pytest.raises(BadRequest, match="n is 9; 'm' gives at most 8 answers at once") as caught:
-        with_slots_for(9, [small, large])
-    assert caught.value.param == "n"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from swarm.routing.preference import REASONS
+
 
 class SwarmCandidate(BaseModel):
     """One voter's part. Candidates of one `group` said the same."""
@@ -20,6 +22,14 @@ class SwarmCandidate(BaseModel):
     tokens: Annotated[int, Field(description="Tokens that it generated")]
     ms: Annotated[int, Field(description="Milliseconds from the question to its whole answer")]
     abstained: Annotated[str | None, Field(description="Why its answer does not count")] = None
+
+
+class SwarmRoute(BaseModel):
+    """Where a single answer was made."""
+
+    node: Annotated[str, Field(description="The node that answered")]
+    reason: Annotated[str, Field(description="Why that one: " + ", ".join(REASONS))]
+    tried: Annotated[list[str], Field(description="The nodes that were asked before it and failed")]
 
 
 class SwarmReport(BaseModel):
@@ -62,6 +72,7 @@ class SwarmReport(BaseModel):
         int | None, Field(description="Tokens of answers that were stopped before their end, as far as known")
     ] = None
     candidates: Annotated[list[SwarmCandidate], Field(description="Every voter, the winning group first")]
+    routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
     similarity: Annotated[
         float | None, Field(description="How like the winner the other answers are, where likeness decided")
     ] = None

@@ -1,0 +1,171 @@
+"""Requests to peers accounted for: what each end of one means for the peer, and what is known of a replica then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import suppress
+
+import pytest
+
+from swarm.errors import BadRequest, PeerFailed, Unavailable
+from swarm.generation import Usage
+from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
+from swarm.routing.pace import MAX_PACES, PACE_LIFETIME_S, Paces
+from swarm.routing.router import WARN_AFTER_S, Router
+from swarm.routing.rules import RoutingRules
+from tests.doubles.replicas import Clock, replica
+
+ATTIC = replica("attic", told_at=99.0)
+FAILED = PeerFailed("attic", "broke off")
+FAR = 1_000_000.0
+
+
+class Heard:
+    """What a listener hears."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+
+    def failed_over(self) -> None:
+        self.of["failed over"] += 1
+
+    def retry_refused(self) -> None:
+        self.of["refused"] += 1
+
+    def circuit_opened(self) -> None:
+        self.of["opened"] += 1
+
+    def prefix_followed(self) -> None:
+        self.of["followed"] += 1
+
+
+class Asked:
+    """A router, with what it reported of peers."""
+
+    def __init__(self, rules: RoutingRules | None = None) -> None:
+        self.clock, self.reports, self.heard = Clock(), list[tuple[str, bool]](), Heard()
+        self.router = Router(lambda node, ok: self.reports.append((node, ok)), rules, self.clock)
+        self.router.listeners.append(self.heard)
+
+    def ask(self, error: BaseException | None = None, deadline: float = FAR) -> None:
+        with suppress(BaseException), self.router.asking(ATTIC, deadline):
+            if error is not None:
+                raise error
+
+    @property
+    def circuit(self) -> str:
+        return self.router.seen([ATTIC])[0].circuit
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+def test_an_answer_is_reported(asked: Asked) -> None:
+    asked.ask()
+    assert asked.reports == [("attic", True)]
+
+
+@pytest.mark.parametrize("refusal", [BadRequest("no"), Unavailable("busy"), GeneratorExit(), asyncio.CancelledError()])
+def test_refusals_and_clients_that_leave_say_nothing_against_a_peer(asked: Asked, refusal: BaseException) -> None:
+    for _ in range(2 * FAILURES_TO_OPEN):
+        asked.ask(refusal)
+    assert (asked.reports, asked.circuit) == ([], "closed")
+
+
+def test_a_failure_after_the_requests_own_time_is_not_the_peers(asked: Asked) -> None:
+    for _ in range(2 * FAILURES_TO_OPEN):
+        asked.ask(FAILED, deadline=asked.clock.now)
+    assert (asked.reports, asked.circuit) == ([], "closed")
+
+
+def test_failures_are_reported_and_open_the_circuit_which_a_trial_closes(asked: Asked) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        asked.ask(FAILED)
+    assert asked.reports == [("attic", False)] * FAILURES_TO_OPEN
+    assert (asked.circuit, asked.heard.of["opened"]) == ("open", 1)
+    assert asked.router.circuits() == {"attic": "open"}
+    asked.clock.now += FIRST_PAUSE_S
+    asked.ask(GeneratorExit())
+    assert asked.circuit == "half_open", "the client of the trial left"
+    with asked.router.asking(ATTIC, FAR):
+        assert asked.circuit == "open", "one trial at a time"
+    assert (asked.circuit, asked.router.circuits()) == ("closed", {})
+
+
+def test_a_failed_trial_opens_it_again(asked: Asked) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        asked.ask(FAILED)
+    asked.clock.now += FIRST_PAUSE_S
+    asked.ask(FAILED)
+    assert (asked.circuit, asked.heard.of["opened"]) == ("open", 2)
+
+
+def test_what_is_asked_of_a_peer_counts_at_once(asked: Asked) -> None:
+    with asked.router.asking(ATTIC, FAR, slots=3):
+        assert asked.router.seen([ATTIC])[0].slots_free == 1
+    assert asked.router.seen([ATTIC])[0].slots_free == 4
+
+
+def test_names_in_rules_are_warned_of_once_and_not_before_nodes_had_time_to_join(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = Asked(RoutingRules({"atic": 0.5}))
+    asked.router.seen([ATTIC])
+    assert not caplog.records
+    asked.clock.now += WARN_AFTER_S
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            asked.router.seen([ATTIC])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "'atic'" in caplog.text
+
+
+def wrote(tokens: int, read_tokens: int = 20) -> Usage:
+    return Usage(prompt_tokens=read_tokens + 100, completion_tokens=tokens, cached_tokens=100)
+
+
+def test_a_long_prompt_says_nothing_of_the_next_ones_first_word() -> None:
+    paces = Paces(Clock())
+    paces.note(ATTIC, 20.0, 2.0, wrote(100, read_tokens=9_000))
+    pace = paces.of(ATTIC.place)
+    assert pace is not None
+    assert (pace.first_s, pace.tokens_per_s) == (None, 50)
+
+
+def test_speeds_are_measured_as_of_a_lone_answer() -> None:
+    clock = Clock()
+    paces = Paces(clock)
+    paces.note(ATTIC, 0.5, 2.0, wrote(100))
+    pace = paces.of(ATTIC.place)
+    assert pace is not None
+    assert (pace.first_s, pace.tokens_per_s) == (0.5, 50)
+    paces.note(ATTIC, 0.5, 2.0, wrote(3))
+    assert paces.of(ATTIC.place) == pace, "three tokens tell nothing of the speed"
+    busy = replica("busy", slots=1, free=0, waiting=2)
+    paces.note(busy, 30.0, 2.0, wrote(100))
+    there = paces.of(busy.place)
+    assert there is not None
+    assert there.first_s is None, "it waited for others"
+    half = replica("half", slots=4, free=2)
+    paces.note(half, 0.1, 2.0, wrote(100))
+    alone = paces.of(half.place)
+    assert alone is not None
+    assert (alone.tokens_per_s or 0) > 50, "two others were at work there"
+    clock.now += PACE_LIFETIME_S + 1
+    assert paces.of(ATTIC.place) is None
+
+
+def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
+    asked = Asked()
+    asked.router.note_pace(ATTIC, 0.25, 1.0, wrote(40))
+    seen = asked.router.seen([ATTIC])[0]
+    assert (seen.first_s, seen.own_tokens_per_s) == (0.25, 40)
+    paces = Paces(Clock())
+    for number in range(MAX_PACES + 1):
+        paces.note(replica(f"n{number}"), 0.1, 1.0, wrote(40))
+    assert paces.of(("n0", "m")) is None
+    assert paces.of(("n1", "m")) is not None
