@@ -32,7 +32,9 @@ CANDIDATE: dict[str, Any] = {
     "logprobs": LOGPROBS,
 }  # fmt: skip
 STEP: dict[str, Any] = {"leader": {"text": "he", "reasoning": "", "logprobs": LOGPROBS}}
-REFUSAL: dict[str, Any] = {"error": {"message": "no", "code": "context_length_exceeded", "n_prompt_tokens": 9, "n_ctx": 5}}
+REFUSAL: dict[str, Any] = {
+    "error": {"message": "no", "code": "context_length_exceeded", "n_prompt_tokens": 9, "n_ctx": 5}
+}
 BUSY: dict[str, Any] = {"error": {"message": "full", "code": "unavailable", "retry_after_s": 3}}
 CHUNK: dict[str, Any] = {
     "id": "x",

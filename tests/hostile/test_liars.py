@@ -24,7 +24,9 @@ class Flooder(FakePeer):
     """Asked for one vote it sends a hundred: under one name, under many, under an honest node's."""
 
     def __init__(self, name: str, lie: str) -> None:
-        votes = [vote(lie, voter) for turn in range(33) for voter in (f"Rex@{name}", f"V{turn}@{name}", "Zeus@honest-0")]
+        votes = [
+            vote(lie, voter) for turn in range(33) for voter in (f"Rex@{name}", f"V{turn}@{name}", "Zeus@honest-0")
+        ]
         super().__init__(name, *votes, slots=1, params=2_000_000)
 
 

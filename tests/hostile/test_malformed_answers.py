@@ -31,7 +31,7 @@ from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
 from swarm.gateway.compact_json import compact
 from swarm.gateway.utility_bodies import TokenizeBody
 from swarm.gateway.utility_calls import PEER_UTILITIES, tokenize
-from swarm.generation import Candidate, GenerationRequest
+from swarm.generation import GenerationRequest
 from swarm.routing.leading import LEADER_LINE
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate, read_chunk, read_leader_step
 from swarm.routing.replicas import Replica
@@ -58,7 +58,11 @@ CALLS = {
         ("tokenize", PEER_UTILITIES["tokenize"], {"content": "ab", "with_pieces": True}),
         ("detokenize", PEER_UTILITIES["detokenize"], {"tokens": [1]}),
         ("apply-template", PEER_UTILITIES["apply-template"], {"messages": [{"role": "user", "content": "a"}]}),
-        ("count-tokens", PEER_UTILITIES["count-tokens"], {"model": "m", "messages": [{"role": "user", "content": "a"}]}),
+        (
+            "count-tokens",
+            PEER_UTILITIES["count-tokens"],
+            {"model": "m", "messages": [{"role": "user", "content": "a"}]},
+        ),
         ("embeddings", PEER_UTILITIES["embeddings"], {"model": "m", "input": "a"}),
         ("rerank", PEER_UTILITIES["rerank"], {"query": "a", "documents": ["b"]}),
         ("props", PEER_UTILITIES["props"], {}),
@@ -157,7 +161,9 @@ async def drained(stream: AsyncIterator[object]) -> None:
         pass
 
 
-def ways_to_ask(client: PeerClient, server: LyingServer) -> dict[str, tuple[tuple[Any, ...], Callable[[], Awaitable[object]]]]:
+def ways_to_ask(
+    client: PeerClient, server: LyingServer
+) -> dict[str, tuple[tuple[Any, ...], Callable[[], Awaitable[object]]]]:
     """Everything that is ever asked of a peer, with what an honest one answers."""
     replica = Replica("id-attic", "attic", "m", slots=4, slots_free=4, url=server.address.url)
     peer, at = FilePeer("id-attic", "attic", server.address), server.address

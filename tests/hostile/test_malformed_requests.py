@@ -18,6 +18,7 @@ import pytest
 from federation import wire
 from federation.hostport import Address
 from federation.tls import client_context
+from swarm.gateway.model_files import FileService
 from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts
@@ -26,15 +27,48 @@ from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.valid_bodies import BODIES, CANDIDATES, CHAT, TEXT
 from tests.hostile import malformed
 from tests.hostile.malformed import REQUESTS, SHA256, messages
-from swarm.gateway.model_files import FileService
 
 PATIENCE_S = 0.5  # with a node that waits for the rest of a body; what is answered comes in milliseconds
 AT_ONCE = 8
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 BROKEN = re.compile(rb'"(server_error|api_error|internal_error|engine_failed)"')  # how a stream tells of a 5xx
-ODD_NUMBERS = ("", "-1", "2", "99999999999999999999", "1e9", "NaN", "0x1", " 1", "1,1", "\u0661", "٣", "None", "1.0", "0" * 5000)
-ODD_TEXTS = ("", "\x01", "é", "a" * 7000, "../../etc/passwd", "127.0.0.1:0", "[::1]:99999", "evil.example:80", "%00", "a:b:c")
-ODD_RANGES = ("bytes=", "bytes=9-1", "bytes=-5", "bytes=0-0,5-6", "lines=1-2", "bytes=" + "9" * 50 + "-", "bytes=0-" + "9" * 15)
+ODD_NUMBERS = (
+    "",
+    "-1",
+    "2",
+    "99999999999999999999",
+    "1e9",
+    "NaN",
+    "0x1",
+    " 1",
+    "1,1",
+    "\u0661",
+    "٣",
+    "None",
+    "1.0",
+    "0" * 5000,
+)
+ODD_TEXTS = (
+    "",
+    "\x01",
+    "é",
+    "a" * 7000,
+    "../../etc/passwd",
+    "127.0.0.1:0",
+    "[::1]:99999",
+    "evil.example:80",
+    "%00",
+    "a:b:c",
+)
+ODD_RANGES = (
+    "bytes=",
+    "bytes=9-1",
+    "bytes=-5",
+    "bytes=0-0,5-6",
+    "lines=1-2",
+    "bytes=" + "9" * 50 + "-",
+    "bytes=0-" + "9" * 15,
+)
 POSTED: dict[str, tuple[Any, ...]] = {
     wire.CANDIDATES_PATH: (CANDIDATES, {**CANDIDATES, "leader": True}),
     wire.GENERATE_PATH: (CHAT, TEXT),
@@ -44,7 +78,13 @@ POSTED: dict[str, tuple[Any, ...]] = {
     wire.UTILITIES_PATH + "/tokenize": BODIES["/tokenize"],
     wire.UTILITIES_PATH + "/props": ({"model": "m"},),
 }
-GOT = (wire.NODE_PATH, wire.PEERS_PATH, wire.MODELS_PATH, f"{wire.MODELS_PATH}/{SHA256}", f"{wire.MODELS_PATH}/x/pieces")
+GOT = (
+    wire.NODE_PATH,
+    wire.PEERS_PATH,
+    wire.MODELS_PATH,
+    f"{wire.MODELS_PATH}/{SHA256}",
+    f"{wire.MODELS_PATH}/x/pieces",
+)
 
 
 def odd_headers(source: random.Random, path: str) -> dict[str, str]:
@@ -77,7 +117,9 @@ def requests(seed: int) -> Iterator[bytes]:
         if source.randrange(60) == 0:
             headers["Content-Length"] = source.choice(("-1", "5, 6", "x", str(len(body) // 2), "9" * 25))
         if not source.randrange(4):
-            path += "?" + source.choice(("from=127.0.0.1", "from=%00", "from=" + "9" * 300, "from=a&from=b", "from=[::1]:1"))
+            path += "?" + source.choice(
+                ("from=127.0.0.1", "from=%00", "from=" + "9" * 300, "from=a&from=b", "from=[::1]:1")
+            )
         if not source.randrange(15):
             path = path.replace("v1", source.choice(("v1/..", "v1//", "v1/%2e%2e", "v1%00", "v1/" + "x" * 2000)))
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]

@@ -46,7 +46,9 @@ NAMES = (
 )  # fmt: skip
 names = st.sampled_from(NAMES) | st.text(st.characters(), max_size=80) | st.text("./\\~\0:%C", max_size=30)
 SIZES = (-1, 0, 2**31, 2**63 - 1, 2**64, 10**30, MAX_FILE_BYTES + 1)
-MANY = settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(
+    max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 
 
 def tree(folder: Path) -> set[str]:
@@ -66,7 +68,9 @@ def nothing_new(folder: Path, *allowed: str) -> Iterator[None]:
 
 @MANY
 @given(name=names)
-def test_a_peers_names_are_kept_inside_files_and_never_become_one(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+def test_a_peers_names_are_kept_inside_files_and_never_become_one(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
     """Node names, hosts and members' names: written as JSON into two files of fixed names, and read back."""
     folder = tmp_path_factory.getbasetemp() / "names"
     data_dir = folder / "inner" / "data"

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -121,7 +120,10 @@ async def test_a_page_of_somebody_elses_gets_nothing(rebound: bool) -> None:
     engine = ScriptedEngine(saying("secret"), model_id="m")
     async with RunningNode("kitchen", ready(engine)) as kitchen:
         node_url = f"http://evil.example:{kitchen.address.port}" if rebound else kitchen.url
-        async with evil_page(node_url) as (url, told, done), browser_at(url, "--host-resolver-rules=MAP evil.example 127.0.0.1"):
+        async with (
+            evil_page(node_url) as (url, told, done),
+            browser_at(url, "--host-resolver-rules=MAP evil.example 127.0.0.1"),
+        ):
             async with asyncio.timeout(BROWSER_S):
                 await done.wait()
         tried = [line for line in told if line != "done"]

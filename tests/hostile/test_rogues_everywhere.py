@@ -13,11 +13,11 @@ import pytest
 
 from federation import wire
 from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.model_files import FileService
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import identity, open_trust, paired_trusts
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
-from swarm.gateway.model_files import FileService
 
 ANSWER_S = 10.0
 KEY = "a-key-of-the-kitchen"

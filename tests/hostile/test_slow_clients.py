@@ -45,7 +45,10 @@ ATTACKS: dict[str, tuple[bytes, bytes]] = {
     "a body too large by its length": (HEAD + b"Content-Length: 99999999999\r\n\r\n{", b" "),
     "a body for nobody": (b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{", b" "),
     "a body that no GET has": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{", b" "),
-    "a body of a foreign page": (b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n", b""),
+    "a body of a foreign page": (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 9\r\n\r\n",
+        b"",
+    ),
     "an answered one that stays": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
     "an answered one that drips": (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET ", b"x"),
     "half a TLS handshake": (TLS_HELLO, b""),

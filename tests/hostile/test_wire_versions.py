@@ -69,7 +69,7 @@ def missing(old: Any, new: Any, where: str = "") -> list[str]:
         if not isinstance(new, list):
             return [f"{where} is no list any more"]
         return [told for one in new[:1] for told in missing(old[0], one, f"{where}[0]")] if old else []
-    same = old is None or new is None or isinstance(new, type(old)) or isinstance(old, int) and isinstance(new, float)
+    same = old is None or new is None or isinstance(new, type(old)) or (isinstance(old, int) and isinstance(new, float))
     return [] if same else [f"{where} was {old!r} and is {new!r}"]
 
 
@@ -187,7 +187,9 @@ async def test_what_is_asked_of_a_peer_has_all_that_the_release_before_expects(t
 
 def test_another_major_version_is_refused_whatever_else_it_says() -> None:
     for said in ({"protocol": 2}, {**json.loads(recorded("node.json")), "protocol": 2}, {"protocol": 2, "id": []}):
-        with pytest.raises(VersionError, match=r"speaks federation protocol 2 and this node speaks 1: run matching versions"):
+        with pytest.raises(
+            VersionError, match=r"speaks federation protocol 2 and this node speaks 1: run matching versions"
+        ):
             parse_description(json.dumps(said).encode())
 
 
