@@ -52,7 +52,7 @@ def swarm(capsys: pytest.CaptureFixture[str]) -> Command:
         (lambda code: code.replace("swarm1", "swarm9"), 2, "this is no invitation"),
         (lambda _: "please", 2, "this is no invitation"),
         (lambda code: encode(replace(decode(code), secret=b"x" * 16)), 1, "used already, is too old"),
-        (lambda code: encode(replace(decode(code), fingerprint=b"x" * 32)), 1, "is not the node that made this invitation"),
+        (lambda code: encode(replace(decode(code), fingerprint=b"x" * 32)), 1, "is not the node that made this"),
         (lambda code: encode(replace(decode(code), port=1)), 1, "nobody takes this invitation"),
         (lambda code: encode(replace(decode(code), swarm="0" * 16)), 1, "not what it invited to"),
     ],

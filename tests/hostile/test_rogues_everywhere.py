@@ -1,4 +1,4 @@
-"""Every route that the application has, asked by whoever has no business there: a new route is guarded, or this fails."""
+"""Every route of the application, asked by whoever has no business there: a new route is guarded, or this fails."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from tests.hostile.slow_clients import Fate, hold, idle_connections
 SINGLE = {"strategy": "single"}
 MOST_S = 15.0  # promised
 SLACK_S = 5.0  # of a machine that is busy with other tests
+KERNEL_BYTES = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
 PIECE_BYTES = 2048  # more than any token with its log-probabilities; some hundred events wait between engine and socket
 NODE_BYTES = 1 << 20  # promised for one stream, beside what the kernel holds of its own accord
 LINGER_S = 10.0  # for which the rest of a refused body is read, so that the client sees the refusal
@@ -153,9 +154,9 @@ async def crowd(node: NodeProcess, count: int) -> None:
     finally:
         for connection in held:
             connection.close()
-    print(
-        f"{count} idle connections: {open_now} kept, {grown / 2**20:.0f} MiB; new requests p50 {times[50] * 1e3:.0f} ms, "
-        f"p99 {times[98] * 1e3:.0f} ms (alone {alone[25] * 1e3:.0f} ms)"
+    print(  # noqa: T201
+        f"{count} idle connections: {open_now} kept, {grown / 2**20:.0f} MiB; "
+        f"new requests p50 {times[50] * 1e3:.0f} ms, p99 {times[98] * 1e3:.0f} ms (alone {alone[25] * 1e3:.0f} ms)"
     )
     assert open_now <= listener.MAX_CONNECTIONS + listener.MAX_UNDECIDED
     assert grown < GROWN_BYTES
@@ -232,7 +233,6 @@ async def test_an_answer_in_progress_is_not_cut_off_by_newcomers(
 async def test_a_reader_that_does_not_read_holds_little(tmp_path: Path) -> None:
     """An engine is read only as fast as its client reads: what waits is what sockets hold."""
     made = 0
-    kernels = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
 
     def pieces(*_: object) -> Iterator[str]:
         nonlocal made
@@ -253,6 +253,6 @@ async def test_a_reader_that_does_not_read_holds_little(tmp_path: Path) -> None:
             seen = made
             async with asyncio.timeout(MOST_S):
                 await asyncio.sleep(0.3)
-        assert made * PIECE_BYTES < kernels + NODE_BYTES, f"{made * PIECE_BYTES / 2**20:.1f} MiB made for nobody"
+        assert made * PIECE_BYTES < KERNEL_BYTES + NODE_BYTES, f"{made * PIECE_BYTES / 2**20:.1f} MiB made for nobody"
         writer.transport.abort()
         await eventually(lambda: all(state.slots_free == state.slots for state in kitchen.pool.states()))

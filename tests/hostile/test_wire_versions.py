@@ -1,4 +1,4 @@
-"""Nodes of the release before, both ways: their recorded messages are read here, and what is sent here has all of theirs.
+"""Nodes of the release before, both ways: their messages are read here, and what is sent here has all of theirs.
 
 `wire_of_protocol_1/` was recorded from nodes of version 0.1.0. It is not recorded again while the protocol's major
 version stays 1: a change that breaks these tests breaks nodes that are running somewhere.
@@ -163,20 +163,22 @@ def kinds_of_lines(text: str) -> list[Any]:
 async def test_what_is_asked_of_a_peer_has_all_that_the_release_before_expects(tmp_path: Path) -> None:
     """A node of today is the one asked: it takes what it is sent only if it has all that a node needs."""
     sent: dict[str, Any] = {}
-    async with a_node(tmp_path) as (kitchen, _):
-        async with RunningNode("study", options=NodeOptions(peers=[kitchen.address])) as study:
-            original = study.client.open_generation
+    async with (
+        a_node(tmp_path) as (kitchen, _),
+        RunningNode("study", options=NodeOptions(peers=[kitchen.address])) as study,
+    ):
+        original = study.client.open_generation
 
-            def noting(url: str, path: str, body: bytes, *args: Any, **options: Any) -> Any:
-                sent[path] = json.loads(body)
-                return original(url, path, body, *args, **options)
+        def noting(url: str, path: str, body: bytes, *args: Any, **options: Any) -> Any:
+            sent[path] = json.loads(body)
+            return original(url, path, body, *args, **options)
 
-            study.client.open_generation = noting  # type: ignore[method-assign]
-            async with connect(study.url) as client:
-                fields = {"model": "m", "max_tokens": 5}
-                await client.chat(swarm={"votes": 2}, stream=True, **fields)
-                await client.chat(swarm={"strategy": "single"}, **fields)
-                await client.post("/tokenize", {"model": "m", "content": "hi"})
+        study.client.open_generation = noting  # type: ignore[method-assign]
+        async with connect(study.url) as client:
+            fields = {"model": "m", "max_tokens": 5}
+            await client.chat(swarm={"votes": 2}, stream=True, **fields)
+            await client.chat(swarm={"strategy": "single"}, **fields)
+            await client.post("/tokenize", {"model": "m", "content": "hi"})
     for name, path in (
         ("candidates.request.json", wire.CANDIDATES_PATH),
         ("generate.request.json", wire.GENERATE_PATH),
