@@ -73,10 +73,15 @@ def parse_address(text: str, default_port: int = DEFAULT_PORT) -> Address:
     bare = text.strip().removeprefix("http://").rstrip("/")
     host, port_text = _split(bare)
     if port_text is None:
+        if not host:
+            raise AddressError(f"{text!r} names no host: give host or host:port, such as 192.168.1.20:{default_port}")
         return make_address(host, default_port)
     if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= len(str(MAX_PORT))):
         raise AddressError(f"{text!r} is not host:port: {port_text!r} is not a port number")
-    return make_address(host, int(port_text))
+    port = int(port_text)
+    if not host or not 1 <= port <= MAX_PORT:
+        raise AddressError(f"{text!r} is not host:port: it takes a host and a port between 1 and {MAX_PORT}")
+    return make_address(host, port)
 
 
 def _split(bare: str) -> tuple[str, str | None]:

@@ -17,8 +17,8 @@ MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything lar
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
 MAX_PLACED_BYTES = 2**20  # a bad body up to this size is parsed once more to say where its problem is
 BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
-# What a web page's form sends without asking first, and no API client does. The third, application/x-www-form-urlencoded,
-# is what `curl -d` says of any body; a form's own is escaped and so never JSON.
+# What a web page's form sends without asking first, and no API client does. The third of these types is what `curl -d`
+# says of any body (application/x-www-form-urlencoded); a form's own body of it is escaped and so never JSON.
 FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
