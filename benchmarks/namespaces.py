@@ -24,8 +24,8 @@ from typing import Any
 
 import aiohttp
 from load import Door, RunError
-from tests.doubles.handing_over import held
 
+from tests.doubles.handing_over import held
 from tests.e2e.network import SWITCH, Machine, Network, run, why_impossible
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 

@@ -18,8 +18,8 @@ from swarm.engines.load import EngineName, Isolation
 from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.environment import texts
 from swarm.errors import SetupError
-from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 from swarm.routing.rules import RoutingRules, read_rules
+from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"

@@ -1,4 +1,4 @@
-"""The connections of this node's server: how many there may be, which are cut, and whether readers have all of theirs."""
+"""The connections of the node's server: how many there may be, which are cut, and whether readers have all."""
 
 from __future__ import annotations
 

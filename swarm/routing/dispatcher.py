@@ -285,7 +285,9 @@ class Dispatcher:
         last = last_resort(request.model, ranked, offer)
         if last is not None:
             ranked = (*ranked, last)
-        answer = SingleAnswer(self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole)
+        answer = SingleAnswer(
+            self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole
+        )
         async with aclosing(answer.events()) as events:
             async for event in events:
                 yield event
