@@ -27,7 +27,7 @@ from swarm.errors import (
     UnknownModel,
     UpstreamFailed,
 )
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest
+from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
@@ -230,14 +230,16 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool = False,
         upstream: bool = True,
+        live: bool = True,
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
 
+        Without `live` the events come when the answer is complete, so that the next best may take over until then.
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`.
         """
         with self._demand.request():
-            events = self._single(request, choices, deadline, on_served, local_only, upstream)
+            events = self._single(request, choices, deadline, on_served, local_only, upstream, live)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -250,6 +252,7 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool,
         upstream: bool,
+        live: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
         replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
@@ -259,7 +262,8 @@ class Dispatcher:
         for position, replica in enumerate(replicas):
             begun = False
             try:
-                async with aclosing(self._asking.events(replica, request, choices, deadline, on_served)) as events:
+                answer = self._asking.events(replica, request, choices, deadline, on_served)
+                async with aclosing(answer if live else kept_back(answer)) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -283,3 +287,11 @@ class Dispatcher:
             except FAILING_OVER as error:
                 log.warning("failing over from %s: %s", replica.node, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
+
+
+async def kept_back(answer: EventStream) -> AsyncGenerator[Delta | Finish, None]:
+    """The events of `answer` when there are no more to come: until then nobody has seen any of it."""
+    async with aclosing(answer) as events:
+        kept = [event async for event in events]
+    for event in kept:
+        yield event
