@@ -77,11 +77,10 @@ class Trial:
 
         And a little longer: what they agree on must last.
         """
-        async with self.watch.watching():
-            async with self.clients.asking(self.names, each):
-                yield
-                await self.agreed(AGREED_S)
-                await self._looked_at(VIEWS_AFTER)
+        async with self.watch.watching(), self.clients.asking(self.names, each):
+            yield
+            await self.agreed(AGREED_S)
+            await self._looked_at(VIEWS_AFTER)
 
     async def _looked_at(self, times: int) -> None:
         """Return when every node has been looked at so many times from now on."""
