@@ -71,9 +71,11 @@ def rambling() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def long_stream(node: NodeProcess, **swarm: object) -> AsyncGenerator[aiohttp.ClientResponse]:
+async def long_stream(
+    node: NodeProcess, model: str = "demo", **swarm: object
+) -> AsyncGenerator[aiohttp.ClientResponse]:
     """A streamed answer of LONG_TOKENS whose first event has been read. Leaving it early cuts the connection."""
-    question = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], "stream": True, "swarm": swarm}
+    question = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True, "swarm": swarm}
     body = {**question, **await asyncio.to_thread(rambling)}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=ANSWER_TIMEOUT_S)
     async with (

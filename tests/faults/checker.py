@@ -152,13 +152,11 @@ def p99_s(pings: Iterable[Ping]) -> float:
 
 
 def of_survivors(pings: Iterable[Ping], disturbances: Sequence[Disturbance]) -> list[Ping]:
-    """The pings of nodes whose own process was left alone at the time."""
+    """The pings of nodes whose own process was left alone at the time, and which were not far away from the tests."""
+    telling = [d for d in disturbances if d.fault in (*PROCESS_FAULTS, Fault.DELAY)]
 
     def alone(ping: Ping) -> bool:
-        return not any(
-            ping.node in d.victims and d.fault in PROCESS_FAULTS and d.began_at - LIVEZ_S <= ping.at <= d.healed_at
-            for d in disturbances
-        )
+        return not any(ping.node in d.victims and d.began_at - LIVEZ_S <= ping.at <= d.healed_at for d in telling)
 
     return [ping for ping in pings if alone(ping)]
 

@@ -14,7 +14,7 @@ from tests.e2e.swarm_of_nodes import Swarm, federated
 from tests.faults.switch import FaultySwitch
 from tests.faults.trial import Trial
 
-__all__ = ["network", "pytest_runtest_makereport", "swarm", "trial"]
+__all__ = ["lasting_swarm", "line_trial", "network", "pytest_runtest_makereport", "swarm", "trial"]
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +35,17 @@ def swarm(network: Network, tmp_path: Path) -> Iterator[Swarm]:
 def trial(network: Network, swarm: Swarm) -> Iterator[Trial]:
     with FaultySwitch(network) as switch:
         yield Trial(swarm, switch)
+
+
+@pytest.fixture(scope="module")
+def lasting_swarm(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
+    """One for all tests of a module that leave the processes alone."""
+    with federated(network.machines, tmp_path_factory.mktemp("lasting"), "--federation") as swarm:
+        asyncio.run(swarm.whole())
+        yield swarm
+
+
+@pytest.fixture
+def line_trial(network: Network, lasting_swarm: Swarm) -> Iterator[Trial]:
+    with FaultySwitch(network) as switch:
+        yield Trial(lasting_swarm, switch)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from tests.e2e.network import Machine, Network, run
+from tests.e2e.network import Network, run
 from tests.e2e.node_process import ROOT
 
 ALL_PERCENT: Final = 100
@@ -142,7 +142,3 @@ class FaultySwitch:
 
     def _run(self, *command: str) -> str:
         return run("ip", "netns", "exec", self._namespace, *command)
-
-
-def machine_of(network: Network, name: str) -> Machine:
-    return next(machine for machine in network.machines if machine.name == name)

@@ -161,6 +161,7 @@ def test_a_pulse_is_slow_by_the_clock_or_by_what_is_usual() -> None:
 def test_only_survivors_have_to_answer() -> None:
     seen = [*pings(None, None), *pings(0.1, 0.1, node="b")]
     assert of_survivors(seen, [disturbed(Fault.KILL, "a")]) == pings(0.1, 0.1, node="b")
+    assert of_survivors(seen, [disturbed(Fault.DELAY, "a")]) == pings(0.1, 0.1, node="b")
     assert of_survivors(seen, [disturbed(Fault.CUT, "a")]) == seen, "a node that is cut off still lives"
     assert p99_s(pings(0.2)) == 0.2
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +30,7 @@ from tests.faults.watch import Watch, footprints, view_of
 
 AGREED_S: Final = 10.0  # after everything is healed
 BASELINE_S: Final = 30.0
-CALM_PINGS: Final = 25  # of each node: a few seconds
+CALM_PINGS: Final = 15  # of each node: a few seconds
 VIEWS_AFTER: Final = 3
 CALM_TIMEOUT_S: Final = 60.0
 PORT: Final = 17615
@@ -94,15 +96,29 @@ class Trial:
 
     async def agreed(self, within_s: float) -> float:
         """How long it took from now until every node would ask every node; fails after `within_s`."""
+        return await self.seen(dict.fromkeys(self.names, self.names), within_s)
+
+    async def seen(self, wanted: Mapping[str, Collection[str]], within_s: float) -> float:
+        """How long it took from now until each node in `wanted` would ask exactly those; fails after `within_s`."""
         began = time.monotonic()
 
         async def views() -> dict[str, list[str]]:
-            seen = [await view_of(node, url) for node, url in self._urls.items()]
+            seen = await asyncio.gather(*(view_of(node, self._urls[node]) for node in wanted))
             return {view.node: sorted(view.names or ()) for view in seen}
 
-        wanted = {name: sorted(self.names) for name in self.names}
-        await eventually(views, within_s, "every node would ask every node", until=wanted.__eq__)
+        names = {node: sorted(others) for node, others in wanted.items()}
+        await eventually(views, within_s, f"the nodes would ask {names}", until=names.__eq__)
         return time.monotonic() - began
+
+    def evictions(self) -> int:
+        """How often a node has put out another, by what the nodes say."""
+        return sum(node.output.count("\n- peer ") for node in self.swarm)
+
+    def assert_kept(self, calm: Calm, figure: str) -> None:
+        """Fails where a promise was broken; `figure` and what else was measured are shown with -s, and then."""
+        sys.stdout.write(f"{figure}; {self.figures(calm)}\n")
+        broken = self.broken(calm)
+        assert not broken, "\n".join(map(str, broken))
 
     def broken(self, calm: Calm) -> list[Broken]:
         """Every promise broken up to now, except those about what is held in the end."""

@@ -1,0 +1,157 @@
+"""Streams whose peer dies or freezes, whose client leaves, or whose reader does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import pytest
+
+from tests.e2e.asking import QUESTION, SLOTS, long_stream, metrics_of, rambling, slots_free
+from tests.e2e.network import Network
+from tests.e2e.node_process import NodeProcess
+from tests.e2e.swarm_of_nodes import JOIN_S, Swarm
+from tests.e2e.waiting import eventually
+from tests.faults.checker import RSS_SLACK_BYTES
+from tests.faults.history import End, Footprint
+from tests.faults.trial import PORT, Trial
+from tests.faults.watch import footprint
+
+pytestmark = pytest.mark.netns
+
+TOLD_S = 6.0
+STOP_S = 1.0
+BUSY_S = 5.0
+STALLED_S = 30.0  # how long one piece may wait for a reader
+CUT_OFF_S = STALLED_S + 15.0  # looked at every heartbeat of 10 s
+CLIENTS = 2
+READERS: Final = SLOTS  # all workers of one node
+STREAM_BYTES: Final = 2**20  # what a stream may hold
+RECEIVE_BUFFER_BYTES: Final = 4096  # so that what is unread waits at the node
+
+
+@pytest.fixture
+def proxying(network: Network, tmp_path: Path) -> Iterator[Swarm]:
+    """The kitchen does not have the model that the others have."""
+    models = {"kitchen": "demo", "study": "demo:b", "attic": "demo:b"}
+    nodes = [
+        NodeProcess(m.name, tmp_path / m.name, m, ("--federation", "--model", models[m.name])) for m in network.machines
+    ]
+    with Swarm(nodes) as swarm:
+        asyncio.run(all_serving(swarm))
+        yield swarm
+
+
+async def all_serving(swarm: Swarm) -> None:
+    kitchen = swarm.nodes[0]
+    for node in swarm:
+        await node.ready()
+
+    async def servers() -> int:
+        timeout = aiohttp.ClientTimeout(total=JOIN_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{kitchen.url}/v1/federation/health") as response,
+        ):
+            return len((await response.json())["models"].get("demo:b", ()))
+
+    await eventually(servers, JOIN_S, "the kitchen knows both", until=lambda count: count == 2)
+
+
+async def busy_one(swarm: Swarm) -> NodeProcess:
+    """The node that the stream comes from."""
+
+    async def busy() -> list[NodeProcess]:
+        return [node for node in swarm if await slots_free(node) == SLOTS - 1]
+
+    nodes = await eventually(busy, BUSY_S, "one node generates", until=lambda nodes: len(nodes) == 1)
+    return nodes[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+async def test_a_client_is_told_when_the_peer_that_answers_is_lost(proxying: Swarm, number: signal.Signals) -> None:
+    kitchen = proxying.nodes[0]
+    async with long_stream(kitchen, model="demo:b", strategy="single") as response:
+        lost = await busy_one(proxying)
+        assert lost is not kitchen
+        lost.send(number)
+        began = time.monotonic()
+        async with asyncio.timeout(TOLD_S):
+            rest = await response.read()
+        told_s = time.monotonic() - began
+    *chunks, last, nothing = rest.split(b"\n\n")
+    assert nothing == b""
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "peer_failed"
+    assert b"[DONE]" not in rest
+    assert b'"finish_reason":"' not in rest
+    ids = {json.loads(chunk.removeprefix(b"data: "))["id"] for chunk in chunks if chunk.startswith(b"data: ")}
+    assert len(ids) <= 1, "another answer was joined on"
+    assert told_s < TOLD_S
+    (other,) = (node for node in proxying if node not in (kitchen, lost))
+    assert await slots_free(other) == SLOTS, "nobody goes on where another broke off"
+
+
+async def test_a_client_that_leaves_stops_what_a_peer_generates_for_it(proxying: Swarm) -> None:
+    async with long_stream(proxying.nodes[0], model="demo:b", strategy="single"):
+        peer = await busy_one(proxying)
+    await has_idle(peer, SLOTS, STOP_S)
+    series = 'swarm_requests_total{endpoint="/federation/v1/generate",status="499"}'
+    assert (await metrics_of(peer))[series] == 1
+
+
+@pytest.mark.slow
+async def test_readers_that_do_not_read_are_cut_off_and_others_unharmed(trial: Trial) -> None:
+    """They hold every worker of the kitchen for half a minute; who asks the kitchen is answered by its peers."""
+    calm = await trial.calm(CLIENTS)
+    kitchen = trial.swarm.nodes[0]
+    before = footprint(kitchen)
+    async with AsyncExitStack() as stack, trial.under_load(CLIENTS):
+        for _ in range(READERS):
+            stack.callback((await one_that_does_not_read(kitchen)).close)
+        await eventually_cut_off(kitchen, before)
+    trial.assert_kept(calm, f"{READERS} readers that do not read")
+    assert all(account.end is End.COMPLETE for account in trial.clients.history)
+    assert kitchen.errors.count("cutting off a client that does not read") in (0, READERS)  # it is said at info
+    await trial.back_to(calm)
+
+
+async def one_that_does_not_read(node: NodeProcess) -> socket.socket:
+    """A connection that has asked for a long stream and takes as little of it as a socket can."""
+    body = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    raw = json.dumps({**body, **await asyncio.to_thread(rambling), "swarm": {"strategy": "single"}}).encode()
+    assert node.machine is not None
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    connection.connect((node.machine.ip, PORT))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {node.machine.ip}:{PORT}\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+    return connection
+
+
+async def eventually_cut_off(node: NodeProcess, before: Footprint) -> None:
+    """Return when the node has cut the readers off, having held no more for them than it may."""
+    series = 'swarm_requests_total{endpoint="/v1/chat/completions",status="499"}'
+    most = 0
+
+    async def cut_off() -> int:
+        nonlocal most
+        most = max(most, footprint(node).rss_bytes - before.rss_bytes)
+        return int((await metrics_of(node)).get(series, 0))
+
+    await eventually(cut_off, CUT_OFF_S, "the node cuts them off", until=lambda count: count == READERS)
+    assert most < READERS * STREAM_BYTES + RSS_SLACK_BYTES
+
+
+async def has_idle(node: NodeProcess, wanted: int, timeout_s: float) -> None:
+    async def idle() -> int | None:
+        return await slots_free(node)
+
+    await eventually(idle, timeout_s, f"{wanted} workers of {node.name} are idle", until=wanted.__eq__)
