@@ -139,6 +139,15 @@ def agreed_at(views: Iterable[View], nodes: Collection[str], since: float) -> fl
     return agreed
 
 
+def late_agreement(views: Iterable[View], nodes: Collection[str], since: float, within_s: float) -> list[Broken]:
+    """Whether all views agree for good within that time."""
+    agreed = agreed_at(views, nodes, since)
+    if agreed is not None and agreed - since <= within_s:
+        return []
+    how = "never" if agreed is None else f"after {agreed - since:.1f} s, and {within_s:g} s are allowed"
+    return [Broken("views agree after healing", how)]
+
+
 def flaps(views: Iterable[View], node: str, peer: str) -> int:
     """How often `peer` left the view of `node` or came into it."""
     seen = [peer in view.names for view in views if view.node == node and view.names is not None]

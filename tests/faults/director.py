@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from tests.e2e.node_process import NodeProcess
@@ -24,6 +24,7 @@ class Director:
     def __init__(self, nodes: Sequence[NodeProcess], switch: FaultySwitch) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._switch = switch
+        self._one_at_a_time = {node.name: asyncio.Lock() for node in nodes}
         self.disturbances: list[Disturbance] = []
 
     async def play(self, schedule: Sequence[Event]) -> None:
@@ -40,15 +41,21 @@ class Director:
 
     @asynccontextmanager
     async def disturbing(self, fault: Fault, *victims: str, percent: int = 0) -> AsyncIterator[None]:
-        """The fault lasts as long as the block; healed means that a node that was ended is ready again."""
-        began_at = time.monotonic()
+        """The fault lasts as long as the block; healed means that a node that was ended is ready again.
+
+        A victim that has not recovered from the fault before is waited for.
+        """
         reason = f"{fault.name} {' '.join(victims)}"
-        await self._begin(fault, victims, percent, reason)
-        try:
-            yield
-        finally:
-            await self._heal(fault, victims, reason)
-            self.disturbances.append(Disturbance(fault, victims, began_at, time.monotonic()))
+        async with AsyncExitStack() as stack:
+            for name in sorted(victims):
+                await stack.enter_async_context(self._one_at_a_time[name])
+            began_at = time.monotonic()
+            await self._begin(fault, victims, percent, reason)
+            try:
+                yield
+            finally:
+                await self._heal(fault, victims, reason)
+                self.disturbances.append(Disturbance(fault, victims, began_at, time.monotonic()))
 
     async def _begin(self, fault: Fault, victims: Sequence[str], percent: int, reason: str) -> None:
         others = [name for name in self._nodes if name not in victims]

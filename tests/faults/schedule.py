@@ -11,6 +11,7 @@ from typing import Final
 CALM_S: Final = 3.0  # before the first fault: a reference to compare with
 SHORTEST_S: Final = 3.0  # long enough to be noticed
 LONGEST_S: Final = 9.0  # longer than the 6 s after which a silent node is out
+RECOVERY_S: Final = 4.0  # until a node that was started again is ready, and the others have noticed
 GAP_S: Final = 6.0  # at most, between two faults
 PERCENTS: Final = (10, 20, 30)  # of packets lost
 
@@ -88,8 +89,8 @@ def minority(names: Sequence[str]) -> int:
 def _bearable(events: Sequence[Event], names: Sequence[str]) -> bool:
     """Whether the last event leaves a majority undisturbed, nobody disturbed twice, and one loss at a time."""
     *before, last = events
-    meanwhile = [event for event in before if event.ends_s > last.at_s]
     if last.fault is Fault.LOSS:
-        return not any(event.fault is Fault.LOSS for event in meanwhile)
-    disturbed = [name for event in (*meanwhile, last) for name in event.victims]
+        return not any(event.fault is Fault.LOSS and event.ends_s > last.at_s for event in before)
+    recovering = [event for event in before if event.ends_s + RECOVERY_S > last.at_s]
+    disturbed = [name for event in (*recovering, last) for name in event.victims]
     return len(disturbed) == len(set(disturbed)) <= minority(names)

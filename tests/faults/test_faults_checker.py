@@ -15,6 +15,7 @@ from tests.faults.checker import (
     answered_share,
     broken_promises,
     flaps,
+    late_agreement,
     of_survivors,
     outgrown,
     p99_s,
@@ -138,6 +139,10 @@ def views(*seen: tuple[str, float, str | None]) -> list[View]:
 )
 def test_when_all_agree(seen: list[View], since: float, agreed: float | None) -> None:
     assert agreed_at(seen, "ab", since) == agreed
+    in_time = agreed is not None and agreed - since <= 3.0
+    assert [broken.promise for broken in late_agreement(seen, "ab", since, 3.0)] == (
+        [] if in_time else ["views agree after healing"]
+    )
 
 
 def test_flaps_are_counted_each_way_and_silence_is_none() -> None:

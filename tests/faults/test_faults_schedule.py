@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.schedule import CALM_S, LONGEST_S, SHORTEST_S, Event, Fault, make_schedule, minority
+from tests.faults.schedule import CALM_S, LONGEST_S, RECOVERY_S, SHORTEST_S, Event, Fault, make_schedule, minority
 from tests.faults.switch import cut, lossy, one_way, rules
 
 SEEDS = range(200)
@@ -34,7 +34,7 @@ def test_schedules(names: tuple[str, ...]) -> None:
 
 def disturbed_at(schedule: tuple[Event, ...], at_s: float) -> int:
     """How many nodes something is wrong with; one that two things are wrong with counts twice."""
-    return sum(len(event.victims) for event in schedule if event.at_s <= at_s < event.ends_s)
+    return sum(len(event.victims) for event in schedule if event.at_s <= at_s < event.ends_s + RECOVERY_S)
 
 
 def test_too_short_a_time_has_no_faults() -> None:

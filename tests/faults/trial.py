@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -15,8 +15,8 @@ from tests.e2e.swarm_of_nodes import Swarm
 from tests.e2e.waiting import eventually
 from tests.faults.checker import (
     Broken,
-    agreed_at,
     broken_promises,
+    late_agreement,
     of_survivors,
     outgrown,
     p99_s,
@@ -25,6 +25,7 @@ from tests.faults.checker import (
 from tests.faults.clients import Clients, reference_answers
 from tests.faults.director import Director
 from tests.faults.history import Footprint, Ping, Question
+from tests.faults.schedule import Event
 from tests.faults.switch import FaultySwitch
 from tests.faults.watch import Watch, footprints, view_of
 
@@ -57,6 +58,7 @@ class Trial:
         self.watch = Watch(urls)
         self.director = Director(swarm.nodes, switch)
         self._urls = urls
+        self._loaded_at = 0.0
 
     async def calm(self, each: int) -> Calm:
         """The reference: answers, then what the same load is like, and what the nodes hold after it."""
@@ -79,6 +81,7 @@ class Trial:
 
         And a little longer: what they agree on must last.
         """
+        self._loaded_at = time.monotonic()
         async with self.watch.watching(), self.clients.asking(self.names, each):
             yield
             await self.agreed(AGREED_S)
@@ -110,6 +113,15 @@ class Trial:
         await eventually(views, within_s, f"the nodes would ask {names}", until=names.__eq__)
         return time.monotonic() - began
 
+    async def survives(self, schedule: Sequence[Event], each: int, name: str) -> None:
+        """Play the schedule on the loaded swarm; fails where a promise is broken. `name` says how to play it again."""
+        sys.stdout.write("\n".join((name, *map(str, schedule), "")))
+        calm = await self.calm(each)
+        async with self.under_load(each):
+            await self.director.play(schedule)
+        self.assert_kept(calm, name)
+        await self.back_to(calm)
+
     def evictions(self) -> int:
         """How often a node has put out another, by what the nodes say."""
         return sum(node.output.count("\n- peer ") for node in self.swarm)
@@ -123,13 +135,10 @@ class Trial:
     def broken(self, calm: Calm) -> list[Broken]:
         """Every promise broken up to now, except those about what is held in the end."""
         disturbances = self.director.disturbances
-        healed_at = max((disturbance.healed_at for disturbance in disturbances), default=0.0)
         broken = broken_promises(self.clients.history, calm.answers, disturbances)
         broken += slow_pulse(of_survivors(self.watch.pings, disturbances), calm.pings)
-        agreed = agreed_at(self.watch.views, self.names, healed_at)
-        if agreed is None or agreed - healed_at > AGREED_S:
-            broken.append(Broken("views agree after healing", f"agreed at {agreed}, healed at {healed_at}"))
-        return broken
+        healed_at = max((disturbance.healed_at for disturbance in disturbances), default=self._loaded_at)
+        return broken + late_agreement(self.watch.views, self.names, healed_at, AGREED_S)
 
     def figures(self, calm: Calm) -> str:
         """What was measured, for the table of outcomes."""
@@ -143,15 +152,10 @@ class Trial:
         )
 
     async def back_to(self, calm: Calm) -> None:
-        """Return when every node that was not started anew holds no more than before; fails after BASELINE_S."""
-        kept = [node for node in self.swarm if node.name not in self._started_anew()]
+        """Return when every node, those started anew included, holds no more than before; fails after BASELINE_S."""
 
         async def more() -> list[Broken]:
-            now = footprints(kept)
+            now = footprints(self.swarm.nodes)
             return [broken for name in now for broken in outgrown(name, calm.footprints[name], now[name])]
 
         await eventually(more, BASELINE_S, "every node is back to its baseline", until=lambda broken: not broken)
-
-    def _started_anew(self) -> set[str]:
-        ended = [d for d in self.director.disturbances if d.fault.name in ("KILL", "STOP")]
-        return {name for disturbance in ended for name in disturbance.victims}
