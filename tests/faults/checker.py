@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,7 +84,7 @@ def _told_once(account: Account) -> Iterator[Broken]:
         yield Broken("an error is explicit", f"{account}; it names no code")
 
 
-def _in_time(account: Account, own: Collection[Fault]) -> Iterator[Broken]:
+def _in_time(account: Account, own: AbstractSet[Fault]) -> Iterator[Broken]:
     """A frozen node can tell nobody anything; every other request has an end by its deadline."""
     late = account.ended_at - account.started_at > account.deadline_s + MARGIN_S or account.end is End.LATE
     if late and Fault.FREEZE not in own:
@@ -101,7 +102,7 @@ def _the_right_words(account: Account, reference: Mapping[Question, str]) -> Ite
         yield Broken("no splice after the first byte", f"{account}; its chunks are of {sorted(account.ids)}")
 
 
-def _answered(account: Account, own: Collection[Fault], disturbed: bool) -> Iterator[Broken]:
+def _answered(account: Account, own: AbstractSet[Fault], disturbed: bool) -> Iterator[Broken]:
     """Who asks a node that is well gets an answer; only what a failing peer had begun may end with an error."""
     if account.end is End.COMPLETE or own & {Fault.KILL, Fault.FREEZE}:
         return

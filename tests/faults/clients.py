@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -165,7 +165,7 @@ class Clients:
                     await stop.wait()
 
     @asynccontextmanager
-    async def asking(self, nodes: Sequence[str], each: int) -> AsyncIterator[None]:
+    async def asking(self, nodes: Sequence[str], each: int) -> AsyncGenerator[None]:
         """`each` clients of each node keep asking while the block runs; what they have begun is finished after it."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:

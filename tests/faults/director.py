@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -40,7 +40,7 @@ class Director:
             await _until(start + event.ends_s)
 
     @asynccontextmanager
-    async def disturbing(self, fault: Fault, *victims: str, percent: int = 0) -> AsyncIterator[None]:
+    async def disturbing(self, fault: Fault, *victims: str, percent: int = 0) -> AsyncGenerator[None]:
         """The fault lasts as long as the block; healed means that a node that was ended is ready again.
 
         A victim that has not recovered from the fault before is waited for.

@@ -11,8 +11,8 @@ from tests.faults.trial import Trial
 
 pytestmark = pytest.mark.netns
 
-LASTS_S = float(os.environ.get("SWARM_FAULTS_S", "30"))
-SEEDS = [int(seed) for seed in os.environ.get("SWARM_FAULTS_SEEDS", "1").split(",")]  # the same again: what failed
+LASTS_S = float(os.environ.get("SWARM_FAULTS_S", "35"))
+SEEDS = [int(seed) for seed in os.environ.get("SWARM_FAULTS_SEEDS", "3").split(",")]  # the same again: what failed
 CLIENTS = 3  # of each node
 
 

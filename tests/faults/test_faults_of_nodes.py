@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from typing import Any
 
 import aiohttp
 import pytest
@@ -66,7 +67,7 @@ async def test_votes_of_a_node_that_was_frozen_come_too_late_to_count(trial: Tri
     assert "Traceback" not in kitchen.errors + study.errors + attic.errors
 
 
-async def long_vote(node: NodeProcess) -> dict[str, object]:
+async def long_vote(node: NodeProcess) -> dict[str, Any]:
     """The account of a vote in which every worker of the swarm has a seat and much to say."""
     body = {
         "model": "demo",

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +35,7 @@ CALM_PINGS: Final = 15  # of each node: a few seconds
 VIEWS_AFTER: Final = 3
 CALM_TIMEOUT_S: Final = 60.0
 PORT: Final = 17615
+LOOK_S: Final = 0.5  # beyond each promise: until it shows from outside, on a machine that is busy with clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Trial:
         return calm
 
     @asynccontextmanager
-    async def under_load(self, each: int) -> AsyncIterator[None]:
+    async def under_load(self, each: int) -> AsyncGenerator[None]:
         """Clients ask every node, and the nodes are watched, while the block runs and until all of them agree.
 
         And a little longer: what they agree on must last.
@@ -102,7 +103,7 @@ class Trial:
         return await self.seen(dict.fromkeys(self.names, self.names), within_s)
 
     async def seen(self, wanted: Mapping[str, Collection[str]], within_s: float) -> float:
-        """How long it took from now until each node in `wanted` would ask exactly those; fails after `within_s`."""
+        """How long it took from now until each node in `wanted` would ask exactly those; fails if over `within_s`."""
         began = time.monotonic()
 
         async def views() -> dict[str, list[str]]:
@@ -110,7 +111,7 @@ class Trial:
             return {view.node: sorted(view.names or ()) for view in seen}
 
         names = {node: sorted(others) for node, others in wanted.items()}
-        await eventually(views, within_s, f"the nodes would ask {names}", until=names.__eq__)
+        await eventually(views, within_s + LOOK_S, f"the nodes would ask {names}", until=names.__eq__)
         return time.monotonic() - began
 
     async def survives(self, schedule: Sequence[Event], each: int, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ class Watch:
         self.views: list[View] = []
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncGenerator[None]:
         async with asyncio.TaskGroup() as tasks:
             looking = [
                 tasks.create_task(self._again_and_again(look, node, every_s))
