@@ -69,11 +69,8 @@ class Answering:
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
 
-    def events(self, *, live: bool) -> AsyncGenerator[Delta | Finish, None]:
-        """The choices of the one replica that answers, as they come or all at the end. Consume it within `deadline()`.
-
-        Whoever shows nothing before the end asks without `live`: then another replica may still take over.
-        """
+    def events(self) -> AsyncGenerator[Delta | Finish, None]:
+        """The choices of the one replica that answers. Consume it within `deadline()`."""
         asked = self.asked
         return self._dispatcher.single(
             asked.request,
@@ -82,7 +79,7 @@ class Answering:
             self._on_served,
             asked.local_only,
             asked.options.upstream,
-            live,
+            whole=not asked.stream,
         )
 
     def _on_served(self, served: Served) -> None:

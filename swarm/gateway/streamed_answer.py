@@ -32,7 +32,7 @@ async def streamed_answer(http: web.Request, answering: Answering, pacing: Pacin
 async def _choices(answering: Answering, writer: AnswerWriter) -> None:
     builders = [AnswerBuilder() for _ in range(answering.asked.choices)]
     finishes: list[Finish] = []
-    async with answering.deadline(), aclosing(answering.events(live=True)) as events:
+    async with answering.deadline(), aclosing(answering.events()) as events:
         async for event in events:
             builders[event.choice].add(event)
             if isinstance(event, Delta):

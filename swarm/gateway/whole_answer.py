@@ -45,7 +45,7 @@ async def _vote(answering: Answering) -> Verdict:
 
 async def _choices(answering: Answering) -> list[Candidate]:
     builders = [AnswerBuilder() for _ in range(answering.asked.choices)]
-    async with answering.deadline(), aclosing(answering.events(live=False)) as events:
+    async with answering.deadline(), aclosing(answering.events()) as events:
         async for event in events:
             builders[event.choice].add(event)
     return answering.candidates(builders)

@@ -27,7 +27,7 @@ from swarm.errors import (
     UnknownModel,
     UpstreamFailed,
 )
-from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
@@ -53,7 +53,7 @@ from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import OnEvent, with_sampling
+from swarm.routing.voters import OnEvent, held_back, with_sampling
 from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
@@ -230,16 +230,16 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool = False,
         upstream: bool = True,
-        live: bool = True,
+        whole: bool = False,
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
 
-        Without `live` the events come when the answer is complete, so that the next best may take over until then.
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
-        wait beyond `deadline`.
+        wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
+        may take over until then.
         """
         with self._demand.request():
-            events = self._single(request, choices, deadline, on_served, local_only, upstream, live)
+            events = self._single(request, choices, deadline, on_served, local_only, upstream, whole)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -252,7 +252,7 @@ class Dispatcher:
         on_served: OnServed,
         local_only: bool,
         upstream: bool,
-        live: bool,
+        whole: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
         offer = self.offer(upstream, local_only)
         replicas = with_slots_for(choices, who_can(request, self.replicas(local_only), offer))
@@ -262,8 +262,8 @@ class Dispatcher:
         for position, replica in enumerate(replicas):
             begun = False
             try:
-                answer = self._asking.events(replica, request, choices, deadline, on_served)
-                async with aclosing(answer if live else kept_back(answer)) as events:
+                source = self._asking.events(replica, request, choices, deadline, on_served)
+                async with aclosing(held_back(source) if whole else source) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -287,11 +287,3 @@ class Dispatcher:
             except FAILING_OVER as error:
                 log.warning("failing over from %s: %s", replica.node, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
-
-
-async def kept_back(answer: EventStream) -> AsyncGenerator[Delta | Finish, None]:
-    """The events of `answer` when there are no more to come: until then nobody has seen any of it."""
-    async with aclosing(answer) as events:
-        kept = [event async for event in events]
-    for event in kept:
-        yield event

@@ -74,3 +74,11 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
     for index, call in enumerate(candidate.tool_calls):
         yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),))
     yield Finish(choice, candidate.finish_reason or "stop", candidate.usage)
+
+
+async def held_back(events: EventStream) -> AsyncGenerator[Delta | Finish, None]:
+    """The same events once all of them are there: where it fails, nobody has seen a part of it."""
+    async with aclosing(events):
+        held = [event async for event in events]
+    for event in held:
+        yield event
