@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, ToolCallDelta
+from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.meter import Meter
 from swarm.workers.pool import ModelWorkers
 
@@ -76,7 +76,7 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
     yield Finish(choice, candidate.finish_reason or "stop", candidate.usage)
 
 
-async def held_back(events: EventStream) -> AsyncGenerator[Delta | Finish, None]:
+async def held_back(events: EventStream) -> EventStream:
     """The same events once all of them are there: where it fails, nobody has seen a part of it."""
     async with aclosing(events):
         held = [event async for event in events]
