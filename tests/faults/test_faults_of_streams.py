@@ -16,12 +16,12 @@ from typing import Final
 import aiohttp
 import pytest
 
-from tests.e2e.asking import QUESTION, SLOTS, long_stream, metrics_of, rambling, slots_free
+from tests.e2e.asking import QUESTION, SLOTS, federation_view, long_stream, metrics_of, rambling, slots_free
 from tests.e2e.network import Network, run
 from tests.e2e.node_process import NodeProcess
 from tests.e2e.swarm_of_nodes import JOIN_S, Swarm
 from tests.e2e.waiting import eventually
-from tests.faults.history import End
+from tests.faults.history import CAPITAL, End
 from tests.faults.trial import PORT, Trial
 
 pytestmark = pytest.mark.netns
@@ -32,7 +32,8 @@ BUSY_S = 5.0
 STALLED_S = 30.0  # how long one piece may wait for a reader
 CUT_OFF_S = STALLED_S + 15.0  # looked at with every heartbeat, each 10 s
 CLIENTS = 2
-READERS: Final = SLOTS  # all workers of one node
+READERS: Final = SLOTS - 1  # of one node's workers
+TALK_TOKENS: Final = 400
 STREAM_BYTES: Final = 2**20  # what a stream may hold
 RECEIVE_BUFFER_BYTES: Final = 4096  # so that what is unread waits at the node
 
@@ -108,7 +109,7 @@ async def test_a_client_that_leaves_stops_what_a_peer_generates_for_it(proxying:
 
 @pytest.mark.slow
 async def test_readers_that_do_not_read_are_cut_off_and_others_unharmed(trial: Trial) -> None:
-    """They hold every worker of the kitchen for half a minute; who asks the kitchen is answered by its peers."""
+    """They hold all workers of the kitchen but one for half a minute, and cost nobody else an answer."""
     calm = await trial.calm(CLIENTS)
     kitchen = trial.swarm.nodes[0]
     async with AsyncExitStack() as stack, trial.under_load(CLIENTS):
@@ -119,6 +120,40 @@ async def test_readers_that_do_not_read_are_cut_off_and_others_unharmed(trial: T
     assert 0 < most_bytes <= STREAM_BYTES
     assert all(account.end is End.COMPLETE for account in trial.clients.history)
     await trial.back_to(calm)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="who queues here stays queued here, though every peer has an idle worker by then"
+)
+async def test_who_waits_behind_readers_that_do_not_read_is_answered_by_an_idle_peer(trial: Trial) -> None:
+    """Every worker of the swarm is busy when the request comes, and seconds later only the kitchen's are."""
+    kitchen, *others = trial.swarm.nodes
+    async with AsyncExitStack() as stack:
+        for _ in range(SLOTS):
+            stack.callback((await one_that_does_not_read(kitchen)).close)
+        await has_idle(kitchen, 0, BUSY_S)
+        talking = [asyncio.create_task(read_through(node)) for node in others for _ in range(SLOTS)]
+        for node in others:
+            await has_idle(node, 0, BUSY_S)
+        await knows_of_no_idle_worker(kitchen)
+        asked = asyncio.create_task(trial.clients.ask("kitchen", CAPITAL, strategy="single"))
+        await asyncio.gather(*talking)
+        assert (await asked).end is End.COMPLETE
+
+
+async def read_through(node: NodeProcess) -> None:
+    """A stream of seconds, read as it comes."""
+    async with long_stream(node, tokens=TALK_TOKENS, strategy="single") as response:
+        await response.read()
+
+
+async def knows_of_no_idle_worker(node: NodeProcess) -> None:
+    async def idle() -> int:
+        view = await federation_view(node)
+        return -1 if view is None else sum(peer["slots_free"] for peer in view["peers"])
+
+    await eventually(idle, BUSY_S, f"{node.name} knows that its peers are busy", until=lambda count: count == 0)
 
 
 async def one_that_does_not_read(node: NodeProcess) -> socket.socket:
