@@ -59,25 +59,26 @@ class Director:
 
     async def _begin(self, fault: Fault, victims: Sequence[str], percent: int, reason: str) -> None:
         others = [name for name in self._nodes if name not in victims]
+        switch = self._switch
         match fault:
             case Fault.KILL | Fault.FREEZE | Fault.STOP:
                 for name in victims:
                     await self._end(self._nodes[name], fault)
             case Fault.CUT:
-                self._switch.lose(reason, cut(victims, others))
+                await asyncio.to_thread(switch.lose, reason, cut(victims, others))
             case Fault.DEAF:
-                self._switch.lose(reason, one_way(others, victims))
+                await asyncio.to_thread(switch.lose, reason, one_way(others, victims))
             case Fault.MUTE:
-                self._switch.lose(reason, one_way(victims, others))
+                await asyncio.to_thread(switch.lose, reason, one_way(victims, others))
             case Fault.LOSS:
-                self._switch.lose(reason, lossy(self._nodes.keys(), percent))
+                await asyncio.to_thread(switch.lose, reason, lossy(self._nodes.keys(), percent))
             case Fault.DELAY:
                 for name in victims:
-                    self._switch.delay(name, DELAY_ONE_WAY_S)
+                    await asyncio.to_thread(switch.delay, name, DELAY_ONE_WAY_S)
 
     async def _end(self, node: NodeProcess, fault: Fault) -> None:
         if fault is Fault.KILL:
-            node.kill()
+            await asyncio.to_thread(node.kill)
         elif fault is Fault.FREEZE:
             node.send(signal.SIGSTOP)
         else:
@@ -87,16 +88,16 @@ class Director:
     async def _heal(self, fault: Fault, victims: Sequence[str], reason: str) -> None:
         if fault is Fault.DELAY:
             for name in victims:
-                self._switch.at_once(name)
+                await asyncio.to_thread(self._switch.at_once, name)
         elif fault is Fault.FREEZE:
             for name in victims:
                 self._nodes[name].send(signal.SIGCONT)
         elif fault in (Fault.KILL, Fault.STOP):
             for name in victims:
-                self._nodes[name].start()
+                await asyncio.to_thread(self._nodes[name].start)
                 await self._nodes[name].ready()
         else:
-            self._switch.heal(reason)
+            await asyncio.to_thread(self._switch.heal, reason)
 
 
 async def _until(instant: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def rules(losses: Iterable[Loss], ports: dict[str, str]) -> str:
 
 
 class FaultySwitch:
-    """The faults on a network's lines, from `__enter__` to `__exit__`, which heals them."""
+    """The faults on a network's lines, from `__enter__` to `__exit__`, which heals them. For several threads."""
 
     def __init__(self, network: Network) -> None:
         self._namespace = network.switch
@@ -65,6 +66,7 @@ class FaultySwitch:
         self._ports = {machine.name: machine.port for machine in network.machines}
         self._losses: dict[str, frozenset[Loss]] = {}
         self._slow: dict[str, subprocess.Popen[str]] = {}
+        self._one_at_a_time = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -79,13 +81,15 @@ class FaultySwitch:
 
     def lose(self, reason: str, losses: frozenset[Loss]) -> None:
         """Lose this from now on, beside what is lost for other reasons."""
-        self._losses[reason] = losses
-        self._apply()
+        with self._one_at_a_time:
+            self._losses[reason] = losses
+            self._apply()
 
     def heal(self, reason: str) -> None:
         """Lose nothing for that reason any more."""
-        self._losses.pop(reason, None)
-        self._apply()
+        with self._one_at_a_time:
+            self._losses.pop(reason, None)
+            self._apply()
 
     def lost_frames(self) -> int:
         """How many frames the rules in force have lost."""
@@ -116,18 +120,20 @@ class FaultySwitch:
         self._slow[name] = line
         assert line.stdout is not None
         assert line.stdout.readline() == "ready\n", "the slow line does not start"
-        self._run("ip", "link", "set", port, "nomaster")
-        self._run("ip", "link", "set", far, "master", "bridge", "up")
-        self._ports[name] = far
-        self._apply()
+        with self._one_at_a_time:
+            self._run("ip", "link", "set", port, "nomaster")
+            self._run("ip", "link", "set", far, "master", "bridge", "up")
+            self._ports[name] = far
+            self._apply()
 
     def at_once(self, name: str) -> None:
         """The end of `delay`."""
         port = self._machines[name].port
-        self._run("ip", "link", "set", f"{port}-far", "nomaster")
-        self._run("ip", "link", "set", port, "master", "bridge")
-        self._ports[name] = port
-        self._apply()
+        with self._one_at_a_time:
+            self._run("ip", "link", "set", f"{port}-far", "nomaster")
+            self._run("ip", "link", "set", port, "master", "bridge")
+            self._ports[name] = port
+            self._apply()
         line = self._slow.pop(name)
         line.communicate(timeout=STOP_TIMEOUT_S)
         self._run("ip", "link", "delete", f"{port}-far")
