@@ -71,10 +71,12 @@ def rambling() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def long_stream(node: NodeProcess, **swarm: object) -> AsyncGenerator[aiohttp.ClientResponse]:
-    """A streamed answer of LONG_TOKENS whose first event has been read. Leaving it early cuts the connection."""
-    question = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}], "stream": True, "swarm": swarm}
-    body = {**question, **await asyncio.to_thread(rambling)}
+async def long_stream(
+    node: NodeProcess, model: str = "demo", tokens: int = LONG_TOKENS, **swarm: object
+) -> AsyncGenerator[aiohttp.ClientResponse]:
+    """A streamed answer of so many tokens whose first event has been read. Leaving it early cuts the connection."""
+    question = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True, "swarm": swarm}
+    body = {**question, **await asyncio.to_thread(rambling), "max_tokens": tokens}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=ANSWER_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,

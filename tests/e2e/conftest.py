@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.network import Network, why_impossible
-from tests.e2e.swarm_of_nodes import Swarm
+from tests.e2e.network import Network
+from tests.e2e.reports import network_or_skip, pytest_runtest_makereport
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.failed and isinstance(item, pytest.Function):
-        swarms = (value for value in item.funcargs.values() if isinstance(value, Swarm))
-        report.sections.extend((f"node {node.name}", node.logs()) for swarm in swarms for node in swarm)
-    return report
+__all__ = ["network", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    """Three machines on one bridge. Where that is impossible the tests are skipped, but never on CI."""
-    reason = why_impossible()
-    if reason is not None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must run the tests in network namespaces: {reason}")
-        pytest.skip(reason)
-    with Network(("kitchen", "study", "attic")) as network:
+    """Three machines on one bridge."""
+    with network_or_skip(("kitchen", "study", "attic")) as network:
         yield network

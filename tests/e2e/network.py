@@ -80,11 +80,12 @@ def why_impossible() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One network namespace: `ip` is its only address beside loopback."""
+    """One network namespace: `ip` is its only address beside loopback, `port` its socket on the switch."""
 
     name: str
     namespace: str
     ip: str
+    port: str
 
     def command(self, *command: str) -> tuple[str, ...]:
         """`command`, to be run in here; the process keeps its id, so signals reach it."""
@@ -107,12 +108,13 @@ class Network:
         self._names = tuple(names)
         self._stack = ExitStack()
         self.machines: tuple[Machine, ...] = ()
+        self.switch = ""
 
     def __enter__(self) -> Self:
         remove_leftovers()
         try:
             subnet = self._claim_subnet()
-            switch = self._namespace(subnet, SWITCH)
+            self.switch = switch = self._namespace(subnet, SWITCH)
             run("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
             run("ip", "-n", switch, "link", "set", "bridge", "up")
             run("ip", "link", "set", _far_end(subnet), "netns", switch)
@@ -153,8 +155,8 @@ class Network:
         return namespace
 
     def _plug_in(self, switch: str, subnet: int, host: int, name: str) -> Machine:
-        machine = Machine(name, self._namespace(subnet, name), f"10.77.{subnet}.{host}")
         port = f"port{host}"
+        machine = Machine(name, self._namespace(subnet, name), f"10.77.{subnet}.{host}", port)
         run("ip", "-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", machine.namespace)
         run("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
         inside = ("ip", "-n", machine.namespace)

@@ -84,6 +84,11 @@ class NodeProcess:
         assert self._process is not None, f"{self.name} was never started"
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.name} was never started"
+        return self._process.pid
+
     def kill(self) -> None:
         """`kill -9`, and wait until it is gone. Does nothing to a node that has ended."""
         if self._process is not None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.asking import ask, federation_view, get_text
+from tests.e2e.commands import swarm_command
 from tests.e2e.network import Network
-from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.swarm_of_nodes import Swarm, all_see, federated
 
 pytestmark = pytest.mark.netns
 
-COMMAND_TIMEOUT_S = 30.0
 PAIRED_S = 15.0  # a probe on every address, the list of members, and mDNS again
 OUT_S = 6.0
 
@@ -26,18 +22,6 @@ OUT_S = 6.0
 def swarm(network: Network, tmp_path: Path) -> Iterator[Swarm]:
     with federated(network.machines, tmp_path, "--federation") as swarm:
         yield swarm
-
-
-async def swarm_command(node: NodeProcess, folder: Path, *words: str) -> dict[str, object]:
-    """What a `swarm` command on the node's own machine prints with --json."""
-    assert node.machine is not None
-    home = folder / node.name
-    command = node.machine.command(*PROGRAM, *words, "--json", "--data-dir", str(home / "data"))
-    done = await asyncio.to_thread(
-        subprocess.run, command, env=environment(home), capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: Swarm, tmp_path: Path) -> None:

@@ -232,6 +232,17 @@ async def test_a_peer_that_dies_in_mid_answer_is_an_error_and_never_a_splice() -
         assert not swarm.engines["attic"].requests
 
 
+async def test_nobody_has_seen_a_word_of_a_whole_answer_so_another_peer_takes_over() -> None:
+    async with Swarm() as swarm:
+        await swarm.add("study", "half an ", EngineFailed("broken"))
+        await swarm.add("attic", "from the attic", params=1_000_000)
+        await swarm.add("kitchen")
+        reply = await (await swarm.client("kitchen")).chat(swarm=SINGLE)
+        assert reply.json["choices"][0]["message"]["content"] == "from the attic"
+        assert reply.json["swarm"]["winner"] == "attic"
+        assert reply.json["usage"]["completion_tokens"] == 1
+
+
 async def test_a_lost_voter_is_replaced_once_elsewhere() -> None:
     async with Swarm() as swarm:
         await swarm.add("study", "Answer: 16", slots=2)
