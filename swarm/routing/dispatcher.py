@@ -41,7 +41,7 @@ from swarm.routing.unanswered import no_consensus
 from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import OnEvent, held_back, with_sampling
+from swarm.routing.voters import OnEvent, with_sampling
 from swarm.routing.weighing import with_a_say
 from swarm.workers.pool import WorkerPool
 
