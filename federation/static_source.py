@@ -10,6 +10,7 @@ from typing import Final
 
 from federation.errors import AddressError
 from federation.hostport import Address, parse_address
+from federation.text_file import TextFileError, read_text_file
 from federation.timing import MAX_STATIC
 
 LOOK_EVERY_S: Final = 5.0  # one stat; whoever edits the list does not wait for a restart
@@ -35,14 +36,9 @@ def parse_list(text: str) -> tuple[Address, ...]:
 def read_list(path: Path) -> tuple[Address, ...]:
     """The addresses in the file. Blocks. Raises AddressError with the remedy."""
     try:
-        with path.expanduser().open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise AddressError(f"cannot read --peer-file {path}: {error.strerror}") from error
-    if len(raw) > MAX_FILE_BYTES:
-        raise AddressError(f"--peer-file {path} is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        return parse_list(raw.decode("utf-8-sig", errors="replace"))
+        return parse_list(read_text_file(path, "--peer-file", MAX_FILE_BYTES))
+    except TextFileError as error:
+        raise AddressError(str(error)) from error
     except AddressError as error:
         raise AddressError(f"--peer-file {path}, {error}") from error
 

@@ -9,6 +9,7 @@ import socket
 import stat
 from pathlib import Path
 
+from federation.text_file import TextFileError, read_text_file
 from swarm.errors import SetupError
 from swarm.gateway.access import (
     MAX_KEY_CHARS,
@@ -49,13 +50,9 @@ def read_access(settings: Settings, node_name: str) -> AccessRules:
 def read_key_file(path: Path) -> tuple[str, ...]:
     """The keys in a file, one a line. Raises SetupError for a file without any: the node would stand open."""
     try:
-        with path.expanduser().open("rb") as file:
-            raw = file.read(MAX_KEY_FILE_BYTES + 1)
-    except OSError as error:
-        raise SetupError(f"cannot read --api-key-file {path}: {error.strerror}") from error
-    if len(raw) > MAX_KEY_FILE_BYTES:
-        raise SetupError(f"--api-key-file {path} is larger than {MAX_KEY_FILE_BYTES} bytes")
-    text = raw.decode("utf-8-sig", errors="replace")
+        text = read_text_file(path, "--api-key-file", MAX_KEY_FILE_BYTES)
+    except TextFileError as error:
+        raise SetupError(str(error)) from error
     lines = [_COMMENT.split(line, maxsplit=1)[0].strip() for line in text.splitlines()]
     for number, key in enumerate(lines, 1):
         if key and not is_key(key):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Choice
-from swarm.registry.download_lock import PARTIAL_FOLDER, disk_errors, folder_name, locked
-from swarm.registry.file_hashes import FileHashes, Stopped, hash_file, keep_hashes
+from swarm.registry.download_lock import PARTIAL_FOLDER, SPARE_DISK_BYTES, disk_errors, folder_name, locked
+from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, Stopped, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.memory import size_text
@@ -29,8 +29,6 @@ from swarm.registry.nearby import Nearby
 from swarm.registry.piece_file import pieces_path, taken_bytes
 from swarm.registry.shared_files import SHARED_SUFFIXES
 
-SPARE_DISK_BYTES = 256 << 20  # a full disk stops more than us
-HASH_CHUNK_BYTES = 1 << 20
 HASH_DIGITS_IN_NAME = 16
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from swarm.registry.hub import Progress
 from swarm.registry.piece_file import taken_bytes
 
 PARTIAL_FOLDER = ".partial"
+SPARE_DISK_BYTES = 256 << 20  # kept free: a full disk stops more than us
 LOCK_WAIT_S = 1.0  # between two looks at how far the other one is
 MAX_STILL = 120  # looks without a byte more; the other one is then asleep, or stopped by somebody
 

@@ -20,6 +20,7 @@ from federation.client import PeerClient
 from federation.errors import PeerError, PeerUntrusted
 from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
+from swarm.registry.download_lock import SPARE_DISK_BYTES
 from swarm.registry.file_hashes import FileHashes, stoppable
 from swarm.registry.hub import Progress
 from swarm.registry.piece_copy import MAX_SOURCES, PieceCopy
@@ -28,7 +29,6 @@ from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
 MAX_ASKED = 32  # peers asked for what they have
 MAX_VERSIONS = 3  # different accounts of one file's pieces that are tried: each wrong one may cost a whole download
 FRESH_S = 10.0  # a model in parts asks for each of them
-SPARE_DISK_BYTES = 256 << 20  # a full disk stops more than us
 
 T = TypeVar("T")
 Peers = Callable[[], Awaitable[Sequence[FilePeer]]]
