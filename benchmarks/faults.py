@@ -14,10 +14,12 @@ import asyncio
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+import aiohttp
 import detection
 import file_transfer
 from load import RunError
@@ -28,6 +30,7 @@ from report import as_json, number, parser, progress, read_environment
 from rolling import rolling
 from two_nodes import two_nodes
 
+FAILURES = (RunError, AssertionError, OSError, aiohttp.ClientError, ExceptionGroup)
 MOST_COPY_ROUNDS = 10  # each takes ten seconds
 
 
@@ -117,9 +120,9 @@ def measure(options: argparse.Namespace, outcome: Outcome) -> None:
         began = time.monotonic()
         try:
             outcome.figures += part()
-        except (RunError, AssertionError, OSError) as error:
+        except FAILURES as error:
             outcome.failed.append(name)
-            progress("\n".join((f"{name}: {error}", *getattr(error, "__notes__", ()))))
+            progress(f"{name}: {''.join(traceback.format_exception(error))}")
         progress(f"{name}: {time.monotonic() - began:.0f} s\n{table(outcome.figures)}")
 
 

@@ -57,18 +57,19 @@ class Stage:
         """A node called `name` with an empty data folder, not started yet; it is handed the `listener`, if any."""
         return NodeProcess(name, self.folder / name, machine, arguments, listener)
 
-    async def routed_by(self, node: NodeProcess) -> frozenset[str]:
-        """Names of the nodes that `node` would ask for anything, itself among them; none where it does not answer."""
+    async def routed_by(self, node: NodeProcess) -> frozenset[str] | None:
+        """Names of the nodes that `node` would ask for anything, itself among them; None where it does not answer."""
         try:
             models = (await self.health(node))["models"]
         except (aiohttp.ClientError, TimeoutError):
-            return frozenset()
+            return None
         return frozenset(name for names in models.values() for name in names)
 
     async def health(self, node: NodeProcess) -> dict[str, Any]:
         """Its /v1/federation/health. Raises aiohttp.ClientError or TimeoutError."""
         assert node.machine is not None
         async with self.session.get(f"http://{node.machine.ip}:{PORT}/v1/federation/health") as response:
+            response.raise_for_status()
             return await response.json()
 
     async def instant(
@@ -82,9 +83,10 @@ class Stage:
         self, node: NodeProcess, wanted: Callable[[frozenset[str]], bool], timeout_s: float, what: str
     ) -> float:
         deadline = time.perf_counter() + timeout_s
-        while not wanted(seen := await self.routed_by(node)):
+        while (seen := await self.routed_by(node)) is None or not wanted(seen):
             if time.perf_counter() > deadline:
-                raise RunError(f"not within {timeout_s:g} s in the eyes of {node.name}: {what}; it sees {sorted(seen)}")
+                sees = "does not answer" if seen is None else f"sees {sorted(seen)}"
+                raise RunError(f"not within {timeout_s:g} s in the eyes of {node.name}: {what}; it {sees}")
             await asyncio.sleep(POLL_S)
         return time.perf_counter()
 
@@ -223,7 +225,7 @@ async def stage(
             for node in made.nodes.values():
                 await ready_at(node)
             yield made
-        except (RunError, AssertionError) as error:
+        except (RunError, AssertionError, ExceptionGroup) as error:  # a group: from clients that ran meanwhile
             for node in made.nodes.values():
                 error.add_note(f"--- {node.name}\n{node.logs()[-3000:]}")
             raise
