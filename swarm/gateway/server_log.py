@@ -10,11 +10,11 @@ from aiohttp.log import server_logger
 
 
 class QuietAboutBadRequests(logging.Filter):
-    """Anybody who reaches the port can send what is no HTTP: as errors these would fill the log and its disk."""
+    """Anybody can send what is no HTTP, and leave in mid-request: as errors these would fill the log and its disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionResetError):
             return True
         if not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
             return False

@@ -1,4 +1,4 @@
-"""Peers that lie, flood and vote twice, beside honest nodes: right with (n-1)/2 liars; no quorum is said, not guessed."""
+"""Peers that lie, flood and vote twice beside honest ones: right with (n-1)/2 liars; no quorum is said, not guessed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tests.doubles.valid_bodies import BODIES, CANDIDATES, CHAT, TEXT
 from tests.hostile import malformed
 from tests.hostile.malformed import REQUESTS, SHA256, messages
 
-PATIENCE_S = 0.5  # with a node that waits for the rest of a body; what is answered comes in milliseconds
+PATIENCE_S = 0.2  # with a node that waits for the rest of a body; what is answered comes in milliseconds
 AT_ONCE = 8
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 BROKEN = re.compile(rb'"(server_error|api_error|internal_error|engine_failed)"')  # how a stream tells of a 5xx

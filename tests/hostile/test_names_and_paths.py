@@ -39,8 +39,10 @@ from tests.hostile.malformed import SHA256
 
 NAMES = (
     "../outside", "../../../../tmp/outside", "/etc/outside", "..", ".", "", "~", "~root/.ssh/authorized_keys",
-    "a/../../b", "..\\..\\outside", "C:\\outside", "\\\\server\\share", "CON", "NUL", "aux.gguf", "COM1", "a\0b", "\0", "a\nb",
-    "%2e%2e%2f", "..%2f..%2foutside", "\u2025/\u2025", "\uff0e\uff0e/x", "a" * 5000, "é" * 300, "\u202egnp.exe", "file:///etc/passwd",
+    "a/../../b", "..\\..\\outside", "C:\\outside", "\\\\server\\share", "CON", "NUL",
+    "aux.gguf", "COM1", "a\0b", "\0", "a\nb",
+    "%2e%2e%2f", "..%2f..%2foutside", "\u2025/\u2025", "\uff0e\uff0e/x", "a" * 5000, "é" * 300,
+    "\u202egnp.exe", "file:///etc/passwd",
     "$(touch outside)", "`touch outside`", "; touch outside", "|touch outside", "-rf", "--help", ".ssh/config", "a:b",
     "a*", "😀", "node.pem", "roster.json", "control.json", "owner/repo/../../../x.gguf", "owner/repo/.hidden.gguf",
     "owner/repo/a//b.gguf",
