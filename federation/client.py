@@ -1,37 +1,29 @@
-"""Talking to one peer over HTTP: the only place here that knows aiohttp, and where its errors are translated once."""
+"""Talking to one peer over HTTP: the only place here, with `peer_answer.py`, that knows aiohttp."""
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from federation import wire
 from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_description, parse_hints, printable
 from federation.errors import (
-    AdvertisementError,
     PeerProtocolError,
     PeerRefused,
-    PeerStatusError,
-    PeerTimedOut,
-    PeerUnreachable,
     PeerUntrusted,
-    PeerVersionError,
     RosterError,
-    VersionError,
 )
 from federation.hostport import Address
 from federation.member_connector import MemberConnector, noting_who_answers
-from federation.ndjson import LineSplitter, LineTooLong
-from federation.peer_link import NOT_TAKEN, PeerLink, why_no_handshake
+from federation.peer_answer import BoundedLines, PeerResponse, agreed, read_at_most, refusal_of, translated
+from federation.peer_link import NOT_TAKEN, PeerLink
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.trust import Trust
@@ -39,48 +31,8 @@ from federation.trust import Trust
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
-MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
-_MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
-_MAX_ERROR_CHARS: Final = 300  # quoted of it
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
 _TIMING: Final = Timing()
-_GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
-
-
-class PeerResponse:
-    """An answer being received: status and headers are here, the body still flows."""
-
-    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
-        self._response = response
-        self._where = where
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type header as sent, parameters included; "" where there is none."""
-        return self._response.headers.get("Content-Type", "")
-
-    async def read(self) -> bytes:
-        """The next piece of the body, b"" at its end. Raises PeerError when it breaks off or falls silent.
-
-        At most some 128 KiB wait here unread: a slow reader slows the sender.
-        """
-        with _translated(self._where):
-            return await self._response.content.readany()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Every piece of the body."""
-        while chunk := await self.read():
-            yield chunk
-
-    async def refusal(self) -> PeerStatusError:
-        """The error that an answer with an unwanted status amounts to; reads the beginning of its body."""
-        with _translated(self._where):
-            return await _refusal(self._response, self._where)
 
 
 class PeerClient:
@@ -137,7 +89,7 @@ class PeerClient:
                 if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                     raise
                 raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error  # asyncio's servers do not say why
-        with _agreed(address):
+        with agreed(address):
             description = parse_description(raw)
         if answering.node_id not in (None, description.id):
             raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
@@ -148,7 +100,7 @@ class PeerClient:
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
         raw = await self.get_json(address, wire.PEERS_PATH, timeout_s)
-        with _agreed(address):
+        with agreed(address):
             return parse_hints(raw)
 
     async def goodbye(
@@ -162,7 +114,7 @@ class PeerClient:
         body = Goodbye(id=node_id, instance=instance).model_dump_json(exclude_none=True).encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         where = str(address)
-        with _translated(where):
+        with translated(where):
             async with self._session.post(
                 address.url + wire.GOODBYE_PATH,
                 data=body,
@@ -171,7 +123,7 @@ class PeerClient:
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise await _refusal(response, where)
+                    raise await refusal_of(response, where)
 
     async def exchange_roster(
         self, address: Address, roster: Roster, timeout_s: float = _TIMING.probe_timeout_s
@@ -180,7 +132,7 @@ class PeerClient:
         body = roster.model_dump_json().encode()
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         where = str(address)
-        with _translated(where):
+        with translated(where):
             async with self._session.post(
                 address.url + wire.ROSTER_PATH,
                 data=io.BytesIO(body),
@@ -189,8 +141,8 @@ class PeerClient:
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise await _refusal(response, where)
-                raw = await _read_at_most(response, MAX_ROSTER_BYTES + 1)
+                    raise await refusal_of(response, where)
+                raw = await read_at_most(response, MAX_ROSTER_BYTES + 1)
         try:
             return parse_roster(raw)
         except RosterError as error:
@@ -212,7 +164,7 @@ class PeerClient:
         Closing the generator (use `contextlib.aclosing`) cuts the connection, which cancels the work there.
         """
         raw = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        lines = _BoundedLines(url)
+        lines = BoundedLines(url)
         async with self.open_generation(
             url, path, raw, request_id=request_id, hops=hops, deadline_s=deadline_s
         ) as answer:
@@ -251,7 +203,7 @@ class PeerClient:
             wire.DEADLINE_HEADER: str(max(1, int(deadline_s * 1000))),
         }
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
-        with _translated(url):
+        with translated(url):
             response = await self._session.post(
                 url + path, data=io.BytesIO(body), headers=sent, timeout=timeout, allow_redirects=False
             )
@@ -271,15 +223,15 @@ class PeerClient:
         """The body of a 200 answer that says it is JSON, at most `limit_bytes`."""
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        with _translated(where):
+        with translated(where):
             async with self._session.get(
                 address.url + path, params=query, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    raise await _refusal(response, where)
+                    raise await refusal_of(response, where)
                 if response.content_type != "application/json":
                     raise PeerProtocolError(f"{where} answered {printable(response.content_type)[:80]}, not JSON")
-                raw = await _read_at_most(response, limit_bytes + 1)
+                raw = await read_at_most(response, limit_bytes + 1)
         if len(raw) > limit_bytes:
             raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")
         return raw
@@ -289,97 +241,13 @@ class PeerClient:
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
         wanted = {"Range": f"bytes={start}-{start + size_bytes - 1}"}
-        with _translated(where):
+        with translated(where):
             async with self._session.get(
                 address.url + path, headers=wanted, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status != 206:
-                    raise await _refusal(response, where)
-                raw = await _read_at_most(response, size_bytes + 1)
+                    raise await refusal_of(response, where)
+                raw = await read_at_most(response, size_bytes + 1)
         if len(raw) != size_bytes:
             raise PeerProtocolError(f"{where} sent {len(raw)} bytes where {size_bytes} were asked for")
         return raw
-
-
-class _BoundedLines:
-    """Lines of one stream, within MAX_LINE_BYTES each and MAX_STREAM_BYTES together; raises PeerProtocolError."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._splitter = LineSplitter(MAX_LINE_BYTES)
-        self._left_bytes = MAX_STREAM_BYTES
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        self._left_bytes -= len(chunk)
-        if self._left_bytes < 0:
-            raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
-        try:
-            return self._splitter.feed(chunk)
-        except LineTooLong as error:
-            raise PeerProtocolError(f"{self._where} sent rubbish: {error}") from error
-
-    def finish(self) -> bytes | None:
-        return self._splitter.finish()
-
-
-class _RefusalError(BaseModel):
-    message: str
-
-
-class _Refusal(BaseModel):
-    """The error object of every node's refusals."""
-
-    error: _RefusalError
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The body, or its first `limit_bytes`."""
-    parts: list[bytes] = []
-    left_bytes = limit_bytes
-    while left_bytes > 0 and (part := await response.content.read(left_bytes)):
-        parts.append(part)
-        left_bytes -= len(part)
-    return b"".join(parts)
-
-
-async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
-    text = (await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-    with suppress(ValidationError):  # somebody else's words are shown as they are
-        text = _Refusal.model_validate_json(text).error.message
-    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
-
-
-@contextmanager
-def _agreed(address: Address) -> Generator[None]:
-    """Answers that parse as JSON and say something else than agreed."""
-    try:
-        yield
-    except VersionError as error:
-        raise PeerVersionError(f"{address} {error}") from error
-    except AdvertisementError as error:
-        raise PeerProtocolError(f"{address} {error}") from error
-
-
-@contextmanager
-def _translated(where: str) -> Generator[None]:
-    """aiohttp's errors as ours, most specific first. Wrap single awaits only: never a yield to the caller."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise PeerTimedOut(f"{where} did not answer in time") from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
-    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
-    except aiohttp.ClientOSError as error:
-        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
-            raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
-        if error.errno in _GONE:
-            raise PeerRefused(f"nobody listens at {where}") from error
-        raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-        raise PeerRefused(f"{where} broke off the connection") from error
-    except aiohttp.ClientError as error:
-        raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from federation.advertisement import NodeDescription, PeerHint
+from federation.change_log import log_change
 from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
@@ -20,12 +21,9 @@ from federation.peer import (
     AddressRejected,
     Change,
     Peer,
-    PeerChanged,
     PeerJoined,
-    PeerLeft,
     PeerState,
     Source,
-    Why,
     why_of,
 )
 from federation.peer_store import load_peers, save_peers
@@ -291,23 +289,6 @@ def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) ->
     return tuple(
         hint.address for hint in hints if hint.id != self_id and (informant.is_loopback or not hint.address.is_loopback)
     )
-
-
-def log_change(change: Change) -> None:
-    """One line per change. Passing suspicions are for debugging: lossy Wi-Fi has many."""
-    match change:
-        case PeerJoined(peer, returned):
-            word = "is back" if returned else "joined"
-            _log.info("%s %s at %s (%s)", peer.label, word, peer.address, peer.source.word)
-        case PeerChanged(peer, was, reason):
-            level = logging.INFO if was is peer.state else logging.DEBUG
-            _log.log(level, "%s is %s: %s", peer.label, peer.state, reason)
-        case PeerLeft(peer, reason):
-            _log.info("%s left: %s", peer.label, reason)
-        case AddressRejected(address, source, reason, why):
-            matters = source is Source.STATIC or why is Why.COPY
-            level = logging.WARNING if matters else logging.INFO
-            _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
 
 
 def _report_crash(root: asyncio.Task[None]) -> None:

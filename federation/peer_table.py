@@ -15,13 +15,13 @@ from __future__ import annotations
 import random as random_module
 from collections.abc import Callable
 
-from federation.advertisement import MAX_HINTS, NodeDescription, PeerHint
+from federation.advertisement import NodeDescription
 from federation.contact import Contact, ProbeSchedule, Standing
 from federation.hostport import Address
+from federation.identities import differ, double_words, is_double, why_self
 from federation.peer import (
     AddressRejected,
     Change,
-    Peer,
     PeerChanged,
     PeerJoined,
     PeerLeft,
@@ -30,6 +30,7 @@ from federation.peer import (
     Why,
     describe_difference,
 )
+from federation.peer_queries import PeerQueries
 from federation.peer_records import PeerRecords, Record
 from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, MAX_PEERS, Timing
 
@@ -39,7 +40,7 @@ _MUCH_FASTER = 0.5  # another address replaces a working one only at half its ro
 _NOTICEABLE_MS = 2.0  # and only if the difference is more than this
 
 
-class PeerTable:
+class PeerTable(PeerQueries):
     """Not for use by several threads. `now` is monotonic seconds, never decreasing; every method returns at once."""
 
     def __init__(
@@ -51,11 +52,11 @@ class PeerTable:
         timing: Timing | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
+        super().__init__(PeerRecords(self_name))
         self._self_id = self_id
         self._self_instance = self_instance
         self._timing = timing or Timing()
         self._schedule = ProbeSchedule(self._timing, random)
-        self._held = PeerRecords(self_name)
 
     # Events: each returns what it changed.
 
@@ -80,7 +81,9 @@ class PeerTable:
         contact.in_flight = False
         moved = self._moved_away(contact, now) if contact.node_id != description.id else ()
         record = self._held.records.get(description.id)
-        if record is not None and self._is_double(contact, record, description, now):
+        if record is not None and is_double(
+            contact, self._held.contacts[record.route], record, description, now, self._timing
+        ):
             return (*moved, *self._doubled(contact, record, now))
         if record is None:
             why_not = self._why_no_peer(description)
@@ -138,7 +141,7 @@ class PeerTable:
         Not believed of another `instance` than the one in use, which is a copy of its data directory, or out of date.
         """
         record = self._held.records.get(node_id)
-        if record is None or _differ(instance, record.description.instance):
+        if record is None or differ(instance, record.description.instance):
             return ()
         return self._leave(record, "said goodbye", now)
 
@@ -184,21 +187,7 @@ class PeerTable:
                 self._held.drop(contact)
         return ()
 
-    # Queries
-
-    def alive(self) -> tuple[Peer, ...]:
-        """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
-        members = [peer for peer in self._held.views() if peer.state is not PeerState.DEAD]
-        return tuple(sorted(members, key=lambda peer: peer.state is PeerState.SUSPECT))
-
-    def peers(self) -> tuple[Peer, ...]:
-        """Every node that has answered, dead ones included until forgotten, by label."""
-        return tuple(self._held.views())
-
-    def get(self, node_id: str) -> Peer | None:
-        """One peer by id."""
-        record = self._held.records.get(node_id)
-        return None if record is None else self._held.view(record)
+    # Probes
 
     def due_probes(self, now: float) -> tuple[Address, ...]:
         """The addresses to probe now. Each counts as being probed until `probe_answered` or `probe_failed`."""
@@ -210,21 +199,6 @@ class PeerTable:
     def next_due(self) -> float | None:
         """When `due_probes` next has something; None while there is nothing that is not being probed."""
         return min((contact.due_at for contact in self._held.contacts.values() if not contact.in_flight), default=None)
-
-    def hints(self) -> tuple[PeerHint, ...]:
-        """What to tell others: alive peers only, so that the dead do not go round for ever."""
-        alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
-        return tuple(map(self._held.hint, alive[:MAX_HINTS]))
-
-    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
-        """Every address held, proven or not; or those of one source."""
-        held = self._held.contacts.values()
-        return tuple(contact.address for contact in held if source is None or contact.source is source)
-
-    def rejected(self) -> tuple[AddressRejected, ...]:
-        """What has been proposed and leads to no peer, with the reason last found."""
-        held = self._held.contacts.values()
-        return tuple(contact.reported for contact in held if contact.node_id is None and contact.reported is not None)
 
     # Transitions
 
@@ -287,35 +261,15 @@ class PeerTable:
     def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
         """Why a node that is not recorded yet cannot be; None if it can."""
         if description.id == self._self_id:
-            return self._why_self(description)
+            return why_self(description, self._self_instance)
         if description.draining:
             return Why.LEAVING, f"{description.name} is shutting down"
         return None if self._held.make_room() else (Why.FULL, f"this node already knows {MAX_PEERS} peers")
 
-    def _why_self(self, description: NodeDescription) -> tuple[Why, str]:
-        if not _differ(description.instance, self._self_instance):
-            return Why.ITSELF, "is this node itself"
-        return Why.COPY, (
-            f"another node ({description.name}) uses this node's id {self._self_id}: "
-            "one data directory is a copy of the other; delete node.pem in the copy"
-        )
-
-    def _is_double(self, contact: Contact, record: Record, description: NodeDescription, now: float) -> bool:
-        """Whether two processes answer as one id at the same time, each at its own address."""
-        route = self._held.contacts[record.route]
-        known = record.description.instance
-        if record.is_dead or contact is route or route.failures or None in (known, description.instance):
-            return False
-        return known != description.instance and now - route.since <= self._timing.conflict_window_s
-
     def _doubled(self, contact: Contact, record: Record, now: float) -> Changes:
         contact.conflicts += 1
         if contact.conflicts >= CONFLICTS_TO_REJECT:
-            reason = (
-                f"uses the id of {record.description.name} at {record.route}: "
-                "one data directory is a copy of the other; delete node.pem in the copy"
-            )
-            return self._reject(contact, Why.COPY, reason, now)
+            return self._reject(contact, Why.COPY, double_words(record), now)
         contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
         return ()
 
@@ -345,11 +299,6 @@ class PeerTable:
             return ()
         contact.reported = said
         return (said,)
-
-
-def _differ(one: str | None, other: str | None) -> bool:
-    """Whether two marks of a run are of different runs; unknown ones are given the benefit of the doubt."""
-    return one is not None and other is not None and one != other
 
 
 def _is_much_faster(contact: Contact, route: Contact) -> bool:

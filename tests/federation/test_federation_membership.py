@@ -221,7 +221,7 @@ async def test_peers_given_once_are_remembered(fake_node: Any, until: Any, joine
 async def test_each_change_is_one_line(
     fake_node: Any, joined: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "federation.membership")
+    caplog.set_level(logging.INFO, "federation.change_log")
     async with fake_node("kitchen") as kitchen, joined(fake_node("here"), (kitchen.address,)) as here:
         changes: list[Change] = []
         here.subscribe(changes.append)
