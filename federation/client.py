@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_description, parse_hints, printable
+from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_hints, printable
 from federation.errors import (
     PeerProtocolError,
     PeerRefused,
@@ -22,8 +22,10 @@ from federation.errors import (
 )
 from federation.hostport import Address
 from federation.member_connector import MemberConnector, noting_who_answers
+from federation.news import news_header
 from federation.peer_answer import BoundedLines, PeerResponse, agreed, read_at_most, refusal_of, translated
 from federation.peer_link import NOT_TAKEN, PeerLink
+from federation.probing import Answer, Question, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.trust import Trust
@@ -32,6 +34,7 @@ CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then anoth
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
+_MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
 _TIMING: Final = Timing()
 
 
@@ -55,6 +58,7 @@ class PeerClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
+            skip_auto_headers=("User-Agent", "Accept"),  # nobody reads them, and probes are most of what is sent
         )
         self._link = PeerLink(self._open, self._trust)
         return self
@@ -81,21 +85,29 @@ class PeerClient:
 
     async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
-        query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
+        return (await self.probe(address, Question(timeout_s))).description
+
+    async def probe(self, address: Address, question: Question) -> Answer:
+        """The same, in as few bytes as what is known already allows, with news both ways."""
+        query = {wire.FROM_PARAM: str(self._announced)} if self._announced and question.introduces else {}
+        headers = {wire.NEWS_HEADER: news_header(question.news)} if question.news else {}
+        if question.known is not None and question.known.tag is not None:
+            headers["If-None-Match"] = question.known.tag
         with noting_who_answers() as answering:
             try:
-                raw = await self.get_json(address, wire.NODE_PATH, timeout_s, query)
+                raw, tag = await self._get(address, wire.NODE_PATH, question.timeout_s, query, headers)
             except PeerRefused as error:
                 if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                     raise
                 raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error  # asyncio's servers do not say why
         with agreed(address):
-            description = parse_description(raw)
-        if answering.node_id not in (None, description.id):
-            raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
-        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(description.id):
+            answer = read_reply(raw, tag, question.known)
+        node_id = answer.description.id
+        if answering.node_id not in (None, node_id):
+            raise PeerProtocolError(f"{address} calls itself {node_id} and its certificate is another node's")
+        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(node_id):
             raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
-        return description
+        return answer
 
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
@@ -112,37 +124,14 @@ class PeerClient:
     ) -> None:
         """Tell the node at `address` that `node_id`, in its run `instance`, leaves."""
         body = Goodbye(id=node_id, instance=instance).model_dump_json(exclude_none=True).encode()
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        where = str(address)
-        with translated(where):
-            async with self._session.post(
-                address.url + wire.GOODBYE_PATH,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
-                    raise await refusal_of(response, where)
+        await self._post(address, wire.GOODBYE_PATH, body, timeout_s, _MAX_WORD_BYTES)
 
     async def exchange_roster(
         self, address: Address, roster: Roster, timeout_s: float = _TIMING.probe_timeout_s
     ) -> Roster:
         """Tell the member at `address` this node's list of members; the list it has then."""
-        body = roster.model_dump_json().encode()
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        where = str(address)
-        with translated(where):
-            async with self._session.post(
-                address.url + wire.ROSTER_PATH,
-                data=io.BytesIO(body),
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
-                    raise await refusal_of(response, where)
-                raw = await read_at_most(response, MAX_ROSTER_BYTES + 1)
+        where, body = str(address), roster.model_dump_json().encode()
+        raw = await self._post(address, wire.ROSTER_PATH, body, timeout_s, MAX_ROSTER_BYTES + 1)
         try:
             return parse_roster(raw)
         except RosterError as error:
@@ -221,12 +210,30 @@ class PeerClient:
         limit_bytes: int = MAX_JSON_BYTES,
     ) -> bytes:
         """The body of a 200 answer that says it is JSON, at most `limit_bytes`."""
+        raw, _ = await self._get(address, path, timeout_s, query or {}, {}, limit_bytes)
+        if raw is None:
+            raise PeerProtocolError(f"{address} answered 304 to a question without a condition")
+        return raw
+
+    async def _get(
+        self,
+        address: Address,
+        path: str,
+        timeout_s: float,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        limit_bytes: int = MAX_JSON_BYTES,
+    ) -> tuple[bytes | None, str | None]:
+        """The JSON body of a 200 answer, or None for 304, and the ETag."""
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with translated(where):
             async with self._session.get(
-                address.url + path, params=query, timeout=timeout, allow_redirects=False
+                address.url + path, params=query, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
+                tag = response.headers.get("ETag")
+                if response.status == 304:
+                    return None, tag
                 if response.status != 200:
                     raise await refusal_of(response, where)
                 if response.content_type != "application/json":
@@ -234,7 +241,23 @@ class PeerClient:
                 raw = await read_at_most(response, limit_bytes + 1)
         if len(raw) > limit_bytes:
             raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")
-        return raw
+        return raw, tag
+
+    async def _post(self, address: Address, path: str, body: bytes, timeout_s: float, limit_bytes: int) -> bytes:
+        """The beginning, `limit_bytes` at most, of a 200 answer to a JSON body."""
+        where = str(address)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with translated(where):
+            async with self._session.post(
+                address.url + path,
+                data=io.BytesIO(body),
+                headers={"Content-Type": "application/json"},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await refusal_of(response, where)
+                return await read_at_most(response, limit_bytes)
 
     async def get_range(self, address: Address, path: str, start: int, size_bytes: int, timeout_s: float) -> bytes:
         """`size_bytes` (at least one) of what `path` names, from `start` on; never more, never less."""

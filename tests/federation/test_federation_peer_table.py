@@ -4,6 +4,7 @@ import pytest
 
 from federation.advertisement import ServedModel
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
+from federation.probing import Answer
 from tests.doubles.peer_tables import (
     ATTIC,
     KITCHEN,
@@ -25,7 +26,7 @@ def test_only_an_answer_makes_a_peer() -> None:
     assert table.due_probes(0.0) == (KITCHEN,)
     assert table.due_probes(9.0) == (), "one probe at a time"
     assert table.next_due() is None
-    table.probe_answered(KITCHEN, node("kitchen"), 4.0, 0.1)
+    table.probe_answered(KITCHEN, Answer(node("kitchen")), 4.0, 0.1)
     (peer,) = table.alive()
     assert (peer.name, peer.address, peer.source, peer.rtt_ms) == ("kitchen", KITCHEN, Source.MDNS, 4.0)
     assert peer.url == "http://10.0.0.2:17615"
@@ -44,17 +45,48 @@ def test_one_miss_is_a_suspicion_that_an_answer_lifts() -> None:
     assert (change.was, change.reason) == (PeerState.SUSPECT, "answers again")
 
 
-def test_three_misses_are_the_end_and_an_answer_the_return() -> None:
+def test_silence_is_the_end_and_an_answer_the_return() -> None:
     table = with_kitchen()
-    fail(table, KITCHEN, 1.0)
-    assert fail(table, KITCHEN, 2.5) == ()
-    (left,) = fail(table, KITCHEN, 4.0)
+    starts = [now / 100 for now in range(100, 545) if table.due_probes(now / 100)]
+    assert starts == pytest.approx([1.0, 1.5, 2.0, 2.5, 3.0, 3.5], abs=0.06), (
+        "beside the late one, on other connections"
+    )
+    assert states(table) == {"kitchen": "alive"}, "nobody has looked at the clock"
+    (suspected,) = table.tick(2.6)
+    assert isinstance(suspected, PeerChanged)
+    assert [table.tick(now) for now in (3.5, 4.5, 5.3)] == [(), (), ()]
+    (left,) = table.tick(1.0 + TIMING.give_up_s + 0.01)
     assert isinstance(left, PeerLeft)
-    assert left.reason == "timed out"
+    assert left.reason == f"{KITCHEN} did not answer in time"
     assert table.alive() == ()
     assert states(table) == {"kitchen": "dead"}
     (change,) = answer(table, KITCHEN, node("kitchen"), 9.0)
     assert change == PeerJoined(table.peers()[0], returned=True)
+
+
+def test_time_in_which_this_process_did_not_run_is_nobodys_silence() -> None:
+    table = with_kitchen()
+    table.tick(0.9)
+    table.due_probes(1.0)
+    table.due_probes(1.5)
+    table.due_probes(2.0)
+    assert table.tick(60.0) == ()
+    assert table.probe_failed(KITCHEN, "timed out", False, 60.0)[0].peer.state is PeerState.SUSPECT
+    (back,) = answer(table, KITCHEN, node("kitchen"), 60.1)
+    assert back.reason == "answers again"
+
+
+def test_a_peer_that_is_always_slow_is_waited_for() -> None:
+    table = with_kitchen()
+    now = 0.0
+    for _ in range(20):
+        now = table.next_due()
+        table.due_probes(now)
+        table.probe_answered(KITCHEN, Answer(node("kitchen")), 2000.0, now + 2.0)
+    now = table.next_due()
+    table.due_probes(now)
+    assert table.tick(now + 1.9) == (), "no suspicion while it is only as slow as usual"
+    assert table.question(KITCHEN, now).timeout_s == pytest.approx(TIMING.give_up_s)
 
 
 def test_two_refusals_are_the_end() -> None:
@@ -112,7 +144,9 @@ def test_traffic_of_strangers_is_nothing() -> None:
     table = make_table()
     assert table.traffic_ok("who", 0.0) == table.traffic_failed("who", 0.0) == table.goodbye("who", 0.0) == ()
     assert table.doubted("who", 0.0) == ()
-    assert table.probe_answered(ATTIC, node("attic"), 1.0, 0.0) == table.probe_failed(ATTIC, "x", False, 0.0) == ()
+    assert (
+        table.probe_answered(ATTIC, Answer(node("attic")), 1.0, 0.0) == table.probe_failed(ATTIC, "x", False, 0.0) == ()
+    )
     assert table.peers() == ()
 
 
