@@ -13,20 +13,13 @@ from typing import Final, Self
 from federation import wire
 from federation.acquaintance import Acquaintance
 from federation.advertisement import NodeDescription, PeerHint
-from federation.change_log import log_change
+from federation.change_log import ChangeLog, RecentChange
 from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
 from federation.hostport import Address, make_address, parse_address
 from federation.news import parse_news
-from federation.peer import (
-    AddressRejected,
-    Change,
-    Peer,
-    PeerJoined,
-    Source,
-    why_of,
-)
+from federation.peer import AddressRejected, Change, Peer, PeerJoined, PeerState, Source, why_of
 from federation.peer_store import load_peers, save_peers
 from federation.peer_table import PeerTable
 from federation.peer_transitions import Changes
@@ -75,6 +68,7 @@ class Membership:
             propose=lambda address: self._propose(address, Source.EXCHANGE),
             charge=lambda node_id: self.report_traffic(node_id, ok=False),
         )
+        self._log = ChangeLog()
         self._probing: dict[Address, set[asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
         self._subscribers: list[Subscriber] = []
@@ -205,6 +199,14 @@ class Membership:
         """The host names given, and what they stand for."""
         return self._names.view()
 
+    def changes(self) -> tuple[RecentChange, ...]:
+        """What has changed of late, and why; the oldest first."""
+        return self._log.recent()
+
+    def change_counts(self) -> Mapping[PeerState, int]:
+        """How often a peer went to each state since the start."""
+        return self._log.counts
+
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call back with every change from now on; the returned function ends it."""
         self._subscribers.append(callback)
@@ -275,7 +277,7 @@ class Membership:
     def _apply(self, changes: Changes) -> None:
         """Log each change once, tell the subscribers, and ask a newcomer whom it knows."""
         for change in changes:
-            log_change(change)
+            self._log.note(change, time.monotonic())
             for subscriber in tuple(self._subscribers):
                 subscriber(change)
             if isinstance(change, PeerJoined):  # only a probe brings one, so the tasks are running

@@ -44,6 +44,7 @@ from swarm.gateway.keys import (
 )
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.peer_gate import PeerGate
+from swarm.gateway.peer_metrics import PeerMetrics
 from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.streams import Pacing
 from swarm.gateway.twins import with_twins
@@ -68,6 +69,7 @@ def make_app(
     metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
+    metrics.registry.register(PeerMetrics(membership))
     admission = Admission(pool, metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:

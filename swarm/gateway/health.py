@@ -6,6 +6,7 @@ import time
 
 from aiohttp import web
 
+from federation.change_log import RecentChange
 from federation.dns_source import ResolvedName
 from federation.peer import AddressRejected, Peer
 from swarm.gateway.compact_json import json_response
@@ -97,6 +98,18 @@ def name_object(resolved: ResolvedName) -> dict[str, object]:
     }
 
 
+def change_object(change: RecentChange) -> dict[str, object]:
+    """One change among the peers; `times` counts the same one within a minute."""
+    return {
+        "at": change.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "peer": change.peer,
+        "id": change.id,
+        "state": str(change.state),
+        "reason": change.reason,
+        "times": change.times,
+    }
+
+
 async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node = request.app[DESCRIBE]()
@@ -108,6 +121,7 @@ async def federation(request: web.Request) -> web.Response:
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "peers": [peer_object(peer) for peer in request.app[MEMBERSHIP].peers()],
+            "changes": [change_object(change) for change in request.app[MEMBERSHIP].changes()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],
             "sources": [

@@ -1,4 +1,4 @@
-"""One peer table against one simulated peer, with the production timing: probes overlap, packets get lost, time is free."""
+"""One peer table against one simulated peer, with the production timing: probes overlap and packets get lost."""
 
 from __future__ import annotations
 

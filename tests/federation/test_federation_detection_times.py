@@ -51,7 +51,7 @@ def test_any_schedule_of_delays_below_the_bound_evicts_nobody(delays_s: list[flo
     assert not evictions(simulate(lambda *_: next(schedule, 0.001), 60.0, seed))
 
 
-@pytest.mark.parametrize(("loss", "round_trip_s"), [(0.1, 0.001), (0.0, 0.2), (0.0, 0.4), (0.0, 2.0), (0.02, 0.2)])
+@pytest.mark.parametrize(("loss", "round_trip_s"), [(0.1, 0.001), (0.0, 0.2), (0.0, 0.4), (0.0, 0.7), (0.02, 0.2)])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_hour_of_loss_or_delay_evicts_nobody(loss: float, round_trip_s: float, seed: int) -> None:
     seen = simulate(LossyTcp(seed, loss, round_trip_s), until=3600.0, seed=seed)
