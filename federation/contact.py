@@ -115,7 +115,10 @@ class ProbeSchedule:
         """The next time for an address that just answered, in a swarm of so many peers."""
         is_alternate = standing is Standing.ALTERNATE
         interval_s = self._timing.alternate_interval_s if is_alternate else self._timing.probe_interval_s
-        return now + self._jittered(interval_s * stretch(peers))
+        longer = stretch(peers)
+        return now + self._jittered(
+            interval_s * longer, self._timing.jitter if longer == 1 else self._timing.crowd_jitter
+        )
 
     def after_failure(self, contact: Contact, standing: Standing, now: float, lost: int) -> float:
         """The next time for an address whose probe just failed, with so many dead peers."""
@@ -173,8 +176,9 @@ class ProbeSchedule:
         doublings = min(max(contact.failures - 1, 0), _MAX_DOUBLINGS)
         return self._jittered(min(first_s * 2**doublings, cap_s))
 
-    def _jittered(self, interval_s: float) -> float:
-        return interval_s * (1 + self._timing.jitter * (2 * self._random() - 1))
+    def _jittered(self, interval_s: float, jitter: float | None = None) -> float:
+        share = self._timing.jitter if jitter is None else jitter
+        return interval_s * (1 + share * (2 * self._random() - 1))
 
 
 def _within(least: float, value: float, most: float) -> float:

@@ -68,11 +68,9 @@ def parse_news(text: str | None) -> tuple[News, ...]:
         return ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Finding:
-    what: Happening
-    address: Address
-    run: str | None
+    news: News
     at: float
 
 
@@ -85,31 +83,22 @@ class NewsBoard:
     def post(self, node_id: str, what: Happening, address: Address, run: str | None, now: float) -> None:
         """In place of whatever was said of that node."""
         self._findings.pop(node_id, None)
-        self._findings[node_id] = _Finding(what, address, run, now)
+        news = News(id=node_id, what=what, host=address.host, port=address.port, run=run)
+        self._findings[node_id] = _Finding(news, now)
         if len(self._findings) > MAX_NEWS_KEPT:
             del self._findings[next(iter(self._findings))]
 
     def retract(self, node_id: str) -> None:
         """It is all right: a doubt is not worth telling any more."""
-        if node_id in self._findings and self._findings[node_id].what is Happening.DOUBTED:
+        if node_id in self._findings and self._findings[node_id].news.what is Happening.DOUBTED:
             del self._findings[node_id]
 
     def told(self, now: float, to: str | None = None) -> tuple[News, ...]:
         """The youngest findings, the youngest last; a node is told nothing of itself."""
         for node_id in [node_id for node_id, found in self._findings.items() if now - found.at > NEWS_LIFE_S]:
             del self._findings[node_id]
-        youngest = [(node_id, found) for node_id, found in self._findings.items() if node_id != to][-MAX_NEWS_TOLD:]
-        return tuple(
-            News(
-                id=node_id,
-                what=found.what,
-                host=found.address.host,
-                port=found.address.port,
-                run=found.run,
-                age_s=round(max(0.0, now - found.at), 2),
-            )
-            for node_id, found in youngest
-        )
+        youngest = [found for node_id, found in self._findings.items() if node_id != to][-MAX_NEWS_TOLD:]
+        return tuple(found.news.model_copy(update={"age_s": round(max(0.0, now - found.at), 2)}) for found in youngest)
 
 
 class HintAllowance:

@@ -222,6 +222,9 @@ class PeerTable(PeerTransitions):
         """
         due = [contact for contact in self._held.contacts.values() if self._is_due(contact, now)]
         for contact in due:
+            record = self._held.record_of(contact)
+            if contact.in_flight and record is not None:
+                self._post(record, Happening.DOUBTED, now)  # late: others may look too, long before it is a suspicion
             contact.start(now)
         return tuple(contact.address for contact in due)
 

@@ -53,6 +53,7 @@ class Timing:
     goodbye_timeout_s: float = 1.0  # shutting down waits no longer than this for peers to take note
     stall_s: float = 2.0  # this process looks at the clock each second; what it slept longer is nobody's silence
     jitter: float = 0.1  # share of an interval, either way: nodes started together do not stay in step
+    crowd_jitter: float = 0.5  # the same in a large swarm: somebody must be asking each node at any time
 
 
 def stretch(peers: int) -> float:
