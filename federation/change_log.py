@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter, deque
 from dataclasses import dataclass, replace
@@ -98,3 +99,9 @@ def log_change(change: Change) -> None:
             matters = source is Source.STATIC or why is Why.COPY
             level = logging.WARNING if matters else logging.INFO
             _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
+
+
+def report_crash(root: asyncio.Task[None]) -> None:
+    """A defect here must be seen at once: the node goes on, with a view of its peers that no longer changes."""
+    if not root.cancelled() and (error := root.exception()) is not None:
+        _log.critical("peers are not watched any more: restart this node and report this", exc_info=error)

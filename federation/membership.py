@@ -13,7 +13,7 @@ from typing import Final, Self
 from federation import wire
 from federation.acquaintance import Acquaintance
 from federation.advertisement import NodeDescription, PeerHint
-from federation.change_log import ChangeLog, RecentChange
+from federation.change_log import ChangeLog, RecentChange, report_crash
 from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
@@ -81,7 +81,7 @@ class Membership:
             self._give(address)
         started = asyncio.Event()
         self._root = asyncio.create_task(self._run(started), name="membership")
-        self._root.add_done_callback(_report_crash)
+        self._root.add_done_callback(report_crash)
         await started.wait()
         return self
 
@@ -298,9 +298,3 @@ class Membership:
         self._kept = tuple(static)[:MAX_STATIC]
         if self._data_dir is not None:
             await asyncio.to_thread(save_peers, self._data_dir, self._kept)
-
-
-def _report_crash(root: asyncio.Task[None]) -> None:
-    """A defect here must be seen at once: the node goes on, with a view of its peers that no longer changes."""
-    if not root.cancelled() and (error := root.exception()) is not None:
-        _log.critical("peers are not watched any more: restart this node and report this", exc_info=error)

@@ -282,13 +282,13 @@ async def test_a_defect_is_loud_and_not_swallowed(
             await asyncio.wait_for(alarm.rung.wait(), WAIT_S)
 
     alarm = Alarm()
-    logging.getLogger("federation.membership").addHandler(alarm)
+    logging.getLogger("federation.change_log").addHandler(alarm)
     try:
         async with fake_node("kitchen") as kitchen:
             with pytest.raises(ExceptionGroup, match="unhandled errors"):
                 await meet_the_defect(kitchen.address)
     finally:
-        logging.getLogger("federation.membership").removeHandler(alarm)
+        logging.getLogger("federation.change_log").removeHandler(alarm)
     assert alarm.lines == ["peers are not watched any more: restart this node and report this"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from federation.news import (
 )
 from federation.peer import PeerJoined, PeerLeft, PeerState
 from federation.probing import Answer, Sight, read_reply, reply_to
-from tests.doubles.peer_tables import ATTIC, KITCHEN, TIMING, answer, make_table, node, states, with_kitchen
+from tests.doubles.peer_tables import ATTIC, KITCHEN, answer, make_table, node, states, with_kitchen
 
 
 def news_of(node_id: str, what: Happening, host: str = "10.0.0.9", **more: object) -> News:
@@ -59,7 +61,8 @@ def test_a_doubt_has_it_probed_at_once_in_a_large_swarm() -> None:
     for number in range(40):
         table.proposed(Address(f"10.0.1.{number}", 1), 1, 0.0)
         answer(table, Address(f"10.0.1.{number}", 1), node(f"n{number}"), 0.0)
-    table.due_probes(2.0)
+    for number in range(40):  # once more, now that it is a large swarm
+        answer(table, Address(f"10.0.1.{number}", 1), node(f"n{number}"), 1.2)
     table.heard([news_of("id-n7", Happening.DOUBTED, age_s=1.0)], "id-n8", 2.5)
     assert table.due_probes(2.5) == (Address("10.0.1.7", 1),)
     table.heard([news_of("id-n9", Happening.DOUBTED, age_s=4.0)], "id-n8", 2.6)
@@ -141,13 +144,13 @@ def test_flapping_is_counted_and_not_a_storm(caplog: pytest.LogCaptureFixture) -
     caplog.set_level("INFO", "federation.change_log")
     table, log = with_kitchen(), ChangeLog()
     peer = table.peers()[0]
+    lost = replace(peer, state=PeerState.DEAD)
     for number in range(50):
-        log.note(PeerLeft(peer, "nobody listens"), number * 0.5)
+        log.note(PeerLeft(lost, "nobody listens"), number * 0.5)
         log.note(PeerJoined(peer, returned=True), number * 0.5)
     assert len(caplog.records) <= 4
-    assert {change.times for change in log.recent()} == {50, 100} or sum(c.times for c in log.recent()) == 100
+    assert [change.times for change in log.recent()] == [50, 50]
     for number in range(500):
-        log.note(PeerLeft(peer, "nobody listens"), 100.0 + 61.0 * number)
+        log.note(PeerLeft(lost, "nobody listens"), 100.0 + 61.0 * number)
     assert len(log.recent()) == MAX_CHANGES
     assert set(log.counts) == set(PeerState)
-    assert TIMING.give_up_s < 5
