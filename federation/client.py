@@ -1,37 +1,39 @@
-"""Talking to one peer over HTTP: the only place here that knows aiohttp, and where its errors are translated once."""
+"""Talking to one peer over HTTP: the only place here, with `peer_answer.py`, that knows aiohttp."""
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_description, parse_hints, printable
+from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_hints, printable
 from federation.errors import (
-    AdvertisementError,
     PeerProtocolError,
     PeerRefused,
-    PeerStatusError,
-    PeerTimedOut,
-    PeerUnreachable,
     PeerUntrusted,
-    PeerVersionError,
     RosterError,
-    VersionError,
 )
 from federation.hostport import Address
 from federation.member_connector import Answering, MemberConnector, noting_who_answers
-from federation.ndjson import LineSplitter, LineTooLong
-from federation.peer_link import NOT_TAKEN, PeerLink, why_no_handshake
+from federation.news import news_header
+from federation.peer_answer import (
+    BoundedLines,
+    PeerResponse,
+    agreed,
+    read_at_most,
+    refusal_of,
+    translated,
+    was_closed_meanwhile,
+)
+from federation.peer_link import NOT_TAKEN, PeerLink
+from federation.probing import Answer, Question, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.trust import Trust
@@ -39,52 +41,9 @@ from federation.trust import Trust
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
-MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
-_MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
-_MAX_ERROR_CHARS: Final = 300  # quoted of it
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
+_MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
 _TIMING: Final = Timing()
-_GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
-
-
-class PeerResponse:
-    """An answer being received: status and headers are here, the body still flows."""
-
-    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
-        self._response = response
-        self._where = where
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type header as sent, parameters included; "" where there is none."""
-        return self._response.headers.get("Content-Type", "")
-
-    async def read(self) -> bytes:
-        """The next piece of the body, b"" at its end. Raises PeerError when it breaks off or falls silent.
-
-        At most some 128 KiB wait here unread: a slow reader slows the sender.
-        """
-        with _translated(self._where):
-            return await self._response.content.readany()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Every piece of the body. Raises PeerProtocolError where it is longer than any answer."""
-        left_bytes = MAX_STREAM_BYTES
-        while chunk := await self.read():
-            left_bytes -= len(chunk)
-            if left_bytes < 0:
-                raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
-            yield chunk
-
-    async def refusal(self) -> PeerStatusError:
-        """The error that an answer with an unwanted status amounts to; reads the beginning of its body."""
-        with _translated(self._where):
-            return await _refusal(self._response, self._where)
 
 
 class PeerClient:
@@ -107,6 +66,7 @@ class PeerClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
+            skip_auto_headers=("User-Agent", "Accept"),  # nobody reads them, and probes are most of what is sent
         )
         self._link = PeerLink(self._open, self._trust)
         return self
@@ -133,30 +93,43 @@ class PeerClient:
 
     async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
-        query = {} if self._announced is None else {wire.FROM_PARAM: str(self._announced)}
+        return (await self.probe(address, Question(timeout_s))).description
+
+    async def probe(self, address: Address, question: Question) -> Answer:
+        """The same, in as few bytes as what is known already allows, with news both ways."""
+        query = {wire.FROM_PARAM: str(self._announced)} if self._announced and question.introduces else {}
+        headers = {wire.NEWS_HEADER: news_header(question.news)} if question.news else {}
+        if question.known is not None and question.known.tag is not None:
+            headers["If-None-Match"] = question.known.tag
         with noting_who_answers() as answering:
             try:
-                raw = await self._get_as_member(address, timeout_s, query, answering)
+                raw, tag = await self._get_as_member(address, question.timeout_s, query, headers, answering)
             except PeerUntrusted:
                 if self._trust is not None and answering.node_id is not None:
                     self._trust.refused_by(answering.node_id)
                 raise
-        with _agreed(address):
-            description = parse_description(raw)
-        if answering.node_id not in (None, description.id):
-            raise PeerProtocolError(f"{address} calls itself {description.id} and its certificate is another node's")
-        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(description.id):
+        with agreed(address):
+            answer = read_reply(raw, tag, question.known)
+        node_id = answer.description.id
+        if answering.node_id not in (None, node_id):
+            raise PeerProtocolError(f"{address} calls itself {node_id} and its certificate is another node's")
+        if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(node_id):
             raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
         if self._trust is not None and answering.node_id is not None:
             self._trust.taken_by(answering.node_id)
-        return description
+        return answer
 
     async def _get_as_member(
-        self, address: Address, timeout_s: float, query: Mapping[str, str], answering: Answering
-    ) -> bytes:
+        self,
+        address: Address,
+        timeout_s: float,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        answering: Answering,
+    ) -> tuple[bytes | None, str | None]:
         """The raw description. Raises PeerUntrusted where a member closes without a word, as asyncio's servers do."""
         try:
-            return await self.get_json(address, wire.NODE_PATH, timeout_s, query)
+            return await self._get(address, wire.NODE_PATH, timeout_s, query, headers)
         except PeerRefused as error:
             if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                 raise
@@ -165,7 +138,7 @@ class PeerClient:
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
         raw = await self.get_json(address, wire.PEERS_PATH, timeout_s)
-        with _agreed(address):
+        with agreed(address):
             return parse_hints(raw)
 
     async def goodbye(
@@ -177,37 +150,14 @@ class PeerClient:
     ) -> None:
         """Tell the node at `address` that `node_id`, in its run `instance`, leaves."""
         body = Goodbye(id=node_id, instance=instance).model_dump_json(exclude_none=True).encode()
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        where = str(address)
-        with _translated(where):
-            async with self._session.post(
-                address.url + wire.GOODBYE_PATH,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response, where)
+        await self._post(address, wire.GOODBYE_PATH, body, timeout_s, _MAX_WORD_BYTES)
 
     async def exchange_roster(
         self, address: Address, roster: Roster, timeout_s: float = _TIMING.probe_timeout_s
     ) -> Roster:
         """Tell the member at `address` this node's list of members; the list it has then."""
-        body = roster.model_dump_json().encode()
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        where = str(address)
-        with _translated(where):
-            async with self._session.post(
-                address.url + wire.ROSTER_PATH,
-                data=io.BytesIO(body),
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response, where)
-                raw = await _read_at_most(response, MAX_ROSTER_BYTES + 1)
+        where, body = str(address), roster.model_dump_json().encode()
+        raw = await self._post(address, wire.ROSTER_PATH, body, timeout_s, MAX_ROSTER_BYTES + 1)
         try:
             return parse_roster(raw)
         except RosterError as error:
@@ -229,7 +179,7 @@ class PeerClient:
         Closing the generator (use `contextlib.aclosing`) cuts the connection, which cancels the work there.
         """
         raw = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        lines = _BoundedLines(url)
+        lines = BoundedLines(url)
         async with self.open_generation(
             url, path, raw, request_id=request_id, hops=hops, deadline_s=deadline_s
         ) as answer:
@@ -268,19 +218,19 @@ class PeerClient:
             wire.DEADLINE_HEADER: str(max(1, int(deadline_s * 1000))),
         }
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
-        with _translated(url):
+        with translated(url):
             try:
-                response = await self._post(url + path, body, sent, timeout)
+                response = await self._send(url + path, body, sent, timeout)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if not _was_closed_meanwhile(error):
+                if not was_closed_meanwhile(error):
                     raise
-                response = await self._post(url + path, body, sent, timeout)
+                response = await self._send(url + path, body, sent, timeout)
         try:
             yield PeerResponse(response, url)
         finally:
             response.release()  # an unread rest closes the connection
 
-    def _post(
+    def _send(
         self, url: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> Awaitable[aiohttp.ClientResponse]:
         return self._session.post(url, data=io.BytesIO(body), headers=headers, timeout=timeout, allow_redirects=False)
@@ -294,127 +244,67 @@ class PeerClient:
         limit_bytes: int = MAX_JSON_BYTES,
     ) -> bytes:
         """The body of a 200 answer that says it is JSON, at most `limit_bytes`."""
+        raw, _ = await self._get(address, path, timeout_s, query or {}, {}, limit_bytes)
+        if raw is None:
+            raise PeerProtocolError(f"{address} answered 304 to a question without a condition")
+        return raw
+
+    async def _get(
+        self,
+        address: Address,
+        path: str,
+        timeout_s: float,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        limit_bytes: int = MAX_JSON_BYTES,
+    ) -> tuple[bytes | None, str | None]:
+        """The JSON body of a 200 answer, or None for 304, and the ETag."""
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        with _translated(where):
+        with translated(where):
             async with self._session.get(
-                address.url + path, params=query, timeout=timeout, allow_redirects=False
+                address.url + path, params=query, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
+                tag = response.headers.get("ETag")
+                if response.status == 304:
+                    return None, tag
                 if response.status != 200:
-                    raise await _refusal(response, where)
+                    raise await refusal_of(response, where)
                 if response.content_type != "application/json":
                     raise PeerProtocolError(f"{where} answered {printable(response.content_type)[:80]}, not JSON")
-                raw = await _read_at_most(response, limit_bytes + 1)
+                raw = await read_at_most(response, limit_bytes + 1)
         if len(raw) > limit_bytes:
             raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")
-        return raw
+        return raw, tag
+
+    async def _post(self, address: Address, path: str, body: bytes, timeout_s: float, limit_bytes: int) -> bytes:
+        """The beginning, `limit_bytes` at most, of a 200 answer to a JSON body."""
+        where = str(address)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with translated(where):
+            async with self._session.post(
+                address.url + path,
+                data=io.BytesIO(body),
+                headers={"Content-Type": "application/json"},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise await refusal_of(response, where)
+                return await read_at_most(response, limit_bytes)
 
     async def get_range(self, address: Address, path: str, start: int, size_bytes: int, timeout_s: float) -> bytes:
         """`size_bytes` (at least one) of what `path` names, from `start` on; never more, never less."""
         where = str(address)
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S)
         wanted = {"Range": f"bytes={start}-{start + size_bytes - 1}"}
-        with _translated(where):
+        with translated(where):
             async with self._session.get(
                 address.url + path, headers=wanted, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status != 206:
-                    raise await _refusal(response, where)
-                raw = await _read_at_most(response, size_bytes + 1)
+                    raise await refusal_of(response, where)
+                raw = await read_at_most(response, size_bytes + 1)
         if len(raw) != size_bytes:
             raise PeerProtocolError(f"{where} sent {len(raw)} bytes where {size_bytes} were asked for")
         return raw
-
-
-class _BoundedLines:
-    """Lines of one stream, within MAX_LINE_BYTES each and MAX_STREAM_BYTES together; raises PeerProtocolError."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._splitter = LineSplitter(MAX_LINE_BYTES)
-        self._left_bytes = MAX_STREAM_BYTES
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        self._left_bytes -= len(chunk)
-        if self._left_bytes < 0:
-            raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
-        try:
-            return self._splitter.feed(chunk)
-        except LineTooLong as error:
-            raise PeerProtocolError(f"{self._where} sent rubbish: {error}") from error
-
-    def finish(self) -> bytes | None:
-        return self._splitter.finish()
-
-
-class _RefusalError(BaseModel):
-    message: str
-
-
-class _Refusal(BaseModel):
-    """The error object of every node's refusals."""
-
-    error: _RefusalError
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The body, or its first `limit_bytes`."""
-    parts: list[bytes] = []
-    left_bytes = limit_bytes
-    while left_bytes > 0 and (part := await response.content.read(left_bytes)):
-        parts.append(part)
-        left_bytes -= len(part)
-    return b"".join(parts)
-
-
-async def _refusal(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
-    text = (await _read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-    with suppress(ValidationError):  # somebody else's words are shown as they are
-        text = _Refusal.model_validate_json(text).error.message
-    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
-
-
-def _was_closed_meanwhile(error: aiohttp.ClientError) -> bool:
-    """Whether a kept connection ended under a request, before a byte of its answer: a fresh one may do.
-
-    A node closes its connections when it restarts. aiohttp itself repeats only what changes nothing; nor does this.
-    """
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return False  # it was a fresh one
-    return isinstance(error, aiohttp.ServerDisconnectedError) or getattr(error, "errno", None) in _GONE
-
-
-@contextmanager
-def _agreed(address: Address) -> Generator[None]:
-    """Answers that parse as JSON and say something else than agreed."""
-    try:
-        yield
-    except VersionError as error:
-        raise PeerVersionError(f"{address} {error}") from error
-    except AdvertisementError as error:
-        raise PeerProtocolError(f"{address} {error}") from error
-
-
-@contextmanager
-def _translated(where: str) -> Generator[None]:
-    """aiohttp's errors as ours, most specific first. Wrap single awaits only: never a yield to the caller."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise PeerTimedOut(f"{where} did not answer in time") from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
-    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
-    except aiohttp.ClientOSError as error:
-        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
-            raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
-        if error.errno in _GONE:
-            raise PeerRefused(f"nobody listens at {where}") from error
-        raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-        raise PeerRefused(f"{where} broke off the connection") from error
-    except aiohttp.ClientError as error:
-        raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from federation import wire
+from federation.acquaintance import Acquaintance
 from federation.advertisement import NodeDescription, PeerHint
+from federation.change_log import ChangeLog, RecentChange, report_crash
 from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
-from federation.hostport import Address, make_address
-from federation.peer import (
-    AddressRejected,
-    Change,
-    Peer,
-    PeerChanged,
-    PeerJoined,
-    PeerLeft,
-    PeerState,
-    Source,
-    Why,
-    why_of,
-)
+from federation.hostport import Address, make_address, parse_address
+from federation.news import parse_news
+from federation.peer import AddressRejected, Change, Peer, PeerJoined, PeerState, Source, why_of
 from federation.peer_store import load_peers, save_peers
-from federation.peer_table import Changes, PeerTable
+from federation.peer_table import PeerTable
+from federation.peer_transitions import Changes
+from federation.probing import Question, Reply, Sight, reply_to
 from federation.timing import MAX_STATIC, Timing
 
-EXCHANGE_FANOUT: Final = 3  # peers asked per round: word of a newcomer reaches all in a few rounds
 _MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
 
 Subscriber = Callable[[Change], None]
@@ -67,6 +60,16 @@ class Membership:
         self._sources: dict[str, str | None] = {}
         self._listed: set[Address] = set()
         self._kept: tuple[Address, ...] = ()
+        self._acquaintance = Acquaintance(
+            node.id,
+            self._table,
+            client,
+            self._timing,
+            propose=lambda address: self._propose(address, Source.EXCHANGE),
+            charge=lambda node_id: self.report_traffic(node_id, ok=False),
+        )
+        self._log = ChangeLog()
+        self._probing: dict[Address, set[asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
         self._subscribers: list[Subscriber] = []
         self._root: asyncio.Task[None] | None = None
@@ -79,7 +82,7 @@ class Membership:
             self._give(address)
         started = asyncio.Event()
         self._root = asyncio.create_task(self._run(started), name="membership")
-        self._root.add_done_callback(_report_crash)
+        self._root.add_done_callback(report_crash)
         await started.wait()
         return self
 
@@ -94,6 +97,12 @@ class Membership:
         await self.say_goodbye()
         if not root.cancelled():
             root.result()
+
+    async def say_goodbye(self) -> None:
+        """Tell every living peer that this node leaves, once; the watch over them goes on."""
+        if not self._said_goodbye:
+            self._said_goodbye = True
+            await self._acquaintance.say_goodbye(self._instance)
 
     # What others report
 
@@ -111,6 +120,26 @@ class Membership:
             self._propose(make_address(host, port), Source.EXCHANGE)
         except AddressError as error:
             _log.debug("ignoring where a caller says it is: %s", error)
+
+    def asked(self, node: NodeDescription, remote: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        """The answer to GET node from `remote`, with what that call tells of the caller taken up; `node` is this one.
+
+        A probe says where its own node listens, so that one --peer makes both know each other: the port it claims, at
+        the address it came from, so that nobody can point probes at a third machine.
+        """
+        table, now = self._table, time.monotonic()
+        caller, news = headers.get(wire.FROM_HEADER, ""), parse_news(headers.get(wire.NEWS_HEADER))
+        sight = table.sight_of(caller)
+        if news or sight is not Sight.HERE:
+            self._apply(table.called(caller, now))
+            self._apply(table.heard(news, caller, now))
+            self._wake.set()
+        if wire.FROM_PARAM in query:
+            try:
+                self.heard_of(remote, parse_address(query[wire.FROM_PARAM]).port)
+            except AddressError as error:
+                _log.debug("a probe from %s names no address: %s", remote, error)
+        return reply_to(node, table.view(), sight, table.news(now, caller), headers.get("If-None-Match"))
 
     def heard_goodbye(self, node_id: str, instance: str | None = None) -> None:
         """`node_id` called to say that it leaves, in its run `instance`."""
@@ -177,6 +206,14 @@ class Membership:
         """The host names given, and what they stand for."""
         return self._names.view()
 
+    def changes(self) -> tuple[RecentChange, ...]:
+        """What has changed of late, and why; the oldest first."""
+        return self._log.recent()
+
+    def change_counts(self) -> Mapping[PeerState, int]:
+        """How often a peer went to each state since the start."""
+        return self._log.counts
+
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """Call back with every change from now on; the returned function ends it."""
         self._subscribers.append(callback)
@@ -187,14 +224,14 @@ class Membership:
     async def _run(self, started: asyncio.Event) -> None:
         async with self._tasks:
             started.set()
-            self._tasks.create_task(self._exchange_now_and_then())
+            self._tasks.create_task(self._acquaintance.exchange_now_and_then(self._tasks))
             self._tasks.create_task(self._names.run())
             while True:
                 now = time.monotonic()
                 self._wake.clear()
                 self._apply(self._table.tick(now))
                 for address in self._table.due_probes(now):
-                    self._tasks.create_task(self._probe(address))
+                    self._start_probe(address, now)
                 await self._sleep_until(self._table.next_due())
 
     async def _sleep_until(self, due_at: float | None) -> None:
@@ -205,56 +242,33 @@ class Membership:
         except TimeoutError:
             return
 
-    async def _probe(self, address: Address) -> None:
+    def _start_probe(self, address: Address, now: float) -> None:
+        task = self._tasks.create_task(self._probe(address, self._table.question(address, now)))
+        running = self._probing.setdefault(address, set())
+        running.add(task)
+        task.add_done_callback(lambda done: self._ended(address, done))
+
+    def _ended(self, address: Address, task: asyncio.Task[None]) -> None:
+        running = self._probing[address]
+        running.remove(task)
+        if not running:
+            del self._probing[address]
+
+    async def _probe(self, address: Address, question: Question) -> None:
         began = time.monotonic()
         try:
-            description = await self._client.describe(address, self._timing.probe_timeout_s)
+            answer = await self._client.probe(address, question)
         except PeerError as error:
             why, refused = why_of(error.kind), error.kind == "refused"
             changes = self._table.probe_failed(address, str(error), refused, time.monotonic(), why)
         else:
             now = time.monotonic()
-            changes = self._table.probe_answered(address, description, (now - began) * 1000, now)
+            changes = self._table.probe_answered(address, answer, (now - began) * 1000, now)
+            changes += self._table.heard(answer.news, answer.description.id, now)
+            for other in self._probing[address] - {asyncio.current_task()}:
+                other.cancel()  # late, on a connection that may have lost much: the one that answered is used again
         self._apply(changes)
         self._wake.set()
-
-    async def _exchange_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._timing.exchange_interval_s)
-            healthy = [peer for peer in self._table.alive() if peer.state is PeerState.ALIVE]
-            for peer in random.sample(healthy, min(EXCHANGE_FANOUT, len(healthy))):
-                self._tasks.create_task(self._learn_from(peer))
-
-    async def _learn_from(self, peer: Peer) -> None:
-        try:
-            hints = await self._client.peers(peer.address, self._timing.probe_timeout_s)
-        except PeerError as error:
-            _log.debug("%s does not tell its peers: %s", peer.label, error)
-            self.report_traffic(peer.id, ok=False)
-            return
-        for address in useful_hints(hints, informant=peer.address, self_id=self._self_id):
-            self._propose(address, Source.EXCHANGE)
-
-    async def say_goodbye(self) -> None:
-        """Tell every living peer that this node leaves, once and all at the same time; the watch over them goes on.
-
-        Those that do not take note in time find out by probing.
-        """
-        if self._said_goodbye:
-            return
-        self._said_goodbye = True
-        try:
-            async with asyncio.timeout(self._timing.goodbye_timeout_s), asyncio.TaskGroup() as tasks:
-                for peer in self._table.alive():
-                    tasks.create_task(self._tell_goodbye(peer))
-        except TimeoutError:
-            _log.debug("not every peer took note of the goodbye")
-
-    async def _tell_goodbye(self, peer: Peer) -> None:
-        try:
-            await self._client.goodbye(peer.address, self._self_id, self._timing.goodbye_timeout_s, self._instance)
-        except PeerError as error:
-            _log.debug("%s did not take note of the goodbye: %s", peer.label, error)
 
     def _propose(self, address: Address, source: Source) -> None:
         self._apply(self._table.proposed(address, source, time.monotonic()))
@@ -270,11 +284,11 @@ class Membership:
     def _apply(self, changes: Changes) -> None:
         """Log each change once, tell the subscribers, and ask a newcomer whom it knows."""
         for change in changes:
-            log_change(change)
+            self._log.note(change, time.monotonic())
             for subscriber in tuple(self._subscribers):
                 subscriber(change)
             if isinstance(change, PeerJoined):  # only a probe brings one, so the tasks are running
-                self._tasks.create_task(self._learn_from(change.peer))
+                self._tasks.create_task(self._acquaintance.meet(change.peer))
         if changes:
             self._wake.set()
 
@@ -291,33 +305,3 @@ class Membership:
         self._kept = tuple(static)[:MAX_STATIC]
         if self._data_dir is not None:
             await asyncio.to_thread(save_peers, self._data_dir, self._kept)
-
-
-def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
-    """The hinted addresses worth a probe. Loopback means the informant's machine, so only if it is this one too."""
-    return tuple(
-        hint.address for hint in hints if hint.id != self_id and (informant.is_loopback or not hint.address.is_loopback)
-    )
-
-
-def log_change(change: Change) -> None:
-    """One line per change. Passing suspicions are for debugging: lossy Wi-Fi has many."""
-    match change:
-        case PeerJoined(peer, returned):
-            word = "is back" if returned else "joined"
-            _log.info("%s %s at %s (%s)", peer.label, word, peer.address, peer.source.word)
-        case PeerChanged(peer, was, reason):
-            level = logging.INFO if was is peer.state else logging.DEBUG
-            _log.log(level, "%s is %s: %s", peer.label, peer.state, reason)
-        case PeerLeft(peer, reason):
-            _log.info("%s left: %s", peer.label, reason)
-        case AddressRejected(address, source, reason, why):
-            matters = source is Source.STATIC or why is Why.COPY
-            level = logging.WARNING if matters else logging.INFO
-            _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
-
-
-def _report_crash(root: asyncio.Task[None]) -> None:
-    """A defect here must be seen at once: the node goes on, with a view of its peers that no longer changes."""
-    if not root.cancelled() and (error := root.exception()) is not None:
-        _log.critical("peers are not watched any more: restart this node and report this", exc_info=error)

@@ -13,6 +13,7 @@ from federation.advertisement import NodeDescription, PeerHint
 from federation.contact import Contact, Standing
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
+from federation.probing import Answer
 from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS, MAX_STATIC, MAX_UNPROVEN
 
 _LABEL_ID_CHARS = 4  # of the id, appended to a name that two nodes share
@@ -30,6 +31,8 @@ class Record:
     has_joined: bool = False
     left_at: float = 0.0
     addresses: list[Address] = field(default_factory=list[Address])
+    answer: Answer | None = None  # the last one, tag and all; None until a probe brought it
+    one_way_since: float | None = None  # it answers, and has said since then that it cannot reach this node
 
     @property
     def is_dead(self) -> bool:
@@ -60,6 +63,15 @@ class PeerRecords:
         if record.route == contact.address:
             return Standing.ROUTE
         return Standing.RESCUE if record.state is PeerState.SUSPECT else Standing.ALTERNATE
+
+    @property
+    def here(self) -> int:
+        """How many may be routed to."""
+        return sum(not record.is_dead for record in self.records.values())
+
+    @property
+    def lost(self) -> int:
+        return len(self.records) - self.here
 
     def is_static(self, record: Record) -> bool:
         """Whether a person gave one of its addresses."""
@@ -111,7 +123,7 @@ class PeerRecords:
             return
         record.addresses.remove(contact.address)
         contact.node_id = None
-        contact.rtt_ms = None
+        contact.round_trip = None
         if not record.addresses:
             del self.records[record.description.id]
         elif record.route == contact.address:

@@ -1,11 +1,14 @@
 """Who is here: a pure state machine from events and the time to changes. `membership.py` performs its effects.
 
-    event                      alive      suspect                            dead
-    probe answered             alive      alive                              alive (joined)
-    probe failed on the route  suspect    suspect; dead on enough evidence   dead
-    traffic succeeded          alive      alive                              dead (probed soon)
-    traffic failed             suspect    suspect                            dead
-    goodbye, or draining       dead       dead                               dead
+    event                        alive            suspect          dead
+    probe answered               alive            alive            alive (joined)
+    refused                      suspect          dead (2nd time)  dead
+    failed or silent, 1.5 s      suspect          suspect          dead
+    silent for 4.4 s             suspect          dead             dead
+    traffic succeeded            alive            alive            dead (probed soon)
+    traffic failed               suspect          suspect          dead
+    others doubt or miss it      alive (probed)   suspect (probed) dead
+    goodbye, draining, one-way   dead             dead             dead
 
 An address becomes a contact when somebody proposes it, and belongs to a peer only after a node answered there.
 """
@@ -13,34 +16,25 @@ An address becomes a contact when somebody proposes it, and belongs to a peer on
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from federation.advertisement import MAX_HINTS, NodeDescription, PeerHint
-from federation.contact import Contact, ProbeSchedule, Standing
+from federation.contact import Contact, Standing
 from federation.hostport import Address
-from federation.peer import (
-    AddressRejected,
-    Change,
-    Peer,
-    PeerChanged,
-    PeerJoined,
-    PeerLeft,
-    PeerState,
-    Source,
-    Why,
-    describe_difference,
-)
+from federation.identities import is_double
+from federation.news import Happening, News
+from federation.peer import PeerChanged, PeerState, Source, Why
 from federation.peer_records import PeerRecords, Record
-from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, MAX_PEERS, Timing
-
-Changes = tuple[Change, ...]
-
-_MUCH_FASTER = 0.5  # another address replaces a working one only at half its round trip: no flapping between equals
-_NOTICEABLE_MS = 2.0  # and only if the difference is more than this
+from federation.peer_transitions import Changes, PeerTransitions
+from federation.probing import Answer, Question, Sight
+from federation.timing import DEAD_AFTER_FAILURES, Timing
 
 
-class PeerTable:
-    """Not for use by several threads. `now` is monotonic seconds, never decreasing; every method returns at once."""
+class PeerTable(PeerTransitions):
+    """Not for use by several threads. `now` is monotonic seconds, never decreasing; every method returns at once.
+
+    In a swarm of more than a few nodes each peer is probed less often (`timing.stretch`), so what descriptions say of
+    load may be as old as that interval: with 100 nodes some 17 s.
+    """
 
     def __init__(
         self,
@@ -51,11 +45,8 @@ class PeerTable:
         timing: Timing | None = None,
         random: Callable[[], float] = random_module.random,
     ) -> None:
-        self._self_id = self_id
-        self._self_instance = self_instance
-        self._timing = timing or Timing()
-        self._schedule = ProbeSchedule(self._timing, random)
-        self._held = PeerRecords(self_name)
+        super().__init__(self_id, PeerRecords(self_name), self_instance, timing or Timing(), random)
+        self._looked_at: float | None = None
 
     # Events: each returns what it changed.
 
@@ -72,15 +63,18 @@ class PeerTable:
             contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
         return ()
 
-    def probe_answered(self, address: Address, description: NodeDescription, rtt_ms: float, now: float) -> Changes:
-        """A probe brought a valid description."""
+    def probe_answered(self, address: Address, answer: Answer, rtt_ms: float, now: float) -> Changes:
+        """A probe brought a valid description. Other probes of that address, still under way, may be given up."""
         contact = self._held.contacts.get(address)
         if contact is None:  # forgotten while the probe ran
             return ()
-        contact.in_flight = False
+        description = answer.description
+        contact.in_flight = 0
         moved = self._moved_away(contact, now) if contact.node_id != description.id else ()
         record = self._held.records.get(description.id)
-        if record is not None and self._is_double(contact, record, description, now):
+        if record is not None and is_double(
+            contact, self._held.contacts[record.route], record, description, now, self._timing
+        ):
             return (*moved, *self._doubled(contact, record, now))
         if record is None:
             why_not = self._why_no_peer(description)
@@ -89,23 +83,25 @@ class PeerTable:
             record = self._held.records[description.id] = Record(description, address, last_answer_at=now)
         self._held.attach(contact, description.id)
         contact.succeed(rtt_ms, now)
-        return (*moved, *self._refresh(record, contact, description, now))
+        return (*moved, *self._refresh(record, contact, answer, now))
 
     def probe_failed(self, address: Address, reason: str, refused: bool, now: float, why: Why = Why.DOWN) -> Changes:
         """A probe brought nothing acceptable. `refused`: the machine answered that nobody listens."""
+        self._notice_stall(now)
         contact = self._held.contacts.get(address)
         if contact is None:
             return ()
-        contact.in_flight = False
-        contact.fail(refused)
+        contact.fail(refused, reason)
         changes: Changes = ()
         record = self._held.record_of(contact)
         if record is None:
             is_worth_saying = contact.source is Source.STATIC or contact.failures >= DEAD_AFTER_FAILURES
             changes = self._report(contact, why, reason) if is_worth_saying else ()
         elif record.route == address:
-            changes = self._leave(record, reason, now) if contact.is_lost else self._suspect(record, reason, now)
-        contact.due_at = self._schedule.after_failure(contact, self._held.standing(contact), now)
+            is_lost = contact.is_lost(now, self._timing)
+            changes = self._leave(record, reason, now) if is_lost else self._suspect(record, reason, now)
+        standing = self._held.standing(contact)
+        contact.due_at = self._schedule.after_failure(contact, standing, now, self._held.lost)
         return changes
 
     def traffic_ok(self, node_id: str, now: float) -> Changes:
@@ -117,10 +113,11 @@ class PeerTable:
         if record.is_dead:
             self._hurry(record, now)
             return ()
-        self._held.contacts[record.route].clear_failures()
+        self._held.contacts[record.route].clear_failures(now)
         if record.state is PeerState.ALIVE:
             return ()
         record.state = PeerState.ALIVE
+        self._board.retract(node_id)
         return (PeerChanged(self._held.view(record), PeerState.SUSPECT, "answers requests again"),)
 
     def traffic_failed(self, node_id: str, now: float) -> Changes:
@@ -138,7 +135,7 @@ class PeerTable:
         Not believed of another `instance` than the one in use, which is a copy of its data directory, or out of date.
         """
         record = self._held.records.get(node_id)
-        if record is None or _differ(instance, record.description.instance):
+        if record is None or not self._is_current(record, instance):
             return ()
         return self._leave(record, "said goodbye", now)
 
@@ -160,6 +157,36 @@ class PeerTable:
             self._hurry(record, now)
         return ()
 
+    def heard(self, news: Iterable[News], informant_id: str, now: float) -> Changes:
+        """What another node found: reasons to probe at once, within an allowance, and never more than that.
+
+        Listened to only from peers that are here; a hinted loopback address means the informant's machine.
+        """
+        informant = self._held.records.get(informant_id)
+        if informant is None or informant.is_dead:
+            return ()
+        for item in news:
+            record = self._held.records.get(item.id)
+            if item.id == self._self_id or not self._is_of_use(item, record, now):
+                continue
+            if item.address.is_loopback and not informant.route.is_loopback:
+                continue
+            if not self._hints.take(now):
+                break
+            if item.what is Happening.JOINED:
+                self.proposed(item.address, Source.EXCHANGE, now)
+            if record is not None:
+                self._hurry(record, now)
+        return ()
+
+    def called(self, node_id: str, now: float) -> Changes:
+        """It asks this node: no proof that it can be asked, but a reason to try, and not to forget it."""
+        record = self._held.records.get(node_id)
+        if record is not None and record.is_dead:
+            record.left_at = now
+            self._hurry(record, now)
+        return ()
+
     def withdrawn(self, address: Address) -> Changes:
         """A person took it off the list: from now on it stays only as long as it is of use."""
         contact = self._held.contacts.get(address)
@@ -174,7 +201,9 @@ class PeerTable:
         return ()
 
     def tick(self, now: float) -> Changes:
-        """Forget what has been silent for long; what a person gave with --peer never. Call it now and then."""
+        """Judge the silent and forget the lost; what a person gave with --peer never. Call it each second at least."""
+        self._notice_stall(now)
+        changes = tuple(change for record in self._held.records.values() for change in self._judge(record, now))
         for node_id, record in list(self._held.records.items()):
             is_over = record.is_dead and now - record.left_at >= self._timing.forget_lost_s
             if is_over and not self._held.is_static(record):
@@ -182,178 +211,56 @@ class PeerTable:
         for contact in list(self._held.contacts.values()):
             if self._is_stale(contact, now):
                 self._held.drop(contact)
-        return ()
+        return changes
 
-    # Queries
-
-    def alive(self) -> tuple[Peer, ...]:
-        """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
-        members = [peer for peer in self._held.views() if peer.state is not PeerState.DEAD]
-        return tuple(sorted(members, key=lambda peer: peer.state is PeerState.SUSPECT))
-
-    def peers(self) -> tuple[Peer, ...]:
-        """Every node that has answered, dead ones included until forgotten, by label."""
-        return tuple(self._held.views())
-
-    def get(self, node_id: str) -> Peer | None:
-        """One peer by id."""
-        record = self._held.records.get(node_id)
-        return None if record is None else self._held.view(record)
+    # Probes
 
     def due_probes(self, now: float) -> tuple[Address, ...]:
-        """The addresses to probe now. Each counts as being probed until `probe_answered` or `probe_failed`."""
-        due = [contact for contact in self._held.contacts.values() if not contact.in_flight and contact.due_at <= now]
+        """The addresses to probe now, with `question`. Each probe counts as under way until one is answered or fails.
+
+        An address in use may be due again beside a probe that is late: let that one have another connection.
+        """
+        due = [contact for contact in self._held.contacts.values() if self._is_due(contact, now)]
         for contact in due:
+            record = self._held.record_of(contact)
+            if contact.in_flight and record is not None:
+                self._post(record, Happening.DOUBTED, now)  # late: others may look too, long before it is a suspicion
             contact.start(now)
         return tuple(contact.address for contact in due)
 
-    def next_due(self) -> float | None:
-        """When `due_probes` next has something; None while there is nothing that is not being probed."""
-        return min((contact.due_at for contact in self._held.contacts.values() if not contact.in_flight), default=None)
-
-    def hints(self) -> tuple[PeerHint, ...]:
-        """What to tell others: alive peers only, so that the dead do not go round for ever."""
-        alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
-        return tuple(map(self._held.hint, alive[:MAX_HINTS]))
-
-    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
-        """Every address held, proven or not; or those of one source."""
-        held = self._held.contacts.values()
-        return tuple(contact.address for contact in held if source is None or contact.source is source)
-
-    def rejected(self) -> tuple[AddressRejected, ...]:
-        """What has been proposed and leads to no peer, with the reason last found."""
-        held = self._held.contacts.values()
-        return tuple(contact.reported for contact in held if contact.node_id is None and contact.reported is not None)
-
-    # Transitions
-
-    def _refresh(self, record: Record, contact: Contact, description: NodeDescription, now: float) -> Changes:
-        """The node answered through `contact`: update its record and say what changed."""
-        difference = describe_difference(record.description, description)
-        record.description = description
-        record.described_at = now - (contact.rtt_ms or 0.0) / 1000
-        record.last_answer_at = now
-        self._choose_route(record, contact)
-        changes: Changes = ()
-        if description.draining:
-            changes = self._leave(record, "is shutting down", now)
-        elif record.is_dead:
-            record.state = PeerState.ALIVE
-            changes = (PeerJoined(self._held.view(record), returned=record.has_joined),)
-            record.has_joined = True
-        else:
-            was, record.state = record.state, PeerState.ALIVE
-            recovered = "answers again" if was is PeerState.SUSPECT else None
-            reason = "; ".join(filter(None, (recovered, difference)))
-            changes = (PeerChanged(self._held.view(record), was, reason),) if reason else ()
-        contact.due_at = self._schedule.after_answer(self._held.standing(contact), now)
-        return changes
-
-    def _choose_route(self, record: Record, contact: Contact) -> None:
-        """Keep the route unless it fails or the address that just answered is plainly better."""
-        route = self._held.contacts[record.route]
-        if record.state is not PeerState.ALIVE or route.failures or _is_much_faster(contact, route):
-            record.route = contact.address
-
-    def _suspect(self, record: Record, reason: str, now: float) -> Changes:
-        if record.state is not PeerState.ALIVE:
-            return ()
-        record.state = PeerState.SUSPECT
-        self._hurry(record, now)
-        return (PeerChanged(self._held.view(record), PeerState.ALIVE, reason),)
-
-    def _leave(self, record: Record, reason: str, now: float) -> Changes:
-        if record.is_dead:
-            return ()
-        record.state = PeerState.DEAD
-        record.left_at = now
-        for contact in self._held.contacts_of(record):
-            contact.due_at = min(contact.due_at, now + self._timing.retry_first_s)
-        return (PeerLeft(self._held.view(record), reason),)
-
-    def _hurry(self, record: Record, now: float) -> None:
-        """Probe every address of it as soon as the pace allows."""
-        for contact in self._held.contacts_of(record):
-            contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
-
-    def _is_stale(self, contact: Contact, now: float) -> bool:
-        """Whether the address has been useless for long: never proven, or a failing alternative to one that works."""
-        if contact.source is Source.STATIC or now - contact.since < self._timing.forget_unproven_s:
-            return False
-        return self._held.standing(contact) in (Standing.UNPROVEN, Standing.ALTERNATE)
-
-    # Answers that make no peer
-
-    def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
-        """Why a node that is not recorded yet cannot be; None if it can."""
-        if description.id == self._self_id:
-            return self._why_self(description)
-        if description.draining:
-            return Why.LEAVING, f"{description.name} is shutting down"
-        return None if self._held.make_room() else (Why.FULL, f"this node already knows {MAX_PEERS} peers")
-
-    def _why_self(self, description: NodeDescription) -> tuple[Why, str]:
-        if not _differ(description.instance, self._self_instance):
-            return Why.ITSELF, "is this node itself"
-        return Why.COPY, (
-            f"another node ({description.name}) uses this node's id {self._self_id}: "
-            "one data directory is a copy of the other; delete node.pem in the copy"
-        )
-
-    def _is_double(self, contact: Contact, record: Record, description: NodeDescription, now: float) -> bool:
-        """Whether two processes answer as one id at the same time, each at its own address."""
-        route = self._held.contacts[record.route]
-        known = record.description.instance
-        if record.is_dead or contact is route or route.failures or None in (known, description.instance):
-            return False
-        return known != description.instance and now - route.since <= self._timing.conflict_window_s
-
-    def _doubled(self, contact: Contact, record: Record, now: float) -> Changes:
-        contact.conflicts += 1
-        if contact.conflicts >= CONFLICTS_TO_REJECT:
-            reason = (
-                f"uses the id of {record.description.name} at {record.route}: "
-                "one data directory is a copy of the other; delete node.pem in the copy"
-            )
-            return self._reject(contact, Why.COPY, reason, now)
-        contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
-        return ()
-
-    def _reject(self, contact: Contact, why: Why, reason: str, now: float) -> Changes:
-        changes = self._moved_away(contact, now)
-        contact.fail(refused=False)
-        contact.due_at = self._schedule.after_failure(contact, Standing.UNPROVEN, now)
-        return (*changes, *self._report(contact, why, reason))
-
-    def _moved_away(self, contact: Contact, now: float) -> Changes:
-        """The address no longer leads to the node it belonged to, if any."""
+    def question(self, address: Address, now: float) -> Question:
+        """What to ask at an address that is due."""
+        contact = self._held.contacts[address]
         record = self._held.record_of(contact)
-        if record is None:
-            return ()
-        reason = f"{contact.address} does not lead to it any more"
-        changes: Changes = ()
-        if record.addresses == [contact.address]:
-            changes = self._leave(record, reason, now)
-        elif record.route == contact.address:
-            changes = self._suspect(record, reason, now)
-        self._held.detach(contact)
-        return changes
+        timeout_s = self._schedule.timeout_s(contact, self._held.standing(contact))
+        if record is None or record.answer is None:
+            return Question(timeout_s, news=self._board.told(now))
+        known = record.answer if record.answer.tag is not None else None
+        introduces = record.answer.sight is not Sight.HERE
+        return Question(timeout_s, known, self._board.told(now, to=record.description.id), introduces)
 
-    def _report(self, contact: Contact, why: Why, reason: str) -> Changes:
-        said = AddressRejected(contact.address, contact.source, reason, why)
-        if contact.reported == said:
-            return ()
-        contact.reported = said
-        return (said,)
+    def next_due(self) -> float | None:
+        """When `due_probes` or `tick` next has something; None while there is nothing to wait for but answers."""
+        starts = (self._schedule.next_start(held, self._held.standing(held)) for held in self._held.contacts.values())
+        verdicts = (self._verdict_at(record) for record in self._held.records.values())
+        return min((at for at in (*starts, *verdicts) if at is not None), default=None)
 
+    def _is_due(self, contact: Contact, now: float) -> bool:
+        start_at = self._schedule.next_start(contact, self._held.standing(contact))
+        return start_at is not None and start_at <= now
 
-def _differ(one: str | None, other: str | None) -> bool:
-    """Whether two marks of a run are of different runs; unknown ones are given the benefit of the doubt."""
-    return one is not None and other is not None and one != other
+    def _is_of_use(self, item: News, record: Record | None, now: float) -> bool:
+        """Whether the news may be true and is not known here, by evidence as young."""
+        if item.what is Happening.JOINED:
+            return record is None or record.is_dead
+        if record is None or record.is_dead or not self._is_current(record, item.run):
+            return False
+        return record.last_answer_at < now - item.age_s
 
-
-def _is_much_faster(contact: Contact, route: Contact) -> bool:
-    if contact.rtt_ms is None or route.rtt_ms is None or route.rtt_ms - contact.rtt_ms < _NOTICEABLE_MS:
-        return False
-    return contact.rtt_ms < _MUCH_FASTER * route.rtt_ms
+    def _notice_stall(self, now: float) -> None:
+        """Time in which this process did not run (a frozen machine, a blocked loop) is nobody's silence."""
+        slept_s = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        if slept_s > self._timing.stall_s:
+            for contact in self._held.contacts.values():
+                contact.forgive(slept_s, now)

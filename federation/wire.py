@@ -19,3 +19,4 @@ HOPS_HEADER: Final = "X-Swarm-Hops"  # how many nodes have forwarded this reques
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 DEADLINE_HEADER: Final = "X-Swarm-Deadline-Ms"  # what is left of the request's time, in milliseconds
 FROM_HEADER: Final = "X-Swarm-From"  # node id of the sender
+NEWS_HEADER: Final = "X-Swarm-News"  # what the asking node has found out of late, as JSON

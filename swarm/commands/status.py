@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from swarm.commands.http import NodeDoor, get_json
+
+SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 
 def status(door: NodeDoor, as_json: bool) -> int:
@@ -21,6 +24,21 @@ def upstream_line(upstream: dict[str, Any]) -> str:
     where = "on this machine" if upstream["reach"] == "machine" else "requests may leave this machine"
     where = "requests may LEAVE THIS NETWORK" if upstream["reach"] == "internet" else where
     return f"  upstream {upstream['host']} ({upstream['mode']}): {where}; {upstream['requests']} sent so far; {state}"
+
+
+def ago(at: str, now: datetime) -> str:
+    """How long before `now` that was, in words."""
+    passed_s = max(0, round((now - datetime.fromisoformat(at.replace("Z", "+00:00"))).total_seconds()))
+    for unit, size_s in (("h", 3600), ("min", 60)):
+        if passed_s >= 2 * size_s:
+            return f"{passed_s // size_s} {unit} ago"
+    return f"{passed_s} s ago"
+
+
+def change_line(change: dict[str, Any], now: datetime) -> str:
+    """One change among the peers."""
+    times = f" ({change['times']} times within a minute)" if change["times"] > 1 else ""
+    return f"  {ago(change['at'], now)}: {change['peer']} is {change['state']}: {change['reason']}{times}"
 
 
 def render(view: dict[str, Any]) -> str:
@@ -45,6 +63,8 @@ def render(view: dict[str, Any]) -> str:
         )
     if not view["peers"]:
         lines.append("  no peers")
+    now = datetime.now(UTC)
+    lines += [change_line(change, now) for change in view.get("changes", ())[-SHOWN_CHANGES:]]
     lines += [
         f"  no peer at {rejected['address']} ({rejected['source']}): {rejected['why']}: {rejected['reason']}"
         for rejected in view.get("rejected", ())

@@ -44,6 +44,7 @@ from swarm.gateway.keys import (
 )
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.peer_gate import PeerGate
+from swarm.gateway.peer_metrics import PeerMetrics
 from swarm.gateway.responses import endpoint as responses
 from swarm.gateway.server_log import quiet_about_bad_requests
 from swarm.gateway.streams import Pacing
@@ -73,6 +74,7 @@ def make_app(
     metrics.watch("swarm_draining", "1 while this node shuts down, else 0", lambda: condition.draining)
     admission = Admission(pool, metrics, condition.in_progress)
     dispatcher.listeners.append(metrics)
+    metrics.registry.register(PeerMetrics(membership))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:
         app[TRUST] = trust

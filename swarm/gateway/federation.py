@@ -14,8 +14,7 @@ from aiohttp import web
 
 from federation import wire
 from federation.advertisement import Goodbye, PeerHints
-from federation.errors import AddressError, RosterError
-from federation.hostport import parse_address
+from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
@@ -40,15 +39,12 @@ MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may
 
 
 async def node(request: web.Request) -> web.Response:
-    """Who this is. A probe says where its own node listens, so that one --peer makes both know each other."""
-    caller = request.query.get(wire.FROM_PARAM)
-    if caller is not None:
-        try:
-            # The port it claims, at the address it came from: nobody can point our probes at a third machine.
-            request.app[MEMBERSHIP].heard_of(request.remote or "", parse_address(caller).port)
-        except AddressError as error:
-            log.debug("a probe from %s names no address: %s", request.remote, error)
-    return web.Response(text=request.app[DESCRIBE]().model_dump_json(), content_type="application/json")
+    """Who this is, or what of it has changed; what a probe tells of its own node is taken up."""
+    membership, node = request.app[MEMBERSHIP], request.app[DESCRIBE]()
+    reply = membership.asked(node, request.remote or "", request.query, request.headers)
+    return web.Response(
+        status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
+    )
 
 
 async def peers(request: web.Request) -> web.Response:

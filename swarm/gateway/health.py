@@ -6,6 +6,7 @@ import time
 
 from aiohttp import web
 
+from federation.change_log import RecentChange
 from federation.dns_source import ResolvedName
 from federation.peer import AddressRejected, Peer
 from federation.trust import Trust
@@ -110,6 +111,18 @@ def name_object(resolved: ResolvedName) -> dict[str, object]:
     }
 
 
+def change_object(change: RecentChange) -> dict[str, object]:
+    """One change among the peers; `times` counts the same one within a minute."""
+    return {
+        "at": change.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "peer": change.peer,
+        "id": change.id,
+        "state": str(change.state),
+        "reason": change.reason,
+        "times": change.times,
+    }
+
+
 async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node = request.app[DESCRIBE]()
@@ -123,6 +136,7 @@ async def federation(request: web.Request) -> web.Response:
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "trust": trust_object(request.app.get(TRUST)),
             "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in request.app[MEMBERSHIP].peers()],
+            "changes": [change_object(change) for change in request.app[MEMBERSHIP].changes()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],
             "sources": [

@@ -7,6 +7,10 @@ from federation.timing import Timing
 FAST = Timing(
     probe_interval_s=0.05,
     probe_timeout_s=1.0,
+    retransmit_min_s=0.5,
+    suspect_after_s=1.0,
+    give_up_s=3.0,
+    one_way_s=0.5,
     refused_retry_s=0.02,
     alternate_interval_s=0.1,
     retry_first_s=0.05,

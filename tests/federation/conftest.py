@@ -15,7 +15,7 @@ from aiohttp import web
 from federation import wire
 from federation.advertisement import NodeDescription, PeerHints
 from federation.client import PeerClient
-from federation.hostport import Address, parse_address
+from federation.hostport import Address
 from federation.membership import Membership
 from federation.timing import Timing
 from tests.doubles.timing import FAST
@@ -23,13 +23,15 @@ from tests.doubles.timing import FAST
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
 SHUTDOWN_S = 0.01  # frozen handlers are cut off at once
 
-FROZEN_IS_SEEN_SOON = replace(FAST, probe_timeout_s=0.25)
+FROZEN_IS_SEEN_SOON = replace(FAST, probe_timeout_s=0.25, retransmit_min_s=0.1, suspect_after_s=0.25, give_up_s=0.75)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FakeNode:
-    """Serves from `async with` on; `stop` and `start` keep the port. `answers` overrides the handler of a path."""
+    """Without a membership one of an older version, which knows no tags.
+
+    Serves from `async with` on; `stop` and `start` keep the port. `answers` overrides the handler of a path."""
 
     def __init__(self, name: str, **description: object) -> None:
         self.name = name
@@ -80,8 +82,11 @@ class FakeNode:
         return await self.answers.get(request.path, handler)(request)
 
     async def _node(self, request: web.Request) -> web.Response:
-        if self.membership is not None and wire.FROM_PARAM in request.query:
-            self.membership.heard_of(*parse_address(request.query[wire.FROM_PARAM]))
+        if self.membership is not None:
+            reply = self.membership.asked(self.description, request.remote or "", request.query, request.headers)
+            return web.Response(
+                status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
+            )
         return web.Response(body=self.description.model_dump_json(), content_type="application/json")
 
     async def _peers(self, _: web.Request) -> web.Response:

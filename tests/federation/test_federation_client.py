@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from federation import client as client_module
-from federation import wire
+from federation import peer_answer, wire
 from federation.advertisement import PeerHint, PeerHints
-from federation.client import MAX_JSON_BYTES, PeerClient, PeerResponse
+from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.errors import (
     PeerError,
     PeerProtocolError,
@@ -24,6 +23,7 @@ from federation.errors import (
     PeerUnreachable,
 )
 from federation.hostport import Address
+from federation.peer_answer import PeerResponse
 
 HERE = Address("10.9.9.9", 17615)
 SHORT_S = 0.2  # for what is meant to run out
@@ -297,7 +297,7 @@ async def test_a_refusal_to_give_candidates_carries_its_status(fake_node: Any, r
 
 @pytest.mark.parametrize("limit", ["MAX_LINE_BYTES", "MAX_STREAM_BYTES"])
 async def test_endless_streams_end(fake_node: Any, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(client_module, limit, 1000)
+    monkeypatch.setattr(peer_answer, limit, 1000)
     piece = b"x" * 600 + (b"\n" if limit == "MAX_STREAM_BYTES" else b"")
     async with fake_node("kitchen") as node, PeerClient("id-here") as client:
         node.answers[wire.CANDIDATES_PATH] = ndjson(piece, piece, then=asyncio.Event())

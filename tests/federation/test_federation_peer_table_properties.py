@@ -12,7 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
-from federation.peer_table import Changes, PeerTable
+from federation.peer_table import PeerTable
+from federation.peer_transitions import Changes
+from federation.probing import Answer
+from federation.timing import MAX_PROBES_AT_ONCE
 
 BOUNDS = {
     "MAX_PEERS": 4,
@@ -36,7 +39,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.patches.start()
         self.now = 100.0
         self.table = PeerTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random)
-        self.in_flight: set[Address] = set()
+        self.in_flight: list[Address] = []
         self.members: set[str] = set()
         self.before: dict[str, PeerState] = {}
 
@@ -71,8 +74,10 @@ class AnyHistory(RuleBasedStateMachine):
     def probe(self) -> None:
         due = self.table.due_probes(self.now)
         assert set(due) <= set(self.table.addresses())
-        assert not set(due) & self.in_flight, "one probe at a time"
-        self.in_flight |= set(due)
+        routes = {peer.address for peer in self.table.alive()}
+        assert set(due) & set(self.in_flight) <= routes, "beside a late probe only on the address in use"
+        self.in_flight += due
+        assert all(self.in_flight.count(address) <= MAX_PROBES_AT_ONCE for address in due)
 
     @precondition(lambda self: self.in_flight)
     @rule(
@@ -83,20 +88,20 @@ class AnyHistory(RuleBasedStateMachine):
         rtt=st.floats(0, 99),
     )
     def answered(self, data: st.DataObject, node_id: str, run: str, draining: bool, rtt: float) -> None:
-        address = data.draw(st.sampled_from(sorted(self.in_flight)))
-        self.in_flight.remove(address)
-        self.note(self.table.probe_answered(address, describe(node_id, run, draining), rtt, self.now))
+        address = data.draw(st.sampled_from(sorted(set(self.in_flight))))
+        self.in_flight = [held for held in self.in_flight if held != address]
+        self.note(self.table.probe_answered(address, Answer(describe(node_id, run, draining)), rtt, self.now))
 
     @rule(address=addresses, node_id=node_ids)
     def answered_late(self, address: Address, node_id: str) -> None:
         """The address was forgotten, and perhaps proposed again, while its probe ran."""
         if address not in self.in_flight:
-            self.note(self.table.probe_answered(address, describe(node_id, "run-1", False), 1.0, self.now))
+            self.note(self.table.probe_answered(address, Answer(describe(node_id, "run-1", False)), 1.0, self.now))
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), refused=st.booleans(), reason=st.sampled_from(["timed out", "rubbish"]))
     def failed(self, data: st.DataObject, refused: bool, reason: str) -> None:
-        address = data.draw(st.sampled_from(sorted(self.in_flight)))
+        address = data.draw(st.sampled_from(sorted(set(self.in_flight))))
         self.in_flight.remove(address)
         self.note(self.table.probe_failed(address, reason, refused, self.now))
 
@@ -111,8 +116,10 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def forgotten_addresses_are_no_longer_being_probed(self) -> None:
-        self.in_flight &= set(self.table.addresses())
-        assert (self.table.next_due() is None) == (self.in_flight == set(self.table.addresses()))
+        held = self.table.addresses()
+        self.in_flight = [address for address in self.in_flight if address in held]
+        if self.table.next_due() is None:
+            assert set(self.in_flight) == set(held)
 
     @invariant()
     def routing_sees_exactly_the_members_and_no_dead_ones(self) -> None:
@@ -154,7 +161,9 @@ class AnyHistory(RuleBasedStateMachine):
         end = self.now + 120.0
         while self.now < end:
             for address in {*self.in_flight, *self.table.due_probes(self.now)}:
-                self.note(self.table.probe_answered(address, describe(home[address], "run-3", False), 1.0, self.now))
+                self.note(
+                    self.table.probe_answered(address, Answer(describe(home[address], "run-3", False)), 1.0, self.now)
+                )
             self.in_flight.clear()
             self.now += 0.5
         wanted = {node_id for address, node_id in home.items() if address in self.table.addresses()}

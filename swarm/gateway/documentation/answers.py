@@ -174,6 +174,17 @@ class PeerEntry(BaseModel):
     source: str
 
 
+class ChangeEntry(BaseModel):
+    """A change of one peer, `state` the new one; `times` counts the same one within a minute, `at` the last."""
+
+    at: str
+    peer: str
+    id: str
+    state: str
+    reason: str
+    times: int
+
+
 class UpstreamEntry(BaseModel):
     """The server that this node may ask beside nodes: `reach` is machine, network or internet."""
 
@@ -219,6 +230,7 @@ class FederationView(BaseModel):
     status: str
     node: NodeEntry
     peers: list[PeerEntry]
+    changes: list[ChangeEntry]
     rejected: list[RejectedEntry]
     names: list[NameEntry]
     sources: list[SourceEntry]

@@ -1,0 +1,167 @@
+"""What a peer answers over HTTP, read within bounds; here aiohttp's errors are translated, once."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from federation.advertisement import printable
+from federation.errors import (
+    AdvertisementError,
+    PeerProtocolError,
+    PeerRefused,
+    PeerStatusError,
+    PeerTimedOut,
+    PeerUnreachable,
+    PeerUntrusted,
+    PeerVersionError,
+    VersionError,
+)
+from federation.hostport import Address
+from federation.ndjson import LineSplitter, LineTooLong
+from federation.peer_link import why_no_handshake
+
+MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
+MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
+_MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
+_MAX_ERROR_CHARS: Final = 300  # quoted of it
+_GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
+
+
+class PeerResponse:
+    """An answer being received: status and headers are here, the body still flows."""
+
+    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
+        self._response = response
+        self._where = where
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type header as sent, parameters included; "" where there is none."""
+        return self._response.headers.get("Content-Type", "")
+
+    async def read(self) -> bytes:
+        """The next piece of the body, b"" at its end. Raises PeerError when it breaks off or falls silent.
+
+        At most some 128 KiB wait here unread: a slow reader slows the sender.
+        """
+        with translated(self._where):
+            return await self._response.content.readany()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Every piece of the body. Raises PeerProtocolError where it is longer than any answer."""
+        left_bytes = MAX_STREAM_BYTES
+        while chunk := await self.read():
+            left_bytes -= len(chunk)
+            if left_bytes < 0:
+                raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
+            yield chunk
+
+    async def refusal(self) -> PeerStatusError:
+        """The error that an answer with an unwanted status amounts to; reads the beginning of its body."""
+        with translated(self._where):
+            return await refusal_of(self._response, self._where)
+
+
+class BoundedLines:
+    """Lines of one stream, within MAX_LINE_BYTES each and MAX_STREAM_BYTES together; raises PeerProtocolError."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._splitter = LineSplitter(MAX_LINE_BYTES)
+        self._left_bytes = MAX_STREAM_BYTES
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        self._left_bytes -= len(chunk)
+        if self._left_bytes < 0:
+            raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
+        try:
+            return self._splitter.feed(chunk)
+        except LineTooLong as error:
+            raise PeerProtocolError(f"{self._where} sent rubbish: {error}") from error
+
+    def finish(self) -> bytes | None:
+        return self._splitter.finish()
+
+
+class _RefusalError(BaseModel):
+    message: str
+
+
+class _Refusal(BaseModel):
+    """The error object of every node's refusals."""
+
+    error: _RefusalError
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body, or its first `limit_bytes`."""
+    parts: list[bytes] = []
+    left_bytes = limit_bytes
+    while left_bytes > 0 and (part := await response.content.read(left_bytes)):
+        parts.append(part)
+        left_bytes -= len(part)
+    return b"".join(parts)
+
+
+async def refusal_of(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
+    text = (await read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+    with suppress(ValidationError):  # somebody else's words are shown as they are
+        text = _Refusal.model_validate_json(text).error.message
+    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
+
+
+def was_closed_meanwhile(error: aiohttp.ClientError) -> bool:
+    """Whether a kept connection ended under a request, before a byte of its answer: a fresh one may do.
+
+    A node closes its connections when it restarts. aiohttp itself repeats only what changes nothing; nor does this.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False  # it was a fresh one
+    return isinstance(error, aiohttp.ServerDisconnectedError) or getattr(error, "errno", None) in _GONE
+
+
+@contextmanager
+def agreed(address: Address) -> Generator[None]:
+    """Answers that parse as JSON and say something else than agreed."""
+    try:
+        yield
+    except VersionError as error:
+        raise PeerVersionError(f"{address} {error}") from error
+    except AdvertisementError as error:
+        raise PeerProtocolError(f"{address} {error}") from error
+
+
+@contextmanager
+def translated(where: str) -> Generator[None]:
+    """aiohttp's errors as ours, most specific first. Wrap single awaits only: never a yield to the caller."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise PeerTimedOut(f"{where} did not answer in time") from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
+    except aiohttp.ClientOSError as error:
+        if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
+            raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
+        if error.errno in _GONE:
+            raise PeerRefused(f"nobody listens at {where}") from error
+        raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
+        raise PeerRefused(f"{where} broke off the connection") from error
+    except aiohttp.ClientError as error:
+        raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error

@@ -1,0 +1,166 @@
+"""What a probe asks and what it is answered: the whole description once, then only what has changed.
+
+    asks                              is answered
+    nothing known                     200, the description
+    If-None-Match: "STATIC-REST"      304 where nothing changed
+                                      200, {"same": STATIC, load, view, sight, news} where only those did
+                                      200, the description where more did
+
+A description's tag is STATIC (who, where, which models) and REST (load, view, sight). `view` is a digest of whom the
+node finds here; where it equals one's own there is nothing to exchange. `sight` is how it finds whoever asks.
+A node of an older version knows no tags: it asks for, and gives, the whole description each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import Field, JsonValue, ValidationError
+
+from federation.advertisement import (
+    MAX_MODELS,
+    NodeDescription,
+    Wire,
+    first_problem,
+    parse_description,
+)
+from federation.errors import AdvertisementError
+from federation.news import News, Tidings
+
+LOAD_FIELDS: Final = frozenset({"slots_free", "tokens_per_s", "waiting", "wait_s"})  # of a model: what work changes
+_STATIC_CHARS: Final = 12  # 48 bits: a node has tens of descriptions in its life
+_REST_CHARS: Final = 8
+_VIEW_CHARS: Final = 12
+
+
+class Sight(StrEnum):
+    """How a node finds whoever asks it."""
+
+    HERE = "here"  # among its peers
+    UNREACHABLE = "unreachable"  # it was, and does not answer there any more
+    UNKNOWN = "unknown"  # not met yet
+
+
+class _Load(Wire):
+    """What work changes of a description: `models` in its order, each with LOAD_FIELDS only."""
+
+    slots_free: int
+    models: Annotated[tuple[dict[str, JsonValue], ...], Field(max_length=MAX_MODELS)]
+
+
+class _Extras(Wire):
+    """What comes beside a description, or with `same` and `load` in place of it."""
+
+    same: Annotated[str, Field(max_length=64)] | None = None
+    load: _Load | None = None
+    view: Annotated[str, Field(max_length=64)] | None = None
+    sight: Sight | None = None
+    news: Tidings = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A probe's answer, whole again. `tag` and `view` are None from a node of an older version."""
+
+    description: NodeDescription
+    tag: str | None = None
+    view: str | None = None
+    sight: Sight | None = None
+    news: tuple[News, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a probe takes along: what is known already, this node's news, and whether to say where this node is."""
+
+    timeout_s: float
+    known: Answer | None = None
+    news: tuple[News, ...] = ()
+    introduces: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What to send back; the body is JSON."""
+
+    status: int
+    tag: str
+    body: bytes
+
+
+def view_digest(ids: frozenset[str]) -> str:
+    """Equal where two nodes find the same nodes here, themselves included."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:_VIEW_CHARS]
+
+
+def reply_to(
+    description: NodeDescription, view: str, sight: Sight, news: tuple[News, ...], asked_tag: str | None
+) -> Reply:
+    """The answer to a probe that knows `asked_tag` (an If-None-Match header) already."""
+    load = _load_of(description)
+    static = _digest(_static_of(description), _STATIC_CHARS)
+    tag = f'"{static}-{_digest({"load": load, "view": view, "sight": sight}, _REST_CHARS)}"'
+    if asked_tag == tag and not news:
+        return Reply(304, tag, b"")
+    extras: dict[str, Any] = {"view": view, "sight": sight.value}
+    if news:
+        extras["news"] = [item.model_dump(mode="json", exclude_none=True) for item in news]
+    is_known = asked_tag is not None and asked_tag.startswith(f'"{static}-')
+    body = {"same": static, "load": load} if is_known else description.model_dump(mode="json")
+    return Reply(200, tag, json.dumps({**body, **extras}, separators=(",", ":")).encode())
+
+
+def read_reply(raw: bytes | None, tag: str | None, known: Answer | None) -> Answer:
+    """The answer that `raw` (None for a 304) stands for. Raises AdvertisementError that says what is wrong."""
+    if raw is None:
+        if known is None:
+            raise AdvertisementError("answers that nothing has changed, and nothing was known")
+        return Answer(known.description, known.tag, known.view, known.sight)
+    try:
+        extras = _Extras.model_validate_json(raw)
+        if extras.same is None:
+            description = parse_description(raw)
+        elif known is None or known.tag is None or not known.tag.startswith(f'"{extras.same}-'):
+            raise AdvertisementError("answers that little has changed of what was not known")
+        else:
+            description = known.description if extras.load is None else _with_load(known.description, extras.load)
+    except ValidationError as error:
+        raise AdvertisementError(f"does not describe a node: {first_problem(error)}") from error
+    return Answer(description, _checked(tag), extras.view, extras.sight, extras.news)
+
+
+def _checked(tag: str | None) -> str | None:
+    """A tag as agreed; anything else, which a proxy may have added, is none."""
+    shape = len('""-') + _STATIC_CHARS + _REST_CHARS
+    return tag if tag is not None and len(tag) == shape and tag.isascii() and tag.isprintable() else None
+
+
+def _digest(value: Mapping[str, Any], chars: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:chars]
+
+
+def _load_of(description: NodeDescription) -> dict[str, Any]:
+    models = [model.model_dump(mode="json", include=set(LOAD_FIELDS)) for model in description.models]
+    return {"slots_free": description.slots_free, "models": models}
+
+
+def _static_of(description: NodeDescription) -> dict[str, Any]:
+    return description.model_dump(mode="json", exclude={"slots_free": True, "models": {"__all__": set(LOAD_FIELDS)}})
+
+
+def _with_load(description: NodeDescription, load: _Load) -> NodeDescription:
+    """The description with other load figures, checked like any other; `load` may name nothing else."""
+    if len(load.models) != len(description.models):
+        raise AdvertisementError("tells the load of other models than it has described")
+    models = [
+        {**model.model_dump(mode="json"), **{name: value for name, value in new.items() if name in LOAD_FIELDS}}
+        for model, new in zip(description.models, load.models, strict=True)
+    ]
+    return NodeDescription.model_validate(
+        {**description.model_dump(mode="json"), "slots_free": load.slots_free, "models": models}
+    )

@@ -1,0 +1,51 @@
+"""A peer table on a clock that the test holds, and the steps that tests of it share."""
+
+from __future__ import annotations
+
+from federation.advertisement import NodeDescription
+from federation.hostport import Address
+from federation.peer import Change, PeerJoined, Source
+from federation.peer_table import PeerTable
+from federation.probing import Answer
+from federation.timing import Timing
+
+TIMING = Timing()
+HERE = Address("10.0.0.1", 17615)
+KITCHEN = Address("10.0.0.2", 17615)
+KITCHEN_WIFI = Address("10.0.1.2", 17615)
+ATTIC = Address("10.0.0.3", 17615)
+
+
+def node(name: str, **changed: object) -> NodeDescription:
+    fields = {"id": f"id-{name}", "name": name, "version": "0", "url": "http://x:1", "instance": "run-1", **changed}
+    return NodeDescription.model_validate(fields)
+
+
+def make_table(**options: str) -> PeerTable:
+    return PeerTable("id-here", self_name="here", self_instance="run-1", random=lambda: 0.5, **options)
+
+
+def answer(
+    table: PeerTable, address: Address, description: NodeDescription, now: float, rtt_ms: float = 1.0
+) -> tuple[Change, ...]:
+    table.due_probes(now)
+    return table.probe_answered(address, Answer(description), rtt_ms, now)
+
+
+def fail(table: PeerTable, address: Address, now: float, refused: bool = False) -> tuple[Change, ...]:
+    table.due_probes(now)
+    return table.probe_failed(address, "timed out", refused, now)
+
+
+def with_kitchen(source: Source = Source.MDNS) -> PeerTable:
+    """A table that has had kitchen as an alive peer since time 0."""
+    table = make_table()
+    table.proposed(KITCHEN, source, 0.0)
+    (change,) = answer(table, KITCHEN, node("kitchen"), 0.0)
+    assert isinstance(change, PeerJoined)
+    assert not change.returned
+    return table
+
+
+def states(table: PeerTable) -> dict[str, str]:
+    return {peer.name: peer.state.value for peer in table.peers()}
