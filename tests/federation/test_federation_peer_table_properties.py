@@ -44,9 +44,11 @@ class AnyHistory(RuleBasedStateMachine):
         self.before: dict[str, PeerState] = {}
 
     def teardown(self) -> None:
-        if hasattr(self, "table"):
-            self.recover()
-            self.patches.stop()
+        if hasattr(self, "patches"):
+            try:
+                self.recover()
+            finally:
+                self.patches.stop()  # or the whole run goes on with these small bounds
 
     def note(self, changes: Changes) -> None:
         """Replay the reports: they alone must give the routable set."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation import client as peer_client
+from federation import peer_answer
 from tests.doubles.clients import connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
@@ -31,7 +31,7 @@ async def test_a_broken_off_answer_is_given_by_another_where_the_client_has_seen
 
 
 async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_client, "MAX_STREAM_BYTES", MAX_STREAM_BYTES)
+    monkeypatch.setattr(peer_answer, "MAX_STREAM_BYTES", MAX_STREAM_BYTES)
     piece = CHUNK % (b"x" * 60_000, b"null")
     await rubbish_costs_the_client_nothing([piece] * 400, stream=False)
 

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.advertisement import parse_description, parse_hints
-from federation.client import MAX_LINE_BYTES, PeerClient
+from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.files import parse_file_list, parse_pieces
 from federation.files_client import FilePeer, list_files, piece_hashes, read_piece
 from federation.ndjson import LineSplitter
+from federation.peer_answer import MAX_LINE_BYTES
 from federation.roster import Roster, parse_roster
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.chunk_reader import ChunkReader
@@ -32,6 +33,7 @@ from swarm.gateway.compact_json import compact
 from swarm.gateway.utility_bodies import TokenizeBody
 from swarm.gateway.utility_calls import PEER_UTILITIES, tokenize
 from swarm.generation import GenerationRequest
+from swarm.routing import circuit, retry_budget
 from swarm.routing.leading import LEADER_LINE
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate, read_chunk, read_leader_step
 from swarm.routing.replicas import Replica
@@ -239,8 +241,12 @@ def said(reply: Any) -> str:
     return reply.json["choices"][0]["message"]["content"] or ""
 
 
-async def test_a_client_gets_a_right_answer_whatever_a_peer_sends(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_gets_a_right_answer_whatever_a_peer_sends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the whole node nothing breaks; the lies are the peer's fault and not the client's."""
+    monkeypatch.setattr(circuit, "FAILURES_TO_OPEN", 10 * THROUGH_A_NODE)  # else it is asked three times only
+    monkeypatch.setattr(retry_budget, "RETRY_SHARE", 1.0)
     counted = 0
     liar = FakePeer("attic", slots=1)
     async with kitchen_beside(liar) as (kitchen, reports), connect(kitchen.url) as client:

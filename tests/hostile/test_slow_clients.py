@@ -188,7 +188,7 @@ async def small_node(folder: Path, engine: ScriptedEngine) -> AsyncIterator[Runn
 
 
 async def test_beyond_the_cap_the_oldest_connection_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
     async with small_node(tmp_path, ScriptedEngine(saying("hello"))) as kitchen:
         pairs = []
         for _ in range(60):
@@ -207,7 +207,7 @@ async def test_beyond_the_cap_the_oldest_connection_makes_way(tmp_path: Path, mo
 async def test_an_answer_in_progress_is_not_cut_off_by_newcomers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
     gate = asyncio.Event()
     async with (
         small_node(tmp_path, ScriptedEngine(lambda _, __: ["one ", gate, "two"])) as kitchen,
