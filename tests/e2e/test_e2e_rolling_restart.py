@@ -123,16 +123,17 @@ async def answered(history: History, more: int) -> None:
 
 @pytest.mark.netns
 async def test_a_crash_is_told_to_those_whose_answer_ran_there_and_to_nobody_else(swarm: Swarm) -> None:
-    """The clients ask the other two, which pass on what they have no workers for."""
+    """The clients ask the other two, which pass on what they have no workers for. A whole answer would be made good."""
     await swarm.whole()
     reference = await reference_of(swarm)
     killed, *others = swarm.nodes
     turn = itertools.cycle([node.url for node in others])
-    async with load(3 * SLOTS, lambda: next(turn), kinds=[Kind(LONG, True), Kind(LONG, False)]) as history:
+    async with load(3 * SLOTS, lambda: next(turn), kinds=[Kind(LONG, True)]) as history:
         await answered(history, ASKED_EACH)
 
-        async def passed_on() -> int:
-            return int((await metrics_of(killed)).get("swarm_requests_in_flight", 0))
+        async def passed_on() -> bool:
+            """As many as it can take, so that some have begun."""
+            return (await metrics_of(killed)).get("swarm_requests_in_flight", 0) >= SLOTS
 
         await eventually(passed_on, READY_S, f"{killed.name} answers for others")
         killed.kill()
