@@ -75,7 +75,7 @@ class History:
 
     @property
     def errors(self) -> list[str]:
-        return [f"{told.url} {told.question!r} stream={told.streamed}: {told.error}" for told in self.failed]
+        return [f"{told.url} {told.kind}: {told.error}" for told in self.failed]
 
     def wrong(self, reference: dict[str, str]) -> list[Told]:
         """Answers said to be complete that are not what was asked for."""
