@@ -217,8 +217,8 @@ async def _connected(
     try:
         transport, _ = await asyncio.shield(connecting)
     except asyncio.CancelledError:
-        # Were `connecting` cancelled when the handshake is just done, asyncio would wait for the other end to agree that
-        # the encryption ends, and nobody would hold the transport. So it ends as if the other end had left.
+        # Were `connecting` cancelled when the handshake is just done, asyncio would wait for the other end to agree to
+        # the end of the encryption, and nobody would hold the transport. So it ends as if the other end had left.
         connecting.add_done_callback(_abort)
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
