@@ -17,7 +17,7 @@ from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_node
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
 SINGLE = {"strategy": "single"}
-SHORT_S = 0.5  # how long this node waits for a silent peer in these tests; whoever speaks, speaks before on a busy machine
+SHORT_S = 0.5  # how long this node waits for a silent peer in these tests: on a busy machine, too, others speak before
 NEVER = asyncio.Event
 
 
