@@ -11,15 +11,15 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from weakref import WeakSet
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
+from federation.accepting import Acceptor, connected
 from federation.tls import member_of
 from federation.trust import Trust
 from swarm.gateway.connections import ConnectionCap, cut, flushed
@@ -28,8 +28,6 @@ TLS_HANDSHAKE: Final = b"\x16"
 FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
-ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
-RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
 log = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class SharedPort:
         is_member: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
         self.server = server
-        self._listener = listener
+        self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
         self._is_member = is_member
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
@@ -86,13 +84,9 @@ class SharedPort:
         self._served: WeakSet[asyncio.Transport] = WeakSet()
         self._refused: set[str] = set()
         self._cap = ConnectionCap(server)
-        self._is_open = False
-        self._retry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._listener.setblocking(False)
-        self._is_open = True
-        self._listen()
+        self._acceptor.start()
         return self
 
     async def __aexit__(
@@ -117,39 +111,7 @@ class SharedPort:
         Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
         an heir, where the socket outlives this process.
         """
-        if not self._is_open:
-            return
-        self._is_open = False
-        asyncio.get_running_loop().remove_reader(self._listener)
-        if self._retry is not None:
-            self._retry.cancel()
-        while not leave_waiting:
-            try:
-                connection, address = self._listener.accept()
-            except OSError:  # nobody waits, or there are no descriptors left for them
-                break
-            self._take(connection, str(address[0]))
-        self._listener.close()
-
-    def _listen(self) -> None:
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        """Take in who waits: without an await, for a cancelled `sock_accept` may lose the connection it has in hand."""
-        for _ in range(ACCEPTS_IN_A_ROW):
-            try:
-                connection, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionError:  # it left before its turn
-                continue
-            except OSError as error:
-                log.error("cannot accept connections for a moment: %s", error.strerror)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._listener)
-                self._retry = loop.call_later(RETRY_ACCEPT_S, self._listen)
-                return
-            self._take(connection, str(address[0]))
+        self._acceptor.stop(leave_waiting)
 
     def _take(self, connection: socket.socket, host: str) -> None:
         if len(self._undecided) >= MAX_UNDECIDED:
@@ -186,7 +148,7 @@ class SharedPort:
         """Give the connection to the server; a transport that cannot be made has closed it."""
         self._cap.make_room()
         try:
-            transport = await _connected(self.server, connection, context)
+            transport, _ = await connected(self.server, connection, context, HANDSHAKE_S)
             self._served.add(transport)
             if context is not None and not self._is_member(member_of(transport)):
                 transport.abort()
@@ -202,34 +164,6 @@ class SharedPort:
             self._refused.add(host)
         level = logging.DEBUG if known else logging.INFO
         log.log(level, "refused a connection from %s, which is no member of this swarm (%s)", host, error.reason)
-
-
-async def _connected(
-    server: web.Server, connection: socket.socket, context: ssl.SSLContext | None
-) -> asyncio.Transport:
-    """The transport that owns the connection from now on. Where it raises, the connection is closed."""
-    timeout_s = None if context is None else HANDSHAKE_S
-    connecting = asyncio.create_task(
-        asyncio.get_running_loop().connect_accepted_socket(
-            server, connection, ssl=context, ssl_handshake_timeout=timeout_s
-        )
-    )
-    try:
-        transport, _ = await asyncio.shield(connecting)
-    except asyncio.CancelledError:
-        # Were `connecting` cancelled when the handshake is just done, asyncio would wait for the other end to agree to
-        # the end of the encryption, and nobody would hold the transport. So it ends as if the other end had left.
-        connecting.add_done_callback(_abort)
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
-        await asyncio.wait([connecting])
-        raise
-    return transport
-
-
-def _abort(connecting: asyncio.Task[tuple[asyncio.Transport, RequestHandler]]) -> None:
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result()[0].abort()
 
 
 async def _first_byte(connection: socket.socket) -> bytes:
