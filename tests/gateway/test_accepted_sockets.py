@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 from federation.tls import client_context, server_context
 from swarm.gateway import listener as listener_module
 from swarm.gateway.listener import SharedPort
+from tests.doubles.knocking import Handshake, RecordingListener, knock, turn
 from tests.doubles.paired import paired_trusts
 from tests.doubles.waiting import eventually
 
@@ -30,8 +30,9 @@ class Door:
 
     def __init__(self, tls: ssl.SSLContext | None = None, answer: Handler | None = None) -> None:
         self._answer = answer or _never
-        self.accepted: list[socket.socket] = []
-        self._listener = _Recording(self.accepted)
+        self._listener = RecordingListener()
+        self.accepted = self._listener.accepted
+        self.left_open = self._listener.left_open
         self.number = int(self._listener.getsockname()[1])
         self._tls = tls
 
@@ -50,24 +51,6 @@ class Door:
         await self._runner.cleanup()
         await self.port.cut()
 
-    def left_open(self) -> list[socket.socket]:
-        return [connection for connection in self.accepted if connection.fileno() != -1]
-
-
-class _Recording(socket.socket):
-    """A listening socket that keeps what it accepted, so that no garbage collector closes it."""
-
-    def __init__(self, accepted: list[socket.socket]) -> None:
-        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
-        self._accepted = accepted
-        self.bind(("127.0.0.1", 0))
-        self.listen(64)
-
-    def accept(self) -> tuple[socket.socket, object]:
-        connection, address = super().accept()
-        self._accepted.append(connection)
-        return connection, address
-
 
 def _holds_data(connection: RequestHandler) -> bool:
     return connection.transport is not None and connection.transport.get_write_buffer_size() > 0
@@ -76,39 +59,6 @@ def _holds_data(connection: RequestHandler) -> bool:
 async def _never(_: web.Request) -> web.Response:
     await asyncio.Event().wait()
     raise AssertionError("never")
-
-
-def knock(number: int, said: bytes) -> socket.socket:
-    """A connection that has said this before the event loop gets a turn."""
-    connection = socket.create_connection(("127.0.0.1", number))
-    connection.sendall(said)
-    return connection
-
-
-async def turn(times: int) -> None:
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-class Handshake:
-    """A TLS client step by step, which answers nothing after it."""
-
-    def __init__(self, context: ssl.SSLContext, number: int) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing)
-        with suppress(ssl.SSLWantReadError):
-            self._tls.do_handshake()
-        self.socket = knock(number, self._outgoing.read())
-        self.socket.setblocking(False)
-
-    async def finish(self) -> None:
-        """Everything that the server needs is sent."""
-        while True:
-            self._incoming.write(await asyncio.get_running_loop().sock_recv(self.socket, 65536))
-            with suppress(ssl.SSLWantReadError):
-                self._tls.do_handshake()
-                break
-        self.socket.sendall(self._outgoing.read())
 
 
 @pytest.fixture
