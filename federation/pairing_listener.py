@@ -12,14 +12,17 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
 
+from federation.accepting import Acceptor, connected
 from federation.advertisement import first_problem
 from federation.pairing import MAX_REQUEST_BYTES, JoinReply, JoinRequest
 
 MAX_CONNECTIONS: Final = 16  # one joiner needs one
+MAX_KNOCKING: Final = 64  # beside those, some are in their handshake; whoever floods the port keeps joiners out anyway
 EXCHANGE_S: Final = 10.0  # for one connection, from the end of the handshake to the end of the answer
 HANDSHAKE_S: Final = 5.0
 
@@ -37,51 +40,73 @@ class PairingListener:
         self._preferred_port = preferred_port
         self._context = context
         self._redeem = redeem
-        self._servers: list[asyncio.Server] = []
-        self._exchanges: set[asyncio.Task[None]] = set()
+        self._acceptors: list[Acceptor] = []
+        self._port: int | None = None
+        self._knocking: set[asyncio.Task[None]] = set()
+        self._exchanges = 0
 
     @property
     def port(self) -> int | None:
         """Where it listens now."""
-        return int(self._servers[0].sockets[0].getsockname()[1]) if self._servers else None
+        return self._port
 
     async def open(self) -> int:
         """Listen, if it does not yet; the port. Raises OSError."""
-        if not self._servers:
-            for listener in _bind_all(self._hosts, self._preferred_port):
-                server = await asyncio.start_server(
-                    self._serve,
-                    sock=listener,
-                    backlog=MAX_CONNECTIONS,
-                    limit=MAX_REQUEST_BYTES,
-                    ssl=self._context,
-                    ssl_handshake_timeout=HANDSHAKE_S,
-                )
-                self._servers.append(server)
-        port = self.port
-        assert port is not None, "the first host is listened on, or _bind_all raises"
-        return port
+        if self._port is None:
+            listeners = _bind_all(self._hosts, self._preferred_port)
+            self._acceptors = [Acceptor(listener, self._take) for listener in listeners]
+            self._port = int(listeners[0].getsockname()[1])
+            for acceptor in self._acceptors:
+                acceptor.start()
+        return self._port
 
     async def close(self, *, at_once: bool = False) -> None:
         """Stop listening; what is being answered gets its time, unless `at_once`."""
-        servers, self._servers = self._servers, []
-        for server in servers:
-            server.close()
-        for task in self._exchanges if at_once else ():
+        self._port = None
+        acceptors, self._acceptors = self._acceptors, []
+        for acceptor in acceptors:
+            acceptor.stop(leave_waiting=True)
+        for task in self._knocking if at_once else ():
             task.cancel()
-        if self._exchanges:
-            await asyncio.wait(tuple(self._exchanges))
+        if self._knocking:
+            await asyncio.wait(tuple(self._knocking))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._exchanges) >= MAX_CONNECTIONS:
-            writer.transport.abort()
+    def _take(self, connection: socket.socket, host: str) -> None:
+        if len(self._knocking) >= MAX_KNOCKING:
+            connection.close()
             return
-        self._exchanges.add(task)
+        connection.setblocking(False)
+        task = asyncio.create_task(self._serve(connection, host))
+        self._knocking.add(task)
+        task.add_done_callback(partial(self._served, connection))
+
+    def _served(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._knocking.discard(task)
+        if task.cancelled():  # perhaps before it began, when nobody else would close it
+            connection.close()
+
+    async def _serve(self, connection: socket.socket, host: str) -> None:
+        reader = asyncio.StreamReader(limit=MAX_REQUEST_BYTES)
+        try:
+            transport, protocol = await connected(
+                lambda: asyncio.StreamReaderProtocol(reader), connection, self._context, HANDSHAKE_S
+            )
+        except OSError as error:
+            log.debug("a connection from %s to the pairing port came to nothing: %s", host, error)
+            return
+        try:
+            if self._exchanges < MAX_CONNECTIONS:
+                writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+                await self._exchange(reader, writer, host)
+        finally:
+            transport.abort()
+            await asyncio.sleep(0)  # it closes its socket on the loop's next turn
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+        self._exchanges += 1
         try:
             async with asyncio.timeout(EXCHANGE_S):
-                reply = await self._reply(reader, str(writer.get_extra_info("peername")[0]))
+                reply = await self._reply(reader, host)
                 writer.write(reply.model_dump_json().encode() + b"\n")
                 await writer.drain()
                 writer.close()
@@ -89,8 +114,7 @@ class PairingListener:
         except OSError as error:  # it left, or took too long
             log.debug("an exchange at the pairing port came to nothing: %s", error)
         finally:
-            writer.transport.abort()
-            self._exchanges.discard(task)
+            self._exchanges -= 1
 
     async def _reply(self, reader: asyncio.StreamReader, host: str) -> JoinReply:
         try:
@@ -127,6 +151,7 @@ def _bind(host: str, port: int) -> socket.socket:
         if is_ipv6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((host, port))
+        listener.listen(MAX_CONNECTIONS)
     except BaseException:
         listener.close()
         raise

@@ -24,7 +24,6 @@ from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
-from swarm.gateway.connections import flushed
 from swarm.gateway.listener import SharedPort, shared_port
 from swarm.model_choice import choose_model
 from swarm.node_banner import PeerNews, banner
@@ -179,13 +178,8 @@ class Node:
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
-        try:
-            async with shared_port(runner, listeners, trust) as self._doors:
-                yield
-        finally:
-            if runner.server is not None:
-                await flushed(runner.server, FLUSH_S)
-            await runner.cleanup()
+        async with shared_port(runner, listeners, trust, FLUSH_S) as self._doors:
+            yield
 
     async def _join(self) -> None:
         self.membership.subscribe(PeerNews(self._console.say).tell)

@@ -20,7 +20,7 @@ from federation.invitation import MAX_HOSTS, Invitation, encode
 from federation.membership import Membership
 from federation.pairing import CODE_LIFE_S, Invitations, JoinAnswer, JoinReply, JoinRequest, Outcome, inviter_proof
 from federation.pairing_listener import PairingListener
-from federation.roster import Entry, Place
+from federation.roster import Entry, Place, Roster
 from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import pairing_context
@@ -185,17 +185,28 @@ class TrustSteward:
         roster = self._trust.roster
         assert roster is not None
         farewell = roster if entry.revoked else roster.revoke(entry.id, entry.name)
-        told: list[str] = []
-        for peer in () if entry.revoked else self._membership.alive():
-            try:
-                await self._client.exchange_roster(peer.address, farewell, TELL_TIMEOUT_S)
-            except PeerError as error:  # it cuts the connection of who is no member any more, this one's
-                log.debug("%s: %s", peer.label, error)
-            told.append(peer.label)
+        others = () if entry.revoked else self._trust.others
+        told = await asyncio.gather(*(self._take_leave(other, farewell) for other in others))
         self._withdraw_codes()
         with translated():
             await self._trust.leave()
-        return Revoked(id=entry.id, name=entry.name, itself=True, told=tuple(told))
+        return Revoked(id=entry.id, name=entry.name, itself=True, told=tuple(name for name in told if name is not None))
+
+    async def _take_leave(self, member: Entry, farewell: Roster) -> str | None:
+        """Tell a member, where it is or was last, that this node is out; its name if it has heard. Nobody else will."""
+        peer = next((peer for peer in self._membership.alive() if peer.id == member.id), None)
+        addresses = self._found_at(member) if peer is None else (peer.address,)
+
+        async def tell(address: Address) -> bool:
+            try:
+                await self._client.exchange_roster(address, farewell, TELL_TIMEOUT_S)
+            except PeerError as error:  # it cuts the connection of who is no member any more, this one's
+                log.debug("%s: %s", member.name, error)
+                return peer is not None
+            return True
+
+        heard = await asyncio.gather(*map(tell, addresses))
+        return (member.name if peer is None else peer.label) if any(heard) else None
 
     # What joiners ask
 

@@ -129,6 +129,10 @@ def probe_peers(addresses: Sequence[Address], own: OwnNode | None, trust: Trust 
         found = list(threads.map(_probe, addresses, repeat(own), repeat(trust)))
     facts = {address: fact for address, fact in zip(addresses, found, strict=True) if fact is not None}
     members = _members(trust)
+    if (
+        trust is not None and own is not None
+    ):  # it knows nobody but members, and where they are now before the list does
+        members = {address: name for address, (name, _) in own.peers.items()} | members
     told = {fact.name for fact in facts.values() if fact.problem is None}
     for address, fact in list(facts.items()):
         member = members.get(address)

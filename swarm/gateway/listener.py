@@ -15,19 +15,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakSet
 
 from aiohttp import web
 
+from federation.accepting import Acceptor, connected
 from federation.tls import member_of
 from federation.trust import Trust
-from swarm.gateway.connections import ConnectionCap, cut
+from swarm.gateway.connections import ConnectionCap, cut, flushed
 
 TLS_HANDSHAKE: Final = b"\x16"
 FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
-ACCEPTS_IN_A_ROW: Final = 64  # then the event loop gets its turn
-RETRY_ACCEPT_S: Final = 1.0  # when file descriptors or memory are short, as asyncio does
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
 log = logging.getLogger(__name__)
@@ -35,18 +35,30 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def shared_port(
-    runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust
+    runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust, flush_s: float = 0.0
 ) -> AsyncGenerator[tuple[SharedPort, ...]]:
-    """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out."""
-    await runner.setup()
-    server = runner.server
-    assert server is not None, "setup makes it"
-    trust.subscribe(lambda _: cut(server, trust.is_member))
-    async with AsyncExitStack() as stack:
-        ports = [SharedPort(server, listener, lambda: trust.server_context, trust.is_member) for listener in listeners]
+    """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out.
+
+    At the end readers get `flush_s` to take what was written, the runner is cleaned up and no connection is left.
+    """
+    ports: tuple[SharedPort, ...] = ()
+    try:
+        await runner.setup()
+        server = runner.server
+        assert server is not None, "setup makes it"
+        trust.subscribe(lambda _: cut(server, trust.is_member))
+        ports = tuple(
+            SharedPort(server, listener, lambda: trust.server_context, trust.is_member) for listener in listeners
+        )
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(flushed, server, flush_s)
+            for port in ports:
+                await stack.enter_async_context(port)
+            yield ports
+    finally:
+        await runner.cleanup()
         for port in ports:
-            await stack.enter_async_context(port)
-        yield tuple(ports)
+            await port.cut()
 
 
 class SharedPort:
@@ -64,25 +76,34 @@ class SharedPort:
         is_member: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
         self.server = server
-        self._listener = listener
+        self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
         self._is_member = is_member
         self._undecided: dict[asyncio.Task[None], None] = {}  # in order of arrival
+        self._leaving: set[asyncio.Task[None]] = set()  # those of them that made way
+        self._served: WeakSet[asyncio.Transport] = WeakSet()
         self._refused: set[str] = set()
         self._cap = ConnectionCap(server)
-        self._accepting: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._listener.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept(), name="accept")
+        self._acceptor.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop(leave_waiting=True)
-        await _end(*self._undecided)
+        await _end(*self._undecided, *self._leaving)
         await self._cap.stop()
+
+    async def cut(self) -> None:
+        """Close every connection that is left, where the server has closed them and the other end is in no hurry.
+
+        It may take its time to read the last words, or to agree that the encryption ends.
+        """
+        for transport in tuple(self._served):
+            transport.abort()
+        await asyncio.sleep(0)  # transports close their sockets on the loop's next turn
 
     async def stop(self, leave_waiting: bool = False) -> None:
         """Accept no more; those who are connected are served on.
@@ -90,39 +111,13 @@ class SharedPort:
         Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
         an heir, where the socket outlives this process.
         """
-        if self._accepting is None:
-            return
-        await _end(self._accepting)
-        self._accepting = None
-        while not leave_waiting:
-            try:
-                connection, address = self._listener.accept()
-            except OSError:  # nobody waits, or there are no descriptors left for them
-                break
-            self._take(connection, str(address[0]))
-        self._listener.close()
-
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        accepted = 0
-        while True:
-            try:
-                connection, address = await loop.sock_accept(self._listener)
-            except ConnectionError:  # it left before its turn
-                continue
-            except OSError as error:
-                log.error("cannot accept connections for a moment: %s", error.strerror)
-                await asyncio.sleep(RETRY_ACCEPT_S)
-                continue
-            self._take(connection, str(address[0]))
-            accepted += 1
-            if accepted % ACCEPTS_IN_A_ROW == 0:
-                await asyncio.sleep(0)
+        self._acceptor.stop(leave_waiting)
 
     def _take(self, connection: socket.socket, host: str) -> None:
         if len(self._undecided) >= MAX_UNDECIDED:
             oldest = next(iter(self._undecided))
             del self._undecided[oldest]  # or the next of a row of newcomers would find it again
+            self._leaving.add(oldest)
             oldest.cancel()
         task = asyncio.create_task(self._hand_over(connection, host))
         self._undecided[task] = None
@@ -130,6 +125,7 @@ class SharedPort:
 
     def _decided(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._undecided.pop(task, None)
+        self._leaving.discard(task)
         if task.cancelled():  # perhaps before it began, when nobody else would close it
             connection.close()
 
@@ -151,12 +147,9 @@ class SharedPort:
     async def _serve(self, connection: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
         """Give the connection to the server; a transport that cannot be made has closed it."""
         self._cap.make_room()
-        loop = asyncio.get_running_loop()
-        timeout_s = None if context is None else HANDSHAKE_S
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                self.server, connection, ssl=context, ssl_handshake_timeout=timeout_s
-            )
+            transport, _ = await connected(self.server, connection, context, HANDSHAKE_S)
+            self._served.add(transport)
             if context is not None and not self._is_member(member_of(transport)):
                 transport.abort()
         except ssl.SSLError as error:
@@ -196,5 +189,6 @@ def _set(future: asyncio.Future[None]) -> None:
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
-        task.cancel()
+        if not task.cancelling():  # once is enough, and a second time would keep it from cleaning up
+            task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

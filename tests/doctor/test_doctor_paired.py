@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.roster_store import save_roster
 from swarm.doctor import peer_probes
 from swarm.doctor.examination import examine_network
 from swarm.doctor.finding import Finding, Level
@@ -123,3 +124,20 @@ async def test_a_member_that_is_off_fails_nothing_and_itself_is_left_out(
         assert "a member that is not here" in found["peer"].message
         itself = await looked_at(replace(settings_of(kitchen, tmp_path), peer=(str(kitchen.address),)))
         assert itself["peer"].check.startswith("peer study"), "this node is no peer of itself"
+
+
+async def test_a_member_that_is_off_may_be_known_to_the_node_alone(
+    pair: tuple[RunningNode, RunningNode], tmp_path: Path
+) -> None:
+    """The list on disk follows what the node knows; the doctor may be asked in between."""
+    kitchen, study = pair
+    async with kitchen:
+        async with study:
+            await acquainted(*pair)
+            await eventually(lambda: all(entry.places for entry in kitchen.trust.others))
+        await eventually(lambda: kitchen.membership.alive() == ())
+        assert kitchen.trust.roster is not None
+        async with kitchen.trust._changing:  # nothing is being written
+            save_roster(tmp_path / "kitchen", kitchen.trust.roster.placed(study.id, ()))
+        found = await looked_at(settings_of(kitchen, tmp_path))
+        assert (found["peer"].level, found["peer"].check[:10]) == (Level.WARN, "peer study"), found["peer"]

@@ -174,7 +174,6 @@ class RunningNode:
             files=self._options.files,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        stack.push_async_callback(runner.cleanup)
         listener = socket.create_server(("127.0.0.1", 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
@@ -182,7 +181,10 @@ class RunningNode:
             return
         await runner.setup()
         assert runner.server is not None
-        self._doors = (await stack.enter_async_context(SharedPort(runner.server, listener, lambda: None)),)
+        door = SharedPort(runner.server, listener, lambda: None)
+        stack.push_async_callback(door.cut)
+        stack.push_async_callback(runner.cleanup)
+        self._doors = (await stack.enter_async_context(door),)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""

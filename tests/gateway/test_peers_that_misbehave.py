@@ -17,7 +17,7 @@ from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_node
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
 SINGLE = {"strategy": "single"}
-SHORT_S = 0.1  # how long this node waits for a silent peer in these tests
+SHORT_S = 0.5  # how long this node waits for a silent peer in these tests: on a busy machine, too, others speak before
 NEVER = asyncio.Event
 
 
@@ -53,7 +53,8 @@ async def kitchen_with(liar: FakePeer, *answers: str) -> AsyncIterator[tuple[Cli
     """The liar, and a node "kitchen" that knows it and whose own voters say `answers` (no model without any)."""
     loaders = [ready(ScriptedEngine(saying(*answers), model_id="m"))] if answers else []
     async with liar:
-        options = NodeOptions(peers=[liar.address], client=ImpatientClient)
+        is_silent = any(isinstance(piece, asyncio.Event) for piece in liar.pieces)
+        options = NodeOptions(peers=[liar.address], client=ImpatientClient if is_silent else PeerClient)
         node = RunningNode("kitchen", *loaders, options=options)
         async with run_nodes(node), connect(node.url) as client:
             yield client, node

@@ -189,6 +189,15 @@ async def test_a_node_cannot_join_itself_or_leave_its_swarm_by_joining_another(m
         await all_alive(study, office)
 
 
+async def test_a_node_that_leaves_before_it_has_met_anybody_is_forgotten_all_the_same(make_node: MakeNode) -> None:
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with run_nodes(kitchen, study):
+        await study.steward.join((await kitchen.steward.invite()).code)
+        study.membership.alive = tuple  # type: ignore[method-assign]
+        assert (await study.steward.revoke(study.id)).itself
+        await eventually(lambda: kitchen.trust.others == ())
+
+
 async def test_a_node_outside_any_federation_does_not_invite(make_node: MakeNode) -> None:
     alone = make_node("alone", federated=False)
     async with alone:

@@ -1,0 +1,59 @@
+"""Whoever knocks at the pairing port has one owner until its socket is closed, at whatever moment the port closes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation import pairing_listener
+from federation.pairing import JoinReply, JoinRequest
+from federation.pairing_listener import PairingListener
+from federation.tls import pairing_context
+from tests.doubles.knocking import Handshake, RecordingListener, knock, turn
+from tests.doubles.paired import identity
+from tests.doubles.waiting import eventually
+from tests.trust.test_joining import knock_anyway
+
+TURNS = range(16)  # of the event loop, after which the exchange has begun
+
+
+async def refuse(_: JoinRequest, __: str) -> JoinReply:
+    return JoinReply(refusal="no")
+
+
+@pytest.mark.parametrize("said", ["nothing", "hello", "finished"])
+async def test_the_end_finds_no_knocker_without_an_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    context = pairing_context(identity(tmp_path, "kitchen").pem)
+    for turns in TURNS:
+        listener = RecordingListener()
+        monkeypatch.setattr(pairing_listener, "_bind_all", lambda *_, listener=listener: [listener])
+        door = PairingListener(["127.0.0.1"], 0, context, refuse)
+        port = await door.open()
+        await turn(2)
+        handshake = None if said == "nothing" else Handshake(knock_anyway(), port)
+        client = knock(port, b"") if handshake is None else handshake.socket
+        if handshake is not None and said == "finished":
+            await handshake.finish()
+        await turn(turns)
+        await door.close(at_once=True)
+        assert not listener.left_open(), f"after {turns} turns"
+        assert door.port is None
+        client.close()
+
+
+async def test_too_many_knockers_are_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing_listener, "MAX_KNOCKING", 3)
+    listener = RecordingListener()
+    monkeypatch.setattr(pairing_listener, "_bind_all", lambda *_: [listener])
+    door = PairingListener(["127.0.0.1"], 0, pairing_context(identity(tmp_path, "kitchen").pem), refuse)
+    port = await door.open()
+    clients = [knock(port, b"") for _ in range(5)]
+    await eventually(lambda: len(listener.accepted) == len(clients))
+    assert len(listener.left_open()) == 3
+    await door.close(at_once=True)
+    assert not listener.left_open()
+    for client in clients:
+        client.close()
