@@ -135,6 +135,14 @@ class LlamaHttp:
         async with self._post("/tokenize", asked) as response:
             return tokens_in(await response.read())
 
+    async def is_alive(self) -> bool:
+        """Whether the server answers at all, at this moment."""
+        try:
+            async with self._session.get(self._address + "/health") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError):
+            return False
+
     async def capabilities(self) -> Capabilities:
         """What the server says of its model and slots."""
         props: Wire = await self._json("/props", None)

@@ -15,6 +15,7 @@ from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, 
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
+from swarm.engines.silence import silence
 from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import EventStream, GenerationRequest, Prompt
@@ -90,11 +91,22 @@ class XllamacppEngine:
         await self._close()
 
     def watch(self, process: asyncio.subprocess.Process) -> None:
-        """Complete `failed` when the host process ends without having been asked to."""
+        """Complete `failed` when the host process ends without having been asked to, or when it does not answer."""
 
         async def wait() -> None:
-            code = await process.wait()
-            self.failed.set_result(f"the engine host (pid {process.pid}) ended with {code}")
+            ended = asyncio.create_task(process.wait())
+            silent = asyncio.create_task(silence(self.http.is_alive))
+            try:
+                await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
+                why = silent.result() if not ended.done() else None
+                if why is not None:
+                    process.kill()
+                code = await ended
+            finally:
+                ended.cancel()
+                silent.cancel()
+                await asyncio.gather(ended, silent, return_exceptions=True)
+            self.failed.set_result(f"the engine host (pid {process.pid}) {why or f'ended with {code}'}")
 
         self._watcher = asyncio.create_task(wait(), name=f"engine host {process.pid}")
 

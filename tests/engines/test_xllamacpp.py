@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from benchmarks.random_model import write_model
+from swarm.engines import silence
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp import IN_PROCESS_MAX_BYTES, XllamacppEngine, load_xllamacpp, runs_in_process
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
@@ -149,6 +150,26 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
 
         with pytest.raises(EngineFailed):
             await asyncio.wait_for(rest(), 5)
+    await engine.aclose()
+
+
+async def test_a_host_that_freezes_is_ended_and_reported(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "ASK_EVERY_S", 0.01)
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
+    async with aclosing(engine.candidates(endless, 1)) as events:
+        assert isinstance(await anext(events), Delta)
+        monkeypatch.setattr(silence, "ANSWER_S", 0.1)
+        host.suspend()
+
+        async def rest() -> int:
+            return len([event async for event in events])
+
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(rest(), 10)
+    assert "has not answered" in await asyncio.wait_for(engine.failed, 5)
+    assert not psutil.pid_exists(host.pid)
     await engine.aclose()
 
 
