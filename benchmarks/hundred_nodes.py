@@ -1,11 +1,12 @@
-"""A hundred nodes: what each sends and receives while nothing happens, and how soon all agree on a change.
+"""A hundred simulated nodes: what each sends and receives while nothing happens, and how soon all agree on a change.
 
     python benchmarks/hundred_nodes.py [--quick] [--nodes N] [--trials N] [--seconds S] [--json FILE]
 
-Real memberships with real HTTP servers on loopback in one process, real time, no engine. Bytes are those of HTTP,
-headers included, counted in each node's server; since every probe has one server, a node's clients send and receive as
-many on average. TCP's own are not counted. A trial freezes one node (its answers wait), kills one (its port is
-closed) and adds one; each is timed from then until every other node's view says so.
+Real memberships, which exchange real messages over simulated lines (each way takes 0.2 to 2 ms) in virtual time: the
+result does not depend on this machine. Bytes are those of HTTP, headers included, as one real node and one real client
+were seen to exchange them at the start of this run; TCP's and TLS's own are not counted. A trial freezes one node (its
+answers wait), kills one (nobody listens any more) and adds one; each is timed from then until every other node's view
+says so. A tenth of the nodes answers somebody at any time, so that load figures change.
 """
 
 from __future__ import annotations
@@ -13,162 +14,273 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import statistics
-import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlencode
 
-from aiohttp import web
+import virtual_time
 from measure import Figure, Target
 from report import parser, progress, publish, read_environment
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHints, ServedModel
+from federation.advertisement import NodeDescription, PeerHint, PeerHints, ServedModel, parse_hints
 from federation.client import PeerClient
+from federation.errors import PeerRefused, PeerTimedOut
 from federation.hostport import Address
 from federation.membership import Membership
+from federation.news import news_header
+from federation.peer import PeerState
+from federation.probing import Answer, Question, read_reply
+from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.scripted_engine import ScriptedEngine, saying
 
 TRAFFIC_TARGET = Target("at most", 5.0)
 AGREE_TARGET = Target("at most", 10.0)
-LOOK_S = 0.1  # how often it is looked whether all agree
-GIVE_UP_S = 120.0
+LOOK_S = 0.05  # of virtual time, between two looks whether all agree
+GIVE_UP_S = 300.0  # of virtual time
+LINE_S = (0.0002, 0.002)  # one way through a home's or an office's network
+BUSY_SHARE = 0.1
+LOAD_EVERY_S = 2.0  # an answer begins or ends at a busy node
+PORT = 17615
 
 
-class CountedNode:
-    """A membership and its server. `bytes` counts what the server received and sent."""
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """Bytes of a probe beside its path's query, its optional headers and its body: seen on a real connection."""
 
-    def __init__(self, number: int, seeds: tuple[Address, ...]) -> None:
+    asked: int
+    answered: int
+
+
+class Network:
+    """Every node by its address, and what the lines have carried."""
+
+    def __init__(self, overhead: Overhead, dice: random.Random) -> None:
+        self.overhead = overhead
+        self.nodes: dict[Address, SimulatedNode] = {}
+        self.dice = dice
+
+    async def reach(self, caller: SimulatedNode, address: Address, timeout_s: float) -> SimulatedNode:
+        """The node at `address`, once a message has got there. Raises PeerRefused and PeerTimedOut."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(self.dice.uniform(*LINE_S))
+                node = self.nodes.get(address)
+                if node is None:
+                    raise PeerRefused(f"nobody listens at {address}")
+                await node.thawed.wait()
+                await caller.thawed.wait()
+                await asyncio.sleep(self.dice.uniform(*LINE_S))
+        except TimeoutError:
+            raise PeerTimedOut(f"{address} did not answer in time") from None
+        return node
+
+    def carried(self, caller: SimulatedNode, node: SimulatedNode, asked: int, answered: int) -> None:
+        """A question and its answer, whole with all headers."""
+        for end in (caller, node):
+            end.bytes += asked + answered + self.overhead.asked + self.overhead.answered
+
+
+class SimulatedClient(PeerClient):
+    """Asks over the simulated lines what a `PeerClient` asks over HTTP."""
+
+    def __init__(self, network: Network, caller: SimulatedNode) -> None:
+        super().__init__(caller.id, caller.address)
+        self._network = network
+        self._caller = caller
+
+    async def probe(self, address: Address, question: Question) -> Answer:
+        node = await self._network.reach(self._caller, address, question.timeout_s)
+        query = {wire.FROM_PARAM: str(self._caller.address)} if question.introduces else {}
+        headers = {wire.FROM_HEADER: self._caller.id}
+        if question.news:
+            headers[wire.NEWS_HEADER] = news_header(question.news)
+        if question.known is not None and question.known.tag is not None:
+            headers["If-None-Match"] = question.known.tag
+        reply = node.membership.asked(node.describe(), self._caller.address.host, query, headers)
+        optional = {name: value for name, value in headers.items() if name != wire.FROM_HEADER}
+        self._network.carried(self._caller, node, _size(query, optional), len(reply.body))
+        return read_reply(None if reply.status == 304 else reply.body, reply.tag, question.known)
+
+    async def peers(self, address: Address, timeout_s: float = 1.5) -> tuple[PeerHint, ...]:
+        node = await self._network.reach(self._caller, address, timeout_s)
+        body = PeerHints(peers=node.membership.hints()).model_dump_json().encode()
+        self._network.carried(self._caller, node, 0, len(body))
+        return parse_hints(body)
+
+    async def goodbye(
+        self, address: Address, node_id: str, timeout_s: float = 1.0, instance: str | None = None
+    ) -> None:
+        node = await self._network.reach(self._caller, address, timeout_s)
+        node.membership.heard_goodbye(node_id, instance)
+
+
+class SimulatedNode:
+    """A membership at an address of its own."""
+
+    def __init__(self, number: int, network: Network, seeds: tuple[Address, ...]) -> None:
         self.id = f"{number:04d}" + "x" * 48  # as long as a real one
         self.name = f"node-{number}"
+        self.address = Address(f"192.168.{number // 250}.{number % 250 + 1}", PORT)
         self.bytes = 0
         self.thawed = asyncio.Event()
         self.thawed.set()
-        self._seeds = seeds
-        self._stack = AsyncExitStack()
-        self.address = Address("127.0.0.1", 0)
+        self.slots_free = 4
+        self.membership = Membership(self.describe(), SimulatedClient(network, self), static_peers=seeds)
 
-    async def start(self) -> None:
-        app = web.Application(middlewares=[self._frozen])
-        app.router.add_get(wire.NODE_PATH, self._node)
-        app.router.add_get(wire.PEERS_PATH, self._peers)
-        app.router.add_post(wire.GOODBYE_PATH, self._goodbye)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True, keepalive_timeout=15.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, backlog=512).start()
-        self.address = Address("127.0.0.1", int(self._runner.addresses[0][1]))
-        client = await self._stack.enter_async_context(PeerClient(self.id, self.address))
-        self.membership = await self._stack.enter_async_context(
-            Membership(self._describe(), client, static_peers=self._seeds)
-        )
-
-    async def stop_serving(self) -> None:
-        await self._runner.cleanup()
-
-    async def stop(self) -> None:
-        self.thawed.set()
-        await self._stack.aclose()
-        await self._runner.cleanup()
-
-    def finds(self, node_id: str) -> bool:
-        return any(peer.id == node_id for peer in self.membership.alive())
-
-    def _describe(self) -> NodeDescription:
-        model = ServedModel(id="qwen2.5:0.5b:Q8_0", context_tokens=32768, params=494_000_000, slots=4, slots_free=4)
+    def describe(self) -> NodeDescription:
+        """What it says of itself now; about as long as a real node's."""
+        model = ServedModel(
+            id="qwen2.5:0.5b:Q8_0", context_tokens=32768, params=494_000_000, slots=4, slots_free=self.slots_free,
+            tokens_per_s=61.7, wait_s=0.0,
+        )  # fmt: skip
         hardware = {"cpu": "AMD EPYC 7B13", "cores": 8, "ram_bytes": 2**34, "gpu": None, "vram_bytes": None}
-        return NodeDescription.model_validate(
-            {"id": self.id, "name": self.name, "version": "0.1.0", "url": self.address.url, "models": [model],
-             "slots_free": 4, "hardware": hardware, "instance": f"run-of-{self.name}"}
+        return NodeDescription(
+            id=self.id, name=self.name, version="0.1.0", url=self.address.url, models=(model,),
+            slots_free=self.slots_free, hardware=dict(hardware), instance=f"run-of-{self.name}",
         )  # fmt: skip
 
-    @web.middleware
-    async def _frozen(
-        self, request: web.Request, handler: Callable[[web.Request], web.StreamResponse]
-    ) -> web.StreamResponse:
-        await self.thawed.wait()
-        response = await handler(request)
-        await response.prepare(request)
-        await response.write_eof()
-        lines = [f"{request.method} {request.raw_path} HTTP/1.1", *(f"{k}: {v}" for k, v in request.headers.items())]
-        answer = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.headers.items())]
-        self.bytes += sum(len(line) + 2 for line in (*lines, "", *answer, ""))
-        self.bytes += len(await request.read()) + len(response.body or b"")
-        return response
-
-    async def _node(self, request: web.Request) -> web.Response:
-        reply = self.membership.asked(self._describe(), request.remote or "", request.query, request.headers)
-        return web.Response(
-            status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
-        )
-
-    async def _peers(self, _: web.Request) -> web.Response:
-        body = PeerHints(peers=self.membership.hints()).model_dump_json()
-        return web.Response(text=body, content_type="application/json")
-
-    async def _goodbye(self, request: web.Request) -> web.Response:
-        said = Goodbye.model_validate_json(await request.read())
-        self.membership.heard_goodbye(said.id, said.instance)
-        return web.json_response({})
+    def finds(self, node_id: str) -> bool:
+        """Whether it would ask that node."""
+        peer = self.membership.get(node_id)
+        return peer is not None and peer.state is not PeerState.DEAD
 
 
-async def until(what: str, holds: Callable[[], bool]) -> float:
-    """Seconds until it holds."""
-    began = time.monotonic()
+def _size(query: dict[str, str], headers: dict[str, str]) -> int:
+    """Bytes of what only some probes have."""
+    return len("?" + urlencode(query) if query else "") + sum(len(f"{k}: {v}\r\n") for k, v in headers.items())
+
+
+async def seen_overhead() -> Overhead:
+    """What a real client's plain probe and a real node's answer have beside query and body."""
+    engine = ScriptedEngine(saying("hello"))
+    async with (
+        RunningNode("kitchen", ready(engine)) as node,
+        recorded(node.address) as (relay, carried),
+        PeerClient("x" * 52) as client,
+    ):
+        await client.probe(relay, Question(5.0, introduces=False))
+    asked, answered = carried
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert head, "the relay saw no answer"
+    return Overhead(len(asked), len(answered) - len(body))
+
+
+@asynccontextmanager
+async def recorded(address: Address) -> AsyncIterator[tuple[Address, list[bytes]]]:
+    """A relay to `address`, and what went each way through it."""
+    carried = [b"", b""]
+
+    async def copy(way: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(2**16):
+            carried[way] += piece
+            writer.write(piece)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(address.host, address.port)
+        await asyncio.gather(copy(0, reader, there[1]), copy(1, there[0], writer))
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        yield Address("127.0.0.1", int(server.sockets[0].getsockname()[1])), carried
+
+
+class Simulation:
+    """All nodes; `seconds` of steady state are looked at."""
+
+    def __init__(self, overhead: Overhead, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._network = Network(overhead, self._dice)
+        self._stack = AsyncExitStack()
+        self.nodes: list[SimulatedNode] = []
+        self._made = 0
+
+    async def __aenter__(self) -> Simulation:
+        await self._stack.__aenter__()
+        working = asyncio.create_task(self._work())
+        self._stack.callback(working.cancel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in self.nodes:
+            node.thawed.set()
+        await self._stack.aclose()
+
+    async def add(self) -> SimulatedNode:
+        """One more, which knows two of the others."""
+        seeds = tuple(node.address for node in self._dice.sample(self.nodes, min(2, len(self.nodes))))
+        node = SimulatedNode(self._made, self._network, seeds)
+        self._made += 1
+        self._network.nodes[node.address] = node
+        self.nodes.append(node)
+        await self._stack.enter_async_context(node.membership)
+        return node
+
+    def pick(self, count: int) -> list[SimulatedNode]:
+        return self._dice.sample(self.nodes, count)
+
+    def kill(self, node: SimulatedNode) -> None:
+        """Its address refuses connections from now on, and it asks nobody any more."""
+        self.nodes.remove(node)
+        del self._network.nodes[node.address]
+        node.thawed.clear()
+
+    async def settled(self) -> float:
+        """Seconds until everybody would ask everybody."""
+        ids = {node.id for node in self.nodes}
+        return await until(lambda: all(node.finds(other) for node in self.nodes for other in ids - {node.id}))
+
+    async def agreed(self, node_id: str, here: bool) -> float:
+        """Seconds until everybody else would ask that node, or would not."""
+        return await until(lambda: all(node.finds(node_id) is here for node in self.nodes if node.id != node_id))
+
+    async def traffic(self, seconds: float) -> list[float]:
+        """KB/s of each node, both directions."""
+        before = [node.bytes for node in self.nodes]
+        await asyncio.sleep(seconds)
+        return [(node.bytes - was) / seconds / 1000 for node, was in zip(self.nodes, before, strict=True)]
+
+    async def _work(self) -> None:
+        """Busy nodes begin and end answers all the time."""
+        while True:
+            await asyncio.sleep(LOAD_EVERY_S / max(1.0, BUSY_SHARE * len(self.nodes)))
+            busy = self.nodes[: max(1, round(BUSY_SHARE * len(self.nodes)))]
+            self._dice.choice(busy).slots_free = self._dice.randrange(5)
+
+
+async def until(holds: Callable[[], bool]) -> float:
+    """Virtual seconds until it holds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     while not holds():
-        if time.monotonic() - began > GIVE_UP_S:
-            raise SystemExit(f"{what}: not within {GIVE_UP_S:.0f} s")
+        if loop.time() - began > GIVE_UP_S:
+            raise SystemExit(f"nothing agreed within {GIVE_UP_S:.0f} s")
         await asyncio.sleep(LOOK_S)
-    return time.monotonic() - began
+    return loop.time() - began
 
 
-async def agreed(what: str, nodes: list[CountedNode], node_id: str, here: bool) -> float:
-    others = [node for node in nodes if node.id != node_id]
-    took = await until(what, lambda: all(node.finds(node_id) is here for node in others))
-    progress(f"{what}: {took:.1f} s")
-    return took
-
-
-async def settled(nodes: list[CountedNode]) -> None:
-    took = await until("all know all", lambda: all(len(n.membership.alive()) == len(nodes) - 1 for n in nodes))
-    progress(f"{len(nodes)} nodes know each other after {took:.1f} s")
-
-
-async def traffic(nodes: list[CountedNode], seconds: float) -> list[float]:
-    """KB/s of each node, both directions: its server's, and its clients' (the mean of all servers')."""
-    before = [node.bytes for node in nodes]
-    await asyncio.sleep(seconds)
-    served = [(node.bytes - was) / seconds / 1000 for node, was in zip(nodes, before, strict=True)]
-    return [own + statistics.mean(served) for own in served]
-
-
-async def measure(options: argparse.Namespace) -> list[Figure]:
-    dice = random.Random(1)
-    nodes: list[CountedNode] = []
-    async with AsyncExitStack() as stack:
-
-        async def add() -> CountedNode:
-            seeds = tuple(node.address for node in dice.sample(nodes, min(2, len(nodes))))
-            node = CountedNode(len(nodes) + dice.randrange(1000, 9000), seeds)
-            await node.start()
-            stack.push_async_callback(node.stop)
-            nodes.append(node)
-            return node
-
+async def measure(overhead: Overhead, options: argparse.Namespace) -> list[Figure]:
+    async with Simulation(overhead, seed=1) as simulation:
         for _ in range(options.nodes):
-            await add()
-        await settled(nodes)
-        await asyncio.sleep(options.seconds / 2)  # the news of the start grow old
-        rates = await traffic(nodes, options.seconds)
-        took: dict[str, list[float]] = {"frozen": [], "killed": [], "joined": []}
-        for _ in range(options.trials):
-            frozen, killed = dice.sample(nodes, 2)
+            await simulation.add()
+        progress(f"{options.nodes} nodes know each other after {await simulation.settled():.1f} s")
+        await asyncio.sleep(options.seconds)  # the news of the start grow old
+        rates = await simulation.traffic(options.seconds)
+        took: dict[str, list[float]] = {"frozen": [], "thawed": [], "killed": [], "joined": []}
+        for trial in range(options.trials):
+            frozen, killed = simulation.pick(2)
             frozen.thawed.clear()
-            took["frozen"].append(await agreed("frozen", nodes, frozen.id, here=False))
+            took["frozen"].append(await simulation.agreed(frozen.id, here=False))
             frozen.thawed.set()
-            await settled(nodes)
-            nodes.remove(killed)
-            await killed.stop_serving()
-            took["killed"].append(await agreed("killed", nodes, killed.id, here=False))
-            took["joined"].append(await agreed("joined", nodes, (await add()).id, here=True))
+            took["thawed"].append(await simulation.agreed(frozen.id, here=True))
+            await simulation.settled()
+            simulation.kill(killed)
+            took["killed"].append(await simulation.agreed(killed.id, here=False))
+            newcomer = await simulation.add()
+            took["joined"].append(await simulation.agreed(newcomer.id, here=True))
+            await simulation.settled()
+            progress(f"trial {trial + 1}: " + ", ".join(f"{name} {times[-1]:.1f} s" for name, times in took.items()))
     return [
         Figure(f"**{options.nodes} nodes, traffic of one, both directions**", "KB/s", tuple(rates), TRAFFIC_TARGET),
         *(Figure(f"**{name}: all agree**", "s", tuple(times), AGREE_TARGET) for name, times in took.items()),
@@ -184,7 +296,9 @@ def main() -> None:
     options.trials = options.trials or (2 if options.quick else 20)
     options.seconds = options.seconds or (20.0 if options.quick else 60.0)
     environment = read_environment()
-    publish(environment, asyncio.run(measure(options)), options.json)
+    overhead = asyncio.run(seen_overhead())
+    progress(f"a probe has {overhead.asked} bytes, its answer {overhead.answered} and the body")
+    publish(environment, virtual_time.run(measure(overhead, options)), options.json)
 
 
 if __name__ == "__main__":
