@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,18 @@ SETTLE_S = 2.0  # for connection handlers that notice a closed client
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     return embedded_model_path("demo")
+
+
+@pytest.fixture(autouse=True)
+def log_goes_where_it_went() -> Iterator[None]:
+    """A command that sets logging up within this process writes to a stream that ends with its test."""
+    root = logging.getLogger()
+    level, before = root.level, set(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - before:
+        if type(handler) is logging.StreamHandler:  # pytest's own are of other types
+            root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)
