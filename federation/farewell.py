@@ -12,6 +12,7 @@ import aiohttp
 from federation import wire
 from federation.hostport import Address
 from federation.identity import NodeIdentity
+from federation.peer_link import over_tls
 from federation.roster import Roster
 from federation.tls import client_context
 
@@ -31,7 +32,7 @@ async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Itera
     body = roster.model_dump_json()
 
     async def tell(session: aiohttp.ClientSession, address: Address) -> bool:
-        url = address.url.replace("http://", "https://", 1) + wire.ROSTER_PATH
+        url = over_tls(address.url) + wire.ROSTER_PATH
         try:
             async with session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as response:
                 return response.status == 200

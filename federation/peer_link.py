@@ -17,6 +17,11 @@ _NO_TLS_SIGNS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_RE
 _MAX_SHOWN_CHARS: Final = 80  # of what OpenSSL says
 
 
+def over_tls(url: str) -> str:
+    """The same place, asked over TLS."""
+    return url.replace("http://", "https://", 1)
+
+
 class ResponseToCome(Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol):
     """What aiohttp's request methods return."""
 
@@ -38,7 +43,7 @@ class PeerLink:
 
     def _secured(self, url: str) -> tuple[str, ssl.SSLContext | bool]:
         context = None if self._trust is None else self._trust.client_context
-        return (url, True) if context is None else (url.replace("http://", "https://", 1), context)
+        return (url, True) if context is None else (over_tls(url), context)
 
 
 def why_no_handshake(error: Exception) -> str:

@@ -91,6 +91,11 @@ class Trust:
         return self._exclusion
 
     @property
+    def problem(self) -> str | None:
+        """`exclusion` in words."""
+        return None if self._exclusion is None else str(self._exclusion)
+
+    @property
     def client_context(self) -> ssl.SSLContext | None:
         """For connections to members; None while open."""
         return None if self._contexts is None else self._contexts.client

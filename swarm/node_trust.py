@@ -28,7 +28,7 @@ from federation.trust import Trust, TrustChange
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.control import ControlDoor
 from swarm.gateway.control_messages import Invited, Joined, Known, Peers, Revoked
-from swarm.pairing import check_standing, find_member, join_swarm, known_revoked, problem_of, translated
+from swarm.pairing import check_standing, find_member, join_swarm, known_revoked, translated
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class TrustSteward:
             running=True,
             nodes=nodes,
             revoked=known_revoked(roster, self._trust.node_id),
-            problem=problem_of(self._trust),
+            problem=self._trust.problem,
         )
 
     async def revoke(self, who: str) -> Revoked:
@@ -169,10 +169,9 @@ class TrustSteward:
             roster = await self._trust.revoke(entry.id)
         told = await self._sync.tell_all()
         knows = await tell_revoked(self._trust.identity, entry.der, places, roster)
-        names = [other.name for other in self._trust.others]
-        here = {peer.id for peer in self._membership.alive()}
-        untold = tuple(other.name for other in self._trust.others if other.id not in here)
-        log.info("%s is revoked; told %s of %d", entry.name, ", ".join(told) or "none", len(names))
+        others, here = self._trust.others, {peer.id for peer in self._membership.alive()}
+        untold = tuple(other.name for other in others if other.id not in here)
+        log.info("%s is revoked; told %s of %d", entry.name, ", ".join(told) or "none", len(others))
         return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows)
 
     def _found_at(self, entry: Entry) -> tuple[Address, ...]:
@@ -284,8 +283,8 @@ def trust_words(trust: Trust) -> str:
     """What the banner says of who may be a peer."""
     if trust.mode == "open":
         return "open: any node on this network may join (until the first `swarm invite`)"
-    if trust.exclusion is not None:
-        return f"paired, and alone: {trust.exclusion}"
+    if trust.problem is not None:
+        return f"paired, and alone: {trust.problem}"
     names = ", ".join(entry.name for entry in trust.others) or "nobody else yet"
     return f"paired: this node talks to members only ({names})"
 

@@ -68,13 +68,8 @@ def find_member(trust: Trust, who: str) -> Entry:
 
 def check_standing(trust: Trust) -> None:
     """Raises SetupError for a node that was put out: what it says of its swarm, nobody believes."""
-    if trust.exclusion is not None:
-        raise SetupError(str(trust.exclusion))
-
-
-def problem_of(trust: Trust | None) -> str | None:
-    """Why this node is no member of its swarm any more; None while it is, and while it is open."""
-    return None if trust is None or trust.exclusion is None else str(trust.exclusion)
+    if trust.problem is not None:
+        raise SetupError(trust.problem)
 
 
 def known_revoked(roster: Roster | None, node_id: str) -> tuple[Known, ...]:
@@ -135,7 +130,7 @@ def peers_at_rest(data_dir: Path) -> Peers:
             for entry in trust.others
         ),
         revoked=known_revoked(trust.roster, trust.node_id),
-        problem=problem_of(trust),
+        problem=trust.problem,
     )
 
 

@@ -64,6 +64,12 @@ def ask_node(node: ControlFile, path: str, reply: type[M], body: BaseModel | Non
     raise (SetupError if refused.exit_code == 2 else SwarmError)(refused.message)
 
 
+def ask_running(data_dir: Path, path: str, reply: type[M], body: BaseModel | None = None) -> M | None:
+    """The reply of the node that runs with `data_dir`; None if none does. Raises as the two above."""
+    node = find_node(data_dir)
+    return None if node is None else ask_node(node, path, reply, body)
+
+
 def as_json(message: BaseModel) -> str:
     """For --json."""
     shown: dict[str, Any] = message.model_dump(mode="json")

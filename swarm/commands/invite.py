@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.commands.control import as_json, ask_node, find_node
+from swarm.commands.control import as_json, ask_running
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import INVITE_PATH, Invited, Message
 
 
 def invite(data_dir: Path, json: bool) -> int:
     """Print a new code."""
-    node = find_node(data_dir)
-    invited = None if node is None else ask_node(node, INVITE_PATH, Invited, Message())
+    invited = ask_running(data_dir, INVITE_PATH, Invited, Message())
     if invited is None:
         raise SetupError(
             f"no node runs here with {data_dir}, so nobody could answer whom you invite: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from swarm.commands.control import as_json, ask_node, find_node
+from swarm.commands.control import as_json, ask_running
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
 from swarm.pairing import join_at_rest
@@ -19,10 +19,7 @@ def join(data_dir: Path, words: list[str], json: bool) -> int:
     code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
     if len(code) > MAX_TYPED_CHARS:
         raise SetupError("this is no invitation: `swarm invite` prints one word")
-    node = find_node(data_dir)
-    joined = None if node is None else ask_node(node, JOIN_PATH, Joined, JoinBody(code=code))
-    if joined is None:
-        joined = join_at_rest(data_dir, code)
+    joined = ask_running(data_dir, JOIN_PATH, Joined, JoinBody(code=code)) or join_at_rest(data_dir, code)
     print(as_json(joined) if json else join_text(joined))
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.commands.control import as_json, ask_node, find_node
+from swarm.commands.control import as_json, ask_running
 from swarm.gateway.control_messages import PEERS_PATH, Known, Peers
 from swarm.pairing import peers_at_rest
 
@@ -13,10 +13,7 @@ SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 
 def peers(data_dir: Path, json: bool) -> int:
     """Print the members, with their states where a node runs."""
-    node = find_node(data_dir)
-    found = None if node is None else ask_node(node, PEERS_PATH, Peers)
-    if found is None:
-        found = peers_at_rest(data_dir)
+    found = ask_running(data_dir, PEERS_PATH, Peers) or peers_at_rest(data_dir)
     print(as_json(found) if json else peers_text(found))
     return 0
 

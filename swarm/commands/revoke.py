@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.commands.control import as_json, ask_node, find_node
+from swarm.commands.control import as_json, ask_running
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
 from swarm.pairing import revoke_at_rest
@@ -14,10 +14,7 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
     """Unpin `who`: an id, its beginning, or a name."""
     if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
         raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
-    node = find_node(data_dir)
-    revoked = None if node is None else ask_node(node, REVOKE_PATH, Revoked, RevokeBody(who=who))
-    if revoked is None:
-        revoked = revoke_at_rest(data_dir, who)
+    revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who)) or revoke_at_rest(data_dir, who)
     print(as_json(revoked) if json else revoke_text(revoked))
     return 0
 

@@ -13,7 +13,7 @@ from swarm.doctor import machine_checks, machine_probes, network_checks, network
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.errors import SetupError
 from swarm.node_discovery import chosen_addresses
-from swarm.pairing import own_membership, problem_of
+from swarm.pairing import own_membership
 from swarm.settings import Settings
 from swarm.version import program_version
 
@@ -55,7 +55,9 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
     yield network_checks.check_multicast(network_probes.probe_multicast(announced))
     yield network_checks.check_firewall(settings.port, network_probes.probe_firewalls(settings.port))
     if distrust is None:
-        yield network_checks.check_membership(None if trust is None else len(trust.others), problem_of(trust))
+        yield network_checks.check_membership(
+            None if trust is None else len(trust.others), None if trust is None else trust.problem
+        )
     else:
         yield fail("trust", distrust, "mend it: without it this node would stand open, so it does not start")
     yield from _examine_peers(settings, own, trust)

@@ -73,7 +73,7 @@ def trust_object(trust: Trust | None) -> dict[str, object]:
     """Who may be a peer; `problem` where this node was put out of its swarm."""
     if trust is None:
         return {"mode": "open", "problem": None}
-    return {"mode": trust.mode, "problem": None if trust.exclusion is None else str(trust.exclusion)}
+    return {"mode": trust.mode, "problem": trust.problem}
 
 
 def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:

@@ -165,10 +165,7 @@ class Dispatcher:
         """Who may still answer where no voter could: a node with no seat (its model is weaker), then the upstream."""
         asked = {replica.node_id for replica in plan.seats}
         others = [replica for replica in self.replicas() if replica.node_id not in asked]
-        try:
-            return by_preference(who_can(request, others, None))[0]
-        except (UnknownModel, BadRequest):
-            return last_resort(request.model, plan.seats, self.offer(options.upstream))
+        return best_of(others, request) or last_resort(request.model, plan.seats, self.offer(options.upstream))
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -238,11 +235,8 @@ class Dispatcher:
             return None
         lost = failure.batch.replica
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
-        try:
-            best = by_preference(who_can(request, others, None))[0]
-        except (UnknownModel, BadRequest):
-            return None
-        if not self._router.may_retry(lost, failure.error):
+        best = best_of(others, request)
+        if best is None or not self._router.may_retry(lost, failure.error):
             return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
 
@@ -263,34 +257,19 @@ class Dispatcher:
         may take over until then.
         """
         with self._demand.request():
-            events = self._single(request, choices, deadline, on_served, local_only, upstream, whole)
-            async with aclosing(events):
+            offer = self.offer(upstream, local_only)
+            prefixes = prefixes_of(request)
+            able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+            ranked = with_slots_for(choices, able, expected_tokens(request))
+            last = last_resort(request.model, ranked, offer)
+            if last is not None:
+                ranked = (*ranked, last)
+            answer = SingleAnswer(
+                self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole
+            )
+            async with aclosing(answer.events()) as events:
                 async for event in events:
                     yield event
-
-    async def _single(
-        self,
-        request: GenerationRequest,
-        choices: int,
-        deadline: float,
-        on_served: OnServed,
-        local_only: bool,
-        upstream: bool,
-        whole: bool,
-    ) -> AsyncGenerator[Delta | Finish, None]:
-        offer = self.offer(upstream, local_only)
-        prefixes = prefixes_of(request)
-        able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
-        ranked = with_slots_for(choices, able, expected_tokens(request))
-        last = last_resort(request.model, ranked, offer)
-        if last is not None:
-            ranked = (*ranked, last)
-        answer = SingleAnswer(
-            self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole
-        )
-        async with aclosing(answer.events()) as events:
-            async for event in events:
-                yield event
 
     async def utility(
         self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False, upstream: bool = True
@@ -307,3 +286,11 @@ class Dispatcher:
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
+
+
+def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:
+    """Whom of the nodes to ask instead; None where none of them can answer `request`."""
+    try:
+        return by_preference(who_can(request, others, None))[0]
+    except (UnknownModel, BadRequest):
+        return None

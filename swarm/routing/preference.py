@@ -32,7 +32,6 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = E
         for replica in everything
         if replica.slots_free >= choices and not replica.troubled and replica.weight > 0
     }
-
     held = held_models(everything)
 
     def key(replica: Replica) -> tuple[int, int, bool, bool, bool, int, bool, float, bool, str, str]:

@@ -53,27 +53,23 @@ class SingleAnswer:
         self._whole = whole
         self._tried: list[str] = []
         self._reason: Reason = reason_for(ranked, choices, expected_tokens(request))
-        self._begun = False
 
     async def events(self) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
         self._router.attempt()
         self._tell_followed()
-        *others, last = self._ranked
-        for replica in others:
+        begun = False
+        for replica in self._ranked:
             try:
                 async with aclosing(self._from(replica)) as events:
                     async for event in events:
-                        self._begun = True
+                        begun = True
                         yield event
                 return
             except FAILING_OVER as error:
-                if self._begun:
+                if begun or replica is self._ranked[-1]:
                     raise
                 self._fail_over(replica, error)
-        async with aclosing(self._from(last)) as events:
-            async for event in events:
-                yield event
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         events = self._measured(replica)
@@ -110,9 +106,9 @@ class SingleAnswer:
                 yield event
                 held_s += time.monotonic() - came
         self._router.affinity.answered(self._prefixes, replica.place)
-        took_s = time.monotonic() - asked
-        if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * took_s:
-            self._router.note_pace(replica, first - asked, time.monotonic() - first, usage)
+        ended = time.monotonic()
+        if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * (ended - asked):
+            self._router.note_pace(replica, first - asked, ended - first, usage)
 
     def _tell_choice(self, replica: Replica) -> None:
         after = f", after {', '.join(self._tried[:MAX_TOLD])}" if self._tried else ""

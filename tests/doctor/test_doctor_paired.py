@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,15 +112,23 @@ async def test_strangers_on_a_members_port_are_told_apart(
         assert "`swarm invite` there" in found["peer"].remedy
 
 
-async def test_a_member_that_is_off_fails_nothing_and_itself_is_left_out(
-    pair: tuple[RunningNode, RunningNode], tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def study_gone(pair: tuple[RunningNode, RunningNode]) -> AsyncIterator[None]:
+    """The kitchen runs, has met the study, and has noticed that it is off."""
     kitchen, study = pair
     async with kitchen:
         async with study:
             await acquainted(*pair)
             await eventually(lambda: all(entry.places for entry in kitchen.trust.others))
         await eventually(lambda: kitchen.membership.alive() == ())
+        yield
+
+
+async def test_a_member_that_is_off_fails_nothing_and_itself_is_left_out(
+    pair: tuple[RunningNode, RunningNode], tmp_path: Path
+) -> None:
+    kitchen, _ = pair
+    async with study_gone(pair):
         found = await looked_at(settings_of(kitchen, tmp_path))
         assert (found["peer"].level, found["peer"].check[:10]) == (Level.WARN, "peer study"), found["peer"]
         assert "a member that is not here" in found["peer"].message
@@ -131,11 +141,7 @@ async def test_a_member_that_is_off_may_be_known_to_the_node_alone(
 ) -> None:
     """The list on disk follows what the node knows; the doctor may be asked in between."""
     kitchen, study = pair
-    async with kitchen:
-        async with study:
-            await acquainted(*pair)
-            await eventually(lambda: all(entry.places for entry in kitchen.trust.others))
-        await eventually(lambda: kitchen.membership.alive() == ())
+    async with study_gone(pair):
         assert kitchen.trust.roster is not None
         async with kitchen.trust._changing:  # nothing is being written
             save_roster(tmp_path / "kitchen", kitchen.trust.roster.placed(study.id, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from functools import cache
 from pathlib import Path
 
@@ -48,3 +49,12 @@ def paired_trusts(folder: Path, *names: str) -> tuple[Trust, ...]:
     for name in names:
         save_roster(folder / name, roster)
     return tuple(open_trust(folder, name) for name in names)
+
+
+def trusting_all(pem: Path | None) -> ssl.SSLContext:
+    """A client's context that takes any server, and shows the certificate in `pem`, if any."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pem is not None:
+        context.load_cert_chain(pem)
+    return context

@@ -15,7 +15,7 @@ from federation import wire
 from swarm.gateway.access import AccessRules, digest
 from swarm.gateway.model_files import FileService
 from tests.doubles.file_nodes import CountingTransfers, stocked
-from tests.doubles.paired import identity, open_trust, paired_trusts
+from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
@@ -87,15 +87,6 @@ async def ask(
     return int(head.split(b" ")[1]) if head else None
 
 
-def showing(pem: Path | None) -> ssl.SSLContext:
-    """A client's context that takes any server, and shows the certificate in `pem`, if any."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if pem is not None:
-        context.load_cert_chain(pem)
-    return context
-
-
 @asynccontextmanager
 async def kitchen(folder: Path, *, paired: bool, key: str | None) -> AsyncIterator[tuple[RunningNode, ScriptedEngine]]:
     engine = ScriptedEngine(saying("secret"), model_id="m")
@@ -127,12 +118,12 @@ async def test_over_tls_only_members_get_anything(tmp_path: Path, who: str) -> N
         study = identity(tmp_path, "study")
         stranger = identity(tmp_path, "rogue")
         shown = {"without a certificate": None, "with a foreign one": stranger.pem}.get(who, study.pem)
-        assert await ask(node, Route("GET", wire.NODE_PATH), (("Host", "x"),), showing(study.pem)) == 200
+        assert await ask(node, Route("GET", wire.NODE_PATH), (("Host", "x"),), trusting_all(study.pem)) == 200
         if who == "revoked":
             await node.steward.revoke(study.node_id)
         claimed = node.id if who == "with another's id" else study.node_id
         for route in all_routes(node):
-            status = await ask(node, route, (("Host", "x"), (wire.FROM_HEADER, claimed)), showing(shown))
+            status = await ask(node, route, (("Host", "x"), (wire.FROM_HEADER, claimed)), trusting_all(shown))
             assert status in (None, 403), (route, status)
         assert engine.requests == []
 

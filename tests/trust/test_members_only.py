@@ -25,7 +25,7 @@ from federation.trust import Trust
 from swarm.errors import Forbidden
 from swarm.gateway.peer_gate import check_member, check_stranger
 from tests.doubles.clients import connect
-from tests.doubles.paired import identity, open_trust, paired_trusts
+from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import RunningNode, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine
 from tests.doubles.waiting import eventually
@@ -64,15 +64,6 @@ class Rogue:
                     return response.status, await response.text()
             except (aiohttp.ClientError, OSError):
                 return None
-
-
-def trusting_all(pem: Path | None) -> ssl.SSLContext:
-    """A client's context that takes any server, and shows the certificate in `pem`, if any."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if pem is not None:
-        context.load_cert_chain(pem)
-    return context
 
 
 def rogues(folder: Path) -> dict[str, Rogue]:
