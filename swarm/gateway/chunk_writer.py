@@ -68,7 +68,7 @@ class ChunkWriter:
     async def end(self, usages: list[Usage]) -> None:
         """What comes after the last choice: the usage where the client asked for it, and the end mark."""
         usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""
-        await self._out.write(usage + DONE)
+        await self._out.end(usage + DONE)
 
     async def _chunk(self, choice: int, body: str, tail: str) -> None:
         opening = self._opening(choice) if choice in self._unopened else ""

@@ -76,6 +76,15 @@ class OpenStream:
         await self.response.write(data)
         self._waiting = False
 
+    async def end(self, data: bytes = b"") -> None:
+        """Send `data` and the end of the answer as one packet: who dies has sent both or neither."""
+        if not self._ready:
+            await self._begin()
+        self._written += 1
+        self._waiting = True
+        await self.response.write_eof(data)
+        self._waiting = False
+
     async def _begin(self) -> None:
         async with self._starting:
             if not self._ready:
@@ -131,7 +140,10 @@ async def open_stream(
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
     if stream.begun and ENDING not in request:
-        await _finish(request, stream)
+        try:
+            await stream.end()
+        except ConnectionResetError:
+            request[ENDING] = CLIENT_LEFT
 
 
 async def _break_off(request: web.Request, stream: OpenStream, dialect: Dialect, error: Exception) -> None:
@@ -143,16 +155,8 @@ async def _break_off(request: web.Request, stream: OpenStream, dialect: Dialect,
         log.error("stream broken off", exc_info=error)
         told = EngineFailed(INTERNAL_ERROR)
     try:
-        await stream.write(dialect.failure(told))
+        await stream.end(dialect.failure(told))
     except ConnectionResetError:
         request[ENDING] = CLIENT_LEFT
-        return
-    await _finish(request, stream)
-    request[ENDING] = BROKEN_OFF
-
-
-async def _finish(request: web.Request, stream: OpenStream) -> None:
-    try:
-        await stream.response.write_eof()
-    except ConnectionResetError:
-        request[ENDING] = CLIENT_LEFT
+    else:
+        request[ENDING] = BROKEN_OFF

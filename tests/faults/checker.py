@@ -57,7 +57,7 @@ def broken_promises(
         about = [disturbance for disturbance in disturbances if disturbance.overlaps(account)]
         own = {d.fault for d in about if account.node in d.victims and d.fault in PROCESS_FAULTS}
         broken += [
-            *_told_once(account),
+            *_told_once(account, own),
             *_in_time(account, own),
             *_the_right_words(account, reference),
             *_answered(account, own, bool(about)),
@@ -70,15 +70,18 @@ def _numbered_twice(accounts: Sequence[Account]) -> list[str]:
     return [f"two ends of request {number}" for number in sorted(set(numbers)) if numbers.count(number) > 1]
 
 
-def _told_once(account: Account) -> Iterator[Broken]:
-    """A stream that is complete says so once, at its end; one that is not never does."""
+def _told_once(account: Account, own: AbstractSet[Fault]) -> Iterator[Broken]:
+    """A stream that is complete says so once, at its end; one that is not never does.
+
+    Only a process that is gone, or stands still, may say [DONE] and then not end the connection.
+    """
     if account.stream:
         marks = account.marks
         if account.end is End.COMPLETE and marks not in COMPLETE_STREAMS:
             yield Broken("a request ends exactly once", f"{account}; it had {_words(marks)}")
         if account.end is End.ERROR and marks and marks not in BROKEN_STREAMS:
             yield Broken("an error ends a stream, and no [DONE]", f"{account}; it had {_words(marks)}")
-        if account.end in (End.CUT, End.LATE) and Mark.DONE in marks:
+        if account.end in (End.CUT, End.LATE) and Mark.DONE in marks and not own & {Fault.KILL, Fault.FREEZE}:
             yield Broken("a request ends exactly once", f"{account}; it had {_words(marks)}")
     if account.end is End.ERROR and not account.code:
         yield Broken("an error is explicit", f"{account}; it names no code")

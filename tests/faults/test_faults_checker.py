@@ -54,6 +54,7 @@ def disturbed(fault: Fault, *victims: str, when: tuple[float, float] = BEFORE) -
         (BROKEN_OFF, [disturbed(Fault.LOSS)]),
         (UNREACHED, [disturbed(Fault.KILL, "kitchen")]),
         (CUT, [disturbed(Fault.KILL, "kitchen")]),
+        (replace(STREAM, end=End.CUT), [disturbed(Fault.KILL, "kitchen")]),
         (REFUSED, [disturbed(Fault.STOP, "kitchen")]),
         (replace(UNREACHED, end=End.LATE, ended_at=90.0), [disturbed(Fault.FREEZE, "kitchen")]),
         (replace(STREAM, ended_at=40.0), [disturbed(Fault.FREEZE, "kitchen")]),
@@ -108,6 +109,12 @@ def test_what_the_matrix_allows(account: Account, disturbances: list[Disturbance
 )
 def test_what_it_does_not_allow(account: Account, disturbances: list[Disturbance], promise: str) -> None:
     assert [broken.promise for broken in broken_promises([account], REFERENCE, disturbances)] == [promise]
+
+
+def test_only_a_node_that_is_gone_leaves_out_the_end_after_its_mark() -> None:
+    cut = replace(STREAM, end=End.CUT)
+    broken = broken_promises([cut], REFERENCE, [disturbed(Fault.KILL, "study")])
+    assert [each.promise for each in broken] == ["a request ends exactly once", "nodes that are well answer"]
 
 
 def test_a_request_that_ends_twice_is_flagged() -> None:

@@ -59,6 +59,24 @@ async def test_heartbeats_flow_while_nothing_else_does(stage: Stage) -> None:
     assert rest.endswith(b"data: [DONE]\n\n")
 
 
+async def test_the_end_mark_and_the_end_leave_as_one(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is killed has sent both or neither: no client sees [DONE] and then a broken connection."""
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    packets: list[bytes] = []
+    send = transport.write
+
+    def write(self: object, data: bytes) -> None:
+        packets.append(bytes(data))
+        send(self, data)
+
+    monkeypatch.setattr(transport, "write", write)
+    stage.plays("done")
+    async with stage.client.open(CHAT, chat_body(stream=True, swarm=SINGLE)) as response:
+        assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
+    (last,) = (packet for packet in packets if b"[DONE]" in packet)
+    assert last.endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
+
+
 async def test_a_busy_stream_has_no_heartbeats() -> None:
     beat_s = 0.15  # long enough that no stall of a busy machine passes for silence
     gates = [asyncio.Event() for _ in range(20_000)]
