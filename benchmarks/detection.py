@@ -66,7 +66,7 @@ async def _one_joins(at: Stage, trial: int) -> tuple[float, float]:
         joined = asyncio.create_task(at.instant(residents, lambda seen: name in seen, LONGEST_S, f"{name} has joined"))
         ready = await ready_at(node)
         usable = await joined
-        await at.found_by_mdns(residents, name)
+        await at.found_by_mdns(node, residents)
         node.send(signal.SIGTERM)
         await node.ended(LONGEST_S)
     shutil.rmtree(at.folder / name)

@@ -90,13 +90,19 @@ class Stage:
             await asyncio.sleep(POLL_S)
         return time.perf_counter()
 
-    async def found_by_mdns(self, watching: Sequence[NodeProcess], name: str) -> None:
-        """Raises RunError where nobody of `watching` heard of `name` by mDNS: then something else was measured."""
+    async def found_by_mdns(self, newcomer: NodeProcess, residents: Sequence[NodeProcess]) -> None:
+        """Raises RunError where neither side heard of the other by mDNS: then something else was measured.
+
+        Each listens; whoever hears first introduces itself, and the other then knows it as the one that asked.
+        """
         sources = [
-            peer["source"] for node in watching for peer in (await self.health(node))["peers"] if peer["name"] == name
+            peer["source"]
+            for node in (newcomer, *residents)
+            for peer in (await self.health(node))["peers"]
+            if newcomer.name in (node.name, peer["name"])
         ]
         if "mdns" not in sources:
-            raise RunError(f"{name} was found through {sources}, not through mDNS")
+            raise RunError(f"{newcomer.name} was found through {sources}, not through mDNS")
 
     async def model_of(self, node: NodeProcess) -> str:
         """The id of the model that it serves itself."""

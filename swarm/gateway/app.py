@@ -27,6 +27,7 @@ from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.bodies import MAX_BODY_BYTES
+from swarm.gateway.body_budget import BODIES, BodyBudget
 from swarm.gateway.condition import Condition, closing_connections
 from swarm.gateway.documentation import pages
 from swarm.gateway.errors import error_middleware
@@ -96,6 +97,7 @@ def make_app(
     app[CONDITION] = condition
     app[DESCRIBE] = describe
     app[PACING] = pacing
+    app[BODIES] = BodyBudget()
     app[model_files.FILES] = files
     if files is not None:
         metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)

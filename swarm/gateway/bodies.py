@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from swarm.errors import BadRequest
+from swarm.gateway.body_budget import BODIES
 
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
@@ -32,19 +33,33 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
 
 
 async def read_bytes(request: web.Request) -> bytes:
-    """The body, at most MAX_BODY_BYTES of it and within BODY_TIMEOUT_S. Raises as `read_body` does."""
+    """The body, at most as much as its application takes and within BODY_TIMEOUT_S. Raises as `read_body` does.
+
+    And Unavailable, where all bodies that are being read are too much together.
+    """
     if request.content_type in FORM_TYPES:
         raise BadRequest(f"the Content-Type is {request.content_type}: send JSON as application/json")
     length = request.content_length
-    if length is not None and length > MAX_BODY_BYTES:  # before any of it is read
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, length)
+    if length is not None and length > request.client_max_size:  # before any of it is read
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
+            return await _pieces(request)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:
         raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
+
+
+async def _pieces(request: web.Request) -> bytes:
+    raw = bytearray()
+    with request.app[BODIES].reading() as came:
+        async for piece in request.content.iter_any():
+            if len(raw) + len(piece) > request.client_max_size:
+                raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(raw) + len(piece))
+            came(len(piece))
+            raw += piece
+    return bytes(raw)
 
 
 def parse_body(raw: bytes, schema: type[M]) -> M:

@@ -22,6 +22,7 @@ from aiohttp import web
 from federation.atomic_file import write_atomically
 from swarm.errors import BadRequest, SetupError, SwarmError
 from swarm.gateway.bodies import read_body
+from swarm.gateway.body_budget import BODIES, BodyBudget
 from swarm.gateway.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,
@@ -68,6 +69,7 @@ class ControlDoor:
         self._secret = secrets.token_hex(SECRET_BYTES)
         self._authorization = f"Bearer {self._secret}".encode()
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app[BODIES] = BodyBudget()
         app.router.add_post(INVITE_PATH, self._invite)
         app.router.add_post(JOIN_PATH, self._join)
         app.router.add_get(PEERS_PATH, self._peers)

@@ -80,6 +80,9 @@ class Metrics:
             "Answers asked where their conversation was answered last",
             registry=self.registry,
         )
+        self._moved = Counter(
+            "swarm_requests_moved", "Requests that left this node's queue for an idle peer", registry=self.registry
+        )
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is read when somebody looks."""
@@ -126,6 +129,10 @@ class Metrics:
     def prefix_followed(self) -> None:
         """A request went where its conversation was answered last."""
         self._prefixes.inc()
+
+    def moved(self) -> None:
+        """A request left this node's queue for an idle peer."""
+        self._moved.inc()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

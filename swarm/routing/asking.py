@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, nullcontext
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from swarm.routing.router import Router
 from swarm.routing.upstream import Upstream
 from swarm.routing.utilities import UtilityCall, ask_peer, run_here
 from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
+from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
 
@@ -51,6 +52,7 @@ class Asking:
         self._client = client
         self._router = router
         self._upstream = upstream
+        self._room = WaitingRoom()
 
     async def candidates(
         self,
@@ -75,12 +77,21 @@ class Asking:
                     yield candidate
 
     def events(
-        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        choices: int,
+        deadline: float,
+        on_served: OnServed,
+        elsewhere: Elsewhere,
     ) -> EventStream:
-        """The events of `choices` answers; `on_served` hears who gives them."""
+        """The events of `choices` answers; `on_served` hears who gives them.
+
+        Raises SoonerElsewhere before the first one, where `elsewhere` is idle while the request waits here.
+        """
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
-            return self._local_events(replica, request, choices, deadline, on_served)
+            return self._local_events(replica, request, choices, deadline, on_served, elsewhere)
         on_served(Served(replica.node, replica))
         if choices > 1:
             return self._peer_choices(replica, request, choices, deadline)
@@ -106,10 +117,19 @@ class Asking:
         return workers
 
     async def _local_events(
-        self, replica: Replica, request: GenerationRequest, choices: int, deadline: float, on_served: OnServed
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        choices: int,
+        deadline: float,
+        on_served: OnServed,
+        elsewhere: Elsewhere,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
-        async with workers.lease(choices, deadline) as lease:
+        async with AsyncExitStack() as stack:
+            idle = replica.slots_free >= choices and not replica.waiting
+            async with nullcontext() if idle else self._room.waits(choices, elsewhere):
+                lease = await stack.enter_async_context(workers.lease(choices, deadline))
             on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()
             async with aclosing(lease.engine.candidates(request, choices)) as events:

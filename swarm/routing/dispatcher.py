@@ -259,13 +259,15 @@ class Dispatcher:
         with self._demand.request():
             offer = self.offer(upstream, local_only)
             prefixes = prefixes_of(request)
-            able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
-            ranked = with_slots_for(choices, able, expected_tokens(request))
-            last = last_resort(request.model, ranked, offer)
-            if last is not None:
-                ranked = (*ranked, last)
+
+            def rank() -> tuple[Replica, ...]:
+                able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+                ranked = with_slots_for(choices, able, expected_tokens(request))
+                last = last_resort(request.model, ranked, offer)
+                return ranked if last is None else (*ranked, last)
+
             answer = SingleAnswer(
-                self._asking, self._router, request, ranked, prefixes, choices, deadline, on_served, whole
+                self._asking, self._router, request, rank, prefixes, choices, deadline, on_served, whole
             )
             async with aclosing(answer.events()) as events:
                 async for event in events:

@@ -47,6 +47,10 @@ class RoutingListener(Protocol):
         """A request went where its conversation was answered last."""
         ...
 
+    def moved(self) -> None:
+        """A request that waited for this node's workers left for a peer with an idle slot."""
+        ...
+
 
 class Router:
     """`report_traffic` hears how peers did; `clock` is monotonic seconds, the clock of `Replica.told_at`."""

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from swarm.errors import ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable, UpstreamFailed
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineFailed,
+    PeerFailed,
+    SwarmError,
+    Unavailable,
+    UnknownModel,
+    UpstreamFailed,
+)
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.asking import Asking, OnServed, Served
 from swarm.routing.expected_time import expected_tokens
 from swarm.routing.preference import Reason, is_warm, reason_for
 from swarm.routing.prefix import Prefixes
-from swarm.routing.replicas import Replica
+from swarm.routing.replicas import Place, Replica
 from swarm.routing.router import Router
 from swarm.routing.voters import held_back
+from swarm.routing.waiting_room import SoonerElsewhere
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +35,9 @@ MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up witho
 
 
 class SingleAnswer:
-    """The work on one request: `ranked` are asked in order for `choices` answers until the monotonic `deadline`.
+    """The work on one request: those that `rank` tells are asked in order for `choices` answers until `deadline`.
 
+    That is a monotonic instant. While the request waits for this node's own workers, `rank` is asked again.
     Of a `whole` answer nothing is handed out before it is complete, so that the next best may take over until then.
     """
 
@@ -35,7 +46,7 @@ class SingleAnswer:
         asking: Asking,
         router: Router,
         request: GenerationRequest,
-        ranked: Sequence[Replica],
+        rank: Callable[[], Sequence[Replica]],
         prefixes: Prefixes,
         choices: int,
         deadline: float,
@@ -45,45 +56,73 @@ class SingleAnswer:
         self._asking = asking
         self._router = router
         self._request = request
-        self._ranked = ranked
+        self._rank = rank
         self._prefixes = prefixes
         self._choices = choices
         self._deadline = deadline
         self._on_served = on_served
         self._whole = whole
         self._tried: list[str] = []
-        self._reason: Reason = reason_for(ranked, choices, expected_tokens(request))
+        self._failed: set[Place] = set()
+        self._reason: Reason = "only one"
 
     async def events(self) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
         self._router.attempt()
-        self._tell_followed()
+        left = self._ranked()
+        self._tell_followed(left[0])
         begun = False
-        for replica in self._ranked:
+        while left:
+            replica, *left = left
             try:
                 async with aclosing(self._from(replica)) as events:
                     async for event in events:
                         begun = True
                         yield event
                 return
+            except SoonerElsewhere:
+                self._tell_moved()
+                left = self._ranked() or [replica]
             except FAILING_OVER as error:
-                if begun or replica is self._ranked[-1]:
+                if begun or not left:
                     raise
                 self._fail_over(replica, error)
+
+    def _ranked(self) -> list[Replica]:
+        """Who is left to be asked, best first."""
+        ranked = [replica for replica in self._rank() if replica.place not in self._failed]
+        if not self._tried:
+            self._reason = reason_for(ranked, self._choices, expected_tokens(self._request))
+        return ranked
+
+    def _elsewhere(self) -> Replica | None:
+        """The peer that would be asked now, if it has idle slots."""
+        try:
+            best = next((replica for replica in self._rank() if replica.place not in self._failed), None)
+        except (BadRequest, UnknownModel):  # whoever served the model is gone
+            return None
+        if best is None or best.local or best.upstream or best.troubled or best.slots_free < self._choices:
+            return None
+        return best
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         events = self._measured(replica)
         return held_back(events) if self._whole else events
 
-    def _tell_followed(self) -> None:
-        if is_warm(self._ranked[0], self._choices):
+    def _tell_followed(self, first: Replica) -> None:
+        if is_warm(first, self._choices):
             for listener in self._router.listeners:
                 listener.prefix_followed()
+
+    def _tell_moved(self) -> None:
+        for listener in self._router.listeners:
+            listener.moved()
 
     def _fail_over(self, replica: Replica, error: SwarmError) -> None:
         """Raises Unavailable where no more retries are to be had."""
         self._router.fail_over(replica, error)
         self._tried.append(replica.node)
+        self._failed.add(replica.place)
         self._reason = "next best"
 
     def _served(self, served: Served) -> None:
@@ -94,7 +133,9 @@ class SingleAnswer:
         asked = time.monotonic()
         first: float | None = None
         held_s, usage = 0.0, Usage()
-        events = self._asking.events(replica, self._request, self._choices, self._deadline, self._served)
+        events = self._asking.events(
+            replica, self._request, self._choices, self._deadline, self._served, self._elsewhere
+        )
         async with aclosing(events):
             async for event in events:
                 came = time.monotonic()

@@ -29,6 +29,14 @@ def test_help_is_grouped_and_has_examples(capsys: pytest.CaptureFixture[str]) ->
     assert len(text.splitlines()) <= 86
 
 
+def test_on_windows_a_node_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["--federation"]) == 2
+    assert "WSL 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

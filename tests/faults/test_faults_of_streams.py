@@ -123,9 +123,6 @@ async def test_readers_that_do_not_read_are_cut_off_and_others_unharmed(trial: T
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="who queues here stays queued here, though every peer has an idle worker by then"
-)
 async def test_who_waits_behind_readers_that_do_not_read_is_answered_by_an_idle_peer(trial: Trial) -> None:
     """Every worker of the swarm is busy when the request comes, and seconds later only the kitchen's are."""
     kitchen, *others = trial.swarm.nodes

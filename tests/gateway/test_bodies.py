@@ -12,14 +12,16 @@ import pytest
 
 from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
-from swarm.gateway import bodies
+from swarm.gateway import bodies, body_budget
 from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.embedding_body import EmbeddingBody
 from swarm.gateway.peer_bodies import CandidatesBody
 from swarm.gateway.sampling_body import Sampling
-from tests.doubles.running_node import RunningNode
+from tests.doubles.clients import chat_body, connect
+from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.scripted_engine import ScriptedEngine
 
 TURN = {"role": "user", "content": "x"}
 BLOCKED_S = 1.0  # of processor time that the worst body may take from the event loop; the typical one takes 10 ms
@@ -138,6 +140,30 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
         assert b" 408 " in head.split(b"\r\n")[0]
         writer.close()
         await writer.wait_closed()
+
+
+async def test_bodies_are_bounded_together_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "MOST_BYTES", 1500)
+    large = json.dumps(chat_body("x" * 1000)).encode()
+    engine = ScriptedEngine(lambda _, __: ["yes"])
+    async with RunningNode("kitchen", ready(engine)) as node, connect(node.url) as client:
+        reader, writer = await asyncio.open_connection(*node.address)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(large)}\r\n\r\n"
+        writer.write(head.encode() + large[:-1])
+
+        async with asyncio.timeout(5):
+            while (await client.chat("x" * 700)).status != 503:
+                pass  # the node has not read the other one yet
+        assert (await client.chat("x" * 300)).status == 200, "there is room for a smaller one"
+        refusal = await client.chat("x" * 700)
+        assert refusal.headers["Retry-After"] == "1"
+        assert "bodies are being read" in refusal.json["error"]["message"]
+        writer.write(large[-1:])
+        async with asyncio.timeout(5):
+            assert b" 200 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        assert (await client.chat("x" * 700)).status == 200, "what was read is given back"
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,28 @@ async def test_a_busy_node_passes_on_to_a_free_slot() -> None:
         assert (await first).status == 200
 
 
+async def test_who_waits_here_leaves_for_a_peer_that_is_idle_by_then() -> None:
+    """Both are busy when it comes, and this node, which seems sooner, stays so."""
+    async with a_swarm() as swarm:
+        gates = {"attic": asyncio.Event(), "kitchen": asyncio.Event()}
+        await swarm.add("attic", gates["attic"], "there", slots=1)
+        await swarm.add("kitchen", gates["kitchen"], "here", slots=1)
+        client = await swarm.client()
+        busy = [asyncio.create_task((await _client_of(swarm, name)).chat(swarm=SINGLE)) for name in gates]
+        for name in gates:
+            await swarm.engines[name].until(lambda engine: engine.running == 1)
+        await eventually(lambda: swarm.nodes["kitchen"].dispatcher.replicas()[1].slots_free == 0)
+        waits = asyncio.create_task(client.chat(swarm=SINGLE))
+        await eventually(lambda: _waiting(swarm, "kitchen") == 1)
+        gates["attic"].set()
+        reply = await waits
+        assert routed(reply) == {"node": "attic", "reason": "free slot", "tried": []}
+        assert await samples(client, "swarm_requests_moved_total") == 1
+        assert _waiting(swarm, "kitchen") == 0
+        gates["kitchen"].set()
+        assert {reply.status for reply in await asyncio.gather(*busy)} == {200}
+
+
 async def test_a_conversation_goes_on_where_it_was_answered_unless_that_node_is_busy() -> None:
     async with a_swarm() as swarm:
         gates = {"attic": asyncio.Event(), "kitchen": asyncio.Event()}

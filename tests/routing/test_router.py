@@ -40,6 +40,9 @@ class Heard:
     def prefix_followed(self) -> None:
         self.of["followed"] += 1
 
+    def moved(self) -> None:
+        self.of["moved"] += 1
+
 
 class Asked:
     """A router, with what it reported of peers."""
