@@ -60,14 +60,15 @@ class AddressWatch:
 
     async def run(self) -> None:
         """Until cancelled."""
-        before = self._now()
+        before, slept = self._now(), False
         while True:
             await asyncio.sleep(self._every_s)
             after = self._now()
-            slept, before = has_slept(before, after, self._every_s), after
+            slept, before = slept or has_slept(before, after, self._every_s), after
             try:
                 chosen = self._choose()
             except (AddressError, OSError) as error:
                 _log.debug("no new address to announce: %s", error)
                 continue
             await self._seen(chosen, slept)
+            slept = False

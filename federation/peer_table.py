@@ -51,7 +51,12 @@ class PeerTable(PeerTransitions):
     # Events: each returns what it changed.
 
     def proposed(self, address: Address, source: Source, now: float) -> Changes:
-        """Somebody says a node may answer there. It will be probed; a known address that is not alive, soon."""
+        """Somebody says a node may answer there. It will be probed; a known address that is not alive, soon.
+
+        Never a name: names are the user's, and `DnsSource` looks them up. A peer could tell thousands.
+        """
+        if address.is_name:
+            return ()
         contact = self._held.contacts.get(address)
         if contact is None:
             if self._held.has_room_for(source):

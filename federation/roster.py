@@ -145,6 +145,16 @@ class Roster(Wire):
         news = [entry for entry in other.entries if entry.id not in held or entry.beats(held[entry.id])]
         return self._with(*news) if news else self
 
+    def as_told_by(self, teller: str, told: Roster) -> Roster:
+        """What a member tells, but that it is back: who was put out, and tells somebody who has not heard, stays out.
+
+        Whoever takes a node back tells so itself. Its own revocation a node may pass on.
+        """
+        own, held = told.get(teller), self.get(teller)
+        if own is None or own.revoked or held is None or not own.beats(held):
+            return told
+        return Roster(swarm=told.swarm, entries=tuple(entry for entry in told.entries if entry is not own))
+
     def placed(self, node_id: str, places: Iterable[Place]) -> Roster:
         """With the places where a member was found last."""
         held = self.get(node_id)

@@ -98,7 +98,8 @@ class RosterSync:
         if self._trust.exclusion is not None:  # what it noted since must not arrive just when it is taken back
             return None
         try:
-            await self._trust.learn(await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S))
+            told = await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S)
+            await self._trust.learn(told, peer.id)
         except PeerError as error:
             _log.debug("%s does not exchange its list of members: %s", peer.label, error)
             return None

@@ -126,9 +126,14 @@ class Trust:
         """Unpin a member. Raises RosterError for one that is none."""
         return _paired(await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name)))
 
-    async def learn(self, told: Roster) -> Roster:
-        """Merge what a member told. Raises RosterError for another swarm's list."""
-        return _paired(await self._change(lambda roster: _paired(roster).merge(told)))
+    async def learn(self, told: Roster, teller: str) -> Roster:
+        """Merge what the member with the id `teller` told. Raises RosterError for another swarm's list."""
+
+        def learned(roster: Roster | None) -> Roster:
+            held = _paired(roster)
+            return held.merge(held.as_told_by(teller, told))
+
+        return _paired(await self._change(learned))
 
     async def adopt(self, told: Roster) -> Roster:
         """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself.

@@ -45,7 +45,7 @@ class PeerNews:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._models: dict[str, str] = {}  # by peer id, as last said; bounded by the peer table
+        self._models: dict[str, str] = {}  # by the id of those that are here, as last said
 
     def tell(self, change: Change) -> None:
         match change:
@@ -54,6 +54,7 @@ class PeerNews:
                 back = " is back" if returned else ""
                 self._say(f"+ peer {peer.label}{back} at {peer.address} ({models})")
             case PeerLeft(peer, reason):
+                self._models.pop(peer.id, None)
                 self._say(f"- peer {peer.label}: {reason}")
             case PeerChanged(peer) if self._models.get(peer.id) != models_of(peer):
                 self._models[peer.id] = models = models_of(peer)

@@ -87,6 +87,8 @@ def make_app(
         app.middlewares.append(PeerGate(trust).middleware)
     guard(app, access or AccessRules())
     app.middlewares.append(admission.middleware)
+    app[BODIES] = BodyBudget()
+    app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(unsigned)
     app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
@@ -97,7 +99,6 @@ def make_app(
     app[CONDITION] = condition
     app[DESCRIBE] = describe
     app[PACING] = pacing
-    app[BODIES] = BodyBudget()
     app[model_files.FILES] = files
     if files is not None:
         metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)

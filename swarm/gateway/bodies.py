@@ -35,7 +35,7 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
 async def read_bytes(request: web.Request) -> bytes:
     """The body, at most as much as its application takes and within BODY_TIMEOUT_S. Raises as `read_body` does.
 
-    And Unavailable, where all bodies that are being read are too much together.
+    And Unavailable, where this node holds too much text already.
     """
     if request.content_type in FORM_TYPES:
         raise BadRequest(f"the Content-Type is {request.content_type}: send JSON as application/json")
@@ -53,12 +53,12 @@ async def read_bytes(request: web.Request) -> bytes:
 
 async def _pieces(request: web.Request) -> bytes:
     raw = bytearray()
-    with request.app[BODIES].reading() as came:
-        async for piece in request.content.iter_any():
-            if len(raw) + len(piece) > request.client_max_size:
-                raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(raw) + len(piece))
-            came(len(piece))
-            raw += piece
+    async for piece in request.content.iter_any():
+        size = len(raw) + len(piece)
+        if size > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+        request.app[BODIES].came(request, size)
+        raw += piece
     return bytes(raw)
 
 

@@ -1,45 +1,45 @@
-"""Memory for the bodies that are being read, all of them together: each alone may be large, and many come at once."""
+"""Memory for large requests, all of them together: each alone may be large, and many may come at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from swarm.errors import Unavailable
 
-MOST_BYTES = 256 * 2**20  # sixteen of the largest bodies at once, or tens of thousands of usual ones
+MOST_BYTES: Final = 256 * 2**20  # sixteen of the largest bodies; as text, and parsed, a few times as much
+FREE_BYTES: Final = 64 * 1024  # of each: usual requests, and what nodes tell each other, are never turned away
+COUNTED = web.RequestKey("counted", int)  # bytes of the request's body that count
 
 
 class BodyBudget:
-    """What has come of bodies that are not whole yet; once parsed, a prompt is bounded by its model's context."""
+    """Counts what has come of the bodies of requests in progress, from the first piece until the answer's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._held_bytes = 0
 
-    @contextmanager
-    def reading(self) -> Generator[Callable[[int], None]]:
-        """A body is read within the block, which tells the size of each piece; all is given back at the end.
+    def came(self, request: web.Request, body_bytes: int) -> None:
+        """So much of the request's body is here. Raises Unavailable where there is no room for it."""
+        more = max(0, body_bytes - FREE_BYTES) - request[COUNTED]
+        if more > 0 and self._held_bytes + more > self._most_bytes:
+            raise Unavailable(
+                f"the requests in progress have {self._held_bytes / 2**20:.0f} MiB of text, and this node takes "
+                f"{self._most_bytes / 2**20:.0f} MiB at once: try again later, or with a shorter one"
+            )
+        self._held_bytes += more
+        request[COUNTED] += more
 
-        Telling raises Unavailable where there is no room for the piece.
-        """
-        held = 0
-
-        def came(size: int) -> None:
-            nonlocal held
-            if self._held_bytes + size > MOST_BYTES:
-                raise Unavailable(
-                    f"{self._held_bytes / 2**20:.0f} MiB of requests' bodies are being read, and at most "
-                    f"{MOST_BYTES / 2**20:.0f} MiB are at once: try again"
-                )
-            held += size
-            self._held_bytes += size
-
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives back what a request holds when it has ended."""
+        request[COUNTED] = 0
         try:
-            yield came
+            return await handler(request)
         finally:
-            self._held_bytes -= held
+            self._held_bytes -= request[COUNTED]
 
 
 BODIES = web.AppKey("bodies", BodyBudget)

@@ -68,8 +68,9 @@ class ControlDoor:
         self._file = data_dir / CONTROL_FILE
         self._secret = secrets.token_hex(SECRET_BYTES)
         self._authorization = f"Bearer {self._secret}".encode()
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
-        app[BODIES] = BodyBudget()
+        budget = BodyBudget()
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard, budget.middleware])
+        app[BODIES] = budget
         app.router.add_post(INVITE_PATH, self._invite)
         app.router.add_post(JOIN_PATH, self._join)
         app.router.add_get(PEERS_PATH, self._peers)

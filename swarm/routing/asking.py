@@ -47,12 +47,13 @@ class Asking:
         client: PeerClient,
         router: Router,
         upstream: Upstream | None,
+        peers_idle: Callable[[], bool],
     ) -> None:
         self._pool = pool
         self._client = client
         self._router = router
         self._upstream = upstream
-        self._room = WaitingRoom()
+        self._room = WaitingRoom(peers_idle)
 
     async def candidates(
         self,
@@ -83,11 +84,11 @@ class Asking:
         choices: int,
         deadline: float,
         on_served: OnServed,
-        elsewhere: Elsewhere,
+        elsewhere: Elsewhere | None = None,
     ) -> EventStream:
         """The events of `choices` answers; `on_served` hears who gives them.
 
-        Raises SoonerElsewhere before the first one, where `elsewhere` is idle while the request waits here.
+        Raises SoonerElsewhere before the first one, where `elsewhere` names a peer while the request waits here.
         """
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
@@ -123,12 +124,13 @@ class Asking:
         choices: int,
         deadline: float,
         on_served: OnServed,
-        elsewhere: Elsewhere,
+        elsewhere: Elsewhere | None,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
+        served_at_once = workers.state().slots_free >= choices and not workers.waiting
         async with AsyncExitStack() as stack:
-            idle = replica.slots_free >= choices and not replica.waiting
-            async with nullcontext() if idle else self._room.waits(choices, elsewhere):
+            stays = elsewhere is None or served_at_once
+            async with nullcontext() if stays else self._room.waits(replica.model, choices, elsewhere):
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
             on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()

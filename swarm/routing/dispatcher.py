@@ -74,7 +74,7 @@ class Dispatcher:
         self._pool = pool
         self._peers = peers
         self._router = Router(report_traffic, rules)
-        self._asking = Asking(pool, client, self._router, upstream)
+        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -95,6 +95,9 @@ class Dispatcher:
     def _everywhere(self) -> tuple[Replica, ...]:
         """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
         return self._router.seen(self._here() + self._peers())
+
+    def _peers_idle(self) -> bool:
+        return any(replica.slots_free for replica in self._router.seen(self._peers(), everything=False))
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """How requests to each peer fare, by node id; closed for those that are not named."""
@@ -267,7 +270,7 @@ class Dispatcher:
                 return ranked if last is None else (*ranked, last)
 
             answer = SingleAnswer(
-                self._asking, self._router, request, rank, prefixes, choices, deadline, on_served, whole
+                self._asking, self._router, request, rank, prefixes, choices, deadline, on_served, whole, local_only
             )
             async with aclosing(answer.events()) as events:
                 async for event in events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import Replica
@@ -51,6 +52,12 @@ def waiting_s(replica: Replica, writing_s: float, choices: int = 1) -> float:
         return replica.wait_s
     full_s = writing_s * crowding(replica.slots, replica.slots)
     return (replica.waiting + choices) * full_s / max(replica.slots, 1)
+
+
+def queued_behind(ahead: int, replica: Replica) -> Replica:
+    """The replica as a request sees it that waits there already, with `ahead` others before it."""
+    share = (ahead + 1) / (replica.waiting + 1)
+    return replace(replica, waiting=ahead, wait_s=replica.wait_s * share if replica.wait_s else None)
 
 
 def cost_s(replica: Replica, tokens: int, assumed_tokens_per_s: float, choices: int = 1) -> float:

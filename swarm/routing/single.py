@@ -7,20 +7,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from swarm.errors import (
-    BadRequest,
-    ContextExceeded,
-    EngineFailed,
-    PeerFailed,
-    SwarmError,
-    Unavailable,
-    UnknownModel,
-    UpstreamFailed,
-)
+from swarm.errors import ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable, UpstreamFailed
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.asking import Asking, OnServed, Served
-from swarm.routing.expected_time import expected_tokens
-from swarm.routing.preference import Reason, is_warm, reason_for
+from swarm.routing.expected_time import expected_tokens, queued_behind
+from swarm.routing.preference import Reason, by_preference, is_warm, reason_for
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import Place, Replica
 from swarm.routing.router import Router
@@ -31,13 +22,15 @@ log = logging.getLogger(__name__)
 
 FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
 MAX_TOLD = 8  # of those that were tried before; more names explain nothing
+FRESH_S = 3.0  # a slot that was idle longer ago may be taken by another node since
 MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up without spoiling what is measured
 
 
 class SingleAnswer:
     """The work on one request: those that `rank` tells are asked in order for `choices` answers until `deadline`.
 
-    That is a monotonic instant. While the request waits for this node's own workers, `rank` is asked again.
+    That is a monotonic instant. `rank` is asked again after a failure, and, unless the request `stays`, while it waits
+    for this node's own workers.
     Of a `whole` answer nothing is handed out before it is complete, so that the next best may take over until then.
     """
 
@@ -52,6 +45,7 @@ class SingleAnswer:
         deadline: float,
         on_served: OnServed,
         whole: bool = False,
+        stays: bool = False,
     ) -> None:
         self._asking = asking
         self._router = router
@@ -62,6 +56,7 @@ class SingleAnswer:
         self._deadline = deadline
         self._on_served = on_served
         self._whole = whole
+        self._elsewhere = None if stays else self._sooner
         self._tried: list[str] = []
         self._failed: set[Place] = set()
         self._reason: Reason = "only one"
@@ -70,6 +65,7 @@ class SingleAnswer:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
         self._router.attempt()
         left = self._ranked()
+        self._reason = reason_for(left, self._choices, expected_tokens(self._request))
         self._tell_followed(left[0])
         begun = False
         while left:
@@ -80,30 +76,39 @@ class SingleAnswer:
                         begun = True
                         yield event
                 return
-            except SoonerElsewhere:
+            except SoonerElsewhere as sooner:
                 self._tell_moved()
-                left = self._ranked() or [replica]
+                chosen = (sooner.peer.place, replica.place)
+                others = [other for other in self._ranked_again(left) if other.place not in chosen]
+                left = [sooner.peer, replica, *others]
             except FAILING_OVER as error:
                 if begun or not left:
                     raise
                 self._fail_over(replica, error)
+                left = self._ranked_again(left)
 
     def _ranked(self) -> list[Replica]:
-        """Who is left to be asked, best first."""
-        ranked = [replica for replica in self._rank() if replica.place not in self._failed]
-        if not self._tried:
-            self._reason = reason_for(ranked, self._choices, expected_tokens(self._request))
-        return ranked
+        """Who may be asked, best first; none that has failed this request."""
+        return [replica for replica in self._rank() if replica.place not in self._failed]
 
-    def _elsewhere(self) -> Replica | None:
-        """The peer that would be asked now, if it has idle slots."""
+    def _ranked_again(self, left: list[Replica]) -> list[Replica]:
+        """As things stand by now; as they stood, where nobody could be asked otherwise."""
         try:
-            best = next((replica for replica in self._rank() if replica.place not in self._failed), None)
-        except (BadRequest, UnknownModel):  # whoever served the model is gone
+            return self._ranked() or left
+        except SwarmError:  # whoever served the model is gone
+            return left
+
+    def _sooner(self, ahead: int) -> Replica | None:
+        """The peer that would be asked if the request, with `ahead` others before it in this node's queue, came now."""
+        try:
+            ranked = self._ranked()
+        except SwarmError:  # whoever served the model is gone
             return None
+        standing = [queued_behind(ahead, replica) if replica.local else replica for replica in ranked]
+        best = next(iter(by_preference(standing, self._choices, expected_tokens(self._request))), None)
         if best is None or best.local or best.upstream or best.troubled or best.slots_free < self._choices:
             return None
-        return best
+        return best if time.monotonic() - best.told_at <= FRESH_S else None
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         events = self._measured(replica)
@@ -115,6 +120,7 @@ class SingleAnswer:
                 listener.prefix_followed()
 
     def _tell_moved(self) -> None:
+        self._reason = self._reason if self._tried else "free slot"
         for listener in self._router.listeners:
             listener.moved()
 

@@ -1,4 +1,4 @@
-"""Requests that wait for this node's own workers, and leave as soon as a peer has an idle slot for them.
+"""Requests that wait for this node's own workers, and leave as soon as a peer would be done with them sooner.
 
 Who answers is decided when a request comes, by what is known then. It may turn out otherwise: readers that do not read
 keep this node's workers, or a peer that was full is idle. Nothing is lost by leaving: nobody has worked on it yet.
@@ -11,52 +11,59 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from swarm.routing.replicas import Place, Replica
 
-LOOK_S: Final = 0.25  # between looks around; peers tell their loads once a second, own answers there end in between
-MOST_AT_A_LOOK: Final = 32  # the oldest: a look at the replicas for each of a thousand would hold up all else
+LOOK_S: Final = 0.25  # between two looks around; peers tell their loads once a second, own answers there end in between
+MOST_AT_A_LOOK: Final = 8  # a choice among a hundred peers takes three milliseconds; the next look is at the next eight
 
-Elsewhere = Callable[[], Replica | None]  # who would be asked instead at this moment, with its idle slots
+Elsewhere = Callable[[int], Replica | None]  # who would be asked instead now, of a request with so many before it
 
 
 class SoonerElsewhere(Exception):
-    """A peer has an idle slot for a request that still waits here."""
+    """`peer` has an idle slot for a request that still waits here."""
+
+    def __init__(self, peer: Replica) -> None:
+        super().__init__(peer.node)
+        self.peer = peer
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiter:
+    model: str
     choices: int
     elsewhere: Elsewhere
     patience: asyncio.Timeout
+    peer: Replica | None = None
 
 
 class WaitingRoom:
-    """All requests that wait, oldest first. For one event loop."""
+    """All requests that wait, oldest first. For one event loop. `peers_idle` tells whether looking is any use."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers_idle: Callable[[], bool]) -> None:
+        self._peers_idle = peers_idle
         self._waiters: dict[_Waiter, None] = {}
+        self._looked_at = 0  # of those that wait now, so many at the last looks
         self._next_look: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def waits(self, choices: int, elsewhere: Elsewhere) -> AsyncGenerator[None]:
-        """A request waits within the block, for `choices` slots. Raises SoonerElsewhere from there."""
+    async def waits(self, model: str, choices: int, elsewhere: Elsewhere) -> AsyncGenerator[None]:
+        """A request waits within the block, for `choices` slots of `model`. Raises SoonerElsewhere from there."""
         patience = asyncio.timeout(None)
+        waiter = _Waiter(model, choices, elsewhere, patience)
         try:
             async with patience:
-                waiter = _Waiter(choices, elsewhere, patience)
                 self._waiters[waiter] = None
                 self._look_later()
                 try:
                     yield
                 finally:
-                    del self._waiters[waiter]
+                    self._waiters.pop(waiter, None)
                     self._close_if_empty()
         except TimeoutError:
-            if patience.expired():
-                raise SoonerElsewhere from None
+            if waiter.peer is not None and patience.expired():
+                raise SoonerElsewhere(waiter.peer) from None
             raise
 
     def _look_later(self) -> None:
@@ -69,13 +76,23 @@ class WaitingRoom:
             self._next_look = None
 
     def _look(self) -> None:
-        """Call out whom a peer could answer at once, each idle slot once."""
-        now = asyncio.get_running_loop().time()
-        taken = Counter[Place]()
-        for waiter in islice(self._waiters, MOST_AT_A_LOOK):
-            peer = waiter.elsewhere()
-            if peer is not None and peer.slots_free - taken[peer.place] >= waiter.choices:
-                taken[peer.place] += waiter.choices
-                waiter.patience.reschedule(now)
+        """Call out whom a peer could answer at once, each idle slot once; the next look begins where this one ended."""
         self._next_look = None
         self._look_later()
+        if not self._peers_idle():
+            return
+        now = asyncio.get_running_loop().time()
+        begin = self._looked_at if self._looked_at < len(self._waiters) else 0
+        ahead, taken = Counter[str](), Counter[Place]()
+        for number, waiter in enumerate(tuple(self._waiters)[: begin + MOST_AT_A_LOOK]):
+            if number >= begin:
+                peer = waiter.elsewhere(ahead[waiter.model])
+                if peer is not None and peer.slots_free - taken[peer.place] >= waiter.choices:
+                    taken[peer.place] += waiter.choices
+                    waiter.peer = peer
+                    waiter.patience.reschedule(now)
+                    del self._waiters[waiter]
+                    continue
+            ahead[waiter.model] += 1
+        self._looked_at = ahead.total()
+        self._close_if_empty()

@@ -47,3 +47,27 @@ async def test_each_look_is_told_and_a_lost_address_changes_nothing() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert seen[:3] == [(home, False), (cafe, True), (cafe, False)]
+
+
+async def test_a_sleep_is_told_once_there_is_an_address_again() -> None:
+    """After a nap the wireless network takes seconds to be back, and then perhaps with the address of before."""
+    home = choose_addresses((Interface("wlan0", ("10.0.0.1",)),))
+    looks = iter([home, None, None, home, home])
+    moments = iter([Moment(0, 0), Moment(1, 1), Moment(900, 2), Moment(901, 3), Moment(902, 4), Moment(903, 5)])
+    seen: list[bool] = []
+
+    def choose() -> AnnouncedAddresses:
+        look = next(looks, home)
+        if look is None:
+            raise AddressError("gone")
+        return look
+
+    async def note(_: AnnouncedAddresses, slept: bool) -> None:
+        seen.append(slept)
+
+    watch = AddressWatch(choose, note, every_s=0.0, now=lambda: next(moments, Moment(904, 6)))
+    running = asyncio.create_task(watch.run())
+    await eventually(lambda: len(seen) >= 3)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert seen[:3] == [False, True, False]

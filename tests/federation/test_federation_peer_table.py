@@ -3,6 +3,7 @@
 import pytest
 
 from federation.advertisement import ServedModel
+from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.probing import Answer
 from tests.doubles.peer_tables import (
@@ -32,6 +33,14 @@ def test_only_an_answer_makes_a_peer() -> None:
     assert peer.url == "http://10.0.0.2:17615"
     assert peer.silent_s(2.1) == 2.0
     assert table.next_due() == pytest.approx(0.1 + TIMING.probe_interval_s)
+
+
+@pytest.mark.parametrize("source", Source)
+def test_a_name_is_never_probed_whoever_tells_it(source: Source) -> None:
+    """Looking up what a peer makes up would keep the system's resolver busy, and take GETs to any host inside."""
+    table = make_table()
+    assert table.proposed(Address("h1.slow.example", 17615), source, 0.0) == ()
+    assert table.due_probes(0.0) == ()
 
 
 def test_one_miss_is_a_suspicion_that_an_answer_lifts() -> None:

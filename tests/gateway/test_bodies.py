@@ -12,8 +12,9 @@ import pytest
 
 from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest
-from swarm.gateway import bodies, body_budget
+from swarm.gateway import bodies
 from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
+from swarm.gateway.body_budget import BODIES, FREE_BYTES
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.embedding_body import EmbeddingBody
@@ -22,7 +23,9 @@ from swarm.gateway.sampling_body import Sampling
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
+from tests.doubles.waiting import eventually
 
+SINGLE = {"strategy": "single"}
 TURN = {"role": "user", "content": "x"}
 BLOCKED_S = 1.0  # of processor time that the worst body may take from the event loop; the typical one takes 10 ms
 
@@ -142,28 +145,35 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
         await writer.wait_closed()
 
 
-async def test_bodies_are_bounded_together_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_budget, "MOST_BYTES", 1500)
-    large = json.dumps(chat_body("x" * 1000)).encode()
-    engine = ScriptedEngine(lambda _, __: ["yes"])
+async def test_large_bodies_are_bounded_together_from_the_first_piece_to_the_answers_end() -> None:
+    answering = asyncio.Event()
+    engine = ScriptedEngine(lambda _, __: [answering, "yes"], slots=2)
+    large = "x" * (FREE_BYTES + 1000)
     async with RunningNode("kitchen", ready(engine)) as node, connect(node.url) as client:
+        node.app[BODIES]._most_bytes = 1500  # pyright: ignore[reportPrivateUsage]
         reader, writer = await asyncio.open_connection(*node.address)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(large)}\r\n\r\n"
-        writer.write(head.encode() + large[:-1])
-
-        async with asyncio.timeout(5):
-            while (await client.chat("x" * 700)).status != 503:
-                pass  # the node has not read the other one yet
-        assert (await client.chat("x" * 300)).status == 200, "there is room for a smaller one"
-        refusal = await client.chat("x" * 700)
+        raw = json.dumps(chat_body(large, swarm=SINGLE)).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n\r\n"
+        writer.write(head.encode() + raw[:-1])
+        await eventually(lambda: node.app[BODIES]._held_bytes > 0)  # pyright: ignore[reportPrivateUsage]
+        refusal = await client.chat(large, swarm=SINGLE)
+        assert refusal.status == 503
         assert refusal.headers["Retry-After"] == "1"
-        assert "bodies are being read" in refusal.json["error"]["message"]
-        writer.write(large[-1:])
+        assert "MiB of text" in refusal.json["error"]["message"]
+        writer.write(raw[-1:])
+        await engine.until(lambda engine: engine.running == 1)
+        assert (await client.chat(large, swarm=SINGLE)).status == 503, "it is being answered"
+        small = asyncio.create_task(client.chat("x" * 1000, swarm=SINGLE))
+        await engine.until(lambda engine: engine.running == 2)
+        answering.set()
+        assert (await small).status == 200, "usual ones are never turned away"
         async with asyncio.timeout(5):
             assert b" 200 " in await reader.readline()
         writer.close()
         await writer.wait_closed()
-        assert (await client.chat("x" * 700)).status == 200, "what was read is given back"
+        async with asyncio.timeout(5):
+            while (await client.chat(large, swarm=SINGLE)).status != 200:
+                pass  # the first one's end is a moment after its answer
 
 
 @pytest.mark.parametrize(

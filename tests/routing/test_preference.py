@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
-from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S, cost_s, expected_tokens, speed_to_assume
+from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S, cost_s, expected_tokens, queued_behind, speed_to_assume
 from swarm.routing.preference import by_preference, fit_to_vote, reason_for, with_slots_for
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica
@@ -54,6 +54,15 @@ TABLE: list[tuple[str, Replica, Replica, str]] = [
     ("a half open circuit is as good as any", replica("a", circuit="half_open"), replica("b"), "fastest"),
     ("the id", replica("a"), replica("b"), "fastest"),
 ]  # fmt: skip
+
+
+def test_who_is_next_in_a_fast_nodes_queue_stays_and_who_is_last_leaves_for_a_slow_idle_peer() -> None:
+    here = replica("here", free=0, waiting=20, tokens_per_s=40.0)
+    laptop = replica("laptop", tokens_per_s=5.0)
+    first_of = {ahead: by_preference([queued_behind(ahead, here), laptop])[0].node for ahead in (0, 19)}
+    assert first_of == {0: "here", 19: "laptop"}
+    told = replace(here, wait_s=40.0)
+    assert queued_behind(0, told).wait_s == pytest.approx(40.0 / 21)
 
 
 @pytest.mark.parametrize(("best", "other", "reason"), [case[1:] for case in TABLE], ids=[case[0] for case in TABLE])

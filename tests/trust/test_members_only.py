@@ -261,6 +261,26 @@ async def test_a_revocation_reaches_all_and_survives_restarts(make_node: MakeNod
             assert [known.name for known in node.steward.peers().revoked] == ["cellar"]
 
 
+async def test_a_revoked_node_does_not_come_back_through_one_that_has_not_heard(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    trusts = paired_trusts(tmp_path, "kitchen", "attic", "cellar")
+    kitchen, attic, cellar = (make_node(trust.identity.name, trust) for trust in trusts)
+    await trusts[0].revoke(cellar.id)  # while the attic is off
+    revoked = trusts[0].roster
+    assert revoked is not None
+    forged = revoked.admit(cellar.trust.identity.certificate, "cellar")
+    async with run_nodes(attic, cellar):
+        await acquainted(attic, cellar)
+        merged = await cellar.client.exchange_roster(attic.address, forged, WAIT_S)
+        entry = merged.get(cellar.id)
+        assert entry is not None
+        assert (entry.epoch, entry.revoked) == (1, False), "as the attic has known it all along"
+        async with run_nodes(kitchen):
+            await acquainted(kitchen, attic)
+            await eventually(lambda: not attic.trust.is_member(cellar.id))
+
+
 async def test_a_revoked_node_may_be_invited_again(pair: tuple[RunningNode, RunningNode]) -> None:
     async with together(*pair) as (kitchen, study):
         await kitchen.steward.revoke("study")

@@ -60,6 +60,19 @@ def test_a_late_copy_does_not_bring_a_revoked_node_back_but_an_invitation_does(t
         revoked.revoke(IDS["attic"])
 
 
+def test_a_node_cannot_tell_that_it_is_back_itself(tmp_path: Path) -> None:
+    before = roster_of(tmp_path, *NAMES)
+    revoked = before.revoke(IDS["attic"])
+    back = revoked.admit(CERTIFICATES["attic"], "attic")
+    for held in (before, revoked):
+        assert held.merge(held.as_told_by(IDS["attic"], back)) == held
+        assert held.merge(held.as_told_by(IDS["study"], back)).digest == back.digest, "whoever took it back tells so"
+    assert before.merge(before.as_told_by(IDS["attic"], revoked)).digest == revoked.digest, "that it is out, it may"
+    stranger = before.model_copy(update={"swarm": "f" * 16})
+    with pytest.raises(RosterError, match="another swarm"):
+        before.merge(before.as_told_by(IDS["attic"], stranger))
+
+
 def test_another_swarms_list_is_not_merged(tmp_path: Path) -> None:
     with pytest.raises(RosterError, match="another swarm"):
         roster_of(tmp_path, "kitchen").merge(roster_of(tmp_path, "kitchen"))
