@@ -128,9 +128,10 @@ class Asking:
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
+        stays = elsewhere is None or served_at_once
+        waiting = nullcontext() if stays else self._room.waits(replica.model, choices, elsewhere)
         async with AsyncExitStack() as stack:
-            stays = elsewhere is None or served_at_once
-            async with nullcontext() if stays else self._room.waits(replica.model, choices, elsewhere):
+            async with waiting:
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
             on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()
