@@ -34,6 +34,8 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: _NothingEverComes) -> None:
         super().__init__(clock)
         self._clock = clock
+        # Else timers fire up to a nanosecond early, and whoever then waits for the rest of it waits for ever.
+        self._clock_resolution = 0.0
 
     def time(self) -> float:
         return self._clock.now
