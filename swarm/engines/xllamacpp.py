@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
 from swarm.engines.host import spec_to_json
@@ -144,7 +145,11 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH"))))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
+            "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts, which takes its time and prints pages
+        },
     )
 
     async def stop() -> None:
@@ -163,8 +168,7 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
     try:
         process.stdin.write(spec_to_json(spec).encode() + b"\n")
         await process.stdin.drain()
-        line = await process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"the engine host ended while loading {spec.path}"}
+        answer = host_answer(await process.stdout.readline(), spec.path)
         if "error" in answer:
             raise EngineFailed(answer["error"])
         engine = await _connect(spec, answer["address"], answer["key"], stop)
@@ -173,6 +177,17 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
         raise
     engine.watch(process)
     return engine
+
+
+def host_answer(line: bytes, path: Path) -> dict[str, str]:
+    """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
+    try:
+        answer: object = json.loads(line)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        return cast("dict[str, str]", answer)
+    return {"error": f"the engine host ended while loading {path}"}
 
 
 async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[], Awaitable[None]]) -> XllamacppEngine:

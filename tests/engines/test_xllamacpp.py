@@ -14,7 +14,13 @@ import pytest
 from benchmarks.random_model import write_model
 from swarm.engines import silence
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import IN_PROCESS_MAX_BYTES, XllamacppEngine, load_xllamacpp, runs_in_process
+from swarm.engines.xllamacpp import (
+    IN_PROCESS_MAX_BYTES,
+    XllamacppEngine,
+    host_answer,
+    load_xllamacpp,
+    runs_in_process,
+)
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
@@ -32,6 +38,13 @@ WEATHER = {
 
 def spec(path: Path, slots: int = 2) -> EngineSpec:
     return EngineSpec("demo", path, 1024, slots, threads=1)
+
+
+@pytest.mark.parametrize("line", [b"", b"[New LWP 13637]\n", b"GGML_ASSERT failed\n", b"7\n", b'"no"\n', b"\xff\n"])
+def test_the_last_words_of_a_host_are_no_answer(line: bytes) -> None:
+    """Where gdb is installed an aborting llama.cpp had it print a page into the host's output."""
+    assert host_answer(line, Path("m.gguf")) == {"error": "the engine host ended while loading m.gguf"}
+    assert host_answer(b'{"address": "a", "key": "k"}\n', Path("m.gguf")) == {"address": "a", "key": "k"}
 
 
 def chat(text: str, **fields: object) -> GenerationRequest:

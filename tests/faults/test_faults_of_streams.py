@@ -22,13 +22,15 @@ from tests.e2e.node_process import NodeProcess
 from tests.e2e.swarm_of_nodes import JOIN_S, Swarm
 from tests.e2e.waiting import eventually
 from tests.faults.history import CAPITAL, End
-from tests.faults.trial import PORT, Trial
+from tests.faults.schedule import Fault
+from tests.faults.trial import AGREED_S, PORT, Trial
 
 pytestmark = pytest.mark.netns
 
 TOLD_S = 6.0
 STOP_S = 1.0
 BUSY_S = 5.0
+APART_S = 8.0  # a silent peer is out after 6 s, and the rest is this machine's business
 STALLED_S = 30.0  # how long one piece may wait for a reader
 CUT_OFF_S = STALLED_S + 15.0  # looked at with every heartbeat, each 10 s
 CLIENTS = 2
@@ -124,12 +126,18 @@ async def test_readers_that_do_not_read_are_cut_off_and_others_unharmed(trial: T
 
 @pytest.mark.slow
 async def test_who_waits_behind_readers_that_do_not_read_is_answered_by_an_idle_peer(trial: Trial) -> None:
-    """Every worker of the swarm is busy when the request comes, and seconds later only the kitchen's are."""
+    """Every worker of the swarm is busy when the request comes, and seconds later only the kitchen's are.
+
+    The readers come while the kitchen is alone: it would give some of them to the others.
+    """
     kitchen, *others = trial.swarm.nodes
     async with AsyncExitStack() as stack:
-        for _ in range(SLOTS):
-            stack.callback((await one_that_does_not_read(kitchen)).close)
-        await has_idle(kitchen, 0, BUSY_S)
+        async with trial.director.disturbing(Fault.CUT, kitchen.name):
+            await trial.seen({kitchen.name: [kitchen.name]}, APART_S)
+            for _ in range(SLOTS):
+                stack.callback((await one_that_does_not_read(kitchen)).close)
+            await has_idle(kitchen, 0, BUSY_S)
+        await trial.agreed(AGREED_S)
         talking = [asyncio.create_task(read_through(node)) for node in others for _ in range(SLOTS)]
         for node in others:
             await has_idle(node, 0, BUSY_S)
