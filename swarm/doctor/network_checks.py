@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from federation.addresses import AnnouncedAddresses, Kind
+from federation.hostport import pairing_port
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
 from swarm.doctor.firewall import Passage
 
@@ -104,16 +105,18 @@ def check_multicast(heard: Mapping[str, Hearing]) -> Finding:
 
 
 def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
-    """`passages` are what each firewall found here does to the node's port and to mDNS."""
+    """`passages` are what each firewall found here does to the node's ports and to mDNS."""
+    joining = pairing_port(port)
     for passage in passages:
-        blocked = [
-            what
-            for what, verdict in ((f"TCP {port}", passage.node), ("UDP 5353 (mDNS)", passage.mdns))
-            if verdict == "blocked"
-        ]
-        if blocked:
+        judged = ((f"TCP {port}", passage.node), (f"TCP {joining}", passage.pairing), ("UDP 5353 (mDNS)", passage.mdns))
+        blocked = [what for what, verdict in judged if verdict == "blocked"]
+        if "blocked" in (passage.node, passage.mdns):
             return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
-    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns)]
+    for passage in passages:
+        if passage.pairing == "blocked":
+            message = f"{passage.tool} blocks TCP {joining}, where whoever this node invites would knock (`swarm join`)"
+            return warn("firewall", message, passage.remedy(port))
+    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns, passage.pairing)]
     if unclear:
         remedy = unclear[0].remedy(port)
         return unknown("firewall", f"{unclear[0].tool}: {unclear[0].why or 'its rules cannot be judged'}", remedy)
