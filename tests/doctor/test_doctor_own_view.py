@@ -16,6 +16,7 @@ from swarm.doctor.examination import examine_network
 from swarm.doctor.finding import Finding, Level
 from swarm.gateway.access import AccessRules, digest
 from swarm.settings import Settings, make_settings
+from tests.doubles.clients import connect
 from tests.doubles.paired import open_trust, paired_trusts
 from tests.doubles.running_node import NodeOptions, RunningNode
 
@@ -52,6 +53,9 @@ async def test_members_whose_address_nobody_knows_are_named(tmp_path: Path) -> N
     kitchen, _ = paired_trusts(tmp_path, "kitchen", "study")
     async with RunningNode("kitchen", options=NodeOptions(trust=kitchen)) as node:
         (finding,) = await said_of_peers(settings_of(node, tmp_path))
+        async with connect(node.url) as client:
+            health = (await client.get("/v1/federation/health")).json
+    assert [member["name"] for member in health["trust"]["absent"]] == ["study"]
     assert (finding.level, finding.message) == (Level.WARN, "members whose address nobody here knows: study")
 
 
