@@ -23,7 +23,7 @@ _REJECTED_REMEDY: Final = {
     Why.NO_NODE: "check the address and the port: something else answers",
     Why.VERSION: "run the same version of local-swarm on both",
     Why.COPY: "delete node.pem in the data directory of the copy, and start it again",
-    Why.FULL: "none: the others know the rest",
+    Why.FULL: "nothing to do: the others know the rest",
     Why.UNTRUSTED: "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address",
 }  # what is not here is harmless: the node itself, and one that is leaving
 Hearing = Literal["heard", "silent", "not sent", "untried"]
