@@ -16,6 +16,11 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # at most 63 characters (RF
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 
 
+def pairing_port(port: int) -> int:
+    """Where a node that listens on `port` takes joiners while an invitation is live, unless that one is taken."""
+    return port % MAX_PORT + 1
+
+
 class Address(NamedTuple):
     """Where a node answers HTTP. `host` is a canonical IP literal without brackets, or a lower-case host name."""
 

@@ -47,6 +47,7 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
 async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[Place]) -> tuple[JoinAnswer, Address]:
     """The inviter's answer, proven to be its own, and where it was reached. Raises PairingError with the remedy."""
     problems: list[str] = []
+    silent: list[Address] = []
     for address in with_zones(invitation.addresses, read_interfaces()):
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -55,12 +56,19 @@ async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[
                 )
         except OSError as error:
             problems.append(f"{address}: {_why_closed(error)}")
+            if not isinstance(error, ConnectionError | ssl.SSLError):  # these are answers: somebody is there
+                silent.append(address)
             continue
         try:
             answer = await _exchange(reader, writer, address, invitation, identity, tuple(places))
         finally:
             writer.transport.abort()
         return answer, address
+    if len(silent) == len(problems):
+        raise PairingError(
+            f"no answer at {', '.join(map(str, silent))}: is that machine on, and on this network? Its firewall must "
+            f"let TCP {invitation.port} in while you join (`swarm doctor` there)"
+        )
     raise PairingError(
         f"nobody takes this invitation any more, or the way there is closed ({'; '.join(problems)}): it is good once, "
         f"for ten minutes, while that node runs; {_ASK_AGAIN}"

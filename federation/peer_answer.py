@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
@@ -31,6 +31,8 @@ MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 l
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
+_MAX_FOREIGN_CHARS: Final = 80  # quoted of what is no node's refusal
+_SHOWN: Final = ("text/plain", "application/json")  # a page's markup tells nobody anything
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -115,10 +117,15 @@ async def read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> by
 
 
 async def refusal_of(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
+    """The error that it amounts to: a node's in its own words, a stranger's by its status and a line of plain text."""
     text = (await read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
-    with suppress(ValidationError):  # somebody else's words are shown as they are
-        text = _Refusal.model_validate_json(text).error.message
-    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
+    try:
+        said = printable(_Refusal.model_validate_json(text).error.message)[:_MAX_ERROR_CHARS]
+    except ValidationError:
+        line = "" if response.content_type not in _SHOWN else printable(text.strip().partition("\n")[0])
+        quoted = f" ({line[:_MAX_FOREIGN_CHARS]})" if line else ""
+        return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node{quoted}", response.status)
+    return PeerStatusError(f"{where} answered {response.status}: {said}", response.status)
 
 
 def was_closed_meanwhile(error: aiohttp.ClientError) -> bool:

@@ -15,7 +15,7 @@ from federation.certificate import fingerprint
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.farewell import tell_revoked
-from federation.hostport import MAX_PORT, Address
+from federation.hostport import Address, pairing_port
 from federation.invitation import MAX_HOSTS, Invitation, encode
 from federation.membership import Membership
 from federation.pairing import CODE_LIFE_S, Invitations, JoinAnswer, JoinReply, JoinRequest, Outcome, inviter_proof
@@ -64,8 +64,9 @@ class TrustSteward:
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
         self._invitations = Invitations(fingerprint(trust.identity.certificate))
-        preferred_port = addresses()[0].port % MAX_PORT + 1
-        self._listener = PairingListener(bind_hosts, preferred_port, pairing_context(trust.identity.pem), self._redeem)
+        self._usual_port = pairing_port(addresses()[0].port)
+        context = pairing_context(trust.identity.pem)
+        self._listener = PairingListener(bind_hosts, self._usual_port, context, self._redeem)
         self._codes_changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,6 +124,7 @@ class TrustSteward:
             life_s=CODE_LIFE_S,
             node=self._trust.identity.name,
             was_open=was_open,
+            other_port=None if port == self._usual_port else port,
         )
 
     async def join(self, code: str) -> Joined:

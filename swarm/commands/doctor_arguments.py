@@ -20,6 +20,7 @@ def add_doctor(commands: Any) -> None:
     )
     parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
     parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="look at this node, too; repeatable")
+    parser.add_argument("--peer-file", type=Path, metavar="FILE", help="look at the nodes that it lists, too")
     parser.add_argument("--port", type=int, help=f"that of the node (default {DEFAULT_PORT})")
     parser.add_argument("--host", metavar="IP", help="as given to the node")
     parser.add_argument("--interface", action="append", metavar="NAME", help="as given to the node")
@@ -35,6 +36,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.hardware:
         return hardware(arguments.json)
-    names = ("peer", "port", "host", "interface", "data_dir")
+    names = ("peer", "peer_file", "port", "host", "interface", "data_dir")
     given = {name: getattr(arguments, name) for name in names}
     return doctor(make_settings(given, arguments.config), arguments.json)

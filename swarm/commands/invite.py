@@ -30,6 +30,11 @@ def invite_text(invited: Invited) -> str:
         f"Good once, for {invited.life_s / 60:.0f} minutes; whoever has it may join. It leads to "
         f"{', '.join(invited.addresses)}.",
     ]
+    if invited.other_port is not None:
+        lines.append(
+            f"Joining goes to TCP {invited.other_port} this time, as the port next to the node's is taken: a firewall "
+            "here must let that in."
+        )
     if invited.was_open:
         lines.append(
             f"{invited.node} is paired from now on: open nodes get nothing from it any more. Invite each of your nodes."

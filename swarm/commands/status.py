@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,19 +27,37 @@ def upstream_line(upstream: dict[str, Any]) -> str:
     return f"  upstream {upstream['host']} ({upstream['mode']}): {where}; {upstream['requests']} sent so far; {state}"
 
 
-def ago(at: str, now: datetime) -> str:
-    """How long before `now` that was, in words."""
-    passed_s = max(0, round((now - datetime.fromisoformat(at.replace("Z", "+00:00"))).total_seconds()))
+def since(at: str, now: datetime) -> str:
+    """The time from then to `now`, in words."""
+    return lasting(max(0.0, (now - datetime.fromisoformat(at.replace("Z", "+00:00"))).total_seconds()))
+
+
+def lasting(passed_s: float) -> str:
+    """So many seconds, in words."""
+    whole_s = round(passed_s)
     for unit, size_s in (("h", 3600), ("min", 60)):
-        if passed_s >= 2 * size_s:
-            return f"{passed_s // size_s} {unit} ago"
-    return f"{passed_s} s ago"
+        if whole_s >= 2 * size_s:
+            return f"{whole_s // size_s} {unit}"
+    return f"{whole_s} s"
+
+
+def peer_line(peer: dict[str, Any], changes: Sequence[dict[str, Any]], now: datetime) -> str:
+    """One peer; of a dead one, whose figures are old, since when and why; `changes` have the oldest first."""
+    who = f"  peer {peer['name']}  {peer['url']}  "
+    if peer["state"] != "dead":
+        rtt = "" if peer["rtt_ms"] is None else f", {peer['rtt_ms']} ms"
+        seen = f"seen {peer['last_seen_s']} s ago{rtt}, found by {peer['source']}, {peer['slots_free']} slots free"
+        return f"{who}{peer['state']} ({seen})"
+    for change in reversed(changes):
+        if (change["id"], change["state"]) == (peer["id"], "dead"):
+            return f"{who}dead for {since(change['at'], now)}: {change['reason']}"
+    return f"{who}dead: last seen {lasting(peer['last_seen_s'])} ago"
 
 
 def change_line(change: dict[str, Any], now: datetime) -> str:
     """One change among the peers."""
     times = f" ({change['times']} times within a minute)" if change["times"] > 1 else ""
-    return f"  {ago(change['at'], now)}: {change['peer']} is {change['state']}: {change['reason']}{times}"
+    return f"  {since(change['at'], now)} ago: {change['peer']} is {change['state']}: {change['reason']}{times}"
 
 
 def render(view: dict[str, Any]) -> str:
@@ -55,16 +74,16 @@ def render(view: dict[str, Any]) -> str:
         lines.append(f"  model {model}: {', '.join(nodes)}")
     if not view["models"] and not (view.get("upstream") and view["upstream"]["model"]):
         lines.append("  no model is running yet")
-    for peer in view["peers"]:
-        rtt = "" if peer["rtt_ms"] is None else f", {peer['rtt_ms']} ms"
-        lines.append(
-            f"  peer {peer['name']}  {peer['url']}  {peer['state']} (seen {peer['last_seen_s']} s ago{rtt}, "
-            f"found by {peer['source']}, {peer['slots_free']} slots free)"
-        )
-    if not view["peers"]:
+    now, changes = datetime.now(UTC), view.get("changes", ())
+    absent = view.get("trust", {}).get("absent", ())  # a node of an earlier version does not say
+    lines += [peer_line(peer, changes, now) for peer in view["peers"]]
+    lines += [
+        f"  member {member['name']}  absent: not seen since this node started, or for over ten minutes"
+        for member in absent
+    ]
+    if not view["peers"] and not absent:
         lines.append("  no peers")
-    now = datetime.now(UTC)
-    lines += [change_line(change, now) for change in view.get("changes", ())[-SHOWN_CHANGES:]]
+    lines += [change_line(change, now) for change in changes[-SHOWN_CHANGES:]]
     lines += [
         f"  no peer at {rejected['address']} ({rejected['source']}): {rejected['why']}: {rejected['reason']}"
         for rejected in view.get("rejected", ())

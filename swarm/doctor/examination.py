@@ -7,11 +7,15 @@ from pathlib import Path
 
 from federation.addresses import AnnouncedAddresses
 from federation.errors import AddressError
+from federation.hostport import Address
+from federation.static_source import read_list
 from federation.trust import Trust
 from hardware.probe import probe_hardware
-from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, peer_probes
+from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, own_node, peer_probes
 from swarm.doctor.finding import Finding, fail, ok
+from swarm.doctor.own_node import OwnNode
 from swarm.errors import SetupError
+from swarm.node_access import read_key_file
 from swarm.node_discovery import chosen_addresses
 from swarm.pairing import own_membership
 from swarm.settings import Settings
@@ -47,9 +51,8 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
     except AddressError as error:
         problem = str(error)
     announced = () if chosen is None else chosen.announce
-    key = next(iter(settings.api_key), None)
     trust, distrust = _membership(settings)
-    own = peer_probes.find_own_node((*LOOPBACK, *announced), settings.port, key, trust)
+    own = own_node.find_own_node((*LOOPBACK, *announced), settings.port, _api_key(settings), trust)
     yield _port(settings, chosen, own)
     yield network_checks.check_interfaces(chosen, problem)
     yield network_checks.check_multicast(network_probes.probe_multicast(announced))
@@ -63,6 +66,15 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
     yield from _examine_peers(settings, own, trust)
 
 
+def _api_key(settings: Settings) -> str | None:
+    """One that the node takes; None without any. What is wrong with their file, another check says."""
+    try:
+        listed = read_key_file(settings.api_key_file) if settings.api_key_file else ()
+    except SetupError:
+        listed = ()
+    return next(iter((*settings.api_key, *listed)), None)
+
+
 def _membership(settings: Settings) -> tuple[Trust | None, str | None]:
     """With what this node is a member of its swarm, and why that cannot be read."""
     try:
@@ -71,7 +83,7 @@ def _membership(settings: Settings) -> tuple[Trust | None, str | None]:
         return None, str(error)
 
 
-def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: peer_probes.OwnNode | None) -> Finding:
+def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: OwnNode | None) -> Finding:
     if own is not None:
         return network_checks.check_port(settings.port, "node", f"the node {own.name} runs here")
     hosts = ("0.0.0.0",) if chosen is None else chosen.bind_hosts
@@ -83,14 +95,26 @@ def _port(settings: Settings, chosen: AnnouncedAddresses | None, own: peer_probe
     return network_checks.check_port(settings.port, "refused", why)
 
 
-def _examine_peers(settings: Settings, own: peer_probes.OwnNode | None, trust: Trust | None) -> Iterator[Finding]:
+def _examine_peers(settings: Settings, own: OwnNode | None, trust: Trust | None) -> Iterator[Finding]:
+    listed: tuple[Address, ...] = ()
     try:
-        addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer, trust)
+        listed = () if settings.peer_file is None else read_list(settings.peer_file)
+    except AddressError as error:
+        yield fail("peers", str(error), "mend it (one HOST:PORT a line): a node does not start with it")
+    try:
+        addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer, listed, trust)
     except AddressError as error:
         yield fail("peers", str(error), "write --peer HOST:PORT")
         return
     peers = peer_probes.probe_peers(addresses, own, trust)
-    if not peers:
+    addressless = peer_probes.without_address(own, trust)
+    unseen = network_checks.check_unknown_peers(own is not None and own.wants_key, addressless)
+    yield from unseen
+    broken = {peer.address for peer in peers if peer.problem is not None}  # said once, by who was asked just now
+    told = () if own is None else (entry for entry in own.rejected if entry.address not in broken)
+    refused = [finding for finding in map(network_checks.check_rejected, told) if finding is not None]
+    yield from refused
+    if not (peers or unseen or refused):
         known = "the node that runs here knows none" if own else "none are known, and no node runs here to find any"
         yield ok("peers", f"{known}: start another with `swarm --federation`, or name one with --peer")
         return

@@ -1,4 +1,4 @@
-"""What a firewall's own listing says of the node's port and of mDNS. Pure: text in, verdicts out.
+"""What a firewall's own listing says of the node's ports and of mDNS. Pure: text in, verdicts out.
 
 A listing is judged only as far as that is safe: rules that name the ports, the default, and whether anything else could
 let a packet in. Whatever is more involved is "unknown", never a guess.
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from federation.hostport import pairing_port
+
 Verdict = Literal["open", "blocked", "unknown"]
 MDNS_PORT: Final = 5353
 _NAMES = {"mdns": MDNS_PORT}
@@ -19,37 +21,45 @@ _CHAIN = re.compile(r"^\s*chain \S+ \{")
 _HOOK = re.compile(r"hook (?P<hook>\w+) .*?(?:policy (?P<policy>\w+))?;?\s*$")
 _NFT_PORTS = re.compile(r"\b(?P<protocol>tcp|udp|th) dport (?P<ports>\{[^}]*\}|\S+)")
 _TABLES_PORTS = re.compile(r"--dports? (?P<ports>\S+)")
+_UFW_TO = re.compile(r"^(?P<ports>Anywhere|\d[\d,:]*)(?:/tcp)?(?= )")
 _VERDICT = re.compile(r"\b(?P<verdict>accept|drop|reject)\b")
 _HARMLESS = ("ct state", "iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "icmp", "conntrack", "--state", "meta l4proto")
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where it cannot be told."""
+    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where it cannot be told.
+
+    `pairing`: to the TCP port where joiners knock while an invitation is live.
+    """
 
     tool: str
     node: Verdict
     mdns: Verdict
     why: str = ""
+    pairing: Verdict = "open"
 
     def remedy(self, port: int) -> str:
-        """The command that lets both in."""
+        """The command that lets all in."""
+        joining = pairing_port(port)
         match self.tool:
             case "ufw":
-                return f"sudo ufw allow {port}/tcp && sudo ufw allow {MDNS_PORT}/udp"
+                return f"sudo ufw allow {port},{joining}/tcp && sudo ufw allow {MDNS_PORT}/udp"
             case "firewalld":
-                return f"sudo firewall-cmd --add-port={port}/tcp --add-service=mdns (again with --permanent)"
+                ports = f"--add-port={port}/tcp --add-port={joining}/tcp --add-service=mdns"
+                return f"sudo firewall-cmd {ports} (again with --permanent)"
             case "nftables":
-                return f"let them in in the input chain: tcp dport {port} accept; udp dport {MDNS_PORT} accept"
+                rules = f"tcp dport {{ {port}, {joining} }} accept; udp dport {MDNS_PORT} accept"
+                return f"let them in in the input chain: {rules}"
             case "iptables":
                 return (
-                    f"sudo iptables -I INPUT -p tcp --dport {port} -j ACCEPT; "
+                    f"sudo iptables -I INPUT -p tcp -m multiport --dports {port},{joining} -j ACCEPT; "
                     f"sudo iptables -I INPUT -p udp --dport {MDNS_PORT} -j ACCEPT"
                 )
             case "macOS":
                 return "System Settings, Network, Firewall, Options: allow incoming connections for python"
             case _:
-                return f"allow python, or TCP {port} and UDP {MDNS_PORT}, on private networks"
+                return f"allow python, or TCP {port}, TCP {joining} and UDP {MDNS_PORT}, on private networks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Rule:
     def names(self, protocol: str, port: int) -> bool:
         if self.ports is None or self.protocol not in (protocol, "th"):
             return False
-        return any(low <= port <= high for low, high in self.ports)
+        return _in_ranges(port, self.ports)
 
 
 def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: int) -> Verdict:
@@ -86,6 +96,7 @@ def read_nft(listing: str, port: int) -> Passage:
     """`nft list ruleset`: its chains on the way in, each of which may drop; on the way out only what names mDNS."""
     node: list[Verdict] = ["open"]
     mdns: list[Verdict] = ["open"]
+    pairing: list[Verdict] = ["open"]
     for hook, policy, lines in _nft_chains(listing):
         rules = [rule for rule in map(_nft_rule, lines) if rule is not None]
         jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
@@ -93,10 +104,11 @@ def read_nft(listing: str, port: int) -> Passage:
         if hook == "input":
             node.append(_unless(jumps, judge(rules, default_drop, "tcp", port)))
             mdns.append(_unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT)))
+            pairing.append(_unless(jumps, judge(rules, default_drop, "tcp", pairing_port(port))))
         elif hook == "output":
             named = [rule for rule in rules if rule.names("udp", MDNS_PORT)]
             mdns.append(judge(named, drops_by_default=False, protocol="udp", port=MDNS_PORT))
-    return Passage("nftables", _worst(node), _worst(mdns))
+    return Passage("nftables", _worst(node), _worst(mdns), pairing=_worst(pairing))
 
 
 def read_iptables(listing: str, port: int) -> Passage:
@@ -107,7 +119,8 @@ def read_iptables(listing: str, port: int) -> Passage:
     jumps = any(line.startswith("-A INPUT") and not _target(line) for line in lines)
     node = _unless(jumps, judge(rules, default_drop, "tcp", port))
     mdns = _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
-    return Passage("iptables", node, mdns)
+    pairing = _unless(jumps, judge(rules, default_drop, "tcp", pairing_port(port)))
+    return Passage("iptables", node, mdns, pairing=pairing)
 
 
 def read_ufw(status: str, port: int) -> Passage:
@@ -116,13 +129,7 @@ def read_ufw(status: str, port: int) -> Passage:
         return Passage("ufw", "open", "open")
     if "Status: active" not in status:
         return Passage("ufw", "unknown", "unknown", "does not say whether it is active")
-    lines = [line for line in status.splitlines() if re.match(rf"^(Anywhere|{port}(/tcp)?)\b.*", line)]
-    for line in lines:
-        if re.search(r"\b(ALLOW|LIMIT)\b", line):
-            return Passage("ufw", "open" if line.rstrip().endswith(("Anywhere", "(v6)")) else "unknown", "open")
-        if re.search(r"\b(DENY|REJECT)\b", line):
-            break
-    return Passage("ufw", "blocked", "open")
+    return Passage("ufw", _ufw_verdict(status, port), "open", pairing=_ufw_verdict(status, pairing_port(port)))
 
 
 def read_firewalld(listing: str, port: int) -> Passage:
@@ -137,7 +144,12 @@ def read_firewalld(listing: str, port: int) -> Passage:
         return "open" if listed or by_service else "blocked"
 
     is_mdns = "mdns" in fields.get("services", "").split()
-    return Passage("firewalld", verdict("tcp", port, by_service=False), verdict("udp", MDNS_PORT, is_mdns))
+    return Passage(
+        "firewalld",
+        verdict("tcp", port, by_service=False),
+        verdict("udp", MDNS_PORT, is_mdns),
+        pairing=verdict("tcp", pairing_port(port), by_service=False),
+    )
 
 
 def read_macos(state: str) -> Passage:
@@ -152,6 +164,19 @@ def read_windows(state: str) -> Passage:
     if re.search(r"\b(OFF|AUS)\b", state):
         return Passage("Windows", "open", "open")
     return Passage("Windows", "unknown", "unknown", "the firewall is on and has rules for each program")
+
+
+def _ufw_verdict(status: str, port: int) -> Verdict:
+    """What the first line that names the TCP port does to it."""
+    for line in status.splitlines():
+        to = _UFW_TO.match(line)
+        if to is None or not (to["ports"] == "Anywhere" or _in_ranges(port, _ports(to["ports"].replace(":", "-")))):
+            continue
+        if re.search(r"\b(ALLOW|LIMIT)\b", line):
+            return "open" if line.rstrip().endswith(("Anywhere", "(v6)")) else "unknown"
+        if re.search(r"\b(DENY|REJECT)\b", line):
+            return "blocked"
+    return "blocked"
 
 
 def _nft_chains(listing: str) -> list[tuple[str, str, list[str]]]:
@@ -202,6 +227,10 @@ def _target(line: str) -> str:
 
 def _ports(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(_range(part.strip()) for part in text.strip("{} ").split(",") if part.strip())
+
+
+def _in_ranges(port: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(low <= port <= high for low, high in ranges)
 
 
 def _range(text: str) -> tuple[int, int]:

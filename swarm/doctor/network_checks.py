@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pydantic import BaseModel
+
 from federation.addresses import AnnouncedAddresses, Kind
+from federation.hostport import pairing_port
+from federation.peer import Source, Why
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
 from swarm.doctor.firewall import Passage
 
@@ -14,6 +18,14 @@ CLOCK_WARN_S: Final = 30.0  # more than any round trip or header's rounding expl
 CLOCK_FAIL_S: Final = 300.0  # half the life of an invitation
 
 PortUse = Literal["free", "node", "other", "refused"]
+_REJECTED_REMEDY: Final = {
+    Why.DOWN: "start the node there; check the address, and the firewall there",
+    Why.NO_NODE: "check the address and the port: something else answers",
+    Why.VERSION: "run the same version of local-swarm on both",
+    Why.COPY: "delete node.pem in the data directory of the copy, and start it again",
+    Why.FULL: "nothing to do: the others know the rest",
+    Why.UNTRUSTED: "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address",
+}  # what is not here is harmless: the node itself, and one that is leaving
 Hearing = Literal["heard", "silent", "not sent", "untried"]
 
 
@@ -40,6 +52,15 @@ class PeerFacts:
     @property
     def label(self) -> str:
         return self.address if self.name is None else f"{self.name} ({self.address})"
+
+
+class Rejected(BaseModel):
+    """An address where the node that runs here finds no peer, as it says so."""
+
+    address: str
+    source: str
+    why: str
+    reason: str
 
 
 def check_port(port: int, use: PortUse, detail: str = "") -> Finding:
@@ -104,16 +125,18 @@ def check_multicast(heard: Mapping[str, Hearing]) -> Finding:
 
 
 def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
-    """`passages` are what each firewall found here does to the node's port and to mDNS."""
+    """`passages` are what each firewall found here does to the node's ports and to mDNS."""
+    joining = pairing_port(port)
     for passage in passages:
-        blocked = [
-            what
-            for what, verdict in ((f"TCP {port}", passage.node), ("UDP 5353 (mDNS)", passage.mdns))
-            if verdict == "blocked"
-        ]
-        if blocked:
+        judged = ((f"TCP {port}", passage.node), (f"TCP {joining}", passage.pairing), ("UDP 5353 (mDNS)", passage.mdns))
+        blocked = [what for what, verdict in judged if verdict == "blocked"]
+        if "blocked" in (passage.node, passage.mdns):
             return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
-    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns)]
+    for passage in passages:
+        if passage.pairing == "blocked":
+            message = f"{passage.tool} blocks TCP {joining}, where whoever this node invites would knock (`swarm join`)"
+            return warn("firewall", message, passage.remedy(port))
+    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns, passage.pairing)]
     if unclear:
         remedy = unclear[0].remedy(port)
         return unknown("firewall", f"{unclear[0].tool}: {unclear[0].why or 'its rules cannot be judged'}", remedy)
@@ -149,6 +172,29 @@ def check_peer(peer: PeerFacts) -> list[Finding]:
     findings = [_both_ways(check, peer)]
     if peer.clock_ahead_s is not None:
         findings.append(check_clock(peer.label, peer.clock_ahead_s))
+    return findings
+
+
+def check_rejected(rejected: Rejected) -> Finding | None:
+    """What the node that runs here says of an address that leads to no peer; None where that is as it should be."""
+    remedy = _REJECTED_REMEDY.get(Why(rejected.why)) if rejected.why in tuple(Why) else "see docs/discovery.md"
+    if remedy is None or (rejected.why == Why.DOWN and rejected.source != Source.STATIC.word):
+        return None
+    return warn(
+        f"peer {rejected.address}", f"no peer of the node that runs here: {rejected.why}: {rejected.reason}", remedy
+    )
+
+
+def check_unknown_peers(wants_key: bool, addressless: Sequence[str]) -> list[Finding]:
+    """What nobody here could look at: all that the node keeps for those with its key, members without an address."""
+    findings: list[Finding] = []
+    if wants_key:
+        said = "the node that runs here wants an API key to say whom it knows"
+        findings.append(unknown("peers", said, "give it: SWARM_API_KEY=KEY, or --config FILE as the node has it"))
+    if addressless:
+        said = f"members whose address nobody here knows: {', '.join(addressless)}"
+        remedy = "start their nodes, or name one with --peer HOST:PORT; `swarm revoke` puts out what is gone"
+        findings.append(warn("peers", said, remedy))
     return findings
 
 

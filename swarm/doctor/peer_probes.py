@@ -1,120 +1,43 @@
-"""Asking the node that runs here, and each peer, as this machine's own node would: blocking HTTP.
-
-In a paired swarm that is mutual TLS with this node's key and pins, so that both ends prove who they are.
-"""
+"""Asking each peer as this machine's own node would: in a paired swarm both ends prove who they are."""
 
 from __future__ import annotations
 
 import http.client
 import socket
 import ssl
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ValidationError
-
 from federation import wire
 from federation.advertisement import parse_description, parse_hints
-from federation.certificate import node_id_of
 from federation.dns_source import candidates
-from federation.errors import AddressError, AdvertisementError, VersionError
+from federation.errors import AdvertisementError, VersionError
 from federation.hostport import Address, parse_address
 from federation.peer_link import NOT_TAKEN, why_no_handshake
 from federation.peer_store import load_peers
 from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
+from swarm.doctor.node_http import ITSELF, Answer, NotThere, get
+from swarm.doctor.own_node import OwnNode
 
-HERE_TIMEOUT_S: Final = 1.0  # nothing is lost on the way to this machine itself
-TIMEOUT_S: Final = 3.0  # a lost SYN is repeated after one second, and again after two more
-MAX_BODY_BYTES: Final = 256 * 1024  # as the peer client takes
 MAX_ASKED: Final = 64  # peers looked at
 THREADS: Final = 16
-ITSELF: Final = "is this node itself"
+SOMETHING_ELSE: Final = "check the address and the port: something other than a node answers there"
 INVITE_IT: Final = "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address"
 
 
-@dataclass(frozen=True, slots=True)
-class OwnNode:
-    """The node that runs here: who it is, and of the addresses it knows (address -> name and state).
-
-    `instance` is the mark of its run; None where it is paired, and tells members only.
-    """
-
-    id: str
-    name: str
-    instance: str | None
-    peers: dict[Address, tuple[str, str]]
-
-
-class _Peer(BaseModel):
-    name: str
-    url: str
-    state: str
-
-
-class _Self(BaseModel):
-    id: str
-    name: str
-
-
-class _View(BaseModel):
-    """What is used of `/v1/federation/health`."""
-
-    node: _Self
-    peers: tuple[_Peer, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    body: bytes
-    clock_ahead_s: float | None
-
-
-class NotThere(Exception):
-    """Why nothing that could be used came from an address; `remedy` where it is a particular one."""
-
-    def __init__(self, problem: str, remedy: str | None = None) -> None:
-        super().__init__(problem)
-        self.remedy = remedy
-
-
-def find_own_node(hosts: Sequence[str], port: int, api_key: str | None, trust: Trust | None) -> OwnNode | None:
-    """The node at the first of these addresses that one answers at; None if none runs."""
-    for host in hosts:
-        address = Address(host, port)
-        try:
-            answer = _get(address, wire.NODE_PATH, timeout_s=HERE_TIMEOUT_S)
-        except (OSError, http.client.HTTPException):
-            continue
-        view = _view(address, api_key)
-        peers = {} if view is None else _known_peers(view)
-        if answer.status == http.client.FORBIDDEN and view is not None:
-            return OwnNode(view.node.id, view.node.name, None, peers)
-        if answer.status == http.client.FORBIDDEN and trust is not None:  # it wants a key that is not given
-            return OwnNode(trust.node_id, trust.identity.name, None, {})
-        try:
-            found = parse_description(answer.body)
-        except AdvertisementError:
-            continue
-        return OwnNode(found.id, found.name, found.instance, peers)
-    return None
-
-
 def peer_addresses(
-    own: OwnNode | None, data_dir: Path, given: Sequence[str], trust: Trust | None
+    own: OwnNode | None, data_dir: Path, given: Sequence[str], listed: Sequence[Address], trust: Trust | None
 ) -> tuple[Address, ...]:
-    """Whom to look at: given now, kept from earlier starts, known to the node that runs here, and the members.
+    """Whom to look at: given now, `listed` in a file, kept, known to the node that runs here, and the members.
 
     Raises AddressError.
     """
-    wanted = [*map(parse_address, given), *load_peers(data_dir)]
+    wanted = [*map(parse_address, given), *listed, *load_peers(data_dir)]
     resolved = [address for peer in wanted for address in (_resolve(peer) if peer.is_name else (peer,))]
     known = () if own is None else own.peers
     return tuple(dict.fromkeys((*resolved, *known, *_members(trust))))[:MAX_ASKED]
@@ -146,6 +69,13 @@ def probe_peers(addresses: Sequence[Address], own: OwnNode | None, trust: Trust 
     return list(facts.values())
 
 
+def without_address(own: OwnNode | None, trust: Trust | None) -> tuple[str, ...]:
+    """The names of the members that nobody here could ask: no address of theirs is known."""
+    entries = () if trust is None else trust.others
+    known = frozenset[str]() if own is None else own.ids
+    return tuple(entry.name for entry in entries if not entry.places and entry.id not in known)
+
+
 def _members(trust: Trust | None) -> dict[Address, str]:
     """Where the other members were found last, with their names."""
     entries = () if trust is None else trust.others
@@ -165,7 +95,7 @@ def _probe(address: Address, own: OwnNode | None, trust: Trust | None) -> PeerFa
     except VersionError as error:
         return replace(facts, problem=str(error), other_protocol=True)
     except AdvertisementError as error:
-        return replace(facts, problem=str(error))
+        return replace(facts, problem=str(error), remedy=SOMETHING_ELSE)
     if own is not None and (description.id, description.instance) == (own.id, own.instance):
         return None
     return replace(
@@ -177,28 +107,30 @@ def _probe(address: Address, own: OwnNode | None, trust: Trust | None) -> PeerFa
     )
 
 
-def _ask(address: Address, path: str, trust: Trust | None) -> _Answer:
+def _ask(address: Address, path: str, trust: Trust | None) -> Answer:
     """A 200 answer of the node there, as a member where this node is one. Raises NotThere."""
     try:
-        answer = _get(address, path, trust=trust)
+        answer = get(address, path, trust=trust)
     except ssl.SSLCertVerificationError as error:
         raise NotThere("what answers there is no member of this swarm", INVITE_IT) from error
     except ssl.SSLError as error:
         raise NotThere(why_no_handshake(error), INVITE_IT) from error
     except http.client.RemoteDisconnected as error:
         if trust is None:
-            raise NotThere("breaks off the connection") from error
+            raise NotThere("breaks off the connection", SOMETHING_ELSE) from error
         raise NotThere(NOT_TAKEN, "ask for a new code (`swarm invite` there), then `swarm join CODE` here") from error
+    except http.client.HTTPException as error:
+        raise NotThere(f"does not speak HTTP as a node does ({type(error).__name__})", SOMETHING_ELSE) from error
     except TimeoutError as error:
         raise NotThere("does not answer") from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise NotThere(f"cannot be reached ({getattr(error, 'strerror', None) or error})") from error
     if answer.status == http.client.FORBIDDEN and trust is None:
         raise NotThere(
             "belongs to a paired swarm, and talks to its members only", "`swarm invite` there, `swarm join CODE` here"
         )
     if answer.status != http.client.OK:
-        raise NotThere(f"answers {answer.status}, as no node does")
+        raise NotThere(f"answers HTTP {answer.status}: it is no node", SOMETHING_ELSE)
     return answer
 
 
@@ -209,22 +141,6 @@ def _sees(address: Address, own_id: str, trust: Trust | None) -> bool | None:
         return None
 
 
-def _view(own: Address, api_key: str | None) -> _View | None:
-    """The swarm as the node sees it; None where it wants a key that is not given."""
-    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    try:
-        return _View.model_validate_json(_get(own, "/v1/federation/health", headers).body)
-    except (OSError, http.client.HTTPException, ValidationError):
-        return None
-
-
-def _known_peers(view: _View) -> dict[Address, tuple[str, str]]:
-    try:
-        return {parse_address(peer.url): (peer.name, peer.state) for peer in view.peers}
-    except AddressError:
-        return {}
-
-
 def _resolve(name: Address) -> tuple[Address, ...]:
     """What the name stands for; itself where nobody knows, so that it is reported."""
     try:
@@ -232,41 +148,3 @@ def _resolve(name: Address) -> tuple[Address, ...]:
     except (OSError, UnicodeError):
         return (name,)
     return candidates(name, (str(sockaddr[0]) for *_, sockaddr in found))
-
-
-def _get(
-    address: Address,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    timeout_s: float = TIMEOUT_S,
-    trust: Trust | None = None,
-) -> _Answer:
-    connection = _connection(address, timeout_s, None if trust is None else trust.client_context)
-    sent = {**(headers or {}), **({} if trust is None else {wire.FROM_HEADER: trust.node_id})}
-    try:
-        began = time.time()
-        connection.connect()
-        if trust is not None and isinstance(connection.sock, ssl.SSLSocket):
-            shown = connection.sock.getpeercert(binary_form=True)
-            if shown is not None and node_id_of(shown) == trust.node_id:
-                raise NotThere(ITSELF)
-        connection.request("GET", path, headers=sent)
-        response = connection.getresponse()
-        body = response.read(MAX_BODY_BYTES)
-        return _Answer(response.status, body, _ahead_s(response.getheader("Date"), (began + time.time()) / 2))
-    finally:
-        connection.close()
-
-
-def _connection(address: Address, timeout_s: float, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
-    if context is None:
-        return http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-    return http.client.HTTPSConnection(address.host, address.port, timeout=timeout_s, context=context)
-
-
-def _ahead_s(date: str | None, here_s: float) -> float | None:
-    """By how much the clock that wrote the header is ahead; it has whole seconds, half of one on average."""
-    try:
-        return None if date is None else parsedate_to_datetime(date).timestamp() + 0.5 - here_s
-    except ValueError:
-        return None

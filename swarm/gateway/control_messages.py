@@ -40,13 +40,17 @@ class RevokeBody(Message):
 
 
 class Invited(Message):
-    """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation."""
+    """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation.
+
+    `other_port`: where joiners knock, if it is not the node's port plus one, which firewalls are told of.
+    """
 
     code: str = Field(repr=False)
     addresses: tuple[str, ...]
     life_s: float
     node: str
     was_open: bool
+    other_port: int | None = None
 
 
 class Joined(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -69,11 +70,17 @@ def peer_object(peer: Peer, circuit: CircuitState = "closed") -> dict[str, objec
     }
 
 
-def trust_object(trust: Trust | None) -> dict[str, object]:
-    """Who may be a peer; `problem` where this node was put out of its swarm."""
+def trust_object(trust: Trust | None, peers: Sequence[Peer]) -> dict[str, object]:
+    """Who may be a peer; `problem` where this node was put out of its swarm; `absent`: members not among `peers`."""
     if trust is None:
-        return {"mode": "open", "problem": None}
-    return {"mode": trust.mode, "problem": trust.problem}
+        return {"mode": "open", "problem": None, "absent": []}
+    seen = {peer.id for peer in peers}
+    absent = () if trust.problem is not None else (entry for entry in trust.others if entry.id not in seen)
+    return {
+        "mode": trust.mode,
+        "problem": trust.problem,
+        "absent": [{"id": entry.id, "name": entry.name} for entry in absent],
+    }
 
 
 def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:
@@ -125,7 +132,7 @@ def change_object(change: RecentChange) -> dict[str, object]:
 
 async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
-    node = request.app[DESCRIBE]()
+    node, peers = request.app[DESCRIBE](), request.app[MEMBERSHIP].peers()
     served: dict[str, list[str]] = {}
     circuits = request.app[DISPATCHER].circuits()
     for replica in request.app[DISPATCHER].replicas():
@@ -134,8 +141,8 @@ async def federation(request: web.Request) -> web.Response:
         {
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
-            "trust": trust_object(request.app.get(TRUST)),
-            "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in request.app[MEMBERSHIP].peers()],
+            "trust": trust_object(request.app.get(TRUST), peers),
+            "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in peers],
             "changes": [change_object(change) for change in request.app[MEMBERSHIP].changes()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],

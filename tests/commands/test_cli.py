@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,27 @@ def test_status_names_everyone() -> None:
     assert "model demo: kitchen, study" in text
     assert "peer study" in text
     assert "found by mdns" in text
+
+
+def test_status_says_since_when_and_why_a_peer_is_dead_and_who_is_absent() -> None:
+    node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": "paired", "id": "y"}
+    peer = {
+        "name": "study", "url": "http://10.0.0.2:17615", "state": "dead", "last_seen_s": 7204.7, "rtt_ms": 5.0,
+        "source": "mdns", "slots_free": 4, "models": ["demo"], "id": "x",
+    }  # fmt: skip
+    gone = {
+        "at": (datetime.now(UTC) - timedelta(seconds=7200)).isoformat(), "peer": "study", "id": "x", "state": "dead",
+        "reason": "nobody listens at 10.0.0.2:17615", "times": 1,
+    }  # fmt: skip
+    view = {"status": "ok", "node": node, "peers": [peer], "models": {}}
+    text = render({**view, "changes": [gone]})
+    assert "study  http://10.0.0.2:17615  dead for 2 h: nobody listens at 10.0.0.2:17615" in text
+    assert "slots free" not in text
+    assert "  dead: last seen 2 h ago" in render(view)
+    alone = {**view, "peers": [], "trust": {"mode": "paired", "problem": None, "absent": [{"id": "z", "name": "vm"}]}}
+    assert "  member vm  absent: not seen since this node started" in render(alone)
+    assert "no peers" not in render(alone)
+    assert "no peers" in render({**view, "peers": []})
 
 
 def test_a_vote_in_one_line() -> None:

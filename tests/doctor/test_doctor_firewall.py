@@ -51,7 +51,8 @@ LOOPBACK = 'iif "lo" accept'
     ],
 )
 def test_nftables(listing: str, node: str, mdns: str) -> None:
-    assert read_nft(listing, PORT) == Passage("nftables", node, mdns)  # type: ignore[arg-type]
+    passage = read_nft(listing, PORT)
+    assert (passage.tool, passage.node, passage.mdns) == ("nftables", node, mdns)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_nftables(listing: str, node: str, mdns: str) -> None:
     ],
 )
 def test_iptables(listing: str, node: str, mdns: str) -> None:
-    assert read_iptables(listing, PORT) == Passage("iptables", node, mdns)  # type: ignore[arg-type]
+    passage = read_iptables(listing, PORT)
+    assert (passage.tool, passage.node, passage.mdns) == ("iptables", node, mdns)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,35 @@ def test_ufw(status: str, node: str) -> None:
     ],
 )
 def test_firewalld(listing: str, node: str, mdns: str) -> None:
-    assert read_firewalld(listing, PORT) == Passage("firewalld", node, mdns)  # type: ignore[arg-type]
+    passage = read_firewalld(listing, PORT)
+    assert (passage.tool, passage.node, passage.mdns) == ("firewalld", node, mdns)
+
+
+@pytest.mark.parametrize(
+    ("passage", "pairing"),
+    [
+        (read_ufw("Status: active\n\n17615/tcp    ALLOW    Anywhere\n", PORT), "blocked"),
+        (read_ufw("Status: active\n\n17615,17616/tcp    ALLOW    Anywhere\n", PORT), "open"),
+        (read_ufw("Status: active\n\n17600:17700/tcp    ALLOW IN    Anywhere\n", PORT), "open"),
+        (read_ufw("Status: active\n\n17616/udp    ALLOW    Anywhere\n", PORT), "blocked"),
+        (read_ufw("Status: inactive\n", PORT), "open"),
+        (read_nft(nft("drop", "tcp dport 17615 accept", "udp dport 5353 accept"), PORT), "blocked"),
+        (read_nft(nft("drop", "tcp dport { 17615, 17616 } accept"), PORT), "open"),
+        (read_iptables("-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 17615 -j ACCEPT", PORT), "blocked"),
+        (read_iptables("-P INPUT DROP\n-A INPUT -p tcp -m multiport --dports 17615,17616 -j ACCEPT", PORT), "open"),
+        (read_firewalld("public\n  target: default\n  services: mdns\n  ports: 17615/tcp\n", PORT), "blocked"),
+        (read_firewalld("public\n  services: mdns\n  ports: 17615/tcp 17616/tcp\n", PORT), "open"),
+    ],
+)
+def test_the_port_where_joiners_knock_is_judged_too(passage: Passage, pairing: str) -> None:
+    assert passage.pairing == pairing
+
+
+@pytest.mark.parametrize("tool", ["ufw", "firewalld", "nftables", "iptables", "Windows"])
+def test_every_remedy_opens_both_ports(tool: str) -> None:
+    remedy = Passage(tool, "blocked", "blocked").remedy(PORT)
+    assert "17615" in remedy
+    assert "17616" in remedy
 
 
 def test_what_asks_for_each_program_is_unknown_while_it_is_on() -> None:

@@ -100,7 +100,7 @@ async def test_a_goodbye_says_who_leaves(fake_node: Any) -> None:
         node.answers[wire.GOODBYE_PATH] = note
         await client.goodbye(node.address, "id-here", LONG_S)
         node.answers[wire.GOODBYE_PATH] = lambda _: asyncio.sleep(0, web.Response(status=503, text="busy"))
-        with pytest.raises(PeerStatusError, match="answered 503: busy") as caught:
+        with pytest.raises(PeerStatusError, match=r"answers HTTP 503: it is no node \(busy\)") as caught:
             await client.goodbye(node.address, "id-here", LONG_S)
     assert bodies == [{"id": "id-here"}]
     assert (caught.value.kind, caught.value.status) == ("status", 503)
@@ -146,6 +146,14 @@ async def test_other_content_is_not_read_as_json(fake_node: Any, reply: Any) -> 
             await client.describe(node.address, LONG_S)
 
 
+async def test_of_a_page_nothing_but_the_status_is_said(fake_node: Any, reply: Any) -> None:
+    async with fake_node("router") as node, PeerClient("id-here") as client:
+        node.answers[wire.NODE_PATH] = reply(b"<html>" + b"<p>" * 100, content_type="text/html", status=404)
+        with pytest.raises(PeerStatusError) as caught:
+            await client.describe(node.address, LONG_S)
+        assert str(caught.value) == f"{node.address} answers HTTP 404: it is no node"
+
+
 async def test_redirects_are_not_followed(fake_node: Any) -> None:
     async with fake_node("kitchen") as node, fake_node("victim") as victim, PeerClient("id-here") as client:
 
@@ -153,7 +161,7 @@ async def test_redirects_are_not_followed(fake_node: Any) -> None:
             raise web.HTTPTemporaryRedirect(victim.address.url + wire.NODE_PATH)
 
         node.answers[wire.NODE_PATH] = elsewhere
-        with pytest.raises(PeerStatusError, match="answered 307"):
+        with pytest.raises(PeerStatusError, match="answers HTTP 307"):
             await client.describe(node.address, LONG_S)
         assert victim.requests == []
 
@@ -290,7 +298,9 @@ async def test_heartbeats_keep_a_slow_stream_alive_until_the_deadline(fake_node:
 async def test_a_refusal_to_give_candidates_carries_its_status(fake_node: Any, reply: Any) -> None:
     async with fake_node("kitchen") as node, PeerClient("id-here") as client:
         node.answers[wire.CANDIDATES_PATH] = reply(b'{"error": "full\x1b[2J"}', status=503)
-        with pytest.raises(PeerStatusError, match=r"answered 503: \{\"error\": \"full\?\[2J") as caught:
+        with pytest.raises(
+            PeerStatusError, match=r"answers HTTP 503: it is no node \(\{\"error\": \"full\?\[2J"
+        ) as caught:
             await candidates(client, node.address.url)
         assert caught.value.status == 503
 

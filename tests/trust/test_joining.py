@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation import pairing
+from federation import pairing, pairing_client
 from federation.certificate import fingerprint
 from federation.errors import PairingError
+from federation.hostport import pairing_port
 from federation.invitation import Invitation, decode, encode
 from federation.pairing import (
     MAX_LIVE_CODES,
@@ -32,6 +34,7 @@ from federation.pairing_listener import MAX_CONNECTIONS, PairingListener
 from federation.roster import encoded
 from federation.roster_store import load_roster
 from federation.tls import pairing_context
+from swarm.commands.invite import invite_text
 from swarm.errors import SetupError, SwarmError
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust
@@ -144,6 +147,34 @@ async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode, monke
         later = (await kitchen.steward.invite()).code
         monkeypatch.setattr(pairing, "CODE_LIFE_S", 600.0)
         assert later != code
+
+
+async def test_where_nobody_answers_at_all_the_firewall_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairing_client, "CONNECT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # as a dropped packet: nothing ever comes back
+        port = mute.getsockname()[1]
+        invitation = Invitation("0" * 16, b"x" * 32, b"y" * 16, ("127.0.0.1",), port)
+        with pytest.raises(PairingError) as caught:
+            await join(invitation, identity(tmp_path, "study"), ())
+    said = str(caught.value)
+    assert said.startswith(f"no answer at 127.0.0.1:{port}: is that machine on, and on this network?")
+    assert f"firewall must let TCP {port} in" in said
+    assert "swarm invite" not in said, "a new code cannot help"
+
+
+async def test_an_invitation_says_where_it_leads_if_not_to_the_usual_port(make_node: MakeNode) -> None:
+    kitchen = make_node("kitchen")
+    async with kitchen:
+        usual = pairing_port(kitchen.address.port)
+        with ExitStack() as stack:
+            with suppress(OSError):  # somebody has it already: just as well
+                stack.enter_context(socket.create_server(("127.0.0.1", usual)))
+            invited = await kitchen.steward.invite()
+        assert invited.other_port == decode(invited.code).port != usual
+        assert f"TCP {invited.other_port} this time" in invite_text(invited)
+    assert "this time" not in invite_text(invited.model_copy(update={"other_port": None}))
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ async def test_clients_are_served_as_before(pair: tuple[RunningNode, RunningNode
             health = (await client.get("/v1/federation/health")).json
             assert health["node"]["mode"] == "paired"
             assert [peer["state"] for peer in health["peers"]] == ["alive"]
+            assert health["trust"] == {"mode": "paired", "problem": None, "absent": []}
             reply = await client.chat(swarm={"votes": 8})
         assert {c["voter"].split("@")[1] for c in reply.json["swarm"]["candidates"]} == {"kitchen", "study"}
 

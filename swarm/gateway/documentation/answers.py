@@ -224,11 +224,30 @@ class SourceEntry(BaseModel):
     problem: str | None
 
 
+class MemberEntry(BaseModel):
+    """A member of this paired swarm."""
+
+    id: str
+    name: str
+
+
+class TrustEntry(BaseModel):
+    """Who may be a peer: `mode` is open or paired. `problem`: this node was put out of its swarm.
+
+    `absent` are members not seen since this node started, or lost and forgotten since.
+    """
+
+    mode: str
+    problem: str | None
+    absent: list[MemberEntry]
+
+
 class FederationView(BaseModel):
     """The swarm as this node sees it. `models` says which nodes serve each model."""
 
     status: str
     node: NodeEntry
+    trust: TrustEntry
     peers: list[PeerEntry]
     changes: list[ChangeEntry]
     rejected: list[RejectedEntry]

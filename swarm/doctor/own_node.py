@@ -1,0 +1,106 @@
+"""The node that runs on this machine, and what it says of its swarm to whoever may ask."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from federation import wire
+from federation.advertisement import parse_description
+from federation.errors import AddressError, AdvertisementError
+from federation.hostport import Address, parse_address
+from federation.trust import Trust
+from swarm.doctor.network_checks import Rejected
+from swarm.doctor.node_http import Answer, get
+
+HERE_TIMEOUT_S: Final = 1.0  # nothing is lost on the way to this machine itself
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNode:
+    """The node that runs here: who it is, and of the addresses it knows (address -> name and state).
+
+    `instance` is the mark of its run; None where it is paired, and tells members only. `ids` are those of the peers,
+    `rejected` the addresses where it finds no peer. `wants_key`: it does not tell any of this without an API key.
+    """
+
+    id: str
+    name: str
+    instance: str | None
+    peers: dict[Address, tuple[str, str]]
+    ids: frozenset[str] = frozenset()
+    rejected: tuple[Rejected, ...] = ()
+    wants_key: bool = False
+
+
+class _Peer(BaseModel):
+    id: str
+    name: str
+    url: str
+    state: str
+
+
+class _Self(BaseModel):
+    id: str
+    name: str
+
+
+class _View(BaseModel):
+    """What is used of `/v1/federation/health`."""
+
+    node: _Self
+    peers: tuple[_Peer, ...]
+    rejected: tuple[Rejected, ...] = ()
+
+
+def find_own_node(hosts: Sequence[str], port: int, api_key: str | None, trust: Trust | None) -> OwnNode | None:
+    """The node at the first of these addresses that one answers at; None if none runs."""
+    for host in hosts:
+        address = Address(host, port)
+        try:
+            answer = get(address, wire.NODE_PATH, timeout_s=HERE_TIMEOUT_S)
+        except (OSError, http.client.HTTPException):
+            continue
+        view = _view(address, api_key)
+        own = _who_answers(answer, view if isinstance(view, _View) else None, trust)
+        if own is None:
+            continue
+        if isinstance(view, _View):
+            ids = frozenset(peer.id for peer in view.peers)
+            return replace(own, peers=_known_peers(view), ids=ids, rejected=view.rejected)
+        return replace(own, wants_key=view == http.client.UNAUTHORIZED)
+    return None
+
+
+def _who_answers(answer: Answer, view: _View | None, trust: Trust | None) -> OwnNode | None:
+    """The node that gave this answer about itself; None where it is none."""
+    if answer.status == http.client.FORBIDDEN and view is not None:
+        return OwnNode(view.node.id, view.node.name, None, {})
+    if answer.status == http.client.FORBIDDEN and trust is not None:  # it wants a key that is not given
+        return OwnNode(trust.node_id, trust.identity.name, None, {})
+    try:
+        found = parse_description(answer.body)
+    except AdvertisementError:
+        return None
+    return OwnNode(found.id, found.name, found.instance, {})
+
+
+def _view(own: Address, api_key: str | None) -> _View | int | None:
+    """The swarm as the node sees it, or the status with which it keeps that to itself; None for anything else."""
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    try:
+        answer = get(own, "/v1/federation/health", headers)
+        return _View.model_validate_json(answer.body) if answer.status == http.client.OK else answer.status
+    except (OSError, http.client.HTTPException, ValidationError):
+        return None
+
+
+def _known_peers(view: _View) -> dict[Address, tuple[str, str]]:
+    try:
+        return {parse_address(peer.url): (peer.name, peer.state) for peer in view.peers}
+    except AddressError:
+        return {}
