@@ -108,6 +108,7 @@ def _add_upstream(group: Any) -> None:
 
 def _add_general(group: Any) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
-    group.add_argument("--data-dir", type=Path, metavar="DIR", help="where models and this node's identity are kept")
+    where = "models, this node's identity (or SWARM_DATA_DIR)"
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
     levels = ("debug", "info", "warning", "error")
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")

@@ -114,3 +114,14 @@ def test_help_after_an_option_is_the_command_s(command: tuple[str, ...], capsys:
         main(["--federation", *command[:2], "--help"])
     assert left.value.code == 0
     assert f"usage: swarm {command[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["peers"], ["invite"], ["revoke", "study"]], ids=" ".join)
+def test_without_the_option_the_environment_names_the_data_directory(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SWARM_DATA_DIR", str(tmp_path / "environment"))
+    assert main(command) == 2
+    assert str(tmp_path / "environment") in capsys.readouterr().err
+    assert main([*command, "--data-dir", str(tmp_path / "given")]) == 2
+    assert str(tmp_path / "given") in capsys.readouterr().err
