@@ -12,7 +12,8 @@ from swarm.commands.asking_arguments import add_asking_commands
 from swarm.commands.doctor_arguments import add_doctor
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.model_arguments import add_models
-from swarm.commands.node_arguments import add_node_options
+from swarm.commands.node_arguments import USAGE_LINE, add_node_options
+from swarm.commands.options_before import read_line
 from swarm.errors import SetupError, SwarmError
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
@@ -41,16 +42,17 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swarm",
-        usage="swarm [OPTIONS] [COMMAND ...]",  # argparse would list every option twice
+        usage=USAGE_LINE,
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # so that what a command has is what its own parser says
     )
     parser.set_defaults(run=_serve)
     parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
     add_node_options(parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="swarm")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="swarm")
     add_asking_commands(commands)
     add_doctor(commands)
     add_models(commands)
@@ -68,7 +70,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from swarm.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
-    settings = make_settings(given, arguments.config)
+    settings = make_settings(given, getattr(arguments, "config", None))
     os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
     set_up_logging(settings.log_level)
     return serve(settings)
@@ -84,8 +86,8 @@ def set_up_logging(level: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = build_parser().parse_args(argv)
     try:
+        arguments = read_line(build_parser(), sys.argv[1:] if argv is None else argv)
         return arguments.run(arguments)
     except SetupError as error:
         print(f"swarm: {error}", file=sys.stderr)

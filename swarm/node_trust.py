@@ -129,7 +129,8 @@ class TrustSteward:
 
     async def join(self, code: str) -> Joined:
         joined = await join_swarm(self._trust, code, self._places if self._federated else ())
-        self._withdraw_codes()  # they were for the swarm that this node has left
+        if not joined.already:
+            self._withdraw_codes()  # they were for the swarm that this node has left
         return joined.model_copy(update={"running": True, "federated": self._federated})
 
     def peers(self) -> Peers:

@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from federation.errors import FederationError, InvitationError
+from federation.errors import FederationError, InvitationError, PairingError
 from federation.identity import IDENTITY_FILE, load_identity
-from federation.invitation import decode
+from federation.invitation import Invitation, decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Entry, Place, Roster
 from federation.roster_store import load_roster
@@ -32,19 +32,42 @@ def translated() -> Generator[None]:
 
 
 async def join_swarm(trust: Trust, code: str, places: Iterable[Place]) -> Joined:
-    """Join with a code; `places` is where this node will be found. Nothing changes unless all of it worked."""
+    """Join with a code; `places` is where this node will be found. Nothing changes unless all of it worked.
+
+    A member asks all the same: it may have been put out without having heard. That nobody takes its code is no failure.
+    """
     with translated():
         invitation = decode(code)
         check_invitation(invitation, trust.identity, trust.roster)
-        answer, _ = await join(invitation, trust.identity, places)
+        own = own_entry(trust, invitation)
+        try:
+            answer, _ = await join(invitation, trust.identity, places)
+        except PairingError:
+            if own is None:
+                raise
+            return _joined(trust, invitation, already=True)
         roster = await trust.adopt(answer.roster)
-    inviter = roster.get(invitation.node_id)
+    now = roster.get(trust.node_id)
+    joined = _joined(trust, invitation, already=own is not None and now is not None and not now.beats(own))
+    return joined.model_copy(update={"clock_ahead_s": clock_difference_s(answer)})
+
+
+def own_entry(trust: Trust, invitation: Invitation) -> Entry | None:
+    """This node's entry, where as far as it knows it and the inviter are members of the invitation's swarm."""
+    roster = trust.roster
+    if roster is None or roster.swarm != invitation.swarm or trust.problem is not None:
+        return None
+    return roster.get(trust.node_id) if trust.is_member(invitation.node_id) else None
+
+
+def _joined(trust: Trust, invitation: Invitation, *, already: bool) -> Joined:
+    inviter = None if trust.roster is None else trust.roster.get(invitation.node_id)
     return Joined(
         inviter="" if inviter is None else inviter.name,
         members=tuple(entry.name for entry in trust.others),
         running=False,
         federated=False,
-        clock_ahead_s=clock_difference_s(answer),
+        already=already,
     )
 
 

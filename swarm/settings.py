@@ -84,9 +84,8 @@ class Settings:
 
 NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
 SEVERAL = ("peer", "interface", "api_key", "allow_host", "allow_origin")  # a single text stands for a list of one
-ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in ("api_key", "api_key_file", "allow_host", "allow_origin")} | {
-    "upstream": URL_VARIABLE
-}
+BY_OWN_NAME = ("api_key", "api_key_file", "allow_host", "allow_origin", "data_dir")
+ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values
 _checker: TypeAdapter[Settings] = TypeAdapter(Settings)
 

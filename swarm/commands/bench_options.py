@@ -119,7 +119,7 @@ def without_key(words: Sequence[str]) -> list[str]:
 def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Namespace], str | None]) -> None:
     """`swarm bench votes`; `client_key` finds the key to send."""
     bench = commands.add_parser("bench", help="measure: votes")
-    actions = bench.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = bench.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     parser = actions.add_parser(
         "votes",
         help="what votes buy, on any endpoint and any questions",

@@ -25,7 +25,10 @@ def join(data_dir: Path, words: list[str], json: bool) -> int:
 
 
 def join_text(joined: Joined) -> str:
-    lines = [f"Joined the swarm of {joined.inviter}; members beside this node: {', '.join(joined.members)}."]
+    others = ", ".join(joined.members)
+    lines = [f"Joined the swarm of {joined.inviter}; members beside this node: {others}."]
+    if joined.already:
+        lines = [f"This node is a member of that swarm already, with {others}."]
     if not joined.running:
         lines.append("No node runs here now: start it with `swarm --federation`.")
     elif not joined.federated:

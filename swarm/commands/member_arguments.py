@@ -30,11 +30,7 @@ def add_member_commands(commands: Any) -> None:
     for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
         parser.add_argument("--json", action="store_true", help="as JSON")
         parser.add_argument(
-            "--data-dir",
-            type=Path,
-            default=argparse.SUPPRESS,  # so that one given before the command counts
-            metavar="DIR",
-            help="that of the node, where it has one of its own",
+            "--data-dir", type=Path, metavar="DIR", help="that of the node, where it has one of its own"
         )
         parser.set_defaults(run=run)
 

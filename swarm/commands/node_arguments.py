@@ -12,11 +12,12 @@ from swarm.engines.load import ENGINE_NAMES
 from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
 from swarm.routing.vote_modes import MAX_VOTES, STREAM_MODES
 
+USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:
-    """Every setting of a node that the command line takes, in groups."""
+    """Every setting of a node that the command line takes, in groups. `parser` has no default for what is not given."""
     _add_network(parser.add_argument_group("network"))
     _add_access(parser.add_argument_group("access", "also from the environment: SWARM_API_KEY, SWARM_ALLOW_HOST, ..."))
     _add_model(parser.add_argument_group("model"))
@@ -26,7 +27,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network(group: Any) -> None:
-    group.add_argument("--federation", action="store_true", default=None, help="find other nodes and be found (mDNS)")
+    group.add_argument("--federation", action="store_true", help="find other nodes and be found (mDNS)")
     group.add_argument(
         "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
     )
@@ -62,7 +63,7 @@ def _add_model(group: Any) -> None:
         metavar="MODEL",
         help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
     )
-    group.add_argument("--auto", action="store_true", default=None, help="take the best fitting model without asking")
+    group.add_argument("--auto", action="store_true", help="take the best fitting model without asking")
     group.add_argument(
         "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
     )
@@ -107,6 +108,7 @@ def _add_upstream(group: Any) -> None:
 
 def _add_general(group: Any) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings")
-    group.add_argument("--data-dir", type=Path, metavar="DIR", help="where models and this node's identity are kept")
+    where = "models, this node's identity (or SWARM_DATA_DIR)"
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
     levels = ("debug", "info", "warning", "error")
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")

@@ -54,12 +54,16 @@ class Invited(Message):
 
 
 class Joined(Message):
-    """`inviter` is a name. `running`: a node took part, and looks for the others now. `clock_ahead_s` only if far."""
+    """`inviter` is a name. `running`: a node took part, and looks for the others now. `clock_ahead_s` only if far.
+
+    `already`: this node was a member of that swarm before, and nothing has changed.
+    """
 
     inviter: str
     members: tuple[str, ...]
     running: bool
     federated: bool
+    already: bool = False
     clock_ahead_s: float | None = None
 
 

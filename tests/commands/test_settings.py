@@ -64,3 +64,15 @@ def test_the_data_dir_may_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     assert make_settings({"data_dir": Path("~/swarm")}).models_dir == tmp_path / "swarm" / "models"
     assert Settings(data_dir=tmp_path).models_dir == tmp_path / "models"
+
+
+def test_the_environment_may_name_the_data_dir_and_the_command_line_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text('data_dir = "/from/the/file"\n')
+    monkeypatch.setenv("SWARM_DATA_DIR", str(tmp_path / "environment"))
+    assert make_settings({"data_dir": None}, config).data_path == tmp_path / "environment"
+    assert make_settings({"data_dir": tmp_path / "given"}, config).data_path == tmp_path / "given"
+    monkeypatch.setenv("SWARM_DATA_DIR", "")
+    assert make_settings({}, config).data_path == Path("/from/the/file")

@@ -19,6 +19,7 @@ from swarm import node, node_leaving
 from swarm.cli import build_parser
 from swarm.gateway.access import allowed_host
 from swarm.gateway.health import routes
+from swarm.settings import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -120,6 +121,9 @@ def test_a_pod_gets_the_time_to_leave_and_is_asked_where_a_node_answers(manifest
     ready = container["readinessProbe"]
     assert ready["periodSeconds"] * ready["failureThreshold"] < node_leaving.LINGER_S, "noticed while it lingers"
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["enableServiceLinks"] is False, "a Service named swarm sets SWARM_PORT"
+    assert container["image"] == "local-swarm:latest"
+    assert "-t local-swarm ." in (DEPLOY / "Dockerfile").read_text()
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounts == {"/data", "/tmp"}
 
@@ -130,6 +134,13 @@ def test_the_image_runs_as_nobody_special_and_keeps_its_data() -> None:
     assert "USER 10001" in lines
     assert "VOLUME /data" in lines
     assert f"EXPOSE {DEFAULT_PORT}" in lines
+    environment = next(line for line in lines if line.startswith("ENV "))
+    assert f" {ENVIRONMENT['data_dir']}=/data " in environment, "so that `docker exec C swarm invite` finds the node"
+    assert 'ENTRYPOINT ["swarm"]' in lines
+    last_stage = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM")) :]
+    assert [line for line in last_stage if line.startswith("COPY")] == [
+        "COPY --from=build /opt/local-swarm /opt/local-swarm"
+    ], "no sources in the image"
     (command,) = (line for line in lines if line.startswith("CMD"))
     build_parser().parse_args(re.findall(r'"([^"]+)"', command))
 

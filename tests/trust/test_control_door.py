@@ -140,8 +140,13 @@ async def test_joining_reading_and_revoking_work_at_rest_and_inviting_does_not(
         assert "start it with `swarm --federation`" in capsys.readouterr().out
         assert await command("peers", *at_rest) == 0
         assert "kitchen" in capsys.readouterr().out
-        assert await command("join", code, *at_rest) == 1
+        assert await command("join", code, *at_rest) == 0, "used, by this very node"
+        assert "is a member of that swarm already, with kitchen" in capsys.readouterr().out
+        assert await command("join", code, "--json", "--data-dir", tmp_path / "attic") == 1
         assert "nobody takes this invitation any more" in capsys.readouterr().err
+    assert await command("join", code, "--json", *at_rest) == 0, "and while the inviter is away"
+    told = json.loads(capsys.readouterr().out)
+    assert (told["already"], told["inviter"], told["members"]) == (True, "kitchen", ["kitchen"])
     assert await command("revoke", "kitchen", *at_rest) == 0
     assert open_trust(tmp_path, "study").others == ()
 

@@ -36,6 +36,7 @@ from federation.roster_store import load_roster
 from federation.tls import pairing_context
 from swarm.commands.invite import invite_text
 from swarm.errors import SetupError, SwarmError
+from swarm.pairing import join_at_rest
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust
 from tests.doubles.running_node import RunningNode, run_nodes
@@ -125,6 +126,31 @@ async def test_a_code_is_good_once(make_node: MakeNode) -> None:
         assert not isinstance(caught.value, SetupError)
         assert attic.trust.mode == "open"
         await all_alive(kitchen, study)
+
+
+async def test_a_member_that_joins_again_is_one_already(make_node: MakeNode) -> None:
+    kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
+    async with run_nodes(kitchen, study, attic):
+        code = (await kitchen.steward.invite()).code
+        assert not (await study.steward.join(code)).already
+        digest, for_attic = study.trust.roster.digest, (await study.steward.invite()).code
+        for again in (code, (await kitchen.steward.invite()).code):  # used, and still live
+            joined = await study.steward.join(again)
+            assert (joined.already, joined.inviter, joined.members) == (True, "kitchen", ("kitchen",))
+        assert study.trust.roster.digest == digest
+        assert not (await attic.steward.join(for_attic)).already, "what this member had invited to is still good"
+
+
+async def test_a_member_that_was_put_out_and_has_not_heard_joins_anew(make_node: MakeNode, tmp_path: Path) -> None:
+    kitchen, study = make_node("kitchen"), make_node("study")
+    async with kitchen:
+        async with study:
+            await study.steward.join((await kitchen.steward.invite()).code)
+        await kitchen.steward.revoke("study")
+        assert open_trust(tmp_path, "study").problem is None, "it has not heard"
+        joined = await asyncio.to_thread(join_at_rest, tmp_path / "study", (await kitchen.steward.invite()).code)
+        assert not joined.already
+        assert [entry.id for entry in kitchen.trust.others] == [study.id]
 
 
 async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> None:
