@@ -65,7 +65,7 @@ def _open(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
                 f"port {port} is in use on {host}: is another node running (`swarm status`)? "
-                f"Stop it, or choose another port with --port {port + 1}"
+                f"Stop it; or, for a second node on this machine, give it --port {port + 1} and a --data-dir of its own"
             ) from error
         raise SetupError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     listener.setblocking(False)

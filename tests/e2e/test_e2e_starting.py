@@ -69,6 +69,23 @@ async def test_a_port_in_use_is_refused_at_once_with_the_remedy(tmp_path: Path) 
     assert "Traceback" not in refusal.errors
 
 
+async def test_a_second_node_on_one_data_directory_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    with NodeProcess("kitchen", tmp_path) as kitchen:
+        await kitchen.ready()
+        control = (tmp_path / "data" / "control.json").read_text()
+        refusal = await refused(tmp_path, "--model", "demo", "--port", "0", "--name", "study")
+        assert refusal.exit_code == 2
+        assert f"another node (kitchen, process {kitchen.pid}) runs with the data directory" in refusal.errors
+        assert "--data-dir OTHER and --port N" in refusal.errors
+        assert "Traceback" not in refusal.errors
+        assert (tmp_path / "data" / "control.json").read_text() == control
+        assert "Paris" in (await ask(kitchen)).text
+        kitchen.kill()
+        kitchen.start()
+        await kitchen.ready()
+        assert "Paris" in (await ask(kitchen)).text, "the system has freed what the killed one held"
+
+
 async def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
     refusal = await refused(tmp_path, "--model", "demo", "--port", "0", "--host", "1.2.3.4")
     assert refusal.exit_code == 2
