@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
+from federation import wire
 from federation.advertisement import printable
 from federation.errors import (
     AdvertisementError,
+    PeerMembersOnly,
     PeerProtocolError,
     PeerRefused,
     PeerStatusError,
@@ -96,6 +98,7 @@ class BoundedLines:
 
 class _RefusalError(BaseModel):
     message: str
+    code: JsonValue = None
 
 
 class _Refusal(BaseModel):
@@ -116,9 +119,12 @@ async def read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> by
 
 async def refusal_of(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
     text = (await read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
+    kind = PeerStatusError
     with suppress(ValidationError):  # somebody else's words are shown as they are
-        text = _Refusal.model_validate_json(text).error.message
-    return PeerStatusError(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
+        refusal = _Refusal.model_validate_json(text).error
+        text = refusal.message
+        kind = PeerMembersOnly if response.status == 403 and refusal.code == wire.MEMBERS_ONLY else PeerStatusError
+    return kind(f"{where} answered {response.status}: {printable(text)[:_MAX_ERROR_CHARS]}", response.status)
 
 
 def was_closed_meanwhile(error: aiohttp.ClientError) -> bool:

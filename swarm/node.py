@@ -185,7 +185,9 @@ class Node:
             yield
 
     async def _join(self) -> None:
-        self.membership.subscribe(PeerNews(self._console.say).tell)
+        place = self.place
+        news = PeerNews(self._console.say, place.identity.name, lambda: place.trust.mode == "open")
+        self.membership.subscribe(news.tell)
         discovery = self.discovery = await self._stack.enter_async_context(
             Discovery(self.settings, self.membership, self.describe, self._moved, self.place.port)
         )

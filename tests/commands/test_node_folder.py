@@ -35,5 +35,5 @@ def test_what_lies_in_the_file_matters_only_to_the_words(tmp_path: Path, left_be
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SetupError, match="cannot write .*node.lock.*--data-dir"):
+    with pytest.raises(SetupError, match=r"cannot write .*node\.lock.*--data-dir"):
         hold_folder(tmp_path / "file", "kitchen")
