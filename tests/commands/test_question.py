@@ -29,7 +29,7 @@ OPTIONS = ("small", "large")
 def typist(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Where a person types what this process reads as its standard input."""
     master, slave = pty.openpty()
-    with closing(os.fdopen(master, "r+b", buffering=0)), open(slave) as standard_input:
+    with closing(os.fdopen(master, "r+b", buffering=0)), os.fdopen(slave) as standard_input:
         monkeypatch.setattr(sys, "stdin", standard_input)
         yield master
 
@@ -48,7 +48,7 @@ def test_a_number_is_taken_and_anything_else_asked_again(
 
 def test_the_end_of_the_input_is_no_choice(typist: int) -> None:
     os.write(typist, CTRL_D)
-    with pytest.raises(SetupError, match="--model.*--auto"):
+    with pytest.raises(SetupError, match=r"--model.*--auto"):
         Terminal().choose("Which?", OPTIONS)
 
 
@@ -67,7 +67,7 @@ class _Reachable(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Not among the output of the tests."""
 
 
