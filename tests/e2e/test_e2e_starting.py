@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from swarm.node_listeners import another_port
 from tests.e2e.asking import ask, federation_view, long_stream
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.waiting import eventually
@@ -65,7 +66,7 @@ async def test_a_port_in_use_is_refused_at_once_with_the_remedy(tmp_path: Path) 
     assert refusal.took_s < REFUSAL_S
     assert refusal.exit_code == 2
     assert f"port {port} is in use" in refusal.errors
-    assert f"--port {port + 1}" in refusal.errors
+    assert f"--port {another_port(port)} and a --data-dir of its own" in refusal.errors
     assert "Traceback" not in refusal.errors
 
 
