@@ -14,6 +14,8 @@ from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoin
 MAX_CHANGES: Final = 64  # kept: an eventful day of a home swarm, a few seconds of a switch that is restarted
 REPEAT_S: Final = 60.0  # the same change of the same peer within this is one entry, counted, and one line
 
+SHOWN: Final = frozenset({Why.COPY, Why.UNTRUSTED})  # whoever runs the node reads these on its console
+
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +98,7 @@ def log_change(change: Change) -> None:
         case PeerLeft(peer, reason):
             _log.info("%s left: %s", peer.label, reason)
         case AddressRejected(address, source, reason, why):
-            matters = source is Source.STATIC or why is Why.COPY
+            matters = source is Source.STATIC and why not in SHOWN
             level = logging.WARNING if matters else logging.INFO
             _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)
 

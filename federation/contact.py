@@ -44,6 +44,7 @@ class Contact:
     due_at: float
     since: float  # last proposed, or last acceptable answer: what forgetting counts from
     node_id: str | None = None
+    claimed_id: str | None = None  # whom mDNS says it leads to, or whoever answered last says it is
     in_flight: int = 0
     started_at: float | None = None
     silent_since: float | None = None

@@ -19,6 +19,7 @@ FederationError
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
     │   └── PeerVersionError "version": a node that speaks another major version
     └── PeerStatusError     "status": an HTTP status other than 200; `status` holds it
+        └── PeerMembersOnly "untrusted": it belongs to a paired swarm, and was asked by an open node
 """
 
 from typing import Literal
@@ -113,3 +114,9 @@ class PeerStatusError(PeerError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PeerMembersOnly(PeerStatusError):
+    """The node belongs to a paired swarm and was asked by one that is open."""
+
+    kind = "untrusted"

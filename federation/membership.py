@@ -108,7 +108,7 @@ class Membership:
 
     def mdns_proposed(self, address: Address, node_id: str) -> None:
         """mDNS says that `node_id` may answer at `address`: its own id, too, for another node may use a copy of it."""
-        self._propose(address, Source.MDNS)
+        self._propose(address, Source.MDNS, node_id)
 
     def mdns_goodbye(self, node_id: str) -> None:
         """mDNS says that `node_id` left, or lost sight of it."""
@@ -270,8 +270,8 @@ class Membership:
         self._apply(changes)
         self._wake.set()
 
-    def _propose(self, address: Address, source: Source) -> None:
-        self._apply(self._table.proposed(address, source, time.monotonic()))
+    def _propose(self, address: Address, source: Source, node_id: str | None = None) -> None:
+        self._apply(self._table.proposed(address, source, time.monotonic(), node_id))
         self._wake.set()
 
     def _give(self, address: Address) -> None:

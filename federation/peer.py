@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from federation.advertisement import NodeDescription
@@ -40,7 +40,7 @@ class Why(StrEnum):
     COPY = "copied identity"
     LEAVING = "leaving"
     FULL = "full"  # this node knows as many as it can
-    UNTRUSTED = "untrusted"  # no member of this swarm
+    UNTRUSTED = "untrusted"  # no member of this swarm, or this node is none of its
 
 
 _WHY = {"protocol": Why.NO_NODE, "status": Why.NO_NODE, "version": Why.VERSION, "untrusted": Why.UNTRUSTED}
@@ -107,12 +107,16 @@ class PeerLeft:
 
 @dataclass(frozen=True, slots=True)
 class AddressRejected:
-    """What answers (or does not) at `address` is no peer, because of `reason`. Reported once per reason."""
+    """What answers (or does not) at `address` is no peer, because of `reason`. Reported once per reason.
+
+    `node_id` is whose address it is said to be, so that a node with several can be told of once; None for unknown.
+    """
 
     address: Address
     source: Source
     reason: str
     why: Why = Why.DOWN
+    node_id: str | None = field(default=None, compare=False)
 
 
 Change = PeerJoined | PeerChanged | PeerLeft | AddressRejected

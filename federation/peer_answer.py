@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
+from federation import wire
 from federation.advertisement import printable
 from federation.errors import (
     AdvertisementError,
+    PeerMembersOnly,
     PeerProtocolError,
     PeerRefused,
     PeerStatusError,
@@ -98,6 +100,7 @@ class BoundedLines:
 
 class _RefusalError(BaseModel):
     message: str
+    code: JsonValue = None
 
 
 class _Refusal(BaseModel):
@@ -120,12 +123,14 @@ async def refusal_of(response: aiohttp.ClientResponse, where: str) -> PeerStatus
     """The error that it amounts to: a node's in its own words, a stranger's by its status and a line of plain text."""
     text = (await read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
     try:
-        said = printable(_Refusal.model_validate_json(text).error.message)[:_MAX_ERROR_CHARS]
+        refusal = _Refusal.model_validate_json(text).error
     except ValidationError:
         line = "" if response.content_type not in _SHOWN else printable(text.strip().partition("\n")[0])
         quoted = f" ({line[:_MAX_FOREIGN_CHARS]})" if line else ""
         return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node{quoted}", response.status)
-    return PeerStatusError(f"{where} answered {response.status}: {said}", response.status)
+    kind = PeerMembersOnly if response.status == 403 and refusal.code == wire.MEMBERS_ONLY else PeerStatusError
+    said = printable(refusal.message)[:_MAX_ERROR_CHARS]
+    return kind(f"{where} answered {response.status}: {said}", response.status)
 
 
 def was_closed_meanwhile(error: aiohttp.ClientError) -> bool:

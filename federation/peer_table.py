@@ -50,8 +50,10 @@ class PeerTable(PeerTransitions):
 
     # Events: each returns what it changed.
 
-    def proposed(self, address: Address, source: Source, now: float) -> Changes:
+    def proposed(self, address: Address, source: Source, now: float, node_id: str | None = None) -> Changes:
         """Somebody says a node may answer there. It will be probed; a known address that is not alive, soon.
+
+        Which node that is, `node_id`, is believed only as far as not to tell people of it twice.
 
         Never a name: names are the user's, and `DnsSource` looks them up. A peer could tell thousands.
         """
@@ -60,8 +62,9 @@ class PeerTable(PeerTransitions):
         contact = self._held.contacts.get(address)
         if contact is None:
             if self._held.has_room_for(source):
-                self._held.contacts[address] = Contact(address, source, due_at=now, since=now)
+                self._held.contacts[address] = Contact(address, source, due_at=now, since=now, claimed_id=node_id)
             return ()
+        contact.claimed_id = node_id or contact.claimed_id
         contact.source = max(contact.source, source)
         contact.since = now if contact.node_id is None else contact.since
         if self._held.standing(contact) in (Standing.LOST, Standing.UNPROVEN):
@@ -74,7 +77,7 @@ class PeerTable(PeerTransitions):
         if contact is None:  # forgotten while the probe ran
             return ()
         description = answer.description
-        contact.in_flight = 0
+        contact.in_flight, contact.claimed_id = 0, description.id
         moved = self._moved_away(contact, now) if contact.node_id != description.id else ()
         record = self._held.records.get(description.id)
         if record is not None and is_double(

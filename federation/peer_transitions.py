@@ -182,7 +182,7 @@ class PeerTransitions(PeerQueries):
         return changes
 
     def _report(self, contact: Contact, why: Why, reason: str) -> Changes:
-        said = AddressRejected(contact.address, contact.source, reason, why)
+        said = AddressRejected(contact.address, contact.source, reason, why, contact.claimed_id)
         if contact.reported == said:
             return ()
         contact.reported = said

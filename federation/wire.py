@@ -13,6 +13,8 @@ MODELS_PATH: Final = f"{PREFIX}/models"  # GET: the files this node shares; .../
 PIECES_SUFFIX: Final = "/pieces"  # GET .../SHA256/pieces: the hash of each piece
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 
+MEMBERS_ONLY: Final = "members_only"  # the code of the 403 with which a paired node answers an open one
+
 FROM_PARAM: Final = "from"  # value: "host:port"
 
 HOPS_HEADER: Final = "X-Swarm-Hops"  # how many nodes have forwarded this request already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,6 +23,9 @@ class Console(Protocol):
         """Whether somebody is there to answer."""
         ...
 
-    def choose(self, question: str, options: Sequence[str]) -> int:
-        """The index of the option the person takes (the first for a plain Enter). Blocks."""
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
+        """The index of the option the person takes (the first for a plain Enter). Blocks.
+
+        Raises Stopped soon after `stop` is set, and SetupError where there is no answer to come.
+        """
         ...

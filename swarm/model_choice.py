@@ -204,7 +204,7 @@ class _Choosing:
         options = [f"{choice.id}  ({size_text(room.shape(choice).weights_bytes)} to download)" for choice in offered]
         embedded = "demo  (the embedded demonstration model: nothing to download, often wrong)"
         question = "No model is on this disk yet. Which one should this node serve?"
-        taken = self._console.choose(question, [*options, embedded])
+        taken = self._console.choose(question, [*options, embedded], self._stop)
         return (offered[taken], "as chosen") if taken < len(offered) else None
 
 

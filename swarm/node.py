@@ -29,6 +29,7 @@ from swarm.model_choice import choose_model
 from swarm.node_banner import PeerNews, banner
 from swarm.node_discovery import Discovery
 from swarm.node_files import keeping_hashed, make_files
+from swarm.node_folder import hold_folder
 from swarm.node_leaving import CUT_S, leave
 from swarm.node_place import settle
 from swarm.node_trust import TrustSteward
@@ -103,6 +104,8 @@ class Node:
 
     async def _start(self) -> None:
         settings = self.settings
+        folder = await asyncio.to_thread(hold_folder, settings.data_path, settings.name)
+        self._stack.callback(folder.close)  # last of all: until then what is written there is this node's
         self.place, listeners = await asyncio.to_thread(settle, settings)
         for listener in listeners:
             self._stack.callback(listener.close)
@@ -182,7 +185,9 @@ class Node:
             yield
 
     async def _join(self) -> None:
-        self.membership.subscribe(PeerNews(self._console.say).tell)
+        place = self.place
+        news = PeerNews(self._console.say, place.identity.name, lambda: place.trust.mode == "open")
+        self.membership.subscribe(news.tell)
         discovery = self.discovery = await self._stack.enter_async_context(
             Discovery(self.settings, self.membership, self.describe, self._moved, self.place.port)
         )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
-from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Why
+from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
 from swarm.node_place import Place
 from swarm.node_trust import trust_words
 from swarm.version import program_version
+
+MAX_TOLD: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
 def banner(place: Place, federated: bool, upstream_lines: Iterable[str]) -> Iterator[str]:
@@ -41,10 +44,16 @@ def models_of(peer: Peer) -> str:
 
 
 class PeerNews:
-    """Says each change among the peers in a line."""
+    """Says each change among the peers in a line, and each misunderstanding with one of them once.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    `own_name` is this node's; `is_open` tells whether it belongs to no paired swarm now.
+    """
+
+    def __init__(self, say: Callable[[str], None], own_name: str, is_open: Callable[[], bool]) -> None:
         self._say = say
+        self._own_name = own_name
+        self._is_open = is_open
+        self._told: dict[tuple[str, str], None] = {}  # what was said once, and of whom, the oldest first
         self._models: dict[str, str] = {}  # by the id of those that are here, as last said
 
     def tell(self, change: Change) -> None:
@@ -53,13 +62,34 @@ class PeerNews:
                 self._models[peer.id] = models = models_of(peer)
                 back = " is back" if returned else ""
                 self._say(f"+ peer {peer.label}{back} at {peer.address} ({models})")
+                self._note_namesake(peer)
             case PeerLeft(peer, reason):
                 self._models.pop(peer.id, None)
                 self._say(f"- peer {peer.label}: {reason}")
-            case PeerChanged(peer) if self._models.get(peer.id) != models_of(peer):
-                self._models[peer.id] = models = models_of(peer)
-                self._say(f"* peer {peer.label} now serves {models}")
-            case AddressRejected(address, _, reason, Why.COPY):
-                self._say(f"! {address} {reason}")
-            case _:
+            case PeerChanged(peer):
+                if self._models.get(peer.id) != models_of(peer):
+                    self._models[peer.id] = models = models_of(peer)
+                    self._say(f"* peer {peer.label} now serves {models}")
+                self._note_namesake(peer)  # it may have been restarted with another name
+            case AddressRejected(address, _, reason, Why.COPY, node_id):
+                self._once("copy", node_id or str(address), f"! {address} {reason}")
+            case AddressRejected(address, source, reason, Why.UNTRUSTED, node_id):
+                if self._is_open():
+                    remedy = "run `swarm invite` there, then `swarm join CODE` here"
+                    self._once("paired", node_id or str(address), f"! {address} belongs to a paired swarm: {remedy}")
+                elif source is Source.STATIC:  # others' nodes may well be near; this one somebody wants
+                    self._once("stranger", node_id or str(address), f"! {reason}")
+            case AddressRejected():
                 pass
+
+    def _note_namesake(self, peer: Peer) -> None:
+        if peer.name == self._own_name:
+            where = f"{peer.address}, shown as {peer.label}"
+            self._once("name", peer.id, f"! another node is called {peer.name} too ({where}): give one of them --name")
+
+    def _once(self, what: str, who: str, line: str) -> None:
+        if (what, who) not in self._told:
+            self._say(line)
+            self._told[what, who] = None
+            if len(self._told) > MAX_TOLD:
+                del self._told[next(iter(self._told))]

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
+from federation.hostport import MAX_PORT
 from swarm.errors import SetupError
 
 LISTEN_BACKLOG: Final = 1024
 PORT_TRIES: Final = 8  # for --port 0: a port that is free for one family may be taken for the other
+PORT_STEP: Final = 2  # to another node's: the port after a node's own is where it listens for whoever it invites
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
@@ -26,6 +28,11 @@ def open_listeners(bind_hosts: Sequence[str], port: int) -> tuple[socket.socket,
         except SetupError:
             continue
     return _open_all(bind_hosts, port)
+
+
+def another_port(port: int) -> int:
+    """One to propose where `port` is taken."""
+    return port + PORT_STEP if port + PORT_STEP <= MAX_PORT else port - PORT_STEP
 
 
 def _open_all(bind_hosts: Sequence[str], port: int) -> tuple[socket.socket, ...]:
@@ -65,7 +72,8 @@ def _open(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise SetupError(
                 f"port {port} is in use on {host}: is another node running (`swarm status`)? "
-                f"Stop it, or choose another port with --port {port + 1}"
+                "Stop it; or, for a second node on this machine, "
+                f"give it --port {another_port(port)} and a --data-dir of its own"
             ) from error
         raise SetupError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     listener.setblocking(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ class Silent:
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
         """Nothing is downloaded."""
 
-    def choose(self, question: str, options: Sequence[str]) -> int:
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         """The first."""
         return 0
 

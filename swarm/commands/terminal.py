@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
+from swarm.errors import SetupError
+from swarm.registry.file_hashes import Stopped
 from swarm.registry.memory import size_text
 
 REDRAW_S = 0.2  # of the progress line in a terminal
+LOOK_S = 0.1  # between two looks whether an answer is still wanted: Ctrl-C seems to work at once
+MAX_ANSWER_BYTES = 1024  # of a line typed
 LOG_STEP = 0.1  # share of the whole between two progress lines where nobody watches
 
 
@@ -54,17 +61,31 @@ class Terminal:
     def can_ask(self) -> bool:
         return self._live and sys.stdin.isatty()
 
-    def choose(self, question: str, options: Sequence[str]) -> int:
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         self.say(question)
         for number, option in enumerate(options, 1):
             self.say(f"  {number}  {option}")
         while True:
-            text = input(f"number (Enter for 1, 1-{len(options)}): ").strip()
+            text = _typed(f"number (Enter for 1, 1-{len(options)}): ", stop or threading.Event()).strip()
             if not text:
                 return 0
             if text.isdecimal() and 1 <= int(text) <= len(options):
                 return int(text) - 1
             self.say(f"{text!r} is not a number from 1 to {len(options)}")
+
+
+def _typed(prompt: str, stop: threading.Event) -> str:
+    """A line from the terminal. Unlike `input`, whose thread a process that ends would wait for, it can be stopped."""
+    print(prompt, end="", flush=True)
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        if stop.is_set():
+            print()
+            raise Stopped
+    line = os.read(sys.stdin.fileno(), MAX_ANSWER_BYTES)
+    if not line:
+        print()
+        raise SetupError("no model was chosen: name one with --model, or let the node choose with --auto")
+    return line.decode(errors="replace")
 
 
 def _duration(seconds: float) -> str:

@@ -54,7 +54,7 @@ def check_stranger(path: str) -> None:
         raise Forbidden(
             "that node belongs to a paired swarm and talks to its members only: "
             "`swarm invite` there, then `swarm join CODE` here, makes this node one",
-            "members_only",
+            wire.MEMBERS_ONLY,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Listener:
     def can_ask(self) -> bool:
         return self._takes is not None
 
-    def choose(self, question: str, options: Sequence[str]) -> int:
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         assert self._takes is not None
         self.options = options
         return self._takes if self._takes >= 0 else len(options) + self._takes

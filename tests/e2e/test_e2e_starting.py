@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from swarm.node_listeners import another_port
 from tests.e2e.asking import ask, federation_view, long_stream
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.waiting import eventually
@@ -65,8 +66,25 @@ async def test_a_port_in_use_is_refused_at_once_with_the_remedy(tmp_path: Path) 
     assert refusal.took_s < REFUSAL_S
     assert refusal.exit_code == 2
     assert f"port {port} is in use" in refusal.errors
-    assert f"--port {port + 1}" in refusal.errors
+    assert f"--port {another_port(port)} and a --data-dir of its own" in refusal.errors
     assert "Traceback" not in refusal.errors
+
+
+async def test_a_second_node_on_one_data_directory_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    with NodeProcess("kitchen", tmp_path) as kitchen:
+        await kitchen.ready()
+        control = (tmp_path / "data" / "control.json").read_text()
+        refusal = await refused(tmp_path, "--model", "demo", "--port", "0", "--name", "study")
+        assert refusal.exit_code == 2
+        assert f"another node (kitchen, process {kitchen.pid}) runs with the data directory" in refusal.errors
+        assert "--data-dir OTHER and --port N" in refusal.errors
+        assert "Traceback" not in refusal.errors
+        assert (tmp_path / "data" / "control.json").read_text() == control
+        assert "Paris" in (await ask(kitchen)).text
+        kitchen.kill()
+        kitchen.start()
+        await kitchen.ready()
+        assert "Paris" in (await ask(kitchen)).text, "the system has freed what the killed one held"
 
 
 async def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from federation import wire
 from federation.client import PeerClient
-from federation.errors import PeerError, PeerUntrusted
+from federation.errors import PeerError, PeerMembersOnly, PeerUntrusted
+from federation.peer import Why
 from federation.roster import Roster
 from federation.roster_store import save_roster
 from federation.tls import client_context
@@ -168,8 +169,11 @@ async def test_open_and_paired_nodes_ignore_each_other_and_say_why(
 ) -> None:
     async with together(*pair) as (kitchen, _):
         async with make_node("visitor") as visitor:
-            with pytest.raises(PeerError, match=r"belongs to a paired swarm .*swarm invite` there"):
+            with pytest.raises(PeerMembersOnly, match=r"belongs to a paired swarm .*swarm invite` there"):
                 await visitor.client.describe(kitchen.address, WAIT_S)
+            await visitor.membership.add_static(kitchen.address)
+            await visitor.until(lambda: bool(visitor.membership.rejected()))
+            assert [rejected.why for rejected in visitor.membership.rejected()] == [Why.UNTRUSTED]
             with pytest.raises(PeerUntrusted, match=r"is an open node.*swarm invite"):
                 await kitchen.client.describe(visitor.address, WAIT_S)
         (office, _) = paired_trusts(tmp_path / "elsewhere", "office", "lab")
