@@ -179,7 +179,7 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
     return engine
 
 
-def host_answer(line: bytes, path: Path) -> dict[str, str]:
+def host_answer(line: bytes, path: Path | None) -> dict[str, str]:
     """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
     try:
         answer: object = json.loads(line)

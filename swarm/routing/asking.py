@@ -128,8 +128,9 @@ class Asking:
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
-        stays = elsewhere is None or served_at_once
-        waiting = nullcontext() if stays else self._room.waits(replica.model, choices, elsewhere)
+        waiting = nullcontext()
+        if elsewhere is not None and not served_at_once:
+            waiting = self._room.waits(replica.model, choices, elsewhere)
         async with AsyncExitStack() as stack:
             async with waiting:
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
