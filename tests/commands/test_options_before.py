@@ -25,7 +25,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("chat", "hello"): {"--api-key", "--model"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
-    ("doctor",): {"--peer", "--port", "--host", "--interface", "--data-dir", "--config"},
+    ("doctor",): {"--peer", "--peer-file", "--port", "--host", "--interface", "--data-dir", "--config"},
     ("models", "list"): {"--data-dir"},
     ("models", "fit"): {"--data-dir", "--context", "--workers"},
     ("models", "pull", "qwen3:4b"): {"--data-dir", "--peer"},
