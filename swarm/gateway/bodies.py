@@ -21,6 +21,7 @@ BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
 # What a web page's form sends without asking first, and no API client does. The third of these types is what `curl -d`
 # says of any body (application/x-www-form-urlencoded); a form's own body of it is escaped and so never JSON.
 FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
+RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
@@ -44,7 +45,8 @@ async def read_bytes(request: web.Request) -> bytes:
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _pieces(request)
+            raw = request[RAW_BODY] = await _pieces(request)
+            return raw
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from swarm.gateway import utility_calls
 from swarm.gateway.answering import Asked
-from swarm.gateway.bodies import read_body
+from swarm.gateway.bodies import RAW_BODY, read_body
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.completion_body import CompletionBody
@@ -24,16 +24,16 @@ def openai_form(body: ChatCompletionBody) -> OpenAIForm:
     return OpenAIForm(Shape("chat", body.model, body.include_usage))
 
 
-async def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
+def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
     """The request of `body`, with the body as it came: an upstream gets every field that the client sent."""
-    return body.to_request().model_copy(update={"original": await http.read()})  # read already, and kept
+    return body.to_request().model_copy(update={"original": http[RAW_BODY]})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChatCompletionBody)
     return await request.app[ANSWERER].answer(
         request,
-        Asked(await as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
+        Asked(as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 
@@ -49,7 +49,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         one = body.model_copy(update={"prompt": prompt})
         form = OpenAIForm(Shape("text", body.model, body.include_usage, await echoed(request, one)))
         # Of several prompts each is a request of its own, and the body as it came is none of them.
-        generation = one.to_request() if len(body.prompts) > 1 else await as_asked(request, one)
+        generation = one.to_request() if len(body.prompts) > 1 else as_asked(request, one)
         asked.append(Asked(generation, options, body.choices, bool(body.stream), form))
     if len(asked) == 1:
         return await answerer.answer(request, asked[0])
