@@ -31,7 +31,7 @@ _COMMENT = re.compile(r"(?:^|\s)#")  # a # inside a key is part of it
 
 def read_access(settings: Settings, node_name: str) -> AccessRules:
     """The rules. Blocks for files. Raises SetupError for keys and names that could never be matched."""
-    keys = [*settings.api_key, *(read_key_file(settings.api_key_file) if settings.api_key_file else ())]
+    keys = given_keys(settings)
     for number, key in enumerate(settings.api_key, 1):
         if not is_key(key):
             raise SetupError(f"--api-key number {number} is no key: {_what_a_key_is()}")
@@ -45,6 +45,11 @@ def read_access(settings: Settings, node_name: str) -> AccessRules:
         key_digests=tuple(dict.fromkeys(map(digest, keys))),
         federated=settings.federated,
     )
+
+
+def given_keys(settings: Settings) -> tuple[str, ...]:
+    """Those given themselves, then those in the file. Raises SetupError as `read_key_file` does."""
+    return (*settings.api_key, *(read_key_file(settings.api_key_file) if settings.api_key_file else ()))
 
 
 def read_key_file(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from swarm.doctor import machine_checks, machine_probes, network_checks, network
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
 from swarm.errors import SetupError
-from swarm.node_access import read_key_file
+from swarm.node_access import given_keys
 from swarm.node_discovery import chosen_addresses
 from swarm.pairing import own_membership
 from swarm.settings import Settings
@@ -69,10 +69,10 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
 def _api_key(settings: Settings) -> str | None:
     """One that the node takes; None without any. What is wrong with their file, another check says."""
     try:
-        listed = read_key_file(settings.api_key_file) if settings.api_key_file else ()
+        keys = given_keys(settings)
     except SetupError:
-        listed = ()
-    return next(iter((*settings.api_key, *listed)), None)
+        keys = settings.api_key
+    return next(iter(keys), None)
 
 
 def _membership(settings: Settings) -> tuple[Trust | None, str | None]:

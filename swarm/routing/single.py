@@ -78,6 +78,8 @@ class SingleAnswer:
                 return
             except SoonerElsewhere as sooner:
                 self._tell_moved()
+                if not self._tried:
+                    self._reason = "free slot"
                 chosen = (sooner.peer.place, replica.place)
                 others = [other for other in self._ranked_again(left) if other.place not in chosen]
                 left = [sooner.peer, replica, *others]
@@ -120,7 +122,6 @@ class SingleAnswer:
                 listener.prefix_followed()
 
     def _tell_moved(self) -> None:
-        self._reason = self._reason if self._tried else "free slot"
         for listener in self._router.listeners:
             listener.moved()
 

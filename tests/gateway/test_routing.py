@@ -43,6 +43,13 @@ class Swarm:
         self._known.append(node.address)
         return node
 
+    async def add_gated(self) -> dict[str, asyncio.Event]:
+        """Two nodes of one slot, whose answers say where they are made, each once its gate is open."""
+        gates = {"attic": asyncio.Event(), "kitchen": asyncio.Event()}
+        await self.add("attic", gates["attic"], "there", slots=1)
+        await self.add("kitchen", gates["kitchen"], "here", slots=1)
+        return gates
+
     async def add_fake(self, name: str, *pieces: Piece, **facts: Any) -> FakePeer:
         peer = await self._stack.enter_async_context(FakePeer(name, *pieces, **{"params": 2_000_000, **facts}))
         self._known.append(peer.address)
@@ -121,9 +128,7 @@ async def test_a_busy_node_passes_on_to_a_free_slot() -> None:
 async def test_who_waits_here_leaves_for_a_peer_that_is_idle_by_then() -> None:
     """Both are busy when it comes, and this node, which seems sooner, stays so."""
     async with a_swarm() as swarm:
-        gates = {"attic": asyncio.Event(), "kitchen": asyncio.Event()}
-        await swarm.add("attic", gates["attic"], "there", slots=1)
-        await swarm.add("kitchen", gates["kitchen"], "here", slots=1)
+        gates = await swarm.add_gated()
         client = await swarm.client()
         busy = [asyncio.create_task((await _client_of(swarm, name)).chat(swarm=SINGLE)) for name in gates]
         for name in gates:
@@ -142,9 +147,7 @@ async def test_who_waits_here_leaves_for_a_peer_that_is_idle_by_then() -> None:
 
 async def test_a_conversation_goes_on_where_it_was_answered_unless_that_node_is_busy() -> None:
     async with a_swarm() as swarm:
-        gates = {"attic": asyncio.Event(), "kitchen": asyncio.Event()}
-        await swarm.add("attic", gates["attic"], "there", slots=1)
-        await swarm.add("kitchen", gates["kitchen"], "here", slots=1)
+        gates = await swarm.add_gated()
         client = await swarm.client()
         blocking = asyncio.create_task(client.chat("first of all", swarm=SINGLE))
         await swarm.engines["kitchen"].until(lambda engine: engine.running == 1)
