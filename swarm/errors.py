@@ -11,6 +11,7 @@ SwarmError
 │   ├── DeadlineExceeded    the request's own time is up (504)
 │   └── NoConsensus         a vote without a quorum, and the client wants none of it (503)
 ├── EngineFailed            the engine broke while answering (500)
+│   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
 ├── PeerFailed              another node did not answer as agreed (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
@@ -102,6 +103,10 @@ class NoConsensus(Unavailable):
 
 class EngineFailed(SwarmError):
     """The inference library failed while loading or generating."""
+
+
+class EngineDied(EngineFailed):
+    """The engine's process ended, or had to be ended, while it worked on the request: asking again may end another."""
 
 
 class PeerFailed(SwarmError):

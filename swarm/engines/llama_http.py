@@ -27,7 +27,7 @@ from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
-from swarm.errors import BadRequest, EngineFailed
+from swarm.errors import BadRequest, EngineDied, EngineFailed
 from swarm.generation import EventStream, Finish, GenerationRequest, Prompt
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
@@ -200,8 +200,10 @@ class LlamaHttp:
                 if response.status != 200:
                     raise translate_error(response.status, await _error_body(response))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
+            raise EngineDied(f"the engine ended over this request: {error or type(error).__name__}") from error
 
 
 def tokens_in(answer: bytes) -> int:

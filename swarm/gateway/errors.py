@@ -16,6 +16,7 @@ from swarm.errors import (
     BadRequest,
     ContextExceeded,
     DeadlineExceeded,
+    EngineDied,
     EngineFailed,
     Forbidden,
     NoConsensus,
@@ -111,6 +112,8 @@ def http_error(error: SwarmError) -> HttpError:
             return _passed_on(error)
         case UpstreamFailed():
             return HttpError(502, "server_error", "upstream_failed", message)
+        case EngineDied():
+            return HttpError(502, "server_error", "engine_failed", message)
         case EngineFailed():
             return HttpError(500, "server_error", "engine_failed", message)
         case _:
