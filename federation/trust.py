@@ -161,6 +161,11 @@ class Trust:
         """Forget all members: this node is open again."""
         await self._change(lambda _: None)
 
+    async def leave_for_own(self, places: Iterable[Place]) -> None:
+        """Forget all members and be a swarm of this node alone, so that it does not stand open for a moment."""
+        own = new_roster(self.identity.certificate, self.identity.name, places)
+        await self._change(lambda _: own)
+
     # What the other members make of this node, for the sake of whoever wonders why it is alone
 
     def refused_by(self, node_id: str) -> None:

@@ -30,7 +30,7 @@ examples:
   swarm --federation --model demo           with the tiny embedded model: no download
   swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
   swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
-  swarm --federation --api-key-file keys    clients need one of these keys (or --api-key, SWARM_API_KEY)
+  swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys (or --api-key, SWARM_API_KEY)
   swarm --upstream http://127.0.0.1:11434   ask this Ollama where no node can answer
   swarm models fit                          what would run here
   swarm status                              the swarm as this node sees it

@@ -7,6 +7,8 @@ SwarmError
 ├── Forbidden               the request comes by a name or from a web page that this node does not serve (403)
 ├── UnknownModel            no reachable node serves that name (404)
 ├── UnknownFile             this node shares no such file (404)
+├── UnknownRequest          no request by that id is in progress here (404)
+├── RequestCancelled        somebody who may manage this node ended the request (409)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   ├── DeadlineExceeded    the request's own time is up (504)
 │   └── NoConsensus         a vote without a quorum, and the client wants none of it (503)
@@ -83,6 +85,17 @@ class UnknownFile(SwarmError):
     def __init__(self, sha256: str) -> None:
         super().__init__(f"this node shares no file with sha256 {sha256}")
         self.sha256 = sha256
+
+
+class UnknownRequest(SwarmError):
+    """No request that asks for work and has this id is in progress on this node."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"no request {request_id!r} is in progress here: it has ended, or is another node's")
+
+
+class RequestCancelled(SwarmError):
+    """Whoever manages this node ended the request: that was meant, so nobody should repeat it by itself."""
 
 
 class Unavailable(SwarmError):

@@ -156,6 +156,7 @@ class Node:
             addresses=lambda: self.place.all_announced,
             federated=settings.federated,
             say=self._console.say,
+            members_only=place.access.members_only,
         )
 
     async def _enter_upstream(self) -> Upstream | None:

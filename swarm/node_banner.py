@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
+from swarm.gateway.access import PeersAccess
 from swarm.node_place import Place
 from swarm.node_trust import trust_words
 from swarm.version import program_version
@@ -31,11 +33,31 @@ def banner(place: Place, federated: bool, upstream_lines: Iterable[str]) -> Iter
 
 def access_words(place: Place) -> str:
     """What the banner says of who may use the API."""
-    if place.access.wants_key:
-        return "with an API key; peers need none" if place.access.federated else "with an API key"
-    if place.announced.is_loopback:
-        return "open to this machine"
-    return "open: any machine on this network may use the API (close it with --api-key)"
+    access = place.access
+    if not access.wants_key and place.announced.is_loopback:
+        words = "open to this machine"
+    elif not access.wants_key:
+        words = "open: any machine on this network may use the API (close it with --api-key-file)"
+    else:
+        words = f"with an API key{_without_key(access.peers(place.trust.mode), access.open_federation)}"
+    return f"{words}; an admin key manages this node from elsewhere" if access.admin_digests else words
+
+
+def _without_key(peers: PeersAccess, open_federation: bool) -> str:
+    """What the banner adds where the node has a key and peers need none."""
+    match peers:
+        case "none":
+            return ""
+        case "members":
+            unused = " (--open-federation opens nothing while paired)" if open_federation else ""
+            return f"; members need none{unused}"
+        case "anyone":
+            return (
+                f"; OPEN TO NODES WITHOUT ONE (--open-federation): any machine that reaches this port may have "
+                f"answers generated at {wire.PREFIX}"
+            )
+        case "nobody":
+            return "; closed to nodes: this one has no members"
 
 
 def models_of(peer: Peer) -> str:

@@ -15,7 +15,7 @@ from federation.static_source import read_list
 from federation.trust import Trust
 from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules
-from swarm.node_access import read_access
+from swarm.node_access import check_federation, read_access
 from swarm.node_discovery import chosen_addresses
 from swarm.node_handover import take_listeners
 from swarm.node_listeners import open_listeners
@@ -59,6 +59,7 @@ def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
     except FederationError as error:
         raise SetupError(str(error)) from error
     access = read_access(settings, identity.name)
+    check_federation(access, trust.mode)
     upstream = read_upstream(settings)
     handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)

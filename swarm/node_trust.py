@@ -32,13 +32,16 @@ from swarm.pairing import check_standing, find_member, join_swarm, known_revoked
 
 log = logging.getLogger(__name__)
 
+STAYS_CLOSED = "It has an API key, so it stays closed to other nodes: `swarm invite` or `swarm join` pairs it anew"
+
 USED_OR_OLD = "this invitation was used already, is too old, or was withdrawn: run `swarm invite` for a new one"
 
 
 class TrustSteward:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
-    `bind_hosts` are what the node listens on; `addresses` tells where others reach it now, the best first.
+    `bind_hosts` are what the node listens on; `addresses` tells where others reach it now, the best first. A node that
+    is for `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of its own.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TrustSteward:
         addresses: Callable[[], tuple[Address, ...]],
         federated: bool,
         say: Callable[[str], None],
+        members_only: bool = False,
         look_s: float = LOOK_S,
     ) -> None:
         self._trust = trust
@@ -61,6 +65,7 @@ class TrustSteward:
         self._addresses = addresses
         self._federated = federated
         self._say = say
+        self._members_only = members_only
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
         self._invitations = Invitations(fingerprint(trust.identity.certificate))
@@ -191,8 +196,11 @@ class TrustSteward:
         told = await asyncio.gather(*(self._take_leave(other, farewell) for other in others))
         self._withdraw_codes()
         with translated():
-            await self._trust.leave()
-        return Revoked(id=entry.id, name=entry.name, itself=True, told=tuple(name for name in told if name is not None))
+            await (self._trust.leave_for_own(self._places) if self._members_only else self._trust.leave())
+        if self._members_only:
+            self._say(f"* this node has left its swarm. {STAYS_CLOSED}")
+        told_names = tuple(name for name in told if name is not None)
+        return Revoked(id=entry.id, name=entry.name, itself=True, told=told_names, closed=self._members_only)
 
     async def _take_leave(self, member: Entry, farewell: Roster) -> str | None:
         """Tell a member, where it is or was last, that this node is out; its name if it has heard. Nobody else will."""

@@ -45,6 +45,8 @@ class Settings:
     name: str | None = None
     api_key: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
+    admin_key_file: Path | None = None
+    open_federation: bool = False
     allow_host: tuple[str, ...] = ()
     allow_origin: tuple[str, ...] = ()
     model: str | None = None
@@ -84,7 +86,9 @@ class Settings:
 
 NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
 SEVERAL = ("peer", "interface", "api_key", "allow_host", "allow_origin")  # a single text stands for a list of one
-BY_OWN_NAME = ("api_key", "api_key_file", "allow_host", "allow_origin", "data_dir")
+BY_OWN_NAME = (
+    "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "data_dir",
+)  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values
 _checker: TypeAdapter[Settings] = TypeAdapter(Settings)

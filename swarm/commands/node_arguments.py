@@ -51,6 +51,17 @@ def _add_access(group: Any) -> None:
         help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
     )
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line, # begins a comment")
+    group.add_argument(
+        "--admin-key-file",
+        type=Path,
+        metavar="FILE",
+        help="keys that may also manage this node from another machine; as --api-key-file",
+    )
+    group.add_argument(
+        "--open-federation",
+        action="store_true",
+        help="with a key: let nodes that are not paired with this one ask it without a key",
+    )
     group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
     group.add_argument(
         "--allow-origin", action="append", metavar="URL", help="let pages of this origin ask (CORS); repeatable"

@@ -22,7 +22,8 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
 def revoke_text(revoked: Revoked) -> str:
     if revoked.itself:
         told = f"; told {', '.join(revoked.told)}" if revoked.told else ""
-        return f"{revoked.name} has left its swarm and is open again{told}."
+        now = "stays closed to other nodes, because it has an API key" if revoked.closed else "is open again"
+        return f"{revoked.name} has left its swarm and {now}{told}."
     lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
     if revoked.knows:
         lines.append("It knows that, and whom to ask for a new code.")

@@ -27,6 +27,17 @@ def upstream_line(upstream: dict[str, Any]) -> str:
     return f"  upstream {upstream['host']} ({upstream['mode']}): {where}; {upstream['requests']} sent so far; {state}"
 
 
+def access_line(access: dict[str, Any]) -> str | None:
+    """What an API key does not close, or closes beside the API; None where that goes without saying."""
+    match access.get("api"), access.get("peers"):
+        case "key", "anyone":
+            return "! open to nodes without the API key: any machine may have answers generated (--open-federation)"
+        case "key", "nobody":
+            return "! closed to other nodes: this one has an API key and no members (`swarm invite`, `swarm join CODE`)"
+        case _:
+            return None
+
+
 def since(at: str, now: datetime) -> str:
     """The time from then to `now`, in words."""
     return lasting(max(0.0, (now - datetime.fromisoformat(at.replace("Z", "+00:00"))).total_seconds()))
@@ -66,6 +77,8 @@ def render(view: dict[str, Any]) -> str:
     lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
     if problem := view.get("trust", {}).get("problem"):
         lines.append(f"! {problem}")
+    if told := access_line(view.get("access", {})):  # a node of an earlier version does not say
+        lines.append(told)
     if view["status"] == "draining":
         lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
     if view.get("upstream"):

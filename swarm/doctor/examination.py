@@ -15,6 +15,7 @@ from swarm.doctor import machine_checks, machine_probes, network_checks, network
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
 from swarm.errors import SetupError
+from swarm.gateway.access import AccessRules, digest
 from swarm.node_access import given_keys
 from swarm.node_discovery import chosen_addresses
 from swarm.pairing import own_membership
@@ -36,7 +37,8 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
     yield machine_checks.check_memory(probe_hardware().memory)
     yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
-    yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, settings.api_key_file))
+    key_files = ((settings.api_key_file, "--api-key-file"), (settings.admin_key_file, "--admin-key-file"))
+    yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, key_files))
     yield machine_checks.check_requirements(
         program_version(), machine_probes.python_version(), machine_probes.probe_requirements()
     )
@@ -63,7 +65,20 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield fail("trust", distrust, "mend it: without it this node would stand open, so it does not start")
+    access = _key_and_peers(settings, own, trust)
+    if access is not None:
+        yield access
     yield from _examine_peers(settings, own, trust)
+
+
+def _key_and_peers(settings: Settings, own: OwnNode | None, trust: Trust | None) -> Finding | None:
+    if own is not None:
+        access = own.access
+        return None if access is None else network_checks.check_key_and_peers(access.api == "key", access.peers, True)
+    keys = () if (key := _api_key(settings)) is None else (digest(key),)
+    rules = AccessRules(key_digests=keys, federated=settings.federated, open_federation=settings.open_federation)
+    peers = rules.peers("open" if trust is None else trust.mode)
+    return network_checks.check_key_and_peers(rules.wants_key, peers, False)
 
 
 def _api_key(settings: Settings) -> str | None:

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -93,8 +94,8 @@ def probe_data_folder(path: Path) -> DataFolder:
     return DataFolder(str(path), free_bytes)
 
 
-def probe_keys(data_dir: Path, key_file: Path | None) -> list[SecretFile]:
-    """The identity and the files with keys, read as the node would read them."""
+def probe_keys(data_dir: Path, key_files: Iterable[tuple[Path | None, str]] = ()) -> list[SecretFile]:
+    """The identity and the files with keys, each with its option, read as the node would read them."""
     found: list[SecretFile] = []
     identity = data_dir / IDENTITY_FILE
     if identity.exists():
@@ -104,10 +105,12 @@ def probe_keys(data_dir: Path, key_file: Path | None) -> list[SecretFile]:
         except IdentityError as error:
             problem = str(error)
         found.append(SecretFile(str(identity), problem, exposed))
-    if key_file is not None:
+    for key_file, option in key_files:
+        if key_file is None:
+            continue
         problem = None
         try:
-            read_key_file(key_file)
+            read_key_file(key_file, option)
         except SetupError as error:
             problem = str(error)
         found.append(SecretFile(str(key_file), problem, _is_exposed(key_file)))

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
+from federation import wire
 from federation.addresses import AnnouncedAddresses, Kind
 from federation.hostport import pairing_port
 from federation.peer import Source, Why
@@ -152,6 +153,22 @@ def check_membership(members: int | None, problem: str | None) -> Finding:
     if members is None:
         return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")
     return ok("trust", f"paired with {members} other member{'' if members == 1 else 's'}")
+
+
+def check_key_and_peers(with_key: bool, peers: str, runs: bool) -> Finding | None:
+    """Whether an API key closes this node to nodes, too; None where there is nothing to say. `peers` may ask as nodes.
+
+    `runs`: this is what a node says that runs here, else what the settings would make of one.
+    """
+    if not with_key or peers not in ("anyone", "nobody"):
+        return None
+    if peers == "anyone":
+        said = f"clients need a key, but any machine that reaches the port has answers generated at {wire.PREFIX}"
+        return warn("access", f"{said} without one (--open-federation)", "pair the nodes: `swarm invite`")
+    remedy = "`swarm join CODE` with another node's code, or --open-federation"
+    if runs:
+        return warn("access", "the node that runs here has a key and no members, so no other node may ask it", remedy)
+    return warn("access", "a node with this API key does not start in an open federation", remedy)
 
 
 def check_peer(peer: PeerFacts) -> list[Finding]:

@@ -26,6 +26,7 @@ class OwnNode:
 
     `instance` is the mark of its run; None where it is paired, and tells members only. `ids` are those of the peers,
     `rejected` the addresses where it finds no peer. `wants_key`: it does not tell any of this without an API key.
+    `access`: who may use its API, and who may ask it as a node; None where it does not say.
     """
 
     id: str
@@ -35,6 +36,7 @@ class OwnNode:
     ids: frozenset[str] = frozenset()
     rejected: tuple[Rejected, ...] = ()
     wants_key: bool = False
+    access: Access | None = None
 
 
 class _Peer(BaseModel):
@@ -49,12 +51,20 @@ class _Self(BaseModel):
     name: str
 
 
+class Access(BaseModel):
+    """`api` is anyone or key; `peers` none, members, anyone or nobody."""
+
+    api: str
+    peers: str
+
+
 class _View(BaseModel):
     """What is used of `/v1/federation/health`."""
 
     node: _Self
     peers: tuple[_Peer, ...]
     rejected: tuple[Rejected, ...] = ()
+    access: Access | None = None  # nodes of earlier versions do not say
 
 
 def find_own_node(hosts: Sequence[str], port: int, api_key: str | None, trust: Trust | None) -> OwnNode | None:
@@ -71,7 +81,7 @@ def find_own_node(hosts: Sequence[str], port: int, api_key: str | None, trust: T
             continue
         if isinstance(view, _View):
             ids = frozenset(peer.id for peer in view.peers)
-            return replace(own, peers=_known_peers(view), ids=ids, rejected=view.rejected)
+            return replace(own, peers=_known_peers(view), ids=ids, rejected=view.rejected, access=view.access)
         return replace(own, wants_key=view == http.client.UNAUTHORIZED)
     return None
 

@@ -1,4 +1,6 @@
-"""Who may ask this node what: plain decisions over a request's Host, Origin and API key. No I/O.
+"""Who may ask this node what: plain decisions over a request's Host, Origin, key and where it comes from. No I/O.
+
+What a request is after is the kind of its route (`route_kinds.py`); `docs/trust.md` has who may do what in one table.
 
 **Host.** A web page may have its own name resolve to this machine (DNS rebinding) and would then be of the same origin
 as the node. Its requests still carry that name in Host, so a node answers to no names but its own. An IP literal is
@@ -10,12 +12,16 @@ client used is none of this machine's.
 **Keys.** Once a key is configured every path needs one, but for health checks (supervisors have none) and the
 documentation (a browser that opens it cannot send one, and it says the same on every node).
 
-**Peers have no client key.** While a node takes part in an open federation, `/federation/v1/` stays open to any machine
-that reaches it, key or no key; once paired, only members reach it at all (`peer_gate.py`). A key that all nodes shared
-would be one secret for two purposes: whoever may use the API could pose as a node, and every node could use the API of
-all others. A page in a browser has no business there, so any Origin is refused. What people read of the swarm,
-`/v1/federation/health` and `/metrics`, needs the key. A node that is in no federation has no peers, so there the key
-guards the peers' paths too.
+**Peers have no client key.** A key that all nodes shared would be one secret for two purposes: whoever may use the API
+could pose as a node, and every node could use the API of all others. So nodes prove that they are members
+(`peer_gate.py`) or nothing at all, and a node with a key takes the latter only where `--open-federation` says so: else
+whoever reaches its port would have answers made at `/federation/v1` without the key. A page in a browser has no
+business there, so any Origin is refused. What people read of the swarm, `/v1/federation/health` and `/metrics`, needs
+the key. A node that is in no federation has no peers, so there the key guards the peers' paths too.
+
+**Management** changes what the node does for everybody, so a client's key alone is not enough: it takes this machine
+itself (and a key, where clients need one: a reverse proxy on this machine makes everybody come from it), or an admin
+key. Never a page of another origin, allow-listed or not, and never another node.
 """
 
 from __future__ import annotations
@@ -26,12 +32,12 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from federation import wire
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
+from swarm.gateway.route_kinds import BETWEEN_NODES, Kind, is_between_nodes, kind_of
 
-PUBLIC_PATHS = frozenset({"/livez", "/readyz", "/health", "/v1/health", "/openapi.json"})
-PUBLIC_TREES = ("/docs",)
-PEER_TREE = "/federation/v1"
 # Suffixes that nobody can register in the public DNS: what home routers, mDNS and private networks add to a host name.
 PRIVATE_SUFFIXES = ("", ".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
 # How containers and virtual machines call the machine they run on; nobody can register these either.
@@ -46,6 +52,12 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 MAX_ALLOWED_HEADERS = 48  # named by one preflight; the OpenAI SDK sends 12
+# What proxies add. Who comes through one comes from somewhere else, whatever the address of the proxy is.
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
+PROXY_PREFIX = "x-forwarded-"
+
+PeersAccess = Literal["none", "members", "anyone", "nobody"]
+"""Who may ask as a node. `none`: this node is in no federation; `nobody`: it has a key, and no members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +67,34 @@ class AccessRules:
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
     key_digests: tuple[bytes, ...] = ()
+    admin_digests: tuple[bytes, ...] = ()  # good for everything that a client's key is good for, too
     federated: bool = True
+    open_federation: bool = False  # with a key: nodes that are no members may ask all the same
 
     @property
     def wants_key(self) -> bool:
         return bool(self.key_digests)
 
+    @property
+    def members_only(self) -> bool:
+        """Whether nobody may ask as a node without being a member, not even where this node has no members."""
+        return self.federated and self.wants_key and not self.open_federation
+
+    def peers(self, mode: Literal["open", "paired"]) -> PeersAccess:
+        """Who may ask as a node while this one is open, or paired."""
+        if not self.federated:
+            return "none"
+        if mode == "paired":
+            return "members"
+        return "nobody" if self.members_only else "anyone"
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What the rules look at in one request. `path` is that of the route, or as asked where there is no route."""
+    """What the rules look at in one request. `path` is that of the route, or as asked where there is no route.
+
+    `from_loopback`: from this machine itself, and through no proxy. `is_node`: it says that it is, or is proved to be.
+    """
 
     method: str
     path: str
@@ -73,6 +103,13 @@ class Caller:
     fetch_site: str = ""
     fetch_mode: str = ""
     keys: Sequence[str] = ()
+    from_loopback: bool = False
+    is_node: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked for. Where there is no such route, that is told to those only who may use the API."""
+        return kind_of(self.method, self.path) or (Kind.NODES if is_between_nodes(self.path) else Kind.API)
 
 
 # Making rules from settings
@@ -150,9 +187,9 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
     origin = caller.origins[0].lower()
     if len(caller.origins) > 1:
         raise BadRequest("the request has several Origin headers: send one")
-    if _within(caller.path, PEER_TREE):
+    if caller.kind in BETWEEN_NODES:
         raise Forbidden("only nodes may ask this, no web page", "origin_not_allowed")
-    if origin in rules.origins:
+    if origin in rules.origins and caller.kind is not Kind.MANAGEMENT:
         return origin
     match = _ORIGIN.fullmatch(origin)
     if (
@@ -161,26 +198,80 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
         and [match["authority"]] == [*map(str.lower, caller.hosts)]
     ):
         return None  # the node's own page, directly or behind a proxy that adds TLS
+    if caller.kind is Kind.MANAGEMENT:
+        raise _foreign(_shown(origin), "none but its own may manage it")
     raise _foreign(_shown(origin), f"start it with --allow-origin {_shown(origin)} if they may")
 
 
+def check_caller(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden or Unauthorized for who may not ask for what is of that kind. Members are judged elsewhere."""
+    match caller.kind:
+        case Kind.HEALTH | Kind.DOCUMENTATION:
+            return
+        case Kind.NODES | Kind.FILES if rules.federated:
+            check_node(rules)
+        case Kind.MANAGEMENT:
+            check_management(rules, caller)
+        case Kind.TRUST:
+            raise Forbidden("who is a member is decided over the control door alone", "trust_not_here")
+        case _:
+            check_key(rules, caller)
+
+
+def check_node(rules: AccessRules) -> None:
+    """Whether one that is no member may ask as a node. Raises Forbidden with the code that nodes understand."""
+    if rules.members_only:
+        raise Forbidden(
+            "that node has an API key and talks to members of its swarm only: "
+            "`swarm invite` there, then `swarm join CODE` here, makes this node one",
+            wire.MEMBERS_ONLY,
+        )
+
+
+def check_management(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden or Unauthorized for who may not manage this node. Its Origin has been looked at already."""
+    if caller.is_node:
+        raise Forbidden("no node manages another", "management_not_allowed")
+    if any_known(rules.admin_digests, caller.keys):
+        return
+    if caller.from_loopback:
+        check_key(rules, caller)
+        return
+    told = "this is asked on the node's own machine (not through a proxy), or with an admin key"
+    if rules.admin_digests and not any_known(rules.key_digests, caller.keys):
+        raise Unauthorized(f"{told}: see --admin-key-file where the node was started", given=bool(caller.keys))
+    remedy = "this key is a client's" if rules.admin_digests else "start the node with --admin-key-file to have one"
+    raise Forbidden(f"{told}: {remedy}", "management_not_allowed")
+
+
+def check_member(caller: Caller) -> None:
+    """Raises Forbidden for a member, proved by its certificate, that asks for anything but what nodes ask."""
+    if caller.kind not in BETWEEN_NODES:
+        raise Forbidden("members ask for what is between nodes only", "not_for_members")
+
+
 def check_key(rules: AccessRules, caller: Caller) -> None:
-    """Raises Unauthorized where a key is wanted and none of those given is right."""
-    if not rules.wants_key or is_public(rules, caller.path):
+    """Raises Unauthorized where a key is wanted and none of those given is right. An admin key always is."""
+    if not rules.wants_key:
         return
     if not caller.keys:
         raise Unauthorized(
             "this node wants an API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`", given=False
         )
-    if not any_known(rules.key_digests, caller.keys):
+    if not any_known((*rules.key_digests, *rules.admin_digests), caller.keys):
         raise Unauthorized("the API key is none of this node's: see --api-key where it was started", given=True)
 
 
-def is_public(rules: AccessRules, path: str) -> bool:
-    """Whether `path` is answered without a key."""
-    if _within(path, PEER_TREE):
-        return rules.federated
-    return path in PUBLIC_PATHS or any(_within(path, tree) for tree in PUBLIC_TREES)
+def comes_from_loopback(remote: str | None, headers: Iterable[str]) -> bool:
+    """Whether a connection from `remote` is from this machine; not where a header says that somebody passes it on."""
+    if remote is None or any(_is_proxys(name.lower()) for name in headers):
+        return False
+    try:
+        address = ipaddress.ip_address(remote)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def any_known(digests: Iterable[bytes], keys: Iterable[str]) -> bool:
@@ -221,8 +312,9 @@ def _check_fetch_site(caller: Caller) -> None:
     """Browsers leave Origin out where a page embeds something (an image, a script), and say so in Sec-Fetch-Site."""
     if caller.fetch_site not in ("cross-site", "same-site"):
         return
-    if caller.fetch_mode == "navigate" and caller.method in ("GET", "HEAD") and not _within(caller.path, PEER_TREE):
-        return  # a person follows a link; the page it is on sees nothing of the answer
+    follows_a_link = caller.fetch_mode == "navigate" and caller.method in ("GET", "HEAD")
+    if follows_a_link and caller.kind not in (*BETWEEN_NODES, Kind.MANAGEMENT):
+        return  # a person did; the page that the link is on sees nothing of the answer
     raise _foreign("another site", "ask it by fetch() from an origin that --allow-origin names")
 
 
@@ -230,8 +322,8 @@ def _foreign(who: str, remedy: str) -> Forbidden:
     return Forbidden(f"this node does not answer web pages of {who}: {remedy}", "origin_not_allowed")
 
 
-def _within(path: str, tree: str) -> bool:
-    return path == tree or path.startswith(tree + "/")
+def _is_proxys(header: str) -> bool:
+    return header in PROXY_HEADERS or header.startswith(PROXY_PREFIX)
 
 
 def _is_ip(text: str) -> bool:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from federation import wire
 from swarm.gateway.access import (
     AccessRules,
     Caller,
+    check_caller,
     check_host,
-    check_key,
+    check_member,
     check_origin,
+    comes_from_loopback,
     given_keys,
     preflight_headers,
 )
 from swarm.gateway.errors import Handler
 from swarm.gateway.peer_gate import MEMBER
+from swarm.gateway.route_kinds import kind_of
 
+ACCESS = web.AppKey("access", AccessRules)
 CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
 EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
 
@@ -28,9 +33,10 @@ class Gatekeeper:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if MEMBER in request:  # its certificate says more than any header, and no browser has one
-            return await handler(request)
         caller = caller_of(request)
+        if MEMBER in request:  # its certificate says more than any header, and no browser has one
+            check_member(caller)
+            return await handler(request)
         check_host(self._rules, caller.hosts)
         origin = check_origin(self._rules, caller)
         if origin is not None:
@@ -38,7 +44,7 @@ class Gatekeeper:
         methods = allowed_methods(request)
         if request.method == "OPTIONS" and methods is not None:
             return options(request, origin, methods)
-        check_key(self._rules, caller)
+        check_caller(self._rules, caller)
         return await handler(request)
 
     async def name_origin(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -54,6 +60,7 @@ class Gatekeeper:
 
 def guard(app: web.Application, rules: AccessRules) -> None:
     """Put `app` under `rules`. Call it after the middlewares that count requests and shape errors are in place."""
+    app[ACCESS] = rules
     gatekeeper = Gatekeeper(rules)
     app.middlewares.append(gatekeeper.middleware)
     app.on_response_prepare.append(gatekeeper.name_origin)
@@ -70,7 +77,16 @@ def caller_of(request: web.Request) -> Caller:
         fetch_site=headers.get("Sec-Fetch-Site", ""),
         fetch_mode=headers.get("Sec-Fetch-Mode", ""),
         keys=given_keys(headers.getall("Authorization", ()), headers.getall("x-api-key", ())),
+        from_loopback=comes_from_loopback(request.remote, headers),
+        is_node=MEMBER in request or wire.FROM_HEADER in headers,
     )
+
+
+def every_route_has_a_kind(app: web.Application) -> None:
+    """Raises LookupError for a route whose kind nobody has said: who may ask it would be an accident."""
+    for route in app.router.routes():
+        if route.resource is not None and kind_of(route.method, route.resource.canonical) is None:
+            raise LookupError(f"{route.method} {route.resource.canonical} has no kind: name it in `route_kinds.py`")
 
 
 def allowed_methods(request: web.Request) -> list[str] | None:

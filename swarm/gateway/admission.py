@@ -9,6 +9,7 @@ from swarm.errors import Unavailable
 from swarm.gateway.errors import Handler
 from swarm.gateway.in_progress import InProgress
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.route_kinds import REQUESTS_PATH
 from swarm.workers.pool import WorkerPool
 from swarm.workers.waiting import retry_after_s
 
@@ -17,7 +18,7 @@ ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work
 
 
 class Admission:
-    """Bounds the requests in progress that ask for work, which are all those by POST."""
+    """Bounds the requests in progress that ask for work: all those by POST, but for management, which frees it."""
 
     def __init__(self, pool: WorkerPool, metrics: Metrics, in_progress: InProgress) -> None:
         self._pool = pool
@@ -32,7 +33,8 @@ class Admission:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Raises Unavailable, which says when to come back, where the node has its hands full."""
-        if request.method != "POST" or request.path in ALWAYS_TAKEN:
+        asks_for_work = request.method == "POST" and not request.path.startswith(REQUESTS_PATH)
+        if not asks_for_work or request.path in ALWAYS_TAKEN:
             return await handler(request)
         if len(self._in_progress) >= MAX_IN_FLIGHT:
             self._metrics.refused("node_full")

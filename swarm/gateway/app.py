@@ -19,10 +19,11 @@ from swarm.gateway import (
     models,
     openai,
     peer_utilities,
+    requests,
     utilities,
 )
 from swarm.gateway.access import AccessRules
-from swarm.gateway.access_middleware import guard
+from swarm.gateway.access_middleware import every_route_has_a_kind, guard
 from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.anthropic import endpoints as anthropic
@@ -105,7 +106,8 @@ def make_app(
     app[STARTED_AT] = int(time.time())
     for module in (
         openai, responses, anthropic, embeddings, models, health, federation, model_files, infill, utilities,
-        peer_utilities, pages,
+        peer_utilities, pages, requests,
     ):  # fmt: skip
         app.add_routes(with_twins(module.routes()))
+    every_route_has_a_kind(app)
     return app

@@ -95,7 +95,7 @@ class Peers(Message):
 class Revoked(Message):
     """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows.
 
-    `knows`: the node that was put out took note of it.
+    `knows`: the node that was put out took note of it. `closed`: this node has left, and is not open all the same.
     """
 
     id: str
@@ -104,6 +104,7 @@ class Revoked(Message):
     told: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
     knows: bool = False
+    closed: bool = False
 
 
 class Refused(Message):

@@ -21,11 +21,13 @@ from swarm.errors import (
     Forbidden,
     NoConsensus,
     PeerFailed,
+    RequestCancelled,
     SwarmError,
     Unauthorized,
     Unavailable,
     UnknownFile,
     UnknownModel,
+    UnknownRequest,
     UpstreamFailed,
     UpstreamRefused,
 )
@@ -98,6 +100,11 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
         case UnknownFile():
             return HttpError(404, "invalid_request_error", "file_not_found", message)
+        case UnknownRequest():
+            return HttpError(404, "invalid_request_error", "request_not_found", message)
+        case RequestCancelled():
+            once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
+            return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
         case NoConsensus():

@@ -11,6 +11,8 @@ from federation.change_log import RecentChange
 from federation.dns_source import ResolvedName
 from federation.peer import AddressRejected, Peer
 from federation.trust import Trust
+from swarm.gateway.access import AccessRules
+from swarm.gateway.access_middleware import ACCESS
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, TRUST
 from swarm.routing.replicas import CircuitState
@@ -83,6 +85,15 @@ def trust_object(trust: Trust | None, peers: Sequence[Peer]) -> dict[str, object
     }
 
 
+def access_object(rules: AccessRules, trust: Trust | None) -> dict[str, object]:
+    """Who may use the API, ask as a node, and manage this one."""
+    return {
+        "api": "key" if rules.wants_key else "anyone",
+        "peers": rules.peers("open" if trust is None else trust.mode),
+        "management": "this machine or admin key" if rules.admin_digests else "this machine",
+    }
+
+
 def upstream_object(upstream: Upstream | None) -> dict[str, object] | None:
     """Where requests may go beside nodes, and how many went; the address without a path, and never a key."""
     if upstream is None:
@@ -142,6 +153,7 @@ async def federation(request: web.Request) -> web.Response:
             "status": not_ready(request) or "ok",
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "trust": trust_object(request.app.get(TRUST), peers),
+            "access": access_object(request.app[ACCESS], request.app.get(TRUST)),
             "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in peers],
             "changes": [change_object(change) for change in request.app[MEMBERSHIP].changes()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Final
 
 from aiohttp import web
 
-from federation.wire import PREFIX
-from swarm.errors import Unavailable
+from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownRequest
+from swarm.gateway.route_kinds import is_between_nodes
+from swarm.tracing import current_request_id
 
 CUT_OFF: Final = "this node shut down before the answer was complete: ask another node"
+CANCELLED: Final = "the request was cancelled on the node that worked on it"
+
+
+def _shut_down() -> SwarmError:
+    return Unavailable(CUT_OFF)
+
+
+def _cancelled() -> SwarmError:
+    return RequestCancelled(CANCELLED)
 
 
 class Work:
-    """One request in progress. Once cut, its innermost `within` block ends by Unavailable."""
+    """One request in progress. Once cut, its innermost `within` block ends by the error that it was cut with.
 
-    def __init__(self) -> None:
+    `request_id` is the caller's where it gave one, so several may share it; `began` is on the monotonic clock.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.request_id = current_request_id.get()
+        self.began = time.monotonic()
         self._limits: list[asyncio.Timeout] = []
         self._may_be_cut = True
+        self._error = _shut_down
 
     @asynccontextmanager
     async def within(self) -> AsyncGenerator[None]:
@@ -39,13 +56,21 @@ class Work:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise Unavailable(CUT_OFF) from None
+            raise self._error() from None
 
-    def cut(self) -> None:
-        """End it at the next turn of the event loop."""
-        if self._may_be_cut and self._limits:
-            self._may_be_cut = False
-            self._limits[-1].reschedule(asyncio.get_running_loop().time())
+    @property
+    def for_a_node(self) -> bool:
+        """Whether another node asked, for a client of its own."""
+        return is_between_nodes(self.path)
+
+    def cut(self, error: Callable[[], SwarmError] = _shut_down) -> bool:
+        """End it at the next turn of the event loop; False where its last words are being said already."""
+        if not (self._may_be_cut and self._limits):
+            return False
+        self._may_be_cut = False
+        self._error = error
+        self._limits[-1].reschedule(asyncio.get_running_loop().time())
+        return True
 
 
 WORK = web.RequestKey("work", Work)
@@ -78,9 +103,9 @@ class InProgress:
     @asynccontextmanager
     async def request(self, request: web.Request) -> AsyncGenerator[None]:
         """Count `request` while the block runs. Raises Unavailable where it is cut before its stream is open."""
-        if not request.path.startswith(PREFIX):
+        work = request[WORK] = Work(request.path)
+        if not work.for_a_node:
             self.note_client()
-        work = request[WORK] = Work()
         self._running.add(work)
         try:
             async with work.within():
@@ -99,6 +124,13 @@ class InProgress:
         except TimeoutError:
             return False
         return True
+
+    def cancel(self, request_id: str) -> int:
+        """End all requests with that id; how many there were. Raises UnknownRequest for none."""
+        cancelled = sum(work.cut(_cancelled) for work in self._running if work.request_id == request_id)
+        if not cancelled:
+            raise UnknownRequest(request_id)
+        return cancelled
 
     def cut(self, works: Collection[Work]) -> None:
         """End those of `works` that still run: streams by an error in them, whole answers by a 503."""

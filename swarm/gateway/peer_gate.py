@@ -15,6 +15,7 @@ from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
 from swarm.errors import Forbidden
 from swarm.gateway.errors import Handler
+from swarm.gateway.route_kinds import is_between_nodes
 
 MEMBER: Final = web.RequestKey("member", str)  # the node id that a caller's certificate proved
 
@@ -56,7 +57,3 @@ def check_stranger(path: str) -> None:
             "`swarm invite` there, then `swarm join CODE` here, makes this node one",
             wire.MEMBERS_ONLY,
         )
-
-
-def is_between_nodes(path: str) -> bool:
-    return path == wire.PREFIX or path.startswith(wire.PREFIX + "/")

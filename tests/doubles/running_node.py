@@ -158,6 +158,7 @@ class RunningNode:
             addresses=lambda: (self.address,),
             federated=self._options.federated,
             say=self.said.append,
+            members_only=self._options.access.members_only,
             look_s=LOOK_S,
         )
 

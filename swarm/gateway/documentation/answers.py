@@ -5,10 +5,11 @@ A field with a default may be missing; fields that are not named here may come a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
+from swarm.gateway.access import PeersAccess
 from swarm.gateway.documentation.swarm_report import SwarmReport
 from swarm.generation import FinishReason
 
@@ -141,6 +142,27 @@ class ModelListing(BaseModel):
     data: list[ModelEntry]
 
 
+class RequestEntry(BaseModel):
+    """A request in progress. `id` is its X-Request-Id; `from`: whether a client or another node asked."""
+
+    id: str
+    path: str
+    from_: Annotated[Literal["client", "node"], Field(alias="from")]
+    running_s: float
+
+
+class RequestListing(BaseModel):
+    object: Literal["list"]
+    data: list[RequestEntry]
+
+
+class Cancelled(BaseModel):
+    """How many requests with this id were ended: more than one where clients give the same."""
+
+    id: str
+    cancelled: int
+
+
 class Alive(BaseModel):
     status: Literal["ok"]
 
@@ -242,12 +264,24 @@ class TrustEntry(BaseModel):
     absent: list[MemberEntry]
 
 
+class AccessEntry(BaseModel):
+    """Who may do what here; `docs/trust.md` has the table.
+
+    `peers`: who may ask as a node. nobody: this node has a key, and no members; none: it is in no federation.
+    """
+
+    api: Literal["anyone", "key"]
+    peers: PeersAccess
+    management: Literal["this machine", "this machine or admin key"]
+
+
 class FederationView(BaseModel):
     """The swarm as this node sees it. `models` says which nodes serve each model."""
 
     status: str
     node: NodeEntry
     trust: TrustEntry
+    access: AccessEntry
     peers: list[PeerEntry]
     changes: list[ChangeEntry]
     rejected: list[RejectedEntry]

@@ -9,18 +9,19 @@ from typing import cast
 from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import models_json_schema
 
-from swarm.gateway.access import PEER_TREE, PUBLIC_PATHS
 from swarm.gateway.documentation.answers import ErrorBody
 from swarm.gateway.documentation.operation import Operation
+from swarm.gateway.route_kinds import Kind, is_between_nodes
 from swarm.generation import JsonObject
 
 REF = "#/components/schemas/"
 REFUSALS = {
     400: "The request can never work; `param` names the field to blame",
     401: "The node wants an API key, and this is none of its keys",
-    403: "The request names a foreign host, or comes from a web page of a foreign origin",
-    404: "There is no such model",
+    403: "The request names a foreign host, comes from a web page of a foreign origin, or may not manage this node",
+    404: "There is no such model, or no such request",
     408: "The body did not arrive in time",
+    409: "Whoever manages the node cancelled the request",
     413: "The body is too large",
     500: "The engine failed; repeating does not help",
     502: "Another node failed; repeating does not help",
@@ -32,11 +33,13 @@ OF_VOTES: Mapping[str, tuple[str, JsonObject]] = {
     "X-Swarm-Votes": ("Valid ballots; only where the answer does not stream", {"type": "integer"}),
     "X-Swarm-Agreement": ("`agreement` of the `swarm` object; not where the answer streams", {"type": "number"}),
 }
-OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 413, 500, 502, 503, 504)
+OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 409, 413, 500, 502, 503, 504)
 DESCRIPTION = """\
 Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `swarm` for whatever the swarm does best;
 the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
-A key is needed only where the node was started with one. An upstream's refusals come with its own status."""
+A key is needed only where the node was started with one. Management is for the node's own machine, and for admin keys.
+An upstream's refusals come with its own status."""
+PUBLIC = (Kind.HEALTH, Kind.DOCUMENTATION)  # answered without a key, whatever the node's settings are
 
 SSE = "text/event-stream"
 # OpenAPI 3.1 has no word for a stream: as in OpenAI's own document, `schema` is that of one event.
@@ -82,7 +85,8 @@ def undocumented(routes: Collection[tuple[str, str]], operations: Sequence[Opera
         (method, path)
         for method, path in ((method.lower(), path) for method, path in routes)
         if method not in ("head", "options")
-        and not path.startswith((PEER_TREE, "/docs"))
+        and not is_between_nodes(path)
+        and not path.startswith("/docs")
         and not {(method, path), (method, f"/v1{path}")} & known
     }
 
@@ -91,7 +95,7 @@ def refusals(operation: Operation) -> tuple[int, ...]:
     """The statuses with which a route may refuse."""
     return (
         *OF_ALL,
-        *(() if operation.path in PUBLIC_PATHS else OF_LOCKED),
+        *(() if operation.kind in PUBLIC else OF_LOCKED),
         *(OF_NAMED if "{" in operation.path else ()),
         *(OF_BODIES if operation.body else ()),
     )
@@ -121,7 +125,7 @@ def _operation(operation: Operation, refs: Refs) -> JsonObject:
         "summary": operation.summary,
         "tags": [operation.tag],
         "responses": _responses(operation, refs),
-        "security": [] if operation.path in PUBLIC_PATHS else [{}, {"bearer": []}, {"apiKey": []}],
+        "security": [] if operation.kind in PUBLIC else [{}, {"bearer": []}, {"apiKey": []}],
     }
     parameters = _PARAMETER.findall(operation.path)
     if parameters:

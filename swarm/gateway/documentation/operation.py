@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from swarm.gateway.route_kinds import Kind, kind_of
 from swarm.generation import JsonObject
 
 Method = Literal["get", "post", "delete", "put", "patch"]
@@ -31,6 +32,13 @@ class Operation:
     errors: type[BaseModel] | None = None
     others: Mapping[int, type[BaseModel]] = field(default_factory=dict[int, type[BaseModel]])
     example: JsonObject | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What it does, and so who may ask it."""
+        kind = kind_of(self.method.upper(), self.path)
+        assert kind is not None, f"{self.method} {self.path} has no kind: name it in `route_kinds.py`"
+        return kind
 
     @property
     def voted(self) -> bool:

@@ -15,6 +15,7 @@ from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.documentation.answers import (
     Alive,
+    Cancelled,
     ChatCompletion,
     EmbeddingList,
     ErrorBody,
@@ -23,6 +24,7 @@ from swarm.gateway.documentation.answers import (
     ModelListing,
     NotReady,
     OpenApiDocument,
+    RequestListing,
     TextCompletion,
 )
 from swarm.gateway.documentation.document import SSE
@@ -41,11 +43,12 @@ from swarm.gateway.documentation.other_answers import (
 )
 from swarm.gateway.embedding_body import EmbeddingBody
 from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.route_kinds import REQUESTS_PATH
 from swarm.gateway.utility_bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"
-ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
+ANSWERS, TEXTS, MODELS, NODE, MANAGEMENT = "Answers", "Texts and tokens", "Models", "Node", "Management"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
 ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens": 40}
@@ -110,4 +113,6 @@ OPERATIONS: Final = (
     Operation("get", "/v1/federation/health", "The swarm as this node sees it", NODE, FederationView),
     Operation("get", "/metrics", "Counters for Prometheus", NODE, streams=PROMETHEUS),
     Operation("get", "/openapi.json", "This document", NODE, OpenApiDocument),
+    Operation("get", REQUESTS_PATH, "The requests in progress", MANAGEMENT, RequestListing),
+    Operation("post", REQUESTS_PATH + "/{id}/cancel", "End a request in progress", MANAGEMENT, Cancelled),
 )  # fmt: skip
