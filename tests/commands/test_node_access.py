@@ -16,7 +16,11 @@ from swarm.commands.http import NodeDoor
 from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules, digest
 from swarm.node_access import MAX_KEYS, read_access
+from swarm.node_banner import banner
+from swarm.node_place import Place as NodePlace
+from swarm.node_place import settle
 from swarm.settings import make_settings
+from tests.doubles.paired import paired_trusts
 
 KEY = "sk-very-secret"
 
@@ -134,6 +138,139 @@ def test_no_error_and_no_repr_shows_a_key(tmp_path: Path) -> None:
     assert caught.value.__suppress_context__
     settings = make_settings({"api_key": [KEY]}, None, {})
     assert KEY not in repr(settings) + repr(read_access(settings, "kitchen")) + repr(NodeDoor("http://a", KEY))
+    managed = rules({"admin_key_file": admin_file(tmp_path, KEY)})
+    assert managed.admin_digests
+    assert KEY not in repr(managed)
+
+
+def admin_file(folder: Path, text: str) -> Path:
+    path = folder / "admins"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_admin_keys_come_from_their_file_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = admin_file(tmp_path, "# mine\nsk-me\nsk-you # yours\n")
+    for given, environment in (({"admin_key_file": path}, {}), ({}, {"SWARM_ADMIN_KEY_FILE": str(path)})):
+        found = rules(given, environment)
+        assert found.admin_digests == digests("sk-me", "sk-you")
+        assert not found.wants_key, "they lock nothing: clients need a key where there are clients' keys"
+    config = tmp_path / "swarm.toml"
+    config.write_text(f'admin_key_file = "{path}"\napi_key = "sk-client"\n')
+    config.chmod(0o600)
+    found = read_access(make_settings({}, config, {}), "kitchen")
+    assert (found.key_digests, found.admin_digests) == (digests("sk-client"), digests("sk-me", "sk-you"))
+    assert not caplog.records
+    path.chmod(0o644)
+    rules({"admin_key_file": path})
+    assert f"chmod 600 {path}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--admin-key-file .* holds no key"),
+        (f"{KEY} x\n", "--admin-key-file .*: line 1 is no key"),
+        (f"sk-a\n{KEY}\n", "key number 2 of --admin-key-file .* is a client's key, too"),
+    ],
+)
+def test_admin_keys_that_cannot_be_are_refused_unseen(tmp_path: Path, text: str, message: str) -> None:
+    given = {"admin_key_file": admin_file(tmp_path, text)}
+    for clients in ({"api_key": [KEY]}, {"api_key_file": key_file(tmp_path, KEY)}):
+        with pytest.raises(SetupError, match=message) as caught:
+            rules(given | clients)
+        assert KEY not in str(caught.value)
+
+
+def test_the_limit_is_on_keys_of_both_kinds_together(tmp_path: Path) -> None:
+    half = [str(number) for number in range(MAX_KEYS // 2 + 1)]
+    admins = admin_file(tmp_path, "\n".join(f"admin-{number}" for number in half))
+    with pytest.raises(SetupError, match=f"at most {MAX_KEYS}"):
+        rules({"admin_key_file": admins, "api_key": half})
+
+
+REFUSED = "an API key closes half of an open federation"
+JOIN_OTHERS: list[list[str]] = [["--federation"], ["--peer", "10.0.0.1"], ["--peer-file", "/dev/null"]]
+
+
+@pytest.mark.parametrize("federated", JOIN_OTHERS, ids=lambda words: words[0])
+@pytest.mark.parametrize("how", ["option", "file", "variable", "config"])
+def test_a_key_with_an_open_federation_ends_the_start_with_2(
+    federated: list[str],
+    how: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text(f'api_key = ["{KEY}"]\n')
+    config.chmod(0o600)
+    words = {
+        "option": ["--api-key", KEY], "file": ["--api-key-file", str(key_file(tmp_path, KEY))], "variable": [],
+        "config": ["--config", str(config)],
+    }[how]  # fmt: skip
+    if how == "variable":
+        monkeypatch.setenv("SWARM_API_KEY", KEY)
+    assert main([*federated, *words, "--host", "127.0.0.1", "--port", "0", "--data-dir", str(tmp_path / "node")]) == 2
+    told = capsys.readouterr().err
+    assert REFUSED in told
+    for part in ("/federation/v1", "candidates", "swarm join CODE", "swarm invite", "--open-federation"):
+        assert part in told
+    assert KEY not in told
+
+
+def settled(folder: Path, **given: Any) -> NodePlace:
+    """Who and where a node with these settings is; its sockets are closed."""
+    base = {"federation": True, "host": "127.0.0.1", "port": 0, "data_dir": folder, "api_key": [KEY]}
+    place, listeners = settle(make_settings(base | given, None, {}))
+    for listener in listeners:
+        listener.close()
+    return place
+
+
+def access_line(place: NodePlace, federated: bool = True) -> str:
+    (line,) = (line for line in banner(place, federated, ()) if line.startswith("  access"))
+    return line
+
+
+@pytest.mark.parametrize("how", [{}, {"SWARM_OPEN_FEDERATION": "1"}, {"SWARM_OPEN_FEDERATION": "true"}])
+def test_said_aloud_it_starts_and_the_banner_says_so(tmp_path: Path, how: dict[str, str]) -> None:
+    given = {"open_federation": make_settings({}, None, how).open_federation or not how}
+    place = settled(tmp_path, **given)
+    assert place.access.open_federation
+    assert "OPEN TO NODES WITHOUT ONE (--open-federation)" in access_line(place)
+    assert "/federation/v1" in access_line(place)
+
+
+@pytest.mark.parametrize("text", ["", "0", "false"])
+def test_a_variable_may_also_say_no(text: str) -> None:
+    assert not make_settings({}, None, {"SWARM_OPEN_FEDERATION": text}).open_federation
+
+
+def test_a_config_file_may_say_it_aloud(tmp_path: Path) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text("federation = true\nopen_federation = true\n")
+    assert read_access(make_settings({"api_key": [KEY]}, config, {}), "kitchen").open_federation
+
+
+def test_a_paired_node_starts_with_a_key_and_its_members_need_none(tmp_path: Path) -> None:
+    paired_trusts(tmp_path, "kitchen", "study")
+    assert access_line(settled(tmp_path / "kitchen")).endswith("with an API key; members need none")
+    unused = access_line(settled(tmp_path / "kitchen", open_federation=True))
+    assert unused.endswith("members need none (--open-federation opens nothing while paired)")
+
+
+def test_keys_of_a_node_that_is_alone_and_none_in_a_federation_start_as_before(tmp_path: Path) -> None:
+    assert access_line(settled(tmp_path, federation=False), False).endswith("with an API key")
+    assert "OPEN" not in access_line(settled(tmp_path, api_key=[]))
+    managed = settled(tmp_path, api_key=[], admin_key_file=admin_file(tmp_path, "sk-me"))
+    assert access_line(managed).endswith("open to this machine; an admin key manages this node from elsewhere")
+
+
+def test_an_open_federation_needs_a_federation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--open-federation", "--port", "0", "--data-dir", str(tmp_path)]) == 2
+    assert "--open-federation opens nothing without a federation: add --federation" in capsys.readouterr().err
 
 
 def test_a_federated_node_keeps_its_peers_endpoints_open() -> None:

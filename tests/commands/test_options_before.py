@@ -14,7 +14,8 @@ from swarm.errors import SetupError
 VALUES = {
     "--federation": (), "--peer": ("10.0.0.2:17615",), "--peer-file": ("peers",), "--interface": ("wg0",),
     "--host": ("127.0.0.1",), "--port": ("17701",), "--name": ("status",), "--api-key": ("key",),
-    "--api-key-file": ("keys",), "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
+    "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (),
+    "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--votes": ("3",), "--strategy": ("medoid",), "--vote-stream": ("buffer",),
     "--upstream": ("http://127.0.0.1:9",), "--upstream-mode": ("only",), "--upstream-model": ("m",),

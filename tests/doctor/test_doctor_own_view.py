@@ -39,7 +39,8 @@ async def test_a_node_with_a_key_is_asked_with_that_of_the_file_and_without_one_
     keys = tmp_path / "keys"
     keys.write_text(f"# laptop\n{KEY}\n")
     keys.chmod(0o600)
-    async with RunningNode("kitchen", options=NodeOptions(access=AccessRules(key_digests=(digest(KEY),)))) as kitchen:
+    access = AccessRules(key_digests=(digest(KEY),), open_federation=True)
+    async with RunningNode("kitchen", options=NodeOptions(access=access)) as kitchen:
         settings = settings_of(kitchen, tmp_path)
         (locked_out,) = await said_of_peers(settings)
         assert locked_out.level is Level.UNKNOWN

@@ -68,6 +68,7 @@ class NodeOptions:
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     trust: Trust | None = None
     federated: bool = True
+    host: str = "127.0.0.1"  # to listen on
     rules: RoutingRules = field(default_factory=RoutingRules)
 
 
@@ -175,7 +176,7 @@ class RunningNode:
             files=self._options.files,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        listener = socket.create_server(("127.0.0.1", 0), backlog=LISTEN_BACKLOG)
+        listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
             self._doors = await stack.enter_async_context(shared_port(runner, (listener,), self.trust))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 from openai import AuthenticationError
 
+from swarm.commands.status import render
 from swarm.gateway.access import AccessRules, digest
 from tests.doubles.clients import Client, chat_body, connect, openai_client
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
@@ -19,7 +21,7 @@ from tests.doubles.scripted_engine import ScriptedEngine, saying
 
 KEY, OTHER_KEY = "sk-kitchen-door", "sk-garden-door"
 PAGE = "http://app.example:3000"
-LOCKED = AccessRules(origins=frozenset({PAGE}), key_digests=(digest(KEY), digest(OTHER_KEY)))
+LOCKED = AccessRules(origins=frozenset({PAGE}), key_digests=(digest(KEY), digest(OTHER_KEY)), open_federation=True)
 SINGLE = {"strategy": "single"}
 CHAT = "/v1/chat/completions"
 PREFLIGHT = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization,x-stainless-os"}
@@ -103,7 +105,7 @@ async def test_a_node_without_keys_takes_any() -> None:
         assert (await client.get("/v1/models")).status == 200
 
 
-async def test_peers_of_locked_nodes_answer_each_other() -> None:
+async def test_peers_of_locked_nodes_answer_each_other_where_that_was_said_aloud() -> None:
     study = node("study")
     async with study:
         kitchen = node("kitchen", study, engine=False)
@@ -114,6 +116,29 @@ async def test_peers_of_locked_nodes_answer_each_other() -> None:
             assert reply.json["swarm"]["winner"] == "study"
             voted = await client.post(CHAT, chat_body(swarm={"votes": 2}), x_api_key=KEY)
             assert voted.json["swarm"]["votes"] == 2
+
+
+async def test_what_nodes_ask_is_closed_to_strangers_where_it_was_not_said_aloud() -> None:
+    """A node that had members and has none any more: their way in does not open to everybody."""
+    async with node("study", access=replace(LOCKED, open_federation=False)) as study, connect(study.url) as client:
+        for key in ({}, {"x_api_key": KEY}):
+            for reply in (
+                await client.get("/federation/v1/node", **key),
+                await client.post("/federation/v1/generate", chat_body(), **key),
+                await client.post("/federation/v1/utilities/tokenize", {"model": "scripted"}, **key),
+                await client.get("/federation/v1/made-up", **key),
+            ):
+                assert (reply.status, reply.error["code"]) == (403, "members_only")
+                assert "`swarm invite` there" in reply.error["message"]
+        said = (await client.get("/v1/federation/health", x_api_key=KEY)).json
+        assert said["access"] == {"api": "key", "peers": "nobody", "management": "this machine"}
+        assert "! closed to other nodes: this one has an API key and no members" in render(said)
+
+
+async def test_an_open_federation_beside_a_key_is_said_in_the_status(client: Client) -> None:
+    said = (await client.get("/v1/federation/health", x_api_key=KEY)).json
+    assert said["access"]["peers"] == "anyone"
+    assert "! open to nodes without the API key" in render(said)
 
 
 async def test_in_no_federation_the_key_guards_the_peers_endpoints_too() -> None:

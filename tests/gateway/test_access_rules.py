@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
+from swarm.gateway import route_kinds
 from swarm.gateway.access import (
     MAX_ALLOWED_HEADERS,
     AccessRules,
@@ -12,9 +15,13 @@ from swarm.gateway.access import (
     allowed_host,
     allowed_origin,
     any_known,
+    check_caller,
     check_host,
     check_key,
+    check_management,
+    check_member,
     check_origin,
+    comes_from_loopback,
     digest,
     given_keys,
     machine_names,
@@ -27,6 +34,9 @@ RULES = AccessRules(
     key_digests=(digest("first"), digest("second")),
 )
 CHAT = "/v1/chat/completions"
+CANCEL = "/swarm/v1/requests/{id}/cancel"
+ADMIN = AccessRules(admin_digests=(digest("admin"),))
+LOCKED_ADMIN = AccessRules(key_digests=(digest("first"),), admin_digests=(digest("admin"), digest("other admin")))
 
 
 @pytest.mark.parametrize(
@@ -167,27 +177,149 @@ def test_a_missing_key_is_told_apart_from_a_wrong_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "federated", "public"),
+    ("method", "path", "federated", "public"),
     [
-        ("/livez", True, True), ("/readyz", True, True), ("/health", True, True), ("/v1/health", True, True),
-        ("/docs", True, True), ("/docs/{name}", True, True), ("/openapi.json", True, True), ("/docsx", True, False),
-        ("/metrics", True, False), ("/v1/federation/health", True, False), ("/v1/models", True, False),
-        ("/made/up", True, False), ("/healthx", True, False), ("/federation/v1/generate", True, True),
-        ("/federation/v1/generate", False, False), ("/federation/v10", True, False),
+        ("GET", "/livez", True, True), ("GET", "/readyz", True, True), ("GET", "/health", True, True),
+        ("HEAD", "/v1/health", True, True), ("GET", "/docs", True, True), ("GET", "/docs/{name}", True, True),
+        ("GET", "/openapi.json", True, True), ("GET", "/docsx", True, False),
+        ("GET", "/metrics", True, False), ("GET", "/v1/federation/health", True, False),
+        ("GET", "/v1/models", True, False), ("GET", "/models", True, False), ("POST", CHAT, True, False),
+        ("GET", "/made/up", True, False), ("GET", "/healthx", True, False), ("POST", "/livez", True, False),
+        ("POST", "/federation/v1/generate", True, True), ("GET", "/federation/v1/made-up", True, True),
+        ("POST", "/federation/v1/generate", False, False), ("GET", "/federation/v10", True, False),
     ],
 )  # fmt: skip
-def test_what_is_public_once_there_is_a_key(path: str, federated: bool, public: bool) -> None:
-    rules = AccessRules(key_digests=RULES.key_digests, federated=federated)
+def test_what_is_public_once_there_is_a_key(method: str, path: str, federated: bool, public: bool) -> None:
+    rules = AccessRules(key_digests=RULES.key_digests, federated=federated, open_federation=federated)
     if public:
-        check_key(rules, Caller("GET", path))
+        check_caller(rules, Caller(method, path))
     else:
         with pytest.raises(Unauthorized):
-            check_key(rules, Caller("GET", path))
+            check_caller(rules, Caller(method, path))
 
 
 def test_without_a_key_any_key_is_taken() -> None:
     check_key(AccessRules(), Caller("GET", CHAT, keys=["whatever"]))
     check_key(AccessRules(), Caller("GET", CHAT))
+
+
+@pytest.mark.parametrize(
+    ("rules", "here", "keys", "code"),
+    [
+        # on this machine
+        (AccessRules(), True, [], None),
+        (AccessRules(), True, ["whatever"], None),
+        (ADMIN, True, [], None),
+        (RULES, True, ["first"], None),
+        (RULES, True, [], 401),  # a reverse proxy on this machine makes everybody come from it
+        (RULES, True, ["wrong"], 401),
+        (LOCKED_ADMIN, True, ["other admin"], None),
+        # from elsewhere
+        (AccessRules(), False, [], 403),
+        (AccessRules(), False, ["whatever"], 403),
+        (RULES, False, ["first"], 403),
+        (ADMIN, False, [], 401),
+        (ADMIN, False, ["wrong"], 401),
+        (ADMIN, False, ["admin"], None),
+        (LOCKED_ADMIN, False, ["first"], 403),  # a client's key
+        (LOCKED_ADMIN, False, ["wrong"], 401),
+        (LOCKED_ADMIN, False, ["first", "admin"], None),
+    ],
+)
+def test_who_may_manage(rules: AccessRules, here: bool, keys: list[str], code: int | None) -> None:
+    caller = Caller("POST", CANCEL, keys=keys, from_loopback=here)
+    if code is None:
+        check_caller(rules, caller)
+        return
+    with pytest.raises(Unauthorized if code == 401 else Forbidden) as caught:
+        check_caller(rules, caller)
+    assert not [key for key in keys if key in str(caught.value)]
+
+
+@pytest.mark.parametrize("rules", [AccessRules(), ADMIN, LOCKED_ADMIN])
+def test_no_node_manages_another_whatever_key_it_has(rules: AccessRules) -> None:
+    with pytest.raises(Forbidden, match="no node manages another"):
+        check_management(rules, Caller("POST", CANCEL, keys=["admin"], from_loopback=True, is_node=True))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://evil.example", "null"])
+def test_pages_of_other_origins_manage_nothing_be_they_on_the_list_or_not(method: str, origin: str) -> None:
+    path = CANCEL if method == "POST" else "/swarm/v1/requests"
+    with pytest.raises(Forbidden):
+        check_origin(RULES, Caller(method, path, ["localhost:17615"], [origin], keys=["admin"], from_loopback=True))
+    for mode in ("navigate", "no-cors"):
+        with pytest.raises(Forbidden):
+            check_origin(RULES, Caller(method, path, ["localhost:17615"], fetch_site="cross-site", fetch_mode=mode))
+    own = Caller(method, path, ["localhost:17615"], ["http://localhost:17615"], fetch_site="same-origin")
+    assert check_origin(RULES, own) is None
+
+
+@pytest.mark.parametrize(
+    ("remote", "headers", "is_here"),
+    [
+        ("127.0.0.1", (), True), ("127.9.8.7", ("Host", "Accept"), True), ("::1", (), True),
+        ("::ffff:127.0.0.1", (), True),  # a socket of both families
+        ("192.168.1.20", (), False), ("::ffff:192.168.1.20", (), False), ("fe80::1%eth0", (), False),
+        ("0.0.0.0", (), False), ("::", (), False), ("", (), False), (None, (), False), ("localhost", (), False),
+        ("127.0.0.1", ("X-Forwarded-For",), False), ("127.0.0.1", ("x-forwarded-proto",), False),
+        ("127.0.0.1", ("Forwarded",), False), ("::1", ("VIA",), False), ("::1", ("X-Real-IP",), False),
+        ("127.0.0.1", ("CF-Connecting-IP",), False),
+    ],
+)  # fmt: skip
+def test_who_is_taken_to_be_on_this_machine(remote: str | None, headers: tuple[str, ...], is_here: bool) -> None:
+    assert comes_from_loopback(remote, headers) == is_here
+
+
+@pytest.mark.parametrize(
+    ("federated", "key", "aloud", "mode", "who"),
+    [
+        (False, False, False, "open", "none"), (False, True, False, "open", "none"),
+        (True, False, False, "open", "anyone"), (True, False, True, "open", "anyone"),
+        (True, True, False, "open", "nobody"), (True, True, True, "open", "anyone"),
+        (True, False, False, "paired", "members"), (True, True, False, "paired", "members"),
+        (True, True, True, "paired", "members"),
+    ],
+)  # fmt: skip
+def test_who_may_ask_as_a_node(federated: bool, key: bool, aloud: bool, mode: Any, who: str) -> None:
+    keys = RULES.key_digests if key else ()
+    rules = AccessRules(key_digests=keys, federated=federated, open_federation=aloud)
+    assert rules.peers(mode) == who
+    caller = Caller("POST", "/federation/v1/generate", keys=["first"] if not federated else [])
+    if rules.members_only:
+        with pytest.raises(Forbidden) as caught:
+            check_caller(rules, caller)
+        assert caught.value.code == "members_only"
+    else:  # where this node is paired, `peer_gate.py` has refused before whoever is no member
+        check_caller(rules, caller)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "passes"),
+    [
+        ("GET", "/federation/v1/node", True), ("GET", "/federation/v1/models/{sha256}", True),
+        ("GET", "/federation/v1/made-up", True), ("POST", CANCEL, False), ("GET", "/v1/models", False),
+        ("GET", "/livez", False), ("GET", "/metrics", False),
+    ],
+)  # fmt: skip
+def test_a_member_asks_what_nodes_ask(method: str, path: str, passes: bool) -> None:
+    if passes:
+        check_member(Caller(method, path, is_node=True))
+    else:
+        with pytest.raises(Forbidden):
+            check_member(Caller(method, path, is_node=True))
+
+
+def test_a_route_that_decided_who_is_a_member_would_be_refused_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(route_kinds._KINDS, "POST /v1/invite", route_kinds.Kind.TRUST)
+    with pytest.raises(Forbidden, match="control door"):
+        check_caller(LOCKED_ADMIN, Caller("POST", "/v1/invite", keys=["admin"], from_loopback=True))
+
+
+def test_an_admin_key_is_a_client_s_key_too() -> None:
+    check_key(LOCKED_ADMIN, Caller("GET", CHAT, keys=["admin"]))
+    with pytest.raises(Unauthorized):
+        check_key(LOCKED_ADMIN, Caller("GET", CHAT, keys=["wrong"]))
 
 
 def test_every_key_is_compared_whatever_the_first_comparison_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +332,10 @@ def test_every_key_is_compared_whatever_the_first_comparison_says(monkeypatch: p
     monkeypatch.setattr("swarm.gateway.access.hmac.compare_digest", compare)
     assert any_known(RULES.key_digests, ["first"])
     assert compared == list(RULES.key_digests)
+    compared.clear()
+    check_caller(LOCKED_ADMIN, Caller("POST", CANCEL, keys=["admin"]))
+    check_caller(LOCKED_ADMIN, Caller("POST", CHAT, keys=["first"]))
+    assert compared == [*LOCKED_ADMIN.admin_digests, *LOCKED_ADMIN.key_digests, *LOCKED_ADMIN.admin_digests]
 
 
 @pytest.mark.parametrize(

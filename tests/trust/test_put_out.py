@@ -13,6 +13,7 @@ from federation.farewell import tell_revoked
 from swarm.commands.peers import peers_text
 from swarm.commands.revoke import revoke_text
 from swarm.errors import SetupError
+from swarm.gateway.access import AccessRules, digest
 from swarm.node_trust import trust_words
 from swarm.pairing import peers_at_rest, revoke_at_rest
 from tests.doubles.clients import connect
@@ -178,3 +179,47 @@ async def test_whom_a_stranger_claims_to_have_revoked_stays(trio: tuple[RunningN
         assert study.trust.exclusion is None
         with pytest.raises(PeerUntrusted):
             await study.client.describe(study.address, WAIT_S)
+
+
+async def test_a_node_with_a_key_that_leaves_its_swarm_stands_open_at_no_moment(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    """It becomes a swarm of its own: strangers get nothing, it asks none of them, and it can be joined or join."""
+    kitchen_trust, study_trust = paired_trusts(tmp_path, "kitchen", "study")
+    kitchen = make_node("kitchen", kitchen_trust, access=AccessRules(key_digests=(digest("sk-a"),)))
+    study, stranger = make_node("study", study_trust), make_node("stranger")
+    modes: list[str] = []
+    kitchen_trust.subscribe(lambda change: modes.append(change.now))
+    async with run_nodes(kitchen, study, stranger):
+        await acquainted(kitchen, study)
+        done = await kitchen.steward.revoke("kitchen")
+        assert (done.itself, done.closed) == (True, True)
+        assert "stays closed to other nodes, because it has an API key" in revoke_text(done)
+        assert said(kitchen, "It has an API key, so it stays closed to other nodes") == 1
+        assert set(modes) == {"paired"}
+        assert kitchen_trust.others == ()
+        await eventually(lambda: not study.trust.is_member(kitchen.id))
+        async with connect(kitchen.url) as client:
+            reply = await client.get(wire.NODE_PATH, x_api_key="sk-a")
+            assert (reply.status, reply.error["code"]) == (403, wire.MEMBERS_ONLY)
+            assert (await client.get("/v1/models", x_api_key="sk-a")).status == 200
+        with pytest.raises(PeerUntrusted, match="is an open node"):
+            await kitchen.client.describe(stranger.address, WAIT_S)
+        with pytest.raises(PeerError):
+            await study.client.describe(kitchen.address, WAIT_S)
+        code = (await kitchen.steward.invite()).code
+        await stranger.steward.join(code)
+        await kitchen.until(lambda: [peer.id for peer in kitchen.membership.alive()] == [stranger.id])
+    assert open_trust(tmp_path, "kitchen").mode == "paired", "after a restart, too"
+
+
+async def test_without_a_key_or_where_it_was_said_aloud_a_node_that_leaves_is_open(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    aloud = AccessRules(key_digests=(digest("sk-a"),), open_federation=True)
+    for number, access in enumerate((AccessRules(), aloud)):
+        (trust,) = paired_trusts(tmp_path / f"{number}", "kitchen")
+        async with make_node("kitchen", trust, access=access) as kitchen:
+            done = await kitchen.steward.revoke("kitchen")
+            assert (done.closed, trust.mode) == (False, "open")
+            assert "is open again" in revoke_text(done)
