@@ -15,9 +15,10 @@ COMMAND_TIMEOUT_S: Final = 30.0
 
 async def swarm_command(node: NodeProcess, folder: Path, *words: str) -> dict[str, object]:
     """What a `swarm` command on the node's own machine prints with --json."""
-    assert node.machine is not None
     home = folder / node.name
-    command = node.machine.command(*PROGRAM, *words, "--json", "--data-dir", str(home / "data"))
+    command = (*PROGRAM, *words, "--json", "--data-dir", str(home / "data"))
+    if node.machine is not None:
+        command = tuple(node.machine.command(*command))
     done = await asyncio.to_thread(
         subprocess.run, command, env=environment(home), capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
     )

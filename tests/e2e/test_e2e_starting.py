@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 
 from swarm.node_listeners import another_port
-from tests.e2e.asking import ask, federation_view, long_stream
+from tests.e2e.asking import ask, federation_view, get_text, long_stream
+from tests.e2e.commands import swarm_command
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.waiting import eventually
 
@@ -124,6 +125,36 @@ async def test_a_wrong_command_line_is_refused(tmp_path: Path, arguments: list[s
     assert refusal.exit_code == 2
     assert named in refusal.errors
     assert "Traceback" not in refusal.errors
+
+
+async def test_a_key_is_no_lock_on_an_open_federation_and_pairing_first_makes_it_one(tmp_path: Path) -> None:
+    """The way that the refusal and `docs/deploy.md` describe, and what is left of it when the node leaves its swarm."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-house\n")
+    keys.chmod(0o600)
+    here, key = ("--federation", "--host", "127.0.0.1"), ("--api-key-file", str(keys))
+    refusal = await refused(tmp_path / "kitchen", "--model", "demo", "--port", "0", *here, *key)
+    assert refusal.exit_code == 2
+    assert "an API key closes half of an open federation" in refusal.errors
+    assert "Traceback" not in refusal.errors
+    with NodeProcess("kitchen", tmp_path / "kitchen", arguments=here) as open_node:
+        await open_node.ready()
+        assert '"id"' in (await get_text(f"{open_node.url}/federation/v1/node") or "")
+        await swarm_command(open_node, tmp_path, "invite")
+    with NodeProcess("kitchen", tmp_path / "kitchen", arguments=(*here, *key)) as kitchen:
+        await kitchen.ready()
+        assert "with an API key; members need none" in kitchen.output
+        assert "members_only" in (await get_text(f"{kitchen.url}/federation/v1/node") or "")
+        left = await swarm_command(kitchen, tmp_path, "revoke", "kitchen")
+        assert (left["itself"], left["closed"]) == (True, True)
+        assert "It has an API key, so it stays closed to other nodes" in kitchen.output
+        assert "members_only" in (await get_text(f"{kitchen.url}/federation/v1/node") or "")
+        assert "invalid_api_key" in (await get_text(f"{kitchen.url}/v1/models") or "")
+    aloud = NodeProcess("study", tmp_path / "study", arguments=(*here, *key, "--open-federation"))
+    with aloud as study:
+        await study.ready()
+        assert "OPEN TO NODES WITHOUT ONE (--open-federation)" in study.output
+        assert '"id"' in (await get_text(f"{study.url}/federation/v1/node") or "")
 
 
 async def test_peers_that_talk_rubbish_or_are_down_do_not_keep_a_node_from_serving(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,45 @@ def test_what_the_image_is_built_from_is_enough_to_install(context: Path, tmp_pa
     (declared,) = (name for name in names if name.endswith("entry_points.txt"))
     entry_points.read_string(zipfile.ZipFile(wheel).read(declared).decode())
     assert entry_points["console_scripts"]["swarm"] == "swarm.cli:main"
+
+
+# A key beside an open federation does not start: no example anywhere may show it, unless it pairs the node first
+
+
+def shown_commands() -> list[tuple[str, list[str]]]:
+    """Every command line of a node that people are shown, and where: texts, deployment files, `swarm --help`.
+
+    Not those that come after `swarm invite` or `swarm join` in the same section: that node is paired.
+    """
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md"), *DEPLOY.rglob("*")]
+    texts = {str(page.relative_to(ROOT)): page.read_text() for page in pages if page.is_file()}
+    found: list[tuple[str, list[str]]] = []
+    for where, text in (*texts.items(), ("swarm --help", build_parser().format_help())):
+        for match in re.finditer(r"(?:\bswarm|scripts/run|local-swarm)((?: +(?:--[\w-]+|\[?--peer)[^`#|;&\n]*))", text):
+            words = re.split(r" {2,}", match[1].strip())[0]  # in --help two spaces begin the explanation
+            *_, section = re.split(r"^#+ ", text[: match.start()], flags=re.MULTILINE)
+            if not re.search(r"swarm (invite|join)", section):
+                found.append((where, words.split()))
+    return found
+
+
+def closes_half(words: list[str], environment: Collection[str] = ()) -> bool:
+    """Whether a node would refuse these options because of its key."""
+    names = {word.partition("=")[0] for word in words}
+    keyed = bool(names & {"--api-key", "--api-key-file"}) or "SWARM_API_KEY" in environment
+    return keyed and bool(names & {"--federation", "--peer", "--peer-file"}) and "--open-federation" not in names
+
+
+def test_examples_of_a_key_in_a_federation_are_found() -> None:
+    assert closes_half(["--federation", "--api-key-file", "keys"])
+    assert closes_half(["--peer=a", "--api-key=k"])
+    assert not closes_half(["--federation", "--api-key-file", "keys", "--open-federation"])
+    assert len(shown_commands()) > 20
+    places = {where for where, _ in shown_commands()}
+    assert {"README.md", "docs/deploy.md", "deploy/swarm.service", "swarm --help"} <= places
+
+
+def test_no_example_shows_a_key_beside_an_open_federation(manifests: dict[str, dict[str, Any]]) -> None:
+    assert [(where, words) for where, words in shown_commands() if closes_half(words)] == []
+    (container,) = manifests["StatefulSet/swarm"]["spec"]["template"]["spec"]["containers"]
+    assert not closes_half(container["args"], {entry["name"] for entry in container["env"]})
