@@ -4,7 +4,7 @@ SwarmError
 ├── BadRequest              the caller's input can never work (400)
 │   └── ContextExceeded     the prompt is longer than the model's context (400)
 ├── Unauthorized            the API key is missing or wrong (401)
-├── Forbidden               the request comes by a name or from a web page that this node does not serve (403)
+├── Forbidden               it comes by a name, from a web page or from somebody that this node does not serve (403)
 ├── UnknownModel            no reachable node serves that name (404)
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)

@@ -199,6 +199,7 @@ class TrustSteward:
             await (self._trust.leave_for_own(self._places) if self._members_only else self._trust.leave())
         if self._members_only:
             self._say(f"* this node has left its swarm. {STAYS_CLOSED}")
+            log.warning("this node has left its swarm. %s", STAYS_CLOSED)
         told_names = tuple(name for name in told if name is not None)
         return Revoked(id=entry.id, name=entry.name, itself=True, told=told_names, closed=self._members_only)
 

@@ -67,6 +67,19 @@ def test_a_key_that_others_can_read_is_named(settings: Settings) -> None:
     assert "other users of this machine can read" in failed(examine_machine(settings))["keys"]
 
 
+@pytest.mark.parametrize("option", ["api_key_file", "admin_key_file"])
+def test_a_file_with_keys_that_others_can_read_or_that_holds_none_is_named(
+    settings: Settings, option: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text("sk-a\n")
+    keys.chmod(0o644)
+    given = replace(settings, **{option: keys})
+    assert f"can read {keys}" in failed(examine_machine(given))["keys"]
+    keys.write_text("")
+    assert f"--{option.replace('_', '-')} {keys} holds no key" in failed(examine_machine(given))["keys"]
+
+
 def test_a_data_directory_that_is_a_file_is_named(settings: Settings) -> None:
     settings.data_path.write_text("")
     assert "is a file, not a folder" in failed(examine_machine(settings))["disk"]

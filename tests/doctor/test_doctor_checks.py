@@ -28,6 +28,7 @@ from swarm.doctor.network_checks import (
     check_clock,
     check_firewall,
     check_interfaces,
+    check_key_and_peers,
     check_multicast,
     check_peer,
     check_peer_versions,
@@ -101,6 +102,8 @@ DOUBTFUL = [
     check_firewall(17615, [Passage("macOS", "unknown", "unknown", "it asks for each program")]),
     check_peer(replace(PEER, sees_us=None))[0],
     check_clock("study", 45.0),
+    *filter(None, [check_key_and_peers(True, "anyone", True), check_key_and_peers(True, "nobody", True)]),
+    *filter(None, [check_key_and_peers(True, "nobody", False)]),
     check_peer_versions("1.0", [replace(PEER, version="0.9")]),
 ]
 
@@ -120,6 +123,11 @@ def test_what_is_broken_fails_with_its_remedy(finding: Finding, remedy: str) -> 
 def test_what_is_doubtful_is_said_and_fails_nothing(finding: Finding) -> None:
     assert finding.level in (Level.WARN, Level.UNKNOWN)
     assert exit_code([finding]) == 0
+
+
+@pytest.mark.parametrize(("with_key", "peers"), [(False, "anyone"), (True, "members"), (True, "none")])
+def test_a_key_that_closes_all_or_is_not_there_is_worth_no_word(with_key: bool, peers: str) -> None:
+    assert check_key_and_peers(with_key, peers, True) is None
 
 
 def test_the_exit_code_and_the_last_line_follow_the_worst() -> None:

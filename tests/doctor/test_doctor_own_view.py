@@ -104,3 +104,50 @@ async def test_a_list_of_peers_is_looked_at_too(tmp_path: Path) -> None:
         spoilt, *_ = await said_of_peers(replace(settings, peer_file=tmp_path / "spoilt.txt"))
     assert (down.check, down.level) == (f"peer 127.0.0.1:{port}", Level.FAIL)
     assert (spoilt.level, "line 1" in spoilt.message, "mend it" in (spoilt.remedy or "")) == (Level.FAIL, True, True)
+
+
+async def said_of_access(settings: Settings) -> list[Finding]:
+    findings = await asyncio.to_thread(lambda: list(examine_network(settings)))
+    return [finding for finding in findings if finding.check == "access"]
+
+
+@pytest.mark.parametrize(
+    ("aloud", "with_key", "told", "remedy"),
+    [
+        (True, True, "any machine that reaches the port has answers generated at /federation/v1", "pair the nodes"),
+        (False, False, None, None),
+    ],
+)
+async def test_what_the_node_here_leaves_open_beside_its_key_is_said(
+    tmp_path: Path, aloud: bool, with_key: bool, told: str | None, remedy: str | None
+) -> None:
+    access = AccessRules(key_digests=(digest(KEY),) if with_key else (), open_federation=aloud)
+    async with RunningNode("kitchen", options=NodeOptions(access=access)) as kitchen:
+        findings = await said_of_access(replace(settings_of(kitchen, tmp_path), api_key=(KEY,)))
+    assert len(findings) == (told is not None)
+    for finding in findings:
+        assert (finding.level, told in finding.message, remedy in (finding.remedy or "")) == (Level.WARN, True, True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "does not start in an open federation"),
+        ({"open_federation": True}, "without one (--open-federation)"),
+        ({"federation": False}, None),
+        ({"api_key": ()}, None),
+    ],
+)
+async def test_what_the_settings_would_make_of_a_node_is_said_while_none_runs(
+    tmp_path: Path, changed: dict[str, object], told: str | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    given = {"federation": True, "data_dir": tmp_path, "port": port, "host": "127.0.0.1", "api_key": [KEY]}
+    findings = await said_of_access(make_settings(given | changed, environment={}))
+    assert [(finding.level, told in finding.message) for finding in findings] == (
+        [] if told is None else [(Level.WARN, True)]
+    )
+    paired_trusts(tmp_path, "node", "study")
+    paired = make_settings(given | changed | {"data_dir": tmp_path / "node"}, environment={})
+    assert await said_of_access(paired) == []
