@@ -7,7 +7,7 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -190,6 +190,11 @@ def test_the_limit_is_on_keys_of_both_kinds_together(tmp_path: Path) -> None:
         rules({"admin_key_file": admins, "api_key": half})
 
 
+def goes_on(*_: object) -> NoReturn:
+    """Fails a test of a refusal at once, where a node would start and run for ever."""
+    pytest.fail("nothing was refused")
+
+
 REFUSED = "an API key closes half of an open federation"
 JOIN_OTHERS: list[list[str]] = [["--federation"], ["--peer", "10.0.0.1"], ["--peer-file", "/dev/null"]]
 
@@ -212,6 +217,7 @@ def test_a_key_with_an_open_federation_ends_the_start_with_2(
     }[how]  # fmt: skip
     if how == "variable":
         monkeypatch.setenv("SWARM_API_KEY", KEY)
+    monkeypatch.setattr("swarm.node_place.open_listeners", goes_on)
     assert main([*federated, *words, "--host", "127.0.0.1", "--port", "0", "--data-dir", str(tmp_path / "node")]) == 2
     told = capsys.readouterr().err
     assert REFUSED in told
@@ -268,7 +274,10 @@ def test_keys_of_a_node_that_is_alone_and_none_in_a_federation_start_as_before(t
     assert access_line(managed).endswith("open to this machine; an admin key manages this node from elsewhere")
 
 
-def test_an_open_federation_needs_a_federation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_open_federation_needs_a_federation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarm.node_place.open_listeners", goes_on)
     assert main(["--open-federation", "--port", "0", "--data-dir", str(tmp_path)]) == 2
     assert "--open-federation opens nothing without a federation: add --federation" in capsys.readouterr().err
 
