@@ -149,7 +149,7 @@ def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
 def check_membership(members: int | None, problem: str | None) -> Finding:
     """`members` beside this node, None for an open one; `problem` where it was put out."""
     if problem is not None:
-        return fail("trust", problem, "until then this node answers alone; `swarm revoke` with its own id makes it leave")
+        return fail("trust", problem, "until then this node answers alone; `swarm revoke` with its own id: it leaves")
     if members is None:
         return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")
     return ok("trust", f"paired with {members} other member{'' if members == 1 else 's'}")

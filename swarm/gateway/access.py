@@ -31,7 +31,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from federation import wire
@@ -62,12 +62,12 @@ PeersAccess = Literal["none", "members", "anyone", "nobody"]
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """What a node allows beyond the defaults. Of keys only digests are kept: no log and no traceback can show one."""
+    """What a node allows beyond the defaults. Of keys only digests are kept, and no log and no traceback shows them."""
 
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
-    key_digests: tuple[bytes, ...] = ()
-    admin_digests: tuple[bytes, ...] = ()  # good for everything that a client's key is good for, too
+    key_digests: tuple[bytes, ...] = field(default=(), repr=False)  # a short key can be guessed from its digest
+    admin_digests: tuple[bytes, ...] = field(default=(), repr=False)  # as good as a client's key, too
     federated: bool = True
     open_federation: bool = False  # with a key: nodes that are no members may ask all the same
 

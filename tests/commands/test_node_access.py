@@ -141,6 +141,7 @@ def test_no_error_and_no_repr_shows_a_key(tmp_path: Path) -> None:
     managed = rules({"admin_key_file": admin_file(tmp_path, KEY)})
     assert managed.admin_digests
     assert KEY not in repr(managed)
+    assert repr(digest(KEY)) not in repr(managed) + repr(read_access(settings, "kitchen"))
 
 
 def admin_file(folder: Path, text: str) -> Path:
