@@ -28,13 +28,14 @@ from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
 from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
-from swarm.routing.preference import by_preference, with_slots_for
+from swarm.routing.preference import by_our_measure, by_preference, fit_to_vote, with_slots_for
 from swarm.routing.prefix import prefixes_of
 from swarm.routing.replicas import CircuitState, Replica
 from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, seated_anew
 from swarm.routing.serving import local_replicas
+from swarm.routing.shares import room_left
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.spare import Demand
 from swarm.routing.unanswered import no_consensus
@@ -196,8 +197,10 @@ class Dispatcher:
                 later=later,
                 deadline=deadline,
                 run=self._run(request, deadline),
-                replace=lambda failure: self._replacement(request, failure),
-                reseat=lambda held, own: seated_anew(held, own, self._everywhere(), idle_only=plan.idle_only),
+                replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
+                reseat=lambda held, own: seated_anew(
+                    held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
+                ),
                 ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
                 stream_leader=stream,
                 live=live_part(question, options.stream or self._defaults.stream),
@@ -232,16 +235,23 @@ class Dispatcher:
             able = plan.seats
         return await judgement(self._asking, best_judge(able), request, groups, deadline)
 
-    def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
-        """The same voters elsewhere, for a failure that is the node's and not the request's."""
+    def _replacement(
+        self, request: GenerationRequest, plan: Plan, failure: Failure, seated: Mapping[str, int]
+    ) -> Batch | None:
+        """The same voters elsewhere, for a failure that is the node's and not the request's.
+
+        Where the best has its share of the seats already, the next best that has not.
+        """
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
         lost = failure.batch.replica
+        share = plan.share(without=lost.party)
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
-        best = best_of(others, request)
+        fit = fit_to_vote(answering(others, request))
+        best = next((r for r in by_our_measure(fit) if room_left(r, share, seated)), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
+        return Batch(best, failure.batch.samplings[: min(failure.missing, room_left(best, share, seated))])
 
     async def single(
         self,
@@ -295,7 +305,12 @@ class Dispatcher:
 
 def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:
     """Whom of the nodes to ask instead; None where none of them can answer `request`."""
+    return next(iter(by_preference(answering(others, request))), None)
+
+
+def answering(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
+    """Who of the nodes can answer `request`; maybe nobody."""
     try:
-        return by_preference(who_can(request, others, None))[0]
+        return who_can(request, others, None)
     except (UnknownModel, BadRequest):
-        return None
+        return ()
