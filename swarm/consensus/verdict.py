@@ -54,12 +54,12 @@ class Verdict:
 
     `votes` counts valid ballots of `asked` voters, where `wanted` were hoped for. `agreement` is the winning group's
     share of the voting weight, 0..1 (for text: of answers in nearly the same words); None where nothing was compared:
-    a race, a lone ballot, ballots of one peer alone, or no quorum. `margin` is the weight by which the winning group leads the next; negative
-    where the most central answer won over a more frequent one, or the judge chose a rarer one. `similarity`: the mean
-    likeness of the others to the winner, 0..1, where likeness decided. `degraded`: this is no consensus, and
-    `shortfall` says why: no quorum, or less agreement than was asked for. `weights`: whether ballots weighed what was
-    measured. `judge`: the voter that picked the answer, if one did. `saved`: seats planned that did not have to answer.
-    `wasted_tokens`: what cancelled voters had generated, as far as known; None where nothing is known.
+    a race, a lone ballot, ballots of one peer alone, or no quorum. `margin` is the weight by which the winning group
+    leads the next; negative where the most central answer won over a more frequent one, or the judge chose a rarer one.
+    `similarity`: the mean likeness of the others to the winner, 0..1, where likeness decided. `degraded`: this is no
+    consensus, and `shortfall` says why: no quorum, or less agreement than was asked for. `weights`: whether ballots
+    weighed what was measured. `judge`: the voter that picked the answer, if one did. `saved`: seats planned that did
+    not have to answer. `wasted_tokens`: what cancelled voters had generated, as far as known; None where nothing is.
     """
 
     winner: Candidate | None

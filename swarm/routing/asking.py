@@ -75,7 +75,8 @@ class Asking:
         with account:
             async with aclosing(source) as answers:
                 async for candidate in answers:
-                    yield candidate
+                    usage = self._router.believed(replica, candidate.usage, candidate.size_bytes)
+                    yield candidate if usage is candidate.usage else candidate.model_copy(update={"usage": usage})
 
     def events(
         self,

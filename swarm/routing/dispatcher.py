@@ -14,6 +14,7 @@ from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
+from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
@@ -23,6 +24,7 @@ from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
+from swarm.routing.conduct import Account, dissents, findings, size_lie
 from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
@@ -104,6 +106,16 @@ class Dispatcher:
         """How requests to each peer fare, by node id; closed for those that are not named."""
         return self._router.circuits()
 
+    def conduct(self) -> Mapping[str, tuple[Account, tuple[str, ...]]]:
+        """How each peer that serves a model has behaved, by node id, and what of that a person should be told."""
+        told: dict[str, tuple[Account, tuple[str, ...]]] = {}
+        for replica in self._peers():
+            account, lies = self._router.conduct.of(replica.node_id), size_lie(replica)
+            before = told.get(replica.node_id)
+            found = findings(account, self._router.conduct.others(replica.node_id)) if before is None else before[1]
+            told[replica.node_id] = (account, (*found, *lies))
+        return told
+
     @property
     def listeners(self) -> list[RoutingListener]:
         """Who hears what becomes of requests; add to it at any time."""
@@ -141,9 +153,16 @@ class Dispatcher:
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
-                    if isinstance(item, Outcome) and item.verdict.degraded and options.on_no_quorum == "error":
-                        raise no_consensus(item.verdict.shortfall)
+                    if isinstance(item, Outcome):
+                        self._note_dissent(item.verdict)
+                        if item.verdict.degraded and options.on_no_quorum == "error":
+                            raise no_consensus(item.verdict.shortfall)
                     yield item
+
+    def _note_dissent(self, verdict: Verdict) -> None:
+        nodes = {replica.node: replica.node_id for replica in self._peers()}
+        for node_id, dissented in dissents(verdict, nodes):
+            self._router.conduct.note(node_id, votes=1, dissent=int(dissented))
 
     async def _vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool

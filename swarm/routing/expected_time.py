@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from swarm.generation import GenerationRequest
@@ -28,6 +28,22 @@ def crowding(busy: int, slots: int) -> float:
 def known_speed(replica: Replica) -> float | None:
     """Tokens per second of a lone answer: as measured from here, else as told."""
     return replica.own_tokens_per_s or replica.tokens_per_s or None
+
+
+def within_reason(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """The replicas, what peers tell of their speed cut to what an unmeasured one is taken for.
+
+    So whoever boasts is asked no sooner than one that tells nothing: once, and then what was measured counts.
+    """
+    measured = [r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas]
+    speeds = [speed for speed in measured if speed]
+    if not speeds:
+        return tuple(replicas)
+    most = CURIOSITY * max(speeds)
+    return tuple(
+        r if r.local or r.tokens_per_s is None or r.tokens_per_s <= most else replace(r, tokens_per_s=most)
+        for r in replicas
+    )
 
 
 def speed_to_assume(replicas: Iterable[Replica]) -> float:

@@ -22,7 +22,7 @@ class Replica:
     """One model on one node. `url` is None for this node itself.
 
     `params` is the model's size as this node knows it (its own file, the catalogue's figure for that name), None where
-    it cannot; `told_params` is what a peer says, which decides nothing. `owner` is whom it counts for in a vote
+    it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it counts for in a vote
     (see `party`), and a `member` is a peer that somebody invited.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
@@ -44,6 +44,7 @@ class Replica:
     url: str | None = None
     params: int | None = None
     told_params: int | None = None
+    told_tokens_per_s: float | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
     rerank: bool = False

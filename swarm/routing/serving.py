@@ -60,6 +60,7 @@ def peer_replicas(
             replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE),
             params=checked_params(model.id, own),
             told_params=model.params,
+            told_tokens_per_s=model.tokens_per_s,
             owner="" if members else neighbourhood(peer.addresses) or "",
             member=members,
             name=peer.name,

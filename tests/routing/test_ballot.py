@@ -384,7 +384,11 @@ async def test_a_lost_voter_is_not_replaced_when_half_of_the_time_is_gone() -> N
     gate = asyncio.Event()
     hall = Hall({"here": ["Answer: 1"], "a": [gate, PeerFailed("a", "gone")], "spare": ["Answer: 1"]})
     call = hall.call(
-        ("here", 1), ("a", 1), deadline_s=0.4, min_votes=2, replacement=lambda *_: Batch(replica("spare"), (sampling(),))
+        ("here", 1),
+        ("a", 1),
+        deadline_s=0.4,
+        min_votes=2,
+        replacement=lambda *_: Batch(replica("spare"), (sampling(),)),
     )
     outcome = asyncio.create_task(outcome_of(call))
     await eventually(lambda: time.monotonic() > call.deadline - 0.19)
