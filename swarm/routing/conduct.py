@@ -137,7 +137,7 @@ def is_dissenter(account: Account, others: Account) -> bool:
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
-    """The interval that holds the true share 99 times in 100, after `hits` of `of` (Wilson's, good for small counts)."""
+    """The interval (Wilson's) that holds the true share 99 times in 100, after `hits` of `of`."""
     share, spread = hits / of, Z_99**2 / of
     middle, half = share + spread / 2, Z_99 * math.sqrt(share * (1 - share) / of + spread / (4 * of))
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)

@@ -22,8 +22,8 @@ class Replica:
     """One model on one node. `url` is None for this node itself.
 
     `params` is the model's size as this node knows it (its own file, the catalogue's figure for that name), None where
-    it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it counts for in a vote
-    (see `party`), and a `member` is a peer that somebody invited.
+    it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it
+    counts for in a vote (see `party`), and a `member` is a peer that somebody invited.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `told_at`.

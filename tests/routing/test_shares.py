@@ -48,7 +48,7 @@ BIG = {"slots": 32, "told_params": 10**15, "tokens_per_s": 1e7}
     ids=[
         "one node", "one node with room", "a peer has less than half", "not even half", "one each, the rest here",
         "two each", "no room here to stand against two", "this node is busy and queues", "nobody else can",
-        "nothing here: claims get nothing more", "nothing here: the measured get one more", "the measured who have room",
+        "nothing here: claims get nothing more", "nothing here: the measured get one more", "those who have room",
         "two behind one address are one", "an upstream is no peer",
     ],
 )  # fmt: skip
