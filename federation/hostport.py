@@ -71,6 +71,14 @@ def neighbourhood(addresses: Iterable[Address]) -> str | None:
     return str(first) if first.version == 4 else str(ipaddress.IPv6Network((int(first) >> 64 << 64, 64)))
 
 
+def same_host(host: str) -> str:
+    """The host in one form, however a listener for both families or a link-local scope writes it."""
+    try:
+        return str(unmapped(ipaddress.ip_address(host.partition("%")[0])))
+    except ValueError:
+        return host
+
+
 def unmapped(ip: IPAddress) -> IPAddress:
     """The IPv4 address that an IPv6 one stands for (`::ffff:10.0.0.1`); any other as it is."""
     return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip

@@ -125,6 +125,7 @@ class Node:
             client,
             static_peers=[parse_address(peer) for peer in settings.peer],
             data_dir=settings.data_path if settings.federated else None,
+            is_open=lambda: self.place.trust.mode == "open",
         )
         self.dispatcher = Dispatcher(
             pool=self.pool,

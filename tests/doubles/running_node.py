@@ -27,8 +27,8 @@ from swarm.node_listeners import LISTEN_BACKLOG
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.rules import RoutingRules
 from swarm.routing.replicas import Replica
+from swarm.routing.rules import RoutingRules
 from swarm.routing.serving import own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.routing.vote_modes import StreamMode
@@ -126,7 +126,13 @@ class RunningNode:
         )
         if options.upstream is not None:
             await stack.enter_async_context(options.upstream)
-        self.membership = Membership(self.describe(), client, static_peers=options.peers, timing=FAST)
+        self.membership = Membership(
+            self.describe(),
+            client,
+            static_peers=options.peers,
+            timing=FAST,
+            is_open=lambda: self.trust is None or self.trust.mode == "open",
+        )
         self.dispatcher = Dispatcher(
             pool=self.pool,
             peers=self._peers,
