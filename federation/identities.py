@@ -43,7 +43,7 @@ def is_first_again(address: Address, record: Record, description: NodeDescriptio
     """Whether a process at `address` had the id before the one in use, which took it over while that one was silent."""
     if not differ(record.description.instance, description.instance) or address not in record.owners:
         return False
-    return record.route in record.owners[record.owners.index(address) + 1 :]
+    return record.route not in record.owners[: record.owners.index(address)]
 
 
 def is_successor(address: Address, record: Record, description: NodeDescription) -> bool:
