@@ -16,7 +16,6 @@ from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
-from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
@@ -45,7 +44,7 @@ from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
 from swarm.routing.voters import OnEvent, with_sampling
-from swarm.routing.weighing import with_a_say
+from swarm.routing.weighing import seat_weights, with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -196,7 +195,7 @@ class Dispatcher:
         """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
-        weights = ballot_weights(question.strategy, self._measurements, models)
+        weights = seat_weights(question, self._measurements, plan.seats)
         prefixes = prefixes_of(request)
         planned = self._router.warmed(plan.seats, prefixes)
         seats = strongest_first(planned, measured_strength(self._measurements, question, models))

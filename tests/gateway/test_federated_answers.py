@@ -346,6 +346,8 @@ async def test_the_federations_health_shows_the_peers() -> None:
             "slots_free",
             "source",
             "circuit",
+            "conduct",
+            "problems",
         }
         assert seen["models"] == {"m": ["kitchen"], "other": ["study"]}
 
