@@ -258,7 +258,7 @@ class Dispatcher:
     ) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's.
 
-        Where the best has its share of the seats already, the next best that has not.
+        Where the best has its share of the seats already, the next best that has not; else own workers, which queue.
         """
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
@@ -266,10 +266,11 @@ class Dispatcher:
         share = plan.share(without=lost.party)
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
         fit = fit_to_vote(answering(others, request))
-        best = next((r for r in by_our_measure(fit) if room_left(r, share, seated)), None)
+        room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
+        best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        return Batch(best, failure.batch.samplings[: min(failure.missing, room_left(best, share, seated))])
+        return Batch(best, failure.batch.samplings[: min(failure.missing, room[best] or best.slots)])
 
     async def single(
         self,

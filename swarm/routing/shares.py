@@ -56,6 +56,5 @@ def _could_be_half(share: int, roomy: Mapping[str, int], own: Collection[str], v
 
 def room_left(replica: Replica, share: int, seated: Mapping[str, int]) -> int:
     """How many more seats `replica` may take in a ballot in which each party has `seated` so many."""
-    if replica.local:
-        return replica.slots
-    return max(0, min(replica.slots, share - seated.get(replica.party, 0)))
+    limit = replica.slots if replica.local else min(replica.slots, share)
+    return max(0, limit - seated.get(replica.party, 0))

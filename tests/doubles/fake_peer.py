@@ -19,7 +19,15 @@ Piece = bytes | asyncio.Event  # sent as it is, or waited for
 class FakePeer:
     """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens."""
 
-    def __init__(self, name: str, *pieces: Piece, model: str = "m", slots: int = 2, params: int = 9_000_000) -> None:
+    def __init__(
+        self,
+        name: str,
+        *pieces: Piece,
+        model: str = "m",
+        slots: int = 2,
+        params: int = 9_000_000,
+        tokens_per_s: float | None = None,
+    ) -> None:
         self.pieces: Sequence[Piece] = pieces
         self.status = 200
         self.asked: list[str] = []
@@ -30,7 +38,16 @@ class FakePeer:
             name=name,
             version="0.1.0",
             url="http://127.0.0.1:1",
-            models=(ServedModel(id=model, slots=slots, slots_free=slots, params=params, embeddings=True),),
+            models=(
+                ServedModel(
+                    id=model,
+                    slots=slots,
+                    slots_free=slots,
+                    params=params,
+                    tokens_per_s=tokens_per_s,
+                    embeddings=True,
+                ),
+            ),
             slots_free=slots,
             instance=f"run-of-{name}",
         )

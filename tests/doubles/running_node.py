@@ -53,14 +53,17 @@ def ready(engine: Engine) -> Loader:
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What tests vary. `client` makes the node's peer client from its id; `sizes` are of models it knows of."""
+    """What tests vary. `client` makes the node's peer client from its id; `sizes` are what it knows of other models.
+
+    For these tests a model called "large" is as if in the catalogue.
+    """
 
     votes: int = 5
     strategy: str = "auto"
     vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
-    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"large": 9_000_000})
     queue: int = DEFAULT_QUEUE
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient

@@ -130,7 +130,8 @@ def test_a_loss_leaves_a_larger_share_to_those_who_are_left_and_none_to_who_had_
     assert (plan.share(), plan.share(without="b")) == (1, 2)
     assert room_left(replica("a", slots=9), 2, {"a": 1}) == 1
     assert room_left(replica("a", slots=9), 1, {"a": 1}) == 0
-    assert room_left(replica("here", slots=3), 1, {"here": 3}) == 3, "own workers have no share"
+    assert room_left(replica("here", slots=3), 1, {"here": 1}) == 2, "own workers have no share"
+    assert room_left(replica("here", slots=3), 1, {"here": 3}) == 0
 
 
 def test_a_model_of_unknown_size_has_no_seat_while_another_can_vote() -> None:
