@@ -34,7 +34,7 @@ from swarm.routing.prefix import prefixes_of
 from swarm.routing.replicas import CircuitState, Replica
 from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
-from swarm.routing.seating import Batch, in_waves, seated_anew
+from swarm.routing.seating import Batch, in_waves, sampled_here_too, seated_anew
 from swarm.routing.serving import local_replicas
 from swarm.routing.shares import room_left
 from swarm.routing.single import FAILING_OVER, SingleAnswer
@@ -201,7 +201,7 @@ class Dispatcher:
         seats = strongest_first(planned, measured_strength(self._measurements, question, models))
         self._router.affinity.answered(prefixes, seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
-        samplings = ballot_samplings(request, plan.asked, base_seed=base)
+        samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == "posterior"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.routing.replicas import Place, Replica
@@ -57,6 +57,17 @@ def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
     for replica, sampling in seats:
         together.setdefault((place_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
     return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
+
+
+def sampled_here_too(seats: Sequence[Replica], samplings: Sequence[SamplingChange]) -> tuple[SamplingChange, ...]:
+    """The samplings, with the client's own temperature for this node's first voter as well where a peer leads.
+
+    The leader has it, because the strongest model's best answer is the best there is. But which model a peer runs is
+    its own word: whoever takes the lead by a name must not take the best sample from everybody.
+    """
+    here = next((index for index, seat in enumerate(seats) if seat.local), 0)
+    own = samplings[0].temperature
+    return tuple(replace(s, temperature=own) if index == here else s for index, s in enumerate(samplings))
 
 
 def in_waves(
