@@ -33,17 +33,22 @@ def known_speed(replica: Replica) -> float | None:
 def within_reason(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
     """The replicas, what peers tell of their speed cut to what an unmeasured one is taken for.
 
-    So whoever boasts is asked no sooner than one that tells nothing: once, and then what was measured counts.
+    So whoever boasts is asked no sooner than one that tells nothing: once, and then what was measured counts. One that
+    has answered, and whose speed could not be measured all the same, is not taken for faster than anybody who was.
     """
     measured = [r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas]
     speeds = [speed for speed in measured if speed]
-    if not speeds:
-        return tuple(replicas)
-    most = CURIOSITY * max(speeds)
-    return tuple(
-        r if r.local or r.tokens_per_s is None or r.tokens_per_s <= most else replace(r, tokens_per_s=most)
-        for r in replicas
-    )
+    fastest = max(speeds, default=None)
+
+    def believed(replica: Replica) -> Replica:
+        told = replica.tokens_per_s
+        if replica.local or told is None:
+            return replica
+        if replica.answered:
+            return replace(replica, tokens_per_s=min(told, fastest or ASSUMED_TOKENS_PER_S))
+        return replica if fastest is None else replace(replica, tokens_per_s=min(told, CURIOSITY * fastest))
+
+    return tuple(map(believed, replicas))
 
 
 def speed_to_assume(replicas: Iterable[Replica]) -> float:

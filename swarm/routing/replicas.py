@@ -31,9 +31,10 @@ class Replica:
     `node` is the name that is shown; `name` the node's own, where two nodes share one.
 
     What this node adds: whether it doubts the peer (`suspect`) or its requests there fail (`circuit`), what the user
-    decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), what it measured
-    (`first_s` to the first event where a slot was free, and `own_tokens_per_s` from then on, as if nobody else were
-    answered there), and whether the conversation's last answer came from there (`warm`).
+    decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), whether it has
+    `answered` lately, what was measured then (`first_s` to the first event where a slot was free, and
+    `own_tokens_per_s` from then on, as if nobody else were answered there), and whether the conversation's last answer
+    came from there (`warm`).
     """
 
     node_id: str
@@ -64,6 +65,7 @@ class Replica:
     first_s: float | None = None
     own_tokens_per_s: float | None = None
     warm: bool = False
+    answered: bool = False
     owner: str = ""
     member: bool = False
 

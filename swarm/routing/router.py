@@ -85,7 +85,9 @@ class Router:
 
     def _known(self, told: Replica) -> Replica:
         place, pace = told.place, self._paces.of(told.place)
-        known = told if pace is None else replace(told, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
+        known = told
+        if pace is not None:
+            known = replace(told, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
         if told.local:
             return known
         known = corrected(known, self._outstanding.since(place, told.told_at))

@@ -27,12 +27,13 @@ class FakePeer:
         slots: int = 2,
         params: int = 9_000_000,
         tokens_per_s: float | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.pieces: Sequence[Piece] = pieces
         self.status = 200
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
-        self.address = Address("127.0.0.1", 0)
+        self.address = Address(host, 0)
         self._description = NodeDescription(
             id=f"id-{name}",
             name=name,
@@ -62,8 +63,8 @@ class FakePeer:
         app.router.add_post(wire.UTILITIES_PATH + "/{name}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.address = Address("127.0.0.1", int(self._runner.addresses[0][1]))
+        await web.TCPSite(self._runner, self.address.host, 0).start()
+        self.address = Address(self.address.host, int(self._runner.addresses[0][1]))
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -207,7 +207,7 @@ async def test_a_prompt_too_long_here_goes_where_it_fits() -> None:
 async def test_a_peer_that_dies_fails_over_before_the_first_byte() -> None:
     async with Swarm() as swarm:
         study = await swarm.add("study", asyncio.Event())
-        await swarm.add("attic", "from the attic", model="small", params=1_000_000)  # the weaker model: the study is asked first
+        await swarm.add("attic", "from the attic", model="small", params=1_000_000)  # so the study is asked first
         await swarm.add("kitchen")
         client = await swarm.client("kitchen")
         asked = asyncio.create_task(client.chat(swarm=SINGLE))
