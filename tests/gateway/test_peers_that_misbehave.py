@@ -243,7 +243,7 @@ async def test_a_peer_that_is_shutting_down_is_busy_and_not_broken(swarm: dict[s
 
 
 class Kitchen:
-    """A liar called "attic" by whose word its model is stronger, with one slot; and a kitchen that says "Answer: 16"."""
+    """A liar called "attic" by whose word its model is stronger, and a kitchen that says "Answer: 16"."""
 
     def __init__(self, *pieces: Piece) -> None:
         self.liar = FakePeer("attic", *pieces, model="large", slots=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -94,6 +95,16 @@ async def test_two_liars_of_five_decide_no_answer_where_the_honest_agree(tmp_pat
         for _ in range(9):
             reply = await swarm.client.chat(SUM, swarm={"votes": 5, "min_votes": 5})
             assert (said(reply), seats_of(reply.json["swarm"], "liar")) == (TRUTH, 2)
+
+
+async def test_where_the_honest_are_split_a_liars_vote_counts_like_any_other(tmp_path: Path) -> None:
+    """The two workers of the asked node err as it lies, and so its vote makes three of five."""
+    async with house(tmp_path, "paired", LIES["nothing"]) as swarm:
+        workers = swarm.asked.pool.get("demo")
+        assert workers is not None
+        workers.engine.script = lambda *_: [LIE]  # type: ignore[attr-defined]
+        reply = await swarm.client.chat(SUM, swarm={"votes": 5, "min_votes": 5, "strategy": "majority"})
+        assert (said(reply), reply.json["swarm"]["agreement"]) == (LIE, 0.6)
 
 
 async def test_as_many_liars_as_honest_nodes_outvote_a_node_without_workers(tmp_path: Path) -> None:
@@ -199,7 +210,7 @@ async def test_an_outsider_cannot_send_a_node_to_other_addresses_in_a_peers_name
         node = RunningNode("kitchen", options=NodeOptions(peers=[attic.address]))
         async with run_nodes(node), connect(node.url) as client:
             host, port = target.address
-            news = '[{"id":"id-target","what":"joined","host":"%s","port":%d}]' % (host, port)
+            news = json.dumps([{"id": "id-target", "what": "joined", "host": host, "port": port}])
             headers = {"x_swarm_from": "id-attic", "x_swarm_news": news}
             assert (await client.get(wire.NODE_PATH, **headers)).status == 200
             assert not any(target.address in peer.addresses for peer in node.membership.peers())
