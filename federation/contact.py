@@ -50,7 +50,7 @@ class Contact:
     silent_since: float | None = None
     failures: int = 0
     refusals: int = 0
-    conflicts: int = 0
+    conflicts: int = 0  # answers, one after the other, of a second process with its node's id
     round_trip: RoundTrip | None = None
     problem: str | None = None  # what the last failure was
     reported: AddressRejected | None = None  # what was last said of it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from federation.errors import AddressError
@@ -11,6 +12,8 @@ from federation.errors import AddressError
 DEFAULT_PORT = 17615  # the port every node listens on unless told otherwise
 MAX_HOST_CHARS = 253  # longest legal DNS name (RFC 1035)
 MAX_PORT = 65535
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # at most 63 characters (RFC 1035), underscores as found in homes
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
@@ -53,6 +56,32 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def neighbourhood(addresses: Iterable[Address]) -> str | None:
+    """Whom a node that answers at `addresses`, the oldest first, is taken for where nothing but these tells it apart.
+
+    Its oldest IPv4 address; where it has none, the /64 network of its oldest, all of which one machine can use. None
+    for loopback, where only this machine's own processes are.
+    """
+    found = [unmapped(ipaddress.ip_address(address.host)) for address in addresses if not address.is_name]
+    if not found or any(ip.is_loopback for ip in found):
+        return None
+    first = next((ip for ip in found if ip.version == 4), found[0])
+    return str(first) if first.version == 4 else str(ipaddress.IPv6Network((int(first) >> 64 << 64, 64)))
+
+
+def same_host(host: str) -> str:
+    """The host in one form, however a listener for both families or a link-local scope writes it."""
+    try:
+        return str(unmapped(ipaddress.ip_address(host.partition("%")[0])))
+    except ValueError:
+        return host
+
+
+def unmapped(ip: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 one stands for (`::ffff:10.0.0.1`); any other as it is."""
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 def make_address(host: str, port: int) -> Address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from federation.advertisement import NodeDescription
 from federation.contact import Contact
+from federation.hostport import Address
 from federation.peer import Why
 from federation.peer_records import Record
 from federation.timing import Timing
@@ -36,3 +37,15 @@ def is_double(
     if record.is_dead or contact is route or route.failures or None in (known, description.instance):
         return False
     return known != description.instance and now - route.since <= timing.conflict_window_s
+
+
+def is_first_again(address: Address, record: Record, description: NodeDescription) -> bool:
+    """Whether a process at `address` had the id before the one in use, which took it over while that one was silent."""
+    if not differ(record.description.instance, description.instance) or address not in record.owners:
+        return False
+    return record.route not in record.owners[: record.owners.index(address)]
+
+
+def is_successor(address: Address, record: Record, description: NodeDescription) -> bool:
+    """Whether another process takes the id over at an address of its own: a node that moved, or a copy of it."""
+    return differ(record.description.instance, description.instance) and address not in record.addresses

@@ -37,7 +37,8 @@ class Membership:
     """Probes from `__aenter__` to `__aexit__`, which says goodbye and leaves no task behind.
 
     For the event loop's thread only. Subscribers are called on it, after the change, and must neither block nor raise.
-    Without `data_dir` the addresses given with --peer are not kept.
+    Without `data_dir` the addresses given with --peer are not kept. `is_open`: whether peers are told apart by their
+    addresses only, or by their certificates.
     """
 
     def __init__(
@@ -48,13 +49,16 @@ class Membership:
         static_peers: Sequence[Address] = (),
         data_dir: Path | None = None,
         timing: Timing | None = None,
+        is_open: Callable[[], bool] = lambda: True,
     ) -> None:
         self._self_id = node.id
         self._client = client
         self._given = tuple(static_peers)
         self._data_dir = data_dir
         self._timing = timing or Timing()
-        self._table = PeerTable(node.id, self_name=node.name, self_instance=node.instance, timing=self._timing)
+        self._table = PeerTable(
+            node.id, self_name=node.name, self_instance=node.instance, timing=self._timing, is_open=is_open
+        )
         self._instance = node.instance
         self._names = DnsSource(lambda address: self._propose(address, Source.DNS))
         self._sources: dict[str, str | None] = {}
@@ -121,18 +125,27 @@ class Membership:
         except AddressError as error:
             _log.debug("ignoring where a caller says it is: %s", error)
 
-    def asked(self, node: NodeDescription, remote: str, query: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+    def asked(
+        self,
+        node: NodeDescription,
+        remote: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        certified: bool = False,
+    ) -> Reply:
         """The answer to GET node from `remote`, with what that call tells of the caller taken up; `node` is this one.
+
+        `certified`: a certificate has proved who calls. Else what it tells counts only from where that peer answers.
 
         A probe says where its own node listens, so that one --peer makes both know each other: the port it claims, at
         the address it came from, so that nobody can point probes at a third machine.
         """
         table, now = self._table, time.monotonic()
         caller, news = headers.get(wire.FROM_HEADER, ""), parse_news(headers.get(wire.NEWS_HEADER))
-        sight = table.sight_of(caller)
+        sight, whence = table.sight_of(caller), None if certified else remote
         if news or sight is not Sight.HERE:
-            self._apply(table.called(caller, now))
-            self._apply(table.heard(news, caller, now))
+            self._apply(table.called(caller, now, whence))
+            self._apply(table.heard(news, caller, now, whence))
             self._wake.set()
         if wire.FROM_PARAM in query:
             try:
@@ -141,9 +154,10 @@ class Membership:
                 _log.debug("a probe from %s names no address: %s", remote, error)
         return reply_to(node, table.view(), sight, table.news(now, caller), headers.get("If-None-Match"))
 
-    def heard_goodbye(self, node_id: str, instance: str | None = None) -> None:
-        """`node_id` called to say that it leaves, in its run `instance`."""
-        self._apply(self._table.goodbye(node_id, time.monotonic(), instance))
+    def heard_goodbye(self, node_id: str, instance: str | None = None, remote: str | None = None) -> None:
+        """`node_id` called from `remote` (None: proved by its certificate) to say that its run `instance` leaves."""
+        self._apply(self._table.goodbye(node_id, time.monotonic(), instance, remote))
+        self._wake.set()
 
     def woke(self) -> None:
         """This machine slept, or its addresses changed: probe everything at once."""

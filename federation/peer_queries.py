@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from federation.advertisement import MAX_HINTS, PeerHint
-from federation.hostport import Address
+from federation.hostport import Address, same_host
 from federation.news import News, NewsBoard
 from federation.peer import AddressRejected, Peer, PeerState, Source
 from federation.peer_records import PeerRecords
@@ -31,6 +31,12 @@ class PeerQueries:
         """One peer by id."""
         record = self._held.records.get(node_id)
         return None if record is None else self._held.view(record)
+
+    def is_at(self, node_id: str, host: str) -> bool:
+        """Whether that peer has answered at an address of `host`: an outsider cannot call from there."""
+        record = self._held.records.get(node_id)
+        found = same_host(host)
+        return record is not None and any(same_host(address.host) == found for address in record.addresses)
 
     def hints(self) -> tuple[PeerHint, ...]:
         """What to tell others: alive peers only, so that the dead do not go round for ever."""

@@ -7,25 +7,40 @@ of them; a record has at least one address.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from federation.advertisement import NodeDescription, PeerHint
 from federation.contact import Contact, Standing
-from federation.hostport import Address
+from federation.hostport import Address, neighbourhood
 from federation.peer import Peer, PeerState, Source
 from federation.probing import Answer
-from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS, MAX_STATIC, MAX_UNPROVEN
+from federation.timing import (
+    MAX_ADDRESSES_PER_PEER,
+    MAX_PEERS,
+    MAX_PEERS_PER_ADDRESS,
+    MAX_STATIC,
+    MAX_UNPROVEN,
+    MAX_UNPROVEN_PER_ADDRESS,
+)
 
 _LABEL_ID_CHARS = 4  # of the id, appended to a name that two nodes share
 
 
 @dataclass(slots=True)
 class Record:
-    """A node that has answered. `has_joined`: it has been routable before; `left_at`: when it last ceased to be."""
+    """A node that has answered. `has_joined`: it has been routable before; `left_at`: when it last ceased to be.
+
+    `owners` are the addresses at which a process of this id was met while no earlier one answered, the first first: the
+    earlier wins where two do. `is_away`: the first did not answer, and another address is used instead.
+    """
 
     description: NodeDescription
     route: Address
     last_answer_at: float
+    since: float = 0.0  # when it was met
+    owners: list[Address] = field(default_factory=list[Address])
+    is_away: bool = False
     described_at: float = 0.0
     state: PeerState = PeerState.DEAD
     has_joined: bool = False
@@ -39,11 +54,23 @@ class Record:
         return self.state is PeerState.DEAD
 
 
-class PeerRecords:
-    """Keeps the invariants above; knows nothing of probes, time or reasons."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Whether one more node may be recorded: `gone` has to make way for it, if anybody; else the reason `why_not`."""
 
-    def __init__(self, self_name: str) -> None:
+    gone: str | None = None
+    why_not: str | None = None
+
+
+class PeerRecords:
+    """Keeps the invariants above; knows nothing of probes, time or reasons.
+
+    `is_open`: nothing but its address tells one machine's nodes from another's, so that all at one share a node's room.
+    """
+
+    def __init__(self, self_name: str, is_open: Callable[[], bool] = lambda: True) -> None:
         self._self_name = self_name
+        self._is_open = is_open
         self.contacts: dict[Address, Contact] = {}
         self.records: dict[str, Record] = {}
 
@@ -77,7 +104,11 @@ class PeerRecords:
         """Whether a person gave one of its addresses."""
         return any(contact.source is Source.STATIC for contact in self.contacts_of(record))
 
-    def has_room_for(self, source: Source) -> bool:
+    def place_of(self, *addresses: Address) -> str | None:
+        """Whom a node at these is taken for, for want of anything better; None where its id is as good as any."""
+        return neighbourhood(addresses) if self._is_open() else None
+
+    def has_room_for(self, address: Address, source: Source) -> bool:
         """Whether one more address may be proposed; the least promising unproven one makes way if that helps."""
         if source is Source.STATIC:
             return sum(contact.source is Source.STATIC for contact in self.contacts.values()) < MAX_STATIC
@@ -86,7 +117,11 @@ class PeerRecords:
             for contact in self.contacts.values()
             if contact.node_id is None and contact.source is not Source.STATIC
         ]
-        if len(unproven) < MAX_UNPROVEN:
+        place = self.place_of(address)
+        beside = [contact for contact in unproven if place is not None and self.place_of(contact.address) == place]
+        if len(beside) >= MAX_UNPROVEN_PER_ADDRESS:
+            unproven = beside
+        elif len(unproven) < MAX_UNPROVEN:
             return True
         worst = max(unproven, key=lambda contact: contact.failures)
         if not worst.failures:
@@ -94,16 +129,35 @@ class PeerRecords:
         self.drop(worst)
         return True
 
-    def make_room(self) -> bool:
-        """Whether one more node may be recorded; the one lost longest ago makes way if that helps."""
+    def room_for(self, contact: Contact) -> Room:
+        """Whether what answers at `contact` may be recorded. The dead make way first, the one lost longest ago.
+
+        Then, in an open swarm, the newest at the most crowded address, so that no crowd keeps another machine out; and
+        for what a person named the newest of all that nobody did.
+        """
+        place = self.place_of(contact.address)
+        strangers = {node_id: record for node_id, record in self.records.items() if not self.is_static(record)}
+        places = {node_id: self.place_of(*record.addresses) for node_id, record in strangers.items()}
+        beside = [node_id for node_id, where in places.items() if place is not None and where == place]
+        is_named = contact.source is Source.STATIC
+        if len(beside) >= MAX_PEERS_PER_ADDRESS and not is_named:
+            gone = self._longest_lost(beside)
+            why = f"this node already knows {len(beside)} peers at {place}, and takes no more of one address while open"
+            return Room(gone, None if gone else why)
         if len(self.records) < MAX_PEERS:
-            return True
-        lost = [(record.left_at, node_id) for node_id, record in self.records.items() if record.is_dead]
-        forgettable = [(left_at, node_id) for left_at, node_id in lost if not self.is_static(self.records[node_id])]
-        if not forgettable:
-            return False
-        self.forget(min(forgettable)[1])
-        return True
+            return Room()
+        gone = self._longest_lost(strangers)
+        if gone is None:
+            crowds = Counter(where for where in places.values() if where is not None)
+            crowd, size = max(crowds.items(), key=lambda found: found[1], default=("", 0))
+            crowded = [node_id for node_id, where in places.items() if where == crowd and size > len(beside) + 1]
+            movable = crowded or (list(strangers) if is_named else [])
+            gone = max(movable, key=lambda node_id: self.records[node_id].since, default=None)
+        return Room(gone, None if gone else f"this node already knows {MAX_PEERS} peers")
+
+    def _longest_lost(self, node_ids: Iterable[str]) -> str | None:
+        lost = [node_id for node_id in node_ids if self.records[node_id].is_dead]
+        return min(lost, key=lambda node_id: self.records[node_id].left_at, default=None)
 
     def attach(self, contact: Contact, node_id: str) -> None:
         """The contact, which belongs to nobody or to this node, leads to the recorded node."""

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable
 
 from federation.contact import Contact, Standing
 from federation.hostport import Address
-from federation.identities import is_double
+from federation.identities import is_double, is_first_again, is_successor
 from federation.news import Happening, News
 from federation.peer import PeerChanged, PeerState, Source, Why
 from federation.peer_records import PeerRecords, Record
 from federation.peer_transitions import Changes, PeerTransitions
 from federation.probing import Answer, Question, Sight
-from federation.timing import DEAD_AFTER_FAILURES, Timing
+from federation.timing import DEAD_AFTER_FAILURES, MAX_ADDRESSES_PER_PEER, Timing
 
 
 class PeerTable(PeerTransitions):
@@ -44,8 +44,9 @@ class PeerTable(PeerTransitions):
         self_instance: str | None = None,
         timing: Timing | None = None,
         random: Callable[[], float] = random_module.random,
+        is_open: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__(self_id, PeerRecords(self_name), self_instance, timing or Timing(), random)
+        super().__init__(self_id, PeerRecords(self_name, is_open), self_instance, timing or Timing(), random)
         self._looked_at: float | None = None
 
     # Events: each returns what it changed.
@@ -61,7 +62,7 @@ class PeerTable(PeerTransitions):
             return ()
         contact = self._held.contacts.get(address)
         if contact is None:
-            if self._held.has_room_for(source):
+            if self._held.has_room_for(address, source):
                 self._held.contacts[address] = Contact(address, source, due_at=now, since=now, claimed_id=node_id)
             return ()
         contact.claimed_id = node_id or contact.claimed_id
@@ -80,15 +81,24 @@ class PeerTable(PeerTransitions):
         contact.in_flight, contact.claimed_id = 0, description.id
         moved = self._moved_away(contact, now) if contact.node_id != description.id else ()
         record = self._held.records.get(description.id)
-        if record is not None and is_double(
-            contact, self._held.contacts[record.route], record, description, now, self._timing
-        ):
-            return (*moved, *self._doubled(contact, record, now))
+        if record is not None and (route := self._held.contacts[record.route]) is not contact:
+            if is_first_again(address, record, description):
+                moved += self._first_again(record, contact, now)
+            elif is_double(contact, route, record, description, now, self._timing):
+                return (*moved, *self._doubled(contact, record, now))
+            elif is_successor(address, record, description) and len(record.owners) < MAX_ADDRESSES_PER_PEER:
+                record.owners.append(address)
         if record is None:
             why_not = self._why_no_peer(description)
             if why_not is not None:
                 return (*moved, *self._reject(contact, *why_not, now))
-            record = self._held.records[description.id] = Record(description, address, last_answer_at=now)
+            made_way, full = self._make_room(contact, now)
+            if full is not None:
+                return (*moved, *self._reject(contact, Why.FULL, full, now))
+            moved += made_way
+            record = self._held.records[description.id] = Record(
+                description, address, last_answer_at=now, since=now, owners=[address]
+            )
         self._held.attach(contact, description.id)
         contact.succeed(rtt_ms, now)
         return (*moved, *self._refresh(record, contact, answer, now))
@@ -137,14 +147,18 @@ class PeerTable(PeerTransitions):
         self._held.contacts[record.route].due_at = now
         return changes
 
-    def goodbye(self, node_id: str, now: float, instance: str | None = None) -> Changes:
+    def goodbye(self, node_id: str, now: float, instance: str | None = None, remote: str | None = None) -> Changes:
         """It says that it leaves: believed until it answers a probe without `draining`.
 
         Not believed of another `instance` than the one in use, which is a copy of its data directory, or out of date.
+        `remote` is the host from which it was said, None where a certificate proved who says it: anybody else has to
+        name the instance and to be at one of the node's addresses; else it is a doubt, which a probe settles.
         """
         record = self._held.records.get(node_id)
         if record is None or not self._is_current(record, instance):
             return ()
+        if remote is not None and (instance is None or not self.is_at(node_id, remote)):
+            return self.doubted(node_id, now)
         return self._leave(record, "said goodbye", now)
 
     def expelled(self, node_id: str, reason: str, now: float) -> Changes:
@@ -165,13 +179,14 @@ class PeerTable(PeerTransitions):
             self._hurry(record, now)
         return ()
 
-    def heard(self, news: Iterable[News], informant_id: str, now: float) -> Changes:
+    def heard(self, news: Iterable[News], informant_id: str, now: float, remote: str | None = None) -> Changes:
         """What another node found: reasons to probe at once, within an allowance, and never more than that.
 
-        Listened to only from peers that are here; a hinted loopback address means the informant's machine.
+        Listened to only from peers that are here; a hinted loopback address means the informant's machine. `remote` is
+        whence it came, None where the informant is known by its certificate, or was asked itself.
         """
         informant = self._held.records.get(informant_id)
-        if informant is None or informant.is_dead:
+        if informant is None or informant.is_dead or (remote is not None and not self.is_at(informant_id, remote)):
             return ()
         for item in news:
             record = self._held.records.get(item.id)
@@ -187,10 +202,13 @@ class PeerTable(PeerTransitions):
                 self._hurry(record, now)
         return ()
 
-    def called(self, node_id: str, now: float) -> Changes:
-        """It asks this node: no proof that it can be asked, but a reason to try, and not to forget it."""
+    def called(self, node_id: str, now: float, remote: str | None = None) -> Changes:
+        """It asks this node: no proof that it can be asked, but a reason to try, and not to forget it.
+
+        `remote` is whence, None where a certificate proved who asks: from elsewhere it may be anybody.
+        """
         record = self._held.records.get(node_id)
-        if record is not None and record.is_dead:
+        if record is not None and record.is_dead and (remote is None or self.is_at(node_id, remote)):
             record.left_at = now
             self._hurry(record, now)
         return ()

@@ -22,7 +22,7 @@ from federation.peer import (
 from federation.peer_queries import PeerQueries
 from federation.peer_records import PeerRecords, Record
 from federation.probing import Answer, Sight
-from federation.timing import CONFLICTS_TO_REJECT, MAX_PEERS, Timing
+from federation.timing import CONFLICTS_TO_REJECT, Timing
 
 Changes = tuple[Change, ...]
 
@@ -84,9 +84,15 @@ class PeerTransitions(PeerQueries):
         return "answers, but cannot reach this node (any more): is a firewall here, or the way back, closed?"
 
     def _choose_route(self, record: Record, contact: Contact) -> None:
-        """Keep the route unless it fails or the address that just answered is plainly better."""
-        route = self._held.contacts[record.route]
-        if record.state is not PeerState.ALIVE or route.failures or _is_much_faster(contact, route):
+        """Keep the route unless it fails or the address that just answered is plainly better.
+
+        The first owner's address is taken again when it answers again: what stood in for it may be somebody else.
+        """
+        route, first = self._held.contacts[record.route], record.owners[0]
+        fails = record.state is not PeerState.ALIVE or route.failures > 0
+        is_back = record.is_away and contact.address == first and not _is_much_faster(route, contact)
+        if fails or is_back or _is_much_faster(contact, route):
+            record.is_away = contact.address != first and (record.is_away or (fails and route.address == first))
             record.route = contact.address
 
     def _judge(self, record: Record, now: float) -> Changes:
@@ -147,12 +153,30 @@ class PeerTransitions(PeerQueries):
     # Answers that make no peer
 
     def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
-        """Why a node that is not recorded yet cannot be; None if it can."""
+        """Why a node that is not recorded yet cannot be, wherever it is; None if it can."""
         if description.id == self._self_id:
             return why_self(description, self._self_instance)
-        if description.draining:
-            return Why.LEAVING, f"{description.name} is shutting down"
-        return None if self._held.make_room() else (Why.FULL, f"this node already knows {MAX_PEERS} peers")
+        return (Why.LEAVING, f"{description.name} is shutting down") if description.draining else None
+
+    def _make_room(self, contact: Contact, now: float) -> tuple[Changes, str | None]:
+        """Let somebody go for what answers at `contact`, if need be; why it cannot be recorded, if it cannot."""
+        room = self._held.room_for(contact)
+        if room.gone is None:
+            return (), room.why_not
+        changes = self._leave(self._held.records[room.gone], "makes room for a node of another address", now)
+        self._held.forget(room.gone)
+        return changes, None
+
+    def _first_again(self, record: Record, contact: Contact, now: float) -> Changes:
+        """An earlier owner of the id answers again: those who took it over meanwhile are out."""
+        self._held.attach(contact, record.description.id)
+        record.route = contact.address
+        later = record.owners[record.owners.index(contact.address) + 1 :]
+        changes: Changes = ()
+        for other in [other for other in self._held.contacts_of(record) if other.address in later]:
+            changes += self._reject(other, Why.COPY, double_words(record), now)
+        del record.owners[record.owners.index(contact.address) + 1 :]
+        return changes
 
     def _doubled(self, contact: Contact, record: Record, now: float) -> Changes:
         contact.conflicts += 1

@@ -20,6 +20,8 @@ CONFLICTS_TO_REJECT = 2  # a restarted node may look like a double for one probe
 
 MAX_PEERS = 128  # records; a home or office swarm is tens of nodes
 MAX_ADDRESSES_PER_PEER = 4  # wired, wireless, IPv6, one spare
+MAX_PEERS_PER_ADDRESS = max(4, MAX_PEERS // 16)  # of an open swarm: containers share one; whoever has 16 fills a table
+MAX_UNPROVEN_PER_ADDRESS = 2 * MAX_PEERS_PER_ADDRESS  # one caller can name any number of its own ports
 MAX_UNPROVEN = 128  # addresses that never answered; anyone can propose them, and a whole swarm must fit
 MAX_STATIC = 64  # --peer addresses; each is retried for ever
 MAX_PROBES_AT_ONCE = 6  # of one address in use: chances lost independently, the last of which leaves in time to count

@@ -15,6 +15,7 @@ SwarmError
 ├── EngineFailed            the engine broke while answering (500)
 │   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
 ├── PeerFailed              another node did not answer as agreed (502)
+│   └── PeerMalformed       what it sent is no answer (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
@@ -128,6 +129,10 @@ class PeerFailed(SwarmError):
     def __init__(self, peer: str, message: str) -> None:
         super().__init__(f"peer {peer}: {message}")
         self.peer = peer
+
+
+class PeerMalformed(PeerFailed):
+    """What a peer sent is no answer to what it was asked: a defect there, or bad will, never the network's doing."""
 
 
 class UpstreamFailed(SwarmError):

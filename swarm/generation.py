@@ -158,6 +158,12 @@ class Candidate(Frozen):
     logprobs: JsonValue = None
     error: str | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Of everything that was written: text, thoughts, and calls."""
+        calls = (call.name + call.arguments for call in self.tool_calls)
+        return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
@@ -178,6 +184,12 @@ class Delta:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: JsonValue = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of what was written in this step."""
+        calls = ((call.name or "") + call.arguments for call in self.tool_calls)
+        return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
 
 
 @dataclass(frozen=True, slots=True)

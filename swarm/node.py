@@ -37,7 +37,8 @@ from swarm.node_upstream import banner_lines, ready_line, take_key
 from swarm.node_weights import known_weights
 from swarm.registry.file_hashes import stoppable
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.serving import peer_replicas, served_models
+from swarm.routing.replicas import Replica
+from swarm.routing.serving import own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.settings import Settings
 from swarm.version import program_version
@@ -99,6 +100,10 @@ class Node:
         if self.discovery is not None:
             await asyncio.gather(self.discovery.close(), self.membership.say_goodbye())
 
+    def _peers(self) -> tuple[Replica, ...]:
+        members = self.place.trust.mode == "paired"
+        return peer_replicas(self.membership.alive(), own_sizes(self.pool.states()), members)
+
     def _others_serve(self) -> bool:
         return bool(self.dispatcher.replicas())
 
@@ -120,10 +125,11 @@ class Node:
             client,
             static_peers=[parse_address(peer) for peer in settings.peer],
             data_dir=settings.data_path if settings.federated else None,
+            is_open=lambda: self.place.trust.mode == "open",
         )
         self.dispatcher = Dispatcher(
             pool=self.pool,
-            peers=lambda: peer_replicas(self.membership.alive()),
+            peers=self._peers,
             client=client,
             report_traffic=self.membership.report_traffic,
             node_id=self.place.identity.node_id,

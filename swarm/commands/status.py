@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from swarm.commands.http import NodeDoor, get_json
+from swarm.commands.peers import SHOWN_ID_CHARS
 
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
@@ -65,6 +66,18 @@ def peer_line(peer: dict[str, Any], changes: Sequence[dict[str, Any]], now: date
     return f"{who}dead: last seen {lasting(peer['last_seen_s'])} ago"
 
 
+def problem_lines(peer: dict[str, Any], mode: str) -> list[str]:
+    """What stands out of how a peer behaves, and what a person can do about it; nothing for one like the rest."""
+    problems = peer.get("problems", ())  # a node of an earlier version does not say
+    if not problems:
+        return []
+    if mode == "paired":
+        remedy = f"if that is no weak model or a defect: swarm revoke {peer['id'][:SHOWN_ID_CHARS]}"
+    else:
+        remedy = "this swarm is open, and nobody can be put out: `swarm invite` pairs your own machines"
+    return [f"  ! {peer['name']} ({peer['id'][:SHOWN_ID_CHARS]}): {'; '.join(problems)}", f"    {remedy}"]
+
+
 def change_line(change: dict[str, Any], now: datetime) -> str:
     """One change among the peers."""
     times = f" ({change['times']} times within a minute)" if change["times"] > 1 else ""
@@ -89,7 +102,8 @@ def render(view: dict[str, Any]) -> str:
         lines.append("  no model is running yet")
     now, changes = datetime.now(UTC), view.get("changes", ())
     absent = view.get("trust", {}).get("absent", ())  # a node of an earlier version does not say
-    lines += [peer_line(peer, changes, now) for peer in view["peers"]]
+    for peer in view["peers"]:
+        lines += [peer_line(peer, changes, now), *problem_lines(peer, node["mode"])]
     lines += [
         f"  member {member['name']}  absent: not seen since this node started, or for over ten minutes"
         for member in absent

@@ -22,15 +22,18 @@ def no_quorum(counted: Tally, outstanding: Sequence[str | None], min_votes: int)
     return None
 
 
-def disagreement(counted: Tally, min_agreement: float | None) -> str | None:
+def disagreement(counted: Tally, min_agreement: float | None, one_peer: bool = False) -> str | None:
     """Why a verdict on tool calls is not agreed on as widely as was asked for; None if it is, or is no call.
 
-    A lone call is agreed on by nobody: `min_agreement` asks for a second opinion before a tool runs.
+    A lone call is agreed on by nobody, and neither are those of `one_peer`: `min_agreement` asks for a second opinion
+    before a tool runs.
     """
     if not min_agreement or counted.kind != "tool_calls" or not counted.groups:
         return None
     if counted.votes == 1:
         return f"one voter alone made this call, and min_agreement is {min_agreement:g}"
+    if one_peer:
+        return f"one peer alone made these calls, and min_agreement is {min_agreement:g}"
     agreement = float(counted.groups[0].weight / counted.voting_weight)
     if agreement >= min_agreement:
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.abstention import Reason
@@ -53,12 +54,12 @@ class Verdict:
 
     `votes` counts valid ballots of `asked` voters, where `wanted` were hoped for. `agreement` is the winning group's
     share of the voting weight, 0..1 (for text: of answers in nearly the same words); None where nothing was compared:
-    a race, a lone ballot, or no quorum. `margin` is the weight by which the winning group leads the next; negative
-    where the most central answer won over a more frequent one, or the judge chose a rarer one. `similarity`: the mean
-    likeness of the others to the winner, 0..1, where likeness decided. `degraded`: this is no consensus, and
-    `shortfall` says why: no quorum, or less agreement than was asked for. `weights`: whether ballots weighed what was
-    measured. `judge`: the voter that picked the answer, if one did. `saved`: seats planned that did not have to answer.
-    `wasted_tokens`: what cancelled voters had generated, as far as known; None where nothing is known.
+    a race, a lone ballot, ballots of one peer alone, or no quorum. `margin` is the weight by which the winning group
+    leads the next; negative where the most central answer won over a more frequent one, or the judge chose a rarer one.
+    `similarity`: the mean likeness of the others to the winner, 0..1, where likeness decided. `degraded`: this is no
+    consensus, and `shortfall` says why: no quorum, or less agreement than was asked for. `weights`: whether ballots
+    weighed what was measured. `judge`: the voter that picked the answer, if one did. `saved`: seats planned that did
+    not have to answer. `wasted_tokens`: what cancelled voters had generated, as far as known; None where nothing is.
     """
 
     winner: Candidate | None
@@ -84,7 +85,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """`consensus` only where a quorum's answers were compared; `single` where one answer stands for itself."""
+        """`consensus` only where a quorum's answers, of more than one party, were compared; else `single`."""
         if self.degraded:
             return "degraded"
         return "single" if self.agreement is None else "consensus"
@@ -104,20 +105,23 @@ def decide(
     judge: Candidate | None = None,
     saved: int = 0,
     wasted_tokens: int | None = None,
+    peers: Mapping[str, str] = MappingProxyType({}),
 ) -> Verdict:
     """The verdict on `candidates`, those that failed included, of `asked` voters; `weights` as for `tally`.
 
     `outstanding` has the models of the seats that were asked and not heard (by default none is known). `judge` is the
     reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least flawed
-    answer wins, and the verdict is degraded.
+    answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in its
+    candidates: answers of one peer alone agree with nobody, however many they are.
     """
     races = question.strategy in ("first", "single")
     counted = tally(question, candidates, weights)
     ruled = None if judge is None or question.strategy != "judge" else _ruled(counted, judge)
     counted = ruled or counted
     short = _shortfall(counted, _unheard(counted, asked, outstanding, stopped_by), min_votes, races)
-    compared = short is None and not races and counted.votes > 1
-    flawed = disagreement(counted, min_agreement)
+    alone = _of_one_peer(counted, peers)
+    compared = short is None and not races and counted.votes > 1 and not alone
+    flawed = disagreement(counted, min_agreement, alone)
     spent = candidates if judge is None else (*candidates, judge)
     return Verdict(
         winner=counted.winner or _least_flawed(counted, in_given_order=races),
@@ -141,6 +145,12 @@ def decide(
         wasted_tokens=wasted_tokens,
         shortfall=short or flawed,
     )
+
+
+def _of_one_peer(counted: Tally, peers: Mapping[str, str]) -> bool:
+    """Whether every valid ballot is of one peer, or of several behind one address of an open swarm."""
+    nodes = {ballot.candidate.node for group in counted.groups for ballot in group.ballots}
+    return bool(nodes) and nodes <= peers.keys() and len({peers[node] for node in nodes}) == 1
 
 
 def _ruled(counted: Tally, judge: Candidate) -> Tally | None:

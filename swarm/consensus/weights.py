@@ -69,8 +69,10 @@ class VoterWeights:
 EQUAL = VoterWeights()
 
 
-def ballot_weights(strategy: Strategy, measurements: Measurements, models: Sequence[str]) -> VoterWeights:
-    """The weights of a ballot that asks `models`, one for each seat.
+def ballot_weights(
+    strategy: Strategy, measurements: Measurements, models: Sequence[str], max_ratio: float = MAX_RATIO
+) -> VoterWeights:
+    """The weights of a ballot that asks `models`, one for each seat; the heaviest is `max_ratio` times the lightest.
 
     `majority` weighs all alike. `weighted` uses what was measured of any model asked, and takes the others to be right
     half of the time; the rest of the strategies only use weights in a kind where every model asked has one.
@@ -82,7 +84,7 @@ def ballot_weights(strategy: Strategy, measurements: Measurements, models: Seque
         enough = bool(known) if strategy == "weighted" else len(known) == len(seats) > 0
         if strategy != "majority" and enough:
             counts = {model: measurements.get(model, {}).get(kind, _NOT_MEASURED) for model in seats}
-            weights = _weights(counts, seats)
+            weights = _weights(counts, seats, max_ratio)
             if weights:
                 by_kind[kind] = weights
     return VoterWeights(by_kind)
@@ -93,13 +95,13 @@ def log_odds(counts: Measured) -> float:
     return math.log((counts.correct + 2) * (counts.options - 1) / (counts.asked - counts.correct + 2))
 
 
-def _weights(counts: Mapping[str, Measured], seats: Mapping[str, int]) -> dict[str, Fraction]:
+def _weights(counts: Mapping[str, Measured], seats: Mapping[str, int], max_ratio: float) -> dict[str, Fraction]:
     """By model; 0 for one that is no better than a guess; nothing where that is all of them."""
     odds = {model: log_odds(measured) for model, measured in counts.items()}
     best = max(odds.values())
     if best <= 0:
         return {}
-    clipped = {model: max(value, best / MAX_RATIO) if value > 0 else 0.0 for model, value in odds.items()}
+    clipped = {model: max(value, best / max_ratio) if value > 0 else 0.0 for model, value in odds.items()}
     discounted = {model: value * _discount(seats[model], len(seats)) for model, value in clipped.items()}
     voting = [model for model in seats if discounted[model] > 0]
     mean = math.fsum(discounted[model] * seats[model] for model in voting) / sum(seats[model] for model in voting)

@@ -41,7 +41,7 @@ MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may
 async def node(request: web.Request) -> web.Response:
     """Who this is, or what of it has changed; what a probe tells of its own node is taken up."""
     membership, node = request.app[MEMBERSHIP], request.app[DESCRIBE]()
-    reply = membership.asked(node, request.remote or "", request.query, request.headers)
+    reply = membership.asked(node, request.remote or "", request.query, request.headers, certified=MEMBER in request)
     return web.Response(
         status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
     )
@@ -53,11 +53,12 @@ async def peers(request: web.Request) -> web.Response:
 
 
 async def goodbye(request: web.Request) -> web.Response:
-    """The sender leaves; only a node may say so of itself, which the next probe checks."""
+    """The sender leaves; only a node may say so of itself: by its certificate, else from where it answers."""
     body = await read_body(request, Goodbye)
     if request.get(MEMBER, body.id) != body.id:
         raise Forbidden("a member may say goodbye for itself only", "not_yourself")
-    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance)
+    remote = None if MEMBER in request else request.remote or ""
+    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance, remote)
     return web.json_response({"status": "ok"})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
 
 from aiohttp import web
 
@@ -15,8 +17,11 @@ from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import ACCESS
 from swarm.gateway.compact_json import json_response
 from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, TRUST
+from swarm.routing.conduct import Account
 from swarm.routing.replicas import CircuitState
 from swarm.routing.upstream import Upstream
+
+UNKNOWN: Final[tuple[Account, tuple[str, ...]]] = (Account(), ())  # a peer of which nothing was asked
 
 
 async def live(_: web.Request) -> web.Response:
@@ -56,8 +61,14 @@ async def metrics(request: web.Request) -> web.Response:
     )
 
 
-def peer_object(peer: Peer, circuit: CircuitState = "closed") -> dict[str, object]:
-    """One peer in the public view; `circuit`: whether requests to it fail."""
+def peer_object(
+    peer: Peer, circuit: CircuitState = "closed", conduct: tuple[Account, tuple[str, ...]] = UNKNOWN
+) -> dict[str, object]:
+    """One peer in the public view; `circuit`: whether requests to it fail; `conduct`: its account, and what stands out.
+
+    `problems` are facts with their numbers, for a person to judge: nothing is done about them.
+    """
+    account, problems = conduct
     return {
         "id": peer.id,
         "name": peer.label,
@@ -69,6 +80,8 @@ def peer_object(peer: Peer, circuit: CircuitState = "closed") -> dict[str, objec
         "slots_free": peer.description.slots_free,
         "source": peer.source.word,
         "circuit": circuit,
+        "conduct": asdict(account),
+        "problems": list(problems),
     }
 
 
@@ -145,7 +158,7 @@ async def federation(request: web.Request) -> web.Response:
     """The swarm as this node sees it: itself, its peers and why they are in or out, who serves what."""
     node, peers = request.app[DESCRIBE](), request.app[MEMBERSHIP].peers()
     served: dict[str, list[str]] = {}
-    circuits = request.app[DISPATCHER].circuits()
+    circuits, conduct = request.app[DISPATCHER].circuits(), request.app[DISPATCHER].conduct()
     for replica in request.app[DISPATCHER].replicas():
         served.setdefault(replica.model, []).append(replica.node)
     return json_response(
@@ -154,7 +167,9 @@ async def federation(request: web.Request) -> web.Response:
             "node": {"id": node.id, "name": node.name, "version": node.version, "url": node.url, "mode": node.mode},
             "trust": trust_object(request.app.get(TRUST), peers),
             "access": access_object(request.app[ACCESS], request.app.get(TRUST)),
-            "peers": [peer_object(peer, circuits.get(peer.id, "closed")) for peer in peers],
+            "peers": [
+                peer_object(peer, circuits.get(peer.id, "closed"), conduct.get(peer.id, UNKNOWN)) for peer in peers
+            ],
             "changes": [change_object(change) for change in request.app[MEMBERSHIP].changes()],
             "rejected": [address_object(rejected) for rejected in request.app[MEMBERSHIP].rejected()],
             "names": [name_object(resolved) for resolved in request.app[MEMBERSHIP].names()],

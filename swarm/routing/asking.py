@@ -75,7 +75,9 @@ class Asking:
         with account:
             async with aclosing(source) as answers:
                 async for candidate in answers:
-                    yield candidate
+                    sent_bytes = 0 if replica.local else candidate.size_bytes
+                    usage = self._router.believed(replica, candidate.usage, sent_bytes)
+                    yield candidate if usage is candidate.usage else candidate.model_copy(update={"usage": usage})
 
     def events(
         self,

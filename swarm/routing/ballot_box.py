@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.consensus.ballots import SamplingChange
@@ -62,11 +62,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BallotCall:
-    """What is asked of whom. `deadline` is a `time.monotonic()` instant; `replace` finds a batch for a lost one.
+    """What is asked of whom. `deadline` is a `time.monotonic()` instant.
 
     `batches` are asked at once; those held back for `later` when these cannot decide alone, and wherever `reseat` puts
     them then. With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is
     degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
+    `replace` finds a batch for a lost one, given how many seats each party has or will have.
     With `stream_leader` the first batch's first voter is heard from its first word on; `live` of it is shown.
     With `progress` there is news of the ballot.
     """
@@ -76,7 +77,7 @@ class BallotCall:
     batches: tuple[Batch, ...]
     deadline: float
     run: RunVoters
-    replace: Callable[[Failure], Batch | None]
+    replace: Callable[[Failure, Mapping[str, int]], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
     live: Live = "answer"
@@ -105,6 +106,8 @@ class BallotBox:
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
         self._nodes: dict[str, str] = {}
+        self._seated: Counter[str] = Counter()
+        self._peers: dict[str, str] = {}  # the party of each peer that was asked, by the node name of its candidates
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
         self._counted: tuple[int, Tally] | None = None
@@ -145,7 +148,11 @@ class BallotBox:
         self._seat(batch)
 
     def _seat(self, batch: Batch) -> None:
-        self._nodes[batch.replica.node_id] = batch.replica.node
+        replica = batch.replica
+        self._nodes[replica.node_id] = replica.node
+        self._seated[replica.party] += len(batch.samplings)
+        if not replica.local:
+            self._peers[replica.node] = replica.party
         self._out[place_of(batch.replica)] += len(batch.samplings)
 
     def due(self, warm: frozenset[Place], at_once: bool) -> tuple[Batch, ...]:
@@ -161,7 +168,7 @@ class BallotBox:
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
             return ()
         self._doubtful = True
-        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm))
+        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated))
         now = tuple(batch for batch in seated if at_once or self._can_begin(batch, warm))
         self.held = tuple(batch for batch in seated if batch not in now)
         for batch in now:
@@ -218,7 +225,7 @@ class BallotBox:
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
-        other = None if self._replaced or not in_time else self.call.replace(failure)
+        other = None if self._replaced or not in_time else self.call.replace(failure, self._planned())
         replaced = 0
         if other is not None:
             self.lead.passes_to(other)
@@ -228,6 +235,13 @@ class BallotBox:
         for _ in range(failure.missing - replaced):
             self._lost.append(self._empty_seat(failure))
         return other
+
+    def _planned(self) -> Mapping[str, int]:
+        """The seats of each party, those held back included."""
+        planned = Counter(self._seated)
+        for batch in self.held:
+            planned[batch.replica.party] += len(batch.samplings)
+        return planned
 
     def _empty_seat(self, failure: Failure) -> Candidate:
         """A voter that was asked and never answered: the verdict counts and names it."""
@@ -296,4 +310,5 @@ class BallotBox:
             judge=judge,
             saved=unneeded if stopped_by in STOPS_THAT_SAVE else 0,
             wasted_tokens=wasted_tokens,
+            peers=self._peers,
         )

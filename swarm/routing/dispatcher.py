@@ -14,8 +14,8 @@ from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
+from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
-from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
@@ -23,18 +23,20 @@ from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
 from swarm.routing.ballot import hold_ballot
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
+from swarm.routing.conduct import Account, dissents, findings, size_lie
 from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
 from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
-from swarm.routing.preference import by_preference, with_slots_for
+from swarm.routing.preference import by_our_measure, by_preference, fit_to_vote, with_slots_for
 from swarm.routing.prefix import prefixes_of
 from swarm.routing.replicas import CircuitState, Replica
 from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
-from swarm.routing.seating import Batch, in_waves, seated_anew
+from swarm.routing.seating import Batch, in_waves, sampled_here_too, seated_anew
 from swarm.routing.serving import local_replicas
+from swarm.routing.shares import room_left
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.spare import Demand
 from swarm.routing.unanswered import no_consensus
@@ -42,7 +44,7 @@ from swarm.routing.upstream import Upstream
 from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
 from swarm.routing.voters import OnEvent, with_sampling
-from swarm.routing.weighing import with_a_say
+from swarm.routing.weighing import seat_weights, with_a_say
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,16 @@ class Dispatcher:
         """How requests to each peer fare, by node id; closed for those that are not named."""
         return self._router.circuits()
 
+    def conduct(self) -> Mapping[str, tuple[Account, tuple[str, ...]]]:
+        """How each peer that serves a model has behaved, by node id, and what of that a person should be told."""
+        told: dict[str, tuple[Account, tuple[str, ...]]] = {}
+        for replica in self._peers():
+            account, lies = self._router.conduct.of(replica.node_id), size_lie(replica)
+            before = told.get(replica.node_id)
+            found = findings(account, self._router.conduct.others(replica.node_id)) if before is None else before[1]
+            told[replica.node_id] = (account, (*found, *lies))
+        return told
+
     @property
     def listeners(self) -> list[RoutingListener]:
         """Who hears what becomes of requests; add to it at any time."""
@@ -140,9 +152,16 @@ class Dispatcher:
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
                 async for item in progress:
-                    if isinstance(item, Outcome) and item.verdict.degraded and options.on_no_quorum == "error":
-                        raise no_consensus(item.verdict.shortfall)
+                    if isinstance(item, Outcome):
+                        self._note_dissent(item.verdict)
+                        if item.verdict.degraded and options.on_no_quorum == "error":
+                            raise no_consensus(item.verdict.shortfall)
                     yield item
+
+    def _note_dissent(self, verdict: Verdict) -> None:
+        nodes = {replica.node: replica.node_id for replica in self._peers()}
+        for node_id, dissented in dissents(verdict, nodes):
+            self._router.conduct.note(node_id, votes=1, dissent=int(dissented))
 
     async def _vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -176,13 +195,13 @@ class Dispatcher:
         """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
-        weights = ballot_weights(question.strategy, self._measurements, models)
+        weights = seat_weights(question, self._measurements, plan.seats)
         prefixes = prefixes_of(request)
         planned = self._router.warmed(plan.seats, prefixes)
         seats = strongest_first(planned, measured_strength(self._measurements, question, models))
         self._router.affinity.answered(prefixes, seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
-        samplings = ballot_samplings(request, plan.asked, base_seed=base)
+        samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == "posterior"
@@ -196,8 +215,10 @@ class Dispatcher:
                 later=later,
                 deadline=deadline,
                 run=self._run(request, deadline),
-                replace=lambda failure: self._replacement(request, failure),
-                reseat=lambda held, own: seated_anew(held, own, self._everywhere(), idle_only=plan.idle_only),
+                replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
+                reseat=lambda held, own: seated_anew(
+                    held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
+                ),
                 ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
                 stream_leader=stream,
                 live=live_part(question, options.stream or self._defaults.stream),
@@ -232,16 +253,24 @@ class Dispatcher:
             able = plan.seats
         return await judgement(self._asking, best_judge(able), request, groups, deadline)
 
-    def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
-        """The same voters elsewhere, for a failure that is the node's and not the request's."""
+    def _replacement(
+        self, request: GenerationRequest, plan: Plan, failure: Failure, seated: Mapping[str, int]
+    ) -> Batch | None:
+        """The same voters elsewhere, for a failure that is the node's and not the request's.
+
+        Where the best has its share of the seats already, the next best that has not; else own workers, which queue.
+        """
         if isinstance(failure.error, BadRequest) or not failure.missing:
             return None
         lost = failure.batch.replica
+        share = plan.share(without=lost.party)
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
-        best = best_of(others, request)
+        fit = fit_to_vote(answering(others, request))
+        room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
+        best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        return Batch(best, failure.batch.samplings[: min(failure.missing, best.slots)])
+        return Batch(best, failure.batch.samplings[: min(failure.missing, room[best] or best.slots)])
 
     async def single(
         self,
@@ -295,7 +324,12 @@ class Dispatcher:
 
 def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:
     """Whom of the nodes to ask instead; None where none of them can answer `request`."""
+    return next(iter(by_preference(answering(others, request))), None)
+
+
+def answering(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
+    """Who of the nodes can answer `request`; maybe nobody."""
     try:
-        return by_preference(who_can(request, others, None))[0]
+        return who_can(request, others, None)
     except (UnknownModel, BadRequest):
-        return None
+        return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from swarm.generation import GenerationRequest
@@ -28,6 +28,27 @@ def crowding(busy: int, slots: int) -> float:
 def known_speed(replica: Replica) -> float | None:
     """Tokens per second of a lone answer: as measured from here, else as told."""
     return replica.own_tokens_per_s or replica.tokens_per_s or None
+
+
+def within_reason(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """The replicas, what peers tell of their speed cut to what an unmeasured one is taken for.
+
+    So whoever boasts is asked no sooner than one that tells nothing: once, and then what was measured counts. One that
+    has answered, and whose speed could not be measured all the same, is not taken for faster than anybody who was.
+    """
+    measured = [r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas]
+    speeds = [speed for speed in measured if speed]
+    fastest = max(speeds, default=None)
+
+    def believed(replica: Replica) -> Replica:
+        told = replica.tokens_per_s
+        if replica.local or told is None:
+            return replica
+        if replica.answered:
+            return replace(replica, tokens_per_s=min(told, fastest or ASSUMED_TOKENS_PER_S))
+        return replica if fastest is None else replace(replica, tokens_per_s=min(told, CURIOSITY * fastest))
+
+    return tuple(map(believed, replicas))
 
 
 def speed_to_assume(replicas: Iterable[Replica]) -> float:

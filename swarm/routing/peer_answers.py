@@ -18,7 +18,7 @@ from federation.wire import GENERATE_PATH
 from swarm.engines.chunk_reader import ChunkReader
 from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
-from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, ContextExceeded, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.routing.ballot_box import OnEvent
 from swarm.routing.leading import LEADER_LINE, LeaderLine
@@ -87,7 +87,7 @@ def read_leader_step(line: bytes, replica: Replica) -> Delta | Finish:
     try:
         return LeaderLine.model_validate_json(line).leader.event()
     except ValidationError as error:
-        raise PeerFailed(replica.node, f"sent a step that is none: {error.errors()[0]['msg']}") from error
+        raise PeerMalformed(replica.node, f"sent a step that is none: {error.errors()[0]['msg']}") from error
 
 
 def read_candidate(line: bytes, replica: Replica, took_ms: int) -> Candidate:
@@ -97,9 +97,9 @@ def read_candidate(line: bytes, replica: Replica, took_ms: int) -> Candidate:
     except ValidationError as error:
         if detail := error_object(line):
             raise refusal(replica, detail) from error
-        raise PeerFailed(replica.node, f"sent a candidate that is none: {error.errors()[0]['msg']}") from error
+        raise PeerMalformed(replica.node, f"sent a candidate that is none: {error.errors()[0]['msg']}") from error
     if not credible(candidate.usage):
-        raise PeerFailed(replica.node, "sent a candidate that is none: its token counts are impossible")
+        raise PeerMalformed(replica.node, "sent a candidate that is none: its token counts are impossible")
     name = printable(candidate.voter.split("@", 1)[0])[:MAX_NAME_CHARS] or "voter"
     return candidate.model_copy(
         update={
@@ -138,7 +138,7 @@ async def peer_events(
     except PeerError as error:
         raise peer_failure(replica, error) from error
     except EventTooLargeError as error:
-        raise PeerFailed(replica.node, f"sent {error}") from error
+        raise PeerMalformed(replica.node, f"sent {error}") from error
     if not finished:
         raise PeerFailed(replica.node, "ended the stream before the answer was complete")
 
@@ -156,7 +156,7 @@ def read_chunk(reader: ChunkReader, data: bytes, replica: Replica) -> list[Delta
         problem = error.errors()[0]["msg"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         problem = repr(error)
-    raise PeerFailed(replica.node, f"sent an unreadable chunk: {printable(problem)[:MAX_MESSAGE_CHARS]}")
+    raise PeerMalformed(replica.node, f"sent an unreadable chunk: {printable(problem)[:MAX_MESSAGE_CHARS]}")
 
 
 def well_formed(event: Delta | Finish) -> bool:

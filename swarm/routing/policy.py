@@ -10,8 +10,9 @@ from typing import Literal
 from swarm.consensus.posterior import MIN_VOTES_FOR_POSTERIOR
 from swarm.errors import BadRequest
 from swarm.routing.expected_time import EXPECTED_TOKENS
-from swarm.routing.preference import by_preference, fit_to_vote, with_slots_for
+from swarm.routing.preference import by_our_measure, fit_to_vote, with_slots_for
 from swarm.routing.replicas import Replica, model_names
+from swarm.routing.shares import parties_of, seat_limits, share_of_a_peer
 from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
@@ -64,7 +65,7 @@ class Plan:
     """How a request will be answered. `wanted` is what the setting asks for, `asked` what the load allows.
 
     `seats` has the replica of every voter, in the order in which they are asked; `idle_only`: no other client waits
-    for any of them.
+    for any of them. `parties` can vote, and so no peer has more than its `share` of the seats wanted (see `shares.py`).
     """
 
     mode: Literal["single", "vote"]
@@ -72,10 +73,15 @@ class Plan:
     wanted: int
     seats: tuple[Replica, ...]
     idle_only: bool = False
+    parties: frozenset[str] = frozenset()
 
     @property
     def asked(self) -> int:
         return len(self.seats)
+
+    def share(self, without: str | None = None) -> int:
+        """The most seats of one peer; `without` the party that was lost meanwhile."""
+        return share_of_a_peer(len(self.parties - {without}), self.wanted)
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
@@ -90,25 +96,29 @@ def gathered(seats: Iterable[Replica]) -> tuple[Assignment, ...]:
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
+    No peer gets more than its share (`shares.py`), whatever it says of itself; where that leaves fewer, they are fewer.
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
     no more than its slots.
     """
     idle = {r: min(r.slots_free, 1) if r.upstream else r.slots_free for r in replicas}
-    room = {r: (idle[r] if idle_only else r.slots) for r in by_preference(replicas)}
+    room = {r: (idle[r] if idle_only else r.slots) for r in by_our_measure(replicas)}
+    limits = seat_limits(room, votes)
     given: dict[Replica, int] = dict.fromkeys(room, 0)
-    of_model: dict[str, int] = {}
-    of_node: dict[str, int] = {}
+    of_model: Counter[str] = Counter()
+    of_party: Counter[str] = Counter()
+    of_node: Counter[str] = Counter()
     seats: list[Replica] = []
     for _ in range(votes):
-        open_ones = [replica for replica in room if given[replica] < room[replica]]
+        open_ones = [r for r in room if given[r] < room[r] and of_party[r.party] < limits[r.party]]
         if not open_ones:
             break
         # min keeps the order of preference among equals
-        chosen = min(open_ones, key=lambda r: (of_node.get(r.node_id, 0), of_model.get(r.model, 0)))
+        chosen = min(open_ones, key=lambda r: (of_party[r.party], of_node[r.node_id], of_model[r.model]))
         seats.append(chosen)
         given[chosen] += 1
-        of_node[chosen.node_id] = of_node.get(chosen.node_id, 0) + 1
-        of_model[chosen.model] = of_model.get(chosen.model, 0) + 1
+        of_party[chosen.party] += 1
+        of_node[chosen.node_id] += 1
+        of_model[chosen.model] += 1
     return tuple(seats)
 
 
@@ -145,14 +155,15 @@ def make_plan(
     best = fit_to_vote(best)
     if options.stop == "posterior":
         check_posterior(best, wanted)
+    parties = parties_of(best)
     if options.explicit:
-        return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False))
+        return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False), parties=parties)
     if prompt_chars > LONG_PROMPT_CHARS and least == 1:
         return single
     spare = tuple(replace(r, slots_free=spare_slots(r, peak_requests)) if r.local else r for r in best)
-    plan = Plan("vote", strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True)
+    plan = Plan("vote", strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True, parties=parties)
     if plan.asked < least:
-        plan = Plan("vote", strategy, wanted, spread(best, least, idle_only=False))
+        plan = Plan("vote", strategy, wanted, spread(best, least, idle_only=False), parties=parties)
     return plan if plan.asked > 1 else single
 
 

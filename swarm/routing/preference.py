@@ -54,11 +54,23 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = E
 
 
 def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], int]:
-    """How strong a replica is: its parameters, or where it tells none, those of the same model elsewhere; else 0."""
+    """How strong a replica is: its parameters, or where they are not known, those of the same model here; else 0."""
     known: dict[str, int] = {}
     for replica in replicas:
         known[replica.model] = max(known.get(replica.model, 0), replica.params or 0)
     return lambda replica: replica.params or known[replica.model]
+
+
+def models_known_here(replicas: Iterable[Replica]) -> frozenset[str]:
+    """The models that this node runs itself, or whose size it knows from elsewhere than the peer that serves them."""
+    return frozenset(r.model for r in replicas if not r.upstream and (r.local or r.params is not None))
+
+
+def by_our_measure(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+    """Best first for seats in a ballot: as `by_preference`, but for the speeds that peers tell of themselves."""
+    places = {replica.place: replica for replica in replicas}
+    silent = [replica if replica.local else replace(replica, tokens_per_s=None) for replica in replicas]
+    return tuple(places[replica.place] for replica in by_preference(silent))
 
 
 def held_models(replicas: Iterable[Replica]) -> frozenset[str]:
@@ -89,8 +101,13 @@ def with_slots_for(choices: int, replicas: Sequence[Replica], tokens: int = EXPE
 
 
 def fit_to_vote(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """Those whom a ballot asks: not the troubled while others can, only the pinned where there are, no weight of 0."""
+    """Those whom a ballot asks: not the troubled while others can, only the pinned where there are, no weight of 0.
+
+    Of several models (the alias), one whose size this node cannot check has no seat while others can vote.
+    """
     fit = [replica for replica in replicas if not replica.troubled] or list(replicas)
+    checked = models_known_here(fit)
+    fit = [replica for replica in fit if replica.upstream or replica.model in checked] if checked else fit
     held = held_models(fit)
     fit = [replica for replica in fit if replica.pinned is not False or replica.model not in held]
     return tuple([replica for replica in fit if replica.weight > 0] or fit)

@@ -19,7 +19,11 @@ CircuitState = Literal["closed", "open", "half_open"]
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One model on one node. `url` is None for this node itself; `params` None where nobody knows.
+    """One model on one node. `url` is None for this node itself.
+
+    `params` is the model's size as this node knows it (its own file, the catalogue's figure for that name), None where
+    it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it
+    counts for in a vote (see `party`), and a `member` is a peer that somebody invited.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `told_at`.
@@ -27,9 +31,10 @@ class Replica:
     `node` is the name that is shown; `name` the node's own, where two nodes share one.
 
     What this node adds: whether it doubts the peer (`suspect`) or its requests there fail (`circuit`), what the user
-    decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), what it measured
-    (`first_s` to the first event where a slot was free, and `own_tokens_per_s` from then on, as if nobody else were
-    answered there), and whether the conversation's last answer came from there (`warm`).
+    decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), whether it has
+    `answered` lately, what was measured then (`first_s` to the first event where a slot was free, and
+    `own_tokens_per_s` from then on, as if nobody else were answered there), and whether the conversation's last answer
+    came from there (`warm`).
     """
 
     node_id: str
@@ -39,6 +44,8 @@ class Replica:
     slots_free: int
     url: str | None = None
     params: int | None = None
+    told_params: int | None = None
+    told_tokens_per_s: float | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
     rerank: bool = False
@@ -58,6 +65,9 @@ class Replica:
     first_s: float | None = None
     own_tokens_per_s: float | None = None
     warm: bool = False
+    answered: bool = False
+    owner: str = ""
+    member: bool = False
 
     @property
     def local(self) -> bool:
@@ -66,6 +76,11 @@ class Replica:
     @property
     def place(self) -> Place:
         return self.node_id, self.model
+
+    @property
+    def party(self) -> str:
+        """Whom its seats are counted for: its node, or in an open swarm the address that several peers share."""
+        return self.owner or self.node_id
 
     @property
     def load(self) -> int:
@@ -94,8 +109,8 @@ def named(name: str, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
 def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     """The replicas that may answer for `name`: that model's, or for the alias all but the weak ones.
 
-    Models with less than a quarter of the strongest one's parameters are left out while at least three voters remain.
-    Raises UnknownModel with the list of what there is.
+    Models with less than a quarter of the strongest one's parameters are left out while at least three voters remain:
+    each of this node's slots, and each peer once. Raises UnknownModel with the list of what there is.
     """
     everything = tuple(replicas)
     if name != SWARM_ALIAS:
@@ -108,4 +123,18 @@ def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
         raise UnknownModel(name, (), "no node has loaded a model yet")
     strongest = max((replica.params or 0) for replica in everything)
     strong = tuple(r for r in everything if r.params is None or r.params >= WEAK_SHARE * strongest)
-    return strong if sum(replica.slots for replica in strong) >= ENOUGH_VOTERS else everything
+    return strong if _can_do_alone(strong, everything) else everything
+
+
+def _can_do_alone(strong: Sequence[Replica], everything: Sequence[Replica]) -> bool:
+    """Whether the weak may be left out: never because of what one or two peers call their models.
+
+    Beside a single peer that somebody invited there is no majority to protect: there its slots count like this node's.
+    """
+    parties = {replica.party for replica in everything}
+    trusted = len(parties) <= 2 and all(replica.local or replica.member for replica in everything)
+    if trusted or len(parties) == 1:
+        return sum(replica.slots for replica in strong) >= ENOUGH_VOTERS
+    own = sum(replica.slots for replica in strong if replica.local)
+    peers = {replica.party for replica in strong if not replica.local and replica.params is not None}
+    return own + len(peers) >= ENOUGH_VOTERS

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from swarm.errors import ContextExceeded, PeerFailed, SwarmError, Unavailable
+from swarm.errors import ContextExceeded, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
 from swarm.routing.affinity import Affinity
 from swarm.routing.circuit import Circuits
+from swarm.routing.conduct import BOAST, Conduct, possible_tokens
+from swarm.routing.expected_time import within_reason
 from swarm.routing.outstanding import Outstanding, corrected
 from swarm.routing.pace import Paces
 from swarm.routing.prefix import Prefixes
@@ -70,6 +72,7 @@ class Router:
         self._circuits = Circuits(clock)
         self._paces = Paces(clock)
         self.affinity = Affinity(clock)
+        self.conduct = Conduct()
         self._budget = RetryBudget(clock)
         self.listeners: list[RoutingListener] = []
 
@@ -78,11 +81,13 @@ class Router:
         if everything:
             self._outstanding.keep({replica.place for replica in told})
             self._warn_of_rules(told)
-        return ruled(map(self._known, told), self._rules)
+        return ruled(within_reason([*map(self._known, told)]), self._rules)
 
     def _known(self, told: Replica) -> Replica:
         place, pace = told.place, self._paces.of(told.place)
-        known = told if pace is None else replace(told, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
+        known = told
+        if pace is not None:
+            known = replace(told, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
         if told.local:
             return known
         known = corrected(known, self._outstanding.since(place, told.told_at))
@@ -112,7 +117,9 @@ class Router:
         try:
             with self._outstanding.asked(place, slots):
                 yield
-        except PeerFailed:
+        except PeerFailed as error:
+            if isinstance(error, PeerMalformed):
+                self.conduct.note(replica.node_id, malformed=1)
             if self._clock() >= deadline:
                 self._leave(replica, trial)
             else:
@@ -163,6 +170,19 @@ class Router:
     def note_pace(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
         """How long a whole answer of `asked` took."""
         self._paces.note(asked, first_s, writing_s, usage)
+        pace = self._paces.of(asked.place)
+        if asked.told_tokens_per_s is not None and pace is not None and pace.tokens_per_s is not None:
+            boasts = asked.told_tokens_per_s > BOAST * pace.tokens_per_s
+            self.conduct.note(asked.node_id, paced=1, refuted=int(boasts))
+
+    def believed(self, replica: Replica, usage: Usage, sent_bytes: int) -> Usage:
+        """What a peer says that its whole answer cost, as far as an answer of so many bytes can have."""
+        if replica.local:
+            return usage
+        tokens = possible_tokens(usage.completion_tokens, sent_bytes)
+        overstated = tokens < usage.completion_tokens
+        self.conduct.note(replica.node_id, answers=1, overstated=int(overstated))
+        return usage.model_copy(update={"completion_tokens": tokens}) if overstated else usage
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """The circuit of each node that failed a request; the worst of its models'. Closed for everybody else."""

@@ -5,8 +5,9 @@ Plain choices. A batch is one call to one replica, and its voters share a prefil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.routing.replicas import Place, Replica
@@ -33,10 +34,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class OwnVoters:
-    """What a ballot's own voters mean for the next: `running` at each place, `warm` where a prompt is in a cache."""
+    """What a ballot's own voters mean for the next: `running` at each place, `warm` where a prompt is in a cache.
+
+    `seated` is how many seats each party has had so far, whatever became of them.
+    """
 
     running: Mapping[Place, int]
     warm: frozenset[Place]
+    seated: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
@@ -54,6 +59,17 @@ def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
     return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
 
 
+def sampled_here_too(seats: Sequence[Replica], samplings: Sequence[SamplingChange]) -> tuple[SamplingChange, ...]:
+    """The samplings, with the client's own temperature for this node's first voter as well where a peer leads.
+
+    The leader has it, because the strongest model's best answer is the best there is. But which model a peer runs is
+    its own word: whoever takes the lead by a name must not take the best sample from everybody.
+    """
+    here = next((index for index, seat in enumerate(seats) if seat.local), 0)
+    own = samplings[0].temperature
+    return tuple(replace(s, temperature=own) if index == here else s for index, s in enumerate(samplings))
+
+
 def in_waves(
     seats: Sequence[Replica], samplings: Sequence[SamplingChange], first: int
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
@@ -66,12 +82,18 @@ def seated_as_planned(held: Sequence[Batch], _: OwnVoters) -> tuple[Batch, ...]:
     return tuple(held)
 
 
-def seated_anew(held: Sequence[Batch], own: OwnVoters, now: Iterable[Replica], *, idle_only: bool) -> tuple[Batch, ...]:
+def seated_anew(
+    held: Sequence[Batch], own: OwnVoters, now: Iterable[Replica], *, idle_only: bool, share: int | None = None
+) -> tuple[Batch, ...]:
     """Where the batches held back run now: at home, or where the same model has room and the prompt in a cache already.
 
     A batch moves as a whole, so that its seeds do not depend on who was how fast. With `idle_only` no more is asked of
-    any place than is idle by now: spare capacity is what nobody else wants. Without it voters queue at home.
+    any place than is idle by now: spare capacity is what nobody else wants. Without it voters queue at home. No peer
+    gets more than its `share` of the ballot's seats by a move.
     """
+    planned = Counter(own.seated)
+    for batch in held:
+        planned[batch.replica.party] += len(batch.samplings)
     places = {place_of(replica): replica for replica in now}
     seated: list[Batch] = []
     chosen: set[Place] = {place_of(batch.replica) for batch in held if place_of(batch.replica) in own.warm}
@@ -87,10 +109,13 @@ def seated_anew(held: Sequence[Batch], own: OwnVoters, now: Iterable[Replica], *
             and place in own.warm - chosen
             and replica.slots_free >= seats
             and not replica.troubled
+            and (share is None or replica.local or planned[replica.party] + seats <= share)
         ]
         if home not in own.warm and better:
             place = min(better)
             chosen.add(place)
+            planned[batch.replica.party] -= seats
+            planned[places[place].party] += seats
             seated.append(Batch(places[place], batch.samplings))
             continue
         room = _idle_at_home(batch, places.get(home), own) if idle_only else seats

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from federation.advertisement import MAX_WAIT_S, ServedModel
+from federation.hostport import neighbourhood
 from federation.peer import Peer, PeerState
+from swarm.registry.known_sizes import checked_params
 from swarm.routing.replicas import Replica
 from swarm.workers.pool import ModelState
 
@@ -38,11 +41,28 @@ def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tup
     return tuple(replica_of(model, node_id, node) for model in served_models(states))
 
 
-def peer_replicas(peers: Iterable[Peer]) -> tuple[Replica, ...]:
-    """What peers serve. One under suspicion counts as busy: it is asked only where nobody else can answer."""
+def own_sizes(states: Iterable[ModelState]) -> dict[str, int]:
+    """The parameters of this node's own models, by id: it has read their files."""
+    return {state.model_id: state.params for state in states if state.params is not None}
+
+
+def peer_replicas(
+    peers: Iterable[Peer], own: Mapping[str, int] = MappingProxyType({}), members: bool = False
+) -> tuple[Replica, ...]:
+    """What peers serve. One under suspicion counts as busy: it is asked only where nobody else can answer.
+
+    How large their models are is what this node knows of these names (`own` are its own models' sizes), not what they
+    say. `members`: this node is paired, so that each peer is one by its certificate; else peers behind one address are
+    taken for one.
+    """
     return tuple(
         replace(
             replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE),
+            params=checked_params(model.id, own),
+            told_params=model.params,
+            told_tokens_per_s=model.tokens_per_s,
+            owner="" if members else neighbourhood(peer.addresses) or "",
+            member=members,
             name=peer.name,
             told_at=peer.described_at,
             rtt_s=(peer.rtt_ms or 0.0) / 1000,

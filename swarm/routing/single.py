@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from swarm.errors import ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable, UpstreamFailed
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
@@ -139,7 +140,7 @@ class SingleAnswer:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
         first: float | None = None
-        held_s, usage = 0.0, Usage()
+        held_s, usage, sent_bytes = 0.0, Usage(), 0
         events = self._asking.events(
             replica, self._request, self._choices, self._deadline, self._served, self._elsewhere
         )
@@ -150,7 +151,10 @@ class SingleAnswer:
                     first = came
                     self._tell_choice(replica)
                 if isinstance(event, Finish):
-                    usage = event.usage
+                    usage = self._router.believed(replica, event.usage, sent_bytes)
+                    event = event if usage is event.usage else replace(event, usage=usage)
+                elif not replica.local:
+                    sent_bytes += event.size_bytes
                 yield event
                 held_s += time.monotonic() - came
         self._router.affinity.answered(self._prefixes, replica.place)

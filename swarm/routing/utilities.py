@@ -16,7 +16,7 @@ from federation.errors import PeerError
 from federation.wire import UTILITIES_PATH
 from swarm.engines.engine import Engine
 from swarm.engines.upstream_http import UpstreamHttp
-from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, Unavailable, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
@@ -148,7 +148,7 @@ def read_answer(line: bytes, replica: Replica, call: UtilityCall[A]) -> A:
     except ValidationError as error:
         if detail := error_object(line):
             raise refusal(replica, detail) from error
-        raise PeerFailed(replica.node, f"sent an answer to {call.name} that is none") from error
+        raise PeerMalformed(replica.node, f"sent an answer to {call.name} that is none") from error
     if not call.fits(answer):
-        raise PeerFailed(replica.node, f"sent an answer to {call.name} that does not fit the question")
+        raise PeerMalformed(replica.node, f"sent an answer to {call.name} that does not fit the question")
     return answer

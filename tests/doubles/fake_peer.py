@@ -19,18 +19,36 @@ Piece = bytes | asyncio.Event  # sent as it is, or waited for
 class FakePeer:
     """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens."""
 
-    def __init__(self, name: str, *pieces: Piece, model: str = "m", slots: int = 2, params: int = 9_000_000) -> None:
+    def __init__(
+        self,
+        name: str,
+        *pieces: Piece,
+        model: str = "m",
+        slots: int = 2,
+        params: int = 9_000_000,
+        tokens_per_s: float | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.pieces: Sequence[Piece] = pieces
         self.status = 200
         self.asked: list[str] = []
         self.headers: list[Mapping[str, str]] = []
-        self.address = Address("127.0.0.1", 0)
+        self.address = Address(host, 0)
         self._description = NodeDescription(
             id=f"id-{name}",
             name=name,
             version="0.1.0",
             url="http://127.0.0.1:1",
-            models=(ServedModel(id=model, slots=slots, slots_free=slots, params=params, embeddings=True),),
+            models=(
+                ServedModel(
+                    id=model,
+                    slots=slots,
+                    slots_free=slots,
+                    params=params,
+                    tokens_per_s=tokens_per_s,
+                    embeddings=True,
+                ),
+            ),
             slots_free=slots,
             instance=f"run-of-{name}",
         )
@@ -45,8 +63,8 @@ class FakePeer:
         app.router.add_post(wire.UTILITIES_PATH + "/{name}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.address = Address("127.0.0.1", int(self._runner.addresses[0][1]))
+        await web.TCPSite(self._runner, self.address.host, 0).start()
+        self.address = Address(self.address.host, int(self._runner.addresses[0][1]))
         return self
 
     async def __aexit__(self, *_: object) -> None:

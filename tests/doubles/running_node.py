@@ -27,8 +27,9 @@ from swarm.node_listeners import LISTEN_BACKLOG
 from swarm.node_trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.replicas import Replica
 from swarm.routing.rules import RoutingRules
-from swarm.routing.serving import peer_replicas, served_models
+from swarm.routing.serving import own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.routing.vote_modes import StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
@@ -52,13 +53,17 @@ def ready(engine: Engine) -> Loader:
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """What tests vary. `client` makes the node's peer client from its id."""
+    """What tests vary. `client` makes the node's peer client from its id; `sizes` are what it knows of other models.
+
+    For these tests a model called "large" is as if in the catalogue.
+    """
 
     votes: int = 5
     strategy: str = "auto"
     vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"large": 9_000_000})
     queue: int = DEFAULT_QUEUE
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
@@ -125,10 +130,16 @@ class RunningNode:
         )
         if options.upstream is not None:
             await stack.enter_async_context(options.upstream)
-        self.membership = Membership(self.describe(), client, static_peers=options.peers, timing=FAST)
+        self.membership = Membership(
+            self.describe(),
+            client,
+            static_peers=options.peers,
+            timing=FAST,
+            is_open=lambda: self.trust is None or self.trust.mode == "open",
+        )
         self.dispatcher = Dispatcher(
             pool=self.pool,
-            peers=lambda: peer_replicas(self.membership.alive()),
+            peers=self._peers,
             client=client,
             report_traffic=lambda peer, ok: self.membership.report_traffic(peer, ok),
             node_id=self.id,
@@ -148,6 +159,10 @@ class RunningNode:
         if options.peers or self.trust is not None:
             await stack.enter_async_context(self.membership)
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
+
+    def _peers(self) -> tuple[Replica, ...]:
+        known = {**self._options.sizes, **own_sizes(self.pool.states())}
+        return peer_replicas(self.membership.alive(), known, members=self.trust is not None)
 
     def _make_steward(self, trust: Trust) -> TrustSteward:
         return TrustSteward(

@@ -22,12 +22,14 @@ BOUNDS = {
     "MAX_STATIC": 3,
     "MAX_UNPROVEN": 3,
     "MAX_ADDRESSES_PER_PEER": 2,
+    "MAX_PEERS_PER_ADDRESS": 2,
+    "MAX_UNPROVEN_PER_ADDRESS": 2,
 }  # small: reached in a few steps
 MAX_CONTACTS = BOUNDS["MAX_STATIC"] + BOUNDS["MAX_UNPROVEN"] + BOUNDS["MAX_PEERS"] * BOUNDS["MAX_ADDRESSES_PER_PEER"]
 IDS = [f"n{number}" for number in range(7)]
 SELF_ID = IDS[0]
 
-addresses = st.sampled_from([Address(f"10.0.0.{number}", 1) for number in range(10)])
+addresses = st.sampled_from([Address(f"10.0.0.{number // 2}", 1 + number % 2) for number in range(10)])
 node_ids = st.sampled_from(IDS)
 ILLEGAL = {(PeerState.DEAD, PeerState.SUSPECT)}
 

@@ -29,6 +29,7 @@ class Swarm:
         self._stack = AsyncExitStack()
         self.nodes: dict[str, RunningNode] = {}
         self.engines: dict[str, ScriptedEngine] = {}
+        self.sizes: dict[str, int] = {}  # as if every model were in the catalogue
 
     async def __aenter__(self) -> Swarm:
         return self
@@ -43,7 +44,8 @@ class Swarm:
             self.engines[name] = engine = ScriptedEngine(lambda _, __: steps, model_id=model, slots=slots)
             loaders.append(ready(engine))
         known: Sequence[Address] = [node.address for node in self.nodes.values()]
-        node = RunningNode(name, *loaders, options=NodeOptions(peers=known, **options))
+        self.sizes[model] = options.get("params", 2_000_000)
+        node = RunningNode(name, *loaders, options=NodeOptions(peers=known, sizes=dict(self.sizes), **options))
         self.nodes[name] = await self._stack.enter_async_context(node)
         return node
 
@@ -154,7 +156,7 @@ async def test_auto_counts_the_idle_workers_of_peers() -> None:
         await swarm.add("study", "yes", slots=2)
         await swarm.add("kitchen", "yes", slots=2)
         account = (await (await swarm.client("kitchen")).chat()).json["swarm"]
-        assert (account["asked"], account["wanted"]) == (4, 5)
+        assert (account["asked"], account["wanted"]) == (3, 5), "of four: half of a vote is no peer's"
 
 
 async def test_the_alias_invites_every_model_and_a_name_only_its_own() -> None:
@@ -205,7 +207,7 @@ async def test_a_prompt_too_long_here_goes_where_it_fits() -> None:
 async def test_a_peer_that_dies_fails_over_before_the_first_byte() -> None:
     async with Swarm() as swarm:
         study = await swarm.add("study", asyncio.Event())
-        await swarm.add("attic", "from the attic", params=1_000_000)  # the weaker model: the study is asked first
+        await swarm.add("attic", "from the attic", model="small", params=1_000_000)  # so the study is asked first
         await swarm.add("kitchen")
         client = await swarm.client("kitchen")
         asked = asyncio.create_task(client.chat(swarm=SINGLE))
@@ -218,7 +220,7 @@ async def test_a_peer_that_dies_fails_over_before_the_first_byte() -> None:
 async def test_a_peer_that_dies_in_mid_answer_is_an_error_and_never_a_splice() -> None:
     async with Swarm() as swarm:
         study = await swarm.add("study", "half an ", asyncio.Event())
-        await swarm.add("attic", "from the attic", params=1_000_000)
+        await swarm.add("attic", "from the attic", model="small", params=1_000_000)
         await swarm.add("kitchen")
         client = await swarm.client("kitchen")
         async with client.open(CHAT, chat_body(stream=True, swarm=SINGLE)) as response:
@@ -235,7 +237,7 @@ async def test_a_peer_that_dies_in_mid_answer_is_an_error_and_never_a_splice() -
 async def test_nobody_has_seen_a_word_of_a_whole_answer_so_another_peer_takes_over() -> None:
     async with Swarm() as swarm:
         await swarm.add("study", "half an ", EngineFailed("broken"))
-        await swarm.add("attic", "from the attic", params=1_000_000)
+        await swarm.add("attic", "from the attic", model="small", params=1_000_000)
         await swarm.add("kitchen")
         reply = await (await swarm.client("kitchen")).chat(swarm=SINGLE)
         assert reply.json["choices"][0]["message"]["content"] == "from the attic"
@@ -248,7 +250,7 @@ async def test_a_lost_voter_is_replaced_once_elsewhere() -> None:
         await swarm.add("study", "Answer: 16", slots=2)
         await swarm.add("attic", EngineFailed("broken"), slots=1)
         await swarm.add("kitchen", EngineFailed("broken"), slots=1)
-        account = (await (await swarm.client("kitchen")).chat(swarm={"votes": 3, "min_votes": 3})).json["swarm"]
+        account = (await (await swarm.client("kitchen")).chat(swarm={"votes": 5, "min_votes": 3})).json["swarm"]
         assert account["asked"] == 3
         *voted, lost = account["candidates"]
         assert [candidate["voter"].split("@")[1] for candidate in voted] == ["study", "study"]
@@ -346,6 +348,8 @@ async def test_the_federations_health_shows_the_peers() -> None:
             "slots_free",
             "source",
             "circuit",
+            "conduct",
+            "problems",
         }
         assert seen["models"] == {"m": ["kitchen"], "other": ["study"]}
 

@@ -20,8 +20,8 @@ def step(**fields: Any) -> bytes:
 
 async def led_by(*pieces: Piece) -> Reply:
     """A streamed vote that a larger model at "attic" leads with these lines; this node's two voters say PROSE."""
-    async with kitchen_with(FakePeer("attic", *pieces, slots=1), PROSE, PROSE) as (client, _):
-        return await client.chat(model="m", stream=True, swarm={"votes": 3, "stream": "leader"})
+    async with kitchen_with(FakePeer("attic", *pieces, model="large", slots=1), PROSE, PROSE) as (client, _):
+        return await client.chat(stream=True, swarm={"votes": 3, "stream": "leader"})
 
 
 def account(reply: Reply) -> dict[str, Any]:

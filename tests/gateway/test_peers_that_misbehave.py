@@ -118,7 +118,7 @@ async def test_a_peer_cannot_speak_in_anothers_name() -> None:
         reply = await kitchen.client.chat(swarm={"votes": 2})
         (lie,) = voters_at(reply, "attic")
         assert lie["voter"] == f"{zeus.split('@')[0]}@attic"
-        assert lie["model"] == "m"
+        assert lie["model"] == "large"
         assert len(reply.json["swarm"]["candidates"]) == 2
 
 
@@ -143,7 +143,7 @@ async def test_what_a_peer_puts_in_is_always_valid_json_on_the_way_out() -> None
 async def test_a_peers_own_error_ends_only_its_part_of_the_vote() -> None:
     line = b'{"error": {"message": "out of memory", "type": "server_error", "code": "engine_failed", "param": null}}\n'
     async with kitchen_with(FakePeer("attic", candidate("Answer: 16"), line), "Answer: 16") as (client, _):
-        reply = await client.chat(swarm={"votes": 4})
+        reply = await client.chat(swarm={"votes": 5, "min_votes": 5})
         assert len(voters_at(reply, "attic")) == 1
         assert len(voters_at(reply, "kitchen")) >= 2
 
@@ -171,7 +171,7 @@ BEFORE = [
 @pytest.mark.parametrize("pieces", [[piece] for piece in BEFORE] + [[NEVER()]], ids=lambda pieces: str(pieces)[:40])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_rubbish_before_the_first_word_fails_over(pieces: list[Piece], stream: bool) -> None:
-    """The liar claims the stronger model, so it is asked first."""
+    """The liar claims the name of a stronger model, so it is asked first."""
     async with Kitchen(*pieces) as kitchen:
         reply = await kitchen.client.chat(stream=stream, swarm=SINGLE)
         said = reply.said() if stream else reply.json["choices"][0]["message"]["content"]
@@ -243,10 +243,10 @@ async def test_a_peer_that_is_shutting_down_is_busy_and_not_broken(swarm: dict[s
 
 
 class Kitchen:
-    """A liar called "attic" that claims the stronger model and one slot, and a kitchen that says "Answer: 16"."""
+    """A liar called "attic" by whose word its model is stronger, and a kitchen that says "Answer: 16"."""
 
     def __init__(self, *pieces: Piece) -> None:
-        self.liar = FakePeer("attic", *pieces, slots=1)
+        self.liar = FakePeer("attic", *pieces, model="large", slots=1)
 
     async def __aenter__(self) -> Kitchen:
         self._context = kitchen_with(self.liar, "Answer: 16")

@@ -215,7 +215,7 @@ async def test_a_failure_before_the_first_byte_is_told_with_who_was_tried(caplog
 
 async def test_a_peer_whose_answers_break_off_is_left_alone_and_stays_the_last_resort() -> None:
     async with a_swarm() as swarm:
-        attic = await swarm.add_fake("attic", failed_peers_answer(), params=9_000_000)
+        attic = await swarm.add_fake("attic", failed_peers_answer(), model="large")
         await swarm.add("kitchen", "a word")
         client = await swarm.client()
         dispatcher, membership = swarm.nodes["kitchen"].dispatcher, swarm.nodes["kitchen"].membership
@@ -281,8 +281,8 @@ async def test_what_is_left_of_the_time_the_hops_and_the_id_travel_with_every_ca
 async def test_a_second_attempt_has_only_what_is_left_of_the_time() -> None:
     async with a_swarm() as swarm:
         gate = asyncio.Event()
-        slow = await swarm.add_fake("attic", gate, params=9_000_000)
-        other = await swarm.add_fake("study", failed_peers_answer())
+        slow = await swarm.add_fake("attic", gate, tokens_per_s=9000.0)
+        other = await swarm.add_fake("study", failed_peers_answer(), tokens_per_s=1.0)
         await swarm.add("kitchen")
         client = await swarm.client()
         asked = asyncio.create_task(client.chat(model="m", swarm={**SINGLE, "deadline_s": 50}))

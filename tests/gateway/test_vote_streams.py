@@ -75,6 +75,7 @@ class House:
         self.stack = AsyncExitStack()
         self.engines: dict[str, ScriptedEngine] = {}
         self.nodes: dict[str, RunningNode] = {}
+        self.sizes: dict[str, int] = {}  # as if every model were in the catalogue
 
     async def __aenter__(self) -> House:
         return self
@@ -90,7 +91,9 @@ class House:
         )
         self.engines[name] = engine
         peers = [node.address for node in self.nodes.values()]
-        node = RunningNode(name, ready(engine), options=NodeOptions(peers=peers, params=params, **options))
+        self.sizes[f"of-{name}"] = params
+        known = NodeOptions(peers=peers, params=params, sizes=dict(self.sizes), **options)
+        node = RunningNode(name, ready(engine), options=known)
         self.nodes[name] = await self.stack.enter_async_context(node)
         return await self.stack.enter_async_context(connect(node.url))
 

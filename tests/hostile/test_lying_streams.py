@@ -39,7 +39,7 @@ async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 async def rubbish_costs_the_client_nothing(pieces: list[bytes], stream: bool) -> None:
     """The peer with the stronger model answers with `pieces`; the kitchen's own engine answers then."""
     engine = ScriptedEngine(saying("the truth"), model_id="m")
-    async with FakePeer("attic", *pieces) as attic:
+    async with FakePeer("attic", *pieces, model="large") as attic:
         kitchen = RunningNode("kitchen", ready(engine), options=NodeOptions(peers=[attic.address]))
         async with run_nodes(kitchen), connect(kitchen.url) as client:
             reports: list[bool] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -92,7 +92,7 @@ class Hall:
         *seats: tuple[str, int],
         strategy: str = "majority",
         deadline_s: float = LONG_S,
-        replacement: Callable[[Failure], Batch | None] = lambda _: None,
+        replacement: Callable[[Failure, Mapping[str, int]], Batch | None] = lambda *_: None,
         stream_leader: bool = False,
         min_votes: int = 1,
     ) -> BallotCall:
@@ -236,7 +236,7 @@ async def test_a_leader_that_fails_in_mid_answer_ends_the_ballot_with_its_error(
 async def test_one_lost_batch_is_replaced_and_a_second_is_not() -> None:
     failures: list[Failure] = []
 
-    def replacement(failure: Failure) -> Batch:
+    def replacement(failure: Failure, seated: Mapping[str, int]) -> Batch:
         failures.append(failure)
         return Batch(replica("spare"), failure.batch.samplings[: failure.missing])
 
@@ -384,7 +384,11 @@ async def test_a_lost_voter_is_not_replaced_when_half_of_the_time_is_gone() -> N
     gate = asyncio.Event()
     hall = Hall({"here": ["Answer: 1"], "a": [gate, PeerFailed("a", "gone")], "spare": ["Answer: 1"]})
     call = hall.call(
-        ("here", 1), ("a", 1), deadline_s=0.4, min_votes=2, replacement=lambda f: Batch(replica("spare"), (sampling(),))
+        ("here", 1),
+        ("a", 1),
+        deadline_s=0.4,
+        min_votes=2,
+        replacement=lambda *_: Batch(replica("spare"), (sampling(),)),
     )
     outcome = asyncio.create_task(outcome_of(call))
     await eventually(lambda: time.monotonic() > call.deadline - 0.19)

@@ -19,7 +19,9 @@ from swarm.routing.policy import (
     spread,
     strategy_of,
 )
+from swarm.routing.preference import by_preference
 from swarm.routing.replicas import Replica
+from swarm.routing.shares import seat_limits
 from tests.doubles.replicas import replica
 
 FIVE = Defaults(votes=5)
@@ -87,7 +89,10 @@ def test_nobody_is_asked_beyond_its_slots_and_nobody_in_vain(
     room = {r: r.slots_free if idle_only else r.slots for r in replicas}
     dealt = gathered(spread(replicas, votes, idle_only))
     assert all(0 < assignment.count <= room[assignment.replica] for assignment in dealt)
-    assert sum(assignment.count for assignment in dealt) == min(votes, sum(room.values()))
+    limits = seat_limits(room, votes)
+    roomy = {party: sum(seats for r, seats in room.items() if r.party == party) for party in limits}
+    possible = sum(min(limit, roomy[party]) for party, limit in limits.items())
+    assert sum(assignment.count for assignment in dealt) == min(votes, possible)
     assert len({assignment.replica for assignment in dealt}) == len(dealt)
 
 
@@ -98,9 +103,10 @@ def test_every_node_is_asked_before_any_is_asked_twice(replicas: list[Replica], 
     for assignment in dealt:
         given_to[assignment.replica.node_id] += assignment.count
     most = max(given_to.values(), default=0)
+    limits = seat_limits({r: r.slots_free if idle_only else r.slots for r in by_preference(replicas)}, votes)
     for node in {r.node_id for r in replicas}:
         room = sum(r.slots_free if idle_only else r.slots for r in replicas if r.node_id == node)
-        assert given_to[node] >= min(most - 1, room)
+        assert given_to[node] >= min(most - 1, room, limits[node])
 
 
 @given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES))

@@ -122,7 +122,8 @@ def test_a_node_twice_as_fast_gets_about_twice_as_much() -> None:
         ([replica("here", weight=0.0)], {"here"}),
         ([replica("here", pinned=False), replica("a", pinned=True)], {"a"}),
         ([replica("here", pinned=False), replica("a", pinned=True, suspect=True)], {"here"}),
-        ([replica("here", model="x"), replica("a", pinned=True), replica("b", pinned=False)], {"here", "a"}),
+        ([replica("here", model="x"), replica("a", pinned=True, params=1), replica("b", pinned=False)], {"here", "a"}),
+        ([replica("here", model="x"), replica("a"), replica("b", params=1, model="y")], {"here", "b"}),
         ([replica("here", pinned=False), replica("a", pinned=True, weight=0.0)], {"a"}),
     ],
 )

@@ -9,9 +9,10 @@ from contextlib import suppress
 
 import pytest
 
-from swarm.errors import BadRequest, PeerFailed, Unavailable
+from swarm.errors import BadRequest, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
 from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
+from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S
 from swarm.routing.pace import MAX_PACES, PACE_LIFETIME_S, Paces
 from swarm.routing.router import WARN_AFTER_S, Router
 from swarm.routing.rules import RoutingRules
@@ -172,3 +173,38 @@ def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
         paces.note(replica(f"n{number}"), 0.1, 1.0, wrote(40))
     assert paces.of(("n0", "m")) is None
     assert paces.of(("n1", "m")) is not None
+
+
+def test_rubbish_is_counted_and_a_connection_that_breaks_is_not(asked: Asked) -> None:
+    for error in (PeerMalformed("attic", "sent rubbish"), FAILED, BadRequest("no"), None):
+        asked.ask(error)
+    assert asked.router.conduct.of("attic").malformed == 1
+
+
+def test_more_tokens_than_bytes_are_neither_believed_nor_forgotten(asked: Asked) -> None:
+    told = Usage(prompt_tokens=3, completion_tokens=2**31)
+    assert asked.router.believed(ATTIC, told, 100).completion_tokens == 164
+    assert asked.router.believed(ATTIC, Usage(completion_tokens=30), 100) == Usage(completion_tokens=30)
+    assert asked.router.believed(replica("here"), told, 100) is told
+    account = asked.router.conduct.of("attic")
+    assert (account.answers, account.overstated) == (2, 1)
+
+
+def test_a_boast_is_cut_to_what_an_unmeasured_node_is_taken_for_and_gone_with_the_first_answer(asked: Asked) -> None:
+    boaster = replica("attic", tokens_per_s=1e7, told_tokens_per_s=1e7, told_at=99.0)
+    here = replica("here", tokens_per_s=40.0)
+    assert [r.tokens_per_s for r in asked.router.seen([here, boaster])] == [40.0, 60.0]
+    asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))  # too short to be measured
+    assert [r.tokens_per_s for r in asked.router.seen([here, boaster])] == [40.0, 40.0]
+    asked.router.note_pace(boaster, 0.1, 10.0, Usage(completion_tokens=50))
+    (_, known) = asked.router.seen([here, boaster])
+    assert known.own_tokens_per_s == 5.0
+    account = asked.router.conduct.of("attic")
+    assert (account.paced, account.refuted) == (1, 1)
+
+
+def test_where_nothing_was_measured_claims_order_the_first_answers_only(asked: Asked) -> None:
+    boaster, modest = replica("a", tokens_per_s=1e7, told_at=99.0), replica("b", tokens_per_s=50.0, told_at=99.0)
+    assert [r.tokens_per_s for r in asked.router.seen([boaster, modest])] == [1e7, 50.0]
+    asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))
+    assert [r.tokens_per_s for r in asked.router.seen([boaster, modest])] == [ASSUMED_TOKENS_PER_S, 50.0]

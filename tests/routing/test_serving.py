@@ -10,6 +10,7 @@ from federation.advertisement import NodeDescription, ServedModel
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
 from swarm.engines.engine import Capabilities
+from swarm.routing.policy import spread
 from swarm.routing.serving import local_replicas, peer_replicas, served_models
 from swarm.workers.pool import ModelState
 
@@ -43,3 +44,38 @@ def test_a_suspect_peer_counts_as_busy_but_stays_a_replica() -> None:
 @pytest.mark.parametrize("gone", [peer(draining=True), peer(model=MODEL.model_copy(update={"slots": 0}))])
 def test_a_peer_that_leaves_or_has_no_slots_is_no_replica(gone: Peer) -> None:
     assert peer_replicas([gone]) == ()
+
+
+def at(node_id: str, *hosts: str, **facts: object) -> Peer:
+    """A peer that answers at these hosts, and says these things of its one model."""
+    model = MODEL.model_copy(update=facts)
+    addresses = tuple(Address(host, 17615) for host in hosts)
+    found = peer(model=model)
+    description = found.description.model_copy(update={"id": node_id})
+    return replace(found, id=node_id, description=description, address=addresses[0], addresses=addresses)
+
+
+def test_two_identities_behind_one_address_are_one_party_in_an_open_swarm_only() -> None:
+    peers = [at("a", "10.0.0.6"), at("b", "10.0.0.6"), at("c", "10.0.0.7"), at("d", "127.0.0.1"), at("e", "127.0.0.1")]
+    assert [r.party for r in peer_replicas(peers)] == ["10.0.0.6", "10.0.0.6", "10.0.0.7", "d", "e"]
+    assert [r.party for r in peer_replicas(peers, members=True)] == ["a", "b", "c", "d", "e"]
+    assert [r.member for r in peer_replicas(peers, members=True)] == [True] * 5
+
+
+def test_two_that_boast_behind_one_address_have_one_seat_of_five_beside_three_honest_nodes() -> None:
+    sybils = [at(name, "10.0.0.6", params=10**15, slots=32, slots_free=32, tokens_per_s=1e7) for name in ("a", "b")]
+    honest = [at("c", "10.0.0.7"), at("d", "10.0.0.8")]
+    everybody = [*local_replicas([STATE], "me", "kitchen"), *peer_replicas([*sybils, *honest])]
+    seats = [replica.party for replica in spread(everybody, 5, idle_only=False)]
+    assert sorted(seats) == ["10.0.0.6", "10.0.0.7", "10.0.0.8", "me", "me"]
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "params"),
+    [("demo", {}, 2_166_720), ("demo", {"demo": 7}, 7), ("made-up", {}, None), ("made-up", {"made-up": 7}, 7)],
+)
+def test_what_a_peer_says_of_its_size_is_kept_apart_from_what_is_known(
+    model: str, own: dict[str, int], params: int | None
+) -> None:
+    (found,) = peer_replicas([at("a", "10.0.0.6", id=model, params=10**15)], own)
+    assert (found.params, found.told_params) == (params, 10**15)

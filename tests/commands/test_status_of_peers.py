@@ -1,0 +1,51 @@
+"""`swarm status` on how peers behave: facts with numbers, and the command that a person may give then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from swarm.commands.status import problem_lines, render
+
+PEER: dict[str, Any] = {
+    "id": "abcdefghijklmnopqrstuvwxyz234567",
+    "name": "attic",
+    "url": "http://10.0.0.2:17615",
+    "state": "alive",
+    "rtt_ms": 1.0,
+    "last_seen_s": 0.1,
+    "slots_free": 4,
+    "source": "mdns",
+    "problems": [
+        "31 of 40 countable votes against the rest; all others together 20 of 200",
+        "3 of 13 answers were none",
+    ],
+}
+
+
+def view(mode: str, *peers: dict[str, Any]) -> dict[str, Any]:
+    node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": mode}
+    return {"node": node, "status": "ok", "models": {"demo": ["kitchen"]}, "peers": list(peers)}
+
+
+def test_a_member_that_stands_out_is_named_with_the_command_that_puts_it_out() -> None:
+    lines = render(view("paired", PEER)).splitlines()
+    told = lines.index(
+        "  ! attic (abcdefghijkl): 31 of 40 countable votes against the rest; all others together 20 of 200; "
+        "3 of 13 answers were none"
+    )
+    assert lines[told - 1].startswith("  peer attic")
+    assert lines[told + 1].endswith("swarm revoke abcdefghijkl")
+    assert "weak model" in lines[told + 1], "it is a fact, and no verdict"
+
+
+def test_in_an_open_swarm_the_remedy_is_to_pair() -> None:
+    (_, remedy) = problem_lines(PEER, "open")
+    assert "swarm invite" in remedy
+    assert "revoke" not in remedy
+
+
+@pytest.mark.parametrize("peer", [{**PEER, "problems": []}, {k: v for k, v in PEER.items() if k != "problems"}])
+def test_of_a_peer_like_the_rest_and_by_an_older_node_nothing_is_said(peer: dict[str, Any]) -> None:
+    assert "!" not in render(view("paired", peer))
