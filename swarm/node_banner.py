@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
+from swarm.engines.load import Isolation
 from swarm.node_place import Place
 from swarm.node_trust import trust_words
 from swarm.version import program_version
@@ -36,6 +37,13 @@ def access_words(place: Place) -> str:
     if place.announced.is_loopback:
         return "open to this machine"
     return "open: any machine on this network may use the API (close it with --api-key)"
+
+
+def isolation_words(isolation: Isolation) -> str | None:
+    """What the banner says of engines that are in the node's process because somebody wants it."""
+    if isolation != "never":
+        return None
+    return "none (--in-process): a crash or a hang of the library is this node's; leave the option out to be safe"
 
 
 def models_of(peer: Peer) -> str:

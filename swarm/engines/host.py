@@ -3,11 +3,13 @@
     python -m swarm.engines.host  < one JSON line (EngineSpec), then the pipe is held open by the parent
 
 Answers one JSON line: {"address", "key"} or {"error"}. Ends when its standard input ends, so it never outlives the
-node, not even one killed with SIGKILL. JSON on pipes only: no pickle.
+node, not even one killed with SIGKILL; one that hangs while it loads (which holds the GIL) ends by a timer in C. JSON
+on pipes only: no pickle.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp_server import start_server
+from swarm.engines.xllamacpp_server import load_limit_s, start_server
 from swarm.errors import EngineFailed
 
 
@@ -45,11 +47,15 @@ def serve() -> int:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
+    spec = spec_from_json(sys.stdin.readline())
+    faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
     try:
-        running = start_server(spec_from_json(sys.stdin.readline()))
+        running = start_server(spec)
     except EngineFailed as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         return 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
