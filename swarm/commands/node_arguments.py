@@ -79,14 +79,14 @@ def _add_model(group: Any) -> None:
         dest="isolation",
         action="store_const",
         const="always",
-        help="each engine in a process of its own, the embedded model's too (all others' are)",
+        help="the embedded model in a process of its own, too",
     )
     where.add_argument(
         "--in-process",
         dest="isolation",
         action="store_const",
         const="never",
-        help="no engine in a process of its own: what ends or hangs the library does so to the node",
+        help="no model in one: if the library hangs, so does the node",
     )
 
 

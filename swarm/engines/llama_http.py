@@ -30,7 +30,7 @@ from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
-from swarm.errors import BadRequest, EngineDied, EngineFailed
+from swarm.errors import BadRequest, EngineDied, EngineFailed, Unavailable
 from swarm.generation import EventStream, Finish, GenerationRequest, Prompt
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
@@ -247,7 +247,8 @@ class LlamaHttp:
                         raise translate_error(response.status, await _error_body(response))
                     yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+            told = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
+            raise Unavailable(told) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
             raise EngineDied(f"the engine ended over this request: {error or type(error).__name__}") from error
 

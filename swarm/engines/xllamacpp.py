@@ -107,6 +107,7 @@ class EngineHost:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._killed = False
         self.where = f"engine host (pid {process.pid})"
 
     async def ended(self) -> str:
@@ -122,8 +123,10 @@ class EngineHost:
             await self.end()
 
     async def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if not self._killed:  # a second signal would reap the process behind asyncio's back
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         await self._process.wait()
 
 
