@@ -204,9 +204,9 @@ class LlamaHttp:
         return {line[0]: float(line[1]) for line in lines if len(line) == 2}
 
     @contextmanager
-    def _waiting(self, most_tokens: int) -> Generator[None]:
+    def _waiting(self, most_tokens: int, begun: bool = False) -> Generator[None]:
         """A block that waits for a byte of the engine."""
-        call = SilentCall(most_tokens)
+        call = SilentCall(most_tokens, begun)
         self.silent.add(call)
         try:
             yield
@@ -217,7 +217,7 @@ class LlamaHttp:
         """`chunks`, each of which is waited for: not so the time that whoever reads them takes."""
         source = aiter(chunks)
         while True:
-            with self._waiting(0):
+            with self._waiting(0, begun=True):
                 chunk = await anext(source, None)
             if chunk is None:
                 return

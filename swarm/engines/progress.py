@@ -24,7 +24,8 @@ class Limits:
     """How long nothing may happen. The defaults are what `docs/deploy.md` tells."""
 
     least_s: float = 20.0  # however fast the steps are: a machine may swap, or be busy with something else
-    steps: float = 10.0  # times the slowest step measured, where that is more
+    steps: float = 10.0  # times the slowest step seen, where that is more
+    expected: float = 3.0  # times the largest step that is to be expected, where that is more: it may not be seen yet
     doubt_least_s: float = 5.0  # from here on nobody is sent there
     doubt_share: float = 0.25  # of the limit, where that is more
     call_limits: float = 3.0  # times the limit that a request may be silent while the loop goes on
@@ -43,9 +44,13 @@ class Pace:
 
 @dataclass(slots=True, eq=False)
 class SilentCall:
-    """A request that waits for a byte: how many tokens its prompt can have at most, and for how long it has waited."""
+    """A request that waits for a byte: how many tokens its prompt can have at most, and for how long it has waited.
+
+    One that has `begun` to be answered may be silent while anything is computed: parts of a call are held back.
+    """
 
     most_tokens: int
+    begun: bool = False
     silent_s: float = 0.0
 
 
@@ -59,7 +64,7 @@ class Verdict:
 
 ALIVE = Verdict("alive")
 UNMEASURED = Pace(0.01, 2.0)  # which leaves the limit at its least
-MOST_LEARNED = 4.0  # times the step expected: else whoever makes steps slow on purpose stretches the limit
+MOST_LEARNED = 2.0  # times the step expected: else whoever makes steps slow on purpose stretches the limit
 PROMPT_SHARE = (
     10.0  # times the time of a prompt alone: others are computed with it, and long ones are slower at the end
 )
@@ -71,15 +76,17 @@ class Progress:
     def __init__(self, pace: Pace = UNMEASURED, limits: Limits | None = None) -> None:
         self._pace = pace
         self._limits = limits or Limits()
-        self._slowest_s = pace.step_s
+        self._slowest_s = 0.0
         self._unanswered_s = 0.0
         self._stepless_s = 0.0  # work in progress, and no step
         self._steps: int | None = None
+        self._busy = 0
 
     @property
     def limit_s(self) -> float:
         """How long nothing may happen before the engine is wedged."""
-        return max(self._limits.least_s, self._limits.steps * self._slowest_s)
+        limits = self._limits
+        return max(limits.least_s, limits.steps * self._slowest_s, limits.expected * self._pace.step_s)
 
     @property
     def doubt_s(self) -> float:
@@ -96,7 +103,13 @@ class Progress:
         self._unanswered_s = 0.0
         if not busy or steps != self._steps:
             self._stepless_s = 0.0
-        self._steps = steps
+        self._steps, self._busy = steps, busy
+
+    def age(self, calls: Iterable[SilentCall], seconds: float) -> None:
+        """So much time went by in which these requests were silent."""
+        for call in calls:
+            if not (call.begun and self._busy):
+                call.silent_s += seconds
 
     def judge(self, calls: Iterable[SilentCall] = ()) -> Verdict:
         """What is to be thought of the engine now, with those of our requests that are silent."""

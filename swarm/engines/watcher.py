@@ -33,8 +33,7 @@ async def until_wedged(
         now = clock()
         lived_s, last = min(now - last, 2 * LOOK_S), now
         progress.passed(lived_s, asking)
-        for call in silent():
-            call.silent_s += lived_s
+        progress.age(silent(), lived_s)
 
     try:
         while True:
