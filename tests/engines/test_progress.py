@@ -116,7 +116,7 @@ def test_a_stream_may_be_silent_while_anything_is_computed_and_not_for_long_afte
         progress.passed(1, asking=True)
         progress.age([call], 1)
         progress.answered(200, 0)
-    assert progress.judge([call]).words == "has kept a request without an answer for 61 s"
+    assert progress.judge([call]).words == "has kept a request without an answer for 62 s"
 
 
 class Scripted:

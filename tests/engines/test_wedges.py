@@ -84,7 +84,6 @@ async def test_a_wedge_is_seen_after_its_client_has_left(demo_model: Path) -> No
     await until_stalled(engine)
     wedge.cancel()
     await asyncio.gather(wedge, return_exceptions=True)
-    assert not engine.http.silent - {call for call in engine.http.silent if not call.most_tokens}, "nobody asks it"
     await asyncio.wait_for(engine.failed, SEEN_S)
     await engine.aclose()
 
