@@ -153,7 +153,10 @@ class XllamacppEngine:
         self._closed = False
         self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._watcher = asyncio.create_task(self._watch(Progress(pace, LIMITS)), name=f"watcher of {home.where}")
+        steps = until_wedged(http.loop_counts, lambda: http.silent, Progress(pace, LIMITS), self._told)
+        self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
+        self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
+        self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
 
     @property
     def model_id(self) -> str:
@@ -202,29 +205,24 @@ class XllamacppEngine:
         if self._closed:
             return
         self._closed = True
-        self._watcher.cancel()
-        await asyncio.gather(self._watcher, return_exceptions=True)
+        watching = (self._watcher, self._wedged, self._ended)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         works = not self.failed.done() and await _answers(self.http)
         await self.http.aclose()
         await (self._home.unload() if works else self._home.end())
 
-    async def _watch(self, progress: Progress) -> None:
+    async def _watch(self) -> None:
         """Complete `failed` when the engine makes no step any more, or ends by itself."""
-        where = self._home.where
-        steps = until_wedged(self.http.loop_counts, lambda: self.http.silent, progress, self._told)
-        wedged = asyncio.create_task(steps, name=f"steps of the {where}")
-        ended = asyncio.create_task(self._home.ended(), name=f"end of the {where}")
-        try:
-            await asyncio.wait({wedged, ended}, return_when=asyncio.FIRST_COMPLETED)
-            words = ended.result() if ended.done() else f"{wedged.result()} and {self._home.given_up}"
-            self._stalled = words = f"the {where} {words}"
-            log.error("%s: %s", self.model_id, words)
-            await self._home.end()
-            await self.http.aclose()  # whoever waits for an answer of it is told
-        finally:
-            for task in (wedged, ended):
-                task.cancel()
-            await asyncio.gather(wedged, ended, return_exceptions=True)
+        home = self._home
+        await asyncio.wait({self._wedged, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        words = self._ended.result() if self._ended.done() else f"{self._wedged.result()} and {home.given_up}"
+        self._stalled = words = f"the {home.where} {words}"
+        log.error("%s: %s", self.model_id, words)
+        self._wedged.cancel()
+        await home.end()
+        await self.http.aclose()  # whoever waits for an answer of it is told
         self.failed.set_result(words)
 
     def _told(self, verdict: Verdict) -> None:

@@ -21,7 +21,7 @@ WEDGE: Final[dict[str, Any]] = {
         "json_schema": {"name": "a", "schema": {"type": "string", "pattern": ENDLESS_PATTERN}},
     },
 }
-QUICK = Limits(least_s=1.0, doubt_least_s=0.3)  # seconds of nothing, where a node waits for twenty
+QUICK = Limits(least_s=4.0, doubt_least_s=1.5, call_limits=1.0)  # a node waits for twenty; busy machines need some
 
 
 async def send_wedge(address: str, key: str) -> None:

@@ -17,7 +17,7 @@ from swarm.generation import Delta, EventStream, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker, write_templated_model
 from tests.doubles.wedges import be_quick, listener_of, send_wedge
 
-SEEN_S = 20.0  # far above the second that it takes here
+SEEN_S = 60.0  # far above the four that it takes here
 ENDLESS = "{% for a in range(10000) %}" * 3 + "{% endfor %}" * 3
 BOTTOMLESS = "{% macro deeper(x) %}{{ deeper(x) }}{% endmacro %}{{ deeper(1) }}"
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
@@ -65,14 +65,14 @@ async def test_a_wedge_is_doubted_then_ended_and_who_waits_is_told(demo_model: P
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()
     assert engine.stalled is None
-    wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
     async with aclosing(engine.candidates(endless(), 1)) as events:
         assert isinstance(await anext(events), Delta)
+        wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
         assert "has made no step for" in await until_stalled(engine)
         assert not engine.failed.done(), "a doubt is no verdict"
         with pytest.raises(EngineDied):
             await rest(events)
-    assert "made no step for 1 s (its limit is 1 s) and was ended" in await asyncio.wait_for(engine.failed, SEEN_S)
+    assert "(its limit is 4 s) and was ended" in await asyncio.wait_for(engine.failed, SEEN_S)
     assert not psutil.pid_exists(host.pid)
     await wedge
     await engine.aclose()
@@ -128,13 +128,13 @@ async def test_a_host_that_freezes_for_a_moment_lives_on(demo_model: Path) -> No
 
 @pytest.mark.parametrize("kind", ["writes", "embeds", "ranks"])
 async def test_honest_work_of_every_kind_is_progress(tmp_path: Path, demo_model: Path, kind: str) -> None:
-    """Several times the limit of it, without a doubt."""
+    """Longer than the limit, without a doubt."""
     model = demo_model
     if kind == "ranks":
         model = tmp_path / "rank.gguf"
         await asyncio.to_thread(write_reranker, model)
     engine = await load_xllamacpp(spec(model), "always")
-    ends = asyncio.get_running_loop().time() + 2.5
+    ends = asyncio.get_running_loop().time() + 4.5
     rounds = 0
     while asyncio.get_running_loop().time() < ends:
         rounds += 1
