@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp_server import load_limit_s, start_server
@@ -42,8 +42,11 @@ def spec_from_json(line: str) -> EngineSpec:
     return EngineSpec(path=None if path is None else Path(path), **fields)
 
 
-def serve() -> int:
-    """Load what standard input says, report the address, and wait for the parent to go."""
+def serve() -> NoReturn:
+    """Load what standard input says, report the address, and wait for the parent to go.
+
+    Never returns: leaving this function would unload the model, which never ends where llama.cpp hangs.
+    """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
@@ -53,16 +56,14 @@ def serve() -> int:
         running = start_server(spec)
     except EngineFailed as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
-        return 1
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+        sys.stdout.flush()
+        os._exit(1)
+    faulthandler.cancel_dump_traceback_later()
     sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    return 0
+    os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
 
 
 if __name__ == "__main__":
-    code = serve()
-    sys.stdout.flush()
-    os._exit(code)  # llama.cpp's teardown is not needed: the system takes the memory back at once
+    serve()

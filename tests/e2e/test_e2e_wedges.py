@@ -170,6 +170,27 @@ async def test_requests_are_told_when_to_come_back_while_a_model_is_loaded_again
         assert {status for status, *_ in seen} <= {200, 502, 503}, seen
 
 
+async def test_an_engine_that_hangs_ends_with_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with SIGKILL, a node ends nobody: its engine hosts notice that by themselves."""
+    with opened(tmp_path, monkeypatch, "--isolate", least_s=None) as node:
+        _, looking, wedge, _ = await hung(node)
+        (host,) = psutil.Process(node.pid).children()
+
+        async def works() -> bool:
+            return host.cpu_percent(0.2) > 20
+
+        await eventually(works, QUICKLY_S, "the engine is at it")
+        looking.cancel()
+        node.kill()
+
+        async def gone() -> bool:
+            return not host.is_running() or host.status() == psutil.STATUS_ZOMBIE
+
+        await eventually(gone, QUICKLY_S, "its host is gone")
+        await wedge
+        await asyncio.gather(looking, return_exceptions=True)
+
+
 async def test_a_stop_does_not_wait_for_an_engine_that_hangs_in_the_nodes_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +199,7 @@ async def test_a_stop_does_not_wait_for_an_engine_that_hangs_in_the_nodes_proces
         _, looking, wedge, _ = await hung(node)
 
         async def works() -> bool:
-            return psutil.Process(node.pid).cpu_percent(0.2) > 50
+            return psutil.Process(node.pid).cpu_percent(0.2) > 20
 
         await eventually(works, QUICKLY_S, "the engine is at it")
         looking.cancel()

@@ -13,7 +13,7 @@ from swarm.engines import xllamacpp_server
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
 from swarm.errors import EngineDied, EngineFailed
-from swarm.generation import Delta, EventStream, Finish, GenerationRequest
+from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker, write_templated_model
 from tests.doubles.wedges import be_quick, listener_of, send_wedge
 
@@ -38,20 +38,9 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-def endless() -> GenerationRequest:
-    banned = {"0": -100.0, "1": -100.0, "2": -100.0}
-    return chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias=banned)
-
-
 async def answer(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
     async with asyncio.timeout(SEEN_S), aclosing(engine.candidates(request, 1)) as events:
         return [event async for event in events]
-
-
-async def rest(events: EventStream) -> None:
-    async with asyncio.timeout(SEEN_S):
-        async for _ in events:
-            pass
 
 
 async def until_stalled(engine: XllamacppEngine) -> str:
@@ -65,13 +54,11 @@ async def test_a_wedge_is_doubted_then_ended_and_who_waits_is_told(demo_model: P
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()
     assert engine.stalled is None
-    async with aclosing(engine.candidates(endless(), 1)) as events:
-        assert isinstance(await anext(events), Delta)
-        wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
-        assert "has made no step for" in await until_stalled(engine)
-        assert not engine.failed.done(), "a doubt is no verdict"
-        with pytest.raises(EngineDied):
-            await rest(events)
+    wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
+    assert "has made no step for" in await until_stalled(engine)
+    assert not engine.failed.done(), "a doubt is no verdict"
+    with pytest.raises(EngineDied):
+        await answer(engine, chat("hello"))
     assert "(its limit is 4 s) and was ended" in await asyncio.wait_for(engine.failed, SEEN_S)
     assert not psutil.pid_exists(host.pid)
     await wedge
@@ -102,11 +89,9 @@ async def test_an_engine_that_is_closed_in_its_wedge_is_gone_at_once(demo_model:
 async def test_a_host_that_freezes_is_ended_and_reported(demo_model: Path) -> None:
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()
-    async with aclosing(engine.candidates(endless(), 1)) as events:
-        assert isinstance(await anext(events), Delta)
-        host.suspend()
-        with pytest.raises(EngineDied):
-            await rest(events)
+    host.suspend()
+    with pytest.raises(EngineDied):
+        await answer(engine, chat("hello"))
     assert "made no step" in await asyncio.wait_for(engine.failed, SEEN_S)
     assert not psutil.pid_exists(host.pid)
     await engine.aclose()
