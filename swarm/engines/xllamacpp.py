@@ -157,6 +157,7 @@ class XllamacppEngine:
         self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
         self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
         self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
+        self._watcher.add_done_callback(_report_crash)
 
     @property
     def model_id(self) -> str:
@@ -230,6 +231,12 @@ class XllamacppEngine:
         if (words is None) != (self._stalled is None):
             log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
         self._stalled = words
+
+
+def _report_crash(watcher: asyncio.Task[None]) -> None:
+    """A defect must be seen at once: nobody watches that engine any more."""
+    if not watcher.cancelled() and (error := watcher.exception()) is not None:
+        log.critical("%s ended: restart this node and report this", watcher.get_name(), exc_info=error)
 
 
 def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:

@@ -157,7 +157,7 @@ async def test_requests_are_told_when_to_come_back_while_a_model_is_loaded_again
 
             async def refused() -> bool:
                 seen.append(await ask(node.url))
-                return seen[-1][0] == 503
+                return seen[-1][0] == 503 and "is not running" in seen[-1][1]["error"]["message"]
 
             await eventually(refused, QUICKLY_S, "a request is refused")
         status, body, retry_after_s = seen[-1]
