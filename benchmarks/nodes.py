@@ -144,7 +144,12 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def node_under_test(
-    model: Path, workers: int, context_tokens: int, threads: int | None, profile: Path | None = None
+    model: Path,
+    workers: int,
+    context_tokens: int,
+    threads: int | None,
+    profile: Path | None = None,
+    isolation: str = "auto",
 ) -> Generator[NodeUnderTest]:
     """A node that serves `model` on loopback alone, with its engine's own listener in view."""
     progress(f"loading {model.name}, {workers} workers")
@@ -154,6 +159,7 @@ def node_under_test(
             "workers": workers,
             "context": context_tokens,
             "threads": threads,
+            "isolation": isolation,
         }
         fields |= {"host": "127.0.0.1", "port": 0, "data_dir": data_dir}
         variables = {} if profile is None else {"SWARM_BENCH_PROFILE": str(profile.resolve())}

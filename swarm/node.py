@@ -21,12 +21,12 @@ from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.load import Isolation, load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.listener import SharedPort, shared_port
 from swarm.model_choice import choose_model
-from swarm.node_banner import PeerNews, banner
+from swarm.node_banner import PeerNews, banner, isolation_words
 from swarm.node_discovery import Discovery
 from swarm.node_files import keeping_hashed, make_files
 from swarm.node_folder import hold_folder
@@ -225,8 +225,15 @@ class Node:
         spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")
 
+        if (words := isolation_words(settings.isolation)) is not None:
+            self._console.say(f"  isolation  {words}")
+        isolation: Isolation = settings.isolation
+
         async def load() -> Engine:
-            return await load_engine(settings.engine, spec, settings.isolation)
+            nonlocal isolation
+            engine = await load_engine(settings.engine, spec, isolation)
+            isolation = "always"  # what is loaded once more has broken: from then on it breaks alone
+            return engine
 
         workers = await self.pool.serve(load, chosen.params)
         self.condition.loading = False

@@ -8,6 +8,7 @@ from typing import Final
 from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
 from swarm.gateway.access import PeersAccess
+from swarm.engines.load import Isolation
 from swarm.node_place import Place
 from swarm.node_trust import trust_words
 from swarm.version import program_version
@@ -58,6 +59,13 @@ def _without_key(peers: PeersAccess, open_federation: bool) -> str:
             )
         case "nobody":
             return "; closed to nodes: this one has no members"
+
+
+def isolation_words(isolation: Isolation) -> str | None:
+    """What the banner says of engines that are in the node's process because somebody wants it."""
+    if isolation != "never":
+        return None
+    return "none (--in-process): a crash or a hang of the library is this node's; leave the option out to be safe"
 
 
 def models_of(peer: Peer) -> str:

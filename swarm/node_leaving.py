@@ -13,6 +13,7 @@ DRAIN_S: Final = 30.0  # what every answer gets: from the stop signal, or from i
 LINGER_S: Final = 5.0  # balancers that ask /readyz each second or two have heard by then, and so have idle connections
 ASKED_LATELY_S: Final = 30.0  # whoever was silent longer has closed its connections: they are kept open for 15 s
 CUT_S: Final = 2.0  # for the last words to those who are cut off
+GONE_S: Final = 79.0  # the 75 s that `docs/deploy.md` promises, and a moment; service managers kill after 80
 
 
 class Door(Protocol):

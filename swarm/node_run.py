@@ -1,24 +1,36 @@
-"""A node from start to stop: the signals that end it."""
+"""A node from start to stop: the signals that end it, and the end that nothing can hold up."""
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import logging
 import os
 import signal
+import sys
 
 from swarm.console import Console
+from swarm.engines.xllamacpp import engines_left, leave_engines_to_exit
 from swarm.node import Node
+from swarm.node_leaving import GONE_S
 from swarm.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 async def run_node(settings: Settings, console: Console) -> None:
-    """Run a node until SIGINT or SIGTERM; a second signal ends it at once. Raises SetupError if it cannot start."""
+    """Run a node until SIGINT or SIGTERM; a second signal ends it at once. Raises SetupError if it cannot start.
+
+    From the first signal on a timer in C, which needs no GIL, ends the process after GONE_S, whatever a library does.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
             os._exit(1)
+        faulthandler.dump_traceback_later(GONE_S, exit=True)  # code 1, after telling what each thread was doing
+        leave_engines_to_exit()
         stop.set()
 
     def watch_signals() -> None:
@@ -40,6 +52,19 @@ async def run_node(settings: Settings, console: Console) -> None:
         await stopping
     finally:
         await node.__aexit__()
+
+
+def end_process() -> None:
+    """After everything of ours is closed. Returns where Python's own way to end is safe.
+
+    It is not while engines are loaded in this process: their destructors wait for threads that may never end.
+    """
+    if engines_left():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    faulthandler.cancel_dump_traceback_later()
 
 
 async def _started(settings: Settings, console: Console) -> Node:

@@ -84,12 +84,20 @@ def _add_model(group: Any) -> None:
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
     )
-    group.add_argument(
+    where = group.add_mutually_exclusive_group()
+    where.add_argument(
         "--isolate",
         dest="isolation",
         action="store_const",
         const="always",
-        help="each engine in a process of its own (large ones are)",
+        help="the embedded model in a process of its own, too",
+    )
+    where.add_argument(
+        "--in-process",
+        dest="isolation",
+        action="store_const",
+        const="never",
+        help="no model in one: if the library hangs, so does the node",
     )
 
 

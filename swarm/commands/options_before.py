@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options
 from swarm.errors import SetupError
 
-SPELLED = {"isolation": "isolate"}  # the option that sets it, where it has another name
+SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
 WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
 
 
@@ -22,9 +23,11 @@ def read_line(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse
         return parser.parse_args(words)
     taken = parser.parse_args(command)
     names = 2 if hasattr(taken, "action") else 1  # `swarm models pull`, `swarm status`
-    for option in vars(given):
+    for option, value in vars(given).items():
         if option != "command_line" and not hasattr(taken, option):
-            raise SetupError(_refusal(option, " ".join(("swarm", *command[:names])), has_url=hasattr(taken, "url")))
+            raise SetupError(
+                _refusal(option, value, " ".join(("swarm", *command[:names])), has_url=hasattr(taken, "url"))
+            )
     before = words[: len(words) - len(command)]
     return parser.parse_args([*command[:names], *before, *command[names:]])
 
@@ -39,6 +42,7 @@ def _node_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refusal(option: str, command: str, *, has_url: bool) -> str:
+def _refusal(option: str, value: Any, command: str, *, has_url: bool) -> str:
     remedy = "takes --url" if has_url and option in WHERE else "does not take it"
-    return f"--{SPELLED.get(option, option).replace('_', '-')} is an option of the node; `{command}` {remedy}"
+    spelled = next((name for key, name in SPELLED.items() if key == (option, value)), option.replace("_", "-"))
+    return f"--{spelled} is an option of the node; `{command}` {remedy}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from swarm.commands.terminal import Terminal
-from swarm.node_run import run_node
+from swarm.node_run import end_process, run_node
 from swarm.open_files import raise_limit
 from swarm.settings import Settings
 
@@ -14,4 +14,5 @@ def serve(settings: Settings) -> int:
     """Run until stopped; 0 is a clean stop."""
     raise_limit()
     asyncio.run(run_node(settings, Terminal()))
+    end_process()
     return 0

@@ -8,6 +8,7 @@ Rules that hold for every implementation, and that `tests/engines/test_contract.
   stop, and decoding ends within a token. (A long prefill ends within a slice; see `prefill.py`.)
 * Errors come before the first event or instead of the next one, as the types of `swarm.errors`: `BadRequest` and
   `ContextExceeded` for input that can never work, `Unavailable` while closing, `EngineFailed` for everything else.
+* An engine watches itself: one that makes no progress says so (`stalled`), and breaks (`failed`) if that goes on.
 * Concurrency above `capabilities.slots` is queued by the engine in order of arrival; the worker pool avoids it.
 """
 
@@ -99,7 +100,15 @@ class Engine(Protocol):
 
     @property
     def failed(self) -> asyncio.Future[str]:
-        """Completes with the reason when the engine broke for good and must be loaded anew; never on `aclose()`."""
+        """Completes with the reason when the engine broke for good and must be loaded anew; never on `aclose()`.
+
+        By then every request in progress has ended by an error, or is about to.
+        """
+        ...
+
+    @property
+    def stalled(self) -> str | None:
+        """Why it is doubted that the engine still computes: nobody is sent there meanwhile. None while all is well."""
         ...
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:

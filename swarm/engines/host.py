@@ -3,20 +3,22 @@
     python -m swarm.engines.host  < one JSON line (EngineSpec), then the pipe is held open by the parent
 
 Answers one JSON line: {"address", "key"} or {"error"}. Ends when its standard input ends, so it never outlives the
-node, not even one killed with SIGKILL. JSON on pipes only: no pickle.
+node, not even one killed with SIGKILL; one that hangs while it loads (which holds the GIL) ends by a timer in C. JSON
+on pipes only: no pickle.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp_server import start_server
+from swarm.engines.xllamacpp_server import load_limit_s, start_server
 from swarm.errors import EngineFailed
 
 
@@ -40,23 +42,28 @@ def spec_from_json(line: str) -> EngineSpec:
     return EngineSpec(path=None if path is None else Path(path), **fields)
 
 
-def serve() -> int:
-    """Load what standard input says, report the address, and wait for the parent to go."""
+def serve() -> NoReturn:
+    """Load what standard input says, report the address, and wait for the parent to go.
+
+    Never returns: leaving this function would unload the model, which never ends where llama.cpp hangs.
+    """
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
+    spec = spec_from_json(sys.stdin.readline())
+    faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
     try:
-        running = start_server(spec_from_json(sys.stdin.readline()))
+        running = start_server(spec)
     except EngineFailed as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
-        return 1
+        sys.stdout.flush()
+        os._exit(1)
+    faulthandler.cancel_dump_traceback_later()
     sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    return 0
+    os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
 
 
 if __name__ == "__main__":
-    code = serve()
-    sys.stdout.flush()
-    os._exit(code)  # llama.cpp's teardown is not needed: the system takes the memory back at once
+    serve()

@@ -7,10 +7,12 @@ listener in another process looks the same (`host.py`). The listener is given a 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
@@ -23,16 +25,19 @@ from swarm.engines.grammar_schema import grammar_schema, whole_document
 from swarm.engines.infill import InfillReader, infill_body
 from swarm.engines.llama_errors import blaming_schemas, translate_error
 from swarm.engines.prefill import SlicedPrefill, is_long
+from swarm.engines.progress import SilentCall
 from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
-from swarm.errors import BadRequest, EngineDied, EngineFailed
+from swarm.errors import BadRequest, EngineDied, EngineFailed, Unavailable
 from swarm.generation import EventStream, Finish, GenerationRequest, Prompt
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
 PROMPT_PARTS = ("messages", "tools", "tool_choice", "chat_template_kwargs")
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
+WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
+WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 
 
 def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
@@ -56,6 +61,14 @@ def may_be_empty(request: GenerationRequest) -> bool:
     return not request.tools and not any(message.get(part) for message in request.messages for part in said)
 
 
+@dataclass(frozen=True, slots=True)
+class LoopCounts:
+    """What llama.cpp's main loop says of itself: its steps since the model was loaded, and the requests inside it."""
+
+    steps: int
+    busy: int
+
+
 class LlamaHttp:
     """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`."""
 
@@ -70,6 +83,8 @@ class LlamaHttp:
             read_bufsize=READ_BUFFER_BYTES,
         )
         self._prefill = SlicedPrefill(self._json)
+        self._without_a_slot = asyncio.Semaphore(WITHOUT_A_SLOT_AT_ONCE)
+        self.silent: set[SilentCall] = set()  # the requests that wait for a byte, for the watcher
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
@@ -91,7 +106,7 @@ class LlamaHttp:
         unfinished = n
         async with blaming_schemas(request), self._post(path, body) as response:
             try:
-                async for data in sse_data(response.content.iter_any()):
+                async for data in sse_data(self._heard(response.content.iter_any())):
                     if data == b"[DONE]":
                         break
                     for raw in reader.events(json.loads(data)):
@@ -135,13 +150,17 @@ class LlamaHttp:
         async with self._post("/tokenize", asked) as response:
             return tokens_in(await response.read())
 
-    async def is_alive(self) -> bool:
-        """Whether the server answers at all, at this moment."""
-        try:
-            async with self._session.get(self._address + "/health") as response:
-                return response.status == 200
-        except (aiohttp.ClientError, OSError):
-            return False
+    async def loop_counts(self) -> LoopCounts:
+        """Asked of the main loop, which answers between two steps: not while one lasts."""
+        counted = await self._metrics()
+        busy = counted["requests_processing"] + counted["requests_deferred"]
+        return LoopCounts(int(counted["n_decode_total"]), int(busy))
+
+    async def prompt_pace(self, text: str) -> tuple[int, float]:
+        """How many tokens `text` has, and the seconds that reading it takes: nothing of it is kept."""
+        asked = {"prompt": text, "n_predict": 0, "cache_prompt": False}
+        timings = (await self._json("/completion", asked))["timings"]
+        return int(timings["prompt_n"]), float(timings["prompt_ms"]) / 1000
 
     async def capabilities(self) -> Capabilities:
         """What the server says of its model and slots."""
@@ -176,10 +195,33 @@ class LlamaHttp:
 
     async def prompt_tokens_evaluated(self) -> int:
         """Prompt tokens prefilled since the model was loaded; those taken from a cache are not in it."""
+        return int((await self._metrics())["prompt_tokens_total"])
+
+    async def _metrics(self) -> dict[str, float]:
         async with self._post("/metrics", None) as response:
             text = await response.text()
-        line = next(line for line in text.splitlines() if line.startswith("llamacpp:prompt_tokens_total"))
-        return int(float(line.rsplit(" ", 1)[1]))
+        lines = (line.removeprefix("llamacpp:").split(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {line[0]: float(line[1]) for line in lines if len(line) == 2}
+
+    @contextmanager
+    def _waiting(self, most_tokens: int, begun: bool = False) -> Generator[None]:
+        """A block that waits for a byte of the engine."""
+        call = SilentCall(most_tokens, begun)
+        self.silent.add(call)
+        try:
+            yield
+        finally:
+            self.silent.discard(call)
+
+    async def _heard(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """`chunks`, each of which is waited for: not so the time that whoever reads them takes."""
+        source = aiter(chunks)
+        while True:
+            with self._waiting(0, begun=True):
+                chunk = await anext(source, None)
+            if chunk is None:
+                return
+            yield chunk
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -195,13 +237,18 @@ class LlamaHttp:
             raise EngineFailed("the engine is closed")
         try:
             method = "GET" if body is None else "POST"
-            data = None if body is None else io.BytesIO(json.dumps(body).encode())  # sent in pieces, however large
-            async with self._session.request(method, self._address + path, data=data) as response:
-                if response.status != 200:
-                    raise translate_error(response.status, await _error_body(response))
-                yield response
+            text = b"" if body is None else json.dumps(body).encode()
+            data = io.BytesIO(text) if text else None  # sent in pieces, however large
+            async with self._without_a_slot if path in WITHOUT_A_SLOT else nullcontext():
+                with self._waiting(len(text)):
+                    response = await self._session.request(method, self._address + path, data=data)
+                async with response:
+                    if response.status != 200:
+                        raise translate_error(response.status, await _error_body(response))
+                    yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+            told = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
+            raise Unavailable(told) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
             raise EngineDied(f"the engine ended over this request: {error or type(error).__name__}") from error
 

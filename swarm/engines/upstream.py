@@ -25,6 +25,7 @@ class UpstreamEngine:
         self._slots = slots
         self._closed = False
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.stalled: str | None = None
 
     @property
     def model_id(self) -> str:

@@ -5,42 +5,159 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
-from swarm.engines.silence import silence
-from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server
-from swarm.errors import BadRequest, EngineFailed
+from swarm.engines.progress import UNMEASURED, Limits, Pace, Progress, Verdict
+from swarm.engines.watcher import until_wedged
+from swarm.engines.xllamacpp_server import (
+    Pooling,
+    RunningServer,
+    largest_step_tokens,
+    load_limit_s,
+    model_pooling,
+    start_server,
+)
+from swarm.errors import BadRequest, EngineFailed, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.registry.embedded import is_shipped
 
-IN_PROCESS_MAX_BYTES = 64 * 2**20  # loads in about 0.1 s; a larger file would freeze the node's loop for seconds (GIL)
+log = logging.getLogger(__name__)
+
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # so that a host started from anywhere finds this package
 HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
+UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
+PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
+LIMITS = Limits()  # of every engine loaded from now on
+
+_kept: list[RunningServer] = []  # their destructors might never end, and would hold the GIL all the while
+_leave_to_exit = False
+
+
+def leave_engines_to_exit() -> None:
+    """This process is about to end: engines in it are not unloaded any more, the system takes their memory back."""
+    global _leave_to_exit
+    _leave_to_exit = True
+
+
+def engines_left() -> bool:
+    """Whether engines are still loaded that must not be unloaded: then the process ends by `os._exit`."""
+    return bool(_kept)
+
+
+class Home(Protocol):
+    """Where one llama.cpp server runs."""
+
+    where: str
+    given_up: str  # what `end` does, in words
+
+    async def ended(self) -> str:
+        """Return, with words for it, when it has ended by itself."""
+        ...
+
+    async def unload(self) -> None:
+        """End it, which works."""
+        ...
+
+    async def end(self) -> None:
+        """End it, whatever it does. Idempotent."""
+        ...
+
+
+class InThisProcess:
+    """The node's own process: what hangs here cannot be ended, only left alone."""
+
+    where = "engine in the node's process"
+    given_up = "is given up, while its threads go on"
+
+    def __init__(self, running: RunningServer) -> None:
+        self._running: RunningServer | None = running
+
+    async def ended(self) -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    async def unload(self) -> None:
+        if _leave_to_exit:
+            await self.end()
+        running = [self._running]
+        self._running = None
+        await asyncio.to_thread(running.clear)  # the destructor joins llama.cpp's threads, and holds the GIL
+
+    async def end(self) -> None:
+        """Its threads go on, and its memory stays, until the process ends."""
+        if self._running is not None:
+            _kept.append(self._running)
+            self._running = None
+
+
+class EngineHost:
+    """A child process."""
+
+    given_up = "was ended"
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._killed = False
+        self.where = f"engine host (pid {process.pid})"
+
+    async def ended(self) -> str:
+        return f"ended with {await self._process.wait()}"
+
+    async def unload(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
+                await self._process.wait()
+        except TimeoutError:
+            await self.end()
+
+    async def end(self) -> None:
+        if not self._killed:  # a second signal would reap the process behind asyncio's back
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
 
 
 class XllamacppEngine:
-    """One GGUF model behind llama.cpp's server. Build it with `load_xllamacpp`."""
+    """One GGUF model behind llama.cpp's server. Build it with `load_xllamacpp`.
+
+    `home` is where llama.cpp runs: in this process, or in one of its own.
+    """
 
     name = "xllamacpp"
 
     def __init__(
-        self, spec: EngineSpec, http: LlamaHttp, capabilities: Capabilities, close: Callable[[], Awaitable[None]]
+        self,
+        spec: EngineSpec,
+        http: LlamaHttp,
+        capabilities: Capabilities,
+        home: Home,
+        pace: Pace = UNMEASURED,
     ) -> None:
         self.spec = spec
         self.http = http
         self._capabilities = capabilities
-        self._close = close
+        self._home = home
         self._closed = False
-        self._watcher: asyncio.Task[None] | None = None
+        self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        steps = until_wedged(http.loop_counts, lambda: http.silent, Progress(pace, LIMITS), self._told)
+        self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
+        self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
+        self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
+        self._watcher.add_done_callback(_report_crash)
 
     @property
     def model_id(self) -> str:
@@ -49,6 +166,10 @@ class XllamacppEngine:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    @property
+    def stalled(self) -> str | None:
+        return self._stalled
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._capabilities.slots:
@@ -85,56 +206,58 @@ class XllamacppEngine:
         if self._closed:
             return
         self._closed = True
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        watching = (self._watcher, self._wedged, self._ended)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        works = not self.failed.done() and await _answers(self.http)
         await self.http.aclose()
-        await self._close()
+        await (self._home.unload() if works else self._home.end())
 
-    def watch(self, process: asyncio.subprocess.Process) -> None:
-        """Complete `failed` when the host process ends without having been asked to, or when it does not answer."""
+    async def _watch(self) -> None:
+        """Complete `failed` when the engine makes no step any more, or ends by itself."""
+        home = self._home
+        await asyncio.wait({self._wedged, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        words = self._ended.result() if self._ended.done() else f"{self._wedged.result()} and {home.given_up}"
+        self._stalled = words = f"the {home.where} {words}"
+        log.error("%s: %s", self.model_id, words)
+        self._wedged.cancel()
+        await home.end()
+        await self.http.aclose()  # whoever waits for an answer of it is told
+        self.failed.set_result(words)
 
-        async def wait() -> None:
-            ended = asyncio.create_task(process.wait())
-            silent = asyncio.create_task(silence(self.http.is_alive))
-            try:
-                await asyncio.wait({ended, silent}, return_when=asyncio.FIRST_COMPLETED)
-                why = silent.result() if not ended.done() else None
-                if why is not None:
-                    process.kill()
-                code = await ended
-            finally:
-                ended.cancel()
-                silent.cancel()
-                await asyncio.gather(ended, silent, return_exceptions=True)
-            self.failed.set_result(f"the engine host (pid {process.pid}) {why or f'ended with {code}'}")
+    def _told(self, verdict: Verdict) -> None:
+        words = f"the engine {verdict.words}" if verdict.state == "stalled" else None
+        if (words is None) != (self._stalled is None):
+            log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
+        self._stalled = words
 
-        self._watcher = asyncio.create_task(wait(), name=f"engine host {process.pid}")
+
+def _report_crash(watcher: asyncio.Task[None]) -> None:
+    """A defect must be seen at once: nobody watches that engine any more."""
+    if not watcher.cancelled() and (error := watcher.exception()) is not None:
+        log.critical("%s ended: restart this node and report this", watcher.get_name(), exc_info=error)
 
 
 def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
-    """Whether to load into the node's own process; see IN_PROCESS_MAX_BYTES."""
+    """Whether to load into the node's own process: of itself only what comes with this program. Reads the file."""
     if isolation != "auto":
         return isolation == "never"
-    return spec.path is not None and spec.path.stat().st_size <= IN_PROCESS_MAX_BYTES
+    return spec.path is not None and is_shipped(spec.path)
 
 
 async def load_xllamacpp(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
     """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy."""
     if spec.path is None or not spec.path.is_file():
         raise EngineFailed(f"no model file at {spec.path}")
-    if runs_in_process(spec, isolation):
+    if await asyncio.to_thread(runs_in_process, spec, isolation):
         return await _load_in_process(spec)
     return await _load_in_host(spec)
 
 
 async def _load_in_process(spec: EngineSpec) -> XllamacppEngine:
-    running: list[RunningServer] = [await asyncio.to_thread(start_server, spec)]
-
-    async def unload() -> None:
-        await asyncio.to_thread(running.clear)  # the destructor joins llama.cpp's threads
-
-    return await _connect(spec, running[0].address, running[0].key, unload)
+    running = await asyncio.to_thread(start_server, spec)
+    return await _connect(spec, running.address, running.key, InThisProcess(running))
 
 
 async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
@@ -151,32 +274,26 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
             "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts, which takes its time and prints pages
         },
     )
-
-    async def stop() -> None:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
     assert process.stdin is not None
     assert process.stdout is not None
+    home, limit_s = EngineHost(process), load_limit_s(spec.path)
     try:
-        process.stdin.write(spec_to_json(spec).encode() + b"\n")
-        await process.stdin.drain()
-        answer = host_answer(await process.stdout.readline(), spec.path)
-        if "error" in answer:
-            raise EngineFailed(answer["error"])
-        engine = await _connect(spec, answer["address"], answer["key"], stop)
+        async with asyncio.timeout(limit_s):
+            process.stdin.write(spec_to_json(spec).encode() + b"\n")
+            await process.stdin.drain()
+            answer = host_answer(await process.stdout.readline(), spec.path)
+            if "error" in answer:
+                raise EngineFailed(answer["error"])
+            return await _connect(spec, answer["address"], answer["key"], home)
+    except TimeoutError:
+        await home.end()
+        raise EngineFailed(
+            f"{spec.path} was not loaded within {limit_s:.0f} s and was given up: its chat template may never end, or "
+            "the disk is very slow"
+        ) from None
     except BaseException:
-        await stop()
+        await home.unload()
         raise
-    engine.watch(process)
-    return engine
 
 
 def host_answer(line: bytes, path: Path | None) -> dict[str, str]:
@@ -187,17 +304,28 @@ def host_answer(line: bytes, path: Path | None) -> dict[str, str]:
         answer = None
     if isinstance(answer, dict):
         return cast("dict[str, str]", answer)
-    return {"error": f"the engine host ended while loading {path}"}
+    return {"error": f"the engine host ended while loading {path}: its log says why, or its chat template ends it"}
 
 
-async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[], Awaitable[None]]) -> XllamacppEngine:
+async def _answers(http: LlamaHttp) -> bool:
+    """Whether the engine's main loop answers within a moment."""
+    try:
+        async with asyncio.timeout(UNLOAD_ANSWER_S):
+            await http.loop_counts()
+    except (SwarmError, TimeoutError):
+        return False
+    return True
+
+
+async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> XllamacppEngine:
     http = LlamaHttp(address, key)
     try:
         capabilities = await http.capabilities()
         pooling = await asyncio.to_thread(model_pooling, spec)
+        pace = await _measured_pace(http, spec, pooling)
     except BaseException:
         await http.aclose()
-        await close()
+        await home.end()
         raise
     granted = replace(
         capabilities,
@@ -206,4 +334,20 @@ async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[],
         rerank=pooling is Pooling.RANK,
         generates=pooling is None,
     )
-    return XllamacppEngine(spec, http, granted, close)
+    return XllamacppEngine(spec, http, granted, home, pace)
+
+
+async def _measured_pace(http: LlamaHttp, spec: EngineSpec, pooling: Pooling | None) -> Pace:
+    """How fast the model reads, by a prompt of some words: with it the slowest step is known before it is made."""
+    begun = time.perf_counter()
+    match pooling:
+        case None:
+            tokens, seconds = await http.prompt_pace(PROBE_TEXT)
+        case Pooling.RANK:
+            tokens = (await http.rerank(PROBE_TEXT, [PROBE_TEXT])).prompt_tokens
+            seconds = time.perf_counter() - begun
+        case _:
+            tokens = (await http.embed([PROBE_TEXT])).prompt_tokens
+            seconds = time.perf_counter() - begun
+    token_s = seconds / max(tokens, 1)
+    return Pace(token_s, token_s * await asyncio.to_thread(largest_step_tokens, spec))

@@ -16,15 +16,19 @@ from swarm.errors import EngineFailed, SetupError
 from swarm.registry.gguf_header import GgufFacts, read_gguf
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from swarm.engines.engine import EngineSpec
 
 PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
-HTTP_THREADS_SPARE = 4  # the listener needs one thread per stream, and a few for /props and /tokenize meanwhile
+HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
 # Pooling needs all of a text in one micro-batch. A larger one costs a model that writes memory for logits: 2,048 tokens
 # instead of 512 were 1.8 GB more with a vocabulary of 150,000 (measured). Encoders have none.
 EMBEDDING_TEXT_TOKENS = 512
 ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
 LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
+LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
+LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
 
 
 class Pooling(IntEnum):
@@ -49,6 +53,25 @@ def _facts(spec: EngineSpec) -> GgufFacts | None:
 def _pooling(facts: GgufFacts | None) -> Pooling | None:
     number = facts.pooling_type if facts else None
     return Pooling(number) if number in tuple(Pooling) else None
+
+
+def load_limit_s(path: Path | None) -> float:
+    """How long loading `path` may take: a hostile template in it can loop for ever."""
+    size = path.stat().st_size if path is not None and path.exists() else 0
+    return LOAD_LEAST_S + size / LOAD_BYTES_PER_S
+
+
+def text_tokens_at_once(spec: EngineSpec, facts: GgufFacts | None) -> int:
+    """The largest step: as many tokens of prompts are computed at once."""
+    encoder = facts is not None and "bert" in facts.architecture
+    at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+    # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
+    return -(-at_once // spec.slots) * spec.slots
+
+
+def largest_step_tokens(spec: EngineSpec) -> int:
+    """`text_tokens_at_once` of a file. Blocks on the disk."""
+    return text_tokens_at_once(spec, _facts(spec))
 
 
 @dataclass(frozen=True)
@@ -89,10 +112,7 @@ def start_server(spec: EngineSpec) -> RunningServer:
     facts = _facts(spec)
     pooling = _pooling(facts) or Pooling.MEAN
     params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
-    encoder = facts is not None and "bert" in facts.architecture
-    at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
-    # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
-    params.n_ubatch = -(-at_once // spec.slots) * spec.slots
+    params.n_ubatch = text_tokens_at_once(spec, facts)  # a step is no larger: with `embedding` the batch is as large
     params.n_threads_http = spec.slots + HTTP_THREADS_SPARE
     params.timeout_read = params.timeout_write = LISTENER_READ_TIMEOUT_S
     params.sse_ping_interval = -1  # heartbeats are the gateway's

@@ -16,7 +16,7 @@ from federation.trust import Trust
 from swarm.gateway.access import AccessRules
 from swarm.gateway.access_middleware import ACCESS
 from swarm.gateway.compact_json import json_response
-from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, TRUST
+from swarm.gateway.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, POOL, TRUST
 from swarm.routing.conduct import Account
 from swarm.routing.replicas import CircuitState
 from swarm.routing.upstream import Upstream
@@ -30,7 +30,7 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 from when this node's own model runs until it is on its way out; else 503 with the reason."""
+    """200 while this node's own model runs, until it is on its way out; else 503 with the reason."""
     request.app[CONDITION].in_progress.note_client()
     problem = not_ready(request)
     if problem is None:
@@ -47,6 +47,9 @@ def not_ready(request: web.Request) -> str | None:
         return "draining"
     if condition.loading:  # it passes requests on already; but who restarts nodes in turn must wait for its model
         return "loading the model"
+    for state in request.app[POOL].states():  # others may answer for it: a balancer asks them without this detour
+        if state.problem is not None or state.stalled is not None:
+            return f"model {state.model_id!r}: {state.problem or state.stalled}"
     dispatcher = request.app[DISPATCHER]
     if dispatcher.offered():
         return None

@@ -27,7 +27,7 @@ def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict
 
 
 async def models(request: web.Request) -> web.Response:
-    replicas = request.app[DISPATCHER].offered(may_leave(request))
+    replicas = request.app[DISPATCHER].known(may_leave(request))
     of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
     for replica in replicas:
         of_model.setdefault(replica.model, []).append(replica)
@@ -42,7 +42,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     name = request.match_info["id"]
-    replicas = request.app[DISPATCHER].offered(may_leave(request))
+    replicas = request.app[DISPATCHER].known(may_leave(request))
     names = names_of(replicas)
     if name not in names:
         raise UnknownModel(name, names)

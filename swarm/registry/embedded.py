@@ -37,6 +37,15 @@ def embedded_model_path(name: str = EMBEDDED_NAMES[0]) -> Path:
     return path
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether `path`, wherever it lies, is byte for byte a model that comes with this program. Reads small files."""
+    checksums = _checksums(embedded_folder())
+    shipped = {(embedded_folder() / name).stat().st_size for name in checksums if (embedded_folder() / name).is_file()}
+    if not path.is_file() or path.stat().st_size not in shipped:
+        return False
+    return hashlib.sha256(path.read_bytes()).hexdigest() in checksums.values()
+
+
 def _problem_with(path: Path) -> str | None:
     """What keeps `path` from being used; None if it is the file that was shipped."""
     if not path.is_file():

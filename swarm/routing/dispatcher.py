@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,11 +31,11 @@ from swarm.routing.meter import Meter
 from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
 from swarm.routing.preference import by_our_measure, by_preference, fit_to_vote, with_slots_for
 from swarm.routing.prefix import prefixes_of
-from swarm.routing.replicas import CircuitState, Replica
+from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica
 from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, sampled_here_too, seated_anew
-from swarm.routing.serving import local_replicas
+from swarm.routing.serving import local_replicas, resting_replicas
 from swarm.routing.shares import room_left
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.spare import Demand
@@ -130,11 +130,29 @@ class Dispatcher:
         offer = self.offer(allowed)
         return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
 
+    def known(self, allowed: bool = True) -> tuple[Replica, ...]:
+        """What is offered, and this node's models that are being loaded again."""
+        resting = () if self._leaving() else resting_replicas(self._pool.states(), self._node_id, self.node)
+        return (*self.offered(allowed), *resting)
+
+    @contextmanager
+    def _choosing(self) -> Generator[None]:
+        """A choice of who answers. A model of this node that is being loaded again is not unknown but Unavailable."""
+        try:
+            yield
+        except UnknownModel as error:
+            wanted = None if error.name == SWARM_ALIAS else error.name
+            refusal = None if self._leaving() else self._pool.refusal(wanted)
+            if refusal is None:
+                raise
+            raise refusal from error
+
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
-        """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
+        """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated."""
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
-        replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
+        with self._choosing():
+            replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)
@@ -293,7 +311,8 @@ class Dispatcher:
             prefixes = prefixes_of(request)
 
             def rank() -> tuple[Replica, ...]:
-                able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+                with self._choosing():
+                    able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
                 ranked = with_slots_for(choices, able, expected_tokens(request))
                 last = last_resort(request.model, ranked, offer)
                 return ranked if last is None else (*ranked, last)
@@ -312,7 +331,8 @@ class Dispatcher:
 
         The upstream is the last to be asked, and only for what OpenAI's API has.
         """
-        replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
+        with self._choosing():
+            replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
         self._router.attempt()
         for replica in replicas[:-1]:
             try:

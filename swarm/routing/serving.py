@@ -16,29 +16,34 @@ from swarm.workers.pool import ModelState
 
 def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
     """What peers are told; a model whose engine is down is not served."""
-    return tuple(
-        ServedModel(
-            id=state.model_id,
-            context_tokens=state.context_tokens,
-            params=state.params,
-            slots=state.slots,
-            slots_free=state.slots_free,
-            tokens_per_s=state.tokens_per_s,
-            embeddings=state.can.embeddings,
-            rerank=state.can.rerank,
-            infill=state.can.infill,
-            generates=state.can.generates,
-            waiting=state.waiting,
-            wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
-        )
-        for state in states
-        if state.problem is None
+    return tuple(_served(state) for state in states if state.problem is None)
+
+
+def _served(state: ModelState) -> ServedModel:
+    return ServedModel(
+        id=state.model_id,
+        context_tokens=state.context_tokens,
+        params=state.params,
+        slots=state.slots,
+        slots_free=state.slots_free,
+        tokens_per_s=state.tokens_per_s,
+        embeddings=state.can.embeddings,
+        rerank=state.can.rerank,
+        infill=state.can.infill,
+        generates=state.can.generates,
+        waiting=state.waiting,
+        wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
     )
 
 
 def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
     """This node's own models."""
     return tuple(replica_of(model, node_id, node) for model in served_models(states))
+
+
+def resting_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
+    """This node's models whose engines are being loaded again: nobody can be answered there, and they are known."""
+    return tuple(replica_of(_served(state), node_id, node) for state in states if state.problem is not None)
 
 
 def own_sizes(states: Iterable[ModelState]) -> dict[str, int]:

@@ -110,7 +110,7 @@ async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float)
     try:
         async with limit:
             if not call.leases:
-                return await call.run(workers.engine)
+                return await call.run(workers.running)
             async with workers.lease(1, deadline) as lease:
                 return await call.run(lease.engine)
     except TimeoutError:

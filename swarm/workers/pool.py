@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import SwarmError, Unavailable
 from swarm.moving_mean import moving_mean
-from swarm.workers.breaker import Breaker
+from swarm.workers.backoff import BackOff
 from swarm.workers.names import worker_names
 from swarm.workers.slots import SlotTable, Ticket, Worker
 from swarm.workers.waiting import QueueListener, Refusal, expected_wait_s, retry_after_s
@@ -20,16 +21,18 @@ from swarm.workers.waiting import QueueListener, Refusal, expected_wait_s, retry
 log = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = 64  # requests that wait for one model's slots; more than a minute of work on a small machine
-MAX_RESTARTS, RESTART_WINDOW_S = 3, 60.0  # an engine that breaks this often will break again: stop and say so
-RESTART_PAUSE_S = 0.5  # between two attempts to load; what is missing (memory, a disk) may come back
-RELOAD_RETRY_AFTER_S = 5  # told to clients: about one load of a large model from a warm disk
+RELOAD_RETRY_AFTER_S = 5  # told to clients while it loads: about one load of a large model from a warm disk
+LOOK_S = 1.0  # between two looks at whether an engine that stalled goes on: only then do those who wait get its slots
 
 Loader = Callable[[], Awaitable[Engine]]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What the node can say of one model it serves. `problem` is None while it works."""
+    """What the node can say of one model it serves.
+
+    `problem` is None while it runs; `stalled` says why it is doubted that it still computes: it has no free slot then.
+    """
 
     model_id: str
     engine: str
@@ -42,6 +45,7 @@ class ModelState:
     problem: str | None
     waiting: int = 0
     wait_s: float | None = None
+    stalled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,14 @@ class _Run:
     table: SlotTable
     waiting: dict[Ticket, asyncio.Future[None]] = field(default_factory=dict[Ticket, "asyncio.Future[None]"])
 
+    @property
+    def idle(self) -> int:
+        """Workers that a newcomer would get at once: none while the engine is doubted."""
+        return 0 if self.engine.stalled else self.table.idle
+
     def serve(self) -> None:
+        if self.engine.stalled:
+            return
         for ticket in self.table.grants():
             granted = self.waiting[ticket]
             if not granted.done():  # else its owner was cancelled, and is about to give the workers back
@@ -76,7 +87,8 @@ class _Run:
 class ModelWorkers:
     """One model's engine, its named workers, and the task that reloads it. Use as `async with`.
 
-    `names` gives each new worker its name; at most `queue` requests wait for them; `clock` is monotonic seconds.
+    `names` gives each new worker its name; at most `queue` requests wait for them; `clock` is monotonic seconds, and
+    `sleep` waits for it.
     """
 
     def __init__(
@@ -87,8 +99,10 @@ class ModelWorkers:
         clock: Callable[[], float] = time.monotonic,
         queue: int = DEFAULT_QUEUE,
         listeners: Sequence[QueueListener] = (),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._load = load
+        self._sleep = sleep
         self._names = names
         self._queue = queue
         self._listeners = listeners
@@ -97,6 +111,8 @@ class ModelWorkers:
         self._clock = clock
         self._run: _Run | None = None
         self._problem: str | None = None
+        self._backoff = BackOff()
+        self._next_start: float | None = None  # an instant of the clock; None while it runs or is being loaded
         self._tokens_per_s: float | None = None
         self._service_s: float | None = None
 
@@ -133,7 +149,7 @@ class ModelWorkers:
             model_id=self._engine.model_id,
             engine=self._engine.name,
             slots=capabilities.slots,
-            slots_free=0 if self._run is None else self._run.table.idle,
+            slots_free=0 if self._run is None else self._run.idle,
             context_tokens=capabilities.context_tokens,
             can=capabilities,
             params=self._params,
@@ -141,6 +157,7 @@ class ModelWorkers:
             problem=self._problem,
             waiting=self.waiting,
             wait_s=self.expected_wait_s(),
+            stalled=None if self._run is None else self._run.engine.stalled,
         )
 
     def measured(self, tokens_per_s: float) -> None:
@@ -153,14 +170,14 @@ class ModelWorkers:
             return None
         table = self._run.table
         slots = len(table.workers)
-        return expected_wait_s(min(count, slots), table.idle, table.queued, slots, self._service_s)
+        return expected_wait_s(min(count, slots), self._run.idle, table.queued, slots, self._service_s)
 
     @asynccontextmanager
     async def lease(self, count: int, deadline: float | None = None) -> AsyncGenerator[Lease]:
         """Hold `count` workers (at most all), waiting in order of arrival.
 
         Raises Unavailable while the engine is being reloaded, if it breaks while waiting, for a full queue, and where
-        the wait is expected to last beyond `deadline`, an instant of the clock.
+        the wait is expected to last beyond `deadline`, an instant of the clock. While it is stalled nobody gets any.
         """
         run = self._run
         if run is None:
@@ -205,9 +222,30 @@ class ModelWorkers:
         for listener in self._listeners:
             listener.refused(why)
 
+    @property
+    def running(self) -> Engine:
+        """The engine, for what needs no worker. Raises Unavailable while it is being reloaded."""
+        if self._run is None:
+            raise self._not_running()
+        return self._run.engine
+
+    @property
+    def refusal(self) -> Unavailable | None:
+        """What to tell who asks for this model while it does not run; None while it does."""
+        return None if self._run is not None else self._not_running()
+
     def _not_running(self) -> Unavailable:
+        wait_s = None if self._next_start is None else self._next_start - self._clock()
+        again = "it is being loaded again" if wait_s is None else f"it is loaded again in {max(wait_s, 0):.0f} s"
+        suspect = ""
+        if self._backoff.suspect:
+            suspect = (
+                f"; it broke {self._backoff.in_a_row} times in a row, so its file is suspect: see this node's log, and "
+                "`swarm doctor`"
+            )
         return Unavailable(
-            f"model {self._engine.model_id!r} is not running: {self._problem}", retry_after_s=RELOAD_RETRY_AFTER_S
+            f"model {self._engine.model_id!r} is not running: {self._problem}{suspect}; {again}",
+            retry_after_s=RELOAD_RETRY_AFTER_S if wait_s is None else max(1, math.ceil(wait_s)),
         )
 
     async def _start(self) -> None:
@@ -218,6 +256,7 @@ class ModelWorkers:
         self._engine = engine
         self._run = _Run(engine, SlotTable(self.workers, self._queue))
         self._problem = None
+        self._backoff.started(self._clock())
 
     def _stop(self, problem: str) -> None:
         self._problem = problem
@@ -226,27 +265,39 @@ class ModelWorkers:
             run.end(self._not_running())
 
     async def _reload_when_broken(self) -> None:
-        breaker = Breaker(MAX_RESTARTS, RESTART_WINDOW_S)
         while True:
-            self._stop(await asyncio.shield(self._engine.failed))
+            self._stop(await self._broken())
             await self._engine.aclose()
             while self._run is None:
-                if not breaker.allows(self._clock()):
-                    self._problem = (
-                        f"{self._problem}; it was loaded {MAX_RESTARTS} times within {RESTART_WINDOW_S:.0f} s "
-                        "and broke again: restart the node when the reason is gone"
-                    )
-                    log.error("engine %s: %s", self._engine.model_id, self._problem)
-                    return
-                log.warning("engine %s: %s: loading it again", self._engine.model_id, self._problem)
-                await self._try_start()
+                await self._wait_for_its_turn()
+                try:
+                    await self._start()
+                except (SwarmError, OSError) as error:
+                    self._problem = str(error)
+            log.warning("engine %s: is loaded again", self._engine.model_id)
 
-    async def _try_start(self) -> None:
-        try:
-            await self._start()
-        except (SwarmError, OSError) as error:
-            self._problem = str(error)
-            await asyncio.sleep(RESTART_PAUSE_S)
+    async def _broken(self) -> str:
+        """Why the engine broke, once it has; meanwhile a stall that is over lets those who wait have its slots."""
+        failed = self._engine.failed
+        while not failed.done():
+            await asyncio.wait({failed}, timeout=LOOK_S)
+            if self._run is not None:
+                self._run.serve()
+        return failed.result()
+
+    async def _wait_for_its_turn(self) -> None:
+        """An engine that breaks again and again is loaded ever more rarely, but it is: what was missing may be back."""
+        wait_s = self._backoff.broke(self._clock())
+        self._next_start = self._clock() + wait_s
+        log.log(
+            logging.ERROR if self._backoff.suspect else logging.WARNING,
+            "engine %s: %s: loading it again in %.0f s",
+            self._engine.model_id,
+            self._problem,
+            wait_s,
+        )
+        await self._sleep(wait_s)
+        self._next_start = None
 
 
 def _report_crash(keeper: asyncio.Task[None]) -> None:
@@ -284,6 +335,12 @@ class WorkerPool:
 
     def get(self, model_id: str) -> ModelWorkers | None:
         return self._models.get(model_id)
+
+    def refusal(self, model_id: str | None) -> Unavailable | None:
+        """What to tell who asks for a model of this node that does not run now; `model_id` None for any of them."""
+        wanted = self._models.values() if model_id is None else filter(None, [self._models.get(model_id)])
+        refusals = [refusal for workers in wanted if (refusal := workers.refusal) is not None]
+        return min(refusals, key=lambda refusal: refusal.retry_after_s, default=None)
 
     def states(self) -> tuple[ModelState, ...]:
         return tuple(workers.state() for workers in self._models.values())

@@ -17,7 +17,8 @@ VALUES = {
     "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
-    "--context": ("512",), "--isolate": (), "--votes": ("3",), "--strategy": ("medoid",), "--vote-stream": ("buffer",),
+    "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),
+    "--vote-stream": ("buffer",),
     "--upstream": ("http://127.0.0.1:9",), "--upstream-mode": ("only",), "--upstream-model": ("m",),
     "--upstream-slots": ("2",), "--config": ("file.toml",), "--data-dir": ("elsewhere",), "--log-level": ("debug",),
 }  # fmt: skip
@@ -80,6 +81,8 @@ def test_an_option_s_value_is_no_command() -> None:
         ("--peer a:1 --votes 3 vote hello", "--peer is an option of the node; `swarm vote` takes --url"),
         ("--data-dir x status", "--data-dir is an option of the node; `swarm status` does not take it"),
         ("--isolate models list", "--isolate is an option of the node; `swarm models list` does not take it"),
+        ("--in-process status", "--in-process is an option of the node; `swarm status` does not take it"),
+        ("--isolate --in-process", "argument --in-process: not allowed with argument --isolate"),
         ("--port x status", "invalid int value"),
         ("--strategy judge bench votes", "invalid choice: 'judge'"),
         ("--no-such-option status", "unrecognized arguments: --no-such-option"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def write_reranker(target: Path) -> None:
 
 def write_infill_model(target: Path) -> None:
     """The embedded model with three of its tokens declared to be those of filling in the middle."""
+    _write_copy(target, None, FIM_TOKENS)
+
+
+def write_templated_model(target: Path, template: str) -> None:
+    """The embedded model with another chat template."""
+    _write_copy(target, template, ())
+
+
+def _write_copy(target: Path, template: str | None, fim_tokens: Sequence[str]) -> None:
     source = GGUFReader(embedded_model_path())
     architecture = str(source.fields["general.architecture"].contents())
     writer = GGUFWriter(target, architecture)
@@ -64,8 +74,8 @@ def write_infill_model(target: Path) -> None:
     for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
         writer.add_float32(f"{architecture}.{key}", float(source.fields[f"{architecture}.{key}"].contents()))
     tokenizer = _Tokenizer(embedded_model_path())
-    tokenizer.write(writer)
-    for offset, key in enumerate(FIM_TOKENS):
+    tokenizer.write(writer, template)
+    for offset, key in enumerate(fim_tokens):
         writer.add_uint32(f"tokenizer.ggml.{key}", 300 + offset)
     for tensor in source.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -84,7 +94,7 @@ class _Tokenizer:
         self.eos = int(fields["tokenizer.ggml.eos_token_id"].contents())
         self._template = str(fields["tokenizer.chat_template"].contents())
 
-    def write(self, writer: GGUFWriter) -> None:
+    def write(self, writer: GGUFWriter, template: str | None = None) -> None:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self._pre)
         writer.add_token_list(self.tokens)
@@ -92,7 +102,7 @@ class _Tokenizer:
         writer.add_token_merges(self._merges)
         writer.add_eos_token_id(self.eos)
         writer.add_add_bos_token(False)
-        writer.add_chat_template(self._template)
+        writer.add_chat_template(self._template if template is None else template)
 
 
 def _finish(writer: GGUFWriter) -> None:

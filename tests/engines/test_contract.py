@@ -221,6 +221,15 @@ async def test_after_closing_nothing_is_generated_and_nothing_hangs(engine: Engi
     assert not engine.failed.done()
 
 
+async def test_an_engine_that_works_is_not_doubted(engine: Engine) -> None:
+    assert engine.stalled is None
+    await read(engine, chat("hello"), n=SLOTS)
+    assert engine.stalled is None
+    await engine.aclose()
+    assert engine.stalled is None
+    assert not engine.failed.done()
+
+
 async def test_capabilities_say_what_was_granted(engine: Engine) -> None:
     assert engine.capabilities.slots == SLOTS
     assert engine.capabilities.context_tokens == CONTEXT_TOKENS

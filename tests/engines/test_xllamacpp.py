@@ -12,15 +12,8 @@ import psutil
 import pytest
 
 from benchmarks.random_model import write_model
-from swarm.engines import silence
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import (
-    IN_PROCESS_MAX_BYTES,
-    XllamacppEngine,
-    host_answer,
-    load_xllamacpp,
-    runs_in_process,
-)
+from swarm.engines.xllamacpp import XllamacppEngine, host_answer, load_xllamacpp
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
@@ -43,7 +36,9 @@ def spec(path: Path, slots: int = 2) -> EngineSpec:
 @pytest.mark.parametrize("line", [b"", b"[New LWP 13637]\n", b"GGML_ASSERT failed\n", b"7\n", b'"no"\n', b"\xff\n"])
 def test_the_last_words_of_a_host_are_no_answer(line: bytes) -> None:
     """Where gdb is installed an aborting llama.cpp had it print a page into the host's output."""
-    assert host_answer(line, Path("m.gguf")) == {"error": "the engine host ended while loading m.gguf"}
+    assert host_answer(line, Path("m.gguf")) == {
+        "error": "the engine host ended while loading m.gguf: its log says why, or its chat template ends it"
+    }
     assert host_answer(b'{"address": "a", "key": "k"}\n', Path("m.gguf")) == {"address": "a", "key": "k"}
 
 
@@ -166,26 +161,6 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
     await engine.aclose()
 
 
-async def test_a_host_that_freezes_is_ended_and_reported(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(silence, "ASK_EVERY_S", 0.01)
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
-    async with aclosing(engine.candidates(endless, 1)) as events:
-        assert isinstance(await anext(events), Delta)
-        monkeypatch.setattr(silence, "ANSWER_S", 0.1)
-        host.suspend()
-
-        async def rest() -> int:
-            return len([event async for event in events])
-
-        with pytest.raises(EngineFailed):
-            await asyncio.wait_for(rest(), 10)
-    assert "has not answered" in await asyncio.wait_for(engine.failed, 5)
-    assert not psutil.pid_exists(host.pid)
-    await engine.aclose()
-
-
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:
     engine = await load_xllamacpp(spec(demo_model), "always")
     (host,) = psutil.Process().children()
@@ -210,7 +185,6 @@ async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> 
     """130 MB take half a second to load; the loop must go on meanwhile, as it must for 40 GB."""
     large = tmp_path / "large.gguf"
     await asyncio.to_thread(write_model, large, layers=1)
-    assert large.stat().st_size > IN_PROCESS_MAX_BYTES
     worst_s = 0.0
 
     async def heartbeat() -> None:
@@ -225,17 +199,6 @@ async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> 
     await engine.aclose()
     pulse.cancel()
     assert worst_s < 0.2
-
-
-def test_only_small_files_load_into_the_nodes_own_process(tmp_path: Path) -> None:
-    large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
-    small.write_bytes(b"x")
-    with large.open("wb") as file:
-        file.truncate(2**30)
-    assert runs_in_process(spec(small), "auto")
-    assert not runs_in_process(spec(large), "auto")
-    assert runs_in_process(spec(large), "never")
-    assert not runs_in_process(spec(small), "always")
 
 
 @pytest.mark.parametrize("slots", [3, 5, 7])

@@ -43,7 +43,7 @@ def unit(name: str) -> dict[str, dict[str, list[str]]]:
 
 def test_the_service_gives_a_leaving_node_its_time_and_tells_only_the_node() -> None:
     service = unit("swarm.service")["Service"]
-    assert float(service["TimeoutStopSec"][0]) > MOST_S
+    assert float(service["TimeoutStopSec"][0]) > node_leaving.GONE_S > MOST_S
     assert service["KillSignal"] == ["SIGTERM"]
     assert service["KillMode"] == ["mixed"], "engines must not hear the signal"
     assert unit("swarm.service")["Unit"]["Requires"] == ["swarm.socket"]
@@ -112,7 +112,7 @@ def test_a_pod_is_started_with_options_that_there_are_and_finds_its_peers_by_the
 
 def test_a_pod_gets_the_time_to_leave_and_is_asked_where_a_node_answers(manifests: dict[str, dict[str, Any]]) -> None:
     pod = manifests["StatefulSet/swarm"]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > MOST_S
+    assert pod["terminationGracePeriodSeconds"] > node_leaving.GONE_S
     (container,) = pod["containers"]
     assert container["ports"] == [{"name": "http", "containerPort": DEFAULT_PORT}]
     served = {route.path for route in routes()}

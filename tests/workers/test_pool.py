@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +12,7 @@ import pytest
 
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
-from swarm.workers import pool as pool_module
+from swarm.workers import pool
 from swarm.workers.names import worker_names
 from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
 from swarm.workers.waiting import QueueListener, Refusal
@@ -20,6 +20,7 @@ from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
 
 SLOTS = 4
+ENDS_S = 10.0  # far above what any condition here takes
 
 
 def scripted(slots: int = SLOTS, model: str = "m") -> ScriptedEngine:
@@ -44,8 +45,12 @@ def workers_of(
     clock: Callable[[], float] = lambda: 0.0,
     queue: int = 64,
     listeners: Sequence[QueueListener] = (),
+    sleep: Callable[[float], Awaitable[None]] | None = None,
 ) -> ModelWorkers:
-    return ModelWorkers(loading(*outcomes), worker_names("node"), None, clock, queue, listeners)
+    """Who waits before it loads again does so no longer than a turn of the loop, or as `sleep` does."""
+    return ModelWorkers(
+        loading(*outcomes), worker_names("node"), None, clock, queue, listeners, sleep or (lambda _: asyncio.sleep(0))
+    )
 
 
 @dataclass
@@ -60,11 +65,6 @@ class Heard:
 
     def refused(self, why: Refusal) -> None:
         self.refusals.append(why)
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "RESTART_PAUSE_S", 0.0)
 
 
 async def test_a_lease_holds_its_workers_and_gives_them_back() -> None:
@@ -205,7 +205,7 @@ async def test_while_an_engine_is_reloaded_requests_are_refused_with_the_reason(
             return second
         return first
 
-    async with ModelWorkers(load, worker_names("node"), None) as workers:
+    async with ModelWorkers(load, worker_names("node"), None, sleep=lambda _: asyncio.sleep(0)) as workers:
         first.failed.set_result("crashed")
         await eventually(lambda: workers.state().problem == "crashed")
         assert workers.state().slots_free == 0
@@ -259,21 +259,96 @@ async def test_loading_is_tried_again_when_it_fails() -> None:
         assert workers.state().problem is None
 
 
-async def test_after_three_restarts_in_a_minute_it_stays_down_and_says_so() -> None:
-    now = 0.0
-    engines = [scripted() for _ in range(5)]
-    async with workers_of(*engines, clock=lambda: now) as workers:
-        for broken, following in pairwise(engines[:4]):
+async def test_an_engine_that_breaks_again_and_again_is_loaded_ever_more_rarely_and_always_again() -> None:
+    """H3: four deaths in a minute were the end of a model until somebody restarted the node."""
+    waits: list[float] = []
+    go_on = asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await go_on.acquire()
+
+    engines = [scripted() for _ in range(12)]
+    async with workers_of(*engines, sleep=sleep) as workers:
+        for number, (broken, following) in enumerate(pairwise(engines), 1):
             broken.failed.set_result("crashed")
+            await eventually(lambda number=number: len(waits) == number)
+            with pytest.raises(Unavailable, match=r"model 'm' is not running: crashed.*loaded again in") as caught:
+                async with workers.lease(1):
+                    pass
+            assert caught.value.retry_after_s == waits[-1]
+            assert ("suspect" in str(caught.value)) == (number >= 3), str(caught.value)
+            go_on.release()
             await eventually(lambda following=following: workers.engine is following)
-            now += 1
-        engines[3].failed.set_result("crashed again")
-        await eventually(lambda: "it was loaded 3 times" in (workers.state().problem or ""))
-        assert "crashed again" in (workers.state().problem or "")
-        assert workers.engine is engines[3]
-        with pytest.raises(Unavailable, match="restart the node"):
+            assert workers.state().problem is None
+    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+async def test_a_file_that_cannot_be_loaded_any_more_is_tried_for_ever_and_is_suspect() -> None:
+    first, last = scripted(), scripted()
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async with workers_of(first, *[EngineFailed("damaged")] * 5, last, sleep=sleep) as workers:
+        first.failed.set_result("crashed")
+        await eventually(lambda: workers.engine is last)
+    assert waits == [1, 2, 4, 8, 16, 32]
+
+
+async def test_the_time_to_the_next_attempt_is_what_clients_are_told() -> None:
+    now, gate, waiting = 100.0, asyncio.Event(), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        waiting.set()
+        await gate.wait()
+
+    first, second = scripted(), scripted()
+    async with workers_of(first, second, clock=lambda: now, sleep=sleep) as workers:
+        first.failed.set_result("crashed")
+        await waiting.wait()
+        now += 0.25
+        refusal = workers.refusal
+        assert refusal is not None
+        assert (refusal.retry_after_s, "loaded again in 1 s" in str(refusal)) == (1, True)
+        with pytest.raises(Unavailable, match="crashed"):
+            _ = workers.running
+        gate.set()
+        await eventually(lambda: workers.engine is second)
+        assert workers.refusal is None
+        assert workers.running is second
+
+
+async def test_a_stalled_engine_has_no_free_slot_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "LOOK_S", 0.01)
+    engine = scripted(slots=2)
+    async with workers_of(engine) as workers:
+        engine.stalled = "has made no step for 5 s"
+        assert (workers.state().slots_free, workers.state().stalled) == (0, "has made no step for 5 s")
+        assert workers.expected_wait_s() is None
+
+        async def hold() -> None:
             async with workers.lease(1):
                 pass
+
+        waiters = [asyncio.create_task(hold()) for _ in range(3)]
+        await eventually(lambda: workers.waiting == 3)
+        engine.stalled = None
+        async with asyncio.timeout(ENDS_S):
+            await asyncio.gather(*waiters)
+        assert workers.state().slots_free == 2
+
+
+async def test_who_waits_for_a_stalled_engine_is_told_when_it_breaks() -> None:
+    engine = scripted(slots=1)
+    async with workers_of(engine, scripted()) as workers, AsyncExitStack() as held:
+        engine.stalled = "has made no step for 5 s"
+        waiter = asyncio.create_task(held.enter_async_context(workers.lease(1)))
+        await eventually(lambda: workers.waiting == 1)
+        engine.failed.set_result("it was ended")
+        with pytest.raises(Unavailable, match="it was ended"):
+            await waiter
 
 
 async def test_an_engine_that_breaks_now_and_then_is_always_loaded_again() -> None:
@@ -314,12 +389,12 @@ async def test_speed_is_a_moving_average_of_what_was_measured() -> None:
 
 
 async def test_workers_of_several_models_have_different_names() -> None:
-    async with WorkerPool("node") as pool:
-        first = await pool.serve(loading(scripted(model="a")), 5)
-        second = await pool.serve(loading(scripted(model="b")))
+    async with WorkerPool("node") as models:
+        first = await models.serve(loading(scripted(model="a")), 5)
+        second = await models.serve(loading(scripted(model="b")))
         names = [worker.name for workers in (first, second) for worker in workers.workers]
         assert len(set(names)) == 2 * SLOTS
-        assert pool.get("a") is first
-        assert pool.get("c") is None
-        assert [(state.model_id, state.params) for state in pool.states()] == [("a", 5), ("b", None)]
-    assert pool.states() == ()
+        assert models.get("a") is first
+        assert models.get("c") is None
+        assert [(state.model_id, state.params) for state in models.states()] == [("a", 5), ("b", None)]
+    assert models.states() == ()

@@ -28,7 +28,7 @@ def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:
 
     Anthropic's clients ask for claude-..., several in one session, and most cannot be told otherwise.
     """
-    return name if name in model_names(dispatcher.offered(upstream)) else SWARM_ALIAS
+    return name if name in model_names(dispatcher.known(upstream)) else SWARM_ALIAS
 
 
 async def messages(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,53 @@
+"""A real node that also tells where its engine listens, and whose limits are short: for tests that hang libraries.
+
+    python -m tests.doubles.opened_node [--hold-gil] OPTIONS OF swarm
+
+Its program is swarm's own, from the command line to the exit; it prints one JSON line for each engine that is loaded.
+With --hold-gil closing an engine never returns and holds the GIL, as llama.cpp's destructor does in a wedge.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+
+from swarm import cli, node, node_run
+from swarm.engines import watcher, xllamacpp
+from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.load import EngineName, Isolation, load_engine
+from swarm.engines.progress import Limits
+from swarm.engines.xllamacpp import XllamacppEngine
+
+GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a stop; time without a step
+
+
+async def load_and_tell(name: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
+    engine = await load_engine(name, spec, isolation)
+    assert isinstance(engine, XllamacppEngine)
+    key = engine.http._session.headers["Authorization"].removeprefix("Bearer ")
+    sys.stdout.write(json.dumps({"address": engine.http._address, "key": key, "where": engine._home.where}) + "\n")
+    sys.stdout.flush()
+    return engine
+
+
+async def never_closed(_: object) -> None:
+    ctypes.PyDLL(None).sleep(600)  # a PyDLL keeps the GIL while it runs
+
+
+def main(arguments: list[str]) -> int:
+    node.load_engine = load_and_tell
+    if "--hold-gil" in arguments:
+        arguments.remove("--hold-gil")
+        XllamacppEngine.aclose = never_closed  # type: ignore[method-assign,assignment]
+    if GONE_VARIABLE in os.environ:
+        node_run.GONE_S = float(os.environ[GONE_VARIABLE])
+    if LEAST_VARIABLE in os.environ:
+        xllamacpp.LIMITS = Limits(least_s=float(os.environ[LEAST_VARIABLE]), doubt_least_s=0.5)
+        watcher.LOOK_S = watcher.ASK_EVERY_S = 0.1
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

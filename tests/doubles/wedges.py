@@ -1,0 +1,50 @@
+"""What hangs llama.cpp, sent to its own listener: past the checks of ours that refuse it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from swarm.engines import watcher, xllamacpp
+from swarm.engines.llama_http import LlamaHttp
+from swarm.engines.progress import Limits
+from swarm.workers import backoff, pool
+
+ENDLESS_PATTERN: Final = "^((a{0,40}){0,40}){0,40}$"  # over ten minutes in the main loop
+WEDGE: Final[dict[str, Any]] = {
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 4,
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"type": "string", "pattern": ENDLESS_PATTERN}},
+    },
+}
+QUICK = Limits(least_s=4.0, doubt_least_s=1.5, call_limits=1.0)  # a node waits for twenty; busy machines need some
+
+
+async def send_wedge(address: str, key: str) -> None:
+    """Returns when the engine has ended, by which the request breaks."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        try:
+            async with session.post(f"{address}/v1/chat/completions", json=WEDGE) as response:
+                text = await response.text()
+        except aiohttp.ClientError:
+            return
+    pytest.fail(f"this was to hang llama.cpp: {text}")
+
+
+def listener_of(http: LlamaHttp) -> tuple[str, str]:
+    """Address and key of an engine's own listener: a secret between the engine and us."""
+    return http._address, http._session.headers["Authorization"].removeprefix("Bearer ")
+
+
+def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wedge is seen and mended within seconds."""
+    monkeypatch.setattr(xllamacpp, "LIMITS", QUICK)
+    monkeypatch.setattr(watcher, "LOOK_S", 0.1)
+    monkeypatch.setattr(watcher, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(pool, "LOOK_S", 0.1)
+    monkeypatch.setattr(backoff, "FIRST_S", 0.5)
