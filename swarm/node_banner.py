@@ -7,8 +7,8 @@ from typing import Final
 
 from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
-from swarm.gateway.access import PeersAccess
 from swarm.engines.load import Isolation
+from swarm.gateway.access import PeersAccess
 from swarm.node_place import Place
 from swarm.node_trust import trust_words
 from swarm.version import program_version
