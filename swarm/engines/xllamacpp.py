@@ -16,6 +16,7 @@ from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, 
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
+from swarm.engines.plain_text import plain_text_of
 from swarm.engines.silence import silence
 from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server
 from swarm.errors import BadRequest, EngineFailed
@@ -193,6 +194,7 @@ def host_answer(line: bytes, path: Path | None) -> dict[str, str]:
 async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[], Awaitable[None]]) -> XllamacppEngine:
     http = LlamaHttp(address, key)
     try:
+        http.plain = await asyncio.to_thread(plain_text_of, spec.path)
         capabilities = await http.capabilities()
         pooling = await asyncio.to_thread(model_pooling, spec)
     except BaseException:

@@ -16,6 +16,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
+from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
@@ -120,6 +121,7 @@ class Dispatcher:
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
+        refuse_impossible_turns(request)
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
