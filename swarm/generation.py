@@ -24,6 +24,7 @@ MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 # Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
 # against a grammar, which ends its process.
 MIN_TEMPERATURE = 1e-4
+MIN_REPEAT_PENALTY = 0.01  # logits are divided by it: the same holds; 1 is none, and useful values are about 1.1
 SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
 from swarm.errors import BadRequest, EngineDied, EngineFailed
-from swarm.generation import EventStream, Finish, GenerationRequest, Prompt, steady_temperature
+from swarm.generation import MIN_REPEAT_PENALTY, EventStream, Finish, GenerationRequest, Prompt, steady_temperature
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
 PROMPT_PARTS = (
@@ -57,8 +57,11 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
 
 def bearable(body: Wire) -> dict[str, Any]:
     """The sampling parameters of `body` that llama.cpp would choke on, as it can bear them."""
-    temperature = body.get("temperature")
-    return {} if temperature is None else {"temperature": steady_temperature(temperature)}
+    bounds: dict[str, Callable[[float], float]] = {
+        "temperature": steady_temperature,
+        "repeat_penalty": lambda penalty: max(penalty, MIN_REPEAT_PENALTY),
+    }
+    return {name: bounded(body[name]) for name, bounded in bounds.items() if name in body}
 
 
 def may_be_empty(request: GenerationRequest) -> bool:

@@ -7,6 +7,7 @@ request's time, a contradiction is answered with something that breaks the schem
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -126,6 +127,7 @@ class _Look:
             yield from _count_problems(schema, low, high)
         for low, high in BOUNDS:
             yield from _bound_problems(schema, low, high)
+        yield from _whole_number_problems(schema)
         if "pattern" in schema:
             yield from _pattern_problems(schema["pattern"])
         yield from _property_problems(schema)
@@ -194,6 +196,25 @@ def _bound_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
     least, most = schema.get(low), schema.get(high)
     if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
         yield f"{low} {least} is more than {high} {most}"
+
+
+def _whole_number_problems(schema: JsonObject) -> Iterator[str]:
+    """A whole number between bounds that have none between them: llama.cpp makes a grammar that nothing ends."""
+    kind = schema.get("type")
+    if kind != "integer" and not (isinstance(kind, list) and "integer" in kind):
+        return
+    least = [math.ceil(bound) for bound in _numbers(schema, "minimum")]
+    least += [math.floor(bound) + 1 for bound in _numbers(schema, "exclusiveMinimum")]
+    most = [math.floor(bound) for bound in _numbers(schema, "maximum")]
+    most += [math.ceil(bound) - 1 for bound in _numbers(schema, "exclusiveMaximum")]
+    if least and most and max(least) > min(most):
+        yield f"no whole number is at least {max(least)} and at most {min(most)}"
+
+
+def _numbers(schema: JsonObject, keyword: str) -> list[int | float]:
+    """The bound that `keyword` sets, if it sets one; what is none was refused before."""
+    value = schema.get(keyword)
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else []
 
 
 def _pattern_problems(pattern: JsonValue) -> Iterator[str]:

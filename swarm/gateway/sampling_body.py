@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 
 from swarm.gateway.messages import Part
 from swarm.gateway.swarm_options import SwarmOptions, options_of
-from swarm.generation import MAX_STOP_STRINGS, SEED_MASK, steady_temperature
+from swarm.generation import MAX_STOP_STRINGS, MIN_REPEAT_PENALTY, SEED_MASK, steady_temperature
 from swarm.routing.policy import VoteOptions
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Sampling(Body):
     seed: int | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=10)] | None = None
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     swarm: SwarmOptions | None = None

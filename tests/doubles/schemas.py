@@ -89,6 +89,14 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         "is more than",
     ),
     "a minimum above the maximum": (record(a={"type": "integer", "minimum": 10, "maximum": 5}), "is more than"),
+    "a whole number strictly between two that follow each other": (
+        record(a={"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 5}),
+        "no whole number is at least 5 and at most 4",
+    ),
+    "a whole number between two fractions of one": (
+        record(a={"type": ["null", "integer"], "minimum": 4.2, "maximum": 4.8}),
+        "no whole number is at least 5 and at most 4",
+    ),
     "a thousand million characters": (record(a={"type": "string", "minLength": 10**9}), "at most 2000"),
     "a thousand million items": (record(a={"type": "array", "items": {}, "minItems": 10**9}), "at most 2000"),
     "a negative length": (record(a={"type": "string", "maxLength": -1}), "maxLength is -1"),
