@@ -53,13 +53,13 @@ ROLES = ("user", "assistant", "system", "developer", "tool")
 TEMPERATURES = (0, 1e-45, 1e-38, 1e-30, 1e-10, 1e-5, 9e-5, 1e-4, 1e-3, 0.5, 1, 2, 5e-324, 1.999999)
 UNIT = (0, 1e-45, 1e-38, 5e-324, 1e-9, 0.05, 0.5, 0.999999999, 1)
 PENALTIES = (-2, -1e-38, 0, 1e-38, 1, 2)
-REPEATS = (5e-324, 1e-300, 1e-45, 1e-38, 1e-10, 0.01, 1, 1.1, 10)
+REPEATS = (0.01, 0.1, 0.9, 1, 1.1, 10)
 TOP_KS = (0, 1, 2, 40, 2047, 2048, 2049, 2**31 - 1)
 SEEDS = (0, 1, -1, 2**31 - 1, 2**32 - 1, 2**32, 2**63, -(2**63), 10**30)
 BIASED = ("0", "5", "2040", "2041", "2042", "2043", "2044", "2047", "2048", "999999999")
 BIASES = (-100, -1e-38, 0, 5, 100)
 TOKENS = (0, 1, 300, 2040, 2041, 2042, 2043, 2044, 2047, 2048, 5000, 2**31 - 1)
-WRONG = (-1, 1e999, 2**31, 2**64, 10**400, "1", True, 1.5, [], {})
+WRONG = (-1, 5e-324, 1e-38, 0, 1e999, 2**31, 2**64, 10**400, "1", True, 1.5, [], {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Grammar:
     def _piece(self) -> str:
         control = self._some(self._controls)
         kind, cut, word = self._random.randrange(10), self._random.random(), self._some(WORDS)
-        at = int(cut * len(control))
+        at = 1 + int(cut * (len(control) - 1))  # neither half is empty
         match kind:
             case 0 | 1 | 2:
                 return control
