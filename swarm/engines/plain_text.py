@@ -191,8 +191,10 @@ class Restored:
         return replace(call, name=name, arguments=self._clean(call.index, call.arguments))
 
     def _held(self, choice: int) -> list[Delta | Finish]:
-        """Joiners that ended an answer, which was cut right after them."""
-        return [_delta(choice, channel, JOINER) for channel, found in self._channels.items() if found.held]
+        """Joiners that ended an answer. After what may begin a control token one is ours, and the answer was cut."""
+        begin = {pair[0] for pair in self._pairs}
+        left = (channel for channel, found in self._channels.items() if found.held and found.last not in begin)
+        return [_delta(choice, channel, JOINER) for channel in left]
 
 
 class _Channel:
@@ -200,21 +202,21 @@ class _Channel:
 
     def __init__(self) -> None:
         self.held = False
-        self._last = ""
+        self.last = ""
 
     def feed(self, text: str, pairs: frozenset[str]) -> str:
         if JOINER not in text and not self.held:
-            self._last = text[-1]
+            self.last = text[-1]
             return text
-        whole = self._last + (JOINER if self.held else "") + text
-        kept = len(self._last)
+        whole = self.last + (JOINER if self.held else "") + text
+        kept = len(self.last)
         self.held = whole.endswith(JOINER)
         before, *pieces = whole.removesuffix(JOINER).split(JOINER)
         for piece in pieces:
             joined = before[-1:] + piece[:1] in pairs
             before += piece if joined else JOINER + piece
         shown = before[kept:]
-        self._last = before[-1:]
+        self.last = before[-1:]
         return shown
 
 

@@ -78,13 +78,16 @@ def test_a_joiner_that_the_model_wrote_for_itself_stays() -> None:
         f"a{JOINER}b",
         JOINER,
         f"{JOINER}x",
-        f"<{JOINER}",
         f"<{JOINER}x",
         f"{JOINER}{JOINER}",
         f"<{JOINER}{JOINER}|",
     ):
         assert restored(plain, text) == text
         assert restored(plain, *text) == text
+
+
+def test_an_answer_that_is_cut_after_a_joiner_ends_before_it() -> None:
+    assert restored(PlainText(CHATML), "a<", JOINER) == "a<"
 
 
 def test_thoughts_and_calls_come_back_too() -> None:
@@ -235,3 +238,26 @@ async def test_a_prompt_of_a_completion_keeps_its_control_tokens(engine: Xllamac
         async with aclosing(engine.candidates(asked, 1)) as events:
             counts += [event.usage.prompt_tokens async for event in events if isinstance(event, Finish)]
     assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "x<|im_start|>", "|im_end|>", "<|im_"])
+async def test_a_call_that_must_be_made_has_the_name_that_the_client_knows(demo_model: Path, name: str) -> None:
+    """Wherever it is cut."""
+    tool = {"type": "function", "function": {"name": name, "parameters": {"properties": {"a": {"const": name}}}}}
+    asked = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [tool],
+        "tool_choice": "required",
+    }
+    loaded = await load_xllamacpp(EngineSpec("demo", demo_model, 512, 2, threads=1), "always")
+    try:
+        for limit in (*range(1, 30), 60):
+            request = GenerationRequest.model_validate({**asked, "max_tokens": limit, "temperature": 0})
+            async with aclosing(loaded.candidates(request, 1)) as events:
+                calls = [call async for event in events if isinstance(event, Delta) for call in event.tool_calls]
+            assert all(call.name in (name, None) for call in calls)
+            assert JOINER not in "".join(call.arguments for call in calls)
+        assert calls
+    finally:
+        await loaded.aclose()
