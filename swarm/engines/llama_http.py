@@ -22,7 +22,7 @@ from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.forced_call import CallGrammar, call_grammar, demanded_schema
 from swarm.engines.grammar_schema import grammar_schema, whole_document
 from swarm.engines.infill import InfillReader, infill_body
-from swarm.engines.llama_errors import blaming_schemas, translate_error
+from swarm.engines.llama_errors import blaming_the_field, translate_error
 from swarm.engines.plain_text import PlainText, Restored
 from swarm.engines.prefill import SlicedPrefill, is_long
 from swarm.engines.request_body import request_body
@@ -107,7 +107,7 @@ class LlamaHttp:
             path, body, reader = "/infill", infill_body(body), InfillReader()
         answers = [AnswerReader(chat, calls, Restored(self.plain)) for _ in range(n)]
         unfinished = n
-        async with blaming_schemas(request), self._post(path, body) as response:
+        async with blaming_the_field(request), self._post(path, body) as response:
             try:
                 async for data in sse_data(response.content.iter_any()):
                     if data == b"[DONE]":
