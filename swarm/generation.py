@@ -21,7 +21,16 @@ MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is comp
 MAX_MESSAGES = 4096  # far above any context; bounds validation work
 MAX_TOOLS = 256  # OpenAI's limit is 128
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+# Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
+# against a grammar, which ends its process.
+MIN_TEMPERATURE = 1e-4
+MIN_REPEAT_PENALTY = 0.01  # logits are divided by it: the same holds; 1 is none, and useful values are about 1.1
 SEED_MASK = 2**31 - 1  # engines take 32 bits; OpenAI's seeds are any integer
+
+
+def steady_temperature(temperature: float) -> float:
+    """A temperature that a sampler can divide by: 0 for what is next to it."""
+    return 0.0 if temperature < MIN_TEMPERATURE else temperature
 
 
 class Frozen(BaseModel):

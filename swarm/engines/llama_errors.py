@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from swarm.engines.continued_turn import begun_turn
 from swarm.engines.forced_call import demanded_schema
 from swarm.engines.wire import Wire, as_object
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
@@ -13,6 +14,7 @@ from swarm.generation import GenerationRequest
 
 SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
+UNREADABLE = "does not match the expected"  # an answer and the turn it continues, together, in the template's form
 _TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
 NO_TOKENS = (
     "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
@@ -37,8 +39,8 @@ def translate_error(status: int, body: Wire) -> SwarmError:
 
 
 @asynccontextmanager
-async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
-    """Names the field in a refusal of a schema that only llama.cpp could see is wrong."""
+async def blaming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
+    """Names the field in a refusal that only llama.cpp could find a reason for: of a schema, or of a begun turn."""
     try:
         yield
     except BadRequest as error:
@@ -46,3 +48,11 @@ async def blaming_schemas(request: GenerationRequest) -> AsyncGenerator[None]:
             raise
         field = "tools" if demanded_schema(request.response_format) is None else "response_format"
         raise BadRequest(f"{field}: {error}", param=field) from error
+    except EngineFailed as error:
+        if UNREADABLE not in str(error) or begun_turn(request.messages) is None:
+            raise
+        raise BadRequest(
+            "messages: the last one is an assistant's and begins something that this model cannot go on with, "
+            "such as half of a call: leave the turn out",
+            param="messages",
+        ) from error

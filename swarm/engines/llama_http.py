@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,11 +19,13 @@ import aiohttp
 
 from swarm.engines.answer_reader import AnswerReader
 from swarm.engines.chunk_reader import ChunkReader
+from swarm.engines.continued_turn import continuing, refuse_impossible_turns
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.forced_call import CallGrammar, call_grammar, demanded_schema
 from swarm.engines.grammar_schema import grammar_schema, whole_document
 from swarm.engines.infill import InfillReader, infill_body
-from swarm.engines.llama_errors import blaming_schemas, translate_error
+from swarm.engines.llama_errors import blaming_the_field, translate_error
+from swarm.engines.plain_text import PlainText, Restored
 from swarm.engines.prefill import SlicedPrefill, is_long
 from swarm.engines.progress import SilentCall
 from swarm.engines.request_body import request_body
@@ -31,10 +33,12 @@ from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
 from swarm.errors import BadRequest, EngineDied, EngineFailed, Unavailable
-from swarm.generation import EventStream, Finish, GenerationRequest, Prompt
+from swarm.generation import MIN_REPEAT_PENALTY, EventStream, Finish, GenerationRequest, Prompt, steady_temperature
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
-PROMPT_PARTS = ("messages", "tools", "tool_choice", "chat_template_kwargs")
+PROMPT_PARTS = (
+    "messages", "tools", "tool_choice", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"
+)  # fmt: skip
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
@@ -43,6 +47,9 @@ WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question 
 def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
     """OpenAI's JSON as llama.cpp takes it: schemas in terms of grammars, enforced calls as a schema of the answer."""
     body = request_body(request, n)
+    if request.messages is not None:
+        body |= continuing(request)
+    body |= bearable(body)
     for tool in body.get("tools", ()):
         tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])
     if calls is not None:
@@ -51,6 +58,15 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
     elif (schema := demanded_schema(request.response_format)) is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": whole_document(schema)}}
     return body
+
+
+def bearable(body: Wire) -> dict[str, Any]:
+    """The sampling parameters of `body` that llama.cpp would choke on, as it can bear them."""
+    bounds: dict[str, Callable[[float], float]] = {
+        "temperature": steady_temperature,
+        "repeat_penalty": lambda penalty: max(penalty, MIN_REPEAT_PENALTY),
+    }
+    return {name: bounded(body[name]) for name, bounded in bounds.items() if name in body}
 
 
 def may_be_empty(request: GenerationRequest) -> bool:
@@ -74,6 +90,7 @@ class LlamaHttp:
 
     def __init__(self, address: str, key: str) -> None:
         self._address = address
+        self.plain = PlainText()  # of the model's vocabulary, once that is read
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
         connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
@@ -94,17 +111,18 @@ class LlamaHttp:
         return self._answers(request, n)
 
     async def _answers(self, request: GenerationRequest, n: int) -> EventStream:
+        refuse_impossible_turns(request)
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-        body = engine_body(request, n, calls)
+        body = self.plain.body(engine_body(request, n, calls))
         cached = await self._prefill.warm(body) if is_long(request) else None
         reader = ChunkReader(chat, cached)
         if request.suffix is not None:
             path, body, reader = "/infill", infill_body(body), InfillReader()
-        answers = [AnswerReader(chat, calls) for _ in range(n)]
+        answers = [AnswerReader(chat, calls, Restored(self.plain)) for _ in range(n)]
         unfinished = n
-        async with blaming_schemas(request), self._post(path, body) as response:
+        async with blaming_the_field(request), self._post(path, body) as response:
             try:
                 async for data in sse_data(self._heard(response.content.iter_any())):
                     if data == b"[DONE]":
@@ -124,7 +142,8 @@ class LlamaHttp:
         return Embeddings(tuple(tuple(row["embedding"]) for row in rows), int(body["usage"]["prompt_tokens"]))
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
-        body = await self._json("/v1/rerank", {"query": query, "documents": list(documents)})
+        asked = {"query": self.plain.text(query), "documents": list(map(self.plain.text, documents))}
+        body = await self._json("/v1/rerank", asked)
         rows = sorted(body["results"], key=lambda row: row["index"])
         return Ranking(tuple(float(row["relevance_score"]) for row in rows), int(body["usage"]["prompt_tokens"]))
 
@@ -139,7 +158,9 @@ class LlamaHttp:
         return str((await self._json("/detokenize", {"tokens": list(tokens)}))["content"])
 
     async def prompt_text(self, request: GenerationRequest) -> str:
-        wanted = {k: v for k, v in request_body(request, 1).items() if k in PROMPT_PARTS}
+        refuse_impossible_turns(request)
+        whole = request_body(request, 1) | continuing(request)
+        wanted = self.plain.body({k: v for k, v in whole.items() if k in PROMPT_PARTS})
         return str((await self._json("/apply-template", wanted))["prompt"])
 
     async def count_tokens(self, request: GenerationRequest) -> int:

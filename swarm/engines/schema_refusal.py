@@ -7,6 +7,7 @@ request's time, a contradiction is answered with something that breaks the schem
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", 
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 BOUNDS = (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), ("minimum", "exclusiveMaximum"))
 MAX_BOUND = 2**63  # llama.cpp counts in 64 bits
+MAX_WHOLE = 2**63 - 1  # where it takes a bound for none
+MAX_OPEN_WHOLE = 10**15  # beyond, and bounded on one side only, it writes digits for ever (seen from 10**16 - 1 on)
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]
@@ -126,6 +129,7 @@ class _Look:
             yield from _count_problems(schema, low, high)
         for low, high in BOUNDS:
             yield from _bound_problems(schema, low, high)
+        yield from _whole_number_problems(schema)
         if "pattern" in schema:
             yield from _pattern_problems(schema["pattern"])
         yield from _property_problems(schema)
@@ -194,6 +198,31 @@ def _bound_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
     least, most = schema.get(low), schema.get(high)
     if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
         yield f"{low} {least} is more than {high} {most}"
+
+
+def _whole_number_problems(schema: JsonObject) -> Iterator[str]:
+    """Bounds that no whole number keeps, and too far ones: of either llama.cpp makes a grammar that does not end."""
+    kind = schema.get("type")
+    if kind != "integer" and not (isinstance(kind, list) and "integer" in kind):
+        return
+    least = [math.ceil(bound) for bound in _numbers(schema, "minimum")]
+    least += [math.floor(bound) + 1 for bound in _numbers(schema, "exclusiveMinimum")]
+    most = [math.floor(bound) for bound in _numbers(schema, "maximum")]
+    most += [math.ceil(bound) - 1 for bound in _numbers(schema, "exclusiveMaximum")]
+    lowest = max((bound for bound in least if bound > -MAX_WHOLE), default=None)
+    highest = min((bound for bound in most if bound < MAX_WHOLE), default=None)
+    if lowest is not None and highest is not None and lowest > highest:
+        yield f"no whole number is at least {lowest} and at most {highest}"
+    if highest is None and lowest is not None and lowest >= MAX_OPEN_WHOLE:
+        yield f"a whole number of {lowest} or more cannot be enforced: set a maximum, too, or a minimum of 15 digits"
+    if lowest is None and highest is not None and highest <= -MAX_OPEN_WHOLE:
+        yield f"a whole number of {highest} or less cannot be enforced: set a minimum, too, or a maximum of 15 digits"
+
+
+def _numbers(schema: JsonObject, keyword: str) -> list[int | float]:
+    """The bound that `keyword` sets, if it sets one; what is none was refused before."""
+    value = schema.get(keyword)
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else []
 
 
 def _pattern_problems(pattern: JsonValue) -> Iterator[str]:

@@ -18,6 +18,7 @@ from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, 
 from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
+from swarm.engines.plain_text import plain_text_of
 from swarm.engines.progress import UNMEASURED, Limits, Pace, Progress, Verdict
 from swarm.engines.watcher import until_wedged
 from swarm.engines.xllamacpp_server import (
@@ -320,6 +321,7 @@ async def _answers(http: LlamaHttp) -> bool:
 async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> XllamacppEngine:
     http = LlamaHttp(address, key)
     try:
+        http.plain = await asyncio.to_thread(plain_text_of, spec.path)
         capabilities = await http.capabilities()
         pooling = await asyncio.to_thread(model_pooling, spec)
         pace = await _measured_pace(http, spec, pooling)

@@ -16,6 +16,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
+from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
@@ -103,6 +104,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
+    refuse_impossible_turns(generation)
     refuse_impossible_schemas(generation)
     workers = app[POOL].get(generation.model)
     if workers is None:

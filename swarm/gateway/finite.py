@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from pydantic import JsonValue
+
+MAX_WHOLE = int(sys.float_info.max)  # a whole number beyond it is read as a fraction, and that as infinite
 
 
 def is_finite(value: JsonValue) -> bool:
@@ -12,6 +15,8 @@ def is_finite(value: JsonValue) -> bool:
     match value:
         case float():
             return math.isfinite(value)
+        case int():
+            return abs(value) <= MAX_WHOLE
         case dict():
             return all(map(is_finite, value.values()))
         case list():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, JsonValue, model_validator
 from typing_extensions import TypedDict
 
+from swarm.gateway.finite import is_finite
 from swarm.generation import JsonObject
 
 MAX_PARTS = 1024  # of one message; clients send a handful
 MAX_TOOL_CALLS = 256  # in one turn
+MAX_ARGUMENT_LEVELS = 64  # of a call's arguments, as of its schema: templates walk over them
 
 
 class Part(BaseModel):
@@ -99,13 +101,27 @@ def left_out(kind: str) -> str:
 
 
 def as_object(arguments: str) -> str:
-    """The JSON text of a call's arguments; what is not a JSON object is wrapped in one.
+    """The JSON text of a call's arguments; what llama.cpp would not read as a JSON object is wrapped in one.
 
     Models make malformed calls, clients send them back, and llama.cpp (and templates that walk over the arguments)
     would fail on them.
     """
+    return arguments if _is_object(arguments) else json.dumps({"arguments": arguments}, ensure_ascii=False)
+
+
+def _is_object(text: str) -> bool:
+    """Whether `text` is a JSON object for parsers stricter than Python's: no NaN, no 1e999, no half of a surrogate."""
     try:
-        parsed = json.loads(arguments)
+        parsed: JsonValue = json.loads(text)
+        if not isinstance(parsed, dict) or _levels(parsed) > MAX_ARGUMENT_LEVELS or not is_finite(parsed):
+            return False
+        if "\\u" in text:
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        parsed = None
-    return arguments if isinstance(parsed, dict) else json.dumps({"arguments": arguments}, ensure_ascii=False)
+        return False
+    return True
+
+
+def _levels(value: JsonValue) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inside is None else 1 + max(map(_levels, inside), default=0)

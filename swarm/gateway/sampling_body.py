@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Annotated, Any, cast
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from swarm.gateway.messages import Part
 from swarm.gateway.swarm_options import SwarmOptions, options_of
-from swarm.generation import MAX_STOP_STRINGS, SEED_MASK
+from swarm.generation import MAX_STOP_STRINGS, MIN_REPEAT_PENALTY, SEED_MASK, steady_temperature
 from swarm.routing.policy import VoteOptions
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class Sampling(Body):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: PositiveInt | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(steady_temperature)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: int | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=10)] | None = None
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     swarm: SwarmOptions | None = None

@@ -21,6 +21,7 @@ MAX_KEY_BYTES = 65_535  # the format's own limit
 MAX_TENSOR_NAME_BYTES = 1024  # ggml itself stops at 64
 MAX_KEPT_STRING_BYTES = 4096  # names; chat templates are longer, and only their presence matters
 MAX_KEPT_ITEMS = 4096  # per-layer arrays have one item per layer
+MAX_TOKEN_BYTES = 4096  # of one token's text; longer ones are nothing that anybody could write
 MAX_ARRAY_ITEMS = 1 << 22  # vocabularies reach 2**18, their merges 2**20; bounds the time to skip one
 MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
 MAX_ALIGNMENT = 1 << 16
@@ -42,6 +43,7 @@ _SCALARS: dict[int, struct.Struct] = {
         12: "d",
     }.items()
 }
+_WHOLE = (4, 5)  # of 32 bits, as token types are
 _STRING = 8
 _ARRAY = 9
 _LENGTH = struct.Struct("<Q")
@@ -72,6 +74,15 @@ class Header:
     array_lengths: dict[str, int]
     keys: frozenset[str]
     tensors: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """A vocabulary: the text and the type of each token in order, and every number that the tokenizer's keys give."""
+
+    texts: list[bytes]
+    types: tuple[int, ...]
+    numbers: dict[str, int]
 
 
 class _Cursor:
@@ -132,6 +143,18 @@ class _Cursor:
             else:
                 self.skip(length)
 
+    def strings(self, count: int) -> list[bytes]:
+        """The next `count` strings; one longer than MAX_TOKEN_BYTES is left empty."""
+        found: list[bytes] = []
+        for _ in range(count):
+            length = self.length()
+            if length <= MAX_TOKEN_BYTES:
+                found.append(self.take(length))
+            else:
+                self.skip(length)
+                found.append(b"")
+        return found
+
     def _fill(self, count: int) -> None:
         missing = count - (len(self._window) - self._at)
         if missing <= 0:
@@ -160,6 +183,33 @@ def read_header(file: BinaryIO, size_bytes: int, wanted: Callable[[str], bool]) 
             values[key] = value
     tensors = _tensors(cursor, tensor_count, size_bytes, values.get("general.alignment", 32))
     return Header(values, array_lengths, frozenset(keys), tensors)
+
+
+def read_tokens(file: BinaryIO, size_bytes: int) -> TokenTable:
+    """The vocabulary of an open file of `size_bytes`; empty where it has none. Raises GgufDefect, OSError."""
+    cursor = _Cursor(file, size_bytes)
+    _, key_count = _preamble(cursor, size_bytes)
+    texts: list[bytes] = []
+    types: tuple[int, ...] = ()
+    numbers: dict[str, int] = {}
+    for _ in range(key_count):
+        key = cursor.text("a key", MAX_KEY_BYTES)
+        kind = cursor.kind()
+        if kind != _ARRAY:
+            value = _single(cursor, kind)
+            if key.startswith("tokenizer.") and isinstance(value, int):
+                numbers[key] = int(value)
+            continue
+        kind, count = _array_head(cursor)
+        if key == "tokenizer.ggml.tokens" and kind == _STRING:
+            texts = cursor.strings(count)
+        elif key == "tokenizer.ggml.token_type" and kind in _WHOLE:
+            types = tuple(item[0] for item in _SCALARS[kind].iter_unpack(cursor.take(count * _SCALARS[kind].size)))
+        elif kind == _STRING:
+            cursor.skip_strings(count)
+        else:
+            cursor.skip(count * _layout(cursor, kind).size)
+    return TokenTable(texts, types, numbers)
 
 
 def _preamble(cursor: _Cursor, size_bytes: int) -> tuple[int, int]:
@@ -194,20 +244,31 @@ def _single(cursor: _Cursor, kind: int) -> Value | None:
 
 def _array(cursor: _Cursor, key: str, array_lengths: dict[str, int]) -> Value | None:
     """The numbers of a short array, or None for what is skipped; notes the length of either."""
-    kind, count = cursor.kind(), cursor.length()
-    if count > MAX_ARRAY_ITEMS:
-        raise GgufDefect(f"an array of {count} items at byte {cursor.position}")
+    kind, count = _array_head(cursor)
     array_lengths[key] = count
     if kind == _STRING:
         cursor.skip_strings(count)
         return None
-    layout = _SCALARS.get(kind)
-    if layout is None:
-        raise GgufDefect(f"an array of unknown type {kind} at byte {cursor.position}")
+    layout = _layout(cursor, kind)
     if count > MAX_KEPT_ITEMS:
         cursor.skip(count * layout.size)
         return None
     return tuple(item[0] for item in layout.iter_unpack(cursor.take(count * layout.size)))
+
+
+def _array_head(cursor: _Cursor) -> tuple[int, int]:
+    """The type of an array's items, and how many there are."""
+    kind, count = cursor.kind(), cursor.length()
+    if count > MAX_ARRAY_ITEMS:
+        raise GgufDefect(f"an array of {count} items at byte {cursor.position}")
+    return kind, count
+
+
+def _layout(cursor: _Cursor, kind: int) -> struct.Struct:
+    layout = _SCALARS.get(kind)
+    if layout is None:
+        raise GgufDefect(f"an array of unknown type {kind} at byte {cursor.position}")
+    return layout
 
 
 def _tensors(cursor: _Cursor, count: int, size_bytes: int, alignment: Value) -> tuple[Tensor, ...]:

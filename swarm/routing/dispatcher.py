@@ -16,6 +16,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
+from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
@@ -153,6 +154,8 @@ class Dispatcher:
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         with self._choosing():
             replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
+        if not all(replica.upstream for replica in replicas):  # which takes such turns in a way of its own
+            refuse_impossible_turns(request)
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, GGUFWriter, PoolingType
+from gguf import GGUFReader, GGUFWriter, PoolingType, TokenType
 
 from swarm.registry.embedded import embedded_model_path
 
@@ -55,15 +55,57 @@ def write_reranker(target: Path) -> None:
 
 def write_infill_model(target: Path) -> None:
     """The embedded model with three of its tokens declared to be those of filling in the middle."""
-    _write_copy(target, None, FIM_TOKENS)
+    writer = _embedded_model(target)
+    _Tokenizer(embedded_model_path()).write(writer)
+    for offset, key in enumerate(FIM_TOKENS):
+        writer.add_uint32(f"tokenizer.ggml.{key}", 300 + offset)
+    _finish(writer)
 
 
 def write_templated_model(target: Path, template: str) -> None:
     """The embedded model with another chat template."""
-    _write_copy(target, template, ())
+    writer = _embedded_model(target)
+    _Tokenizer(embedded_model_path()).write(writer, template)
+    _finish(writer)
 
 
-def _write_copy(target: Path, template: str | None, fim_tokens: Sequence[str]) -> None:
+def write_end_token_last(target: Path) -> None:
+    """The embedded model with the token that ends a turn as the last of its vocabulary.
+
+    It is what llama.cpp takes where all logits are no numbers.
+    """
+    last = len(_Tokenizer(embedded_model_path()).tokens) - 1
+    end = _Tokenizer(embedded_model_path()).eos
+    write_vocabulary(target, renamed={end: "<|unused|>", last: "<|im_end|>"}, controls=(last,), eos=last)
+
+
+def write_vocabulary(
+    target: Path,
+    *,
+    types: int | None = 0,
+    renamed: Mapping[int, str] | None = None,
+    controls: Sequence[int] = (),
+    eos: int | None = None,
+) -> None:
+    """The embedded model, some of its tokens with other texts, and these of the control type.
+
+    `types` is the type of every token, None that of no token; 0 leaves them as they are.
+    """
+    writer = _embedded_model(target)
+    tokenizer = _Tokenizer(embedded_model_path())
+    tokenizer.eos = tokenizer.eos if eos is None else eos
+    for number, text in (renamed or {}).items():
+        tokenizer.tokens[number] = text
+    tokenizer.types = None if types is None else [types] * len(tokenizer.tokens) if types else tokenizer.types
+    for number in controls:
+        assert tokenizer.types is not None
+        tokenizer.types[number] = TokenType.CONTROL
+    tokenizer.write(writer)
+    _finish(writer)
+
+
+def _embedded_model(target: Path) -> GGUFWriter:
+    """A file with the weights of the embedded model, which still needs a tokenizer."""
     source = GGUFReader(embedded_model_path())
     architecture = str(source.fields["general.architecture"].contents())
     writer = GGUFWriter(target, architecture)
@@ -73,13 +115,9 @@ def _write_copy(target: Path, template: str | None, fim_tokens: Sequence[str]) -
         writer.add_uint32(f"{architecture}.{key}", int(source.fields[f"{architecture}.{key}"].contents()))
     for key in ("rope.freq_base", "attention.layer_norm_rms_epsilon"):
         writer.add_float32(f"{architecture}.{key}", float(source.fields[f"{architecture}.{key}"].contents()))
-    tokenizer = _Tokenizer(embedded_model_path())
-    tokenizer.write(writer, template)
-    for offset, key in enumerate(fim_tokens):
-        writer.add_uint32(f"tokenizer.ggml.{key}", 300 + offset)
     for tensor in source.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    _finish(writer)
+    return writer
 
 
 class _Tokenizer:
@@ -89,7 +127,7 @@ class _Tokenizer:
         fields = GGUFReader(source).fields
         self._pre = str(fields["tokenizer.ggml.pre"].contents())
         self.tokens = list(fields["tokenizer.ggml.tokens"].contents())
-        self._types = list(fields["tokenizer.ggml.token_type"].contents())
+        self.types: list[int] | None = list(fields["tokenizer.ggml.token_type"].contents())
         self._merges = list(fields["tokenizer.ggml.merges"].contents())
         self.eos = int(fields["tokenizer.ggml.eos_token_id"].contents())
         self._template = str(fields["tokenizer.chat_template"].contents())
@@ -98,7 +136,8 @@ class _Tokenizer:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self._pre)
         writer.add_token_list(self.tokens)
-        writer.add_token_types(self._types)
+        if self.types is not None:
+            writer.add_token_types(self.types)
         writer.add_token_merges(self._merges)
         writer.add_eos_token_id(self.eos)
         writer.add_add_bos_token(False)

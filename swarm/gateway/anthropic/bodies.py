@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from swarm.gateway.anthropic.blocks import TextBlock, Turn
 from swarm.gateway.anthropic.turns import engine_messages
@@ -25,6 +25,7 @@ from swarm.generation import (
     ResponseFormat,
     ToolChoice,
     ToolSpec,
+    steady_temperature,
 )
 from swarm.routing.policy import VoteOptions
 
@@ -149,7 +150,7 @@ class MessagesBody(PromptBody):
 
     max_tokens: PositiveInt
     stream: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1), AfterValidator(steady_temperature)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
