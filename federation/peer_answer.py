@@ -130,7 +130,11 @@ async def refusal_of(response: aiohttp.ClientResponse, where: str, *, is_known: 
         return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node", response.status)
     kind = PeerMembersOnly if response.status == 403 and refusal.code == wire.MEMBERS_ONLY else PeerStatusError
     if not is_known:
-        said = ": it belongs to a paired swarm, and talks to its members only" if kind is PeerMembersOnly else ""
+        said = (
+            ": it belongs to a paired swarm (`swarm invite` there, `swarm join CODE` here)"
+            if kind is PeerMembersOnly
+            else ""
+        )
         return kind(f"{where} answers HTTP {response.status}{said}", response.status)
     said = printable(refusal.message)[:_MAX_ERROR_CHARS]
     return kind(f"{where} answered {response.status}: {said}", response.status)

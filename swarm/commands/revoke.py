@@ -7,6 +7,7 @@ from pathlib import Path
 from swarm.commands.control import as_json, ask_running
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
+from swarm.node_folder import folder_at_rest
 from swarm.pairing import revoke_at_rest
 
 
@@ -14,7 +15,10 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
     """Unpin `who`: an id, its beginning, or a name."""
     if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
         raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
-    revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who)) or revoke_at_rest(data_dir, who)
+    revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who))
+    if revoked is None:
+        with folder_at_rest(data_dir):
+            revoked = revoke_at_rest(data_dir, who)
     print(as_json(revoked) if json else revoke_text(revoked))
     return 0
 
