@@ -12,7 +12,6 @@ import aiohttp
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from federation import wire
-from federation.advertisement import printable
 from federation.errors import (
     AdvertisementError,
     PeerMembersOnly,
@@ -28,6 +27,7 @@ from federation.errors import (
 from federation.hostport import Address
 from federation.ndjson import LineSplitter, LineTooLong
 from federation.peer_link import why_no_handshake
+from federation.printable_text import printable
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from federation.printable_text import clean_line
 from swarm.errors import SetupError, SwarmError
 
 TIMEOUT_S = 5.0
@@ -94,7 +95,7 @@ def _lines(response: Any, url: str) -> Iterator[bytes]:
 
 def _refusal(message: str, callers_fault: bool) -> SwarmError:
     """What a node said: wrong usage of the command where the request can never work."""
-    shown = message[:MAX_MESSAGE_CHARS]
+    shown = clean_line(message[:MAX_MESSAGE_CHARS])
     return SetupError(shown) if callers_fault else SwarmError(shown)
 
 

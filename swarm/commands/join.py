@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
 from swarm.node_folder import folder_at_rest
@@ -24,7 +26,7 @@ def join(data_dir: Path, words: list[str], json: bool) -> int:
     if joined is None:
         with folder_at_rest(data_dir):
             joined = join_at_rest(data_dir, code)
-    print(as_json(joined) if json else join_text(joined))
+    say(as_json(joined) if json else join_text(joined))
     return 0
 
 
@@ -43,7 +45,7 @@ def join_text(joined: Joined) -> str:
             f"This machine's clock is {duration(abs(joined.clock_ahead_s))} {way} {joined.inviter}'s. "
             "The swarm does not mind; downloads and logs may: set it."
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def duration(seconds: float) -> str:

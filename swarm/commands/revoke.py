@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
 from swarm.node_folder import folder_at_rest
@@ -19,7 +21,7 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
     if revoked is None:
         with folder_at_rest(data_dir):
             revoked = revoke_at_rest(data_dir, who)
-    print(as_json(revoked) if json else revoke_text(revoked))
+    say(as_json(revoked) if json else revoke_text(revoked))
     return 0
 
 
@@ -36,4 +38,4 @@ def revoke_text(revoked: Revoked) -> str:
         lines.append(
             f"Not here now: {', '.join(revoked.untold)}; each hears of it as soon as it meets a member that knows."
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
