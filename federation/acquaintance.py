@@ -11,7 +11,7 @@ from typing import Final
 from federation.advertisement import PeerHint
 from federation.client import PeerClient
 from federation.errors import PeerError
-from federation.hostport import Address
+from federation.hostport import Address, worth_a_probe
 from federation.peer import Peer, PeerState
 from federation.peer_table import PeerTable
 from federation.timing import SMALL_SWARM_PEERS, Timing
@@ -88,7 +88,5 @@ class Acquaintance:
 
 
 def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
-    """The hinted addresses worth a probe. Loopback means the informant's machine, so only if it is this one too."""
-    return tuple(
-        hint.address for hint in hints if hint.id != self_id and (informant.is_loopback or not hint.address.is_loopback)
-    )
+    """The hinted addresses worth a probe."""
+    return tuple(hint.address for hint in hints if hint.id != self_id and worth_a_probe(hint.address, informant))

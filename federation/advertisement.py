@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from federation.errors import AddressError, AdvertisementError, VersionError
 from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
+from federation.printable_text import printable
 
 PROTOCOL_VERSION: Final = 1  # major: raised only when older nodes could misread the wire; new fields do not raise it
 SERVICE_TYPE: Final = "_local-swarm._tcp.local."
@@ -27,11 +28,6 @@ MAX_RATE = 1e7  # tokens per second
 MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --queue, 1,024 at most
 MAX_WAIT_S = 1e6  # eleven days: far above any deadline
 _MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
-
-
-def printable(text: str) -> str:
-    """The text with everything a terminal might act on (controls, bidirectional overrides) replaced by `?`."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_hints, printable
+from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_hints
 from federation.errors import (
     PeerProtocolError,
     PeerRefused,
@@ -269,9 +269,9 @@ class PeerClient:
                 if response.status == 304:
                     return None, tag
                 if response.status != 200:
-                    raise await refusal_of(response, where)
+                    raise await refusal_of(response, where, is_known=path != wire.NODE_PATH)
                 if response.content_type != "application/json":
-                    raise PeerProtocolError(f"{where} answered {printable(response.content_type)[:80]}, not JSON")
+                    raise PeerProtocolError(f"{where} answered something else than JSON: it is no node")
                 raw = await read_at_most(response, limit_bytes + 1)
         if len(raw) > limit_bytes:
             raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")

@@ -7,6 +7,7 @@ FederationError
 ├── IdentityError           node.pem cannot be read, written or understood
 ├── CertificateError        bytes that are no certificate that could be pinned
 ├── RosterError             a list of members that cannot be read, kept or joined with this node's
+│   └── RosterNotKept       ... and that holds all the same, as long as this process runs
 ├── InvitationError         a code that can never work here: mistyped, this node's own, another swarm's
 ├── PairingError            a code that could have worked: used, too old, nobody there, somebody in between
 ├── AdvertisementError      what a node says about itself breaks the agreed shape
@@ -45,6 +46,10 @@ class CertificateError(FederationError):
 
 class RosterError(FederationError):
     """A list of members that cannot be read or kept, or that is another swarm's."""
+
+
+class RosterNotKept(RosterError):
+    """Somebody is no member any more, at once, and the disk did not take it: it holds as long as this process runs."""
 
 
 class InvitationError(FederationError):

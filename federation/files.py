@@ -11,8 +11,9 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from federation.advertisement import Wire, printable
+from federation.advertisement import Wire
 from federation.errors import PeerProtocolError
+from federation.printable_text import printable
 
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 PIECE_BYTES: Final = 8 << 20  # held in memory until it is proved, once for each stream; a second or two of Wi-Fi

@@ -17,6 +17,25 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # at most 63 characters (RFC 1035), underscores as found in homes
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # as a last label: systems read 0x7f.1 and 2130706433 as IPv4 addresses
+_ZONE = re.compile(r"[A-Za-z0-9._:-]{1,32}")  # an interface's name or number: 15 characters on Linux
+_LOCAL_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")  # of usual hosts files
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# IPv6 addresses that stand for an IPv4 address in their last 32 bits, to the system itself or to a router on the way.
+_IPV4_INSIDE = tuple(
+    ipaddress.IPv6Network(prefix)
+    for prefix in (
+        "::ffff:0:0/96",  # mapped
+        "::/96",  # compatible, of old
+        "::ffff:0:0:0/96",  # translated (SIIT)
+        "64:ff9b::/96",  # NAT64
+        "64:ff9b:1::/48",  # NAT64 of one network; its prefix is 96 bits long in practice
+    )
+)
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_6TO4 = ipaddress.IPv6Network("2002::/16")
 
 
 def pairing_port(port: int) -> int:
@@ -49,13 +68,44 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only processes on the same machine can mean the same thing by it."""
-        if self.host == "localhost":
-            return True
+        """Whether only processes on the same machine can mean the same thing by it, in whatever form it is written."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            ip = ipaddress.ip_address(self.host)
+        except ValueError:
+            name = self.host.rstrip(".")
+            return name in _LOCAL_NAMES or name.endswith(".localhost")
+        return ip.is_loopback or ipv4_inside(ip).is_loopback
+
+    @property
+    def is_link_local(self) -> bool:
+        """Whether it means a machine on one cable, or a cloud's metadata service, and elsewhere another."""
+        try:
+            ip = ipaddress.ip_address(self.host)
         except ValueError:
             return False
+        return ip.is_link_local or ipv4_inside(ip).is_link_local
+
+
+def worth_a_probe(told: Address, teller: Address) -> bool:
+    """Whether a third node's address that the peer at `teller` names may be asked who answers there.
+
+    Only an IP address that means the same machine here and there: else a peer could have this node ask services that
+    only this machine or its cable reaches. Nodes tell no host names: what one stands for is up to who resolves it.
+    """
+    if told.is_name or told.is_link_local:
+        return False
+    return teller.is_loopback or not told.is_loopback
+
+
+def ipv4_inside(ip: Ip) -> Ip:
+    """The IPv4 address that an IPv6 address stands for; the address itself where it stands for none."""
+    if isinstance(ip, ipaddress.IPv4Address) or int(ip) <= 1:
+        return ip
+    if any(ip in network for network in _IPV4_INSIDE):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if ip in _6TO4:
+        return ipaddress.IPv4Address(int(ip) >> 80 & 0xFFFFFFFF)
+    return ip
 
 
 def neighbourhood(addresses: Iterable[Address]) -> str | None:
@@ -94,10 +144,15 @@ def make_address(host: str, port: int) -> Address:
         ip = ipaddress.ip_address(host)
     except ValueError:
         name = host.lower()
-        if not _HOST_NAME.fullmatch(name):
+        if not _HOST_NAME.fullmatch(name) or _NUMBER.fullmatch(name.rstrip(".").rpartition(".")[2]):
             raise AddressError(f"{host!r} is neither a host name nor an IP address") from None
         return Address(name, port)
-    if ip.is_unspecified or ip.is_multicast:
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id is not None and not _ZONE.fullmatch(ip.scope_id):
+            raise AddressError(f"{host!r} names no interface of a machine after the %")
+        ip = ip.ipv4_mapped or ip  # one machine, one way to write it
+    inside = ipv4_inside(ip)
+    if any(one.is_unspecified or one.is_multicast or one == _BROADCAST for one in (ip, inside)):
         raise AddressError(f"{host} is not the address of one machine: give the node's own address")
     return Address(str(ip), port)
 

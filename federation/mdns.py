@@ -19,10 +19,11 @@ from zeroconf import Error as ZeroconfError
 from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from federation.advertisement import PROTOCOL_VERSION, SERVICE_TYPE, NodeDescription, NodeId, printable
+from federation.advertisement import PROTOCOL_VERSION, SERVICE_TYPE, NodeDescription, NodeId
 from federation.errors import AddressError
 from federation.hostport import Address, make_address
 from federation.multicast import sendable
+from federation.printable_text import printable
 from federation.timing import MAX_ADDRESSES_PER_PEER
 
 RECORD_TTL_S: Final = 120  # of all our records: what a vanished node left behind is gone in two minutes
@@ -201,7 +202,9 @@ class MdnsDiscovery:
         except ZeroconfError as error:
             _log.debug("mDNS name %s cannot be resolved: %s", printable(name), error)
             return
-        claim = read_claim(info, allow_loopback=self._is_local) if is_complete else None
+        if not is_complete:
+            return
+        claim = read_claim(info, allow_loopback=self._is_local, on_bare_cable=self._is_on_bare_cable)
         if claim is not None and claim[0] == self._node.id:
             claim = self._double(claim)
         if claim is None:
@@ -213,6 +216,11 @@ class MdnsDiscovery:
     @property
     def _is_local(self) -> bool:
         return all(ipaddress.ip_address(address).is_loopback for address in self._addresses)
+
+    @property
+    def _is_on_bare_cable(self) -> bool:
+        """Whether it gave itself an IPv4 address, as machines without a router do: then others may, too."""
+        return any(ip.version == 4 and ip.is_link_local for ip in map(ipaddress.ip_address, self._addresses))
 
     def _double(self, claim: Claim) -> Claim | None:
         """What claims this node's id elsewhere, as a copied data directory does; None for this node's own words."""
@@ -236,10 +244,11 @@ class MdnsDiscovery:
         task.add_done_callback(self._tasks.discard)
 
 
-def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> Claim | None:
+def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool, on_bare_cable: bool = False) -> Claim | None:
     """The node id and addresses that a resolved name claims; None if it is none of ours or malformed.
 
     Loopback counts only for a node that announces loopback itself: from elsewhere it would point back at this machine.
+    So do self-given addresses, where clouds have their metadata service; IPv6 ones come with the interface they are on.
     """
     try:
         node_id = _node_id.validate_python(info.decoded_properties.get("id"))
@@ -251,7 +260,8 @@ def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool) -> Claim | None:
             address = make_address(host, info.port or 0)
         except AddressError:
             continue
-        if allow_loopback or not address.is_loopback:
+        is_elsewhere = address.is_link_local and "%" not in address.host and not on_bare_cable
+        if not is_elsewhere and (allow_loopback or not address.is_loopback):
             addresses.append(address)
     return (node_id, tuple(addresses[:MAX_ADDRESSES_PER_PEER])) if addresses else None
 

@@ -28,6 +28,8 @@ from federation.timing import MAX_STATIC, Timing
 
 _MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
 
+_PROXY_HEADERS: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")  # added on the way; nodes send none
+
 Subscriber = Callable[[Change], None]
 
 _log = logging.getLogger(__name__)
@@ -119,11 +121,14 @@ class Membership:
         self._apply(self._table.doubted(node_id, time.monotonic()))
 
     def heard_of(self, host: str, port: int) -> None:
-        """A node that called here says it can be probed there; nonsense is ignored."""
+        """A node that called here says it can be probed there, an IP address; nonsense is ignored."""
         try:
-            self._propose(make_address(host, port), Source.EXCHANGE)
+            address = make_address(host, port)
         except AddressError as error:
             _log.debug("ignoring where a caller says it is: %s", error)
+            return
+        if not address.is_name:  # what a name stands for is up to whoever resolves it: nodes tell none
+            self._propose(address, Source.EXCHANGE)
 
     def asked(
         self,
@@ -138,7 +143,8 @@ class Membership:
         `certified`: a certificate has proved who calls. Else what it tells counts only from where that peer answers.
 
         A probe says where its own node listens, so that one --peer makes both know each other: the port it claims, at
-        the address it came from, so that nobody can point probes at a third machine.
+        the address it came from, so that nobody can point probes at a third machine. What came through a proxy came
+        from the proxy's address: nobody's claim to be there is heard.
         """
         table, now = self._table, time.monotonic()
         caller, news = headers.get(wire.FROM_HEADER, ""), parse_news(headers.get(wire.NEWS_HEADER))
@@ -147,7 +153,7 @@ class Membership:
             self._apply(table.called(caller, now, whence))
             self._apply(table.heard(news, caller, now, whence))
             self._wake.set()
-        if wire.FROM_PARAM in query:
+        if wire.FROM_PARAM in query and not any(name in headers for name in _PROXY_HEADERS):
             try:
                 self.heard_of(remote, parse_address(query[wire.FROM_PARAM]).port)
             except AddressError as error:

@@ -18,8 +18,9 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from federation.advertisement import Name, Wire, printable
+from federation.advertisement import Name, Wire
 from federation.invitation import SECRET_BYTES
+from federation.printable_text import printable
 from federation.roster import MAX_ROSTER_BYTES, Certificate, Places, Roster
 
 CODE_LIFE_S: Final = 600.0  # ten minutes: to walk to the other machine

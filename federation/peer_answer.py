@@ -12,7 +12,6 @@ import aiohttp
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from federation import wire
-from federation.advertisement import printable
 from federation.errors import (
     AdvertisementError,
     PeerMembersOnly,
@@ -28,13 +27,12 @@ from federation.errors import (
 from federation.hostport import Address
 from federation.ndjson import LineSplitter, LineTooLong
 from federation.peer_link import why_no_handshake
+from federation.printable_text import printable
 
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
 MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
-_MAX_FOREIGN_CHARS: Final = 80  # quoted of what is no node's refusal
-_SHOWN: Final = ("text/plain", "application/json")  # a page's markup tells nobody anything
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -119,16 +117,25 @@ async def read_at_most(response: aiohttp.ClientResponse, limit_bytes: int) -> by
     return b"".join(parts)
 
 
-async def refusal_of(response: aiohttp.ClientResponse, where: str) -> PeerStatusError:
-    """The error that it amounts to: a node's in its own words, a stranger's by its status and a line of plain text."""
+async def refusal_of(response: aiohttp.ClientResponse, where: str, *, is_known: bool = True) -> PeerStatusError:
+    """The error that it amounts to: a node's in its own words, a stranger's by its status alone.
+
+    Not `is_known`: whoever answers was only named by somebody, so that it is quoted in nothing. What an internal
+    service says must not be read from this node's logs and its public view.
+    """
     text = (await read_at_most(response, _MAX_ERROR_BYTES)).decode(errors="replace")
     try:
         refusal = _Refusal.model_validate_json(text).error
     except ValidationError:
-        line = "" if response.content_type not in _SHOWN else printable(text.strip().partition("\n")[0])
-        quoted = f" ({line[:_MAX_FOREIGN_CHARS]})" if line else ""
-        return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node{quoted}", response.status)
+        return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node", response.status)
     kind = PeerMembersOnly if response.status == 403 and refusal.code == wire.MEMBERS_ONLY else PeerStatusError
+    if not is_known:
+        said = (
+            ": it belongs to a paired swarm (`swarm invite` there, `swarm join CODE` here)"
+            if kind is PeerMembersOnly
+            else ""
+        )
+        return kind(f"{where} answers HTTP {response.status}{said}", response.status)
     said = printable(refusal.message)[:_MAX_ERROR_CHARS]
     return kind(f"{where} answered {response.status}: {said}", response.status)
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 
-from federation.advertisement import printable
+from federation.printable_text import printable
 from federation.trust import Trust
 
 NOT_TAKEN: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"

@@ -19,7 +19,7 @@ import random as random_module
 from collections.abc import Callable, Iterable
 
 from federation.contact import Contact, Standing
-from federation.hostport import Address
+from federation.hostport import Address, worth_a_probe
 from federation.identities import is_double, is_first_again, is_successor
 from federation.news import Happening, News
 from federation.peer import PeerChanged, PeerState, Source, Why
@@ -192,7 +192,7 @@ class PeerTable(PeerTransitions):
             record = self._held.records.get(item.id)
             if item.id == self._self_id or not self._is_of_use(item, record, now):
                 continue
-            if item.address.is_loopback and not informant.route.is_loopback:
+            if not worth_a_probe(item.address, informant.route):
                 continue
             if not self._hints.take(now):
                 break

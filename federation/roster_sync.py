@@ -68,11 +68,18 @@ class RosterSync:
         rounds = 0
         while True:
             if self._trust.roster is not None:
+                await self._keep()
                 if rounds % rounds_a_search == 0:
                     self.find_absent()
                 await self._look()
                 rounds += 1
             await asyncio.sleep(self._look_s)
+
+    async def _keep(self) -> None:
+        try:
+            await self._trust.keep()
+        except FederationError as error:  # said aloud when it began
+            _log.debug("%s", error)
 
     async def _look(self) -> None:
         roster = self._trust.roster

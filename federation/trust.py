@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from federation.errors import RosterError
+from federation.errors import RosterError, RosterNotKept
 from federation.exclusion import Exclusion, Refusals, told_exclusion
 from federation.identity import NodeIdentity
 from federation.roster import Entry, Place, Roster, new_roster
@@ -52,6 +52,7 @@ class Trust:
         self._contexts: _Contexts | None = None
         self._listeners: list[Listener] = []
         self._changing = asyncio.Lock()
+        self._is_unkept = False
         self._refusals = Refusals()
         self._exclusion = told_exclusion(roster, identity.node_id)
         self._take(roster, _contexts(identity, roster))
@@ -108,7 +109,9 @@ class Trust:
     def subscribe(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    # Changes. Each holds at once; RosterError afterwards says that it could not be kept on disk.
+    # Changes. What lets somebody in, founds a swarm or leaves it is on disk before it holds: where RosterError says
+    # that it could not be kept, nothing has changed. What puts somebody out holds at once: RosterNotKept says that it
+    # may not last, and `keep` tries again.
 
     async def found(self, places: Iterable[Place]) -> Roster:
         """Be paired: the present roster, or a new one of this node alone."""
@@ -124,7 +127,9 @@ class Trust:
 
     async def revoke(self, node_id: str) -> Roster:
         """Unpin a member. Raises RosterError for one that is none."""
-        return _paired(await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name)))
+        return _paired(
+            await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name), at_once=True)
+        )
 
     async def learn(self, told: Roster, teller: str) -> Roster:
         """Merge what the member with the id `teller` told. Raises RosterError for another swarm's list."""
@@ -133,7 +138,7 @@ class Trust:
             held = _paired(roster)
             return held.merge(held.as_told_by(teller, told))
 
-        return _paired(await self._change(learned))
+        return _paired(await self._change(learned, at_once=True))
 
     async def adopt(self, told: Roster) -> Roster:
         """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself.
@@ -155,7 +160,12 @@ class Trust:
         found = tuple(places)
         held = None if self._roster is None else self._roster.get(node_id)
         if held is not None and not held.revoked and found and held.places != found:
-            await self._change(lambda roster: None if roster is None else roster.placed(node_id, found))
+            await self._change(lambda roster: None if roster is None else roster.placed(node_id, found), at_once=True)
+
+    async def keep(self) -> None:
+        """Try once more to keep what the disk did not take."""
+        if self._is_unkept:
+            await self._change(lambda roster: roster, at_once=True)
 
     async def leave(self) -> None:
         """Forget all members: this node is open again."""
@@ -191,21 +201,53 @@ class Trust:
             _log.warning("%s", found)
             self._notify(TrustChange((), (), self.mode, self.mode, found))
 
-    async def _change(self, decide: Callable[[Roster | None], Roster | None]) -> Roster | None:
-        """Apply `decide`, tell the listeners, and keep what it says; the roster from now on."""
+    async def _change(
+        self, decide: Callable[[Roster | None], Roster | None], *, at_once: bool = False
+    ) -> Roster | None:
+        """Apply `decide`, keep what it says, tell the listeners; the roster from now on. `at_once`: it is kept last.
+
+        Whoever asked may be cancelled: what has begun is brought to its end, so that disk and memory say the same.
+        """
+        change = asyncio.create_task(self._changed(decide, at_once), name="trust")
+        change.add_done_callback(_heed)
+        return await asyncio.shield(change)
+
+    async def _changed(self, decide: Callable[[Roster | None], Roster | None], at_once: bool) -> Roster | None:
         async with self._changing:
-            before, was = self._roster, self.mode
+            before = self._roster
             after = decide(before)
-            if after != before:
-                same_members = after is not None and before is not None and after.digest == before.digest
-                contexts = self._contexts if same_members else await asyncio.to_thread(_contexts, self.identity, after)
-                self._take(after, contexts)
-                self._tell(before, after, was)
-                if not same_members:
-                    self._refusals.taken()  # those were of the swarm as it was
-                self._judge()
+            if after == before:
+                if self._is_unkept:
+                    await self._keep(after)
+                return after
+            same_members = after is not None and before is not None and after.digest == before.digest
+            contexts = self._contexts if same_members else await asyncio.to_thread(_contexts, self.identity, after)
+            if not at_once:
                 await asyncio.to_thread(save_roster, self._data_dir, after)
+                self._is_unkept = False
+            was = self.mode
+            self._take(after, contexts)
+            self._tell(before, after, was)
+            if not same_members:
+                self._refusals.taken()  # those were of the swarm as it was
+            self._judge()
+            if at_once:
+                await self._keep(after)
         return after
+
+    async def _keep(self, roster: Roster | None) -> None:
+        """Raises RosterNotKept."""
+        try:
+            await asyncio.to_thread(save_roster, self._data_dir, roster)
+        except RosterError as error:
+            self._is_unkept = True
+            raise RosterNotKept(
+                f"{error}: what was changed holds only until this node stops, unless the disk takes it before: make "
+                "room there, or make it writable"
+            ) from error
+        if self._is_unkept:
+            self._is_unkept = False
+            _log.info("the list of members is on disk again")
 
     def _take(self, roster: Roster | None, contexts: _Contexts | None) -> None:
         self._roster = roster
@@ -232,6 +274,12 @@ class Trust:
     def _notify(self, change: TrustChange) -> None:
         for listener in tuple(self._listeners):
             listener(change)
+
+
+def _heed(change: asyncio.Task[Roster | None]) -> None:
+    """Its failure is known, even where whoever asked is gone."""
+    if not change.cancelled() and (error := change.exception()) is not None:
+        _log.debug("a change of members came to nothing: %s", error)
 
 
 def _paired(roster: Roster | None) -> Roster:

@@ -1,6 +1,9 @@
-# Sourced by scripts/run and scripts/test: makes .venv once, and again when pyproject.toml changes.
+# Sourced by scripts/run and scripts/test: makes .venv once, and again when pyproject.toml or requirements/ change.
 #
 #   make_environment EXTRAS     EXTRAS is "", "[dev]" or "[dev,recipe]"; afterwards $python is the environment's interpreter
+#
+# What is installed has the versions and hashes of requirements/*.txt (scripts/lock writes them). SWARM_UNLOCKED=1 takes
+# whatever pyproject.toml allows instead: for another build of the engine, or a system that has no such files.
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 environment=${SWARM_VENV:-$root/.venv}
@@ -24,7 +27,7 @@ make_environment() {
     extras=$1
     python=$environment/bin/python
     stamp=$environment/.installed
-    wanted="$extras $(cksum < "$root/pyproject.toml") $root"
+    wanted="$extras $(cat "$root/pyproject.toml" "$root"/requirements/*.txt | cksum) ${SWARM_UNLOCKED:+unlocked }$root"
     # An environment with the development tools also serves to run the node.
     if [ -x "$python" ] && [ -f "$stamp" ]; then
         had=$(cat "$stamp")
@@ -39,7 +42,28 @@ make_environment() {
             command -v uv >/dev/null 2>&1 && uv venv --quiet --seed --python "$base" "$environment"
         } || fail "$base has no venv module: install it (Debian and Ubuntu: apt install python3-venv), or install uv"
     fi
-    "$python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || fail \
-        "the packages could not be installed, see above. Without a network nothing can be fetched: connect, or point pip at a folder of wheels with PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR"
+    install_packages || fail \
+        "the packages could not be installed, see above. Without a network nothing can be fetched: connect, or point pip at a folder of wheels with PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR (filled elsewhere by pip download --require-hashes -d DIR -r requirements/build.txt, and the same with -r requirements/run.txt)"
     printf '%s' "$wanted" > "$stamp"
+}
+
+# Files whose hash is not in the list are refused. The project itself is built here, with what build.txt brought.
+install_packages() {
+    if [ -n "${SWARM_UNLOCKED:-}" ]; then
+        pip_install --editable "$root$extras"
+        return
+    fi
+    case $extras in
+        "") pip_install --require-hashes --no-deps -r "$root/requirements/build.txt" &&
+            pip_install --require-hashes --no-deps -r "$root/requirements/run.txt" ;;
+        *) pip_install --require-hashes --no-deps -r "$root/requirements/test.txt" ;;
+    esac || return
+    case $extras in
+        *recipe*) pip_install --no-build-isolation --editable "$root$extras" ;;  # PyTorch comes without: see scripts/lock
+        *) pip_install --no-deps --no-build-isolation --editable "$root" ;;
+    esac
+}
+
+pip_install() {
+    "$python" -m pip install --quiet --disable-pip-version-check "$@"
 }

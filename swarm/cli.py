@@ -14,6 +14,7 @@ from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.model_arguments import add_models
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options
 from swarm.commands.options_before import read_line
+from swarm.commands.output import LogFormatter, clean_tracebacks, complain
 from swarm.errors import SetupError, SwarmError
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
@@ -80,20 +81,22 @@ def set_up_logging(level: str) -> None:
     """Log lines on standard error, each with the id of its request."""
     handler = logging.StreamHandler()
     handler.addFilter(RequestIdFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    if argv is None:  # run as a program
+        clean_tracebacks()
     try:
         arguments = read_line(build_parser(), sys.argv[1:] if argv is None else argv)
         return arguments.run(arguments)
     except SetupError as error:
-        print(f"swarm: {error}", file=sys.stderr)
+        complain(f"swarm: {error}")
         return USAGE
     except SwarmError as error:
-        print(f"swarm: {error}", file=sys.stderr)
+        complain(f"swarm: {error}")
         return FAILED
     except KeyboardInterrupt:
         return FAILED

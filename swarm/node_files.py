@@ -8,13 +8,17 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
 
 from federation.advertisement import NodeDescription
+from federation.atomic_file import remove_temporaries
 from federation.client import PeerClient
 from federation.files_client import FilePeer
 from federation.membership import Membership
 from swarm.gateway.model_files import FileService
 from swarm.gateway.transfers import Transfers
+from swarm.registry.download_lock import PARTIAL_FOLDER
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles
@@ -24,6 +28,8 @@ from swarm.workers.pool import WorkerPool
 log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0  # for peers to be found by mDNS and answer a probe: 1.5 s, and some
+TEMPORARY_LIFE_S = 3600.0  # of a file of hashes while it is written: far more than any disk takes
+MAX_FOLDERS = 1000  # of models, looked at for such files
 NEXT_LOOK_S = 30.0  # for files that somebody put into the models folder; what this node downloads is hashed by then
 
 
@@ -73,6 +79,7 @@ async def keeping_hashed(node_files: NodeFiles | None) -> AsyncGenerator[None]:
         yield
         return
     files, stop = node_files.service.files, threading.Event()
+    await asyncio.to_thread(remove_old_temporaries, files.folder)
     task = asyncio.create_task(_hash_all(files, stop), name="hashing models")
     try:
         yield
@@ -80,6 +87,17 @@ async def keeping_hashed(node_files: NodeFiles | None) -> AsyncGenerator[None]:
         stop.set()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def remove_old_temporaries(models_dir: Path) -> None:
+    """What killed processes left beside model files; not the partial files, which downloads go on with. Blocks.
+
+    Other processes may download into the folder now, so that what is young is spared.
+    """
+    if models_dir.is_dir():
+        for folder in islice(chain((models_dir,), models_dir.glob("*/"), models_dir.glob("*/*/")), MAX_FOLDERS):
+            if PARTIAL_FOLDER not in folder.parts:
+                remove_temporaries(folder, TEMPORARY_LIFE_S)
 
 
 async def _hash_all(files: SharedFiles, stop: threading.Event) -> None:

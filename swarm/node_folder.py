@@ -9,10 +9,12 @@ import errno
 import fcntl
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from federation.atomic_file import remove_temporaries
 from federation.identity import display_name
 from swarm.errors import SetupError
 
@@ -30,7 +32,7 @@ def hold_folder(data_dir: Path, name: str | None) -> BinaryIO:
     """
     path = data_dir / LOCK_FILE
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for a key; a folder that is there stays so
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)  # no child inherits it
     except OSError as error:
         raise SetupError(
@@ -47,7 +49,29 @@ def hold_folder(data_dir: Path, name: str | None) -> BinaryIO:
     with suppress(OSError):  # a full disk takes the words, not the lock
         file.truncate()
         file.write(f"{os.getpid()} {display_name(name)}".encode())
+    remove_temporaries(data_dir)
     return file
+
+
+@contextmanager
+def folder_at_rest(data_dir: Path) -> Generator[None]:
+    """For a command that changes what a node keeps while none runs: no node starts on it meanwhile. Blocks.
+
+    A node that starts or hangs holds the folder, and would write over what was changed without it. Raises SetupError.
+    """
+    if not data_dir.is_dir():  # there is nothing to hold yet, and a command that only fails makes no folder
+        yield
+        return
+    try:
+        file = hold_folder(data_dir, None)
+    except SetupError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _HELD:
+            raise
+        raise SetupError(
+            f"a node holds {data_dir} and does not answer: it starts, stops or hangs; try again in a moment"
+        ) from error
+    with file:
+        yield
 
 
 def _taken_words(data_dir: Path, holder: bytes) -> str:

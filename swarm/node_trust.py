@@ -13,7 +13,7 @@ from typing import Self
 
 from federation.certificate import fingerprint
 from federation.client import PeerClient
-from federation.errors import FederationError, PeerError
+from federation.errors import FederationError, PeerError, RosterNotKept
 from federation.farewell import tell_revoked
 from federation.hostport import Address, pairing_port
 from federation.invitation import MAX_HOSTS, Invitation, encode
@@ -113,12 +113,16 @@ class TrustSteward:
             )
         check_standing(self._trust)
         was_open = self._trust.mode == "open"
-        with translated():
-            roster = await self._trust.found(self._places)
         try:
             port = await self._listener.open()
         except OSError as error:
             raise SwarmError(f"cannot listen for whoever is invited: {error.strerror}") from error
+        try:
+            with translated():
+                roster = await self._trust.found(self._places)
+        except BaseException:
+            self._watch_codes()  # closes the port again, unless another code is live
+            raise
         secret = self._invitations.issue(time.monotonic())
         self._watch_codes()
         hosts = tuple(address.host for address in self._addresses()[:MAX_HOSTS])
@@ -173,13 +177,22 @@ class TrustSteward:
             return await self._leave(entry)
         check_standing(self._trust)
         places = self._found_at(entry)
-        with translated():
-            roster = await self._trust.revoke(entry.id)
+        not_kept: RosterNotKept | None = None
+        try:
+            with translated():
+                roster = await self._trust.revoke(entry.id)
+        except SwarmError as error:
+            if not isinstance(error.__cause__, RosterNotKept) or self._trust.roster is None:
+                raise
+            not_kept, roster = error.__cause__, self._trust.roster  # it is out all the same: the others must hear of it
         told = await self._sync.tell_all()
         knows = await tell_revoked(self._trust.identity, entry.der, places, roster)
         others, here = self._trust.others, {peer.id for peer in self._membership.alive()}
         untold = tuple(other.name for other in others if other.id not in here)
         log.info("%s is revoked; told %s of %d", entry.name, ", ".join(told) or "none", len(others))
+        if not_kept is not None:
+            heard = f"{', '.join(told)} heard of it" if told else "nobody else has heard of it yet"
+            raise SwarmError(f"{entry.name} is revoked here, and {heard}; {not_kept}") from not_kept
         return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows)
 
     def _found_at(self, entry: Entry) -> tuple[Address, ...]:

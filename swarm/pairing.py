@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
-from federation.errors import FederationError, InvitationError, PairingError
+from federation.errors import FederationError, InvitationError, PairingError, RosterNotKept
 from federation.identity import IDENTITY_FILE, load_identity
 from federation.invitation import Invitation, decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
@@ -164,8 +164,13 @@ def revoke_at_rest(data_dir: Path, who: str) -> Revoked:
     itself = entry.id == trust.node_id
     if not itself:
         check_standing(trust)
-    with translated():
-        asyncio.run(_change(trust, None if itself else entry.id))
+    try:
+        with translated():
+            asyncio.run(_change(trust, None if itself else entry.id))
+    except SwarmError as error:
+        if isinstance(error.__cause__, RosterNotKept):  # there is no process that it could hold in
+            raise SwarmError(f"{error.__cause__.__cause__}: nothing has changed") from error
+        raise
     return Revoked(id=entry.id, name=entry.name, itself=itself, untold=tuple(other.name for other in trust.others))
 
 

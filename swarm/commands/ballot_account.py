@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
-from swarm.commands.printable_text import clean_line
+from federation.printable_text import clean_line
 from swarm.errors import SwarmError
 from swarm.generation import Frozen, JsonObject
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from federation.printable_text import one_line
 from swarm.commands.ballot_account import Account, VoterPart
-from swarm.commands.printable_text import columns_of, cut, fitted
+from swarm.commands.columns import columns_of, cut, fitted
 
 MIN_COLUMNS = 20  # of a terminal; below it nothing is worth reading, and lines are simply cut
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
@@ -58,7 +59,7 @@ class View:
         left = self.columns
         painted: list[str] = []
         for style, text in spans:
-            text = cut(text, left)
+            text = cut(one_line(text), left)
             left -= columns_of(text)
             painted.append(self.paint(style, text))
             if left <= 0:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swarm.commands.bench_drawing import draw, missing
+from swarm.commands.bench_drawing import draw_samples, missing
 from swarm.commands.bench_embedded import embedded_endpoints
 from swarm.commands.bench_endpoint import Endpoint
 from swarm.commands.bench_options import BenchOptions
+from swarm.commands.output import complain, say
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots
@@ -50,10 +50,10 @@ def bench_votes(options: BenchOptions) -> int:
         problem = str(error)
     if problem is not None:
         kept = f" The same command goes on from there ({options.store})." if options.store else ""
-        print(f"swarm: {problem}; {len(store.samples)} samples are there.{kept}", file=sys.stderr)
+        complain(f"swarm: {problem}; {len(store.samples)} samples are there.{kept}")
     findings = run.findings()
     if not findings:
-        print("swarm: no question has all of its samples yet: nothing to report", file=sys.stderr)
+        complain("swarm: no question has all of its samples yet: nothing to report")
         return 1
     publish(options, findings, run.notes)
     return 0 if problem is None else 1
@@ -83,9 +83,9 @@ class Run:
                 self.notes += [note] if note not in self.notes else []
             self.plans = plans
             wanted = missing(plans, self._store)
-            print(f"{len(wanted)} samples of {', '.join(doors)} to draw", file=sys.stderr)
+            complain(f"{len(wanted)} samples of {', '.join(doors)} to draw")
             with self._store.recording():
-                await draw(wanted, doors, self._options.parallel, self._store)
+                await draw_samples(wanted, doors, self._options.parallel, self._store)
 
     def findings(self) -> list[Findings]:
         """What can be said of the samples that are there."""
@@ -93,7 +93,7 @@ class Run:
         for plan in self.plans:
             answered = plan.answered(self._store.samples, self._options.strategy)
             if answered:
-                print(f"counting votes: {plan.questions.name}", file=sys.stderr)
+                complain(f"counting votes: {plan.questions.name}")
                 found.append(measure(plan.questions, answered, plan.models, self._options.seed))
         return found
 
@@ -154,7 +154,7 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
         plots = {title: link_from(options.report, path) for title, path in draw_plots(findings, options.plot).items()}
     report = render_report(provenance, findings, plots)
     if options.report is None:
-        print(report, end="")
+        say(report, end="")
     else:
         write_report(options.report, report)
     if options.json_file is not None:
@@ -172,7 +172,7 @@ def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
     total = add_weights(path, new)
     for model, kinds in new.items():
         counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
-        print(f"{path}: {model}: {counts}", file=sys.stderr)
+        complain(f"{path}: {model}: {counts}")
 
 
 def _write_json(path: Path, provenance: Provenance, findings: Sequence[Findings]) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.commands.bench_endpoint import Endpoint
+from swarm.commands.output import complain, draw
 from swarm.errors import SwarmError
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.sample_store import SampleStore
@@ -25,7 +26,9 @@ def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
     return [(key, problem) for key, problem in wanted if key not in store.samples]
 
 
-async def draw(wanted: Sequence[Wanted], doors: Mapping[str, Endpoint], parallel: int, store: SampleStore) -> None:
+async def draw_samples(
+    wanted: Sequence[Wanted], doors: Mapping[str, Endpoint], parallel: int, store: SampleStore
+) -> None:
     """Draw all that is `wanted`, at most `parallel` at once from each of `doors` (by model); an error ends it."""
     progress = Progress(len(wanted))
 
@@ -67,10 +70,13 @@ class Progress:
         if self._total:
             self._say(time.monotonic())
         if self._live:
-            print(file=sys.stderr)
+            complain()
 
     def _say(self, now: float) -> None:
         rate = self._done / max(now - self._began, 1e-3)
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
         line = f"  {self._done} of {self._total} samples, {rate:.1f}/s{left}"
-        print(f"\r\x1b[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+        if self._live:
+            draw(sys.stderr, f"\r\x1b[K{line}")
+        else:
+            complain(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarm.commands.http import NodeDoor, post_stream
+from swarm.commands.output import Stream, say, say_line
 
 
 def chat(door: NodeDoor, model: str, question: str) -> int:
@@ -12,13 +13,13 @@ def chat(door: NodeDoor, model: str, question: str) -> int:
     if question:
         ask(door, model, [{"role": "user", "content": question}])
         return 0
-    print("Ask the swarm; an empty line or Ctrl-D ends it.")
+    say("Ask the swarm; an empty line or Ctrl-D ends it.")
     messages: list[dict[str, Any]] = []
     while True:
         try:
             text = input("> ").strip()
         except EOFError:
-            print()
+            say()
             return 0
         if not text:
             return 0
@@ -29,16 +30,17 @@ def chat(door: NodeDoor, model: str, question: str) -> int:
 def ask(door: NodeDoor, model: str, messages: list[dict[str, Any]]) -> str:
     """Print the answer while it comes, then one line on the vote; the answer."""
     parts: list[str] = []
+    shown = Stream()
     swarm: dict[str, Any] = {}
     for event in post_stream(door, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
         for choice in event["choices"]:
             text = choice["delta"].get("content") or ""
             parts.append(text)
-            print(text, end="", flush=True)
+            shown.show(text)
         swarm = event.get("swarm", swarm)
-    print()
+    say()
     if swarm:
-        print(vote_line(swarm))
+        say_line(vote_line(swarm))
     return "".join(parts)
 
 

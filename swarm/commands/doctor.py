@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from federation.printable_text import clean_line
 from hardware.probe import probe_hardware
 from hardware.report import render
-from swarm.commands.printable_text import clean_line
+from swarm.commands.output import say
 from swarm.doctor.examination import examine
 from swarm.doctor.finding import Finding, Level, exit_code
 from swarm.settings import Settings
@@ -18,7 +19,7 @@ SIGNS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN
 def hardware(as_json: bool) -> int:
     """Print the hardware snapshot."""
     snapshot = probe_hardware()
-    print(json.dumps(snapshot.as_json(), indent=2) if as_json else render(snapshot))
+    say(json.dumps(snapshot.as_json(), indent=2) if as_json else render(snapshot))
     return 0
 
 
@@ -28,12 +29,12 @@ def doctor(settings: Settings, as_json: bool) -> int:
     for finding in examine(replace(settings, federation=True)):
         findings.append(finding)
         if not as_json:
-            print(text_of(finding), flush=True)
+            say(text_of(finding))
     code = exit_code(findings)
     if as_json:
-        print(json.dumps({"ok": code == 0, "findings": [finding.as_json() for finding in findings]}, indent=2))
+        say(json.dumps({"ok": code == 0, "findings": [finding.as_json() for finding in findings]}, indent=2))
     else:
-        print(conclusion(findings))
+        say(conclusion(findings))
     return code
 
 

@@ -8,11 +8,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from federation.printable_text import clean_line
 from swarm.errors import SetupError, SwarmError
 
 TIMEOUT_S = 5.0
+MAX_JSON_BYTES = 4 << 20  # a view of a hundred nodes with 64 models each is under 2 MB
+MAX_LINE_BYTES = 8 << 20  # of a streamed answer: the longest event is a whole vote's
+MAX_ERROR_BYTES = 64 * 1024
+MAX_MESSAGE_CHARS = 2000  # quoted of a refusal
 ANSWER_TIMEOUT_S = 600.0  # between two pieces of an answer; heartbeats come every ten seconds
 
 
@@ -36,10 +41,27 @@ class NodeDoor:
         return urllib.request.Request(self.url.rstrip("/") + path, data=data, headers=headers)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A node sends nobody elsewhere, and what did would get the key that was meant for the node."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
 def get_json(door: NodeDoor, path: str) -> dict[str, Any]:
     """The JSON object at `path` of a node. Raises SwarmError with the remedy."""
     with _open(door.request(path), TIMEOUT_S) as response:
-        return json.load(response)
+        raw = response.read(MAX_JSON_BYTES + 1)
+    try:
+        found: object = json.loads(raw) if len(raw) <= MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise SwarmError(f"{door.url} does not answer as a node does: is it one? Give the node's address with --url")
+    return cast("dict[str, Any]", found)
 
 
 def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
@@ -48,32 +70,44 @@ def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Generator[di
     with _open(request, ANSWER_TIMEOUT_S) as response:
         for line in _lines(response, request.full_url):
             if line.startswith(b"data: {"):
-                event = json.loads(line[6:])
-                if "error" in event:
-                    raise _refusal(event["error"]["message"], event["error"].get("type") == "invalid_request_error")
+                event = _event(line[6:], request.full_url)
+                error: object = event.get("error")
+                if isinstance(error, dict):
+                    detail = cast("dict[str, object]", error)
+                    raise _refusal(str(detail.get("message")), detail.get("type") == "invalid_request_error")
                 yield event
+
+
+def _event(raw: bytes, url: str) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json.loads(raw))  # it begins with a brace
+    except (ValueError, RecursionError) as error:
+        raise SwarmError(f"{url} sent an event that is no JSON: is it a node?") from error
 
 
 def _lines(response: Any, url: str) -> Iterator[bytes]:
     try:
-        yield from response
+        while line := response.readline(MAX_LINE_BYTES):
+            yield line
     except (OSError, http.client.HTTPException) as error:
         raise NodeUnreachable(f"{url} broke off before the answer was complete ({error})") from error
 
 
 def _refusal(message: str, callers_fault: bool) -> SwarmError:
     """What a node said: wrong usage of the command where the request can never work."""
-    return SetupError(message) if callers_fault else SwarmError(message)
+    shown = clean_line(message[:MAX_MESSAGE_CHARS])
+    return SetupError(shown) if callers_fault else SwarmError(shown)
 
 
 def _open(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
-        return urllib.request.urlopen(request, timeout=timeout_s)
+        return _opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
-        raw = error.read()
+        with error:
+            raw = error.read(MAX_ERROR_BYTES)
         try:
-            message = json.loads(raw)["error"]["message"]
-        except (ValueError, KeyError, TypeError):
+            message = str(json.loads(raw)["error"]["message"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             message = f"{request.full_url} answered {error.code}"
         if error.code == 401:
             message += " (here: --api-key KEY, or SWARM_API_KEY in the environment)"

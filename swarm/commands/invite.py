@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import INVITE_PATH, Invited, Message
 
@@ -17,7 +19,7 @@ def invite(data_dir: Path, json: bool) -> int:
             f"no node runs here with {data_dir}, so nobody could answer whom you invite: "
             "start one with `swarm --federation`, then invite (--data-dir, if you gave it one)"
         )
-    print(as_json(invited) if json else invite_text(invited))
+    say(as_json(invited) if json else invite_text(invited))
     return 0
 
 
@@ -39,4 +41,4 @@ def invite_text(invited: Invited) -> str:
         lines.append(
             f"{invited.node} is paired from now on: open nodes get nothing from it any more. Invite each of your nodes."
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
+from swarm.node_folder import folder_at_rest
 from swarm.pairing import join_at_rest
 
 FROM_STANDARD_INPUT = "-"
@@ -19,8 +22,11 @@ def join(data_dir: Path, words: list[str], json: bool) -> int:
     code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
     if len(code) > MAX_TYPED_CHARS:
         raise SetupError("this is no invitation: `swarm invite` prints one word")
-    joined = ask_running(data_dir, JOIN_PATH, Joined, JoinBody(code=code)) or join_at_rest(data_dir, code)
-    print(as_json(joined) if json else join_text(joined))
+    joined = ask_running(data_dir, JOIN_PATH, Joined, JoinBody(code=code))
+    if joined is None:
+        with folder_at_rest(data_dir):
+            joined = join_at_rest(data_dir, code)
+    say(as_json(joined) if json else join_text(joined))
     return 0
 
 
@@ -39,7 +45,7 @@ def join_text(joined: Joined) -> str:
             f"This machine's clock is {duration(abs(joined.clock_ahead_s))} {way} {joined.inviter}'s. "
             "The swarm does not mind; downloads and logs may: set it."
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def duration(seconds: float) -> str:

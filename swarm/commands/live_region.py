@@ -9,7 +9,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
 
-from swarm.commands.printable_text import clean_line, columns_of
+from federation.printable_text import clean_line
+from swarm.commands.columns import columns_of
+from swarm.commands.output import draw
 
 FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its own
 
@@ -38,8 +40,7 @@ class LiveRegion:
         """One write a frame: terminals do not show half of it."""
         up = rows_taken(self._drawn, terminal_size(self._out).columns)
         body = "".join(f"{line}\x1b[K\n" for line in lines)
-        self._out.write((f"\x1b[{up}F" if up else "\r") + body + "\x1b[J")
-        self._out.flush()
+        draw(self._out, (f"\x1b[{up}F" if up else "\r") + body + "\x1b[J")
         self._drawn = [columns_of(clean_line_of(line)) for line in lines]
 
 

@@ -6,6 +6,7 @@ import json
 
 from hardware.probe import probe_hardware
 from swarm.commands.file_peers import files_nearby
+from swarm.commands.output import say
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
 from swarm.model_choice import engine_memory, make_room
@@ -22,7 +23,7 @@ def list_models(settings: Settings, as_json: bool) -> int:
     """Print every model of the catalogue and of this disk."""
     catalogue = Catalogue.load()
     rows = list_rows(catalogue, _scan(settings, catalogue))
-    print(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
+    say(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
     return 0
 
 
@@ -32,7 +33,7 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
     local = _scan(settings, catalogue)
     room = make_room(engine_memory(probe_hardware()), load, local)
     rows = fit_rows(catalogue.choices(formats=["gguf"]), room, local)
-    print(_json(rows) if as_json else fit_text(rows, room), end="\n" if as_json else "")
+    say(_json(rows) if as_json else fit_text(rows, room), end="\n" if as_json else "")
     return 0
 
 
@@ -69,7 +70,7 @@ def remove_model(settings: Settings, name: str) -> int:
     catalogue = Catalogue.load()
     found = _downloaded(scan(settings.models_dir, catalogue, hub_cache=False), name, catalogue)
     freed_bytes = remove(found, settings.models_dir)
-    print(f"removed {found.id} ({size_text(freed_bytes)})")
+    say(f"removed {found.id} ({size_text(freed_bytes)})")
     return 0
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.gateway.control_messages import PEERS_PATH, Known, Peers
 from swarm.pairing import peers_at_rest
 
@@ -14,7 +16,7 @@ SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 def peers(data_dir: Path, json: bool) -> int:
     """Print the members, with their states where a node runs."""
     found = ask_running(data_dir, PEERS_PATH, Peers) or peers_at_rest(data_dir)
-    print(as_json(found) if json else peers_text(found))
+    say(as_json(found) if json else peers_text(found))
     return 0
 
 
@@ -30,7 +32,7 @@ def peers_text(found: Peers) -> str:
         lines.append("nobody else" + ("" if found.mode == "open" else " yet: `swarm invite`"))
     if not found.running:
         lines.append("No node runs here now; this is from its data directory.")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _row(known: Known, running: bool) -> tuple[str, str, str, str]:

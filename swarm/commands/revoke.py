@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
+from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
+from swarm.node_folder import folder_at_rest
 from swarm.pairing import revoke_at_rest
 
 
@@ -14,8 +17,11 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
     """Unpin `who`: an id, its beginning, or a name."""
     if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
         raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
-    revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who)) or revoke_at_rest(data_dir, who)
-    print(as_json(revoked) if json else revoke_text(revoked))
+    revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who))
+    if revoked is None:
+        with folder_at_rest(data_dir):
+            revoked = revoke_at_rest(data_dir, who)
+    say(as_json(revoked) if json else revoke_text(revoked))
     return 0
 
 
@@ -33,4 +39,4 @@ def revoke_text(revoked: Revoked) -> str:
         lines.append(
             f"Not here now: {', '.join(revoked.untold)}; each hears of it as soon as it meets a member that knows."
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

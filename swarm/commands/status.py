@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from federation.printable_text import one_line
 from swarm.commands.http import NodeDoor, get_json
+from swarm.commands.output import say
 from swarm.commands.peers import SHOWN_ID_CHARS
 
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
@@ -16,7 +18,7 @@ SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 def status(door: NodeDoor, as_json: bool) -> int:
     """Print the federation view of the node behind `door`; 1 if it is not ready."""
     view = get_json(door, "/v1/federation/health")
-    print(json.dumps(view, indent=2) if as_json else render(view))
+    say(json.dumps(view, indent=2) if as_json else render(view))
     return 0 if view["status"] == "ok" else 1
 
 
@@ -124,4 +126,4 @@ def render(view: dict[str, Any]) -> str:
     lines += [
         f"  {source['source']} is off: {source['problem']}" for source in view.get("sources", ()) if source["problem"]
     ]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from federation.printable_text import one_line
+from swarm.commands.output import draw, say, say_line
 from swarm.errors import SetupError
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.memory import size_text
@@ -32,9 +34,9 @@ class Terminal:
 
     def say(self, line: str) -> None:
         if self._open_line:
-            print()
+            say()
             self._open_line = False
-        print(line, flush=True)
+        say_line(line)
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
         now = time.monotonic()
@@ -43,10 +45,10 @@ class Terminal:
         share = done_bytes / total_bytes if total_bytes else 0.0
         finished = share >= 1.0
         if self._live and (now - self._drawn_at >= REDRAW_S or finished):
-            print(f"\r\x1b[K  {self._line(what, done_bytes, total_bytes, now)}", end="", flush=True)
+            draw(sys.stdout, f"\r\x1b[K  {one_line(self._line(what, done_bytes, total_bytes, now))}")
             self._drawn_at, self._open_line = now, True
         elif not self._live and (share - self._last_share >= LOG_STEP or finished):
-            print(f"  {self._line(what, done_bytes, total_bytes, now)}", flush=True)
+            say_line(f"  {self._line(what, done_bytes, total_bytes, now)}")
             self._last_share = share
 
     def _line(self, what: str, done_bytes: int, total_bytes: int | None, now: float) -> str:
@@ -76,14 +78,14 @@ class Terminal:
 
 def _typed(prompt: str, stop: threading.Event) -> str:
     """A line from the terminal. Unlike `input`, whose thread a process that ends would wait for, it can be stopped."""
-    print(prompt, end="", flush=True)
+    say(prompt, end="")
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         if stop.is_set():
-            print()
+            say()
             raise Stopped
     line = os.read(sys.stdin.fileno(), MAX_ANSWER_BYTES)
     if not line:
-        print()
+        say()
         raise SetupError("no model was chosen: name one with --model, or let the node choose with --auto")
     return line.decode(errors="replace")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from contextlib import closing, nullcontext
 from typing import Literal
 
 from swarm.commands.http import NodeDoor
+from swarm.commands.output import complain
 from swarm.commands.vote_screens import JsonScreen, LiveScreen, LogScreen, Screen, may_colour, may_redraw
 from swarm.commands.vote_stream import Ballot, End, Moment, hold_vote
 from swarm.errors import SetupError
@@ -24,25 +24,17 @@ Output = Literal["text", "json", "jsonl"]
 
 def vote(door: NodeDoor, ballot: Ballot, output: Output) -> int:
     """Hold the vote and show it; 0 if its verdict has a quorum. Ctrl-C cancels it at the node."""
-    _never_fail_on_characters()
     screen = _screen(output)
     try:
         with screen.ticking() if isinstance(screen, LiveScreen) else nullcontext():
             end = _watch(door, ballot, screen)
     except KeyboardInterrupt:
-        print("swarm: cancelled; the node lets its voters go", file=sys.stderr)
+        complain("swarm: cancelled; the node lets its voters go")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # else the interpreter complains at its end
         return NONE
     return CONSENSUS if end.account.quorum and not end.account.degraded else NONE
-
-
-def _never_fail_on_characters() -> None:
-    """A terminal without the characters of an answer shows "?" for them, and not a traceback."""
-    out: object = sys.stdout
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="replace")
 
 
 def _watch(door: NodeDoor, ballot: Ballot, screen: Screen) -> End:

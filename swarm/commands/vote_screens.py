@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+from federation.printable_text import clean_text, one_line
 from swarm.commands.ballot_account import Account
 from swarm.commands.ballot_view import (
     View,
@@ -19,8 +20,9 @@ from swarm.commands.ballot_view import (
     standing_lines,
     verdict_lines,
 )
+from swarm.commands.columns import cut
 from swarm.commands.live_region import LiveRegion, Ticker, terminal_size
-from swarm.commands.printable_text import clean_text, cut
+from swarm.commands.output import write
 from swarm.commands.vote_stream import End, Moment
 
 TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
@@ -108,12 +110,10 @@ class LogScreen:
     def end(self, end: End) -> None:
         view = View(LOG_COLUMNS)
         for line in ["", *verdict_lines(end.account, view), "", *answer_lines(end, view)]:
-            self._out.write(line.rstrip() + "\n")
-        self._out.flush()
+            write(self._out, one_line(line.rstrip()) + "\n")
 
     def _say(self, line: str) -> None:
-        self._out.write(cut(line, MAX_LOG_COLUMNS) + "\n")
-        self._out.flush()
+        write(self._out, one_line(cut(line, MAX_LOG_COLUMNS)) + "\n")
 
 
 class JsonScreen:
@@ -131,8 +131,7 @@ class JsonScreen:
         self._write({"answer": end.answer, "swarm": end.raw})
 
     def _write(self, value: Mapping[str, object]) -> None:
-        self._out.write(json.dumps(value) + "\n")
-        self._out.flush()
+        write(self._out, json.dumps(value) + "\n")
 
 
 def answer_lines(end: End, view: View) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
+from federation.printable_text import clean_line
 from swarm.commands.ballot_account import Account, read_account, with_answers
+from swarm.commands.columns import cut
 from swarm.commands.http import NodeDoor, post_stream
-from swarm.commands.printable_text import clean_line, cut
 from swarm.errors import SwarmError
 from swarm.generation import JsonObject
 

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, cast
 
+from federation.printable_text import clean_line
 from swarm.engines.upstream_address import KEY_VARIABLE
 from swarm.errors import Refusal, UpstreamRefused
 
@@ -92,4 +93,4 @@ def _word(value: object, key: str | None) -> str | None:
 def _shown(text: str, key: str | None, most: int) -> str:
     """`text` fit for a log and a header: bounded, printable, without the key."""
     plain = text.replace(key, "***") if key else text
-    return "".join(character if character.isprintable() else " " for character in plain[:most]).strip()
+    return clean_line(plain[:most])

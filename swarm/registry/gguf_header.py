@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from federation.printable_text import printable
 from swarm.errors import SetupError
 from swarm.registry.gguf_bytes import GgufDefect, Header, read_header
 from swarm.registry.gguf_cache import KEYS as CACHE_KEYS
@@ -112,9 +113,9 @@ def is_later_part(path: Path) -> bool:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without `.gguf` and without its part number."""
+    """The file's name without `.gguf` and without its part number, as a model's name: printable, as peers read it."""
     match = _PART.fullmatch(path.name)
-    return match["stem"] if match else path.stem
+    return printable(match["stem"] if match else path.stem)
 
 
 def _read_part(path: Path) -> tuple[int, Header]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from federation.printable_text import printable
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, Choice, Format
 from swarm.registry.file_hashes import hashes_path
@@ -147,7 +148,9 @@ def _mlx_model(folder: Path, catalogue: Catalogue) -> LocalModel | None:
         size_bytes = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
         raise SetupError(f"cannot read {folder}: {error.strerror or error}") from error
-    return LocalModel(choice.id if choice else folder.name, folder, "mlx", size_bytes, choice is not None, None)
+    return LocalModel(
+        choice.id if choice else printable(folder.name), folder, "mlx", size_bytes, choice is not None, None
+    )
 
 
 def _choice_of_file(path: Path, catalogue: Catalogue) -> Choice | None:

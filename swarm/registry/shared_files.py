@@ -52,6 +52,10 @@ class SharedFiles:
         self._by_sha256: Mapping[str, tuple[_Found, FileHashes]] = {}
         self._scanned_at: float | None = None
 
+    @property
+    def folder(self) -> Path:
+        return self._root
+
     def listed(self) -> tuple[SharedFile, ...]:
         """What is told to peers: the files whose hashes are known."""
         self._rescan()

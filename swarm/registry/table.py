@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from federation.printable_text import one_line
 from swarm.registry.catalogue import Catalogue, Choice
 from swarm.registry.fit import Room, judge, ranked
 from swarm.registry.local import LocalModel, LocalModels
@@ -173,6 +174,7 @@ def _size(size_bytes: int, estimated: bool) -> str:
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns as wide as their widest cell, two spaces apart, no trailing spaces; ends with a newline."""
+    rows = [tuple(map(one_line, row)) for row in rows]  # names of files may be anything
     widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: tuple[str, ...]) -> str:

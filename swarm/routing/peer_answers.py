@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
 
-from federation.advertisement import printable
 from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.peer_answer import PeerResponse
+from federation.printable_text import printable
 from federation.wire import GENERATE_PATH
 from swarm.engines.chunk_reader import ChunkReader
 from swarm.engines.request_body import request_body

@@ -18,8 +18,8 @@ from swarm.commands.ballot_view import (
     standing_lines,
     verdict_lines,
 )
+from swarm.commands.columns import columns_of
 from swarm.commands.live_region import clean_line_of, rows_taken
-from swarm.commands.printable_text import columns_of
 from swarm.errors import SwarmError
 
 ZEUS = VoterPart(voter="Zeus@kitchen", model="demo", group=0, weight=1, tokens=31, ms=412, answer="16")

@@ -320,11 +320,11 @@ def test_commands_send_the_key_given_or_the_first_of_the_environment(
 ) -> None:
     asked: list[urllib.request.Request] = []
 
-    def refuse(request: urllib.request.Request, timeout: float) -> None:
+    def refuse(_: object, request: urllib.request.Request, timeout: float) -> None:
         asked.append(request)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
     monkeypatch.setenv("SWARM_API_KEY", variable)
     assert main(["status", *arguments]) == 1
     assert [request.get_header("Authorization") for request in asked] == [sent]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
 from collections.abc import Callable
 
@@ -126,6 +127,15 @@ def test_only_addresses_that_mean_something_here_are_proposed() -> None:
     assert len(addresses) == 4
     assert all(address.host.startswith("10.0.0.") for address in addresses)
     assert Address("127.0.0.1", 80) in read_claim(info, allow_loopback=True)[1]
+
+
+@pytest.mark.parametrize("on_bare_cable", [False, True])
+def test_addresses_that_machines_give_themselves_count_where_this_one_has_such(on_bare_cable: bool) -> None:
+    packed = [ipaddress.ip_address(ip).packed for ip in ("169.254.169.254", "::ffff:169.254.169.254", "10.0.0.1")]
+    info = AsyncServiceInfo(SERVICE_TYPE, f"x.{SERVICE_TYPE}", addresses=packed, port=80, properties={"id": "a"})
+    _, addresses = read_claim(info, allow_loopback=False, on_bare_cable=on_bare_cable)
+    assert (Address("169.254.169.254", 80) in addresses) is on_bare_cable
+    assert Address("10.0.0.1", 80) in addresses
 
 
 def test_a_claim_without_a_port_or_address_is_none() -> None:

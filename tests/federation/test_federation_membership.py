@@ -301,6 +301,24 @@ def test_a_loopback_hint_means_the_informants_machine() -> None:
     assert useful_hints(hints, Address("127.0.0.1", 2), "self") == (Address("127.0.0.1", 1), Address("10.0.0.2", 1))
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+async def test_who_came_through_a_proxy_has_no_address_to_be_probed_at(
+    fake_node: Any, joined: Any, header: str
+) -> None:
+    async with joined(fake_node("here")) as here:
+        here.asked(fake_node("here").description, "127.0.0.1", {wire.FROM_PARAM: "10.0.0.9:6379"}, {header: "x"})
+        assert not here.rejected()
+        await asyncio.sleep(0)
+        assert not here._table.due_probes(1e12)  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_where_somebody_is_is_no_name(fake_node: Any, joined: Any) -> None:
+    async with joined(fake_node("here")) as here:
+        for host in ("localhost", "metadata.google.internal", "2130706433"):
+            here.heard_of(host, 80)
+        assert not here._table.due_probes(1e12)  # pyright: ignore[reportPrivateUsage]
+
+
 async def test_why_an_address_is_no_peer_is_said_in_one_word(fake_node: Any, reply: Any, until: Any) -> None:
     async with fake_node("newer") as newer, fake_node("printer") as printer, PeerClient("id-here") as client:
         newer.claims["protocol"] = 2

@@ -80,7 +80,7 @@ def test_a_peers_names_are_kept_inside_files_and_never_become_one(
     data_dir.mkdir(parents=True, exist_ok=True)
     (data_dir / "peers.json").touch()
     member = identity(folder / "inner", "member")
-    with nothing_new(folder, "peers.json", "roster.json"):
+    with nothing_new(folder, "peers.json", "roster.json", "paired"):
         try:
             entry = Entry(id=member.node_id, name=name, certificate=None, places=(Place(host=name or "x", port=1),))
             save_roster(data_dir, Roster(swarm="0" * 16, entries=(entry,)))

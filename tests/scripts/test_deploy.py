@@ -131,7 +131,8 @@ def test_a_pod_gets_the_time_to_leave_and_is_asked_where_a_node_answers(manifest
 
 def test_the_image_runs_as_nobody_special_and_keeps_its_data() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    assert "FROM python:3.11-slim" in lines
+    assert re.search(r"^ARG BASE=python:3\.\d+-slim-[a-z]+$", "\n".join(lines), re.MULTILINE), "a tag of one system"
+    assert "FROM ${BASE}" in lines
     assert "USER 10001" in lines
     assert "VOLUME /data" in lines
     assert f"EXPOSE {DEFAULT_PORT}" in lines

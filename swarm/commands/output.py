@@ -1,0 +1,92 @@
+"""The one place where the program writes to a terminal. A test finds prints around it.
+
+Most of what is shown holds words of others: names, answers, errors. Here only text gets through; the few sequences that
+this program draws with go by `draw`, which knows them and lets no others pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import traceback
+from types import TracebackType
+from typing import Final, TextIO
+
+from federation.printable_text import TextCleaner, clean_text, one_line
+
+# Colours, erasing to the end of the line or of the screen, and going up to the first column of an earlier line.
+_OWN: Final = re.compile(r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,3}m|[KJ]|[0-9]{1,5}F)|\r(?=\x1b\[K)|\A\r")
+_INDENT: Final = "    "  # of what belongs to a log line, so that no line of it looks like another entry
+
+
+def say(text: str = "", *, end: str = "\n") -> None:
+    """Show text to whoever runs the command."""
+    write(sys.stdout, clean_text(text) + end)
+
+
+def say_line(line: str) -> None:
+    """Show one line, whatever is in it."""
+    write(sys.stdout, one_line(line) + "\n")
+
+
+def complain(text: str = "") -> None:
+    """Say what is wrong, or how far it is, on standard error."""
+    write(sys.stderr, clean_text(text) + "\n")
+
+
+class Stream:
+    """An answer shown while it comes: what a terminal may act on is found even where two pieces share it."""
+
+    def __init__(self) -> None:
+        self._cleaner = TextCleaner()
+
+    def show(self, piece: str) -> None:
+        write(sys.stdout, self._cleaner.feed(piece))
+
+
+def draw(out: TextIO, painted: str) -> None:
+    """Write lines with this program's own sequences; whatever else is in them is cleaned."""
+    parts: list[str] = []
+    done = 0
+    for own in _OWN.finditer(painted):
+        parts += [clean_text(painted[done : own.start()]), own[0]]
+        done = own.end()
+    parts.append(clean_text(painted[done:]))
+    write(out, "".join(parts))
+
+
+def write(out: TextIO, clean: str) -> None:
+    """A terminal without the characters of an answer shows "?" for them, and not a traceback."""
+    encoding = out.encoding or "utf-8"
+    try:
+        out.write(clean)
+    except UnicodeEncodeError:
+        out.write(clean.encode(encoding, "replace").decode(encoding))
+    out.flush()
+
+
+class LogFormatter(logging.Formatter):
+    """A record is one line, and what belongs to it (a traceback) is indented: others' words make no entry."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        return one_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = clean_text(super().format(record)).split("\n")
+        return "\n".join([first, *(_INDENT + line for line in rest)])
+
+
+def clean_tracebacks() -> None:
+    """What nobody caught quotes others, too."""
+
+    def say_why(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        complain("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+    def say_why_of_thread(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+            say_why(ended.exc_type, ended.exc_value, ended.exc_traceback)
+
+    sys.excepthook = say_why
+    threading.excepthook = say_why_of_thread
