@@ -27,7 +27,7 @@ from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
-from swarm.errors import BadRequest, EngineDied, EngineFailed
+from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
 from swarm.generation import EventStream, Finish, GenerationRequest, Prompt
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
@@ -70,6 +70,7 @@ class LlamaHttp:
             read_bufsize=READ_BUFFER_BYTES,
         )
         self._prefill = SlicedPrefill(self._json)
+        self._unloaded = False
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
@@ -181,7 +182,9 @@ class LlamaHttp:
         line = next(line for line in text.splitlines() if line.startswith("llamacpp:prompt_tokens_total"))
         return int(float(line.rsplit(" ", 1)[1]))
 
-    async def aclose(self) -> None:
+    async def aclose(self, died: bool = False) -> None:
+        """Cut what is under way; `died`: because the engine has ended, and not because it is unloaded."""
+        self._unloaded = not died
         await self._session.close()
 
     async def _json(self, path: str, body: Wire | None) -> Any:
@@ -201,9 +204,20 @@ class LlamaHttp:
                     raise translate_error(response.status, await _error_body(response))
                 yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise EngineFailed(f"the engine's listener does not answer: {error or type(error).__name__}") from error
+            # It never had the request, so that this says nothing against it: the engine is gone, and loaded again.
+            raise Unavailable(f"the engine's listener does not answer: {error or type(error).__name__}") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
-            raise EngineDied(f"the engine ended over this request: {error or type(error).__name__}") from error
+            raise self._cut_off(error) from error
+        except RuntimeError as error:  # aiohttp's for a read after this side has closed the connection
+            if not self._session.closed:
+                raise
+            raise self._cut_off(error) from error
+
+    def _cut_off(self, error: Exception) -> SwarmError:
+        """What it means for a request that the connection broke off which it had gone out on."""
+        if self._unloaded:
+            return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
+        return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
 
 
 def tokens_in(answer: bytes) -> int:

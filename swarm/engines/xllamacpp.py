@@ -88,7 +88,7 @@ class XllamacppEngine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self.http.aclose()
+        await self.http.aclose(died=self.failed.done())
         await self._close()
 
     def watch(self, process: asyncio.subprocess.Process) -> None:

@@ -17,7 +17,7 @@ from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
 from swarm.engines.schema_refusal import refuse_impossible_schemas
-from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
@@ -27,6 +27,7 @@ from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
+from swarm.routing.pills import Content, Pills
 from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
 from swarm.routing.preference import by_preference, with_slots_for
 from swarm.routing.prefix import prefixes_of
@@ -74,7 +75,7 @@ class Dispatcher:
         self._pool = pool
         self._peers = peers
         self._router = Router(report_traffic, rules)
-        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle)
+        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle, self._is_peer)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -98,6 +99,14 @@ class Dispatcher:
 
     def _peers_idle(self) -> bool:
         return any(replica.slots_free for replica in self._router.seen(self._peers(), everything=False))
+
+    def _is_peer(self, node_id: str) -> bool:
+        return any(replica.node_id == node_id for replica in self._peers())
+
+    @property
+    def pills(self) -> Pills:
+        """The requests that are asked of nobody, because engines ended over them."""
+        return self._router.pills
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """How requests to each peer fare, by node id; closed for those that are not named."""
@@ -134,8 +143,9 @@ class Dispatcher:
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
-        Raises NoConsensus for a degraded verdict, where the client wants none.
+        Raises NoConsensus for a degraded verdict, where the client wants none, and EngineDied for a poison pill.
         """
+        self.pills.refuse(Content.of(request))
         self._router.attempt()
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
@@ -154,6 +164,8 @@ class Dispatcher:
                     shown = shown or isinstance(item, Delta)
                     yield item
             return
+        except EngineDied:
+            raise
         except FAILING_OVER as error:
             last = None if shown else self._left_over(request, plan, options)
             if last is None or isinstance(error, DeadlineExceeded):
@@ -234,7 +246,7 @@ class Dispatcher:
 
     def _replacement(self, request: GenerationRequest, failure: Failure) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's."""
-        if isinstance(failure.error, BadRequest) or not failure.missing:
+        if isinstance(failure.error, BadRequest | EngineDied) or not failure.missing:
             return None
         lost = failure.batch.replica
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
@@ -257,8 +269,9 @@ class Dispatcher:
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
-        may take over until then.
+        may take over until then. Raises EngineDied for a poison pill.
         """
+        self.pills.refuse(Content.of(request))
         with self._demand.request():
             offer = self.offer(upstream, local_only)
             prefixes = prefixes_of(request)
@@ -283,11 +296,14 @@ class Dispatcher:
 
         The upstream is the last to be asked, and only for what OpenAI's API has.
         """
+        self.pills.refuse(call.content)
         replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
         self._router.attempt()
         for replica in replicas[:-1]:
             try:
                 return await self._asking.utility(replica, call, deadline), replica
+            except EngineDied:
+                raise
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
