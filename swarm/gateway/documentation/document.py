@@ -23,7 +23,7 @@ REFUSALS = {
     408: "The body did not arrive in time",
     413: "The body is too large",
     500: "The engine failed; repeating does not help",
-    502: "Another node failed; repeating does not help",
+    502: "Another node failed, or an engine ended over the request (`engine_failed`); repeating does not help",
     503: "Nothing can serve this now; Retry-After says when to come back",
     504: "The answer was not complete by the request's deadline",
 }
