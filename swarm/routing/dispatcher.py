@@ -128,7 +128,8 @@ class Dispatcher:
         return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
-        """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
+        """Who will answer. Raises UnknownModel or BadRequest before anything is generated, EngineDied for a pill."""
+        self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
@@ -143,9 +144,8 @@ class Dispatcher:
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
-        Raises NoConsensus for a degraded verdict, where the client wants none, and EngineDied for a poison pill.
+        Raises NoConsensus for a degraded verdict, where the client wants none.
         """
-        self.pills.refuse(Content.of(request))
         self._router.attempt()
         with self._demand.request():
             async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
@@ -269,9 +269,8 @@ class Dispatcher:
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
-        may take over until then. Raises EngineDied for a poison pill.
+        may take over until then.
         """
-        self.pills.refuse(Content.of(request))
         with self._demand.request():
             offer = self.offer(upstream, local_only)
             prefixes = prefixes_of(request)

@@ -66,6 +66,15 @@ class FourNodes:
             counts[name] = sum(series[key] for key in asked)
         return counts
 
+    async def asked_since(self, before: dict[str, float], count: int = 1) -> set[str]:
+        """Whose peers asked them since, once there are so many: a request is counted when its answer is out."""
+
+        async def asked() -> set[str]:
+            now = await self.asked()
+            return {name for name in ENGINES if now[name] != before[name]}
+
+        return await eventually(asked, SEEN_S, "the request is counted", until=lambda names: len(names) >= count)
+
     async def idle(self) -> None:
         """Return once every engine runs and nobody uses one."""
 
@@ -125,8 +134,7 @@ async def test_one_engine_is_lost_and_no_node(swarm: FourNodes) -> None:
             assert "[DONE]" not in text
         else:
             assert_refused(status, headers, text)
-        again = await swarm.asked()
-        assert {name for name in ENGINES if again[name] != asked_before[name]} == {victim.name}
+        assert await swarm.asked_since(asked_before) == {victim.name}
         # The same again: refused by the node that was asked and by the victim, whole and streamed, before any engine.
         for node in ("kitchen", victim.name):
             for streamed in (False, True):
@@ -151,8 +159,7 @@ async def test_a_vote_loses_the_engines_that_were_asked_and_asks_no_other(swarm:
         (host,) = hosts_of(voter)
         host.send_signal(signal.SIGABRT)
     assert_refused(*await asking)
-    again = await swarm.asked()
-    assert {name for name in ENGINES if again[name] != asked_before[name]} == {voter.name for voter in voters}
+    assert await swarm.asked_since(asked_before, len(voters)) == {voter.name for voter in voters}
     for options in (body["swarm"], {"strategy": "single"}):
         assert_refused(*await swarm.post("kitchen", "/v1/chat/completions", {**body, "swarm": options}))
     assert all(node.exit_code is None for node in swarm.nodes.values())

@@ -433,6 +433,26 @@ async def test_who_waited_for_the_engine_goes_elsewhere_and_is_no_pill() -> None
         assert innocent.said() == "here"
 
 
+async def test_a_pill_is_told_as_one_while_its_engine_is_gone() -> None:
+    """And not that nobody serves the model, nor that it will be back."""
+    engines = [ScriptedEngine(deadly(), model_id="m")]
+
+    async def load() -> ScriptedEngine:
+        if not engines:
+            await asyncio.Event().wait()
+        return engines.pop()
+
+    engine = engines[0]
+    async with RunningNode("kitchen", load) as node, connect(node.url) as kitchen:
+        assert_refused(await kitchen.chat(PILL, model="m"))
+        engine.failed.set_result("the engine host ended")
+        await eventually(lambda: node.pool.states()[0].problem is not None)
+        for options in (SINGLE, {"votes": 2}):
+            assert_refused(await kitchen.chat(PILL, model="m", swarm=options))
+        body = {"request": chat(PILL, model="m"), "votes": 1}
+        assert json.loads((await kitchen.post("/federation/v1/candidates", body)).text)["error"]["died"] is True
+
+
 async def test_an_engine_that_ended_refuses_those_who_wait_as_busy() -> None:
     async with Swarm() as swarm:
         await swarm.add("study")
