@@ -6,7 +6,8 @@ import io
 import json
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from types import TracebackType
+from dataclasses import dataclass
+from types import SimpleNamespace, TracebackType
 from typing import Final, Self
 
 import aiohttp
@@ -46,6 +47,24 @@ _MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
 _TIMING: Final = Timing()
 
 
+@dataclass(slots=True)
+class _Way:
+    """Whether a request went over a connection that was made for it, or over one kept from before."""
+
+    fresh: bool = False
+
+
+async def _note_fresh(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    if isinstance(way := context.trace_request_ctx, _Way):
+        way.fresh = True
+
+
+def _noting_fresh_connections() -> aiohttp.TraceConfig:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_start.append(_note_fresh)
+    return tracing
+
+
 class PeerClient:
     """One connection pool for all peers. Use as `async with`; every method raises PeerError and nothing of aiohttp's.
 
@@ -67,6 +86,7 @@ class PeerClient:
             auto_decompress=False,  # nothing compressed is asked for, and a bomb must not unpack
             headers={wire.FROM_HEADER: self._node_id, "Accept-Encoding": "identity"},
             skip_auto_headers=("User-Agent", "Accept"),  # nobody reads them, and probes are most of what is sent
+            trace_configs=[_noting_fresh_connections()],
         )
         self._link = PeerLink(self._open, self._trust)
         return self
@@ -209,6 +229,7 @@ class PeerClient:
         `hops` counts this call and `deadline_s` is what is left of the request's time: both travel along.
         `idle_s` bounds the wait for the headers and between two pieces of the body; None leaves only the deadline.
         Leaving the context before the end cuts the connection, which cancels the work there.
+        A kept connection that breaks off is tried anew once; a fresh one had the request, and raises PeerBrokeOff.
         """
         sent = {
             **(headers or {}),
@@ -219,21 +240,27 @@ class PeerClient:
         }
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
         with translated(url):
+            way = _Way()
             try:
-                response = await self._send(url + path, body, sent, timeout)
+                response = await self._send(url + path, body, sent, timeout, way)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if not was_closed_meanwhile(error):
+                if way.fresh or not was_closed_meanwhile(error):
                     raise
-                response = await self._send(url + path, body, sent, timeout)
+                try:
+                    response = await self._send(url + path, body, sent, timeout, way)
+                except aiohttp.ClientConnectorError:  # it ended in between, perhaps over this very request
+                    raise error from None
         try:
             yield PeerResponse(response, url)
         finally:
             response.release()  # an unread rest closes the connection
 
     def _send(
-        self, url: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout, way: _Way
     ) -> Awaitable[aiohttp.ClientResponse]:
-        return self._session.post(url, data=io.BytesIO(body), headers=headers, timeout=timeout, allow_redirects=False)
+        return self._session.post(
+            url, data=io.BytesIO(body), headers=headers, timeout=timeout, allow_redirects=False, trace_request_ctx=way
+        )
 
     async def get_json(
         self,

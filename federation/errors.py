@@ -14,6 +14,7 @@ FederationError
 │   └── VersionError        ... or is of another major protocol version
 └── PeerError               one exchange with one peer failed; `kind` says how
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
+    │   └── PeerBrokeOff    "refused": it was cut after the request had gone out
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
     ├── PeerUntrusted       "untrusted": it is no member of this swarm, or does not take this node for one
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
@@ -79,6 +80,10 @@ class PeerRefused(PeerError):
     """Nobody listens at that address, or the connection broke off: the process there is gone or restarting."""
 
     kind = "refused"
+
+
+class PeerBrokeOff(PeerRefused):
+    """The connection stood and broke off under a request: the process there may have ended over it."""
 
 
 class PeerUnreachable(PeerError):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from federation import wire
 from federation.errors import (
     AdvertisementError,
+    PeerBrokeOff,
     PeerMembersOnly,
     PeerProtocolError,
     PeerRefused,
@@ -177,10 +178,12 @@ def translated(where: str) -> Generator[None]:
     except aiohttp.ClientOSError as error:
         if isinstance(error.__cause__, ssl.SSLError):  # in TLS 1.3 a refused certificate shows at the first read
             raise PeerUntrusted(f"{where} {why_no_handshake(error.__cause__)}") from error
-        if error.errno in _GONE:
+        if isinstance(error, aiohttp.ClientConnectorError) and error.errno in _GONE:
             raise PeerRefused(f"nobody listens at {where}") from error
+        if error.errno in _GONE:
+            raise PeerBrokeOff(f"{where} broke off the connection") from error
         raise PeerUnreachable(f"no way to {where} ({error.strerror})") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-        raise PeerRefused(f"{where} broke off the connection") from error
+        raise PeerBrokeOff(f"{where} broke off the connection") from error
     except aiohttp.ClientError as error:
         raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error

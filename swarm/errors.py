@@ -15,7 +15,8 @@ SwarmError
 ├── EngineFailed            the engine broke while answering (500)
 │   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
 ├── PeerFailed              another node did not answer as agreed (502)
-│   └── PeerMalformed       what it sent is no answer (502)
+│   ├── PeerMalformed       what it sent is no answer (502)
+│   └── PeerVanished        it had the request, and its connection broke off (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
@@ -120,7 +121,14 @@ class EngineFailed(SwarmError):
 
 
 class EngineDied(EngineFailed):
-    """The engine's process ended, or had to be ended, while it worked on the request: asking again may end another."""
+    """The engine's process ended, or had to be ended, while it worked on the request: asking again may end another.
+
+    `refused_for_s`: the request is refused for so long from now on, wherever this is known; None where nobody said.
+    """
+
+    def __init__(self, message: str, refused_for_s: int | None = None) -> None:
+        super().__init__(message)
+        self.refused_for_s = refused_for_s
 
 
 class PeerFailed(SwarmError):
@@ -133,6 +141,10 @@ class PeerFailed(SwarmError):
 
 class PeerMalformed(PeerFailed):
     """What a peer sent is no answer to what it was asked: a defect there, or bad will, never the network's doing."""
+
+
+class PeerVanished(PeerFailed):
+    """A peer took the request, and its connection broke off without a word: its process may have ended over it."""
 
 
 class UpstreamFailed(SwarmError):

@@ -32,7 +32,7 @@ from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together
 from swarm.engines.wire import Wire, as_object
-from swarm.errors import BadRequest, EngineDied, EngineFailed, Unavailable
+from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
 from swarm.generation import MIN_REPEAT_PENALTY, EventStream, Finish, GenerationRequest, Prompt, steady_temperature
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
@@ -102,6 +102,7 @@ class LlamaHttp:
         self._prefill = SlicedPrefill(self._json)
         self._without_a_slot = asyncio.Semaphore(WITHOUT_A_SLOT_AT_ONCE)
         self.silent: set[SilentCall] = set()  # the requests that wait for a byte, for the watcher
+        self._unloaded = False
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
@@ -244,7 +245,9 @@ class LlamaHttp:
                 return
             yield chunk
 
-    async def aclose(self) -> None:
+    async def aclose(self, died: bool = False) -> None:
+        """Cut what is under way; `died`: because the engine has ended, and not because it is unloaded."""
+        self._unloaded = not died
         await self._session.close()
 
     async def _json(self, path: str, body: Wire | None) -> Any:
@@ -268,10 +271,21 @@ class LlamaHttp:
                         raise translate_error(response.status, await _error_body(response))
                     yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            # It never had the request, so that this says nothing against it.
             told = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
             raise Unavailable(told) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
-            raise EngineDied(f"the engine ended over this request: {error or type(error).__name__}") from error
+            raise self._cut_off(error) from error
+        except RuntimeError as error:  # aiohttp's for a read after this side has closed the connection
+            if not self._session.closed:
+                raise
+            raise self._cut_off(error) from error
+
+    def _cut_off(self, error: Exception) -> SwarmError:
+        """What it means for a request that the connection broke off which it had gone out on."""
+        if self._unloaded:
+            return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
+        return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
 
 
 def tokens_in(answer: bytes) -> int:

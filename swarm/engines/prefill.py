@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from swarm.errors import SwarmError
+from swarm.errors import EngineDied, SwarmError
 from swarm.generation import GenerationRequest
 from swarm.moving_mean import moving_mean
 
@@ -92,8 +92,8 @@ class SlicedPrefill:
     async def warm(self, body: Mapping[str, Any]) -> int | None:
         """Prefill all but the end of the prompt of `body`, a request; cancelling it stops after the slice in progress.
 
-        Returns how much of the prompt was in the cache before; None where nothing was done. Never fails: what is wrong
-        with a request is for the request itself to say.
+        Returns how much of the prompt was in the cache before; None where nothing was done. Raises EngineDied, and
+        nothing else: what is wrong with a request is for the request itself to say.
         """
         if self._misses >= MAX_MISSES:
             return None
@@ -102,6 +102,8 @@ class SlicedPrefill:
             if not LONG_TOKENS < len(prompt) < self.context_tokens:
                 return None
             return await self._warm(prompt)
+        except EngineDied:
+            raise
         except (SwarmError, KeyError, TypeError, ValueError, OverflowError) as error:
             log.debug("no prefill in slices: %r", error)
             return None

@@ -212,7 +212,7 @@ class XllamacppEngine:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         works = not self.failed.done() and await _answers(self.http)
-        await self.http.aclose()
+        await self.http.aclose(died=self.failed.done())
         await (self._home.unload() if works else self._home.end())
 
     async def _watch(self) -> None:
@@ -224,7 +224,7 @@ class XllamacppEngine:
         log.error("%s: %s", self.model_id, words)
         self._wedged.cancel()
         await home.end()
-        await self.http.aclose()  # whoever waits for an answer of it is told
+        await self.http.aclose(died=True)  # whoever waits for an answer of it is told
         self.failed.set_result(words)
 
     def _told(self, verdict: Verdict) -> None:

@@ -33,6 +33,7 @@ from swarm.errors import (
 )
 from swarm.gateway.anthropic import errors as anthropic
 from swarm.gateway.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
+from swarm.routing.pills import REFUSED_S
 from swarm.tracing import current_request_id, request_id_from
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,9 @@ def http_error(error: SwarmError) -> HttpError:
         case UpstreamFailed():
             return HttpError(502, "server_error", "upstream_failed", message)
         case EngineDied():
-            return HttpError(502, "server_error", "engine_failed", message)
+            # `died` tells peers that this is a node's own word; `refused_for_s`, for how long it keeps to it.
+            extra = {"died": True, "refused_for_s": error.refused_for_s or REFUSED_S}
+            return HttpError(502, "server_error", "engine_failed", message, extra=extra)
         case EngineFailed():
             return HttpError(500, "server_error", "engine_failed", message)
         case _:

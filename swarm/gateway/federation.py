@@ -121,8 +121,9 @@ async def candidates(request: web.Request) -> web.StreamResponse:
                 LeaderLine(leader=LeaderStep.of(event)).model_dump_json(exclude_defaults=True).encode() + b"\n"
             )
 
-        node, on_event = app[DISPATCHER].node, tell if body.leader else None
-        answers = local_candidates(workers, generation, count, node, time.monotonic() + left_s, on_event)
+        dispatcher, on_event = app[DISPATCHER], tell if body.leader else None
+        deadline = time.monotonic() + left_s
+        answers = local_candidates(workers, generation, count, dispatcher.node, deadline, dispatcher.pills, on_event)
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:

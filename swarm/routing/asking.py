@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.routing.pills import Content, Pills
 from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
@@ -48,7 +49,9 @@ class Asking:
         router: Router,
         upstream: Upstream | None,
         peers_idle: Callable[[], bool],
+        is_peer: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        self._is_peer = is_peer
         self._pool = pool
         self._client = client
         self._router = router
@@ -66,13 +69,15 @@ class Asking:
     ) -> AsyncGenerator[Candidate, None]:
         """`count` whole answers; `on_event` hears the first one's events, `meter` what is made here of all."""
         request = request.model_copy(update={"model": replica.model})
+        account, guard = nullcontext(), nullcontext()
         if replica.local:
-            account = nullcontext()
-            source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)
+            workers = self._workers(replica)
+            source = local_candidates(workers, request, count, replica.node, deadline, self.pills, on_event, meter)
         else:
+            guard = self._guarded(replica, Content.of(request))
             account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event)
-        with account:
+        with guard, account:
             async with aclosing(source) as answers:
                 async for candidate in answers:
                     sent_bytes = 0 if replica.local else candidate.size_bytes
@@ -103,14 +108,24 @@ class Asking:
     async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
         """The answer to a call that generates nothing."""
         if replica.upstream and self._upstream is not None:
-            answer = await run_here(self._workers(replica), call.of(self._upstream.http, replica.model), deadline)
+            asked = call.of(self._upstream.http, replica.model)
+            answer = await run_here(self._workers(replica), asked, deadline, self.pills, replica.node)
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
             return answer
         if replica.local:
-            return await run_here(self._workers(replica), call, deadline)
-        with self._router.asking(replica, deadline, slots=int(call.leases)):
+            return await run_here(self._workers(replica), call, deadline, self.pills, replica.node)
+        with self._guarded(replica, call.content), self._router.asking(replica, deadline, slots=int(call.leases)):
             return await ask_peer(self._client, replica, call, deadline)
+
+    @property
+    def pills(self) -> Pills:
+        """The requests that are asked of nobody, because engines ended over them."""
+        return self._router.pills
+
+    def _guarded(self, replica: Replica, content: Content) -> AbstractContextManager[None]:
+        """A peer that works on `content` within the block."""
+        return self.pills.guard(content, replica.node, replica.node_id, lambda: self._is_peer(replica.node_id))
 
     def _workers(self, replica: Replica) -> ModelWorkers:
         above = None if self._upstream is None else self._upstream.workers
@@ -138,6 +153,7 @@ class Asking:
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
             on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()
+            stack.enter_context(self.pills.guard(Content.of(request), replica.node))
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
                     yield event
@@ -158,7 +174,7 @@ class Asking:
     async def _peer_events(
         self, replica: Replica, request: GenerationRequest, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        with self._router.asking(replica, deadline):
+        with self._guarded(replica, Content.of(request)), self._router.asking(replica, deadline):
             async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
                 async for event in events:
                     yield event

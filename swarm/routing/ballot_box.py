@@ -17,7 +17,7 @@ from swarm.consensus.tally import Tally, is_settled, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterWeights
-from swarm.errors import BadRequest, DeadlineExceeded, SwarmError
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, SwarmError
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.leading import Begun, Lead, Live
 from swarm.routing.meter import Meter
@@ -103,6 +103,7 @@ class BallotBox:
         self._out: Counter[Place] = Counter()
         self._told: tuple[int, ...] | None = None
         self._replaced = False
+        self._deadly = False
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
         self._nodes: dict[str, str] = {}
@@ -220,12 +221,19 @@ class BallotBox:
         return candidate if turn == 1 else candidate.model_copy(update={"voter": voter})
 
     def lose(self, failure: Failure, in_time: bool = True) -> Batch | None:
-        """Count a failure; returns the batch to run instead: one a ballot, and where it comes `in_time`."""
+        """Count a failure; returns the batch to run instead: one a ballot, and where it comes `in_time`.
+
+        Where an engine ended over the request nobody else is asked, in this place or in another: those who have it may
+        finish, and what they say decides.
+        """
+        if isinstance(failure.error, EngineDied):
+            self._deadly, self.held = True, ()
         self._out[place_of(failure.batch.replica)] -= failure.missing
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
-        other = None if self._replaced or not in_time else self.call.replace(failure, self._planned())
+        no_more = self._replaced or self._deadly or not in_time
+        other = None if no_more else self.call.replace(failure, self._planned())
         replaced = 0
         if other is not None:
             self.lead.passes_to(other)
@@ -275,8 +283,11 @@ class BallotBox:
 
     @property
     def disputed(self) -> tuple[Group, ...]:
-        """The groups to be shown to a judge: where one is wanted, and no answer has over half the weight."""
-        groups = self.counted.groups
+        """The groups to be shown to a judge: where one is wanted, and no answer has over half the weight.
+
+        None where an engine ended over the question: the judge would be asked it, too.
+        """
+        groups = () if self._deadly else self.counted.groups
         return groups if self.call.question.strategy == "judge" and disputed(groups) else ()
 
     def outcome(

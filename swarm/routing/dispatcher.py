@@ -18,7 +18,7 @@ from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
 from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.schema_refusal import refuse_impossible_schemas
-from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
 from swarm.routing.asking import Asking, OnServed
@@ -29,6 +29,7 @@ from swarm.routing.expected_time import expected_tokens
 from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
 from swarm.routing.meter import Meter
+from swarm.routing.pills import Content, Pills
 from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
 from swarm.routing.preference import by_our_measure, by_preference, fit_to_vote, with_slots_for
 from swarm.routing.prefix import prefixes_of
@@ -77,7 +78,7 @@ class Dispatcher:
         self._pool = pool
         self._peers = peers
         self._router = Router(report_traffic, rules)
-        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle)
+        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle, self._is_peer)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -101,6 +102,14 @@ class Dispatcher:
 
     def _peers_idle(self) -> bool:
         return any(replica.slots_free for replica in self._router.seen(self._peers(), everything=False))
+
+    def _is_peer(self, node_id: str) -> bool:
+        return any(replica.node_id == node_id for replica in self._peers())
+
+    @property
+    def pills(self) -> Pills:
+        """The requests that are asked of nobody, because engines ended over them."""
+        return self._router.pills
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """How requests to each peer fare, by node id; closed for those that are not named."""
@@ -149,7 +158,11 @@ class Dispatcher:
             raise refusal from error
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
-        """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated."""
+        """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated.
+
+        And EngineDied for a request that an engine has ended over.
+        """
+        self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         with self._choosing():
@@ -194,6 +207,8 @@ class Dispatcher:
                     shown = shown or isinstance(item, Delta)
                     yield item
             return
+        except EngineDied:
+            raise
         except FAILING_OVER as error:
             last = None if shown else self._left_over(request, plan, options)
             if last is None or isinstance(error, DeadlineExceeded):
@@ -281,7 +296,7 @@ class Dispatcher:
 
         Where the best has its share of the seats already, the next best that has not; else own workers, which queue.
         """
-        if isinstance(failure.error, BadRequest) or not failure.missing:
+        if isinstance(failure.error, BadRequest | EngineDied) or not failure.missing:
             return None
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
@@ -334,12 +349,15 @@ class Dispatcher:
 
         The upstream is the last to be asked, and only for what OpenAI's API has.
         """
+        self.pills.refuse(call.content)
         with self._choosing():
             replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
         self._router.attempt()
         for replica in replicas[:-1]:
             try:
                 return await self._asking.utility(replica, call, deadline), replica
+            except EngineDied:
+                raise
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
         return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]

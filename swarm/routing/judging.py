@@ -10,9 +10,10 @@ from contextlib import aclosing
 
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
-from swarm.errors import SwarmError
+from swarm.errors import EngineDied, SwarmError
 from swarm.generation import Candidate, GenerationRequest
 from swarm.routing.asking import Asking
+from swarm.routing.pills import Content
 from swarm.routing.replicas import Replica
 
 log = logging.getLogger(__name__)
@@ -39,5 +40,7 @@ async def judgement(
         error = "the request's deadline passed"
     except SwarmError as failure:
         error = str(failure)
+        if isinstance(failure, EngineDied):  # who asks again would have a judge asked again
+            asking.pills.died(Content.of(request), judge.node, failure.refused_for_s)
     log.warning("the judge at %s failed, the vote stands: %s", judge.node, error)
     return failed.model_copy(update={"error": error})

@@ -11,17 +11,27 @@ from typing import Any, cast
 from pydantic import JsonValue, ValidationError
 
 from federation.client import PeerClient
-from federation.errors import PeerError
+from federation.errors import PeerBrokeOff, PeerError
 from federation.peer_answer import PeerResponse
 from federation.printable_text import printable
 from federation.wire import GENERATE_PATH
 from swarm.engines.chunk_reader import ChunkReader
 from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
-from swarm.errors import BadRequest, ContextExceeded, PeerFailed, PeerMalformed, SwarmError, Unavailable
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineDied,
+    PeerFailed,
+    PeerMalformed,
+    PeerVanished,
+    SwarmError,
+    Unavailable,
+)
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.routing.ballot_box import OnEvent
 from swarm.routing.leading import LEADER_LINE, LeaderLine
+from swarm.routing.pills import REFUSED_S
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
@@ -51,7 +61,8 @@ async def peer_candidates(
     """`count` answers from a peer. At most that many are taken, and each bears the peer's own name.
 
     `on_event` hears the first one's events as they come, where the peer is one that tells them.
-    Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, all else as PeerFailed.
+    Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, that its engine ended over
+    the request as EngineDied, a connection that broke off as PeerVanished, all else as PeerFailed.
     """
     assert replica.url is not None
     started = time.perf_counter()
@@ -201,9 +212,14 @@ async def beginning(response: PeerResponse) -> bytes:
 
 
 def peer_failure(replica: Replica, error: PeerError) -> SwarmError:
-    """A failed exchange in this layer's terms: a peer that says it is busy is well, every other failure is its own."""
+    """A failed exchange in this layer's terms: a peer that says it is busy is well, every other failure is its own.
+
+    Only a connection that stood and broke off counts as vanishing: a slow, frozen or unreachable node may be well.
+    """
     if error.status == 503:
         return Unavailable(f"{replica.node} is busy: {error}")
+    if isinstance(error, PeerBrokeOff):
+        return PeerVanished(replica.node, str(error))
     return PeerFailed(replica.node, str(error))
 
 
@@ -215,6 +231,8 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
             return ContextExceeded(prompt_tokens, context_tokens)
         case "context_length_exceeded" | "invalid_value", _, _:
             return BadRequest(message)
+        case "engine_failed", _, _ if detail.get("died") is True:  # older nodes say no more than that it failed
+            return EngineDied(f"{replica.node}: {message}", told_refusal_s(detail.get("refused_for_s")))
         case "unavailable", _, _:
             return Unavailable(f"{replica.node}: {message}", told_retry_after_s(detail.get("retry_after_s")))
         case _:
@@ -224,6 +242,11 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
 def told_retry_after_s(told: object) -> int:
     """When a busy peer says to come back, within reason; a second where it does not say."""
     return told if isinstance(told, int) and 1 <= told <= MAX_RETRY_AFTER_S else 1
+
+
+def told_refusal_s(told: object) -> int:
+    """For how long a peer still refuses the request: a memory of it ends where it began, and is not passed on anew."""
+    return told if isinstance(told, int) and 1 <= told <= REFUSED_S else REFUSED_S
 
 
 def error_object(body: bytes) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """What this node has learned of whom it asks, and the one place where every request to a replica is accounted for.
 
-The effects beside `preference.py`, `outstanding.py`, `circuit.py`, `pace.py`, `affinity.py` and `rules.py`.
+The effects beside `preference.py`, `outstanding.py`, `circuit.py`, `pace.py`, `affinity.py`, `pills.py` and `rules.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
-from swarm.errors import ContextExceeded, PeerFailed, PeerMalformed, SwarmError, Unavailable
+from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
 from swarm.routing.affinity import Affinity
 from swarm.routing.circuit import Circuits
@@ -20,6 +20,7 @@ from swarm.routing.conduct import BOAST, Conduct, possible_tokens
 from swarm.routing.expected_time import within_reason
 from swarm.routing.outstanding import Outstanding, corrected
 from swarm.routing.pace import Paces
+from swarm.routing.pills import Pills
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import CircuitState, Replica
 from swarm.routing.retry_budget import RetryBudget
@@ -73,6 +74,7 @@ class Router:
         self._paces = Paces(clock)
         self.affinity = Affinity(clock)
         self.conduct = Conduct()
+        self.pills = Pills(clock)
         self._budget = RetryBudget(clock)
         self.listeners: list[RoutingListener] = []
 
@@ -111,7 +113,8 @@ class Router:
     def asking(self, replica: Replica, deadline: float, slots: int = 1) -> Generator[None]:
         """A request to a peer, which holds or awaits `slots` there. What becomes of the block is what became of it.
 
-        A failure is the peer's unless the request's own time was up. Being busy or refusing it is an answer.
+        A failure is the peer's unless the request's own time was up. Being busy or refusing it is an answer. That its
+        engine ended over the request is one, too, and all the same a failure: who says so of everything is left alone.
         """
         place, trial = replica.place, self._circuits.begin(replica.place)
         try:
@@ -124,6 +127,10 @@ class Router:
                 self._leave(replica, trial)
             else:
                 self._failed(replica, trial)
+            raise
+        except EngineDied:
+            self._report_traffic(replica.node_id, True)
+            self._count_failure(replica, trial)
             raise
         except Exception:  # a refusal
             self._circuits.answered(place)
@@ -140,6 +147,9 @@ class Router:
 
     def _failed(self, replica: Replica, trial: bool) -> None:
         self._report_traffic(replica.node_id, False)
+        self._count_failure(replica, trial)
+
+    def _count_failure(self, replica: Replica, trial: bool) -> None:
         if self._circuits.failed(replica.place, trial):
             log.warning("requests to %s for %s fail: it is left alone for a while", replica.node, replica.model)
             for listener in self.listeners:

@@ -8,10 +8,20 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from swarm.errors import ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable, UpstreamFailed
+from swarm.errors import (
+    ContextExceeded,
+    EngineDied,
+    EngineFailed,
+    PeerFailed,
+    PeerVanished,
+    SwarmError,
+    Unavailable,
+    UpstreamFailed,
+)
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.asking import Asking, OnServed, Served
 from swarm.routing.expected_time import expected_tokens, queued_behind
+from swarm.routing.pills import Content
 from swarm.routing.preference import Reason, by_preference, is_warm, reason_for
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import Place, Replica
@@ -21,7 +31,8 @@ from swarm.routing.waiting_room import SoonerElsewhere
 
 log = logging.getLogger(__name__)
 
-FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)  # another may do better
+# Another may do better; but for EngineDied, an EngineFailed: whoever catches these lets that one pass first.
+FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)
 MAX_TOLD = 8  # of those that were tried before; more names explain nothing
 FRESH_S = 3.0  # a slot that was idle longer ago may be taken by another node since
 MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up without spoiling what is measured
@@ -33,6 +44,7 @@ class SingleAnswer:
     That is a monotonic instant. `rank` is asked again after a failure, and, unless the request `stays`, while it waits
     for this node's own workers.
     Of a `whole` answer nothing is handed out before it is complete, so that the next best may take over until then.
+    A request over which an engine ended, or two nodes vanished, is asked of nobody else.
     """
 
     def __init__(
@@ -60,6 +72,7 @@ class SingleAnswer:
         self._elsewhere = None if stays else self._sooner
         self._tried: list[str] = []
         self._failed: set[Place] = set()
+        self._vanished = False  # one of those tried, with the request
         self._reason: Reason = "only one"
 
     async def events(self) -> AsyncGenerator[Delta | Finish, None]:
@@ -84,11 +97,22 @@ class SingleAnswer:
                 chosen = (sooner.peer.place, replica.place)
                 others = [other for other in self._ranked_again(left) if other.place not in chosen]
                 left = [sooner.peer, replica, *others]
+            except EngineDied:
+                raise
             except FAILING_OVER as error:
+                self._count_vanishing(replica, error)
                 if begun or not left:
                     raise
                 self._fail_over(replica, error)
                 left = self._ranked_again(left)
+
+    def _count_vanishing(self, replica: Replica, error: SwarmError) -> None:
+        """Raises EngineDied for the second node: whatever others answered to the same words meanwhile."""
+        if not isinstance(error, PeerVanished):
+            return
+        if self._vanished:
+            raise self._router.pills.second_vanishing(Content.of(self._request), replica.node, error) from error
+        self._vanished = True
 
     def _ranked(self) -> list[Replica]:
         """Who may be asked, best first; none that has failed this request."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from swarm.errors import (
     BadRequest,
     DeadlineExceeded,
+    EngineDied,
     EngineFailed,
     NoConsensus,
     SwarmError,
@@ -16,7 +17,10 @@ from swarm.errors import (
 
 
 def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
-    """What to tell a client when nobody answered: time ran out, or its own mistake, or why each voter failed."""
+    """What to tell a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
+    for error in failures:
+        if isinstance(error, EngineDied):
+            return error
     reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
     if late:
         also = f" ({reasons})" if reasons else ""

@@ -19,6 +19,7 @@ from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
+from swarm.routing.pills import Content, Pills
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
 from swarm.tracing import current_request_id
 from swarm.workers.pool import ModelWorkers
@@ -60,6 +61,11 @@ class UtilityCall(Generic[A]):
     skill: Skill = READ
     leases: bool = False
     upstream: Callable[[UpstreamHttp, str], Awaitable[A]] | None = None
+
+    @property
+    def content(self) -> Content:
+        """What it asks, whatever the model."""
+        return Content.of_call(self.name, self.body)
 
     def of(self, http: UpstreamHttp, model: str) -> UtilityCall[A]:
         """The same call, run by the upstream behind `http` with its `model`."""
@@ -104,15 +110,17 @@ def replicas_for(model: str, replicas: Sequence[Replica], skill: Skill) -> tuple
     return tuple(sorted(same, key=order))
 
 
-async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float) -> A:
+async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float, pills: Pills, node: str) -> A:
     """The answer of this node's own engine."""
     limit = asyncio.timeout(deadline - time.monotonic())
     try:
         async with limit:
             if not call.leases:
-                return await call.run(workers.running)
+                with pills.guard(call.content, node):
+                    return await call.run(workers.running)
             async with workers.lease(1, deadline) as lease:
-                return await call.run(lease.engine)
+                with pills.guard(call.content, node):
+                    return await call.run(lease.engine)
     except TimeoutError:
         if not limit.expired():
             raise

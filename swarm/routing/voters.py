@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.meter import Meter
+from swarm.routing.pills import Content, Pills
 from swarm.workers.pool import ModelWorkers
 
 OnEvent = Callable[[Delta | Finish], Awaitable[None]]
@@ -36,6 +37,7 @@ async def local_candidates(
     count: int,
     node: str,
     deadline: float,
+    pills: Pills,
     on_event: OnEvent | None = None,
     meter: Meter | None = None,
 ) -> AsyncGenerator[Candidate, None]:
@@ -44,10 +46,11 @@ async def local_candidates(
     `on_event` hears the first voter's events while they come, its `Finish` right before its candidate; `meter` hears
     everybody's. Closing the
     generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
-    beyond the monotonic instant `deadline` is refused at once.
+    beyond the monotonic instant `deadline` is refused at once, and so is one of the `pills`.
     """
-    asked = time.perf_counter()
-    async with workers.lease(count, deadline) as lease:
+    asked, content = time.perf_counter(), Content.of(request)
+    pills.refuse(content)
+    async with workers.lease(count, deadline) as lease, guarded(pills, content, node):
         begun = time.perf_counter()
         builders = [AnswerBuilder() for _ in lease.workers]
         async with aclosing(lease.engine.candidates(request, len(builders))) as events:
@@ -63,6 +66,13 @@ async def local_candidates(
                 note_speed(workers, event, begun)
                 voter = f"{lease.workers[event.choice].name}@{node}"
                 yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
+
+
+@asynccontextmanager
+async def guarded(pills: Pills, content: Content, node: str) -> AsyncGenerator[None]:
+    """This node's own engine works on `content` within the block: see `Pills.guard`."""
+    with pills.guard(content, node):
+        yield
 
 
 async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[Delta | Finish, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Literal
 
 from aiohttp import web
 
@@ -13,7 +14,8 @@ from federation.hostport import Address
 
 SHUTDOWN_S = 0.01  # handlers that hang are cut off at once
 
-Piece = bytes | asyncio.Event  # sent as it is, or waited for
+CUT: Final = "cut"  # the connection breaks off, as that of a process that ends
+Piece = bytes | asyncio.Event | Literal["cut"]  # sent as it is, or waited for
 
 
 class FakePeer:
@@ -79,6 +81,10 @@ class FakePeer:
         for piece in self.pieces:
             if isinstance(piece, bytes):
                 await response.write(piece)
+            elif piece == CUT:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
             else:
                 await piece.wait()
         await response.write_eof()

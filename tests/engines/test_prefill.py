@@ -16,7 +16,7 @@ from swarm.engines import prefill
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
-from swarm.errors import BadRequest
+from swarm.errors import BadRequest, EngineDied
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from tests.doubles.clients import connect
 from tests.doubles.running_node import RunningNode
@@ -135,6 +135,16 @@ async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
 
 async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
     assert await SlicedPrefill(Server([]).ask, CONTEXT_TOKENS).warm({"messages": [], "n": 1}) is None
+
+
+async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request() -> None:
+    """Else the request itself would find nobody listening, and be asked of the next engine."""
+
+    async def ends(path: str, _: Mapping[str, Any]) -> Any:
+        raise EngineDied(f"over {path}")
+
+    with pytest.raises(EngineDied, match="over /tokenize"):
+        await SlicedPrefill(ends, CONTEXT_TOKENS).warm({"prompt": "x"})
 
 
 @pytest.fixture

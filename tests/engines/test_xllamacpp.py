@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from benchmarks.random_model import write_model
 from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp import XllamacppEngine, host_answer, load_xllamacpp
 from swarm.engines.xllamacpp_server import EMBEDDING_TEXT_TOKENS
-from swarm.errors import BadRequest, ContextExceeded, EngineFailed
+from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 
 ENDS_S = 10.0  # far above what an answer of two tokens takes
@@ -46,6 +47,10 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     return GenerationRequest.model_validate(
         {"model": "demo", "messages": [{"role": "user", "content": text}], "temperature": 0.0, **fields}
     )
+
+
+async def collect(events: AsyncIterator[Delta | Finish]) -> list[Delta | Finish]:
+    return [event async for event in events]
 
 
 async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
@@ -140,7 +145,7 @@ async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_mod
     host.kill()
     reason = await asyncio.wait_for(engine.failed, 2)
     assert "-9" in reason
-    with pytest.raises(EngineFailed):
+    with pytest.raises(Unavailable):  # a request that never reached an engine has not ended one
         await events_of(engine, chat("hello"))
     await engine.aclose()
 
@@ -156,9 +161,19 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
         async def rest() -> int:
             return len([event async for event in events])
 
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineDied):
             await asyncio.wait_for(rest(), 5)
     await engine.aclose()
+
+
+async def test_an_engine_that_is_unloaded_in_mid_answer_has_not_died_over_it(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
+    async with aclosing(engine.candidates(endless, 1)) as events:
+        assert isinstance(await anext(events), Delta)
+        await engine.aclose()
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(collect(events), 5)
 
 
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:

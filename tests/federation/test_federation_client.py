@@ -15,6 +15,7 @@ from federation import peer_answer, wire
 from federation.advertisement import PeerHint, PeerHints
 from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.errors import (
+    PeerBrokeOff,
     PeerError,
     PeerProtocolError,
     PeerRefused,
@@ -418,7 +419,8 @@ async def test_a_kept_connection_that_the_node_closed_is_no_failure(aborted: boo
         assert asked == 3
 
 
-async def test_a_node_that_breaks_off_each_time_is_asked_twice_only() -> None:
+async def test_a_node_that_breaks_off_a_fresh_connection_is_not_asked_again() -> None:
+    """It had the request, which may have ended it: whoever restarts it must not find the same one waiting."""
     asked = 0
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -429,6 +431,35 @@ async def test_a_node_that_breaks_off_each_time_is_asked_twice_only() -> None:
 
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     async with server, PeerClient("id-me") as client:
-        with pytest.raises(PeerRefused, match="broke off"):
+        with pytest.raises(PeerBrokeOff, match="broke off"):
             await candidates(client, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    assert asked == 2
+    assert asked == 1
+
+
+async def test_a_node_that_breaks_off_a_kept_connection_and_is_gone_then_broke_off() -> None:
+    """Whether the request ended it nobody can tell, so that it may have."""
+    connections = 0
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Type: application/x-ndjson\r\n\r\n{}\n")
+        await reader.readuntil(b"\r\n\r\n")
+        server.close()
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, PeerClient("id-me") as client:
+        assert await candidates(client, url) == [b"{}"]
+        with pytest.raises(PeerBrokeOff, match="broke off"):
+            await candidates(client, url)
+    assert connections == 1
+
+
+async def test_a_node_where_nobody_listens_never_had_the_request() -> None:
+    async with PeerClient("id-me") as client:
+        with pytest.raises(PeerRefused, match="nobody listens") as caught:
+            await candidates(client, "http://127.0.0.1:1")
+    assert not isinstance(caught.value, PeerBrokeOff)

@@ -15,7 +15,7 @@ from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
 from swarm.consensus.question import Question
-from swarm.errors import BadRequest, DeadlineExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing import ballot
 from swarm.routing.ballot import hold_ballot
@@ -259,6 +259,51 @@ async def test_one_lost_batch_is_replaced_and_a_second_is_not() -> None:
     assert (lost.voter, lost.abstained) == ("lost@b", "failed: peer b: gone")
 
 
+def never(*_: object) -> None:
+    raise AssertionError("somebody else would have been asked")
+
+
+async def test_where_an_engine_ended_nobody_else_is_asked_and_those_who_have_it_may_finish() -> None:
+    gate = asyncio.Event()
+    hall = Hall({"a": [EngineDied("ended")], "here": ["Answer: 1", gate, "Answer: 1"], "later": ["Answer: 2"] * 2})
+    call = hall.call(("a", 1), ("here", 2), replacement=never, min_votes=5)
+    call = dataclasses.replace(call, later=wave(("later", 2)), reseat=never, progress=True)  # type: ignore[arg-type]
+    async with aclosing(hold_ballot(call)) as progress:
+        items = []
+        async for item in progress:
+            items.append(item)
+            gate.set()  # once the loss has been told
+    outcome = items[-1]
+    assert isinstance(outcome, Outcome)
+    assert sorted(hall.runs) == ["a", "here"]
+    assert (outcome.verdict.asked, outcome.verdict.votes, outcome.verdict.degraded) == (3, 2, True)
+    (lost,) = [summary for summary in outcome.verdict.candidates if summary.group is None]
+    assert (lost.voter, lost.abstained) == ("lost@a", "failed: ended")
+
+
+async def test_where_an_engine_ended_the_others_that_fail_are_not_replaced() -> None:
+    gate = asyncio.Event()
+    hall = Hall({"a": [EngineDied("ended")], "b": [gate, PeerFailed("b", "gone")]})
+    call = dataclasses.replace(hall.call(("a", 1), ("b", 1), replacement=never), progress=True)
+
+    async def hold() -> None:
+        async with aclosing(hold_ballot(call)) as progress:
+            async for _ in progress:
+                gate.set()
+
+    with pytest.raises(EngineDied, match="ended"):
+        await hold()
+
+
+async def test_no_judge_is_asked_about_a_question_over_which_an_engine_ended() -> None:
+    async def judge(_: Sequence[Group]) -> Candidate:
+        raise AssertionError("asked")
+
+    hall = Hall({"a": [EngineDied("ended")], "here": ["one thing", "quite another"]})
+    call = dataclasses.replace(hall.call(("a", 1), ("here", 2), strategy="judge"), ask_judge=judge)
+    assert (await outcome_of(call)).verdict.votes == 2
+
+
 async def test_a_defect_in_one_voter_costs_only_its_part() -> None:
     hall = Hall({"here": ["Answer: 1"], "a": [ZeroDivisionError("a defect")]})
     assert (await outcome_of(hall.call(("here", 1), ("a", 1)))).verdict.votes == 1
@@ -288,6 +333,8 @@ async def test_the_grace_begins_with_the_quorum_and_is_not_extended(monkeypatch:
         ([EngineFailed("broke")], True, DeadlineExceeded, r"deadline \(broke\)$"),
         ([EngineFailed("broke"), BadRequest("no")], False, BadRequest, "^no$"),
         ([EngineFailed("broke")] * 3, False, EngineFailed, "^every voter failed: broke$"),
+        ([EngineFailed("broke"), BadRequest("no"), EngineDied("ended")], False, EngineDied, "^ended$"),
+        ([EngineDied("ended"), Unavailable("full")], True, EngineDied, "^ended$"),
         ([EngineFailed("broke"), Unavailable("full")], False, EngineFailed, "broke; full"),
         ([Unavailable("full", 9), Unavailable("reloading", 4)], False, Unavailable, "^full; reloading$"),
     ],

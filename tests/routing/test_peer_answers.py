@@ -10,11 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.errors import (
+    PeerBrokeOff,
+    PeerError,
+    PeerProtocolError,
+    PeerRefused,
+    PeerStatusError,
+    PeerTimedOut,
+    PeerUnreachable,
+    PeerUntrusted,
+)
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.chunk_reader import ChunkReader
-from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError, Unavailable
+from swarm.errors import BadRequest, ContextExceeded, EngineDied, PeerFailed, PeerVanished, SwarmError, Unavailable
+from swarm.gateway.errors import error_line
 from swarm.generation import Candidate, Delta, Finish
-from swarm.routing.peer_answers import error_object, read_candidate, read_chunk, refusal
+from swarm.routing.peer_answers import error_object, peer_failure, read_candidate, read_chunk, refusal
 from swarm.routing.replicas import Replica
 
 ATTIC = Replica("id-attic", "attic", "m", slots=4, slots_free=4, url="http://attic")
@@ -117,6 +128,9 @@ def test_a_candidate_is_taken_as_it_is_but_for_where_it_comes_from() -> None:
         ({"code": "context_length_exceeded", "message": "too long"}, BadRequest("too long")),
         ({"code": "unavailable", "message": "full"}, Unavailable("attic: full")),
         ({"code": "engine_failed", "message": "broke"}, PeerFailed("attic", "broke")),
+        ({"code": "engine_failed", "message": "broke", "died": 1}, PeerFailed("attic", "broke")),
+        ({"code": "peer_failed", "message": "broke", "died": True}, PeerFailed("attic", "broke")),
+        ({"code": "engine_failed", "message": "ended", "died": True}, EngineDied("attic: ended")),
         ({"code": ["odd"], "message": {"odd": 1}}, PeerFailed("attic", "{'odd': 1}")),
         ({"code": "new in version 9", "message": "\x1b[31m"}, PeerFailed("attic", "?[31m")),
         ({}, PeerFailed("attic", "answered 502")),
@@ -126,6 +140,44 @@ def test_a_candidate_is_taken_as_it_is_but_for_where_it_comes_from() -> None:
 def test_a_peers_error_is_here_what_it_was_there(detail: dict[str, Any], error: SwarmError) -> None:
     made = refusal(ATTIC, detail, status=502)
     assert (type(made), str(made)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize(
+    ("told", "taken"), [(None, 60), (7, 7), (60, 60), (61, 60), (0, 60), (-1, 60), ("7", 60), (1.5, 60), (10**30, 60)]
+)
+def test_how_long_a_peer_refuses_a_request_is_believed_within_a_minute(told: object, taken: int) -> None:
+    made = refusal(ATTIC, {"code": "engine_failed", "message": "x", "died": True, "refused_for_s": told}, status=502)
+    assert isinstance(made, EngineDied)
+    assert made.refused_for_s == taken
+
+
+@pytest.mark.parametrize("left", [None, 48])
+def test_an_engine_that_died_is_told_from_one_node_to_the_next(left: int | None) -> None:
+    """As a line of candidates, as an event of a stream, and as the body of a 502."""
+    body = error_line(EngineDied("the engine ended over this request", left))
+    for read in (lambda: read_candidate(body, ATTIC, 1), lambda: read_chunk(ChunkReader(chat=True), body, ATTIC)):
+        with pytest.raises(EngineDied, match=r"^attic: the engine ended over this request$") as caught:
+            read()
+        assert caught.value.refused_for_s == (left or 60)
+    assert isinstance(refusal(ATTIC, error_object(body), 502), EngineDied)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PeerBrokeOff("broke off"), PeerVanished),
+        (PeerRefused("nobody listens"), PeerFailed),
+        (PeerTimedOut("late"), PeerFailed),
+        (PeerUnreachable("no route"), PeerFailed),
+        (PeerUntrusted("a stranger"), PeerFailed),
+        (PeerProtocolError("rubbish"), PeerFailed),
+        (PeerStatusError("answered 500", 500), PeerFailed),
+        (PeerStatusError("answered 503", 503), Unavailable),
+    ],
+    ids=str,
+)
+def test_only_a_connection_that_broke_off_looks_like_a_death(error: PeerError, kind: type[SwarmError]) -> None:
+    assert type(peer_failure(ATTIC, error)) is kind
 
 
 def test_a_long_message_of_a_peer_is_cut() -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from swarm.errors import BadRequest, PeerFailed, PeerMalformed, Unavailable
+from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
 from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
 from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S
@@ -106,6 +106,17 @@ def test_a_failed_trial_opens_it_again(asked: Asked) -> None:
     asked.clock.now += FIRST_PAUSE_S
     asked.ask(FAILED)
     assert (asked.circuit, asked.heard.of["opened"]) == ("open", 2)
+
+
+def test_an_engine_that_died_there_opens_the_circuit_of_a_peer_that_is_well(asked: Asked) -> None:
+    """It answers, so that nobody doubts that it is there; and who says so of everything is left alone."""
+    for _ in range(FAILURES_TO_OPEN):
+        asked.ask(EngineDied("attic: ended"))
+    assert asked.reports == [("attic", True)] * FAILURES_TO_OPEN
+    assert (asked.circuit, asked.heard.of["opened"]) == ("open", 1)
+    asked.clock.now += FIRST_PAUSE_S
+    asked.ask(EngineDied("attic: ended"))
+    assert (asked.circuit, asked.heard.of["opened"]) == ("open", 2), "its trial failed"
 
 
 def test_what_is_asked_of_a_peer_counts_at_once(asked: Asked) -> None:

@@ -15,7 +15,10 @@ from swarm.generation import FinishReason
 
 
 class ErrorDetail(BaseModel):
-    """`param` names the field to blame. A prompt that is too long also gets its size and that of the context."""
+    """`param` names the field to blame. A prompt that is too long also gets its size and that of the context.
+
+    A request over which an engine ended is told so by `died`, and for how long it is refused by `refused_for_s`.
+    """
 
     message: str
     type: str
@@ -23,6 +26,8 @@ class ErrorDetail(BaseModel):
     param: str | None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
+    died: bool | None = None
+    refused_for_s: int | None = None
 
 
 class ErrorBody(BaseModel):

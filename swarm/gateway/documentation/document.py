@@ -24,7 +24,7 @@ REFUSALS = {
     409: "Whoever manages the node cancelled the request",
     413: "The body is too large",
     500: "The engine failed; repeating does not help",
-    502: "Another node failed; repeating does not help",
+    502: "Another node failed, or an engine ended over the request (`engine_failed`); repeating does not help",
     503: "Nothing can serve this now; Retry-After says when to come back",
     504: "The answer was not complete by the request's deadline",
 }
