@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.engines.engine import EngineSpec
+from swarm.engines.free_memory import trim_from_time_to_time
 from swarm.engines.xllamacpp_server import start_server
 from swarm.errors import EngineFailed
 
@@ -52,6 +53,7 @@ def serve() -> int:
         return 1
     sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
     sys.stdout.flush()
+    trim_from_time_to_time()
     sys.stdin.read()
     return 0
 

@@ -6,7 +6,7 @@ Three numbers, in the order of what goes wrong when they are large:
   a note of where it has been: forty definitions, each a choice between two references to the next, are 2^40.
 * alike: the places where an answer may stand at the same time, because alternatives begin alike. Each token is held
   against each of them, and each pair is compared: a thousand took 7 ms a token, ten thousand never ended.
-* rules: the size of the grammar. A repetition is written out, `maxLength: 1000` as a thousand rules of 200 to 550 bytes.
+* rules: the size of the grammar. A repetition is written out, `maxLength: 1000` as a thousand rules.
 
 The sums are of upper bounds and saturate. Linear in the schema, but for a few rounds where definitions refer to
 themselves. Pure; works on schemas that `schema_refusal` has found well-formed, in the words of `grammar_schema`.

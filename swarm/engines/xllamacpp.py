@@ -17,7 +17,7 @@ from swarm.engines.host import spec_to_json
 from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.load import Isolation
 from swarm.engines.silence import silence
-from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server
+from swarm.engines.xllamacpp_server import Pooling, RunningServer, model_pooling, start_server, token_bytes
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import EventStream, GenerationRequest, Prompt
 
@@ -195,6 +195,7 @@ async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[],
     try:
         capabilities = await http.capabilities()
         pooling = await asyncio.to_thread(model_pooling, spec)
+        longest = await asyncio.to_thread(token_bytes, spec)
     except BaseException:
         await http.aclose()
         await close()
@@ -205,5 +206,6 @@ async def _connect(spec: EngineSpec, address: str, key: str, close: Callable[[],
         embeddings=pooling is not Pooling.RANK,
         rerank=pooling is Pooling.RANK,
         generates=pooling is None,
+        longest_token_bytes=longest,
     )
     return XllamacppEngine(spec, http, granted, close)

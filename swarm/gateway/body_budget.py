@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from swarm.engines.free_memory import TRIM_EVERY_S, trim
 from swarm.errors import Unavailable
 
 MOST_BYTES: Final = 256 * 2**20  # sixteen of the largest bodies; as text, and parsed, a few times as much
@@ -20,6 +22,7 @@ class BodyBudget:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._held_bytes = 0
+        self._will_trim = False
 
     def came(self, request: web.Request, body_bytes: int) -> None:
         """So much of the request's body is here. Raises Unavailable where there is no room for it."""
@@ -40,6 +43,17 @@ class BodyBudget:
             return await handler(request)
         finally:
             self._held_bytes -= request[COUNTED]
+            self._trim_soon()
+
+    def _trim_soon(self) -> None:
+        """What requests leave behind is given back, once for all that end until then; the engine's part, too."""
+        if not self._will_trim:
+            self._will_trim = True
+            asyncio.get_running_loop().call_later(TRIM_EVERY_S, self._trim)
+
+    def _trim(self) -> None:
+        self._will_trim = False
+        asyncio.get_running_loop().run_in_executor(None, trim)
 
 
 BODIES = web.AppKey("bodies", BodyBudget)

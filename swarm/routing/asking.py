@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
+from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
+from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
@@ -18,7 +19,7 @@ from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstream
-from swarm.routing.utilities import UtilityCall, ask_peer, run_here
+from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
 from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import ModelWorkers, WorkerPool
@@ -32,6 +33,14 @@ class Served:
     replica: Replica
     reason: Reason = "only one"
     tried: tuple[str, ...] = ()
+
+
+def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
+    """Raises ContextExceeded where `request` is so long that a peer could only refuse it. Its tokens are not known."""
+    if not replica.upstream and replica.context_tokens is not None and request.suffix is None:
+        chars = prompt_chars(request)
+        if chars > replica.context_tokens * UNKNOWN_TOKEN_BYTES:
+            raise ContextExceeded(chars // UNKNOWN_TOKEN_BYTES, replica.context_tokens, at_least=True)
 
 
 OnServed = Callable[[Served], None]
@@ -54,6 +63,7 @@ class Asking:
         self._router = router
         self._upstream = upstream
         self._room = WaitingRoom(peers_idle)
+        self._utilities = UtilityRoom()
 
     async def candidates(
         self,
@@ -70,6 +80,7 @@ class Asking:
             account = nullcontext()
             source = local_candidates(self._workers(replica), request, count, replica.node, deadline, on_event, meter)
         else:
+            refuse_to_send(replica, request)
             account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event)
         with account:
@@ -94,6 +105,7 @@ class Asking:
         if replica.local:
             return self._local_events(replica, request, choices, deadline, on_served, elsewhere)
         on_served(Served(replica.node, replica))
+        refuse_to_send(replica, request)
         if choices > 1:
             return self._peer_choices(replica, request, choices, deadline)
         return self._peer_events(replica, request, deadline)
@@ -101,12 +113,14 @@ class Asking:
     async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
         """The answer to a call that generates nothing."""
         if replica.upstream and self._upstream is not None:
-            answer = await run_here(self._workers(replica), call.of(self._upstream.http, replica.model), deadline)
+            answer = await run_here(
+                self._workers(replica), call.of(self._upstream.http, replica.model), deadline, self._utilities
+            )
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
             return answer
         if replica.local:
-            return await run_here(self._workers(replica), call, deadline)
+            return await run_here(self._workers(replica), call, deadline, self._utilities)
         with self._router.asking(replica, deadline, slots=int(call.leases)):
             return await ask_peer(self._client, replica, call, deadline)
 
@@ -127,6 +141,7 @@ class Asking:
         elsewhere: Elsewhere | None,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
+        refuse_too_long(request, workers.engine.capabilities)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
         waiting = nullcontext()
         if elsewhere is not None and not served_at_once:

@@ -16,7 +16,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding
 from swarm.consensus.waves import first_wave
 from swarm.consensus.weights import ballot_weights
-from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.engines.prompt_bound import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
@@ -119,9 +119,11 @@ class Dispatcher:
         return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
-        """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
-        refuse_impossible_schemas(request)
-        chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
+        """Who will answer. Raises UnknownModel or BadRequest before anything is generated.
+
+        The schemas of `request` have been looked at (`schema_refusal.py`): that takes its time, and this does not.
+        """
+        chars = prompt_chars(request)
         replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))

@@ -39,6 +39,7 @@ class Replica:
     slots_free: int
     url: str | None = None
     params: int | None = None
+    context_tokens: int | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
     rerank: bool = False

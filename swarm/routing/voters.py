@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
+from swarm.engines.prompt_bound import refuse_too_long
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.meter import Meter
 from swarm.workers.pool import ModelWorkers
@@ -46,6 +47,7 @@ async def local_candidates(
     generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
     beyond the monotonic instant `deadline` is refused at once.
     """
+    refuse_too_long(request, workers.engine.capabilities)
     asked = time.perf_counter()
     async with workers.lease(count, deadline) as lease:
         begun = time.perf_counter()
