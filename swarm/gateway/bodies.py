@@ -23,7 +23,9 @@ BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
 # What a web page's form sends without asking first, and no API client does. The third of these types is what `curl -d`
 # says of any body (application/x-www-form-urlencoded); a form's own body of it is escaped and so never JSON.
 FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
-RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read
+RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read, where `KEEPS_BODIES`
+KEEPS_BODIES = web.AppKey("keeps_bodies", bool)  # an upstream is sent the body itself
+BODY_BYTES = web.RequestKey("body_bytes", int)  # how large it was, once it was read
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
@@ -38,7 +40,7 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
     return await off_loop(lambda: parse_body(raw, schema))
 
 
-async def read_bytes(request: web.Request) -> bytes:
+async def read_bytes(request: web.Request) -> bytearray:
     """The body, at most as much as its application takes and within BODY_TIMEOUT_S. Raises as `read_body` does.
 
     And Unavailable, where this node holds too much text already.
@@ -50,15 +52,18 @@ async def read_bytes(request: web.Request) -> bytes:
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            raw = request[RAW_BODY] = await _pieces(request)
-            return raw
+            raw = await _pieces(request)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:
         raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
+    request[BODY_BYTES] = len(raw)
+    if request.app.get(KEEPS_BODIES):
+        request[RAW_BODY] = bytes(raw)
+    return raw
 
 
-async def _pieces(request: web.Request) -> bytes:
+async def _pieces(request: web.Request) -> bytearray:
     raw = bytearray()
     async for piece in request.content.iter_any():
         size = len(raw) + len(piece)
@@ -66,10 +71,10 @@ async def _pieces(request: web.Request) -> bytes:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
         request.app[BODIES].came(request, size)
         raw += piece
-    return bytes(raw)
+    return raw
 
 
-def parse_body(raw: bytes, schema: type[M]) -> M:
+def parse_body(raw: bytes | bytearray, schema: type[M]) -> M:
     if not raw:
         raise BadRequest("the body is empty: send a JSON object")
     marks = raw.count(b"{") + raw.count(b"[") + raw.count(b",")
@@ -84,7 +89,7 @@ def parse_body(raw: bytes, schema: type[M]) -> M:
         raise first_problem(error, raw) from error
 
 
-def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
+def first_problem(error: ValidationError, raw: bytes | bytearray) -> BadRequest:
     """What is wrong with a body, of several problems the most telling one.
 
     A union reports what each of its members finds: the one that was meant got furthest, or at least had the right type.

@@ -19,7 +19,7 @@ from federation.roster import Roster
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
 from swarm.gateway.answers import refuse_impossible
-from swarm.gateway.bodies import RAW_BODY, read_body
+from swarm.gateway.bodies import BODY_BYTES, read_body
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL, TRUST
 from swarm.gateway.peer_bodies import CandidatesBody, GenerateBody
@@ -102,7 +102,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
-    await refuse_impossible(generation, request.get(RAW_BODY))
+    await refuse_impossible(generation, request.get(BODY_BYTES, 0))
     workers = app[POOL].get(generation.model)
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))

@@ -10,7 +10,7 @@ from swarm.gateway.bodies import RAW_BODY, read_body
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.completion_body import CompletionBody
-from swarm.gateway.keys import ANSWERER, DISPATCHER
+from swarm.gateway.keys import ANSWERER
 from swarm.gateway.several_prompts import answer_several
 from swarm.gateway.shapes import Shape
 from swarm.gateway.utilities import ask
@@ -26,8 +26,7 @@ def openai_form(body: ChatCompletionBody) -> OpenAIForm:
 
 def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
     """The request of `body`, with the body as it came: an upstream, if any, gets every field that the client sent."""
-    original = None if http.app[DISPATCHER].upstream is None else http[RAW_BODY]
-    return body.to_request().model_copy(update={"original": original})
+    return body.to_request().model_copy(update={"original": http.get(RAW_BODY)})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
