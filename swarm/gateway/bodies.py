@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import reprlib
 from typing import TypeVar, cast
 
@@ -18,6 +19,8 @@ from swarm.gateway.off_loop import ON_LOOP_BYTES, off_loop
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
 MAX_QUOTES = 200_000  # two for each string that is no part of another: 100,000 of them are parsed in some 100 ms
+# Python holds a text with one emoji in it at four bytes a character: this much is 60 MB, the body included.
+MAX_WIDE_BODY_BYTES = 12 * 2**20
 MAX_PLACED_BYTES = 2**20  # a bad body up to this size is parsed once more to say where its problem is
 BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
 # What a web page's form sends without asking first, and no API client does. The third of these types is what `curl -d`
@@ -26,6 +29,7 @@ FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read, where `KEEPS_BODIES`
 KEEPS_BODIES = web.AppKey("keeps_bodies", bool)  # an upstream is sent the body itself
 BODY_BYTES = web.RequestKey("body_bytes", int)  # how large it was, once it was read
+_WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
@@ -40,7 +44,7 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
     return await off_loop(lambda: parse_body(raw, schema))
 
 
-async def read_bytes(request: web.Request) -> bytearray:
+async def read_bytes(request: web.Request) -> bytes:
     """The body, at most as much as its application takes and within BODY_TIMEOUT_S. Raises as `read_body` does.
 
     And Unavailable, where this node holds too much text already.
@@ -59,11 +63,11 @@ async def read_bytes(request: web.Request) -> bytearray:
         raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
     request[BODY_BYTES] = len(raw)
     if request.app.get(KEEPS_BODIES):
-        request[RAW_BODY] = bytes(raw)
+        request[RAW_BODY] = raw
     return raw
 
 
-async def _pieces(request: web.Request) -> bytearray:
+async def _pieces(request: web.Request) -> bytes:
     raw = bytearray()
     async for piece in request.content.iter_any():
         size = len(raw) + len(piece)
@@ -71,15 +75,20 @@ async def _pieces(request: web.Request) -> bytearray:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
         request.app[BODIES].came(request, size)
         raw += piece
-    return raw
+    return bytes(raw)  # pydantic would copy the other one, and keep both
 
 
-def parse_body(raw: bytes | bytearray, schema: type[M]) -> M:
+def parse_body(raw: bytes, schema: type[M]) -> M:
     if not raw:
         raise BadRequest("the body is empty: send a JSON object")
     marks = raw.count(b"{") + raw.count(b"[") + raw.count(b",")
     if marks > MAX_MARKS:
         raise BadRequest(f"the body has {marks} commas and opening brackets; at most {MAX_MARKS} are read")
+    if len(raw) > MAX_WIDE_BODY_BYTES and _WIDE.search(raw) is not None:
+        raise BadRequest(
+            f"the body has {len(raw)} bytes and characters that take four of them (emoji, rare scripts); "
+            f"at most {MAX_WIDE_BODY_BYTES} are read of such a one"
+        )
     quotes = raw.count(b'"') - raw.count(b'\\"')
     if quotes > MAX_QUOTES:
         raise BadRequest(f"the body has {quotes} quotes around strings; at most {MAX_QUOTES} are read")
@@ -89,7 +98,7 @@ def parse_body(raw: bytes | bytearray, schema: type[M]) -> M:
         raise first_problem(error, raw) from error
 
 
-def first_problem(error: ValidationError, raw: bytes | bytearray) -> BadRequest:
+def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
     """What is wrong with a body, of several problems the most telling one.
 
     A union reports what each of its members finds: the one that was meant got furthest, or at least had the right type.

@@ -372,3 +372,12 @@ ODD_PATTERNS = (
     "^a$", "^$", "^()$", "^|a$", "^[a]{0}$", "^(a|)$", "^a{0,0}$", "^[^a]$", "a", "^a{,3}$", "^a{3,1}$", "^(?:a)$",
     "^a**$", "^a+?$", "^a{2}{3}$", "^[a-]$", "^[]a]$", "^]$", "^{$", "^a{$", "^a{x}$", "^a{2000}$", "^[ab]{0,2001}$",
 )  # fmt: skip
+
+
+def merged_tools(path: str) -> list[Any]:
+    """A tool that no grammar can be made of, in the words of the API at `path`."""
+    definitions = {f"d{i}": {"allOf": [reference(f"d{i + 1}"), reference(f"d{i + 1}")]} for i in range(40)}
+    parameters = {**record(a={"allOf": [reference("d0")]}), "$defs": {**definitions, "d40": record(a=text())}}
+    if "messages" in path:
+        return [{"name": "f", "input_schema": parameters}]
+    return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
