@@ -43,11 +43,15 @@ class BadRequest(SwarmError):
 
 
 class ContextExceeded(BadRequest):
-    """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated."""
+    """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated.
 
-    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+    `at_least`: they were not counted, by its bytes there cannot be fewer.
+    """
+
+    def __init__(self, prompt_tokens: int, context_tokens: int, at_least: bool = False) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the context holds {context_tokens}: "
+            f"the prompt has {'at least ' if at_least else ''}{prompt_tokens} tokens "
+            f"and the context holds {context_tokens}: "
             "shorten it, or start the node with a larger --context",
             param="messages",
         )

@@ -21,6 +21,7 @@ from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.load import Isolation, load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
@@ -79,6 +80,7 @@ class Node:
         self._upstream_lines: list[str] = []
 
     async def __aenter__(self) -> Node:
+        give_back_large_blocks()
         try:
             await self._start()
         except BaseException:

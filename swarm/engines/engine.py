@@ -56,6 +56,7 @@ class Capabilities:
     chat_template: str = ""  # these three as the model's file has them
     bos_token: str = ""
     eos_token: str = ""
+    longest_token_bytes: int | None = None  # no token stands for more; None where nothing is known of the tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,16 @@
 
 llama.cpp writes a class as it stands: `.` and `[^@]` would match a quote, and the JSON would be broken. It has no
 `\\d`, `\\w` and `\\s`: it takes any text instead, with a line in its log. Both are put right here, without a parser of
-expressions: what is not certain to be safe is left out, and then the text is free, as in other servers.
+expressions: what is not certain to be safe is left out, and then the text is free, as in other servers. So is what
+would take llama.cpp seconds for a token: a pattern is one demand of many, and a client checks it anyway.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+
+from swarm.engines.pattern_cost import pattern_cost
 
 MAX_PATTERN_CHARS = 1000  # longer ones are left out: each character is a rule that every token is held against
 
@@ -29,8 +33,9 @@ _TOKEN = re.compile(
 )
 
 
+@lru_cache(maxsize=256)  # a schema is looked at before a vote, and made a grammar by each of its voters
 def grammar_pattern(pattern: str) -> str | None:
-    """`pattern` for a grammar; None where that cannot be said with certainty, or not at all."""
+    """`pattern` for a grammar; None where that cannot be said with certainty, costs too much, or not at all."""
     if len(pattern) > MAX_PATTERN_CHARS or not (pattern.startswith("^") and pattern.endswith("$")):
         return None
     made: list[str] = []
@@ -39,7 +44,8 @@ def grammar_pattern(pattern: str) -> str | None:
         if piece is None:
             return None
         made.append(piece)
-    return f"^{''.join(made)}$"
+    said = f"^{''.join(made)}$"
+    return said if pattern_cost(said) is not None else None
 
 
 def _piece(token: re.Match[str]) -> str | None:

@@ -7,6 +7,7 @@ a way that breaks the JSON (a pattern whose `.` may be a quote). Pure; what can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
@@ -17,6 +18,9 @@ from swarm.generation import JsonObject
 DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples", "required"})  # values, not schemas
 NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 OBJECT_KEYWORDS = frozenset({"properties", "$ref", "anyOf", "oneOf", "allOf"})  # what llama.cpp merges itself
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+MAX_MOST_ITEMS = 1998  # above 2,000 llama.cpp leaves `maxItems` out by itself; these two more it cannot parse again
+MOST_DIGITS = 10**15  # llama.cpp writes integers of 16 digits at most: a bound beyond that says nothing, and costs most
 NOTES = frozenset({"title", "description"})
 FLAGS = frozenset(
     {"additionalProperties", "unevaluatedProperties", "uniqueItems", "deprecated", "readOnly", "nullable"}
@@ -48,22 +52,50 @@ def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
             pattern = grammar_pattern(value)
             if pattern is not None:
                 made[keyword] = pattern
-        elif _is_no_bound(keyword, value):
+        elif keyword == "type" and isinstance(value, list) and "number" in value:
+            made[keyword] = [name for name in value if name != "integer"]  # which is one, and would get bounds
+        elif keyword == "maxItems" and value != schema.get("minItems") and _is_above(value, MAX_MOST_ITEMS):
             continue
         elif keyword in FLAGS and isinstance(value, bool):
             made[keyword] = value
         else:
             made[keyword] = _part(value, base) if isinstance(value, dict | list) or value is True else value
-    return made
+    return _with_whole_bounds(made) if is_integer(made) and BOUNDS & made.keys() else made
 
 
-def _is_no_bound(keyword: str, value: JsonValue) -> bool:
-    """A bound at the end of 64 bits bounds nothing; llama.cpp counts in 64 bits and takes its own ends for no bound."""
-    if not isinstance(value, int | float):
-        return False
-    if keyword in ("minimum", "exclusiveMinimum"):
-        return value <= -(2**63)
-    return keyword in ("maximum", "exclusiveMaximum") and value >= 2**63 - 1
+def _is_above(value: JsonValue, bound: int) -> bool:
+    return isinstance(value, int) and value > bound
+
+
+def is_integer(schema: JsonObject) -> bool:
+    """Whether a number that keeps `schema` must be an integer, whatever else it may be."""
+    given = schema.get("type")
+    types = given if isinstance(given, list) else [given]
+    return "integer" in types and "number" not in types
+
+
+def integer_bounds(schema: JsonObject) -> tuple[int | None, int | None]:
+    """The least and the largest integer that the bounds of `schema` allow; None for no bound."""
+    low, over, high, under = (
+        value if isinstance(value := schema.get(keyword), int | float) else None
+        for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+    )
+    least = [math.ceil(low)] if low is not None else []
+    least += [math.floor(over) + 1] if over is not None else []
+    most = [math.floor(high)] if high is not None else []
+    most += [math.ceil(under) - 1] if under is not None else []
+    return max(least, default=None), min(most, default=None)
+
+
+def _with_whole_bounds(schema: JsonObject) -> JsonObject:
+    """Bounds of an integer as llama.cpp can keep them: it cuts 4.1 down to 4."""
+    kept: JsonObject = {keyword: value for keyword, value in schema.items() if keyword not in BOUNDS}
+    least, most = integer_bounds(schema)
+    if least is not None and least > -MOST_DIGITS:
+        kept["minimum"] = least
+    if most is not None and most < MOST_DIGITS:
+        kept["maximum"] = most
+    return kept
 
 
 def _merged(schema: JsonObject) -> JsonObject:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
+from swarm.engines.free_memory import trim_from_time_to_time
 from swarm.engines.xllamacpp_server import load_limit_s, start_server
 from swarm.errors import EngineFailed
 
@@ -61,6 +62,7 @@ def serve() -> NoReturn:
     faulthandler.cancel_dump_traceback_later()
     sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
     sys.stdout.flush()
+    trim_from_time_to_time()
     sys.stdin.read()
     os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
 

@@ -2,12 +2,12 @@
 
 llama.cpp compiles a schema to a grammar for each request. It refuses most nonsense itself, but some it does not: a
 length whose minimum is above its maximum never returns, thousands of alternatives take seconds of every other
-request's time, a contradiction is answered with something that breaks the schema. Pure.
+request's time, a contradiction is answered with something that breaks the schema. What a well-formed schema may cost
+is in `schema_cost.py`; all schemas of a request are one grammar, and are bounded together. Pure.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +16,9 @@ from pydantic import JsonValue
 
 from swarm.engines.forced_call import demanded_schema
 from swarm.engines.grammar_pattern import MAX_PATTERN_CHARS
-from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS
+from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS, integer_bounds, is_integer
 from swarm.engines.schema_answerable import is_answerable
+from swarm.engines.schema_cost import Cost, schema_cost, together
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest, JsonObject
 
@@ -30,43 +31,54 @@ MAX_OPTIONAL = (
     256  # properties of one object: llama.cpp's grammar of optional ones grows with their square; 1,000 took 6 s
 )
 MAX_REPEATS = 2000  # llama.cpp's own limit for what a grammar may repeat
+MAX_PATTERNS_CHARS = 10_000  # in one schema: 13 us a character to look at; those that are left out do not count
 MAX_TEXT_CHARS = 20_000  # of a name, a constant or one enum value: it is written into the grammar
 
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
-BOUNDS = (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), ("minimum", "exclusiveMaximum"))
-MAX_BOUND = 2**63  # llama.cpp counts in 64 bits
-MAX_WHOLE = 2**63 - 1  # where it takes a bound for none
-MAX_OPEN_WHOLE = 10**15  # beyond, and bounded on one side only, it writes digits for ever (seen from 10**16 - 1 on)
+LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+MAX_BOUND = 2**64  # what generators of schemas write for "any integer"
+MAX_FAR_BOUND = 10**15  # for the least above, or the most below: `minimum` 10**16 and no maximum never returns
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]
 
 
 def refuse_impossible_schemas(request: GenerationRequest) -> None:
-    """Raises BadRequest naming the field of the first schema in `request` that no answer could be held to."""
+    """Raises BadRequest naming the field of the first schema in `request` that no answer could be held to.
+
+    Or that costs too much to be held to. For schemas as large as they may be this takes some 100 ms.
+    """
+    costs: list[Cost] = []
     for number, tool in enumerate(request.tools):
         where = f"tools[{number}].function.parameters"
         parameters = tool.function.parameters
         if parameters.get("type", "object") != "object":
             raise BadRequest(f"{where}.type is {parameters['type']!r:.100}: arguments are an object", param=where)
-        _refuse(parameters, where)
+        costs.append(_refuse(parameters, where))
     wanted = demanded_schema(request.response_format)
     if wanted is not None:
-        _refuse(wanted, "response_format.json_schema.schema")
+        costs.append(_refuse(wanted, "response_format.json_schema.schema"))
+    if len(costs) > 1 and (excess := together(costs).beyond()) is not None:
+        raise BadRequest(f"tools: all schemas of the request together: {excess}", param="tools")
 
 
-def _refuse(schema: JsonObject, where: str) -> None:
+def _refuse(schema: JsonObject, where: str) -> Cost:
+    """What `schema` costs. Raises BadRequest where no answer can be held to it."""
     look = _Look(schema)
-    for path, problem in look.problems(schema, ()):
+    for path, problem in look.everywhere():
         place = "".join(f".{name}" if name.isidentifier() else f"[{name}]" for name in path)
         raise BadRequest(f"{where}{place:.300}: {problem}", param=where)
     try:
         answerable = is_answerable(schema)
+        cost = schema_cost(schema)
     except RecursionError:
         raise BadRequest(f"{where}: references lead too deep to be followed", param=where) from None
     if not answerable:
         raise BadRequest(f"{where}: no value of finite size can keep this schema", param=where)
+    if (excess := cost.beyond()) is not None:
+        raise BadRequest(f"{where}: {excess}", param=where)
+    return cost
 
 
 @dataclass(slots=True)
@@ -76,10 +88,19 @@ class _Look:
     root: JsonObject
     parts: int = 0
     alternatives: int = 0
+    patterns_chars: int = 0
     resolved: set[str] = field(default_factory=set[str])
+    seen: set[int] = field(default_factory=set[int])  # ids of the parts that were looked at
+    referred: list[tuple[JsonObject, Path]] = field(default_factory=list[tuple[JsonObject, Path]])
+
+    def everywhere(self) -> Iterator[tuple[Path, str]]:
+        """What is wrong with the whole, with its place. One is enough: the walk may be left."""
+        yield from self.problems(self.root, ())
+        while self.referred:  # to where nobody looks for schemas, perhaps
+            yield from self.problems(*self.referred.pop())
 
     def problems(self, schema: JsonValue, path: Path) -> Iterator[tuple[Path, str]]:
-        """What is wrong with `schema` and what is in it, with its place. One is enough: the walk may be left."""
+        """What is wrong with `schema` and what is in it, with its place."""
         self.parts += 1
         if self.parts > MAX_PARTS or len(path) > 2 * MAX_DEPTH:
             yield (), f"a schema of more than {MAX_PARTS} parts or {MAX_DEPTH} levels: make it smaller"
@@ -89,8 +110,14 @@ class _Look:
         if not isinstance(schema, dict):
             yield path, f"a schema is an object, not {schema!r:.60}"
             return
+        if id(schema) in self.seen:
+            return
+        self.seen.add(id(schema))
         for problem in self._own(schema):
             yield path, problem
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in self.resolved:
+            yield from self._reference_problems(reference, path)
         for keyword, value in schema.items():
             if keyword not in DATA_KEYWORDS:
                 yield from self._below(keyword, value, (*path, keyword))
@@ -122,38 +149,41 @@ class _Look:
     def _own(self, schema: JsonObject) -> Iterator[str]:
         """What is wrong with a schema's own keywords."""
         yield from _type_problems(schema.get("type"))
-        yield from self._reference_problems(schema.get("$ref"))
+        if not isinstance(reference := schema.get("$ref", "#"), str):
+            yield f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
         if "enum" in schema:
             yield from self._enum_problems(schema["enum"])
         for low, high in COUNTS:
             yield from _count_problems(schema, low, high)
-        for low, high in BOUNDS:
-            yield from _bound_problems(schema, low, high)
-        yield from _whole_number_problems(schema)
+        yield from _bound_problems(schema)
         if "pattern" in schema:
-            yield from _pattern_problems(schema["pattern"])
+            yield from self._pattern_problems(schema["pattern"])
         yield from _property_problems(schema)
         if len(str(schema.get("const", ""))) > MAX_TEXT_CHARS:
             yield f"const is longer than {MAX_TEXT_CHARS} characters"
 
-    def _reference_problems(self, reference: JsonValue) -> Iterator[str]:
-        if reference is None or (isinstance(reference, str) and reference in self.resolved):
-            return
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            yield f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
+    def _reference_problems(self, reference: str, path: Path) -> Iterator[tuple[Path, str]]:
+        self.resolved.add(reference)
+        if not (reference == "#" or reference.startswith("#/")):
+            yield path, f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
             return
         target: JsonValue = self.root
+        names = False  # whether what `target` has are names, not keywords
         for step in reference.split("/")[1:]:
             if isinstance(target, dict) and step in target:
-                target = target[step]
+                if step in DATA_KEYWORDS and not names:
+                    yield path, f"$ref {reference!r:.100} leads into {step}, which holds values"
+                    return
+                target, names = target[step], step in NAMED_SCHEMAS and not names
             elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
                 target = target[int(step)]
             else:
-                yield f"$ref {reference!r:.100} leads nowhere"
+                yield path, f"$ref {reference!r:.100} leads nowhere"
                 return
         if not isinstance(target, dict):
-            yield f"$ref {reference!r:.100} leads to no schema"
-        self.resolved.add(reference)
+            yield path, f"$ref {reference!r:.100} leads to no schema"
+            return
+        self.referred.append((target, path))
 
     def _enum_problems(self, values: JsonValue) -> Iterator[str]:
         if not isinstance(values, list) or not values:
@@ -162,6 +192,22 @@ class _Look:
         yield from self._count_alternatives(len(values))
         if any(len(str(value)) > MAX_TEXT_CHARS for value in values):
             yield f"an enum value is longer than {MAX_TEXT_CHARS} characters"
+
+    def _pattern_problems(self, pattern: JsonValue) -> Iterator[str]:
+        if not isinstance(pattern, str):
+            yield f"pattern is {pattern!r:.60}: it must be a regular expression"
+            return
+        if len(pattern) > MAX_PATTERN_CHARS:
+            return
+        self.patterns_chars += len(pattern)
+        if self.patterns_chars > MAX_PATTERNS_CHARS:
+            yield f"more than {MAX_PATTERNS_CHARS} characters of patterns in one schema"
+            return
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            if not str(error).startswith(UNKNOWN_TO_PYTHON):
+                yield f"pattern {pattern!r:.100} is no regular expression: {error}"
 
 
 def _type_problems(given: JsonValue) -> Iterator[str]:
@@ -173,6 +219,9 @@ def _type_problems(given: JsonValue) -> Iterator[str]:
     for name in names:
         if not (isinstance(name, str) and name in TYPES):
             yield f"unknown type {name!r:.60}: use {', '.join(sorted(TYPES))}"
+            return
+    if len(set(map(str, names))) < len(names):
+        yield "type names one type twice"
 
 
 def _count_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
@@ -189,51 +238,27 @@ def _count_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
         yield f"{low} {least} is more than {high} {most}"
 
 
-def _bound_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
-    for keyword in (low, high):
+def _bound_problems(schema: JsonObject) -> Iterator[str]:
+    for keyword in LEAST + MOST:
         value = schema.get(keyword, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_BOUND:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_BOUND:
             yield f"{keyword} is {value!r:.60}: it must be a number within 64 bits"
             return
-    least, most = schema.get(low), schema.get(high)
-    if isinstance(least, int | float) and isinstance(most, int | float) and least > most:
-        yield f"{low} {least} is more than {high} {most}"
-
-
-def _whole_number_problems(schema: JsonObject) -> Iterator[str]:
-    """Bounds that no whole number keeps, and too far ones: of either llama.cpp makes a grammar that does not end."""
-    kind = schema.get("type")
-    if kind != "integer" and not (isinstance(kind, list) and "integer" in kind):
+    for low in LEAST:
+        for high in MOST:
+            least, most = schema.get(low), schema.get(high)
+            if not isinstance(least, int | float) or not isinstance(most, int | float):
+                continue
+            if least > most:
+                yield f"{low} {least} is more than {high} {most}"
+            elif least == most and (low, high) != ("minimum", "maximum"):
+                yield f"no number is between {low} {least} and {high} {most}"
+    least, most = integer_bounds(schema)
+    if is_integer(schema) and ((least or 0) > MAX_FAR_BOUND or (most or 0) < -MAX_FAR_BOUND):
+        yield f"integers from {least} to {most}: with a bound so far from 0 none of more than 15 digits can be enforced"
         return
-    least = [math.ceil(bound) for bound in _numbers(schema, "minimum")]
-    least += [math.floor(bound) + 1 for bound in _numbers(schema, "exclusiveMinimum")]
-    most = [math.floor(bound) for bound in _numbers(schema, "maximum")]
-    most += [math.ceil(bound) - 1 for bound in _numbers(schema, "exclusiveMaximum")]
-    lowest = max((bound for bound in least if bound > -MAX_WHOLE), default=None)
-    highest = min((bound for bound in most if bound < MAX_WHOLE), default=None)
-    if lowest is not None and highest is not None and lowest > highest:
-        yield f"no whole number is at least {lowest} and at most {highest}"
-    if highest is None and lowest is not None and lowest >= MAX_OPEN_WHOLE:
-        yield f"a whole number of {lowest} or more cannot be enforced: set a maximum, too, or a minimum of 15 digits"
-    if lowest is None and highest is not None and highest <= -MAX_OPEN_WHOLE:
-        yield f"a whole number of {highest} or less cannot be enforced: set a minimum, too, or a maximum of 15 digits"
-
-
-def _numbers(schema: JsonObject, keyword: str) -> list[int | float]:
-    """The bound that `keyword` sets, if it sets one; what is none was refused before."""
-    value = schema.get(keyword)
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else []
-
-
-def _pattern_problems(pattern: JsonValue) -> Iterator[str]:
-    if not isinstance(pattern, str):
-        yield f"pattern is {pattern!r:.60}: it must be a regular expression"
-    elif len(pattern) <= MAX_PATTERN_CHARS:
-        try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            if not str(error).startswith(UNKNOWN_TO_PYTHON):
-                yield f"pattern {pattern!r:.100} is no regular expression: {error}"
+    if is_integer(schema) and least is not None and most is not None and least > most:
+        yield f"no integer is between its bounds: {least} would be the least, and {most} the most"
 
 
 def _property_problems(schema: JsonObject) -> Iterator[str]:

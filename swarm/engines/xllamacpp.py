@@ -28,6 +28,7 @@ from swarm.engines.xllamacpp_server import (
     load_limit_s,
     model_pooling,
     start_server,
+    token_bytes,
 )
 from swarm.errors import BadRequest, EngineFailed, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
@@ -325,6 +326,7 @@ async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> Xlla
         capabilities = await http.capabilities()
         pooling = await asyncio.to_thread(model_pooling, spec)
         pace = await _measured_pace(http, spec, pooling)
+        longest = await asyncio.to_thread(token_bytes, spec)
     except BaseException:
         await http.aclose()
         await home.end()
@@ -335,6 +337,7 @@ async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> Xlla
         embeddings=pooling is not Pooling.RANK,
         rerank=pooling is Pooling.RANK,
         generates=pooling is None,
+        longest_token_bytes=longest,
     )
     return XllamacppEngine(spec, http, granted, home, pace)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from swarm.engines.prompt_bound import longest_token_bytes
 from swarm.errors import EngineFailed, SetupError
 from swarm.registry.gguf_header import GgufFacts, read_gguf
 
@@ -40,6 +41,12 @@ class Pooling(IntEnum):
 def model_pooling(spec: EngineSpec) -> Pooling | None:
     """The pooling that the model's file names, if it is an embedding or reranking model. Blocks on the disk."""
     return _pooling(_facts(spec))
+
+
+def token_bytes(spec: EngineSpec) -> int:
+    """The most bytes that one token of the model's file stands for. Blocks on the disk."""
+    facts = _facts(spec)
+    return longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
 
 
 def _facts(spec: EngineSpec) -> GgufFacts | None:

@@ -7,14 +7,28 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.gateway.answering import Answering, Asked
+from swarm.gateway.bodies import BODY_BYTES
 from swarm.gateway.condition import Condition
 from swarm.gateway.leaving import may_leave
 from swarm.gateway.metrics import Metrics
+from swarm.gateway.off_loop import SCHEMAS_ON_LOOP_BYTES, off_loop
 from swarm.gateway.streamed_answer import streamed_answer
 from swarm.gateway.streams import Pacing
 from swarm.gateway.whole_answer import whole_answer
+from swarm.generation import GenerationRequest
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+
+
+async def refuse_impossible(request: GenerationRequest, body_bytes: int) -> None:
+    """Raises BadRequest for schemas in `request`, which was so large, that no answer could be held to."""
+    if not request.tools and request.response_format is None:
+        return
+    if body_bytes <= SCHEMAS_ON_LOOP_BYTES:
+        refuse_impossible_schemas(request)
+    else:
+        await off_loop(lambda: refuse_impossible_schemas(request))
 
 
 class Answerer:
@@ -28,6 +42,7 @@ class Answerer:
 
     async def answer(self, http: web.Request, asked: Asked) -> web.StreamResponse:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
+        await refuse_impossible(asked.request, http.get(BODY_BYTES, 0))
         answering = self.planned(http, asked)
         if asked.stream:
             return await streamed_answer(http, answering, self._pacing)

@@ -27,7 +27,7 @@ from swarm.gateway.access_middleware import every_route_has_a_kind, guard
 from swarm.gateway.admission import Admission
 from swarm.gateway.answers import Answerer
 from swarm.gateway.anthropic import endpoints as anthropic
-from swarm.gateway.bodies import MAX_BODY_BYTES
+from swarm.gateway.bodies import KEEPS_BODIES, MAX_BODY_BYTES
 from swarm.gateway.body_budget import BODIES, BodyBudget
 from swarm.gateway.condition import Condition, closing_connections
 from swarm.gateway.documentation import pages
@@ -89,6 +89,7 @@ def make_app(
     guard(app, access or AccessRules())
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
+    app[KEEPS_BODIES] = dispatcher.upstream is not None
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(unsigned)

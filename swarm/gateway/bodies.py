@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import reprlib
 from typing import TypeVar, cast
 
@@ -13,15 +14,22 @@ from pydantic_core import ErrorDetails
 
 from swarm.errors import BadRequest
 from swarm.gateway.body_budget import BODIES
+from swarm.gateway.off_loop import ON_LOOP_BYTES, off_loop
 
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
+MAX_QUOTES = 200_000  # two for each string that is no part of another: 100,000 of them are parsed in some 100 ms
+# Python holds a text with one emoji in it at four bytes a character: this much is 60 MB, the body included.
+MAX_WIDE_BODY_BYTES = 12 * 2**20
 MAX_PLACED_BYTES = 2**20  # a bad body up to this size is parsed once more to say where its problem is
 BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
 # What a web page's form sends without asking first, and no API client does. The third of these types is what `curl -d`
 # says of any body (application/x-www-form-urlencoded); a form's own body of it is escaped and so never JSON.
 FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
-RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read
+RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read, where `KEEPS_BODIES`
+KEEPS_BODIES = web.AppKey("keeps_bodies", bool)  # an upstream is sent the body itself
+BODY_BYTES = web.RequestKey("body_bytes", int)  # how large it was, once it was read
+_WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
@@ -30,7 +38,10 @@ M = TypeVar("M", bound=BaseModel)
 
 async def read_body(request: web.Request, schema: type[M]) -> M:
     """The body as `schema`. Raises BadRequest, or HTTP 408 and 413."""
-    return parse_body(await read_bytes(request), schema)
+    raw = await read_bytes(request)
+    if len(raw) <= ON_LOOP_BYTES:
+        return parse_body(raw, schema)
+    return await off_loop(lambda: parse_body(raw, schema))
 
 
 async def read_bytes(request: web.Request) -> bytes:
@@ -45,12 +56,15 @@ async def read_bytes(request: web.Request) -> bytes:
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            raw = request[RAW_BODY] = await _pieces(request)
-            return raw
+            raw = await _pieces(request)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:
         raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
+    request[BODY_BYTES] = len(raw)
+    if request.app.get(KEEPS_BODIES):
+        request[RAW_BODY] = raw
+    return raw
 
 
 async def _pieces(request: web.Request) -> bytes:
@@ -61,7 +75,7 @@ async def _pieces(request: web.Request) -> bytes:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
         request.app[BODIES].came(request, size)
         raw += piece
-    return bytes(raw)
+    return bytes(raw)  # pydantic would copy the other one, and keep both
 
 
 def parse_body(raw: bytes, schema: type[M]) -> M:
@@ -70,6 +84,14 @@ def parse_body(raw: bytes, schema: type[M]) -> M:
     marks = raw.count(b"{") + raw.count(b"[") + raw.count(b",")
     if marks > MAX_MARKS:
         raise BadRequest(f"the body has {marks} commas and opening brackets; at most {MAX_MARKS} are read")
+    if len(raw) > MAX_WIDE_BODY_BYTES and _WIDE.search(raw) is not None:
+        raise BadRequest(
+            f"the body has {len(raw)} bytes and characters that take four of them (emoji, rare scripts); "
+            f"at most {MAX_WIDE_BODY_BYTES} are read of such a one"
+        )
+    quotes = raw.count(b'"') - raw.count(b'\\"')
+    if quotes > MAX_QUOTES:
+        raise BadRequest(f"the body has {quotes} quotes around strings; at most {MAX_QUOTES} are read")
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:

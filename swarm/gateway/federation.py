@@ -17,10 +17,10 @@ from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.engines.continued_turn import refuse_impossible_turns
-from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answering import Asked
-from swarm.gateway.bodies import read_body
+from swarm.gateway.answers import refuse_impossible
+from swarm.gateway.bodies import BODY_BYTES, read_body
 from swarm.gateway.chunk_writer import OpenAIForm
 from swarm.gateway.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL, TRUST
 from swarm.gateway.peer_bodies import CandidatesBody, GenerateBody
@@ -105,7 +105,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
     refuse_impossible_turns(generation)
-    refuse_impossible_schemas(generation)
+    await refuse_impossible(generation, request.get(BODY_BYTES, 0))
     workers = app[POOL].get(generation.model)
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))

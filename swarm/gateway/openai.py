@@ -25,8 +25,8 @@ def openai_form(body: ChatCompletionBody) -> OpenAIForm:
 
 
 def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
-    """The request of `body`, with the body as it came: an upstream gets every field that the client sent."""
-    return body.to_request().model_copy(update={"original": http[RAW_BODY]})
+    """The request of `body`, with the body as it came: an upstream, if any, gets every field that the client sent."""
+    return body.to_request().model_copy(update={"original": http.get(RAW_BODY)})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:

@@ -15,18 +15,21 @@ from pydantic import BaseModel, TypeAdapter
 
 from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
+from swarm.engines.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
 from swarm.engines.request_body import request_body
 from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.chat_body import ChatCompletionBody
 from swarm.gateway.embedding_body import EmbeddingBody
+from swarm.gateway.off_loop import off_loop
 from swarm.gateway.sampling_body import MAX_INT
 from swarm.gateway.utility_bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import GenerationRequest, JsonObject
 from swarm.routing.utilities import EMBED, RERANK, UtilityCall
 
 BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
+TOKEN_BYTES = 8  # of a token's number as text
 MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
 TEXT = TypeAdapter(str)
 COUNT = TypeAdapter(int)
@@ -52,6 +55,7 @@ def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
             body.content, add_special=body.add_special, parse_special=body.parse_special, pieces=body.with_pieces
         ),
         fits,
+        size_bytes=len(body.content),
     )
 
 
@@ -60,30 +64,51 @@ def _are_bytes(piece: str | tuple[int, ...]) -> bool:
 
 
 def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
-    return UtilityCall("detokenize", wire(body), TEXT, lambda engine: engine.detokenize(body.tokens), lambda _: True)
+    return UtilityCall(
+        "detokenize",
+        wire(body),
+        TEXT,
+        lambda engine: engine.detokenize(body.tokens),
+        lambda _: True,
+        size_bytes=len(body.tokens) * TOKEN_BYTES,
+    )
 
 
 def apply_template(body: TemplateBody) -> UtilityCall[str]:
     request = body.to_request()
-    _refuse_impossible(request)
-    return UtilityCall("apply-template", wire(body), TEXT, lambda engine: engine.prompt_text(request), lambda _: True)
-
-
-def _refuse_impossible(request: GenerationRequest) -> None:
-    """llama.cpp compiles the tools' schemas to render a chat, too, and some it would compile for ever."""
     refuse_impossible_turns(request)
-    refuse_impossible_schemas(request)
+
+    async def text(engine: Engine) -> str:
+        await off_loop(lambda: refuse_impossible_schemas(request))  # llama.cpp writes a grammar, if only to show tools
+        return await engine.prompt_text(request)
+
+    return UtilityCall(
+        "apply-template",
+        wire(body),
+        TEXT,
+        text,
+        lambda _: True,
+        size_bytes=prompt_chars(request),
+        check=lambda can: refuse_too_long(request, can),
+    )
 
 
 def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
     """The prompt's tokens as the model sees it, chat template and tools included."""
-    _refuse_impossible(request)
+    refuse_impossible_turns(request)
+
+    async def count(engine: Engine) -> int:
+        await off_loop(lambda: refuse_impossible_schemas(request))
+        return await engine.count_tokens(request)
+
     return UtilityCall(
         "count-tokens",
         request_body(request, 1),
         COUNT,
-        lambda engine: engine.count_tokens(request),
+        count,
         lambda count: 0 <= count <= MAX_INT,
+        size_bytes=prompt_chars(request),
+        check=lambda can: refuse_too_long(request, can),
     )
 
 
@@ -110,6 +135,7 @@ def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
         fits,
         EMBED,
         leases=True,
+        check=lambda can: refuse_too_long_texts(texts, can),
         upstream=lambda http, model: http.embed(model, texts, more),
     )
 
@@ -125,7 +151,14 @@ def rerank(body: RerankBody) -> UtilityCall[Ranking]:
         )
 
     return UtilityCall(
-        "rerank", wire(body), RANKING, lambda engine: engine.rerank(body.query, passages), fits, RERANK, leases=True
+        "rerank",
+        wire(body),
+        RANKING,
+        lambda engine: engine.rerank(body.query, passages),
+        fits,
+        RERANK,
+        leases=True,
+        check=lambda can: refuse_too_long_texts([body.query, *passages], can),
     )
 
 

@@ -68,12 +68,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The kept key-values, the length of every array by its key, the keys of all strings, and the tensors."""
+    """The kept key-values, the length of every array by its key, the keys of all strings, and the tensors.
+
+    `longest_bytes` has the size of the longest string of every array of strings.
+    """
 
     values: dict[str, Value]
     array_lengths: dict[str, int]
     keys: frozenset[str]
     tensors: tuple[Tensor, ...]
+    longest_bytes: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +134,21 @@ class _Cursor:
         self._window_end = self._file.seek(self.position + count)
         self._window, self._at = b"", 0
 
-    def skip_strings(self, count: int) -> None:
-        """Move over `count` strings: the tokens of a vocabulary, so the loop is tight."""
+    def skip_strings(self, count: int) -> int:
+        """Move over `count` strings: the tokens of a vocabulary, so the loop is tight. The longest one's size."""
         unpack = _LENGTH.unpack_from
+        longest = 0
         for _ in range(count):
             if len(self._window) - self._at < 8:
                 self._fill(8)
             (length,) = unpack(self._window, self._at)
             self._at += 8
+            longest = length if length > longest else longest
             if length <= len(self._window) - self._at:
                 self._at += length
             else:
                 self.skip(length)
+        return longest
 
     def strings(self, count: int) -> list[bytes]:
         """The next `count` strings; one longer than MAX_TOKEN_BYTES is left empty."""
@@ -173,16 +180,17 @@ def read_header(file: BinaryIO, size_bytes: int, wanted: Callable[[str], bool]) 
     tensor_count, key_count = _preamble(cursor, size_bytes)
     values: dict[str, Value] = {}
     array_lengths: dict[str, int] = {}
+    longest_bytes: dict[str, int] = {}
     keys: set[str] = set()
     for _ in range(key_count):
         key = cursor.text("a key", MAX_KEY_BYTES)
         keys.add(key)
         kind = cursor.kind()
-        value = _array(cursor, key, array_lengths) if kind == _ARRAY else _single(cursor, kind)
+        value = _array(cursor, key, array_lengths, longest_bytes) if kind == _ARRAY else _single(cursor, kind)
         if value is not None and wanted(key):
             values[key] = value
     tensors = _tensors(cursor, tensor_count, size_bytes, values.get("general.alignment", 32))
-    return Header(values, array_lengths, frozenset(keys), tensors)
+    return Header(values, array_lengths, frozenset(keys), tensors, longest_bytes)
 
 
 def read_tokens(file: BinaryIO, size_bytes: int) -> TokenTable:
@@ -242,12 +250,12 @@ def _single(cursor: _Cursor, kind: int) -> Value | None:
     return cursor.number(layout)
 
 
-def _array(cursor: _Cursor, key: str, array_lengths: dict[str, int]) -> Value | None:
+def _array(cursor: _Cursor, key: str, array_lengths: dict[str, int], longest_bytes: dict[str, int]) -> Value | None:
     """The numbers of a short array, or None for what is skipped; notes the length of either."""
     kind, count = _array_head(cursor)
     array_lengths[key] = count
     if kind == _STRING:
-        cursor.skip_strings(count)
+        longest_bytes[key] = cursor.skip_strings(count)
         return None
     layout = _layout(cursor, kind)
     if count > MAX_KEPT_ITEMS:

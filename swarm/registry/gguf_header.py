@@ -22,6 +22,7 @@ GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferre
 PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+TOKENIZER = "tokenizer.ggml.model"
 _GENERAL_KEYS = frozenset({"architecture", "name", "file_type", "alignment"})
 _ARCH_KEYS = CACHE_KEYS | {"context_length", "vocab_size", "pooling_type", "expert_count", "expert_used_count"}
 
@@ -47,6 +48,8 @@ class GgufFacts:
     cache: CacheShape | None
     has_chat_template: bool
     pooling_type: int | None
+    tokenizer: str | None = None  # the kind, in GGUF's words: gpt2, llama, bert, ...
+    longest_token_bytes: int | None = None  # as written in the file
 
     @property
     def kv_heads(self) -> int | None:
@@ -136,6 +139,8 @@ def _read_part(path: Path) -> tuple[int, Header]:
 
 
 def _wanted(key: str) -> bool:
+    if key == TOKENIZER:
+        return True
     section, _, rest = key.partition(".")
     return rest in (_GENERAL_KEYS if section == "general" else _ARCH_KEYS)
 
@@ -146,7 +151,7 @@ def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> G
     if not isinstance(architecture, str) or not architecture:
         raise SetupError(f"cannot use {parts[0]}: it does not say its architecture; give another .gguf file")
     keys = ArchKeys(architecture, first.values)
-    name = first.values.get("general.name")
+    name, tokenizer = first.values.get("general.name"), first.values.get(TOKENIZER)
     params = sum(tensor.elements for header in headers for tensor in header.tensors)
     return GgufFacts(
         parts=parts,
@@ -163,6 +168,8 @@ def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> G
         cache=cache_shape(keys),
         has_chat_template="tokenizer.chat_template" in first.keys,
         pooling_type=keys.count("pooling_type"),
+        tokenizer=tokenizer if isinstance(tokenizer, str) else None,
+        longest_token_bytes=first.longest_bytes.get("tokenizer.ggml.tokens"),
     )
 
 

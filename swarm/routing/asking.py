@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.errors import PeerFailed, Unavailable, UpstreamFailed
+from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
+from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
@@ -19,7 +20,7 @@ from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstream
-from swarm.routing.utilities import UtilityCall, ask_peer, run_here
+from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
 from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import ModelWorkers, WorkerPool
@@ -33,6 +34,14 @@ class Served:
     replica: Replica
     reason: Reason = "only one"
     tried: tuple[str, ...] = ()
+
+
+def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
+    """Raises ContextExceeded where `request` is so long that a peer could only refuse it. Its tokens are not known."""
+    if not replica.upstream and replica.context_tokens is not None and request.suffix is None:
+        chars = prompt_chars(request)
+        if chars > replica.context_tokens * UNKNOWN_TOKEN_BYTES:
+            raise ContextExceeded(chars // UNKNOWN_TOKEN_BYTES, replica.context_tokens, at_least=True)
 
 
 OnServed = Callable[[Served], None]
@@ -57,6 +66,7 @@ class Asking:
         self._router = router
         self._upstream = upstream
         self._room = WaitingRoom(peers_idle)
+        self._utilities = UtilityRoom()
 
     async def candidates(
         self,
@@ -74,6 +84,7 @@ class Asking:
             workers = self._workers(replica)
             source = local_candidates(workers, request, count, replica.node, deadline, self.pills, on_event, meter)
         else:
+            refuse_to_send(replica, request)
             guard = self._guarded(replica, Content.of(request))
             account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event)
@@ -101,6 +112,7 @@ class Asking:
         if replica.local:
             return self._local_events(replica, request, choices, deadline, on_served, elsewhere)
         on_served(Served(replica.node, replica))
+        refuse_to_send(replica, request)
         if choices > 1:
             return self._peer_choices(replica, request, choices, deadline)
         return self._peer_events(replica, request, deadline)
@@ -109,12 +121,12 @@ class Asking:
         """The answer to a call that generates nothing."""
         if replica.upstream and self._upstream is not None:
             asked = call.of(self._upstream.http, replica.model)
-            answer = await run_here(self._workers(replica), asked, deadline, self.pills, replica.node)
+            answer = await run_here(self._workers(replica), asked, deadline, self._utilities, self.pills, replica.node)
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
             return answer
         if replica.local:
-            return await run_here(self._workers(replica), call, deadline, self.pills, replica.node)
+            return await run_here(self._workers(replica), call, deadline, self._utilities, self.pills, replica.node)
         with self._guarded(replica, call.content), self._router.asking(replica, deadline, slots=int(call.leases)):
             return await ask_peer(self._client, replica, call, deadline)
 
@@ -144,6 +156,7 @@ class Asking:
         elsewhere: Elsewhere | None,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
+        refuse_too_long(request, workers.engine.capabilities)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
         waiting = nullcontext()
         if elsewhere is not None and not served_at_once:

@@ -17,7 +17,7 @@ from swarm.consensus.standing import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import first_wave
 from swarm.engines.continued_turn import refuse_impossible_turns
-from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.engines.prompt_bound import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
@@ -160,11 +160,11 @@ class Dispatcher:
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated.
 
-        And EngineDied for a request that an engine has ended over.
+        And EngineDied for a request that an engine has ended over. The schemas of `request` have been looked at
+        (`schema_refusal.py`): that takes its time, and this does not.
         """
         self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
-        refuse_impossible_schemas(request)
-        chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
+        chars = prompt_chars(request)
         with self._choosing():
             replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
         if not all(replica.upstream for replica in replicas):  # which takes such turns in a way of its own

@@ -46,6 +46,7 @@ class Replica:
     params: int | None = None
     told_params: int | None = None
     told_tokens_per_s: float | None = None
+    context_tokens: int | None = None
     tokens_per_s: float | None = None
     embeddings: bool = False
     rerank: bool = False

@@ -87,6 +87,7 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         slots_free=0 if suspect else min(model.slots_free, model.slots),
         url=url,
         params=model.params,
+        context_tokens=model.context_tokens,
         tokens_per_s=model.tokens_per_s,
         embeddings=model.embeddings,
         rerank=model.rerank,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.wire import UTILITIES_PATH
-from swarm.engines.engine import Engine
+from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
@@ -25,6 +25,11 @@ from swarm.tracing import current_request_id
 from swarm.workers.pool import ModelWorkers
 
 A = TypeVar("A")
+
+SMALL_BYTES = 64 * 1024  # what a chat's prompt has, to be counted beside it
+SMALL_AT_ONCE = 2  # of the four threads that an engine has beside those of its answers
+MOST_UTILITY_BYTES = 32 * 2**20  # waiting and running: some seconds of work
+UTILITY_RETRY_AFTER_S = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,9 @@ class UtilityCall(Generic[A]):
     """One call. A peer is sent `body` under `name`, with its model put in; `run` is the same on an engine here.
 
     `fits` tells whether another's answer, already of the right types, can be one to this call. A call that computes
-    (`leases`) waits for a worker. `upstream` is the same asked of an upstream, which calls the model so; None for what
-    OpenAI's API does not have.
+    (`leases`) waits for a worker; one that does not waits for its turn, by `size_bytes`, those of its text. `check`
+    raises BadRequest for what an engine that can so much need not be asked. `upstream` is the same asked of an
+    upstream, which calls the model so; None for what OpenAI's API does not have.
     """
 
     name: str
@@ -60,6 +66,8 @@ class UtilityCall(Generic[A]):
     fits: Callable[[A], bool]
     skill: Skill = READ
     leases: bool = False
+    size_bytes: int = 0
+    check: Callable[[Capabilities], None] = lambda _: None
     upstream: Callable[[UpstreamHttp, str], Awaitable[A]] | None = None
 
     @property
@@ -110,14 +118,47 @@ def replicas_for(model: str, replicas: Sequence[Replica], skill: Skill) -> tuple
     return tuple(sorted(same, key=order))
 
 
-async def run_here(workers: ModelWorkers, call: UtilityCall[A], deadline: float, pills: Pills, node: str) -> A:
+class UtilityRoom:
+    """Turns for calls that lease no worker: they take an engine's time and threads from its answers all the same.
+
+    A hundred texts of 1 MB to be counted at once held every chat up for 20 s. So large ones go one at a time, small
+    ones a few at a time beside them; those of all together that are here are bounded by their bytes.
+    """
+
+    def __init__(self) -> None:
+        self._held_bytes = 0
+        self._small = asyncio.Semaphore(SMALL_AT_ONCE)
+        self._large = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def turn(self, size_bytes: int) -> AsyncGenerator[None]:
+        """Waits for the call's turn, and holds it. Raises Unavailable where too many bytes wait already."""
+        if self._held_bytes and self._held_bytes + size_bytes > MOST_UTILITY_BYTES:
+            raise Unavailable(
+                f"utilities with {self._held_bytes / 2**20:.0f} MiB of text are in progress, and this node takes "
+                f"{MOST_UTILITY_BYTES / 2**20:.0f} MiB at once: try again later",
+                retry_after_s=UTILITY_RETRY_AFTER_S,
+            )
+        self._held_bytes += size_bytes
+        try:
+            async with self._small if size_bytes <= SMALL_BYTES else self._large:
+                yield
+        finally:
+            self._held_bytes -= size_bytes
+
+
+async def run_here(
+    workers: ModelWorkers, call: UtilityCall[A], deadline: float, room: UtilityRoom, pills: Pills, node: str
+) -> A:
     """The answer of this node's own engine."""
+    call.check(workers.engine.capabilities)
     limit = asyncio.timeout(deadline - time.monotonic())
     try:
         async with limit:
             if not call.leases:
-                with pills.guard(call.content, node):
-                    return await call.run(workers.running)
+                async with room.turn(call.size_bytes):
+                    with pills.guard(call.content, node):
+                        return await call.run(workers.running)
             async with workers.lease(1, deadline) as lease:
                 with pills.guard(call.content, node):
                     return await call.run(lease.engine)

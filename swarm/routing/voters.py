@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from swarm.consensus.ballots import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
+from swarm.engines.prompt_bound import refuse_too_long
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.meter import Meter
 from swarm.routing.pills import Content, Pills
@@ -48,6 +49,7 @@ async def local_candidates(
     generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
     beyond the monotonic instant `deadline` is refused at once, and so is one of the `pills`.
     """
+    refuse_too_long(request, workers.engine.capabilities)
     asked, content = time.perf_counter(), Content.of(request)
     pills.refuse(content)
     async with workers.lease(count, deadline) as lease, guarded(pills, content, node):

@@ -115,6 +115,26 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
     "a negative length": (record(a={"type": "string", "maxLength": -1}), "maxLength is -1"),
     "half a character": (record(a={"type": "string", "maxLength": 2.5}), "maxLength is 2.5"),
     "a word as minimum": (record(a={"type": "integer", "minimum": "x"}), "minimum is 'x'"),
+    "no integer in between": (record(a={"type": "integer", "minimum": 4.1, "maximum": 4.9}), "no integer is between"),
+    "no integer strictly in between": (
+        record(a={"type": ["integer", "null"], "exclusiveMinimum": 4, "exclusiveMaximum": 5}),
+        "no integer is between",
+    ),
+    "nothing below what is least": (record(a={"type": "number", "minimum": 4, "exclusiveMaximum": 4}), "no number is"),
+    "an exclusive minimum above the maximum": (
+        record(a={"type": "integer", "exclusiveMinimum": 9, "maximum": 5}),
+        "exclusiveMinimum 9 is more than maximum 5",
+    ),
+    "a bound of seventeen digits": (record(a={"type": "integer", "minimum": 10**16}), "more than 15 digits"),
+    "one type twice": (record(a={"type": ["object", "object"]}), "one type twice"),
+    "a reference into a constant": (
+        {**record(a={"$ref": "#/const/x"}), "const": {"x": {"type": "string"}}},
+        "leads into const",
+    ),
+    "a bad schema where none is looked for": (
+        {**record(a={"$ref": "#/x/y"}), "x": {"y": {"type": "string", "minLength": 9, "maxLength": 3}}},
+        "is more than",
+    ),
     "a minimum beyond 64 bits": (record(a={"type": "integer", "minimum": 10**30}), "64 bits"),
     "properties in a list": ({"type": "object", "properties": [1]}, "object of schemas"),
     "a property that is a number": (record(a=5), "a schema is an object, not 5"),

@@ -49,7 +49,7 @@ class ScriptedEngine:
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
         self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it
         self.utility_gate.set()
-        self.can: dict[str, bool] = {}  # capabilities other than the usual
+        self.can: dict[str, bool | int] = {}  # capabilities other than the usual
         self._model_id = model_id
         self._slots = slots
         self._voters = 0

@@ -44,6 +44,8 @@ def test_a_small_file_is_read_in_full(make_gguf: MakeGguf) -> None:
         cache=facts.cache,
         has_chat_template=False,
         pooling_type=None,
+        tokenizer=facts.tokenizer,
+        longest_token_bytes=8,
     )
     assert facts.cache is not None
     assert facts.cache.groups == (LayerGroup(2, 2, 16, 16),)

@@ -1,0 +1,201 @@
+"""What a regular expression costs llama.cpp, which matches it by trying every way through it.
+
+A grammar has no table of states: all the places where a text may stand in an expression are held beside each other, and
+a token that fits none of them is followed along every way before it is refused. So `(a|a)*` doubles the work with each
+character of a token, and `a?` three hundred times holds three hundred places. What is computed here is an upper bound
+of both, from the parts of an expression outward, in one pass. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+MAX_WAYS = 4096  # through one token: two places that each may end at any of 64 characters; 100 tokens took 0.1 s
+MAX_PLACES = 64  # held beside each other; two hundred took 27 ms a token
+MAX_NESTING = 100  # groups in groups
+MAX_REPEATS = 2000  # of one part: llama.cpp's own limit
+TOKEN_CHARS = 64  # the longest tokens that repeat one character: rulers of dashes and indentation
+ENDLESS = 10**9  # where ways are no longer counted
+OTHERS = 64  # characters beyond ASCII are told apart by their number modulo this
+EVERY = (1 << (128 + OTHERS)) - 1
+
+_TOKEN = re.compile(
+    r"\[(?P<negated>\^?)(?P<members>\]?(?:\\.|[^\]\\])*)\]|\\x(?P<code>[0-9A-F]{2})|\\(?P<escape>.)"
+    r"|(?P<open>\((?:\?:)?)|(?P<close>\))|(?P<either>\|)|(?P<count>[*+?]|\{\d*,?\d*\})|(?P<one>.)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an expression: characters it may begin with, those by which it may go on where it could also end.
+
+    `any` are all of its characters, `ends` the places in a token where it may end, `ways` how many ways one text can
+    be matched, `places` how many positions it may begin with, `most_places` the most of them anywhere in it, `rules`
+    what it adds to a grammar. Characters are bits.
+    """
+
+    first: int = 0
+    goes_on: int = 0
+    any: int = 0
+    nullable: bool = True
+    ends: int = 1
+    ways: int = 1
+    places: int = 0
+    most_places: int = 0
+    rules: int = 0
+
+
+def pattern_cost(pattern: str) -> Piece | None:
+    """What a pattern in the words of a grammar costs; None where that is too much for it to be enforced."""
+    piece = _parsed(pattern.removeprefix("^").removesuffix("$"))
+    return None if piece is None or piece.ways > MAX_WAYS or piece.most_places > MAX_PLACES else piece
+
+
+def _parsed(pattern: str) -> Piece | None:
+    """The whole expression; None for one that is nested too deep, or that this reader does not know."""
+    groups: list[list[list[Piece]]] = [[[]]]  # of each open group the branches, of each branch the pieces
+    for token in _TOKEN.finditer(pattern):
+        branch = groups[-1][-1]
+        if token["open"]:
+            if len(groups) > MAX_NESTING:
+                return None
+            groups.append([[]])
+        elif token["close"]:
+            if len(groups) == 1:
+                return None
+            closed = _either(groups.pop())
+            groups[-1][-1].append(closed)
+        elif token["either"]:
+            groups[-1].append([])
+        elif token["count"]:
+            least, most = _counts(token["count"])
+            if not branch or max(least, most or 0) > MAX_REPEATS:
+                return None
+            branch[-1] = _repeated(branch[-1], least, most)
+        else:
+            branch.append(_characters(token))
+    return _either(groups[0]) if len(groups) == 1 else None
+
+
+def _characters(token: re.Match[str]) -> Piece:
+    if token["members"] is not None:
+        bits = _class_bits(token["members"])
+        bits = EVERY & ~(bits & ((1 << 128) - 1)) if token["negated"] else bits
+    elif token["code"]:
+        bits = _bit(chr(int(token["code"], 16)))
+    else:
+        bits = _bit(token["escape"] or token["one"])
+    return Piece(first=bits, any=bits, nullable=False, places=1, most_places=1, rules=1)
+
+
+def _bit(char: str) -> int:
+    code = ord(char)
+    return 1 << (code if code < 128 else 128 + code % OTHERS)
+
+
+def _class_bits(members: str) -> int:
+    bits, chars = 0, [chr(int(code, 16)) if code else one for code, one in _members(members)]
+    position = 0
+    while position < len(chars):
+        if position + 2 < len(chars) and chars[position + 1] == "-":
+            low, high = ord(chars[position]), ord(chars[position + 2])
+            bits |= ((1 << max(0, min(high, 127) - low + 1)) - 1) << low if low < 128 else 0
+            bits |= EVERY & ~((1 << 128) - 1) if high > 127 else 0
+            position += 3
+        else:
+            bits |= _bit(chars[position])
+            position += 1
+    return bits
+
+
+def _members(members: str) -> Iterable[tuple[str, str]]:
+    return re.findall(r"\\x([0-9A-Fa-f]{2})|\\?(.)", members, re.DOTALL)
+
+
+def _counts(text: str) -> tuple[int, int | None]:
+    """The least and the most of a quantifier; None for no limit."""
+    if text in "*+?":
+        return int(text == "+"), 1 if text == "?" else None
+    least, comma, most = text[1:-1].partition(",")
+    low = int(least[:9] or 0)
+    return low, low if not comma else int(most[:9]) if most else None
+
+
+def _after(before: Piece, after: Piece) -> Piece:
+    """One piece and then another."""
+    unsure = (before.goes_on | (before.first if before.nullable else 0)) & after.first
+    ways = before.ways * after.ways * (before.ends + before.nullable if unsure else 1)
+    return Piece(
+        first=before.first | (after.first if before.nullable else 0),
+        goes_on=after.goes_on | (before.goes_on | after.first if after.nullable else 0),
+        any=before.any | after.any,
+        nullable=before.nullable and after.nullable,
+        ends=min(before.ends * after.ends, TOKEN_CHARS),
+        ways=min(ways, ENDLESS),
+        places=before.places + (after.places if before.nullable else 0),
+        most_places=max(before.most_places, after.most_places),
+        rules=before.rules + after.rules,
+    )
+
+
+def _sequence(pieces: list[Piece]) -> Piece:
+    whole = Piece()
+    waiting = 0  # positions that a text may stand at, having skipped what may be skipped
+    most = 0
+    for piece in pieces:
+        whole = _after(whole, piece)
+        open_ended = piece.nullable or piece.goes_on
+        waiting += piece.places
+        most = max(most, waiting, piece.most_places)
+        waiting = waiting if open_ended else 0
+    return replace(whole, most_places=max(most, whole.most_places))
+
+
+def _either(branches: list[list[Piece]]) -> Piece:
+    members = [_sequence(branch) for branch in branches]
+    if len(members) == 1:
+        return members[0]
+    first = everything = goes_on = 0
+    overlap = False
+    for member in members:
+        overlap = overlap or bool(first & member.first)
+        first |= member.first
+        everything |= member.any
+        goes_on |= member.goes_on
+    together = sum if overlap else max
+    nullable = any(member.nullable for member in members)
+    return Piece(
+        first=first,
+        goes_on=everything if overlap else goes_on | (first if nullable else 0),
+        any=everything,
+        nullable=nullable,
+        ends=min(sum(member.ends for member in members), TOKEN_CHARS),
+        ways=min(together(member.ways for member in members), ENDLESS),
+        places=sum(member.places for member in members),
+        most_places=sum(member.most_places for member in members)
+        if overlap
+        else max(sum(member.places for member in members), *(member.most_places for member in members)),
+        rules=1 + sum(member.rules for member in members),
+    )
+
+
+def _repeated(piece: Piece, least: int, most: int | None) -> Piece:
+    unsure = bool((piece.goes_on | (piece.first if piece.nullable else 0)) & piece.first)
+    each = piece.ways * (piece.ends + piece.nullable if unsure else 1)
+    times = TOKEN_CHARS if most is None else most
+    bounded = min(times, 30)  # 2 to the 30th is endless, too
+    varies = most != least
+    return Piece(
+        first=piece.first,
+        goes_on=piece.goes_on | (piece.first if varies and most != 1 else 0) | (piece.any if unsure else 0),
+        any=piece.any,
+        nullable=least == 0 or piece.nullable,
+        ends=min(piece.ends ** min(bounded, 6) * (TOKEN_CHARS if most is None else most - least + 1), TOKEN_CHARS),
+        ways=min(each ** (bounded if times > 1 else 1), ENDLESS),
+        places=piece.places,
+        most_places=min(piece.most_places * (times if unsure and times else 1), ENDLESS),
+        rules=piece.rules + (least + 1 if most is None else max(least, most)),
+    )

@@ -1,0 +1,107 @@
+"""Prompts that cannot fit are refused by their bytes; those that only may not are left to the engine to count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.engines.engine import Capabilities, EngineSpec
+from swarm.engines.prompt_bound import (
+    INFILL_BYTES,
+    MIN_TOKEN_BYTES,
+    UNKNOWN_TOKEN_BYTES,
+    longest_token_bytes,
+    refuse_too_long,
+    refuse_too_long_texts,
+)
+from swarm.engines.xllamacpp_server import token_bytes
+from swarm.errors import ContextExceeded
+from swarm.generation import GenerationRequest
+from tests.doubles.schemas import record
+
+CAN = Capabilities(
+    slots=1, context_tokens=100, tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=True,
+    longest_token_bytes=20,
+)  # fmt: skip
+FITS, TOO_LONG = "x" * 2000, "x" * 2001
+
+
+def saying(text: str, **more: Any) -> dict[str, Any]:
+    return {"messages": ({"role": "user", "content": text, **more},)}
+
+
+def calling(arguments: str) -> dict[str, Any]:
+    return saying("", tool_calls=[{"id": "a", "function": {"name": "f", "arguments": arguments}}])
+
+
+def described(text: str) -> dict[str, Any]:
+    tool = {"type": "function", "function": {"name": "f", "description": text, "parameters": record(a={})}}
+    return {**saying(""), "tools": (tool,)}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [saying, lambda text: {"prompt": text}, calling, described, lambda text: saying("", reasoning_content=text)],
+    ids=["message", "prompt", "arguments of a call", "description of a tool", "reasoning"],
+)
+def test_text_of_every_kind_counts(fields: Any) -> None:
+    refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(FITS)}), CAN)
+    with pytest.raises(ContextExceeded, match="at least 101 tokens and the context holds 100") as caught:
+        refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(TOO_LONG)}), CAN)
+    assert (caught.value.prompt_tokens, caught.value.context_tokens) == (101, 100)
+
+
+def test_texts_count_together_and_by_bytes() -> None:
+    turns = tuple({"role": "user", "content": "x" * 700} for _ in range(3))
+    with pytest.raises(ContextExceeded):
+        refuse_too_long(GenerationRequest(model="m", messages=turns), CAN)
+    refuse_too_long(GenerationRequest(model="m", prompt="é" * 1000), CAN)
+    with pytest.raises(ContextExceeded):
+        refuse_too_long(GenerationRequest(model="m", prompt="é" * 1001), CAN)
+
+
+def test_tokens_are_counted_as_they_are() -> None:
+    refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 100), CAN)
+    with pytest.raises(ContextExceeded, match="has 101 tokens"):
+        refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 101), CAN)
+    with pytest.raises(ContextExceeded):
+        refuse_too_long_texts(["x", (1,) * 101], CAN)
+
+
+def test_each_of_several_texts_has_the_context_for_itself() -> None:
+    refuse_too_long_texts([FITS] * 5, CAN)
+    with pytest.raises(ContextExceeded):
+        refuse_too_long_texts([FITS, TOO_LONG], CAN)
+
+
+def test_files_around_the_caret_may_be_longer_than_the_context() -> None:
+    refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix=""), CAN)
+    with pytest.raises(ContextExceeded):
+        refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix="x"), CAN)
+
+
+def test_where_tokens_are_not_known_nothing_is_refused() -> None:
+    refuse_too_long(GenerationRequest(model="m", prompt="x" * 10**6), replace(CAN, longest_token_bytes=None))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "longest", "bytes_"),
+    [
+        ("gpt2", 256, 256),
+        ("llama", 48, 48),
+        ("gpt2", 4, MIN_TOKEN_BYTES),
+        ("bert", 20, UNKNOWN_TOKEN_BYTES),
+        ("t5", 20, UNKNOWN_TOKEN_BYTES),
+        (None, 20, UNKNOWN_TOKEN_BYTES),
+        ("gpt2", None, UNKNOWN_TOKEN_BYTES),
+    ],
+)
+def test_the_longest_token_is_what_the_file_says(tokenizer: str | None, longest: int | None, bytes_: int) -> None:
+    assert longest_token_bytes(tokenizer, longest) == bytes_
+
+
+def test_the_embedded_models_vocabulary_is_read(demo_model: Path) -> None:
+    assert MIN_TOKEN_BYTES <= token_bytes(EngineSpec("demo", demo_model, 1024, 1, threads=1)) < 300
