@@ -55,12 +55,12 @@ def _add_access(group: Any) -> None:
         "--admin-key-file",
         type=Path,
         metavar="FILE",
-        help="keys that may also manage this node from another machine; as --api-key-file",
+        help="keys that may manage it from other machines, too",
     )
     group.add_argument(
         "--open-federation",
         action="store_true",
-        help="with a key: let nodes that are not paired with this one ask it without a key",
+        help="with a key: unpaired nodes need none",
     )
     group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
     group.add_argument(

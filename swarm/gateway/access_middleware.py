@@ -18,7 +18,7 @@ from swarm.gateway.access import (
 )
 from swarm.gateway.errors import Handler
 from swarm.gateway.peer_gate import MEMBER
-from swarm.gateway.route_kinds import kind_of
+from swarm.gateway.route_kinds import Kind, kind_of
 
 ACCESS = web.AppKey("access", AccessRules)
 CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
@@ -69,15 +69,17 @@ def guard(app: web.Application, rules: AccessRules) -> None:
 def caller_of(request: web.Request) -> Caller:
     headers = request.headers
     resource = request.match_info.route.resource
+    path = request.path if resource is None else resource.canonical
+    manages = kind_of(request.method, path) is Kind.MANAGEMENT  # for nothing else it matters where somebody is
     return Caller(
         method=request.method,
-        path=request.path if resource is None else resource.canonical,
+        path=path,
         hosts=headers.getall("Host", ()),
         origins=headers.getall("Origin", ()),
         fetch_site=headers.get("Sec-Fetch-Site", ""),
         fetch_mode=headers.get("Sec-Fetch-Mode", ""),
         keys=given_keys(headers.getall("Authorization", ()), headers.getall("x-api-key", ())),
-        from_loopback=comes_from_loopback(request.remote, headers),
+        from_loopback=manages and comes_from_loopback(request.remote, headers),
         is_node=MEMBER in request or wire.FROM_HEADER in headers,
     )
 
