@@ -151,9 +151,9 @@ async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_mod
 
 
 async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
+    engine = await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")
     (host,) = psutil.Process().children()
-    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
+    endless = chat("word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
     async with aclosing(engine.candidates(endless, 1)) as events:
         assert isinstance(await anext(events), Delta)
         host.kill()
