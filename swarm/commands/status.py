@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from swarm.commands.http import NodeDoor, get_json
-from swarm.commands.peers import SHOWN_ID_CHARS
 
+SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 
