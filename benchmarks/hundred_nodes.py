@@ -113,7 +113,7 @@ class SimulatedClient(PeerClient):
         self, address: Address, node_id: str, timeout_s: float = 1.0, instance: str | None = None
     ) -> None:
         node = await self._network.reach(self._caller, address, timeout_s)
-        node.membership.heard_goodbye(node_id, instance)
+        node.membership.heard_goodbye(node_id, instance, self._caller.address.host)
 
 
 class SimulatedNode:

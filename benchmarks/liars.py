@@ -1,8 +1,9 @@
 """One liar of four members: how many answers of the three honest ones' swarm it decides.
 
 Four real paired nodes in one process, over mutual TLS; three run the embedded model, and the fourth is a member with a
-certificate that lies about its size, its slots and its speed, and adds one to every sum. The questions are the shipped
-sums that the embedded model answers rightly alone; they are asked of one honest node, as a vote of five.
+certificate that lies about its size, its slots and its speed, and adds one to every sum. The questions are shipped sums
+that the embedded model answers rightly alone (greedy), and four honest nodes rightly and with one voice; so what is
+wrong then is the liar's doing. They are asked of one honest node, as a vote of five.
 
     python benchmarks/liars.py                # about ten minutes on two cores
     python benchmarks/liars.py --questions 20
@@ -53,11 +54,12 @@ LIARS = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of one question: whether it was right, whose answer won, and how the vote is called."""
+    """What came of one question: whether it was right, whose answer won, how the vote is called, and who agreed."""
 
     right: bool
     winner: str
     outcome: str
+    agreement: float | None
 
 
 @asynccontextmanager
@@ -91,22 +93,29 @@ async def ask(client: Client, problem: Problem, number: int, temperature: float,
         raise RuntimeError(reply.text)
     text, account = reply.json["choices"][0]["message"]["content"] or "", reply.json["swarm"]
     right = problem.is_right(Candidate(voter="asked", text=text, finish_reason="stop"))
-    return Asked(right, str(account["winner"]).partition("@")[2] or str(account["winner"]), account["outcome"])
+    winner = str(account["winner"])
+    return Asked(right, winner.partition("@")[2] or winner, account["outcome"], account["agreement"])
 
 
-async def answered_alone(folder: Path, wanted: int) -> tuple[list[tuple[int, Problem]], int]:
-    """The first `wanted` shipped sums that the embedded model answers rightly alone, and how many were tried."""
+async def agreed_on(folder: Path, wanted: int, temperature: float) -> list[tuple[int, Problem]]:
+    """The first `wanted` shipped sums that the embedded model answers rightly alone and four honest nodes as one."""
     found: list[tuple[int, Problem]] = []
-    problems = shipped_questions("arithmetic").problems
-    tried = 0
+    tried = alone = right = 0
     async with swarm_of(folder, None) as (client, _):
-        for number, problem in enumerate(problems):
+        for number, problem in enumerate(shipped_questions("arithmetic").problems):
             if len(found) >= wanted:
                 break
             tried += 1
-            if (await ask(client, problem, number, 0.0, strategy="single")).right:
+            if not (await ask(client, problem, number, 0.0, strategy="single")).right:
+                continue
+            alone += 1
+            vote = await ask(client, problem, number, temperature, votes=VOTES, min_votes=VOTES)
+            right += vote.right
+            if vote.right and vote.agreement == 1.0:
                 found.append((number, problem))
-    return found, tried
+    print(f"of the first {tried} sums the embedded model alone has {alone} right, four honest nodes {right} of these,")
+    print(f"and {len(found)} of these with one voice; temperature {temperature:g}")
+    return found
 
 
 async def votes(
@@ -125,20 +134,14 @@ async def main(questions: int, temperature: float, as_json: bool) -> int:
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        problems, tried = await answered_alone(folder, questions)
-        print(f"{len(problems)} of the first {tried} sums are answered rightly by the embedded model alone (greedy)")
-        without, _ = await votes(folder, problems, temperature, None)
-        print(f"without a liar: {sum(not answer.right for answer in without)} of {len(without)} votes are wrong")
+        problems = await agreed_on(folder, questions, temperature)
         for words, claims in LIARS.items():
             answers, named = await votes(folder, problems, temperature, claims)
-            pairs = list(zip(without, answers, strict=True))
             figure = {
                 "liar": words,
                 "asked": len(answers),
                 "won_by_the_liar": sum(answer.winner == NAMES[0] for answer in answers),
                 "wrong": sum(not answer.right for answer in answers),
-                "right_without_and_wrong_with": sum(a.right and not b.right for a, b in pairs),
-                "wrong_without_and_right_with": sum(b.right and not a.right for a, b in pairs),
                 "outcomes": dict(Counter(answer.outcome for answer in answers)),
                 "named": named,
             }

@@ -7,10 +7,9 @@ from pathlib import Path
 from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
+from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.gateway.control_messages import PEERS_PATH, Known, Peers
 from swarm.pairing import peers_at_rest
-
-SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 
 
 def peers(data_dir: Path, json: bool) -> int:

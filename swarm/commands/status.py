@@ -10,8 +10,8 @@ from typing import Any
 from federation.printable_text import one_line
 from swarm.commands.http import NodeDoor, get_json
 from swarm.commands.output import say
-from swarm.commands.peers import SHOWN_ID_CHARS
 
+SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 

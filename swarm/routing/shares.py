@@ -55,6 +55,6 @@ def _could_be_half(share: int, roomy: Mapping[str, int], own: Collection[str], v
 
 
 def room_left(replica: Replica, share: int, seated: Mapping[str, int]) -> int:
-    """How many more seats `replica` may take in a ballot in which each party has `seated` so many."""
-    limit = replica.slots if replica.local else min(replica.slots, share)
-    return max(0, limit - seated.get(replica.party, 0))
+    """How many more seats `replica` may take at once in a ballot in which each party has `seated` so many."""
+    limit = replica.slots if replica.local else share
+    return max(0, min(replica.slots, limit - seated.get(replica.party, 0)))

@@ -155,6 +155,15 @@ async def test_single_answers_of_the_alias_go_to_whoever_claims_the_largest_know
         assert said(await swarm.client.chat(SUM, swarm={"strategy": "single"})) == TRUTH
 
 
+async def test_a_race_is_won_by_whoever_answers_first_and_called_single(tmp_path: Path) -> None:
+    async with house(tmp_path, "paired", LIES["nothing"], honest=1) as swarm:
+        workers, gate = swarm.asked.pool.get("demo"), asyncio.Event()
+        assert workers is not None
+        workers.engine.script = lambda *_: [gate, TRUTH]  # type: ignore[attr-defined]
+        reply = await swarm.client.chat(SUM, swarm={"votes": 2, "strategy": "first"})
+        assert (said(reply), reply.json["swarm"]["outcome"]) == (LIE, "single")
+
+
 async def test_a_boast_of_speed_brings_one_answer_at_most(tmp_path: Path) -> None:
     """Its answers are too short to be measured, which is no way to keep a boast."""
     async with house(tmp_path, "open", ("demo", Claims(2_166_720, 32, 1e7))) as swarm:
