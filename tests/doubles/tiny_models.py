@@ -62,8 +62,23 @@ def write_infill_model(target: Path) -> None:
     _finish(writer)
 
 
+def write_end_token_last(target: Path) -> None:
+    """The embedded model with the token that ends a turn as the last of its vocabulary.
+
+    It is what llama.cpp takes where all logits are no numbers.
+    """
+    last = len(_Tokenizer(embedded_model_path()).tokens) - 1
+    end = _Tokenizer(embedded_model_path()).eos
+    write_vocabulary(target, renamed={end: "<|unused|>", last: "<|im_end|>"}, controls=(last,), eos=last)
+
+
 def write_vocabulary(
-    target: Path, *, types: int | None = 0, renamed: Mapping[int, str] | None = None, controls: Sequence[int] = ()
+    target: Path,
+    *,
+    types: int | None = 0,
+    renamed: Mapping[int, str] | None = None,
+    controls: Sequence[int] = (),
+    eos: int | None = None,
 ) -> None:
     """The embedded model, some of its tokens with other texts, and these of the control type.
 
@@ -71,6 +86,7 @@ def write_vocabulary(
     """
     writer = _embedded_model(target)
     tokenizer = _Tokenizer(embedded_model_path())
+    tokenizer.eos = tokenizer.eos if eos is None else eos
     for number, text in (renamed or {}).items():
         tokenizer.tokens[number] = text
     tokenizer.types = None if types is None else [types] * len(tokenizer.tokens) if types else tokenizer.types

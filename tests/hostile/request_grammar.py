@@ -49,6 +49,7 @@ ARGUMENTS = (
     '{"a": ' * 60 + "1" + "}" * 60, '{"a":' + "[" * 500 + "]" * 500 + "}", '{"a": 18446744073709551616}', '"{}"',
     '{"a": -0.0}', '{"": ""}', "{\"a\": 1e308}",
 )  # fmt: skip
+CHATTING = ("demo", "demo", "last")  # the last token of the second model's vocabulary is the one that ends a turn
 ROLES = ("user", "assistant", "system", "developer", "tool")
 TEMPERATURES = (0, 1e-45, 1e-38, 1e-30, 1e-10, 1e-5, 9e-5, 1e-4, 1e-3, 0.5, 1, 2, 5e-324, 1.999999)
 UNIT = (0, 1e-45, 1e-38, 5e-324, 1e-9, 0.05, 0.5, 0.999999999, 1)
@@ -213,7 +214,7 @@ class Grammar:
         ]
 
     def chat(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": "demo", "messages": self.turns(), "swarm": self._options()}
+        body: dict[str, Any] = {"model": self._some(CHATTING), "messages": self.turns(), "swarm": self._options()}
         body[self._some(("max_tokens", "max_completion_tokens"))] = self._limit()
         body |= self._sampling()
         if self._often(0.3):

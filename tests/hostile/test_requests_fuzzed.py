@@ -32,7 +32,7 @@ from swarm.gateway.utility_bodies import TemplateBody
 from swarm.generation import GenerationRequest
 from swarm.registry.gguf_vocabulary import control_texts
 from tests.doubles.running_node import NodeOptions, RunningNode
-from tests.doubles.tiny_models import write_infill_model, write_reranker
+from tests.doubles.tiny_models import write_end_token_last, write_infill_model, write_reranker
 from tests.hostile.request_grammar import Grammar, Sent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,6 +41,7 @@ REQUESTS, REQUESTS_SLOW = 2_000, 20_000
 AT_ONCE = 8  # twice the slots, so that some wait
 SLOTS, CONTEXT_TOKENS = 4, 1024
 ROUND = 200  # requests between two looks at the canary and the slots
+MODELS = ("demo", "infill", "rank", "last")
 EVERY_TWIN = 4  # of so many prompts one is compared with its twin
 COMPARED_WAYS = 40  # answers that are asked for again, here and in a host
 SHOWN = 5  # problems of one round
@@ -76,6 +77,9 @@ class Loaded:
 
         return load
 
+    def serving(self, model: str) -> XllamacppEngine:
+        return next(engine for engine in self.engines if engine.model_id == model)
+
     async def idle(self) -> None:
         async with asyncio.timeout(IDLE_S):
             while any([await engine.http.busy_slots() for engine in self.engines]):
@@ -94,11 +98,9 @@ async def node(
     folder = tmp_path_factory.mktemp("models")
     write_infill_model(folder / "infill.gguf")
     write_reranker(folder / "rank.gguf")
-    loaders = [
-        loaded.loader("demo", demo_model),
-        loaded.loader("infill", folder / "infill.gguf"),
-        loaded.loader("rank", folder / "rank.gguf"),
-    ]
+    write_end_token_last(folder / "last.gguf")
+    made = [loaded.loader(model, folder / f"{model}.gguf") for model in MODELS[1:]]
+    loaders = [loaded.loader("demo", demo_model), *made]
     async with RunningNode("kitchen", *loaders, options=NodeOptions(queue=64)) as running:
         yield running
 
@@ -162,7 +164,8 @@ class Run:
             wrong = status >= 500 or (status < 400 and BROKEN.search(text))
             if wrong and not any(known.search(text) for known in EXPLAINED.values()):
                 self._blame(number, sent, f"{status}: {text[-600:]}")
-            if sent.path == "/v1/chat/completions" and status == 200 and sent.body.get("temperature") == 0:
+            compared = sent.path == "/v1/chat/completions" and sent.body["model"] == "demo"
+            if compared and status == 200 and sent.body.get("temperature") == 0:
                 self.answered.append(number)
             if number % EVERY_TWIN == 0:
                 await self._compare_with_twin(number, sent)
@@ -171,7 +174,7 @@ class Run:
         request, twin = as_request(sent), as_request(self.sent(number, NEUTRAL))
         if request is None or twin is None:
             return
-        engine = self._loaded.engines[0]
+        engine = self._loaded.serving(request.model)
         ids = frozenset(
             [(await engine.tokenize(c, add_special=False, parse_special=True)).ids[0] for c in self._controls]
         )
@@ -207,7 +210,7 @@ async def fuzz(node: RunningNode, loaded: Loaded, controls: tuple[str, ...], cou
     run = Run(node, loaded, controls, seed)
     only = os.environ.get("SWARM_FUZZ_ONE")
     await run.all_of(range(count) if only is None else range(int(only), int(only) + 1))
-    assert len(loaded.engines) == 3
+    assert len(loaded.engines) == len(MODELS)
     assert not any(engine.failed.done() for engine in loaded.engines)
     print(run.statuses)  # noqa: T201
     return run
