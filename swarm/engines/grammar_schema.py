@@ -48,11 +48,22 @@ def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
             pattern = grammar_pattern(value)
             if pattern is not None:
                 made[keyword] = pattern
+        elif _is_no_bound(keyword, value):
+            continue
         elif keyword in FLAGS and isinstance(value, bool):
             made[keyword] = value
         else:
             made[keyword] = _part(value, base) if isinstance(value, dict | list) or value is True else value
     return made
+
+
+def _is_no_bound(keyword: str, value: JsonValue) -> bool:
+    """A bound at the end of 64 bits bounds nothing; llama.cpp counts in 64 bits and takes its own ends for no bound."""
+    if not isinstance(value, int | float):
+        return False
+    if keyword in ("minimum", "exclusiveMinimum"):
+        return value <= -(2**63)
+    return keyword in ("maximum", "exclusiveMaximum") and value >= 2**63 - 1
 
 
 def _merged(schema: JsonObject) -> JsonObject:

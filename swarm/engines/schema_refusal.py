@@ -36,6 +36,8 @@ TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", 
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 BOUNDS = (("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), ("minimum", "exclusiveMaximum"))
 MAX_BOUND = 2**63  # llama.cpp counts in 64 bits
+MAX_WHOLE = 2**63 - 1  # where it takes a bound for none
+MAX_OPEN_WHOLE = 10**15  # beyond, and bounded on one side only, it writes digits for ever (seen from 10**16 - 1 on)
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]
@@ -199,7 +201,7 @@ def _bound_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
 
 
 def _whole_number_problems(schema: JsonObject) -> Iterator[str]:
-    """A whole number between bounds that have none between them: llama.cpp makes a grammar that nothing ends."""
+    """Bounds that no whole number keeps, and too far ones: of either llama.cpp makes a grammar that does not end."""
     kind = schema.get("type")
     if kind != "integer" and not (isinstance(kind, list) and "integer" in kind):
         return
@@ -207,8 +209,14 @@ def _whole_number_problems(schema: JsonObject) -> Iterator[str]:
     least += [math.floor(bound) + 1 for bound in _numbers(schema, "exclusiveMinimum")]
     most = [math.floor(bound) for bound in _numbers(schema, "maximum")]
     most += [math.ceil(bound) - 1 for bound in _numbers(schema, "exclusiveMaximum")]
-    if least and most and max(least) > min(most):
-        yield f"no whole number is at least {max(least)} and at most {min(most)}"
+    lowest = max((bound for bound in least if bound > -MAX_WHOLE), default=None)
+    highest = min((bound for bound in most if bound < MAX_WHOLE), default=None)
+    if lowest is not None and highest is not None and lowest > highest:
+        yield f"no whole number is at least {lowest} and at most {highest}"
+    if highest is None and lowest is not None and lowest >= MAX_OPEN_WHOLE:
+        yield f"a whole number of {lowest} or more cannot be enforced: set a maximum, too, or a minimum of 15 digits"
+    if lowest is None and highest is not None and highest <= -MAX_OPEN_WHOLE:
+        yield f"a whole number of {highest} or less cannot be enforced: set a minimum, too, or a maximum of 15 digits"
 
 
 def _numbers(schema: JsonObject, keyword: str) -> list[int | float]:

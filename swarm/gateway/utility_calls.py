@@ -13,8 +13,10 @@ from typing import Any, cast
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
+from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
 from swarm.engines.request_body import request_body
+from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest
 from swarm.gateway.bodies import read_body
 from swarm.gateway.chat_body import ChatCompletionBody
@@ -63,11 +65,19 @@ def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
 
 def apply_template(body: TemplateBody) -> UtilityCall[str]:
     request = body.to_request()
+    _refuse_impossible(request)
     return UtilityCall("apply-template", wire(body), TEXT, lambda engine: engine.prompt_text(request), lambda _: True)
+
+
+def _refuse_impossible(request: GenerationRequest) -> None:
+    """llama.cpp compiles the tools' schemas to render a chat, too, and some it would compile for ever."""
+    refuse_impossible_turns(request)
+    refuse_impossible_schemas(request)
 
 
 def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
     """The prompt's tokens as the model sees it, chat template and tools included."""
+    _refuse_impossible(request)
     return UtilityCall(
         "count-tokens",
         request_body(request, 1),

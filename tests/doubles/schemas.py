@@ -93,6 +93,19 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         record(a={"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 5}),
         "no whole number is at least 5 and at most 4",
     ),
+    "a whole number of seventeen digits or more": (
+        record(a={"type": "integer", "minimum": 10**16}),
+        "cannot be enforced",
+    ),
+    "a whole number at the end of 64 bits": (record(a={"type": "integer", "minimum": 2**63 - 1}), "cannot be enforced"),
+    "a whole number far below zero": (
+        record(a={"type": "integer", "exclusiveMaximum": -(10**16)}),
+        "cannot be enforced",
+    ),
+    "the lowest whole number of all": (
+        record(a={"type": "integer", "minimum": -(2**63) + 1, "maximum": -(2**63) + 1}),
+        "cannot be enforced",
+    ),
     "a whole number between two fractions of one": (
         record(a={"type": ["null", "integer"], "minimum": 4.2, "maximum": 4.8}),
         "no whole number is at least 5 and at most 4",
@@ -141,6 +154,10 @@ POSSIBLE: dict[str, Schema] = {
     "a long maximum": record(a={"type": "string", "maxLength": 10**9}),
     "many items": record(a={"type": "array", "items": {"type": "integer"}, "maxItems": 10**9}),
     "a pair": record(a={"type": "array", "prefixItems": [{"type": "integer"}, {"type": "boolean"}]}),
+    "bounds at the ends of 64 bits": record(a={"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}),
+    "a bound of 64 bits above": record(a={"type": "integer", "minimum": 0, "maximum": 2**63 - 1}),
+    "far bounds on both sides": record(a={"type": "integer", "minimum": 10**17, "maximum": 10**18}),
+    "fifteen digits": record(a={"type": "integer", "minimum": 10**15 - 1}),
     "bounds": record(a={"type": "integer", "minimum": 5, "maximum": 10}),
     "a date": record(a={"type": "string", "format": "date"}),
     "names that need escapes": record(

@@ -111,6 +111,23 @@ async def test_peers_refuse_impossible_schemas_too(client: Client) -> None:
         assert "unknown type" in reply.error["message"]
 
 
+async def test_rendering_and_counting_refuse_impossible_schemas_too(client: Client) -> None:
+    """Tools are compiled to render a chat, too: this one would take a thread of llama.cpp's listener for ever."""
+    endless = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 2**63 - 1}}}
+    offered = [{"type": "function", "function": {"name": "f", "parameters": endless}}]
+    chat = {"model": "demo", "messages": ASK, "tools": offered}
+    counted = {"model": "demo", "messages": ASK, "tools": [{"name": "f", "input_schema": endless}]}
+    for path, body in (
+        ("/apply-template", chat),
+        ("/v1/messages/count_tokens", counted),
+        ("/federation/v1/utilities/apply-template", chat),
+        ("/federation/v1/utilities/count-tokens", chat),
+    ):
+        reply = await client.post(path, body)
+        assert reply.status == 400, path
+        assert "cannot be enforced" in reply.error["message"]
+
+
 async def test_a_node_goes_on_after_impossible_schemas(client: Client) -> None:
     assert (
         await client.post("/v1/chat/completions", {"model": "demo", "messages": ASK, "max_tokens": 2})

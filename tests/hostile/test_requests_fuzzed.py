@@ -80,10 +80,19 @@ class Loaded:
     def serving(self, model: str) -> XllamacppEngine:
         return next(engine for engine in self.engines if engine.model_id == model)
 
-    async def idle(self) -> None:
-        async with asyncio.timeout(IDLE_S):
-            while any([await engine.http.busy_slots() for engine in self.engines]):
-                pass  # each look is a request of its own
+    async def idle(self) -> list[str]:
+        """What the slots say that are still busy after IDLE_S; nothing where all are idle."""
+        try:
+            async with asyncio.timeout(IDLE_S):
+                while any([await engine.http.busy_slots() for engine in self.engines]):
+                    pass  # each look is a request of its own
+        except TimeoutError:
+            return [json.dumps(slot) for slot in await self._slots() if slot["is_processing"]]
+        return []
+
+    async def _slots(self) -> list[Any]:
+        answers = [await engine.http._json("/slots", None) for engine in self.engines]
+        return [slot for answer in answers for slot in answer]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -197,7 +206,9 @@ class Run:
             for start in range(numbers.start, numbers.stop, ROUND):
                 batch = range(start, min(start + ROUND, numbers.stop))
                 await asyncio.gather(*(self.one(session, number) for number in batch))
-                await self._loaded.idle()
+                self.problems += [
+                    f"up to request {batch.stop}, still busy: {slot}" for slot in await self._loaded.idle()
+                ]
                 said = await self.canary(session)
                 if said != expected:
                     self.problems.append(f"after request {batch.stop} the canary says {said!r}, not {expected!r}")
