@@ -121,10 +121,11 @@ class Dispatcher:
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel or BadRequest before anything is generated."""
-        refuse_impossible_turns(request)
         refuse_impossible_schemas(request)
         chars = len(request.prompt or ()) + sum(len(str(message.get("content"))) for message in request.messages or ())
         replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
+        if not all(replica.upstream for replica in replicas):  # which takes such turns in a way of its own
+            refuse_impossible_turns(request)
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)

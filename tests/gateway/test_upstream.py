@@ -64,6 +64,17 @@ async def test_fallback_takes_over_when_every_voter_failed_before_the_first_byte
         assert len(server.asked) == 1
 
 
+async def test_turns_that_no_model_here_could_continue_are_the_upstreams_to_judge(server: UpstreamServer) -> None:
+    """Elsewhere an assistant's turn at the end is a turn like others, and is followed by one of the demanded form."""
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "{"}]
+    body = {"messages": turns, "response_format": {"type": "json_object"}}
+    async with house(server, "fallback", "from here") as at:
+        assert content(await at.client.post(CHAT, {"model": "big", **body})) == "from above"
+        refused = await at.client.post(CHAT, {"model": "m", **body})
+        assert refused.status == 400
+        assert len(server.asked) == 1
+
+
 async def test_no_other_model_stands_in_for_a_named_one(server: UpstreamServer) -> None:
     async with house(server, "fallback", EngineFailed("broken")) as at:
         assert (await at.client.chat(model="m")).status == 500
