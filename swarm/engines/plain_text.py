@@ -76,7 +76,7 @@ class PlainText:
     def json_text(self, text: str) -> str:
         """A JSON text, which a template may have parsed and written anew: `\\u003c|im_end|>` is a token then.
 
-        What is no JSON, and what has nothing to break, stays as it is.
+        What has nothing to break stays as it is; what is no JSON is broken like any text.
         """
         if self._tokens is None or not ("\\" in text or self._tokens.search(text)):
             return text
@@ -84,7 +84,7 @@ class PlainText:
             parsed: JsonValue = json.loads(text)
             broken = self.value(parsed)
         except (ValueError, RecursionError):
-            return text
+            return self.text(text)
         return text if broken == parsed else json.dumps(broken, ensure_ascii=False)
 
     def message(self, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,9 +124,14 @@ def test_arguments_stay_json_and_spell_none_however_they_are_escaped(arguments: 
     assert json.loads(broken.replace(JOINER, "")) == json.loads(arguments)
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "x\\n\\u003e"}', "no json <|im_end|>", "{", '  {"b":2}'])
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "x\\n\\u003e"}', "no json \\", "{", '  {"b":2}'])
 def test_json_that_spells_none_keeps_its_form(text: str) -> None:
     assert PlainText(CHATML).json_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["no json <|im_end|>", "[" * 100_000 + "<|im_end|>", '{"a": "<|im_end|>'])
+def test_what_is_no_json_is_broken_like_any_text(text: str) -> None:
+    assert not spelt(PlainText(CHATML).json_text(text), CHATML)
 
 
 def test_every_place_of_a_conversation_is_looked_at() -> None:
