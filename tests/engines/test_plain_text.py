@@ -16,7 +16,7 @@ from swarm.engines.plain_text import JOINER, PlainText, Restored
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, Usage
 from swarm.registry.gguf_vocabulary import control_texts
-from tests.doubles.tiny_models import write_vocabulary
+from tests.doubles.tiny_models import write_pieces_vocabulary, write_vocabulary
 
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 MANY = (*(f"<|reserved_special_token_{n}|>" for n in range(250)), "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]")
@@ -175,7 +175,7 @@ def test_a_megabyte_costs_little_whatever_it_is() -> None:
 # With llama.cpp's own tokenizer
 
 
-@pytest.fixture(params=["the embedded model", "no types", "texts of other models", "normal types"])
+@pytest.fixture(params=["the embedded model", "no types", "texts of other models", "normal types", "pieces"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Path) -> AsyncIterator[XllamacppEngine]:
     """The embedded model, and its weights under vocabularies that name their control tokens in other ways."""
     made = tmp_path / "made.gguf"
@@ -188,6 +188,8 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Pat
             write_vocabulary(
                 made, renamed={300: "[INST]", 301: "</s>", 302: "<｜end▁of▁sentence｜>"}, controls=(300, 301, 302)
             )
+        case "pieces":
+            write_pieces_vocabulary(made)
         case _:
             write_vocabulary(made, types=1, renamed={300: "<|eot_id|>", 301: "<fim_prefix>"})
     loaded = await load_xllamacpp(EngineSpec("demo", made, 512, 2, threads=1), "always")
