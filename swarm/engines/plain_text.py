@@ -37,7 +37,8 @@ class PlainText:
         # A token of one character cannot be broken, and none has been seen.
         texts = sorted({text[:MATCHED_CHARS] for text in controls if len(text) > 1 and JOINER not in text})
         self._tokens = _after_first(texts)
-        self._rests = re.compile(_any_of(text[1:] for text in texts if len(text) > 2)) if texts else None
+        rests = [text[1:] for text in texts if len(text) > 2]
+        self._rests = re.compile(_any_of(rests)) if rests else None
         self._beginnings = frozenset(text[:size] for text in texts for size in range(2, len(text)))
         self._first = frozenset(text[0] for text in texts)
         self._longest = max(map(len, texts), default=0)
@@ -46,13 +47,14 @@ class PlainText:
 
     def text(self, text: str) -> str:
         """`text`, so that no control token is in it or comes about with what stands before or after it."""
-        if self._tokens is None or self._rests is None:
+        if self._tokens is None:
             return text
         text = self._tokens.sub(_joined, text)
-        if self._rests.match(text):
+        if self._rests is not None and self._rests.match(text):
             text = text[0] + JOINER + text[1:]
-        begun = self._begun(text)
-        return text if begun is None else text[: begun + 1] + JOINER + text[begun + 1 :]
+        while (begun := self._begun(text)) is not None:
+            text = text[: begun + 1] + JOINER + text[begun + 1 :]
+        return text
 
     def _begun(self, text: str) -> int | None:
         """Where the beginning of a control token stands that ends `text`; a single character is no beginning."""

@@ -22,7 +22,8 @@ CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 MANY = (*(f"<|reserved_special_token_{n}|>" for n in range(250)), "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]")
 DEEPSEEK = ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜tool▁calls▁begin｜>")
 OVERLAPPING = ("<|a|>", "|>b", "<|a", "aa", "aaa", "..")
-VOCABULARIES = [CHATML, MANY, DEEPSEEK, OVERLAPPING]
+REPEATING = ("<|<|z", "<|b", "|<|<")
+VOCABULARIES = [CHATML, MANY, DEEPSEEK, OVERLAPPING, ("..", "!?"), REPEATING]
 FINISH = Finish(0, "stop", Usage())
 
 
@@ -55,7 +56,7 @@ def test_no_text_spells_a_control_token_and_every_text_comes_back(controls: tupl
         assert restored(plain, *pieces) == text
 
 
-@pytest.mark.parametrize("controls", VOCABULARIES[:3])
+@pytest.mark.parametrize("controls", [CHATML, MANY, DEEPSEEK, REPEATING])
 def test_two_texts_side_by_side_spell_none_either(controls: tuple[str, ...]) -> None:
     plain = PlainText(controls)
     for control in controls:
