@@ -1,5 +1,5 @@
 """What llama.cpp's own parsers leave in an answer's text: thoughts of a model whose template hides them, and calls;
-and the joiners that keep what clients wrote from being tokens (`plain_text.py`)."""
+and the DELETEs that keep what clients wrote from being tokens (`plain_text.py`)."""
 
 from __future__ import annotations
 

@@ -91,9 +91,9 @@ def _with_whole_bounds(schema: JsonObject) -> JsonObject:
     """Bounds of an integer as llama.cpp can keep them: it cuts 4.1 down to 4."""
     kept: JsonObject = {keyword: value for keyword, value in schema.items() if keyword not in BOUNDS}
     least, most = integer_bounds(schema)
-    if least is not None and least > -MOST_DIGITS:
+    if least is not None and (least > -MOST_DIGITS or (most or 0) < -MOST_DIGITS):
         kept["minimum"] = least
-    if most is not None and most < MOST_DIGITS:
+    if most is not None and (most < MOST_DIGITS or (least or 0) > MOST_DIGITS):
         kept["maximum"] = most
     return kept
 

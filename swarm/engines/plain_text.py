@@ -1,10 +1,11 @@
 """Text that clients write is text to the model, whatever it spells: `<|im_end|>` in a message ends no turn.
 
 llama.cpp renders a conversation to one string and tokenizes that with special tokens, wherever they came from (its
-template engine marks what is input, its server does not look). So the text of a control token is broken here by a
-WORD JOINER after its first character: invisible, of no width, and in no token's text. Models copy it, so it is taken
-out of answers again. It stands only where it must: within whole control tokens, and at the ends of a text where the
-text next to it could complete one.
+template engine marks what is input, its server does not look). So the text of a control token is broken here by the
+character DELETE (U+007F) after its first one: invisible, in no token's text, and one token in every vocabulary that is
+made of bytes. A character of several bytes would do, too, but small models copy its first byte and go on with another
+token, which is no text any more. Copies are taken out of answers again. It stands only where it must: within whole
+control tokens, and at the ends of a text where the text next to it could complete one.
 
 User-defined tokens (`<think>`, `<tool_call>`) stay as they are: llama.cpp reads those in plain text, too.
 """
@@ -24,7 +25,7 @@ from swarm.errors import EngineFailed, SetupError
 from swarm.generation import Delta, Finish, ToolCallDelta
 from swarm.registry.gguf_vocabulary import control_texts
 
-JOINER = "\u2060"  # WORD JOINER; 2 or 3 tokens in most vocabularies
+DELETE = "\x7f"  # U+007F
 MATCHED_CHARS = 48  # of a control token; what begins with as many of a longer one is broken, too: bounds the expression
 
 Trie = dict[str, "Trie"]
@@ -35,24 +36,26 @@ class PlainText:
 
     def __init__(self, controls: Iterable[str] = ()) -> None:
         # A token of one character cannot be broken, and none has been seen.
-        texts = sorted({text[:MATCHED_CHARS] for text in controls if len(text) > 1 and JOINER not in text})
+        texts = sorted({text[:MATCHED_CHARS] for text in controls if len(text) > 1 and DELETE not in text})
         self._tokens = _after_first(texts)
-        self._rests = re.compile(_any_of(text[1:] for text in texts if len(text) > 2)) if texts else None
+        rests = [text[1:] for text in texts if len(text) > 2]
+        self._rests = re.compile(_any_of(rests)) if rests else None
         self._beginnings = frozenset(text[:size] for text in texts for size in range(2, len(text)))
         self._first = frozenset(text[0] for text in texts)
         self._longest = max(map(len, texts), default=0)
-        # Between which two characters a joiner may have been put.
+        # Between which two characters a DELETE may have been put.
         self.pairs = frozenset(text[at : at + 2] for text in texts for at in (0, 1) if len(text) > at + 1)
 
     def text(self, text: str) -> str:
         """`text`, so that no control token is in it or comes about with what stands before or after it."""
-        if self._tokens is None or self._rests is None:
+        if self._tokens is None:
             return text
         text = self._tokens.sub(_joined, text)
-        if self._rests.match(text):
-            text = text[0] + JOINER + text[1:]
-        begun = self._begun(text)
-        return text if begun is None else text[: begun + 1] + JOINER + text[begun + 1 :]
+        if self._rests is not None and self._rests.match(text):
+            text = text[0] + DELETE + text[1:]
+        while (begun := self._begun(text)) is not None:
+            text = text[: begun + 1] + DELETE + text[begun + 1 :]
+        return text
 
     def _begun(self, text: str) -> int | None:
         """Where the beginning of a control token stands that ends `text`; a single character is no beginning."""
@@ -76,7 +79,7 @@ class PlainText:
     def json_text(self, text: str) -> str:
         """A JSON text, which a template may have parsed and written anew: `\\u003c|im_end|>` is a token then.
 
-        What is no JSON, and what has nothing to break, stays as it is.
+        What has nothing to break stays as it is; what is no JSON is broken like any text.
         """
         if self._tokens is None or not ("\\" in text or self._tokens.search(text)):
             return text
@@ -84,7 +87,7 @@ class PlainText:
             parsed: JsonValue = json.loads(text)
             broken = self.value(parsed)
         except (ValueError, RecursionError):
-            return text
+            return self.text(text)
         return text if broken == parsed else json.dumps(broken, ensure_ascii=False)
 
     def message(self, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def plain_text_of(path: Path | None) -> PlainText:
 
 
 def _joined(first: re.Match[str]) -> str:
-    return first[0] + JOINER
+    return first[0] + DELETE
 
 
 def _after_first(texts: list[str]) -> re.Pattern[str] | None:
@@ -160,7 +163,7 @@ def _expression(trie: Trie) -> str:
 
 
 class Restored:
-    """One answer's texts without the joiners that the model copied. One is held back until what follows it came."""
+    """One answer's texts without the DELETEs that the model copied. One is held back until what follows it came."""
 
     def __init__(self, plain: PlainText) -> None:
         self._pairs = plain.pairs
@@ -194,7 +197,7 @@ class Restored:
         """Joiners that ended an answer. After what may begin a control token one is ours, and the answer was cut."""
         begin = {pair[0] for pair in self._pairs}
         left = (channel for channel, found in self._channels.items() if found.held and found.last not in begin)
-        return [_delta(choice, channel, JOINER) for channel in left]
+        return [_delta(choice, channel, DELETE) for channel in left]
 
 
 class _Channel:
@@ -205,16 +208,16 @@ class _Channel:
         self.last = ""
 
     def feed(self, text: str, pairs: frozenset[str]) -> str:
-        if JOINER not in text and not self.held:
+        if DELETE not in text and not self.held:
             self.last = text[-1]
             return text
-        whole = self.last + (JOINER if self.held else "") + text
+        whole = self.last + (DELETE if self.held else "") + text
         kept = len(self.last)
-        self.held = whole.endswith(JOINER)
-        before, *pieces = whole.removesuffix(JOINER).split(JOINER)
+        self.held = whole.endswith(DELETE)
+        before, *pieces = whole.removesuffix(DELETE).split(DELETE)
         for piece in pieces:
             joined = before[-1:] + piece[:1] in pairs
-            before += piece if joined else JOINER + piece
+            before += piece if joined else DELETE + piece
         shown = before[kept:]
         self.last = before[-1:]
         return shown

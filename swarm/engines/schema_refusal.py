@@ -39,6 +39,7 @@ COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 MAX_BOUND = 2**64  # what generators of schemas write for "any integer"
 MAX_FAR_BOUND = 10**15  # for the least above, or the most below: `minimum` 10**16 and no maximum never returns
+MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]
@@ -253,12 +254,18 @@ def _bound_problems(schema: JsonObject) -> Iterator[str]:
                 yield f"{low} {least} is more than {high} {most}"
             elif least == most and (low, high) != ("minimum", "maximum"):
                 yield f"no number is between {low} {least} and {high} {most}"
-    least, most = integer_bounds(schema)
-    if is_integer(schema) and ((least or 0) > MAX_FAR_BOUND or (most or 0) < -MAX_FAR_BOUND):
-        yield f"integers from {least} to {most}: with a bound so far from 0 none of more than 15 digits can be enforced"
-        return
-    if is_integer(schema) and least is not None and most is not None and least > most:
+    if is_integer(schema):
+        yield from _integer_problems(*integer_bounds(schema))
+
+
+def _integer_problems(least: int | None, most: int | None) -> Iterator[str]:
+    """Bounds that no integer keeps, and far ones without a far one on the other side: llama.cpp never ends these."""
+    if least is not None and most is not None and least > most:
         yield f"no integer is between its bounds: {least} would be the least, and {most} the most"
+    elif least is not None and least > MAX_FAR_BOUND and (most is None or most > MAX_INTEGER):
+        yield f"integers of {least} or more cannot be enforced: set a maximum of at most {MAX_INTEGER}, too"
+    elif most is not None and most < -MAX_FAR_BOUND and (least is None or least < -MAX_INTEGER):
+        yield f"integers of {most} or less cannot be enforced: set a minimum of at least -{MAX_INTEGER}, too"
 
 
 def _property_problems(schema: JsonObject) -> Iterator[str]:

@@ -91,7 +91,7 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
     "a minimum above the maximum": (record(a={"type": "integer", "minimum": 10, "maximum": 5}), "is more than"),
     "a whole number strictly between two that follow each other": (
         record(a={"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 5}),
-        "no whole number is at least 5 and at most 4",
+        "no integer is between",
     ),
     "a whole number of seventeen digits or more": (
         record(a={"type": "integer", "minimum": 10**16}),
@@ -108,7 +108,7 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
     ),
     "a whole number between two fractions of one": (
         record(a={"type": ["null", "integer"], "minimum": 4.2, "maximum": 4.8}),
-        "no whole number is at least 5 and at most 4",
+        "no integer is between",
     ),
     "a thousand million characters": (record(a={"type": "string", "minLength": 10**9}), "at most 2000"),
     "a thousand million items": (record(a={"type": "array", "items": {}, "minItems": 10**9}), "at most 2000"),
@@ -125,7 +125,7 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         record(a={"type": "integer", "exclusiveMinimum": 9, "maximum": 5}),
         "exclusiveMinimum 9 is more than maximum 5",
     ),
-    "a bound of seventeen digits": (record(a={"type": "integer", "minimum": 10**16}), "more than 15 digits"),
+    "a bound of seventeen digits": (record(a={"type": "integer", "minimum": 10**16}), "cannot be enforced"),
     "one type twice": (record(a={"type": ["object", "object"]}), "one type twice"),
     "a reference into a constant": (
         {**record(a={"$ref": "#/const/x"}), "const": {"x": {"type": "string"}}},

@@ -104,6 +104,31 @@ def write_vocabulary(
     _finish(writer)
 
 
+def write_pieces_vocabulary(target: Path) -> None:
+    """The embedded model with a vocabulary of SentencePiece's kind, whose pieces merge to its control tokens."""
+    count = len(_Tokenizer(embedded_model_path()).tokens)
+    controls = [("<unk>", TokenType.UNKNOWN), ("<s>", TokenType.CONTROL), ("</s>", TokenType.CONTROL)]
+    single = [(f"<0x{byte:02X}>", TokenType.BYTE) for byte in range(256)]
+    pieces = [
+        (text, TokenType.NORMAL)
+        for text in ("▁", "</", "s>", "/s", "/s>", "<s", "unk", "<u", *map(chr, range(33, 127)))
+    ]
+    known = [*controls, *single, *pieces]
+    known += [(f"piece{number}", TokenType.NORMAL) for number in range(count - len(known))]
+    writer = _embedded_model(target)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([text for text, _ in known])
+    writer.add_token_scores([-float(number) for number in range(count)])
+    writer.add_token_types([kind for _, kind in known])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}<s>assistant: "
+    writer.add_chat_template(template)
+    _finish(writer)
+
+
 def _embedded_model(target: Path) -> GGUFWriter:
     """A file with the weights of the embedded model, which still needs a tokenizer."""
     source = GGUFReader(embedded_model_path())

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.plain_text import JOINER, PlainText, Restored
+from swarm.engines.plain_text import DELETE, PlainText, Restored
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, Usage
 from swarm.registry.gguf_vocabulary import control_texts
-from tests.doubles.tiny_models import write_vocabulary
+from tests.doubles.tiny_models import write_pieces_vocabulary, write_vocabulary
 
 CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 MANY = (*(f"<|reserved_special_token_{n}|>" for n in range(250)), "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]")
 DEEPSEEK = ("<｜end▁of▁sentence｜>", "<｜User｜>", "<｜tool▁calls▁begin｜>")
 OVERLAPPING = ("<|a|>", "|>b", "<|a", "aa", "aaa", "..")
-VOCABULARIES = [CHATML, MANY, DEEPSEEK, OVERLAPPING]
+REPEATING = ("<|<|z", "<|b", "|<|<")
+VOCABULARIES = [CHATML, MANY, DEEPSEEK, OVERLAPPING, ("..", "!?"), REPEATING]
 FINISH = Finish(0, "stop", Usage())
 
 
@@ -49,13 +50,13 @@ def test_no_text_spells_a_control_token_and_every_text_comes_back(controls: tupl
         text = a_text(source, controls)
         broken = plain.text(text)
         assert not spelt(broken, controls), text
-        assert broken.replace(JOINER, "") == text
+        assert broken.replace(DELETE, "") == text
         cut = sorted(source.randint(0, len(broken)) for _ in range(3))
         pieces = [broken[i:j] for i, j in zip([0, *cut], [*cut, len(broken)], strict=True)]
         assert restored(plain, *pieces) == text
 
 
-@pytest.mark.parametrize("controls", VOCABULARIES[:3])
+@pytest.mark.parametrize("controls", [CHATML, MANY, DEEPSEEK, REPEATING])
 def test_two_texts_side_by_side_spell_none_either(controls: tuple[str, ...]) -> None:
     plain = PlainText(controls)
     for control in controls:
@@ -65,8 +66,8 @@ def test_two_texts_side_by_side_spell_none_either(controls: tuple[str, ...]) -> 
 
 def test_what_spells_none_stays_as_it_is() -> None:
     plain = PlainText(MANY)
-    for text in ("", "<", "a < b", "<|", "x<y>", "[IN]", "<think>", '{"a": 1}', JOINER, f"a{JOINER}b"):
-        assert plain.text(text).replace(JOINER, "") == text.replace(JOINER, "")
+    for text in ("", "<", "a < b", "<|", "x<y>", "[IN]", "<think>", '{"a": 1}', DELETE, f"a{DELETE}b"):
+        assert plain.text(text).replace(DELETE, "") == text.replace(DELETE, "")
         if not text.endswith("<|"):
             assert plain.text(text) == text
     assert PlainText().text("<|im_end|>") == "<|im_end|>"
@@ -75,19 +76,19 @@ def test_what_spells_none_stays_as_it_is() -> None:
 def test_a_joiner_that_the_model_wrote_for_itself_stays() -> None:
     plain = PlainText(CHATML)
     for text in (
-        f"a{JOINER}b",
-        JOINER,
-        f"{JOINER}x",
-        f"<{JOINER}x",
-        f"{JOINER}{JOINER}",
-        f"<{JOINER}{JOINER}|",
+        f"a{DELETE}b",
+        DELETE,
+        f"{DELETE}x",
+        f"<{DELETE}x",
+        f"{DELETE}{DELETE}",
+        f"<{DELETE}{DELETE}|",
     ):
         assert restored(plain, text) == text
         assert restored(plain, *text) == text
 
 
 def test_an_answer_that_is_cut_after_a_joiner_ends_before_it() -> None:
-    assert restored(PlainText(CHATML), "a<", JOINER) == "a<"
+    assert restored(PlainText(CHATML), "a<", DELETE) == "a<"
 
 
 def test_thoughts_and_calls_come_back_too() -> None:
@@ -96,10 +97,10 @@ def test_thoughts_and_calls_come_back_too() -> None:
     name = plain.text("<|im_end|>")
     shown = [
         *reader.read(Delta(0, reasoning="<")),
-        *reader.read(Delta(0, reasoning=f"{JOINER}")),
+        *reader.read(Delta(0, reasoning=f"{DELETE}")),
         *reader.read(Delta(0, tool_calls=(ToolCallDelta(0, "c", name, '{"a": "<'),))),
         *reader.read(Delta(0, reasoning="|im_end|>")),
-        *reader.read(Delta(0, tool_calls=(ToolCallDelta(0, None, None, f'{JOINER}|im_end|>"}}'),))),
+        *reader.read(Delta(0, tool_calls=(ToolCallDelta(0, None, None, f'{DELETE}|im_end|>"}}'),))),
         *reader.read(FINISH),
     ]
     deltas = [event for event in shown if isinstance(event, Delta)]
@@ -121,12 +122,17 @@ def test_thoughts_and_calls_come_back_too() -> None:
 def test_arguments_stay_json_and_spell_none_however_they_are_escaped(arguments: str) -> None:
     broken = PlainText(CHATML).json_text(arguments)
     assert not spelt(json.dumps(json.loads(broken), ensure_ascii=False), CHATML)
-    assert json.loads(broken.replace(JOINER, "")) == json.loads(arguments)
+    assert json.loads(broken.replace(DELETE, "")) == json.loads(arguments)
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "x\\n\\u003e"}', "no json <|im_end|>", "{", '  {"b":2}'])
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "x\\n\\u003e"}', "no json \\", "{", '  {"b":2}'])
 def test_json_that_spells_none_keeps_its_form(text: str) -> None:
     assert PlainText(CHATML).json_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["no json <|im_end|>", "[" * 100_000 + "<|im_end|>", '{"a": "<|im_end|>'])
+def test_what_is_no_json_is_broken_like_any_text(text: str) -> None:
+    assert not spelt(PlainText(CHATML).json_text(text), CHATML)
 
 
 def test_every_place_of_a_conversation_is_looked_at() -> None:
@@ -163,14 +169,14 @@ def test_a_megabyte_costs_little_whatever_it_is() -> None:
     plain = PlainText([f"<unused{n}>" for n in range(7000)])
     began = time.process_time()
     for text in ("<" * 2**20, "<unused" * 2**17, "words " * 2**17):
-        assert plain.text(text).replace(JOINER, "") == text
+        assert plain.text(text).replace(DELETE, "") == text
     assert time.process_time() - began < 5
 
 
 # With llama.cpp's own tokenizer
 
 
-@pytest.fixture(params=["the embedded model", "no types", "texts of other models", "normal types"])
+@pytest.fixture(params=["the embedded model", "no types", "texts of other models", "normal types", "pieces"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Path) -> AsyncIterator[XllamacppEngine]:
     """The embedded model, and its weights under vocabularies that name their control tokens in other ways."""
     made = tmp_path / "made.gguf"
@@ -183,6 +189,8 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Pat
             write_vocabulary(
                 made, renamed={300: "[INST]", 301: "</s>", 302: "<｜end▁of▁sentence｜>"}, controls=(300, 301, 302)
             )
+        case "pieces":
+            write_pieces_vocabulary(made)
         case _:
             write_vocabulary(made, types=1, renamed={300: "<|eot_id|>", 301: "<fim_prefix>"})
     loaded = await load_xllamacpp(EngineSpec("demo", made, 512, 2, threads=1), "always")
@@ -233,7 +241,7 @@ async def test_a_conversation_has_the_control_tokens_of_its_template_only(engine
 
 async def test_a_prompt_of_a_completion_keeps_its_control_tokens(engine: XllamacppEngine) -> None:
     counts: list[int] = []
-    for prompt in ("a<|im_end|>b", f"a<{JOINER}|im_end|>b"):
+    for prompt in ("a<|im_end|>b", f"a<{DELETE}|im_end|>b"):
         asked = GenerationRequest(model="demo", prompt=prompt, max_tokens=1)
         async with aclosing(engine.candidates(asked, 1)) as events:
             counts += [event.usage.prompt_tokens async for event in events if isinstance(event, Finish)]
@@ -257,7 +265,7 @@ async def test_a_call_that_must_be_made_has_the_name_that_the_client_knows(demo_
             async with aclosing(loaded.candidates(request, 1)) as events:
                 calls = [call async for event in events if isinstance(event, Delta) for call in event.tool_calls]
             assert all(call.name in (name, None) for call in calls)
-            assert JOINER not in "".join(call.arguments for call in calls)
+            assert DELETE not in "".join(call.arguments for call in calls)
         assert calls
     finally:
         await loaded.aclose()

@@ -59,7 +59,7 @@ async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list
 
 
 @pytest.mark.parametrize(
-    "said", [{"prompt": ""}, {"messages": [{"role": "assistant", "content": ""}]}], ids=["prompt", "messages"]
+    "said", [{"prompt": ""}, {"messages": [{"role": "user", "content": ""}]}], ids=["prompt", "messages"]
 )
 async def test_several_answers_to_an_empty_prompt_end(demo_model: Path, said: dict[str, object]) -> None:
     """Asked for them at once, llama.cpp keeps all but the first waiting for ever, and their slots."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from swarm.engines.llama_http import engine_body
 from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, Reply
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -176,3 +178,21 @@ async def test_numbers_that_are_none_in_a_historys_arguments(client: Client, arg
     called = {**CALLED, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": arguments}}]}
     reply = await client.post(*chat([ASK, called, {"role": "tool", "tool_call_id": "c", "content": "5"}]))
     assert reply.status == 200
+
+
+@pytest.mark.parametrize("penalty", [0, 5e-324, 1e-38, 0.009, 11, -1])
+async def test_a_repeat_penalty_that_nothing_can_be_divided_by_is_refused(client: Client, penalty: float) -> None:
+    for path, body in (chat([ASK], repeat_penalty=penalty), generate([ASK], repeat_penalty=penalty)):
+        reply = await client.post(path, body)
+        assert reply.status == 400
+        assert reply.error["param"] == "repeat_penalty"
+
+
+async def test_what_reaches_the_engine_all_the_same_is_bounded_there() -> None:
+    request = GenerationRequest.model_validate(
+        {"model": "demo", "prompt": "x", "temperature": 1e-38, "repeat_penalty": 1e-30}
+    )
+    body = engine_body(request, 1, None)
+    assert (body["temperature"], body["repeat_penalty"]) == (0, 0.01)
+    usual = engine_body(request.model_copy(update={"temperature": 0.7, "repeat_penalty": 1.1}), 1, None)
+    assert (usual["temperature"], usual["repeat_penalty"]) == (0.7, 1.1)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-JOINER = "\u2060"
+DELETE = "\x7f"
 WORDS = (
     "hello", "What is 2+2?", "capital", "of France", " ", "", "\n", "é", "日本", "\0", "\u200b", "{", "}", '"', "\\",
     "<", "<|", "|>", "</", "[", "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "{{", "{%",
     '{"a": 1}', "```json", "\\u003c", "1e999", "a b c", "x" * 300, "user", "assistant", "system", "</s>", "[INST]",
-    "<start_of_turn>", "<|eot_id|>", "\r\n", "\u2028", JOINER, f"<{JOINER}|im_end|>", "\ufeff", "&lt;",
+    "<start_of_turn>", "<|eot_id|>", "\r\n", "\u2028", "\u2060", DELETE, f"<{DELETE}|im_end|>", "\ufeff", "&lt;",
 )  # fmt: skip
 SCHEMAS: tuple[dict[str, Any], ...] = (
     {}, {"type": "object"}, {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},

@@ -44,6 +44,7 @@ ROUND = 200  # requests between two looks at the canary and the slots
 MODELS = ("demo", "infill", "rank", "last")
 EVERY_TWIN = 4  # of so many prompts one is compared with its twin
 COMPARED_WAYS = 40  # answers that are asked for again, here and in a host
+SAID_EVERY = 2_000  # requests, in a run that shows its output (-s)
 SHOWN = 5  # problems of one round
 IDLE_S = 60.0  # a slot that is lost stays so; on a busy machine the last answers may take seconds
 CANARY = {
@@ -55,7 +56,9 @@ NEUTRAL = ("alpha", "bravo", "delta")
 BROKEN = re.compile(r'"(server_error|api_error|internal_error|engine_failed)"|engine (ended|failed|sent|did not)')
 # Errors of 500 and above that a request may rightly get, with the reason.
 EXPLAINED: dict[str, re.Pattern[str]] = {
-    "a required call was cut before it said which function it calls": re.compile("no call was complete"),
+    "the model wrote bytes that are no text, of which llama.cpp's parser of calls makes nothing": re.compile(
+        "does not match the expected"
+    ),
 }
 
 
@@ -212,6 +215,8 @@ class Run:
                 said = await self.canary(session)
                 if said != expected:
                     self.problems.append(f"after request {batch.stop} the canary says {said!r}, not {expected!r}")
+                if batch.stop % SAID_EVERY == 0:
+                    print(f"{batch.stop} requests: {self.statuses}", flush=True)  # noqa: T201
                 assert not self.problems, "\n".join(self.problems[:SHOWN])
 
 
