@@ -359,10 +359,12 @@ def _chance(r: random.Random, levels: int) -> Schema:
         case "all":
             made["allOf"] = [below() for _ in range(r.randint(1, 2))]
         case _:
-            made["type"] = r.choice(["object", ["object", "null"]])
+            kinds: list[Any] = ["object", ["object", "null"]]
+            made["type"] = r.choice(kinds)
             made["properties"] = {name: below() for name in some("a", "b", "c")}
             made["required"] = some("a", "b", "d")
-            made |= {name: r.choice([True, False, {}, {"type": "integer"}]) for name in some("additionalProperties")}
+            others: list[Any] = [True, False, {}, {"type": "integer"}]
+            made |= {name: r.choice(others) for name in some("additionalProperties")}
     if r.random() < 0.05:
         made["anyOf"] = [below() for _ in range(2)]
     return made
