@@ -351,7 +351,8 @@ def _chance(r: random.Random, levels: int) -> Schema:
             made |= {name: r.choice(ODD_PATTERNS) for name in some("pattern")}
             made |= {name: r.choice(["date", "uuid", "email", "", "time", "uuid9"]) for name in some("format")}
         case "const":
-            made["const"] = r.choice([1, None, "a", [], {}, True, 1.5, 1e300, ""])
+            values: list[Any] = [1, None, "a", [], {}, True, 1.5, 1e300, ""]
+            made["const"] = r.choice(values)
             made |= {name: r.choice(["string", "integer", "null", "object"]) for name in some("type")}
         case "enum":
             made["enum"] = [r.choice([1, None, "a", [1], {"a": 1}, True, 1.5]) for _ in range(r.randint(1, 3))]
