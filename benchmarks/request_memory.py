@@ -95,6 +95,9 @@ print(json.dumps(late_ms))
 """  # in a process of its own: whoever sends 16 MB is late, too
 
 
+WARMING = ("a full context", "the largest schema", "a text to tokenize", "a picture of 16 MB")
+
+
 @dataclass
 class Watch:
     """Memory and /livez of a node, while something happens."""
@@ -181,6 +184,8 @@ async def main(model: str, context: int, at_once: int) -> None:
         bodies = {name: (path, json.dumps(make(), ensure_ascii=False).encode()) for name, (path, make) in KINDS.items()}
         for _ in range(20):  # what is made once is made now
             await ask(session, watch.url, CHAT, json.dumps(chat("Tell me of the sea.", **schema_of(1))).encode())
+        for name in WARMING:  # on all workers: what a slot, its grammar and its prompt cache take is the model's
+            await asyncio.gather(*(ask(session, watch.url, *bodies[name]) for _ in range(8)))
         await asyncio.sleep(BACK_S / 2)
         idle = watch.resident_bytes()
         print(f"idle, warmed up: {idle / MIB:.0f} MiB")

@@ -351,7 +351,8 @@ def _chance(r: random.Random, levels: int) -> Schema:
             made |= {name: r.choice(ODD_PATTERNS) for name in some("pattern")}
             made |= {name: r.choice(["date", "uuid", "email", "", "time", "uuid9"]) for name in some("format")}
         case "const":
-            made["const"] = r.choice([1, None, "a", [], {}, True, 1.5, 1e300, ""])
+            values: list[Any] = [1, None, "a", [], {}, True, 1.5, 1e300, ""]
+            made["const"] = r.choice(values)
             made |= {name: r.choice(["string", "integer", "null", "object"]) for name in some("type")}
         case "enum":
             made["enum"] = [r.choice([1, None, "a", [1], {"a": 1}, True, 1.5]) for _ in range(r.randint(1, 3))]
@@ -359,10 +360,12 @@ def _chance(r: random.Random, levels: int) -> Schema:
         case "all":
             made["allOf"] = [below() for _ in range(r.randint(1, 2))]
         case _:
-            made["type"] = r.choice(["object", ["object", "null"]])
+            kinds: list[Any] = ["object", ["object", "null"]]
+            made["type"] = r.choice(kinds)
             made["properties"] = {name: below() for name in some("a", "b", "c")}
             made["required"] = some("a", "b", "d")
-            made |= {name: r.choice([True, False, {}, {"type": "integer"}]) for name in some("additionalProperties")}
+            others: list[Any] = [True, False, {}, {"type": "integer"}]
+            made |= {name: r.choice(others) for name in some("additionalProperties")}
     if r.random() < 0.05:
         made["anyOf"] = [below() for _ in range(2)]
     return made

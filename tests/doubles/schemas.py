@@ -89,10 +89,6 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         "is more than",
     ),
     "a minimum above the maximum": (record(a={"type": "integer", "minimum": 10, "maximum": 5}), "is more than"),
-    "a whole number strictly between two that follow each other": (
-        record(a={"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 5}),
-        "no integer is between",
-    ),
     "a whole number of seventeen digits or more": (
         record(a={"type": "integer", "minimum": 10**16}),
         "cannot be enforced",
@@ -125,7 +121,6 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         record(a={"type": "integer", "exclusiveMinimum": 9, "maximum": 5}),
         "exclusiveMinimum 9 is more than maximum 5",
     ),
-    "a bound of seventeen digits": (record(a={"type": "integer", "minimum": 10**16}), "cannot be enforced"),
     "one type twice": (record(a={"type": ["object", "object"]}), "one type twice"),
     "a reference into a constant": (
         {**record(a={"$ref": "#/const/x"}), "const": {"x": {"type": "string"}}},

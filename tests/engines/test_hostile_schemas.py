@@ -80,13 +80,13 @@ async def refused_or_answered(engine: XllamacppEngine, request: GenerationReques
     return "answered"
 
 
-async def outcomes(engine: XllamacppEngine, schemas: list[tuple[str, Schema]], wrap: Any) -> dict[str, int]:
+async def outcomes(engine: XllamacppEngine, schemas: list[tuple[str, Schema]], wrap: Any) -> dict[str, list[str]]:
     biases = await steering(engine)
-    found: dict[str, int] = {}
+    found: dict[str, list[str]] = {}
     for name, schema in schemas:
         request = wrap(schema).model_copy(update={"max_tokens": ANSWER_TOKENS, "logit_bias": biases, "seed": 1})
         outcome = await refused_or_answered(engine, request, name)
-        found[outcome] = found.get(outcome, 0) + 1
+        found.setdefault(outcome, []).append(name)
     odd = [outcome for outcome in found if "without" in outcome]
     assert not odd, f"seed {SEED}: {odd}"
     return found
@@ -94,9 +94,9 @@ async def outcomes(engine: XllamacppEngine, schemas: list[tuple[str, Schema]], w
 
 async def test_two_hundred_hostile_schemas_are_refused_or_answered(engine: XllamacppEngine) -> None:
     found = await outcomes(engine, hostile_schemas(SEED, SCHEMAS), for_answer)
-    assert found["refused"] > SCHEMAS / 10
-    assert found["answered"] > SCHEMAS / 10, "the bounds would refuse everything"
-    assert await engine.http.is_alive()
+    assert len(found["refused"]) > SCHEMAS / 10
+    assert len(found["answered"]) > SCHEMAS / 10, "the bounds would refuse everything"
+    await engine.http.loop_counts()  # its main loop answers
 
 
 async def test_hostile_tools_are_refused_or_answered(engine: XllamacppEngine) -> None:
@@ -106,9 +106,9 @@ async def test_hostile_tools_are_refused_or_answered(engine: XllamacppEngine) ->
         )
 
     await outcomes(engine, hostile_schemas(SEED + 1, SCHEMAS // 4), required)
-    assert await engine.http.is_alive()
+    await engine.http.loop_counts()  # its main loop answers
 
 
 async def test_contradictions_are_refused_or_answered(engine: XllamacppEngine) -> None:
     found = await outcomes(engine, contradictions(SEED, CONTRADICTIONS), for_answer)
-    assert found.get("refused by llama.cpp", 0) == 0, "what it refuses is known here before"
+    assert found.get("refused by llama.cpp", []) == [], "what it refuses is known here before"

@@ -37,6 +37,14 @@ def calling(arguments: str) -> dict[str, Any]:
     return saying("", tool_calls=[{"id": "a", "function": {"name": "f", "arguments": arguments}}])
 
 
+def prompting(text: str) -> dict[str, Any]:
+    return {"prompt": text}
+
+
+def thinking(text: str) -> dict[str, Any]:
+    return saying("", reasoning_content=text)
+
+
 def described(text: str) -> dict[str, Any]:
     tool = {"type": "function", "function": {"name": "f", "description": text, "parameters": record(a={})}}
     return {**saying(""), "tools": (tool,)}
@@ -44,7 +52,7 @@ def described(text: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "fields",
-    [saying, lambda text: {"prompt": text}, calling, described, lambda text: saying("", reasoning_content=text)],
+    [saying, prompting, calling, described, thinking],
     ids=["message", "prompt", "arguments of a call", "description of a tool", "reasoning"],
 )
 def test_text_of_every_kind_counts(fields: Any) -> None:
@@ -55,9 +63,9 @@ def test_text_of_every_kind_counts(fields: Any) -> None:
 
 
 def test_texts_count_together_and_by_bytes() -> None:
-    turns = tuple({"role": "user", "content": "x" * 700} for _ in range(3))
+    turns = [{"role": "user", "content": "x" * 700} for _ in range(3)]
     with pytest.raises(ContextExceeded):
-        refuse_too_long(GenerationRequest(model="m", messages=turns), CAN)
+        refuse_too_long(GenerationRequest.model_validate({"model": "m", "messages": turns}), CAN)
     refuse_too_long(GenerationRequest(model="m", prompt="é" * 1000), CAN)
     with pytest.raises(ContextExceeded):
         refuse_too_long(GenerationRequest(model="m", prompt="é" * 1001), CAN)

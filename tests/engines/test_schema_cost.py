@@ -128,7 +128,7 @@ def test_all_schemas_of_a_request_are_bounded_together() -> None:
 
 def test_alternatives_that_tell_themselves_apart_are_not_multiplied() -> None:
     apart = {"anyOf": [record(kind={"const": i}, body=alike(2, 10)) for i in range(50)]}
-    same = {"anyOf": [record(kind=TEXT, body=alike(2, 10)) for i in range(50)]}
+    same = {"anyOf": [record(kind=TEXT, body=alike(2, 10)) for _ in range(50)]}
     assert schema_cost(own(apart)).alike == 100
     assert schema_cost(own(same)).alike == 5000
     either = {"anyOf": [record(kind={"const": "a"}, b=alike(1, 9)), record(kind=TEXT), {"type": "object"}, TEXT]}
@@ -156,7 +156,8 @@ def test_patterns_of_too_many_ways_are_left_out(pattern: str) -> None:
     ],
 )
 def test_bounds_of_integers_are_written_as_integers(bounds: Schema, kept: Schema) -> None:
-    for kind in ("integer", ["integer", "null"]):
+    kinds: list[Any] = ["integer", ["integer", "null"]]
+    for kind in kinds:
         assert grammar_schema({"type": kind, **bounds}) == {"type": kind, **kept}
     assert grammar_schema({"type": "number", **bounds}) == {"type": "number", **bounds}
 
