@@ -80,10 +80,10 @@ class Swarm:
 
 
 @asynccontextmanager
-async def four_nodes() -> AsyncIterator[Swarm]:
-    """The study has the strongest model, then come two others; the kitchen, which is asked, has none."""
+async def four_nodes(study: str = "large") -> AsyncIterator[Swarm]:
+    """The study has the strongest model, or the same as two others; the kitchen, which is asked, has none."""
     async with Swarm() as swarm:
-        await swarm.add("study", params=5_000_000)
+        await swarm.add("study", model=study)
         await swarm.add("attic")
         await swarm.add("cellar")
         await swarm.add("kitchen", model=None)
@@ -110,13 +110,15 @@ def messages(text: str) -> dict[str, Any]:
     return {**chat_body(text), "max_tokens": 20}
 
 
+SIZES = {"large": 7_000_000, "larger": 8_000_000, "largest": 9_000_000}  # as if in the catalogue: who is asked first
+
 WAYS = {
     "chat": Way("/v1/chat/completions", chat, {"swarm": SINGLE}),
     "chat streamed": Way("/v1/chat/completions", chat, {"swarm": SINGLE, "stream": True}),
     "chat of two choices": Way("/v1/chat/completions", chat, {"n": 2}),
     "vote": Way("/v1/chat/completions", chat, {"swarm": {"votes": 1, "strategy": "majority"}}),
     "vote streamed": Way("/v1/chat/completions", chat, {"swarm": {"votes": 1, "strategy": "medoid"}, "stream": True}),
-    "completion": Way("/v1/completions", lambda text: {"model": "m", "prompt": text}, {"swarm": SINGLE}),
+    "completion": Way("/v1/completions", lambda text: {"model": "swarm", "prompt": text}, {"swarm": SINGLE}),
     "messages": Way("/v1/messages", messages, {"swarm": SINGLE}),
     "messages streamed": Way("/v1/messages", messages, {"swarm": SINGLE, "stream": True}),
     "responses": Way("/v1/responses", lambda text: {"model": "swarm", "input": text}, {"swarm": SINGLE}),
@@ -172,7 +174,7 @@ async def test_a_poison_pill_at_the_node_that_was_asked_goes_to_no_peer(way: Way
 async def test_after_the_first_word_the_stream_ends_with_the_error(path: str, asked: str) -> None:
     async with Swarm() as swarm:
         await swarm.add("attic")
-        await swarm.add("study", "half an ", params=9_000_000)
+        await swarm.add("study", "half an ", model="large", params=9_000_000)
         await swarm.add("kitchen", model=None)
         way = next(way for way in WAYS.values() if way.path == path and way.fields.get("stream"))
         client = await swarm.client(asked)
@@ -213,7 +215,7 @@ async def test_a_vote_asks_nobody_beyond_those_who_have_the_question_already() -
 
 
 async def test_a_vote_is_decided_by_those_who_finish() -> None:
-    async with four_nodes() as swarm:
+    async with four_nodes(study="m") as swarm:
         swarm.engines["attic"].script = lambda *_: ["Answer: 1"]
         swarm.engines["cellar"].script = lambda *_: ["Answer: 1"]
         kitchen = await swarm.client("kitchen")
@@ -229,7 +231,7 @@ async def test_a_vote_is_decided_by_those_who_finish() -> None:
 
 async def test_an_engine_that_ends_over_the_judges_question_counts_for_the_clients() -> None:
     """Who asks the same again would have a judge asked the same again. The vote itself stands."""
-    async with four_nodes() as swarm:
+    async with four_nodes(study="m") as swarm:
         for name, answer in (("study", "one"), ("attic", "another"), ("cellar", "a third")):
             swarm.engines[name].script = lambda request, _, answer=answer: (
                 [answer] if said(request).count("thing") == 1 and "another" not in said(request) else [ENDED]
@@ -277,7 +279,7 @@ async def test_a_call_that_generates_nothing_stops_at_the_first_victim_too(here:
 async def test_the_victim_refuses_it_to_peers_at_once_and_says_what_it_is(path: str) -> None:
     async with four_nodes() as swarm:
         assert_refused(await (await swarm.client("kitchen")).chat(PILL, swarm=SINGLE))
-        request = chat(PILL, model="m", stream=True)
+        request = chat(PILL, model="large", stream=True)
         body = request if path.endswith("generate") else {"request": request, "votes": 1}
         reply = await (await swarm.client("study")).post(path, body)
         error = json.loads(reply.text)["error"]
@@ -288,7 +290,9 @@ async def test_the_victim_refuses_it_to_peers_at_once_and_says_what_it_is(path: 
 
 async def test_an_older_peers_failure_is_asked_elsewhere_as_ever() -> None:
     async with Swarm() as swarm:
-        old = await swarm.add_fake(FakePeer("old", b'{"error":{"message":"broke","code":"engine_failed"}}'))
+        old = await swarm.add_fake(
+            FakePeer("old", b'{"error":{"message":"broke","code":"engine_failed"}}', model="large")
+        )
         old.status = 500
         await swarm.add("kitchen")
         reply = await (await swarm.client("kitchen")).chat("hello", swarm=SINGLE)
@@ -299,9 +303,9 @@ async def test_an_older_peers_failure_is_asked_elsewhere_as_ever() -> None:
 async def test_a_liar_that_says_so_of_everything_is_soon_left_alone(stream: bool) -> None:
     """What it is asked fails, which is within its reach; it refuses nobody anything else, and not for long."""
     async with Swarm() as swarm:
-        liar = await swarm.add_fake(FakePeer("liar", error_line(ENDED)))
+        liar = await swarm.add_fake(FakePeer("liar", error_line(ENDED), model="large"))  # it is asked first
         liar.status = 502
-        await swarm.add("study", params=1_000_000)  # the weaker model: the liar is asked first
+        await swarm.add("study")
         await swarm.add("kitchen", model=None)
         kitchen = await swarm.client("kitchen")
         for number in range(FAILURES_TO_OPEN):
@@ -337,9 +341,9 @@ async def test_the_second_node_that_vanishes_with_a_request_is_the_last(stream: 
     """Nodes whose engine runs in their own process end without a word. In a vote two seats are asked at once."""
     async with Swarm() as swarm:
         gone = [
-            await swarm.add_fake(FakePeer(name, b"\n", CUT, params=5_000_000, slots=1)) for name in ("attic", "cellar")
+            await swarm.add_fake(FakePeer(name, b"\n", CUT, model="large", slots=1)) for name in ("attic", "cellar")
         ]
-        await swarm.add("study", params=2_000_000, slots=1)
+        await swarm.add("study", slots=1)
         await swarm.add("kitchen", model=None)
         kitchen = await swarm.client("kitchen")
         options = {"votes": 2, "min_votes": 2, "strategy": "majority"} if vote else SINGLE
@@ -353,10 +357,10 @@ async def test_the_second_node_that_vanishes_with_a_request_is_the_last(stream: 
 
 async def test_one_node_that_vanishes_and_one_that_says_that_its_engine_ended_are_two() -> None:
     async with Swarm() as swarm:
-        await swarm.add_fake(FakePeer("attic", b"\n", CUT, params=5_000_000))
-        await swarm.add("study", params=4_000_000)
-        await swarm.add("cellar")
-        await swarm.add("kitchen", model=None)
+        await swarm.add_fake(FakePeer("attic", b"\n", CUT, model="largest"))
+        await swarm.add("study", model="larger")
+        await swarm.add("cellar", model="large")
+        await swarm.add("kitchen", model=None, sizes=SIZES)
         kitchen = await swarm.client("kitchen")
         for _ in range(2):
             assert_refused(await kitchen.chat(PILL, swarm=SINGLE))
@@ -385,10 +389,10 @@ async def hanging(swarm: Swarm, name: str, **options: Any) -> None:
 
 async def test_a_node_that_says_goodbye_and_cuts_off_what_is_late_has_not_died() -> None:
     async with Swarm() as swarm:
-        for name, params in (("study", 9_000_000), ("attic", 8_000_000), ("cellar", 7_000_000)):
-            await hanging(swarm, name, params=params)
+        for name, model in (("study", "largest"), ("attic", "larger"), ("cellar", "large")):
+            await hanging(swarm, name, model=model)
         swarm.engines["cellar"].script = lambda *_: ["fine"]
-        await swarm.add("kitchen", model=None)
+        await swarm.add("kitchen", model=None, sizes=SIZES)
         kitchen = await swarm.client("kitchen")
         asked = asyncio.create_task(kitchen.chat(PILL, swarm=SINGLE))
         for name in ("study", "attic"):
