@@ -41,7 +41,7 @@ def definition(name: str) -> str:
 def grammar_schema(schema: JsonObject, base: str = "#") -> JsonObject:
     """`schema` for a grammar, its references turned to `base`, the place where it will stand."""
     made: JsonObject = {}
-    for keyword, value in _merged(schema).items():
+    for keyword, value in merged(schema).items():
         if keyword in DATA_KEYWORDS:
             made[keyword] = value
         elif keyword in NAMED_SCHEMAS and isinstance(value, dict):
@@ -98,7 +98,7 @@ def _with_whole_bounds(schema: JsonObject) -> JsonObject:
     return kept
 
 
-def _merged(schema: JsonObject) -> JsonObject:
+def merged(schema: JsonObject) -> JsonObject:
     """`schema` without an `allOf` that says nothing of objects: llama.cpp would make an empty object of it."""
     members = schema.get("allOf")
     if not isinstance(members, list) or not members:

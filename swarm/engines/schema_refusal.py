@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from swarm.engines.forced_call import demanded_schema
 from swarm.engines.grammar_pattern import MAX_PATTERN_CHARS
-from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS, integer_bounds, is_integer
+from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS, integer_bounds, is_integer, merged
 from swarm.engines.schema_answerable import is_answerable
 from swarm.engines.schema_cost import Cost, schema_cost, together
 from swarm.errors import BadRequest
@@ -116,6 +116,10 @@ class _Look:
         self.seen.add(id(schema))
         for problem in self._own(schema):
             yield path, problem
+        whole = merged(schema)
+        if whole is not schema:  # llama.cpp sees the members of an `allOf` as one
+            for problem in _range_problems(whole):
+                yield path, problem
         reference = schema.get("$ref")
         if isinstance(reference, str) and reference not in self.resolved:
             yield from self._reference_problems(reference, path)
@@ -154,9 +158,7 @@ class _Look:
             yield f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
         if "enum" in schema:
             yield from self._enum_problems(schema["enum"])
-        for low, high in COUNTS:
-            yield from _count_problems(schema, low, high)
-        yield from _bound_problems(schema)
+        yield from _range_problems(schema)
         if "pattern" in schema:
             yield from self._pattern_problems(schema["pattern"])
         yield from _property_problems(schema)
@@ -223,6 +225,12 @@ def _type_problems(given: JsonValue) -> Iterator[str]:
             return
     if len(set(map(str, names))) < len(names):
         yield "type names one type twice"
+
+
+def _range_problems(schema: JsonObject) -> Iterator[str]:
+    for low, high in COUNTS:
+        yield from _count_problems(schema, low, high)
+    yield from _bound_problems(schema)
 
 
 def _count_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:

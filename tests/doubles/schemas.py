@@ -121,6 +121,14 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         record(a={"type": "integer", "exclusiveMinimum": 9, "maximum": 5}),
         "exclusiveMinimum 9 is more than maximum 5",
     ),
+    "items that two members of an allOf contradict": (
+        record(a={"allOf": [{"type": "array", "maxItems": 5}, {"type": "array", "minItems": 2000}]}),
+        "minItems 2000 is more than maxItems 5",
+    ),
+    "bounds that two members of an allOf contradict": (
+        record(a={"allOf": [{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 6}]}),
+        "is more than",
+    ),
     "one type twice": (record(a={"type": ["object", "object"]}), "one type twice"),
     "a reference into a constant": (
         {**record(a={"$ref": "#/const/x"}), "const": {"x": {"type": "string"}}},
