@@ -173,8 +173,10 @@ async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tupl
     return texts, usages
 
 
-async def until_busy(engine: XllamacppEngine, busy: int) -> None:
+async def until_busy(engine: XllamacppEngine, busy: int, asked: asyncio.Task[Any] | None = None) -> None:
+    """Until so many slots are; fails where what `asked` has ended before."""
     while await engine.http.busy_slots() != busy:  # noqa: ASYNC110 - llama.cpp has no event for it
+        assert asked is None or not asked.done(), asked
         await asyncio.sleep(0)
 
 
@@ -205,7 +207,7 @@ async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_e
     engine: XllamacppEngine, n: int
 ) -> None:
     asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
-    await until_busy(engine, 1)
+    await until_busy(engine, 1, asked)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await until_busy(engine, 0)
@@ -222,7 +224,7 @@ async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
 
     async with RunningNode("kitchen", load) as node, connect(node.url) as client:
         asked = asyncio.create_task(client.chat("word" + " word" * WORDS, stream=True, max_tokens=1, swarm=swarm))
-        await until_busy(engine, 1)
+        await until_busy(engine, 1, asked)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
         await until_busy(engine, 0)
