@@ -11,6 +11,7 @@ node's process, and in an engine host; the random one in the shape of 0.5B (`ran
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ WEDGE = {
     "max_tokens": 4,
     "response_format": {
         "type": "json_schema",
-        "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "^((a{0,40}){0,40}){0,40}$"}},
+        "json_schema": {"name": "a", "schema": {"type": "string", "pattern": "^(((a{0,40}){0,40}){0,40}){0,40}$"}},
     },
 }
 
@@ -76,8 +77,13 @@ async def look(session: aiohttp.ClientSession, url: str, begun: float, seen: Rou
         await asyncio.sleep(LOOK_S)
 
 
+_number = itertools.count()
+
+
 async def answered(session: aiohttp.ClientSession, url: str, model: str) -> bool:
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    """Whether a chat is answered. Each asks something else: who asks when the engine ends is refused for a minute."""
+    question = {"role": "user", "content": f"hello {next(_number)}"}
+    body: dict[str, Any] = {"model": model, "messages": [question], "max_tokens": 2}
     try:
         async with asyncio.timeout(TRY_S), session.post(f"{url}/v1/chat/completions", json=body) as response:
             await response.read()

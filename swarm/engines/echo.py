@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
-from swarm.errors import BadRequest, ContextExceeded, EngineFailed
+from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Prompt, Usage
 
 EMBEDDING_SIZE = 8  # numbers per vector: one SHA-256 cut into 4-byte pieces
@@ -74,7 +74,7 @@ class EchoEngine:
 
     async def _stream(self, request: GenerationRequest, n: int) -> EventStream:
         if self._closed:
-            raise EngineFailed("the engine is closed")
+            raise Unavailable("the engine is closed")
         prompt = await self.count_tokens(request)
         room = self.spec.context_tokens - prompt
         if room <= 0:

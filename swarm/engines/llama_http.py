@@ -258,7 +258,7 @@ class LlamaHttp:
     async def _post(self, path: str, body: Wire | None) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An open response with status 200 (GET where `body` is None); anything else is raised as one of our errors."""
         if self._session.closed:
-            raise EngineFailed("the engine is closed")
+            raise Unavailable("the engine is closed: ask again, or another node")
         try:
             method = "GET" if body is None else "POST"
             text = b"" if body is None else json.dumps(body).encode()

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.together import together
-from swarm.errors import BadRequest, EngineFailed, SwarmError
+from swarm.errors import BadRequest, SwarmError, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 
 WAIT_S = 5.0  # far above what any condition here takes; only a defect reaches it
@@ -79,7 +79,7 @@ class ScriptedEngine:
         if not 1 <= n <= self._slots:
             raise BadRequest(f"n is {n}", param="n")
         if self.closed:
-            raise EngineFailed("the engine is closed")
+            raise Unavailable("the engine is closed")
         self.requests.append(request)
         scripts = [self.script(request, self._voters + choice) for choice in range(n)]
         self._voters += n

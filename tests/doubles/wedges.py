@@ -12,7 +12,7 @@ from swarm.engines.llama_http import LlamaHttp
 from swarm.engines.progress import Limits
 from swarm.workers import backoff, pool
 
-ENDLESS_PATTERN: Final = "^((a{0,40}){0,40}){0,40}$"  # over ten minutes in the main loop
+ENDLESS_PATTERN: Final = "^(((a{0,40}){0,40}){0,40}){0,40}$"  # hours in the main loop
 WEDGE: Final[dict[str, Any]] = {
     "messages": [{"role": "user", "content": "hi"}],
     "max_tokens": 4,

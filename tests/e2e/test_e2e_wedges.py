@@ -6,6 +6,7 @@ The engine is hung by a real grammar, sent to llama.cpp's own listener past all 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import sys
@@ -64,9 +65,13 @@ async def look(url: str, looks: Looks) -> None:
             await asyncio.sleep(0.05)
 
 
+_number = itertools.count()
+
+
 async def ask(url: str) -> tuple[int, dict[str, Any], int]:
-    """A chat's status, body, and Retry-After (0 where there is none)."""
-    body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "swarm": {"votes": 1}}
+    """A chat's status, body, and Retry-After (0 where there is none). Each asks something else, no pill."""
+    question = {"role": "user", "content": f"hello {next(_number)}"}
+    body = {"model": "demo", "messages": [question], "max_tokens": 4, "swarm": {"votes": 1}}
     async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/chat/completions", json=body) as response:
         return response.status, await response.json(), int(response.headers.get("Retry-After", 0))
 

@@ -14,7 +14,7 @@ from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import load_engine
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
-from swarm.errors import BadRequest, ContextExceeded, EngineFailed
+from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
@@ -216,7 +216,7 @@ async def test_what_a_model_cannot_do_is_refused_and_said_before(engine: Engine)
 async def test_after_closing_nothing_is_generated_and_nothing_hangs(engine: Engine) -> None:
     await engine.aclose()
     await engine.aclose()
-    with pytest.raises(EngineFailed):
+    with pytest.raises(Unavailable):
         await read(engine, chat("hello"))
     assert not engine.failed.done()
 

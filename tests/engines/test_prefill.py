@@ -173,10 +173,15 @@ async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tupl
     return texts, usages
 
 
-async def until_busy(engine: XllamacppEngine, busy: int, asked: asyncio.Task[Any] | None = None) -> None:
-    """Until so many slots are; fails where what `asked` has ended before."""
-    while await engine.http.busy_slots() != busy:  # noqa: ASYNC110 - llama.cpp has no event for it
-        assert asked is None or not asked.done(), asked
+async def until_read(engine: XllamacppEngine, asked: asyncio.Task[Any]) -> None:
+    """Until a part of a prompt has been read. A slice is one step: a look at the slots would mostly find them idle."""
+    while not await engine.http.prompt_tokens_evaluated():
+        assert not asked.done(), asked
+        await asyncio.sleep(0)
+
+
+async def until_idle(engine: XllamacppEngine) -> None:
+    while await engine.http.busy_slots():  # noqa: ASYNC110 - llama.cpp has no event for it
         await asyncio.sleep(0)
 
 
@@ -207,10 +212,10 @@ async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_e
     engine: XllamacppEngine, n: int
 ) -> None:
     asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
-    await until_busy(engine, 1, asked)
+    await until_read(engine, asked)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
-    await until_busy(engine, 0)
+    await until_idle(engine)
     _, (usage,) = await answer(engine, chat(max_tokens=1))
     assert usage.cached_tokens < WORDS / 2, "this much was prefilled for nobody"
 
@@ -224,10 +229,10 @@ async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
 
     async with RunningNode("kitchen", load) as node, connect(node.url) as client:
         asked = asyncio.create_task(client.chat("word" + " word" * WORDS, stream=True, max_tokens=1, swarm=swarm))
-        await until_busy(engine, 1, asked)
+        await until_read(engine, asked)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
-        await until_busy(engine, 0)
+        await until_idle(engine)
         await eventually(lambda: node.pool.states()[0].slots_free == 2)
         _, (usage,) = await answer(engine, chat(max_tokens=1))
         assert usage.cached_tokens < WORDS / 2

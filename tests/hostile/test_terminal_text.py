@@ -104,10 +104,11 @@ ALLOWED = {
     "swarm/commands/output.py": "the place",
     "swarm/engines/host.py": "JSON for the parent process, through a pipe",
 }
-MENTIONS = {  # of a stream, to ask whether it is a terminal or to hand it to `output`
+MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`, to flush it
     "swarm/commands/terminal.py": {"sys.stdout.isatty()", "draw(sys.stdout"},
     "swarm/commands/bench_drawing.py": {"sys.stderr.isatty()", "draw(sys.stderr"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
+    "swarm/node_run.py": {"sys.stdout.flush()", "sys.stderr.flush()"},
 }
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 WRITERS = {"StreamHandler", "print_exc", "print_exception", "print_stack", "print_tb", "pprint", "print_help"}
