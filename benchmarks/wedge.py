@@ -104,6 +104,7 @@ async def one_round(node: NodeUnderTest) -> Round:
             await asyncio.sleep(LOOK_S)
         seen.answered_s = time.perf_counter() - begun
         looking.cancel()
+        hanging.cancel()  # an engine in the node's process is given up, and hangs on
         await asyncio.gather(looking, hanging, return_exceptions=True)
     return seen
 

@@ -176,6 +176,8 @@ class Restored:
         if isinstance(event, Finish):
             return [*self._held(event.choice), event]
         text, reasoning = self._clean("text", event.text), self._clean("reasoning", event.reasoning)
+        if text is event.text and reasoning is event.reasoning and not event.tool_calls:
+            return [event]
         calls = tuple(map(self._call, event.tool_calls))
         if not (text or reasoning or event.logprobs or any(c.id or c.name or c.arguments for c in calls)):
             return []
