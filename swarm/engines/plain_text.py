@@ -106,7 +106,8 @@ class PlainText:
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         function = cast("Mapping[str, Any]", call["function"])
-        arguments = self.json_text(cast("str", function["arguments"]))
+        given: JsonValue = function["arguments"]
+        arguments = self.json_text(given) if isinstance(given, str) else self.value(given)
         plain = {"name": self.text(cast("str", function["name"])), "arguments": arguments}
         return {**call, "id": self.text(str(call.get("id", ""))), "function": plain}
 

@@ -125,6 +125,13 @@ def test_arguments_stay_json_and_spell_none_however_they_are_escaped(arguments: 
     assert json.loads(broken.replace(DELETE, "")) == json.loads(arguments)
 
 
+def test_arguments_that_are_an_object_already_are_taken_too() -> None:
+    """As templates take them, and as the recipe of the embedded models asks."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "<|im_end|>"}}}
+    plain = PlainText(CHATML).message({"role": "assistant", "content": "", "tool_calls": [call]})
+    assert plain["tool_calls"][0]["function"]["arguments"] == {"a": f"<{DELETE}|im_end|>"}
+
+
 @pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "x\\n\\u003e"}', "no json \\", "{", '  {"b":2}'])
 def test_json_that_spells_none_keeps_its_form(text: str) -> None:
     assert PlainText(CHATML).json_text(text) == text
