@@ -94,12 +94,6 @@ def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Calla
     return run
 
 
-def pytest_collection_finish() -> None:
-    """What has been imported and collected stays: to look through it for garbage takes half a second of a loop."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
