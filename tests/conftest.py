@@ -105,3 +105,11 @@ def pytest_collection_finish() -> None:
     """What was imported stays: looking at all of it for garbage would block the loop of some test half a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """And what thousands of tests leave behind (reports, caches) stays as well: it is looked at once for each folder."""
+    if nextitem is not None and nextitem.path.parent != item.path.parent:
+        gc.collect()
+        gc.freeze()
