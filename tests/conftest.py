@@ -109,7 +109,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """And what thousands of tests leave behind (reports, caches) stays as well: it is looked at once for each folder."""
+    """And what thousands of tests leave behind (reports, caches) stays, too: it is looked at once for each folder."""
     if nextitem is not None and nextitem.path.parent != item.path.parent:
         gc.collect()
         gc.freeze()
