@@ -20,6 +20,8 @@ NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definiti
 OBJECT_KEYWORDS = frozenset({"properties", "$ref", "anyOf", "oneOf", "allOf"})  # what llama.cpp merges itself
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 MAX_MOST_ITEMS = 1998  # above 2,000 llama.cpp leaves `maxItems` out by itself; these two more it cannot parse again
+# For the least above it, or the most below its negative, `schema_refusal.py` wants the other bound: `minimum` 10**16
+# and no maximum never returns.
 MOST_DIGITS = 10**15  # llama.cpp writes integers of 16 digits at most: a bound beyond that says nothing, and costs most
 NOTES = frozenset({"title", "description"})
 FLAGS = frozenset(

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from swarm.engines.forced_call import demanded_schema
 from swarm.engines.grammar_pattern import MAX_PATTERN_CHARS
-from swarm.engines.grammar_schema import DATA_KEYWORDS, NAMED_SCHEMAS, integer_bounds, is_integer, merged
+from swarm.engines.grammar_schema import DATA_KEYWORDS, MOST_DIGITS, NAMED_SCHEMAS, integer_bounds, is_integer, merged
 from swarm.engines.schema_answerable import is_answerable
 from swarm.engines.schema_cost import Cost, schema_cost, together
 from swarm.errors import BadRequest
@@ -38,7 +38,6 @@ TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", 
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 MAX_BOUND = 2**64  # what generators of schemas write for "any integer"
-MAX_FAR_BOUND = 10**15  # for the least above, or the most below: `minimum` 10**16 and no maximum never returns
 MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
@@ -270,9 +269,9 @@ def _integer_problems(least: int | None, most: int | None) -> Iterator[str]:
     """Bounds that no integer keeps, and far ones without a far one on the other side: llama.cpp never ends these."""
     if least is not None and most is not None and least > most:
         yield f"no integer is between its bounds: {least} would be the least, and {most} the most"
-    elif least is not None and least > MAX_FAR_BOUND and (most is None or most > MAX_INTEGER):
+    elif least is not None and least > MOST_DIGITS and (most is None or most > MAX_INTEGER):
         yield f"integers of {least} or more cannot be enforced: set a maximum of at most {MAX_INTEGER}, too"
-    elif most is not None and most < -MAX_FAR_BOUND and (least is None or least < -MAX_INTEGER):
+    elif most is not None and most < -MOST_DIGITS and (least is None or least < -MAX_INTEGER):
         yield f"integers of {most} or less cannot be enforced: set a minimum of at least -{MAX_INTEGER}, too"
 
 

@@ -35,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from federation import wire
+from federation.hostport import unmapped
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
 from swarm.gateway.route_kinds import BETWEEN_NODES, Kind, is_between_nodes, kind_of
 
@@ -270,8 +271,7 @@ def comes_from_loopback(remote: str | None, headers: Iterable[str]) -> bool:
         address = ipaddress.ip_address(remote)
     except ValueError:
         return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return unmapped(address).is_loopback
 
 
 def any_known(digests: Iterable[bytes], keys: Iterable[str]) -> bool:
