@@ -1,6 +1,6 @@
 """A real node in a process of its own, which also tells where its engine listens.
 
-    python -m benchmarks.node_under_test '{"model": "...", "workers": 8}'     (fields of swarm.settings.Settings)
+    python -m benchmarks.node_under_test '{"model": "...", "workers": 8}'     (fields of swarm.node.settings.Settings)
 
 Prints one JSON line after the node's own once it is ready, and runs until its standard input ends; a line on it is an
 address to find the engine at from now on (`relay.py`). The engine's own address and key are a secret between the node
@@ -21,8 +21,8 @@ from typing import Any
 
 from swarm.commands.terminal import Terminal
 from swarm.engines.xllamacpp import XllamacppEngine
-from swarm.node import Node
-from swarm.settings import make_settings
+from swarm.node.node import Node
+from swarm.node.settings import make_settings
 
 PROFILE_VARIABLE = "SWARM_BENCH_PROFILE"  # a file: where to write a cProfile of everything after `ready`
 

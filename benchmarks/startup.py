@@ -57,7 +57,7 @@ def main() -> None:
     commands: dict[str, Callable[[], float]] = {
         "python -c pass": partial(command_s, "-c", "pass"),
         "swarm --help": partial(command_s, "-m", "swarm.cli", "--help"),
-        "import swarm.node": partial(command_s, "-c", "import swarm.node"),
+        "import swarm.node.node": partial(command_s, "-c", "import swarm.node.node"),
     }
     progress(f"commands, {rounds} rounds")
     took = {name: tuple(samples) for name, samples in interleaved(commands, rounds).items()}

@@ -68,7 +68,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if sys.platform == "win32":  # its event loop has no signal handlers, and cannot accept from a socket of our own
         raise SetupError("a node does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
     from swarm.commands.serve import serve
-    from swarm.settings import ENVIRONMENT, NAMES, make_settings
+    from swarm.node.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, getattr(arguments, "config", None))

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from swarm.commands.bench_endpoint import Endpoint
-from swarm.node import Node
-from swarm.settings import make_settings
+from swarm.node.node import Node
+from swarm.node.settings import make_settings
 
 SLOTS = 16  # of each model: a few megabytes each, and no answer waits for another
 CONTEXT_TOKENS = 1024  # the longest shipped question takes 500 tokens with its tools, an answer at most 256

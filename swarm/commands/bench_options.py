@@ -75,7 +75,7 @@ class BenchOptions:
 
 def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptions:
     """The options in `arguments`. Raises SetupError for a number that is out of range."""
-    from swarm.settings import make_settings
+    from swarm.node.settings import make_settings
 
     for name, low, high in _BOUNDS:
         value = getattr(arguments, name)

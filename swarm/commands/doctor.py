@@ -11,7 +11,7 @@ from hardware.report import render
 from swarm.commands.output import say
 from swarm.doctor.examination import examine
 from swarm.doctor.finding import Finding, Level, exit_code
-from swarm.settings import Settings
+from swarm.node.settings import Settings
 
 SIGNS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN: "?   "}
 

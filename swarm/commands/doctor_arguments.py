@@ -32,7 +32,7 @@ def add_doctor(commands: Any) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from swarm.commands.doctor import doctor, hardware
-    from swarm.settings import make_settings
+    from swarm.node.settings import make_settings
 
     if arguments.hardware:
         return hardware(arguments.json)

@@ -22,11 +22,11 @@ from federation.hostport import DEFAULT_PORT, Address, parse_address
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.peer_store import load_peers
-from swarm.console import Console
 from swarm.errors import SetupError
-from swarm.pairing import own_membership
+from swarm.node.console import Console
+from swarm.node.pairing import own_membership
+from swarm.node.settings import Settings
 from swarm.registry.lan_download import LanFiles
-from swarm.settings import Settings
 from swarm.version import program_version
 
 BROWSE_S = 1.5  # what a node takes to be found

@@ -10,8 +10,8 @@ from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
-from swarm.node_folder import folder_at_rest
-from swarm.pairing import join_at_rest
+from swarm.node.folder import folder_at_rest
+from swarm.node.pairing import join_at_rest
 
 FROM_STANDARD_INPUT = "-"
 MAX_TYPED_CHARS = 4096

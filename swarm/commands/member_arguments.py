@@ -60,6 +60,6 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _data_dir(arguments: argparse.Namespace) -> Path:
-    from swarm.settings import make_settings
+    from swarm.node.settings import make_settings
 
     return make_settings({"data_dir": arguments.data_dir}).data_path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.settings import Settings
+    from swarm.node.settings import Settings
 
 
 def add_models(commands: Any) -> None:
@@ -63,6 +63,6 @@ def _models_rm(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    from swarm.settings import make_settings
+    from swarm.node.settings import make_settings
 
     return make_settings({"data_dir": arguments.data_dir, "peer": getattr(arguments, "peer", None)})

@@ -9,14 +9,14 @@ from swarm.commands.file_peers import files_nearby
 from swarm.commands.output import say
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
-from swarm.model_choice import engine_memory, make_room
+from swarm.node.model_choice import engine_memory, make_room
+from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import download
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
-from swarm.settings import Settings
 
 
 def list_models(settings: Settings, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.gateway.control_messages import PEERS_PATH, Known, Peers
-from swarm.pairing import peers_at_rest
+from swarm.node.pairing import peers_at_rest
 
 
 def peers(data_dir: Path, json: bool) -> int:

@@ -9,8 +9,8 @@ from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
 from swarm.errors import SetupError
 from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
-from swarm.node_folder import folder_at_rest
-from swarm.pairing import revoke_at_rest
+from swarm.node.folder import folder_at_rest
+from swarm.node.pairing import revoke_at_rest
 
 
 def revoke(data_dir: Path, who: str, json: bool) -> int:

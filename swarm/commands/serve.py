@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from swarm.commands.terminal import Terminal
-from swarm.node_run import end_process, run_node
+from swarm.node.run import end_process, run_node
+from swarm.node.settings import Settings
 from swarm.open_files import raise_limit
-from swarm.settings import Settings
 
 
 def serve(settings: Settings) -> int:

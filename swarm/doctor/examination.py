@@ -16,10 +16,10 @@ from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
 from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules, digest
-from swarm.node_access import given_keys
-from swarm.node_discovery import chosen_addresses
-from swarm.pairing import own_membership
-from swarm.settings import Settings
+from swarm.node.access import given_keys
+from swarm.node.discovery import chosen_addresses
+from swarm.node.pairing import own_membership
+from swarm.node.settings import Settings
 from swarm.version import program_version
 
 LOOPBACK = ("127.0.0.1", "::1")

@@ -23,7 +23,7 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.load import load_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.generation import Delta, GenerationRequest
-from swarm.node_access import read_key_file
+from swarm.node.access import read_key_file
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import is_later_part, read_gguf
 

@@ -22,7 +22,7 @@ from swarm.doctor.firewall import (
 )
 from swarm.doctor.network_checks import Hearing
 from swarm.errors import SetupError
-from swarm.node_listeners import open_listeners
+from swarm.node.listeners import open_listeners
 
 MULTICAST_TIMEOUT_S: Final = 1.0  # the packet does not leave the machine: it takes microseconds
 COMMAND_TIMEOUT_S: Final = 10.0

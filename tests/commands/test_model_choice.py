@@ -11,11 +11,11 @@ import pytest
 
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
 from swarm.errors import SetupError
-from swarm.model_choice import choose_model, engine_memory
+from swarm.node.model_choice import choose_model, engine_memory
+from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.file_hashes import FileHashes, hash_file
 from swarm.registry.hub import Progress
-from swarm.settings import Settings
 
 GIB = 2**30
 
@@ -126,7 +126,7 @@ def test_a_download_without_network_names_the_remedy(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.model_choice.hub_reachable", lambda: True)
+    monkeypatch.setattr("swarm.node.model_choice.hub_reachable", lambda: True)
 
 
 @pytest.mark.usefixtures("hub_answers")
@@ -159,9 +159,9 @@ def test_unknown_free_memory_needs_a_named_file(tmp_path: Path) -> None:
 def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB)
     snapshot = HardwareSnapshot(memory=Memory(16 * GIB, 8 * GIB), gpus=(gpu,))
-    monkeypatch.setattr("swarm.model_choice.has_gpu", lambda: False)
+    monkeypatch.setattr("swarm.node.model_choice.has_gpu", lambda: False)
     assert engine_memory(snapshot).pool == "ram"
-    monkeypatch.setattr("swarm.model_choice.has_gpu", lambda: True)
+    monkeypatch.setattr("swarm.node.model_choice.has_gpu", lambda: True)
     assert engine_memory(snapshot).pool == "vram"
     mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
     assert engine_memory(mac).pool == "unified"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
-from swarm.node_folder import LOCK_FILE, hold_folder
+from swarm.node.folder import LOCK_FILE, hold_folder
 
 
 def test_a_folder_is_made_and_held_until_it_is_let_go(tmp_path: Path) -> None:

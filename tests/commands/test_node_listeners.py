@@ -4,7 +4,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from swarm.errors import SetupError
-from swarm.node_listeners import another_port, open_listeners
+from swarm.node.listeners import another_port, open_listeners
 
 
 def test_both_families_listen_on_one_port() -> None:

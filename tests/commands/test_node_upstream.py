@@ -9,9 +9,9 @@ import pytest
 from swarm.commands.status import upstream_line
 from swarm.engines.upstream_address import parse_upstream
 from swarm.errors import SetupError
-from swarm.node_upstream import banner_lines, read_upstream, take_key
+from swarm.node.settings import make_settings
+from swarm.node.upstream import banner_lines, read_upstream, take_key
 from swarm.routing.upstream import UpstreamPlan
-from swarm.settings import make_settings
 
 CLOUD = "https://api.openai.com/v1"
 

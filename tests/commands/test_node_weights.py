@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.node_weights import known_weights
+from swarm.node.weights import known_weights
 from swarm.registry.measured import Measured
 from swarm.registry.weights_file import WEIGHTS_FILE, add_weights
 

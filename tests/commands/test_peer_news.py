@@ -5,7 +5,7 @@ from __future__ import annotations
 from federation.hostport import Address
 from federation.peer import AddressRejected, Change, Source, Why, why_of
 from federation.peer_table import PeerTable
-from swarm.node_banner import MAX_TOLD, PeerNews
+from swarm.node.banner import MAX_TOLD, PeerNews
 from tests.doubles.peer_tables import ATTIC, KITCHEN, KITCHEN_WIFI, answer, make_table, node
 
 PAIRED = f"! {KITCHEN} belongs to a paired swarm: run `swarm invite` there, then `swarm join CODE` here"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
-from swarm.settings import Settings, make_settings
+from swarm.node.settings import Settings, make_settings
 
 
 def test_defaults_are_a_node_for_this_machine_alone() -> None:

@@ -17,9 +17,9 @@ from aiohttp import web
 from federation.identity import IDENTITY_FILE, load_identity
 from swarm.doctor.examination import examine_machine, examine_network
 from swarm.doctor.finding import Finding, Level
+from swarm.node.settings import Settings, make_settings
 from swarm.registry import embedded
 from swarm.registry.embedded import embedded_model_path
-from swarm.settings import Settings, make_settings
 
 HOUR_S = 3600
 

@@ -14,7 +14,7 @@ from federation.roster_store import save_roster
 from swarm.doctor import node_http
 from swarm.doctor.examination import examine_network
 from swarm.doctor.finding import Finding, Level
-from swarm.settings import Settings, make_settings
+from swarm.node.settings import Settings, make_settings
 from tests.doubles.paired import open_trust, paired_trusts
 from tests.doubles.running_node import NodeOptions, RunningNode, run_nodes
 from tests.doubles.waiting import eventually

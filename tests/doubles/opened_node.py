@@ -13,12 +13,13 @@ import json
 import os
 import sys
 
-from swarm import cli, node, node_run
+from swarm import cli
 from swarm.engines import watcher, xllamacpp
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.load import EngineName, Isolation, load_engine
 from swarm.engines.progress import Limits
 from swarm.engines.xllamacpp import XllamacppEngine
+from swarm.node import node, run
 
 GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a stop; time without a step
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
         arguments.remove("--hold-gil")
         XllamacppEngine.aclose = never_closed  # type: ignore[method-assign,assignment]
     if GONE_VARIABLE in os.environ:
-        node_run.GONE_S = float(os.environ[GONE_VARIABLE])
+        run.GONE_S = float(os.environ[GONE_VARIABLE])
     if LEAST_VARIABLE in os.environ:
         xllamacpp.LIMITS = Limits(least_s=float(os.environ[LEAST_VARIABLE]), doubt_least_s=0.5)
         watcher.LOOK_S = watcher.ASK_EVERY_S = 0.1

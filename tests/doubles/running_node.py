@@ -22,9 +22,9 @@ from swarm.gateway.condition import Condition
 from swarm.gateway.listener import SharedPort, shared_port
 from swarm.gateway.model_files import FileService
 from swarm.gateway.streams import Pacing
-from swarm.node_leaving import leave
-from swarm.node_listeners import LISTEN_BACKLOG
-from swarm.node_trust import TrustSteward
+from swarm.node.leaving import leave
+from swarm.node.listeners import LISTEN_BACKLOG
+from swarm.node.trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from swarm.node_listeners import another_port
+from swarm.node.listeners import another_port
 from tests.e2e.asking import ask, federation_view, get_text, long_stream
 from tests.e2e.commands import swarm_command
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment

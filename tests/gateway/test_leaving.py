@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from swarm import node_leaving
 from swarm.commands.status import render
-from swarm.node_leaving import ASKED_LATELY_S, farewell, linger_s
+from swarm.node import leaving as node_leaving
+from swarm.node.leaving import ASKED_LATELY_S, farewell, linger_s
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step

@@ -25,7 +25,7 @@ from federation.files import PIECE_BYTES
 from swarm.errors import BadRequest, Unavailable
 from swarm.gateway.model_files import FileService, parse_range
 from swarm.gateway.transfers import MAX_HEAD_START_S, MAX_TRANSFERS, MAX_TRANSFERS_PER_HOST, Transfers, paced
-from swarm.node_files import NodeFiles, keeping_hashed
+from swarm.node.files import NodeFiles, keeping_hashed
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.shared_files import SharedFiles
 from tests.doubles.clients import Client, connect

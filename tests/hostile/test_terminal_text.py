@@ -108,7 +108,7 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`, t
     "swarm/commands/terminal.py": {"sys.stdout.isatty()", "draw(sys.stdout"},
     "swarm/commands/bench_drawing.py": {"sys.stderr.isatty()", "draw(sys.stderr"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
-    "swarm/node_run.py": {"sys.stdout.flush()", "sys.stderr.flush()"},
+    "swarm/node/run.py": {"sys.stdout.flush()", "sys.stderr.flush()"},
 }
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 WRITERS = {"StreamHandler", "print_exc", "print_exception", "print_stack", "print_tb", "pprint", "print_help"}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swarm.errors import SetupError
+from swarm.node.settings import Settings, make_settings
 from swarm.routing.rules import MAX_RULES, RoutingRules, read_rules, ruled, unheard_of
-from swarm.settings import Settings, make_settings
 from tests.doubles.replicas import replica
 
 

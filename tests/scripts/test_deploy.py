@@ -16,16 +16,16 @@ import pytest
 import yaml
 
 from federation.hostport import DEFAULT_PORT, parse_address
-from swarm import node, node_leaving
 from swarm.cli import build_parser
 from swarm.gateway.access import allowed_host
 from swarm.gateway.health import routes
-from swarm.settings import ENVIRONMENT
+from swarm.node import leaving, node
+from swarm.node.settings import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 GOODBYE_S = 1.0  # peers take note within it
-MOST_S = GOODBYE_S + 2 * (node_leaving.DRAIN_S + node_leaving.CUT_S) + node.FLUSH_S + 2 * node_leaving.CUT_S
+MOST_S = GOODBYE_S + 2 * (leaving.DRAIN_S + leaving.CUT_S) + node.FLUSH_S + 2 * leaving.CUT_S
 
 
 def unit(name: str) -> dict[str, dict[str, list[str]]]:
@@ -43,7 +43,7 @@ def unit(name: str) -> dict[str, dict[str, list[str]]]:
 
 def test_the_service_gives_a_leaving_node_its_time_and_tells_only_the_node() -> None:
     service = unit("swarm.service")["Service"]
-    assert float(service["TimeoutStopSec"][0]) > node_leaving.GONE_S > MOST_S
+    assert float(service["TimeoutStopSec"][0]) > leaving.GONE_S > MOST_S
     assert service["KillSignal"] == ["SIGTERM"]
     assert service["KillMode"] == ["mixed"], "engines must not hear the signal"
     assert unit("swarm.service")["Unit"]["Requires"] == ["swarm.socket"]
@@ -112,7 +112,7 @@ def test_a_pod_is_started_with_options_that_there_are_and_finds_its_peers_by_the
 
 def test_a_pod_gets_the_time_to_leave_and_is_asked_where_a_node_answers(manifests: dict[str, dict[str, Any]]) -> None:
     pod = manifests["StatefulSet/swarm"]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > node_leaving.GONE_S
+    assert pod["terminationGracePeriodSeconds"] > leaving.GONE_S
     (container,) = pod["containers"]
     assert container["ports"] == [{"name": "http", "containerPort": DEFAULT_PORT}]
     served = {route.path for route in routes()}
@@ -120,7 +120,7 @@ def test_a_pod_gets_the_time_to_leave_and_is_asked_where_a_node_answers(manifest
         assert container[probe]["httpGet"] == {"path": path, "port": "http"}
         assert path in served
     ready = container["readinessProbe"]
-    assert ready["periodSeconds"] * ready["failureThreshold"] < node_leaving.LINGER_S, "noticed while it lingers"
+    assert ready["periodSeconds"] * ready["failureThreshold"] < leaving.LINGER_S, "noticed while it lingers"
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["enableServiceLinks"] is False, "a Service named swarm sets SWARM_PORT"
     assert container["image"] == "local-swarm:latest"

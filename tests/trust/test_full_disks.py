@@ -27,8 +27,8 @@ from federation.roster_store import MARK_FILE, ROSTER_FILE, load_roster, save_ro
 from federation.trust import Trust
 from swarm.commands.revoke import revoke
 from swarm.errors import SetupError, SwarmError
-from swarm.node_folder import folder_at_rest, hold_folder
-from swarm.pairing import revoke_at_rest
+from swarm.node.folder import folder_at_rest, hold_folder
+from swarm.node.pairing import revoke_at_rest
 from tests.doubles.paired import identity, open_trust, paired_trusts, roster_of
 from tests.doubles.waiting import eventually
 from tests.trust.conftest import MakeNode
@@ -362,7 +362,7 @@ def test_what_kill_9_leaves_is_removed_at_the_next_start(tmp_path: Path) -> None
 
 
 def test_what_somebody_still_writes_beside_models_is_spared(tmp_path: Path) -> None:
-    from swarm.node_files import TEMPORARY_LIFE_S, remove_old_temporaries
+    from swarm.node.files import TEMPORARY_LIFE_S, remove_old_temporaries
 
     model_dir, partial = tmp_path / "owner--repo" / "sub", tmp_path / ".partial" / "owner--repo"
     for folder in (model_dir, partial):

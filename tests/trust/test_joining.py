@@ -36,7 +36,7 @@ from federation.roster_store import load_roster
 from federation.tls import pairing_context
 from swarm.commands.invite import invite_text
 from swarm.errors import SetupError, SwarmError
-from swarm.pairing import join_at_rest
+from swarm.node.pairing import join_at_rest
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust
 from tests.doubles.running_node import RunningNode, run_nodes

@@ -14,8 +14,8 @@ from swarm.commands.peers import peers_text
 from swarm.commands.revoke import revoke_text
 from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules, digest
-from swarm.node_trust import trust_words
-from swarm.pairing import peers_at_rest, revoke_at_rest
+from swarm.node.pairing import peers_at_rest, revoke_at_rest
+from swarm.node.trust import trust_words
 from tests.doubles.clients import connect
 from tests.doubles.paired import open_trust, paired_trusts, roster_of
 from tests.doubles.running_node import RunningNode, run_nodes

@@ -28,7 +28,7 @@ from federation.trust import Trust, TrustChange
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.control import ControlDoor
 from swarm.gateway.control_messages import Invited, Joined, Known, Peers, Revoked
-from swarm.pairing import check_standing, find_member, join_swarm, known_revoked, translated
+from swarm.node.pairing import check_standing, find_member, join_swarm, known_revoked, translated
 
 log = logging.getLogger(__name__)
 

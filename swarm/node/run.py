@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 
-from swarm.console import Console
 from swarm.engines.xllamacpp import engines_left, leave_engines_to_exit
-from swarm.node import Node
-from swarm.node_leaving import GONE_S
-from swarm.settings import Settings
+from swarm.node.console import Console
+from swarm.node.leaving import GONE_S
+from swarm.node.node import Node
+from swarm.node.settings import Settings
 
 log = logging.getLogger(__name__)
 

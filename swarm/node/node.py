@@ -19,29 +19,29 @@ from federation.hostport import parse_address
 from federation.membership import Membership
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
-from swarm.console import Console
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.load import Isolation, load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.condition import Condition
 from swarm.gateway.listener import SharedPort, shared_port
-from swarm.model_choice import choose_model
-from swarm.node_banner import PeerNews, banner, isolation_words
-from swarm.node_discovery import Discovery
-from swarm.node_files import keeping_hashed, make_files
-from swarm.node_folder import hold_folder
-from swarm.node_leaving import CUT_S, leave
-from swarm.node_place import settle
-from swarm.node_trust import TrustSteward
-from swarm.node_upstream import banner_lines, ready_line, take_key
-from swarm.node_weights import known_weights
+from swarm.node.banner import PeerNews, banner, isolation_words
+from swarm.node.console import Console
+from swarm.node.discovery import Discovery
+from swarm.node.files import keeping_hashed, make_files
+from swarm.node.folder import hold_folder
+from swarm.node.leaving import CUT_S, leave
+from swarm.node.model_choice import choose_model
+from swarm.node.place import settle
+from swarm.node.settings import Settings
+from swarm.node.trust import TrustSteward
+from swarm.node.upstream import banner_lines, ready_line, take_key
+from swarm.node.weights import known_weights
 from swarm.registry.file_hashes import stoppable
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica
 from swarm.routing.serving import own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
-from swarm.settings import Settings
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
 

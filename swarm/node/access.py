@@ -22,7 +22,7 @@ from swarm.gateway.access import (
     is_key,
     machine_names,
 )
-from swarm.settings import Settings
+from swarm.node.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from federation.files_client import FilePeer
 from federation.membership import Membership
 from swarm.gateway.model_files import FileService
 from swarm.gateway.transfers import Transfers
+from swarm.node.settings import Settings
 from swarm.registry.download_lock import PARTIAL_FOLDER
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles
-from swarm.settings import Settings
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)

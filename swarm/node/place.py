@@ -15,13 +15,13 @@ from federation.static_source import read_list
 from federation.trust import Trust
 from swarm.errors import SetupError
 from swarm.gateway.access import AccessRules
-from swarm.node_access import check_federation, read_access
-from swarm.node_discovery import chosen_addresses
-from swarm.node_handover import take_listeners
-from swarm.node_listeners import open_listeners
-from swarm.node_upstream import read_upstream
+from swarm.node.access import check_federation, read_access
+from swarm.node.discovery import chosen_addresses
+from swarm.node.handover import take_listeners
+from swarm.node.listeners import open_listeners
+from swarm.node.settings import Settings
+from swarm.node.upstream import read_upstream
 from swarm.routing.upstream import UpstreamPlan
-from swarm.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
 from swarm.engines.load import Isolation
 from swarm.gateway.access import PeersAccess
-from swarm.node_place import Place
-from swarm.node_trust import trust_words
+from swarm.node.place import Place
+from swarm.node.trust import trust_words
 from swarm.version import program_version
 
 MAX_TOLD: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again

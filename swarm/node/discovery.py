@@ -16,7 +16,7 @@ from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
 from federation.static_source import StaticList
-from swarm.settings import Settings
+from swarm.node.settings import Settings
 
 
 def chosen_addresses(settings: Settings) -> AnnouncedAddresses:
