@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
+from swarm.control_messages import CONTROL_FILE, ControlFile, Refused
 from swarm.errors import SetupError, SwarmError
-from swarm.gateway.control_messages import CONTROL_FILE, ControlFile, Refused
 
 CONNECT_S = 5.0
 ANSWER_S = 60.0  # joining tries four addresses for five seconds each

@@ -7,8 +7,8 @@ from pathlib import Path
 from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
+from swarm.control_messages import INVITE_PATH, Invited, Message
 from swarm.errors import SetupError
-from swarm.gateway.control_messages import INVITE_PATH, Invited, Message
 
 
 def invite(data_dir: Path, json: bool) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
+from swarm.control_messages import JOIN_PATH, JoinBody, Joined
 from swarm.errors import SetupError
-from swarm.gateway.control_messages import JOIN_PATH, JoinBody, Joined
 from swarm.node.folder import folder_at_rest
 from swarm.node.pairing import join_at_rest
 

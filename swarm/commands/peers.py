@@ -8,7 +8,7 @@ from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
 from swarm.commands.status import SHOWN_ID_CHARS
-from swarm.gateway.control_messages import PEERS_PATH, Known, Peers
+from swarm.control_messages import PEERS_PATH, Known, Peers
 from swarm.node.pairing import peers_at_rest
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from federation.printable_text import one_line
 from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
+from swarm.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
 from swarm.errors import SetupError
-from swarm.gateway.control_messages import MAX_WHO_CHARS, REVOKE_PATH, RevokeBody, Revoked
 from swarm.node.folder import folder_at_rest
 from swarm.node.pairing import revoke_at_rest
 

@@ -15,7 +15,7 @@ from swarm.doctor import machine_checks, machine_probes, network_checks, network
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
 from swarm.errors import SetupError
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import given_keys
 from swarm.node.discovery import chosen_addresses
 from swarm.node.pairing import own_membership

@@ -10,29 +10,18 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway import (
-    embeddings,
-    federation,
-    health,
-    infill,
-    model_files,
-    models,
-    openai,
-    peer_utilities,
-    requests,
-    utilities,
-)
-from swarm.gateway.access import AccessRules
-from swarm.gateway.access_middleware import every_route_has_a_kind, guard
-from swarm.gateway.admission import Admission
-from swarm.gateway.answers import Answerer
+from swarm.gateway.answers.answer_service import Answerer
+from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.anthropic import endpoints as anthropic
-from swarm.gateway.bodies import KEEPS_BODIES, MAX_BODY_BYTES
-from swarm.gateway.body_budget import BODIES, BodyBudget
-from swarm.gateway.condition import Condition, closing_connections
 from swarm.gateway.documentation import pages
-from swarm.gateway.errors import error_middleware
-from swarm.gateway.keys import (
+from swarm.gateway.http.access import AccessRules
+from swarm.gateway.http.access_middleware import every_route_has_a_kind, guard
+from swarm.gateway.http.admission import Admission
+from swarm.gateway.http.bodies import KEEPS_BODIES, MAX_BODY_BYTES
+from swarm.gateway.http.body_budget import BODIES, BodyBudget
+from swarm.gateway.http.condition import Condition, closing_connections
+from swarm.gateway.http.errors import error_middleware
+from swarm.gateway.http.keys import (
     ANSWERER,
     CONDITION,
     DESCRIBE,
@@ -44,13 +33,20 @@ from swarm.gateway.keys import (
     STARTED_AT,
     TRUST,
 )
-from swarm.gateway.metrics import Metrics
-from swarm.gateway.peer_gate import PeerGate
-from swarm.gateway.peer_metrics import PeerMetrics
+from swarm.gateway.http.server_log import quiet_about_bad_requests
+from swarm.gateway.http.unversioned_paths import with_twins
+from swarm.gateway.llama import endpoints as utilities
+from swarm.gateway.llama import infill
+from swarm.gateway.observing import health, requests
+from swarm.gateway.observing.metrics import Metrics
+from swarm.gateway.observing.peer_metrics import PeerMetrics
+from swarm.gateway.openai import embeddings, models
+from swarm.gateway.openai import endpoints as openai
+from swarm.gateway.peers import endpoints as federation
+from swarm.gateway.peers import model_files
+from swarm.gateway.peers import utilities as peer_utilities
+from swarm.gateway.peers.gate import PeerGate
 from swarm.gateway.responses import endpoint as responses
-from swarm.gateway.server_log import quiet_about_bad_requests
-from swarm.gateway.streams import Pacing
-from swarm.gateway.twins import with_twins
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 

@@ -13,7 +13,7 @@ from federation import wire
 from federation.text_file import TextFileError, read_text_file
 from federation.trust import Mode
 from swarm.errors import SetupError
-from swarm.gateway.access import (
+from swarm.gateway.http.access import (
     MAX_KEY_CHARS,
     AccessRules,
     allowed_host,

@@ -23,8 +23,8 @@ from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.load import Isolation, load_engine
 from swarm.gateway.app import make_app
-from swarm.gateway.condition import Condition
-from swarm.gateway.listener import SharedPort, shared_port
+from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.node.banner import PeerNews, banner, isolation_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery

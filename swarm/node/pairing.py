@@ -14,8 +14,8 @@ from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Entry, Place, Roster
 from federation.roster_store import load_roster
 from federation.trust import Trust
+from swarm.control_messages import Joined, Known, Peers, Revoked
 from swarm.errors import SetupError, SwarmError
-from swarm.gateway.control_messages import Joined, Known, Peers, Revoked
 
 MIN_ID_CHARS = 4  # of an id that is given by its beginning
 

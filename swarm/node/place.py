@@ -14,7 +14,7 @@ from federation.identity import NodeIdentity, load_identity
 from federation.static_source import read_list
 from federation.trust import Trust
 from swarm.errors import SetupError
-from swarm.gateway.access import AccessRules
+from swarm.gateway.http.access import AccessRules
 from swarm.node.access import check_federation, read_access
 from swarm.node.discovery import chosen_addresses
 from swarm.node.handover import take_listeners

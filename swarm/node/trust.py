@@ -25,9 +25,9 @@ from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import pairing_context
 from federation.trust import Trust, TrustChange
+from swarm.control_messages import Invited, Joined, Known, Peers, Revoked
 from swarm.errors import SetupError, SwarmError
-from swarm.gateway.control import ControlDoor
-from swarm.gateway.control_messages import Invited, Joined, Known, Peers, Revoked
+from swarm.gateway.peers.control import ControlDoor
 from swarm.node.pairing import check_standing, find_member, join_swarm, known_revoked, translated
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pytest
 from swarm.cli import main
 from swarm.commands.http import NodeDoor
 from swarm.errors import SetupError
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import MAX_KEYS, read_access
 from swarm.node.banner import banner
 from swarm.node.place import Place as NodePlace

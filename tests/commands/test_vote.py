@@ -21,7 +21,7 @@ import pytest
 
 from swarm.cli import main
 from swarm.errors import EngineFailed
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.e2e.asking import federation_view

@@ -14,7 +14,7 @@ from aiohttp import web
 from federation.hostport import parse_address
 from swarm.doctor.examination import examine_network
 from swarm.doctor.finding import Finding, Level
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.settings import Settings, make_settings
 from tests.doubles.clients import connect
 from tests.doubles.paired import open_trust, paired_trusts

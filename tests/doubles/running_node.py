@@ -16,12 +16,12 @@ from federation.hostport import Address
 from federation.membership import Membership
 from federation.trust import Trust
 from swarm.engines.engine import Engine
-from swarm.gateway.access import AccessRules
+from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.app import make_app
-from swarm.gateway.condition import Condition
-from swarm.gateway.listener import SharedPort, shared_port
-from swarm.gateway.model_files import FileService
-from swarm.gateway.streams import Pacing
+from swarm.gateway.http.access import AccessRules
+from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.listener import SharedPort, shared_port
+from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustSteward

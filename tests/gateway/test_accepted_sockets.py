@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from federation.tls import client_context, server_context
-from swarm.gateway import listener as listener_module
-from swarm.gateway.listener import SharedPort
+from swarm.gateway.http import listener as listener_module
+from swarm.gateway.http.listener import SharedPort
 from tests.doubles.knocking import Handshake, RecordingListener, knock, turn
 from tests.doubles.paired import paired_trusts
 from tests.doubles.waiting import eventually

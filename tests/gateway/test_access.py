@@ -14,7 +14,7 @@ import pytest_asyncio
 from openai import AuthenticationError
 
 from swarm.commands.status import render
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from tests.doubles.clients import Client, chat_body, connect, openai_client
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
-from swarm.gateway import route_kinds
-from swarm.gateway.access import (
+from swarm.gateway.http import route_kinds
+from swarm.gateway.http.access import (
     MAX_ALLOWED_HEADERS,
     AccessRules,
     Caller,
@@ -329,7 +329,7 @@ def test_every_key_is_compared_whatever_the_first_comparison_says(monkeypatch: p
         compared.append(wanted)
         return wanted == given
 
-    monkeypatch.setattr("swarm.gateway.access.hmac.compare_digest", compare)
+    monkeypatch.setattr("swarm.gateway.http.access.hmac.compare_digest", compare)
     assert any_known(RULES.key_digests, ["first"])
     assert compared == list(RULES.key_digests)
     compared.clear()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from swarm.gateway import admission
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.http import admission
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine

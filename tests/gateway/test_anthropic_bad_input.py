@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from anthropic.types import ErrorResponse
 
-from swarm.gateway.bodies import MAX_BODY_BYTES
+from swarm.gateway.http.bodies import MAX_BODY_BYTES
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.gateway.anthropic.bodies import MessagesBody
-from swarm.gateway.bodies import parse_body
+from swarm.gateway.http.bodies import parse_body
 from swarm.generation import NamedFunction, NamedToolChoice
 
 

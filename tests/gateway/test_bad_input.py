@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from openai import APIStatusError, AsyncOpenAI, BadRequestError
 
-from swarm.gateway.bodies import MAX_BODY_BYTES, MAX_MARKS
+from swarm.gateway.http.bodies import MAX_BODY_BYTES, MAX_MARKS
 from tests.doubles.clients import Client, Reply, chat_body, connect, openai_client
 from tests.doubles.running_node import RunningNode
 

@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 from jsonschema import Draft202012Validator
 
-from swarm.gateway.access import AccessRules, digest
 from swarm.gateway.documentation.document import make_document, undocumented
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.gateway.documentation.pages import FILES, HEADERS
+from swarm.gateway.http.access import AccessRules, digest
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

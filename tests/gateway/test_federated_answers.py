@@ -11,7 +11,7 @@ import pytest
 
 from federation.hostport import Address
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swarm.gateway.metrics import Metrics
+from swarm.gateway.observing.metrics import Metrics
 from tests.doubles.clients import Client, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying

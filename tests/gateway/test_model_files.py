@@ -23,8 +23,8 @@ from federation import wire
 from federation.client import PeerClient
 from federation.files import PIECE_BYTES
 from swarm.errors import BadRequest, Unavailable
-from swarm.gateway.model_files import FileService, parse_range
-from swarm.gateway.transfers import MAX_HEAD_START_S, MAX_TRANSFERS, MAX_TRANSFERS_PER_HOST, Transfers, paced
+from swarm.gateway.peers.model_files import FileService, parse_range
+from swarm.gateway.peers.transfers import MAX_HEAD_START_S, MAX_TRANSFERS, MAX_TRANSFERS_PER_HOST, Transfers, paced
 from swarm.node.files import NodeFiles, keeping_hashed
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.shared_files import SharedFiles
@@ -289,8 +289,8 @@ async def test_only_so_many_transfers_run_at_once_and_a_reader_that_leaves_makes
 
 
 async def test_a_reader_that_stalls_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.gateway.model_files.GRACE_S", 0.05)
-    monkeypatch.setattr("swarm.gateway.model_files.MIN_BYTES_PER_S", 1e12)
+    monkeypatch.setattr("swarm.gateway.peers.model_files.GRACE_S", 0.05)
+    monkeypatch.setattr("swarm.gateway.peers.model_files.MIN_BYTES_PER_S", 1e12)
     transfers = CountingTransfers(stop_at=0)
     async with SharingNode("kitchen", stocked(tmp_path / "models", CONTENT), transfers) as node:
         with pytest.raises(aiohttp.ClientPayloadError):

@@ -14,7 +14,7 @@ import pytest
 from federation.hostport import Address
 from swarm.engines.upstream_address import UpstreamMode
 from swarm.errors import EngineDied
-from swarm.gateway.errors import error_line
+from swarm.gateway.http.errors import error_line
 from swarm.generation import GenerationRequest
 from swarm.routing.circuit import FAILURES_TO_OPEN
 from swarm.routing.pills import REFUSED_S

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from swarm.gateway import admission
-from swarm.gateway.access import AccessRules, digest
 from swarm.gateway.documentation.answers import Cancelled, RequestListing
-from swarm.gateway.in_progress import CANCELLED
+from swarm.gateway.http import admission
+from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.http.in_progress import CANCELLED
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine

@@ -12,7 +12,7 @@ import pytest
 from openai import APIError
 
 from swarm.errors import EngineFailed
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, connect, openai_client
 from tests.doubles.response_events import ended, kinds, read_events

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, closing, suppress
 import pytest
 from aiohttp import web
 
-from swarm.gateway import listener as listener_module
-from swarm.gateway.connections import flushed
-from swarm.gateway.listener import SharedPort
+from swarm.gateway.http import listener as listener_module
+from swarm.gateway.http.connections import flushed
+from swarm.gateway.http.listener import SharedPort
 
 WAIT_S = 10.0
 SHORT_S = 0.1  # for what cannot be

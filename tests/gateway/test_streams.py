@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from swarm.errors import BadRequest, EngineFailed, Unavailable
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta
 from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.anthropic_events import streamed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from swarm.errors import BadRequest, EngineFailed
-from swarm.gateway.streams import Pacing
+from swarm.gateway.answers.streams import Pacing
 from swarm.routing import ballot
 from tests.doubles.clients import Reply, chat_body
 from tests.doubles.scripted_engine import PROMPT_TOKENS

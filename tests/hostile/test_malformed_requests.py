@@ -18,7 +18,7 @@ import pytest
 from federation import wire
 from federation.hostport import Address
 from federation.tls import client_context
-from swarm.gateway.model_files import FileService
+from swarm.gateway.peers.model_files import FileService
 from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts

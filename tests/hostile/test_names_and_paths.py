@@ -27,7 +27,7 @@ from federation.peer_store import load_peers, save_peers
 from federation.roster import Entry, Place, Roster, parse_roster
 from federation.roster_store import load_roster, save_roster
 from swarm.errors import SetupError
-from swarm.gateway.model_files import FileService
+from swarm.gateway.peers.model_files import FileService
 from swarm.registry.names import HubRef, parse_model
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import identity

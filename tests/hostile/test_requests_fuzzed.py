@@ -26,9 +26,9 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.chat_body import ChatCompletionBody
+from swarm.gateway.llama.bodies import TemplateBody
+from swarm.gateway.openai.chat_body import ChatCompletionBody
 from swarm.gateway.responses.body import ResponsesBody
-from swarm.gateway.utility_bodies import TemplateBody
 from swarm.generation import GenerationRequest
 from swarm.registry.gguf_vocabulary import control_texts
 from tests.doubles.running_node import NodeOptions, RunningNode

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from federation import wire
-from swarm.gateway.access import AccessRules, digest
-from swarm.gateway.model_files import FileService
+from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.peers.model_files import FileService
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

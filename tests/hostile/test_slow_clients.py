@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
-from swarm.gateway import connections, listener
+from swarm.gateway.http import connections, listener
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.paired import open_trust
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

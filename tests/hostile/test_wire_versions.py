@@ -21,9 +21,9 @@ from federation.errors import VersionError
 from federation.files import parse_file_list, parse_pieces
 from federation.roster import parse_roster
 from swarm.errors import BadRequest
-from swarm.gateway.model_files import FileService
-from swarm.gateway.utility_bodies import TokenizeBody
-from swarm.gateway.utility_calls import tokenize
+from swarm.gateway.answers.utility_calls import tokenize
+from swarm.gateway.llama.bodies import TokenizeBody
+from swarm.gateway.peers.model_files import FileService
 from swarm.generation import Candidate, Finish, GenerationRequest
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate
 from swarm.routing.replicas import Replica

@@ -13,7 +13,7 @@ from federation.errors import PeerError
 from federation.files_client import FilePeer, list_files, read_piece
 from federation.roster import Place
 from swarm.cli import main
-from swarm.gateway.model_files import FileService
+from swarm.gateway.peers.model_files import FileService
 from swarm.registry.names import HubRef
 from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CONTENT, FILE, HASHES, OWNER, REPO, SHA256, CountingTransfers, stocked

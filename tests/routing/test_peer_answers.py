@@ -23,7 +23,7 @@ from federation.errors import (
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.chunk_reader import ChunkReader
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, PeerFailed, PeerVanished, SwarmError, Unavailable
-from swarm.gateway.errors import error_line
+from swarm.gateway.http.errors import error_line
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.peer_answers import error_object, peer_failure, read_candidate, read_chunk, refusal
 from swarm.routing.replicas import Replica

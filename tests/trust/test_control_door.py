@@ -12,7 +12,7 @@ import pytest
 from swarm.cli import main
 from swarm.commands.control import ask_node, find_node
 from swarm.commands.join import duration, join_text
-from swarm.gateway.control_messages import (
+from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,
     JOIN_PATH,

@@ -13,7 +13,7 @@ from federation.farewell import tell_revoked
 from swarm.commands.peers import peers_text
 from swarm.commands.revoke import revoke_text
 from swarm.errors import SetupError
-from swarm.gateway.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.pairing import peers_at_rest, revoke_at_rest
 from swarm.node.trust import trust_words
 from tests.doubles.clients import connect

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
-from swarm.gateway.finite import is_finite
-from swarm.gateway.messages import MAX_PARTS, Part
+from swarm.gateway.http.finite import is_finite
+from swarm.gateway.openai.messages import MAX_PARTS, Part
 from swarm.generation import JsonObject
 
 

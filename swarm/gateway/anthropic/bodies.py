@@ -6,12 +6,12 @@ from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.anthropic.blocks import TextBlock, Turn
 from swarm.gateway.anthropic.turns import engine_messages
-from swarm.gateway.finite import is_finite
-from swarm.gateway.messages import MAX_PARTS, Part
-from swarm.gateway.sampling_body import MAX_INT, Body, ModelName, PositiveInt
-from swarm.gateway.swarm_options import SwarmOptions, options_of
+from swarm.gateway.http.finite import is_finite
+from swarm.gateway.openai.messages import MAX_PARTS, Part
+from swarm.gateway.openai.sampling_body import MAX_INT, Body, ModelName, PositiveInt
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,

@@ -6,17 +6,17 @@ import asyncio
 
 from aiohttp import web
 
-from swarm.gateway import utility_calls
-from swarm.gateway.answering import Asked
+from swarm.gateway.answers import utility_calls
+from swarm.gateway.answers.leaving import may_leave
+from swarm.gateway.answers.request_context import Asked
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.anthropic.errors import REQUEST_ID_HEADER
 from swarm.gateway.anthropic.form import MessageForm
 from swarm.gateway.anthropic.shapes import Shape
-from swarm.gateway.bodies import read_body
-from swarm.gateway.compact_json import json_response
-from swarm.gateway.keys import ANSWERER, DISPATCHER
-from swarm.gateway.leaving import may_leave
-from swarm.gateway.utilities import ask
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.http.compact_json import json_response
+from swarm.gateway.http.keys import ANSWERER, DISPATCHER
+from swarm.gateway.llama.endpoints import ask
 from swarm.generation import GenerationRequest
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import SWARM_ALIAS, model_names

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from swarm.gateway.answers.call_opening import CallOpening
+from swarm.gateway.answers.streams import OpenStream
 from swarm.gateway.anthropic.shapes import (
     Shape,
     ending,
@@ -16,9 +18,7 @@ from swarm.gateway.anthropic.shapes import (
     tool_use_block,
     usage_object,
 )
-from swarm.gateway.call_opening import CallOpening
-from swarm.gateway.compact_json import compact
-from swarm.gateway.streams import OpenStream
+from swarm.gateway.http.compact_json import compact
 from swarm.generation import Delta, Finish, JsonObject, ToolCallDelta, Usage
 
 DELTA_FIELDS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 from swarm.errors import SwarmError
+from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.anthropic.errors import REQUEST_ID_HEADER, error_object
 from swarm.gateway.anthropic.events import EventWriter, sse_event
 from swarm.gateway.anthropic.shapes import Shape
-from swarm.gateway.errors import http_error
-from swarm.gateway.streams import SSE, Dialect, OpenStream
+from swarm.gateway.http.errors import http_error
 from swarm.generation import Candidate, JsonObject
 from swarm.tracing import current_request_id
 

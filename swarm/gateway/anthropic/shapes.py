@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from swarm.gateway.call_opening import honest_reason
-from swarm.gateway.messages import as_object
+from swarm.gateway.answers.call_opening import honest_reason
+from swarm.gateway.openai.messages import as_object
 from swarm.generation import Candidate, FinishReason, JsonObject, Usage
 
 # A stop sequence that was hit is reported as `end_turn`: engines and peers speak OpenAI's dialect, in which both are

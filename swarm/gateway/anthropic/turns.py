@@ -20,7 +20,7 @@ from swarm.gateway.anthropic.blocks import (
     UnreadableBlock,
     UserBlock,
 )
-from swarm.gateway.messages import left_out
+from swarm.gateway.openai.messages import left_out
 from swarm.generation import JsonObject
 
 # Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and

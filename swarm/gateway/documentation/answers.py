@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from swarm.gateway.access import PeersAccess
 from swarm.gateway.documentation.swarm_report import SwarmReport
+from swarm.gateway.http.access import PeersAccess
 from swarm.generation import FinishReason
 
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from swarm.gateway.documentation.answers import ErrorBody
 from swarm.gateway.documentation.operation import Operation
-from swarm.gateway.route_kinds import Kind, is_between_nodes
+from swarm.gateway.http.route_kinds import Kind, is_between_nodes
 from swarm.generation import JsonObject
 
 REF = "#/components/schemas/"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from swarm.gateway.route_kinds import Kind, kind_of
+from swarm.gateway.http.route_kinds import Kind, kind_of
 from swarm.generation import JsonObject
 
 Method = Literal["get", "post", "delete", "put", "patch"]

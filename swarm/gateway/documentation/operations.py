@@ -11,8 +11,6 @@ from typing import Final
 from pydantic import BaseModel
 
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.chat_body import ChatCompletionBody
-from swarm.gateway.completion_body import CompletionBody
 from swarm.gateway.documentation.answers import (
     Alive,
     Cancelled,
@@ -41,10 +39,12 @@ from swarm.gateway.documentation.other_answers import (
     Response,
     TokenList,
 )
-from swarm.gateway.embedding_body import EmbeddingBody
+from swarm.gateway.http.route_kinds import REQUESTS_PATH
+from swarm.gateway.llama.bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.openai.chat_body import ChatCompletionBody
+from swarm.gateway.openai.completion_body import CompletionBody
+from swarm.gateway.openai.embedding_body import EmbeddingBody
 from swarm.gateway.responses.body import ResponsesBody
-from swarm.gateway.route_kinds import REQUESTS_PATH
-from swarm.gateway.utility_bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"

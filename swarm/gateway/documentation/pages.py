@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from swarm.gateway.compact_json import compact
+from swarm.gateway.http.compact_json import compact
 from swarm.version import program_version
 
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}

@@ -6,12 +6,12 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from swarm.gateway.chat_body import hosted_type
-from swarm.gateway.finite import is_finite
-from swarm.gateway.messages import Part
+from swarm.gateway.http.finite import is_finite
+from swarm.gateway.openai.chat_body import hosted_type
+from swarm.gateway.openai.messages import Part
+from swarm.gateway.openai.sampling_body import PositiveInt, Sampling
 from swarm.gateway.responses.input_items import MAX_ITEMS, InputItem, OtherItem, ReasoningItem, messages_of
 from swarm.gateway.responses.tools import Choice, FunctionTool, chosen
-from swarm.gateway.sampling_body import PositiveInt, Sampling
 from swarm.generation import (
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from swarm.errors import BadRequest
-from swarm.gateway.answering import Asked
-from swarm.gateway.bodies import read_body
-from swarm.gateway.keys import ANSWERER
+from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.http.keys import ANSWERER
 from swarm.gateway.responses.body import ResponsesBody
 from swarm.gateway.responses.form import ResponsesForm
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from swarm.errors import BadRequest, ContextExceeded, SwarmError, UnknownModel
-from swarm.gateway.call_opening import CallOpening
-from swarm.gateway.compact_json import compact
-from swarm.gateway.errors import http_error
+from swarm.gateway.answers.call_opening import CallOpening
+from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.errors import http_error
 from swarm.gateway.responses.response_object import (
     ResponseObject,
     Status,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.responses.body import ResponsesBody
 from swarm.gateway.responses.events import ResponseEvents
 from swarm.gateway.responses.response_object import ResponseObject
-from swarm.gateway.streams import SSE, Dialect, OpenStream
 from swarm.generation import Candidate, Delta, Finish, JsonObject, Usage
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from swarm.gateway.call_opening import with_unique_ids
+from swarm.gateway.answers.call_opening import with_unique_ids
 from swarm.gateway.responses.body import ResponsesBody
 from swarm.gateway.responses.tools import FunctionTool
 from swarm.generation import Candidate, FinishReason, JsonObject, Usage

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from swarm.gateway.messages import Part
+from swarm.gateway.openai.messages import Part
 from swarm.generation import MAX_TOOLS, FunctionSpec, JsonObject, NamedFunction, NamedToolChoice, ToolChoice, ToolSpec
 
 

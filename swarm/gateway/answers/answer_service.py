@@ -1,0 +1,63 @@
+"""From a validated request to the client's answer: planned here, given whole or streamed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from aiohttp import web
+
+from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.gateway.answers.leaving import may_leave
+from swarm.gateway.answers.request_context import Answering, Asked
+from swarm.gateway.answers.streamed_answer import streamed_answer
+from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.whole_answer import whole_answer
+from swarm.gateway.http.bodies import BODY_BYTES
+from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.off_loop import SCHEMAS_ON_LOOP_BYTES, off_loop
+from swarm.gateway.observing.metrics import Metrics
+from swarm.generation import GenerationRequest
+from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+
+
+async def refuse_impossible(request: GenerationRequest, body_bytes: int) -> None:
+    """Raises BadRequest for schemas in `request`, which was so large, that no answer could be held to."""
+    if not request.tools and request.response_format is None:
+        return
+    if body_bytes <= SCHEMAS_ON_LOOP_BYTES:
+        refuse_impossible_schemas(request)
+    else:
+        await off_loop(lambda: refuse_impossible_schemas(request))
+
+
+class Answerer:
+    """Turns requests into responses with a dispatcher's help."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._condition = condition
+        self._pacing = pacing
+
+    async def answer(self, http: web.Request, asked: Asked) -> web.StreamResponse:
+        """The response to `asked`; failures before the first byte are raised for the error mapper."""
+        await refuse_impossible(asked.request, http.get(BODY_BYTES, 0))
+        answering = self.planned(http, asked)
+        if asked.stream:
+            return await streamed_answer(http, answering, self._pacing)
+        return await whole_answer(answering)
+
+    def planned(self, http: web.Request, asked: Asked) -> Answering:
+        """The work on `asked`, not begun. Raises what no plan can be made for."""
+        options = replace(asked.options, upstream=may_leave(http, asked.options))
+        asked = replace(asked, options=options)
+        with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
+            plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)
+        return Answering(
+            dispatcher=self._dispatcher,
+            metrics=self._metrics,
+            asked=asked,
+            plan=plan,
+            deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
+        )

@@ -1,0 +1,140 @@
+"""The work on one request: what whole and streamed answers have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from swarm.consensus.question import Question
+from swarm.consensus.standing import BallotStanding, standing_object
+from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.verdict import Verdict, decide
+from swarm.engines.assembly import AnswerBuilder
+from swarm.errors import DeadlineExceeded, EngineFailed
+from swarm.gateway.answers.answer_form import AnswerForm
+from swarm.gateway.http.errors import REQUEST_ID_HEADER
+from swarm.gateway.observing.metrics import Metrics
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.routing.asking import Served
+from swarm.routing.ballot_box import Outcome
+from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.leading import Begun
+from swarm.routing.policy import Plan, VoteOptions
+from swarm.tracing import current_request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One client request, validated: what to generate, how to vote, how to answer."""
+
+    request: GenerationRequest
+    options: VoteOptions
+    choices: int
+    stream: bool
+    form: AnswerForm
+    local_only: bool = False  # asked by a peer: this node answers itself, so that nothing loops
+
+
+class Answering:
+    """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, asked: Asked, plan: Plan, deadline: float) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self.asked = asked
+        self.plan = plan
+        self._deadline = deadline
+        self._started = time.perf_counter()
+        self._served: Served | None = None
+
+    @property
+    def _elapsed_ms(self) -> int:
+        return round((time.perf_counter() - self._started) * 1000)
+
+    def headers(self, verdict: Verdict | None = None) -> dict[str, str]:
+        """What the response says of itself; the vote's figures are known only where it does not stream."""
+        headers = {"X-Swarm-Node": self._dispatcher.node.encode("ascii", "replace").decode()}
+        headers[REQUEST_ID_HEADER] = current_request_id.get()
+        if verdict is not None:
+            headers["X-Swarm-Votes"] = str(verdict.votes)
+            if verdict.agreement is not None:
+                headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
+        return headers
+
+    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+        """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
+        asked = self.asked
+        return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
+
+    def events(self) -> AsyncGenerator[Delta | Finish, None]:
+        """The choices of the one replica that answers. Consume it within `deadline()`."""
+        asked = self.asked
+        return self._dispatcher.single(
+            asked.request,
+            asked.choices,
+            self._deadline,
+            self._on_served,
+            asked.local_only,
+            asked.options.upstream,
+            whole=not asked.stream,
+        )
+
+    def _on_served(self, served: Served) -> None:
+        self._served = served
+
+    @asynccontextmanager
+    async def deadline(self) -> AsyncGenerator[None]:
+        """Ends the block by DeadlineExceeded when the request's time is up."""
+        limit = asyncio.timeout(self._deadline - time.monotonic())
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if self._served is None:
+                raise DeadlineExceeded("the request's deadline passed while it waited for a worker") from None
+            raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
+
+    def candidates(self, builders: Sequence[AnswerBuilder]) -> list[Candidate]:
+        """The choices as finished answers of whoever served them."""
+        if self._served is None:
+            raise EngineFailed("no event came from any replica")
+        voter, replica = self._served.voter, self._served.replica
+        return [builder.candidate(voter, replica.node, replica.model, self._elapsed_ms) for builder in builders]
+
+    def verdict_on(self, candidates: Sequence[Candidate]) -> Verdict | None:
+        """How a single answer is reported, as a vote of one; None for several choices, which nobody judged."""
+        if len(candidates) != 1:
+            return None
+        question = Question.of(self.asked.request, "single")
+        return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
+
+    def extension(self, verdict: Verdict) -> JsonObject:
+        """The `swarm` object of the response; of a single answer it tells who was asked, and why."""
+        shown = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+        served = self._served
+        if served is not None and not self.asked.local_only:
+            routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}
+            shown["routed"] = routed
+        return shown
+
+    def standing(self, standing: BallotStanding) -> JsonObject:
+        """How the ballot stands, in the shape of the `swarm` object."""
+        return standing_object(standing, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+
+    def count(self, shown: Sequence[Candidate], verdict: Verdict | None) -> None:
+        """Count the answer, where it is for a client and not for a peer, which counts it itself."""
+        if not self.asked.local_only:
+            self._metrics.answered(shown, verdict)
+
+
+def winner_of(verdict: Verdict) -> Candidate:
+    """The winning answer; when no voter gave one, the voters' own words for why."""
+    if verdict.winner is None:
+        reasons = "; ".join(f"{c.voter}: {c.abstained}" for c in verdict.candidates)
+        raise EngineFailed(f"no voter gave an answer: {reasons}")
+    return verdict.winner

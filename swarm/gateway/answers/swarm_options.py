@@ -1,0 +1,184 @@
+"""The `swarm` object of a request: how to vote, and what to show of it. Contradictions are refused by their field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, field_validator
+
+from swarm.consensus.strategy_names import STRATEGIES
+from swarm.errors import BadRequest
+from swarm.gateway.openai.messages import Part
+from swarm.routing.policy import NoQuorum, StopRule, VoteOptions
+from swarm.routing.vote_modes import MAX_VOTES, StreamMode
+
+MAX_DEADLINE_S = 3600.0
+LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does
+
+
+def _within(words: str) -> WrapValidator:
+    """Says both bounds at once, whatever is wrong with a number: `words` are what is taken."""
+
+    def check(value: object, valid: Callable[[object], object]) -> object:
+        try:
+            return valid(value)
+        except ValidationError:
+            raise ValueError(f"use {words}") from None
+
+    return WrapValidator(check)
+
+
+Votes = Annotated[int, Field(ge=1, le=MAX_VOTES), _within(f"a whole number from 1 to {MAX_VOTES}")]
+Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds above 0 and up to {MAX_DEADLINE_S:.0f}")]
+Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
+
+
+class SwarmOptions(Part):
+    """How to vote on this request. What is left out is the node's own setting.
+
+    Each field is checked against those before it, so that a contradiction is blamed on one field.
+    """
+
+    strategy: Annotated[
+        str, Field(description="How the answer is chosen", json_schema_extra={"enum": list(STRATEGIES)})
+    ] = "auto"
+    votes: Annotated[
+        Votes | None, Field(description="How many answers to ask for; a number queues, none takes idle slots only")
+    ] = None
+    min_votes: Annotated[
+        Votes | None, Field(description="With fewer valid ballots than this the answer is degraded")
+    ] = None
+    deadline_s: Annotated[
+        Seconds | None, Field(description="When this many seconds are over, what has come in decides; nothing is a 504")
+    ] = None
+    stop: Annotated[
+        StopRule,
+        Field(
+            description="lead: the vote ends when no outstanding voter can change it. posterior: when that is less "
+            f"than 5 % likely; needs {LEAST_FOR_POSTERIOR} votes of one model"
+        ),
+    ] = "lead"
+    on_no_quorum: Annotated[
+        NoQuorum, Field(description="best_effort: the best there is, marked degraded. error: a 503")
+    ] = "best_effort"
+    min_agreement: Annotated[
+        Share | None, Field(description="Tool calls on which fewer agree than this have no quorum")
+    ] = None
+    stream: Annotated[
+        StreamMode | None,
+        Field(
+            description="What a stream shows while the vote runs. leader: the strongest voter's answer, live. buffer: "
+            "nothing. reasoning: the strongest voter's thoughts. Left out: leader for prose, else buffer"
+        ),
+    ] = None
+    progress: Annotated[
+        bool,
+        Field(description="Tell in chunks without choices how the vote stands; streamed completions only"),
+    ] = False
+    upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in STRATEGIES:
+            raise ValueError(f"unknown strategy; there are {', '.join(STRATEGIES)}")
+        return name
+
+    @field_validator("votes")
+    @classmethod
+    def _enough_to_choose(cls, votes: int | None, info: ValidationInfo) -> int | None:
+        strategy = info.data.get("strategy")
+        if votes is not None and strategy == "single" and votes > 1:
+            raise ValueError("strategy single asks one voter: leave votes out, or the strategy")
+        if votes == 1 and strategy == "judge":
+            raise ValueError(f"a judge needs answers to choose from: use 2 to {MAX_VOTES} votes")
+        return votes
+
+    @field_validator("min_votes")
+    @classmethod
+    def _reachable(cls, least: int | None, info: ValidationInfo) -> int | None:
+        strategy, votes = info.data.get("strategy"), info.data.get("votes")
+        if least is None:
+            return None
+        if strategy == "first":
+            raise ValueError("strategy first takes the first answer and waits for no others: leave min_votes out")
+        if strategy == "single" and least > 1:
+            raise ValueError("strategy single asks one voter: leave min_votes out, or the strategy")
+        if votes is not None and least > votes:
+            raise ValueError(f"min_votes is more than votes: use 1 to {votes}")
+        return least
+
+    @field_validator("stop")
+    @classmethod
+    def _long_enough(cls, stop: StopRule, info: ValidationInfo) -> StopRule:
+        votes = info.data.get("votes")
+        if stop == "posterior" and votes is not None and votes < LEAST_FOR_POSTERIOR:
+            raise ValueError(
+                f"the posterior stop needs {LEAST_FOR_POSTERIOR} to {MAX_VOTES} votes, and votes is {votes}"
+            )
+        if stop == "posterior":
+            _needs_a_count(info, "the posterior stop")
+        return stop
+
+    @field_validator("min_agreement")
+    @classmethod
+    def _compared(cls, share: float | None, info: ValidationInfo) -> float | None:
+        if share is not None:
+            _needs_a_count(info, "min_agreement")
+        return share
+
+    @field_validator("stream")
+    @classmethod
+    def _has_a_leader(cls, mode: StreamMode | None, info: ValidationInfo) -> StreamMode | None:
+        strategy = info.data.get("strategy")
+        if mode is not None and strategy == "single":
+            raise ValueError("strategy single streams its one answer as it comes: leave stream out")
+        if mode in ("leader", "reasoning") and strategy == "first":
+            raise ValueError("strategy first has no leader before it has its answer: use buffer")
+        return mode
+
+    def options(self) -> VoteOptions:
+        return VoteOptions(
+            strategy=self.strategy,
+            votes=self.votes,
+            min_votes=self.min_votes,
+            deadline_s=self.deadline_s,
+            upstream=self.upstream,
+            stop=self.stop,
+            on_no_quorum=self.on_no_quorum,
+            min_agreement=self.min_agreement,
+            stream=self.stream,
+            progress=self.progress,
+        )
+
+
+def _needs_a_count(info: ValidationInfo, what: str) -> None:
+    strategy = info.data.get("strategy")
+    if strategy in ("first", "single"):
+        raise ValueError(f"strategy {strategy} compares no answers, so that {what} means nothing")
+
+
+def options_of(swarm: SwarmOptions | None, *, stream: bool | None, choices: int = 1) -> VoteOptions:
+    """The options of a body with `swarm`. Raises BadRequest where the rest of the body contradicts them."""
+    if swarm is None:
+        return VoteOptions()
+    if not stream and swarm.stream is not None:
+        raise BadRequest(f"swarm.stream is {swarm.stream!r}, and stream is not true", param="swarm.stream")
+    if not stream and swarm.progress:
+        raise BadRequest("swarm.progress needs stream: true", param="swarm.progress")
+    if choices > 1 and (field := _asks_for_a_vote(swarm)) is not None:
+        raise BadRequest(
+            f"n is {choices}, answers to compare, and {field} asks for a vote that leaves one: leave one of them out",
+            param=field,
+        )
+    return swarm.options()
+
+
+def _asks_for_a_vote(swarm: SwarmOptions) -> Literal["swarm.strategy", "swarm.votes", "swarm.min_votes"] | None:
+    """The field that asks for more than a lone answer, if one does."""
+    if swarm.strategy not in ("auto", "single"):
+        return "swarm.strategy"
+    if (swarm.votes or 1) > 1:
+        return "swarm.votes"
+    return "swarm.min_votes" if (swarm.min_votes or 1) > 1 else None

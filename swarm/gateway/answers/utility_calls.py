@@ -1,0 +1,201 @@
+"""Bodies as calls that a node can run or pass on, and the table of those that a peer may ask for.
+
+What travels is the client's own body with a model that a replica serves; back comes the engine's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, cast
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+
+from swarm.engines.continued_turn import refuse_impossible_turns
+from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
+from swarm.engines.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
+from swarm.engines.request_body import request_body
+from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.errors import BadRequest
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.http.off_loop import off_loop
+from swarm.gateway.llama.bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.openai.chat_body import ChatCompletionBody
+from swarm.gateway.openai.embedding_body import EmbeddingBody
+from swarm.gateway.openai.sampling_body import MAX_INT
+from swarm.generation import GenerationRequest, JsonObject
+from swarm.routing.utilities import EMBED, RERANK, UtilityCall
+
+BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
+TOKEN_BYTES = 8  # of a token's number as text
+MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
+TEXT = TypeAdapter(str)
+COUNT = TypeAdapter(int)
+TOKENS = TypeAdapter(Tokens)
+EMBEDDINGS = TypeAdapter(Embeddings)
+RANKING = TypeAdapter(Ranking)
+CAPABILITIES = TypeAdapter(Capabilities)
+
+
+def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
+    def fits(answer: Tokens) -> bool:
+        pieces = answer.pieces
+        matching = pieces is None or (len(pieces) == len(answer.ids) and all(map(_are_bytes, pieces)))
+        return (
+            matching and (pieces is not None) == body.with_pieces and all(0 <= token <= MAX_INT for token in answer.ids)
+        )
+
+    return UtilityCall(
+        "tokenize",
+        wire(body),
+        TOKENS,
+        lambda engine: engine.tokenize(
+            body.content, add_special=body.add_special, parse_special=body.parse_special, pieces=body.with_pieces
+        ),
+        fits,
+        size_bytes=len(body.content),
+    )
+
+
+def _are_bytes(piece: str | tuple[int, ...]) -> bool:
+    return isinstance(piece, str) or all(0 <= byte <= 255 for byte in piece)
+
+
+def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
+    return UtilityCall(
+        "detokenize",
+        wire(body),
+        TEXT,
+        lambda engine: engine.detokenize(body.tokens),
+        lambda _: True,
+        size_bytes=len(body.tokens) * TOKEN_BYTES,
+    )
+
+
+def apply_template(body: TemplateBody) -> UtilityCall[str]:
+    request = body.to_request()
+    refuse_impossible_turns(request)
+
+    async def text(engine: Engine) -> str:
+        await off_loop(lambda: refuse_impossible_schemas(request))  # llama.cpp writes a grammar, if only to show tools
+        return await engine.prompt_text(request)
+
+    return UtilityCall(
+        "apply-template",
+        wire(body),
+        TEXT,
+        text,
+        lambda _: True,
+        size_bytes=prompt_chars(request),
+        check=lambda can: refuse_too_long(request, can),
+    )
+
+
+def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
+    """The prompt's tokens as the model sees it, chat template and tools included."""
+    refuse_impossible_turns(request)
+
+    async def count(engine: Engine) -> int:
+        await off_loop(lambda: refuse_impossible_schemas(request))
+        return await engine.count_tokens(request)
+
+    return UtilityCall(
+        "count-tokens",
+        request_body(request, 1),
+        COUNT,
+        count,
+        lambda count: 0 <= count <= MAX_INT,
+        size_bytes=prompt_chars(request),
+        check=lambda can: refuse_too_long(request, can),
+    )
+
+
+def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
+    texts = body.texts
+
+    def fits(answer: Embeddings) -> bool:
+        sizes = {len(vector) for vector in answer.vectors}
+        return (
+            len(answer.vectors) == len(texts)
+            and len(sizes) == 1
+            and 0 < max(sizes) <= MAX_VECTOR
+            and all(isfinite(sum(vector)) for vector in answer.vectors)
+            and 0 <= answer.prompt_tokens <= MAX_INT
+        )
+
+    body = body.model_copy(update={"swarm": None})  # which has been read
+    more = body.model_dump(mode="json", exclude_none=True, exclude={"model", "input", "encoding_format"})
+    return UtilityCall(
+        "embeddings",
+        wire(body),
+        EMBEDDINGS,
+        lambda engine: engine.embed(texts),
+        fits,
+        EMBED,
+        leases=True,
+        check=lambda can: refuse_too_long_texts(texts, can),
+        upstream=lambda http, model: http.embed(model, texts, more),
+    )
+
+
+def rerank(body: RerankBody) -> UtilityCall[Ranking]:
+    passages = body.passages
+
+    def fits(answer: Ranking) -> bool:
+        return (
+            len(answer.scores) == len(passages)
+            and all(map(isfinite, answer.scores))
+            and 0 <= answer.prompt_tokens <= MAX_INT
+        )
+
+    return UtilityCall(
+        "rerank",
+        wire(body),
+        RANKING,
+        lambda engine: engine.rerank(body.query, passages),
+        fits,
+        RERANK,
+        leases=True,
+        check=lambda can: refuse_too_long_texts([body.query, *passages], can),
+    )
+
+
+def props(body: PropsBody) -> UtilityCall[Capabilities]:
+    async def facts(engine: Engine) -> Capabilities:
+        return engine.capabilities
+
+    return UtilityCall("props", wire(body), CAPABILITIES, facts, lambda answer: answer.slots > 0)
+
+
+def wire(body: BaseModel) -> JsonObject:
+    """The body without what this node does not know and what the client did not say."""
+    return body.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(body.model_extra or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUtility:
+    """What a peer's body is parsed as, and the call that it makes."""
+
+    schema: type[BaseModel]
+    call: Callable[[Any], UtilityCall[Any]]
+    texts: Callable[[Any], int] = lambda _: 1
+
+    async def read(self, request: web.Request) -> tuple[str, UtilityCall[Any]]:
+        """The model and the call in a peer's body. Raises BadRequest for more texts than one call may have."""
+        body = await read_body(request, self.schema)
+        if self.texts(body) > BATCH:
+            raise BadRequest(f"{self.texts(body)} texts in one call between nodes; at most {BATCH} are taken")
+        return cast("str", cast("Any", body).model), self.call(body)
+
+
+PEER_UTILITIES: Mapping[str, PeerUtility] = {
+    "tokenize": PeerUtility(TokenizeBody, tokenize),
+    "detokenize": PeerUtility(DetokenizeBody, detokenize),
+    "apply-template": PeerUtility(TemplateBody, apply_template),
+    "count-tokens": PeerUtility(ChatCompletionBody, lambda body: count_tokens(body.to_request())),
+    "embeddings": PeerUtility(EmbeddingBody, embed, lambda body: len(body.texts)),
+    "rerank": PeerUtility(RerankBody, rerank, lambda body: len(body.passages)),
+    "props": PeerUtility(PropsBody, props),
+}

@@ -1,0 +1,338 @@
+"""Who may ask this node what: plain decisions over a request's Host, Origin, key and where it comes from. No I/O.
+
+What a request is after is the kind of its route (`route_kinds.py`); `docs/trust.md` has who may do what in one table.
+
+**Host.** A web page may have its own name resolve to this machine (DNS rebinding) and would then be of the same origin
+as the node. Its requests still carry that name in Host, so a node answers to no names but its own. An IP literal is
+always fine: no name was resolved, so nothing was rebound; and behind a container's port or a router the literal that a
+client used is none of this machine's.
+
+**Origin.** Pages of other origins get nothing unless they are on the allow-list: no answer, and no work done either.
+
+**Keys.** Once a key is configured every path needs one, but for health checks (supervisors have none) and the
+documentation (a browser that opens it cannot send one, and it says the same on every node).
+
+**Peers have no client key.** A key that all nodes shared would be one secret for two purposes: whoever may use the API
+could pose as a node, and every node could use the API of all others. So nodes prove that they are members
+(`peer_gate.py`) or nothing at all, and a node with a key takes the latter only where `--open-federation` says so: else
+whoever reaches its port would have answers made at `/federation/v1` without the key. A page in a browser has no
+business there, so any Origin is refused. What people read of the swarm, `/v1/federation/health` and `/metrics`, needs
+the key. A node that is in no federation has no peers, so there the key guards the peers' paths too.
+
+**Management** changes what the node does for everybody, so a client's key alone is not enough: it takes this machine
+itself (and a key, where clients need one: a reverse proxy on this machine makes everybody come from it), or an admin
+key. Never a page of another origin, allow-listed or not, and never another node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from federation import wire
+from federation.hostport import unmapped
+from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
+from swarm.gateway.http.route_kinds import BETWEEN_NODES, Kind, is_between_nodes, kind_of
+
+# Suffixes that nobody can register in the public DNS: what home routers, mDNS and private networks add to a host name.
+PRIVATE_SUFFIXES = ("", ".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
+# How containers and virtual machines call the machine they run on; nobody can register these either.
+CONTAINER_HOST_NAMES = frozenset({"host.docker.internal", "host.containers.internal", "host.lima.internal"})
+MAX_KEY_CHARS = 512  # API keys have 20 to 200
+MAX_SHOWN_CHARS = 80  # of a refused Host or Origin, in the error: enough to recognise it
+
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]{1,32})?\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
+_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s@,*]+)")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+MAX_ALLOWED_HEADERS = 48  # named by one preflight; the OpenAI SDK sends 12
+# What proxies add. Who comes through one comes from somewhere else, whatever the address of the proxy is.
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
+PROXY_PREFIX = "x-forwarded-"
+
+PeersAccess = Literal["none", "members", "anyone", "nobody"]
+"""Who may ask as a node. `none`: this node is in no federation; `nobody`: it has a key, and no members."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """What a node allows beyond the defaults. Of keys only digests are kept, and no log and no traceback shows them."""
+
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+    key_digests: tuple[bytes, ...] = field(default=(), repr=False)  # a short key can be guessed from its digest
+    admin_digests: tuple[bytes, ...] = field(default=(), repr=False)  # as good as a client's key, too
+    federated: bool = True
+    open_federation: bool = False  # with a key: nodes that are no members may ask all the same
+
+    @property
+    def wants_key(self) -> bool:
+        return bool(self.key_digests)
+
+    @property
+    def members_only(self) -> bool:
+        """Whether nobody may ask as a node without being a member, not even where this node has no members."""
+        return self.federated and self.wants_key and not self.open_federation
+
+    def peers(self, mode: Literal["open", "paired"]) -> PeersAccess:
+        """Who may ask as a node while this one is open, or paired."""
+        if not self.federated:
+            return "none"
+        if mode == "paired":
+            return "members"
+        return "nobody" if self.members_only else "anyone"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the rules look at in one request. `path` is that of the route, or as asked where there is no route.
+
+    `from_loopback`: from this machine itself, and through no proxy. `is_node`: it says that it is, or is proved to be.
+    """
+
+    method: str
+    path: str
+    hosts: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    fetch_site: str = ""
+    fetch_mode: str = ""
+    keys: Sequence[str] = ()
+    from_loopback: bool = False
+    is_node: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked for. Where there is no such route, that is told to those only who may use the API."""
+        return kind_of(self.method, self.path) or (Kind.NODES if is_between_nodes(self.path) else Kind.API)
+
+
+# Making rules from settings
+
+
+def machine_names(host_name: str, node_name: str) -> frozenset[str]:
+    """How this machine is called: its host name, whole and short, and the node's, also with private suffixes."""
+    labels = {host_name.lower(), host_name.lower().partition(".")[0], node_name.lower()} - {""}
+    return frozenset(label + suffix for label in labels for suffix in PRIVATE_SUFFIXES)
+
+
+def allowed_host(text: str) -> str:
+    """A name from --allow-host. Raises SetupError for what no Host header can be."""
+    name = text.strip().lower().rstrip(".")
+    if not _NAME.fullmatch(name):
+        raise SetupError(f"--allow-host {text!r} is not a host name: give it without scheme, port or wildcard")
+    return name
+
+
+def allowed_origin(text: str) -> str:
+    """An origin from --allow-origin, as browsers write it. Raises SetupError for what matches none, or all."""
+    origin = text.strip().lower().rstrip("/")
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        why = "name each origin" if origin == "*" else "give SCHEME://HOST[:PORT]"
+        raise SetupError(f"--allow-origin {text!r}: {why}, such as http://localhost:3000 or app://obsidian.md")
+    return origin.removesuffix(_DEFAULT_PORTS.get(match["scheme"], "/"))
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be sent as a key in a header: printable ASCII without spaces, not too long."""
+    return _KEY.fullmatch(text) is not None
+
+
+def digest(key: str) -> bytes:
+    """What is kept of a key, and compared: of one length for all, so that comparing tells nothing of the key's."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+# Judging requests
+
+
+def check_host(rules: AccessRules, hosts: Sequence[str]) -> None:
+    """Raises Forbidden where the Host names another machine, BadRequest where it is none or several.
+
+    None at all is no browser's request (HTTP/1.0 health checks), so nothing can be rebound.
+    """
+    if not hosts:
+        return
+    if len(hosts) > 1:
+        raise BadRequest("the request has several Host headers: send one")
+    match = _HOST.fullmatch(hosts[0])
+    if match is None:
+        raise BadRequest(f"the Host header {_shown(hosts[0])} is no host name or address")
+    name = match["host"].lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or _is_ip(name.strip("[]")):
+        return
+    if name in rules.hosts or name in CONTAINER_HOST_NAMES:
+        return
+    raise Forbidden(
+        f"this node does not go by the name {_shown(name)} (a guard against DNS rebinding): "
+        f"use its IP address, or start it with --allow-host {_shown(name)}",
+        "host_not_allowed",
+    )
+
+
+def check_origin(rules: AccessRules, caller: Caller) -> str | None:
+    """The allow-listed origin that the request comes from, to be named in its answer; None for no or the node's own.
+
+    Raises Forbidden for pages of other origins, and for any page that asks what only peers ask.
+    """
+    if not caller.origins:
+        _check_fetch_site(caller)
+        return None
+    origin = caller.origins[0].lower()
+    if len(caller.origins) > 1:
+        raise BadRequest("the request has several Origin headers: send one")
+    if caller.kind in BETWEEN_NODES:
+        raise Forbidden("only nodes may ask this, no web page", "origin_not_allowed")
+    if origin in rules.origins and caller.kind is not Kind.MANAGEMENT:
+        return origin
+    match = _ORIGIN.fullmatch(origin)
+    if (
+        match is not None
+        and match["scheme"] in _DEFAULT_PORTS
+        and [match["authority"]] == [*map(str.lower, caller.hosts)]
+    ):
+        return None  # the node's own page, directly or behind a proxy that adds TLS
+    if caller.kind is Kind.MANAGEMENT:
+        raise _foreign(_shown(origin), "none but its own may manage it")
+    raise _foreign(_shown(origin), f"start it with --allow-origin {_shown(origin)} if they may")
+
+
+def check_caller(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden or Unauthorized for who may not ask for what is of that kind. Members are judged elsewhere."""
+    match caller.kind:
+        case Kind.HEALTH | Kind.DOCUMENTATION:
+            return
+        case Kind.NODES | Kind.FILES if rules.federated:
+            check_node(rules)
+        case Kind.MANAGEMENT:
+            check_management(rules, caller)
+        case Kind.TRUST:
+            raise Forbidden("who is a member is decided over the control door alone", "trust_not_here")
+        case _:
+            check_key(rules, caller)
+
+
+def check_node(rules: AccessRules) -> None:
+    """Whether one that is no member may ask as a node. Raises Forbidden with the code that nodes understand."""
+    if rules.members_only:
+        raise Forbidden(
+            "that node has an API key and talks to members of its swarm only: "
+            "`swarm invite` there, then `swarm join CODE` here, makes this node one",
+            wire.MEMBERS_ONLY,
+        )
+
+
+def check_management(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden or Unauthorized for who may not manage this node. Its Origin has been looked at already."""
+    if caller.is_node:
+        raise Forbidden("no node manages another", "management_not_allowed")
+    if any_known(rules.admin_digests, caller.keys):
+        return
+    if caller.from_loopback:
+        check_key(rules, caller)
+        return
+    told = "this is asked on the node's own machine (not through a proxy), or with an admin key"
+    if rules.admin_digests and not any_known(rules.key_digests, caller.keys):
+        raise Unauthorized(f"{told}: see --admin-key-file where the node was started", given=bool(caller.keys))
+    remedy = "this key is a client's" if rules.admin_digests else "start the node with --admin-key-file to have one"
+    raise Forbidden(f"{told}: {remedy}", "management_not_allowed")
+
+
+def check_member(caller: Caller) -> None:
+    """Raises Forbidden for a member, proved by its certificate, that asks for anything but what nodes ask."""
+    if caller.kind not in BETWEEN_NODES:
+        raise Forbidden("members ask for what is between nodes only", "not_for_members")
+
+
+def check_key(rules: AccessRules, caller: Caller) -> None:
+    """Raises Unauthorized where a key is wanted and none of those given is right. An admin key always is."""
+    if not rules.wants_key:
+        return
+    if not caller.keys:
+        raise Unauthorized(
+            "this node wants an API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`", given=False
+        )
+    if not any_known((*rules.key_digests, *rules.admin_digests), caller.keys):
+        raise Unauthorized("the API key is none of this node's: see --api-key where it was started", given=True)
+
+
+def comes_from_loopback(remote: str | None, headers: Iterable[str]) -> bool:
+    """Whether a connection from `remote` is from this machine; not where a header says that somebody passes it on."""
+    if remote is None or any(_is_proxys(name.lower()) for name in headers):
+        return False
+    try:
+        address = ipaddress.ip_address(remote)
+    except ValueError:
+        return False
+    return unmapped(address).is_loopback
+
+
+def any_known(digests: Iterable[bytes], keys: Iterable[str]) -> bool:
+    """Whether one of `keys` is known, in a time that depends on how many there are and on nothing else."""
+    known = False
+    given = [digest(key) for key in keys]
+    for wanted in digests:
+        for candidate in given:
+            known |= hmac.compare_digest(wanted, candidate)
+    return known
+
+
+def given_keys(authorizations: Iterable[str], api_keys: Iterable[str]) -> tuple[str, ...]:
+    """The keys in a request's `Authorization: Bearer` and `x-api-key` headers; SDKs send either, and some both."""
+    split = [value.strip().partition(" ") for value in authorizations]
+    bearers = (key.strip() for scheme, _, key in split if scheme.lower() == "bearer")
+    return tuple(key for key in (*bearers, *(key.strip() for key in api_keys)) if key)
+
+
+def preflight_headers(methods: Iterable[str], asked: Mapping[str, str]) -> dict[str, str]:
+    """The permission for a request that an allow-listed page asks about. `asked` are the preflight's own headers.
+
+    Credentials are never allowed: a key travels in a header that the page itself sets, and there are no cookies.
+    """
+    names = [name.strip() for name in asked.get("Access-Control-Request-Headers", "").split(",")]
+    wanted = [name for name in names[:MAX_ALLOWED_HEADERS] if _TOKEN.fullmatch(name)]
+    allowed = {
+        "Access-Control-Allow-Methods": ", ".join(methods),
+        "Access-Control-Allow-Headers": ", ".join(wanted),
+        "Access-Control-Max-Age": "600",  # long enough for a conversation, short enough to revoke
+    }
+    if asked.get("Access-Control-Request-Private-Network") == "true":
+        allowed["Access-Control-Allow-Private-Network"] = "true"
+    return {name: value for name, value in allowed.items() if value}
+
+
+def _check_fetch_site(caller: Caller) -> None:
+    """Browsers leave Origin out where a page embeds something (an image, a script), and say so in Sec-Fetch-Site."""
+    if caller.fetch_site not in ("cross-site", "same-site"):
+        return
+    follows_a_link = caller.fetch_mode == "navigate" and caller.method in ("GET", "HEAD")
+    if follows_a_link and caller.kind not in (*BETWEEN_NODES, Kind.MANAGEMENT):
+        return  # a person did; the page that the link is on sees nothing of the answer
+    raise _foreign("another site", "ask it by fetch() from an origin that --allow-origin names")
+
+
+def _foreign(who: str, remedy: str) -> Forbidden:
+    return Forbidden(f"this node does not answer web pages of {who}: {remedy}", "origin_not_allowed")
+
+
+def _is_proxys(header: str) -> bool:
+    return header in PROXY_HEADERS or header.startswith(PROXY_PREFIX)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    return repr(text[:MAX_SHOWN_CHARS])

@@ -1,0 +1,107 @@
+"""The access rules at work: every request is judged before its handler sees it, and allow-listed pages are told so."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from federation import wire
+from swarm.gateway.http.access import (
+    AccessRules,
+    Caller,
+    check_caller,
+    check_host,
+    check_member,
+    check_origin,
+    comes_from_loopback,
+    given_keys,
+    preflight_headers,
+)
+from swarm.gateway.http.errors import Handler
+from swarm.gateway.http.route_kinds import Kind, kind_of
+from swarm.gateway.peers.gate import MEMBER
+
+ACCESS = web.AppKey("access", AccessRules)
+CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
+EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
+
+
+class Gatekeeper:
+    """Holds one node's rules. `middleware` goes inside the one that shapes errors; `name_origin` onto the signal."""
+
+    def __init__(self, rules: AccessRules) -> None:
+        self._rules = rules
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        caller = caller_of(request)
+        if MEMBER in request:  # its certificate says more than any header, and no browser has one
+            check_member(caller)
+            return await handler(request)
+        check_host(self._rules, caller.hosts)
+        origin = check_origin(self._rules, caller)
+        if origin is not None:
+            request[CORS_ORIGIN] = origin
+        methods = allowed_methods(request)
+        if request.method == "OPTIONS" and methods is not None:
+            return options(request, origin, methods)
+        check_caller(self._rules, caller)
+        return await handler(request)
+
+    async def name_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        """For every answer, streams and errors too, just before its headers go out."""
+        if not self._rules.origins:
+            return
+        response.headers["Vary"] = ", ".join(filter(None, (response.headers.get("Vary"), "Origin")))
+        origin = request.get(CORS_ORIGIN)
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+
+
+def guard(app: web.Application, rules: AccessRules) -> None:
+    """Put `app` under `rules`. Call it after the middlewares that count requests and shape errors are in place."""
+    app[ACCESS] = rules
+    gatekeeper = Gatekeeper(rules)
+    app.middlewares.append(gatekeeper.middleware)
+    app.on_response_prepare.append(gatekeeper.name_origin)
+
+
+def caller_of(request: web.Request) -> Caller:
+    headers = request.headers
+    resource = request.match_info.route.resource
+    path = request.path if resource is None else resource.canonical
+    manages = kind_of(request.method, path) is Kind.MANAGEMENT  # for nothing else it matters where somebody is
+    return Caller(
+        method=request.method,
+        path=path,
+        hosts=headers.getall("Host", ()),
+        origins=headers.getall("Origin", ()),
+        fetch_site=headers.get("Sec-Fetch-Site", ""),
+        fetch_mode=headers.get("Sec-Fetch-Mode", ""),
+        keys=given_keys(headers.getall("Authorization", ()), headers.getall("x-api-key", ())),
+        from_loopback=manages and comes_from_loopback(request.remote, headers),
+        is_node=MEMBER in request or wire.FROM_HEADER in headers,
+    )
+
+
+def every_route_has_a_kind(app: web.Application) -> None:
+    """Raises LookupError for a route whose kind nobody has said: who may ask it would be an accident."""
+    for route in app.router.routes():
+        if route.resource is not None and kind_of(route.method, route.resource.canonical) is None:
+            raise LookupError(f"{route.method} {route.resource.canonical} has no kind: name it in `route_kinds.py`")
+
+
+def allowed_methods(request: web.Request) -> list[str] | None:
+    """What the path of an OPTIONS request takes; None where there is no such path, or it answers OPTIONS itself."""
+    refusal = request.match_info.http_exception
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        return sorted({*refusal.allowed_methods, "OPTIONS"})
+    return None
+
+
+def options(request: web.Request, origin: str | None, methods: list[str]) -> web.Response:
+    """An OPTIONS request needs no key: browsers send none with a preflight."""
+    headers = {"Allow": ", ".join(methods)}
+    if origin is not None and "Access-Control-Request-Method" in request.headers:
+        headers |= preflight_headers(methods, request.headers)
+    return web.Response(status=204, headers=headers)

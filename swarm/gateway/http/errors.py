@@ -1,0 +1,191 @@
+"""The one place that turns failures into HTTP: status, error object, and whether a client should retry.
+
+The object is OpenAI's; on the paths of Anthropic's API it is Anthropic's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    DeadlineExceeded,
+    EngineDied,
+    EngineFailed,
+    Forbidden,
+    NoConsensus,
+    PeerFailed,
+    RequestCancelled,
+    SwarmError,
+    Unauthorized,
+    Unavailable,
+    UnknownFile,
+    UnknownModel,
+    UnknownRequest,
+    UpstreamFailed,
+    UpstreamRefused,
+)
+from swarm.gateway.anthropic import errors as anthropic
+from swarm.gateway.http.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
+from swarm.routing.pills import REFUSED_S
+from swarm.tracing import current_request_id, request_id_from
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID_HEADER = "X-Request-Id"
+HTTP_REFUSALS = {
+    404: (
+        "not_found",
+        "no such endpoint; there are /v1/models, /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, "
+        "/v1/embeddings, /v1/rerank, /tokenize, /health; /docs has them all",
+    ),
+    405: ("method_not_allowed", "this endpoint does not take that method; the Allow header says which it takes"),
+    408: ("body_timeout", f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s"),
+    416: ("range_not_satisfiable", "the range begins behind the end of the file, whose size is in Content-Range"),
+    413: ("body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes"),
+}
+QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
+INTERNAL_ERROR = "this node made an error; see its log"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpError:
+    """What a client gets for one failure. `extra` holds fields beside OpenAI's four."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    extra: Mapping[str, int] | None = None
+    retry_after_s: int | None = None
+    more_headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def body(self) -> dict[str, object]:
+        error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param}
+        return {"error": {**error, **(self.extra or {})}}
+
+    def headers(self) -> dict[str, str]:
+        """`x-should-retry` keeps SDKs from repeating a generation that would fail the same way."""
+        if self.retry_after_s is not None:
+            return {"Retry-After": str(self.retry_after_s)}
+        return {"x-should-retry": "false"} if self.status >= 500 else dict(self.more_headers)
+
+
+def http_error(error: SwarmError) -> HttpError:
+    """The mapping, most specific first."""
+    message = str(error)
+    match error:
+        case ContextExceeded():
+            sizes = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_tokens}
+            return HttpError(
+                400, "exceed_context_size_error", "context_length_exceeded", message, error.param, extra=sizes
+            )
+        case BadRequest():
+            return HttpError(400, "invalid_request_error", "invalid_value", message, error.param)
+        case Unauthorized():
+            challenge = 'Bearer realm="local-swarm"' + (', error="invalid_token"' if error.given else "")
+            asking = {"WWW-Authenticate": challenge}
+            return HttpError(401, "invalid_request_error", "invalid_api_key", message, more_headers=asking)
+        case Forbidden():
+            return HttpError(403, "permission_error", error.code, message)
+        case UnknownModel():
+            return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
+        case UnknownFile():
+            return HttpError(404, "invalid_request_error", "file_not_found", message)
+        case UnknownRequest():
+            return HttpError(404, "invalid_request_error", "request_not_found", message)
+        case RequestCancelled():
+            once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
+            return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)
+        case DeadlineExceeded():
+            return HttpError(504, "timeout_error", "deadline_exceeded", message)
+        case NoConsensus():
+            return HttpError(503, "unavailable_error", "no_consensus", message)
+        case Unavailable():
+            seconds = error.retry_after_s
+            extra = {"retry_after_s": seconds}  # for those who read no header: peers, and streams whose status is out
+            return HttpError(503, "unavailable_error", "unavailable", message, extra=extra, retry_after_s=seconds)
+        case PeerFailed():
+            return HttpError(502, "server_error", "peer_failed", message)
+        case UpstreamRefused():
+            return _passed_on(error)
+        case UpstreamFailed():
+            return HttpError(502, "server_error", "upstream_failed", message)
+        case EngineDied():
+            # `died` tells peers that this is a node's own word; `refused_for_s`, for how long it keeps to it.
+            extra = {"died": True, "refused_for_s": error.refused_for_s or REFUSED_S}
+            return HttpError(502, "server_error", "engine_failed", message, extra=extra)
+        case EngineFailed():
+            return HttpError(500, "server_error", "engine_failed", message)
+        case _:
+            return HttpError(500, "server_error", "internal_error", message)
+
+
+def _passed_on(error: UpstreamRefused) -> HttpError:
+    """An upstream's own error: its status and words, in OpenAI's shape."""
+    said = error.refusal
+    return HttpError(
+        said.status, said.type, said.code, str(error), said.param, extra=said.sizes, retry_after_s=said.retry_after_s
+    )
+
+
+def error_response(error: HttpError, path: str) -> web.Response:
+    """`error` in the shape that clients of `path` know."""
+    body, headers = error.body(), error.headers()
+    if anthropic.is_anthropic(path):
+        body = anthropic.error_object(error.status, error.message, error.extra)
+        headers[anthropic.REQUEST_ID_HEADER] = current_request_id.get()
+    return web.json_response(body, status=error.status, headers=headers)
+
+
+def error_line(error: SwarmError) -> bytes:
+    """The error object as one line, for streams whose status is out."""
+    return json.dumps(http_error(error).body()).encode()
+
+
+def from_http_exception(error: web.HTTPException) -> HttpError:
+    """aiohttp's own refusals (no such route, wrong method, body too large) in the same shape."""
+    code, message = HTTP_REFUSALS.get(error.status, ("http_error", error.reason))
+    headers = {name: error.headers[name] for name in ("Allow", "Content-Range") if name in error.headers}
+    return HttpError(error.status, "invalid_request_error", code, message, more_headers=headers)
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give every request an id, and every failure its one shape."""
+    request_id = request_id_from(request.headers.get(REQUEST_ID_HEADER))
+    token = current_request_id.set(request_id)
+    try:
+        response = await _answer(request, handler)
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = request_id
+        return response
+    finally:
+        current_request_id.reset(token)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except SwarmError as error:
+        mapped = http_error(error)
+        level = logging.WARNING if mapped.status >= 500 else QUIET.get(mapped.code, logging.INFO)
+        log.log(level, "%s %s: %s", request.path, mapped.code, error)
+        return error_response(mapped, request.path)
+    except web.HTTPException as error:
+        mapped = from_http_exception(error)
+        if mapped.status < 400:
+            raise
+        return error_response(mapped, request.path)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request.path)

@@ -1,0 +1,159 @@
+"""What the node counts, for Prometheus: requests, tokens, votes, slots, peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from swarm.consensus.verdict import Verdict
+from swarm.gateway.answers.streams import CLIENT_LEFT, ENDING
+from swarm.gateway.http.errors import Handler
+from swarm.generation import Candidate
+from swarm.workers.waiting import Refusal
+
+AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters that the gateway feeds and `GET /metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "swarm_requests", "HTTP requests by endpoint and status", ["endpoint", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "swarm_request_seconds",
+            "Time to a whole answer",
+            ["endpoint"],
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._prompt = Counter("swarm_prompt_tokens", "Prompt tokens of answers given", registry=self.registry)
+        self._completion = Counter("swarm_completion_tokens", "Tokens of answers given", registry=self.registry)
+        self._lost = Counter("swarm_losing_tokens", "Tokens of candidates that lost a vote", registry=self.registry)
+        self._votes = Counter("swarm_votes", "Votes by kind and outcome", ["kind", "outcome"], registry=self.registry)
+        self._stopped = Counter("swarm_votes_stopped", "Votes by what ended them", ["by"], registry=self.registry)
+        self._candidates = Counter("swarm_candidates", "Ballots cast in votes", registry=self.registry)
+        self._saved = Counter(
+            "swarm_candidates_saved", "Voters planned who did not have to answer", registry=self.registry
+        )
+        self._wasted = Counter(
+            "swarm_wasted_tokens",
+            "Tokens of voters cut short, as far as known: peers tell of whole answers only",
+            registry=self.registry,
+        )
+        self._overruled = Counter(
+            "swarm_leaders_overruled", "Votes that went against the answer streamed live", registry=self.registry
+        )
+        self._agreement = Histogram(
+            "swarm_vote_agreement",
+            "Share of the winner's group",
+            ["kind"],
+            buckets=AGREEMENT_BUCKETS,
+            registry=self.registry,
+        )
+        self._waits = Histogram(
+            "swarm_queue_wait_seconds",
+            "Time until a request had its workers",
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "swarm_refused", "Requests turned away before they waited", ["reason"], registry=self.registry
+        )
+        self._failovers = Counter(
+            "swarm_failovers", "What one replica failed and another was asked for", registry=self.registry
+        )
+        self._retries_refused = Counter(
+            "swarm_retries_refused", "Failed requests not asked elsewhere: too many were", registry=self.registry
+        )
+        self._circuits = Counter(
+            "swarm_circuits_opened", "Times that a failing peer was left alone for a while", registry=self.registry
+        )
+        self._prefixes = Counter(
+            "swarm_prefixes_followed",
+            "Answers asked where their conversation was answered last",
+            registry=self.registry,
+        )
+        self._moved = Counter(
+            "swarm_requests_moved", "Requests that left this node's queue for an idle peer", registry=self.registry
+        )
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A gauge that is read when somebody looks."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def answered(self, candidates: Sequence[Candidate], verdict: Verdict | None) -> None:
+        """Count one answer and, if there was one, its vote."""
+        tokens = sum(candidate.usage.completion_tokens for candidate in candidates)
+        self._prompt.inc(candidates[0].usage.prompt_tokens if candidates else 0)
+        self._completion.inc(tokens)
+        if verdict is None or verdict.stopped_by == "single":
+            return
+        self._votes.labels(verdict.kind, verdict.outcome).inc()
+        self._stopped.labels(verdict.stopped_by).inc()
+        self._candidates.inc(verdict.votes)
+        self._lost.inc(max(0, verdict.total_completion_tokens - tokens))
+        self._saved.inc(verdict.saved)
+        self._wasted.inc(verdict.wasted_tokens or 0)
+        if overruled(candidates, verdict):
+            self._overruled.inc()
+        if verdict.agreement is not None:
+            self._agreement.labels(verdict.kind).observe(verdict.agreement)
+
+    def waited(self, seconds: float) -> None:
+        """A request got this node's workers after so long."""
+        self._waits.observe(seconds)
+
+    def refused(self, why: Refusal) -> None:
+        """A request was turned away: its queue or the node was full, or it would have waited beyond its deadline."""
+        self._refused.labels(why).inc()
+
+    def failed_over(self) -> None:
+        """A request that one replica failed was asked of the next."""
+        self._failovers.inc()
+
+    def retry_refused(self) -> None:
+        """A request that failed was not asked again."""
+        self._retries_refused.inc()
+
+    def circuit_opened(self) -> None:
+        """A peer is left alone for a while."""
+        self._circuits.inc()
+
+    def prefix_followed(self) -> None:
+        """A request went where its conversation was answered last."""
+        self._prefixes.inc()
+
+    def moved(self) -> None:
+        """A request left this node's queue for an idle peer."""
+        self._moved.inc()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count every request under its route, never under a path that a client made up."""
+        resource = request.match_info.route.resource
+        endpoint = "unknown" if resource is None else resource.canonical
+        started = time.perf_counter()
+        status = CLIENT_LEFT  # unless a response says otherwise
+        try:
+            response = await handler(request)
+            status = request.get(ENDING) or str(response.status)
+            return response
+        finally:
+            self._requests.labels(endpoint, status).inc()
+            self._seconds.labels(endpoint).observe(time.perf_counter() - started)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def overruled(shown: Sequence[Candidate], verdict: Verdict) -> bool:
+    """The client saw another answer than the one that won: a leader that was streamed before the vote was over."""
+    agreed = {summary.voter for summary in verdict.candidates if summary.group == 0}
+    return verdict.winner is not None and any(c.voter not in {verdict.winner.voter, *agreed} for c in shown)

@@ -1,0 +1,137 @@
+"""The control door: how `swarm invite`, `join`, `peers` and `revoke` reach the node that runs on this machine.
+
+A listener of its own, on loopback, at a port that changes with every start: no peer and no client of the API can reach
+it. Other users of this machine can, and so can a web page, so every request must carry the secret that is kept in the
+data directory, readable by its owner alone; and none may come from a browser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from aiohttp import web
+
+from federation.atomic_file import write_atomically
+from swarm.control_messages import (
+    CONTROL_FILE,
+    INVITE_PATH,
+    JOIN_PATH,
+    PEERS_PATH,
+    REVOKE_PATH,
+    ControlFile,
+    Invited,
+    JoinBody,
+    Joined,
+    Message,
+    Peers,
+    Refused,
+    RevokeBody,
+    Revoked,
+)
+from swarm.errors import BadRequest, SetupError, SwarmError
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.http.body_budget import BODIES, BodyBudget
+
+LOOPBACK = "127.0.0.1"
+SECRET_BYTES = 32
+MAX_BODY_BYTES = 16 * 1024
+SHUTDOWN_S = 1.0
+BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Referer")
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Steward(Protocol):
+    """Does what the commands ask. Raises SetupError for what can never work, other SwarmErrors for what failed."""
+
+    async def invite(self) -> Invited: ...
+    async def join(self, code: str) -> Joined: ...
+    def peers(self) -> Peers: ...
+    async def revoke(self, who: str) -> Revoked: ...
+
+
+class ControlDoor:
+    """Open from `__aenter__` to `__aexit__`, which removes the file that leads to it."""
+
+    def __init__(self, steward: Steward, data_dir: Path) -> None:
+        self._steward = steward
+        self._file = data_dir / CONTROL_FILE
+        self._secret = secrets.token_hex(SECRET_BYTES)
+        self._authorization = f"Bearer {self._secret}".encode()
+        budget = BodyBudget()
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard, budget.middleware])
+        app[BODIES] = budget
+        app.router.add_post(INVITE_PATH, self._invite)
+        app.router.add_post(JOIN_PATH, self._join)
+        app.router.add_get(PEERS_PATH, self._peers)
+        app.router.add_post(REVOKE_PATH, self._revoke)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, LOOPBACK, 0).start()
+            await asyncio.to_thread(self._write, int(self._runner.addresses[0][1]))
+        except OSError as error:
+            log.warning("`swarm invite`, `join`, `peers` and `revoke` cannot reach this node: %s", error)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._remove)
+        await self._runner.cleanup()
+
+    def _write(self, port: int) -> None:
+        content = ControlFile(port=port, secret=self._secret, pid=os.getpid())
+        write_atomically(self._file, content.model_dump_json().encode() + b"\n")  # mode 0600
+
+    def _remove(self) -> None:
+        """Only what this node wrote: another one may have been started on the same directory."""
+        try:
+            if self._secret in self._file.read_text():
+                self._file.unlink()
+        except OSError as error:
+            log.debug("%s is not removed: %s", self._file, error.strerror)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if any(name in request.headers for name in BROWSER_HEADERS):
+            return answer(Refused(message="only the commands of this machine may ask this, no web page"), 403)
+        given = request.headers.get("Authorization", "").encode(errors="replace")
+        if not hmac.compare_digest(given, self._authorization):
+            return answer(Refused(message="this needs the secret in the node's data directory"), 401)
+        try:
+            return await handler(request)
+        except (SetupError, BadRequest) as error:
+            return answer(Refused(message=str(error), exit_code=2), 400)
+        except SwarmError as error:
+            return answer(Refused(message=str(error)), 409)
+
+    async def _invite(self, _: web.Request) -> web.Response:
+        return answer(await self._steward.invite())
+
+    async def _join(self, request: web.Request) -> web.Response:
+        body = await read_body(request, JoinBody)
+        return answer(await self._steward.join(body.code))
+
+    async def _peers(self, _: web.Request) -> web.Response:
+        return answer(self._steward.peers())
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        body = await read_body(request, RevokeBody)
+        return answer(await self._steward.revoke(body.who))
+
+
+def answer(message: Message, status: int = 200) -> web.Response:
+    return web.Response(text=message.model_dump_json(), status=status, content_type="application/json")

@@ -1,0 +1,155 @@
+"""What this node does for its peers, under `/federation/v1/`: describe itself, name peers, run voters, generate.
+
+A peer can ask for nothing else, and what it asks is answered by this node alone: nothing is passed on, nothing loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from aiohttp import web
+
+from federation import wire
+from federation.advertisement import Goodbye, PeerHints
+from federation.errors import RosterError
+from federation.roster import Roster
+from swarm.engines.continued_turn import refuse_impossible_turns
+from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
+from swarm.gateway.answers.answer_service import refuse_impossible
+from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.streams import NDJSON, open_stream
+from swarm.gateway.http.bodies import BODY_BYTES, read_body
+from swarm.gateway.http.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL, TRUST
+from swarm.gateway.openai.chunk_writer import OpenAIForm
+from swarm.gateway.openai.shapes import Shape
+from swarm.gateway.peers.bodies import CandidatesBody, GenerateBody
+from swarm.gateway.peers.gate import MEMBER
+from swarm.generation import Delta, Finish
+from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
+from swarm.routing.leading import LeaderLine, LeaderStep
+from swarm.routing.policy import VoteOptions
+from swarm.routing.voters import local_candidates
+
+log = logging.getLogger(__name__)
+
+MAX_HOPS = 1  # only the node a client asked may fan out
+MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may ask for
+
+
+async def node(request: web.Request) -> web.Response:
+    """Who this is, or what of it has changed; what a probe tells of its own node is taken up."""
+    membership, node = request.app[MEMBERSHIP], request.app[DESCRIBE]()
+    reply = membership.asked(node, request.remote or "", request.query, request.headers, certified=MEMBER in request)
+    return web.Response(
+        status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
+    )
+
+
+async def peers(request: web.Request) -> web.Response:
+    hints = PeerHints(peers=request.app[MEMBERSHIP].hints())
+    return web.Response(text=hints.model_dump_json(), content_type="application/json")
+
+
+async def goodbye(request: web.Request) -> web.Response:
+    """The sender leaves; only a node may say so of itself: by its certificate, else from where it answers."""
+    body = await read_body(request, Goodbye)
+    if request.get(MEMBER, body.id) != body.id:
+        raise Forbidden("a member may say goodbye for itself only", "not_yourself")
+    remote = None if MEMBER in request else request.remote or ""
+    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance, remote)
+    return web.json_response({"status": "ok"})
+
+
+async def roster(request: web.Request) -> web.Response:
+    """Two lists of members made one, here at once and there with the answer."""
+    body = await read_body(request, Roster)
+    trust = request.app.get(TRUST)
+    if trust is None or trust.mode == "open":
+        raise Forbidden("this node is open and has no list of members", "not_paired")
+    try:
+        merged = await trust.learn(body, request[MEMBER])
+    except RosterError as error:
+        raise BadRequest(str(error)) from error
+    return web.Response(text=merged.model_dump_json(), content_type="application/json")
+
+
+def deadline_s(request: web.Request) -> float:
+    """What is left of the caller's time. Raises BadRequest for a header that is no number, and for a second hop."""
+    hops = request.headers.get(wire.HOPS_HEADER, "1")
+    if header_number(hops) not in range(MAX_HOPS + 1):
+        raise BadRequest(f"{wire.HOPS_HEADER} is {hops[:20]!r}: a request is passed on at most {MAX_HOPS} time")
+    left_ms = request.headers.get(wire.DEADLINE_HEADER)
+    if left_ms is None:
+        return DEFAULT_DEADLINE_S
+    if header_number(left_ms) not in range(1, MAX_DEADLINE_MS + 1):
+        raise BadRequest(f"{wire.DEADLINE_HEADER} is {left_ms[:20]!r}: use 1 to {MAX_DEADLINE_MS}")
+    return int(left_ms) / 1000
+
+
+def header_number(text: str) -> int | None:
+    """A short run of ASCII digits as a number; None for everything else."""
+    return int(text) if len(text) <= 10 and text.isascii() and text.isdecimal() else None
+
+
+async def candidates(request: web.Request) -> web.StreamResponse:
+    """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works.
+
+    Where the caller wants to hear a leader, the steps of the first answer are lines, too.
+    What goes wrong once the voters are asked is a last line, the error object of every other endpoint.
+    """
+    app = request.app
+    left_s = deadline_s(request)
+    body = await read_body(request, CandidatesBody)
+    generation = body.request.to_request()
+    refuse_impossible_turns(generation)
+    await refuse_impossible(generation, request.get(BODY_BYTES, 0))
+    workers = app[POOL].get(generation.model)
+    if workers is None:
+        raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
+    if app[CONDITION].draining:
+        raise Unavailable("this node is shutting down: ask another node")
+    count = min(body.votes, len(workers.workers))
+    pacing = app[PACING]
+    async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+        await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
+
+        async def tell(event: Delta | Finish) -> None:
+            await out.write(
+                LeaderLine(leader=LeaderStep.of(event)).model_dump_json(exclude_defaults=True).encode() + b"\n"
+            )
+
+        dispatcher, on_event = app[DISPATCHER], tell if body.leader else None
+        deadline = time.monotonic() + left_s
+        answers = local_candidates(workers, generation, count, dispatcher.node, deadline, dispatcher.pills, on_event)
+        try:
+            async with asyncio.timeout(left_s), aclosing(answers):
+                async for candidate in answers:
+                    await out.write(candidate.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        except TimeoutError:
+            raise DeadlineExceeded("the caller's deadline passed") from None
+    return out.response
+
+
+async def generate(request: web.Request) -> web.StreamResponse:
+    """One answer to an OpenAI request as a stream, by this node's own workers."""
+    left_s = deadline_s(request)
+    body = await read_body(request, GenerateBody)
+    options = VoteOptions("single", deadline_s=left_s)
+    generation = body.root.to_request()
+    shape = Shape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
+    asked = Asked(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
+    return await request.app[ANSWERER].answer(request, asked)
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.get(wire.NODE_PATH, node),
+        web.get(wire.PEERS_PATH, peers),
+        web.post(wire.GOODBYE_PATH, goodbye),
+        web.post(wire.ROSTER_PATH, roster),
+        web.post(wire.CANDIDATES_PATH, candidates),
+        web.post(wire.GENERATE_PATH, generate),
+    ]
