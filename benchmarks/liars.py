@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.shipped_questions import shipped_questions
 from swarm.generation import Candidate

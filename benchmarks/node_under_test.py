@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.commands.terminal import Terminal
-from swarm.engines.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.node.node import Node
 from swarm.node.settings import make_settings
 

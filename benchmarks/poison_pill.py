@@ -66,7 +66,7 @@ def series(node: CommandLineNode, name: str) -> float:
 
 def hosts(node: CommandLineNode) -> set[int]:
     """Its engine processes."""
-    found = (child for child in node.process.children() if "swarm.engines.host" in child.cmdline())
+    found = (child for child in node.process.children() if "swarm.engines.llama_cpp.xllamacpp_host" in child.cmdline())
     return {child.pid for child in found}
 
 

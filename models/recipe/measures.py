@@ -22,7 +22,7 @@ from models.recipe.document import Document
 from models.recipe.intervals import Gain, Share, paired_gain
 from models.recipe.splits import Split
 from swarm.consensus.final_answer import find_final_answer
-from swarm.engines.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.generation import Candidate
 
 ITEM_SEED = 77  # of the held-out items: the same for every model

@@ -8,8 +8,8 @@ from typing import Any
 
 from federation.hostport import DEFAULT_PORT
 from swarm.consensus.strategy_names import STRATEGIES
-from swarm.engines.load import ENGINE_NAMES
-from swarm.engines.upstream_address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
+from swarm.engines.registry import ENGINE_NAMES
+from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
 from swarm.routing.vote_modes import MAX_VOTES, STREAM_MODES
 
 USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice

@@ -20,7 +20,7 @@ from federation.errors import IdentityError
 from federation.identity import IDENTITY_FILE, load_identity
 from swarm.doctor.machine_checks import DataFolder, EngineFacts, SecretFile
 from swarm.engines.engine import EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.generation import Delta, GenerationRequest
 from swarm.node.access import read_key_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from swarm.engines.llama_errors import translate_error
+from swarm.engines.llama_cpp.errors import translate_error
 from swarm.engines.wire import Wire, as_object
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
 

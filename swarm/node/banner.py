@@ -7,7 +7,7 @@ from typing import Final
 
 from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
-from swarm.engines.load import Isolation
+from swarm.engines.registry import Isolation
 from swarm.gateway.http.access import PeersAccess
 from swarm.node.place import Place
 from swarm.node.trust import trust_words

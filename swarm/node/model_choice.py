@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
-from swarm.engines.xllamacpp_server import has_gpu
+from swarm.engines.llama_cpp.xllamacpp_server import has_gpu
 from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings

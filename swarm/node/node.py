@@ -21,7 +21,7 @@ from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
-from swarm.engines.load import Isolation, load_engine
+from swarm.engines.registry import Isolation, load_engine
 from swarm.gateway.app import make_app
 from swarm.gateway.http.condition import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port

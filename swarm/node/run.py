@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from swarm.engines.xllamacpp import engines_left, leave_engines_to_exit
+from swarm.engines.llama_cpp.xllamacpp import engines_left, leave_engines_to_exit
 from swarm.node.console import Console
 from swarm.node.leaving import GONE_S
 from swarm.node.node import Node

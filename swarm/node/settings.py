@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
 from swarm.consensus.strategy_names import Strategy
-from swarm.engines.load import EngineName, Isolation
-from swarm.engines.upstream_address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
+from swarm.engines.registry import EngineName, Isolation
+from swarm.engines.upstream.address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.environment import texts
 from swarm.errors import SetupError
 from swarm.routing.rules import RoutingRules, read_rules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-from swarm.engines.upstream_address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream
+from swarm.engines.upstream.address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream
 from swarm.errors import SetupError
 from swarm.node.settings import Settings
 from swarm.routing.upstream import UpstreamPlan

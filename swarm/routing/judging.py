@@ -12,8 +12,8 @@ from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
 from swarm.errors import EngineDied, SwarmError
 from swarm.generation import Candidate, GenerationRequest
-from swarm.routing.asking import Asking
 from swarm.routing.pills import Content
+from swarm.routing.replica_client import Asking
 from swarm.routing.replicas import Replica
 
 log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
-from swarm.routing.asking import Asking, OnServed, Served
 from swarm.routing.expected_time import expected_tokens, queued_behind
 from swarm.routing.pills import Content
 from swarm.routing.preference import Reason, by_preference, is_warm, reason_for
 from swarm.routing.prefix import Prefixes
+from swarm.routing.replica_client import Asking, OnServed, Served
 from swarm.routing.replicas import Place, Replica
 from swarm.routing.router import Router
 from swarm.routing.voters import held_back

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from swarm.engines.engine import Engine
-from swarm.engines.upstream import UpstreamEngine
-from swarm.engines.upstream_address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
-from swarm.engines.upstream_http import UpstreamHttp
+from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
+from swarm.engines.upstream.client import UpstreamHttp
+from swarm.engines.upstream.engine import UpstreamEngine
 from swarm.errors import SwarmError
 from swarm.routing.replicas import SWARM_ALIAS
 from swarm.routing.upstream_offer import UpstreamOffer

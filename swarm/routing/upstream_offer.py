@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swarm.engines.upstream_address import UpstreamMode
+from swarm.engines.upstream.address import UpstreamMode
 from swarm.errors import BadRequest, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.commands.status import upstream_line
-from swarm.engines.upstream_address import parse_upstream
+from swarm.engines.upstream.address import parse_upstream
 from swarm.errors import SetupError
 from swarm.node.settings import make_settings
 from swarm.node.upstream import banner_lines, read_upstream, take_key

@@ -14,11 +14,11 @@ import os
 import sys
 
 from swarm import cli
-from swarm.engines import watcher, xllamacpp
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import EngineName, Isolation, load_engine
-from swarm.engines.progress import Limits
-from swarm.engines.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp import watcher, xllamacpp
+from swarm.engines.llama_cpp.progress import Limits
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.registry import EngineName, Isolation, load_engine
 from swarm.node import node, run
 
 GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a stop; time without a step

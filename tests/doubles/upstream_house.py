@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from swarm.engines.upstream_address import UpstreamMode, parse_upstream
+from swarm.engines.upstream.address import UpstreamMode, parse_upstream
 from swarm.routing.upstream import LookingPace, Upstream, UpstreamPlan
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

@@ -7,9 +7,9 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from swarm.engines import watcher, xllamacpp
-from swarm.engines.llama_http import LlamaHttp
-from swarm.engines.progress import Limits
+from swarm.engines.llama_cpp import watcher, xllamacpp
+from swarm.engines.llama_cpp.http import LlamaHttp
+from swarm.engines.llama_cpp.progress import Limits
 from swarm.workers import backoff, pool
 
 ENDLESS_PATTERN: Final = "^(((a{0,40}){0,40}){0,40}){0,40}$"  # hours in the main loop

@@ -33,7 +33,11 @@ PATHS = ("/federation/v1/generate", "/federation/v1/candidates")
 
 def hosts_of(node: NodeProcess) -> list[psutil.Process]:
     """The engine processes of a node."""
-    return [child for child in psutil.Process(node.pid).children() if "swarm.engines.host" in child.cmdline()]
+    return [
+        child
+        for child in psutil.Process(node.pid).children()
+        if "swarm.engines.llama_cpp.xllamacpp_host" in child.cmdline()
+    ]
 
 
 @dataclass(frozen=True)

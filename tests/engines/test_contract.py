@@ -12,8 +12,8 @@ import pytest
 
 from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
-from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 

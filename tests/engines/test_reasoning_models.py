@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import xllamacpp
 
-from swarm.engines.llama_http import LlamaHttp
+from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.generation import Delta, Finish, GenerationRequest
 
 PLAIN = (

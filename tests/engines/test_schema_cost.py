@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.grammar_pattern import grammar_pattern
-from swarm.engines.grammar_schema import grammar_schema
-from swarm.engines.schema_cost import MAX_ALIKE, MAX_PATHS, MAX_RULES, MAX_TEXT_CHARS, schema_cost
-from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.engines.llama_cpp.grammar_pattern import grammar_pattern
+from swarm.engines.llama_cpp.grammar_schema import grammar_schema
+from swarm.engines.llama_cpp.schema_cost import MAX_ALIKE, MAX_PATHS, MAX_RULES, MAX_TEXT_CHARS, schema_cost
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest
 from tests.doubles.hostile_schemas import (
     KEPT_PATTERNS,

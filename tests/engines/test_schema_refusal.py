@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 from tests.doubles.schemas import IMPOSSIBLE, POSSIBLE, record

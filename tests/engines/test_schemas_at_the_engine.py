@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from swarm.consensus.schema_check import breach
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.schemas import POSSIBLE, record

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.upstream_address import parse_upstream
-from swarm.engines.upstream_errors import refused, seconds_of
-from swarm.engines.upstream_models import MAX_MODELS, model_names, read_names
-from swarm.engines.upstream_reader import UpstreamReader
+from swarm.engines.upstream.address import parse_upstream
+from swarm.engines.upstream.errors import refused, seconds_of
+from swarm.engines.upstream.models import MAX_MODELS, model_names, read_names
+from swarm.engines.upstream.reader import UpstreamReader
 from swarm.errors import SetupError
 from swarm.generation import Delta, ToolCallDelta, Usage
 

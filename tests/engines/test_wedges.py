@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swarm.engines import xllamacpp_server
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
+from swarm.engines.llama_cpp import xllamacpp_server
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
 from swarm.errors import EngineDied, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker, write_templated_model

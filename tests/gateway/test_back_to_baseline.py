@@ -13,7 +13,7 @@ from typing import Any, Final
 import psutil
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode
 from tests.e2e.waiting import eventually

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from swarm.engines.upstream_address import parse_upstream
+from swarm.engines.upstream.address import parse_upstream
 from swarm.errors import EngineFailed
 from swarm.routing.upstream import Upstream, UpstreamPlan
 from tests.doubles.clients import connect

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from tests.doubles.clients import connect
 from tests.doubles.running_node import NodeOptions, RunningNode
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from federation.hostport import Address
-from swarm.engines.upstream_address import UpstreamMode
+from swarm.engines.upstream.address import UpstreamMode
 from swarm.errors import EngineDied
 from swarm.gateway.http.errors import error_line
 from swarm.generation import GenerationRequest

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from swarm.gateway.documentation.document import SSE
 from swarm.gateway.documentation.operation import Operation
 from swarm.gateway.documentation.operations import OPERATIONS

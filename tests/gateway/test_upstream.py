@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.upstream_address import UpstreamMode
+from swarm.engines.upstream.address import UpstreamMode
 from swarm.errors import BadRequest, EngineFailed
 from tests.doubles.clients import chat_body
 from tests.doubles.upstream_house import KEY, content, house

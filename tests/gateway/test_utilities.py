@@ -12,7 +12,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from tests.doubles.clients import Client, connect, openai_client
 from tests.doubles.running_node import RunningNode
 from tests.doubles.tiny_models import write_infill_model, write_reranker

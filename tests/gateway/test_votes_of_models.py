@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, chat_body, connect

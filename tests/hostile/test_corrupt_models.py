@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.load import load_engine
+from swarm.engines.registry import load_engine
 from swarm.errors import SwarmError
 from swarm.generation import GenerationRequest
 from swarm.registry.embedded import embedded_model_path

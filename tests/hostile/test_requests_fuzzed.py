@@ -23,7 +23,7 @@ import pytest
 import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.llama.bodies import TemplateBody

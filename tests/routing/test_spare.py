@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.routing.demand import DEMAND_WINDOW_S, MAX_NOTED, Demand
 from swarm.routing.policy import Defaults, VoteOptions, make_plan, spare_slots
 from swarm.routing.replicas import Replica
-from swarm.routing.spare import DEMAND_WINDOW_S, MAX_NOTED, Demand
 
 
 def replica(free: int, url: str | None = None, slots: int = 4) -> Replica:

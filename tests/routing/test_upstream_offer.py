@@ -8,8 +8,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from swarm.engines.engine import Engine
-from swarm.engines.upstream_address import UpstreamMode
-from swarm.engines.upstream_http import UpstreamHttp
+from swarm.engines.upstream.address import UpstreamMode
+from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import Replica

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from swarm.engines.schema_refusal import refuse_impossible_schemas
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.gateway.answers.leaving import may_leave
 from swarm.gateway.answers.request_context import Answering, Asked
 from swarm.gateway.answers.streamed_answer import streamed_answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from swarm.engines.upstream_http import VIA_HEADER
+from swarm.engines.upstream.client import VIA_HEADER
 from swarm.routing.policy import VoteOptions
 
 

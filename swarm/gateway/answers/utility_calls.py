@@ -13,11 +13,11 @@ from typing import Any, cast
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
-from swarm.engines.continued_turn import refuse_impossible_turns
 from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
-from swarm.engines.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
+from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
+from swarm.engines.llama_cpp.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.engines.request_body import request_body
-from swarm.engines.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.http.off_loop import off_loop

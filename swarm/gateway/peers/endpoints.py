@@ -16,7 +16,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
-from swarm.engines.continued_turn import refuse_impossible_turns
+from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answers.answer_service import refuse_impossible
 from swarm.gateway.answers.request_context import Asked

@@ -1,6 +1,6 @@
 """An engine host: a child process that loads one model and serves it on loopback until its parent lets go of it.
 
-    python -m swarm.engines.host  < one JSON line (EngineSpec), then the pipe is held open by the parent
+    python -m swarm.engines.llama_cpp.xllamacpp_host  < one JSON line (EngineSpec); the parent then holds the pipe open
 
 Answers one JSON line: {"address", "key"} or {"error"}. Ends when its standard input ends, so it never outlives the
 node, not even one killed with SIGKILL; one that hangs while it loads (which holds the GIL) ends by a timer in C. JSON
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
-from swarm.engines.xllamacpp_server import load_limit_s, start_server
+from swarm.engines.llama_cpp.xllamacpp_server import load_limit_s, start_server
 from swarm.errors import EngineFailed
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.engines.forced_call import call_grammar, demanded_schema
+from swarm.engines.llama_cpp.forced_call import call_grammar, demanded_schema
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest, JsonObject
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
-from swarm.engines.grammar_pattern import grammar_pattern
+from swarm.engines.llama_cpp.grammar_pattern import grammar_pattern
 from swarm.generation import JsonObject
 
 DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples", "required"})  # values, not schemas

@@ -3,9 +3,9 @@ and the DELETEs that keep what clients wrote from being tokens (`plain_text.py`)
 
 from __future__ import annotations
 
-from swarm.engines.forced_call import CallGrammar, CallReader
-from swarm.engines.leading_thought import ThoughtReader
-from swarm.engines.plain_text import Restored
+from swarm.engines.llama_cpp.forced_call import CallGrammar, CallReader
+from swarm.engines.llama_cpp.leading_thought import ThoughtReader
+from swarm.engines.llama_cpp.plain_text import Restored
 from swarm.generation import Delta, Finish
 
 

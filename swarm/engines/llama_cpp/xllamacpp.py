@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
-from swarm.engines.host import spec_to_json
-from swarm.engines.llama_http import LlamaHttp
-from swarm.engines.load import Isolation
-from swarm.engines.plain_text import plain_text_of
-from swarm.engines.progress import UNMEASURED, Limits, Pace, Progress, Verdict
-from swarm.engines.watcher import until_wedged
-from swarm.engines.xllamacpp_server import (
+from swarm.engines.llama_cpp.http import LlamaHttp
+from swarm.engines.llama_cpp.plain_text import plain_text_of
+from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict
+from swarm.engines.llama_cpp.watcher import until_wedged
+from swarm.engines.llama_cpp.xllamacpp_host import spec_to_json
+from swarm.engines.llama_cpp.xllamacpp_server import (
     Pooling,
     RunningServer,
     largest_step_tokens,
@@ -30,13 +29,14 @@ from swarm.engines.xllamacpp_server import (
     start_server,
     token_bytes,
 )
+from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, EngineFailed, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.registry.embedded import is_shipped
 
 log = logging.getLogger(__name__)
 
-PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])  # so that a host started from anywhere finds this package
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host started from anywhere finds this package
 HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
@@ -266,7 +266,7 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "swarm.engines.host",
+        "swarm.engines.llama_cpp.xllamacpp_host",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,

@@ -14,11 +14,18 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from swarm.engines.forced_call import demanded_schema
-from swarm.engines.grammar_pattern import MAX_PATTERN_CHARS
-from swarm.engines.grammar_schema import DATA_KEYWORDS, MOST_DIGITS, NAMED_SCHEMAS, integer_bounds, is_integer, merged
-from swarm.engines.schema_answerable import is_answerable
-from swarm.engines.schema_cost import Cost, schema_cost, together
+from swarm.engines.llama_cpp.forced_call import demanded_schema
+from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS
+from swarm.engines.llama_cpp.grammar_schema import (
+    DATA_KEYWORDS,
+    MOST_DIGITS,
+    NAMED_SCHEMAS,
+    integer_bounds,
+    is_integer,
+    merged,
+)
+from swarm.engines.llama_cpp.schema_answerable import is_answerable
+from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest, JsonObject
 

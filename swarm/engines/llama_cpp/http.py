@@ -17,17 +17,17 @@ from typing import Any, cast
 
 import aiohttp
 
-from swarm.engines.answer_reader import AnswerReader
 from swarm.engines.chunk_reader import ChunkReader
-from swarm.engines.continued_turn import continuing, refuse_impossible_turns
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
-from swarm.engines.forced_call import CallGrammar, call_grammar, demanded_schema
-from swarm.engines.grammar_schema import grammar_schema, whole_document
-from swarm.engines.infill import InfillReader, infill_body
-from swarm.engines.llama_errors import blaming_the_field, translate_error
-from swarm.engines.plain_text import PlainText, Restored
-from swarm.engines.prefill import SlicedPrefill, is_long
-from swarm.engines.progress import SilentCall
+from swarm.engines.llama_cpp.answer_reader import AnswerReader
+from swarm.engines.llama_cpp.continued_turn import continuing, refuse_impossible_turns
+from swarm.engines.llama_cpp.errors import blaming_the_field, translate_error
+from swarm.engines.llama_cpp.forced_call import CallGrammar, call_grammar, demanded_schema
+from swarm.engines.llama_cpp.grammar_schema import grammar_schema, whole_document
+from swarm.engines.llama_cpp.infill import InfillReader, infill_body
+from swarm.engines.llama_cpp.plain_text import PlainText, Restored
+from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
+from swarm.engines.llama_cpp.progress import SilentCall
 from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
 from swarm.engines.together import numbered, together

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from federation.printable_text import clean_line
-from swarm.engines.upstream_address import KEY_VARIABLE
+from swarm.engines.upstream.address import KEY_VARIABLE
 from swarm.errors import Refusal, UpstreamRefused
 
 MAX_MESSAGE_CHARS = 1000  # of an error's text; honest ones are a sentence or two

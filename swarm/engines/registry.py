@@ -19,7 +19,7 @@ async def load_engine(name: EngineName, spec: EngineSpec, isolation: Isolation =
     """
     match name:
         case "auto" | "xllamacpp":
-            from swarm.engines.xllamacpp import load_xllamacpp
+            from swarm.engines.llama_cpp.xllamacpp import load_xllamacpp
 
             return await load_xllamacpp(spec, isolation)
         case "echo":

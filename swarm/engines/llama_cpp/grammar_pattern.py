@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from swarm.engines.pattern_cost import pattern_cost
+from swarm.engines.llama_cpp.pattern_cost import pattern_cost
 
 MAX_PATTERN_CHARS = 1000  # longer ones are left out: each character is a rule that every token is held against
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from swarm.engines.grammar_pattern import grammar_pattern
-from swarm.engines.pattern_cost import Piece, pattern_cost
+from swarm.engines.llama_cpp.grammar_pattern import grammar_pattern
+from swarm.engines.llama_cpp.pattern_cost import Piece, pattern_cost
 from swarm.generation import JsonObject
 
 MAX_PATHS = 2000  # a thousand enum values are a thousand

@@ -6,8 +6,8 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from swarm.engines.continued_turn import begun_turn
-from swarm.engines.forced_call import demanded_schema
+from swarm.engines.llama_cpp.continued_turn import begun_turn
+from swarm.engines.llama_cpp.forced_call import demanded_schema
 from swarm.engines.wire import Wire, as_object
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import GenerationRequest

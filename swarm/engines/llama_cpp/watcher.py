@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 
-from swarm.engines.llama_http import LoopCounts
-from swarm.engines.progress import Progress, SilentCall, Verdict
+from swarm.engines.llama_cpp.http import LoopCounts
+from swarm.engines.llama_cpp.progress import Progress, SilentCall, Verdict
 from swarm.errors import SwarmError
 
 ASK_EVERY_S = 1.0  # between an answer and the next question: half a millisecond of each second

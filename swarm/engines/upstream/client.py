@@ -20,10 +20,10 @@ from pydantic import JsonValue
 from swarm.engines.engine import Embeddings
 from swarm.engines.request_body import request_body
 from swarm.engines.sse import EventTooLargeError, sse_data
-from swarm.engines.upstream_address import UpstreamAddress
-from swarm.engines.upstream_errors import error_object, refused
-from swarm.engines.upstream_models import read_names
-from swarm.engines.upstream_reader import UpstreamReader, read_embeddings
+from swarm.engines.upstream.address import UpstreamAddress
+from swarm.engines.upstream.errors import error_object, refused
+from swarm.engines.upstream.models import read_names
+from swarm.engines.upstream.reader import UpstreamReader, read_embeddings
 from swarm.errors import Unavailable, UpstreamFailed
 from swarm.generation import SEED_MASK, EventStream, GenerationRequest, Prompt
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
 from swarm.engines.together import numbered, together
-from swarm.engines.upstream_http import UpstreamHttp
+from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest
 from swarm.generation import EventStream, GenerationRequest, Prompt
 
