@@ -1,54 +1,56 @@
-"""The node's HTTP application, put together from its endpoint files."""
+"""The node's HTTP application, put together from its endpoint files.
+
+Both spellings of every path: with `/v1` as OpenAI's clients ask, and without it as llama.cpp's users do.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway.answers.answer_service import Answerer
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_service import ANSWERER, Answerer
+from swarm.gateway.answers.streams import PACING, Pacing
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
-from swarm.gateway.http.access_middleware import every_route_has_a_kind, guard
+from swarm.gateway.http.access_middleware import PeerGate, every_route_has_a_kind, guard
 from swarm.gateway.http.admission import Admission
 from swarm.gateway.http.bodies import KEEPS_BODIES, MAX_BODY_BYTES
 from swarm.gateway.http.body_budget import BODIES, BodyBudget
 from swarm.gateway.http.condition import Condition, closing_connections
 from swarm.gateway.http.errors import error_middleware
-from swarm.gateway.http.keys import (
-    ANSWERER,
-    CONDITION,
-    DESCRIBE,
-    DISPATCHER,
-    MEMBERSHIP,
-    METRICS,
-    PACING,
-    POOL,
-    STARTED_AT,
-    TRUST,
-)
-from swarm.gateway.http.server_log import quiet_about_bad_requests
-from swarm.gateway.http.unversioned_paths import with_twins
-from swarm.gateway.llama import endpoints as utilities
-from swarm.gateway.llama import infill
-from swarm.gateway.observing import health, requests
-from swarm.gateway.observing.metrics import Metrics
-from swarm.gateway.observing.peer_metrics import PeerMetrics
-from swarm.gateway.openai import embeddings, models
+from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, STARTED_AT, TRUST
+from swarm.gateway.http.listener import quiet_about_bad_requests
+from swarm.gateway.llama import endpoints as llama
+from swarm.gateway.observing import endpoints as observing
+from swarm.gateway.observing.metrics import METRICS, Metrics, PeerMetrics
 from swarm.gateway.openai import endpoints as openai
-from swarm.gateway.peers import endpoints as federation
+from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import model_files
-from swarm.gateway.peers import utilities as peer_utilities
-from swarm.gateway.peers.gate import PeerGate
-from swarm.gateway.responses import endpoint as responses
+from swarm.gateway.responses import endpoints as responses
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
+
+PREFIX = "/v1"
+NOT_UNVERSIONED = "/v1/federation/"  # ours alone, and `/federation/` is where peers talk
+
+
+def with_unversioned_paths(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
+    """`routes`, and beside each one under `/v1/` the same handler without that prefix, unless it is there already."""
+    given = list(routes)
+    taken = {(route.method, route.path) for route in given}
+    unversioned = [
+        web.RouteDef(route.method, path, route.handler, route.kwargs)
+        for route in given
+        if route.path.startswith(PREFIX + "/") and not route.path.startswith(NOT_UNVERSIONED)
+        if (route.method, path := route.path.removeprefix(PREFIX)) not in taken
+    ]
+    return given + unversioned
 
 
 async def unsigned(_: web.Request, response: web.StreamResponse) -> None:
@@ -75,7 +77,11 @@ def make_app(
     metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
     metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
     metrics.watch("swarm_draining", "1 while this node shuts down, else 0", lambda: condition.draining)
-    admission = Admission(pool, metrics, condition.in_progress)
+    in_progress = condition.in_progress
+    pool.listeners.append(metrics)
+    metrics.watch("swarm_requests_in_flight", "Requests running, queued or passed on", lambda: len(in_progress))
+    metrics.watch("swarm_queue_length", "Requests waiting for workers", lambda: sum(s.waiting for s in pool.states()))
+    admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"))
     dispatcher.listeners.append(metrics)
     metrics.registry.register(PeerMetrics(membership))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
@@ -101,10 +107,7 @@ def make_app(
     if files is not None:
         metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)
     app[STARTED_AT] = int(time.time())
-    for module in (
-        openai, responses, anthropic, embeddings, models, health, federation, model_files, infill, utilities,
-        peer_utilities, pages, requests,
-    ):  # fmt: skip
-        app.add_routes(with_twins(module.routes()))
+    for room in (openai, responses, anthropic, llama, observing, peers, model_files, pages):
+        app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

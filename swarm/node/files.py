@@ -16,8 +16,7 @@ from federation.atomic_file import remove_temporaries
 from federation.client import PeerClient
 from federation.files_client import FilePeer
 from federation.membership import Membership
-from swarm.gateway.peers.model_files import FileService
-from swarm.gateway.peers.transfers import Transfers
+from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
 from swarm.registry.download_lock import PARTIAL_FOLDER
 from swarm.registry.file_hashes import Stopped

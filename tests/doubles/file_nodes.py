@@ -15,8 +15,7 @@ from federation.client import PeerClient
 from federation.files import PIECE_BYTES, PieceHashes, SharedFile
 from federation.files_client import FilePeer
 from swarm.errors import Unavailable
-from swarm.gateway.peers.model_files import FileService
-from swarm.gateway.peers.transfers import Transfers
+from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.registry.file_hashes import hash_bytes
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles

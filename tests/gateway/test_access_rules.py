@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
-from swarm.gateway.http import route_kinds
+from swarm.gateway.http import access as route_kinds
 from swarm.gateway.http.access import (
     MAX_ALLOWED_HEADERS,
     AccessRules,

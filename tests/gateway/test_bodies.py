@@ -15,11 +15,8 @@ from swarm.errors import BadRequest
 from swarm.gateway.http import bodies
 from swarm.gateway.http.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
 from swarm.gateway.http.body_budget import BODIES, FREE_BYTES
-from swarm.gateway.openai.chat_body import ChatCompletionBody
-from swarm.gateway.openai.completion_body import CompletionBody
-from swarm.gateway.openai.embedding_body import EmbeddingBody
-from swarm.gateway.openai.sampling_body import Sampling
-from swarm.gateway.peers.bodies import CandidatesBody
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
+from swarm.gateway.peers.endpoints import CandidatesBody
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine

@@ -10,7 +10,7 @@ import pytest
 
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import KEEPS_BODIES, MAX_QUOTES, MAX_WIDE_BODY_BYTES, parse_body
-from swarm.gateway.openai.chat_body import ChatCompletionBody
+from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.routing import utilities
 from swarm.routing.utilities import SMALL_AT_ONCE, SMALL_BYTES
 from tests.doubles.clients import connect

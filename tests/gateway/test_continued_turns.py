@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.engines.llama_cpp.http import engine_body
-from swarm.gateway.openai.chat_body import ChatCompletionBody
+from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, Reply
 

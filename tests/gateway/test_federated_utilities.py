@@ -13,7 +13,7 @@ import pytest
 from federation import wire
 from federation.client import PeerClient
 from swarm.errors import BadRequest, EngineFailed
-from swarm.gateway.answers.utility_calls import BATCH
+from swarm.gateway.openai.utility_calls import BATCH
 from tests.doubles.clients import Client, connect
 from tests.doubles.fake_peer import FakePeer, Piece
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

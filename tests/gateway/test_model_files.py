@@ -23,8 +23,15 @@ from federation import wire
 from federation.client import PeerClient
 from federation.files import PIECE_BYTES
 from swarm.errors import BadRequest, Unavailable
-from swarm.gateway.peers.model_files import FileService, parse_range
-from swarm.gateway.peers.transfers import MAX_HEAD_START_S, MAX_TRANSFERS, MAX_TRANSFERS_PER_HOST, Transfers, paced
+from swarm.gateway.peers.model_files import (
+    MAX_HEAD_START_S,
+    MAX_TRANSFERS,
+    MAX_TRANSFERS_PER_HOST,
+    FileService,
+    Transfers,
+    paced,
+    parse_range,
+)
 from swarm.node.files import NodeFiles, keeping_hashed
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.shared_files import SharedFiles

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types.responses import Response
 
 from swarm.errors import BadRequest, ContextExceeded, PeerFailed, SwarmError
-from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.events import ResponseEvents
 from swarm.gateway.responses.response_object import ResponseObject, reasoning_tokens
 from swarm.generation import Candidate, Delta, FinishReason, ToolCall, ToolCallDelta, Usage

@@ -14,7 +14,7 @@ from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import parse_body
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.openai.messages import MAX_TOOL_CALLS
-from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.input_items import MAX_ITEMS
 from swarm.gateway.responses.response_object import ResponseObject
 from swarm.generation import NamedToolChoice

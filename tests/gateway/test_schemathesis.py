@@ -28,8 +28,7 @@ from schemathesis.specs.openapi.checks import (
 
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
-from swarm.gateway.documentation.document import SSE
-from swarm.gateway.documentation.operation import Operation
+from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.documentation.operations import OPERATIONS
 from tests.doubles.running_node import RunningNode
 

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.gateway.answers.call_opening import CallOpening, honest_reason, with_unique_ids
+from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object, with_unique_ids
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.openai.messages import Message, as_object
-from swarm.gateway.openai.shapes import Shape, add_usage, message_object
-from swarm.gateway.openai.text_logprobs import text_logprobs
+from swarm.gateway.openai.shapes import Shape, add_usage, text_logprobs
 from swarm.generation import Candidate, Delta, FinishReason, ToolCall, ToolCallDelta, Usage
 
 any_text = st.text(st.characters(), max_size=20)

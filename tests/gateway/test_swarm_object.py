@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.gateway.answers.swarm_options import SwarmOptions
+from swarm.gateway.documentation.answers import SwarmCandidate, SwarmReport, SwarmRoute
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
-from swarm.gateway.documentation.swarm_report import SwarmCandidate, SwarmReport, SwarmRoute
 from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode, ready

@@ -15,7 +15,7 @@ from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions
 from swarm.gateway.http.bodies import parse_body
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.openai.chat_body import ChatCompletionBody
+from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.routing.policy import VoteOptions
 from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect

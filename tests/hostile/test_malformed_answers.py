@@ -29,9 +29,8 @@ from swarm.engines.chunk_reader import ChunkReader
 from swarm.engines.engine import Tokens
 from swarm.engines.sse import sse_data
 from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
-from swarm.gateway.answers.utility_calls import PEER_UTILITIES, tokenize
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.llama.bodies import TokenizeBody
+from swarm.gateway.openai.utility_calls import PEER_UTILITIES, TokenizeBody, tokenize
 from swarm.generation import GenerationRequest
 from swarm.routing import circuit, retry_budget
 from swarm.routing.leading import LEADER_LINE

@@ -26,9 +26,9 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.llama.bodies import TemplateBody
-from swarm.gateway.openai.chat_body import ChatCompletionBody
-from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.openai.bodies import ChatCompletionBody
+from swarm.gateway.openai.utility_calls import TemplateBody
+from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import GenerationRequest
 from swarm.registry.gguf_vocabulary import control_texts
 from tests.doubles.running_node import NodeOptions, RunningNode

@@ -21,8 +21,7 @@ from federation.errors import VersionError
 from federation.files import parse_file_list, parse_pieces
 from federation.roster import parse_roster
 from swarm.errors import BadRequest
-from swarm.gateway.answers.utility_calls import tokenize
-from swarm.gateway.llama.bodies import TokenizeBody
+from swarm.gateway.openai.utility_calls import TokenizeBody, tokenize
 from swarm.gateway.peers.model_files import FileService
 from swarm.generation import Candidate, Finish, GenerationRequest
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.engines.request_body import request_body
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerVanished, SwarmError
-from swarm.gateway.openai.chat_body import ChatCompletionBody
-from swarm.gateway.openai.completion_body import CompletionBody
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.generation import GenerationRequest
 from swarm.routing.pills import MAX_REMEMBERED, REFUSED_S, Content, Pills
 from tests.doubles.replicas import Clock

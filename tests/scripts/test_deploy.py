@@ -18,7 +18,7 @@ import yaml
 from federation.hostport import DEFAULT_PORT, parse_address
 from swarm.cli import build_parser
 from swarm.gateway.http.access import allowed_host
-from swarm.gateway.observing.health import routes
+from swarm.gateway.observing.endpoints import routes
 from swarm.node import leaving, node
 from swarm.node.settings import ENVIRONMENT
 

@@ -24,7 +24,7 @@ from federation.roster_store import save_roster
 from federation.tls import client_context
 from federation.trust import Trust
 from swarm.errors import Forbidden
-from swarm.gateway.peers.gate import check_member, check_stranger
+from swarm.gateway.http.access_middleware import check_member, check_stranger
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import RunningNode, run_nodes

@@ -22,9 +22,8 @@ from federation import wire
 from federation.tls import client_context
 from federation.trust import Trust
 from swarm.control_messages import INVITE_PATH, JOIN_PATH, PEERS_PATH, REVOKE_PATH
-from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.http.access import ROUTES, AccessRules, Kind, digest, kind_of
 from swarm.gateway.http.access_middleware import every_route_has_a_kind
-from swarm.gateway.http.route_kinds import ROUTES, Kind, kind_of
 from tests.doubles.paired import open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -1,0 +1,1 @@
+"""From a validated request to an answer, whole or streamed. No API's bodies or shapes belong here."""

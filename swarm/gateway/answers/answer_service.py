@@ -1,24 +1,66 @@
-"""From a validated request to the client's answer: planned here, given whole or streamed."""
+"""From a validated request to the client's answer: planned here, given whole or streamed.
+
+Answers that do not stream: one JSON body when everything is known.
+"""
 
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from dataclasses import replace
 
 from aiohttp import web
 
+from swarm.consensus.verdict import Verdict
+from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
-from swarm.gateway.answers.leaving import may_leave
-from swarm.gateway.answers.request_context import Answering, Asked
+from swarm.errors import EngineFailed
+from swarm.gateway.answers.request_context import Answering, Asked, may_leave, winner_of
 from swarm.gateway.answers.streamed_answer import streamed_answer
 from swarm.gateway.answers.streams import Pacing
-from swarm.gateway.answers.whole_answer import whole_answer
-from swarm.gateway.http.bodies import BODY_BYTES
+from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, off_loop
+from swarm.gateway.http.compact_json import compact
 from swarm.gateway.http.condition import Condition
-from swarm.gateway.http.off_loop import SCHEMAS_ON_LOOP_BYTES, off_loop
 from swarm.gateway.observing.metrics import Metrics
-from swarm.generation import GenerationRequest
+from swarm.generation import Candidate, GenerationRequest
+from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+
+
+async def whole_answer(answering: Answering) -> web.Response:
+    """The response, voted on if so planned."""
+    candidates, verdict = await whole_candidates(answering)
+    body = answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict))
+    return web.Response(text=compact(body), content_type="application/json", headers=answering.headers(verdict))
+
+
+async def whole_candidates(answering: Answering) -> tuple[list[Candidate], Verdict | None]:
+    """The answers that the client gets, and how they were found; counted."""
+    verdict: Verdict | None
+    if answering.plan.mode == "vote":
+        verdict = await _vote(answering)
+        candidates = [winner_of(verdict)]
+    else:
+        candidates = await _choices(answering)
+        verdict = answering.verdict_on(candidates)
+    answering.count(candidates, verdict)
+    return candidates, verdict
+
+
+async def _vote(answering: Answering) -> Verdict:
+    async with aclosing(answering.vote(stream=False)) as progress:
+        async for item in progress:
+            if isinstance(item, Outcome):
+                return item.verdict
+    raise EngineFailed("the ballot ended without a verdict")
+
+
+async def _choices(answering: Answering) -> list[Candidate]:
+    builders = [AnswerBuilder() for _ in range(answering.asked.choices)]
+    async with answering.deadline(), aclosing(answering.events()) as events:
+        async for event in events:
+            builders[event.choice].add(event)
+    return answering.candidates(builders)
 
 
 async def refuse_impossible(request: GenerationRequest, body_bytes: int) -> None:
@@ -61,3 +103,6 @@ class Answerer:
             plan=plan,
             deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
         )
+
+
+ANSWERER = web.AppKey("answerer", Answerer)

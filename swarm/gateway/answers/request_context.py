@@ -1,4 +1,7 @@
-"""The work on one request: what whole and streamed answers have in common."""
+"""The work on one request: what whole and streamed answers have in common.
+
+Whether a request may leave this node for its upstream.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from aiohttp import web
+
 from swarm.consensus.question import Question
 from swarm.consensus.standing import BallotStanding, standing_object
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
+from swarm.engines.upstream.client import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
@@ -138,3 +144,8 @@ def winner_of(verdict: Verdict) -> Candidate:
         reasons = "; ".join(f"{c.voter}: {c.abstained}" for c in verdict.candidates)
         raise EngineFailed(f"no voter gave an answer: {reasons}")
     return verdict.winner
+
+
+def may_leave(http: web.Request, options: VoteOptions | None = None) -> bool:
+    """Not where its sender says so, nor where this node is itself another's upstream: it could go round for ever."""
+    return VIA_HEADER not in http.headers and (options is None or options.upstream)

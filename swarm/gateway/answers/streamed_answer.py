@@ -1,22 +1,63 @@
-"""Answers that stream: one replica's events as they come, or a vote's leader, or its winner after the vote."""
+"""Answers that stream: one replica's events as they come, or a vote's leader, or its winner after the vote.
+
+What a streamed vote tells of its leader, and which answer it has given in the end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from swarm.consensus.standing import BallotStanding
 from swarm.engines.assembly import AnswerBuilder
-from swarm.gateway.answers.answer_form import AnswerWriter
-from swarm.gateway.answers.ballot_progress import show_standing
-from swarm.gateway.answers.leader_account import told
-from swarm.gateway.answers.request_context import Answering
+from swarm.gateway.answers.answer_form import AnswerWriter, message_object, show_standing
+from swarm.gateway.answers.request_context import Answering, winner_of
 from swarm.gateway.answers.streams import Pacing, open_stream
-from swarm.generation import Delta, Finish
+from swarm.generation import Candidate, Delta, Finish, JsonObject
 from swarm.routing.ballot_box import Outcome
-from swarm.routing.leading import Begun
+from swarm.routing.leading import Begun, Live
+from swarm.routing.vote_modes import StreamMode
 from swarm.routing.voters import finished_events
+
+MODE_OF: Mapping[Live, StreamMode] = {"answer": "leader", "thoughts": "reasoning", "nothing": "buffer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answer that the client has in the end, what of it is still to be sent, and what to say of how it came."""
+
+    answer: Candidate
+    unsent: Candidate | None
+    fields: JsonObject
+
+
+def told(outcome: Outcome) -> Told:
+    """What follows from a streamed ballot. `fields` belong into the `swarm` object, over what the verdict says."""
+    winner, leader = winner_of(outcome.verdict), outcome.leader
+    fields: JsonObject = {"stream": MODE_OF[outcome.shown]}
+    if outcome.shown == "nothing":
+        return Told(winner, winner, fields)
+    confirmed = _confirmed(outcome)
+    fields.update(leader=None if leader is None else leader.voter, confirmed=confirmed)
+    if confirmed and leader is not None:  # its words are as good as the winner's, and go with what the client has
+        winner = leader
+        fields["winner"] = leader.voter
+    if outcome.shown == "thoughts":
+        return Told(winner, winner.model_copy(update={"reasoning": ""}), fields)
+    if leader is None or leader.voter == winner.voter:
+        return Told(leader or winner, None, fields)
+    return Told(leader, None, {**fields, "winner_message": message_object(winner)})
+
+
+def _confirmed(outcome: Outcome) -> bool | None:
+    """Whether the vote came out for what the leader said; None without its answer, and without a quorum."""
+    leader, verdict = outcome.leader, outcome.verdict
+    if leader is None or verdict.degraded:
+        return None
+    return any(part.voter == leader.voter and part.group == 0 for part in verdict.candidates)
 
 
 async def streamed_answer(http: web.Request, answering: Answering, pacing: Pacing) -> web.StreamResponse:

@@ -16,12 +16,9 @@ from aiohttp import web
 
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.http.errors import INTERNAL_ERROR, error_line
-from swarm.gateway.http.in_progress import work_of
+from swarm.gateway.http.in_progress import BROKEN_OFF, CLIENT_LEFT, ENDING, work_of
 
 log = logging.getLogger(__name__)
-
-ENDING = web.RequestKey("ending", str)  # set on a request whose stream did not end well: how, for the metrics
-CLIENT_LEFT, BROKEN_OFF = "499", "broken"  # 499 is nginx's word for a client that left
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,9 @@ class Pacing:
     client_beat_s: float = 10.0  # proxies and SDKs give up on connections that are silent for 15-60 s
     peer_beat_s: float = 1.0  # a peer takes 5 s of silence for a frozen node
     stalled_s: float = 30.0  # a reader this slow holds workers that others wait for
+
+
+PACING = web.AppKey("pacing", Pacing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, fiel
 
 from swarm.consensus.strategy_names import STRATEGIES
 from swarm.errors import BadRequest
-from swarm.gateway.openai.messages import Part
+from swarm.gateway.http.bodies import Part
 from swarm.routing.policy import NoQuorum, StopRule, VoteOptions
 from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: bodies in, shapes out. What is OpenAI's too belongs to `openai/`."""

@@ -1,17 +1,25 @@
-"""Request bodies of Anthropic's Messages API, and the requests for text that they mean."""
+"""Request bodies of Anthropic's Messages API, and the requests for text that they mean.
+
+The content blocks of Anthropic's Messages API, as clients send them.
+
+Anthropic's conversations in the form that chat templates take: one message for each turn and each tool result.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, takewhile
 from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+from typing_extensions import TypedDict
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
-from swarm.gateway.anthropic.blocks import TextBlock, Turn
-from swarm.gateway.anthropic.turns import engine_messages
-from swarm.gateway.http.finite import is_finite
-from swarm.gateway.openai.messages import MAX_PARTS, Part
-from swarm.gateway.openai.sampling_body import MAX_INT, Body, ModelName, PositiveInt
+from swarm.gateway.http.bodies import Part
+from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.openai.bodies import MAX_INT, Body, ModelName, PositiveInt
+from swarm.gateway.openai.messages import MAX_PARTS, left_out
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -28,6 +36,94 @@ from swarm.generation import (
     steady_temperature,
 )
 from swarm.routing.policy import VoteOptions
+
+
+class TextBlock(TypedDict):
+    """A plain dictionary: hundreds of thousands of them must parse without the garbage collector waking up."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ToolUseBlock(Part):
+    """A call that the model made in an earlier turn."""
+
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)]
+    input: JsonObject
+
+    @model_validator(mode="after")
+    def _finite(self) -> ToolUseBlock:
+        if not is_finite(self.input):
+            raise ValueError("the input has a number that is not finite")
+        return self
+
+
+class ThinkingBlock(Part):
+    """What a model reasoned in an earlier turn. Its signature is Anthropic's own affair."""
+
+    type: Literal["thinking"]
+    thinking: str
+
+
+class UnusedBlock(Part):
+    """What only Anthropic's own models and hosted tools can read; it is left out, as hosted tools themselves are."""
+
+    type: Literal[
+        "redacted_thinking",
+        "server_tool_use",
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "mcp_tool_use",
+        "mcp_tool_result",
+    ]
+
+
+class UnreadableBlock(Part):
+    """Content that is no text: a note takes its place."""
+
+    type: Literal["image", "document", "search_result", "container_upload", "tool_reference", "browser_state"]
+
+
+class ToolResultBlock(Part):
+    """What a tool answered to the call `tool_use_id`."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(min_length=1)]
+    content: str | Annotated[list[ResultBlock], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    is_error: bool | None = None
+
+
+ResultBlock = Annotated[TextBlock | UnreadableBlock, Field(discriminator="type")]
+UserBlock = Annotated[TextBlock | ToolResultBlock | UnreadableBlock, Field(discriminator="type")]
+AssistantBlock = Annotated[
+    TextBlock | ThinkingBlock | ToolUseBlock | UnusedBlock | UnreadableBlock, Field(discriminator="type")
+]
+
+
+class UserTurn(Part):
+    role: Literal["user"]
+    content: str | Annotated[list[UserBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
+class AssistantTurn(Part):
+    role: Literal["assistant"]
+    content: str | Annotated[list[AssistantBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
+class SystemTurn(Part):
+    """An instruction in mid-conversation, which newer clients send."""
+
+    role: Literal["system"]
+    content: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
+
+
+Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Field(discriminator="role")]
 
 
 class Tool(Part):
@@ -192,3 +288,87 @@ def is_hosted(tool: object) -> bool:
         return False
     known = cast("dict[str, object]", tool)
     return "input_schema" not in known and isinstance(known.get("type"), str) and known["type"] != "custom"
+
+
+# Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and
+# with it no two prompts share a beginning, so that the whole conversation would be prefilled anew each time.
+ATTRIBUTION = "x-anthropic-billing-header:"
+FAILED = "Error: "  # before the result of a tool that failed: chat templates have no other word for it
+# Many chat templates refuse a system message after the first. Moved to the front it would change the beginning of every
+# later prompt; so it is said where it stands, in the words by which Claude Code marks its own notes to the model.
+REMINDER = "<system-reminder>\n{}\n</system-reminder>"
+
+Blocks = Sequence[UserBlock | AssistantBlock]
+
+
+def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Turn]) -> tuple[JsonObject, ...]:
+    """The conversation as OpenAI's messages. Turns of one role in a row are one turn, as Anthropic has it."""
+    messages: list[JsonObject] = []
+    leading = list(takewhile(lambda turn: isinstance(turn, SystemTurn), turns))
+    said = [system_text(turn.content) for turn in leading if isinstance(turn, SystemTurn)]
+    instructions = "\n".join(filter(None, (system_text(system or ""), *said)))
+    if instructions:
+        messages.append({"role": "system", "content": instructions})
+    for answered, group in groupby(turns[len(leading) :], key=lambda turn: turn.role == "assistant"):
+        blocks = [block for turn in group for block in _blocks(turn)]
+        messages.extend([_assistant(blocks)] if answered else _user(blocks))
+    return tuple(messages)
+
+
+def system_text(system: str | Sequence[TextBlock]) -> str:
+    """The instructions as one text, without ATTRIBUTION's line."""
+    blocks = [system] if isinstance(system, str) else [block["text"] for block in system]
+    return "\n".join(text for text in map(_without_attribution, blocks) if text)
+
+
+def _without_attribution(text: str) -> str:
+    return text.partition("\n")[2].lstrip("\n") if text.startswith(ATTRIBUTION) else text
+
+
+def _blocks(turn: Turn) -> Blocks:
+    if isinstance(turn, SystemTurn):
+        return (TextBlock(type="text", text=REMINDER.format(system_text(turn.content))),)
+    if isinstance(turn.content, str):
+        return (TextBlock(type="text", text=turn.content),)
+    return turn.content
+
+
+def _texts(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, dict):
+            yield block["text"]
+        elif isinstance(block, UnreadableBlock):
+            yield left_out(block.type)
+
+
+def _user(blocks: Blocks) -> list[JsonObject]:
+    """Tool results first: templates want them right after the calls. Then what the user says, if anything."""
+    results = [_result(block) for block in blocks if isinstance(block, ToolResultBlock)]
+    texts = list(_texts(blocks))
+    return results if results and not texts else [*results, {"role": "user", "content": "\n".join(texts)}]
+
+
+def _result(block: ToolResultBlock) -> JsonObject:
+    content = block.content or ""
+    text = content if isinstance(content, str) else "\n".join(_texts(content))
+    return {
+        "role": "tool",
+        "tool_call_id": block.tool_use_id,
+        "content": FAILED + text if block.is_error else text,
+    }
+
+
+def _assistant(blocks: Blocks) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": "".join(_texts(blocks))}
+    reasoning = "".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    calls: list[JsonValue] = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _call(block: ToolUseBlock) -> JsonObject:
+    arguments = json.dumps(block.input, ensure_ascii=False)
+    return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}

@@ -6,17 +6,16 @@ import asyncio
 
 from aiohttp import web
 
-from swarm.gateway.answers import utility_calls
-from swarm.gateway.answers.leaving import may_leave
-from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.answer_service import ANSWERER
+from swarm.gateway.answers.request_context import Asked, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.anthropic.errors import REQUEST_ID_HEADER
-from swarm.gateway.anthropic.form import MessageForm
-from swarm.gateway.anthropic.shapes import Shape
+from swarm.gateway.anthropic.form import MessageForm, Shape
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.http.compact_json import json_response
-from swarm.gateway.http.keys import ANSWERER, DISPATCHER
-from swarm.gateway.llama.endpoints import ask
+from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER
+from swarm.gateway.http.keys import DISPATCHER
+from swarm.gateway.openai import utility_calls
+from swarm.gateway.openai.utility_calls import ask
 from swarm.generation import GenerationRequest
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import SWARM_ALIAS, model_names
@@ -46,7 +45,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
             counting.cancel()
             await asyncio.gather(counting, return_exceptions=True)
     if not response.prepared:
-        response.headers[REQUEST_ID_HEADER] = current_request_id.get()
+        response.headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()
     return response
 
 

@@ -1,18 +1,228 @@
-"""The form of answers for Anthropic's clients: see `AnswerForm`."""
+"""The form of answers for Anthropic's clients: see `AnswerForm`.
+
+Anthropic's response objects: the Message, whole or as it begins in a stream, its content blocks and its usage.
+
+An answer as Anthropic's events: blocks that open, grow and end one after the other, between a start and a stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
 
 from swarm.errors import SwarmError
+from swarm.gateway.answers.answer_form import CallOpening, honest_reason
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
-from swarm.gateway.anthropic.errors import REQUEST_ID_HEADER, error_object
-from swarm.gateway.anthropic.events import EventWriter, sse_event
-from swarm.gateway.anthropic.shapes import Shape
-from swarm.gateway.http.errors import http_error
-from swarm.generation import Candidate, JsonObject
+from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
+from swarm.gateway.openai.messages import as_object
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 from swarm.tracing import current_request_id
+
+# A stop sequence that was hit is reported as `end_turn`: engines and peers speak OpenAI's dialect, in which both are
+# "stop", and the sequence itself is cut from the text, so that nobody here can know.
+STOP_REASONS: Mapping[FinishReason, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One response's constant parts. `model` is the name that the client asked for."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
+
+    def whole(self, candidate: Candidate, extension: JsonObject | None) -> JsonObject:
+        """The response of a request that does not stream."""
+        reason = stop_reason(candidate.finish_reason or "stop", bool(candidate.tool_calls))
+        message = self._message(content_blocks(candidate), reason, candidate.usage)
+        return message if extension is None else {**message, "swarm": extension}
+
+    def opening(self, prompt_tokens: int) -> JsonObject:
+        """The message as a stream begins it: nothing is said yet."""
+        return self._message([], None, Usage(prompt_tokens=prompt_tokens))
+
+    def _message(self, content: list[JsonValue], reason: str | None, usage: Usage) -> JsonObject:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": content,
+            **ending(reason),
+            "usage": {**usage_object(usage), "cache_creation": None, "inference_geo": None, "service_tier": None},
+        }
+
+
+def stop_reason(reason: FinishReason, called: bool) -> str:
+    """`tool_use` if, and only if, there is a call (an answer cut short stays cut short)."""
+    return STOP_REASONS[honest_reason(reason, called)]
+
+
+def ending(reason: str | None) -> JsonObject:
+    """How a message ended, in a message and in a stream's last event but one."""
+    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None}
+
+
+def usage_object(usage: Usage) -> JsonObject:
+    """Anthropic's counts: `input_tokens` are those that were not read from a cache. What is unknown here is null."""
+    return {
+        "input_tokens": max(usage.prompt_tokens - usage.cached_tokens, 0),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+    }
+
+
+def content_blocks(candidate: Candidate) -> list[JsonValue]:
+    """The answer's blocks: never none, since clients look at the first without asking."""
+    blocks: list[JsonValue] = []
+    if candidate.reasoning:
+        blocks.append(thinking_block(candidate.reasoning))
+    if candidate.text or not (candidate.reasoning or candidate.tool_calls):
+        blocks.append(text_block(candidate.text))
+    blocks.extend(tool_use_block(call.name, json.loads(as_object(call.arguments))) for call in candidate.tool_calls)
+    return blocks
+
+
+def text_block(text: str = "") -> JsonObject:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def thinking_block(thinking: str = "") -> JsonObject:
+    """Clients require a signature; only Anthropic's own models need a true one."""
+    return {"type": "thinking", "thinking": thinking, "signature": ""}
+
+
+def tool_use_block(name: str, arguments: JsonObject) -> JsonObject:
+    """A call under an id of its own: the engine's may be blank, repeated, or not in Anthropic's alphabet."""
+    identity: JsonObject = {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name}
+    return {**identity, "input": arguments, "caller": {"type": "direct"}}
+
+
+DELTA_FIELDS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+
+
+def sse_event(name: str, data: object) -> str:
+    return f"event: {name}\ndata: {compact(data)}\n\n"
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block that has been opened. `json` are the pieces of a call's arguments."""
+
+    index: int
+    kind: Literal["text", "thinking", "tool_use"]
+    json: list[str] = field(default_factory=list[str])
+
+    def delta(self, kind: str, name: str, text: str) -> str:
+        """The event that adds `text`, made by hand: there is one for each token."""
+        return (
+            f'event: content_block_delta\ndata: {{"type":"content_block_delta","index":{self.index},'
+            f'"delta":{{"type":"{kind}","{name}":{compact(text)}}}}}\n\n'
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing can be missing: an engine may go on with a call's arguments after it began the next."""
+        if self.kind != "tool_use":
+            return True
+        try:
+            json.loads("".join(self.json))
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+class EventWriter:
+    """Writes one answer; what one step brings is one small write."""
+
+    def __init__(self, out: OpenStream, shape: Shape, prompt_tokens: Callable[[], Awaitable[int]]) -> None:
+        self._out = out
+        self._shape = shape
+        self._prompt_tokens = prompt_tokens
+        self._begun = False
+        self._blocks = 0
+        self._open: list[_Block] = []  # the last one grows; before it calls that may not be whole
+        self._calls = CallOpening()
+        self._call_blocks: dict[int, _Block] = {}
+
+    async def begin(self) -> None:
+        await self._write("")
+
+    async def delta(self, event: Delta) -> None:
+        parts: list[str] = []
+        if event.reasoning:
+            parts.append(self._piece("thinking", event.reasoning))
+        if event.text:
+            parts.append(self._piece("text", event.text))
+        parts.extend(self._call(self._calls.opened(call)) for call in event.tool_calls)
+        await self._write("".join(parts))
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        """Every block ends; then why the answer did, what it cost and, in `swarm`, how it came about."""
+        opened = "" if self._blocks else self._start("text", text_block())
+        ended = "".join(map(_stop, self._open))
+        self._open.clear()
+        delta = ending(stop_reason(event.reason, self._calls.any))
+        last: JsonObject = {"type": "message_delta", "delta": delta, "usage": usage_object(event.usage)}
+        if extension is not None:
+            last["swarm"] = extension
+        await self._write(opened + ended + sse_event("message_delta", last))
+
+    async def end(self, usages: list[Usage]) -> None:
+        """The stream is complete; what it cost is told already."""
+        await self._write(sse_event("message_stop", {"type": "message_stop"}))
+
+    def _piece(self, kind: Literal["text", "thinking"], text: str) -> str:
+        """More of the block of that kind that is being written, or the beginning of one."""
+        opened = ""
+        if not self._open or self._open[-1].kind != kind:
+            opened = self._start(kind, text_block() if kind == "text" else thinking_block())
+        return opened + self._open[-1].delta(*DELTA_FIELDS[kind], text)
+
+    def _call(self, delta: ToolCallDelta) -> str:
+        """What a call's piece amounts to. Its id is one of ours from here on; see `tool_use_block`."""
+        opened = ""
+        if delta.id is not None:
+            opened = self._start("tool_use", tool_use_block(delta.name or "", {}))
+            self._call_blocks[delta.index] = self._open[-1]
+        block = self._call_blocks[delta.index]
+        block.json.append(delta.arguments)
+        return opened + block.delta("input_json_delta", "partial_json", delta.arguments) if delta.arguments else opened
+
+    def _start(self, kind: Literal["text", "thinking", "tool_use"], block: JsonObject) -> str:
+        """End what is whole and begin the next block."""
+        ended = "".join(_stop(block) for block in self._open if block.whole)
+        index, self._blocks = self._blocks, self._blocks + 1
+        self._open = [*(block for block in self._open if not block.whole), _Block(index, kind)]
+        start = {"type": "content_block_start", "index": index, "content_block": block}
+        return ended + sse_event("content_block_start", start)
+
+    async def _write(self, events: str) -> None:
+        if not self._begun:
+            self._begun = True
+            message = self._shape.opening(await self._prompt_tokens())
+            events = sse_event("message_start", {"type": "message_start", "message": message}) + events
+        if events:
+            await self._out.write(events.encode())
+
+
+def _stop(block: _Block) -> str:
+    return sse_event("content_block_stop", {"type": "content_block_stop", "index": block.index})
+
 
 COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer: it is hardly ever waited for
 
@@ -20,7 +230,7 @@ COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer:
 def failure(error: SwarmError) -> bytes:
     """A failure after the status is out, as the stream's last event."""
     mapped = http_error(error)
-    return sse_event("error", error_object(mapped.status, mapped.message, mapped.extra)).encode()
+    return sse_event("error", anthropic_error_object(mapped.status, mapped.message, mapped.extra)).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +246,7 @@ class MessageForm:
 
     @property
     def dialect(self) -> Dialect:
-        headers = {**SSE.headers, REQUEST_ID_HEADER: current_request_id.get()}
+        headers = {**SSE.headers, ANTHROPIC_REQUEST_ID_HEADER: current_request_id.get()}
         return Dialect(headers, sse_event("ping", {"type": "ping"}).encode(), failure)
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:

@@ -1,6 +1,10 @@
 """The bodies of answers, for the document alone: the gateway writes them without pydantic, tests hold both together.
 
 A field with a default may be missing; fields that are not named here may come along.
+
+The `swarm` object of an answer, for the document and for `docs/swarm-object.md`; a test holds answers to it.
+
+Fields with a default are there only where they mean something.
 """
 
 from __future__ import annotations
@@ -9,9 +13,92 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from swarm.gateway.documentation.swarm_report import SwarmReport
 from swarm.gateway.http.access import PeersAccess
 from swarm.generation import FinishReason
+from swarm.routing.preference import REASONS
+
+
+class SwarmCandidate(BaseModel):
+    """One voter's part. Candidates of one `group` said the same."""
+
+    voter: Annotated[str, Field(description="The voter and its node: Zeus@kitchen")]
+    model: Annotated[str, Field(description="The model that answered")]
+    group: Annotated[int | None, Field(description="0 is the winner's; null: it abstained")]
+    weight: Annotated[float, Field(description="What its ballot weighed")]
+    tokens: Annotated[int, Field(description="Tokens that it generated")]
+    ms: Annotated[int, Field(description="Milliseconds from the question to its whole answer")]
+    abstained: Annotated[str | None, Field(description="Why its answer does not count")] = None
+
+
+class SwarmRoute(BaseModel):
+    """Where a single answer was made."""
+
+    node: Annotated[str, Field(description="The node that answered")]
+    reason: Annotated[str, Field(description="Why that one: " + ", ".join(REASONS))]
+    tried: Annotated[list[str], Field(description="The nodes that were asked before it and failed")]
+
+
+class SwarmReport(BaseModel):
+    """How the vote went. A single answer is a vote of one."""
+
+    strategy: Annotated[str, Field(description="How the answer was chosen")]
+    kind: Annotated[str, Field(description="What was compared: tool_calls, json, code, number, choice or text")]
+    outcome: Annotated[
+        Literal["consensus", "degraded", "single"] | None,
+        Field(description="consensus: a quorum's answers were compared. single: one answer stands for itself"),
+    ] = None
+    votes: Annotated[int, Field(description="Valid ballots")]
+    asked: Annotated[int, Field(description="Voters that were asked")]
+    wanted: Annotated[int, Field(description="Votes that the request or the node would have")]
+    saved: Annotated[
+        int | None, Field(description="Votes that were not needed: never asked, or stopped before their end")
+    ] = None
+    agreement: Annotated[
+        float | None,
+        Field(description="The winning group's share of the weight, 0 to 1; null where nothing was compared. It is no "
+              "probability of being right"),
+    ]  # fmt: skip
+    margin: Annotated[float, Field(description="The weight by which the winning group leads the next")]
+    weights: Annotated[
+        Literal["equal", "measured"] | None, Field(description="What the ballots' weights were taken from")
+    ] = None
+    stopped_by: Annotated[
+        str, Field(description="all_in, unbeatable_lead, posterior, deadline, first, or single: no vote")
+    ]
+    quorum: Annotated[bool, Field(description="Half of those asked, and half of their weight, have voted")]
+    degraded: Annotated[bool, Field(description="This is the best there is, and no consensus")]
+    shortfall: Annotated[str | None, Field(description="Why it is no consensus")] = None
+    winner: Annotated[str | None, Field(description="The voter whose answer this is")]
+    coordinator: Annotated[str, Field(description="The node that held the vote")]
+    elapsed_ms: Annotated[int, Field(description="Milliseconds from the request to the outcome")]
+    total_completion_tokens: Annotated[
+        int, Field(description="Tokens of all answers; `usage` counts the one that was given")
+    ]
+    wasted_tokens: Annotated[
+        int | None, Field(description="Tokens of answers that were stopped before their end, as far as known")
+    ] = None
+    candidates: Annotated[list[SwarmCandidate], Field(description="Every voter, the winning group first")]
+    routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
+    similarity: Annotated[
+        float | None, Field(description="How like the winner the other answers are, where likeness decided")
+    ] = None
+    judge: Annotated[str | None, Field(description="The voter that chose (strategy judge); null: none did")] = None
+    stream: Annotated[
+        Literal["leader", "buffer", "reasoning"] | None,
+        Field(description="Streamed votes: what was shown before the outcome was known"),
+    ] = None
+    leader: Annotated[
+        str | None, Field(description="Streamed votes: of whom it was shown; null: its answer did not come in")
+    ] = None
+    confirmed: Annotated[
+        bool | None,
+        Field(description="Streamed votes: whether the vote came out for the leader's answer; null: there was no "
+              "quorum, or its answer did not come in"),
+    ] = None  # fmt: skip
+    winner_message: Annotated[
+        dict[str, Any] | None,
+        Field(description="Streamed votes: the winner's message, as in a chat completion, where another was shown"),
+    ] = None
 
 
 class ErrorDetail(BaseModel):

@@ -25,8 +25,7 @@ from swarm.gateway.documentation.answers import (
     RequestListing,
     TextCompletion,
 )
-from swarm.gateway.documentation.document import SSE
-from swarm.gateway.documentation.operation import Operation
+from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.documentation.other_answers import (
     AnthropicErrorBody,
     AnthropicMessage,
@@ -39,12 +38,10 @@ from swarm.gateway.documentation.other_answers import (
     Response,
     TokenList,
 )
-from swarm.gateway.http.route_kinds import REQUESTS_PATH
-from swarm.gateway.llama.bodies import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
-from swarm.gateway.openai.chat_body import ChatCompletionBody
-from swarm.gateway.openai.completion_body import CompletionBody
-from swarm.gateway.openai.embedding_body import EmbeddingBody
-from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.http.access import REQUESTS_PATH
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
+from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"

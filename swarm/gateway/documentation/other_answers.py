@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue, RootModel
 
-from swarm.gateway.documentation.answers import EmbeddingUsage
-from swarm.gateway.documentation.swarm_report import SwarmReport
+from swarm.gateway.documentation.answers import EmbeddingUsage, SwarmReport
 
 
 class ResponseUsage(BaseModel):

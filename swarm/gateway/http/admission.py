@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from federation import wire
 from swarm.errors import Unavailable
+from swarm.gateway.http.access import REQUESTS_PATH
 from swarm.gateway.http.errors import Handler
 from swarm.gateway.http.in_progress import InProgress
-from swarm.gateway.http.route_kinds import REQUESTS_PATH
-from swarm.gateway.observing.metrics import Metrics
 from swarm.workers.pool import WorkerPool
 from swarm.workers.waiting import retry_after_s
 
@@ -18,17 +19,14 @@ ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work
 
 
 class Admission:
-    """Bounds the requests in progress that ask for work: all those by POST, but for management, which frees it."""
+    """Bounds the requests in progress that ask for work: all those by POST, but for management, which frees it.
 
-    def __init__(self, pool: WorkerPool, metrics: Metrics, in_progress: InProgress) -> None:
+    `refused` is told of each request that is turned away."""
+
+    def __init__(self, pool: WorkerPool, in_progress: InProgress, refused: Callable[[], None]) -> None:
         self._pool = pool
-        self._metrics = metrics
         self._in_progress = in_progress
-        pool.listeners.append(metrics)
-        metrics.watch("swarm_requests_in_flight", "Requests running, queued or passed on", lambda: len(in_progress))
-        metrics.watch(
-            "swarm_queue_length", "Requests waiting for workers", lambda: sum(s.waiting for s in pool.states())
-        )
+        self._refused = refused
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -37,7 +35,7 @@ class Admission:
         if not asks_for_work or request.path in ALWAYS_TAKEN:
             return await handler(request)
         if len(self._in_progress) >= MAX_IN_FLIGHT:
-            self._metrics.refused("node_full")
+            self._refused()
             raise Unavailable(
                 f"this node has {len(self._in_progress)} requests in progress, which is all it takes: try again later",
                 retry_after_s=retry_after_s(self._pool.expected_wait_s()),

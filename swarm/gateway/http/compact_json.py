@@ -1,12 +1,17 @@
-"""JSON as the gateway writes it: no spaces, non-ASCII as it is, and always valid, whatever an engine or peer put in."""
+"""JSON as the gateway writes it: no spaces, non-ASCII as it is, and always valid, whatever an engine or peer put in.
+
+Numbers that JSON cannot write again.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import cast
 
 from aiohttp import web
+from pydantic import JsonValue
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -44,3 +49,21 @@ def without_infinities(value: object) -> object:
             return [without_infinities(member) for member in cast("list[object]", value)]
         case _:
             return value
+
+
+MAX_WHOLE = int(sys.float_info.max)  # a whole number beyond it is read as a fraction, and that as infinite
+
+
+def is_finite(value: JsonValue) -> bool:
+    """Whether every number in `value` can be written as JSON again: parsers read 1e999 and NaN, and none write them."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case int():
+            return abs(value) <= MAX_WHOLE
+        case dict():
+            return all(map(is_finite, value.values()))
+        case list():
+            return all(map(is_finite, value))
+        case _:
+            return True

@@ -1,6 +1,8 @@
 """The one place that turns failures into HTTP: status, error object, and whether a client should retry.
 
 The object is OpenAI's; on the paths of Anthropic's API it is Anthropic's.
+
+Failures in Anthropic's shape, for the paths where its clients ask.
 """
 
 from __future__ import annotations
@@ -31,7 +33,6 @@ from swarm.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
-from swarm.gateway.anthropic import errors as anthropic
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from swarm.routing.pills import REFUSED_S
 from swarm.tracing import current_request_id, request_id_from
@@ -141,9 +142,9 @@ def _passed_on(error: UpstreamRefused) -> HttpError:
 def error_response(error: HttpError, path: str) -> web.Response:
     """`error` in the shape that clients of `path` know."""
     body, headers = error.body(), error.headers()
-    if anthropic.is_anthropic(path):
-        body = anthropic.error_object(error.status, error.message, error.extra)
-        headers[anthropic.REQUEST_ID_HEADER] = current_request_id.get()
+    if is_anthropic(path):
+        body = anthropic_error_object(error.status, error.message, error.extra)
+        headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()
     return web.json_response(body, status=error.status, headers=headers)
 
 
@@ -189,3 +190,39 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request.path)
+
+
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a request to `path` expects answers in Anthropic's shape."""
+    endpoint = path.removeprefix("/v1")
+    return endpoint == "/messages" or endpoint.startswith("/messages/")
+
+
+def anthropic_error_object(status: int, message: str, extra: Mapping[str, int] | None) -> dict[str, object]:
+    """The body of an error. `extra` are fields beside its type and message."""
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    error = {"type": kind, "message": _told(message, extra or {}), **(extra or {})}
+    return {"type": "error", "error": error, "request_id": current_request_id.get()}
+
+
+def _told(message: str, extra: Mapping[str, int]) -> str:
+    """`message`, but a prompt beyond the context in Anthropic's words: Claude Code compacts when it reads them."""
+    if not {"n_prompt_tokens", "n_ctx"} <= extra.keys():
+        return message
+    return (
+        f"prompt is too long: {extra['n_prompt_tokens']} tokens > {extra['n_ctx']} maximum: "
+        "shorten it, or start the node with a larger --context"
+    )

@@ -9,20 +9,14 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway.answers.answer_service import Answerer
-from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.http.condition import Condition
-from swarm.gateway.observing.metrics import Metrics
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
-ANSWERER = web.AppKey("answerer", Answerer)
 DISPATCHER = web.AppKey("dispatcher", Dispatcher)
 POOL = web.AppKey("pool", WorkerPool)
 MEMBERSHIP = web.AppKey("membership", Membership)
-METRICS = web.AppKey("metrics", Metrics)
 CONDITION = web.AppKey("condition", Condition)
 DESCRIBE: web.AppKey[Callable[[], NodeDescription]] = web.AppKey("describe")
-PACING = web.AppKey("pacing", Pacing)
 STARTED_AT = web.AppKey("started_at", int)
 TRUST = web.AppKey("trust", Trust)

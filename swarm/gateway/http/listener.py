@@ -2,6 +2,8 @@
 
 The first byte tells them apart: a TLS connection begins with 22, the record type of a handshake, which no HTTP method
 does. So a node has one address whether it is open or paired, for `--peer`, mDNS and firewalls alike.
+
+What the HTTP server logs of strangers' mistakes: a line for whoever debugs, and no traceback for everybody.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Final, Self
 from weakref import WeakSet
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from federation.accepting import Acceptor, connected
 from federation.tls import member_of
@@ -192,3 +196,24 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
         if not task.cancelling():  # once is enough, and a second time would keep it from cleaning up
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class QuietAboutBadRequests(logging.Filter):
+    """Anybody can send what is no HTTP, and leave in mid-request: as errors these would fill the log and its disk."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionResetError):
+            return True
+        if not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+            return False
+        record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
+        return True
+
+
+_QUIET = QuietAboutBadRequests()
+
+
+def quiet_about_bad_requests() -> None:
+    """For every HTTP server of this process; once is enough, and more does no harm."""
+    server_logger.addFilter(_QUIET)

@@ -1,0 +1,1 @@
+"""Endpoints of llama.cpp's server that have no OpenAI form. Talking to llama.cpp belongs to engines/."""

@@ -1,34 +1,36 @@
-"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks: here or from a peer."""
+"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks: here or from a peer.
+
+llama.cpp's `/infill`, in its own shapes: editors' completion at the caret, by any model of the swarm that can.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
-from typing import TypeVar
+from dataclasses import asdict, dataclass
 
 from aiohttp import web
 
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
-from swarm.gateway.answers import utility_calls
+from swarm.gateway.answers.answer_service import ANSWERER
+from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.bodies import read_body
-from swarm.gateway.http.compact_json import json_response
-from swarm.gateway.http.keys import CONDITION, DISPATCHER
-from swarm.gateway.llama.bodies import DetokenizeBody, PropsBody, RerankBody, TemplateBody, TokenizeBody
-from swarm.gateway.openai.sampling_body import MAX_MODEL_CHARS
-from swarm.routing.replicas import SWARM_ALIAS, Replica
-from swarm.routing.utilities import UtilityCall
+from swarm.gateway.http.compact_json import compact, json_response
+from swarm.gateway.openai import utility_calls
+from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
+from swarm.gateway.openai.utility_calls import (
+    DetokenizeBody,
+    InfillBody,
+    PropsBody,
+    RerankBody,
+    TemplateBody,
+    TokenizeBody,
+    ask,
+)
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, Usage
+from swarm.routing.policy import VoteOptions
+from swarm.routing.replicas import SWARM_ALIAS
 from swarm.version import program_version
-
-UTILITY_DEADLINE_S = 120.0  # for one call: 32 texts of 512 tokens on a slow machine
-A = TypeVar("A")
-
-
-async def ask(app: web.Application, model: str, call: UtilityCall[A], upstream: bool = True) -> tuple[A, Replica]:
-    """The answer to a call, and whose it is; not without `upstream` the upstream's."""
-    dispatcher = app[DISPATCHER]
-    with app[CONDITION].finding_a_model(dispatcher.node):
-        return await dispatcher.utility(model, call, time.monotonic() + UTILITY_DEADLINE_S, upstream=upstream)
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -109,6 +111,70 @@ async def change_props(_: web.Request) -> web.Response:
     raise BadRequest("props cannot be changed over HTTP: settings are given where the node is started; GET serves them")
 
 
+@dataclass(frozen=True, slots=True)
+class InfillForm:
+    """See `AnswerForm`. One choice: what several editors' ghost texts would be, nobody shows."""
+
+    model: str
+
+    @property
+    def dialect(self) -> Dialect:
+        return SSE
+
+    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
+        candidate = candidates[0]
+        return final(self.model, candidate.text, candidate.finish_reason or "stop", candidate.usage, extension)
+
+    def writer(self, out: OpenStream, choices: int) -> InfillWriter:
+        return InfillWriter(out, self.model)
+
+
+class InfillWriter:
+    """One event for each piece, the last one with the counts; llama.cpp sends no end mark here."""
+
+    def __init__(self, out: OpenStream, model: str) -> None:
+        self._out = out
+        self._model = model
+
+    async def begin(self) -> None:
+        """There is nothing to say before the first piece."""
+
+    async def delta(self, event: Delta) -> None:
+        await self._event({"index": 0, "content": event.text, "stop": False})
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        await self._event(final(self._model, "", event.reason, event.usage, extension))
+
+    async def end(self, usages: list[Usage]) -> None:
+        """The last event has said everything."""
+
+    async def _event(self, body: JsonObject) -> None:
+        await self._out.write(f"data: {compact(body)}\n\n".encode())
+
+
+def final(model: str, content: str, reason: FinishReason, usage: Usage, extension: JsonObject | None) -> JsonObject:
+    """The object that ends an answer."""
+    body: JsonObject = {
+        "index": 0,
+        "content": content,
+        "stop": True,
+        "stop_type": "limit" if reason == "length" else "eos",
+        "model": model,
+        "tokens_predicted": usage.completion_tokens,
+        "tokens_evaluated": usage.prompt_tokens,
+        "tokens_cached": usage.cached_tokens,
+        "truncated": False,
+    }
+    return body if extension is None else {**body, "swarm": extension}
+
+
+async def infill(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, InfillBody)
+    options = VoteOptions("single", deadline_s=body.options.deadline_s, upstream=body.options.upstream)
+    asked = Asked(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
+    return await request.app[ANSWERER].answer(request, asked)
+
+
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/tokenize", tokenize),
@@ -118,4 +184,5 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/reranking", rerank),
         web.get("/v1/props", props),
         web.post("/v1/props", change_props),
+        web.post("/v1/infill", infill),
     ]

@@ -1,0 +1,1 @@
+"""What the node says of itself: health, its view of the swarm, metrics, the requests in progress.."""

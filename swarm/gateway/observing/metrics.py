@@ -1,16 +1,24 @@
-"""What the node counts, for Prometheus: requests, tokens, votes, slots, peers."""
+"""What the node counts, for Prometheus: requests, tokens, votes, slots, peers.
+
+How many peers there are in each state, and how often one changed to it: read from the membership when asked.
+"""
 
 from __future__ import annotations
 
+import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from federation.membership import Membership
+from federation.peer import PeerState
 from swarm.consensus.verdict import Verdict
-from swarm.gateway.answers.streams import CLIENT_LEFT, ENDING
 from swarm.gateway.http.errors import Handler
+from swarm.gateway.http.in_progress import CLIENT_LEFT, ENDING
 from swarm.generation import Candidate
 from swarm.workers.waiting import Refusal
 
@@ -157,3 +165,23 @@ def overruled(shown: Sequence[Candidate], verdict: Verdict) -> bool:
     """The client saw another answer than the one that won: a leader that was streamed before the vote was over."""
     agreed = {summary.voter for summary in verdict.candidates if summary.group == 0}
     return verdict.winner is not None and any(c.voter not in {verdict.winner.voter, *agreed} for c in shown)
+
+
+METRICS = web.AppKey("metrics", Metrics)
+
+
+class PeerMetrics(Collector):
+    """`swarm_peers{state}` and `swarm_peer_changes_total{to}`."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+
+    def collect(self) -> Iterator[Metric]:
+        now = collections.Counter(peer.state for peer in self._membership.peers())
+        peers = GaugeMetricFamily("swarm_peers", "Peers known, by state", labels=["state"])
+        changes = CounterMetricFamily("swarm_peer_changes", "Peers' changes of state, by the new one", labels=["to"])
+        for state in PeerState:
+            peers.add_metric([state.value], now[state])
+            changes.add_metric([state.value], self._membership.change_counts()[state])
+        yield peers
+        yield changes

@@ -1,22 +1,78 @@
-"""OpenAI's generating endpoints: chat completions and completions."""
+"""OpenAI's generating endpoints: chat completions and completions.
+
+Plain completions of several prompts in one request: each answered for itself, the choices numbered through.
+
+OpenAI's list of models: everything that this node, a peer or the upstream serves, and the alias for all of it.
+
+OpenAI's embeddings: a vector for each text, by one model: this node's, a peer's or the upstream's.
+"""
 
 from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+import base64
+import struct
+from collections.abc import Sequence
 
-from swarm.gateway.answers import utility_calls
-from swarm.gateway.answers.request_context import Asked
+from aiohttp import web
+from pydantic import JsonValue
+
+from swarm.errors import BadRequest, UnknownModel
+from swarm.gateway.answers.answer_service import ANSWERER, whole_candidates
+from swarm.gateway.answers.request_context import Answering, Asked, may_leave
 from swarm.gateway.http.bodies import RAW_BODY, read_body
-from swarm.gateway.http.keys import ANSWERER
-from swarm.gateway.llama.bodies import DetokenizeBody
-from swarm.gateway.llama.endpoints import ask
-from swarm.gateway.openai.chat_body import ChatCompletionBody
-from swarm.gateway.openai.chunk_writer import OpenAIForm
-from swarm.gateway.openai.completion_body import CompletionBody
-from swarm.gateway.openai.several_prompts import answer_several
-from swarm.gateway.openai.shapes import Shape
-from swarm.generation import GenerationRequest
+from swarm.gateway.http.compact_json import compact, json_response
+from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
+from swarm.gateway.openai import utility_calls
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
+from swarm.gateway.openai.shapes import OpenAIForm, Shape, add_usage, usage_object
+from swarm.gateway.openai.utility_calls import BATCH, DetokenizeBody, ask, embed
+from swarm.generation import GenerationRequest, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
+from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
+
+AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
+
+
+async def answer_several(answerings: Sequence[Answering]) -> web.Response:
+    """One response with all choices, in order of the prompts. The first failure ends all of them."""
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def answer(answering: Answering) -> tuple[JsonObject, Usage]:
+        async with room:
+            candidates, verdict = await whole_candidates(answering)
+        usage = add_usage([candidate.usage for candidate in candidates])
+        return answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict)), usage
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(answer(answering)) for answering in answerings]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    bodies, usages = zip(*(task.result() for task in tasks), strict=True)
+    body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
+    body.pop("swarm", None)
+    return web.Response(text=compact(body), content_type="application/json", headers=answerings[0].headers())
+
+
+def numbered(bodies: Sequence[JsonObject]) -> list[JsonValue]:
+    """All choices, counted from 0. Each prompt was voted on for itself: its `swarm` object goes with its choice."""
+    choices: list[JsonValue] = []
+    for body in bodies:
+        found, account = body["choices"], {name: body[name] for name in ("swarm",) if name in body}
+        for choice in found if isinstance(found, list) else ():
+            if isinstance(choice, dict):
+                choices.append({**choice, "index": len(choices), **account})
+    return choices
+
+
+def summed(usages: Sequence[Usage]) -> Usage:
+    """What different prompts cost together."""
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in usages),
+    )
 
 
 def openai_form(body: ChatCompletionBody) -> OpenAIForm:
@@ -65,8 +121,90 @@ async def echoed(request: web.Request, body: CompletionBody) -> str:
     return (await ask(request.app, body.model, call))[0]
 
 
+CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, asks for the list
+
+
+def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
+    """What a client may ask for."""
+    return (*model_names(replicas), SWARM_ALIAS) if replicas else ()
+
+
+def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict[str, object]:
+    """One entry of the list; `nodes` is our own extension."""
+    nodes = sorted({replica.node for replica in replicas if name in (SWARM_ALIAS, replica.model)})
+    upstream = {r.node for r in replicas if r.upstream and r.model == name}
+    owner = upstream.pop() if len(nodes) == len(upstream) == 1 else "local-swarm"
+    return {"id": name, "object": "model", "created": created, "owned_by": owner, "nodes": nodes}
+
+
+async def models(request: web.Request) -> web.Response:
+    replicas = request.app[DISPATCHER].known(may_leave(request))
+    of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
+    for replica in replicas:
+        of_model.setdefault(replica.model, []).append(replica)
+    data = [model_object(name, tuple(of_model[name]), request.app[STARTED_AT]) for name in names_of(replicas)]
+    listing: dict[str, object] = {"object": "list", "data": data}
+    if CODEX_VERSION in request.query:
+        # It reads `models`, whose entries hold its own prompts for its maker's models, and reports an error where there
+        # is none. Nobody else is shown it: some clients would take an empty `models` for the whole list.
+        listing["models"] = []
+    return json_response(listing)
+
+
+async def model(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    replicas = request.app[DISPATCHER].known(may_leave(request))
+    names = names_of(replicas)
+    if name not in names:
+        raise UnknownModel(name, names)
+    return json_response(model_object(name, replicas, request.app[STARTED_AT]))
+
+
+VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
+
+
+async def embeddings(request: web.Request) -> web.Response:
+    body = await read_body(request, EmbeddingBody)
+    as_base64 = body.encoding_format == "base64"
+    texts = [text if isinstance(text, str) else list(text) for text in body.texts]
+    model, tokens = body.model, 0
+    rows: list[str] = []
+    upstream = may_leave(request, body.options)
+    for start in range(0, len(texts), BATCH):
+        part = body.model_copy(update={"input": texts[start : start + BATCH]})
+        batch, replica = await ask(request.app, model, embed(part), upstream)
+        model = replica.model  # the next batch's too, whoever computes it
+        check_dimensions(body, len(batch.vectors[0]))
+        tokens += batch.prompt_tokens
+        for vector in batch.vectors:
+            embedding = to_base64(vector) if as_base64 else vector
+            rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))
+            if len(rows) % VECTORS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    usage = compact({"prompt_tokens": tokens, "total_tokens": tokens})
+    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{compact(model)},"usage":{usage}}}'
+    return web.Response(text=text, content_type="application/json")
+
+
+def check_dimensions(body: EmbeddingBody, size: int) -> None:
+    """Raises BadRequest where the client wants vectors of another size than the model's."""
+    if body.dimensions not in (None, size):
+        raise BadRequest(
+            f"dimensions is {body.dimensions}; {body.model!r} gives vectors of {size} numbers and none shorter",
+            param="dimensions",
+        )
+
+
+def to_base64(vector: tuple[float, ...]) -> str:
+    """A vector as base64 of little-endian float32, which is what the OpenAI SDK asks for."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
 def routes() -> list[web.RouteDef]:
     return [
         web.post("/v1/chat/completions", chat_completions),
         web.post("/v1/completions", completions),
+        web.get("/v1/models", models),
+        web.get("/v1/models/{id:.+}", model),
+        web.post("/v1/embeddings", embeddings),
     ]

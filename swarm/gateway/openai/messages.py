@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Discriminator, Field, JsonValue, model_validator
+from pydantic import AliasChoices, Discriminator, Field, JsonValue, model_validator
 from typing_extensions import TypedDict
 
-from swarm.gateway.http.finite import is_finite
+from swarm.gateway.http.bodies import Part
+from swarm.gateway.http.compact_json import is_finite
 from swarm.generation import JsonObject
 
 MAX_PARTS = 1024  # of one message; clients send a handful
 MAX_TOOL_CALLS = 256  # in one turn
 MAX_ARGUMENT_LEVELS = 64  # of a call's arguments, as of its schema: templates walk over them
-
-
-class Part(BaseModel):
-    """What is inside a body: strict types (no "0.5" for 0.5), finite numbers, unknown fields ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class TextPart(TypedDict):

@@ -1,21 +1,56 @@
 """OpenAI's response objects, for chat and for plain completions, whole and as stream chunks.
 
 A stream's constant head is encoded once; per token only the delta is.
+
+Log-probabilities in the form of `/v1/completions`: parallel lists, where chat has one object for each token.
+
+OpenAI's two forms of an answer, and its events as OpenAI's chunks, written to one stream.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 from pydantic import JsonValue
 
-from swarm.gateway.answers.call_opening import honest_reason, with_unique_ids
+from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object
+from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.openai.text_logprobs import text_logprobs
-from swarm.generation import Candidate, Delta, FinishReason, JsonObject, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
+
+
+def text_logprobs(logprobs: JsonValue, offset: int) -> JsonValue:
+    """Chat's `content` list as `tokens`, `token_logprobs`, `top_logprobs`, `text_offset`; anything else as it is.
+
+    `offset` is where the first token begins in the choice's text, in characters.
+    """
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(content, list):
+        return logprobs
+    tokens: list[JsonValue] = []
+    values: list[JsonValue] = []
+    tops: list[JsonValue] = []
+    offsets: list[JsonValue] = []
+    for entry in content:
+        if not isinstance(entry, dict):
+            continue
+        token = str(entry.get("token", ""))
+        tokens.append(token)
+        values.append(entry.get("logprob"))
+        tops.append(_top(entry.get("top_logprobs")))
+        offsets.append(offset)
+        offset += len(token)
+    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+
+def _top(entries: JsonValue) -> JsonObject:
+    """The likeliest tokens as one object, token to log-probability."""
+    found = cast("list[JsonValue]", entries) if isinstance(entries, list) else []
+    return {str(entry.get("token", "")): entry.get("logprob") for entry in found if isinstance(entry, dict)}
+
 
 DONE = b"data: [DONE]\n\n"
 
@@ -114,26 +149,78 @@ class Shape:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def message_object(candidate: Candidate) -> JsonObject:
-    """The assistant's turn. `content` is null where there are only tool calls, as OpenAI has it."""
-    message: JsonObject = {
-        "role": "assistant",
-        "content": candidate.text or None if candidate.tool_calls else candidate.text,
-        "refusal": None,  # OpenAI's schema requires it
-        "annotations": [],
-    }
-    if candidate.reasoning:
-        message["reasoning_content"] = candidate.reasoning
-    if candidate.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in with_unique_ids(candidate.tool_calls)
-        ]
-    return message
-
-
 def _call_delta(call: ToolCallDelta) -> JsonObject:
     if call.id is None:
         return {"index": call.index, "function": {"arguments": call.arguments}}
     function: JsonObject = {"name": call.name or "", "arguments": call.arguments}
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIForm:
+    """Chat completions and plain completions: see `AnswerForm`."""
+
+    shape: Shape
+
+    @property
+    def dialect(self) -> Dialect:
+        return SSE
+
+    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
+        return self.shape.whole(candidates, extension)
+
+    def writer(self, out: OpenStream, choices: int) -> ChunkWriter:
+        return ChunkWriter(out, self.shape, choices)
+
+
+class ChunkWriter:
+    """Each choice opens once, with its role, and ends once. One event is one small write."""
+
+    def __init__(self, out: OpenStream, shape: Shape, choices: int) -> None:
+        self._out = out
+        self._shape = shape
+        self._head = shape.head()
+        self._tail = shape.tail()
+        self._unopened = set(range(choices))
+        self._calls = [CallOpening() for _ in range(choices)]
+        self._written_chars = [len(shape.echo)] * choices
+
+    async def begin(self) -> None:
+        """Every choice's first chunk."""
+        openings = [text for choice in sorted(self._unopened) if (text := self._opening(choice))]
+        if openings:
+            await self._out.write("".join(openings).encode())
+
+    async def delta(self, event: Delta) -> None:
+        if event.tool_calls:
+            calls = tuple(map(self._calls[event.choice].opened, event.tool_calls))
+            event = replace(event, tool_calls=calls)
+        if self._shape.kind == "text":
+            if event.logprobs is not None:
+                event = replace(event, logprobs=text_logprobs(event.logprobs, self._written_chars[event.choice]))
+            self._written_chars[event.choice] += len(event.text)
+        await self._chunk(event.choice, self._shape.delta(event), self._tail)
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        """The choice's last chunk; with `extension` it carries the `swarm` object."""
+        reason = honest_reason(event.reason, self._calls[event.choice].any)
+        await self._chunk(event.choice, self._shape.finish(event.choice, reason), self._shape.tail(extension))
+
+    async def ballot(self, standing: JsonObject) -> None:
+        """A chunk without choices that tells how the vote stands."""
+        await self._out.write(f"{self._head}{self._shape.tail({'ballot': standing})}".encode())
+
+    async def end(self, usages: list[Usage]) -> None:
+        """What comes after the last choice: the usage where the client asked for it, and the end mark."""
+        usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""
+        await self._out.end(usage + DONE)
+
+    async def _chunk(self, choice: int, body: str, tail: str) -> None:
+        opening = self._opening(choice) if choice in self._unopened else ""
+        await self._out.write(f"{opening}{self._head}{body}{tail}".encode())
+
+    def _opening(self, choice: int) -> str:
+        """The chunk with which a choice opens; "" where it needs none."""
+        self._unopened.discard(choice)
+        opening = self._shape.opening(choice)
+        return "" if opening is None else f"{self._head}{opening}{self._tail}"

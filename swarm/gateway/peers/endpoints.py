@@ -1,6 +1,10 @@
 """What this node does for its peers, under `/federation/v1/`: describe itself, name peers, run voters, generate.
 
 A peer can ask for nothing else, and what it asks is answered by this node alone: nothing is passed on, nothing loops.
+
+What peers send each other: OpenAI's bodies, and how many answers are wanted.
+
+Calls that generate nothing, asked by peers: answered by this node's engines as one line, after heartbeats.
 """
 
 from __future__ import annotations
@@ -9,8 +13,10 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import Discriminator, Field, RootModel, Tag
 
 from federation import wire
 from federation.advertisement import Goodbye, PeerHints
@@ -18,20 +24,47 @@ from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
-from swarm.gateway.answers.answer_service import refuse_impossible
+from swarm.gateway.answers.answer_service import ANSWERER, refuse_impossible
 from swarm.gateway.answers.request_context import Asked
-from swarm.gateway.answers.streams import NDJSON, open_stream
-from swarm.gateway.http.bodies import BODY_BYTES, read_body
-from swarm.gateway.http.keys import ANSWERER, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, PACING, POOL, TRUST
-from swarm.gateway.openai.chunk_writer import OpenAIForm
-from swarm.gateway.openai.shapes import Shape
-from swarm.gateway.peers.bodies import CandidatesBody, GenerateBody
-from swarm.gateway.peers.gate import MEMBER
+from swarm.gateway.answers.streams import NDJSON, PACING, open_stream
+from swarm.gateway.http.access_middleware import MEMBER
+from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
+from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, TRUST
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
+from swarm.gateway.openai.shapes import OpenAIForm, Shape
+from swarm.gateway.openai.utility_calls import PEER_UTILITIES
 from swarm.generation import Delta, Finish
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
 from swarm.routing.leading import LeaderLine, LeaderStep
 from swarm.routing.policy import VoteOptions
+from swarm.routing.vote_modes import MAX_VOTES
 from swarm.routing.voters import local_candidates
+
+
+def dialect(body: object) -> str:
+    """Which of OpenAI's two request forms a body is."""
+    return "chat" if isinstance(body, dict) and "messages" in body else "text"
+
+
+GenerationBody = Annotated[
+    Annotated[ChatCompletionBody, Tag("chat")] | Annotated[CompletionBody, Tag("text")], Discriminator(dialect)
+]
+
+
+class GenerateBody(RootModel[GenerationBody]):
+    """`POST /federation/v1/generate`: an OpenAI body of either form."""
+
+
+class CandidatesBody(Part):
+    """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands.
+
+    With `leader` the first one's answer is told step by step, too.
+    """
+
+    request: GenerationBody
+    votes: Annotated[int, Field(ge=1, le=MAX_VOTES)]
+    leader: bool = False
+
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +177,24 @@ async def generate(request: web.Request) -> web.StreamResponse:
     return await request.app[ANSWERER].answer(request, asked)
 
 
+async def utility(request: web.Request) -> web.StreamResponse:
+    """One answer. What goes wrong once the call runs is the line, the error object of every other endpoint."""
+    left_s = deadline_s(request)
+    known = PEER_UTILITIES.get(request.match_info["name"])
+    if known is None:
+        raise web.HTTPNotFound
+    model, call = await known.read(request)
+    app = request.app
+    dispatcher, pacing = app[DISPATCHER], app[PACING]
+    deadline = time.monotonic() + left_s
+    async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+        await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
+        with app[CONDITION].finding_a_model(dispatcher.node, for_peer=True):
+            answer, _ = await dispatcher.utility(model, call, deadline, local_only=True)
+        await out.write(call.answer.dump_json(answer) + b"\n")
+    return out.response
+
+
 def routes() -> list[web.RouteDef]:
     return [
         web.get(wire.NODE_PATH, node),
@@ -152,4 +203,5 @@ def routes() -> list[web.RouteDef]:
         web.post(wire.ROSTER_PATH, roster),
         web.post(wire.CANDIDATES_PATH, candidates),
         web.post(wire.GENERATE_PATH, generate),
+        web.post(wire.UTILITIES_PATH + "/{name}", utility),
     ]

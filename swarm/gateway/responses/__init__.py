@@ -1,0 +1,1 @@
+"""OpenAI's Responses API, without state: items in, items and events out."""

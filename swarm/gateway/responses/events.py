@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from swarm.errors import BadRequest, ContextExceeded, SwarmError, UnknownModel
-from swarm.gateway.answers.call_opening import CallOpening
+from swarm.gateway.answers.answer_form import CallOpening
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.http.errors import http_error
 from swarm.gateway.responses.response_object import (

@@ -9,15 +9,8 @@ from typing import Annotated, Literal, cast
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 from typing_extensions import TypedDict
 
-from swarm.gateway.openai.messages import (
-    MAX_PARTS,
-    MAX_TOOL_CALLS,
-    Message,
-    MessageFunction,
-    MessageToolCall,
-    Part,
-    left_out,
-)
+from swarm.gateway.http.bodies import Part
+from swarm.gateway.openai.messages import MAX_PARTS, MAX_TOOL_CALLS, Message, MessageFunction, MessageToolCall, left_out
 from swarm.generation import MAX_MESSAGES, JsonObject
 
 MAX_ITEMS = MAX_MESSAGES - 1  # the instructions are one message more

@@ -10,9 +10,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from swarm.gateway.answers.call_opening import with_unique_ids
-from swarm.gateway.responses.body import ResponsesBody
-from swarm.gateway.responses.tools import FunctionTool
+from swarm.gateway.answers.answer_form import with_unique_ids
+from swarm.gateway.responses.bodies import FunctionTool, ResponsesBody
 from swarm.generation import Candidate, FinishReason, JsonObject, Usage
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]

@@ -1,4 +1,7 @@
-"""`POST /v1/responses`: what clients send, parsed and bounded, and the request for text that it is."""
+"""`POST /v1/responses`: what clients send, parsed and bounded, and the request for text that it is.
+
+Tools and the choice among them in the flat form of the Responses API.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,84 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from swarm.gateway.http.finite import is_finite
-from swarm.gateway.openai.chat_body import hosted_type
-from swarm.gateway.openai.messages import Part
-from swarm.gateway.openai.sampling_body import PositiveInt, Sampling
+from swarm.gateway.http.bodies import Part
+from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.openai.bodies import PositiveInt, Sampling, hosted_type
 from swarm.gateway.responses.input_items import MAX_ITEMS, InputItem, OtherItem, ReasoningItem, messages_of
-from swarm.gateway.responses.tools import Choice, FunctionTool, chosen
 from swarm.generation import (
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    FunctionSpec,
     GenerationRequest,
     JsonObject,
     JsonSchemaFormat,
+    NamedFunction,
+    NamedToolChoice,
     ResponseFormat,
+    ToolChoice,
+    ToolSpec,
 )
+
+
+class FunctionTool(Part):
+    """A function offered to the model; `parameters` is a JSON schema."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+    def spec(self) -> ToolSpec:
+        function = FunctionSpec(
+            name=self.name, description=self.description or "", parameters=self.parameters or {}, strict=self.strict
+        )
+        return ToolSpec(function=function)
+
+
+class FunctionChoice(Part):
+    """The one function to call."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTool(Part):
+    type: str
+    name: str | None = None
+
+
+class AllowedTools(Part):
+    """The functions that may be called now, out of all that are offered."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"] = "auto"
+    tools: Annotated[list[AllowedTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+Choice = Literal["auto", "none", "required"] | FunctionChoice | AllowedTools
+
+
+def chosen(tools: list[FunctionTool], choice: Choice | None) -> tuple[list[FunctionTool], ToolChoice]:
+    """The functions to show to the model, and how free it is among them. Raises ValueError if that cannot be met."""
+    names = {tool.name for tool in tools}
+    match choice:
+        case "none":
+            return [], "none"  # told of a tool it must not call, a model would write the call into its answer
+        case FunctionChoice():
+            if choice.name not in names:
+                raise ValueError(f"tool_choice names {choice.name!r}, which is not among the tools")
+            return tools, NamedToolChoice(function=NamedFunction(name=choice.name))
+        case AllowedTools():
+            allowed = {tool.name for tool in choice.tools if tool.type == "function"}
+            if not names & allowed:
+                raise ValueError("tool_choice allows none of the tools of type function")
+            return [tool for tool in tools if tool.name in allowed], choice.mode
+        case "required" if not tools:
+            raise ValueError("tool_choice needs tools of type function")
+        case _:
+            return tools, choice or "auto"
+
 
 MAX_METADATA = 16  # OpenAI's limit
 LOGPROBS = "message.output_text.logprobs"  # the one thing that can be included

@@ -1,7 +1,11 @@
-"""Is this node alive, is it ready, what does it count, and whom does it know."""
+"""Is this node alive, is it ready, what does it count, and whom does it know.
+
+The requests in progress, for whoever may manage this node: which there are, and the end of one of them.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,13 +17,16 @@ from federation.change_log import RecentChange
 from federation.dns_source import ResolvedName
 from federation.peer import AddressRejected, Peer
 from federation.trust import Trust
-from swarm.gateway.http.access import AccessRules
+from swarm.gateway.http.access import REQUESTS_PATH, AccessRules
 from swarm.gateway.http.access_middleware import ACCESS
 from swarm.gateway.http.compact_json import json_response
-from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, METRICS, POOL, TRUST
+from swarm.gateway.http.in_progress import Work
+from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, TRUST
+from swarm.gateway.observing.metrics import METRICS
 from swarm.routing.conduct import Account
 from swarm.routing.replicas import CircuitState
 from swarm.routing.upstream import Upstream
+from swarm.tracing import MAX_REQUEST_ID_CHARS
 
 UNKNOWN: Final[tuple[Account, tuple[str, ...]]] = (Account(), ())  # a peer of which nothing was asked
 
@@ -185,6 +192,34 @@ async def federation(request: web.Request) -> web.Response:
     )
 
 
+log = logging.getLogger(__name__)
+
+
+def request_object(work: Work, now: float) -> dict[str, object]:
+    """One request. Neither what it asks nor with which key is anybody's business."""
+    return {
+        "id": work.request_id,
+        "path": work.path,
+        "from": "node" if work.for_a_node else "client",
+        "running_s": round(now - work.began, 2),
+    }
+
+
+async def requests(request: web.Request) -> web.Response:
+    """The oldest first."""
+    now = time.monotonic()
+    running = sorted(request.app[CONDITION].in_progress.now(), key=lambda work: work.began)
+    return json_response({"object": "list", "data": [request_object(work, now) for work in running]})
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """A stream ends by an error in it, a whole answer is a 409; what worked on it, here and on peers, stops."""
+    request_id = request.match_info["id"][:MAX_REQUEST_ID_CHARS]
+    cancelled = request.app[CONDITION].in_progress.cancel(request_id)
+    log.warning("%s cancelled request %s", request.remote, request_id)
+    return json_response({"id": request_id, "cancelled": cancelled})
+
+
 def routes() -> list[web.RouteDef]:
     return [
         web.get("/livez", live),
@@ -193,4 +228,6 @@ def routes() -> list[web.RouteDef]:
         web.get("/v1/health", ready),
         web.get("/metrics", metrics),
         web.get("/v1/federation/health", federation),
+        web.get(REQUESTS_PATH, requests),
+        web.post(REQUESTS_PATH + "/{id}/cancel", cancel),
     ]

@@ -1,11 +1,20 @@
-"""The form of an answer that the Responses API has: see `AnswerForm`."""
+"""OpenAI's Responses API, without state: `POST /v1/responses`.
+
+The form of an answer that the Responses API has: see `AnswerForm`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from aiohttp import web
+
+from swarm.errors import BadRequest
+from swarm.gateway.answers.answer_service import ANSWERER
+from swarm.gateway.answers.request_context import Asked
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
-from swarm.gateway.responses.body import ResponsesBody
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.events import ResponseEvents
 from swarm.gateway.responses.response_object import ResponseObject
 from swarm.generation import Candidate, Delta, Finish, JsonObject, Usage
@@ -52,3 +61,18 @@ class EventWriter:
         reason = self._finish.reason if self._finish else "stop"
         usage = usages[0] if usages else Usage()
         await self._out.write(self._events.end(reason, usage, self._extension).encode())
+
+
+async def responses(request: web.Request) -> web.StreamResponse:
+    body = await read_body(request, ResponsesBody)
+    asked = Asked(body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body))
+    try:
+        return await request.app[ANSWERER].answer(request, asked)
+    except BadRequest as error:
+        if error.param == "messages":  # what engines call a conversation
+            error.param = "input"
+        raise
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.post("/v1/responses", responses)]

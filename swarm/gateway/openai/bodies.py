@@ -1,0 +1,295 @@
+"""What OpenAI's request bodies have in common: parsed and bounded on arrival, unknown fields ignored aloud.
+
+Prompts as OpenAI's bodies have them: a text, its tokens, or several of either.
+
+The body of a chat completion.
+
+The body of a plain completion.
+
+The body of a request for vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+
+from swarm.errors import BadRequest
+from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
+from swarm.gateway.http.bodies import Part
+from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.openai.messages import Message
+from swarm.generation import (
+    MAX_MESSAGES,
+    MAX_STOP_STRINGS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    MIN_REPEAT_PENALTY,
+    SEED_MASK,
+    ExtraText,
+    GenerationRequest,
+    NamedToolChoice,
+    Prompt,
+    ResponseFormat,
+    ToolChoice,
+    ToolSpec,
+    steady_temperature,
+)
+from swarm.routing.policy import VoteOptions
+from swarm.routing.replicas import SWARM_ALIAS
+
+log = logging.getLogger(__name__)
+
+MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
+MAX_MODEL_CHARS = 512  # a hub name, a file, a quantization
+MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
+MAX_INT = 2**31 - 1  # engines take 32 bits
+MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
+_logged_fields: set[str] = set()
+
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+
+
+class Body(Part):
+    """A whole body. Unknown fields are ignored aloud, once."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _log_unknown(self) -> Body:
+        for name in set(self.model_extra or ()) - _logged_fields:
+            if len(_logged_fields) < MAX_LOGGED_FIELDS:
+                _logged_fields.add(name)
+                log.info("ignoring the unknown field %.100r of a request", name)
+        return self
+
+
+class StreamOptions(Part):
+    include_usage: bool | None = None
+
+
+class Sampling(Body):
+    """Parameters that chat and plain completions share, with OpenAI's ranges (and llama.cpp's own samplers)."""
+
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: PositiveInt | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(steady_temperature)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: int | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=10)] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    swarm: SwarmOptions | None = None
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _few_biases(cls, value: object) -> object:
+        """Before the entries are looked at: a million bad ones would be a million error messages."""
+        if isinstance(value, dict) and len(cast("dict[str, object]", value)) > MAX_BIASED_TOKENS:
+            raise ValueError(f"at most {MAX_BIASED_TOKENS} tokens can be biased")
+        return cast("object", value)
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def options(self) -> VoteOptions:
+        """How to vote. Raises BadRequest where the rest of the body contradicts it."""
+        return options_of(self.swarm, stream=self.stream, choices=self.choices)
+
+    def _shared(self) -> dict[str, Any]:
+        same = self.model_dump(
+            include={
+                "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
+                "frequency_penalty", "repeat_penalty", "logit_bias",
+            }
+        )  # fmt: skip
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        seed = None if self.seed is None else self.seed & SEED_MASK
+        return {**same, "stop": tuple(text for text in stop if text), "seed": seed}
+
+
+PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
+
+
+def as_prompts(value: str | list[int] | Sequence[str | list[int]]) -> list[Prompt]:
+    """One text, one list of tokens, or several of either, as a list. An empty list is no prompt at all."""
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [tuple(cast("list[int]", value))]
+    several = cast("Sequence[str | list[int]]", value)
+    return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in several]
+
+
+class TemplateSwitches(Part):
+    """`chat_template_kwargs`, as vLLM and llama.cpp have it: of all that a template may read, the one that many do."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatCompletionBody(Sampling):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_completion_tokens: PositiveInt | None = None
+    tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    chat_template_kwargs: TemplateSwitches | None = None
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _functions_only(cls, value: object) -> object:
+        """Clients offer hosted tools (web_search, custom, ...) to every server; only functions reach a model."""
+        if not isinstance(value, list):
+            return value
+        tools = cast("list[object]", value)
+        return [tool for tool in tools if hosted_type(tool) is None]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChatCompletionBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.tool_choice not in (None, "auto", "none") and not self.tools:
+            raise ValueError("tool_choice needs tools of type function")
+        names = [tool.function.name for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        wanted = self.response_format
+        if wanted and wanted.type == "json_schema" and not wanted.json_schema:
+            raise ValueError("response_format json_schema needs a json_schema")
+        schemas = [tool.function.parameters for tool in self.tools or ()]
+        if wanted and wanted.json_schema:
+            schemas.append(wanted.json_schema.schema_)
+        if not all(map(is_finite, schemas)):
+            raise ValueError("a schema has a number that is not finite")
+        return self
+
+    def to_request(self) -> GenerationRequest:
+        shared = self._shared()
+        shared["max_tokens"] = self.max_completion_tokens or self.max_tokens
+        return GenerationRequest(
+            **shared,
+            messages=tuple(message.to_engine() for message in self.messages),
+            # What a model must not call it is not shown: told of a tool it would write the call into its answer.
+            tools=() if self.tool_choice == "none" else tuple(self.tools or ()),
+            tool_choice=self.tool_choice or "auto",
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            response_format=self.response_format,
+            logprobs=bool(self.logprobs),
+            thinking=self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking,
+            top_logprobs=self.top_logprobs or 0,
+        )
+
+
+def hosted_type(tool: object) -> str | None:
+    """The type of a tool that is no function; None for functions, and for what is no tool at all."""
+    kind = cast("dict[str, object]", tool).get("type") if isinstance(tool, dict) else None
+    return kind if isinstance(kind, str) and kind != "function" else None
+
+
+MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send 1 to 16
+MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
+
+
+class CompletionBody(Sampling):
+    """`POST /v1/completions`: prompts as texts or the model's own tokens, and perhaps what follows the answer."""
+
+    prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(fail_fast=True)]
+    suffix: str | None = None
+    input_extra: Annotated[list[ExtraText], Field(max_length=MAX_EXTRA_TEXTS, fail_fast=True)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_answered(self) -> CompletionBody:
+        if not self.prompts:
+            raise ValueError("prompt is an empty list")
+        if len(self.prompts) > MAX_PROMPTS:
+            raise ValueError(f"{len(self.prompts)} prompts; at most {MAX_PROMPTS} are answered in one request")
+        if len(self.prompts) > 1 and self.stream:
+            raise ValueError("several prompts are not streamed: send one request for each, or stream: false")
+        tokens = any(isinstance(prompt, tuple) for prompt in self.prompts)
+        if tokens and self.model == SWARM_ALIAS:
+            raise ValueError("a prompt of tokens needs the model whose tokens they are: name it")
+        if self.suffix and (tokens or self.logprobs is not None):
+            raise ValueError("a suffix needs a prompt that is text, and no logprobs")
+        return self
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return as_prompts(self.prompt)
+
+    @property
+    def text(self) -> str:
+        """The first prompt; "" where it is tokens."""
+        prompt = self.prompts[0]
+        return prompt if isinstance(prompt, str) else ""
+
+    def to_request(self) -> GenerationRequest:
+        """The request of the one prompt. Raises BadRequest where there are more: each is a request of its own."""
+        if len(self.prompts) > 1:
+            raise BadRequest(f"prompt has {len(self.prompts)} entries; one is taken here", param="prompt")
+        return GenerationRequest(
+            **self._shared(),
+            prompt=self.prompts[0],
+            suffix=self.suffix or None,
+            input_extra=tuple(self.input_extra or ()),
+            logprobs=self.logprobs is not None,
+            top_logprobs=self.logprobs or 0,
+        )
+
+
+MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
+
+
+class EmbeddingBody(Body):
+    """`POST /v1/embeddings`."""
+
+    model: ModelName
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | PromptTokens
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)] | PromptTokens],
+            Field(min_length=1, fail_fast=True),
+        ]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: PositiveInt | None = None
+    swarm: SwarmOptions | None = None  # only `upstream` matters here
+
+    @property
+    def options(self) -> VoteOptions:
+        return VoteOptions() if self.swarm is None else self.swarm.options()
+
+    @model_validator(mode="after")
+    def _few_inputs(self) -> EmbeddingBody:
+        if len(self.texts) > MAX_EMBEDDING_INPUTS:
+            raise ValueError(f"input has {len(self.texts)} texts; at most {MAX_EMBEDDING_INPUTS} are taken at once")
+        return self
+
+    @property
+    def texts(self) -> list[Prompt]:
+        return as_prompts(self.input)
