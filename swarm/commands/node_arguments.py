@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.consensus.strategy_names import STRATEGIES
+from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
 from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
-from swarm.routing.vote_modes import MAX_VOTES, STREAM_MODES
 
 USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from swarm.consensus.strategy_names import STRATEGIES
+from swarm.consensus.options import STRATEGIES
 
 
 def add_vote(

@@ -2,18 +2,81 @@
 
 Nothing is run. Python is compared by its syntax tree; other languages by their tokens, in those that give layout no
 meaning, and by their lines in the rest.
+
+Fenced code blocks in Markdown, found line by line.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from swarm.consensus.code_fences import Block, fenced_blocks
-from swarm.consensus.token_overlap import Bag, bag_of, overlap
+from swarm.consensus.text_answer import Bag, bag_of, overlap
+
+_FENCES = ("```", "~~~")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block: its language tag in lower case ("" without one) and the dedented code."""
+
+    language: str
+    code: str
+
+
+def fenced_blocks(text: str) -> tuple[Block, ...]:
+    """The fenced blocks of `text` in order; one that never closes runs to the end."""
+    return _split(text)[0]
+
+
+def is_one_block(text: str) -> bool:
+    """`text` is a single fenced block and nothing else."""
+    blocks, outside = _split(text)
+    return len(blocks) == 1 and not outside
+
+
+def _split(text: str) -> tuple[tuple[Block, ...], bool]:
+    """The blocks, and whether anything but white space stands outside of them."""
+    blocks: list[Block] = []
+    outside = False
+    fence, language, inside = "", "", list[str]()
+    for line in text.splitlines():
+        stripped = line.strip()
+        if not fence:
+            fence = _opening(stripped)
+            language = _language(stripped[len(fence) :]) if fence else ""
+            outside = outside or (not fence and bool(stripped))
+        elif stripped.startswith(fence) and not stripped.strip(fence[0]):
+            blocks.append(_block(language, inside))
+            fence, inside = "", []
+        else:
+            inside.append(line)
+    if fence:
+        blocks.append(_block(language, inside))
+    return tuple(blocks), outside
+
+
+def _opening(line: str) -> str:
+    """The fence that `line` opens with, at its full length; empty if none (an info string holds no backtick)."""
+    for fence in _FENCES:
+        if line.startswith(fence):
+            run = line[: len(line) - len(line.lstrip(fence[0]))]
+            return "" if "`" in line[len(run) :] else run
+    return ""
+
+
+def _language(info: str) -> str:
+    words = info.replace("{", " ").replace(",", " ").split()
+    return words[0].lstrip(".").lower() if words else ""
+
+
+def _block(language: str, lines: list[str]) -> Block:
+    return Block(language, textwrap.dedent("\n".join(lines)))
+
 
 MAX_BLOCKS = 32
 MAX_CODE_CHARS = 50_000  # of one block; a syntax tree takes about 100 times its source in memory

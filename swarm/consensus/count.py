@@ -9,22 +9,18 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from swarm.consensus.abstention import Abstention, Reason
-from swarm.consensus.auto import AUTO
+from swarm.consensus.answers import Abstention, Reason
 from swarm.consensus.final_answer import framed
 from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Vote, group_by, in_order, lead_of_first
 from swarm.consensus.judge import JUDGE
-from swarm.consensus.kind_names import Kind
 from swarm.consensus.kinds import ProseKind, answer_of_kind, kinds_counted, prose_kind, weight_as
-from swarm.consensus.lead import Lead
-from swarm.consensus.majority import MAJORITY, most_votes
-from swarm.consensus.medoid import MEDOID
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
+from swarm.consensus.stopping import Lead
+from swarm.consensus.strategies import AUTO, MAJORITY, MEDOID, WEIGHTED, VotingStrategy, most_votes
 from swarm.consensus.tool_call_answer import ToolCallAnswer
 from swarm.consensus.units import Frame, frame_of
-from swarm.consensus.voting_strategy import VotingStrategy
-from swarm.consensus.weighted import WEIGHTED
 from swarm.consensus.weights import EQUAL, VoterWeights
 
 VOTING_STRATEGIES: Mapping[str, VotingStrategy] = {

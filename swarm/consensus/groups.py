@@ -3,6 +3,8 @@
 Ties: summed weight, then the best single voter's weight, then the mean log-probability (where one model gave all the
 answers), then the voter's id. The order of arrival never counts. Weights are exact fractions: sums of floats depend on
 the order of their terms.
+
+What a kind of answer must offer to be counted, and to be compared.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, TypeVar
 
-from swarm.consensus.comparable import Keyed
+from swarm.consensus.answers import Keyed
 from swarm.consensus.reading import Reading
 from swarm.generation import Candidate
 

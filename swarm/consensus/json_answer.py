@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from rapidfuzz import fuzz
 
-from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.canonical_json import canonical_json, parse_json
-from swarm.consensus.code_fences import fenced_blocks, is_one_block
-from swarm.consensus.schema_check import breach
-from swarm.consensus.schema_shape import without_defaults
+from swarm.consensus.code_answer import fenced_blocks, is_one_block
+from swarm.consensus.schema import breach, without_defaults
 from swarm.generation import JsonObject, ResponseFormat
 
 MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared

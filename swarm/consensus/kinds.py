@@ -1,4 +1,7 @@
-"""Which kind of answer the replies in words are compared as, and how firmly that is settled."""
+"""Which kind of answer the replies in words are compared as, and how firmly that is settled.
+
+Answers that call tools: which tools, and with which arguments. Ids are left out: each voter makes its own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from swarm.consensus.groups import ZERO, Ballot
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.weights import VoterWeights

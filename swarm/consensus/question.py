@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 
-from swarm.consensus.likenesses import Likenesses
-from swarm.consensus.strategy_names import STRATEGIES, Strategy
+from swarm.consensus.options import STRATEGIES, Strategy
+from swarm.consensus.text_answer import Likenesses
 from swarm.errors import BadRequest
 from swarm.generation import Candidate, GenerationRequest, ResponseFormat, ToolSpec
 
 if TYPE_CHECKING:
-    from swarm.consensus.abstention import Flaw
+    from swarm.consensus.answers import Flaw
     from swarm.consensus.reading import Reading
 
 MAX_SEARCHED_CHARS = 200_000  # of each message: an instruction about the answer's form is not buried deeper

@@ -1,11 +1,14 @@
-"""How one candidate reads, whatever the others say: every form of answer it carries, or why it has no say."""
+"""How one candidate reads, whatever the others say: every form of answer it carries, or why it has no say.
+
+Why a candidate has no say in a vote: it is neither for nor against anything.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 
-from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.code_answer import CodeAnswer, read_code
 from swarm.consensus.final_answer import FinalAnswer, find_final_answer
 from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from swarm.consensus.abstention import Abstention, Flaw, Reason
+from swarm.consensus.answers import Abstention, Flaw, Reason
 from swarm.consensus.count import Standing, count, kind_alone
 from swarm.consensus.groups import ZERO, Ballot, Group, group_weight
-from swarm.consensus.kind_names import Kind
-from swarm.consensus.lead import Lead, stands
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
-from swarm.consensus.race import race
 from swarm.consensus.reading import read
+from swarm.consensus.stopping import POSTERIOR_STOP, Lead, posterior, stands
+from swarm.consensus.strategies import race
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate
 
@@ -168,3 +168,14 @@ def _race_tally(question: Question, winner: Ballot | None, abstentions: tuple[Ab
 def _nothing_valid(question: Question, abstentions: tuple[Abstention, ...]) -> Tally:
     kind: Kind = "json" if question.wants_json else "text"
     return Tally(kind, (kind,), None, (), abstentions, leads=(), weights=EQUAL)
+
+
+def posterior_stops(tally: Tally) -> bool:
+    """The vote may stop: the answer was chosen by counting, and is ahead with POSTERIOR_STOP.
+
+    Ballots that turned out to be no answer of the kind that is counted are against it, as if they were one answer.
+    """
+    if tally.winner is None or tally.leads is None or tally.similarity is not None:
+        return False
+    against = [len(group.ballots) for group in tally.groups[1:]]
+    return posterior(len(tally.groups[0].ballots), max([*against, tally.mute])) >= POSTERIOR_STOP

@@ -2,16 +2,68 @@
 
 Two answers count as the same only if nearly every token is shared and they neither conclude with different numbers nor
 negate a different number of times: "the answer is 42" and "the answer is 43" share most of their characters.
+
+Remembers how alike two answers are: a vote is counted on every arrival, and only the new answer's pairs are new.
+
+How much two answers share, token by token: the F1 measure of question answering (SQuAD), order left aside.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
-from swarm.consensus.token_overlap import Bag, bag_of, overlap
+from swarm.consensus.answers import Comparable
+
+C = TypeVar("C", bound=Comparable)
+
+MAX_PAIRS = 8192  # those of 128 answers, the most that one question gets
+
+
+class Likenesses:
+    """The likeness of pairs of answers, by identity; it holds the answers, so that no other gets the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[object, object, float]] = {}
+
+    def of(self, one: C, other: C) -> float:
+        """0..1, the same either way round."""
+        pair = (id(one), id(other)) if id(one) <= id(other) else (id(other), id(one))
+        known = self._known.get(pair)
+        if known is not None:
+            return known[2]
+        if len(self._known) >= MAX_PAIRS:
+            self._known.clear()
+        alike = one.likeness(other)
+        self._known[pair] = one, other, alike
+        return alike
+
+
+MAX_COMPARED_TOKENS = 2000  # from the start; every pair of answers is compared, so this bounds a ballot's time
+
+Bag = frozenset[str]
+
+
+def bag_of(tokens: Iterable[str]) -> Bag:
+    """The first MAX_COMPARED_TOKENS tokens (none with spaces); the n-th repeat of a token is its own element."""
+    seen: Counter[str] = Counter()
+    elements: set[str] = set()
+    for token in islice(tokens, MAX_COMPARED_TOKENS):
+        seen[token] += 1
+        elements.add(token if seen[token] == 1 else f"{token} {seen[token]}")
+    return frozenset(elements)
+
+
+def overlap(one: Bag, other: Bag) -> float:
+    """Token F1, 0..1, the same either way round: 2·shared / (tokens of one + tokens of the other)."""
+    total = len(one) + len(other)
+    return 2 * len(one & other) / total if total else 0.0
+
 
 NEAR_IDENTICAL = 0.9  # token F1; the same bar as for long strings in JSON
 

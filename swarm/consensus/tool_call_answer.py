@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.canonical_json import canonical_json, parse_json
-from swarm.consensus.schema_check import breach
-from swarm.consensus.schema_shape import coerced, without_defaults
+from swarm.consensus.schema import breach, coerced, without_defaults
 from swarm.generation import JsonObject, ToolCall, ToolSpec
 
 MAX_CALLS = 64  # in one answer; agents make a handful

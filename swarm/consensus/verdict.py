@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from swarm.consensus.abstention import Reason
+from swarm.consensus.answers import Reason
 from swarm.consensus.groups import ZERO, Ballot, Group
 from swarm.consensus.judge import disputed, judged
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question, Strategy
-from swarm.consensus.quorum import disagreement, no_quorum
 from swarm.consensus.tally import Tally, models_heard, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate
@@ -228,3 +227,36 @@ def _summary(
         elapsed_ms=candidate.elapsed_ms,
         abstained=abstained,
     )
+
+
+def no_quorum(counted: Tally, outstanding: Sequence[str | None], min_votes: int) -> str | None:
+    """Why the valid ballots are no quorum; None if they are one.
+
+    A quorum is half of the voters asked and half of their weight, and `min_votes` where so many were asked. Those
+    `outstanding` (their models; None: not known, so the heaviest) were asked and have not voted.
+    """
+    asked = [*models_heard(counted.groups, counted.abstentions), *outstanding]
+    needed = max((len(asked) + 1) // 2, min(min_votes, len(asked)), 1)
+    if counted.votes < needed:
+        return f"{counted.votes} of {len(asked)} voters gave a valid answer, and a quorum is {needed}"
+    if 2 * counted.voting_weight < counted.weights.outstanding(asked, counted.kinds):
+        return f"the {counted.votes} valid answers of {len(asked)} voters have less than half of the weight asked"
+    return None
+
+
+def disagreement(counted: Tally, min_agreement: float | None, one_peer: bool = False) -> str | None:
+    """Why a verdict on tool calls is not agreed on as widely as was asked for; None if it is, or is no call.
+
+    A lone call is agreed on by nobody, and neither are those of `one_peer`: `min_agreement` asks for a second opinion
+    before a tool runs.
+    """
+    if not min_agreement or counted.kind != "tool_calls" or not counted.groups:
+        return None
+    if counted.votes == 1:
+        return f"one voter alone made this call, and min_agreement is {min_agreement:g}"
+    if one_peer:
+        return f"one peer alone made these calls, and min_agreement is {min_agreement:g}"
+    agreement = float(counted.groups[0].weight / counted.voting_weight)
+    if agreement >= min_agreement:
+        return None
+    return f"{agreement:.2f} of the votes agree on the call, and min_agreement is {min_agreement:g}"

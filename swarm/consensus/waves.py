@@ -2,17 +2,22 @@
 
 Plain arithmetic. Shares of time are starting values, chosen so that one silent voter costs a vote less than half of its
 time again; see each constant.
+
+How the samples of one ballot differ: identical greedy repeats of one model would be one vote, not k.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
-from swarm.consensus.lead import Lead
-from swarm.consensus.posterior import POSTERIOR_STOP, posterior
+from swarm.consensus.stopping import POSTERIOR_STOP, Lead, posterior
 from swarm.consensus.tally import Tally
 from swarm.consensus.weights import VoterWeights
+from swarm.errors import BadRequest
+from swarm.generation import GenerationRequest
 
 GRACE_SHARE = 0.5  # what the voters beyond the quorum get, of the time since the last were asked
 FIRST_PATIENCE_SHARE = 1.0  # after one answer the rest of its wave gets as long again: lengths vary that much
@@ -87,3 +92,44 @@ def prefill_costs_more(prompt_tokens: int, completion_tokens: int) -> bool:
     writing one.
     """
     return prompt_tokens > completion_tokens
+
+
+MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pairwise grows with the square
+DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
+
+_SEED_SPACE = 2**32
+_DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingChange:
+    """What one sample uses instead of the request's own values. `temperature` None: the engine's default."""
+
+    temperature: float | None
+    seed: int
+
+
+def ballot_samplings(request: GenerationRequest, k: int, base_seed: int) -> tuple[SamplingChange, ...]:
+    """The sampling of each of `k` samples: the first is the client's own, greedy ones are varied from the second on.
+
+    Seeds are distinct, in 0..2^32-1, and the same for the same client seed; `base_seed` (the caller's random number)
+    stands in where the client gave none. Raises BadRequest for a `k` outside 1..MAX_VOTES.
+    """
+    if not 1 <= k <= MAX_VOTES:
+        raise BadRequest(f"{k} votes asked for: use 1 to {MAX_VOTES}", param="swarm.votes")
+    varied = DIVERSE_TEMPERATURE if request.temperature == 0 else request.temperature
+    seeds = _seeds(base_seed if request.seed is None else request.seed, k)
+    return tuple(SamplingChange(varied if index else request.temperature, seed) for index, seed in enumerate(seeds))
+
+
+def _seeds(base: int, k: int) -> list[int]:
+    """`k` distinct seeds, the first being `base` itself."""
+    seeds = [base % _SEED_SPACE]
+    counter = 0
+    while len(seeds) < k:
+        counter += 1
+        digest = hashlib.sha256(f"{base}:{counter}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big") % _DERIVED_SEED_SPACE
+        if seed not in seeds:
+            seeds.append(seed)
+    return seeds

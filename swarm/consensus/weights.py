@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from swarm.consensus.kind_names import KINDS, Kind
-from swarm.consensus.strategy_names import Strategy
+from swarm.consensus.options import KINDS, Kind, Strategy
 from swarm.registry.measured import Measured, Measurements
 
 MAX_RATIO = 4  # of the heaviest voter to the lightest: 50 questions tell no more, and no one voter should dictate

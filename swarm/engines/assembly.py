@@ -1,13 +1,31 @@
-"""Put the events of one answer together again: streams become candidates."""
+"""Put the events of one answer together again: streams become candidates.
+
+Several answers of which each is a request of its own, as the one stream of events that an engine promises.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from pydantic import JsonValue
 
-from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCall, ToolCallDelta, Usage
+from swarm.generation import (
+    SEED_MASK,
+    Candidate,
+    Delta,
+    EventStream,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    JsonObject,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 
 MAX_LOGPROB = 1e9  # in size; beyond it, infinite, or no number at all, it is a peer's rubbish
 
@@ -92,3 +110,41 @@ def mean_logprob(logprobs: JsonValue) -> float | None:
     values = [token.get("logprob") for token in content if isinstance(token, dict)]
     numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) < MAX_LOGPROB]
     return sum(numbers) / len(numbers) if numbers else None
+
+
+MAX_UNREAD = 256  # events of answers that run at once; beyond it they wait, and who generates them behind them
+
+
+async def together(answers: Sequence[EventStream]) -> EventStream:
+    """The events of `answers` as they come, each numbered by its place. The first that fails ends them all."""
+    events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue(MAX_UNREAD)
+
+    async def follow(choice: int, answer: EventStream) -> None:
+        try:
+            async with aclosing(answer) as stream:
+                async for event in stream:
+                    await events.put(replace(event, choice=choice))
+        except Exception as error:  # noqa: BLE001 - raised below, where somebody hears it
+            await events.put(error)
+
+    following = [follow(choice, answer) for choice, answer in enumerate(answers)]
+    tasks = [asyncio.create_task(each, name="answer of several") for each in following]
+    unfinished = len(tasks)
+    try:
+        while unfinished:
+            event = await events.get()
+            if isinstance(event, Exception):
+                raise event
+            unfinished -= isinstance(event, Finish)
+            yield event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def numbered(request: GenerationRequest, choice: int) -> GenerationRequest:
+    """The request for answer number `choice` of several: where there is a seed, with one of its own."""
+    if request.seed is None or choice == 0:
+        return request
+    return request.model_copy(update={"seed": (request.seed + choice) & SEED_MASK})

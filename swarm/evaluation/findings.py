@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.evaluation.curves import Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
 from swarm.evaluation.liars import Liars, measure_liars

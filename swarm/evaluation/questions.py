@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
 from swarm.consensus.tally import Tally, tally
 from swarm.errors import SetupError

@@ -39,8 +39,7 @@ from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.node.weights import known_weights
 from swarm.registry.file_hashes import stoppable
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import Replica
-from swarm.routing.serving import own_sizes, peer_replicas, served_models
+from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool

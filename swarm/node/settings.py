@@ -13,13 +13,12 @@ from platformdirs import user_data_path
 from pydantic import TypeAdapter, ValidationError
 
 from federation.hostport import DEFAULT_PORT
-from swarm.consensus.strategy_names import Strategy
+from swarm.consensus.options import MAX_VOTES, Strategy, StreamMode
 from swarm.engines.registry import EngineName, Isolation
 from swarm.engines.upstream.address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.environment import texts
 from swarm.errors import SetupError
 from swarm.routing.rules import RoutingRules, read_rules
-from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE
 
 APPLICATION = "local-swarm"

@@ -7,8 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from swarm.engines.upstream.address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream
 from swarm.errors import SetupError
 from swarm.node.settings import Settings
-from swarm.routing.upstream import UpstreamPlan
-from swarm.routing.upstream_offer import UpstreamOffer
+from swarm.routing.upstream import UpstreamOffer, UpstreamPlan
 
 MAX_KEY_CHARS = 4096  # JSON web tokens have a few hundred
 

@@ -1,4 +1,7 @@
-"""What has come in of one ballot so far, and what follows from it. Plain state: `ballot.py` feeds it."""
+"""What has come in of one ballot so far, and what follows from it. Plain state: `ballot.py` feeds it.
+
+What a client is told when a vote has no answer for it: nobody answered, or too few did. Plain choices.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,59 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import disputed
-from swarm.consensus.posterior import posterior_stops
 from swarm.consensus.question import Question
-from swarm.consensus.standing import BallotStanding, SeatsOut, short_answers
-from swarm.consensus.tally import Tally, is_settled, tally
+from swarm.consensus.swarm_object import BallotStanding, SeatsOut, short_answers
+from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
-from swarm.consensus.waves import may_decide_alone, prefill_costs_more
+from swarm.consensus.waves import SamplingChange, may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterWeights
-from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, SwarmError
+from swarm.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    EngineDied,
+    EngineFailed,
+    NoConsensus,
+    SwarmError,
+    Unavailable,
+    UpstreamRefused,
+)
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.leading import Begun, Lead, Live
-from swarm.routing.meter import Meter
 from swarm.routing.policy import StopRule
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, OwnVoters, Place, Reseat, place_of, seated_as_planned
-from swarm.routing.unanswered import no_candidate
-from swarm.routing.voters import OnEvent
+from swarm.routing.voters import Meter, OnEvent
+
+
+def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
+    """What to tell a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
+    for error in failures:
+        if isinstance(error, EngineDied):
+            return error
+    reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
+    if late:
+        also = f" ({reasons})" if reasons else ""
+        return DeadlineExceeded(f"none of the {asked} voters answered by the request's deadline{also}")
+    for error in failures:
+        if isinstance(error, BadRequest):
+            return error
+    if failures and all(isinstance(error, UpstreamRefused) for error in failures):
+        return failures[0]  # its status and its words are the best that there is to say
+    busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
+    if len(busy) == len(failures):
+        return Unavailable(reasons, retry_after_s=min(busy, default=1))
+    return EngineFailed(f"every voter failed: {reasons}")
+
+
+def no_consensus(shortfall: str | None) -> NoConsensus:
+    """A degraded verdict as the error that `swarm.on_no_quorum: error` asks for."""
+    return NoConsensus(
+        f"no consensus: {shortfall or 'too few voters answered'} (swarm.on_no_quorum is error: ask again, or set it to "
+        "best_effort for the best answer there is)"
+    )
+
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.consensus.verdict import Verdict
 from swarm.registry.known_sizes import refutes
 from swarm.routing.replicas import Replica

@@ -10,43 +10,43 @@ from dataclasses import replace
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.consensus.ballots import SamplingChange, ballot_samplings
 from swarm.consensus.groups import Group
 from swarm.consensus.question import Question
-from swarm.consensus.standing import BallotStanding
+from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
-from swarm.consensus.waves import first_wave
+from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.engines.llama_cpp.prompt_bound import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.measured import Measurements
-from swarm.routing.ballot import hold_ballot
-from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters
+from swarm.routing.ballot import best_judge, hold_ballot, judgement
+from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters, no_consensus
 from swarm.routing.conduct import Account, dissents, findings, size_lie
 from swarm.routing.demand import Demand
-from swarm.routing.expected_time import expected_tokens
-from swarm.routing.judging import best_judge, judgement
 from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
-from swarm.routing.meter import Meter
 from swarm.routing.pills import Content, Pills
-from swarm.routing.policy import Defaults, Plan, StreamMode, VoteOptions, make_plan, strategy_of
-from swarm.routing.preference import by_our_measure, by_preference, fit_to_vote, with_slots_for
+from swarm.routing.policy import (
+    Defaults,
+    Plan,
+    StreamMode,
+    VoteOptions,
+    make_plan,
+    seat_weights,
+    strategy_of,
+    with_a_say,
+)
+from swarm.routing.preference import by_our_measure, by_preference, expected_tokens, fit_to_vote, with_slots_for
 from swarm.routing.prefix import prefixes_of
 from swarm.routing.replica_client import Asking, OnServed
-from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica
+from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
 from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
-from swarm.routing.seating import Batch, in_waves, sampled_here_too, seated_anew
-from swarm.routing.serving import local_replicas, resting_replicas
-from swarm.routing.shares import room_left
+from swarm.routing.seating import Batch, in_waves, room_left, sampled_here_too, seated_anew
 from swarm.routing.single import FAILING_OVER, SingleAnswer
-from swarm.routing.unanswered import no_consensus
-from swarm.routing.upstream import Upstream
-from swarm.routing.upstream_offer import UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
+from swarm.routing.upstream import Upstream, UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
-from swarm.routing.voters import OnEvent, with_sampling
-from swarm.routing.weighing import seat_weights, with_a_say
+from swarm.routing.voters import Meter, OnEvent, with_sampling
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.weights import log_odds
 from swarm.errors import PeerFailed, SwarmError
@@ -19,7 +19,6 @@ from swarm.generation import Candidate, Delta, Finish, Frozen, Usage
 from swarm.registry.measured import Measurements
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
-from swarm.routing.vote_modes import StreamMode
 
 Strength = Callable[[Replica], float]
 Live = Literal["answer", "thoughts", "nothing"]

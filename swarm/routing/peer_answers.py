@@ -15,9 +15,7 @@ from federation.errors import PeerBrokeOff, PeerError
 from federation.peer_answer import PeerResponse
 from federation.printable_text import printable
 from federation.wire import GENERATE_PATH
-from swarm.engines.chunk_reader import ChunkReader
-from swarm.engines.request_body import request_body
-from swarm.engines.sse import EventTooLargeError, sse_data
+from swarm.engines.openai_dialect import ChunkReader, EventTooLargeError, request_body, sse_data
 from swarm.errors import (
     BadRequest,
     ContextExceeded,

@@ -23,7 +23,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from swarm.engines.request_body import request_body
+from swarm.engines.openai_dialect import request_body
 from swarm.errors import EngineDied, PeerFailed, PeerVanished
 from swarm.generation import GenerationRequest
 

@@ -13,7 +13,6 @@ from federation.client import PeerClient
 from swarm.engines.llama_cpp.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
-from swarm.routing.meter import Meter
 from swarm.routing.peer_answers import peer_candidates, peer_events
 from swarm.routing.pills import Content, Pills
 from swarm.routing.preference import Reason
@@ -21,7 +20,7 @@ from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstream
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
-from swarm.routing.voters import OnEvent, finished_events, local_candidates, note_speed
+from swarm.routing.voters import Meter, OnEvent, finished_events, local_candidates, note_speed
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import ModelWorkers, WorkerPool
 

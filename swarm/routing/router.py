@@ -14,16 +14,13 @@ from typing import Protocol
 
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
-from swarm.routing.affinity import Affinity
-from swarm.routing.circuit import Circuits
+from swarm.routing.circuit import Circuits, RetryBudget
 from swarm.routing.conduct import BOAST, Conduct, possible_tokens
-from swarm.routing.expected_time import within_reason
-from swarm.routing.outstanding import Outstanding, corrected
-from swarm.routing.pace import Paces
+from swarm.routing.outstanding import Outstanding, Paces, corrected
 from swarm.routing.pills import Pills
-from swarm.routing.prefix import Prefixes
+from swarm.routing.preference import within_reason
+from swarm.routing.prefix import Affinity, Prefixes
 from swarm.routing.replicas import CircuitState, Replica
-from swarm.routing.retry_budget import RetryBudget
 from swarm.routing.rules import RoutingRules, ruled, unheard_of
 
 log = logging.getLogger(__name__)

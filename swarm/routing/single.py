@@ -1,4 +1,10 @@
-"""One answer of one replica: before its first event the next best may take over, within the budget for retries."""
+"""One answer of one replica: before its first event the next best may take over, within the budget for retries.
+
+Requests that wait for this node's own workers, and leave as soon as a peer would be done with them sooner.
+
+Who answers is decided when a request comes, by what is known then. It may turn out otherwise: readers that do not read
+keep this node's workers, or a peer that was full is idle. Nothing is lost by leaving: nobody has worked on it yet.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +25,8 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
-from swarm.routing.expected_time import expected_tokens, queued_behind
 from swarm.routing.pills import Content
-from swarm.routing.preference import Reason, by_preference, is_warm, reason_for
+from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replica_client import Asking, OnServed, Served
 from swarm.routing.replicas import Place, Replica

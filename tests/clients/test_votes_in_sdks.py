@@ -9,7 +9,7 @@ from anthropic import Anthropic
 from anthropic import DefaultHttpxClient as AnthropicHttp
 from openai import BadRequestError, DefaultHttpxClient, OpenAI
 
-from swarm.routing.vote_modes import STREAM_MODES
+from swarm.consensus.options import STREAM_MODES
 from tests.e2e.node_process import NodeProcess
 
 SUM: Any = [{"role": "user", "content": "Calculate 12 + 7 - 3"}]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.ballots import MAX_VOTES, ballot_samplings
+from swarm.consensus.waves import MAX_VOTES, ballot_samplings
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 

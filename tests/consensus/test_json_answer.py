@@ -3,7 +3,7 @@
 import pytest
 from pydantic import JsonValue
 
-from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json
 from swarm.generation import JsonObject, JsonSchemaFormat, ResponseFormat
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.consensus.question import Question
-from swarm.consensus.standing import MAX_SHOWN_CHARS, short_answer
+from swarm.consensus.swarm_object import MAX_SHOWN_CHARS, short_answer
 from swarm.generation import Candidate, ToolCall
 
 CALL = ToolCall(id="1", name="weather", arguments='{"city": "Oslo"}')

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from swarm.consensus.abstention import Reason
+from swarm.consensus.answers import Reason
 from swarm.consensus.question import Question
 from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
 from swarm.consensus.tally import MAX_CANDIDATES, Tally, is_settled, tally

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.consensus.abstention import Flaw, Reason
+from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.tool_call_answer import ToolCallAnswer, read_tool_calls
 from swarm.generation import FunctionSpec, JsonObject, ToolCall, ToolSpec
 

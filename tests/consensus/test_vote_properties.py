@@ -9,12 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from swarm.consensus.kind_names import KINDS, Kind
+from swarm.consensus.options import KINDS, Kind
 from swarm.consensus.question import Question, Strategy
-from swarm.consensus.quorum import no_quorum
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.tally import is_settled, tally
-from swarm.consensus.verdict import Verdict, decide
+from swarm.consensus.verdict import Verdict, decide, no_quorum
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
 from tests.doubles.own_weights import each_its_own_model

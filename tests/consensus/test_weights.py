@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.kind_names import KINDS
-from swarm.consensus.strategy_names import Strategy
+from swarm.consensus.options import KINDS, Strategy
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
 from swarm.errors import SetupError
 from swarm.registry.measured import Measured, Measurements, merged

@@ -15,7 +15,7 @@ import sys
 
 from swarm import cli
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp import watcher, xllamacpp
+from swarm.engines.llama_cpp import progress, xllamacpp
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.engines.registry import EngineName, Isolation, load_engine
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         run.GONE_S = float(os.environ[GONE_VARIABLE])
     if LEAST_VARIABLE in os.environ:
         xllamacpp.LIMITS = Limits(least_s=float(os.environ[LEAST_VARIABLE]), doubt_least_s=0.5)
-        watcher.LOOK_S = watcher.ASK_EVERY_S = 0.1
+        progress.LOOK_S = progress.ASK_EVERY_S = 0.1
     return cli.main(arguments)
 
 

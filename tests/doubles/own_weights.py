@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from swarm.consensus.kind_names import KINDS
+from swarm.consensus.options import KINDS
 from swarm.consensus.weights import VoterWeights
 from swarm.generation import Candidate
 

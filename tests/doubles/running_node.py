@@ -15,6 +15,7 @@ from federation.client import PeerClient
 from federation.hostport import Address
 from federation.membership import Membership
 from federation.trust import Trust
+from swarm.consensus.options import StreamMode
 from swarm.engines.engine import Engine
 from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.app import make_app
@@ -27,11 +28,9 @@ from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustSteward
 from swarm.registry.measured import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import Replica
+from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.rules import RoutingRules
-from swarm.routing.serving import own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
-from swarm.routing.vote_modes import StreamMode
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from swarm.engines.assembly import together
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
-from swarm.engines.together import together
 from swarm.errors import BadRequest, SwarmError, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from swarm.consensus.kind_names import KINDS
-from swarm.consensus.posterior import MIN_VOTES_FOR_POSTERIOR, posterior_stops
+from swarm.consensus.options import KINDS, Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.strategy_names import Strategy
-from swarm.consensus.tally import is_settled, tally
+from swarm.consensus.stopping import MIN_VOTES_FOR_POSTERIOR
+from swarm.consensus.tally import is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.weights import VoterWeights, ballot_weights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec

@@ -7,7 +7,7 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from swarm.engines.llama_cpp import watcher, xllamacpp
+from swarm.engines.llama_cpp import progress, xllamacpp
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.workers import backoff, pool
@@ -44,7 +44,7 @@ def listener_of(http: LlamaHttp) -> tuple[str, str]:
 def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wedge is seen and mended within seconds."""
     monkeypatch.setattr(xllamacpp, "LIMITS", QUICK)
-    monkeypatch.setattr(watcher, "LOOK_S", 0.1)
-    monkeypatch.setattr(watcher, "ASK_EVERY_S", 0.05)
+    monkeypatch.setattr(progress, "LOOK_S", 0.1)
+    monkeypatch.setattr(progress, "ASK_EVERY_S", 0.05)
     monkeypatch.setattr(pool, "LOOK_S", 0.1)
     monkeypatch.setattr(backoff, "FIRST_S", 0.5)

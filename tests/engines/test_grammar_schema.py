@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS, grammar_pattern
-from swarm.engines.llama_cpp.grammar_schema import grammar_schema, whole_document
+from swarm.engines.llama_cpp.grammar import MAX_PATTERN_CHARS, grammar_pattern, grammar_schema, whole_document
 
 UNSAFE = r'"\\\x00-\x1F'
 

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.engines.llama_cpp import watcher
-from swarm.engines.llama_cpp.http import LoopCounts
-from swarm.engines.llama_cpp.progress import ALIVE, Limits, Pace, Progress, SilentCall, Verdict
-from swarm.engines.llama_cpp.watcher import until_wedged
+from swarm.engines.llama_cpp import progress as watcher
+from swarm.engines.llama_cpp.progress import (
+    ALIVE,
+    Limits,
+    LoopCounts,
+    Pace,
+    Progress,
+    SilentCall,
+    Verdict,
+    until_wedged,
+)
 from swarm.errors import EngineFailed
 
 FAST = Pace(token_s=0.0001, step_s=0.05)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.llama_cpp.grammar_pattern import grammar_pattern
-from swarm.engines.llama_cpp.grammar_schema import grammar_schema
+from swarm.engines.llama_cpp.grammar import grammar_pattern, grammar_schema
 from swarm.engines.llama_cpp.schema_cost import MAX_ALIKE, MAX_PATHS, MAX_RULES, MAX_TEXT_CHARS, schema_cost
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.errors import BadRequest

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from swarm.consensus.schema_check import breach
+from swarm.consensus.schema import breach
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded

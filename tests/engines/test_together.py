@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from swarm.engines.together import numbered, together
+from swarm.engines.assembly import numbered, together
 from swarm.generation import SEED_MASK, Delta, EventStream, Finish, GenerationRequest, Usage
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.request_body import request_body
+from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest
 from swarm.gateway.http import bodies
 from swarm.gateway.http.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from swarm.consensus.strategy_names import STRATEGIES
+from swarm.consensus.options import STRATEGIES, STREAM_MODES
 from swarm.gateway.answers.swarm_options import SwarmOptions
 from swarm.gateway.documentation.answers import SwarmCandidate, SwarmReport, SwarmRoute
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
-from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

@@ -10,14 +10,13 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.strategy_names import STRATEGIES
+from swarm.consensus.options import STRATEGIES, STREAM_MODES
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions
 from swarm.gateway.http.bodies import parse_body
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.routing.policy import VoteOptions
-from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying

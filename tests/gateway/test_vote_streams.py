@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from swarm.consensus.options import STREAM_MODES
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta
-from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.response_events import ended, read_events, text_in

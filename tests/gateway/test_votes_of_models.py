@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from swarm.consensus.options import STREAM_MODES
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
-from swarm.routing.vote_modes import STREAM_MODES
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.response_events import ended, read_events

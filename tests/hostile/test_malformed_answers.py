@@ -25,14 +25,14 @@ from federation.ndjson import LineSplitter
 from federation.peer_answer import MAX_LINE_BYTES
 from federation.roster import Roster, parse_roster
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.chunk_reader import ChunkReader
 from swarm.engines.engine import Tokens
-from swarm.engines.sse import sse_data
+from swarm.engines.openai_dialect import ChunkReader, sse_data
 from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES, TokenizeBody, tokenize
 from swarm.generation import GenerationRequest
-from swarm.routing import circuit, retry_budget
+from swarm.routing import circuit
+from swarm.routing import circuit as retry_budget
 from swarm.routing.leading import LEADER_LINE
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate, read_chunk, read_leader_step
 from swarm.routing.replicas import Replica

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.generation import FunctionSpec, GenerationRequest, Prompt, ToolSpec
-from swarm.routing.affinity import LIFETIME_S, MAX_CONVERSATIONS, Affinity
-from swarm.routing.prefix import BLOCK, LONG_CHARS, MAX_HASHED_CHARS, Prefixes, prefixes_of
+from swarm.routing.prefix import (
+    BLOCK,
+    LIFETIME_S,
+    LONG_CHARS,
+    MAX_CONVERSATIONS,
+    MAX_HASHED_CHARS,
+    Affinity,
+    Prefixes,
+    prefixes_of,
+)
 from tests.doubles.replicas import Clock
 
 A, B = ("a", "m"), ("b", "m")

@@ -11,20 +11,18 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from swarm.consensus.ballots import SamplingChange
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
 from swarm.consensus.question import Question
+from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing import ballot
 from swarm.routing.ballot import hold_ballot
-from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report
-from swarm.routing.meter import Meter
+from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, no_candidate
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
-from swarm.routing.unanswered import no_candidate
-from swarm.routing.voters import OnEvent
+from swarm.routing.voters import Meter, OnEvent
 from tests.doubles.waiting import eventually
 
 SHORT_S = 0.03

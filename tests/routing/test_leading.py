@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.options import StreamMode
 from swarm.consensus.question import Question
+from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
 from swarm.registry.measured import Measured
@@ -24,7 +25,6 @@ from swarm.routing.leading import (
 )
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
-from swarm.routing.vote_modes import StreamMode
 
 WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
 END = Finish(0, "stop", Usage())

@@ -21,7 +21,7 @@ from federation.errors import (
     PeerUntrusted,
 )
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.chunk_reader import ChunkReader
+from swarm.engines.openai_dialect import ChunkReader
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, PeerFailed, PeerVanished, SwarmError, Unavailable
 from swarm.gateway.http.errors import error_line
 from swarm.generation import Candidate, Delta, Finish

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.engines.request_body import request_body
+from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerVanished, SwarmError
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.generation import GenerationRequest

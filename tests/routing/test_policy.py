@@ -21,7 +21,7 @@ from swarm.routing.policy import (
 )
 from swarm.routing.preference import by_preference
 from swarm.routing.replicas import Replica
-from swarm.routing.shares import seat_limits
+from swarm.routing.seating import seat_limits
 from tests.doubles.replicas import replica
 
 FIVE = Defaults(votes=5)

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
-from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S, cost_s, expected_tokens, queued_behind, speed_to_assume
-from swarm.routing.preference import by_preference, fit_to_vote, reason_for, with_slots_for
+from swarm.routing.preference import (
+    ASSUMED_TOKENS_PER_S,
+    by_preference,
+    cost_s,
+    expected_tokens,
+    fit_to_vote,
+    queued_behind,
+    reason_for,
+    speed_to_assume,
+    with_slots_for,
+)
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica
 

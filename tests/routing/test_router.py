@@ -12,8 +12,8 @@ import pytest
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
 from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
-from swarm.routing.expected_time import ASSUMED_TOKENS_PER_S
-from swarm.routing.pace import MAX_PACES, PACE_LIFETIME_S, Paces
+from swarm.routing.outstanding import MAX_PACES, PACE_LIFETIME_S, Paces
+from swarm.routing.preference import ASSUMED_TOKENS_PER_S
 from swarm.routing.router import WARN_AFTER_S, Router
 from swarm.routing.rules import RoutingRules
 from tests.doubles.replicas import Clock, replica

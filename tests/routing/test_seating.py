@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.consensus.ballots import SamplingChange
+from swarm.consensus.waves import SamplingChange
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, OwnVoters, batches_of, in_waves, place_of, seated_anew
 

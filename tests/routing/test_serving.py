@@ -11,7 +11,7 @@ from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
 from swarm.engines.engine import Capabilities
 from swarm.routing.policy import spread
-from swarm.routing.serving import local_replicas, peer_replicas, served_models
+from swarm.routing.replicas import local_replicas, peer_replicas, served_models
 from swarm.workers.pool import ModelState
 
 CAN = Capabilities(4, 2048, tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.routing.policy import MAX_VOTES, Defaults, VoteOptions, make_plan, spread
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
-from swarm.routing.shares import parties_of, room_left, seat_limits, share_of_a_peer
+from swarm.routing.seating import parties_of, room_left, seat_limits, share_of_a_peer
 from tests.doubles.replicas import replica
 
 

@@ -13,7 +13,7 @@ from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import Replica
-from swarm.routing.upstream_offer import UpstreamOffer, order_for, who_can
+from swarm.routing.upstream import UpstreamOffer, order_for, who_can
 from swarm.routing.utilities import EMBED, READ, UtilityCall
 
 HERE = Replica("kitchen", "kitchen", "m", 4, 4, embeddings=True, infill=True)

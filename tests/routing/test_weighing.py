@@ -7,12 +7,12 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.kind_names import Kind
+from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
 from swarm.generation import GenerationRequest
 from swarm.registry.measured import Measured, Measurements
+from swarm.routing.policy import seat_weights
 from swarm.routing.replicas import Replica
-from swarm.routing.weighing import seat_weights
 from tests.doubles.replicas import replica
 
 NUMBER: Kind = "number"

@@ -15,7 +15,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 
-from swarm.engines.llama_cpp.grammar_schema import definition, hoisted
+from swarm.engines.llama_cpp.grammar import definition, hoisted
 from swarm.errors import EngineFailed
 from swarm.generation import (
     Delta,

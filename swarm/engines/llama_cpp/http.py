@@ -3,6 +3,13 @@
 Why HTTP and not the library's blocking calls: those have no tokenizer and no template, need one Python thread per
 stream, and take the GIL twice a token. Over the listener a stream is one socket of our loop, closing it cancels, and a
 listener in another process looks the same (`host.py`). The listener is given a random key.
+
+llama.cpp's error objects, as errors of ours.
+
+llama.cpp's own dialect for filling in the middle: its one generating endpoint that has no OpenAI form.
+
+What llama.cpp's own parsers leave in an answer's text: thoughts of a model whose template hides them, and calls;
+and the DELETEs that keep what clients wrote from being tokens (`plain_text.py`).
 """
 
 from __future__ import annotations
@@ -10,30 +17,109 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Sequence
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
 
-from swarm.engines.chunk_reader import ChunkReader
+from swarm.engines.assembly import numbered, together
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
-from swarm.engines.llama_cpp.answer_reader import AnswerReader
-from swarm.engines.llama_cpp.continued_turn import continuing, refuse_impossible_turns
-from swarm.engines.llama_cpp.errors import blaming_the_field, translate_error
-from swarm.engines.llama_cpp.forced_call import CallGrammar, call_grammar, demanded_schema
-from swarm.engines.llama_cpp.grammar_schema import grammar_schema, whole_document
-from swarm.engines.llama_cpp.infill import InfillReader, infill_body
+from swarm.engines.llama_cpp.continued_turn import begun_turn, continuing, refuse_impossible_turns
+from swarm.engines.llama_cpp.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
+from swarm.engines.llama_cpp.grammar import grammar_schema, whole_document
+from swarm.engines.llama_cpp.leading_thought import ThoughtReader
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
-from swarm.engines.llama_cpp.progress import SilentCall
-from swarm.engines.request_body import request_body
-from swarm.engines.sse import EventTooLargeError, sse_data
-from swarm.engines.together import numbered, together
-from swarm.engines.wire import Wire, as_object
+from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
+from swarm.engines.openai_dialect import (
+    ChunkReader,
+    EventTooLargeError,
+    Wire,
+    as_object,
+    request_body,
+    sse_data,
+    translate_error,
+)
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
-from swarm.generation import MIN_REPEAT_PENALTY, EventStream, Finish, GenerationRequest, Prompt, steady_temperature
+from swarm.generation import (
+    MIN_REPEAT_PENALTY,
+    Delta,
+    EventStream,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    Usage,
+    steady_temperature,
+)
+
+SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
+UNREADABLE = "does not match the expected"  # an answer and the turn it continues, together, in the template's form
+
+
+@asynccontextmanager
+async def blaming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
+    """Names the field in a refusal that only llama.cpp could find a reason for: of a schema, or of a begun turn."""
+    try:
+        yield
+    except BadRequest as error:
+        if error.param is not None or not SCHEMA_WORDS.search(str(error)):
+            raise
+        field = "tools" if demanded_schema(request.response_format) is None else "response_format"
+        raise BadRequest(f"{field}: {error}", param=field) from error
+    except EngineFailed as error:
+        if UNREADABLE not in str(error) or begun_turn(request.messages) is None:
+            raise
+        raise BadRequest(
+            "messages: the last one is an assistant's and begins something that this model cannot go on with, "
+            "such as half of a call: leave the turn out",
+            param="messages",
+        ) from error
+
+
+def infill_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A completion's body with a `suffix`, as `/infill` takes it."""
+    wire = {key: value for key, value in body.items() if key not in ("prompt", "suffix", "logprobs", "stream_options")}
+    return {**wire, "input_prefix": body["prompt"], "input_suffix": body["suffix"]}
+
+
+class InfillReader:
+    """Turns one response's chunks into events; the last chunk of each choice carries its counts."""
+
+    def events(self, chunk: Mapping[str, Any]) -> list[Delta | Finish]:
+        index = int(chunk["index"])
+        events: list[Delta | Finish] = [Delta(index, chunk["content"])] if chunk["content"] else []
+        if chunk["stop"]:
+            reason: FinishReason = "length" if chunk["stop_type"] == "limit" else "stop"
+            cached = int(chunk["timings"]["cache_n"])
+            usage = Usage(
+                prompt_tokens=int(chunk["tokens_evaluated"]),
+                completion_tokens=int(chunk["tokens_predicted"]),
+                cached_tokens=cached,
+            )
+            events.append(Finish(index, reason, usage))
+        return events
+
+
+class AnswerReader:
+    """Moves them out of the text of one answer. Completions (not `chat`) have no thoughts, and no broken tokens."""
+
+    def __init__(self, chat: bool, calls: CallGrammar | None, restored: Restored) -> None:
+        self._restored = restored if chat else None
+        self._thoughts = ThoughtReader() if chat else None
+        self._calls = None if calls is None else CallReader(calls)
+
+    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
+        """The events to show instead of `event`."""
+        events = [event] if self._restored is None else self._restored.read(event)
+        if self._thoughts is not None:
+            events = [shown for each in events for shown in self._thoughts.read(each)]
+        if self._calls is None:
+            return events
+        return [shown for event in events if (shown := self._calls.read(event)) is not None]
+
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
 PROMPT_PARTS = (
@@ -75,14 +161,6 @@ def may_be_empty(request: GenerationRequest) -> bool:
         return not request.prompt
     said = ("content", "reasoning_content", "tool_calls")
     return not request.tools and not any(message.get(part) for message in request.messages for part in said)
-
-
-@dataclass(frozen=True, slots=True)
-class LoopCounts:
-    """What llama.cpp's main loop says of itself: its steps since the model was loaded, and the requests inside it."""
-
-    steps: int
-    busy: int
 
 
 class LlamaHttp:

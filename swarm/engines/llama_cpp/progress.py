@@ -8,13 +8,24 @@ answered by another thread, whatever the loop does. So the loop is asked all the
 * a request of ours that is silent although the loop goes on hangs in front of it: in a template, a grammar, a parser.
 
 The time is the watcher's own: what it slept itself, with the machine or stopped, is nobody's silence.
+
+Asks an engine's main loop for its steps, all the time, and tells what `progress.py` makes of the answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+)
 from dataclasses import dataclass
 from typing import Literal
+
+from swarm.errors import SwarmError
 
 State = Literal["alive", "stalled", "wedged"]
 
@@ -125,3 +136,66 @@ class Progress:
 
     def _call_limit_s(self, call: SilentCall) -> float:
         return self._limits.call_limits * self.limit_s + PROMPT_SHARE * self._pace.token_s * call.most_tokens
+
+
+ASK_EVERY_S = 1.0  # between an answer and the next question: half a millisecond of each second
+LOOK_S = 1.0  # between two looks at a question that is not answered
+
+
+async def until_wedged(
+    ask: Callable[[], Awaitable[LoopCounts]],
+    silent: Callable[[], Collection[SilentCall]],
+    progress: Progress,
+    tell: Callable[[Verdict], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Return, with words for it, once the engine is wedged; `tell` hears every verdict until then.
+
+    A look that comes late is this process's own doing (stopped, asleep, blocked): it counts as one or two, no more.
+    """
+    question: asyncio.Task[LoopCounts | None] | None = None
+    last = clock()
+
+    def passed(asking: bool) -> None:
+        nonlocal last
+        now = clock()
+        lived_s, last = min(now - last, 2 * LOOK_S), now
+        progress.passed(lived_s, asking)
+        progress.age(silent(), lived_s)
+
+    try:
+        while True:
+            question = question or asyncio.create_task(_answer(ask), name="steps of an engine")
+            await asyncio.wait({question}, timeout=LOOK_S)
+            passed(asking=True)
+            counts = question.result() if question.done() else None
+            if counts is not None:
+                progress.answered(counts.steps, counts.busy)
+            verdict = progress.judge(silent())
+            if verdict.state == "wedged":
+                return verdict.words
+            tell(verdict)
+            if question.done():
+                question = None
+                await asyncio.sleep(ASK_EVERY_S)
+                passed(asking=counts is None)
+    finally:
+        if question is not None:
+            question.cancel()
+            await asyncio.gather(question, return_exceptions=True)
+
+
+async def _answer(ask: Callable[[], Awaitable[LoopCounts]]) -> LoopCounts | None:
+    """None for an answer that is none: the listener refuses, or its process is gone."""
+    try:
+        return await ask()
+    except (SwarmError, KeyError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LoopCounts:
+    """What llama.cpp's main loop says of itself: its steps since the model was loaded, and the requests inside it."""
+
+    steps: int
+    busy: int

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from swarm.engines.llama_cpp.grammar_pattern import grammar_pattern
+from swarm.engines.llama_cpp.grammar import grammar_pattern
 from swarm.engines.llama_cpp.pattern_cost import Piece, pattern_cost
 from swarm.generation import JsonObject
 

@@ -17,8 +17,7 @@ from typing import Protocol, cast
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import plain_text_of
-from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict
-from swarm.engines.llama_cpp.watcher import until_wedged
+from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict, until_wedged
 from swarm.engines.llama_cpp.xllamacpp_host import spec_to_json
 from swarm.engines.llama_cpp.xllamacpp_server import (
     Pooling,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from swarm.engines.assembly import numbered, together
 from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
-from swarm.engines.together import numbered, together
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest
 from swarm.generation import EventStream, GenerationRequest, Prompt

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from swarm.consensus.question import Question
-from swarm.consensus.standing import BallotStanding, standing_object
-from swarm.consensus.swarm_object import swarm_object
+from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.upstream.client import VIA_HEADER

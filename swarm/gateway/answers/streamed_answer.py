@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from swarm.consensus.standing import BallotStanding
+from swarm.consensus.options import StreamMode
+from swarm.consensus.swarm_object import BallotStanding
 from swarm.engines.assembly import AnswerBuilder
 from swarm.gateway.answers.answer_form import AnswerWriter, message_object, show_standing
 from swarm.gateway.answers.request_context import Answering, winner_of
@@ -19,7 +20,6 @@ from swarm.gateway.answers.streams import Pacing, open_stream
 from swarm.generation import Candidate, Delta, Finish, JsonObject
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.leading import Begun, Live
-from swarm.routing.vote_modes import StreamMode
 from swarm.routing.voters import finished_events
 
 MODE_OF: Mapping[Live, StreamMode] = {"answer": "leader", "thoughts": "reasoning", "nothing": "buffer"}

@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, field_validator
 
-from swarm.consensus.strategy_names import STRATEGIES
+from swarm.consensus.options import MAX_VOTES, STRATEGIES, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
 from swarm.routing.policy import NoQuorum, StopRule, VoteOptions
-from swarm.routing.vote_modes import MAX_VOTES, StreamMode
 
 MAX_DEADLINE_S = 3600.0
 LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does

@@ -20,7 +20,7 @@ from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Toke
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.engines.llama_cpp.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
-from swarm.engines.request_body import request_body
+from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part, off_loop, read_body
 from swarm.gateway.http.keys import CONDITION, DISPATCHER

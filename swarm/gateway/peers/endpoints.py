@@ -22,6 +22,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
+from swarm.consensus.options import MAX_VOTES
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWERER, refuse_impossible
@@ -37,7 +38,6 @@ from swarm.generation import Delta, Finish
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
 from swarm.routing.leading import LeaderLine, LeaderStep
 from swarm.routing.policy import VoteOptions
-from swarm.routing.vote_modes import MAX_VOTES
 from swarm.routing.voters import local_candidates
 
 

@@ -1,9 +1,11 @@
-"""Why a candidate has no say in a vote: it is neither for nor against anything."""
+"""What an answer offers a vote: to be counted, to be compared with others, or why it has no say."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol, Self
 
 from swarm.generation import Candidate
 
@@ -48,3 +50,16 @@ class Flaw:
 
     reason: Reason
     detail: str = ""
+
+
+class Keyed(Protocol):
+    """An answer that equals another where their keys are equal."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+
+class Comparable(Keyed, Protocol):
+    """An answer that can also be partly like another: 0..1, the same either way round."""
+
+    def likeness(self, other: Self, /) -> float: ...

@@ -1,0 +1,172 @@
+"""The chunks of OpenAI's streams as llama.cpp and peers send them, turned into events.
+
+Server-sent events, as far as OpenAI-compatible servers use them: `data:` lines, comments, a blank line between.
+
+JSON from another program, on its way to becoming typed objects.
+
+A request as OpenAI's JSON: what peers, upstreams and, after a few changes, llama.cpp are sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Any, cast
+
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
+from swarm.generation import (
+    Delta,
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    ToolCallDelta,
+    Usage,
+)
+
+MAX_EVENT_BYTES = 4 * 2**20  # the largest honest event is a final chunk with logprobs: a few hundred KiB
+
+
+class EventTooLargeError(ValueError):
+    """One event grew past MAX_EVENT_BYTES."""
+
+
+async def sse_data(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The payload of each `data:` line in a byte stream cut anywhere; comments and other fields are dropped."""
+    pending = b""
+    async for chunk in chunks:
+        pending += chunk
+        if b"\n" not in chunk:
+            if len(pending) > MAX_EVENT_BYTES:
+                raise EventTooLargeError(f"an event of more than {MAX_EVENT_BYTES} bytes")
+            continue
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    if pending.startswith(b"data:"):
+        yield pending[5:].strip()
+
+
+Wire = Mapping[str, Any]  # parsed, and not yet looked at: it travels no further than the reader that it arrives at
+
+
+def as_object(value: object) -> Wire:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast("Wire", value) if isinstance(value, dict) else {}
+
+
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class ChunkReader:
+    """Turns one response's chunks into events. A choice's usage comes right after its last chunk.
+
+    `cached` is how much of the prompt was in the cache, where the response itself no longer tells.
+    """
+
+    def __init__(self, chat: bool, cached: int | None = None) -> None:
+        self._chat = chat
+        self._cached = cached
+        self._finished: tuple[int, FinishReason] | None = None
+
+    def events(self, chunk: Wire) -> list[Delta | Finish]:
+        """The events in one chunk, in order. Raises the chunk's error if it is one."""
+        if "error" in chunk:
+            raise translate_error(int(chunk["error"].get("code", 500)), chunk)
+        events: list[Delta | Finish] = []
+        for choice in chunk["choices"]:
+            delta = self._delta(choice)
+            if delta is not None:
+                events.append(delta)
+            reason = choice.get("finish_reason")
+            if reason:
+                self._finished = (choice["index"], FINISH_REASONS.get(reason, "stop"))
+        usage = chunk.get("usage")
+        if usage is not None and self._finished is not None:
+            index, reason = self._finished
+            self._finished = None
+            cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens", 0)
+            cached = cached if self._cached is None else self._cached
+            events.append(Finish(index, reason, Usage(
+                prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
+            )))  # fmt: skip
+        return events
+
+    def _delta(self, choice: Wire) -> Delta | None:
+        if not self._chat:
+            text, logprobs = choice.get("text") or "", choice.get("logprobs")
+            return Delta(choice["index"], text, logprobs=logprobs) if text or logprobs else None
+        delta = choice["delta"]
+        content, reasoning = delta.get("content"), delta.get("reasoning_content")
+        calls, logprobs = delta.get("tool_calls"), choice.get("logprobs")
+        if not (content or reasoning or calls or logprobs):
+            return None
+        return Delta(
+            choice["index"], content or "", reasoning or "", tuple(map(_tool_call, calls)) if calls else (), logprobs
+        )
+
+
+def _tool_call(call: Wire) -> ToolCallDelta:
+    function = as_object(call.get("function"))
+    return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
+
+
+FORMED = {"logprobs", "top_logprobs", "tool_choice", "tools", "thinking"}  # what has another form in OpenAI's JSON
+
+
+def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
+    """OpenAI's JSON for `n` streamed answers to `request`: what peers take."""
+    body = request.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=FORMED)
+    if request.tools:
+        body["tools"] = [tool.model_dump(mode="json", exclude_none=True) for tool in request.tools]
+        choice = request.tool_choice
+        body["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump(mode="json")
+    else:
+        body.pop("parallel_tool_calls", None)
+    if not request.input_extra:
+        body.pop("input_extra")
+    if request.logprobs:
+        if request.messages is None:
+            body["logprobs"] = max(request.top_logprobs, 1)
+        else:
+            body["logprobs"] = True
+            body["top_logprobs"] = request.top_logprobs
+    if request.thinking is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": request.thinking}  # vLLM's and llama.cpp's name
+    body["n"] = n
+    body["stream"] = True
+    body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def translate_error(status: int, body: Wire) -> SwarmError:
+    """llama.cpp's error object as one of ours."""
+    detail = as_object(body.get("error"))
+    message = str(detail.get("message") or f"the engine answered {status}")
+    if detail.get("type") == "exceed_context_size_error":
+        return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
+    if too_large := _TOO_LARGE.match(message):  # a text that must be pooled at once; llama.cpp calls it a server error
+        had, most = too_large.groups()
+        return BadRequest(f"a text has {had} tokens, and this model takes {most} at once here: split it", param="input")
+    if "invalid tokens" in message or "_M_range_check" in message:
+        return BadRequest(NO_TOKENS, param="tokens")
+    if status in (400, 404, 422, 501):
+        return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
+    return EngineFailed(f"the engine failed: {message}")
+
+
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
+
+
+NO_TOKENS = (
+    "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
+    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+)
+
+
+SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
