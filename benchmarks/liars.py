@@ -28,8 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import load_engine
-from swarm.evaluation.questions import Problem
-from swarm.evaluation.shipped_questions import shipped_questions
+from swarm.evaluation.questions import Problem, shipped_questions
 from swarm.generation import Candidate
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.known_sizes import EMBEDDED_PARAMS

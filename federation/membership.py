@@ -21,8 +21,7 @@ from federation.hostport import Address, make_address, parse_address
 from federation.news import parse_news
 from federation.peer import AddressRejected, Change, Peer, PeerJoined, PeerState, Source, why_of
 from federation.peer_store import load_peers, save_peers
-from federation.peer_table import PeerTable
-from federation.peer_transitions import Changes
+from federation.peer_table import Changes, PeerTable
 from federation.probing import Question, Reply, Sight, reply_to
 from federation.timing import MAX_STATIC, Timing
 

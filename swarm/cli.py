@@ -1,21 +1,24 @@
-"""The command line: parse, dispatch, exit codes (0 ok, 2 wrong usage or impossible request, 1 anything else)."""
+"""The command line: parse, dispatch, exit codes (0 ok, 2 wrong usage or impossible request, 1 anything else).
+
+`swarm`: run a node.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from swarm.commands.asking_arguments import add_asking_commands
-from swarm.commands.doctor_arguments import add_doctor
-from swarm.commands.member_arguments import add_member_commands
-from swarm.commands.model_arguments import add_models
-from swarm.commands.node_arguments import USAGE_LINE, add_node_options
-from swarm.commands.options_before import read_line
+from swarm.commands.arguments import add_asking_commands, add_doctor, add_member_commands, add_models
+from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import LogFormatter, clean_tracebacks, complain
+from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError, SwarmError
+from swarm.node.run import end_process, raise_limit, run_node
+from swarm.node.settings import Settings
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
 
@@ -67,7 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _serve(arguments: argparse.Namespace) -> int:
     if sys.platform == "win32":  # its event loop has no signal handlers, and cannot accept from a socket of our own
         raise SetupError("a node does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
-    from swarm.commands.serve import serve
     from swarm.node.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
@@ -104,3 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def serve(settings: Settings) -> int:
+    """Run until stopped; 0 is a clean stop."""
+    raise_limit()
+    asyncio.run(run_node(settings, Terminal()))
+    end_process()
+    return 0

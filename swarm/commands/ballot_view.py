@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from federation.printable_text import one_line
-from swarm.commands.ballot_account import Account, VoterPart
-from swarm.commands.columns import columns_of, cut, fitted
+from swarm.commands.output import columns_of, cut, fitted
+from swarm.commands.vote_stream import Account, VoterPart
 
 MIN_COLUMNS = 20  # of a terminal; below it nothing is worth reading, and lines are simply cut
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost

@@ -1,32 +1,100 @@
-"""`swarm bench votes`: draw samples, compute, report."""
+"""`swarm bench votes`: draw samples, compute, report.
+
+Draw the samples that a plan wants and the store does not have, many at once, with a line of progress.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from swarm.commands.bench_drawing import draw_samples, missing
-from swarm.commands.bench_embedded import embedded_endpoints
-from swarm.commands.bench_endpoint import Endpoint
+from swarm.commands.bench_endpoint import Endpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
-from swarm.commands.output import complain, say
+from swarm.commands.output import complain, draw, say
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots
-from swarm.evaluation.questions import QuestionSet, read_questions
+from swarm.evaluation.questions import SHIPPED, Problem, QuestionSet, read_questions, shipped_questions
 from swarm.evaluation.report import Provenance, link_from, render_report, write_report
-from swarm.evaluation.sample_store import SampleStore
-from swarm.evaluation.samples import DrawPlan
-from swarm.evaluation.shipped_questions import SHIPPED, shipped_questions
-from swarm.registry.measured import Measurements, merged
+from swarm.evaluation.samples import DrawPlan, SampleKey, SampleStore
 from swarm.registry.names import EMBEDDED_NAMES
-from swarm.registry.weights_file import WEIGHTS_FILE, add_weights
+from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, add_weights, merged
 from swarm.version import program_version
+
+REDRAW_S = 0.5  # of the progress line in a terminal
+LOG_EVERY_S = 10.0  # between two lines of progress where nobody watches
+
+Wanted = tuple[SampleKey, Problem]
+
+
+def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
+    """What is still to be drawn, problem by problem, so that an interrupted run has whole ones."""
+    wanted = ((key, problem) for plan in plans for problem in plan.questions.problems for key in plan.keys(problem))
+    return [(key, problem) for key, problem in wanted if key not in store.samples]
+
+
+async def draw_samples(
+    wanted: Sequence[Wanted], doors: Mapping[str, Endpoint], parallel: int, store: SampleStore
+) -> None:
+    """Draw all that is `wanted`, at most `parallel` at once from each of `doors` (by model); an error ends it."""
+    progress = Progress(len(wanted))
+
+    async def work(door: Endpoint, queue: Iterator[Wanted]) -> None:
+        for key, problem in queue:
+            store.add(await door.sample(problem, key))
+            progress.step()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for door in set(doors.values()):
+                queue = iter([entry for entry in wanted if doors[entry[0].model] is door])
+                for _ in range(parallel):
+                    group.create_task(work(door, queue))
+    except* SwarmError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        progress.end()
+
+
+class Progress:
+    """How many samples are drawn, on standard error."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._live = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._said_at = self._began
+
+    def step(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said_at >= (REDRAW_S if self._live else LOG_EVERY_S):
+            self._said_at = now
+            self._say(now)
+
+    def end(self) -> None:
+        if self._total:
+            self._say(time.monotonic())
+        if self._live:
+            complain()
+
+    def _say(self, now: float) -> None:
+        rate = self._done / max(now - self._began, 1e-3)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
+        line = f"  {self._done} of {self._total} samples, {rate:.1f}/s{left}"
+        if self._live:
+            draw(sys.stderr, f"\r\x1b[K{line}")
+        else:
+            complain(line)
+
 
 TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions that come without a word on it
 MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all

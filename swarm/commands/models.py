@@ -1,22 +1,148 @@
-"""`swarm models`: what there is, what fits, bring one, remove one."""
+"""`swarm models`: what there is, what fits, bring one, remove one.
+
+The nodes that `swarm models pull` may copy from: those named, those kept, those that a node here knows, and mDNS.
+
+Nothing is announced: this is a visitor, no node.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 
+from federation.addresses import choose_addresses
+from federation.advertisement import NodeDescription
+from federation.certificate import node_id_of
+from federation.client import PeerClient
+from federation.errors import FederationError, PeerError
+from federation.files_client import FilePeer
+from federation.hostport import DEFAULT_PORT, Address, parse_address
+from federation.interfaces import default_route_addresses, read_interfaces
+from federation.mdns import MdnsDiscovery
+from federation.peer_store import load_peers
 from hardware.probe import probe_hardware
-from swarm.commands.file_peers import files_nearby
 from swarm.commands.output import say
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
+from swarm.node.console import Console
 from swarm.node.model_choice import engine_memory, make_room
+from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import download
+from swarm.registry.lan_download import LanFiles
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
+from swarm.version import program_version
+
+BROWSE_S = 1.5  # what a node takes to be found
+ANSWER_S = 2.0
+MAX_ADDRESSES = 128  # asked who they are; a home has a handful of nodes, each with a few addresses
+
+
+@contextmanager
+def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
+    """What the nodes around have. Raises SetupError for a --peer that is no address.
+
+    The peers are asked in a thread of its own, so that Ctrl-C ends a download in this one.
+    """
+    try:
+        named = [parse_address(peer) for peer in settings.peer]
+    except FederationError as error:
+        raise SetupError(str(error)) from error
+    ready: Future[LanFiles] = Future()
+    stop: Future[None] = Future()
+
+    async def visit() -> None:
+        try:
+            async with _visiting(settings, named, console) as nearby:
+                ready.set_result(nearby)
+                await asyncio.wrap_future(stop)
+        except SetupError as error:
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=lambda: asyncio.run(visit()), name="peers", daemon=True)
+    thread.start()
+    try:
+        yield ready.result()
+    finally:
+        stop.set_result(None)
+        thread.join()
+
+
+@asynccontextmanager
+async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
+    trust = await asyncio.to_thread(own_membership, settings.data_path, settings.name)
+    # A member asks as itself. In an open swarm the node that runs here has that id, and hears nobody else in it.
+    visitor_id = node_id_of(secrets.token_bytes(32)) if trust is None else trust.node_id
+    async with PeerClient(visitor_id, trust=trust) as client:
+        found: list[FilePeer] | None = None
+
+        async def peers() -> Sequence[FilePeer]:
+            nonlocal found
+            if found is None:
+                kept = await asyncio.to_thread(load_peers, settings.data_path)
+                members = [place.address for entry in (trust.others if trust else ()) for place in entry.places]
+                found = await _who_answers(client, [*named, *members, *kept, *await _heard_of(client, visitor_id)])
+            return found
+
+        yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
+
+
+async def _heard_of(client: PeerClient, visitor_id: str) -> list[Address]:
+    """A node on this machine, whom it knows, and who announces itself."""
+    here = Address("127.0.0.1", DEFAULT_PORT)
+    hints, announced = await asyncio.gather(_known_to(client, here), _announced(visitor_id))
+    return [here, *hints, *announced]
+
+
+async def _known_to(client: PeerClient, address: Address) -> list[Address]:
+    try:
+        return [hint.address for hint in await client.peers(address, ANSWER_S)]
+    except PeerError:  # no node runs here
+        return []
+
+
+async def _announced(visitor_id: str) -> list[Address]:
+    found: dict[Address, None] = {}
+    try:
+        chosen = await asyncio.to_thread(lambda: choose_addresses(read_interfaces(), None, default_route_addresses()))
+    except (FederationError, OSError):  # no network that could be asked
+        return []
+    visitor = NodeDescription(id=visitor_id, name="visitor", version=program_version(), url="http://127.0.0.1:1")
+    async with MdnsDiscovery(
+        visitor,
+        chosen.announce,
+        DEFAULT_PORT,
+        on_proposed=lambda address, _: found.setdefault(address),
+        on_goodbye=lambda _: None,
+        announce=False,
+    ) as discovery:
+        if discovery.problem is None:
+            await asyncio.sleep(BROWSE_S)
+    return list(found)
+
+
+async def _who_answers(client: PeerClient, addresses: Iterable[Address]) -> list[FilePeer]:
+    """Each node once, at the address that comes first."""
+    asked = list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
+    answers = await asyncio.gather(*(_who_is(client, address) for address in asked))
+    return list({peer.id: peer for peer in reversed(answers) if peer is not None}.values())[::-1]
+
+
+async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
+    try:
+        node = await client.describe(address, ANSWER_S)
+    except PeerError:
+        return None
+    return FilePeer(node.id, node.name, address)
 
 
 def list_models(settings: Settings, as_json: bool) -> int:

@@ -1,4 +1,7 @@
-"""The console of a terminal or of a log file: lines, one progress line that rewrites itself, a numbered question."""
+"""The console of a terminal or of a log file: lines, one progress line that rewrites itself, a numbered question.
+
+The last lines of a terminal, drawn again and again in place, with a clock that goes on between two events.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TextIO
 
-from federation.printable_text import one_line
-from swarm.commands.output import draw, say, say_line
+from federation.printable_text import clean_line, one_line
+from swarm.commands.output import columns_of, draw, say, say_line
 from swarm.errors import SetupError
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.memory import size_text
@@ -94,3 +100,69 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its own
+
+
+def terminal_size(out: TextIO) -> os.terminal_size:
+    """Columns and rows; COLUMNS and LINES say otherwise, as everywhere."""
+    try:
+        size = os.get_terminal_size(out.fileno())
+    except (OSError, ValueError):
+        size = FALLBACK_SIZE
+    told = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
+    columns, rows = (
+        int(text) if text.isdecimal() and int(text) else known for text, known in zip(told, size, strict=True)
+    )
+    return os.terminal_size((columns or FALLBACK_SIZE.columns, rows or FALLBACK_SIZE.lines))
+
+
+class LiveRegion:
+    """Replaces its lines by the next ones. The cursor rests below them, so that an end in mid-draw leaves no mess."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._drawn: list[int] = []  # columns of each line on the screen
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """One write a frame: terminals do not show half of it."""
+        up = rows_taken(self._drawn, terminal_size(self._out).columns)
+        body = "".join(f"{line}\x1b[K\n" for line in lines)
+        draw(self._out, (f"\x1b[{up}F" if up else "\r") + body + "\x1b[J")
+        self._drawn = [columns_of(clean_line_of(line)) for line in lines]
+
+
+def clean_line_of(painted: str) -> str:
+    """A painted line as it looks."""
+    return clean_line(painted) if "\x1b" in painted else painted
+
+
+def rows_taken(columns_drawn: Sequence[int], columns: int) -> int:
+    """The rows that lines take in a terminal of `columns`: one that was made narrower has wrapped them."""
+    return sum(max(1, -(-drawn // columns)) for drawn in columns_drawn)
+
+
+class Ticker:
+    """Calls `tick` every `period_s` from a thread of its own while the block runs."""
+
+    def __init__(self, tick: Callable[[], None], period_s: float) -> None:
+        self._tick = tick
+        self._period_s = period_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(OSError, ValueError):  # a terminal that went away ends the clock; the main thread meets it too
+            while not self._over.wait(self._period_s):
+                self._tick()

@@ -1,18 +1,160 @@
-"""`swarm vote`: one question put to the vote, watched while the voters answer."""
+"""`swarm vote`: one question put to the vote, watched while the voters answer.
+
+Where a vote is shown: in place on a terminal, line by line in a log, or as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
-from typing import Literal
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from typing import Literal, Protocol, TextIO
 
+from federation.printable_text import clean_text, one_line
+from swarm.commands.ballot_view import (
+    View,
+    arrival_line,
+    asked_line,
+    coloured,
+    plain,
+    standing_lines,
+    verdict_lines,
+)
 from swarm.commands.http import NodeDoor
-from swarm.commands.output import complain
-from swarm.commands.vote_screens import JsonScreen, LiveScreen, LogScreen, Screen, may_colour, may_redraw
-from swarm.commands.vote_stream import Ballot, End, Moment, hold_vote
+from swarm.commands.output import complain, cut, write
+from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
+from swarm.commands.vote_stream import Account, Ballot, End, Moment, hold_vote
 from swarm.errors import SetupError
+
+TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
+LOG_COLUMNS = 100  # of a final account in a file or pipe
+MAX_LOG_COLUMNS = 400  # of one line of a log: answers are short, names and reasons are others' words
+
+
+class Screen(Protocol):
+    """Shows a vote to somebody."""
+
+    def moment(self, moment: Moment) -> None:
+        """The vote went on."""
+        ...
+
+    def end(self, end: End) -> None:
+        """The vote is over."""
+        ...
+
+
+class LiveScreen:
+    """A terminal: the ballot in place, redrawn on every arrival and a few times a second."""
+
+    def __init__(self, out: TextIO, colours: bool) -> None:
+        self._out = out
+        self._paint = coloured if colours else plain
+        self._region = LiveRegion(out)
+        self._account: Account | None = None
+        self._since = time.monotonic()
+        self._drawing = threading.Lock()
+
+    @contextmanager
+    def ticking(self) -> Generator[None]:
+        """The clock runs while the block does."""
+        try:
+            with Ticker(self._redraw, TICK_S):
+                self._redraw()
+                yield
+        finally:
+            if self._account is None:
+                self._region.draw([])  # the vote never began: an error follows, and nothing else
+
+    def moment(self, moment: Moment) -> None:
+        self._account = moment.account
+        self._redraw()
+
+    def end(self, end: End) -> None:
+        with self._drawing:
+            view = View(self._view().columns, self._paint)
+            self._account = end.account
+            self._region.draw([*verdict_lines(end.account, view), "", *answer_lines(end, view)])
+
+    def _view(self) -> View:
+        size = terminal_size(self._out)
+        return View(max(size.columns - 1, 1), self._paint, rows=max(size.lines - 1, 1))
+
+    def _redraw(self) -> None:
+        with self._drawing:
+            view, elapsed_ms = self._view(), round((time.monotonic() - self._since) * 1000)
+            if self._account is None:
+                lines = [view.line([("dim", f"asking the swarm · {elapsed_ms / 1000:.1f} s")])]
+            elif self._account.final:
+                return  # the verdict is drawn, and stays
+            else:
+                lines = standing_lines(self._account, view, elapsed_ms)
+            self._region.draw(lines)
+
+
+class LogScreen:
+    """A file or a pipe: one line an event, then the account and the answer. No colours."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._heard: set[str] | None = None
+
+    def moment(self, moment: Moment) -> None:
+        account = moment.account
+        if self._heard is None:
+            self._heard = set()
+            self._say(asked_line(account))
+        for part in account.candidates:
+            if part.voter not in self._heard:
+                self._heard.add(part.voter)
+                self._say(arrival_line(account, part))
+
+    def end(self, end: End) -> None:
+        view = View(LOG_COLUMNS)
+        for line in ["", *verdict_lines(end.account, view), "", *answer_lines(end, view)]:
+            write(self._out, one_line(line.rstrip()) + "\n")
+
+    def _say(self, line: str) -> None:
+        write(self._out, one_line(cut(line, MAX_LOG_COLUMNS)) + "\n")
+
+
+class JsonScreen:
+    """For programs: the end as one JSON object on one line; with `every_moment`, each moment before it too."""
+
+    def __init__(self, out: TextIO, every_moment: bool) -> None:
+        self._out = out
+        self._every_moment = every_moment
+
+    def moment(self, moment: Moment) -> None:
+        if self._every_moment:
+            self._write({"ballot": moment.raw})
+
+    def end(self, end: End) -> None:
+        self._write({"answer": end.answer, "swarm": end.raw})
+
+    def _write(self, value: Mapping[str, object]) -> None:
+        write(self._out, json.dumps(value) + "\n")
+
+
+def answer_lines(end: End, view: View) -> list[str]:
+    """Whose answer it is, and the answer: its own lines, however long."""
+    winner = end.account.winner or "nobody"
+    rule = cut(f"── {winner} " + "─" * view.columns, view.columns + 1)[: view.columns]
+    return [view.paint("dim", rule), *clean_text(end.answer).strip("\n").split("\n")]
+
+
+def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether `out` is a terminal that can move its cursor."""
+    return out.isatty() and environment.get("TERM", "") != "dumb"
+
+
+def may_colour(environment: Mapping[str, str]) -> bool:
+    """https://no-color.org: any value but an empty one means no colours."""
+    return not environment.get("NO_COLOR")
+
 
 CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
 STDIN = "-"

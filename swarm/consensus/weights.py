@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Literal
 
 from swarm.consensus.options import KINDS, Kind, Strategy
-from swarm.registry.measured import Measured, Measurements
+from swarm.registry.weights_file import Measured, Measurements
 
 MAX_RATIO = 4  # of the heaviest voter to the lightest: 50 questions tell no more, and no one voter should dictate
 SAMPLES_OF_ONE_MODEL_RHO = (

@@ -1,4 +1,7 @@
-"""Asking each peer as this machine's own node would: in a paired swarm both ends prove who they are."""
+"""Asking each peer as this machine's own node would: in a paired swarm both ends prove who they are.
+
+One question to one node over blocking HTTP, in a paired swarm over mutual TLS with this node's key and pins.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,7 @@ from federation.peer_link import NOT_TAKEN, why_no_handshake
 from federation.peer_store import load_peers
 from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
-from swarm.doctor.node_http import ITSELF, Answer, NotThere, get
-from swarm.doctor.own_node import OwnNode
+from swarm.doctor.own_node import ITSELF, Answer, NotThere, OwnNode, get
 
 MAX_ASKED: Final = 64  # peers looked at
 THREADS: Final = 16

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of
-from swarm.evaluation.replay import alone, together, vote
+from swarm.evaluation.replay import alone, together, vote, weighted_scores
 from swarm.evaluation.samples import Answer, Answered
-from swarm.evaluation.weighing import weighted_scores
 
 VOTES = (1, 2, 3, 5, 7, 9, 11, 15, 21, 31)
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from swarm.consensus.options import Kind
 from swarm.evaluation.curves import Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
-from swarm.evaluation.liars import Liars, measure_liars
 from swarm.evaluation.questions import QuestionSet
+from swarm.evaluation.replay import measured
 from swarm.evaluation.samples import Answered
-from swarm.evaluation.trust import Trust, measure_trust
-from swarm.evaluation.weighing import measured
-from swarm.registry.measured import Measurements
+from swarm.evaluation.trust import Liars, Trust, measure_liars, measure_trust
+from swarm.registry.weights_file import Measurements
 
 USUAL_VOTES = 5  # a node's default: what is reported wherever one number of votes has to stand for all
 STOPPED_VOTES = (5, 9)

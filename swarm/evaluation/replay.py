@@ -1,4 +1,7 @@
-"""Votes held again over samples that were drawn once. The product's own tally counts them; nothing is counted here."""
+"""Votes held again over samples that were drawn once. The product's own tally counts them; nothing is counted here.
+
+What a model weighs by its samples, and what weights do for several: never on the problems they come from.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import decide
-from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
 from swarm.evaluation.samples import Answer, Answered, Outcome
+from swarm.registry.weights_file import Measured, Measurements
 
 FEW = 20  # up to so many subsets are all taken
 SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
@@ -70,3 +74,35 @@ def together(answered: Answered, models: Sequence[str], k: int, seed: int) -> It
     """The subsets of several models' answers to one problem."""
     pools = [answered.samples[model] for model in models]
     return mixed_subsets(pools, k, dice_for(seed, answered.problem.key, *models, k))
+
+
+def measured(answered: Sequence[Answered], models: Sequence[str]) -> Measurements:
+    """How many first samples of each model are right, by kind; one a problem, since a second one is no new evidence."""
+    by_kind: dict[str, list[Answered]] = {}
+    for one in answered:
+        by_kind.setdefault(one.problem.kind, []).append(one)
+    return {
+        model: {
+            kind: Measured(
+                correct=sum(one.samples[model][0].right for one in ones),
+                asked=len(ones),
+                options=min(one.problem.options for one in ones),
+            )
+            for kind, ones in by_kind.items()
+        }
+        for model in models
+    }
+
+
+def weighted_scores(answered: Sequence[Answered], models: Sequence[str], k: int, seed: int) -> tuple[float, ...]:
+    """How often `k` samples dealt over `models` are right under weights that the other half of the problems gave."""
+    halves = [measured(answered[1::2], models), measured(answered[::2], models)]
+    shares: list[float] = []
+    for at, one in enumerate(answered):
+        rights: list[bool] = []
+        for answers in together(one, models, k, seed):
+            weights = ballot_weights("weighted", halves[at % 2], [answer.candidate.model for answer in answers])
+            asked = [answer for answer in answers if weights.of(answer.candidate.model, one.problem.kind) > 0]
+            rights.append(outcome_of(one.question, asked, weights).right)
+        shares.append(sum(rights) / len(rights))
+    return tuple(shares)

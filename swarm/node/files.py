@@ -18,7 +18,7 @@ from federation.files_client import FilePeer
 from federation.membership import Membership
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
-from swarm.registry.download_lock import PARTIAL_FOLDER
+from swarm.registry.download import PARTIAL_FOLDER
 from swarm.registry.file_hashes import Stopped
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles

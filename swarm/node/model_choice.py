@@ -15,7 +15,7 @@ from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings
 from swarm.registry.catalogue import Catalogue, Choice
-from swarm.registry.download import download, download_choice
+from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
 from swarm.registry.gguf_header import GgufFacts, read_gguf, stem_of
@@ -23,7 +23,6 @@ from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
 from swarm.registry.memory import Load, memory_needed, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
-from swarm.registry.nearby import Nearby
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
 CPU_MAX_ACTIVE_PARAMS_B = 8.0  # 4.5 GB read per token: 5-10 tokens a second from a desktop's memory, the least to enjoy

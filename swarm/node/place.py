@@ -17,8 +17,7 @@ from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules
 from swarm.node.access import check_federation, read_access
 from swarm.node.discovery import chosen_addresses
-from swarm.node.handover import take_listeners
-from swarm.node.listeners import open_listeners
+from swarm.node.listeners import open_listeners, take_listeners
 from swarm.node.settings import Settings
 from swarm.node.upstream import read_upstream
 from swarm.routing.upstream import UpstreamPlan

@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 
 from swarm.errors import SetupError
-from swarm.registry.measured import Measurements
-from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
+from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 
 log = logging.getLogger(__name__)
 

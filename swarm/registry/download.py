@@ -4,30 +4,98 @@
     models/.partial/OWNER--REPO/...     what is still on its way, named by its hash so that versions do not mix
 
 Everything here blocks, for hours perhaps: run it in a thread.
+
+One download of a repository at a time on this machine: two would write to one partial file. The second one waits.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Choice
-from swarm.registry.download_lock import PARTIAL_FOLDER, SPARE_DISK_BYTES, disk_errors, folder_name, locked
 from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, Stopped, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.memory import size_text
 from swarm.registry.names import HubRef, check_hub_file
-from swarm.registry.nearby import Nearby
 from swarm.registry.piece_file import pieces_path, taken_bytes
 from swarm.registry.shared_files import SHARED_SUFFIXES
+
+PARTIAL_FOLDER = ".partial"
+SPARE_DISK_BYTES = 256 << 20  # kept free: a full disk stops more than us
+LOCK_WAIT_S = 1.0  # between two looks at how far the other one is
+MAX_STILL = 120  # looks without a byte more; the other one is then asleep, or stopped by somebody
+
+
+def folder_name(repo: str) -> str:
+    """`OWNER--REPO`: neither may hold a double hyphen, so no two repositories share a folder."""
+    return repo.replace("/", "--")
+
+
+@contextmanager
+def locked(models_dir: Path, repo: str, progress: Progress) -> Generator[None]:
+    """Alone with the partial files of `repo`; shows the progress of another download while that goes on.
+
+    Raises SetupError where the other one does not get on. Who dies, dies with the lock.
+    """
+    filelock: Any = importlib.import_module("filelock")  # comes with huggingface_hub
+    path = models_dir / PARTIAL_FOLDER / f"{folder_name(repo)}.lock"
+    with disk_errors(repo):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    last_bytes, still = -1, 0
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_WAIT_S)
+            break
+        except filelock.Timeout as error:
+            here_bytes = _on_its_way_bytes(models_dir, repo)
+            last_bytes, still = here_bytes, still + 1 if here_bytes == last_bytes else 0
+            if still >= MAX_STILL:
+                raise SetupError(
+                    f"{repo} is being downloaded by another process, which does not get on: stop that one, "
+                    "then run this again: it goes on where that stopped"
+                ) from error
+            progress(here_bytes, None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _on_its_way_bytes(models_dir: Path, repo: str) -> int:
+    """What has arrived of a repository that somebody else downloads."""
+    name = folder_name(repo)
+    with disk_errors(repo):
+        places = [models_dir / name, *(models_dir / PARTIAL_FOLDER).glob(f"{name}*")]
+        return sum(taken_bytes(path) for place in places for path in place.rglob("*") if path.is_file())
+
+
+@contextmanager
+def disk_errors(what: str) -> Generator[None]:
+    """The disk's refusals as SetupError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SetupError(
+                f"cannot store {what}: the disk is full; free some space and run it again (it goes on where it "
+                "stopped), or give another --data-dir"
+            ) from error
+        raise SetupError(f"cannot store {what}: {error.strerror or error}; check --data-dir") from error
+
 
 HASH_DIGITS_IN_NAME = 16
 
@@ -287,3 +355,23 @@ def _on_disk_bytes(partial: Path) -> int:
 def _partial_path(source: HubFile, models_dir: Path) -> Path:
     version = (source.sha256 or source.git_sha1 or source.commit or "")[:HASH_DIGITS_IN_NAME]
     return models_dir / PARTIAL_FOLDER / folder_name(source.repo) / f"{source.file}.{version}"
+
+
+class Nearby(Protocol):
+    """Asks peers. Every method blocks, and none raises for what a peer does."""
+
+    def sizes(self) -> dict[str, int]:
+        """The files to be had, by sha256, and how large they are said to be."""
+        ...
+
+    def sha256_of(self, name: str) -> str | None:
+        """What peers that may be believed say of OWNER/REPO/FILE, where all that have it agree; else None."""
+        ...
+
+    def fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
+        """Copy a file to `partial`; its hashes once all of it is there, on disk, and its sha256 is the wanted one.
+
+        For None `partial` holds a proved beginning of the file, or does not exist: the internet can go on from
+        it, and so can the next call. Raises OSError where the disk cannot take it.
+        """
+        ...

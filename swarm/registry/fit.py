@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarm.errors import SetupError
+from swarm.registry.cache_shape import ModelShape
 from swarm.registry.catalogue import Choice, Format
+from swarm.registry.gguf_bytes import is_low
 from swarm.registry.memory import Load, MemoryNeed, memory_needed, size_text
-from swarm.registry.quants import is_low
-from swarm.registry.shape import ModelShape
 
 MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
 

@@ -3,6 +3,8 @@
 A file is wanted by its sha256. What peers say of its pieces may be a lie, told by one or by several together: those
 who say the same are drawn from together, most voices first, and where the whole is then not the file, none of them is
 asked again.
+
+Files that other nodes of the swarm have, as a download sees them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from federation.client import PeerClient
 from federation.errors import PeerError, PeerUntrusted
 from federation.files import PieceHashes, SharedFile
 from federation.files_client import FilePeer, list_files, piece_hashes
-from swarm.registry.download_lock import SPARE_DISK_BYTES
+from swarm.registry.download import SPARE_DISK_BYTES
 from swarm.registry.file_hashes import FileHashes, stoppable
 from swarm.registry.hub import Progress
 from swarm.registry.piece_copy import MAX_SOURCES, PieceCopy

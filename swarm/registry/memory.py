@@ -10,6 +10,8 @@
 * Compute buffer (llama.cpp, src/llama-context.cpp, `graph_reserve`): the widest step of one micro-batch, which is
   its float32 logits, `ubatch * vocabulary`, and several activations as wide as the embedding.
 * Reserve: what does not scale with the model.
+
+Quantizations: how many bits a weight really takes, and how ggml's tensor types are laid out.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from swarm.errors import SetupError
-from swarm.registry.shape import LayerGroup, ModelShape
+from swarm.registry.cache_shape import LayerGroup, ModelShape
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, Choice, Format
-from swarm.registry.quants import ALIASES, BITS_PER_WEIGHT
+from swarm.registry.gguf_bytes import ALIASES, BITS_PER_WEIGHT
 
 MAX_NAME_CHARS = 1024  # a path may be long; anything longer is a mistake
 MAX_HUB_FOLDERS = 4  # repositories that keep each quantization in a folder have one

@@ -19,7 +19,7 @@ from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.engines.llama_cpp.prompt_bound import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
-from swarm.registry.measured import Measurements
+from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters, no_consensus
 from swarm.routing.conduct import Account, dissents, findings, size_lie

@@ -16,7 +16,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.weights import log_odds
 from swarm.errors import PeerFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, Frozen, Usage
-from swarm.registry.measured import Measurements
+from swarm.registry.weights_file import Measurements
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
 

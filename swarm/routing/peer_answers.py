@@ -33,7 +33,7 @@ from swarm.routing.pills import REFUSED_S
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
 from swarm.tracing import current_request_id
-from swarm.workers.waiting import MAX_RETRY_AFTER_S
+from swarm.workers.slots import MAX_RETRY_AFTER_S
 
 HOPS = 1  # a peer answers itself: nothing is passed on twice
 MAX_REFUSAL_BYTES = 16 * 2**10  # of an error's body; ours are under 1 KiB

@@ -20,8 +20,8 @@ from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
 from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
-from swarm.workers.names import worker_names
 from swarm.workers.pool import DEFAULT_QUEUE, ModelWorkers
+from swarm.workers.slots import worker_names
 
 FIRST, LAST = -1, 1  # its rank among replicas: the only engine here, or asked only where nobody else can answer
 MAX_TOLD = 10  # names in an error message; some servers have hundreds

@@ -1,9 +1,19 @@
-"""Who holds which slot: a first-come queue over named slots. Synchronous decisions; the pool does the waiting."""
+"""Who holds which slot: a first-come queue over named slots. Synchronous decisions; the pool does the waiting.
+
+Names that people can tell apart when a vote lists who said what.
+
+How long somebody who comes now will wait for workers, and when one who is refused may come back. Plain numbers.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import random
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +86,57 @@ class SlotTable:
             ticket.granted = ()
         elif ticket in self._queue:
             self._queue.remove(ticket)
+
+
+NAMES = (
+    "Zeus", "Nebula", "Atlas", "Luna", "Orion", "Vega", "Apollo", "Iris", "Titan", "Nova", "Hermes", "Lyra", "Juno",
+    "Comet", "Hera", "Quasar", "Ares", "Aurora", "Rhea", "Pulsar", "Thor", "Selene", "Odin", "Gaia", "Helios", "Eos",
+    "Kepler", "Freya", "Cosmo", "Athena", "Sirius", "Maia", "Janus", "Carina", "Triton", "Electra", "Castor", "Dione",
+    "Pollux", "Phoebe", "Altair", "Calypso", "Rigel", "Astra", "Mimas", "Cassiopeia", "Draco", "Andromeda", "Ceres",
+    "Hyperion", "Leda", "Pandora", "Proteus", "Thalia", "Umbriel", "Miranda", "Oberon", "Ariel", "Callisto", "Europa",
+)  # fmt: skip
+
+
+def worker_names(node_id: str) -> Iterator[str]:
+    """Different names without end; the same node gets the same ones, other nodes mostly others."""
+    shuffled = list(NAMES)
+    random.Random(node_id).shuffle(shuffled)
+    for lap in itertools.count(1):
+        for name in shuffled:
+            yield name if lap == 1 else f"{name}-{lap}"
+
+
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 60  # SDKs obey no more than a minute, and a queue is another one by then
+UNMEASURED_RETRY_AFTER_S = 2  # about one short answer, while nothing has been measured
+
+Refusal = Literal["queue_full", "deadline", "node_full"]
+
+
+class QueueListener(Protocol):
+    """Who wants to know what happens to requests that need workers."""
+
+    def waited(self, seconds: float) -> None:
+        """A request got its workers after so long."""
+        ...
+
+    def refused(self, why: Refusal) -> None:
+        """A request was turned away before it waited."""
+        ...
+
+
+def expected_wait_s(wanted: int, idle: int, queued: int, slots: int, service_s: float | None) -> float | None:
+    """Seconds until `wanted` of `slots` workers are free for a newcomer; None while nothing is measured.
+
+    `idle` are free at once, `queued` are wanted by those before it, and a request holds its workers for `service_s`
+    on average: the mean time in which a queue moves up, not a promise.
+    """
+    if wanted <= idle:
+        return 0.0
+    return None if service_s is None else (queued + wanted) * service_s / slots
+
+
+def retry_after_s(wait_s: float | None) -> int:
+    """What to tell one who is refused: the expected wait in whole seconds, within reason."""
+    if wait_s is None:
+        return UNMEASURED_RETRY_AFTER_S
+    return math.ceil(min(max(wait_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from swarm.commands.ballot_account import Account, SeatsStillOut, VoterPart, read_account, with_answers
 from swarm.commands.ballot_view import (
     View,
     arrival_line,
@@ -18,8 +17,9 @@ from swarm.commands.ballot_view import (
     standing_lines,
     verdict_lines,
 )
-from swarm.commands.columns import columns_of
-from swarm.commands.live_region import clean_line_of, rows_taken
+from swarm.commands.output import columns_of
+from swarm.commands.terminal import clean_line_of, rows_taken
+from swarm.commands.vote_stream import Account, SeatsStillOut, VoterPart, read_account, with_answers
 from swarm.errors import SwarmError
 
 ZEUS = VoterPart(voter="Zeus@kitchen", model="demo", group=0, weight=1, tokens=31, ms=412, answer="16")

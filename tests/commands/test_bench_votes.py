@@ -19,7 +19,7 @@ from swarm.cli import main
 from swarm.commands.bench_options import without_key
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
-from swarm.evaluation.shipped_questions import shipped_questions
+from swarm.evaluation.questions import shipped_questions
 from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
 from tests.doubles.running_node import RunningNode
 from tests.e2e.waiting import eventually

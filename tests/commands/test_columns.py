@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.printable_text import clean_line
-from swarm.commands.columns import columns_of, cut, fitted
+from swarm.commands.output import columns_of, cut, fitted
 
 
 @given(st.text(st.characters(codec=None), max_size=80), st.integers(0, 30))

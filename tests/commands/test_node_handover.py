@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
-from swarm.node.handover import covers, handed_over, take_listeners
+from swarm.node.listeners import covers, handed_over, take_listeners
 from tests.doubles.handing_over import command_with_listeners, held
 
 OWN = 4242
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TAKE = """
 import os, sys
 from swarm.errors import SetupError
-from swarm.node.handover import take_listeners
+from swarm.node.listeners import take_listeners
 try:
     taken = take_listeners(os.environ, os.getpid(), sys.argv[1:])
 except SetupError as error:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarm.node.weights import known_weights
-from swarm.registry.measured import Measured
-from swarm.registry.weights_file import WEIGHTS_FILE, add_weights
+from swarm.registry.weights_file import WEIGHTS_FILE, Measured, add_weights
 
 
 def test_what_was_measured_is_known(tmp_path: Path) -> None:

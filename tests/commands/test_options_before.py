@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarm.cli import build_parser, main
-from swarm.commands.options_before import read_line
+from swarm.commands.node_arguments import read_line
 from swarm.errors import SetupError
 
 VALUES = {

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from swarm.consensus.options import KINDS, Strategy
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
 from swarm.errors import SetupError
-from swarm.registry.measured import Measured, Measurements, merged
-from swarm.registry.weights_file import MAX_FILE_BYTES, add_weights, read_weights
+from swarm.registry.weights_file import MAX_FILE_BYTES, Measured, Measurements, add_weights, merged, read_weights
 
 GOOD, FAIR, GUESSING, WRONG = Measured(45, 50), Measured(29, 50), Measured(8, 48), Measured(2, 50)
 MEASURED: Measurements = {

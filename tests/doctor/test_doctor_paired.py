@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from federation.roster_store import save_roster
-from swarm.doctor import node_http
+from swarm.doctor import own_node
 from swarm.doctor.examination import examine_network
 from swarm.doctor.finding import Finding, Level
 from swarm.node.settings import Settings, make_settings
@@ -61,8 +61,8 @@ async def test_a_clock_that_is_off_is_named(
     pair: tuple[RunningNode, RunningNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kitchen, _ = pair
-    ahead_s = node_http._ahead_s
-    monkeypatch.setattr(node_http, "_ahead_s", lambda date, here_s: ahead_s(date, here_s + 3600))
+    ahead_s = own_node._ahead_s
+    monkeypatch.setattr(own_node, "_ahead_s", lambda date, here_s: ahead_s(date, here_s + 3600))
     async with run_nodes(*pair):
         await acquainted(*pair)
         found = await looked_at(settings_of(kitchen, tmp_path))

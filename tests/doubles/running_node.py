@@ -26,7 +26,7 @@ from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustSteward
-from swarm.registry.measured import Measured, Measurements
+from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.rules import RoutingRules

@@ -14,7 +14,7 @@ from swarm.consensus.tally import is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.weights import VoterWeights, ballot_weights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
-from swarm.registry.measured import Measured, Measurements
+from swarm.registry.weights_file import Measured, Measurements
 
 STRATEGIES: tuple[Strategy, ...] = ("auto", "auto", "majority", "weighted", "medoid", "judge")
 FORMS = ("number", "number", "choice", "tool_calls", "json", "code", "text")

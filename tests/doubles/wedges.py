@@ -10,7 +10,8 @@ import pytest
 from swarm.engines.llama_cpp import progress, xllamacpp
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.progress import Limits
-from swarm.workers import backoff, pool
+from swarm.workers import pool
+from swarm.workers import pool as backoff
 
 ENDLESS_PATTERN: Final = "^(((a{0,40}){0,40}){0,40}){0,40}$"  # hours in the main loop
 WEDGE: Final[dict[str, Any]] = {

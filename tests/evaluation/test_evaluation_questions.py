@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from swarm.errors import SetupError
-from swarm.evaluation.questions import read_problem, read_questions
-from swarm.evaluation.shipped_questions import SHIPPED, shipped_questions
+from swarm.evaluation.questions import SHIPPED, read_problem, read_questions, shipped_questions
 from swarm.generation import Candidate, ToolCall
 
 TOOLS = [

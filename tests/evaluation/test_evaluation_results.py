@@ -13,8 +13,7 @@ from swarm.evaluation.plots import draw_plots
 from swarm.evaluation.promises import judged, kept_promises
 from swarm.evaluation.questions import QuestionSet
 from swarm.evaluation.report import BEGIN, END, HOW_TO_PLOT, Provenance, link_from, render_report, write_report
-from swarm.evaluation.sample_store import SampleStore, read_samples
-from swarm.evaluation.samples import DrawPlan, sampling_seed
+from swarm.evaluation.samples import DrawPlan, SampleStore, read_samples, sampling_seed
 from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
 
 QUESTIONS = QuestionSet("arithmetic", tuple(problem(n) for n in range(3)), temperature=0.8, max_tokens=100, samples=9)

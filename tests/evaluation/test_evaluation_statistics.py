@@ -22,12 +22,10 @@ from swarm.evaluation.curves import (
     vote_counts,
 )
 from swarm.evaluation.intervals import RESAMPLES, mean_difference, mean_of, ratio_of_sums, statistic
-from swarm.evaluation.liars import measure_liars, with_liars
-from swarm.evaluation.replay import SUBSETS, dice_for, mixed_subsets, outcome_of, subsets
+from swarm.evaluation.replay import SUBSETS, dice_for, measured, mixed_subsets, outcome_of, subsets, weighted_scores
 from swarm.evaluation.samples import Outcome
-from swarm.evaluation.trust import auroc, trust_of
-from swarm.evaluation.weighing import measured, weighted_scores
-from swarm.registry.measured import Measured
+from swarm.evaluation.trust import auroc, measure_liars, trust_of, with_liars
+from swarm.registry.weights_file import Measured
 from tests.evaluation.made_up import RIGHT, answered
 
 WRONG = 7

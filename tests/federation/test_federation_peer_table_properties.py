@@ -12,8 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
-from federation.peer_table import PeerTable
-from federation.peer_transitions import Changes
+from federation.peer_table import Changes, PeerTable
 from federation.probing import Answer
 from federation.timing import MAX_PROBES_AT_ONCE
 

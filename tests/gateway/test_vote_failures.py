@@ -12,7 +12,7 @@ import pytest
 from federation.hostport import Address
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, ToolCallDelta
-from swarm.registry.measured import Measured
+from swarm.registry.weights_file import Measured
 from swarm.routing import ballot
 from tests.doubles.clients import Client, connect
 from tests.doubles.fake_peer import FakePeer

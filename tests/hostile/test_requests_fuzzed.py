@@ -30,7 +30,7 @@ from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.gateway.openai.utility_calls import TemplateBody
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import GenerationRequest
-from swarm.registry.gguf_vocabulary import control_texts
+from swarm.registry.gguf_header import control_texts
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_end_token_last, write_infill_model, write_reranker
 from tests.hostile.request_grammar import Grammar, Sent

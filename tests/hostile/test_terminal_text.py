@@ -106,7 +106,7 @@ ALLOWED = {
 }
 MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`, to flush it
     "swarm/commands/terminal.py": {"sys.stdout.isatty()", "draw(sys.stdout"},
-    "swarm/commands/bench_drawing.py": {"sys.stderr.isatty()", "draw(sys.stderr"},
+    "swarm/commands/bench.py": {"sys.stderr.isatty()", "draw(sys.stderr"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
     "swarm/node/run.py": {"sys.stdout.flush()", "sys.stderr.flush()"},
 }

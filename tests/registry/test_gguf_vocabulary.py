@@ -11,7 +11,7 @@ import pytest
 
 from swarm.errors import SetupError
 from swarm.registry.gguf_bytes import TokenTable
-from swarm.registry.gguf_vocabulary import MAX_CONTROL_TEXTS, PROMOTED, control_texts, controls
+from swarm.registry.gguf_header import MAX_CONTROL_TEXTS, PROMOTED, control_texts, controls
 from tests.doubles.tiny_models import write_vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4

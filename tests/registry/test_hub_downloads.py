@@ -23,8 +23,7 @@ import pytest
 from swarm.errors import SetupError
 from swarm.registry import hub as hub_module
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import download, download_choice, file_sha256
-from swarm.registry.download_lock import PARTIAL_FOLDER
+from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256
 from swarm.registry.hub import describe, fetch, hub_reachable
 from swarm.registry.names import HubRef
 from tests.registry.fake_hub import CHUNK_BYTES, COMMIT, Hub, Upload
@@ -351,7 +350,7 @@ def test_a_folder_that_cannot_be_written_is_explained(stocked: Hub, tmp_path: Pa
 
 
 def test_two_downloads_of_one_file_share(stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.registry.download_lock.LOCK_WAIT_S", 0.02)
+    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.02)
     with ThreadPoolExecutor(4) as threads:
         paths = list(threads.map(lambda _: download(REF, models_dir), range(4)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
@@ -361,8 +360,8 @@ def test_two_downloads_of_one_file_share(stocked: Hub, models_dir: Path, monkeyp
 def test_a_download_that_waits_for_another_shows_its_progress_and_not_for_ever(
     stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarm.registry.download_lock.LOCK_WAIT_S", 0.01)
-    monkeypatch.setattr("swarm.registry.download_lock.MAX_STILL", 3)
+    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.01)
+    monkeypatch.setattr("swarm.registry.download.MAX_STILL", 3)
     partial = models_dir / PARTIAL_FOLDER / "owner--repo-GGUF" / f"{FILE}.0123456789abcdef"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(8192))

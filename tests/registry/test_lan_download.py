@@ -21,8 +21,7 @@ from federation.client import PeerClient
 from federation.files import PIECE_BYTES
 from federation.files_client import FilePeer
 from swarm.errors import SetupError
-from swarm.registry.download import download
-from swarm.registry.download_lock import PARTIAL_FOLDER
+from swarm.registry.download import PARTIAL_FOLDER, download
 from swarm.registry.file_hashes import hash_bytes
 from swarm.registry.names import HubRef
 from swarm.registry.piece_file import PieceFile
@@ -67,7 +66,7 @@ def files(tmp_path: Path) -> SharedFiles:
 def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swarm.registry.piece_copy.FAILURE_PAUSE_S", 0.01)
     monkeypatch.setattr("swarm.registry.piece_copy.BUSY_PAUSE_S", 0.01)
-    monkeypatch.setattr("swarm.registry.download_lock.LOCK_WAIT_S", 0.02)
+    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.02)
 
 
 @pytest.fixture(autouse=True)

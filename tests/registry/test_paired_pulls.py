@@ -43,7 +43,7 @@ class Holder:
 
 @pytest.fixture(autouse=True)
 def no_mdns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.commands.file_peers.BROWSE_S", 0.01)
+    monkeypatch.setattr("swarm.commands.models.BROWSE_S", 0.01)
 
 
 async def test_a_member_pulls_from_a_member_and_the_internet_sends_no_byte(tmp_path: Path, hub: Hub) -> None:

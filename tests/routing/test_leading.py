@@ -12,7 +12,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
-from swarm.registry.measured import Measured
+from swarm.registry.weights_file import Measured
 from swarm.routing.leading import (
     Begun,
     Lead,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from swarm.routing import single
+from swarm.routing import waiting_room
 from swarm.routing.replicas import Replica
 from swarm.routing.waiting_room import MOST_AT_A_LOOK, SoonerElsewhere, WaitingRoom
 from tests.doubles.replicas import replica
@@ -56,7 +56,7 @@ class Waiting:
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
-    monkeypatch.setattr(single, "LOOK_S", LOOK_S)
+    monkeypatch.setattr(waiting_room, "LOOK_S", LOOK_S)
     return Waiting()
 
 

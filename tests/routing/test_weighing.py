@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swarm.consensus.options import Kind
 from swarm.consensus.question import Question
 from swarm.generation import GenerationRequest
-from swarm.registry.measured import Measured, Measurements
+from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.policy import seat_weights
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica

@@ -11,7 +11,7 @@ import pytest
 
 from swarm.cli import main
 from swarm.commands.control import ask_node, find_node
-from swarm.commands.join import duration, join_text
+from swarm.commands.members import duration, join_text
 from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,

@@ -25,7 +25,7 @@ from federation.errors import RosterError, RosterNotKept
 from federation.roster import Roster
 from federation.roster_store import MARK_FILE, ROSTER_FILE, load_roster, save_roster
 from federation.trust import Trust
-from swarm.commands.revoke import revoke
+from swarm.commands.members import revoke
 from swarm.errors import SetupError, SwarmError
 from swarm.node.folder import folder_at_rest, hold_folder
 from swarm.node.pairing import revoke_at_rest

@@ -34,7 +34,7 @@ from federation.pairing_listener import MAX_CONNECTIONS, PairingListener
 from federation.roster import encoded
 from federation.roster_store import load_roster
 from federation.tls import pairing_context
-from swarm.commands.invite import invite_text
+from swarm.commands.members import invite_text
 from swarm.errors import SetupError, SwarmError
 from swarm.node.pairing import join_at_rest
 from tests.doubles.clients import connect

@@ -10,8 +10,7 @@ from federation import exclusion, wire
 from federation.errors import PeerError, PeerUntrusted
 from federation.exclusion import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
 from federation.farewell import tell_revoked
-from swarm.commands.peers import peers_text
-from swarm.commands.revoke import revoke_text
+from swarm.commands.members import peers_text, revoke_text
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.pairing import peers_at_rest, revoke_at_rest

@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.workers.names import NAMES, worker_names
+from swarm.workers.slots import NAMES, worker_names
 
 
 @given(node_id=st.text(max_size=10), count=st.integers(0, 4 * len(NAMES)))

@@ -13,9 +13,8 @@ import pytest
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
 from swarm.workers import pool
-from swarm.workers.names import worker_names
 from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
-from swarm.workers.waiting import QueueListener, Refusal
+from swarm.workers.slots import QueueListener, Refusal, worker_names
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
 

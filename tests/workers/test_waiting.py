@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.moving_mean import moving_mean
-from swarm.workers.waiting import expected_wait_s, retry_after_s
+from swarm.workers.slots import expected_wait_s, retry_after_s
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from swarm.errors import EngineFailed, SetupError
 from swarm.generation import Delta, Finish, ToolCallDelta
-from swarm.registry.gguf_vocabulary import control_texts
+from swarm.registry.gguf_header import control_texts
 
 DELETE = "\x7f"  # U+007F
 MATCHED_CHARS = 48  # of a control token; what begins with as many of a longer one is broken, too: bounds the expression

@@ -12,7 +12,7 @@ from swarm.gateway.http.access import REQUESTS_PATH
 from swarm.gateway.http.errors import Handler
 from swarm.gateway.http.in_progress import InProgress
 from swarm.workers.pool import WorkerPool
-from swarm.workers.waiting import retry_after_s
+from swarm.workers.slots import retry_after_s
 
 MAX_IN_FLIGHT = 2048  # running, queued and passed on; at 60 KB a stream 120 MB, and a quarter of most open-file limits
 ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work

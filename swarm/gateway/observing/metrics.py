@@ -20,7 +20,7 @@ from swarm.consensus.verdict import Verdict
 from swarm.gateway.http.errors import Handler
 from swarm.gateway.http.in_progress import CLIENT_LEFT, ENDING
 from swarm.generation import Candidate
-from swarm.workers.waiting import Refusal
+from swarm.workers.slots import Refusal
 
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
