@@ -16,6 +16,8 @@ import pytest
 
 from swarm.registry.embedded import embedded_model_path
 
+pytest_plugins = ["tests.all_skipped"]
+
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
 HEARTBEAT_S = 0.02
 MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
