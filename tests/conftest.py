@@ -7,19 +7,20 @@ import functools
 import gc
 import inspect
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
 from swarm.registry.embedded import embedded_model_path
+from tests.doubles.loop_watch import watching_the_loop
 
 pytest_plugins = ["tests.all_skipped"]
 
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
-HEARTBEAT_S = 0.02
 MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
 SETTLE_S = 2.0  # for connection handlers that notice a closed client
 
@@ -55,43 +56,19 @@ def no_leaked_processes() -> Iterator[None]:
     assert not alive, f"left running: {commands}"
 
 
-def waited_for_cpu_s() -> float:
-    """How long this thread has waited for a processor so far (Linux; 0 elsewhere): no fault of its own."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except OSError:
-        return 0.0
-
-
 def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Callable[..., Awaitable[None]]:
     """`test`, failing when it leaves tasks behind, blocks its event loop or takes longer than `most_s`."""
 
     @functools.wraps(test)
     async def run(*args: object, **kwargs: object) -> None:
-        worst_s = 0.0
-
-        async def heartbeat() -> None:
-            nonlocal worst_s
-            last, waited = time.perf_counter(), waited_for_cpu_s()
-            while True:
-                await asyncio.sleep(HEARTBEAT_S)
-                now, waited_now = time.perf_counter(), waited_for_cpu_s()
-                worst_s = max(worst_s, now - last - HEARTBEAT_S - (waited_now - waited))
-                last, waited = now, waited_now
-
         before = asyncio.all_tasks()
-        pulse = asyncio.create_task(heartbeat())
-        try:
-            async with asyncio.timeout(most_s):
-                await test(*args, **kwargs)
-        finally:
-            await asyncio.sleep(0)  # lets a pulse that is overdue measure what the last step took
-            pulse.cancel()
-        left = asyncio.all_tasks() - before - {pulse}
+        async with watching_the_loop() as watch, asyncio.timeout(most_s):
+            await test(*args, **kwargs)
+        left = asyncio.all_tasks() - before
         if left:
             _, left = await asyncio.wait(left, timeout=SETTLE_S)
         assert not left, f"tasks left running: {left}"
-        assert worst_s < MAX_BLOCKED_S, f"the event loop was blocked for {worst_s:.2f} s"
+        assert watch.worst_s < MAX_BLOCKED_S, f"the event loop was blocked for {watch.worst_s:.2f} s"
 
     return run
 
@@ -109,9 +86,50 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+class OpenedSessions:
+    """aiohttp's client sessions that a test opens itself: of one it leaves open, some later test would be told."""
+
+    def __init__(self) -> None:
+        self._opened: list[weakref.ref[aiohttp.ClientSession]] = []
+        original = aiohttp.ClientSession.__init__
+
+        @functools.wraps(original)
+        def noted(session: aiohttp.ClientSession, *args: object, **kwargs: object) -> None:
+            original(session, *args, **kwargs)  # type: ignore[arg-type]
+            self._opened.append(weakref.ref(session))
+
+        aiohttp.ClientSession.__init__ = noted  # type: ignore[method-assign]
+
+    def forget(self) -> None:
+        """What was opened until now belongs to fixtures, which may live on."""
+        self._opened.clear()
+
+    def left_open(self) -> list[aiohttp.ClientSession]:
+        return [session for opened in self._opened if (session := opened()) is not None and not session.closed]
+
+
+sessions = OpenedSessions()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    sessions.forget()
+    return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """And what thousands of tests leave behind (reports, caches) stays, too: it is looked at once for each folder."""
+    """The fixtures have ended, and with them what the test opened."""
+    left = sessions.left_open()
+    sessions.forget()
+    for session in left:
+        session.detach()  # it has been told of here
+    assert not left, f"client sessions left open: {left}"
+    look_for_garbage_between_folders(item, nextitem)
+
+
+def look_for_garbage_between_folders(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What thousands of tests leave behind (reports, caches) stays: it is looked at once for each folder."""
     if nextitem is not None and nextitem.path.parent != item.path.parent:
         gc.collect()
         gc.freeze()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -18,6 +17,7 @@ from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, host_answer, load
 from swarm.engines.llama_cpp.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.loop_watch import watching_the_loop
 
 ENDS_S = 10.0  # far above what an answer of two tokens takes
 WEATHER = {
@@ -200,20 +200,10 @@ async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> 
     """130 MB take half a second to load; the loop must go on meanwhile, as it must for 40 GB."""
     large = tmp_path / "large.gguf"
     await asyncio.to_thread(write_model, large, layers=1)
-    worst_s = 0.0
-
-    async def heartbeat() -> None:
-        nonlocal worst_s
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            worst_s = max(worst_s, time.perf_counter() - before - 0.01)
-
-    pulse = asyncio.create_task(heartbeat())
-    engine = await load_xllamacpp(spec(large))
-    await engine.aclose()
-    pulse.cancel()
-    assert worst_s < 0.2
+    async with watching_the_loop() as watch:
+        engine = await load_xllamacpp(spec(large))
+        await engine.aclose()
+    assert watch.worst_s < 0.2
 
 
 @pytest.mark.parametrize("slots", [3, 5, 7])

@@ -30,6 +30,8 @@ SLACK_S = 5.0  # of a machine that is busy with other tests
 KERNEL_BYTES = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
 PIECE_BYTES = 2048  # more than any token with its log-probabilities; some hundred events wait between engine and socket
 NODE_BYTES = 1 << 20  # promised for one stream, beside what the kernel holds of its own accord
+RECEIVED_BYTES = 65_536  # what the kernel takes at least for a reader that does not read
+STILL_TURNS = 1000  # of the loop without a piece: the sockets are full
 LINGER_S = 10.0  # for which the rest of a refused body is read, so that the client sees the refusal
 GROWN_BYTES = 192 << 20  # a node with 4,096 connections, each of some ten KB, and what the allocator keeps
 P99_S = 0.5  # promised; the figure is printed, and asserted with much room: eight sessions may share this machine
@@ -242,17 +244,17 @@ async def test_a_reader_that_does_not_read_holds_little(tmp_path: Path) -> None:
 
     async with small_node(tmp_path, ScriptedEngine(pieces)) as kitchen:  # type: ignore[arg-type]
         connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED_BYTES)
         connection.connect(tuple(kitchen.address))
         reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
         body = json.dumps({**chat_body(), "stream": True, "swarm": SINGLE}).encode()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         await reader.readuntil(b"\r\n\r\n")
-        seen = -1
-        while seen != made:  # until it makes no more
-            seen = made
-            async with asyncio.timeout(MOST_S):
-                await asyncio.sleep(0.3)
+        seen, turns = made, 0
+        async with asyncio.timeout(MOST_S):
+            while turns < STILL_TURNS or made * PIECE_BYTES < RECEIVED_BYTES:  # until it makes no more
+                await asyncio.sleep(0)
+                seen, turns = made, turns + 1 if seen == made else 0
         assert made * PIECE_BYTES < KERNEL_BYTES + NODE_BYTES, f"{made * PIECE_BYTES / 2**20:.1f} MiB made for nobody"
         writer.transport.abort()
         await eventually(lambda: all(state.slots_free == state.slots for state in kitchen.pool.states()))
