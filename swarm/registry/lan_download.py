@@ -30,6 +30,7 @@ from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
 
 MAX_ASKED = 32  # peers asked for what they have
 MAX_VERSIONS = 3  # different accounts of one file's pieces that are tried: each wrong one may cost a whole download
+MAX_TRIES = 3  # to hear why a peer gives nothing
 FRESH_S = 10.0  # a model in parts asks for each of them
 
 T = TypeVar("T")
@@ -152,12 +153,15 @@ class LanFiles:
         """Say it where this node was put out of the swarm during a copy, which looks like a lost peer."""
 
         async def ask(peer: FilePeer) -> None:
-            try:
-                await self._client.describe(peer.address)
-            except PeerUntrusted as error:
-                self._say(f"* peer {peer.label} gives this node nothing any more: {error}")
-            except PeerError as error:
-                log.info("%s", error)
+            for _ in range(MAX_TRIES):
+                try:
+                    await self._client.describe(peer.address)
+                except PeerUntrusted as error:
+                    self._say(f"* peer {peer.label} gives this node nothing any more: {error}")
+                except PeerError as error:  # what a refusal looks like whose last word was lost with the connection
+                    log.info("%s", error)
+                    continue
+                return
 
         await asyncio.gather(*(ask(peer) for peer in peers[:MAX_SOURCES]))
 

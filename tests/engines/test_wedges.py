@@ -51,64 +51,60 @@ async def until_stalled(engine: XllamacppEngine) -> str:
 
 
 async def test_a_wedge_is_doubted_then_ended_and_who_waits_is_told(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    assert engine.stalled is None
-    wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
-    assert "has made no step for" in await until_stalled(engine)
-    assert not engine.failed.done(), "a doubt is no verdict"
-    with pytest.raises(EngineDied):
-        await answer(engine, chat("hello"))
-    assert "(its limit is 4 s) and was ended" in await asyncio.wait_for(engine.failed, SEEN_S)
-    assert not psutil.pid_exists(host.pid)
-    await wedge
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        assert engine.stalled is None
+        wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
+        assert "has made no step for" in await until_stalled(engine)
+        assert not engine.failed.done(), "a doubt is no verdict"
+        with pytest.raises(EngineDied):
+            await answer(engine, chat("hello"))
+        assert "(its limit is 4 s) and was ended" in await asyncio.wait_for(engine.failed, SEEN_S)
+        assert not psutil.pid_exists(host.pid)
+        await wedge
 
 
 async def test_a_wedge_is_seen_after_its_client_has_left(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
-    await until_stalled(engine)
-    wedge.cancel()
-    await asyncio.gather(wedge, return_exceptions=True)
-    await asyncio.wait_for(engine.failed, SEEN_S)
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
+        await until_stalled(engine)
+        wedge.cancel()
+        await asyncio.gather(wedge, return_exceptions=True)
+        await asyncio.wait_for(engine.failed, SEEN_S)
 
 
 async def test_an_engine_that_is_closed_in_its_wedge_is_gone_at_once(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
-    await until_stalled(engine)
-    await engine.aclose()
-    assert not psutil.pid_exists(host.pid)
-    assert not engine.failed.done()
-    await wedge
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
+        await until_stalled(engine)
+        await engine.aclose()
+        assert not psutil.pid_exists(host.pid)
+        assert not engine.failed.done()
+        await wedge
 
 
 async def test_a_host_that_freezes_is_ended_and_reported(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    host.suspend()
-    with pytest.raises(EngineDied):
-        await answer(engine, chat("hello"))
-    assert "made no step" in await asyncio.wait_for(engine.failed, SEEN_S)
-    assert not psutil.pid_exists(host.pid)
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        host.suspend()
+        with pytest.raises(EngineDied):
+            await answer(engine, chat("hello"))
+        assert "made no step" in await asyncio.wait_for(engine.failed, SEEN_S)
+        assert not psutil.pid_exists(host.pid)
 
 
 async def test_a_host_that_freezes_for_a_moment_lives_on(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    host.suspend()
-    await until_stalled(engine)
-    host.resume()
-    assert isinstance((await answer(engine, chat("hello", max_tokens=2)))[-1], Finish)
-    async with asyncio.timeout(SEEN_S):
-        while engine.stalled is not None:  # noqa: ASYNC110 - the engine tells nobody
-            await asyncio.sleep(0)
-    assert not engine.failed.done()
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        host.suspend()
+        await until_stalled(engine)
+        host.resume()
+        assert isinstance((await answer(engine, chat("hello", max_tokens=2)))[-1], Finish)
+        async with asyncio.timeout(SEEN_S):
+            while engine.stalled is not None:  # noqa: ASYNC110 - the engine tells nobody
+                await asyncio.sleep(0)
+        assert not engine.failed.done()
 
 
 @pytest.mark.parametrize("kind", ["writes", "embeds", "ranks"])
@@ -118,23 +114,22 @@ async def test_honest_work_of_every_kind_is_progress(tmp_path: Path, demo_model:
     if kind == "ranks":
         model = tmp_path / "rank.gguf"
         await asyncio.to_thread(write_reranker, model)
-    engine = await load_xllamacpp(spec(model), "always")
-    ends = asyncio.get_running_loop().time() + 4.5
-    rounds = 0
-    while asyncio.get_running_loop().time() < ends:
-        rounds += 1
-        match kind:
-            case "writes":
-                await answer(engine, chat(f"{rounds} " + "word " * 200, max_tokens=100))
-            case "embeds":
-                await engine.embed([f"{rounds} {number} " + "word " * 200 for number in range(20)])
-            case _:
-                await engine.rerank("which one", [f"{rounds} {number} " + "word " * 100 for number in range(20)])
-        assert engine.stalled is None
-    assert not engine.failed.done()
-    before = (await engine.http.loop_counts()).steps
-    assert before > rounds, "each kind of work counts as steps"
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(model), "always")) as engine:
+        ends = asyncio.get_running_loop().time() + 4.5
+        rounds = 0
+        while asyncio.get_running_loop().time() < ends:
+            rounds += 1
+            match kind:
+                case "writes":
+                    await answer(engine, chat(f"{rounds} " + "word " * 200, max_tokens=100))
+                case "embeds":
+                    await engine.embed([f"{rounds} {number} " + "word " * 200 for number in range(20)])
+                case _:
+                    await engine.rerank("which one", [f"{rounds} {number} " + "word " * 100 for number in range(20)])
+            assert engine.stalled is None
+        assert not engine.failed.done()
+        before = (await engine.http.loop_counts()).steps
+        assert before > rounds, "each kind of work counts as steps"
 
 
 @pytest.mark.parametrize("template", [ENDLESS, BOTTOMLESS], ids=["endless", "bottomless"])
@@ -158,13 +153,12 @@ async def test_a_template_that_waits_for_its_message_costs_the_child_alone(tmp_p
     model = tmp_path / "sleeper.gguf"
     text = f"{defined}{{% if messages[-1].content == 'now' %}}{hostile}{{% endif %}}{PLAIN}"
     await asyncio.to_thread(write_templated_model, model, text)
-    engine = await load_xllamacpp(spec(model))
-    assert isinstance((await answer(engine, chat("hello", max_tokens=2)))[-1], Finish)
-    with pytest.raises(EngineDied):
-        await answer(engine, chat("now", max_tokens=2))
-    reason = await asyncio.wait_for(engine.failed, SEEN_S)
-    assert "without an answer" in reason or "ended with" in reason
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(model))) as engine:
+        assert isinstance((await answer(engine, chat("hello", max_tokens=2)))[-1], Finish)
+        with pytest.raises(EngineDied):
+            await answer(engine, chat("now", max_tokens=2))
+        reason = await asyncio.wait_for(engine.failed, SEEN_S)
+        assert "without an answer" in reason or "ended with" in reason
 
 
 def test_only_files_of_ours_load_into_the_nodes_own_process(tmp_path: Path, demo_model: Path) -> None:

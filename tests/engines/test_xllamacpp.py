@@ -63,27 +63,25 @@ async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list
 )
 async def test_several_answers_to_an_empty_prompt_end(demo_model: Path, said: dict[str, object]) -> None:
     """Asked for them at once, llama.cpp keeps all but the first waiting for ever, and their slots."""
-    engine = await load_xllamacpp(spec(demo_model))
-    request = GenerationRequest.model_validate({"model": "demo", "max_tokens": 2, **said})
-    async with asyncio.timeout(ENDS_S), aclosing(engine.candidates(request, 2)) as events:
-        ended = sorted([event.choice async for event in events if isinstance(event, Finish)])
-    assert ended == [0, 1]
-    assert await engine.http.busy_slots() == 0
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        request = GenerationRequest.model_validate({"model": "demo", "max_tokens": 2, **said})
+        async with asyncio.timeout(ENDS_S), aclosing(engine.candidates(request, 2)) as events:
+            ended = sorted([event.choice async for event in events if isinstance(event, Finish)])
+        assert ended == [0, 1]
+        assert await engine.http.busy_slots() == 0
 
 
 async def test_tool_calls_come_from_the_native_parser_as_deltas(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model))
-    events = await events_of(engine, chat("What is the weather in Paris?", tools=[WEATHER]))
-    await engine.aclose()
-    calls = [call for event in events if isinstance(event, Delta) for call in event.tool_calls]
-    assert calls[0].name == "get_weather"
-    assert calls[0].id
-    assert all(call.name is None and call.id is None for call in calls[1:])
-    assert json.loads("".join(call.arguments for call in calls)) == {"city": "Paris"}
-    assert not any(event.text for event in events if isinstance(event, Delta))
-    assert isinstance(events[-1], Finish)
-    assert events[-1].reason == "tool_calls"
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        events = await events_of(engine, chat("What is the weather in Paris?", tools=[WEATHER]))
+        calls = [call for event in events if isinstance(event, Delta) for call in event.tool_calls]
+        assert calls[0].name == "get_weather"
+        assert calls[0].id
+        assert all(call.name is None and call.id is None for call in calls[1:])
+        assert json.loads("".join(call.arguments for call in calls)) == {"city": "Paris"}
+        assert not any(event.text for event in events if isinstance(event, Delta))
+        assert isinstance(events[-1], Finish)
+        assert events[-1].reason == "tool_calls"
 
 
 async def test_a_schema_binds_the_answer(demo_model: Path) -> None:
@@ -93,94 +91,92 @@ async def test_a_schema_binds_the_answer(demo_model: Path) -> None:
         "required": ["n"],
         "additionalProperties": False,
     }
-    engine = await load_xllamacpp(spec(demo_model))
-    request = chat(
-        "Tell me a long story", response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-    )
-    events = await events_of(engine, request)
-    await engine.aclose()
-    assert json.loads("".join(e.text for e in events if isinstance(e, Delta)))["n"] in (41, 42)
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        request = chat(
+            "Tell me a long story",
+            response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+        )
+        events = await events_of(engine, request)
+        assert json.loads("".join(e.text for e in events if isinstance(e, Delta)))["n"] in (41, 42)
 
 
 async def test_log_probabilities_are_passed_on(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model))
-    events = await events_of(engine, chat("hello", logprobs=True, top_logprobs=2, max_tokens=3))
-    await engine.aclose()
-    first = next(e for e in events if isinstance(e, Delta) and e.logprobs)
-    assert isinstance(first.logprobs, dict)
-    assert len(first.logprobs["content"][0]["top_logprobs"]) == 2  # type: ignore[index,arg-type,call-overload]
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        events = await events_of(engine, chat("hello", logprobs=True, top_logprobs=2, max_tokens=3))
+        first = next(e for e in events if isinstance(e, Delta) and e.logprobs)
+        assert isinstance(first.logprobs, dict)
+        assert len(first.logprobs["content"][0]["top_logprobs"]) == 2  # type: ignore[index,arg-type,call-overload]
 
 
 async def test_candidates_share_one_prefill(demo_model: Path) -> None:
     """Four answers to a long prompt: llama.cpp counts its prompt tokens once, not four times."""
-    engine = await load_xllamacpp(spec(demo_model, slots=4))
-    request = chat("word " * 400, max_tokens=4, temperature=0.8, seed=1)
-    async with aclosing(engine.candidates(request, 4)) as events:
-        finishes = [event async for event in events if isinstance(event, Finish)]
-    prompt = await engine.count_tokens(request)
-    evaluated = await engine.http.prompt_tokens_evaluated()
-    await engine.aclose()
-    assert len(finishes) == 4
-    assert evaluated < 1.5 * prompt
+    async with aclosing(await load_xllamacpp(spec(demo_model, slots=4))) as engine:
+        request = chat("word " * 400, max_tokens=4, temperature=0.8, seed=1)
+        async with aclosing(engine.candidates(request, 4)) as events:
+            finishes = [event async for event in events if isinstance(event, Finish)]
+        prompt = await engine.count_tokens(request)
+        evaluated = await engine.http.prompt_tokens_evaluated()
+        assert len(finishes) == 4
+        assert evaluated < 1.5 * prompt
 
 
 async def test_a_body_of_more_than_a_megabyte_is_sent_without_complaint(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model))
-    with pytest.raises(ContextExceeded) as caught:
-        await events_of(engine, chat("word " * 250_000))
-    await engine.aclose()
-    assert caught.value.prompt_tokens > 250_000
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        with pytest.raises(ContextExceeded) as caught:
+            await events_of(engine, chat("word " * 250_000))
+        assert caught.value.prompt_tokens > 250_000
 
 
 async def test_a_text_too_long_to_embed_is_the_callers_mistake(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model))
-    with pytest.raises(BadRequest, match=f"701 tokens, and this model takes {EMBEDDING_TEXT_TOKENS} at once"):
-        await engine.embed(["short", "word " * 700])
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model))) as engine:
+        with pytest.raises(BadRequest, match=f"701 tokens, and this model takes {EMBEDDING_TEXT_TOKENS} at once"):
+            await engine.embed(["short", "word " * 700])
 
 
 async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    host.kill()
-    reason = await asyncio.wait_for(engine.failed, 2)
-    assert "-9" in reason
-    with pytest.raises(Unavailable):  # a request that never reached an engine has not ended one
-        await events_of(engine, chat("hello"))
-    await engine.aclose()
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        host.kill()
+        reason = await asyncio.wait_for(engine.failed, 2)
+        assert "-9" in reason
+        with pytest.raises(Unavailable):  # a request that never reached an engine has not ended one
+            await events_of(engine, chat("hello"))
 
 
 async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_model: Path) -> None:
-    engine = await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")
-    (host,) = psutil.Process().children()
-    endless = chat("word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
-    async with aclosing(engine.candidates(endless, 1)) as events:
-        assert isinstance(await anext(events), Delta)
-        host.kill()
+    async with aclosing(await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")) as engine:
+        (host,) = psutil.Process().children()
+        endless = chat(
+            "word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
+        )
+        async with aclosing(engine.candidates(endless, 1)) as events:
+            assert isinstance(await anext(events), Delta)
+            host.kill()
 
-        async def rest() -> int:
-            return len([event async for event in events])
+            async def rest() -> int:
+                return len([event async for event in events])
 
-        with pytest.raises(EngineDied):
-            await asyncio.wait_for(rest(), 5)
-    await engine.aclose()
+            with pytest.raises(EngineDied):
+                await asyncio.wait_for(rest(), 5)
 
 
 async def test_an_engine_that_is_unloaded_in_mid_answer_has_not_died_over_it(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    endless = chat("word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0})
-    async with aclosing(engine.candidates(endless, 1)) as events:
-        assert isinstance(await anext(events), Delta)
-        await engine.aclose()
-        with pytest.raises(Unavailable):
-            await asyncio.wait_for(collect(events), 5)
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        endless = chat(
+            "word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
+        )
+        async with aclosing(engine.candidates(endless, 1)) as events:
+            assert isinstance(await anext(events), Delta)
+            await engine.aclose()
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(collect(events), 5)
 
 
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:
-    engine = await load_xllamacpp(spec(demo_model), "always")
-    (host,) = psutil.Process().children()
-    await engine.aclose()
-    assert not psutil.pid_exists(host.pid)
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+        (host,) = psutil.Process().children()
+        await engine.aclose()
+        assert not psutil.pid_exists(host.pid)
 
 
 @pytest.mark.parametrize("isolation", ["never", "always"])
@@ -208,9 +204,6 @@ async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("slots", [3, 5, 7])
 async def test_any_number_of_slots_loads(demo_model: Path, slots: int) -> None:
-    engine = await load_xllamacpp(spec(demo_model, slots=slots))
-    try:
+    async with aclosing(await load_xllamacpp(spec(demo_model, slots=slots))) as engine:
         assert engine.capabilities.slots == slots
         assert (await engine.embed(["hello"])).vectors
-    finally:
-        await engine.aclose()

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from federation.client import PeerClient
-from federation.files import PIECE_BYTES
+from federation.files import PIECE_BYTES, PieceHashes, piece_count
 from federation.files_client import FilePeer
 from swarm.errors import SetupError
 from swarm.registry.download import PARTIAL_FOLDER, download
@@ -272,7 +272,7 @@ async def test_a_size_that_is_a_lie_is_no_full_disk(
     client: PeerClient, models_dir: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**29))
-    claimed = hash_bytes(io.BytesIO(bytes(2**29))).shared
+    claimed = PieceHashes(size_bytes=2**29, pieces=(SHA256,) * piece_count(2**29))
     async with SharingNode("liar", LyingFiles(WRONG, claimed)) as liar:
         assert (await bring(Asker(client, liar), models_dir)).read_bytes() == CONTENT
     assert hub.bodies == 1
