@@ -74,10 +74,26 @@ def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Calla
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("dist", "no") == "loadgroup":
+        group_for_workers(items)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = guarded(item.obj, None if item.get_closest_marker("slow") else MOST_S)
+
+
+def group_for_workers(items: list[pytest.Item]) -> None:
+    """A file's tests share their fixtures, and so a worker of pytest-xdist.
+
+    Those in network namespaces all share one: several swarms at once would be too much for two cores. They come first,
+    since that worker has nothing else to do until they are done.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("netns") is None)
+    for item in items:
+        namespaces = item.get_closest_marker("netns") is not None
+        item.add_marker(
+            pytest.mark.xdist_group("namespaces" if namespaces else f"{item.path.parent.name}-{item.path.stem}")
+        )
 
 
 def pytest_collection_finish() -> None:
