@@ -39,7 +39,7 @@ def account(reply: Reply) -> dict[str, Any]:
         [step(ended=True)],
         [NEVER()],
     ],
-    ids=str,
+    ids=["half", "a number", "a list", "two", "an end", "silence"],
 )
 async def test_rubbish_before_the_first_word_costs_the_peer_its_lead(pieces: list[Piece]) -> None:
     reply = await led_by(*pieces)

@@ -168,7 +168,9 @@ BEFORE = [
 ]
 
 
-@pytest.mark.parametrize("pieces", [[piece] for piece in BEFORE] + [[NEVER()]], ids=lambda pieces: str(pieces)[:40])
+@pytest.mark.parametrize(
+    "pieces", [[piece] for piece in BEFORE] + [[NEVER()]], ids=[*(str(piece)[:40] for piece in BEFORE), "silence"]
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_rubbish_before_the_first_word_fails_over(pieces: list[Piece], stream: bool) -> None:
     """The liar claims the name of a stronger model, so it is asked first."""
