@@ -25,6 +25,7 @@ from federation.hostport import Address
 from federation.member_connector import Answering, MemberConnector, noting_who_answers
 from federation.news import news_header
 from federation.peer_answer import (
+    AnswerLimits,
     BoundedLines,
     PeerResponse,
     agreed,
@@ -72,10 +73,17 @@ class PeerClient:
     Without `trust` it is an open node's. URLs are `http://` ones either way: what they become is decided here.
     """
 
-    def __init__(self, node_id: str, announced: Address | None = None, trust: Trust | None = None) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        announced: Address | None = None,
+        trust: Trust | None = None,
+        limits: AnswerLimits | None = None,
+    ) -> None:
         self._node_id = node_id
         self._announced = announced
         self._trust = trust
+        self._limits = limits or AnswerLimits()
         self._open: aiohttp.ClientSession | None = None
         self._link: PeerLink | None = None
 
@@ -199,7 +207,7 @@ class PeerClient:
         Closing the generator (use `contextlib.aclosing`) cuts the connection, which cancels the work there.
         """
         raw = json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-        lines = BoundedLines(url)
+        lines = BoundedLines(url, self._limits)
         async with self.open_generation(
             url, path, raw, request_id=request_id, hops=hops, deadline_s=deadline_s
         ) as answer:
@@ -251,7 +259,7 @@ class PeerClient:
                 except aiohttp.ClientConnectorError:  # it ended in between, perhaps over this very request
                     raise error from None
         try:
-            yield PeerResponse(response, url)
+            yield PeerResponse(response, url, self._limits)
         finally:
             response.release()  # an unread rest closes the connection
 

@@ -15,15 +15,27 @@ from federation.errors import AddressError
 from federation.hostport import Address, make_address
 from federation.timing import MAX_STATIC
 
-REFRESH_S: Final = 15.0  # half the time to live that cluster DNS gives a headless Service's records
-RETRY_S: Final = 2.0  # first repetition of a failed look-up; doubles
-RETRY_CAP_S: Final = 30.0  # a name that is not there yet is asked for at the pace of an address that does not answer
 LOOKUP_TIMEOUT_S: Final = 10.0  # the system's resolver gives up by itself in five to thirty seconds
 MAX_ADDRESSES_PER_NAME: Final = 64  # as many as may wait for their first answer in the peer table
 
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupTiming:
+    """Intervals in seconds."""
+
+    refresh_s: float = 15.0  # half the time to live that cluster DNS gives a headless Service's records
+    retry_s: float = 2.0  # first repetition of a failed look-up; doubles
+    retry_cap_s: float = (
+        30.0  # a name that is not there yet is asked for at the pace of an address that does not answer
+    )
+
+    def next_s(self, failures: int) -> float:
+        """Seconds until the next look-up after so many failed ones in a row."""
+        return self.refresh_s if failures == 0 else min(self.retry_s * 2.0 ** min(failures - 1, 10), self.retry_cap_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +53,6 @@ async def system_lookup(host: str) -> Sequence[str]:
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
-def next_lookup_s(failures: int) -> float:
-    """Seconds until the next look-up after so many failed ones in a row."""
-    return REFRESH_S if failures == 0 else min(RETRY_S * 2.0 ** min(failures - 1, 10), RETRY_CAP_S)
-
-
 def candidates(name: Address, hosts: Iterable[str]) -> tuple[Address, ...]:
     """The addresses of a look-up, each once, with the name's port."""
     found: list[Address] = []
@@ -60,9 +67,15 @@ def candidates(name: Address, hosts: Iterable[str]) -> tuple[Address, ...]:
 class DnsSource:
     """Looks names up as long as `run` runs, and proposes what they stand for each time. For one event loop."""
 
-    def __init__(self, propose: Callable[[Address], None], lookup: Lookup = system_lookup) -> None:
+    def __init__(
+        self,
+        propose: Callable[[Address], None],
+        lookup: Lookup = system_lookup,
+        timing: LookupTiming | None = None,
+    ) -> None:
         self._propose = propose
         self._lookup = lookup
+        self._timing = timing or LookupTiming()
         self._held: dict[Address, ResolvedName] = {}
         self._failures: dict[Address, int] = {}
         self._due: dict[Address, float] = {}
@@ -96,7 +109,7 @@ class DnsSource:
             self._added.clear()
             due = [name for name, at in self._due.items() if at <= loop.time()]
             await asyncio.gather(*map(self._look_up, due))
-            left_s = min(self._due.values(), default=loop.time() + REFRESH_S) - loop.time()
+            left_s = min(self._due.values(), default=loop.time() + self._timing.refresh_s) - loop.time()
             try:
                 async with asyncio.timeout(max(left_s, 0.0)):
                     await self._added.wait()
@@ -122,7 +135,7 @@ class DnsSource:
     def _note(self, name: Address, addresses: tuple[Address, ...], problem: str | None) -> None:
         was = self._held[name]
         self._failures[name] = 0 if problem is None else self._failures[name] + 1
-        self._due[name] = asyncio.get_running_loop().time() + next_lookup_s(self._failures[name])
+        self._due[name] = asyncio.get_running_loop().time() + self._timing.next_s(self._failures[name])
         self._held[name] = ResolvedName(name, addresses or was.addresses, problem)
         if problem is not None and was.problem != problem:
             _log.warning("no peer at %s (static): cannot look up %s: %s", name, name.host, problem)

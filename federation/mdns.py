@@ -73,8 +73,10 @@ class MdnsDiscovery:
         on_proposed: Proposed,
         on_goodbye: SaidGoodbye,
         announce: bool = True,
+        repropose_s: float = REPROPOSE_S,
     ) -> None:
         self._announces = announce
+        self._repropose_s = repropose_s
         self._node = node
         self._addresses = tuple(addresses)
         self._port = port
@@ -230,7 +232,7 @@ class MdnsDiscovery:
 
     async def _repropose(self) -> None:
         while True:
-            await asyncio.sleep(REPROPOSE_S)
+            await asyncio.sleep(self._repropose_s)
             for node_id, addresses in tuple(self._found.values()):
                 self._propose(node_id, addresses)
 

@@ -6,6 +6,7 @@ import errno
 import ssl
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
@@ -30,19 +31,26 @@ from federation.ndjson import LineSplitter, LineTooLong
 from federation.peer_link import why_no_handshake
 from federation.printable_text import printable
 
-MAX_LINE_BYTES: Final = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
-MAX_STREAM_BYTES: Final = 64 * 1024 * 1024  # all candidates of one call
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """What a peer may send, in bytes: more is no answer."""
+
+    line_bytes: int = 8 * 1024 * 1024  # one candidate: 4,096 tokens with 20 logprobs each (1.6 kB a token) fit
+    stream_bytes: int = 64 * 1024 * 1024  # all candidates of one call
+
+
 class PeerResponse:
     """An answer being received: status and headers are here, the body still flows."""
 
-    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, where: str, limits: AnswerLimits) -> None:
         self._response = response
         self._where = where
+        self._limits = limits
 
     @property
     def status(self) -> int:
@@ -63,11 +71,11 @@ class PeerResponse:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Every piece of the body. Raises PeerProtocolError where it is longer than any answer."""
-        left_bytes = MAX_STREAM_BYTES
+        limit_bytes = left_bytes = self._limits.stream_bytes
         while chunk := await self.read():
             left_bytes -= len(chunk)
             if left_bytes < 0:
-                raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
+                raise PeerProtocolError(f"{self._where} sent more than {limit_bytes} bytes in one stream")
             yield chunk
 
     async def refusal(self) -> PeerStatusError:
@@ -77,17 +85,17 @@ class PeerResponse:
 
 
 class BoundedLines:
-    """Lines of one stream, within MAX_LINE_BYTES each and MAX_STREAM_BYTES together; raises PeerProtocolError."""
+    """Lines of one stream, within `limits` each and together; raises PeerProtocolError."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, limits: AnswerLimits) -> None:
         self._where = where
-        self._splitter = LineSplitter(MAX_LINE_BYTES)
-        self._left_bytes = MAX_STREAM_BYTES
+        self._splitter = LineSplitter(limits.line_bytes)
+        self._limit_bytes = self._left_bytes = limits.stream_bytes
 
     def feed(self, chunk: bytes) -> list[bytes]:
         self._left_bytes -= len(chunk)
         if self._left_bytes < 0:
-            raise PeerProtocolError(f"{self._where} sent more than {MAX_STREAM_BYTES} bytes in one stream")
+            raise PeerProtocolError(f"{self._where} sent more than {self._limit_bytes} bytes in one stream")
         try:
             return self._splitter.feed(chunk)
         except LineTooLong as error:

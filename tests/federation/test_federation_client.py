@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from federation import peer_answer, wire
+from federation import wire
 from federation.advertisement import PeerHint, PeerHints
 from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.errors import (
@@ -24,7 +24,7 @@ from federation.errors import (
     PeerUnreachable,
 )
 from federation.hostport import Address
-from federation.peer_answer import PeerResponse
+from federation.peer_answer import AnswerLimits, PeerResponse
 
 HERE = Address("10.9.9.9", 17615)
 SHORT_S = 0.2  # for what is meant to run out
@@ -341,11 +341,13 @@ async def test_a_refusal_to_give_candidates_carries_its_status(fake_node: Any, r
         assert caught.value.status == 503
 
 
-@pytest.mark.parametrize("limit", ["MAX_LINE_BYTES", "MAX_STREAM_BYTES"])
-async def test_endless_streams_end(fake_node: Any, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setattr(peer_answer, limit, 1000)
-    piece = b"x" * 600 + (b"\n" if limit == "MAX_STREAM_BYTES" else b"")
-    async with fake_node("kitchen") as node, PeerClient("id-here") as client:
+@pytest.mark.parametrize(
+    ("limits", "piece"),
+    [(AnswerLimits(line_bytes=1000), b"x" * 600), (AnswerLimits(stream_bytes=1000), b"x" * 600 + b"\n")],
+    ids=["a line", "lines"],
+)
+async def test_endless_streams_end(fake_node: Any, limits: AnswerLimits, piece: bytes) -> None:
+    async with fake_node("kitchen") as node, PeerClient("id-here", limits=limits) as client:
         node.answers[wire.CANDIDATES_PATH] = ndjson(piece, piece, then=asyncio.Event())
         with pytest.raises(PeerProtocolError, match=r"than 1000 bytes"):
             await candidates(client, node.address.url)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from federation import dns_source as module
-from federation.dns_source import MAX_ADDRESSES_PER_NAME, DnsSource, candidates, next_lookup_s, system_lookup
+from federation.dns_source import MAX_ADDRESSES_PER_NAME, DnsSource, LookupTiming, candidates, system_lookup
 from federation.hostport import Address
 from tests.doubles.waiting import eventually
 
+AT_ONCE = LookupTiming(refresh_s=0.01, retry_s=0.01, retry_cap_s=0.01)
 NAME = Address("swarm.example", 17615)
 
 
@@ -42,17 +42,12 @@ def test_a_name_with_more_addresses_than_can_be_tried_is_cut_short() -> None:
 
 @pytest.mark.parametrize(("failures", "wait_s"), [(0, 15.0), (1, 2.0), (2, 4.0), (4, 16.0), (5, 30.0), (999, 30.0)])
 def test_failed_look_ups_are_repeated_ever_more_slowly(failures: int, wait_s: float) -> None:
-    assert next_lookup_s(failures) == wait_s
+    assert LookupTiming().next_s(failures) == wait_s
 
 
-async def test_names_are_looked_up_again_and_trouble_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(module, "REFRESH_S", 0.01)
-    monkeypatch.setattr(module, "RETRY_S", 0.01)
-    monkeypatch.setattr(module, "RETRY_CAP_S", 0.01)
+async def test_names_are_looked_up_again_and_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     directory, proposed = Directory(), list[Address]()
-    source = DnsSource(proposed.append, directory)
+    source = DnsSource(proposed.append, directory, AT_ONCE)
     running = asyncio.create_task(source.run())
     try:
         directory.answers = OSError(-2, "Name or service not known")

@@ -6,11 +6,11 @@ import asyncio
 import ipaddress
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from zeroconf.asyncio import AsyncServiceInfo
 
-from federation import mdns as mdns_module
 from federation.advertisement import SERVICE_TYPE, NodeDescription
 from federation.hostport import Address
 from federation.mdns import MdnsDiscovery, read_claim
@@ -47,8 +47,10 @@ def node(name: str) -> NodeDescription:
     return NodeDescription(id=f"{secrets.token_hex(8)}", name=name, version="0", url="http://x:1")
 
 
-def discovery(description: NodeDescription, heard: Heard, addresses: tuple[str, ...] = LOOPBACK) -> MdnsDiscovery:
-    return MdnsDiscovery(description, addresses, 17615, on_proposed=heard.proposed, on_goodbye=heard.goodbye)
+def discovery(
+    description: NodeDescription, heard: Heard, addresses: tuple[str, ...] = LOOPBACK, **options: Any
+) -> MdnsDiscovery:
+    return MdnsDiscovery(description, addresses, 17615, on_proposed=heard.proposed, on_goodbye=heard.goodbye, **options)
 
 
 async def test_nodes_find_each_other_and_hear_goodbye() -> None:
@@ -90,10 +92,9 @@ async def test_a_name_conflict_is_resolved_by_renaming(caplog: pytest.LogCapture
     assert "is taken: announcing as" in caplog.text
 
 
-async def test_what_is_still_announced_is_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mdns_module, "REPROPOSE_S", 0.05)
+async def test_what_is_still_announced_is_proposed_again() -> None:
     kitchen, heard = node("kitchen"), Heard()
-    async with discovery(kitchen, Heard()), discovery(node("here"), heard):
+    async with discovery(kitchen, Heard()), discovery(node("here"), heard, repropose_s=0.05):
         await heard.until(lambda: [node_id for _, node_id in heard.proposals].count(kitchen.id) >= 3)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from federation import peer_answer
+from federation.client import PeerClient
+from federation.peer_answer import AnswerLimits
 from tests.doubles.clients import connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
@@ -30,8 +33,7 @@ async def test_a_broken_off_answer_is_given_by_another_where_the_client_has_seen
     await rubbish_costs_the_client_nothing([CHUNK % (b"half a lie", b"null")], stream=False)
 
 
-async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_answer, "MAX_STREAM_BYTES", MAX_STREAM_BYTES)
+async def test_an_answer_without_end_is_cut_off() -> None:
     piece = CHUNK % (b"x" * 60_000, b"null")
     await rubbish_costs_the_client_nothing([piece] * 400, stream=False)
 
@@ -40,7 +42,8 @@ async def rubbish_costs_the_client_nothing(pieces: list[bytes], stream: bool) ->
     """The peer with the stronger model answers with `pieces`; the kitchen's own engine answers then."""
     engine = ScriptedEngine(saying("the truth"), model_id="m")
     async with FakePeer("attic", *pieces, model="large") as attic:
-        kitchen = RunningNode("kitchen", ready(engine), options=NodeOptions(peers=[attic.address]))
+        bounded = partial(PeerClient, limits=AnswerLimits(stream_bytes=MAX_STREAM_BYTES))
+        kitchen = RunningNode("kitchen", ready(engine), options=NodeOptions(peers=[attic.address], client=bounded))
         async with run_nodes(kitchen), connect(kitchen.url) as client:
             reports: list[bool] = []
             kitchen.membership.report_traffic = lambda _, ok: reports.append(ok)

@@ -22,7 +22,7 @@ from federation.errors import FederationError, PeerError
 from federation.files import parse_file_list, parse_pieces
 from federation.files_client import FilePeer, list_files, piece_hashes, read_piece
 from federation.ndjson import LineSplitter
-from federation.peer_answer import MAX_LINE_BYTES
+from federation.peer_answer import AnswerLimits
 from federation.roster import Roster, parse_roster
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import Tokens
@@ -75,7 +75,7 @@ CALLS = {
 
 
 def read_lines(raw: bytes, source: random.Random) -> None:
-    splitter = LineSplitter(MAX_LINE_BYTES)
+    splitter = LineSplitter(AnswerLimits().line_bytes)
     lines = [line for piece in cut_up(source, raw) for line in splitter.feed(piece)]
     for line in (*lines, splitter.finish() or b"{}"):
         if line.startswith(LEADER_LINE):
