@@ -25,7 +25,7 @@ from swarm.routing.leading import Begun
 from swarm.routing.pills import Content
 from swarm.routing.replica_client import Asking
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, Place, place_of
+from swarm.routing.seating import Batch, ReplicaKey, place_of
 from swarm.routing.voters import Meter
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Arrivals:
         self._run = run
         self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._meters: list[tuple[Place, Meter]] = []
+        self._meters: list[tuple[ReplicaKey, Meter]] = []
         self.stopped = False  # whether nothing but what is in the queue will come
 
     def start(self, batch: Batch, leads: bool = False) -> None:
@@ -54,7 +54,7 @@ class Arrivals:
         task.add_done_callback(self._tasks.discard)
 
     @property
-    def warm(self) -> frozenset[Place]:
+    def warm(self) -> frozenset[ReplicaKey]:
         """Where a voter that is ready has left the prompt in its slot."""
         return frozenset(place for place, meter in self._meters if meter.left_its_prompt)
 

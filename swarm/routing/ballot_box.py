@@ -32,7 +32,7 @@ from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.leading import Begun, Lead, Live
 from swarm.routing.policy import StopRule
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, OwnVoters, Place, Reseat, place_of, seated_as_planned
+from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, place_of, seated_as_planned
 from swarm.routing.voters import Meter, OnEvent
 
 
@@ -137,7 +137,7 @@ class BallotBox:
         self.held = call.later
         self.asked = 0
         self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
-        self._out: Counter[Place] = Counter()
+        self._out: Counter[ReplicaKey] = Counter()
         self._told: tuple[int, ...] | None = None
         self._replaced = False
         self._deadly = False
@@ -193,7 +193,7 @@ class BallotBox:
             self._peers[replica.node] = replica.party
         self._out[place_of(batch.replica)] += len(batch.samplings)
 
-    def due(self, warm: frozenset[Place], at_once: bool) -> tuple[Batch, ...]:
+    def due(self, warm: frozenset[ReplicaKey], at_once: bool) -> tuple[Batch, ...]:
         """The batches to be asked now: those held back, once the first wave cannot decide alone.
 
         Where a voter of this ballot holds the prompt in its slot, another waits for it (it is then `warm`) if reading
@@ -213,7 +213,7 @@ class BallotBox:
             self._ask(batch)
         return now
 
-    def _can_begin(self, batch: Batch, warm: frozenset[Place]) -> bool:
+    def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
         place = place_of(batch.replica)
         usages = [candidate.usage for candidate in self.candidates]
         if place in warm or not self._out[place] or not usages:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from swarm.routing.replicas import CircuitState, Place
+from swarm.routing.replicas import CircuitState, ReplicaKey
 
 FAILURES_TO_OPEN = 3  # one is a lost connection, two a coincidence
 FIRST_PAUSE_S = 1.0  # about what a restart of an engine takes
@@ -75,21 +75,21 @@ class Circuits:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._circuits: dict[Place, Circuit] = {}
+        self._circuits: dict[ReplicaKey, Circuit] = {}
 
-    def routable(self, place: Place) -> CircuitState:
+    def routable(self, place: ReplicaKey) -> CircuitState:
         circuit = self._circuits.get(place)
         return "closed" if circuit is None else circuit.routable(self._clock())
 
-    def begin(self, place: Place) -> bool:
+    def begin(self, place: ReplicaKey) -> bool:
         """A request to `place` begins; whether it is a trial, which must end by one of the three below."""
         circuit = self._circuits.get(place)
         return circuit is not None and circuit.begin(self._clock())
 
-    def answered(self, place: Place) -> None:
+    def answered(self, place: ReplicaKey) -> None:
         self._circuits.pop(place, None)
 
-    def failed(self, place: Place, trial: bool = False) -> bool:
+    def failed(self, place: ReplicaKey, trial: bool = False) -> bool:
         """Whether that opened the circuit."""
         circuit = self._circuits.get(place)
         if circuit is None:
@@ -98,7 +98,7 @@ class Circuits:
             circuit = self._circuits[place] = Circuit()
         return circuit.fail(self._clock(), trial)
 
-    def given_up(self, place: Place) -> None:
+    def given_up(self, place: ReplicaKey) -> None:
         circuit = self._circuits.get(place)
         if circuit is not None:
             circuit.give_up()

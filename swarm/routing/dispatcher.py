@@ -90,18 +90,18 @@ class Dispatcher:
     def replicas(self, local_only: bool = False) -> tuple[Replica, ...]:
         """Where models are run for new requests: here first, unless this node leaves, then on live peers."""
         if local_only:
-            return self._router.seen(self._here(), everything=False)
-        return self._router.seen(self._peers()) if self._leaving() else self._everywhere()
+            return self._router.with_local_knowledge(self._here(), everything=False)
+        return self._router.with_local_knowledge(self._peers()) if self._leaving() else self._everywhere()
 
     def _here(self) -> tuple[Replica, ...]:
         return local_replicas(self._pool.states(), self._node_id, self.node)
 
     def _everywhere(self) -> tuple[Replica, ...]:
         """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
-        return self._router.seen(self._here() + self._peers())
+        return self._router.with_local_knowledge(self._here() + self._peers())
 
     def _peers_idle(self) -> bool:
-        return any(replica.slots_free for replica in self._router.seen(self._peers(), everything=False))
+        return any(replica.slots_free for replica in self._router.with_local_knowledge(self._peers(), everything=False))
 
     def _is_peer(self, node_id: str) -> bool:
         return any(replica.node_id == node_id for replica in self._peers())

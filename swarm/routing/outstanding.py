@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from swarm.generation import Usage
 from swarm.moving_mean import moving_mean
 from swarm.routing.preference import crowding
-from swarm.routing.replicas import Place, Replica
+from swarm.routing.replicas import Replica, ReplicaKey
 
 MAX_ENDED = 1024  # calls remembered per place after their end: more within one probe interval is no one-second figure
 
@@ -47,11 +47,11 @@ class Outstanding:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._calls: dict[Place, _Calls] = {}  # bounded by the peers that are routed to: see `keep`
+        self._calls: dict[ReplicaKey, _Calls] = {}  # bounded by the peers that are routed to: see `keep`
         self._numbers = 0
 
     @contextmanager
-    def asked(self, place: Place, slots: int = 1) -> Generator[None]:
+    def asked(self, place: ReplicaKey, slots: int = 1) -> Generator[None]:
         """A call that holds or awaits `slots` at `place` within the block."""
         calls = self._calls.setdefault(place, _Calls())
         self._numbers += 1
@@ -65,7 +65,7 @@ class Outstanding:
             calls.held -= slots
             calls.ended.append((began, self._clock(), slots))
 
-    def since(self, place: Place, instant: float) -> Since:
+    def since(self, place: ReplicaKey, instant: float) -> Since:
         """What was asked of `place`, as seen against a figure that was true at `instant`."""
         calls = self._calls.get(place)
         if calls is None:
@@ -82,7 +82,7 @@ class Outstanding:
                 ended += slots
         return Since(begun, ended, calls.held)
 
-    def keep(self, places: set[Place]) -> None:
+    def keep(self, places: set[ReplicaKey]) -> None:
         """Forget what is over at every other place; called with those that can be asked now."""
         for place in self._calls.keys() - places:
             if not self._calls[place].running:
@@ -128,9 +128,9 @@ class Paces:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._paces: OrderedDict[Place, Pace] = OrderedDict()
+        self._paces: OrderedDict[ReplicaKey, Pace] = OrderedDict()
 
-    def of(self, place: Place) -> Pace | None:
+    def of(self, place: ReplicaKey) -> Pace | None:
         """What was measured there lately."""
         pace = self._paces.get(place)
         return None if pace is None or self._clock() - pace.noted_at > PACE_LIFETIME_S else pace

@@ -20,7 +20,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from swarm.generation import GenerationRequest, JsonObject, Prompt
-from swarm.routing.replicas import Place
+from swarm.routing.replicas import ReplicaKey
 
 MAX_HASHED_CHARS = 262_144  # some 64,000 tokens, a millisecond's work; beyond it two prompts count as alike
 MAX_LEAVES = 20_000  # values looked at in a conversation's JSON, for messages of many tiny parts
@@ -146,9 +146,9 @@ class Affinity:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._places: OrderedDict[bytes, tuple[Place, float]] = OrderedDict()
+        self._places: OrderedDict[bytes, tuple[ReplicaKey, float]] = OrderedDict()
 
-    def place_of(self, prefixes: Prefixes) -> Place | None:
+    def place_of(self, prefixes: Prefixes) -> ReplicaKey | None:
         """Who answered the longest known beginning."""
         now_s = self._clock()
         for prefix in prefixes.earlier:
@@ -157,7 +157,7 @@ class Affinity:
                 return found[0]
         return None
 
-    def answered(self, prefixes: Prefixes, place: Place) -> None:
+    def answered(self, prefixes: Prefixes, place: ReplicaKey) -> None:
         """`place` has answered."""
         if prefixes.whole is None:
             return

@@ -22,7 +22,7 @@ WEAK_SHARE = 0.25  # members under this share of the strongest model's parameter
 ENOUGH_VOTERS = 3  # the least useful number of votes
 
 
-Place = tuple[str, str]  # of a replica: its node's id and its model
+ReplicaKey = tuple[str, str]  # of a replica: its node's id and its model
 CircuitState = Literal["closed", "open", "half_open"]
 
 
@@ -84,7 +84,7 @@ class Replica:
         return self.url is None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ReplicaKey:
         return self.node_id, self.model
 
     @property

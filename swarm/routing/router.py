@@ -75,7 +75,7 @@ class Router:
         self._budget = RetryBudget(clock)
         self.listeners: list[RoutingListener] = []
 
-    def seen(self, told: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
+    def with_local_knowledge(self, told: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
         """The replicas, as told, with all that this node knows better; `everything`: no others can be asked."""
         if everything:
             self._outstanding.keep({replica.place for replica in told})

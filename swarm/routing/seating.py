@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from swarm.consensus.waves import SamplingChange
-from swarm.routing.replicas import Place, Replica
+from swarm.routing.replicas import Replica, ReplicaKey
 
 Seat = tuple[Replica, SamplingChange]
 
@@ -44,21 +44,21 @@ class OwnVoters:
     `seated` is how many seats each party has had so far, whatever became of them.
     """
 
-    running: Mapping[Place, int]
-    warm: frozenset[Place]
+    running: Mapping[ReplicaKey, int]
+    warm: frozenset[ReplicaKey]
     seated: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
 
 
-def place_of(replica: Replica) -> Place:
+def place_of(replica: Replica) -> ReplicaKey:
     return replica.place
 
 
 def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
     """The seats by replica, in their order; where a replica gets several temperatures it runs a batch for each."""
-    together: dict[tuple[Place, float | None], tuple[Replica, list[SamplingChange]]] = {}
+    together: dict[tuple[ReplicaKey, float | None], tuple[Replica, list[SamplingChange]]] = {}
     for replica, sampling in seats:
         together.setdefault((place_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
     return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
@@ -101,7 +101,7 @@ def seated_anew(
         planned[batch.replica.party] += len(batch.samplings)
     places = {place_of(replica): replica for replica in now}
     seated: list[Batch] = []
-    chosen: set[Place] = {place_of(batch.replica) for batch in held if place_of(batch.replica) in own.warm}
+    chosen: set[ReplicaKey] = {place_of(batch.replica) for batch in held if place_of(batch.replica) in own.warm}
     for batch in held:
         home, seats = place_of(batch.replica), len(batch.samplings)
         if batch.replica.upstream:

@@ -29,7 +29,7 @@ from swarm.routing.pills import Content
 from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replica_client import Asking, OnServed, Served
-from swarm.routing.replicas import Place, Replica
+from swarm.routing.replicas import Replica, ReplicaKey
 from swarm.routing.router import Router
 from swarm.routing.voters import held_back
 from swarm.routing.waiting_room import SoonerElsewhere
@@ -76,7 +76,7 @@ class SingleAnswer:
         self._whole = whole
         self._elsewhere = None if stays else self._sooner
         self._tried: list[str] = []
-        self._failed: set[Place] = set()
+        self._failed: set[ReplicaKey] = set()
         self._vanished = False  # one of those tried, with the request
         self._reason: Reason = "only one"
 

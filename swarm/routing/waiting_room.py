@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from swarm.routing.replicas import Place, Replica
+from swarm.routing.replicas import Replica, ReplicaKey
 
 LOOK_S: Final = 0.25  # between two looks around; peers tell their loads once a second, own answers there end in between
 MOST_AT_A_LOOK: Final = 8  # a choice among a hundred peers takes three milliseconds; the next look is at the next eight
@@ -83,7 +83,7 @@ class WaitingRoom:
             return
         now = asyncio.get_running_loop().time()
         begin = self._looked_at if self._looked_at < len(self._waiters) else 0
-        ahead, taken = Counter[str](), Counter[Place]()
+        ahead, taken = Counter[str](), Counter[ReplicaKey]()
         for number, waiter in enumerate(tuple(self._waiters)[: begin + MOST_AT_A_LOOK]):
             if number >= begin:
                 peer = waiter.elsewhere(ahead[waiter.model])

@@ -60,7 +60,7 @@ class Asked:
 
     @property
     def circuit(self) -> str:
-        return self.router.seen([ATTIC])[0].circuit
+        return self.router.with_local_knowledge([ATTIC])[0].circuit
 
 
 @pytest.fixture
@@ -121,20 +121,20 @@ def test_an_engine_that_died_there_opens_the_circuit_of_a_peer_that_is_well(aske
 
 def test_what_is_asked_of_a_peer_counts_at_once(asked: Asked) -> None:
     with asked.router.asking(ATTIC, FAR, slots=3):
-        assert asked.router.seen([ATTIC])[0].slots_free == 1
-    assert asked.router.seen([ATTIC])[0].slots_free == 4
+        assert asked.router.with_local_knowledge([ATTIC])[0].slots_free == 1
+    assert asked.router.with_local_knowledge([ATTIC])[0].slots_free == 4
 
 
 def test_names_in_rules_are_warned_of_once_and_not_before_nodes_had_time_to_join(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked = Asked(RoutingRules({"atic": 0.5}))
-    asked.router.seen([ATTIC])
+    asked.router.with_local_knowledge([ATTIC])
     assert not caplog.records
     asked.clock.now += WARN_AFTER_S
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            asked.router.seen([ATTIC])
+            asked.router.with_local_knowledge([ATTIC])
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "'atic'" in caplog.text
 
@@ -177,7 +177,7 @@ def test_speeds_are_measured_as_of_a_lone_answer() -> None:
 def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
     asked = Asked()
     asked.router.note_pace(ATTIC, 0.25, 1.0, wrote(40))
-    seen = asked.router.seen([ATTIC])[0]
+    seen = asked.router.with_local_knowledge([ATTIC])[0]
     assert (seen.first_s, seen.own_tokens_per_s) == (0.25, 40)
     paces = Paces(Clock())
     for number in range(MAX_PACES + 1):
@@ -204,11 +204,11 @@ def test_more_tokens_than_bytes_are_neither_believed_nor_forgotten(asked: Asked)
 def test_a_boast_is_cut_to_what_an_unmeasured_node_is_taken_for_and_gone_with_the_first_answer(asked: Asked) -> None:
     boaster = replica("attic", tokens_per_s=1e7, told_tokens_per_s=1e7, told_at=99.0)
     here = replica("here", tokens_per_s=40.0)
-    assert [r.tokens_per_s for r in asked.router.seen([here, boaster])] == [40.0, 60.0]
+    assert [r.tokens_per_s for r in asked.router.with_local_knowledge([here, boaster])] == [40.0, 60.0]
     asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))  # too short to be measured
-    assert [r.tokens_per_s for r in asked.router.seen([here, boaster])] == [40.0, 40.0]
+    assert [r.tokens_per_s for r in asked.router.with_local_knowledge([here, boaster])] == [40.0, 40.0]
     asked.router.note_pace(boaster, 0.1, 10.0, Usage(completion_tokens=50))
-    (_, known) = asked.router.seen([here, boaster])
+    (_, known) = asked.router.with_local_knowledge([here, boaster])
     assert known.own_tokens_per_s == 5.0
     account = asked.router.conduct.of("attic")
     assert (account.paced, account.refuted) == (1, 1)
@@ -216,6 +216,9 @@ def test_a_boast_is_cut_to_what_an_unmeasured_node_is_taken_for_and_gone_with_th
 
 def test_where_nothing_was_measured_claims_order_the_first_answers_only(asked: Asked) -> None:
     boaster, modest = replica("a", tokens_per_s=1e7, told_at=99.0), replica("b", tokens_per_s=50.0, told_at=99.0)
-    assert [r.tokens_per_s for r in asked.router.seen([boaster, modest])] == [1e7, 50.0]
+    assert [r.tokens_per_s for r in asked.router.with_local_knowledge([boaster, modest])] == [1e7, 50.0]
     asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))
-    assert [r.tokens_per_s for r in asked.router.seen([boaster, modest])] == [ASSUMED_TOKENS_PER_S, 50.0]
+    assert [r.tokens_per_s for r in asked.router.with_local_knowledge([boaster, modest])] == [
+        ASSUMED_TOKENS_PER_S,
+        50.0,
+    ]
