@@ -95,16 +95,16 @@ def _shared(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return {name: sorted(paths) for name, paths in sorted(places.items()) if len(paths) > 1}
 
 
-def circles(modules: Iterable[Module]) -> list[list[str]]:
-    """Modules that import each other in a circle; imports within functions count, those for type checkers do not."""
+def circles(modules: Iterable[Module], whenever: bool = False) -> list[list[str]]:
+    """Modules that need each other to be imported; with `whenever`, also by imports that wait in a function."""
     known = {module.name: module for module in modules}
-    imports = {name: sorted(_imported(module, known)) for name, module in known.items()}
+    imports = {name: sorted(_imported(module, known, whenever)) for name, module in known.items()}
     return sorted(sorted(group) for group in _strongly_connected(imports) if len(group) > 1)
 
 
-def _imported(module: Module, known: Mapping[str, Module]) -> set[str]:
+def _imported(module: Module, known: Mapping[str, Module], whenever: bool) -> set[str]:
     found: set[str] = set()
-    for node in _run_nodes(module.tree):
+    for node in _run_nodes(module.tree, whenever):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -114,13 +114,14 @@ def _imported(module: Module, known: Mapping[str, Module]) -> set[str]:
     return found & known.keys() - {module.name}
 
 
-def _run_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All of them but those under `if TYPE_CHECKING`."""
+def _run_nodes(node: ast.AST, whenever: bool) -> Iterator[ast.AST]:
+    """Those that run when the module is imported, or `whenever`; never those for type checkers alone."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        yield child
-        yield from _run_nodes(child)
+        is_for_types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        waits = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if not is_for_types and (whenever or not waits):
+            yield child
+            yield from _run_nodes(child, whenever)
 
 
 def _strongly_connected(imports: Mapping[str, list[str]]) -> Iterator[set[str]]:
@@ -160,6 +161,7 @@ def measure(root: Path) -> dict[str, object]:
         "shared type names": shared_types(modules),
         "shared file names": shared_stems(modules),
         "circles": circles(modules),
+        "circles while it runs": circles(modules, whenever=True),
     }
 
 

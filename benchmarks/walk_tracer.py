@@ -109,8 +109,8 @@ class Tracer:
             for each, (_, name, kind) in found
             if kind == "generator" and each.f_back is not None and each.f_back.f_code.co_filename != CONTEXTS
         )
-        first = found[-1][1][1]
-        if len(chain) > len(self.walk.generators.get(first, ())):
+        _, first, kind = found[-1][1]
+        if kind != "generator" and len(chain) > len(self.walk.generators.get(first, ())):  # else: a chain's inner end
             self.walk.generators[first] = chain
 
     def _hands_on(self, frame: FrameType, value: object) -> None:
