@@ -1,12 +1,11 @@
 """The command line: parse, dispatch, exit codes (0 ok, 2 wrong usage or impossible request, 1 anything else).
 
-`swarm`: run a node.
+Each command imports what it needs when it runs, so that `swarm --help` and `swarm status` answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -15,10 +14,7 @@ from collections.abc import Sequence
 from swarm.commands.arguments import add_asking_commands, add_doctor, add_member_commands, add_models
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import LogFormatter, clean_tracebacks, complain
-from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError, SwarmError
-from swarm.node.run import end_process, raise_limit, run_node
-from swarm.node.settings import Settings
 from swarm.tracing import RequestIdFilter
 from swarm.version import program_version
 
@@ -53,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # so that what a command has is what its own parser says
     )
-    parser.set_defaults(run=_serve)
+    parser.set_defaults(run=run)
     parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
     add_node_options(parser)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="swarm")
@@ -64,19 +60,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-# Each command imports what it needs when it runs, so that `swarm --help` and `swarm status` answer at once.
-
-
-def _serve(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """`swarm` without a command: run a node until it is stopped; 0 is a clean stop."""
     if sys.platform == "win32":  # its event loop has no signal handlers, and cannot accept from a socket of our own
         raise SetupError("a node does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
+    from swarm.commands.terminal import Terminal
+    from swarm.node.run import serve
     from swarm.node.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, getattr(arguments, "config", None))
     os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
     set_up_logging(settings.log_level)
-    return serve(settings)
+    serve(settings, Terminal())
+    return 0
 
 
 def set_up_logging(level: str) -> None:
@@ -106,11 +103,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def serve(settings: Settings) -> int:
-    """Run until stopped; 0 is a clean stop."""
-    raise_limit()
-    asyncio.run(run_node(settings, Terminal()))
-    end_process()
-    return 0

@@ -1,7 +1,4 @@
-"""A node from start to stop: the signals that end it, and the end that nothing can hold up.
-
-How many files and connections this process may have open at once: systems start programs with far too few.
-"""
+"""A node from start to stop: the limit of open files it needs, the signals that end it, and an end nothing can hold up."""
 
 from __future__ import annotations
 
@@ -18,7 +15,14 @@ from swarm.node.leaving import GONE_S
 from swarm.node.node import Node
 from swarm.node.settings import Settings
 
-log = logging.getLogger(__name__)
+OPEN_FILES = 8192  # clients (at most 2,048 requests, each with a connection to its engine or a peer), peers, models
+
+
+def serve(settings: Settings, console: Console) -> None:
+    """Run a node in this process until it is stopped. Raises SetupError if it cannot start."""
+    raise_limit()
+    asyncio.run(run_node(settings, console))
+    end_process()
 
 
 async def run_node(settings: Settings, console: Console) -> None:
@@ -76,10 +80,7 @@ async def _started(settings: Settings, console: Console) -> Node:
     return node
 
 
-WANTED = 8192  # clients (at most 2,048 requests, each with a connection to its engine or a peer), peers, models
-
-
-def raise_limit(wanted: int = WANTED) -> int | None:
+def raise_limit(wanted: int = OPEN_FILES) -> int | None:
     """Raise the soft limit towards `wanted`, as far as the hard one allows; never lowers it.
 
     Linux starts programs with 1,024 and macOS with 256. Returns the limit now; None where there is none to raise.
