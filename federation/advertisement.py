@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from federation.errors import AddressError, AdvertisementError, VersionError
 from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
 from federation.printable_text import printable
-
-PROTOCOL_VERSION: Final = 1  # major: raised only when older nodes could misread the wire; new fields do not raise it
-SERVICE_TYPE: Final = "_local-swarm._tcp.local."
+from federation.wire import PROTOCOL_VERSION, Wire, first_problem
 
 MAX_NAME_CHARS = 64  # a display name; also fits a DNS label (63 bytes) after shortening
 MAX_ID_CHARS = 64  # base32 of SHA-256 is 52
@@ -27,7 +25,6 @@ MAX_SLOTS = 4096  # sequences one engine decodes at once; real ones have under 6
 MAX_RATE = 1e7  # tokens per second
 MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --queue, 1,024 at most
 MAX_WAIT_S = 1e6  # eleven days: far above any deadline
-_MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
 
 
 def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -48,12 +45,6 @@ NodeId = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{MAX_ID_CHARS - 1
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), AfterValidator(printable)]
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
-
-
-class Wire(BaseModel):
-    """Base of what crosses between nodes: immutable, unknown fields ignored (a newer peer may send more)."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class ServedModel(Wire):
@@ -153,10 +144,3 @@ def parse_hints(raw: bytes) -> tuple[PeerHint, ...]:
         return PeerHints.model_validate_json(raw).peers
     except ValidationError as error:
         raise AdvertisementError(f"does not list peers: {first_problem(error)}") from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """What is wrong, in one printable line."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]

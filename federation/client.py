@@ -1,14 +1,24 @@
-"""Talking to one peer over HTTP: the only place here, with `peer_answer.py`, that knows aiohttp."""
+"""Asking other nodes over HTTP; with `peer_response.py` the only file of the federation that knows aiohttp.
+
+`PeerClient` has a method for each question. Under it `PeerLink` chooses plain HTTP while this node is open and mutual
+TLS once it is paired, and `MemberConnector` is the connection pool of a paired node: it lends connections to members
+only, and cuts those of nodes that are members no more.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
-from collections.abc import AsyncGenerator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from weakref import WeakSet
 
 import aiohttp
 from pydantic import JsonValue
@@ -22,9 +32,10 @@ from federation.errors import (
     RosterError,
 )
 from federation.hostport import Address
-from federation.member_connector import Answering, MemberConnector, noting_who_answers
+from federation.identity import NodeIdentity
 from federation.news import news_header
-from federation.peer_answer import (
+from federation.peer_response import (
+    NOT_TAKEN,
     AnswerLimits,
     BoundedLines,
     PeerResponse,
@@ -34,36 +45,23 @@ from federation.peer_answer import (
     translated,
     was_closed_meanwhile,
 )
-from federation.peer_link import NOT_TAKEN, PeerLink
 from federation.probing import Answer, Question, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
+from federation.tls import client_context, member_of
 from federation.trust import Trust
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
+FAREWELL_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
 _MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
 _TIMING: Final = Timing()
-
-
-@dataclass(slots=True)
-class _Way:
-    """Whether a request went over a connection that was made for it, or over one kept from before."""
-
-    fresh: bool = False
-
-
-async def _note_fresh(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    if isinstance(way := context.trace_request_ctx, _Way):
-        way.fresh = True
-
-
-def _noting_fresh_connections() -> aiohttp.TraceConfig:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_start.append(_note_fresh)
-    return tracing
+_log = logging.getLogger(__name__)
 
 
 class PeerClient:
@@ -343,3 +341,135 @@ class PeerClient:
         if len(raw) != size_bytes:
             raise PeerProtocolError(f"{where} sent {len(raw)} bytes where {size_bytes} were asked for")
         return raw
+
+
+async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Iterable[Address], roster: Roster) -> bool:
+    """Whether the node with `certificate`, at one of `places`, took the list that it is no member of any more.
+
+    It still takes this node for a member; this node trusts its certificate for this one call only.
+    """
+    context = await asyncio.to_thread(client_context, identity.pem, [certificate])
+    timeout = aiohttp.ClientTimeout(total=FAREWELL_S)
+    headers = {wire.FROM_HEADER: identity.node_id, "Content-Type": "application/json"}
+    body = roster.model_dump_json()
+
+    async def tell(session: aiohttp.ClientSession, address: Address) -> bool:
+        url = over_tls(address.url) + wire.ROSTER_PATH
+        try:
+            async with session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            _log.debug("%s does not hear that it is revoked: %s", address, error)
+            return False
+
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        return any(await asyncio.gather(*(tell(session, address) for address in dict.fromkeys(places))))
+
+
+def over_tls(url: str) -> str:
+    """The same place, asked over TLS."""
+    return url.replace("http://", "https://", 1)
+
+
+class ResponseToCome(Awaitable[aiohttp.ClientResponse], AbstractAsyncContextManager[aiohttp.ClientResponse], Protocol):
+    """What aiohttp's request methods return."""
+
+
+class PeerLink:
+    """A client session whose `http://` URLs become what this node's trust asks for at that moment."""
+
+    def __init__(self, session: aiohttp.ClientSession, trust: Trust | None) -> None:
+        self._session = session
+        self._trust = trust
+
+    def get(self, url: str, **options: Any) -> ResponseToCome:
+        secured, context = self._secured(url)
+        return self._session.get(secured, ssl=context, **options)
+
+    def post(self, url: str, **options: Any) -> ResponseToCome:
+        secured, context = self._secured(url)
+        return self._session.post(secured, ssl=context, **options)
+
+    def _secured(self, url: str) -> tuple[str, ssl.SSLContext | bool]:
+        context = None if self._trust is None else self._trust.client_context
+        return (url, True) if context is None else (over_tls(url), context)
+
+
+@dataclass(slots=True)
+class Answering:
+    """Which member a request went to; None over plain HTTP."""
+
+    node_id: str | None = None
+
+
+_answering: ContextVar[Answering | None] = ContextVar("answering", default=None)
+
+
+@contextmanager
+def noting_who_answers() -> Generator[Answering]:
+    """Requests made inside note in the value whose connection they used."""
+    noted = Answering()
+    token = _answering.set(noted)
+    try:
+        yield noted
+    finally:
+        _answering.reset(token)
+
+
+class MemberConnector(aiohttp.TCPConnector):
+    """A connection pool that lends a TLS connection only while its other end is a member."""
+
+    def __init__(self, trust: Trust, keepalive_s: float) -> None:
+        # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
+        super().__init__(limit=0, keepalive_timeout=keepalive_s)  # pyright: ignore[reportUnknownMemberType]
+        self._trust = trust
+        self._lent: WeakSet[asyncio.BaseTransport] = WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the base class's
+    ) -> Connection:
+        """As the base class; raises PeerUntrusted for a TLS connection whose certificate is not pinned (any more)."""
+        connection = await super().connect(req, traces, timeout)
+        if not req.is_ssl():
+            return connection
+        transport = connection.transport
+        node_id = member_of(transport)
+        if transport is None or not self._trust.is_member(node_id):
+            connection.close()
+            itself = node_id == self._trust.node_id
+            raise PeerUntrusted(
+                f"{req.url.authority} is {'this node itself' if itself else 'no member of this swarm any more'}"
+            )
+        self._lent.add(transport)
+        if (noted := _answering.get()) is not None:
+            noted.node_id = node_id
+        return connection
+
+    def cut_strangers(self) -> None:
+        """Close what leads to nodes that are no members any more, whatever it is carrying."""
+        for transport in tuple(self._lent):
+            if transport.is_closing():
+                continue
+            if not self._trust.is_member(member_of(transport)) and isinstance(transport, asyncio.Transport):
+                transport.abort()
+
+
+@dataclass(slots=True)
+class _Way:
+    """Whether a request went over a connection that was made for it, or over one kept from before."""
+
+    fresh: bool = False
+
+
+async def _note_fresh(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    if isinstance(way := context.trace_request_ctx, _Way):
+        way.fresh = True
+
+
+def _noting_fresh_connections() -> aiohttp.TraceConfig:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_start.append(_note_fresh)
+    return tracing

@@ -1,14 +1,14 @@
-"""One address as a place to probe, and when to probe it next."""
+"""One address as a target of probes: what is known of it, how long it takes to answer, when to probe it next. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final, Self
 
 from federation.hostport import Address
 from federation.peer import AddressRejected, Source
-from federation.round_trip import RoundTrip
 from federation.timing import (
     DEAD_AFTER_FAILURES,
     DEAD_AFTER_REFUSALS,
@@ -19,6 +19,10 @@ from federation.timing import (
 )
 
 _MAX_DOUBLINGS = 10  # keeps 2**n small; every cap is reached long before
+
+_MEAN_GAIN: Final = 1 / 8  # RFC 6298's alpha
+_DEVIATION_GAIN: Final = 1 / 4  # its beta
+_DEVIATIONS: Final = 4.0  # its K
 
 
 class Standing(Enum):
@@ -180,6 +184,31 @@ class ProbeSchedule:
     def _jittered(self, interval_s: float, jitter: float | None = None) -> float:
         share = self._timing.jitter if jitter is None else jitter
         return interval_s * (1 + share * (2 * self._random() - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """How long one address takes to answer: mean and deviation in milliseconds, as TCP keeps them (RFC 6298, 2).
+
+    Each probe is timed on its own, so an answer is never taken for that to another (Karn's problem does not arise).
+    """
+
+    mean_ms: float
+    deviation_ms: float
+
+    @classmethod
+    def first(cls, rtt_ms: float) -> Self:
+        return cls(rtt_ms, rtt_ms / 2)
+
+    def after(self, rtt_ms: float) -> RoundTrip:
+        """With one more measurement."""
+        deviation_ms = self.deviation_ms + _DEVIATION_GAIN * (abs(self.mean_ms - rtt_ms) - self.deviation_ms)
+        return RoundTrip(self.mean_ms + _MEAN_GAIN * (rtt_ms - self.mean_ms), deviation_ms)
+
+    @property
+    def at_most_s(self) -> float:
+        """What an answer hardly ever takes longer than (RFC 6298's RTO), in seconds."""
+        return (self.mean_ms + _DEVIATIONS * self.deviation_ms) / 1000
 
 
 def _within(least: float, value: float, most: float) -> float:

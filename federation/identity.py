@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from federation.advertisement import MAX_NAME_CHARS
-from federation.atomic_file import write_atomically
-from federation.certificate import check_certificate, make_certificate, node_id_of
 from federation.errors import CertificateError, IdentityError
+from federation.small_files import write_atomically
+from federation.tls import check_certificate, make_certificate, node_id_of
 
 IDENTITY_FILE = "node.pem"
 FORMER_IDENTITY_FILE = "node.json"

@@ -19,12 +19,13 @@ from zeroconf import Error as ZeroconfError
 from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from federation.advertisement import PROTOCOL_VERSION, SERVICE_TYPE, NodeDescription, NodeId
+from federation.advertisement import NodeDescription, NodeId
 from federation.errors import AddressError
 from federation.hostport import Address, make_address
-from federation.multicast import sendable
+from federation.interfaces import sendable
 from federation.printable_text import printable
 from federation.timing import MAX_ADDRESSES_PER_PEER
+from federation.wire import PROTOCOL_VERSION, SERVICE_TYPE
 
 RECORD_TTL_S: Final = 120  # of all our records: what a vanished node left behind is gone in two minutes
 RESOLVE_TIMEOUT_MS: Final = 3000  # asking for the address of a name; zeroconf repeats the question within it

@@ -1,9 +1,10 @@
-"""Keeping the peer table true: probing, exchanging peers, saying goodbye. Every decision is the table's."""
+"""Keeping the peer table true: probing, asking peers whom they know, saying goodbye. Every decision is the table's."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,24 +12,24 @@ from types import TracebackType
 from typing import Final, Self
 
 from federation import wire
-from federation.acquaintance import Acquaintance
 from federation.advertisement import NodeDescription, PeerHint
 from federation.change_log import ChangeLog, RecentChange, report_crash
 from federation.client import PeerClient
 from federation.dns_source import DnsSource, ResolvedName
 from federation.errors import AddressError, PeerError
-from federation.hostport import Address, make_address, parse_address
+from federation.hostport import Address, make_address, parse_address, worth_a_probe
 from federation.news import parse_news
 from federation.peer import AddressRejected, Change, Peer, PeerJoined, PeerState, Source, why_of
-from federation.peer_store import load_peers, save_peers
 from federation.peer_table import Changes, PeerTable
 from federation.probing import Question, Reply, Sight, reply_to
-from federation.timing import MAX_STATIC, Timing
+from federation.static_peers import load_peers, save_peers
+from federation.timing import MAX_STATIC, SMALL_SWARM_PEERS, Timing
 
+EXCHANGE_FANOUT: Final = 3  # peers asked per round: word of a newcomer reaches all in a few rounds
+LARGE_FANOUT: Final = 1  # in a large swarm, whose lists are long and whose news travel with the probes
+ASKED_AT_ONCE: Final = 2  # newcomers: when a hundred come together, two know them all
 _MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
-
 _PROXY_HEADERS: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")  # added on the way; nodes send none
-
 Subscriber = Callable[[Change], None]
 
 _log = logging.getLogger(__name__)
@@ -324,3 +325,72 @@ class Membership:
         self._kept = tuple(static)[:MAX_STATIC]
         if self._data_dir is not None:
             await asyncio.to_thread(save_peers, self._data_dir, self._kept)
+
+
+class Acquaintance:
+    """`propose` takes what is learned; `charge` whom an answer was not to be had of."""
+
+    def __init__(
+        self,
+        self_id: str,
+        table: PeerTable,
+        client: PeerClient,
+        timing: Timing,
+        propose: Callable[[Address], None],
+        charge: Callable[[str], None],
+    ) -> None:
+        self._self_id = self_id
+        self._table = table
+        self._client = client
+        self._timing = timing
+        self._propose = propose
+        self._charge = charge
+        self._asking = 0
+
+    async def exchange_now_and_then(self, tasks: asyncio.TaskGroup) -> None:
+        """Ask a few of those that find others here than this node does, for ever."""
+        while True:
+            await asyncio.sleep(self._timing.exchange_interval_s)
+            healthy = [peer for peer in self._table.alive() if peer.state is PeerState.ALIVE]
+            fanout = EXCHANGE_FANOUT if len(healthy) <= SMALL_SWARM_PEERS else LARGE_FANOUT
+            differing = [peer for peer in healthy if self._table.sees_otherwise(peer.id)]
+            for peer in random.sample(differing, min(fanout, len(differing))):
+                tasks.create_task(self._learn_from(peer))
+
+    async def meet(self, peer: Peer) -> None:
+        """Ask a newcomer whom it knows, unless that is nobody new or others are being asked already."""
+        if self._asking < ASKED_AT_ONCE and self._table.sees_otherwise(peer.id):
+            await self._learn_from(peer)
+
+    async def say_goodbye(self, instance: str | None) -> None:
+        """Tell every living peer, all at once; those that do not take note in time will find out by probing."""
+        try:
+            async with asyncio.timeout(self._timing.goodbye_timeout_s), asyncio.TaskGroup() as tasks:
+                for peer in self._table.alive():
+                    tasks.create_task(self._tell_goodbye(peer, instance))
+        except TimeoutError:
+            _log.debug("not every peer took note of the goodbye")
+
+    async def _learn_from(self, peer: Peer) -> None:
+        self._asking += 1
+        try:
+            hints = await self._client.peers(peer.address, self._timing.probe_timeout_s)
+        except PeerError as error:
+            _log.debug("%s does not tell its peers: %s", peer.label, error)
+            self._charge(peer.id)
+            return
+        finally:
+            self._asking -= 1
+        for address in useful_hints(hints, informant=peer.address, self_id=self._self_id):
+            self._propose(address)
+
+    async def _tell_goodbye(self, peer: Peer, instance: str | None) -> None:
+        try:
+            await self._client.goodbye(peer.address, self._self_id, self._timing.goodbye_timeout_s, instance)
+        except PeerError as error:
+            _log.debug("%s did not take note of the goodbye: %s", peer.label, error)
+
+
+def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
+    """The hinted addresses worth a probe."""
+    return tuple(hint.address for hint in hints if hint.id != self_id and worth_a_probe(hint.address, informant))

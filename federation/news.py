@@ -15,8 +15,9 @@ from typing import Annotated, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from federation.advertisement import Host, NodeId, Wire
+from federation.advertisement import Host, NodeId
 from federation.hostport import MAX_PORT, Address
+from federation.wire import Wire
 
 NEWS_LIFE_S: Final = 5.0  # at six probes a second each way everybody has met everybody's acquaintance by then
 MAX_NEWS_TOLD: Final = 8  # in one message: the youngest; some 130 bytes each

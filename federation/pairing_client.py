@@ -13,16 +13,23 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from federation.advertisement import first_problem
-from federation.certificate import fingerprint
 from federation.errors import InvitationError, PairingError
-from federation.exclusion import told_exclusion
 from federation.hostport import Address
 from federation.identity import NodeIdentity
 from federation.interfaces import Interface, read_interfaces
-from federation.invitation import Invitation
-from federation.pairing import MAX_REPLY_BYTES, JoinAnswer, JoinReply, JoinRequest, inviter_proof, joiner_proof, same
-from federation.roster import Place, Roster, encoded
+from federation.invitation import (
+    MAX_REPLY_BYTES,
+    Invitation,
+    JoinAnswer,
+    JoinReply,
+    JoinRequest,
+    inviter_proof,
+    joiner_proof,
+    same,
+)
+from federation.roster import Place, Roster, encoded, told_exclusion
+from federation.tls import fingerprint
+from federation.wire import first_problem
 
 CONNECT_S: Final = 5.0  # for each address, TLS handshake included
 ANSWER_S: Final = 10.0

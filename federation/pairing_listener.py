@@ -18,8 +18,8 @@ from typing import Final
 from pydantic import ValidationError
 
 from federation.accepting import Acceptor, connected
-from federation.advertisement import first_problem
-from federation.pairing import MAX_REQUEST_BYTES, JoinReply, JoinRequest
+from federation.invitation import MAX_REQUEST_BYTES, JoinReply, JoinRequest
+from federation.wire import first_problem
 
 MAX_CONNECTIONS: Final = 16  # one joiner needs one
 MAX_KNOCKING: Final = 64  # beside those, some are in their handshake; whoever floods the port keeps joiners out anyway

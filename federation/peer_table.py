@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable
 from federation.advertisement import MAX_HINTS, NodeDescription, PeerHint
 from federation.contact import Contact, ProbeSchedule, Standing
 from federation.hostport import Address, same_host, worth_a_probe
-from federation.identities import differ, double_words, is_double, is_first_again, is_successor, why_self
 from federation.news import Happening, HintAllowance, News, NewsBoard
 from federation.peer import (
     AddressRejected,
@@ -39,7 +38,16 @@ from federation.peer import (
     Why,
     describe_difference,
 )
-from federation.peer_records import PeerRecords, Record
+from federation.peer_records import (
+    PeerRecords,
+    Record,
+    differ,
+    double_words,
+    is_double,
+    is_first_again,
+    is_successor,
+    why_self,
+)
 from federation.probing import Answer, Question, Sight, view_digest
 from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, MAX_ADDRESSES_PER_PEER, Timing
 

@@ -22,15 +22,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue, ValidationError
 
-from federation.advertisement import (
-    MAX_MODELS,
-    NodeDescription,
-    Wire,
-    first_problem,
-    parse_description,
-)
+from federation.advertisement import MAX_MODELS, NodeDescription, parse_description
 from federation.errors import AdvertisementError
 from federation.news import News, Tidings
+from federation.wire import Wire, first_problem
 
 LOAD_FIELDS: Final = frozenset({"slots_free", "tokens_per_s", "waiting", "wait_s"})  # of a model: what work changes
 _STATIC_CHARS: Final = 12  # 48 bits: a node has tens of descriptions in its life

@@ -1,7 +1,12 @@
-"""Who belongs to a paired swarm: a list that every member keeps and that any two copies of merge to the same. Pure.
+"""Who belongs to a paired swarm, and whether this node still does. Pure: time is given.
 
-Each node has one entry. A higher epoch wins; of two with the same epoch the revoked one wins. So what is revoked stays
-so, however late a copy turns up that knows nothing of it, until somebody invites the node again (a higher epoch).
+A `Roster` is a list of members that every member keeps. Each node has one entry. A higher epoch wins; of two with the
+same epoch the revoked one wins, so that any two copies merge to the same. What is revoked stays so, however late a copy
+turns up that knows nothing of it, until somebody invites the node again (a higher epoch).
+
+A node learns that it was revoked in one of two ways. Either its own list says so, since whoever revoked it told it. Or
+it was off at that moment, and finds that a member, known by its certificate, refuses it while nobody else accepts it:
+then it knows who, not since when.
 """
 
 from __future__ import annotations
@@ -11,21 +16,26 @@ import binascii
 import hashlib
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from federation.advertisement import Host, Name, NodeId, Wire, first_problem
-from federation.certificate import MAX_CERTIFICATE_BYTES, check_certificate, node_id_of
+from federation.advertisement import Host, Name, NodeId
 from federation.errors import CertificateError, RosterError
 from federation.hostport import MAX_PORT, Address
 from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS
+from federation.tls import MAX_CERTIFICATE_BYTES, check_certificate, node_id_of
+from federation.wire import Wire, first_problem
 
 MAX_MEMBERS: Final = MAX_PEERS  # as many as a peer table holds
 MAX_ENTRIES: Final = 2 * MAX_MEMBERS  # revoked ones included, which are never forgotten
 MAX_ROSTER_BYTES: Final = 1024 * 1024  # MAX_ENTRIES of the largest legal size; a real entry is under 1,000 bytes
 SWARM_ID_BYTES: Final = 8  # tells swarms apart for people's sake; certificates are what is trusted
+SURE_AFTER: Final = 3  # refusals in a row: a member that is being restarted breaks off once or twice
+SURE_S: Final = 5.0  # between the first and the last: all members hear of a newcomer within a second or two
+SOMEBODY: Final = "another member"  # revoked by an older version, which does not say who did it
 _MAX_EPOCH: Final = 1_000_000
 _DIGEST_CHARS: Final = 26  # 130 bits
 
@@ -184,3 +194,47 @@ def parse_roster(raw: bytes) -> Roster:
         return Roster.model_validate_json(raw)
     except ValidationError as error:
         raise RosterError(f"not a list of members: {first_problem(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """`by` is the name of who revoked this node, or, where it was not told, of who takes it for no member any more."""
+
+    by: str
+    told: bool
+
+    def __str__(self) -> str:
+        how = f"this node was revoked by {self.by}"
+        if not self.told:
+            how = f"this node was revoked: {self.by} takes it for no member any more, and nobody else does"
+        return f"{how}: ask for a new code (`swarm invite` there), then `swarm join CODE` here"
+
+
+def told_exclusion(roster: Roster | None, node_id: str) -> Exclusion | None:
+    """What the list of members says of the node that keeps it."""
+    entry = None if roster is None else roster.get(node_id)
+    return Exclusion(entry.revoked_by or SOMEBODY, told=True) if entry is not None and entry.revoked else None
+
+
+class Refusals:
+    """The members that refuse this node, from one that took it on."""
+
+    def __init__(self) -> None:
+        self._by: str | None = None
+        self._first_at = 0.0
+        self._count = 0
+
+    def refused(self, node_id: str, now: float) -> None:
+        """The member `node_id` does not take this node for one."""
+        if self._by is None:
+            self._by, self._first_at = node_id, now
+        self._count += 1
+
+    def taken(self) -> None:
+        """A member takes this node for one: the others have not heard of it yet, or hear soon that it is out."""
+        self._by, self._count = None, 0
+
+    def by(self, now: float) -> str | None:
+        """Who refuses this node for good, the first of all; None while that is not sure."""
+        is_sure = self._count >= SURE_AFTER and now - self._first_at >= SURE_S
+        return self._by if is_sure else None

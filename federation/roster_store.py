@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from federation.atomic_file import remove_durably, write_atomically
 from federation.errors import RosterError
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
+from federation.small_files import remove_durably, write_atomically
 
 ROSTER_FILE: Final = "roster.json"
 MARK_FILE: Final = "paired"

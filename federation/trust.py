@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from federation.errors import RosterError, RosterNotKept
-from federation.exclusion import Exclusion, Refusals, told_exclusion
 from federation.identity import NodeIdentity
-from federation.roster import Entry, Place, Roster, new_roster
+from federation.roster import Entry, Exclusion, Place, Refusals, Roster, new_roster, told_exclusion
 from federation.roster_store import load_roster, save_roster
 from federation.tls import client_context, server_context
 

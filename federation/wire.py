@@ -1,6 +1,16 @@
-"""Names on the wire between nodes: what the gateway serves and what the peer client asks for."""
+"""What nodes agree on before any message: paths, headers, the version, and the base of every message.
+
+The gateway serves these paths; the peer client asks for them.
+"""
 
 from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from federation.printable_text import printable
+
+PROTOCOL_VERSION: Final = 1  # major: raised only when older nodes could misread the wire; new fields do not raise it
+SERVICE_TYPE: Final = "_local-swarm._tcp.local."  # what mDNS browses for
 
 PREFIX: Final = "/federation/v1"
 NODE_PATH: Final = f"{PREFIX}/node"  # GET; query FROM_PARAM: where the asking node itself can be probed
@@ -22,3 +32,17 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 DEADLINE_HEADER: Final = "X-Swarm-Deadline-Ms"  # what is left of the request's time, in milliseconds
 FROM_HEADER: Final = "X-Swarm-From"  # node id of the sender
 NEWS_HEADER: Final = "X-Swarm-News"  # what the asking node has found out of late, as JSON
+_MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
+
+
+class Wire(BaseModel):
+    """Base of what crosses between nodes: immutable, unknown fields ignored (a newer peer may send more)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def first_problem(error: ValidationError) -> str:
+    """What is wrong with a message, in one printable line of at most 200 characters."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]

@@ -17,14 +17,14 @@ from contextlib import asynccontextmanager, contextmanager
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
-from federation.certificate import node_id_of
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
-from federation.files_client import FilePeer
+from federation.file_exchange import FilePeer
 from federation.hostport import DEFAULT_PORT, Address, parse_address
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
-from federation.peer_store import load_peers
+from federation.static_peers import load_peers
+from federation.tls import node_id_of
 from hardware.probe import probe_hardware
 from swarm.commands.output import say
 from swarm.commands.terminal import Terminal

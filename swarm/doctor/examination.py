@@ -8,7 +8,7 @@ from pathlib import Path
 from federation.addresses import AnnouncedAddresses
 from federation.errors import AddressError
 from federation.hostport import Address
-from federation.static_source import read_list
+from federation.static_peers import read_list
 from federation.trust import Trust
 from hardware.probe import probe_hardware
 from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, own_node, peer_probes

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from federation.interfaces import read_interfaces
-from federation.multicast import hears_itself, why_not_sendable
+from federation.interfaces import hears_itself, read_interfaces, why_not_sendable
 from swarm.doctor.firewall import (
     Passage,
     read_firewalld,

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from federation import wire
 from federation.advertisement import parse_description
-from federation.certificate import node_id_of
 from federation.errors import AddressError, AdvertisementError
 from federation.hostport import Address, parse_address
+from federation.tls import node_id_of
 from federation.trust import Trust
 from swarm.doctor.network_checks import Rejected
 

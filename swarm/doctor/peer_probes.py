@@ -20,8 +20,8 @@ from federation.advertisement import parse_description, parse_hints
 from federation.dns_source import candidates
 from federation.errors import AdvertisementError, VersionError
 from federation.hostport import Address, parse_address
-from federation.peer_link import NOT_TAKEN, why_no_handshake
-from federation.peer_store import load_peers
+from federation.peer_response import NOT_TAKEN, why_no_handshake
+from federation.static_peers import load_peers
 from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
 from swarm.doctor.own_node import ITSELF, Answer, NotThere, OwnNode, get

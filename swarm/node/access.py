@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from federation import wire
-from federation.text_file import TextFileError, read_text_file
+from federation.small_files import TextFileError, read_text_file
 from federation.trust import Mode
 from swarm.errors import SetupError
 from swarm.gateway.http.access import (

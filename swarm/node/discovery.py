@@ -9,13 +9,12 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from federation.address_watch import AddressWatch
-from federation.addresses import AnnouncedAddresses, choose_addresses
+from federation.addresses import AddressWatch, AnnouncedAddresses, choose_addresses
 from federation.advertisement import NodeDescription
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
-from federation.static_source import StaticList
+from federation.static_peers import StaticList
 from swarm.node.settings import Settings
 
 

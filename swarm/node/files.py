@@ -12,10 +12,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from federation.advertisement import NodeDescription
-from federation.atomic_file import remove_temporaries
 from federation.client import PeerClient
-from federation.files_client import FilePeer
+from federation.file_exchange import FilePeer
 from federation.membership import Membership
+from federation.small_files import remove_temporaries
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
 from swarm.registry.download import PARTIAL_FOLDER

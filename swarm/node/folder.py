@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from federation.atomic_file import remove_temporaries
 from federation.identity import display_name
+from federation.small_files import remove_temporaries
 from swarm.errors import SetupError
 
 LOCK_FILE: Final = "node.lock"  # never removed: whoever waits at a removed file and whoever makes a new one both lock

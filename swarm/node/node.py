@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -22,6 +24,7 @@ from hardware.snapshot import HardwareSnapshot
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.registry import Isolation, load_engine
+from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.condition import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
@@ -36,8 +39,8 @@ from swarm.node.place import settle
 from swarm.node.settings import Settings
 from swarm.node.trust import TrustSteward
 from swarm.node.upstream import banner_lines, ready_line, take_key
-from swarm.node.weights import known_weights
 from swarm.registry.file_hashes import stoppable
+from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream
@@ -46,6 +49,17 @@ from swarm.workers.pool import WorkerPool
 
 FLUSH_S = 5.0  # for readers who have not taken the end of their answer yet
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
+
+log = logging.getLogger(__name__)
+
+
+def known_weights(data_path: Path) -> Measurements:
+    """How good the swarm's models were found to be; empty, with a warning, for a damaged file. Blocks on the disk."""
+    try:
+        return read_weights(data_path / WEIGHTS_FILE)
+    except SetupError as error:
+        log.warning("all voters weigh alike: %s", error)
+        return {}
 
 
 def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:

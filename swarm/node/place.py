@@ -11,7 +11,7 @@ from federation.addresses import AnnouncedAddresses
 from federation.errors import FederationError
 from federation.hostport import Address, make_address, parse_address
 from federation.identity import NodeIdentity, load_identity
-from federation.static_source import read_list
+from federation.static_peers import read_list
 from federation.trust import Trust
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules

@@ -11,19 +11,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from federation.certificate import fingerprint
-from federation.client import PeerClient
+from federation.client import PeerClient, tell_revoked
 from federation.errors import FederationError, PeerError, RosterNotKept
-from federation.farewell import tell_revoked
 from federation.hostport import Address, pairing_port
-from federation.invitation import MAX_HOSTS, Invitation, encode
+from federation.invitation import (
+    CODE_LIFE_S,
+    MAX_HOSTS,
+    Invitation,
+    Invitations,
+    JoinAnswer,
+    JoinReply,
+    JoinRequest,
+    Outcome,
+    encode,
+    inviter_proof,
+)
 from federation.membership import Membership
-from federation.pairing import CODE_LIFE_S, Invitations, JoinAnswer, JoinReply, JoinRequest, Outcome, inviter_proof
 from federation.pairing_listener import PairingListener
 from federation.roster import Entry, Place, Roster
 from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.timing import MAX_ADDRESSES_PER_PEER
-from federation.tls import pairing_context
+from federation.tls import fingerprint, pairing_context
 from federation.trust import Trust, TrustChange
 from swarm.control_messages import Invited, Joined, Known, Peers, Revoked
 from swarm.errors import SetupError, SwarmError

@@ -21,8 +21,16 @@ from typing import Annotated, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from federation.atomic_file import write_atomically
-from federation.files import MAX_PIECES, MAX_PIECES_BYTES, PIECE_BYTES, PieceHashes, Sha256, SizeBytes, piece_count
+from federation.file_exchange import (
+    MAX_PIECES,
+    MAX_PIECES_BYTES,
+    PIECE_BYTES,
+    PieceHashes,
+    Sha256,
+    SizeBytes,
+    piece_count,
+)
+from federation.small_files import write_atomically
 
 HASH_CHUNK_BYTES = 1 << 20
 

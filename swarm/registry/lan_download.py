@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 from federation.client import PeerClient
 from federation.errors import PeerError, PeerUntrusted
-from federation.files import PieceHashes, SharedFile
-from federation.files_client import FilePeer, list_files, piece_hashes
+from federation.file_exchange import FilePeer, PieceHashes, SharedFile, list_files, piece_hashes
 from swarm.registry.download import SPARE_DISK_BYTES
 from swarm.registry.file_hashes import FileHashes, stoppable
 from swarm.registry.hub import Progress

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 from federation.client import PeerClient
 from federation.errors import PeerError
-from federation.files import PieceHashes
-from federation.files_client import FilePeer, read_piece
+from federation.file_exchange import FilePeer, PieceHashes, read_piece
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.piece_file import PieceFile
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from federation.files import PieceHashes
+from federation.file_exchange import PieceHashes
 from swarm.registry.file_hashes import FileHashes, Stopped, hash_file
 
 PIECES_SUFFIX = ".pieces"

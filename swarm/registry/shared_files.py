@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from federation.files import MAX_FILE_BYTES, MAX_FILES, MAX_NAME_CHARS, PieceHashes, SharedFile
+from federation.file_exchange import MAX_FILE_BYTES, MAX_FILES, MAX_NAME_CHARS, PieceHashes, SharedFile
 from swarm.errors import SetupError, UnknownFile
 from swarm.registry.file_hashes import FileHashes, hash_bytes, keep_hashes, kept_hashes
 from swarm.registry.names import MAX_HUB_FOLDERS, check_hub_file

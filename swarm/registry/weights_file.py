@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from federation.atomic_file import write_atomically
+from federation.small_files import write_atomically
 from swarm.errors import SetupError
 
 OPEN_OPTIONS = 5  # what an open question is taken to have: wrong answers are many, but a few of them are common

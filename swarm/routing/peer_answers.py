@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from federation.client import PeerClient
 from federation.errors import PeerBrokeOff, PeerError
-from federation.peer_answer import PeerResponse
+from federation.peer_response import PeerResponse
 from federation.printable_text import printable
 from federation.wire import GENERATE_PATH
 from swarm.engines.openai_dialect import ChunkReader, EventTooLargeError, request_body, sse_data

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.node.weights import known_weights
+from swarm.node.node import known_weights
 from swarm.registry.weights_file import WEIGHTS_FILE, Measured, add_weights
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from federation.client import PeerClient
-from federation.files import PIECE_BYTES, PieceHashes, SharedFile
-from federation.files_client import FilePeer
+from federation.file_exchange import PIECE_BYTES, FilePeer, PieceHashes, SharedFile
 from swarm.errors import Unavailable
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.registry.file_hashes import hash_bytes

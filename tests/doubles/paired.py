@@ -6,10 +6,10 @@ import ssl
 from functools import cache
 from pathlib import Path
 
-from federation.certificate import make_certificate
 from federation.identity import IDENTITY_FILE, NodeIdentity, load_identity
 from federation.roster import Roster, new_roster
 from federation.roster_store import save_roster
+from federation.tls import make_certificate
 from federation.trust import Trust
 
 

@@ -3,8 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from federation.address_watch import AddressWatch, Moment, has_slept
-from federation.addresses import AnnouncedAddresses, choose_addresses
+from federation.addresses import AddressWatch, AnnouncedAddresses, Moment, choose_addresses, has_slept
 from federation.errors import AddressError
 from federation.interfaces import Interface
 from tests.doubles.waiting import eventually

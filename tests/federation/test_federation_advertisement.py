@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from federation.advertisement import (
     MAX_HINTS,
     MAX_MODELS,
-    PROTOCOL_VERSION,
     NodeDescription,
     PeerHint,
     PeerHints,
@@ -17,6 +16,7 @@ from federation.advertisement import (
 )
 from federation.errors import AdvertisementError
 from federation.hostport import Address
+from federation.wire import PROTOCOL_VERSION
 
 KITCHEN = NodeDescription(
     id="kitchen-id",

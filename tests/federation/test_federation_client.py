@@ -24,7 +24,7 @@ from federation.errors import (
     PeerUnreachable,
 )
 from federation.hostport import Address
-from federation.peer_answer import AnswerLimits, PeerResponse
+from federation.peer_response import AnswerLimits, PeerResponse
 
 HERE = Address("10.9.9.9", 17615)
 SHORT_S = 0.2  # for what is meant to run out

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import PeerProtocolError
-from federation.files import (
+from federation.file_exchange import (
     MAX_FILE_BYTES,
     MAX_FILES,
     PIECE_BYTES,

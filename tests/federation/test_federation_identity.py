@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.atomic_file import write_atomically
 from federation.hostport import Address
 from federation.identity import display_name
-from federation.peer_store import PEERS_FILE, load_peers, save_peers
+from federation.small_files import write_atomically
+from federation.static_peers import PEERS_FILE, load_peers, save_peers
 from federation.timing import MAX_STATIC
 
 

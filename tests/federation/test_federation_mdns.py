@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from zeroconf.asyncio import AsyncServiceInfo
 
-from federation.advertisement import SERVICE_TYPE, NodeDescription
+from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.mdns import MdnsDiscovery, read_claim
+from federation.wire import SERVICE_TYPE
 
 LOOPBACK = ("127.0.0.1",)
 WAIT_S = 10.0

@@ -11,13 +11,12 @@ import pytest
 from aiohttp import web
 
 from federation import wire
-from federation.acquaintance import useful_hints
 from federation.advertisement import PeerHint, PeerHints
 from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.hostport import Address
-from federation.membership import Membership
+from federation.membership import Membership, useful_hints
 from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Why
-from federation.peer_store import load_peers, save_peers
+from federation.static_peers import load_peers, save_peers
 from federation.timing import Timing
 
 WAIT_S = 10.0

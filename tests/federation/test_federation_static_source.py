@@ -4,7 +4,7 @@ import pytest
 
 from federation.errors import AddressError
 from federation.hostport import Address
-from federation.static_source import StaticList, parse_list, read_list
+from federation.static_peers import StaticList, parse_list, read_list
 from federation.timing import MAX_STATIC
 
 

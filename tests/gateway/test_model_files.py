@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from federation import wire
 from federation.client import PeerClient
-from federation.files import PIECE_BYTES
+from federation.file_exchange import PIECE_BYTES
 from swarm.errors import BadRequest, Unavailable
 from swarm.gateway.peers.model_files import (
     MAX_HEAD_START_S,

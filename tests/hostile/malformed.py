@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from federation.files import PIECE_BYTES
+from federation.file_exchange import PIECE_BYTES
 from tests.doubles.damage import damaged_bodies
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}}

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from federation import pairing, wire
+from federation import invitation as pairing
+from federation import wire
 from federation.invitation import decode, encode
 from swarm.cli import main
 from tests.doubles.running_node import RunningNode, ready

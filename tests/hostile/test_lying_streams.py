@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from federation.client import PeerClient
-from federation.peer_answer import AnswerLimits
+from federation.peer_response import AnswerLimits
 from tests.doubles.clients import connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes

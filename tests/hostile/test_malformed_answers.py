@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from federation.advertisement import parse_description, parse_hints
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
-from federation.files import parse_file_list, parse_pieces
-from federation.files_client import FilePeer, list_files, piece_hashes, read_piece
+from federation.file_exchange import FilePeer, list_files, parse_file_list, parse_pieces, piece_hashes, read_piece
 from federation.ndjson import LineSplitter
-from federation.peer_answer import AnswerLimits
+from federation.peer_response import AnswerLimits
 from federation.roster import Roster, parse_roster
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import Tokens

@@ -19,13 +19,13 @@ from federation import wire
 from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.errors import FederationError, RosterError
-from federation.files import MAX_FILE_BYTES, parse_file_list, parse_pieces
+from federation.file_exchange import MAX_FILE_BYTES, parse_file_list, parse_pieces
 from federation.hostport import Address, make_address
 from federation.identity import load_identity
 from federation.membership import Membership
-from federation.peer_store import load_peers, save_peers
 from federation.roster import Entry, Place, Roster, parse_roster
 from federation.roster_store import load_roster, save_roster
+from federation.static_peers import load_peers, save_peers
 from swarm.errors import SetupError
 from swarm.gateway.peers.model_files import FileService
 from swarm.registry.names import HubRef, parse_model

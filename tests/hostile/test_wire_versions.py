@@ -18,7 +18,7 @@ import pytest
 from federation import wire
 from federation.advertisement import Goodbye, parse_description, parse_hints
 from federation.errors import VersionError
-from federation.files import parse_file_list, parse_pieces
+from federation.file_exchange import parse_file_list, parse_pieces
 from federation.roster import parse_roster
 from swarm.errors import BadRequest
 from swarm.gateway.openai.utility_calls import TokenizeBody, tokenize

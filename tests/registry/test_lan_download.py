@@ -18,8 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from federation.client import PeerClient
-from federation.files import PIECE_BYTES, PieceHashes, piece_count
-from federation.files_client import FilePeer
+from federation.file_exchange import PIECE_BYTES, FilePeer, PieceHashes, piece_count
 from swarm.errors import SetupError
 from swarm.registry.download import PARTIAL_FOLDER, download
 from swarm.registry.file_hashes import hash_bytes

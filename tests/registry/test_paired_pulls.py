@@ -10,7 +10,7 @@ import pytest
 from federation import wire
 from federation.client import PeerClient
 from federation.errors import PeerError
-from federation.files_client import FilePeer, list_files, read_piece
+from federation.file_exchange import FilePeer, list_files, read_piece
 from federation.roster import Place
 from swarm.cli import main
 from swarm.gateway.peers.model_files import FileService

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.files import PIECE_BYTES, PieceHashes
+from federation.file_exchange import PIECE_BYTES, PieceHashes
 from swarm.registry.download import download
 from swarm.registry.file_hashes import Stopped, hash_file, stoppable
 from swarm.registry.names import HubRef

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import pytest
 
-from federation.atomic_file import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
 from federation.errors import RosterError, RosterNotKept
 from federation.roster import Roster
 from federation.roster_store import MARK_FILE, ROSTER_FILE, load_roster, save_roster
+from federation.small_files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
 from federation.trust import Trust
 from swarm.commands.members import revoke
 from swarm.errors import SetupError, SwarmError
@@ -323,7 +323,7 @@ async def test_on_a_disk_that_is_really_full_nothing_changes(tiny_disk: Path) ->
 WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
-from federation.atomic_file import write_atomically
+from federation.small_files import write_atomically
 path = Path(sys.argv[1])
 print("ready", flush=True)
 while True:

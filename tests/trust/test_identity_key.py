@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.certificate import check_certificate, make_certificate, node_id_of
 from federation.errors import CertificateError, IdentityError
 from federation.identity import FORMER_IDENTITY_FILE, IDENTITY_FILE, load_identity
-from federation.tls import client_context, server_context
+from federation.tls import check_certificate, client_context, make_certificate, node_id_of, server_context
 from tests.doubles.paired import identity, key_of
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.certificate import fingerprint
 from federation.errors import AddressError, InvitationError
 from federation.hostport import make_address
 from federation.invitation import MAX_CODE_CHARS, PREFIX, Invitation, decode, encode
 from federation.pairing_client import check_invitation
+from federation.tls import fingerprint
 from tests.doubles.paired import identity, roster_of
 
 

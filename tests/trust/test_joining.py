@@ -14,26 +14,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation import pairing, pairing_client
-from federation.certificate import fingerprint
+from federation import invitation as pairing
+from federation import pairing_client
 from federation.errors import PairingError
 from federation.hostport import pairing_port
-from federation.invitation import Invitation, decode, encode
-from federation.pairing import (
+from federation.invitation import (
     MAX_LIVE_CODES,
     MAX_REQUEST_BYTES,
     MAX_WRONG_PROOFS,
+    Invitation,
     Invitations,
     JoinReply,
     JoinRequest,
     Outcome,
+    decode,
+    encode,
     joiner_proof,
 )
 from federation.pairing_client import join
 from federation.pairing_listener import MAX_CONNECTIONS, PairingListener
 from federation.roster import encoded
 from federation.roster_store import load_roster
-from federation.tls import pairing_context
+from federation.tls import fingerprint, pairing_context
 from swarm.commands.members import invite_text
 from swarm.errors import SetupError, SwarmError
 from swarm.node.pairing import join_at_rest

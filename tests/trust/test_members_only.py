@@ -316,7 +316,7 @@ async def test_a_clock_that_is_years_off_cuts_nobody_off(make_node: MakeNode, tm
     """A board without a battery wakes up in 1970, and makes its certificate then."""
     from datetime import UTC, datetime
 
-    from federation import certificate
+    from federation import tls
 
     class In1970(datetime):
         @classmethod
@@ -330,9 +330,9 @@ async def test_a_clock_that_is_years_off_cuts_nobody_off(make_node: MakeNode, tm
 
     for name, clock in (("kitchen", In1970), ("study", In2070)):
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(certificate, "datetime", clock)
+            patched.setattr(tls, "datetime", clock)
             (tmp_path / name).mkdir()
-            (tmp_path / name / "node.pem").write_bytes(certificate.make_certificate())
+            (tmp_path / name / "node.pem").write_bytes(tls.make_certificate())
     trusts = paired_trusts(tmp_path, "kitchen", "study")
     kitchen, study = (make_node(trust.identity.name, trust) for trust in trusts)
     async with run_nodes(kitchen, study):

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from federation.certificate import fingerprint
 from federation.hostport import Address
 from federation.interfaces import Interface
-from federation.invitation import Invitation, decode, encode
-from federation.pairing import JoinAnswer, JoinReply, JoinRequest, inviter_proof
+from federation.invitation import Invitation, JoinAnswer, JoinReply, JoinRequest, decode, encode, inviter_proof
 from federation.pairing_client import join, with_zones
 from federation.pairing_listener import PairingListener
-from federation.tls import pairing_context
+from federation.tls import fingerprint, pairing_context
 from tests.doubles.paired import identity, open_trust
 
 SECRET = b"s" * 16

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation import pairing_listener
-from federation.pairing import JoinReply, JoinRequest
+from federation.invitation import JoinReply, JoinRequest
 from federation.pairing_listener import PairingListener
 from federation.tls import pairing_context
 from tests.doubles.knocking import Handshake, RecordingListener, knock, turn

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from federation import exclusion, wire
+from federation import roster as exclusion
+from federation import wire
+from federation.client import tell_revoked
 from federation.errors import PeerError, PeerUntrusted
-from federation.exclusion import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
-from federation.farewell import tell_revoked
+from federation.roster import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
 from swarm.commands.members import peers_text, revoke_text
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest

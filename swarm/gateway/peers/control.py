@@ -19,7 +19,7 @@ from typing import Protocol, Self
 
 from aiohttp import web
 
-from federation.atomic_file import write_atomically
+from federation.small_files import write_atomically
 from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final
 from aiohttp import web
 
 from federation import wire
-from federation.files import FileList, is_sha256
+from federation.file_exchange import FileList, is_sha256
 from swarm.errors import BadRequest, Unavailable, UnknownFile
 from swarm.registry.shared_files import SharedFiles
 

@@ -1,4 +1,4 @@
-"""What a peer answers over HTTP, read within bounds; here aiohttp's errors are translated, once."""
+"""What a peer answers over HTTP: read within bounds, and aiohttp's errors translated to `PeerError`, in one place."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ from federation.errors import (
 )
 from federation.hostport import Address
 from federation.ndjson import LineSplitter, LineTooLong
-from federation.peer_link import why_no_handshake
 from federation.printable_text import printable
+
+NOT_TAKEN: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
 
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
+_NO_TLS_SIGNS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")  # OpenSSL's words
+_MAX_SHOWN_CHARS: Final = 80  # of what OpenSSL says
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 
@@ -195,3 +198,13 @@ def translated(where: str) -> Generator[None]:
         raise PeerBrokeOff(f"{where} broke off the connection") from error
     except aiohttp.ClientError as error:
         raise PeerProtocolError(f"{where} does not speak HTTP as agreed ({type(error).__name__})") from error
+
+
+def why_no_handshake(error: Exception) -> str:
+    """What a failed TLS handshake, or its late refusal, means among nodes."""
+    words = str(error).upper()
+    if any(sign in words for sign in _NO_TLS_SIGNS):
+        return "is an open node, or none: this node is paired and talks to members only (`swarm invite` invites it)"
+    if "ALERT" in words:
+        return NOT_TAKEN
+    return f"breaks off the TLS handshake ({printable(words)[:_MAX_SHOWN_CHARS]})"

@@ -1,19 +1,25 @@
-"""Model files between nodes: what a node says it shares, what it says of each piece of a file. Parsed and bounded.
+"""Model files between nodes: what a node says it shares, what it says of each piece of a file, and asking it for them.
 
-Nothing here is believed: a file counts once its sha256 is the one that was wanted. The hashes of its pieces only tell
-early, and of whom, that it will not be.
+Nothing that a peer says is believed: a file counts once its sha256 is the one that was wanted. The hashes of its pieces
+only tell early, and of whom, that it will not be. Functions that ask raise PeerError and nothing else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from federation.advertisement import Wire
+from federation import wire
+from federation.client import PeerClient
 from federation.errors import PeerProtocolError
+from federation.hostport import Address
 from federation.printable_text import printable
+from federation.wire import Wire, first_problem
 
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 PIECE_BYTES: Final = 8 << 20  # held in memory until it is proved, once for each stream; a second or two of Wi-Fi
@@ -23,7 +29,8 @@ MAX_FILES: Final = 512  # of one node: at 2 GB a file a terabyte
 MAX_NAME_CHARS: Final = 512  # OWNER/REPO/ and a path of four folders at most
 MAX_LIST_BYTES: Final = 512 * 1024  # MAX_FILES of usual names are under 128 KiB
 MAX_PIECES_BYTES: Final = 1 << 20  # MAX_PIECES hashes in JSON are 550 KB
-_MAX_PROBLEM_CHARS: Final = 200
+LIST_TIMEOUT_S: Final = 5.0  # a disk that sleeps wakes up in this time
+PIECE_TIMEOUT_S: Final = 60.0  # 140 KB/s: whoever is slower costs more than another source, or the internet
 _SHA256 = re.compile(SHA256_PATTERN.strip("^$"))
 
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
@@ -71,7 +78,7 @@ def parse_file_list(raw: bytes) -> tuple[SharedFile, ...]:
     try:
         return FileList.model_validate_json(raw).files
     except ValidationError as error:
-        raise PeerProtocolError(f"does not list files: {_first_problem(error)}") from error
+        raise PeerProtocolError(f"does not list files: {first_problem(error)}") from error
 
 
 def parse_pieces(raw: bytes) -> PieceHashes:
@@ -79,13 +86,45 @@ def parse_pieces(raw: bytes) -> PieceHashes:
     try:
         found = PieceHashes.model_validate_json(raw)
     except ValidationError as error:
-        raise PeerProtocolError(f"does not list pieces: {_first_problem(error)}") from error
+        raise PeerProtocolError(f"does not list pieces: {first_problem(error)}") from error
     if len(found.pieces) != piece_count(found.size_bytes):
         raise PeerProtocolError(f"lists {len(found.pieces)} pieces of a file of {found.size_bytes} bytes")
     return found
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return printable(f"{where}: {problem['msg']}" if where else problem["msg"])[:_MAX_PROBLEM_CHARS]
+@dataclass(frozen=True, slots=True)
+class FilePeer:
+    """A node that may have files."""
+
+    id: str
+    label: str
+    address: Address
+
+
+async def list_files(client: PeerClient, peer: FilePeer) -> tuple[SharedFile, ...]:
+    """What `peer` shares."""
+    raw = await client.get_json(peer.address, wire.MODELS_PATH, LIST_TIMEOUT_S, limit_bytes=MAX_LIST_BYTES)
+    with _said_by(peer):
+        return parse_file_list(raw)
+
+
+async def piece_hashes(client: PeerClient, peer: FilePeer, sha256: str) -> PieceHashes:
+    """What `peer` says of the pieces of a file."""
+    path = f"{wire.MODELS_PATH}/{sha256}{wire.PIECES_SUFFIX}"
+    raw = await client.get_json(peer.address, path, LIST_TIMEOUT_S, limit_bytes=MAX_PIECES_BYTES)
+    with _said_by(peer):
+        return parse_pieces(raw)
+
+
+async def read_piece(client: PeerClient, peer: FilePeer, sha256: str, span: tuple[int, int]) -> bytes:
+    """The bytes of one piece, as many as asked for, unproved."""
+    start, size_bytes = span
+    return await client.get_range(peer.address, f"{wire.MODELS_PATH}/{sha256}", start, size_bytes, PIECE_TIMEOUT_S)
+
+
+@contextmanager
+def _said_by(peer: FilePeer) -> Generator[None]:
+    try:
+        yield
+    except PeerProtocolError as error:
+        raise PeerProtocolError(f"{peer.label} {error}") from error

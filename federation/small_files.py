@@ -1,6 +1,7 @@
-"""Writing a small file so that a crash leaves the old content or the new, never a mixture.
+"""Small files on disk: reading one that a person wrote, within a bound, and writing one so that no crash can spoil it.
 
-Who is killed in between leaves a temporary behind; `remove_temporaries` removes it at the next start.
+A crash while writing leaves the old content or the new, never a mixture. A process that is killed in between leaves a
+temporary file behind; `remove_temporaries` removes it at the next start.
 """
 
 from __future__ import annotations
@@ -16,16 +17,33 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from federation.errors import FederationError
+
 TEMPORARY_SUFFIX: Final = ".swarm-tmp"  # of nobody else's files
+MAX_REMOVED: Final = 10_000  # in one folder at one start: more are left for the next
 _TEMPORARY: Final = re.compile(rf"\..+\.[a-z0-9_]{{8}}{re.escape(TEMPORARY_SUFFIX)}")
 _FORMER_TEMPORARY: Final = re.compile(  # of earlier versions, in the data directory
     r"\.(?:node\.pem|roster\.json|peers\.json|control\.json|weights\.json)\.[a-z0-9_]{8}"
 )
 _FOLDER_MODE: Final = 0o700  # what is written here is for its owner
 _NO_FOLDER_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EISDIR})
-MAX_REMOVED: Final = 10_000  # in one folder at one start: more are left for the next
-
 _log = logging.getLogger(__name__)
+
+
+class TextFileError(FederationError):
+    """A file that cannot be read, or is too large to be what it should be."""
+
+
+def read_text_file(path: Path, option: str, max_bytes: int) -> str:
+    """The text, what is no UTF-8 replaced. Blocks. Raises TextFileError naming the `option` and the file."""
+    try:
+        with path.expanduser().open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        raise TextFileError(f"cannot read {option} {path}: {error.strerror}") from error
+    if len(raw) > max_bytes:
+        raise TextFileError(f"{option} {path} is larger than {max_bytes} bytes")
+    return raw.decode("utf-8-sig", errors="replace")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
