@@ -24,7 +24,7 @@ from federation.roster_store import save_roster
 from federation.tls import client_context
 from federation.trust import Trust
 from swarm.errors import Forbidden
-from swarm.gateway.http.access_middleware import check_member, check_stranger
+from swarm.gateway.http.access_middleware import check_membership, check_stranger
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import RunningNode, run_nodes
@@ -371,10 +371,10 @@ async def test_a_lost_list_that_cannot_be_written_still_holds(
 )
 def test_what_is_answered_over_tls(path: str, is_member: bool, claimed: str | None, code: str | None) -> None:
     if code is None:
-        check_member(path, "me", is_member, claimed)
+        check_membership(path, "me", is_member, claimed)
         return
     with pytest.raises(Forbidden) as caught:
-        check_member(path, "me", is_member, claimed)
+        check_membership(path, "me", is_member, claimed)
     assert caught.value.code == code
 
 
