@@ -1,4 +1,4 @@
-"""A node from start to stop: the limit of open files it needs, the signals that end it, and an end nothing can hold up."""
+"""A node from start to stop: its limit of open files, the signals that end it, and an end that nothing can hold up."""
 
 from __future__ import annotations
 
