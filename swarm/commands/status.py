@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from federation.printable_text import one_line
 from swarm.commands.http import NodeDoor, get_json
 from swarm.commands.output import say
+
+if TYPE_CHECKING:
+    from swarm.gateway.observing.view import AccessEntry, ChangeEntry, FederationView, PeerEntry, UpstreamEntry
 
 SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
@@ -17,22 +20,27 @@ SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 def status(door: NodeDoor, as_json: bool) -> int:
     """Print the federation view of the node behind `door`; 1 if it is not ready."""
-    view = get_json(door, "/v1/federation/health")
-    say(json.dumps(view, indent=2) if as_json else render(view))
-    return 0 if view["status"] == "ok" else 1
+    answer = get_json(door, "/v1/federation/health")
+    if as_json:
+        say(json.dumps(answer, indent=2))
+    else:
+        from swarm.gateway.observing.view import parse_view  # with pydantic: only for an answer that is there
+
+        say(render(parse_view(answer)))
+    return 0 if answer.get("status") == "ok" else 1
 
 
-def upstream_line(upstream: dict[str, Any]) -> str:
+def upstream_line(upstream: UpstreamEntry) -> str:
     """Where requests may go beside the nodes, and how many went."""
-    state = upstream["problem"] or f"`swarm` there is {upstream['model']}, of {upstream['models']} models"
-    where = "on this machine" if upstream["reach"] == "machine" else "requests may leave this machine"
-    where = "requests may LEAVE THIS NETWORK" if upstream["reach"] == "internet" else where
-    return f"  upstream {upstream['host']} ({upstream['mode']}): {where}; {upstream['requests']} sent so far; {state}"
+    state = upstream.problem or f"`swarm` there is {upstream.model}, of {upstream.models} models"
+    where = "on this machine" if upstream.reach == "machine" else "requests may leave this machine"
+    where = "requests may LEAVE THIS NETWORK" if upstream.reach == "internet" else where
+    return f"  upstream {upstream.host} ({upstream.mode}): {where}; {upstream.requests} sent so far; {state}"
 
 
-def access_line(access: dict[str, Any]) -> str | None:
+def access_line(access: AccessEntry) -> str | None:
     """What an API key does not close, or closes beside the API; None where that goes without saying."""
-    match access.get("api"), access.get("peers"):
+    match access.api, access.peers:
         case "key", "anyone":
             return "! open to nodes without the API key: any machine may have answers generated (--open-federation)"
         case "key", "nobody":
@@ -55,75 +63,68 @@ def lasting(passed_s: float) -> str:
     return f"{whole_s} s"
 
 
-def peer_line(peer: dict[str, Any], changes: Sequence[dict[str, Any]], now: datetime) -> str:
+def peer_line(peer: PeerEntry, changes: Sequence[ChangeEntry], now: datetime) -> str:
     """One peer; of a dead one, whose figures are old, since when and why; `changes` have the oldest first."""
-    who = f"  peer {peer['name']}  {peer['url']}  "
-    if peer["state"] != "dead":
-        rtt = "" if peer["rtt_ms"] is None else f", {peer['rtt_ms']} ms"
-        seen = f"seen {peer['last_seen_s']} s ago{rtt}, found by {peer['source']}, {peer['slots_free']} slots free"
-        return f"{who}{peer['state']} ({seen})"
+    who = f"  peer {peer.name}  {peer.url}  "
+    if peer.state != "dead":
+        rtt = "" if peer.rtt_ms is None else f", {peer.rtt_ms} ms"
+        seen = f"seen {peer.last_seen_s} s ago{rtt}, found by {peer.source}, {peer.slots_free} slots free"
+        return f"{who}{peer.state} ({seen})"
     for change in reversed(changes):
-        if (change["id"], change["state"]) == (peer["id"], "dead"):
-            return f"{who}dead for {since(change['at'], now)}: {change['reason']}"
-    return f"{who}dead: last seen {lasting(peer['last_seen_s'])} ago"
+        if (change.id, change.state) == (peer.id, "dead"):
+            return f"{who}dead for {since(change.at, now)}: {change.reason}"
+    return f"{who}dead: last seen {lasting(peer.last_seen_s)} ago"
 
 
-def problem_lines(peer: dict[str, Any], mode: str) -> list[str]:
+def problem_lines(peer: PeerEntry, mode: str) -> list[str]:
     """What stands out of how a peer behaves, and what a person can do about it; nothing for one like the rest."""
-    problems = peer.get("problems", ())  # a node of an earlier version does not say
-    if not problems:
+    if not peer.problems:
         return []
     if mode == "paired":
-        remedy = f"if that is no weak model or a defect: swarm revoke {peer['id'][:SHOWN_ID_CHARS]}"
+        remedy = f"if that is no weak model or a defect: swarm revoke {peer.id[:SHOWN_ID_CHARS]}"
     else:
         remedy = "this swarm is open, and nobody can be put out: `swarm invite` pairs your own machines"
-    return [f"  ! {peer['name']} ({peer['id'][:SHOWN_ID_CHARS]}): {'; '.join(problems)}", f"    {remedy}"]
+    return [f"  ! {peer.name} ({peer.id[:SHOWN_ID_CHARS]}): {'; '.join(peer.problems)}", f"    {remedy}"]
 
 
-def change_line(change: dict[str, Any], now: datetime) -> str:
+def change_line(change: ChangeEntry, now: datetime) -> str:
     """One change among the peers."""
-    times = f" ({change['times']} times within a minute)" if change["times"] > 1 else ""
-    return f"  {since(change['at'], now)} ago: {change['peer']} is {change['state']}: {change['reason']}{times}"
+    times = f" ({change.times} times within a minute)" if change.times > 1 else ""
+    return f"  {since(change.at, now)} ago: {change.peer} is {change.state}: {change.reason}{times}"
 
 
-def render(view: dict[str, Any]) -> str:
+def render(view: FederationView) -> str:
     """The view as text for people."""
-    node = view["node"]
-    lines = [f"{node['name']}  {node['url']}  {view['status']}  (version {node['version']}, {node['mode']})"]
-    if problem := view.get("trust", {}).get("problem"):
-        lines.append(f"! {problem}")
-    if told := access_line(view.get("access", {})):  # a node of an earlier version does not say
-        lines.append(told)
-    if view["status"] == "draining":
+    node, now = view.node, datetime.now(UTC)
+    lines = [f"{node.name}  {node.url}  {view.status}  (version {node.version}, {node.mode})"]
+    if view.trust.problem:
+        lines.append(f"! {view.trust.problem}")
+    if warning := access_line(view.access):
+        lines.append(warning)
+    if view.status == "draining":
         lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
-    if view.get("upstream"):
-        lines.append(upstream_line(view["upstream"]))
-    for model, nodes in sorted(view["models"].items()):
+    if view.upstream:
+        lines.append(upstream_line(view.upstream))
+    for model, nodes in sorted(view.models.items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
-    if not view["models"] and not (view.get("upstream") and view["upstream"]["model"]):
+    if not view.models and not (view.upstream and view.upstream.model):
         lines.append("  no model is running yet")
-    now, changes = datetime.now(UTC), view.get("changes", ())
-    absent = view.get("trust", {}).get("absent", ())  # a node of an earlier version does not say
-    for peer in view["peers"]:
-        lines += [peer_line(peer, changes, now), *problem_lines(peer, node["mode"])]
+    for peer in view.peers:
+        lines += [peer_line(peer, view.changes, now), *problem_lines(peer, node.mode)]
     lines += [
-        f"  member {member['name']}  absent: not seen since this node started, or for over ten minutes"
-        for member in absent
+        f"  member {member.name}  absent: not seen since this node started, or for over ten minutes"
+        for member in view.trust.absent
     ]
-    if not view["peers"] and not absent:
+    if not view.peers and not view.trust.absent:
         lines.append("  no peers")
-    lines += [change_line(change, now) for change in changes[-SHOWN_CHANGES:]]
+    lines += [change_line(change, now) for change in view.changes[-SHOWN_CHANGES:]]
     lines += [
-        f"  no peer at {rejected['address']} ({rejected['source']}): {rejected['why']}: {rejected['reason']}"
-        for rejected in view.get("rejected", ())
-        if rejected["source"] == "static" or rejected["why"] not in ("itself", "down")
+        f"  no peer at {rejected.address} ({rejected.source}): {rejected.why}: {rejected.reason}"
+        for rejected in view.rejected
+        if rejected.source == "static" or rejected.why not in ("itself", "down")
     ]
     lines += [
-        f"  no peer at {name['name']}: it cannot be looked up ({name['problem']})"
-        for name in view.get("names", ())
-        if name["problem"]
+        f"  no peer at {name.name}: it cannot be looked up ({name.problem})" for name in view.names if name.problem
     ]
-    lines += [
-        f"  {source['source']} is off: {source['problem']}" for source in view.get("sources", ()) if source["problem"]
-    ]
+    lines += [f"  {source.source} is off: {source.problem}" for source in view.sources if source.problem]
     return "\n".join(map(one_line, lines))

@@ -28,7 +28,9 @@ from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP,
 from swarm.gateway.http.listener import quiet_about_bad_requests
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
-from swarm.gateway.observing.metrics import METRICS, Metrics, PeerMetrics
+from swarm.gateway.observing.changes import CHANGES, ViewChanges
+from swarm.gateway.observing.metrics import METRICS, Metrics
+from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import model_files
@@ -73,22 +75,30 @@ def make_app(
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
     metrics = Metrics()
-    metrics.watch("swarm_slots_free", "Idle slots on this node", lambda: sum(s.slots_free for s in pool.states()))
-    metrics.watch("swarm_slots", "Slots on this node", lambda: sum(state.slots for state in pool.states()))
-    metrics.watch("swarm_peers_alive", "Peers that answer", lambda: len(membership.alive()))
-    metrics.watch("swarm_draining", "1 while this node shuts down, else 0", lambda: condition.draining)
     in_progress = condition.in_progress
     pool.listeners.append(metrics)
-    metrics.watch("swarm_requests_in_flight", "Requests running, queued or passed on", lambda: len(in_progress))
-    metrics.watch("swarm_queue_length", "Requests waiting for workers", lambda: sum(s.waiting for s in pool.states()))
     admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"))
     dispatcher.listeners.append(metrics)
-    metrics.registry.register(PeerMetrics(membership))
+    access = access or AccessRules()
+    view = ViewSources(
+        describe=describe,
+        dispatcher=dispatcher,
+        pool=pool,
+        membership=membership,
+        condition=condition,
+        access=access,
+        trust=trust,
+        file_transfers=None if files is None else lambda: files.transfers.running,
+    )
+    metrics.show(view.look)
+    changes = ViewChanges(view.look)
+    membership.subscribe(changes.notice)
+    condition.subscribe(changes.notice)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:
         app[TRUST] = trust
         app.middlewares.append(PeerGate(trust).middleware)
-    guard(app, access or AccessRules())
+    guard(app, access)
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
     app[KEEPS_BODIES] = dispatcher.upstream is not None
@@ -104,8 +114,9 @@ def make_app(
     app[DESCRIBE] = describe
     app[PACING] = pacing
     app[model_files.FILES] = files
-    if files is not None:
-        metrics.watch("swarm_file_transfers", "Model files being given to peers", lambda: files.transfers.running)
+    app[observing.VIEW] = view
+    app[CHANGES] = changes
+    app.on_cleanup.append(lambda _: changes.aclose())
     app[STARTED_AT] = int(time.time())
     for room in (openai, responses, anthropic, llama, observing, peers, model_files, pages):
         app.add_routes(with_unversioned_paths(room.routes()))

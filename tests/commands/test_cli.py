@@ -14,6 +14,7 @@ from swarm.cli import main
 from swarm.commands.chat import vote_line
 from swarm.commands.status import render
 from swarm.commands.terminal import Terminal
+from swarm.gateway.observing.view import parse_view
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +126,7 @@ def test_status_names_everyone() -> None:
         "source": "mdns", "slots_free": 4, "models": ["demo"], "id": "x",
     }  # fmt: skip
     node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": "open", "id": "y"}
-    text = render({"status": "ok", "node": node, "peers": [peer], "models": {"demo": ["kitchen", "study"]}})
+    text = render(parse_view({"status": "ok", "node": node, "peers": [peer], "models": {"demo": ["kitchen", "study"]}}))
     assert "kitchen  http://10.0.0.1:17615  ok" in text
     assert "model demo: kitchen, study" in text
     assert "peer study" in text
@@ -143,14 +144,14 @@ def test_status_says_since_when_and_why_a_peer_is_dead_and_who_is_absent() -> No
         "reason": "nobody listens at 10.0.0.2:17615", "times": 1,
     }  # fmt: skip
     view = {"status": "ok", "node": node, "peers": [peer], "models": {}}
-    text = render({**view, "changes": [gone]})
+    text = render(parse_view({**view, "changes": [gone]}))
     assert "study  http://10.0.0.2:17615  dead for 2 h: nobody listens at 10.0.0.2:17615" in text
     assert "slots free" not in text
-    assert "  dead: last seen 2 h ago" in render(view)
+    assert "  dead: last seen 2 h ago" in render(parse_view(view))
     alone = {**view, "peers": [], "trust": {"mode": "paired", "problem": None, "absent": [{"id": "z", "name": "vm"}]}}
-    assert "  member vm  absent: not seen since this node started" in render(alone)
-    assert "no peers" not in render(alone)
-    assert "no peers" in render({**view, "peers": []})
+    assert "  member vm  absent: not seen since this node started" in render(parse_view(alone))
+    assert "no peers" not in render(parse_view(alone))
+    assert "no peers" in render(parse_view({**view, "peers": []}))
 
 
 def test_a_vote_in_one_line() -> None:

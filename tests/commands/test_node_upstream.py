@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from swarm.commands.status import upstream_line
 from swarm.engines.upstream.address import parse_upstream
 from swarm.errors import SetupError
+from swarm.gateway.observing.view import UpstreamEntry
 from swarm.node.settings import make_settings
 from swarm.node.upstream import banner_lines, read_upstream, take_key
 from swarm.routing.upstream import UpstreamPlan
@@ -90,7 +92,9 @@ def test_a_key_in_the_clear_is_warned_of() -> None:
 
 
 def test_status_says_it_too() -> None:
-    view = {"host": "api.openai.com", "mode": "voter", "reach": "internet", "model": "big", "models": 3, "requests": 7}
-    line = upstream_line({**view, "problem": None})
+    entry = UpstreamEntry(
+        host="api.openai.com", mode="voter", reach="internet", model="big", models=3, requests=7, problem=None
+    )
+    line = upstream_line(entry)
     assert "api.openai.com (voter): requests may LEAVE THIS NETWORK; 7 sent so far" in line
-    assert "down" in upstream_line({**view, "problem": "down"})
+    assert "down" in upstream_line(replace(entry, problem="down"))

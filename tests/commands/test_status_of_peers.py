@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from swarm.commands.status import problem_lines, render
+from swarm.errors import SwarmError
+from swarm.gateway.observing.view import FederationView, parse_view
 
 PEER: dict[str, Any] = {
     "id": "abcdefghijklmnopqrstuvwxyz234567",
     "name": "attic",
+    "models": ["demo"],
     "url": "http://10.0.0.2:17615",
     "state": "alive",
     "rtt_ms": 1.0,
@@ -24,9 +27,9 @@ PEER: dict[str, Any] = {
 }
 
 
-def view(mode: str, *peers: dict[str, Any]) -> dict[str, Any]:
-    node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": mode}
-    return {"node": node, "status": "ok", "models": {"demo": ["kitchen"]}, "peers": list(peers)}
+def view(mode: str, *peers: dict[str, Any]) -> FederationView:
+    node = {"id": "id-kitchen", "name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": mode}
+    return parse_view({"node": node, "status": "ok", "models": {"demo": ["kitchen"]}, "peers": list(peers)})
 
 
 def test_a_member_that_stands_out_is_named_with_the_command_that_puts_it_out() -> None:
@@ -41,7 +44,7 @@ def test_a_member_that_stands_out_is_named_with_the_command_that_puts_it_out() -
 
 
 def test_in_an_open_swarm_the_remedy_is_to_pair() -> None:
-    (_, remedy) = problem_lines(PEER, "open")
+    (_, remedy) = problem_lines(view("open", PEER).peers[0], "open")
     assert "swarm invite" in remedy
     assert "revoke" not in remedy
 
@@ -49,3 +52,12 @@ def test_in_an_open_swarm_the_remedy_is_to_pair() -> None:
 @pytest.mark.parametrize("peer", [{**PEER, "problems": []}, {k: v for k, v in PEER.items() if k != "problems"}])
 def test_of_a_peer_like_the_rest_and_by_an_older_node_nothing_is_said(peer: dict[str, Any]) -> None:
     assert "!" not in render(view("paired", peer))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"status": "ok"}, {"status": "ok", "node": {}, "peers": [], "models": {}}, {"trust": 1}, {"peers": ["attic"]}],
+)
+def test_what_is_no_view_is_refused_in_words(answer: dict[str, Any]) -> None:
+    with pytest.raises(SwarmError, match="--json"):
+        parse_view(answer)

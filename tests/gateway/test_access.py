@@ -15,6 +15,7 @@ from openai import AuthenticationError
 
 from swarm.commands.status import render
 from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.observing.view import parse_view
 from tests.doubles.clients import Client, chat_body, connect, openai_client
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying
@@ -132,13 +133,13 @@ async def test_what_nodes_ask_is_closed_to_strangers_where_it_was_not_said_aloud
                 assert "`swarm invite` there" in reply.error["message"]
         said = (await client.get("/v1/federation/health", x_api_key=KEY)).json
         assert said["access"] == {"api": "key", "peers": "nobody", "management": "this machine"}
-        assert "! closed to other nodes: this one has an API key and no members" in render(said)
+        assert "! closed to other nodes: this one has an API key and no members" in render(parse_view(said))
 
 
 async def test_an_open_federation_beside_a_key_is_said_in_the_status(client: Client) -> None:
     said = (await client.get("/v1/federation/health", x_api_key=KEY)).json
     assert said["access"]["peers"] == "anyone"
-    assert "! open to nodes without the API key" in render(said)
+    assert "! open to nodes without the API key" in render(parse_view(said))
 
 
 async def test_in_no_federation_the_key_guards_the_peers_endpoints_too() -> None:

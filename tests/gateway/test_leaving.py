@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from swarm.commands.status import render
+from swarm.gateway.observing.view import parse_view
 from swarm.node import leaving as node_leaving
 from swarm.node.leaving import ASKED_LATELY_S, farewell, linger_s
 from tests.doubles.clients import Client, chat_body, connect
@@ -142,7 +143,8 @@ async def test_new_requests_are_passed_on_and_each_answer_closes_its_connection(
             assert len(nodes.engines["kitchen"].requests) == 1
             ready_reply = await nodes.client.get("/readyz")
             assert (ready_reply.status, ready_reply.json["reason"]) == (503, "draining")
-            assert "this node is shutting down" in render((await nodes.client.get("/v1/federation/health")).json)
+            view = parse_view((await nodes.client.get("/v1/federation/health")).json)
+            assert "this node is shutting down" in render(view)
             assert "swarm_draining 1.0" in (await nodes.client.get("/metrics")).text
             gate.set()
             reply = await running

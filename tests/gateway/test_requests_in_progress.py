@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from swarm.gateway.documentation.answers import Cancelled, RequestListing
+from swarm.gateway.documentation.answers import Cancelled
 from swarm.gateway.http import admission
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.gateway.http.in_progress import CANCELLED
+from swarm.gateway.observing.view import RequestListing
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -50,7 +52,7 @@ async def endless(
 async def listed(client: Client, **headers: str) -> list[Any]:
     reply = await client.get(REQUESTS, **headers)
     assert reply.status == 200
-    RequestListing.model_validate(reply.json)
+    TypeAdapter(RequestListing).validate_python(reply.json)
     return reply.json["data"]
 
 

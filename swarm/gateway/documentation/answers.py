@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from swarm.gateway.http.access import PeersAccess
 from swarm.generation import FinishReason
 from swarm.routing.preference import REASONS
 
@@ -234,20 +233,6 @@ class ModelListing(BaseModel):
     data: list[ModelEntry]
 
 
-class RequestEntry(BaseModel):
-    """A request in progress. `id` is its X-Request-Id; `from`: whether a client or another node asked."""
-
-    id: str
-    path: str
-    from_: Annotated[Literal["client", "node"], Field(alias="from")]
-    running_s: float
-
-
-class RequestListing(BaseModel):
-    object: Literal["list"]
-    data: list[RequestEntry]
-
-
 class Cancelled(BaseModel):
     """How many requests with this id were ended: more than one where clients give the same."""
 
@@ -264,123 +249,6 @@ class NotReady(BaseModel):
 
     status: Literal["unavailable"]
     reason: str
-
-
-class NodeEntry(BaseModel):
-    id: str
-    name: str
-    version: str
-    url: str
-    mode: str
-
-
-class PeerEntry(BaseModel):
-    """A peer as this node sees it: `state` is alive, suspect or dead."""
-
-    id: str
-    name: str
-    url: str
-    state: str
-    models: list[str]
-    rtt_ms: float | None
-    last_seen_s: float
-    slots_free: int
-    source: str
-
-
-class ChangeEntry(BaseModel):
-    """A change of one peer, `state` the new one; `times` counts the same one within a minute, `at` the last."""
-
-    at: str
-    peer: str
-    id: str
-    state: str
-    reason: str
-    times: int
-
-
-class UpstreamEntry(BaseModel):
-    """The server that this node may ask beside nodes: `reach` is machine, network or internet."""
-
-    host: str
-    mode: str
-    reach: str
-    model: str | None
-    models: int
-    requests: int
-    problem: str | None
-
-
-class RejectedEntry(BaseModel):
-    """An address that was proposed and leads to no peer.
-
-    `why` is one of: down, no node, other version, itself, copied identity, leaving, full, untrusted.
-    """
-
-    address: str
-    source: str
-    why: str
-    reason: str
-
-
-class NameEntry(BaseModel):
-    """A host name given with `--peer`, and the addresses it stood for when last looked up."""
-
-    name: str
-    addresses: list[str]
-    problem: str | None
-
-
-class SourceEntry(BaseModel):
-    """A source of peers beside `--peer`, and why it does not work now."""
-
-    source: str
-    problem: str | None
-
-
-class MemberEntry(BaseModel):
-    """A member of this paired swarm."""
-
-    id: str
-    name: str
-
-
-class TrustEntry(BaseModel):
-    """Who may be a peer: `mode` is open or paired. `problem`: this node was put out of its swarm.
-
-    `absent` are members not seen since this node started, or lost and forgotten since.
-    """
-
-    mode: str
-    problem: str | None
-    absent: list[MemberEntry]
-
-
-class AccessEntry(BaseModel):
-    """Who may do what here; `docs/trust.md` has the table.
-
-    `peers`: who may ask as a node. nobody: this node has a key, and no members; none: it is in no federation.
-    """
-
-    api: Literal["anyone", "key"]
-    peers: PeersAccess
-    management: Literal["this machine", "this machine or admin key"]
-
-
-class FederationView(BaseModel):
-    """The swarm as this node sees it. `models` says which nodes serve each model."""
-
-    status: str
-    node: NodeEntry
-    trust: TrustEntry
-    access: AccessEntry
-    peers: list[PeerEntry]
-    changes: list[ChangeEntry]
-    rejected: list[RejectedEntry]
-    names: list[NameEntry]
-    sources: list[SourceEntry]
-    models: dict[str, list[str]] = Field(default_factory=dict[str, list[str]])
-    upstream: UpstreamEntry | None = None
 
 
 class OpenApiDocument(BaseModel):

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from pydantic import BaseModel, JsonValue
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from swarm.gateway.documentation.answers import ErrorBody
 from swarm.gateway.http.access import Kind, is_between_nodes, kind_of
@@ -32,7 +32,7 @@ class Operation:
     path: str
     summary: str
     tag: str
-    answer: type[BaseModel] | None = None
+    answer: type[object] | None = None
     body: type[BaseModel] | None = None
     streams: str | None = None
     errors: type[BaseModel] | None = None
@@ -49,7 +49,9 @@ class Operation:
     @property
     def voted(self) -> bool:
         """Whether its answers tell how the vote went."""
-        return self.answer is not None and "swarm" in self.answer.model_fields and self.body is not None
+        if self.answer is None or self.body is None or not issubclass(self.answer, BaseModel):
+            return False
+        return "swarm" in self.answer.model_fields
 
 
 REF = "#/components/schemas/"
@@ -139,21 +141,22 @@ def refusals(operation: Operation) -> tuple[int, ...]:
     )
 
 
-Refs = dict[type[BaseModel], JsonObject]
+Refs = dict[type[object], JsonObject]
 
 
 def _schemas(operations: Sequence[Operation]) -> tuple[Refs, JsonObject]:
-    """The reference of each model that an operation names, and all their schemas."""
-    models: dict[type[BaseModel], None] = {ErrorBody: None}
+    """The reference of each type that an operation names, and all their schemas."""
+    named: dict[type[object], None] = {ErrorBody: None}
     for operation in operations:
-        for model in (operation.body, operation.answer, operation.errors, *operation.others.values()):
-            if model is not None:
-                models[model] = None
+        for kind in (operation.body, operation.answer, operation.errors, *operation.others.values()):
+            if kind is not None:
+                named[kind] = None
     # As read, not as written: a field with a default may be missing in both directions.
-    by_model, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template=REF + "{model}"
-    )
-    refs = {model: cast("JsonObject", by_model[model, "validation"]) for model in models}
+    inputs: list[tuple[type[object], JsonSchemaMode, TypeAdapter[object]]] = [
+        (kind, "validation", TypeAdapter(kind)) for kind in named
+    ]
+    by_kind, definitions = TypeAdapter.json_schemas(inputs, ref_template=REF + "{model}")
+    refs = {kind: cast("JsonObject", by_kind[kind, "validation"]) for kind in named}
     return refs, cast("JsonObject", definitions["$defs"])
 
 

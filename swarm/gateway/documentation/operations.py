@@ -17,12 +17,10 @@ from swarm.gateway.documentation.answers import (
     ChatCompletion,
     EmbeddingList,
     ErrorBody,
-    FederationView,
     ModelEntry,
     ModelListing,
     NotReady,
     OpenApiDocument,
-    RequestListing,
     TextCompletion,
 )
 from swarm.gateway.documentation.document import SSE, Operation
@@ -39,6 +37,7 @@ from swarm.gateway.documentation.other_answers import (
     TokenList,
 )
 from swarm.gateway.http.access import REQUESTS_PATH
+from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.responses.bodies import ResponsesBody

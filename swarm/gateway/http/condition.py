@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -15,13 +14,43 @@ LOADING_RETRY_AFTER_S = 2  # told to clients: a small model is there by then, a 
 LEAVING_RETRY_AFTER_S = 1  # where a supervisor starts the node again, it listens by then
 
 
-@dataclass(slots=True)
 class Condition:
-    """`loading` ends when the first model runs; `draining` begins with the first stop signal and never ends."""
+    """Whether the node takes work: `loading` until its first model runs, `draining` from the first stop signal on."""
 
-    loading: bool = True
-    draining: bool = False
-    in_progress: InProgress = field(default_factory=InProgress)
+    def __init__(self, loading: bool = True, draining: bool = False) -> None:
+        self.in_progress = InProgress()
+        self._loading = loading
+        self._draining = draining
+        self._subscribers: list[Callable[[], None]] = []
+
+    @property
+    def loading(self) -> bool:
+        """Whether the node's first model does not run yet."""
+        return self._loading
+
+    @loading.setter
+    def loading(self, loading: bool) -> None:
+        self._loading = loading
+        self._tell()
+
+    @property
+    def draining(self) -> bool:
+        """Whether this node shuts down and only ends what it has begun; it never goes back."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        self._tell()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after every change, which must neither block nor raise; the returned function ends that."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def _tell(self) -> None:
+        for callback in tuple(self._subscribers):
+            callback()
 
     @contextmanager
     def finding_a_model(self, node: str, for_peer: bool = False) -> Generator[None]:

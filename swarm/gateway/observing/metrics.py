@@ -1,24 +1,20 @@
-"""What the node counts, for Prometheus: requests, tokens, votes, slots, peers.
-
-How many peers there are in each state, and how often one changed to it: read from the membership when asked.
-"""
+"""What `/metrics` shows, for Prometheus: counters that the gateway feeds, and gauges read from the node's view."""
 
 from __future__ import annotations
 
-import collections
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from federation.membership import Membership
 from federation.peer import PeerState
 from swarm.consensus.verdict import Verdict
 from swarm.gateway.http.errors import Handler
 from swarm.gateway.http.in_progress import CLIENT_LEFT, ENDING
+from swarm.gateway.observing.view import NodeView
 from swarm.generation import Candidate
 from swarm.workers.slots import Refusal
 
@@ -92,9 +88,9 @@ class Metrics:
             "swarm_requests_moved", "Requests that left this node's queue for an idle peer", registry=self.registry
         )
 
-    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when somebody looks."""
-        Gauge(name, text, registry=self.registry).set_function(read)
+    def show(self, look: Callable[[], NodeView]) -> None:
+        """Show the gauges of the view that `look` makes, whenever somebody asks."""
+        self.registry.register(ViewGauges(look))
 
     def answered(self, candidates: Sequence[Candidate], verdict: Verdict | None) -> None:
         """Count one answer and, if there was one, its vote."""
@@ -167,21 +163,35 @@ def overruled(shown: Sequence[Candidate], verdict: Verdict) -> bool:
     return verdict.winner is not None and any(c.voter not in {verdict.winner.voter, *agreed} for c in shown)
 
 
-METRICS = web.AppKey("metrics", Metrics)
+class ViewGauges(Collector):
+    """What holds at this moment: slots, requests, peers, all from one view."""
 
-
-class PeerMetrics(Collector):
-    """`swarm_peers{state}` and `swarm_peer_changes_total{to}`."""
-
-    def __init__(self, membership: Membership) -> None:
-        self._membership = membership
+    def __init__(self, look: Callable[[], NodeView]) -> None:
+        self._look = look
 
     def collect(self) -> Iterator[Metric]:
-        now = collections.Counter(peer.state for peer in self._membership.peers())
+        view = self._look()
+        gauges: dict[str, tuple[str, float]] = {
+            "swarm_slots_free": ("Idle slots on this node", sum(model.slots_free for model in view.models)),
+            "swarm_slots": ("Slots on this node", sum(model.slots for model in view.models)),
+            "swarm_peers_alive": ("Peers that answer", view.peers_alive),
+            "swarm_draining": ("1 while this node shuts down, else 0", view.draining),
+            "swarm_requests_in_flight": ("Requests running, queued or passed on", view.requests),
+            "swarm_queue_length": ("Requests waiting for workers", sum(model.waiting for model in view.models)),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
         peers = GaugeMetricFamily("swarm_peers", "Peers known, by state", labels=["state"])
         changes = CounterMetricFamily("swarm_peer_changes", "Peers' changes of state, by the new one", labels=["to"])
         for state in PeerState:
-            peers.add_metric([state.value], now[state])
-            changes.add_metric([state.value], self._membership.change_counts()[state])
+            peers.add_metric([state.value], view.peers_by_state.get(state.value, 0))
+            changes.add_metric([state.value], view.changes_to_state.get(state.value, 0))
         yield peers
         yield changes
+        if view.file_transfers is not None:
+            yield GaugeMetricFamily(
+                "swarm_file_transfers", "Model files being given to peers", value=view.file_transfers
+            )
+
+
+METRICS = web.AppKey("metrics", Metrics)

@@ -1,0 +1,494 @@
+"""The node's view of itself and its swarm: one typed object, from which everything that reports on the node is made.
+
+`ViewSources.look` makes it. `/v1/federation/health` is its part `federation` as JSON; `swarm status` reads that JSON
+back into the same types (`parse_view`); `/openapi.json` describes these types; the gauges of `/metrics` are numbers
+from it; and `changes.py` tells subscribers when it changes. So a field is added here, and nowhere else.
+
+The types are plain dataclasses: they are checked when JSON is parsed, and cost nothing when the node makes them of its
+own values. Commands import this module, so nothing that is slow to import may be imported here at run time.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from swarm.errors import SwarmError
+from swarm.gateway.http.access import PeersAccess
+
+if TYPE_CHECKING:
+    from federation.advertisement import NodeDescription
+    from federation.change_log import RecentChange
+    from federation.dns_source import ResolvedName
+    from federation.membership import Membership
+    from federation.peer import AddressRejected, Peer
+    from federation.trust import Trust
+    from swarm.gateway.http.access import AccessRules
+    from swarm.gateway.http.condition import Condition
+    from swarm.gateway.http.in_progress import Work
+    from swarm.routing.conduct import Account
+    from swarm.routing.dispatcher import Dispatcher
+    from swarm.routing.upstream import Upstream
+    from swarm.workers.pool import ModelState, WorkerPool
+
+
+# What the node tells over HTTP. Docstrings and field names appear in /openapi.json.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEntry:
+    """This node: `mode` is open or paired."""
+
+    id: str
+    name: str
+    version: str
+    url: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberEntry:
+    """A member of this paired swarm."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustEntry:
+    """Who may be a peer: `mode` is open or paired. `problem`: this node was put out of its swarm.
+
+    `absent` are members not seen since this node started, or lost and forgotten since.
+    """
+
+    mode: str
+    problem: str | None
+    absent: tuple[MemberEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessEntry:
+    """Who may do what here; `docs/trust.md` has the table.
+
+    `peers`: who may ask as a node. nobody: this node has a key, and no members; none: it is in no federation.
+    """
+
+    api: Literal["anyone", "key"]
+    peers: PeersAccess
+    management: Literal["this machine", "this machine or admin key"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConductEntry:
+    """How a peer has behaved towards this node, in counts of answers.
+
+    `malformed` were none, `overstated` named impossible token counts. Of `votes` that others settled it was against
+    `dissent`. Of `paced` answers the speed was measured; `refuted` were far slower than the peer claims to be.
+    """
+
+    answers: int = 0
+    malformed: int = 0
+    overstated: int = 0
+    votes: int = 0
+    dissent: int = 0
+    paced: int = 0
+    refuted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerEntry:
+    """A peer as this node sees it: `state` is alive, suspect or dead, `source` how its address became known.
+
+    `circuit` is open while requests to it fail and it is left alone. `problems` are facts about its conduct with their
+    numbers, for a person to judge: nothing is done about them.
+    """
+
+    id: str
+    name: str
+    url: str
+    state: str
+    models: tuple[str, ...]
+    rtt_ms: float | None
+    last_seen_s: float
+    slots_free: int
+    source: str
+    circuit: str
+    conduct: ConductEntry
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeEntry:
+    """A change of one peer, `state` the new one; `times` counts the same one within a minute, `at` the last."""
+
+    at: str
+    peer: str
+    id: str
+    state: str
+    reason: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedEntry:
+    """An address that was proposed and leads to no peer.
+
+    `why` is one of: down, no node, other version, itself, copied identity, leaving, full, untrusted.
+    """
+
+    address: str
+    source: str
+    why: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameEntry:
+    """A host name given with `--peer`, and the addresses it stood for when last looked up."""
+
+    name: str
+    addresses: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceEntry:
+    """A source of peers beside `--peer`, and why it does not work now."""
+
+    source: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamEntry:
+    """The server that this node may ask beside nodes: `reach` is machine, network or internet.
+
+    Its address without a path, and never a key. `models` and `requests` are numbers of them.
+    """
+
+    host: str
+    mode: str
+    reach: str
+    model: str | None
+    models: int
+    requests: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationView:
+    """The swarm as this node sees it. `models` says which nodes serve each model.
+
+    `status` is ok, or why this node is not ready. `peers` has dead ones, too, until they are forgotten.
+    """
+
+    status: str
+    node: NodeEntry
+    trust: TrustEntry
+    access: AccessEntry
+    peers: tuple[PeerEntry, ...]
+    changes: tuple[ChangeEntry, ...]
+    rejected: tuple[RejectedEntry, ...]
+    names: tuple[NameEntry, ...]
+    sources: tuple[SourceEntry, ...]
+    models: dict[str, list[str]]
+    upstream: UpstreamEntry | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEntry:
+    """A request in progress. `id` is its X-Request-Id; `from`: whether a client or another node asked.
+
+    Neither what it asks nor with which key is anybody's business.
+    """
+
+    id: str
+    path: str
+    from_: Annotated[Literal["client", "node"], Field(alias="from")]
+    running_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestListing:
+    """The requests in progress, the oldest first."""
+
+    object: Literal["list"]
+    data: tuple[RequestEntry, ...]
+
+
+# What the node knows beside that, for its gauges and for those who watch it from inside.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnModel:
+    """A model that this node runs; `problem` says why it does not run now, or is doubted to compute.
+
+    `waiting` requests have no slot yet.
+    """
+
+    id: str
+    engine: str
+    slots: int
+    slots_free: int
+    waiting: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """This node at one moment.
+
+    `loading`: its first model does not run yet; `draining`: it shuts down. `requests` are in progress, those that wait
+    or were passed on included. `file_transfers` to peers are under way; None where it shares no files.
+    `peers_by_state` counts peers known now, `changes_to_state` how often one went to each state since the start.
+    """
+
+    federation: FederationView
+    models: tuple[OwnModel, ...]
+    loading: bool
+    draining: bool
+    requests: int
+    file_transfers: int | None
+    peers_by_state: Mapping[str, int]
+    changes_to_state: Mapping[str, int]
+
+    @property
+    def peers_alive(self) -> int:
+        """Peers that may be asked: those that are suspected, too."""
+        return sum(peer.state != "dead" for peer in self.federation.peers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSources:
+    """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files."""
+
+    describe: Callable[[], NodeDescription]
+    dispatcher: Dispatcher
+    pool: WorkerPool
+    membership: Membership
+    condition: Condition
+    access: AccessRules
+    trust: Trust | None
+    file_transfers: Callable[[], int] | None
+
+    def look(self) -> NodeView:
+        """The view of this moment. Reads only what is in memory, in about 10 us for each peer."""
+        membership, states = self.membership, self.pool.states()
+        peers, changes = membership.peers(), membership.change_counts()
+        return NodeView(
+            federation=self._federation(peers),
+            models=tuple(map(own_model, states)),
+            loading=self.condition.loading,
+            draining=self.condition.draining,
+            requests=len(self.condition.in_progress),
+            file_transfers=None if self.file_transfers is None else self.file_transfers(),
+            peers_by_state=Counter(peer.state.value for peer in peers),
+            changes_to_state={state.value: count for state, count in changes.items()},
+        )
+
+    def not_ready(self) -> str | None:
+        """Why this node's own model does not answer now, in one line; None while it does."""
+        if self.condition.draining:
+            return "draining"
+        if self.condition.loading:  # it passes requests on already; who restarts nodes in turn must wait for its model
+            return "loading the model"
+        for state in self.pool.states():  # others may answer for it: a balancer asks them without this detour
+            if state.problem is not None or state.stalled is not None:
+                return f"model {state.model_id!r}: {state.problem or state.stalled}"
+        if self.dispatcher.offered():
+            return None
+        upstream = self.dispatcher.upstream
+        if upstream is not None and (problem := upstream.offer().problem) is not None:
+            return problem
+        return "no model is running"
+
+    def requests(self) -> RequestListing:
+        """The requests in progress."""
+        now = time.monotonic()
+        running = sorted(self.condition.in_progress.now(), key=lambda work: work.began)
+        return RequestListing(object="list", data=tuple(request_entry(work, now) for work in running))
+
+    def _federation(self, peers: Sequence[Peer]) -> FederationView:
+        node, membership, now = self.describe(), self.membership, time.monotonic()
+        circuits, conduct = self.dispatcher.circuits(), self.dispatcher.conduct()
+        served: dict[str, list[str]] = {}
+        for replica in self.dispatcher.replicas():
+            served.setdefault(replica.model, []).append(replica.node)
+        return FederationView(
+            status=self.not_ready() or "ok",
+            node=NodeEntry(id=node.id, name=node.name, version=node.version, url=node.url, mode=node.mode),
+            trust=trust_entry(self.trust, peers),
+            access=access_entry(self.access, self.trust),
+            peers=tuple(
+                peer_entry(peer, now, circuits.get(peer.id, "closed"), *conduct.get(peer.id, (None, ())))
+                for peer in peers
+            ),
+            changes=tuple(map(change_entry, membership.changes())),
+            rejected=tuple(map(rejected_entry, membership.rejected())),
+            names=tuple(map(name_entry, membership.names())),
+            sources=tuple(SourceEntry(source=name, problem=why) for name, why in membership.sources.items()),
+            models=served,
+            upstream=upstream_entry(self.dispatcher.upstream),
+        )
+
+
+# One entry each
+
+
+def own_model(state: ModelState) -> OwnModel:
+    return OwnModel(
+        id=state.model_id,
+        engine=state.engine,
+        slots=state.slots,
+        slots_free=state.slots_free,
+        waiting=state.waiting,
+        problem=state.problem or state.stalled,
+    )
+
+
+def peer_entry(
+    peer: Peer, now: float, circuit: str = "closed", account: Account | None = None, problems: Sequence[str] = ()
+) -> PeerEntry:
+    """`now` is monotonic seconds; `account` None: nothing was asked of it."""
+    return PeerEntry(
+        id=peer.id,
+        name=peer.label,
+        url=peer.url,
+        state=peer.state.value,
+        models=tuple(model.id for model in peer.description.models),
+        rtt_ms=None if peer.rtt_ms is None else round(peer.rtt_ms, 2),
+        last_seen_s=round(peer.silent_s(now), 2),
+        slots_free=peer.description.slots_free,
+        source=peer.source.word,
+        circuit=circuit,
+        conduct=ConductEntry() if account is None else conduct_entry(account),
+        problems=tuple(problems),
+    )
+
+
+def conduct_entry(account: Account) -> ConductEntry:
+    return ConductEntry(
+        answers=account.answers,
+        malformed=account.malformed,
+        overstated=account.overstated,
+        votes=account.votes,
+        dissent=account.dissent,
+        paced=account.paced,
+        refuted=account.refuted,
+    )
+
+
+def trust_entry(trust: Trust | None, peers: Sequence[Peer]) -> TrustEntry:
+    """`peers` are those known: members not among them are absent."""
+    if trust is None:
+        return TrustEntry(mode="open", problem=None, absent=())
+    seen = {peer.id for peer in peers}
+    absent = () if trust.problem is not None else (entry for entry in trust.others if entry.id not in seen)
+    return TrustEntry(
+        mode=trust.mode,
+        problem=trust.problem,
+        absent=tuple(MemberEntry(id=entry.id, name=entry.name) for entry in absent),
+    )
+
+
+def access_entry(rules: AccessRules, trust: Trust | None) -> AccessEntry:
+    return AccessEntry(
+        api="key" if rules.wants_key else "anyone",
+        peers=rules.peers("open" if trust is None else trust.mode),
+        management="this machine or admin key" if rules.admin_digests else "this machine",
+    )
+
+
+def upstream_entry(upstream: Upstream | None) -> UpstreamEntry | None:
+    if upstream is None:
+        return None
+    offer = upstream.offer()
+    return UpstreamEntry(
+        host=offer.host,
+        mode=offer.mode,
+        reach=upstream.plan.address.reach,
+        model=offer.default,
+        models=len(offer.models),
+        requests=upstream.http.requests,
+        problem=offer.problem,
+    )
+
+
+def rejected_entry(rejected: AddressRejected) -> RejectedEntry:
+    return RejectedEntry(
+        address=str(rejected.address),
+        source=rejected.source.word,
+        why=rejected.why.value,
+        reason=rejected.reason,
+    )
+
+
+def name_entry(resolved: ResolvedName) -> NameEntry:
+    return NameEntry(
+        name=str(resolved.name),
+        addresses=tuple(str(address) for address in resolved.addresses),
+        problem=resolved.problem,
+    )
+
+
+def change_entry(change: RecentChange) -> ChangeEntry:
+    return ChangeEntry(
+        at=change.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        peer=change.peer,
+        id=change.id,
+        state=change.state.value,
+        reason=change.reason,
+        times=change.times,
+    )
+
+
+def request_entry(work: Work, now: float) -> RequestEntry:
+    return RequestEntry(
+        id=work.request_id,
+        path=work.path,
+        from_="node" if work.for_a_node else "client",
+        running_s=round(now - work.began, 2),
+    )
+
+
+# To JSON and back
+
+
+@functools.cache
+def _adapter(kind: type[object]) -> TypeAdapter[object]:
+    return TypeAdapter(kind)
+
+
+def json_object(entry: object) -> dict[str, object]:
+    """An entry as the JSON object that goes over the wire; nothing is checked, the node made it itself."""
+    return cast("dict[str, object]", _adapter(type(entry)).dump_python(entry, by_alias=True))
+
+
+# What nodes of earlier versions do not tell, as if they told that there is nothing to say.
+_UNTOLD: Mapping[str, object] = {
+    "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "upstream": None,
+}  # fmt: skip
+_UNTOLD_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
+_UNTOLD_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
+_UNTOLD_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": ()}
+
+
+def parse_view(told: Mapping[str, Any]) -> FederationView:
+    """The answer of `/v1/federation/health`, of this node's version or an earlier one. Raises SwarmError for others."""
+    whole: dict[str, Any] = {**_UNTOLD, **told}
+    try:
+        whole["trust"] = {**_UNTOLD_OF_TRUST, **whole["trust"]}
+        whole["access"] = {**_UNTOLD_OF_ACCESS, **whole["access"]}
+        whole["peers"] = [{**_UNTOLD_OF_PEERS, **peer} for peer in whole["peers"]]
+        return cast("FederationView", _adapter(FederationView).validate_python(whole))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise SwarmError(
+            "the node tells of its swarm in a form that this version does not read: "
+            "update the older of the two, or ask with --json"
+        ) from error

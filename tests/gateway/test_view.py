@@ -1,0 +1,296 @@
+"""The node's view: one object behind the health answer, `swarm status`, the document, the gauges, and its changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from prometheus_client.parser import text_string_to_metric_families
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from swarm.commands.status import render
+from swarm.gateway.documentation.document import make_document
+from swarm.gateway.documentation.operations import OPERATIONS
+from swarm.gateway.http.compact_json import compact
+from swarm.gateway.observing.changes import CHANGES, ViewChange, ViewChanges, changed_parts
+from swarm.gateway.observing.endpoints import VIEW
+from swarm.gateway.observing.view import (
+    AccessEntry,
+    ConductEntry,
+    FederationView,
+    NodeEntry,
+    NodeView,
+    OwnModel,
+    PeerEntry,
+    TrustEntry,
+    json_object,
+    parse_view,
+)
+from swarm.routing.conduct import Account
+from tests.doubles.clients import connect
+from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
+from tests.doubles.scripted_engine import ScriptedEngine, saying
+from tests.doubles.waiting import eventually
+
+HEALTH = "/v1/federation/health"
+PEER = PeerEntry(
+    id="id-study", name="study", url="http://10.0.0.2:17615", state="alive", models=("demo",), rtt_ms=1.5,
+    last_seen_s=0.2, slots_free=4, source="mdns", circuit="closed", conduct=ConductEntry(), problems=(),
+)  # fmt: skip
+MODEL = OwnModel(id="demo", engine="scripted", slots=4, slots_free=4, waiting=0, problem=None)
+
+
+def view(*peers: PeerEntry, status: str = "ok", **more: Any) -> NodeView:
+    """A view with these peers; `more` is what differs from an idle node's."""
+    federation = FederationView(
+        status=status,
+        node=NodeEntry(id="id-kitchen", name="kitchen", version="1", url="http://10.0.0.1:17615", mode="open"),
+        trust=TrustEntry(mode="open", problem=None, absent=()),
+        access=AccessEntry(api="anyone", peers="anyone", management="this machine"),
+        peers=peers,
+        changes=(),
+        rejected=(),
+        names=(),
+        sources=(),
+        models={"demo": ["kitchen"]},
+        upstream=None,
+    )
+    idle = NodeView(
+        federation=federation, models=(MODEL,), loading=False, draining=False, requests=0, file_transfers=None,
+        peers_by_state={}, changes_to_state={},
+    )  # fmt: skip
+    return replace(idle, **more)
+
+
+# One view, four faces
+
+
+async def test_health_status_document_and_gauges_show_the_same_view() -> None:
+    study = RunningNode("study", ready(ScriptedEngine(saying("yes"))))
+    async with study:
+        options = NodeOptions(peers=[study.address])
+        kitchen = RunningNode("kitchen", ready(ScriptedEngine(saying("yes"))), options=options)
+        async with kitchen, connect(kitchen.url) as client:
+            answer = (await client.get(HEALTH)).json
+            text = (await client.get("/metrics")).text
+            seen = kitchen.app[VIEW].look()
+    told = parse_view(answer)
+
+    assert still(told) == still(seen.federation), "what is told is what is seen, and can be read back"
+    assert json.loads(compact(json_object(told))) == answer
+    assert list(answer) == [field.name for field in fields(FederationView)]
+
+    shown = render(told)
+    assert "peer study" in shown
+    assert "model scripted: kitchen, study" in shown
+
+    document: dict[str, Any] = json.loads(compact(make_document(OPERATIONS, "1")))
+    schema = document["components"]["schemas"]["FederationView"]
+    assert list(schema["properties"]) == list(answer)
+    assert schema["required"] == list(answer)
+    base = "urn:document"
+    registry = Registry[Any]().with_resource(base, DRAFT202012.create_resource(document))
+    Draft202012Validator({"$ref": f"{base}#/components/schemas/FederationView"}, registry=registry).validate(answer)
+
+    gauges = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert gauges["swarm_slots",] == sum(model.slots for model in seen.models) == 4
+    assert gauges["swarm_peers_alive",] == seen.peers_alive == len(answer["peers"]) == 1
+    assert gauges["swarm_draining",] == seen.draining == 0
+    for state in ("alive", "suspect", "dead"):
+        assert gauges["swarm_peers", state] == sum(peer["state"] == state for peer in answer["peers"])
+        assert gauges["swarm_peer_changes_total", state] == sum(c["state"] == state for c in answer["changes"])
+
+
+def still(seen: FederationView) -> FederationView:
+    """Without the clocks, which go on between two looks."""
+    peers = tuple(replace(peer, last_seen_s=0.0, rtt_ms=None) for peer in seen.peers)
+    return replace(seen, peers=peers)
+
+
+def test_a_peers_account_is_told_whole() -> None:
+    assert [field.name for field in fields(ConductEntry)] == [field.name for field in fields(Account)]
+    assert asdict(ConductEntry()) == asdict(Account())
+
+
+@pytest.mark.parametrize("key", ["trust", "access", "changes", "rejected", "names", "sources", "upstream"])
+def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> None:
+    told = json_object(view(PEER).federation)
+    del told[key]
+    assert parse_view(told) == view(PEER).federation
+
+
+@pytest.mark.parametrize("key", ["circuit", "conduct", "problems"])
+def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key: str) -> None:
+    told: dict[str, Any] = json_object(view(PEER).federation)
+    told["peers"] = [{name: value for name, value in told["peers"][0].items() if name != key}]
+    assert parse_view(told) == view(PEER).federation
+
+
+# What counts as a change
+
+
+@pytest.mark.parametrize(
+    ("after", "parts"),
+    [
+        (view(PEER), set[str]()),
+        (view(replace(PEER, last_seen_s=9.0, rtt_ms=7.0)), set[str]()),
+        (view(), {"peers"}),
+        (view(PEER, replace(PEER, id="id-attic")), {"peers"}),
+        (view(replace(PEER, state="suspect")), {"peers"}),
+        (view(replace(PEER, slots_free=0)), {"peers"}),
+        (view(PEER, status="draining", draining=True), {"node"}),
+        (view(PEER, status="loading the model", loading=True, models=()), {"node", "models"}),
+        (view(PEER, models=(replace(MODEL, problem="broke"),)), {"models"}),
+        (view(PEER, requests=3), {"requests"}),
+    ],
+)
+def test_parts_that_differ_are_named_and_clocks_are_none(after: NodeView, parts: set[str]) -> None:
+    assert changed_parts(view(PEER), after) == parts
+
+
+# Subscribers
+
+
+class Node:
+    """A view that a test changes, and the subscribers to it; they wait for nothing between two calls."""
+
+    def __init__(self) -> None:
+        self.seen = view()
+        self.changes = ViewChanges(lambda: self.seen, look_s=0.0, rest_s=0.0, sleep=self._sleep)
+        self.looks = asyncio.Event()  # set: the periodic look happens
+
+    async def _sleep(self, seconds: float) -> None:
+        assert seconds == 0.0
+        task = asyncio.current_task()
+        if task is not None and task.get_name().startswith("looks"):
+            await self.looks.wait()
+            self.looks.clear()
+
+    def shows(self, seen: NodeView) -> None:
+        self.seen = seen
+        self.changes.notice()
+
+
+@asynccontextmanager
+async def watched() -> AsyncIterator[Node]:
+    node = Node()
+    try:
+        yield node
+    finally:
+        await node.changes.aclose()
+
+
+def into(told: list[ViewChange]) -> Callable[[ViewChange], Any]:
+    async def callback(change: ViewChange) -> None:
+        told.append(change)
+
+    return callback
+
+
+async def test_a_subscriber_is_told_of_each_change_until_it_ends_that() -> None:
+    async with watched() as node:
+        told: list[ViewChange] = []
+        unsubscribe = node.changes.subscribe(into(told))
+        node.shows(view(PEER))
+        await eventually(lambda: len(told) == 1)
+        assert (told[0].before, told[0].after, told[0].parts) == (view(), view(PEER), {"peers"})
+        node.shows(view(PEER))  # the same
+        node.shows(view(PEER, requests=1))
+        await eventually(lambda: len(told) == 2)
+        assert told[1].parts == {"requests"}
+        unsubscribe()
+        unsubscribe()  # twice does no harm
+        node.shows(view())
+        others: list[ViewChange] = []
+        node.changes.subscribe(into(others))
+        node.shows(view(PEER))
+        await eventually(lambda: len(others) == 1)
+        assert len(told) == 2
+
+
+async def test_what_nobody_reports_is_found_by_looking() -> None:
+    async with watched() as node:
+        told: list[ViewChange] = []
+        node.changes.subscribe(into(told))
+        node.seen = view(requests=2)
+        node.looks.set()
+        await eventually(lambda: len(told) == 1)
+
+
+async def test_one_that_fails_harms_nobody_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with watched() as node:
+        calls: list[ViewChange] = []
+        told: list[ViewChange] = []
+
+        async def fails(change: ViewChange) -> None:
+            calls.append(change)
+            raise RuntimeError("a defect")
+
+        node.changes.subscribe(fails)
+        node.changes.subscribe(into(told))
+        with caplog.at_level(logging.ERROR):
+            for count in (1, 2, 3):
+                node.shows(view(requests=count))
+                await eventually(lambda: len(told) == len(calls) == count)  # noqa: B023 - awaited in the loop
+        assert [change.after.requests for change in calls] == [1, 2, 3], "it is called again"
+        (logged,) = caplog.records
+        assert "a subscriber to the node's view failed" in logged.message
+
+
+async def test_a_view_that_cannot_be_made_is_no_end_either(caplog: pytest.LogCaptureFixture) -> None:
+    async with watched() as node:
+        told: list[ViewChange] = []
+        node.changes.subscribe(into(told))
+        good, node.changes._look = node.changes._look, lambda: view(**{"no such": "field"})
+        node.changes.notice()
+        await eventually(lambda: bool(caplog.records))
+        node.changes._look = good
+        node.shows(view(PEER))
+        await eventually(lambda: len(told) == 1)
+
+
+async def test_a_slow_one_blocks_nobody_and_is_told_the_sum_of_what_it_missed() -> None:
+    async with watched() as node:
+        slow: list[ViewChange] = []
+        quick: list[ViewChange] = []
+        goes_on = asyncio.Event()
+
+        async def waits(change: ViewChange) -> None:
+            slow.append(change)
+            await goes_on.wait()
+
+        node.changes.subscribe(waits)
+        node.changes.subscribe(into(quick))
+        for count in (1, 2, 3):
+            node.shows(view(requests=count))
+            await eventually(lambda: len(quick) == count)  # noqa: B023 - awaited in the loop
+        assert len(slow) == 1
+        goes_on.set()
+        await eventually(lambda: len(slow) == 2)
+        assert (slow[1].before.requests, slow[1].after.requests) == (1, 3)
+
+
+async def test_a_running_node_tells_of_peers_and_of_its_end() -> None:
+    study = RunningNode("study", ready(ScriptedEngine(saying("yes"))))
+    kitchen = RunningNode("kitchen", ready(ScriptedEngine(saying("yes"))))
+    told: list[ViewChange] = []
+    async with run_nodes(study, kitchen):
+        async with kitchen.membership:
+            kitchen.app[CHANGES].subscribe(into(told))
+            await kitchen.membership.add_static(study.address)
+            await eventually(lambda: any("peers" in change.parts for change in told))
+            kitchen.condition.draining = True
+            await eventually(lambda: told[-1].after.draining)
+        assert {"node"} <= told[-1].parts
