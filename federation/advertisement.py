@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from federation.errors import AddressError, AdvertisementError, VersionError
 from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
@@ -47,10 +56,36 @@ ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), Aft
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
 
 
+KEPT_HERE: Final = {"advertised": False}  # metadata of a capability that peers are not told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What can be asked of a model, by whatever engine runs it.
+
+    A new one is one line here, with the value of models that do not say: it then travels, in this object, from the
+    engine to peers (as a field of `ServedModel`'s JSON), to the replica that requests are planned with, and to
+    `GET /props`. Those marked KEPT_HERE leave out the peers: nodes of protocol 1 are not told them.
+    """
+
+    tools: bool = field(default=False, metadata=KEPT_HERE)
+    grammar: bool = field(default=False, metadata=KEPT_HERE)
+    logprobs: bool = field(default=False, metadata=KEPT_HERE)
+    embeddings: bool = False
+    reasoning: bool = field(default=False, metadata=KEPT_HERE)
+    rerank: bool = False
+    infill: bool = False
+    generates: bool = True  # False for an embedding or a reranking model
+
+
+ADVERTISED: Final = tuple(each.name for each in fields(Capabilities) if each.metadata.get("advertised", True))
+
+
 class ServedModel(Wire):
     """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown.
 
-    `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured.
+    `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. In JSON
+    each advertised capability is a field beside the others, and none is called `capabilities`.
     """
 
     id: ModelId
@@ -59,13 +94,28 @@ class ServedModel(Wire):
     slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
     slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
     tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
-    embeddings: bool = False
-    rerank: bool = False
-    infill: bool = False
-    generates: bool = True
+    capabilities: Capabilities = Capabilities()
     waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     fingerprint: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        flat = cast("dict[str, Any]", said)
+        if isinstance(flat.get("capabilities"), Capabilities):  # made here, not read
+            return flat
+        return {**flat, "capabilities": {name: flat[name] for name in ADVERTISED if name in flat}}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in serialize(self).items():
+            told = {each: getattr(self.capabilities, each) for each in ADVERTISED}
+            flat |= told if name == "capabilities" else {name: value}
+        return flat
 
 
 class NodeDescription(Wire):

@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Sequence
 
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Prompt, Usage
 
@@ -55,17 +55,11 @@ class EchoEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            slots=self.spec.slots,
-            context_tokens=self.spec.context_tokens,
-            tools=False,
-            grammar=False,
-            logprobs=False,
-            embeddings=True,
-            reasoning=False,
-            rerank=True,
-            infill=True,
-        )
+        return Capabilities(embeddings=True, rerank=True, infill=True)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return LoadedModel(self.spec.slots, self.spec.context_tokens)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self.spec.slots:

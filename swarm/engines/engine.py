@@ -9,7 +9,7 @@ Rules that hold for every implementation, and that `tests/engines/test_contract.
 * Errors come before the first event or instead of the next one, as the types of `swarm.errors`: `BadRequest` and
   `ContextExceeded` for input that can never work, `Unavailable` while closing, `EngineFailed` for everything else.
 * An engine watches itself: one that makes no progress says so (`stalled`), and breaks (`failed`) if that goes on.
-* Concurrency above `capabilities.slots` is queued by the engine in order of arrival; the worker pool avoids it.
+* Concurrency above `loaded.slots` is queued by the engine in order of arrival; the worker pool avoids it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from federation.advertisement import Capabilities
 from swarm.generation import EventStream, GenerationRequest, Prompt
 
 
@@ -39,24 +40,20 @@ class EngineSpec:
     gpu_layers: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What this engine with this model can do. `context_tokens` is what was granted, not what was asked."""
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model as the engine loaded it: what was granted, not what was asked, and what its file says.
+
+    `context_tokens` is what one request may fill, 0 where that is not known. No token stands for more bytes of text
+    than `longest_token_bytes`; None where nothing is known of the tokens.
+    """
 
     slots: int
     context_tokens: int
-    tools: bool
-    grammar: bool
-    logprobs: bool
-    embeddings: bool
-    reasoning: bool
-    rerank: bool = False
-    infill: bool = False
-    generates: bool = True  # not so an embedding or a reranking model
-    chat_template: str = ""  # these three as the model's file has them
+    chat_template: str = ""
     bos_token: str = ""
     eos_token: str = ""
-    longest_token_bytes: int | None = None  # no token stands for more; None where nothing is known of the tokens
+    longest_token_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,14 @@ class Engine(Protocol):
         ...
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What can be asked of this engine with this model."""
+        ...
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model's sizes as granted, and what its file says of it."""
+        ...
 
     @property
     def failed(self) -> asyncio.Future[str]:
@@ -116,7 +120,7 @@ class Engine(Protocol):
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 
         They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`.
-        Raises `BadRequest` if `n` exceeds `capabilities.slots`.
+        Raises `BadRequest` if `n` exceeds `loaded.slots`.
         """
         ...
 

@@ -253,7 +253,7 @@ class Node:
         workers = await self.pool.serve(load, chosen.params)
         self.condition.loading = False
         names = ", ".join(worker.name for worker in workers.workers)
-        context = workers.engine.capabilities.context_tokens
+        context = workers.engine.loaded.context_tokens
         self._console.say(
             f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}"
         )

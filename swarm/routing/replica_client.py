@@ -155,7 +155,7 @@ class Asking:
         elsewhere: Elsewhere | None,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
-        refuse_too_long(request, workers.engine.capabilities)
+        refuse_too_long(request, workers.engine.loaded)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
         waiting = nullcontext()
         if elsewhere is not None and not served_at_once:

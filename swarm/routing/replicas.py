@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from federation.advertisement import MAX_WAIT_S, ServedModel
+from federation.advertisement import MAX_WAIT_S, Capabilities, ServedModel
 from federation.hostport import neighbourhood
 from federation.peer import Peer, PeerState
 from swarm.errors import BadRequest, UnknownModel
@@ -22,6 +22,7 @@ WEAK_SHARE = 0.25  # members under this share of the strongest model's parameter
 ENOUGH_VOTERS = 3  # the least useful number of votes
 
 
+UNTOLD = Capabilities()  # of a model that says nothing of itself
 ReplicaKey = tuple[str, str]  # of a replica: its node's id and its model
 CircuitState = Literal["closed", "open", "half_open"]
 
@@ -57,10 +58,7 @@ class Replica:
     told_tokens_per_s: float | None = None
     context_tokens: int | None = None
     tokens_per_s: float | None = None
-    embeddings: bool = False
-    rerank: bool = False
-    infill: bool = False
-    generates: bool = True  # not so an embedding or a reranking model
+    capabilities: Capabilities = UNTOLD
     rank: int = 0
     upstream: bool = False
     name: str = ""
@@ -125,10 +123,10 @@ def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     everything = tuple(replicas)
     if name != SWARM_ALIAS:
         found = named(name, everything)
-        if not any(replica.generates for replica in found):
+        if not any(replica.capabilities.generates for replica in found):
             raise BadRequest(f"model {name!r} writes no text: it is for embeddings or reranking", param="model")
-        return tuple(replica for replica in found if replica.generates)
-    everything = tuple(replica for replica in everything if replica.generates)
+        return tuple(replica for replica in found if replica.capabilities.generates)
+    everything = tuple(replica for replica in everything if replica.capabilities.generates)
     if not everything:
         raise UnknownModel(name, (), "no node has loaded a model yet")
     strongest = max((replica.params or 0) for replica in everything)
@@ -163,10 +161,7 @@ def _served(state: ModelState) -> ServedModel:
         slots=state.slots,
         slots_free=state.slots_free,
         tokens_per_s=state.tokens_per_s,
-        embeddings=state.can.embeddings,
-        rerank=state.can.rerank,
-        infill=state.can.infill,
-        generates=state.can.generates,
+        capabilities=state.capabilities,
         waiting=state.waiting,
         wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
     )
@@ -225,10 +220,7 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         params=model.params,
         context_tokens=model.context_tokens,
         tokens_per_s=model.tokens_per_s,
-        embeddings=model.embeddings,
-        rerank=model.rerank,
-        infill=model.infill,
-        generates=model.generates,
+        capabilities=model.capabilities,
         waiting=model.waiting,
         wait_s=model.wait_s,
         suspect=suspect,

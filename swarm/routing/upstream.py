@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swarm.engines.engine import Engine
+from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.engines.upstream.engine import UpstreamEngine
@@ -54,8 +54,7 @@ class UpstreamOffer:
             model=model,
             slots=self.slots,
             slots_free=self.slots_free,
-            embeddings=True,
-            infill=True,
+            capabilities=Capabilities(embeddings=True, infill=True),
             rank=FIRST if self.mode == "only" else LAST,
             upstream=True,
         )

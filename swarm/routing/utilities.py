@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.wire import UTILITIES_PATH
-from swarm.engines.engine import Capabilities, Engine
+from swarm.engines.engine import Capabilities, Engine, LoadedModel
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
@@ -38,14 +38,16 @@ class Skill:
 
     verb: str
     remedy: str
-    of: Callable[[Replica], bool]
+    of: Callable[[Capabilities], bool]
 
 
-READ = Skill("read text", "any model", lambda replica: True)
-EMBED = Skill("embed", "an embedding model, or one that writes", lambda replica: replica.embeddings)
-RERANK = Skill("rerank", "a reranking model such as bge-reranker-v2-m3", lambda replica: replica.rerank)
+READ = Skill("read text", "any model", lambda can: True)
+EMBED = Skill("embed", "an embedding model, or one that writes", lambda can: can.embeddings)
+RERANK = Skill("rerank", "a reranking model such as bge-reranker-v2-m3", lambda can: can.rerank)
 INFILL = Skill(
-    "fill in the middle", "a code model with tokens for it, such as qwen2.5-coder", lambda replica: replica.infill
+    "fill in the middle",
+    "a code model with tokens for it, such as qwen2.5-coder",
+    lambda can: can.infill,
 )
 
 
@@ -55,7 +57,7 @@ class UtilityCall(Generic[A]):
 
     `fits` tells whether another's answer, already of the right types, can be one to this call. A call that computes
     (`leases`) waits for a worker; one that does not waits for its turn, by `size_bytes`, those of its text. `check`
-    raises BadRequest for what an engine that can so much need not be asked. `upstream` is the same asked of an
+    raises BadRequest for what an engine with such a model need not be asked. `upstream` is the same asked of an
     upstream, which calls the model so; None for what OpenAI's API does not have.
     """
 
@@ -67,7 +69,7 @@ class UtilityCall(Generic[A]):
     skill: Skill = READ
     leases: bool = False
     size_bytes: int = 0
-    check: Callable[[Capabilities], None] = lambda _: None
+    check: Callable[[LoadedModel], None] = lambda _: None
     upstream: Callable[[UpstreamHttp, str], Awaitable[A]] | None = None
 
     @property
@@ -91,9 +93,9 @@ def skilled(
     model: str, replicas: Sequence[Replica], skill: Skill, everything: Sequence[Replica]
 ) -> tuple[Replica, ...]:
     """Those of `replicas`, which serve `model`, that can. Raises BadRequest naming those of `everything` that could."""
-    found = tuple(filter(skill.of, replicas))
+    found = tuple(replica for replica in replicas if skill.of(replica.capabilities))
     if not found:
-        others = sorted({replica.model for replica in everything if skill.of(replica)})
+        others = sorted({replica.model for replica in everything if skill.of(replica.capabilities)})
         hint = f"these can: {', '.join(others)}" if others else f"it takes {skill.remedy}"
         raise BadRequest(f"model {model!r} cannot {skill.verb}; {hint}", param="model")
     return found
@@ -151,7 +153,7 @@ async def run_here(
     workers: ModelWorkers, call: UtilityCall[A], deadline: float, room: UtilityRoom, pills: Pills, node: str
 ) -> A:
     """The answer of this node's own engine."""
-    call.check(workers.engine.capabilities)
+    call.check(workers.engine.loaded)
     limit = asyncio.timeout(deadline - time.monotonic())
     try:
         async with limit:

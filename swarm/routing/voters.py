@@ -90,7 +90,7 @@ async def local_candidates(
     generator stops the batch. A candidate's time counts from here, waiting for the workers included; whoever would wait
     beyond the monotonic instant `deadline` is refused at once, and so is one of the `pills`.
     """
-    refuse_too_long(request, workers.engine.capabilities)
+    refuse_too_long(request, workers.engine.loaded)
     asked, content = time.perf_counter(), Content.of(request)
     pills.refuse(content)
     async with workers.lease(count, deadline) as lease, guarded(pills, content, node):

@@ -84,7 +84,7 @@ class ModelState:
     slots: int
     slots_free: int
     context_tokens: int
-    can: Capabilities
+    capabilities: Capabilities
     params: int | None
     tokens_per_s: float | None
     problem: str | None
@@ -181,7 +181,7 @@ class ModelWorkers:
     @property
     def workers(self) -> tuple[Worker, ...]:
         """As many as the engine loaded last has slots."""
-        return tuple(self._named[: self._engine.capabilities.slots])
+        return tuple(self._named[: self._engine.loaded.slots])
 
     @property
     def waiting(self) -> int:
@@ -189,14 +189,14 @@ class ModelWorkers:
         return 0 if self._run is None else self._run.table.waiting
 
     def state(self) -> ModelState:
-        capabilities = self._engine.capabilities
+        model = self._engine.loaded
         return ModelState(
             model_id=self._engine.model_id,
             engine=self._engine.name,
-            slots=capabilities.slots,
+            slots=model.slots,
             slots_free=0 if self._run is None else self._run.idle,
-            context_tokens=capabilities.context_tokens,
-            can=capabilities,
+            context_tokens=model.context_tokens,
+            capabilities=self._engine.capabilities,
             params=self._params,
             tokens_per_s=self._tokens_per_s,
             problem=self._problem,
@@ -296,7 +296,7 @@ class ModelWorkers:
     async def _start(self) -> None:
         """Load the engine and offer its slots, which may be fewer or more than the last one's."""
         engine = await self._load()
-        for slot in range(len(self._named), engine.capabilities.slots):
+        for slot in range(len(self._named), engine.loaded.slots):
             self._named.append(Worker(next(self._names), slot))
         self._engine = engine
         self._run = _Run(engine, SlotTable(self.workers, self._queue))

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from aiohttp import web
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHints, ServedModel
+from federation.advertisement import Capabilities, Goodbye, NodeDescription, PeerHints, ServedModel
 from federation.hostport import Address
 
 SHUTDOWN_S = 0.01  # handlers that hang are cut off at once
@@ -48,7 +48,7 @@ class FakePeer:
                     slots_free=slots,
                     params=params,
                     tokens_per_s=tokens_per_s,
-                    embeddings=True,
+                    capabilities=Capabilities(embeddings=True),
                 ),
             ),
             slots_free=slots,

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from swarm.engines.assembly import together
-from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.errors import BadRequest, SwarmError, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 
@@ -49,7 +49,8 @@ class ScriptedEngine:
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
         self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it
         self.utility_gate.set()
-        self.can: dict[str, bool | int] = {}  # capabilities other than the usual
+        self.can: dict[str, bool] = {}  # capabilities other than the usual
+        self.has: dict[str, int] = {}  # sizes other than the usual
         self._model_id = model_id
         self._slots = slots
         self._voters = 0
@@ -62,18 +63,14 @@ class ScriptedEngine:
     @property
     def capabilities(self) -> Capabilities:
         usual = Capabilities(
-            slots=self._slots,
-            context_tokens=1024,
-            tools=True,
-            grammar=True,
-            logprobs=True,
-            embeddings=True,
-            reasoning=True,
-            rerank=True,
-            infill=True,
-            chat_template=f"template of {self._model_id}",
+            tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=True, rerank=True, infill=True
         )
         return replace(usual, **self.can)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        usual = LoadedModel(self._slots, context_tokens=1024, chat_template=f"template of {self._model_id}")
+        return replace(usual, **self.has)
 
     async def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:

@@ -231,5 +231,5 @@ async def test_an_engine_that_works_is_not_doubted(engine: Engine) -> None:
 
 
 async def test_capabilities_say_what_was_granted(engine: Engine) -> None:
-    assert engine.capabilities.slots == SLOTS
-    assert engine.capabilities.context_tokens == CONTEXT_TOKENS
+    assert engine.loaded.slots == SLOTS
+    assert engine.loaded.context_tokens == CONTEXT_TOKENS

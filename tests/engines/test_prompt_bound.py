@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.engine import Capabilities, EngineSpec
+from swarm.engines.engine import EngineSpec, LoadedModel
 from swarm.engines.llama_cpp.prompt_bound import (
     INFILL_BYTES,
     MIN_TOKEN_BYTES,
@@ -22,10 +22,7 @@ from swarm.errors import ContextExceeded
 from swarm.generation import GenerationRequest
 from tests.doubles.schemas import record
 
-CAN = Capabilities(
-    slots=1, context_tokens=100, tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=True,
-    longest_token_bytes=20,
-)  # fmt: skip
+MODEL = LoadedModel(slots=1, context_tokens=100, longest_token_bytes=20)
 FITS, TOO_LONG = "x" * 2000, "x" * 2001
 
 
@@ -56,43 +53,43 @@ def described(text: str) -> dict[str, Any]:
     ids=["message", "prompt", "arguments of a call", "description of a tool", "reasoning"],
 )
 def test_text_of_every_kind_counts(fields: Any) -> None:
-    refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(FITS)}), CAN)
+    refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(FITS)}), MODEL)
     with pytest.raises(ContextExceeded, match="at least 101 tokens and the context holds 100") as caught:
-        refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(TOO_LONG)}), CAN)
+        refuse_too_long(GenerationRequest.model_validate({"model": "m", **fields(TOO_LONG)}), MODEL)
     assert (caught.value.prompt_tokens, caught.value.context_tokens) == (101, 100)
 
 
 def test_texts_count_together_and_by_bytes() -> None:
     turns = [{"role": "user", "content": "x" * 700} for _ in range(3)]
     with pytest.raises(ContextExceeded):
-        refuse_too_long(GenerationRequest.model_validate({"model": "m", "messages": turns}), CAN)
-    refuse_too_long(GenerationRequest(model="m", prompt="é" * 1000), CAN)
+        refuse_too_long(GenerationRequest.model_validate({"model": "m", "messages": turns}), MODEL)
+    refuse_too_long(GenerationRequest(model="m", prompt="é" * 1000), MODEL)
     with pytest.raises(ContextExceeded):
-        refuse_too_long(GenerationRequest(model="m", prompt="é" * 1001), CAN)
+        refuse_too_long(GenerationRequest(model="m", prompt="é" * 1001), MODEL)
 
 
 def test_tokens_are_counted_as_they_are() -> None:
-    refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 100), CAN)
+    refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 100), MODEL)
     with pytest.raises(ContextExceeded, match="has 101 tokens"):
-        refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 101), CAN)
+        refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 101), MODEL)
     with pytest.raises(ContextExceeded):
-        refuse_too_long_texts(["x", (1,) * 101], CAN)
+        refuse_too_long_texts(["x", (1,) * 101], MODEL)
 
 
 def test_each_of_several_texts_has_the_context_for_itself() -> None:
-    refuse_too_long_texts([FITS] * 5, CAN)
+    refuse_too_long_texts([FITS] * 5, MODEL)
     with pytest.raises(ContextExceeded):
-        refuse_too_long_texts([FITS, TOO_LONG], CAN)
+        refuse_too_long_texts([FITS, TOO_LONG], MODEL)
 
 
 def test_files_around_the_caret_may_be_longer_than_the_context() -> None:
-    refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix=""), CAN)
+    refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix=""), MODEL)
     with pytest.raises(ContextExceeded):
-        refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix="x"), CAN)
+        refuse_too_long(GenerationRequest(model="m", prompt="x" * INFILL_BYTES, suffix="x"), MODEL)
 
 
 def test_where_tokens_are_not_known_nothing_is_refused() -> None:
-    refuse_too_long(GenerationRequest(model="m", prompt="x" * 10**6), replace(CAN, longest_token_bytes=None))
+    refuse_too_long(GenerationRequest(model="m", prompt="x" * 10**6), replace(MODEL, longest_token_bytes=None))
 
 
 @pytest.mark.parametrize(

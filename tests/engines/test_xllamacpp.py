@@ -205,5 +205,5 @@ async def test_loading_a_large_model_does_not_block_the_loop(tmp_path: Path) -> 
 @pytest.mark.parametrize("slots", [3, 5, 7])
 async def test_any_number_of_slots_loads(demo_model: Path, slots: int) -> None:
     async with aclosing(await load_xllamacpp(spec(demo_model, slots=slots))) as engine:
-        assert engine.capabilities.slots == slots
+        assert engine.loaded.slots == slots
         assert (await engine.embed(["hello"])).vectors

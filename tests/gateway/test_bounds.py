@@ -38,7 +38,7 @@ TOO_LONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("path", TOO_LONG)
 async def test_a_prompt_that_cannot_fit_reaches_no_engine(path: str) -> None:
     engine = ScriptedEngine(saying("yes"))
-    engine.can = {"longest_token_bytes": 16}
+    engine.has = {"longest_token_bytes": 16}
     engine.utility_gate.clear()  # whoever asked it would wait for ever
     async with RunningNode("kitchen", ready(engine)) as node, connect(node.url) as client:
         async with asyncio.timeout(20):
@@ -52,7 +52,7 @@ async def test_a_prompt_that_cannot_fit_reaches_no_engine(path: str) -> None:
 
 async def test_several_prompts_are_each_bounded() -> None:
     engine = ScriptedEngine(saying("yes"))
-    engine.can = {"longest_token_bytes": 16}
+    engine.has = {"longest_token_bytes": 16}
     async with RunningNode("kitchen", ready(engine)) as node, connect(node.url) as client:
         reply = await client.post("/v1/completions", {"model": "scripted", "prompt": [LONG, LONG]})
         assert reply.status == 400

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from federation import wire
+from federation.advertisement import Capabilities
 from federation.client import PeerClient
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.openai.utility_calls import BATCH
@@ -57,6 +59,17 @@ class Household:
 async def household() -> AsyncIterator[Household]:
     async with AsyncExitStack() as stack:
         yield Household(stack)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Capabilities)])
+@pytest.mark.parametrize("value", [True, False])
+async def test_props_tell_every_capability_of_a_peers_model(name: str, value: bool) -> None:
+    async with household() as house:
+        await house.add("study", "other", **{name: value})
+        await house.add("kitchen")
+        said = (await (await house.client()).get("/props")).json["swarm"]["can"]
+        assert list(said) == [each.name for each in fields(Capabilities)]
+        assert said[name] is value
 
 
 @pytest.mark.parametrize("model", ["other", None, "swarm"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 
 import pytest
 
-from federation.advertisement import NodeDescription, ServedModel
+from federation.advertisement import ADVERTISED, NodeDescription, ServedModel
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
 from swarm.engines.engine import Capabilities
@@ -14,7 +15,7 @@ from swarm.routing.policy import spread
 from swarm.routing.replicas import local_replicas, peer_replicas, served_models
 from swarm.workers.pool import ModelState
 
-CAN = Capabilities(4, 2048, tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=False)
+CAN = Capabilities(tools=True, grammar=True, logprobs=True, embeddings=True)
 STATE = ModelState("demo", "xllamacpp", 4, 3, 2048, CAN, 2_000_000, 120.0, None)
 MODEL = ServedModel(id="demo", slots=4, slots_free=2, params=2_000_000)
 
@@ -32,6 +33,31 @@ def test_a_model_whose_engine_is_down_is_neither_told_nor_asked() -> None:
     assert [model.id for model in served_models([STATE, broken])] == ["demo"]
     (here,) = local_replicas([STATE, broken], "me", "kitchen")
     assert (here.model, here.slots, here.slots_free, here.node, here.local) == ("demo", 4, 3, "kitchen", True)
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(Capabilities)])
+def test_a_capability_goes_from_the_engine_to_the_wire_and_to_replicas_by_its_field_alone(name: str) -> None:
+    unlike = replace(CAN, **{name: not getattr(CAN, name)})
+    (local,) = local_replicas([replace(STATE, capabilities=unlike)], "me", "kitchen")
+    assert local.capabilities == unlike
+    (served,) = served_models([replace(STATE, capabilities=unlike)])
+    said = json.loads(served.model_dump_json())
+    assert "capabilities" not in said
+    assert (name in said) == (name in ADVERTISED)
+    if name in ADVERTISED:
+        assert said[name] == getattr(unlike, name)
+        (remote,) = peer_replicas([peer(model=ServedModel.model_validate_json(served.model_dump_json()))])
+        assert getattr(remote.capabilities, name) == getattr(unlike, name)
+
+
+def test_the_wire_is_that_of_protocol_1() -> None:
+    (served,) = served_models([STATE])
+    assert list(json.loads(served.model_dump_json())) == [
+        "id", "context_tokens", "params", "slots", "slots_free", "tokens_per_s", "embeddings", "rerank", "infill",
+        "generates", "waiting", "wait_s", "fingerprint",
+    ]  # fmt: skip
+    nonsense = ServedModel.model_validate({"id": "m", "capabilities": ["of", "the future"], "infill": True})
+    assert nonsense.capabilities == Capabilities(infill=True)
 
 
 def test_a_suspect_peer_counts_as_busy_but_stays_a_replica() -> None:

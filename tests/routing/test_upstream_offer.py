@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from swarm.engines.engine import Engine
+from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import UpstreamMode
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
@@ -16,9 +16,10 @@ from swarm.routing.replicas import Replica
 from swarm.routing.upstream import UpstreamOffer, order_for, who_can
 from swarm.routing.utilities import EMBED, READ, UtilityCall
 
-HERE = Replica("kitchen", "kitchen", "m", 4, 4, embeddings=True, infill=True)
-PEER = Replica("attic", "attic", "m", 4, 4, url="http://attic", embeddings=True, infill=True)
-RANKER = Replica("attic", "attic", "ranker", 1, 1, url="http://attic", rerank=True, generates=False)
+MOST, RANKS = Capabilities(embeddings=True, infill=True), Capabilities(rerank=True, generates=False)
+HERE = Replica("kitchen", "kitchen", "m", 4, 4, capabilities=MOST)
+PEER = Replica("attic", "attic", "m", 4, 4, url="http://attic", capabilities=MOST)
+RANKER = Replica("attic", "attic", "ranker", 1, 1, url="http://attic", capabilities=RANKS)
 PLAIN = Replica("kitchen", "kitchen", "plain", 4, 4)
 
 

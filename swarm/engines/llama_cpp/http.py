@@ -25,7 +25,7 @@ from typing import Any, cast
 import aiohttp
 
 from swarm.engines.assembly import numbered, together
-from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.continued_turn import begun_turn, continuing, refuse_impossible_turns
 from swarm.engines.llama_cpp.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
 from swarm.engines.llama_cpp.grammar import grammar_schema, whole_document
@@ -262,24 +262,27 @@ class LlamaHttp:
         timings = (await self._json("/completion", asked))["timings"]
         return int(timings["prompt_n"]), float(timings["prompt_ms"]) / 1000
 
-    async def capabilities(self) -> Capabilities:
-        """What the server says of its model and slots."""
+    async def loaded(self) -> tuple[LoadedModel, Capabilities]:
+        """What the server says of its model and slots, and what can be asked of them."""
         props: Wire = await self._json("/props", None)
         template = as_object(props.get("chat_template_caps"))
         self._prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
-        return Capabilities(
+        model = LoadedModel(
             slots=int(props["total_slots"]),
-            context_tokens=int(props["default_generation_settings"]["n_ctx"]),
-            tools=bool(template.get("supports_tools", True)),
-            grammar=True,
-            logprobs=True,
-            embeddings=True,
-            reasoning="<think>" in str(props.get("chat_template", "")),
-            infill=await self._can_infill(),
+            context_tokens=self._prefill.context_tokens,
             chat_template=str(props.get("chat_template", "")),
             bos_token=str(props.get("bos_token", "")),
             eos_token=str(props.get("eos_token", "")),
         )
+        capabilities = Capabilities(
+            tools=bool(template.get("supports_tools", True)),
+            grammar=True,
+            logprobs=True,
+            embeddings=True,
+            reasoning="<think>" in model.chat_template,
+            infill=await self._can_infill(),
+        )
+        return model, capabilities
 
     async def _can_infill(self) -> bool:
         """Whether the vocabulary has the tokens for it: looked at before the body, which is empty here."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import JsonValue
 
-from swarm.engines.engine import Capabilities
+from swarm.engines.engine import LoadedModel
 from swarm.errors import ContextExceeded
 from swarm.generation import GenerationRequest, JsonObject, Prompt
 
@@ -33,31 +33,31 @@ def longest_token_bytes(tokenizer: str | None, longest: int | None) -> int:
     return max(longest, MIN_TOKEN_BYTES)
 
 
-def refuse_too_long(request: GenerationRequest, can: Capabilities) -> None:
+def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:
     """Raises ContextExceeded for a prompt that cannot fit an engine's context, whatever its tokens are."""
-    room = most_bytes(can)
+    room = most_bytes(model)
     if room is None:
         return
     if isinstance(request.prompt, tuple):
-        _refuse_tokens(request.prompt, can.context_tokens)
+        _refuse_tokens(request.prompt, model.context_tokens)
     if request.suffix is not None:
         room = max(room, INFILL_BYTES)
-    _refuse_bytes(texts_of(request), room, can.context_tokens)
+    _refuse_bytes(texts_of(request), room, model.context_tokens)
 
 
-def refuse_too_long_texts(texts: Sequence[Prompt], can: Capabilities) -> None:
+def refuse_too_long_texts(texts: Sequence[Prompt], model: LoadedModel) -> None:
     """The same for texts of which each is a prompt."""
-    room = most_bytes(can)
+    room = most_bytes(model)
     for text in texts if room is not None else ():
         if isinstance(text, str):
-            _refuse_bytes([text], room or 0, can.context_tokens)
+            _refuse_bytes([text], room or 0, model.context_tokens)
         else:
-            _refuse_tokens(text, can.context_tokens)
+            _refuse_tokens(text, model.context_tokens)
 
 
-def most_bytes(can: Capabilities) -> int | None:
+def most_bytes(model: LoadedModel) -> int | None:
     """What fits at the very most; None where nothing is known of the tokens."""
-    return None if can.longest_token_bytes is None else can.context_tokens * can.longest_token_bytes
+    return None if model.longest_token_bytes is None else model.context_tokens * model.longest_token_bytes
 
 
 def prompt_chars(request: GenerationRequest) -> int:

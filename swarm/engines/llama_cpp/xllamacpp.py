@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import plain_text_of
 from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict, until_wedged
@@ -143,12 +143,14 @@ class XllamacppEngine:
         self,
         spec: EngineSpec,
         http: LlamaHttp,
+        loaded: LoadedModel,
         capabilities: Capabilities,
         home: Home,
         pace: Pace = UNMEASURED,
     ) -> None:
         self.spec = spec
         self.http = http
+        self._loaded = loaded
         self._capabilities = capabilities
         self._home = home
         self._closed = False
@@ -169,12 +171,16 @@ class XllamacppEngine:
         return self._capabilities
 
     @property
+    def loaded(self) -> LoadedModel:
+        return self._loaded
+
+    @property
     def stalled(self) -> str | None:
         return self._stalled
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
-        if not 1 <= n <= self._capabilities.slots:
-            raise BadRequest(f"n is {n}; this model runs 1 to {self._capabilities.slots} answers at once", param="n")
+        if not 1 <= n <= self._loaded.slots:
+            raise BadRequest(f"n is {n}; this model runs 1 to {self._loaded.slots} answers at once", param="n")
         if request.suffix is not None and not self._capabilities.infill:
             raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
         if not self._capabilities.generates:
@@ -322,7 +328,7 @@ async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> Xlla
     http = LlamaHttp(address, key)
     try:
         http.plain = await asyncio.to_thread(plain_text_of, spec.path)
-        capabilities = await http.capabilities()
+        loaded, capabilities = await http.loaded()
         pooling = await asyncio.to_thread(model_pooling, spec)
         pace = await _measured_pace(http, spec, pooling)
         longest = await asyncio.to_thread(token_bytes, spec)
@@ -330,15 +336,11 @@ async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> Xlla
         await http.aclose()
         await home.end()
         raise
-    granted = replace(
-        capabilities,
-        context_tokens=min(capabilities.context_tokens, spec.context_tokens),
-        embeddings=pooling is not Pooling.RANK,
-        rerank=pooling is Pooling.RANK,
-        generates=pooling is None,
-        longest_token_bytes=longest,
-    )
-    return XllamacppEngine(spec, http, granted, home, pace)
+    granted = min(loaded.context_tokens, spec.context_tokens)
+    loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
+    is_ranker = pooling is Pooling.RANK
+    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=pooling is None)
+    return XllamacppEngine(spec, http, loaded, capabilities, home, pace)
 
 
 async def _measured_pace(http: LlamaHttp, spec: EngineSpec, pooling: Pooling | None) -> Pace:

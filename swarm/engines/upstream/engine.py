@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.engines.assembly import numbered, together
-from swarm.engines.engine import Capabilities, Embeddings, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest
 from swarm.generation import EventStream, GenerationRequest, Prompt
@@ -33,17 +33,13 @@ class UpstreamEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the server may be able to do; it says no on its own where it cannot. Its contexts are not known (0)."""
-        return Capabilities(
-            slots=self._slots,
-            context_tokens=0,
-            tools=True,
-            grammar=True,
-            logprobs=True,
-            embeddings=True,
-            reasoning=True,
-            infill=True,
-        )
+        """What the server may be able to do; it says no on its own where it cannot."""
+        return Capabilities(tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=True, infill=True)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """Of its models nothing is known, their contexts included."""
+        return LoadedModel(self._slots, 0)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, JsonValue, RootModel
+from pydantic import BaseModel, RootModel
 
+from federation.advertisement import Capabilities
 from swarm.gateway.documentation.answers import EmbeddingUsage, SwarmReport
 
 
@@ -137,6 +138,14 @@ class GenerationDefaults(BaseModel):
     n_ctx: int
 
 
+class PropertiesInTheSwarm(BaseModel):
+    """The node that answered, and what can be asked of the model there."""
+
+    node: str
+    slots_free: int
+    can: Capabilities
+
+
 class ModelProperties(BaseModel):
     """Facts of a model, with llama.cpp's names for them."""
 
@@ -146,7 +155,7 @@ class ModelProperties(BaseModel):
     chat_template: str
     bos_token: str
     eos_token: str
-    swarm: dict[str, JsonValue]
+    swarm: PropertiesInTheSwarm
 
 
 class Infill(BaseModel):

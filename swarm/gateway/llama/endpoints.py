@@ -5,7 +5,7 @@ llama.cpp's `/infill`, in its own shapes: editors' completion at the caret, by a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from aiohttp import web
 
@@ -98,13 +98,13 @@ async def props(request: web.Request) -> web.Response:
             "eos_token": facts.eos_token,
             "modalities": {"vision": False, "audio": False},
             "build_info": f"local-swarm {program_version()}",
-            "swarm": {"node": replica.node, "slots_free": replica.slots_free, "can": abilities(facts)},
+            "swarm": {
+                "node": replica.node,
+                "slots_free": replica.slots_free,
+                "can": {each.name: getattr(facts, each.name) for each in fields(Capabilities)},
+            },
         }
     )
-
-
-def abilities(facts: Capabilities) -> dict[str, bool]:
-    return {name: value for name, value in asdict(facts).items() if isinstance(value, bool)}
 
 
 async def change_props(_: web.Request) -> web.Response:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Annotated, Any, TypeVar, cast
 
 from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
-from swarm.engines.engine import Capabilities, Embeddings, Engine, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, Engine, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.engines.llama_cpp.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
@@ -139,6 +139,11 @@ class InfillBody(Sampling):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelProps(Capabilities, LoadedModel):
+    """A model as nodes tell each other of it: its sizes, its texts and what it can do, in one flat JSON object."""
+
+
 BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
 TOKEN_BYTES = 8  # of a token's number as text
 MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
@@ -147,7 +152,7 @@ COUNT = TypeAdapter(int)
 TOKENS = TypeAdapter(Tokens)
 EMBEDDINGS = TypeAdapter(Embeddings)
 RANKING = TypeAdapter(Ranking)
-CAPABILITIES = TypeAdapter(Capabilities)
+PROPS = TypeAdapter(ModelProps)
 
 
 def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
@@ -200,7 +205,7 @@ def apply_template(body: TemplateBody) -> UtilityCall[str]:
         text,
         lambda _: True,
         size_bytes=prompt_chars(request),
-        check=lambda can: refuse_too_long(request, can),
+        check=lambda model: refuse_too_long(request, model),
     )
 
 
@@ -219,7 +224,7 @@ def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
         count,
         lambda count: 0 <= count <= MAX_INT,
         size_bytes=prompt_chars(request),
-        check=lambda can: refuse_too_long(request, can),
+        check=lambda model: refuse_too_long(request, model),
     )
 
 
@@ -246,7 +251,7 @@ def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
         fits,
         EMBED,
         leases=True,
-        check=lambda can: refuse_too_long_texts(texts, can),
+        check=lambda model: refuse_too_long_texts(texts, model),
         upstream=lambda http, model: http.embed(model, texts, more),
     )
 
@@ -269,15 +274,15 @@ def rerank(body: RerankBody) -> UtilityCall[Ranking]:
         fits,
         RERANK,
         leases=True,
-        check=lambda can: refuse_too_long_texts([body.query, *passages], can),
+        check=lambda model: refuse_too_long_texts([body.query, *passages], model),
     )
 
 
-def props(body: PropsBody) -> UtilityCall[Capabilities]:
-    async def facts(engine: Engine) -> Capabilities:
-        return engine.capabilities
+def props(body: PropsBody) -> UtilityCall[ModelProps]:
+    async def facts(engine: Engine) -> ModelProps:
+        return ModelProps(**asdict(engine.loaded), **asdict(engine.capabilities))
 
-    return UtilityCall("props", wire(body), CAPABILITIES, facts, lambda answer: answer.slots > 0)
+    return UtilityCall("props", wire(body), PROPS, facts, lambda answer: answer.slots > 0)
 
 
 def wire(body: BaseModel) -> JsonObject:
