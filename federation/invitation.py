@@ -37,7 +37,6 @@ PREFIX: Final = "swarm1"
 SECRET_BYTES: Final = 16  # 128 bits: a code cannot be guessed, on line or off
 MAX_HOSTS: Final = 4
 MAX_CODE_CHARS: Final = 400  # the longest code has 290; more is no code
-CODE_LIFE_S: Final = 600.0  # ten minutes: to walk to the other machine
 MAX_LIVE_CODES: Final = 8  # one for each machine of a room that somebody sets up at once
 MAX_WRONG_PROOFS: Final = 20  # then the code is withdrawn: nobody mistypes a proof
 MAX_REQUEST_BYTES: Final = 8192  # a certificate, a name and four addresses are under 3,000
@@ -133,6 +132,14 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.sha256(b"local-swarm invitation" + content).digest()[:_CHECKSUM_BYTES]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairingTiming:
+    """How long an inviter waits for joiners, in seconds."""
+
+    code_life_s: float = 600.0  # ten minutes: to walk to the other machine
+    exchange_s: float = 10.0  # for one connection, from the end of the handshake to the end of the answer
+
+
 class JoinRequest(Wire):
     """What a joiner sends, as one line of JSON. Its node id is its certificate's fingerprint."""
 
@@ -197,9 +204,15 @@ class _LiveCode:
 
 
 class Invitations:
-    """The live codes of one inviter. Each is good once, for CODE_LIFE_S, and for MAX_WRONG_PROOFS wrong proofs."""
+    """The live codes of one inviter. Each is good once, for `life_s`, and for MAX_WRONG_PROOFS wrong proofs."""
 
-    def __init__(self, fingerprint: bytes, random_bytes: Callable[[int], bytes] = token_bytes) -> None:
+    def __init__(
+        self,
+        fingerprint: bytes,
+        random_bytes: Callable[[int], bytes] = token_bytes,
+        life_s: float = PairingTiming().code_life_s,
+    ) -> None:
+        self.life_s = life_s
         self._fingerprint = fingerprint
         self._random_bytes = random_bytes
         self._codes: list[_LiveCode] = []
@@ -208,7 +221,7 @@ class Invitations:
         """A new secret; beyond MAX_LIVE_CODES the oldest code ends."""
         self.live(now)
         del self._codes[: max(0, len(self._codes) - MAX_LIVE_CODES + 1)]
-        code = _LiveCode(self._random_bytes(SECRET_BYTES), now + CODE_LIFE_S)
+        code = _LiveCode(self._random_bytes(SECRET_BYTES), now + self.life_s)
         self._codes.append(code)
         return code.secret
 

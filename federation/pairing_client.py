@@ -51,13 +51,15 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
         )
 
 
-async def join(invitation: Invitation, identity: NodeIdentity, places: Iterable[Place]) -> tuple[JoinAnswer, Address]:
+async def join(
+    invitation: Invitation, identity: NodeIdentity, places: Iterable[Place], connect_s: float = CONNECT_S
+) -> tuple[JoinAnswer, Address]:
     """The inviter's answer, proven to be its own, and where it was reached. Raises PairingError with the remedy."""
     problems: list[str] = []
     silent: list[Address] = []
     for address in with_zones(invitation.addresses, read_interfaces()):
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(connect_s):
                 reader, writer = await asyncio.open_connection(
                     address.host, address.port, ssl=_looking_context(), server_hostname="", limit=MAX_REPLY_BYTES
                 )

@@ -18,16 +18,17 @@ from typing import Final
 from pydantic import ValidationError
 
 from federation.accepting import Acceptor, connected
-from federation.invitation import MAX_REQUEST_BYTES, JoinReply, JoinRequest
+from federation.invitation import MAX_REQUEST_BYTES, JoinReply, JoinRequest, PairingTiming
 from federation.wire import first_problem
 
 MAX_CONNECTIONS: Final = 16  # one joiner needs one
 MAX_KNOCKING: Final = 64  # beside those, some are in their handshake; whoever floods the port keeps joiners out anyway
-EXCHANGE_S: Final = 10.0  # for one connection, from the end of the handshake to the end of the answer
 HANDSHAKE_S: Final = 5.0
 
 Redeem = Callable[[JoinRequest, str], Awaitable[JoinReply]]
 """Answers the request of a joiner at the IP address given."""
+Bind = Callable[[Sequence[str], int], list[socket.socket]]
+"""Listeners on these hosts, at the port given where it is free."""
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,22 @@ log = logging.getLogger(__name__)
 class PairingListener:
     """Listens between `open` and `close`; both may be called in any state. `hosts` are what the node listens on."""
 
-    def __init__(self, hosts: Sequence[str], preferred_port: int, context: ssl.SSLContext, redeem: Redeem) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        preferred_port: int,
+        context: ssl.SSLContext,
+        redeem: Redeem,
+        *,
+        exchange_s: float = PairingTiming().exchange_s,
+        most_knocking: int = MAX_KNOCKING,
+        bind: Bind | None = None,
+    ) -> None:
         self._hosts = tuple(hosts)
         self._preferred_port = preferred_port
+        self._exchange_s = exchange_s
+        self._most_knocking = most_knocking
+        self._bind = bind or bind_all
         self._context = context
         self._redeem = redeem
         self._acceptors: list[Acceptor] = []
@@ -53,7 +67,7 @@ class PairingListener:
     async def open(self) -> int:
         """Listen, if it does not yet; the port. Raises OSError."""
         if self._port is None:
-            listeners = _bind_all(self._hosts, self._preferred_port)
+            listeners = self._bind(self._hosts, self._preferred_port)
             self._acceptors = [Acceptor(listener, self._take) for listener in listeners]
             self._port = int(listeners[0].getsockname()[1])
             for acceptor in self._acceptors:
@@ -72,7 +86,7 @@ class PairingListener:
             await asyncio.wait(tuple(self._knocking))
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        if len(self._knocking) >= MAX_KNOCKING:
+        if len(self._knocking) >= self._most_knocking:
             connection.close()
             return
         connection.setblocking(False)
@@ -105,7 +119,7 @@ class PairingListener:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
         self._exchanges += 1
         try:
-            async with asyncio.timeout(EXCHANGE_S):
+            async with asyncio.timeout(self._exchange_s):
                 reply = await self._reply(reader, host)
                 writer.write(reply.model_dump_json().encode() + b"\n")
                 await writer.drain()
@@ -126,7 +140,7 @@ class PairingListener:
         return await self._redeem(request, host)
 
 
-def _bind_all(hosts: Sequence[str], preferred_port: int) -> list[socket.socket]:
+def bind_all(hosts: Sequence[str], preferred_port: int) -> list[socket.socket]:
     """Sockets on one port: the one next to the node's, which a person may have told a firewall of, else any.
 
     Raises OSError where the first host cannot be had.

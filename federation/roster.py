@@ -219,7 +219,8 @@ def told_exclusion(roster: Roster | None, node_id: str) -> Exclusion | None:
 class Refusals:
     """The members that refuse this node, from one that took it on."""
 
-    def __init__(self) -> None:
+    def __init__(self, sure_s: float = SURE_S) -> None:
+        self._sure_s = sure_s
         self._by: str | None = None
         self._first_at = 0.0
         self._count = 0
@@ -236,5 +237,5 @@ class Refusals:
 
     def by(self, now: float) -> str | None:
         """Who refuses this node for good, the first of all; None while that is not sure."""
-        is_sure = self._count >= SURE_AFTER and now - self._first_at >= SURE_S
+        is_sure = self._count >= SURE_AFTER and now - self._first_at >= self._sure_s
         return self._by if is_sure else None

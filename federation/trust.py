@@ -43,7 +43,9 @@ class _Contexts:
 class Trust:
     """For the event loop's thread. Listeners are called on it, after a change, and must neither block nor raise."""
 
-    def __init__(self, identity: NodeIdentity, data_dir: Path, roster: Roster | None) -> None:
+    def __init__(
+        self, identity: NodeIdentity, data_dir: Path, roster: Roster | None, refusals: Refusals | None = None
+    ) -> None:
         self.identity = identity
         self._data_dir = data_dir
         self._roster = roster
@@ -52,14 +54,14 @@ class Trust:
         self._listeners: list[Listener] = []
         self._changing = asyncio.Lock()
         self._is_unkept = False
-        self._refusals = Refusals()
+        self._refusals = refusals or Refusals()
         self._exclusion = told_exclusion(roster, identity.node_id)
         self._take(roster, _contexts(identity, roster))
 
     @classmethod
-    def load(cls, identity: NodeIdentity, data_dir: Path) -> Trust:
+    def load(cls, identity: NodeIdentity, data_dir: Path, refusals: Refusals | None = None) -> Trust:
         """As kept in the data directory. Blocks. Raises RosterError for a list of members that cannot be used."""
-        return cls(identity, data_dir, load_roster(data_dir))
+        return cls(identity, data_dir, load_roster(data_dir), refusals)
 
     # Queries
 

@@ -15,7 +15,6 @@ from federation.client import PeerClient, tell_revoked
 from federation.errors import FederationError, PeerError, RosterNotKept
 from federation.hostport import Address, pairing_port
 from federation.invitation import (
-    CODE_LIFE_S,
     MAX_HOSTS,
     Invitation,
     Invitations,
@@ -23,6 +22,7 @@ from federation.invitation import (
     JoinReply,
     JoinRequest,
     Outcome,
+    PairingTiming,
     encode,
     inviter_proof,
 )
@@ -65,6 +65,7 @@ class TrustSteward:
         say: Callable[[str], None],
         members_only: bool = False,
         look_s: float = LOOK_S,
+        timing: PairingTiming | None = None,
     ) -> None:
         self._trust = trust
         self._membership = membership
@@ -76,10 +77,13 @@ class TrustSteward:
         self._members_only = members_only
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
-        self._invitations = Invitations(fingerprint(trust.identity.certificate))
+        timing = timing or PairingTiming()
+        self._invitations = Invitations(fingerprint(trust.identity.certificate), life_s=timing.code_life_s)
         self._usual_port = pairing_port(addresses()[0].port)
         context = pairing_context(trust.identity.pem)
-        self._listener = PairingListener(bind_hosts, self._usual_port, context, self._redeem)
+        self._listener = PairingListener(
+            bind_hosts, self._usual_port, context, self._redeem, exchange_s=timing.exchange_s
+        )
         self._codes_changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,7 +142,7 @@ class TrustSteward:
         return Invited(
             code=encode(invitation),
             addresses=tuple(map(str, invitation.addresses)),
-            life_s=CODE_LIFE_S,
+            life_s=self._invitations.life_s,
             node=self._trust.identity.name,
             was_open=was_open,
             other_port=None if port == self._usual_port else port,

@@ -13,6 +13,7 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.hostport import Address
+from federation.invitation import PairingTiming
 from federation.membership import Membership
 from federation.trust import Trust
 from swarm.consensus.options import StreamMode
@@ -73,6 +74,7 @@ class NodeOptions:
     trust: Trust | None = None
     federated: bool = True
     host: str = "127.0.0.1"  # to listen on
+    pairing: PairingTiming | None = None
     rules: RoutingRules = field(default_factory=RoutingRules)
 
 
@@ -175,6 +177,7 @@ class RunningNode:
             say=self.said.append,
             members_only=self._options.access.members_only,
             look_s=LOOK_S,
+            timing=self._options.pairing,
         )
 
     async def _listen(self, stack: AsyncExitStack) -> None:

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from federation import invitation as pairing
 from federation import wire
-from federation.invitation import decode, encode
+from federation.invitation import PairingTiming, decode, encode
 from swarm.cli import main
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
@@ -77,11 +76,8 @@ async def test_an_invitation_that_is_none_says_why(
         assert len(kitchen.trust.others) == 1
 
 
-async def test_an_invitation_that_is_too_old_says_so(
-    make_node: MakeNode, swarm: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pairing, "CODE_LIFE_S", 0.1)
-    async with make_node("kitchen") as kitchen:
+async def test_an_invitation_that_is_too_old_says_so(make_node: MakeNode, swarm: Command, tmp_path: Path) -> None:
+    async with make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)) as kitchen:
         code = (await kitchen.steward.invite()).code
         await soon(lambda: kitchen.steward.pairing_port is None)
         exit_code, _, errors = await swarm("--data-dir", str(tmp_path / "study"), "join", code)

@@ -14,8 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation import invitation as pairing
-from federation import pairing_client
 from federation.errors import PairingError
 from federation.hostport import pairing_port
 from federation.invitation import (
@@ -27,6 +25,7 @@ from federation.invitation import (
     JoinReply,
     JoinRequest,
     Outcome,
+    PairingTiming,
     decode,
     encode,
     joiner_proof,
@@ -164,28 +163,23 @@ async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> 
         assert len(kitchen.trust.others) == 1
 
 
-async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing, "CODE_LIFE_S", 0.1)
-    kitchen, study = make_node("kitchen"), make_node("study")
+async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode) -> None:
+    kitchen, study = make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)), make_node("study")
     async with run_nodes(kitchen, study):
         code = (await kitchen.steward.invite()).code
         await eventually(lambda: kitchen.steward.pairing_port is None)
         with pytest.raises(SwarmError, match=r"any more.*\(127.0.0.1:\d+: Connection refused\).*swarm invite"):
             await study.steward.join(code)
         later = (await kitchen.steward.invite()).code
-        monkeypatch.setattr(pairing, "CODE_LIFE_S", 600.0)
         assert later != code
 
 
-async def test_where_nobody_answers_at_all_the_firewall_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pairing_client, "CONNECT_S", 0.1)
+async def test_where_nobody_answers_at_all_the_firewall_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # as a dropped packet: nothing ever comes back
         port = mute.getsockname()[1]
         invitation = Invitation("0" * 16, b"x" * 32, b"y" * 16, ("127.0.0.1",), port)
         with pytest.raises(PairingError) as caught:
-            await join(invitation, identity(tmp_path, "study"), ())
+            await join(invitation, identity(tmp_path, "study"), (), connect_s=0.1)
     said = str(caught.value)
     assert said.startswith(f"no answer at 127.0.0.1:{port}: is that machine on, and on this network?")
     assert f"firewall must let TCP {port} in" in said
@@ -395,11 +389,8 @@ async def test_hostile_lines_are_refused_and_harm_nobody(make_node: MakeNode, tm
         assert reply.answer is not None
 
 
-async def test_idle_knockers_are_few_and_do_not_last(
-    make_node: MakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("federation.pairing_listener.EXCHANGE_S", 0.5)
-    async with make_node("kitchen") as kitchen, AsyncExitStack() as stack:
+async def test_idle_knockers_are_few_and_do_not_last(make_node: MakeNode, tmp_path: Path) -> None:
+    async with make_node("kitchen", pairing=PairingTiming(exchange_s=0.5)) as kitchen, AsyncExitStack() as stack:
         invitation = decode((await kitchen.steward.invite()).code)
         address = invitation.addresses[0]
         links: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from federation import pairing_listener
 from federation.invitation import JoinReply, JoinRequest
-from federation.pairing_listener import PairingListener
+from federation.pairing_listener import Bind, PairingListener
 from federation.tls import pairing_context
 from tests.doubles.knocking import Handshake, RecordingListener, knock, turn
 from tests.doubles.paired import identity
@@ -18,19 +18,20 @@ from tests.trust.test_joining import knock_anyway
 TURNS = range(16)  # of the event loop, after which the exchange has begun
 
 
+def only(listener: socket.socket) -> Bind:
+    return lambda _hosts, _port: [listener]
+
+
 async def refuse(_: JoinRequest, __: str) -> JoinReply:
     return JoinReply(refusal="no")
 
 
 @pytest.mark.parametrize("said", ["nothing", "hello", "finished"])
-async def test_the_end_finds_no_knocker_without_an_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
-) -> None:
+async def test_the_end_finds_no_knocker_without_an_owner(tmp_path: Path, said: str) -> None:
     context = pairing_context(identity(tmp_path, "kitchen").pem)
     for turns in TURNS:
         listener = RecordingListener()
-        monkeypatch.setattr(pairing_listener, "_bind_all", lambda *_, listener=listener: [listener])
-        door = PairingListener(["127.0.0.1"], 0, context, refuse)
+        door = PairingListener(["127.0.0.1"], 0, context, refuse, bind=only(listener))
         port = await door.open()
         await turn(2)
         handshake = None if said == "nothing" else Handshake(knock_anyway(), port)
@@ -44,11 +45,9 @@ async def test_the_end_finds_no_knocker_without_an_owner(
         client.close()
 
 
-async def test_too_many_knockers_are_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing_listener, "MAX_KNOCKING", 3)
-    listener = RecordingListener()
-    monkeypatch.setattr(pairing_listener, "_bind_all", lambda *_: [listener])
-    door = PairingListener(["127.0.0.1"], 0, pairing_context(identity(tmp_path, "kitchen").pem), refuse)
+async def test_too_many_knockers_are_shown_out(tmp_path: Path) -> None:
+    listener, context = RecordingListener(), pairing_context(identity(tmp_path, "kitchen").pem)
+    door = PairingListener(["127.0.0.1"], 0, context, refuse, most_knocking=3, bind=only(listener))
     port = await door.open()
     clients = [knock(port, b"") for _ in range(5)]
     await eventually(lambda: len(listener.accepted) == len(clients))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from federation import roster as exclusion
 from federation import wire
 from federation.client import tell_revoked
 from federation.errors import PeerError, PeerUntrusted
@@ -17,7 +16,7 @@ from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.pairing import peers_at_rest, revoke_at_rest
 from swarm.node.trust import trust_words
 from tests.doubles.clients import connect
-from tests.doubles.paired import open_trust, paired_trusts, roster_of
+from tests.doubles.paired import identity, open_trust, paired_trusts, roster_of
 from tests.doubles.running_node import RunningNode, run_nodes
 from tests.doubles.waiting import eventually
 from tests.trust.conftest import MakeNode
@@ -82,10 +81,10 @@ async def test_from_then_on_it_is_alone_and_not_open(
 
 
 async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
-    trio: tuple[RunningNode, ...], monkeypatch: pytest.MonkeyPatch
+    trio: tuple[RunningNode, ...], make_node: MakeNode, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(exclusion, "SURE_S", 0.2)
-    kitchen, study, attic = trio
+    kitchen, _, attic = trio
+    study = make_node("study", Trust.load(identity(tmp_path, "study"), tmp_path / "study", Refusals(sure_s=0.2)))
     async with run_nodes(kitchen, attic):
         await acquainted(kitchen, attic)
         assert not (await kitchen.steward.revoke("study")).knows
@@ -98,7 +97,7 @@ async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
             assert study.trust.mode == "paired"
             await study.steward.join((await attic.steward.invite()).code)
             assert study.trust.exclusion is None
-            await acquainted(*trio)
+            await acquainted(kitchen, study, attic)
             assert study.trust.exclusion is None
 
 
