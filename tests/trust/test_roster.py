@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation import roster as roster_module
 from federation.errors import RosterError
-from federation.roster import Entry, Place, Roster, encoded, parse_roster
+from federation.roster import MAX_MEMBERS, Entry, Place, Roster, encoded, parse_roster
 from federation.roster_store import ROSTER_FILE, load_roster, save_roster
 from tests.doubles.paired import identity, roster_of
 
@@ -78,9 +77,8 @@ def test_another_swarms_list_is_not_merged(tmp_path: Path) -> None:
         roster_of(tmp_path, "kitchen").merge(roster_of(tmp_path, "kitchen"))
 
 
-def test_a_full_swarm_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roster_module, "MAX_MEMBERS", 2)
-    full = roster_of(tmp_path, "kitchen", "study")
+def test_a_full_swarm_says_so(tmp_path: Path) -> None:
+    full = roster_of(tmp_path, *(f"node-{number}" for number in range(MAX_MEMBERS)))
     with pytest.raises(RosterError, match="it is full"):
         full.admit(CERTIFICATES["attic"], "attic")
 
