@@ -45,7 +45,9 @@ def folder_name(repo: str) -> str:
 
 
 @contextmanager
-def locked(models_dir: Path, repo: str, progress: Progress) -> Generator[None]:
+def locked(
+    models_dir: Path, repo: str, progress: Progress, look_s: float = LOCK_WAIT_S, most_still: int = MAX_STILL
+) -> Generator[None]:
     """Alone with the partial files of `repo`; shows the progress of another download while that goes on.
 
     Raises SetupError where the other one does not get on. Who dies, dies with the lock.
@@ -58,12 +60,12 @@ def locked(models_dir: Path, repo: str, progress: Progress) -> Generator[None]:
     last_bytes, still = -1, 0
     while True:
         try:
-            lock.acquire(timeout=LOCK_WAIT_S)
+            lock.acquire(timeout=look_s)
             break
         except filelock.Timeout as error:
             here_bytes = _on_its_way_bytes(models_dir, repo)
             last_bytes, still = here_bytes, still + 1 if here_bytes == last_bytes else 0
-            if still >= MAX_STILL:
+            if still >= most_still:
                 raise SetupError(
                     f"{repo} is being downloaded by another process, which does not get on: stop that one, "
                     "then run this again: it goes on where that stopped"

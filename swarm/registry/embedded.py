@@ -7,14 +7,24 @@ their checksums, so that a damaged file is named before any native code reads it
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.errors import SetupError
 from swarm.registry.names import EMBEDDED_NAMES
 
 CHECKSUMS_FILE = "SHA256SUMS"  # in the form that `sha256sum --check` reads
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGED = Path(__file__).resolve().parents[1] / "embedded_models"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Where this program lies: a checkout's root, and the folder that an installed package has instead."""
+
+    root: Path
+    packaged: Path
+
+
+HERE = Installation(Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1] / "embedded_models")
 
 
 def file_stem(name: str) -> str:
@@ -22,17 +32,17 @@ def file_stem(name: str) -> str:
     return name.replace(":", "-")
 
 
-def embedded_folder() -> Path:
+def embedded_folder(here: Installation = HERE) -> Path:
     """The folder of the embedded models: the installed package's, else the checkout's."""
-    return _PACKAGED if _PACKAGED.is_dir() else _ROOT / "models" / "demo"
+    return here.packaged if here.packaged.is_dir() else here.root / "models" / "demo"
 
 
-def embedded_model_path(name: str = EMBEDDED_NAMES[0]) -> Path:
+def embedded_model_path(name: str = EMBEDDED_NAMES[0], here: Installation = HERE) -> Path:
     """The file of the embedded model `name`, whole. Raises SetupError with the command that restores it."""
-    path = embedded_folder() / f"{file_stem(name)}.gguf"
+    path = embedded_folder(here) / f"{file_stem(name)}.gguf"
     problem = _problem_with(path)
     if problem is not None:
-        remedy = f"restore it with `{_restoring(path)}`, or serve another with --model"
+        remedy = f"restore it with `{_restoring(path, here)}`, or serve another with --model"
         raise SetupError(f"the embedded model {name!r} {problem}: {remedy}")
     return path
 
@@ -67,8 +77,8 @@ def _checksums(folder: Path) -> dict[str, str]:
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
-def _restoring(path: Path) -> str:
+def _restoring(path: Path, here: Installation) -> str:
     """The command that brings the shipped files back."""
-    if path.parent == _PACKAGED:
+    if path.parent == here.packaged:
         return "pip install --force-reinstall --no-deps local-swarm"
-    return f"git -C {_ROOT} checkout -- models/demo"
+    return f"git -C {here.root} checkout -- models/demo"

@@ -24,7 +24,7 @@ from federation.file_exchange import FilePeer, PieceHashes, SharedFile, list_fil
 from swarm.registry.download import SPARE_DISK_BYTES
 from swarm.registry.file_hashes import FileHashes, stoppable
 from swarm.registry.hub import Progress
-from swarm.registry.piece_copy import MAX_SOURCES, PieceCopy
+from swarm.registry.piece_copy import MAX_SOURCES, CopyPace, PieceCopy
 from swarm.registry.piece_file import PieceFile, pieces_path, taken_bytes
 
 MAX_ASKED = 32  # peers asked for what they have
@@ -53,6 +53,7 @@ class LanFiles:
         say: Callable[[str], None],
         believe_names: Callable[[], bool] = lambda: False,
         failed: Callable[[str], None] = lambda node_id: None,
+        pace: CopyPace | None = None,
     ) -> None:
         self._client = client
         self._peers = peers
@@ -60,6 +61,7 @@ class LanFiles:
         self._say = say
         self._believe_names = believe_names
         self._failed = failed
+        self._pace = pace
         self._liars: dict[str, str] = {}  # node id -> why; as many as have been peers, which is bounded
         self._offers: tuple[float, dict[str, tuple[FilePeer, tuple[SharedFile, ...]]]] | None = None
 
@@ -96,7 +98,7 @@ class LanFiles:
             file = PieceFile(partial, hashes)
             copy = PieceCopy(
                 self._client, sha256, hashes, peers, file,
-                progress=progress, charge=self._charge, failed=lambda peer: self._failed(peer.id),
+                progress=progress, charge=self._charge, failed=lambda peer: self._failed(peer.id), pace=self._pace,
             )  # fmt: skip
             await copy.run()
             if not copy.is_whole:

@@ -47,16 +47,23 @@ class LocalModels:
         return {model.id: model.facts.shape for model in self.models if model.in_catalogue and model.facts}
 
 
-def scan(models_dir: Path, catalogue: Catalogue, extra_dir: Path | None = None, hub_cache: bool = True) -> LocalModels:
+def scan(
+    models_dir: Path,
+    catalogue: Catalogue,
+    extra_dir: Path | None = None,
+    hub_cache: bool = True,
+    most_visited: int = MAX_VISITED,
+) -> LocalModels:
     """Every usable model in `models_dir`, `extra_dir` and the hub's cache; of two with one id the first. Blocks.
 
-    A folder that does not exist has no models; a file that cannot be read is a problem and not an error.
+    A folder that does not exist has no models; a file that cannot be read is a problem and not an error. Of each place
+    `most_visited` folder entries are looked at, or some more.
     """
     found: dict[str, LocalModel] = {}
     problems: list[str] = []
     seen: set[Path] = set()
     places = [models_dir, *([extra_dir] if extra_dir else []), *([hub_cache_dir()] if hub_cache else [])]
-    for path in (path for place in places for path in _candidates(place)):
+    for path in (path for place in places for path in _candidates(place, most_visited)):
         real = path.resolve()
         if real in seen or len(found) >= MAX_MODELS:
             continue
@@ -99,7 +106,7 @@ def hub_cache_dir() -> Path:
     return Path(home).expanduser() / "hub"
 
 
-def _candidates(place: Path) -> Iterator[Path]:
+def _candidates(place: Path, most_visited: int) -> Iterator[Path]:
     """GGUF files (first parts only) and folders that look like an MLX model, below `place`, in a stable order."""
     visited = 0
     pending = [(place, 0)]
@@ -118,7 +125,7 @@ def _candidates(place: Path) -> Iterator[Path]:
         if "config.json" in names and any(name.endswith(".safetensors") for name in names):
             yield folder
         yield from (e for e in entries if e.name.endswith(".gguf") and not is_later_part(e) and e.is_file())
-        if depth < MAX_DEPTH and visited < MAX_VISITED:
+        if depth < MAX_DEPTH and visited < most_visited:
             pending.extend((e, depth + 1) for e in reversed(entries) if not e.name.startswith(".") and e.is_dir())
 
 

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from federation.client import PeerClient
 from federation.errors import PeerError
@@ -15,15 +16,21 @@ from swarm.registry.file_hashes import stoppable
 from swarm.registry.piece_file import PieceFile
 
 MAX_SOURCES = 8  # peers drawn from at once; any cable is full by then
-STREAMS_PER_PEER = 2  # so that the next piece is on its way while one is proved and written; peers give no more
 MAX_STREAMS = 8  # pieces in memory at once: 64 MiB
 MAX_FAILURES = 3  # in a row; then the peer is gone, or as good as
-FAILURE_PAUSE_S = 0.5
-BUSY_PAUSE_S = 1.0
-SLOW_S = 3.0  # a piece that takes longer while others have nothing to do is asked of one of them, too
 MAX_BUSY = 60  # refusals for want of a place, in a row: a minute's wait; then the internet is quicker
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPace:
+    """How peers are asked for pieces; times in seconds."""
+
+    streams_per_peer: int = 2  # so that the next piece is on its way while one is proved and written: the most it gives
+    failure_pause_s: float = 0.5  # times the failures in a row
+    busy_pause_s: float = 1.0
+    slow_s: float = 3.0  # a piece that takes longer while others have nothing to do is asked of one of them, too
 
 
 class PieceCopy:
@@ -43,6 +50,7 @@ class PieceCopy:
         progress: Callable[[int, int | None], None],
         charge: Callable[[FilePeer, str], None],
         failed: Callable[[FilePeer], None],
+        pace: CopyPace | None = None,
     ) -> None:
         self._client = client
         self._sha256 = sha256
@@ -52,6 +60,7 @@ class PieceCopy:
         self._progress = progress
         self._charge = charge
         self._failed = failed
+        self._pace = pace or CopyPace()
         self._charged: set[str] = set()
         self._wanted: deque[int] = deque()
         self._brought_by: dict[int, list[str]] = {}  # peer ids, by the piece on its way; the oldest first
@@ -72,7 +81,7 @@ class PieceCopy:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
-                streams = [tasks.create_task(self._draw(peer)) for peer in _streams(self._peers)]
+                streams = [tasks.create_task(self._draw(peer)) for peer in _streams(self._peers, self._pace)]
                 whole = tasks.create_task(self._cancel_when_whole(streams))
                 await asyncio.wait(streams)
                 whole.cancel()
@@ -109,11 +118,11 @@ class PieceCopy:
                 return
             if trouble.status == 503:
                 busy += 1
-                await asyncio.sleep(BUSY_PAUSE_S)
+                await asyncio.sleep(self._pace.busy_pause_s)
             else:
                 failures += 1
                 self._failed(peer)
-                await asyncio.sleep(FAILURE_PAUSE_S * failures)
+                await asyncio.sleep(self._pace.failure_pause_s * failures)
 
     async def _next_piece(self, peer: FilePeer) -> int | None:
         """A piece that nobody is bringing, or that another peer is slow with; None once `peer` is of no more use."""
@@ -122,7 +131,7 @@ class PieceCopy:
                 return self._wanted.popleft()
             self._changed.clear()
             try:
-                async with asyncio.timeout(SLOW_S):
+                async with asyncio.timeout(self._pace.slow_s):
                     await self._changed.wait()
             except TimeoutError:
                 slow = [
@@ -164,9 +173,9 @@ class PieceCopy:
         self._progress(done_bytes, self._hashes.size_bytes)
 
 
-def _streams(peers: tuple[FilePeer, ...]) -> tuple[FilePeer, ...]:
+def _streams(peers: tuple[FilePeer, ...], pace: CopyPace) -> tuple[FilePeer, ...]:
     """Who is asked by each stream: every peer once, then again, within MAX_STREAMS."""
-    return (peers * STREAMS_PER_PEER)[:MAX_STREAMS]
+    return (peers * pace.streams_per_peer)[:MAX_STREAMS]
 
 
 def _first(errors: BaseExceptionGroup[OSError]) -> OSError:

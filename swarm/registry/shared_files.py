@@ -43,10 +43,14 @@ class _Found:
 
 
 class SharedFiles:
-    """What lies in `models_dir`. Every method blocks and may be called from any thread."""
+    """What lies in `models_dir`. Every method blocks and may be called from any thread.
 
-    def __init__(self, models_dir: Path) -> None:
+    A list of it that is `rescan_s` old is made anew for whoever asks.
+    """
+
+    def __init__(self, models_dir: Path, rescan_s: float = RESCAN_S) -> None:
         self._root = models_dir
+        self._rescan_s = rescan_s
         self._lock = threading.Lock()
         self._hashes: dict[_Found, FileHashes | None] = {}
         self._by_sha256: Mapping[str, tuple[_Found, FileHashes]] = {}
@@ -58,7 +62,7 @@ class SharedFiles:
 
     def listed(self) -> tuple[SharedFile, ...]:
         """What is told to peers: the files whose hashes are known."""
-        self._rescan()
+        self._rescan(self._rescan_s)
         return tuple(
             SharedFile(sha256=sha256, size_bytes=found.size_bytes, name=found.name)
             for sha256, (found, _) in self._by_sha256.items()
@@ -95,13 +99,13 @@ class SharedFiles:
         return True
 
     def _known(self, sha256: str) -> tuple[_Found, FileHashes]:
-        for max_age_s in (float("inf"), RESCAN_S):
+        for max_age_s in (float("inf"), self._rescan_s):
             self._rescan(max_age_s)
             if (known := self._by_sha256.get(sha256)) is not None:
                 return known
         raise UnknownFile(sha256)
 
-    def _rescan(self, max_age_s: float = RESCAN_S) -> None:
+    def _rescan(self, max_age_s: float) -> None:
         """Look at the folder again, unless somebody did so within `max_age_s`."""
         with self._lock:
             if self._scanned_at is not None and time.monotonic() - self._scanned_at < max_age_s:

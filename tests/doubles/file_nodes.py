@@ -17,7 +17,8 @@ from swarm.errors import Unavailable
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.registry.file_hashes import hash_bytes
 from swarm.registry.lan_download import LanFiles
-from swarm.registry.shared_files import SharedFiles
+from swarm.registry.piece_copy import CopyPace
+from swarm.registry.shared_files import RESCAN_S, SharedFiles
 from tests.doubles.running_node import NodeOptions, RunningNode
 
 OWNER, REPO, FILE = "owner", "repo-GGUF", "model-q4_k_m.gguf"
@@ -26,14 +27,15 @@ CONTENT = random.Random(7).randbytes(2 * PIECE_BYTES + 12_345)
 HASHES = hash_bytes(io.BytesIO(CONTENT))
 SHA256 = HASHES.sha256
 FAST_BYTES_PER_S = 1e12
+QUICK = CopyPace(failure_pause_s=0.01, busy_pause_s=0.01)
 
 
-def stocked(models_dir: Path, content: bytes = CONTENT) -> SharedFiles:
+def stocked(models_dir: Path, content: bytes = CONTENT, rescan_s: float = RESCAN_S) -> SharedFiles:
     """A models folder with the file in it, hashed."""
     path = models_dir / f"{OWNER}--{REPO}" / FILE
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    files = SharedFiles(models_dir)
+    files = SharedFiles(models_dir, rescan_s)
     while files.hash_one(threading.Event()):
         pass
     return files
@@ -88,9 +90,11 @@ class LyingFiles(SharedFiles):
 class SharingNode(RunningNode):
     """A running node without models, but with files."""
 
-    def __init__(self, name: str, files: SharedFiles, transfers: CountingTransfers | None = None) -> None:
+    def __init__(
+        self, name: str, files: SharedFiles, transfers: CountingTransfers | None = None, **limits: float
+    ) -> None:
         self.transfers = transfers or CountingTransfers()
-        super().__init__(name, options=NodeOptions(files=FileService(files, self.transfers)))
+        super().__init__(name, options=NodeOptions(files=FileService(files, self.transfers, **limits)))
 
     @property
     def peer(self) -> FilePeer:
@@ -100,13 +104,13 @@ class SharingNode(RunningNode):
 class Asker:
     """A node that needs files, as `LanFiles` sees it: whom it knows, what it was told."""
 
-    def __init__(self, client: PeerClient, *nodes: SharingNode, paired: bool = False) -> None:
+    def __init__(self, client: PeerClient, *nodes: SharingNode, paired: bool = False, pace: CopyPace = QUICK) -> None:
         self.peers: Sequence[FilePeer] = [node.peer for node in nodes]
         self.said: list[str] = []
         self.failed: list[str] = []
         self.nearby = LanFiles(
             client, self._peers, asyncio.get_running_loop(),
-            say=self.said.append, believe_names=lambda: paired, failed=self.failed.append,
+            say=self.said.append, believe_names=lambda: paired, failed=self.failed.append, pace=pace,
         )  # fmt: skip
 
     @property

@@ -62,9 +62,14 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    monkeypatch.setattr("swarm.registry.shared_files.RESCAN_S", 0.0)
-    files = stocked(tmp_path / "models", CONTENT)
+def rescan_s() -> float:
+    """How old a list of files may be; tests have others by their parameter of that name."""
+    return 0.0
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, rescan_s: float) -> AsyncIterator[Stage]:
+    files = stocked(tmp_path / "models", CONTENT, rescan_s)
     async with SharingNode("kitchen", files) as node, connect(node.url) as client:
         yield Stage(tmp_path / "models", files, node, client)
 
@@ -208,10 +213,8 @@ async def test_links_and_what_is_no_download_are_not_shared(stage: Stage, tmp_pa
     assert (await stage.client.get(f"{wire.MODELS_PATH}/{SECRET_SHA256}")).status == 404
 
 
-async def test_a_file_that_becomes_a_link_is_not_followed(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swarm.registry.shared_files.RESCAN_S", 1e9)  # so that the swap falls between scan and open
+@pytest.mark.parametrize("rescan_s", [1e9])  # so that the swap falls between scan and open
+async def test_a_file_that_becomes_a_link_is_not_followed(stage: Stage, tmp_path: Path) -> None:
     stage.files.listed()
     secret = tmp_path / "secret.gguf"
     secret.write_bytes(bytes(len(CONTENT)))
@@ -221,10 +224,8 @@ async def test_a_file_that_becomes_a_link_is_not_followed(
     assert (await stage.client.get(PATH)).status == 404
 
 
-async def test_a_folder_that_becomes_a_link_is_not_followed(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swarm.registry.shared_files.RESCAN_S", 1e9)
+@pytest.mark.parametrize("rescan_s", [1e9])
+async def test_a_folder_that_becomes_a_link_is_not_followed(stage: Stage, tmp_path: Path) -> None:
     stage.files.listed()
     shutil.move(stage.path.parent, tmp_path / "moved")
     stage.path.parent.symlink_to(tmp_path / "moved")
@@ -295,11 +296,9 @@ async def test_only_so_many_transfers_run_at_once_and_a_reader_that_leaves_makes
         assert (await body_of(node, PATH))[:2] == (200, CONTENT)
 
 
-async def test_a_reader_that_stalls_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.gateway.peers.model_files.GRACE_S", 0.05)
-    monkeypatch.setattr("swarm.gateway.peers.model_files.MIN_BYTES_PER_S", 1e12)
-    transfers = CountingTransfers(stop_at=0)
-    async with SharingNode("kitchen", stocked(tmp_path / "models", CONTENT), transfers) as node:
+async def test_a_reader_that_stalls_is_cut_off(tmp_path: Path) -> None:
+    transfers, files = CountingTransfers(stop_at=0), stocked(tmp_path / "models", CONTENT)
+    async with SharingNode("kitchen", files, transfers, grace_s=0.05, min_bytes_per_s=1e12) as node:
         with pytest.raises(aiohttp.ClientPayloadError):
             await body_of(node, PATH)
         await eventually(lambda: transfers.running == 0)

@@ -23,7 +23,7 @@ import pytest
 from swarm.errors import SetupError
 from swarm.registry import hub as hub_module
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256
+from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256, locked
 from swarm.registry.hub import describe, fetch, hub_reachable
 from swarm.registry.names import HubRef
 from tests.registry.fake_hub import CHUNK_BYTES, COMMIT, Hub, Upload
@@ -349,19 +349,14 @@ def test_a_folder_that_cannot_be_written_is_explained(stocked: Hub, tmp_path: Pa
         download(REF, tmp_path / "file" / "models")
 
 
-def test_two_downloads_of_one_file_share(stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.02)
+def test_two_downloads_of_one_file_share(stocked: Hub, models_dir: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         paths = list(threads.map(lambda _: download(REF, models_dir), range(4)))
     assert {path.read_bytes() for path in paths} == {CONTENT}
     assert stocked.bodies == 1
 
 
-def test_a_download_that_waits_for_another_shows_its_progress_and_not_for_ever(
-    stocked: Hub, models_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.01)
-    monkeypatch.setattr("swarm.registry.download.MAX_STILL", 3)
+def test_a_download_that_waits_for_another_shows_its_progress_and_not_for_ever(stocked: Hub, models_dir: Path) -> None:
     partial = models_dir / PARTIAL_FOLDER / "owner--repo-GGUF" / f"{FILE}.0123456789abcdef"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(8192))
@@ -369,8 +364,9 @@ def test_a_download_that_waits_for_another_shows_its_progress_and_not_for_ever(
     with (
         filelock.FileLock(models_dir / PARTIAL_FOLDER / "owner--repo-GGUF.lock"),
         pytest.raises(SetupError, match="being downloaded by another process, which does not get on: stop that one"),
+        locked(models_dir, REPO, progress, look_s=0.01, most_still=3),
     ):
-        download(REF, models_dir, progress)
+        pytest.fail("it was locked")
     assert progress.reports
     assert {total for _, total in progress.reports} == {None}
     assert download(REF, models_dir).read_bytes() == CONTENT

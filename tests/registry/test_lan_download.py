@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from tests.doubles.file_nodes import (
     FILE,
     OWNER,
     PIECES,
+    QUICK,
     REPO,
     SHA256,
     Asker,
@@ -43,6 +45,7 @@ from tests.registry.fake_hub import Hub, Upload
 
 REF = HubRef(f"{OWNER}/{REPO}", FILE)
 WRONG = bytes(len(CONTENT))
+ONE_STREAM = replace(QUICK, streams_per_peer=1)
 
 
 @pytest.fixture
@@ -59,13 +62,6 @@ def models_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def files(tmp_path: Path) -> SharedFiles:
     return stocked(tmp_path / "holder" / "models")
-
-
-@pytest.fixture(autouse=True)
-def no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.registry.piece_copy.FAILURE_PAUSE_S", 0.01)
-    monkeypatch.setattr("swarm.registry.piece_copy.BUSY_PAUSE_S", 0.01)
-    monkeypatch.setattr("swarm.registry.download.LOCK_WAIT_S", 0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -191,12 +187,11 @@ async def test_a_peer_that_vanishes_is_replaced_by_another(
 
 
 async def test_the_internet_goes_on_where_the_last_peer_vanished(
-    files: SharedFiles, client: PeerClient, models_dir: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    files: SharedFiles, client: PeerClient, models_dir: Path, hub: Hub
 ) -> None:
-    monkeypatch.setattr("swarm.registry.piece_copy.STREAMS_PER_PEER", 1)
     only = SharingNode("only", files, CountingTransfers(stop_at=PIECE_BYTES + PIECE_BYTES // 2))
     async with only:
-        bringing = asyncio.create_task(bring(Asker(client, only), models_dir))
+        bringing = asyncio.create_task(bring(Asker(client, only, pace=ONE_STREAM), models_dir))
         await only.transfers.reached.wait()
         await only.stop()
         assert (await bringing).read_bytes() == CONTENT
@@ -207,10 +202,9 @@ async def test_a_cut_copy_goes_on_with_what_is_missing(
     tmp_path: Path, files: SharedFiles, client: PeerClient, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_hub(monkeypatch)
-    monkeypatch.setattr("swarm.registry.piece_copy.STREAMS_PER_PEER", 1)
     first = SharingNode("first", files, CountingTransfers(stop_at=PIECE_BYTES + 1))
     async with first:
-        bringing = asyncio.create_task(bring(Asker(client, first), models_dir))
+        bringing = asyncio.create_task(bring(Asker(client, first, pace=ONE_STREAM), models_dir))
         await first.transfers.reached.wait()
         await first.stop()
         with pytest.raises(SetupError, match="does not answer"):
@@ -318,13 +312,12 @@ async def test_who_finds_no_place_waits_for_one(files: SharedFiles, client: Peer
 
 
 async def test_a_piece_that_somebody_is_slow_with_is_asked_of_another(
-    tmp_path: Path, client: PeerClient, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, client: PeerClient, models_dir: Path
 ) -> None:
-    monkeypatch.setattr("swarm.registry.piece_copy.SLOW_S", 0.05)
     slow = SharingNode("slow", stocked(tmp_path / "slow"), CountingTransfers(stop_at=0))
     quick = SharingNode("quick", stocked(tmp_path / "quick"), CountingTransfers(stop_at=0))
     async with slow, quick:
-        bringing = asyncio.create_task(bring(Asker(client, slow, quick), models_dir))
+        bringing = asyncio.create_task(bring(Asker(client, slow, quick, pace=replace(QUICK, slow_s=0.05)), models_dir))
         await slow.transfers.reached.wait()
         quick.transfers.stop_at = None
         quick.transfers.go_on.set()

@@ -136,12 +136,12 @@ def test_the_models_folder_wins_over_others(make_gguf: MakeGguf, tmp_path: Path,
     assert [model.path for model in found.models] == [ours, other]
 
 
-def test_links_that_go_round_end(make_gguf: MakeGguf, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_that_go_round_end(make_gguf: MakeGguf, models_dir: Path) -> None:
     make_gguf("models/one.gguf")
     for n in range(10):
         (models_dir / f"loop{n}").symlink_to(models_dir)
-    monkeypatch.setattr("swarm.registry.local.MAX_VISITED", 10**9)  # 10**6 folders, were every link followed
-    assert [model.id for model in scanned(models_dir).models] == ["one"]
+    found = scan(models_dir, CATALOGUE, hub_cache=False, most_visited=10**9)  # 10**6, were every link followed
+    assert [model.id for model in found.models] == ["one"]
 
 
 def test_a_link_to_another_disk_is_followed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:

@@ -41,11 +41,6 @@ class Holder:
         return await asyncio.wait_for(asyncio.to_thread(main, arguments), WAIT_S)
 
 
-@pytest.fixture(autouse=True)
-def no_mdns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("swarm.commands.models.BROWSE_S", 0.01)
-
-
 async def test_a_member_pulls_from_a_member_and_the_internet_sends_no_byte(tmp_path: Path, hub: Hub) -> None:
     hub.put(f"{OWNER}/{REPO}", FILE, Upload(CONTENT))
     holder = Holder(tmp_path)
@@ -92,7 +87,6 @@ async def test_who_is_revoked_while_copying_gets_no_more_and_is_told_why(
     tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("swarm.registry.piece_copy.FAILURE_PAUSE_S", 0.01)
     monkeypatch.setattr("swarm.commands.models._what_to_pull", lambda _: (HubRef(f"{OWNER}/{REPO}", FILE), SHA256))
     holder = Holder(tmp_path, stop_at=2**20)
     async with holder.node:

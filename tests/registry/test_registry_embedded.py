@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
-from swarm.registry import embedded
-from swarm.registry.embedded import CHECKSUMS_FILE, embedded_folder, embedded_model_path
+from swarm.registry.embedded import CHECKSUMS_FILE, Installation, embedded_folder, embedded_model_path
 from swarm.registry.names import EMBEDDED_NAMES
 
 TOGETHER_BYTES = 8 * 10**6
@@ -17,15 +16,19 @@ ONE_BYTES = 4 * 10**6
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout whose `demo` is whole."""
+def checkout(tmp_path: Path) -> Path:
+    """The models of a checkout whose `demo` is whole."""
     folder = tmp_path / "models" / "demo"
     folder.mkdir(parents=True)
     (folder / "demo.gguf").write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
     (folder / CHECKSUMS_FILE).write_text(f"{digest}  demo.gguf\n", encoding="ascii")
-    monkeypatch.setattr(embedded, "_ROOT", tmp_path)
     return folder
+
+
+@pytest.fixture
+def here(checkout: Path, tmp_path: Path) -> Installation:
+    return Installation(tmp_path, tmp_path / "embedded_models")
 
 
 def test_every_shipped_model_is_whole_and_small() -> None:
@@ -38,33 +41,32 @@ def test_the_siblings_differ() -> None:
     assert len({embedded_model_path(name).read_bytes() for name in EMBEDDED_NAMES}) == len(EMBEDDED_NAMES)
 
 
-def test_a_whole_file_is_found(checkout: Path) -> None:
-    assert embedded_model_path() == checkout / "demo.gguf"
+def test_a_whole_file_is_found(checkout: Path, here: Installation) -> None:
+    assert embedded_model_path(here=here) == checkout / "demo.gguf"
 
 
-def test_a_damaged_file_is_named_with_its_remedy(checkout: Path) -> None:
+def test_a_damaged_file_is_named_with_its_remedy(checkout: Path, here: Installation) -> None:
     (checkout / "demo.gguf").write_bytes(b"weight")
     with pytest.raises(SetupError, match=r"'demo' is damaged .*demo\.gguf.*`git -C .* checkout -- models/demo`"):
-        embedded_model_path()
+        embedded_model_path(here=here)
 
 
-def test_a_missing_file_is_named_with_its_remedy(checkout: Path) -> None:
+def test_a_missing_file_is_named_with_its_remedy(checkout: Path, here: Installation) -> None:
     with pytest.raises(SetupError, match=r"'demo:b' is missing .*demo-b\.gguf does not exist.*git -C"):
-        embedded_model_path("demo:b")
+        embedded_model_path("demo:b", here)
 
 
 @pytest.mark.parametrize("checksums", [b"", b"\xff\xfe", b"0000\n"])
-def test_a_file_that_cannot_be_checked_is_not_used(checkout: Path, checksums: bytes) -> None:
+def test_a_file_that_cannot_be_checked_is_not_used(checkout: Path, here: Installation, checksums: bytes) -> None:
     (checkout / CHECKSUMS_FILE).write_bytes(checksums)
     with pytest.raises(SetupError, match=f"cannot be checked .*{CHECKSUMS_FILE}"):
-        embedded_model_path()
+        embedded_model_path(here=here)
 
 
-def test_an_installed_package_has_its_own(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packaged = checkout.rename(tmp_path / "embedded_models")
-    monkeypatch.setattr(embedded, "_PACKAGED", packaged)
-    assert embedded_model_path() == packaged / "demo.gguf"
-    assert embedded_folder() == packaged
+def test_an_installed_package_has_its_own(checkout: Path, here: Installation) -> None:
+    packaged = checkout.rename(here.packaged)
+    assert embedded_model_path(here=here) == packaged / "demo.gguf"
+    assert embedded_folder(here) == packaged
     (packaged / "demo.gguf").unlink()
     with pytest.raises(SetupError, match="pip install --force-reinstall --no-deps local-swarm"):
-        embedded_model_path()
+        embedded_model_path(here=here)

@@ -85,10 +85,15 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FileService:
-    """What a node in a federation gives to its peers, and how fast."""
+    """What a node in a federation gives to its peers, and how fast.
+
+    A reader has `grace_s` and the time that the file takes at `min_bytes_per_s`.
+    """
 
     files: SharedFiles
     transfers: Transfers
+    grace_s: float = GRACE_S
+    min_bytes_per_s: float = MIN_BYTES_PER_S
 
 
 FILES: web.AppKey[FileService | None] = web.AppKey("files")
@@ -136,13 +141,13 @@ async def content(request: web.Request) -> web.StreamResponse:
             opening.add_done_callback(_close_unwanted)  # a thread cannot be stopped: it opens the file for nobody
             raise
         try:
-            return await _send(request, file, size_bytes, service.transfers)
+            return await _send(request, file, size_bytes, service)
         finally:
             # In a thread, where it waits for a read that is under way; not awaited, so that nobody can cancel it.
             asyncio.get_running_loop().run_in_executor(None, file.close)
 
 
-async def _send(request: web.Request, file: BinaryIO, size_bytes: int, transfers: Transfers) -> web.StreamResponse:
+async def _send(request: web.Request, file: BinaryIO, size_bytes: int, service: FileService) -> web.StreamResponse:
     first, end = parse_range(request.headers.get("Range"), size_bytes)
     response = web.StreamResponse(status=200 if "Range" not in request.headers else 206)
     response.content_type = "application/octet-stream"
@@ -151,11 +156,11 @@ async def _send(request: web.Request, file: BinaryIO, size_bytes: int, transfers
     if response.status == 206:
         response.headers["Content-Range"] = f"bytes {first}-{end - 1}/{size_bytes}"
     try:
-        async with asyncio.timeout(GRACE_S + (end - first) / MIN_BYTES_PER_S):
+        async with asyncio.timeout(service.grace_s + (end - first) / service.min_bytes_per_s):
             await response.prepare(request)
             await asyncio.to_thread(file.seek, first)
             while first < end and (chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - first))):
-                await transfers.take_turn(len(chunk))
+                await service.transfers.take_turn(len(chunk))
                 await response.write(chunk)
                 first += len(chunk)
         if first < end:  # it was cut short under our hands: what was announced cannot be sent
