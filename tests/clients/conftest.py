@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.node_process import NodeProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node as a user starts it; the tests only ask it things, so one is enough for all of them."""
     with NodeProcess("kitchen", tmp_path_factory.mktemp("node")) as running:
@@ -18,7 +18,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def base_url(node: NodeProcess) -> str:
     """What users of a client are told to enter."""
     return f"{node.url}/v1"

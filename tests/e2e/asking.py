@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +18,11 @@ from openai import AsyncOpenAI
 
 from swarm.registry.embedded import embedded_model_path
 from tests.e2e.node_process import NodeProcess
+from tests.e2e.waiting import eventually
 
 GET_TIMEOUT_S: Final = 5.0  # far above what a living node takes; a frozen one never answers
 ANSWER_TIMEOUT_S: Final = 20.0  # the embedded model takes a tenth of a second on an idle machine
+VOTERS_S: Final = 60.0  # far above what it takes until all voters of a busy machine are in time
 SLOTS: Final = 4  # --workers' default
 
 QUESTION: Final = "What is the capital of France?"
@@ -56,6 +58,22 @@ async def ask(node: NodeProcess, question: str = QUESTION, **swarm: object) -> A
         )
     assert completion.model_extra is not None, "no extension fields"
     return Answer(completion.choices[0].message.content or "", completion.model_extra["swarm"])
+
+
+async def voted_on(node: NodeProcess, voters: Collection[str], **swarm: object) -> Answer:
+    """An answer of the node for which a vote of each of `voters` counted, and of nobody else.
+
+    A slow voter comes too late to count where others are agreed; then it is asked again. Every answer is the right one.
+    """
+
+    async def answer() -> Answer:
+        answer = await ask(node, **swarm)
+        assert "Paris" in answer.text
+        assert answer.voting_nodes <= set(voters)
+        return answer
+
+    what = f"{', '.join(sorted(voters))} vote on what {node.name} is asked"
+    return await eventually(answer, VOTERS_S, what, until=lambda answer: answer.voting_nodes == set(voters))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -70,13 +71,13 @@ async def test_a_healthy_swarm_is_reachable_both_ways_until_a_filter_closes_the_
     kitchen, study = pair
     with federated(pair, tmp_path, "--federation") as swarm:
         await swarm.whole()
-        found = visit(kitchen, tmp_path / "kitchen")
+        found = await asyncio.to_thread(visit, kitchen, tmp_path / "kitchen")
         assert found.exit_code == 0, found
         assert found.levels[f"peer study ({study.ip}:17615)"] == "ok"
         assert found.levels["clock"] == "ok"
         run(*kitchen.command("nft", "-f", "-"), stdin=CLOSED)
         try:
-            again = visit(kitchen, tmp_path / "kitchen")
+            again = await asyncio.to_thread(visit, kitchen, tmp_path / "kitchen")
             assert again.exit_code == 1
             assert "tcp dport { 17615, 17616 } accept" in again.remedies["firewall"]
         finally:

@@ -161,9 +161,9 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
 
 
 async def test_an_engine_that_is_unloaded_in_mid_answer_has_not_died_over_it(demo_model: Path) -> None:
-    async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
+    async with aclosing(await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")) as engine:
         endless = chat(
-            "word " * 300, max_tokens=700, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
+            "word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
         )
         async with aclosing(engine.candidates(endless, 1)) as events:
             assert isinstance(await anext(events), Delta)
