@@ -217,7 +217,7 @@ def told_exclusion(roster: Roster | None, node_id: str) -> Exclusion | None:
 
 
 class Refusals:
-    """The members that refuse this node, from one that took it on."""
+    """The members that refuse this node, from one that took it on. `sure_s`: for how long, until that is certain."""
 
     def __init__(self, sure_s: float = SURE_S) -> None:
         self._sure_s = sure_s

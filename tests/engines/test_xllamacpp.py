@@ -18,6 +18,7 @@ from swarm.engines.llama_cpp.xllamacpp_server import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.loop_watch import watching_the_loop
+from tests.e2e.asking import rambling
 
 ENDS_S = 10.0  # far above what an answer of two tokens takes
 WEATHER = {
@@ -146,9 +147,7 @@ async def test_a_host_that_is_killed_is_reported_and_breaks_its_streams(demo_mod
 async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_model: Path) -> None:
     async with aclosing(await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")) as engine:
         (host,) = psutil.Process().children()
-        endless = chat(
-            "word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
-        )
+        endless = chat("word " * 300, **{**await asyncio.to_thread(rambling), "max_tokens": 7000})
         async with aclosing(engine.candidates(endless, 1)) as events:
             assert isinstance(await anext(events), Delta)
             host.kill()
@@ -162,9 +161,7 @@ async def test_a_host_that_is_killed_in_mid_answer_ends_it_with_an_error(demo_mo
 
 async def test_an_engine_that_is_unloaded_in_mid_answer_has_not_died_over_it(demo_model: Path) -> None:
     async with aclosing(await load_xllamacpp(EngineSpec("demo", demo_model, 8192, 1, threads=1), "always")) as engine:
-        endless = chat(
-            "word " * 300, max_tokens=7000, temperature=1.5, logit_bias={"0": -100.0, "1": -100.0, "2": -100.0}
-        )
+        endless = chat("word " * 300, **{**await asyncio.to_thread(rambling), "max_tokens": 7000})
         async with aclosing(engine.candidates(endless, 1)) as events:
             assert isinstance(await anext(events), Delta)
             await engine.aclose()

@@ -10,6 +10,7 @@ from federation import wire
 from federation.client import tell_revoked
 from federation.errors import PeerError, PeerUntrusted
 from federation.roster import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
+from federation.trust import Trust
 from swarm.commands.members import peers_text, revoke_text
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
