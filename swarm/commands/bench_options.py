@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swarm.consensus.options import Strategy
 from swarm.errors import SetupError
 
 MIN_SAMPLES, MAX_SAMPLES = 3, 64  # the fewest that can have a majority; the most that one vote may ask
@@ -19,7 +20,8 @@ PARALLEL, EMBEDDED_PARALLEL, MAX_PARALLEL = (
     256,
 )  # a node takes 64 more than it answers; the embedded have 16 slots
 MAX_SEED = 2**31 - 1
-COUNTING = ("auto", "majority", "medoid")  # the others ask a judge, need weights or hold no vote
+# The others ask a judge, need weights or hold no vote.
+COUNTING = (Strategy.AUTO.value, Strategy.MAJORITY.value, Strategy.MEDOID.value)
 
 _BOUNDS = (
     ("parallel", 1, MAX_PARALLEL),
@@ -64,7 +66,7 @@ class BenchOptions:
     samples: int | None
     temperature: float | None
     max_tokens: int | None
-    strategy: str
+    strategy: Strategy
     seed: int
     store: Path | None
     report: Path | None
@@ -95,7 +97,7 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
         samples=arguments.samples,
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
-        strategy=arguments.strategy,
+        strategy=Strategy(arguments.strategy),
         seed=arguments.seed,
         store=arguments.store,
         report=arguments.report,
@@ -158,7 +160,12 @@ def _add_questions(group: Any) -> None:
     group.add_argument("--samples", type=int, metavar="K", help="of each model (default 15; tools 9)")
     group.add_argument("--temperature", type=float, metavar="T", help="of the samples (default 0.8; tools 1.0)")
     group.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default 1024; arithmetic, tools 256)")
-    group.add_argument("--strategy", choices=COUNTING, default="majority", help="how votes count (default majority)")
+    group.add_argument(
+        "--strategy",
+        choices=COUNTING,
+        default="majority",
+        help="how votes count (default majority)",
+    )
     group.add_argument("--seed", type=int, default=1, metavar="N", help="of samples and subsets (default 1)")
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="keep every sample there, and go on from those it has"

@@ -14,7 +14,7 @@ from swarm.consensus.final_answer import framed
 from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Vote, group_by, in_order, lead_of_first
 from swarm.consensus.judge import JUDGE
 from swarm.consensus.kinds import ProseKind, answer_of_kind, kinds_counted, prose_kind, weight_as
-from swarm.consensus.options import Kind
+from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.stopping import Lead
@@ -23,12 +23,12 @@ from swarm.consensus.tool_call_answer import ToolCallAnswer
 from swarm.consensus.units import Frame, frame_of
 from swarm.consensus.weights import EQUAL, VoterWeights
 
-VOTING_STRATEGIES: Mapping[str, VotingStrategy] = {
-    "auto": AUTO,
-    "majority": MAJORITY,
-    "weighted": WEIGHTED,
-    "medoid": MEDOID,
-    "judge": JUDGE,
+VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
+    Strategy.AUTO: AUTO,
+    Strategy.MAJORITY: MAJORITY,
+    Strategy.WEIGHTED: WEIGHTED,
+    Strategy.MEDOID: MEDOID,
+    Strategy.JUDGE: JUDGE,
 }
 
 _CALLS: tuple[Kind, ...] = ("tool_calls",)

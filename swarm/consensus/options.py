@@ -1,23 +1,59 @@
-"""The kinds of answers by name: as the `swarm` object reports them and as the weights file counts them.
+"""What may be said of a vote, by name: parsed once, where it comes in, and an enum from there on.
 
-The strategies by name, importable by the command line without anything else.
-
-What the options of a vote may be, importable by the command line without anything else.
+A request's `swarm` object, a configuration file and the command line all speak of these. Their values are the words of
+the wire, and a member is equal to its word. The command line imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal, get_args
-
-Kind = Literal["tool_calls", "json", "code", "number", "choice", "text"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-Strategy = Literal["auto", "majority", "weighted", "medoid", "judge", "first", "single"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
-
 
 MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
 
-StreamMode = Literal["leader", "buffer", "reasoning"]
-STREAM_MODES: tuple[str, ...] = get_args(StreamMode)
+
+class Strategy(StrEnum):
+    """How the answer is chosen among those of the voters; each is explained in `strategies.py` or `judge.py`."""
+
+    AUTO = "auto"
+    MAJORITY = "majority"
+    WEIGHTED = "weighted"
+    MEDOID = "medoid"
+    JUDGE = "judge"
+    FIRST = "first"
+    SINGLE = "single"
+
+    @property
+    def compares(self) -> bool:
+        """Whether answers are compared at all: `first` takes the first one that comes, `single` asks for one."""
+        return self not in (Strategy.FIRST, Strategy.SINGLE)
+
+
+class StreamMode(StrEnum):
+    """What a stream shows while the vote runs: the strongest voter's answer, nothing, or only its thoughts."""
+
+    LEADER = "leader"
+    BUFFER = "buffer"
+    REASONING = "reasoning"
+
+
+class StopRule(StrEnum):
+    """When a vote ends early: where no outstanding voter can change it, or already where that is unlikely."""
+
+    LEAD = "lead"
+    POSTERIOR = "posterior"
+
+
+class NoQuorum(StrEnum):
+    """What a client gets where too few voted: the best answer there is, marked degraded, or a 503."""
+
+    BEST_EFFORT = "best_effort"
+    ERROR = "error"
+
+
+STRATEGIES: tuple[str, ...] = tuple(strategy.value for strategy in Strategy)
+STREAM_MODES: tuple[str, ...] = tuple(mode.value for mode in StreamMode)
+
+# What an answer turns out to be: as the `swarm` object reports it and as the weights file counts it.
+Kind = Literal["tool_calls", "json", "code", "number", "choice", "text"]
+KINDS: tuple[Kind, ...] = get_args(Kind)

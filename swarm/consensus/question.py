@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from swarm.consensus.options import STRATEGIES, Strategy
+from swarm.consensus.options import Strategy
 from swarm.consensus.text_answer import Likenesses
-from swarm.errors import BadRequest
 from swarm.generation import Candidate, GenerationRequest, ResponseFormat, ToolSpec
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _ASKS_FOR_FINAL_ANSWER = re.compile(
 
 @dataclass(frozen=True)
 class Question:
-    """How one request's answers are to be compared. Made by `Question.of`, which checks the strategy's name.
+    """How one request's answers are to be compared. Made of a request by `Question.of`.
 
     `tools` is empty where the client forbade calls. `wants_final_answer`: the client asked for an answer that can be
     counted (a number, a letter), so bare ones are recognised too and code blocks beside them do not change the kind.
@@ -64,13 +63,13 @@ class Question:
         What is chosen by likeness stands only when everybody has answered.
         """
         counted = self.tools or self.wants_json or self.wants_final_answer
-        return bool(counted) or self.strategy == "majority"
+        return bool(counted) or self.strategy == Strategy.MAJORITY
 
     @staticmethod
-    def of(request: GenerationRequest, strategy: str) -> Question:
-        """The question that `request` puts. Raises BadRequest for a strategy that does not exist."""
+    def of(request: GenerationRequest, strategy: Strategy) -> Question:
+        """The question that `request` puts, its answers chosen by `strategy`."""
         return Question(
-            strategy=parse_strategy(strategy),
+            strategy=strategy,
             tools=() if request.tool_choice == "none" else request.tools,
             parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format,
@@ -78,14 +77,6 @@ class Question:
                 _ASKS_FOR_FINAL_ANSWER.search(text[:MAX_SEARCHED_CHARS]) for text in _instructions(request)
             ),
         )
-
-
-def parse_strategy(name: str) -> Strategy:
-    """The strategy called `name`. Raises BadRequest naming those that exist."""
-    for known in get_args(Strategy):
-        if known == name:
-            return known
-    raise BadRequest(f"unknown strategy {name!r}: use one of {', '.join(STRATEGIES)}", param="swarm.strategy")
 
 
 def _instructions(request: GenerationRequest) -> Iterator[str]:

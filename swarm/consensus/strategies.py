@@ -25,6 +25,7 @@ from typing import Protocol, TypeVar
 
 from swarm.consensus.answers import Abstention, Comparable, Flaw, Keyed, Reason
 from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Vote, equal_answers, in_order, lead_of_first
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading, read
 from swarm.consensus.text_answer import NEAR_IDENTICAL, Likenesses, TextAnswer
@@ -74,7 +75,7 @@ def race(question: Question, candidates: Sequence[Candidate]) -> tuple[Ballot | 
 def _usable(question: Question, candidate: Candidate) -> Reading | Flaw:
     """As `read`; but a lone answer is returned as it is, cut or malformed, like any server would."""
     reading = read(question, candidate)
-    lone = question.strategy == "single" and candidate.error is None
+    lone = question.strategy == Strategy.SINGLE and candidate.error is None
     return Reading() if isinstance(reading, Flaw) and lone else reading
 
 

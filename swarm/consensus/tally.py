@@ -10,7 +10,7 @@ from fractions import Fraction
 from swarm.consensus.answers import Abstention, Flaw, Reason
 from swarm.consensus.count import Standing, count, kind_alone
 from swarm.consensus.groups import ZERO, Ballot, Group, group_weight
-from swarm.consensus.options import Kind
+from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
 from swarm.consensus.stopping import POSTERIOR_STOP, Lead, posterior, stands
@@ -58,7 +58,7 @@ def tally(question: Question, candidates: Sequence[Candidate], weights: VoterWei
     """
     if len(candidates) > MAX_CANDIDATES:
         raise ValueError(f"{len(candidates)} candidates: ask at most {MAX_CANDIDATES}")
-    if question.strategy in ("first", "single"):
+    if not question.strategy.compares:
         return _race_tally(question, *race(question, candidates))
     ballots, abstentions = _admit(question, sorted(candidates, key=_content))
     if not ballots:
@@ -66,7 +66,7 @@ def tally(question: Question, candidates: Sequence[Candidate], weights: VoterWei
     standing = count(question, _with_confidence(ballots), weights)
     abstained = (*abstentions, *standing.abstentions)
     leads = () if standing.winner is None else (*standing.leads, *_quorum_leads(standing, abstained, weights))
-    if standing.winner is not None and question.strategy == "judge":
+    if standing.winner is not None and question.strategy == Strategy.JUDGE:
         leads = (*leads, _lead_over_all(standing))
     return Tally(
         kind=standing.kind,

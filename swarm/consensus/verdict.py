@@ -10,8 +10,8 @@ from typing import Literal
 from swarm.consensus.answers import Reason
 from swarm.consensus.groups import ZERO, Ballot, Group
 from swarm.consensus.judge import disputed, judged
-from swarm.consensus.options import Kind
-from swarm.consensus.question import Question, Strategy
+from swarm.consensus.options import Kind, Strategy
+from swarm.consensus.question import Question
 from swarm.consensus.tally import Tally, models_heard, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate
@@ -113,9 +113,9 @@ def decide(
     answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in its
     candidates: answers of one peer alone agree with nobody, however many they are.
     """
-    races = question.strategy in ("first", "single")
+    races = not question.strategy.compares
     counted = tally(question, candidates, weights)
-    ruled = None if judge is None or question.strategy != "judge" else _ruled(counted, judge)
+    ruled = None if judge is None or question.strategy != Strategy.JUDGE else _ruled(counted, judge)
     counted = ruled or counted
     short = _shortfall(counted, _unheard(counted, asked, outstanding, stopped_by), min_votes, races)
     alone = _of_one_peer(counted, peers)

@@ -80,8 +80,8 @@ def ballot_weights(
     by_kind: dict[Kind, Mapping[str, Fraction]] = {}
     for kind in KINDS:
         known = [model for model in seats if kind in measurements.get(model, {})]
-        enough = bool(known) if strategy == "weighted" else len(known) == len(seats) > 0
-        if strategy != "majority" and enough:
+        enough = bool(known) if strategy == Strategy.WEIGHTED else len(known) == len(seats) > 0
+        if strategy != Strategy.MAJORITY and enough:
             counts = {model: measurements.get(model, {}).get(kind, _NOT_MEASURED) for model in seats}
             weights = _weights(counts, seats, max_ratio)
             if weights:

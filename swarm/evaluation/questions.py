@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from swarm.consensus.options import Kind
+from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.tally import Tally, tally
 from swarm.errors import SetupError
@@ -91,8 +91,8 @@ class Problem:
             return list(self.asked.messages)
         return [{"role": "user", "content": self.asked.question}]
 
-    def question(self, strategy: str) -> Question:
-        """What the product compares the answers by. Raises BadRequest for a strategy that does not exist."""
+    def question(self, strategy: Strategy) -> Question:
+        """What the product compares the answers by."""
         return Question.of(
             GenerationRequest(
                 model="any",
@@ -126,7 +126,7 @@ class Problem:
     @cached_property
     def _judging(self) -> Question:
         """A final answer is looked for even where the prompt did not demand its form; nothing else is stretched."""
-        question = self.question("majority")
+        question = self.question(Strategy.MAJORITY)
         return replace(question, wants_final_answer=True) if self.kind in ("number", "choice") else question
 
 

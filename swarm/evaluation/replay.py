@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import decide
 from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
@@ -101,7 +102,7 @@ def weighted_scores(answered: Sequence[Answered], models: Sequence[str], k: int,
     for at, one in enumerate(answered):
         rights: list[bool] = []
         for answers in together(one, models, k, seed):
-            weights = ballot_weights("weighted", halves[at % 2], [answer.candidate.model for answer in answers])
+            weights = ballot_weights(Strategy.WEIGHTED, halves[at % 2], [answer.candidate.model for answer in answers])
             asked = [answer for answer in answers if weights.of(answer.candidate.model, one.problem.kind) > 0]
             rights.append(outcome_of(one.question, asked, weights).right)
         shares.append(sum(rights) / len(rights))

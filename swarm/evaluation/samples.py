@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.errors import SetupError
 from swarm.evaluation.questions import Problem, QuestionSet
@@ -122,7 +123,7 @@ class DrawPlan:
             seed=self.seed,
         )
 
-    def answered(self, drawn: Mapping[SampleKey, Sample], strategy: str) -> list[Answered]:
+    def answered(self, drawn: Mapping[SampleKey, Sample], strategy: Strategy) -> list[Answered]:
         """The problems of which everything is there, in order; an interrupted run has fewer of them."""
         complete: list[Answered] = []
         for problem in self.questions.problems:

@@ -87,7 +87,7 @@ class Settings:
     threads: Annotated[int, _between(1, 512)] | None = None
     context: Annotated[int, _between(256, 10_000_000)] | None = None
     votes: Annotated[int, _between(1, MAX_VOTES)] = 5
-    strategy: Strategy = "auto"
+    strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
     upstream: str | None = None
     upstream_mode: UpstreamMode | None = None

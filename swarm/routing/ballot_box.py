@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import disputed
+from swarm.consensus.options import StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, SeatsOut, short_answers
 from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
@@ -29,8 +30,7 @@ from swarm.errors import (
     UpstreamRefused,
 )
 from swarm.generation import Candidate, Delta, Finish
-from swarm.routing.leading import Begun, Lead, Live
-from swarm.routing.policy import StopRule
+from swarm.routing.leading import Begun, Lead
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, place_of, seated_as_planned
 from swarm.routing.voters import Meter, OnEvent
@@ -94,7 +94,7 @@ class Outcome:
 
     verdict: Verdict
     leader: Candidate | None
-    shown: Live = "nothing"
+    shown: StreamMode = StreamMode.BUFFER
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +117,11 @@ class BallotCall:
     replace: Callable[[Failure, Mapping[str, int]], Batch | None]
     stream_leader: bool = False
     min_votes: int = 1
-    live: Live = "answer"
+    live: StreamMode = StreamMode.LEADER
     later: tuple[Batch, ...] = ()
     reseat: Reseat = seated_as_planned
     weights: VoterWeights = EQUAL
-    stop: StopRule = "lead"
+    stop: StopRule = StopRule.LEAD
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
@@ -227,7 +227,7 @@ class BallotBox:
             self._models_out(),
             self._models_held(),
             self.call.weights,
-            posterior_too=self.call.stop == "posterior",
+            posterior_too=self.call.stop == StopRule.POSTERIOR,
         )
 
     def _models_out(self) -> list[str]:
@@ -301,13 +301,13 @@ class BallotBox:
         if not self.outstanding and not self.held:
             return "all_in"
         counted = self.counted
-        if self.call.question.strategy == "first":
+        if self.call.question.strategy == Strategy.FIRST:
             return "first" if counted.groups else None
         if counted.votes < self.call.min_votes:
             return None
         if is_settled(counted, [*self._models_out(), *self._models_held()]):
             return "unbeatable_lead"
-        return "posterior" if self.call.stop == "posterior" and posterior_stops(counted) else None
+        return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None
 
     def news(self) -> BallotStanding | None:
         """How the ballot stands, where that is wanted and has changed since it was last told."""
@@ -325,7 +325,7 @@ class BallotBox:
         None where an engine ended over the question: the judge would be asked it, too.
         """
         groups = () if self._deadly else self.counted.groups
-        return groups if self.call.question.strategy == "judge" and disputed(groups) else ()
+        return groups if self.call.question.strategy == Strategy.JUDGE and disputed(groups) else ()
 
     def outcome(
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None

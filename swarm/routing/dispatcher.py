@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from federation.client import PeerClient
 from swarm.consensus.groups import Group
+from swarm.consensus.options import NoQuorum, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
@@ -24,12 +25,11 @@ from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters, no_consensus
 from swarm.routing.conduct import Account, dissents, findings, size_lie
 from swarm.routing.demand import Demand
-from swarm.routing.leading import Begun, live_part, measured_strength, strongest_first
+from swarm.routing.leading import Begun, measured_strength, stream_mode, strongest_first
 from swarm.routing.pills import Content, Pills
 from swarm.routing.policy import (
     Defaults,
     Plan,
-    StreamMode,
     VoteOptions,
     make_plan,
     seat_weights,
@@ -68,7 +68,7 @@ class Dispatcher:
         node_id: str,
         node: str,
         default_votes: int,
-        default_strategy: str,
+        default_strategy: Strategy,
         upstream: Upstream | None = None,
         default_stream: StreamMode | None = None,
         measurements: Measurements | None = None,
@@ -188,7 +188,7 @@ class Dispatcher:
                 async for item in progress:
                     if isinstance(item, Outcome):
                         self._note_dissent(item.verdict)
-                        if item.verdict.degraded and options.on_no_quorum == "error":
+                        if item.verdict.degraded and options.on_no_quorum == NoQuorum.ERROR:
                             raise no_consensus(item.verdict.shortfall)
                     yield item
 
@@ -240,7 +240,7 @@ class Dispatcher:
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
-        in_turn = question.may_settle_early or options.stop == "posterior"
+        in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
         batches, later = in_waves(seats, samplings, first)
         return hold_ballot(
@@ -257,7 +257,7 @@ class Dispatcher:
                 ),
                 ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
                 stream_leader=stream,
-                live=live_part(question, options.stream or self._defaults.stream),
+                live=stream_mode(question, options.stream or self._defaults.stream),
                 weights=weights,
                 stop=options.stop,
                 min_votes=options.min_votes or 1,

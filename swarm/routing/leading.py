@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from pydantic import JsonValue
 
-from swarm.consensus.options import Kind, StreamMode
+from swarm.consensus.options import Kind, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.weights import log_odds
 from swarm.errors import PeerFailed, SwarmError
@@ -21,9 +20,8 @@ from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
 
 Strength = Callable[[Replica], float]
-Live = Literal["answer", "thoughts", "nothing"]
 
-COUNTING = ("majority", "weighted")  # whoever chooses one of these has answers to count, not prose to read
+COUNTING = (Strategy.MAJORITY, Strategy.WEIGHTED)  # chosen where there are answers to count, not prose to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +35,13 @@ class Lead:
     `shown` is what the client has seen; `candidate` the leader's whole answer once it is in.
     """
 
-    def __init__(self, batch: Batch | None, live: Live = "answer") -> None:
+    def __init__(self, batch: Batch | None, live: StreamMode = StreamMode.LEADER) -> None:
         self._batch = batch
-        self._live: Live = live
+        self._live = live
         self._missing = 0 if batch is None else len(batch.samplings)
         self._begun = False
         self._is_next = False
-        self.shown: Live = "nothing"
+        self.shown = StreamMode.BUFFER
         self.candidate: Candidate | None = None
 
     def is_in(self, batch: Batch) -> bool:
@@ -53,7 +51,7 @@ class Lead:
     @property
     def pending(self) -> bool:
         """The client has the beginning of an answer whose end is not here: the vote waits for it."""
-        return self.shown == "answer" and self.candidate is None
+        return self.shown == StreamMode.LEADER and self.candidate is None
 
     def hear(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
         """Take an event of `batch`'s first voter; what the client gets of it."""
@@ -72,11 +70,11 @@ class Lead:
 
     def _part_of(self, event: Delta) -> Delta | None:
         match self._live:
-            case "answer":
+            case StreamMode.LEADER:
                 return event
-            case "thoughts":
+            case StreamMode.REASONING:
                 return Delta(event.choice, reasoning=event.reasoning) if event.reasoning else None
-            case "nothing":
+            case StreamMode.BUFFER:
                 return None
 
     def arrived(self, batch: Batch, candidate: Candidate) -> None:
@@ -103,28 +101,28 @@ class Lead:
 
     def passes_to(self, batch: Batch | None) -> None:
         """`batch` was found for one that failed: it leads if the leader was in that one, and nothing was shown yet."""
-        if self._batch is None and self.candidate is None and self.shown == "nothing":
+        if self._batch is None and self.candidate is None and self.shown == StreamMode.BUFFER:
             self._batch, self._is_next = batch, False
             self._missing = 0 if batch is None else len(batch.samplings)
 
     def begins_no_more(self) -> None:
         """Everybody has been stopped: the first words of an answer that has no end are not shown."""
-        if self.shown == "nothing":
-            self._live = "nothing"
+        if self.shown == StreamMode.BUFFER:
+            self._live = StreamMode.BUFFER
 
 
-def live_part(question: Question, mode: StreamMode | None) -> Live:
-    """What of the leader's answer may be shown, in the `mode` that is asked for (None: by what is asked).
+def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
+    """What of the leader's answer may be shown, where `mode` is asked for (None: by what is asked).
 
     An answer that would be acted on (tools, JSON, a number that is asked for) is shown only when it is decided.
     """
-    if question.strategy == "first" or mode == "buffer":
-        return "nothing"
-    if mode == "reasoning":
-        return "thoughts"
+    if question.strategy == Strategy.FIRST:
+        return StreamMode.BUFFER
+    if mode == StreamMode.BUFFER or mode == StreamMode.REASONING:
+        return mode
     if question.tools or question.wants_json or question.wants_final_answer:
-        return "nothing"
-    return "nothing" if mode is None and question.strategy in COUNTING else "answer"
+        return StreamMode.BUFFER
+    return StreamMode.BUFFER if mode is None and question.strategy in COUNTING else StreamMode.LEADER
 
 
 def measured_strength(measurements: Measurements, question: Question, models: Iterable[str]) -> Strength:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from swarm.consensus.options import KINDS, MAX_VOTES, Kind, StreamMode
+from swarm.consensus.options import KINDS, MAX_VOTES, Kind, NoQuorum, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.stopping import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.weights import EQUAL, MAX_RATIO, Measurements, VoterWeights, ballot_weights
@@ -23,21 +23,17 @@ from swarm.routing.seating import parties_of, seat_limits, share_of_a_peer
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
 
 
-StopRule = Literal["lead", "posterior"]
-NoQuorum = Literal["best_effort", "error"]
-
-
 @dataclass(frozen=True, slots=True)
 class VoteOptions:
-    """What a request asks of a vote; None and "auto" mean "not said"."""
+    """What a request asks of a vote; None and `auto` mean "not said"."""
 
-    strategy: str = "auto"
+    strategy: Strategy = Strategy.AUTO
     votes: int | None = None
     min_votes: int | None = None
     deadline_s: float | None = None
     upstream: bool = True  # whether the request may go to the configured upstream
-    stop: StopRule = "lead"
-    on_no_quorum: NoQuorum = "best_effort"
+    stop: StopRule = StopRule.LEAD
+    on_no_quorum: NoQuorum = NoQuorum.BEST_EFFORT
     min_agreement: float | None = None  # a share, 0 to 1
     stream: StreamMode | None = None  # what a stream shows while the vote runs
     progress: bool = False  # whether a stream also tells how the vote stands
@@ -45,7 +41,7 @@ class VoteOptions:
     @property
     def explicit(self) -> bool:
         """The client itself wants a vote: it is honoured and queues, where a node's default only takes what is idle."""
-        return self.votes is not None or self.strategy not in ("auto", "single")
+        return self.votes is not None or self.strategy not in (Strategy.AUTO, Strategy.SINGLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class Defaults:
     """What this node does where a request does not say."""
 
     votes: int
-    strategy: str = "auto"
+    strategy: Strategy = Strategy.AUTO
     stream: StreamMode | None = None  # None: by what is asked
 
 
@@ -74,7 +70,7 @@ class Plan:
     """
 
     mode: Literal["single", "vote"]
-    strategy: str
+    strategy: Strategy
     wanted: int
     seats: tuple[Replica, ...]
     idle_only: bool = False
@@ -127,11 +123,11 @@ def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Re
     return tuple(seats)
 
 
-def strategy_of(options: VoteOptions, default: str) -> str:
+def strategy_of(options: VoteOptions, default: Strategy) -> Strategy:
     """The request's strategy, else the node's; a node that answers singly still votes where a request wants votes."""
-    if options.strategy != "auto":
+    if options.strategy != Strategy.AUTO:
         return options.strategy
-    return "auto" if default == "single" and options.explicit else default
+    return Strategy.AUTO if default == Strategy.SINGLE and options.explicit else default
 
 
 def make_plan(
@@ -154,11 +150,11 @@ def make_plan(
     strategy = strategy_of(options, defaults.strategy)
     least = options.min_votes or 1
     wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
-    if choices > 1 or strategy == "single" or wanted == 1:
-        return Plan("single", "single", 1, (best[0],) * choices)
-    single = Plan("single", "single", wanted, (best[0],))
+    if choices > 1 or strategy == Strategy.SINGLE or wanted == 1:
+        return Plan("single", Strategy.SINGLE, 1, (best[0],) * choices)
+    single = Plan("single", Strategy.SINGLE, wanted, (best[0],))
     best = fit_to_vote(best)
-    if options.stop == "posterior":
+    if options.stop == StopRule.POSTERIOR:
         check_posterior(best, wanted)
     parties = parties_of(best)
     if options.explicit:

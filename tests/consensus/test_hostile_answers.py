@@ -30,9 +30,9 @@ TOOLS = (
 )
 SCHEMA = JsonSchemaFormat(schema={"type": "object", "additionalProperties": {"type": "integer", "default": 1}})
 QUESTIONS = [
-    Question("auto", tools=TOOLS, wants_final_answer=True),
-    Question("majority", tools=TOOLS),
-    Question("medoid", tools=TOOLS, response_format=ResponseFormat(type="json_schema", json_schema=SCHEMA)),
+    Question(Strategy.AUTO, tools=TOOLS, wants_final_answer=True),
+    Question(Strategy.MAJORITY, tools=TOOLS),
+    Question(Strategy.MEDOID, tools=TOOLS, response_format=ResponseFormat(type="json_schema", json_schema=SCHEMA)),
 ]
 
 HOSTILE = {
@@ -99,11 +99,11 @@ def test_a_lone_surrogate_in_a_reply_is_no_crash() -> None:
 def test_hostile_instructions_are_searched_in_bounded_time() -> None:
     start = time.process_time()
     for text in HOSTILE.values():
-        Question.of(GenerationRequest(model="m", messages=({"role": "user", "content": text},)), "auto")
+        Question.of(GenerationRequest(model="m", messages=({"role": "user", "content": text},)), Strategy.AUTO)
     assert time.process_time() - start < MAX_ANSWER_S
 
 
-strategies_: list[Strategy] = ["auto", "majority", "medoid", "first", "single"]
+strategies_: list[Strategy] = [Strategy.AUTO, Strategy.MAJORITY, Strategy.MEDOID, Strategy.FIRST, Strategy.SINGLE]
 fragments = st.sampled_from(
     [
         "Answer:",

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.consensus.judge import MAX_OPTION_CHARS, MAX_OPTIONS, disputed, judge_request, judged
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.tally import is_settled, tally
 from swarm.consensus.verdict import Verdict, decide
 from swarm.generation import Candidate, FunctionSpec, GenerationRequest, ToolCall, ToolSpec, Usage
 
-JUDGED = Question("judge", wants_final_answer=True)
-PROSE = Question("judge")
+JUDGED = Question(Strategy.JUDGE, wants_final_answer=True)
+PROSE = Question(Strategy.JUDGE)
 REQUEST = GenerationRequest(model="m", messages=({"role": "user", "content": "How far is it?"},), seed=7)
 OPTION = re.compile(r"^([A-Z]): (.*)$", re.MULTILINE)
 
@@ -60,7 +61,7 @@ def test_over_half_of_the_weight_needs_no_judge(texts: list[str], is_disputed: b
 
 def test_a_vote_with_a_judge_only_stops_early_where_none_will_be_asked() -> None:
     plurality = said("Answer: 1", "Answer: 1", "Answer: 1", "Answer: 2", "Answer: 3")
-    assert is_settled(tally(Question("auto", wants_final_answer=True), plurality), ["m"])
+    assert is_settled(tally(Question(Strategy.AUTO, wants_final_answer=True), plurality), ["m"])
     assert not is_settled(tally(JUDGED, plurality), ["m"])
     assert is_settled(tally(JUDGED, plurality[:3]), ["m"] * 2)
 
@@ -135,7 +136,7 @@ def test_a_long_answer_is_shown_with_its_end() -> None:
 
 
 def test_calls_are_shown_by_name_and_arguments() -> None:
-    question = Question("judge", tools=(ToolSpec(function=FunctionSpec(name="now")),))
+    question = Question(Strategy.JUDGE, tools=(ToolSpec(function=FunctionSpec(name="now")),))
     call = Candidate(voter="c", tool_calls=(ToolCall(id="1", name="now", arguments='{"a": 1}'),))
     assert set(options(question, [call, *said("No.")]).values()) == {'calls now with {"a": 1}', "No."}
 

@@ -2,13 +2,14 @@
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.stopping import POSTERIOR_STOP, posterior
 from swarm.consensus.tally import posterior_stops, tally
 from swarm.consensus.verdict import decide
 from swarm.generation import Candidate
 
-ASKED = Question("auto", wants_final_answer=True)
+ASKED = Question(Strategy.AUTO, wants_final_answer=True)
 
 
 def said(*texts: str) -> list[Candidate]:
@@ -33,7 +34,7 @@ def test_replies_without_an_answer_are_against() -> None:
 
 
 def test_what_is_chosen_by_likeness_is_not_counted() -> None:
-    assert not posterior_stops(tally(Question("auto"), said(*["The same words."] * 9)))
+    assert not posterior_stops(tally(Question(Strategy.AUTO), said(*["The same words."] * 9)))
 
 
 def test_nothing_is_settled_without_a_valid_ballot() -> None:

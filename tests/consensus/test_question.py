@@ -2,8 +2,8 @@
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
-from swarm.errors import BadRequest
 from swarm.generation import (
     FunctionSpec,
     GenerationRequest,
@@ -25,19 +25,6 @@ def user(content: str) -> JsonObject:
     return {"role": "user", "content": content}
 
 
-@pytest.mark.parametrize("name", ["auto", "majority", "medoid", "first", "single"])
-def test_every_strategy_has_its_name(name: str) -> None:
-    assert Question.of(chat(user("hi")), name).strategy == name
-
-
-@pytest.mark.parametrize("name", ["", "AUTO", "best", "unanimous"])
-def test_an_unknown_strategy_is_refused_with_those_that_exist(name: str) -> None:
-    with pytest.raises(BadRequest, match="auto, majority, weighted, medoid, judge, first, single") as refused:
-        Question.of(chat(user("hi")), name)
-    assert repr(name) in str(refused.value)
-    assert refused.value.param == "swarm.strategy"
-
-
 @pytest.mark.parametrize(
     "request_",
     [
@@ -53,7 +40,7 @@ def test_an_unknown_strategy_is_refused_with_those_that_exist(name: str) -> None
     ],
 )
 def test_a_request_for_a_final_answer_is_recognised(request_: GenerationRequest) -> None:
-    assert Question.of(request_, "auto").wants_final_answer
+    assert Question.of(request_, Strategy.AUTO).wants_final_answer
 
 
 @pytest.mark.parametrize(
@@ -71,7 +58,7 @@ def test_a_request_for_a_final_answer_is_recognised(request_: GenerationRequest)
     ],
 )
 def test_other_requests_are_not_taken_for_one(request_: GenerationRequest) -> None:
-    assert not Question.of(request_, "auto").wants_final_answer
+    assert not Question.of(request_, Strategy.AUTO).wants_final_answer
 
 
 def test_tools_count_unless_the_client_forbids_calls() -> None:
@@ -84,4 +71,4 @@ def test_tools_count_unless_the_client_forbids_calls() -> None:
     ]
     for choice, offered in cases:
         request = GenerationRequest(model="m", prompt="hi", tools=TOOLS, tool_choice=choice)
-        assert Question.of(request, "auto").tools == offered
+        assert Question.of(request, Strategy.AUTO).tools == offered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import MAX_SHOWN_CHARS, short_answer
 from swarm.generation import Candidate, ToolCall
@@ -30,4 +31,4 @@ CALL = ToolCall(id="1", name="weather", arguments='{"city": "Oslo"}')
     ],
 )
 def test_an_answer_in_a_line(candidate: Candidate, said: str) -> None:
-    assert short_answer(Question("auto"), candidate) == said
+    assert short_answer(Question(Strategy.AUTO), candidate) == said

@@ -7,6 +7,7 @@ from fractions import Fraction
 import pytest
 
 from swarm.consensus.answers import Reason
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
 from swarm.consensus.tally import MAX_CANDIDATES, Tally, is_settled, tally
@@ -20,10 +21,10 @@ WEATHER = ToolSpec(
 )
 NOW = ToolSpec(function=FunctionSpec(name="now"))
 
-AUTO = Question("auto")
-ASKED = Question("auto", wants_final_answer=True)
-WITH_TOOLS = Question("auto", tools=(WEATHER, NOW))
-JSON = Question("auto", response_format=ResponseFormat(type="json_object"))
+AUTO = Question(Strategy.AUTO)
+ASKED = Question(Strategy.AUTO, wants_final_answer=True)
+WITH_TOOLS = Question(Strategy.AUTO, tools=(WEATHER, NOW))
+JSON = Question(Strategy.AUTO, response_format=ResponseFormat(type="json_object"))
 
 PYTHON = "```python\nx = 1\n```"
 OUT = ("m",) * 9  # seats of that model that are still out
@@ -62,8 +63,8 @@ def winner(counted: Tally) -> str:
         (AUTO, ["1", "1", "2"], "text"),
         (AUTO, ['{"a": 1}', '{"a": 1}', ESSAY], "json"),
         (JSON, ['{"a": 1}', ESSAY, ESSAY], "json"),
-        (Question("majority"), [ESSAY, ESSAY, "x"], "text"),
-        (Question("medoid"), ["Answer: 1", "Answer: 1", "Answer: 2"], "number"),
+        (Question(Strategy.MAJORITY), [ESSAY, ESSAY, "x"], "text"),
+        (Question(Strategy.MEDOID), ["Answer: 1", "Answer: 1", "Answer: 2"], "number"),
     ],
 )
 def test_the_kind_follows_from_the_request_and_from_most_replies(
@@ -165,7 +166,7 @@ def test_prose_is_decided_by_what_is_most_like_the_rest() -> None:
 
 def test_majority_counts_prose_word_for_word() -> None:
     texts = ["Yes, it is.", "yes, it is", "No, it never was.", "No, it was never.", "No, it never ever was."]
-    counted = tally(Question("majority"), said(*texts))
+    counted = tally(Question(Strategy.MAJORITY), said(*texts))
     assert (winner(counted), counted.groups[0].weight, counted.similarity) == ("v0", 2, None)
 
 
@@ -227,11 +228,11 @@ def test_a_voter_that_failed_and_answered_on_a_second_try_votes_once() -> None:
 
 def test_first_takes_the_first_valid_answer_in_the_order_given() -> None:
     candidates = [Candidate(voter="z", error="lost"), Candidate(voter="y", text=""), *reversed(said("one", "two"))]
-    counted = tally(Question("first"), candidates)
+    counted = tally(Question(Strategy.FIRST), candidates)
     assert (winner(counted), counted.kind) == ("v1", "text")
     assert reasons(counted) == {"z": Reason.FAILED, "y": Reason.EMPTY, "v0": Reason.OUTRUN}
     assert is_settled(counted, OUT[:5])
-    assert not tally(Question("first"), candidates[:2]).groups
+    assert not tally(Question(Strategy.FIRST), candidates[:2]).groups
 
 
 @pytest.mark.parametrize(
@@ -244,7 +245,7 @@ def test_first_takes_the_first_valid_answer_in_the_order_given() -> None:
     ],
 )
 def test_single_returns_even_a_flawed_answer(candidate: Candidate) -> None:
-    question = Question("single", response_format=ResponseFormat(type="json_object"))
+    question = Question(Strategy.SINGLE, response_format=ResponseFormat(type="json_object"))
     counted = tally(question, [Candidate(voter="dead", error="lost"), candidate])
     assert winner(counted) == "v"
     assert counted.kind == ("tool_calls" if candidate.tool_calls else "json")
@@ -272,8 +273,8 @@ def test_nothing_valid_has_no_winner_and_no_lead() -> None:
         (JSON, ['{"a": 1}'] * 3 + ['{"a": 2}', '{"a": 3}'], 1, False),
         (AUTO, [ESSAY] * 9, 1, False),
         (AUTO, [ESSAY] * 9, 0, True),
-        (Question("majority"), [ESSAY] * 3, 2, True),
-        (Question("medoid", response_format=ResponseFormat(type="json_object")), ['{"a": 1}'] * 3, 1, False),
+        (Question(Strategy.MAJORITY), [ESSAY] * 3, 2, True),
+        (Question(Strategy.MEDOID, response_format=ResponseFormat(type="json_object")), ['{"a": 1}'] * 3, 1, False),
     ],
 )
 def test_a_vote_stops_when_its_result_stands(

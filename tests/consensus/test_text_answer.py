@@ -2,6 +2,7 @@
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.tally import tally
 from swarm.consensus.text_answer import read_text
@@ -12,7 +13,7 @@ PADDING = "The calculation starts from the rows of the first table and adds what
 
 def are_near(*texts: str) -> bool:
     """They are counted as one answer."""
-    return len(tally(Question("auto"), [Candidate(voter=text, text=text) for text in texts]).groups) == 1
+    return len(tally(Question(Strategy.AUTO), [Candidate(voter=text, text=text) for text in texts]).groups) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import pytest
 
 from swarm.consensus.number import parse_quantity
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.tally import is_settled, tally
 from swarm.generation import Candidate
 
-ASKED = Question("auto", wants_final_answer=True)
+ASKED = Question(Strategy.AUTO, wants_final_answer=True)
 
 
 def said(*values: str) -> list[Candidate]:

@@ -2,18 +2,18 @@
 
 import json
 from fractions import Fraction
-from typing import Literal
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec, Usage
 from tests.doubles.own_weights import by_voter, each_its_own_model
 
-ASKED = Question("auto", wants_final_answer=True)
-AUTO = Question("auto")
+ASKED = Question(Strategy.AUTO, wants_final_answer=True)
+AUTO = Question(Strategy.AUTO)
 
 
 def said(*texts: str) -> list[Candidate]:
@@ -94,7 +94,7 @@ def test_the_margin_is_negative_where_the_central_answer_was_the_rarer_one() -> 
         '{"a": 1, "b": 0, "c": 3, "d": 4}',
         '{"a": 1, "b": 2, "c": 0, "d": 4}',
     ]
-    decided = verdict(Question("medoid"), said(pair, pair, centre, *around))
+    decided = verdict(Question(Strategy.MEDOID), said(pair, pair, centre, *around))
     assert decided.winner is not None
     assert (decided.winner.text, decided.margin) == (centre, -1)
 
@@ -139,8 +139,8 @@ def test_a_lone_ballot_agrees_with_nobody() -> None:
     assert (decided.quorum, decided.agreement, decided.similarity) == (True, None, None)
 
 
-@pytest.mark.parametrize("strategy", ["first", "single"])
-def test_a_race_claims_no_agreement(strategy: Literal["first", "single"]) -> None:
+@pytest.mark.parametrize("strategy", [Strategy.FIRST, Strategy.SINGLE])
+def test_a_race_claims_no_agreement(strategy: Strategy) -> None:
     decided = verdict(Question(strategy), said("one", "one"), asked=5, stopped_by=strategy)
     assert decided.winner is not None
     assert (decided.winner.text, decided.votes, decided.agreement, decided.degraded) == ("one", 1, None, False)
@@ -154,7 +154,7 @@ def test_where_everybody_failed_there_is_no_winner() -> None:
 
 
 def test_without_a_valid_ballot_the_least_flawed_answer_is_returned_as_degraded() -> None:
-    question = Question("auto", response_format=ResponseFormat(type="json_object"))
+    question = Question(Strategy.AUTO, response_format=ResponseFormat(type="json_object"))
     candidates = [
         Candidate(voter="a", error="lost"),
         Candidate(voter="b", text="no JSON"),
@@ -174,11 +174,11 @@ def test_dissent_names_who_said_otherwise() -> None:
 def test_the_winner_is_the_voters_own_answer_unchanged() -> None:
     call = ToolCall(id="own", name="now", arguments='{ "a" : 1.0 }')
     candidates = [Candidate(voter="a", text="<think>x</think>", tool_calls=(call,)), Candidate(voter="b", error="lost")]
-    decided = verdict(Question("auto", tools=(ToolSpec(function=FunctionSpec(name="now")),)), candidates)
+    decided = verdict(Question(Strategy.AUTO, tools=(ToolSpec(function=FunctionSpec(name="now")),)), candidates)
     assert decided.winner is candidates[0]
 
 
-WITH_TOOL = Question("auto", tools=(ToolSpec(function=FunctionSpec(name="pay")),))
+WITH_TOOL = Question(Strategy.AUTO, tools=(ToolSpec(function=FunctionSpec(name="pay")),))
 
 
 def paying(*amounts: int) -> list[Candidate]:

@@ -19,7 +19,7 @@ from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, 
 from tests.doubles.own_weights import each_its_own_model
 
 TOOLS = (ToolSpec(function=FunctionSpec(name="now")), ToolSpec(function=FunctionSpec(name="weather")))
-VOTING: list[Strategy] = ["auto", "majority", "weighted", "medoid", "judge"]
+VOTING: list[Strategy] = [Strategy.AUTO, Strategy.MAJORITY, Strategy.WEIGHTED, Strategy.MEDOID, Strategy.JUDGE]
 
 TEXTS = [
     "Answer: 1",
@@ -235,7 +235,7 @@ def test_key_order_number_form_and_white_space_split_no_vote(
         candidate.model_copy(update={"text": "", "tool_calls": a_call("now", candidate.text).tool_calls})
         for candidate in by_text
     ]
-    demanded = Question("majority", tools=TOOLS, response_format=ResponseFormat(type="json_object"))
+    demanded = Question(Strategy.MAJORITY, tools=TOOLS, response_format=ResponseFormat(type="json_object"))
     for candidates, kind in ((by_text, "json"), (by_call, "tool_calls")):
         counted = tally(demanded, candidates)
         assert (counted.kind, len(counted.groups), counted.votes) == (kind, 1, 2)

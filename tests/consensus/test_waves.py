@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.stopping import POSTERIOR_STOP, posterior
 from swarm.consensus.tally import is_settled, tally
@@ -15,7 +16,7 @@ from swarm.consensus.waves import first_wave, may_decide_alone, patience_s, pref
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate
 
-MAJORITY = Question("majority")
+MAJORITY = Question(Strategy.MAJORITY)
 HEAVY = VoterWeights({"number": {"big": Fraction(4), "small": Fraction(1)}})
 
 
@@ -79,7 +80,7 @@ def test_the_posterior_stop_is_a_way_to_decide_too() -> None:
 
 
 def test_a_race_needs_nobody_else() -> None:
-    assert may_decide_alone(tally(Question("first"), said("1")), [], ["m"] * 9, EQUAL)
+    assert may_decide_alone(tally(Question(Strategy.FIRST), said("1")), [], ["m"] * 9, EQUAL)
 
 
 def test_patience_shrinks_when_half_of_the_wave_has_answered() -> None:

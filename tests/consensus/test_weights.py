@@ -33,16 +33,16 @@ def test_log_odds_of_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("strategy", "models", "basis"),
     [
-        ("auto", ["good", "fair"], "measured"),
-        ("auto", ["good", "other kind"], "equal"),
-        ("auto", ["good", "never measured"], "equal"),
-        ("medoid", ["good", "fair"], "measured"),
-        ("judge", ["good", "fair"], "measured"),
-        ("weighted", ["good", "never measured"], "measured"),
-        ("weighted", ["never measured", "other kind"], "equal"),
-        ("majority", ["good", "fair"], "equal"),
-        ("auto", ["wrong", "wrong"], "equal"),  # somebody must be asked, and all are alike
-        ("auto", [], "equal"),
+        (Strategy.AUTO, ["good", "fair"], "measured"),
+        (Strategy.AUTO, ["good", "other kind"], "equal"),
+        (Strategy.AUTO, ["good", "never measured"], "equal"),
+        (Strategy.MEDOID, ["good", "fair"], "measured"),
+        (Strategy.JUDGE, ["good", "fair"], "measured"),
+        (Strategy.WEIGHTED, ["good", "never measured"], "measured"),
+        (Strategy.WEIGHTED, ["never measured", "other kind"], "equal"),
+        (Strategy.MAJORITY, ["good", "fair"], "equal"),
+        (Strategy.AUTO, ["wrong", "wrong"], "equal"),  # somebody must be asked, and all are alike
+        (Strategy.AUTO, [], "equal"),
     ],
 )
 def test_which_weights_a_strategy_uses(strategy: Strategy, models: list[str], basis: str) -> None:
@@ -54,33 +54,33 @@ def test_which_weights_a_strategy_uses(strategy: Strategy, models: list[str], ba
 
 def test_a_model_that_was_not_measured_is_taken_to_be_right_half_of_the_time() -> None:
     weights = ballot_weights(
-        "weighted", {"good": {"number": GOOD}, "even": {"number": Measured(23, 46)}}, ["good", "new"]
+        Strategy.WEIGHTED, {"good": {"number": GOOD}, "even": {"number": Measured(23, 46)}}, ["good", "new"]
     )
     both = ballot_weights(
-        "weighted", {"good": {"number": GOOD}, "even": {"number": Measured(23, 46)}}, ["good", "even"]
+        Strategy.WEIGHTED, {"good": {"number": GOOD}, "even": {"number": Measured(23, 46)}}, ["good", "even"]
     )
     assert weights.of("new", "number") == both.of("even", "number")
 
 
 def test_a_model_no_better_than_a_guess_has_no_vote() -> None:
-    weights = ballot_weights("auto", MEASURED, ["good", "wrong"])
+    weights = ballot_weights(Strategy.AUTO, MEASURED, ["good", "wrong"])
     assert (weights.of("wrong", "number"), weights.of("good", "number")) == (0, 1)
 
 
 def test_one_model_alone_weighs_one_however_often_it_is_asked() -> None:
-    weights = ballot_weights("auto", MEASURED, ["fair"] * 7)
+    weights = ballot_weights(Strategy.AUTO, MEASURED, ["fair"] * 7)
     assert weights.of("fair", "number") == 1
 
 
 def test_samples_of_one_model_count_for_less_where_other_models_vote() -> None:
     alike: Measurements = {"a": {"number": FAIR}, "b": {"number": FAIR}}
-    weights = ballot_weights("auto", alike, ["a", "a", "a", "b"])
+    weights = ballot_weights(Strategy.AUTO, alike, ["a", "a", "a", "b"])
     together = 3 * weights.of("a", "number")
     assert float(together / weights.of("b", "number")) == pytest.approx(3 / (1 + 2 * 0.5), rel=1e-3)
 
 
 def test_a_replacement_that_was_not_planned_weighs_as_little_as_any() -> None:
-    weights = ballot_weights("auto", MEASURED, ["good", "fair", "wrong"])
+    weights = ballot_weights(Strategy.AUTO, MEASURED, ["good", "fair", "wrong"])
     assert weights.of("stranger", "number") == weights.of("fair", "number")
     assert weights.of("stranger", "json") == 1
 
@@ -105,12 +105,12 @@ pools = st.dictionaries(st.sampled_from("abcdef"), counts, min_size=1)
 @given(pool=pools, data=st.data())
 def test_weights_are_bounded_and_average_one(pool: dict[str, Measured], data: st.DataObject) -> None:
     models = [model for model in pool for _ in range(data.draw(st.integers(1, 4)))]
-    weights = ballot_weights("auto", {model: {"number": measured} for model, measured in pool.items()}, models)
+    weights = ballot_weights(Strategy.AUTO, {model: {"number": measured} for model, measured in pool.items()}, models)
     voting = [weight for model in models if (weight := weights.of(model, "number"))]
     assert voting, "somebody always has a vote"
     assert float(sum(voting) / len(voting)) == pytest.approx(1, abs=1e-3)
     better = sorted(pool, key=lambda model: log_odds(pool[model]))
-    once = ballot_weights("auto", {model: {"number": measured} for model, measured in pool.items()}, list(pool))
+    once = ballot_weights(Strategy.AUTO, {model: {"number": measured} for model, measured in pool.items()}, list(pool))
     in_order = [once.of(model, "number") for model in better]
     assert in_order == sorted(in_order)
     assert max(in_order) <= MAX_RATIO * min(weight for weight in in_order if weight) + Fraction(1, 100)

@@ -16,7 +16,7 @@ from federation.hostport import Address
 from federation.invitation import PairingTiming
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.consensus.options import StreamMode
+from swarm.consensus.options import Strategy, StreamMode
 from swarm.engines.engine import Engine
 from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.app import make_app
@@ -59,7 +59,7 @@ class NodeOptions:
     """
 
     votes: int = 5
-    strategy: str = "auto"
+    strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()
     params: int | None = 2_000_000

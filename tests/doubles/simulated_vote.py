@@ -16,7 +16,7 @@ from swarm.consensus.weights import VoterWeights, ballot_weights
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
 from swarm.registry.weights_file import Measured, Measurements
 
-STRATEGIES: tuple[Strategy, ...] = ("auto", "auto", "majority", "weighted", "medoid", "judge")
+STRATEGIES = (Strategy.AUTO, *(strategy for strategy in Strategy if strategy.compares))  # the usual one twice
 FORMS = ("number", "number", "choice", "tool_calls", "json", "code", "text")
 SHARED_ERRORS = 0.6  # two models that both err agree this often (arXiv 2506.07962)
 DEADLINE_S = 10.0

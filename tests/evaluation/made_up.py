@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from swarm.consensus.options import Strategy
 from swarm.evaluation.questions import Problem, read_problem
 from swarm.evaluation.samples import GREEDY, Answered, DrawPlan, Sample, SampleKey, answers_of
 
@@ -25,7 +26,7 @@ def sample(one: Problem, model: str, index: int, said: int | str, tokens: int = 
     return Sample(key=key, text=text, finish_reason="stop", completion_tokens=tokens)
 
 
-def answered(said: dict[str, Sequence[int | str]], number: int = 0, strategy: str = "majority") -> Answered:
+def answered(said: dict[str, Sequence[int | str]], number: int = 0, strategy: Strategy = Strategy.MAJORITY) -> Answered:
     """A problem with the samples of each model, in order; the greedy answers are right."""
     one = problem(number)
     samples = {

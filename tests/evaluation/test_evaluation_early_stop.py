@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.consensus.options import Strategy
 from swarm.evaluation.early_stop import measure_stop, same_answer, stop_vote
 from tests.evaluation.made_up import RIGHT, answered
 
@@ -40,10 +41,10 @@ def test_an_abstention_is_no_vote_for_the_leader() -> None:
 @given(
     said=st.lists(st.sampled_from([ONE, TWO, THREE, "hm", "Answer: x y z"]), min_size=1, max_size=9),
     takes=st.lists(st.floats(0.1, 100), min_size=9, max_size=9),
-    strategy=st.sampled_from(["majority", "auto"]),
+    strategy=st.sampled_from([Strategy.MAJORITY, Strategy.AUTO]),
 )
 def test_stopping_early_changes_no_answer_and_loses_no_seat(
-    said: list[int | str], takes: list[float], strategy: str
+    said: list[int | str], takes: list[float], strategy: Strategy
 ) -> None:
     one = answered({"a": said}, strategy=strategy)
     answers = one.samples["a"]

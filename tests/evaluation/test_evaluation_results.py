@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.errors import SetupError
 from swarm.evaluation.findings import measure
 from swarm.evaluation.intervals import Estimate
@@ -58,11 +59,15 @@ def test_every_sample_has_a_seed_of_its_own_in_31_bits() -> None:
 def test_only_whole_problems_are_counted() -> None:
     drawn = everything_of(PLAN)
     del drawn[PLAN.keys(QUESTIONS.problems[1])[4]]
-    assert [one.problem for one in PLAN.answered(drawn, "majority")] == [QUESTIONS.problems[0], QUESTIONS.problems[2]]
+    answered = PLAN.answered(drawn, Strategy.MAJORITY)
+    assert [one.problem for one in answered] == [
+        QUESTIONS.problems[0],
+        QUESTIONS.problems[2],
+    ]
 
 
 def test_the_report_says_everything() -> None:
-    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), "majority"), PLAN.models, seed=1)
+    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), PLAN.models, seed=1)
     report = render_report(PROVENANCE, [findings], {})
     assert HOW_TO_PLOT in report
     assert "| majority of 5 over one sample | at least +8 points, interval above 0 | +0.0 points" in report
@@ -78,7 +83,7 @@ def test_the_report_says_everything() -> None:
 def test_an_interrupted_run_says_so() -> None:
     drawn = everything_of(PLAN)
     del drawn[PLAN.keys(QUESTIONS.problems[1])[4]]
-    findings = measure(QUESTIONS, PLAN.answered(drawn, "majority"), PLAN.models, seed=1)
+    findings = measure(QUESTIONS, PLAN.answered(drawn, Strategy.MAJORITY), PLAN.models, seed=1)
     assert "2 of 3 (interrupted) problems" in render_report(PROVENANCE, [findings], {})
 
 
@@ -97,7 +102,7 @@ def test_a_promise_is_judged_by_its_interval(value: float, low: float, high: flo
 
 def test_promises_are_about_the_shipped_questions_alone() -> None:
     other = QuestionSet("mine", QUESTIONS.problems, 0.8, 100, 9)
-    assert kept_promises([measure(other, PLAN.answered(everything_of(PLAN), "majority"), ["a"], seed=1)]) == []
+    assert kept_promises([measure(other, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), ["a"], seed=1)]) == []
 
 
 def test_a_page_keeps_what_is_around_the_marks(tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def test_images_are_linked_from_where_the_report_is(tmp_path: Path) -> None:
 
 def test_plots_are_the_same_for_the_same_findings(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), "majority"), PLAN.models, seed=1)
+    findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), PLAN.models, seed=1)
     first, second = (draw_plots([findings], tmp_path / name) for name in ("one", "two"))
     assert [path.name for path in first.values()] == ["votes-accuracy.svg", "votes-risk-coverage.svg"]
     assert [path.read_bytes() for path in first.values()] == [path.read_bytes() for path in second.values()]

@@ -10,7 +10,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.options import STRATEGIES, STREAM_MODES
+from swarm.consensus.options import STRATEGIES, STREAM_MODES, Strategy
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions
 from swarm.gateway.http.bodies import parse_body
@@ -31,7 +31,8 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"votes": 3, "min_votes": 4}, {}, "swarm.min_votes", "use 1 to 3 (got 4)"),
     ({"deadline_s": 0}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
     ({"deadline_s": 3601}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
-    ({"strategy": "dictator"}, {}, "swarm.strategy", "auto, majority"),
+    ({"strategy": "dictator"}, {}, "swarm.strategy", "'auto', 'majority', 'weighted', 'medoid'"),
+    ({"strategy": "AUTO"}, {}, "swarm.strategy", "(got 'AUTO')"),
     ({"strategy": "single", "votes": 5}, {}, "swarm.votes", "single asks one voter"),
     ({"strategy": "single", "min_votes": 2}, {}, "swarm.min_votes", "single asks one voter"),
     ({"strategy": "first", "min_votes": 2}, {}, "swarm.min_votes", "first answer"),
@@ -55,12 +56,12 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
 TAKEN: list[tuple[dict[str, Any], dict[str, Any], VoteOptions]] = [
     ({}, {}, VoteOptions()),
     ({"votes": 32, "min_votes": 32}, {}, VoteOptions(votes=32, min_votes=32)),
-    ({"strategy": "single", "votes": 1}, {"n": 3}, VoteOptions("single", votes=1)),
+    ({"strategy": "single", "votes": 1}, {"n": 3}, VoteOptions(Strategy.SINGLE, votes=1)),
     ({"stop": "posterior"}, {}, VoteOptions(stop="posterior")),
     ({"stop": "posterior", "votes": 8}, {}, VoteOptions(votes=8, stop="posterior")),
     ({"min_agreement": 0}, {}, VoteOptions(min_agreement=0)),
     ({"min_agreement": 1, "on_no_quorum": "error"}, {}, VoteOptions(min_agreement=1, on_no_quorum="error")),
-    ({"stream": "buffer", "strategy": "first"}, {"stream": True}, VoteOptions("first", stream="buffer")),
+    ({"stream": "buffer", "strategy": "first"}, {"stream": True}, VoteOptions(Strategy.FIRST, stream="buffer")),
     ({"stream": "reasoning", "progress": True}, {"stream": True}, VoteOptions(stream="reasoning", progress=True)),
     ({"upstream": False, "deadline_s": 0.5}, {}, VoteOptions(deadline_s=0.5, upstream=False)),
     ({"of_a_later_version": 1}, {}, VoteOptions()),

@@ -13,6 +13,7 @@ import pytest
 
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
@@ -88,14 +89,14 @@ class Hall:
     def call(
         self,
         *seats: tuple[str, int],
-        strategy: str = "majority",
+        strategy: Strategy = Strategy.MAJORITY,
         deadline_s: float = LONG_S,
         replacement: Callable[[Failure, Mapping[str, int]], Batch | None] = lambda *_: None,
         stream_leader: bool = False,
         min_votes: int = 1,
     ) -> BallotCall:
         return BallotCall(
-            question=Question(strategy),  # type: ignore[arg-type]
+            question=Question(strategy),
             wanted=sum(count for _, count in seats),
             batches=tuple(Batch(replica(node), (sampling(),) * count) for node, count in seats),
             deadline=time.monotonic() + deadline_s,
@@ -143,7 +144,7 @@ async def test_an_unbeatable_lead_stops_who_is_left() -> None:
 async def test_what_has_come_in_by_the_deadline_counts_even_if_nobody_has_read_it_yet() -> None:
     """A slow reader holds the ballot up in a delta until the deadline has passed; all answers are there by then."""
     hall = Hall({"here": [Delta(0, "word"), "yes"], "a": ["yes"], "b": [asyncio.Event()]})
-    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy="medoid", deadline_s=SHORT_S, stream_leader=True)
+    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy=Strategy.MEDOID, deadline_s=SHORT_S, stream_leader=True)
     async with aclosing(hold_ballot(call)) as progress:
         assert await anext(progress) == Delta(0, "word")
         await eventually(lambda: time.monotonic() > call.deadline)
@@ -157,7 +158,7 @@ async def test_what_has_come_in_by_the_deadline_counts_even_if_nobody_has_read_i
 async def test_a_stream_that_never_pauses_cannot_outrun_the_deadline() -> None:
     endless = [Delta(0, "x")] * 1_000_000
     hall = Hall({"here": endless, "a": [asyncio.Event()]})
-    call = hall.call(("here", 1), ("a", 1), strategy="medoid", deadline_s=SHORT_S, stream_leader=True)
+    call = hall.call(("here", 1), ("a", 1), strategy=Strategy.MEDOID, deadline_s=SHORT_S, stream_leader=True)
     late = 0
 
     async def read() -> None:
@@ -177,7 +178,7 @@ async def test_a_reader_that_stops_leaves_no_voter_stuck(monkeypatch: pytest.Mon
     """The queue is full and the voter waits in it when the ballot is closed."""
     monkeypatch.setattr(ballot, "MAX_UNREAD", 3)
     hall = Hall({"here": [Delta(0, "x")] * 100, "a": ["yes"], "b": [asyncio.Event()]})
-    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy="medoid", stream_leader=True)
+    call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy=Strategy.MEDOID, stream_leader=True)
     async with asyncio.timeout(5):
         async with aclosing(hold_ballot(call)) as progress:
             await anext(progress)
@@ -190,7 +191,7 @@ async def test_a_reader_that_stops_leaves_no_voter_stuck(monkeypatch: pytest.Mon
 async def test_the_leaders_words_come_live_and_its_candidate_with_the_outcome() -> None:
     gate = asyncio.Event()
     hall = Hall({"here": [Delta(0, "ye"), Delta(0, "s"), "yes"], "a": [gate, "yes"]})
-    call = hall.call(("here", 1), ("a", 1), strategy="medoid", stream_leader=True)
+    call = hall.call(("here", 1), ("a", 1), strategy=Strategy.MEDOID, stream_leader=True)
     async with aclosing(hold_ballot(call)) as progress:
         assert [await anext(progress), await anext(progress)] == [Delta(0, "ye"), Delta(0, "s")]
         gate.set()
@@ -218,14 +219,14 @@ async def test_a_won_vote_waits_for_its_leader() -> None:
 
 async def test_a_leader_that_fails_before_its_first_word_is_replaced_by_the_winner() -> None:
     hall = Hall({"here": [EngineFailed("broke")], "a": ["yes", "yes"]})
-    outcome = await outcome_of(hall.call(("here", 1), ("a", 2), strategy="medoid", stream_leader=True))
+    outcome = await outcome_of(hall.call(("here", 1), ("a", 2), strategy=Strategy.MEDOID, stream_leader=True))
     assert outcome.leader is None
     assert outcome.verdict.votes == 2
 
 
 async def test_a_leader_that_fails_in_mid_answer_ends_the_ballot_with_its_error() -> None:
     hall = Hall({"here": [Delta(0, "half"), EngineFailed("broke")], "a": ["yes", asyncio.Event()]})
-    call = hall.call(("here", 1), ("a", 2), strategy="medoid", stream_leader=True)
+    call = hall.call(("here", 1), ("a", 2), strategy=Strategy.MEDOID, stream_leader=True)
     with pytest.raises(EngineFailed, match="broke"):
         await outcome_of(call)
     assert not hall.running
@@ -298,7 +299,7 @@ async def test_no_judge_is_asked_about_a_question_over_which_an_engine_ended() -
         raise AssertionError("asked")
 
     hall = Hall({"a": [EngineDied("ended")], "here": ["one thing", "quite another"]})
-    call = dataclasses.replace(hall.call(("a", 1), ("here", 2), strategy="judge"), ask_judge=judge)
+    call = dataclasses.replace(hall.call(("a", 1), ("here", 2), strategy=Strategy.JUDGE), ask_judge=judge)
     assert (await outcome_of(call)).verdict.votes == 2
 
 
@@ -463,7 +464,7 @@ async def test_the_judge_is_asked_where_no_answer_has_over_half() -> None:
         return candidate(line[0], "judge", "here")
 
     hall = Hall({"here": ["Answer: 1", "Answer: 2"]})
-    call = dataclasses.replace(hall.call(("here", 2), strategy="judge"), ask_judge=judge)
+    call = dataclasses.replace(hall.call(("here", 2), strategy=Strategy.JUDGE), ask_judge=judge)
     verdict = (await outcome_of(call)).verdict
     assert shown == [2]
     assert verdict.winner is not None
@@ -476,5 +477,5 @@ async def test_no_judge_is_asked_where_the_voters_agree() -> None:
         raise AssertionError("there is nothing to judge")
 
     hall = Hall({"here": ["Answer: 1", "Answer: 1"]})
-    call = dataclasses.replace(hall.call(("here", 2), strategy="judge"), ask_judge=judge)
+    call = dataclasses.replace(hall.call(("here", 2), strategy=Strategy.JUDGE), ask_judge=judge)
     assert (await outcome_of(call)).verdict.agreement == 1.0

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import Verdict, decide
 from swarm.generation import Candidate, GenerationRequest, Usage
@@ -81,7 +82,7 @@ def test_accounts_are_bounded_in_number_and_in_size_and_keep_their_shares() -> N
     assert conduct.others("attic") == Account(votes=5, dissent=1)
 
 
-def vote(*answers: str, strategy: str = "majority", peers: dict[str, str] | None = None) -> Verdict:
+def vote(*answers: str, strategy: Strategy = Strategy.MAJORITY, peers: dict[str, str] | None = None) -> Verdict:
     """A verdict on these answers of voters at kitchen, attic, study, ..., in this order."""
     nodes = ("kitchen", "attic", "study", "cellar", "loft")
     question = Question.of(
@@ -106,7 +107,7 @@ IDS = {"attic": "id-attic", "study": "id-study", "cellar": "id-cellar"}
         (vote("Answer: 42", "Answer: 13", "Answer: 14"), []),
         (vote("Answer: 42", "Answer: 13"), []),
         (vote("The sky is blue", "It is blue", "Bananas sing"), []),
-        (vote("Answer: 42", "Answer: 13", "Answer: 42", strategy="first"), []),
+        (vote("Answer: 42", "Answer: 13", "Answer: 42", strategy=Strategy.FIRST), []),
     ],
     ids=["against two", "who abstains does not dissent", "nobody agrees", "one against one", "prose", "a race"],
 )
@@ -118,7 +119,9 @@ def test_only_ballots_in_a_settled_countable_vote_are_counted(
 
 def test_a_crowd_of_one_node_settles_nothing_against_others() -> None:
     """Else a node with many workers would make dissenters of all that are right."""
-    question = Question.of(GenerationRequest(model="m", messages=({"role": "user", "content": "1 + 1?"},)), "majority")
+    question = Question.of(
+        GenerationRequest(model="m", messages=({"role": "user", "content": "1 + 1?"},)), Strategy.MAJORITY
+    )
     heard = [
         Candidate(voter=f"{name}@{name[:1]}", node=name[:1], text=text, finish_reason="stop")
         for name, text in (("k1", "Answer: 3"), ("k2", "Answer: 3"), ("k3", "Answer: 3"), ("a1", "Answer: 2"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from swarm.consensus.options import StreamMode
+from swarm.consensus.options import Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
@@ -18,9 +18,8 @@ from swarm.routing.leading import (
     Lead,
     LeaderLine,
     LeaderStep,
-    Live,
-    live_part,
     measured_strength,
+    stream_mode,
     strongest_first,
 )
 from swarm.routing.replicas import Replica
@@ -39,7 +38,7 @@ def batch(node: str = "a", seats: int = 1) -> Batch:
     return Batch(replica(node), tuple(SamplingChange(0.7, seed) for seed in range(seats)))
 
 
-def question(strategy: str = "auto", text: str = "Tell me a story", **fields: object) -> Question:
+def question(strategy: Strategy = Strategy.AUTO, text: str = "Tell me a story", **fields: object) -> Question:
     body: JsonObject = {"role": "user", "content": text}
     return Question.of(GenerationRequest.model_validate({"model": "m", "messages": [body], **fields}), strategy)
 
@@ -53,30 +52,38 @@ ACTED_ON = {
 
 
 @pytest.mark.parametrize(
-    ("strategy", "mode", "live"),
+    ("strategy", "mode", "shown"),
     [
-        ("auto", None, "answer"),
-        ("medoid", None, "answer"),
-        ("majority", None, "nothing"),
-        ("majority", "leader", "answer"),
-        ("first", None, "nothing"),
-        ("first", "leader", "nothing"),
-        ("first", "reasoning", "nothing"),
-        ("auto", "buffer", "nothing"),
-        ("auto", "reasoning", "thoughts"),
-        ("auto", "leader", "answer"),
+        (Strategy.AUTO, None, StreamMode.LEADER),
+        (Strategy.MEDOID, None, StreamMode.LEADER),
+        (Strategy.MAJORITY, None, StreamMode.BUFFER),
+        (Strategy.MAJORITY, StreamMode.LEADER, StreamMode.LEADER),
+        (Strategy.FIRST, None, StreamMode.BUFFER),
+        (Strategy.FIRST, StreamMode.LEADER, StreamMode.BUFFER),
+        (Strategy.FIRST, StreamMode.REASONING, StreamMode.BUFFER),
+        (Strategy.AUTO, StreamMode.BUFFER, StreamMode.BUFFER),
+        (Strategy.AUTO, StreamMode.REASONING, StreamMode.REASONING),
+        (Strategy.AUTO, StreamMode.LEADER, StreamMode.LEADER),
     ],
 )
-def test_what_is_shown_of_a_leader_in_prose(strategy: str, mode: StreamMode | None, live: Live) -> None:
-    assert live_part(question(strategy), mode) == live
+def test_what_is_shown_of_a_leader_in_prose(strategy: Strategy, mode: StreamMode | None, shown: StreamMode) -> None:
+    assert stream_mode(question(strategy), mode) == shown
 
 
 @pytest.mark.parametrize("kind", ACTED_ON)
 @pytest.mark.parametrize(
-    ("mode", "live"), [(None, "nothing"), ("leader", "nothing"), ("buffer", "nothing"), ("reasoning", "thoughts")]
+    ("mode", "shown"),
+    [
+        (None, StreamMode.BUFFER),
+        (StreamMode.LEADER, StreamMode.BUFFER),
+        (StreamMode.BUFFER, StreamMode.BUFFER),
+        (StreamMode.REASONING, StreamMode.REASONING),
+    ],
 )
-def test_what_would_be_acted_on_is_shown_when_it_is_decided(kind: str, mode: StreamMode | None, live: Live) -> None:
-    assert live_part(ACTED_ON[kind], mode) == live
+def test_what_would_be_acted_on_is_shown_when_it_is_decided(
+    kind: str, mode: StreamMode | None, shown: StreamMode
+) -> None:
+    assert stream_mode(ACTED_ON[kind], mode) == shown
 
 
 def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:
@@ -107,21 +114,21 @@ def test_strength_is_what_was_measured_in_the_kind_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "events", "heard", "shown"),
+    ("mode", "events", "heard", "shown"),
     [
-        ("answer", [WORD, THOUGHT], [WORD, THOUGHT], "answer"),
-        ("answer", [END], [None], "nothing"),
-        ("thoughts", [THOUGHT, WORD, BOTH], [THOUGHT, None, THOUGHT], "thoughts"),
-        ("thoughts", [WORD, THOUGHT], [Begun(), THOUGHT], "thoughts"),
-        ("thoughts", [WORD, WORD], [Begun(), None], "nothing"),
-        ("nothing", [THOUGHT, WORD, END], [Begun(), None, None], "nothing"),
+        (StreamMode.LEADER, [WORD, THOUGHT], [WORD, THOUGHT], StreamMode.LEADER),
+        (StreamMode.LEADER, [END], [None], StreamMode.BUFFER),
+        (StreamMode.REASONING, [THOUGHT, WORD, BOTH], [THOUGHT, None, THOUGHT], StreamMode.REASONING),
+        (StreamMode.REASONING, [WORD, THOUGHT], [Begun(), THOUGHT], StreamMode.REASONING),
+        (StreamMode.REASONING, [WORD, WORD], [Begun(), None], StreamMode.BUFFER),
+        (StreamMode.BUFFER, [THOUGHT, WORD, END], [Begun(), None, None], StreamMode.BUFFER),
     ],
 )
 def test_what_a_client_gets_of_a_leaders_events(
-    live: Live, events: list[Delta | Finish], heard: list[object], shown: Live
+    mode: StreamMode, events: list[Delta | Finish], heard: list[object], shown: StreamMode
 ) -> None:
     mine = batch()
-    lead = Lead(mine, live)
+    lead = Lead(mine, mode)
     assert lead.hear(batch("b"), WORD) is None, "another's events are nobody's business"
     assert [lead.hear(mine, event) for event in events] == heard
     assert lead.shown == shown
@@ -177,12 +184,12 @@ def test_a_leader_lost_in_mid_answer_is_an_error() -> None:
 
 def test_a_leader_lost_while_it_thinks_costs_its_thoughts_alone() -> None:
     mine, other = batch(), batch("b")
-    lead = Lead(mine, "thoughts")
+    lead = Lead(mine, StreamMode.REASONING)
     lead.hear(mine, THOUGHT)
     lead.lost(mine, BROKE)
     lead.passes_to(other)
     assert lead.hear(other, THOUGHT) is None, "two voters' thoughts are not one train of thought"
-    assert lead.shown == "thoughts"
+    assert lead.shown == StreamMode.REASONING
 
 
 def test_who_has_said_nothing_when_everybody_is_stopped_does_not_begin() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.consensus.options import Strategy
 from swarm.routing.policy import (
     LONG_PROMPT_CHARS,
     MAX_VOTES,
@@ -115,20 +116,20 @@ def test_the_plan_does_not_depend_on_the_order_of_the_replicas(replicas: list[Re
 
 
 @pytest.mark.parametrize(
-    ("options", "default", "strategy"),
+    ("options", "default", "used"),
     [
-        (VoteOptions(), "auto", "auto"),
-        (VoteOptions(), "medoid", "medoid"),
-        (VoteOptions("first"), "medoid", "first"),
-        (VoteOptions(votes=3), "medoid", "medoid"),
-        (VoteOptions(), "single", "single"),
-        (VoteOptions(votes=3), "single", "auto"),
-        (VoteOptions("majority"), "single", "majority"),
-        (VoteOptions("single"), "auto", "single"),
+        (VoteOptions(), Strategy.AUTO, Strategy.AUTO),
+        (VoteOptions(), Strategy.MEDOID, Strategy.MEDOID),
+        (VoteOptions(Strategy.FIRST), Strategy.MEDOID, Strategy.FIRST),
+        (VoteOptions(votes=3), Strategy.MEDOID, Strategy.MEDOID),
+        (VoteOptions(), Strategy.SINGLE, Strategy.SINGLE),
+        (VoteOptions(votes=3), Strategy.SINGLE, Strategy.AUTO),
+        (VoteOptions(Strategy.MAJORITY), Strategy.SINGLE, Strategy.MAJORITY),
+        (VoteOptions(Strategy.SINGLE), Strategy.AUTO, Strategy.SINGLE),
     ],
 )
-def test_the_requests_strategy_goes_before_the_nodes(options: VoteOptions, default: str, strategy: str) -> None:
-    assert strategy_of(options, default) == strategy
+def test_the_requests_strategy_goes_before_the_nodes(options: VoteOptions, default: Strategy, used: Strategy) -> None:
+    assert strategy_of(options, default) == used
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,13 @@ def test_the_requests_strategy_goes_before_the_nodes(options: VoteOptions, defau
         (1, VoteOptions(), FIVE, "single", 5, 1),
         (0, VoteOptions(), FIVE, "single", 5, 1),
         (0, VoteOptions(votes=3), FIVE, "vote", 3, 3),
-        (0, VoteOptions("majority"), FIVE, "vote", 5, 4),
+        (0, VoteOptions(Strategy.MAJORITY), FIVE, "vote", 5, 4),
         (0, VoteOptions(votes=9), FIVE, "vote", 9, 4),
         (4, VoteOptions(votes=1), FIVE, "single", 1, 1),
-        (4, VoteOptions("single"), FIVE, "single", 1, 1),
+        (4, VoteOptions(Strategy.SINGLE), FIVE, "single", 1, 1),
         (4, VoteOptions(), Defaults(votes=1), "single", 1, 1),
-        (4, VoteOptions(), Defaults(5, "single"), "single", 1, 1),
-        (1, VoteOptions(), Defaults(5, "majority"), "single", 5, 1),
+        (4, VoteOptions(), Defaults(5, Strategy.SINGLE), "single", 1, 1),
+        (1, VoteOptions(), Defaults(5, Strategy.MAJORITY), "single", 5, 1),
         (1, VoteOptions(min_votes=3), FIVE, "vote", 5, 3),
         (4, VoteOptions(min_votes=7), FIVE, "vote", 7, 4),
         (0, VoteOptions(votes=2, min_votes=2), FIVE, "vote", 2, 2),
@@ -172,7 +173,7 @@ def test_several_choices_are_one_assignment_and_never_a_vote() -> None:
 
 any_options = st.builds(
     VoteOptions,
-    st.sampled_from(["auto", "majority", "medoid", "first", "single"]),
+    st.sampled_from([Strategy.AUTO, Strategy.MAJORITY, Strategy.MEDOID, Strategy.FIRST, Strategy.SINGLE]),
     st.none() | st.integers(1, MAX_VOTES),
     st.none() | st.integers(1, MAX_VOTES),
 )
@@ -182,15 +183,15 @@ any_options = st.builds(
     replicas=any_replicas,
     options=any_options,
     votes=st.integers(1, MAX_VOTES),
-    strategy=st.sampled_from(["auto", "single", "majority"]),
+    strategy=st.sampled_from([Strategy.AUTO, Strategy.SINGLE, Strategy.MAJORITY]),
     chars=st.sampled_from([0, LONG_PROMPT_CHARS * 2]),
 )
 def test_every_plan_asks_somebody_and_never_more_than_wanted(
-    replicas: list[Replica], options: VoteOptions, votes: int, strategy: str, chars: int
+    replicas: list[Replica], options: VoteOptions, votes: int, strategy: Strategy, chars: int
 ) -> None:
     plan = make_plan(replicas, options, Defaults(votes, strategy), chars)
     assert 1 <= plan.asked <= plan.wanted <= MAX_VOTES
-    assert plan.strategy != "single" if plan.mode == "vote" else plan.asked == 1
+    assert plan.strategy != Strategy.SINGLE if plan.mode == "vote" else plan.asked == 1
     busy = sum(max(0, a.count - a.replica.slots_free) for a in plan.assignments)
     if plan.mode == "vote" and not options.explicit and plan.asked > (options.min_votes or 1):
         assert busy == 0, "only what is idle, unless the client says otherwise"

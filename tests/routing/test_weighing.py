@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.consensus.options import Kind
+from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.generation import GenerationRequest
 from swarm.registry.weights_file import Measured, Measurements
@@ -22,7 +22,7 @@ MEASURED: Measurements = {"good": {NUMBER: Measured(49, 50)}, "poor": {NUMBER: M
 
 def shares(seats: list[Replica], measured: Measurements = MEASURED) -> dict[str, Fraction]:
     """Each party's share of the weight."""
-    weights = seat_weights(Question.of(ASKED, "weighted"), measured, seats)
+    weights = seat_weights(Question.of(ASKED, Strategy.WEIGHTED), measured, seats)
     found: dict[str, Fraction] = {}
     for seat in seats:
         found[seat.party] = found.get(seat.party, Fraction(0)) + weights.of(seat.model, NUMBER)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
@@ -115,7 +116,7 @@ class Answering:
         """How a single answer is reported, as a vote of one; None for several choices, which nobody judged."""
         if len(candidates) != 1:
             return None
-        question = Question.of(self.asked.request, "single")
+        question = Question.of(self.asked.request, Strategy.SINGLE)
         return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
 
     def extension(self, verdict: Verdict) -> JsonObject:

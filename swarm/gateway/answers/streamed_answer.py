@@ -5,7 +5,6 @@ What a streamed vote tells of its leader, and which answer it has given in the e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -19,10 +18,8 @@ from swarm.gateway.answers.request_context import Answering, winner_of
 from swarm.gateway.answers.streams import Pacing, open_stream
 from swarm.generation import Candidate, Delta, Finish, JsonObject
 from swarm.routing.ballot_box import Outcome
-from swarm.routing.leading import Begun, Live
+from swarm.routing.leading import Begun
 from swarm.routing.voters import finished_events
-
-MODE_OF: Mapping[Live, StreamMode] = {"answer": "leader", "thoughts": "reasoning", "nothing": "buffer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +34,15 @@ class Told:
 def told(outcome: Outcome) -> Told:
     """What follows from a streamed ballot. `fields` belong into the `swarm` object, over what the verdict says."""
     winner, leader = winner_of(outcome.verdict), outcome.leader
-    fields: JsonObject = {"stream": MODE_OF[outcome.shown]}
-    if outcome.shown == "nothing":
+    fields: JsonObject = {"stream": outcome.shown.value}
+    if outcome.shown == StreamMode.BUFFER:
         return Told(winner, winner, fields)
     confirmed = _confirmed(outcome)
     fields.update(leader=None if leader is None else leader.voter, confirmed=confirmed)
     if confirmed and leader is not None:  # its words are as good as the winner's, and go with what the client has
         winner = leader
         fields["winner"] = leader.voter
-    if outcome.shown == "thoughts":
+    if outcome.shown == StreamMode.REASONING:
         return Told(winner, winner.model_copy(update={"reasoning": ""}), fields)
     if leader is None or leader.voter == winner.voter:
         return Told(leader or winner, None, fields)

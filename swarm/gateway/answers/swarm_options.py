@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, WrapValidator, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, WrapValidator, field_validator
 
-from swarm.consensus.options import MAX_VOTES, STRATEGIES, StreamMode
+from swarm.consensus.options import MAX_VOTES, NoQuorum, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
-from swarm.routing.policy import NoQuorum, StopRule, VoteOptions
+from swarm.routing.policy import VoteOptions
 
 MAX_DEADLINE_S = 3600.0
 LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does
@@ -28,6 +29,11 @@ def _within(words: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _words(kind: type[StrEnum]) -> WithJsonSchema:
+    """Documented where they are used, each word in its place."""
+    return WithJsonSchema({"enum": [member.value for member in kind], "type": "string"})
+
+
 Votes = Annotated[int, Field(ge=1, le=MAX_VOTES), _within(f"a whole number from 1 to {MAX_VOTES}")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds above 0 and up to {MAX_DEADLINE_S:.0f}")]
 Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
@@ -39,9 +45,7 @@ class SwarmOptions(Part):
     Each field is checked against those before it, so that a contradiction is blamed on one field.
     """
 
-    strategy: Annotated[
-        str, Field(description="How the answer is chosen", json_schema_extra={"enum": list(STRATEGIES)})
-    ] = "auto"
+    strategy: Annotated[Strategy, _words(Strategy), Field(description="How the answer is chosen")] = Strategy.AUTO
     votes: Annotated[
         Votes | None, Field(description="How many answers to ask for; a number queues, none takes idle slots only")
     ] = None
@@ -53,19 +57,20 @@ class SwarmOptions(Part):
     ] = None
     stop: Annotated[
         StopRule,
+        _words(StopRule),
         Field(
             description="lead: the vote ends when no outstanding voter can change it. posterior: when that is less "
             f"than 5 % likely; needs {LEAST_FOR_POSTERIOR} votes of one model"
         ),
-    ] = "lead"
+    ] = StopRule.LEAD
     on_no_quorum: Annotated[
-        NoQuorum, Field(description="best_effort: the best there is, marked degraded. error: a 503")
-    ] = "best_effort"
+        NoQuorum, _words(NoQuorum), Field(description="best_effort: the best there is, marked degraded. error: a 503")
+    ] = NoQuorum.BEST_EFFORT
     min_agreement: Annotated[
         Share | None, Field(description="Tool calls on which fewer agree than this have no quorum")
     ] = None
     stream: Annotated[
-        StreamMode | None,
+        Annotated[StreamMode, _words(StreamMode)] | None,
         Field(
             description="What a stream shows while the vote runs. leader: the strongest voter's answer, live. buffer: "
             "nothing. reasoning: the strongest voter's thoughts. Left out: leader for prose, else buffer"
@@ -77,20 +82,13 @@ class SwarmOptions(Part):
     ] = False
     upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
 
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy; there are {', '.join(STRATEGIES)}")
-        return name
-
     @field_validator("votes")
     @classmethod
     def _enough_to_choose(cls, votes: int | None, info: ValidationInfo) -> int | None:
         strategy = info.data.get("strategy")
-        if votes is not None and strategy == "single" and votes > 1:
+        if votes is not None and strategy == Strategy.SINGLE and votes > 1:
             raise ValueError("strategy single asks one voter: leave votes out, or the strategy")
-        if votes == 1 and strategy == "judge":
+        if votes == 1 and strategy == Strategy.JUDGE:
             raise ValueError(f"a judge needs answers to choose from: use 2 to {MAX_VOTES} votes")
         return votes
 
@@ -100,9 +98,9 @@ class SwarmOptions(Part):
         strategy, votes = info.data.get("strategy"), info.data.get("votes")
         if least is None:
             return None
-        if strategy == "first":
+        if strategy == Strategy.FIRST:
             raise ValueError("strategy first takes the first answer and waits for no others: leave min_votes out")
-        if strategy == "single" and least > 1:
+        if strategy == Strategy.SINGLE and least > 1:
             raise ValueError("strategy single asks one voter: leave min_votes out, or the strategy")
         if votes is not None and least > votes:
             raise ValueError(f"min_votes is more than votes: use 1 to {votes}")
@@ -112,11 +110,11 @@ class SwarmOptions(Part):
     @classmethod
     def _long_enough(cls, stop: StopRule, info: ValidationInfo) -> StopRule:
         votes = info.data.get("votes")
-        if stop == "posterior" and votes is not None and votes < LEAST_FOR_POSTERIOR:
+        if stop == StopRule.POSTERIOR and votes is not None and votes < LEAST_FOR_POSTERIOR:
             raise ValueError(
                 f"the posterior stop needs {LEAST_FOR_POSTERIOR} to {MAX_VOTES} votes, and votes is {votes}"
             )
-        if stop == "posterior":
+        if stop == StopRule.POSTERIOR:
             _needs_a_count(info, "the posterior stop")
         return stop
 
@@ -131,9 +129,9 @@ class SwarmOptions(Part):
     @classmethod
     def _has_a_leader(cls, mode: StreamMode | None, info: ValidationInfo) -> StreamMode | None:
         strategy = info.data.get("strategy")
-        if mode is not None and strategy == "single":
+        if mode is not None and strategy == Strategy.SINGLE:
             raise ValueError("strategy single streams its one answer as it comes: leave stream out")
-        if mode in ("leader", "reasoning") and strategy == "first":
+        if mode in (StreamMode.LEADER, StreamMode.REASONING) and strategy == Strategy.FIRST:
             raise ValueError("strategy first has no leader before it has its answer: use buffer")
         return mode
 
@@ -154,7 +152,7 @@ class SwarmOptions(Part):
 
 def _needs_a_count(info: ValidationInfo, what: str) -> None:
     strategy = info.data.get("strategy")
-    if strategy in ("first", "single"):
+    if strategy in (Strategy.FIRST, Strategy.SINGLE):
         raise ValueError(f"strategy {strategy} compares no answers, so that {what} means nothing")
 
 
@@ -163,7 +161,7 @@ def options_of(swarm: SwarmOptions | None, *, stream: bool | None, choices: int 
     if swarm is None:
         return VoteOptions()
     if not stream and swarm.stream is not None:
-        raise BadRequest(f"swarm.stream is {swarm.stream!r}, and stream is not true", param="swarm.stream")
+        raise BadRequest(f"swarm.stream is {swarm.stream.value!r}, and stream is not true", param="swarm.stream")
     if not stream and swarm.progress:
         raise BadRequest("swarm.progress needs stream: true", param="swarm.progress")
     if choices > 1 and (field := _asks_for_a_vote(swarm)) is not None:
@@ -176,7 +174,7 @@ def options_of(swarm: SwarmOptions | None, *, stream: bool | None, choices: int 
 
 def _asks_for_a_vote(swarm: SwarmOptions) -> Literal["swarm.strategy", "swarm.votes", "swarm.min_votes"] | None:
     """The field that asks for more than a lone answer, if one does."""
-    if swarm.strategy not in ("auto", "single"):
+    if swarm.strategy not in (Strategy.AUTO, Strategy.SINGLE):
         return "swarm.strategy"
     if (swarm.votes or 1) > 1:
         return "swarm.votes"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from aiohttp import web
 
+from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWERER
@@ -170,7 +171,7 @@ def final(model: str, content: str, reason: FinishReason, usage: Usage, extensio
 
 async def infill(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, InfillBody)
-    options = VoteOptions("single", deadline_s=body.options.deadline_s, upstream=body.options.upstream)
+    options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
     asked = Asked(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
     return await request.app[ANSWERER].answer(request, asked)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from pydantic import JsonValue
 
+from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWERER, whole_candidates
 from swarm.gateway.answers.request_context import Answering, Asked, may_leave
@@ -98,7 +99,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CompletionBody)
     options = body.options
     if not options.explicit and options.min_votes is None:
-        options = VoteOptions("single", deadline_s=options.deadline_s, upstream=options.upstream)
+        options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
     answerer = request.app[ANSWERER]
     asked: list[Asked] = []
     for prompt in body.prompts:

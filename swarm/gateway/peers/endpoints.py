@@ -22,7 +22,7 @@ from federation import wire
 from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
-from swarm.consensus.options import MAX_VOTES
+from swarm.consensus.options import MAX_VOTES, Strategy
 from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWERER, refuse_impossible
@@ -170,7 +170,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     """One answer to an OpenAI request as a stream, by this node's own workers."""
     left_s = deadline_s(request)
     body = await read_body(request, GenerateBody)
-    options = VoteOptions("single", deadline_s=left_s)
+    options = VoteOptions(Strategy.SINGLE, deadline_s=left_s)
     generation = body.root.to_request()
     shape = Shape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
     asked = Asked(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
