@@ -101,7 +101,7 @@ def make_app(
     guard(app, access)
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
-    app[KEEPS_BODIES] = dispatcher.upstream is not None
+    app[KEEPS_BODIES] = len(dispatcher.upstreams) > 0
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(unsigned)

@@ -43,7 +43,7 @@ from swarm.registry.file_hashes import stoppable
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
-from swarm.routing.upstream import Upstream
+from swarm.routing.upstream import Upstream, Upstreams
 from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
 
@@ -152,7 +152,7 @@ class Node:
             default_votes=settings.votes,
             default_strategy=settings.strategy,
             default_stream=settings.vote_stream,
-            upstream=await self._enter_upstream(),
+            upstreams=await self._enter_upstreams(),
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
             leaving=lambda: self.condition.draining,
             rules=settings.routing,
@@ -180,12 +180,13 @@ class Node:
             members_only=place.access.members_only,
         )
 
-    async def _enter_upstream(self) -> Upstream | None:
+    async def _enter_upstreams(self) -> Upstreams:
         if self.place.upstream is None:
-            return None
+            return Upstreams()
         key, say = take_key(os.environ), self._console.say
         self._upstream_lines = banner_lines(self.place.upstream, key is not None)
-        return await self._stack.enter_async_context(Upstream(self.place.upstream, key, lambda news: say(f"* {news}")))
+        upstream = Upstream(self.place.upstream, key, lambda news: say(f"* {news}"))
+        return Upstreams([await self._stack.enter_async_context(upstream)])
 
     @asynccontextmanager
     async def _listening(self, listeners: Sequence[socket.socket]) -> AsyncGenerator[None]:
@@ -228,11 +229,12 @@ class Node:
     async def _load_model(self) -> None:
         settings = self.settings
         self._snapshot = await asyncio.to_thread(probe_hardware)
-        upstream = self.dispatcher.upstream
-        if upstream is not None and upstream.plan.mode == "only":
-            offer = await upstream.first_look()
+        only = [upstream for upstream in self.dispatcher.upstreams if upstream.plan.mode == "only"]
+        if only:
+            offers = [await upstream.first_look() for upstream in only]
             self.condition.loading = False
-            self._console.say(ready_line(offer))
+            for offer in offers:
+                self._console.say(ready_line(offer))
             return
         nearby = self._files and self._files.nearby
         chosen = await stoppable(partial(choose_model, settings, self._snapshot, self._console, nearby))

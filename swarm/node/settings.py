@@ -101,7 +101,7 @@ class Settings:
     @field_validator("strategy")
     @classmethod
     def _judge_has_answers(cls, strategy: Strategy, info: ValidationInfo) -> Strategy:
-        if (strategy, info.data.get("votes")) == ("judge", 1):
+        if (strategy, info.data.get("votes")) == (Strategy.JUDGE, 1):
             raise PydanticCustomError(
                 "judge", "needs answers to choose from: use 2 to {most} votes (got 1)", {"most": MAX_VOTES}
             )

@@ -44,7 +44,7 @@ from swarm.routing.router import Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, room_left, sampled_here_too, seated_anew
 from swarm.routing.single import FAILING_OVER, SingleAnswer
-from swarm.routing.upstream import Upstream, UpstreamOffer, last_resort, order_for, upstream_replicas, who_can
+from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall
 from swarm.routing.voters import Meter, OnEvent, with_sampling
 from swarm.workers.pool import WorkerPool
@@ -69,7 +69,7 @@ class Dispatcher:
         node: str,
         default_votes: int,
         default_strategy: Strategy,
-        upstream: Upstream | None = None,
+        upstreams: Upstreams | None = None,
         default_stream: StreamMode | None = None,
         measurements: Measurements | None = None,
         leaving: Callable[[], bool] = lambda: False,
@@ -78,11 +78,11 @@ class Dispatcher:
         self._pool = pool
         self._peers = peers
         self._router = Router(report_traffic, rules)
-        self._asking = Asking(pool, client, self._router, upstream, self._peers_idle, self._is_peer)
+        self.upstreams = upstreams or Upstreams()
+        self._asking = Asking(pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
-        self.upstream = upstream
         self._measurements = measurements or {}
         self._demand = Demand()
         self._leaving = leaving
@@ -130,15 +130,14 @@ class Dispatcher:
         """Who hears what becomes of requests; add to it at any time."""
         return self._router.listeners
 
-    def offer(self, allowed: bool = True, local_only: bool = False) -> UpstreamOffer | None:
-        """What the upstream offers to a request, where there is one and the request may leave this node for it."""
-        return None if self.upstream is None or local_only or not allowed else self.upstream.offer()
+    def _offers(self, allowed: bool = True, local_only: bool = False) -> tuple[UpstreamOffer, ...]:
+        """What upstreams offer to a request, where it may leave this node for them."""
+        return self.upstreams.offers() if allowed and not local_only else ()
 
     def offered(self, allowed: bool = True) -> tuple[Replica, ...]:
-        """Every place where a client may have a model run: the upstream's models, too, that nobody else serves."""
+        """Every place where a client may have a model run: upstreams' models, too, that nobody else serves."""
         replicas = self.replicas()
-        offer = self.offer(allowed)
-        return replicas if offer is None else (*replicas, *upstream_replicas(replicas, offer))
+        return (*replicas, *upstream_replicas(replicas, self._offers(allowed)))
 
     def known(self, allowed: bool = True) -> tuple[Replica, ...]:
         """What is offered, and this node's models that are being loaded again."""
@@ -166,7 +165,7 @@ class Dispatcher:
         self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
         chars = prompt_chars(request)
         with self._choosing():
-            replicas = who_can(request, self.replicas(local_only), self.offer(options.upstream, local_only))
+            replicas = who_can(request, self.replicas(local_only), self._offers(options.upstream, local_only))
         if not all(replica.upstream for replica in replicas):  # which takes such turns in a way of its own
             refuse_impossible_turns(request)
         if self._measurements:
@@ -220,10 +219,12 @@ class Dispatcher:
                 yield item
 
     def _left_over(self, request: GenerationRequest, plan: Plan, options: VoteOptions) -> Replica | None:
-        """Who may still answer where no voter could: a node with no seat (its model is weaker), then the upstream."""
+        """Who may still answer where no voter could: a node with no seat (its model is weaker), then an upstream."""
         asked = {replica.node_id for replica in plan.seats}
         others = [replica for replica in self.replicas() if replica.node_id not in asked]
-        return best_of(others, request) or last_resort(request.model, plan.seats, self.offer(options.upstream))
+        best = best_of(others, request)
+        above = last_resorts(request.model, plan.seats, self._offers(options.upstream))
+        return best or next(iter(above), None)
 
     def _ballot(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
@@ -284,8 +285,8 @@ class Dispatcher:
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
         try:
-            able = who_can(request, self._everywhere(), None)
-        except (UnknownModel, BadRequest):  # whoever voted has left since, or is the upstream
+            able = who_can(request, self._everywhere())
+        except (UnknownModel, BadRequest):  # whoever voted has left since, or is an upstream
             able = plan.seats
         return await judgement(self._asking, best_judge(able), request, groups, deadline)
 
@@ -318,22 +319,21 @@ class Dispatcher:
         upstream: bool = True,
         whole: bool = False,
     ) -> AsyncGenerator[Delta | Finish, None]:
-        """`choices` answers of the best replica; before the first event the next best may take over, then the upstream.
+        """`choices` answers of the best replica; before the first event the next best may take over, upstreams last.
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
         may take over until then.
         """
         with self._demand.request():
-            offer = self.offer(upstream, local_only)
+            offers = self._offers(upstream, local_only)
             prefixes = prefixes_of(request)
 
             def rank() -> tuple[Replica, ...]:
                 with self._choosing():
-                    able = self._router.warmed(who_can(request, self.replicas(local_only), offer), prefixes)
+                    able = self._router.warmed(who_can(request, self.replicas(local_only), offers), prefixes)
                 ranked = with_slots_for(choices, able, expected_tokens(request))
-                last = last_resort(request.model, ranked, offer)
-                return ranked if last is None else (*ranked, last)
+                return (*ranked, *last_resorts(request.model, ranked, offers))
 
             answer = SingleAnswer(
                 self._asking, self._router, request, rank, prefixes, choices, deadline, on_served, whole, local_only
@@ -347,11 +347,11 @@ class Dispatcher:
     ) -> tuple[A, Replica]:
         """The answer to a call that generates nothing, and whose it is: this node's own where it can, else a peer's.
 
-        The upstream is the last to be asked, and only for what OpenAI's API has.
+        Upstreams are the last to be asked, and only for what OpenAI's API has.
         """
         self.pills.refuse(call.content)
         with self._choosing():
-            replicas = order_for(call, model, self.replicas(local_only), self.offer(upstream, local_only))
+            replicas = order_for(call, model, self.replicas(local_only), self._offers(upstream, local_only))
         self._router.attempt()
         for replica in replicas[:-1]:
             try:
@@ -371,6 +371,6 @@ def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | 
 def answering(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
     """Who of the nodes can answer `request`; maybe nobody."""
     try:
-        return who_can(request, others, None)
+        return who_can(request, others)
     except (UnknownModel, BadRequest):
         return ()

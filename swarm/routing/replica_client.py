@@ -1,4 +1,4 @@
-"""Ask one replica, wherever it is: this node's workers, a peer, or the upstream. How peers did is reported."""
+"""Ask one replica, wherever it is: this node's workers, a peer, or an upstream. How peers did is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swarm.routing.pills import Content, Pills
 from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
-from swarm.routing.upstream import Upstream
+from swarm.routing.upstream import Upstreams
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
 from swarm.routing.voters import Meter, OnEvent, finished_events, local_candidates, note_speed
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
@@ -55,7 +55,7 @@ class Asking:
         pool: WorkerPool,
         client: PeerClient,
         router: Router,
-        upstream: Upstream | None,
+        upstreams: Upstreams,
         peers_idle: Callable[[], bool],
         is_peer: Callable[[str], bool] = lambda _: True,
     ) -> None:
@@ -63,7 +63,7 @@ class Asking:
         self._pool = pool
         self._client = client
         self._router = router
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._room = WaitingRoom(peers_idle)
         self._utilities = UtilityRoom()
 
@@ -118,8 +118,8 @@ class Asking:
 
     async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
         """The answer to a call that generates nothing."""
-        if replica.upstream and self._upstream is not None:
-            asked = call.of(self._upstream.http, replica.model)
+        if replica.upstream:
+            asked = call.of(self._upstreams.of(replica).http, replica.model)
             answer = await run_here(self._workers(replica), asked, deadline, self._utilities, self.pills, replica.node)
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
@@ -139,8 +139,7 @@ class Asking:
         return self.pills.guard(content, replica.node, replica.node_id, lambda: self._is_peer(replica.node_id))
 
     def _workers(self, replica: Replica) -> ModelWorkers:
-        above = None if self._upstream is None else self._upstream.workers
-        workers = above if replica.upstream else self._pool.get(replica.model)
+        workers = self._upstreams.of(replica).workers if replica.upstream else self._pool.get(replica.model)
         if workers is None:
             raise Unavailable(f"model {replica.model!r} was unloaded meanwhile")
         return workers

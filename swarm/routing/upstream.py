@@ -1,13 +1,15 @@
-"""The configured upstream of this node: what it serves as last seen, and a bounded number of requests to it at once.
+"""The upstreams of this node: servers of others that it may ask, and what part they have in a request.
 
-What part the upstream has in a request: pure choices over replicas and what the upstream offers.
+`Upstream` is one of them: its list of models as last seen, and a bounded number of requests to it at once. `Upstreams`
+are all, in the order in which they are asked. What they offer at a moment are plain facts (`UpstreamOffer`), from which
+the functions below make replicas: pure rules over what nodes serve and what upstreams offer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,21 +18,26 @@ from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.engines.upstream.engine import UpstreamEngine
-from swarm.errors import BadRequest, SwarmError, Unavailable, UnknownModel
+from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
 from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
 from swarm.workers.pool import DEFAULT_QUEUE, ModelWorkers
 from swarm.workers.slots import worker_names
 
-FIRST, LAST = -1, 1  # its rank among replicas: the only engine here, or asked only where nobody else can answer
-MAX_TOLD = 10  # names in an error message; some servers have hundreds
-RETRY_AFTER_S = 5  # told to clients while it cannot be reached
+FIRST, LAST = -1, 1  # ranks among replicas: the only engine here, or asked only where nobody else can answer
+MAX_LISTED = 10  # names in an error message; some servers have hundreds
+RETRY_AFTER_S = 5  # what clients are told while an upstream cannot be reached
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamOffer:
-    """The upstream at this moment. `default` answers for the alias; `problem` says why there is no list of models."""
+    """An upstream at this moment. `default` answers for the alias; `problem` says why there is no list of models.
+
+    `turn` counts the upstreams from 0 in the order in which they are asked.
+    """
 
     mode: UpstreamMode
     host: str
@@ -39,6 +46,7 @@ class UpstreamOffer:
     slots: int
     slots_free: int
     problem: str | None = None
+    turn: int = 0
 
     def model_for(self, name: str) -> str | None:
         """What it calls the model that a client calls `name`: no other model ever stands in for a named one."""
@@ -46,16 +54,20 @@ class UpstreamOffer:
             return self.default
         return name if name in self.models else None
 
+    @property
+    def node_id(self) -> str:
+        return upstream_id(self.host)
+
     def replica(self, model: str) -> Replica:
         """The upstream with one of its models: it may be able to do everything, and says no on its own."""
         return Replica(
-            node_id=f"upstream:{self.host}",
+            node_id=self.node_id,
             node=self.host,
             model=model,
             slots=self.slots,
             slots_free=self.slots_free,
             capabilities=Capabilities(embeddings=True, infill=True),
-            rank=FIRST if self.mode == "only" else LAST,
+            rank=FIRST if self.mode == "only" else LAST + self.turn,
             upstream=True,
         )
 
@@ -65,14 +77,19 @@ class UpstreamOffer:
         return whole if self.mode == "only" else replace(whole, slots=1, slots_free=min(whole.slots_free, 1))
 
 
-def who_can(
-    request: GenerationRequest, replicas: Iterable[Replica], offer: UpstreamOffer | None
-) -> tuple[Replica, ...]:
-    """The replicas that may answer `request`, the upstream among them where its mode gives it a part.
+def upstream_id(host: str) -> str:
+    """The node id in the replicas of the upstream at `host` (with its port, where it is not the usual one)."""
+    return f"upstream:{host}"
 
-    Where there is a `suffix`, only those that can fill in the middle. As the only engine the upstream takes part in
+
+def who_can(
+    request: GenerationRequest, replicas: Iterable[Replica], offers: Sequence[UpstreamOffer] = ()
+) -> tuple[Replica, ...]:
+    """The replicas that may answer `request`, upstreams among them where their mode gives them a part.
+
+    Where there is a `suffix`, only those that can fill in the middle. As the only engine an upstream takes part in
     everything it has a model for, as a voter in what is asked of the alias; else, and in every mode, it answers what
-    nobody else serves. Raises UnknownModel and BadRequest, and Unavailable while the upstream cannot be reached and
+    nobody else serves. Raises UnknownModel and BadRequest, and Unavailable while an upstream cannot be reached that
     might serve it.
     """
     here, name = tuple(replicas), request.model
@@ -81,78 +98,96 @@ def who_can(
         found = able(name, here)
         return found if request.suffix is None else skilled(name, found, INFILL, here)
 
-    if offer is None:
-        return choose()
-    found, model = _or_upstream(name, choose, offer), offer.model_for(name)
-    joins = offer.mode == "only" or (offer.mode == "voter" and name == SWARM_ALIAS)
-    if model is None or not joins or any(replica.upstream for replica in found):
+    found = _or_upstream(name, choose, offers)
+    if any(replica.upstream for replica in found):
         return found
-    return (*found, offer.voter(model))
+    joining = (
+        offer.voter(model)
+        for offer in offers
+        if (model := offer.model_for(name)) is not None
+        and (offer.mode == "only" or (offer.mode == "voter" and name == SWARM_ALIAS))
+    )
+    return (*found, *joining)
 
 
 def order_for(
-    call: UtilityCall[Any], name: str, replicas: Sequence[Replica], offer: UpstreamOffer | None
+    call: UtilityCall[Any], name: str, replicas: Sequence[Replica], offers: Sequence[UpstreamOffer] = ()
 ) -> tuple[Replica, ...]:
     """Who is asked for a call that generates nothing, in order.
 
-    The upstream, where it can be asked at all, is alone as the only engine; else it comes last, and beside others only
-    for the very model that they have: vectors of two models must never be mixed.
+    Upstreams that can be asked at all are alone as the only engine; else they come last, and beside others only for
+    the very model that those have: vectors of two models must never be mixed. Raises as `who_can` does.
     """
-    if offer is None:
+
+    def choose() -> tuple[Replica, ...]:
         return replicas_for(name, replicas, call.skill)
-    model = offer.model_for(name)
+
     if call.upstream is None:
         try:
-            return replicas_for(name, replicas, call.skill)
+            return choose()
         except UnknownModel as error:
-            if model is None:
+            having = [f"upstream {offer.host} has {model}" for offer in offers if (model := offer.model_for(name))]
+            if not having:
                 raise
-            why = f"upstream {offer.host} has {model}, and is not asked for {call.name}"
+            why = f"{' and '.join(having)}, and is not asked for {call.name}"
             raise UnknownModel(name, error.known, why) from error
-    if model is not None and offer.mode == "only":
-        return (offer.replica(model),)
-    found = _or_upstream(name, lambda: replicas_for(name, replicas, call.skill), offer)
-    last = last_resort(found[0].model, found, offer)
-    return found if last is None else (*found, last)
+    only = [offer for offer in offers if offer.mode == "only"]
+    found = last_resorts(name, (), only)[:1]
+    if found:
+        return (*found, *last_resorts(found[0].model, found, only))
+    found = _or_upstream(name, choose, offers)
+    return (*found, *last_resorts(found[0].model, found, offers))
 
 
-def _or_upstream(name: str, choose: Callable[[], tuple[Replica, ...]], offer: UpstreamOffer) -> tuple[Replica, ...]:
-    """Whom `choose` finds; where that is nobody, the upstream if it has the model, else an error that tells of it."""
+def _or_upstream(
+    name: str, choose: Callable[[], tuple[Replica, ...]], offers: Sequence[UpstreamOffer]
+) -> tuple[Replica, ...]:
+    """Whom `choose` finds; where that is nobody, the upstreams with that model, else an error that tells of them.
+
+    Of those that are no engines of this node it is the first: nobody pays for two answers unasked.
+    """
     try:
         return choose()
     except (UnknownModel, BadRequest) as error:
-        model = offer.model_for(name)
-        if model is not None:
-            return (offer.replica(model),)
-        if isinstance(error, BadRequest):
+        engines = last_resorts(name, (), [offer for offer in offers if offer.mode == "only"])
+        if found := engines or last_resorts(name, (), offers)[:1]:
+            return found
+        if isinstance(error, BadRequest) or not offers:
             raise
-        if offer.problem is not None:
-            raise Unavailable(f"{error}; {offer.problem}", RETRY_AFTER_S) from error
-        raise UnknownModel(name, error.known, what_it_has(offer)) from error
+        if problems := [offer.problem for offer in offers if offer.problem is not None]:
+            raise Unavailable(f"{error}; {'; '.join(problems)}", RETRY_AFTER_S) from error
+        raise UnknownModel(name, error.known, "; ".join(map(what_it_has, offers))) from error
 
 
 def what_it_has(offer: UpstreamOffer) -> str:
     """Some of its models, for an error message."""
-    told = ", ".join(offer.models[:MAX_TOLD]) or "no model"
-    more = f" and {len(offer.models) - MAX_TOLD} more" if len(offer.models) > MAX_TOLD else ""
-    return f"upstream {offer.host} has {told}{more}"
+    listed = ", ".join(offer.models[:MAX_LISTED]) or "no model"
+    more = f" and {len(offer.models) - MAX_LISTED} more" if len(offer.models) > MAX_LISTED else ""
+    return f"upstream {offer.host} has {listed}{more}"
 
 
-def upstream_replicas(others: Iterable[Replica], offer: UpstreamOffer) -> tuple[Replica, ...]:
-    """The upstream's models that it can be asked for by name: as the only engine all, else those that nobody serves."""
-    served = {SWARM_ALIAS} if offer.mode == "only" else {SWARM_ALIAS, *(replica.model for replica in others)}
-    return tuple(offer.replica(model) for model in offer.models if model not in served)
+def upstream_replicas(others: Iterable[Replica], offers: Sequence[UpstreamOffer]) -> tuple[Replica, ...]:
+    """The upstreams' models that can be asked for by name: of an only engine all, else those that nobody serves."""
+    served = {replica.model for replica in others}
+    return tuple(
+        offer.replica(model)
+        for offer in offers
+        for model in offer.models
+        if model != SWARM_ALIAS and (offer.mode == "only" or model not in served)
+    )
 
 
-def last_resort(name: str, tried: Iterable[Replica], offer: UpstreamOffer | None) -> Replica | None:
-    """The upstream, for a request that everybody asked so far has failed; None where it was asked, or has no model."""
-    model = None if offer is None else offer.model_for(name)
-    if offer is None or model is None or any(replica.upstream for replica in tried):
-        return None
-    return offer.replica(model)
+def last_resorts(name: str, asked: Iterable[Replica], offers: Sequence[UpstreamOffer]) -> tuple[Replica, ...]:
+    """The upstreams that have the model called `name` and are not among those `asked`, in their order.
 
-
-log = logging.getLogger(__name__)
+    For a request that everybody else has failed.
+    """
+    known = {replica.node_id for replica in asked}
+    return tuple(
+        offer.replica(model)
+        for offer in offers
+        if offer.node_id not in known and (model := offer.model_for(name)) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +211,10 @@ class LookingPace:
 
 
 class Upstream:
-    """Use as `async with`. `on_news` hears a line whenever it is found, lost, or found to serve something else."""
+    """One upstream, with its own key and workers. Use as `async with`.
+
+    `on_news` is called with a line of text whenever it is found, lost, or found to serve something else.
+    """
 
     def __init__(
         self,
@@ -191,7 +229,7 @@ class Upstream:
         self._pace = pace or LookingPace()
         self._models: tuple[str, ...] = () if plan.model is None else (plan.model,)
         self._problem: str | None = f"upstream {plan.address.host} has not been asked for its models yet"
-        self._said: str | None = None
+        self._reported: str | None = None
         self._looked = asyncio.Event()
         self._stack = AsyncExitStack()
 
@@ -212,8 +250,8 @@ class Upstream:
         await asyncio.gather(self._looking, return_exceptions=True)
         await self._stack.aclose()
 
-    def offer(self) -> UpstreamOffer:
-        """What it offers at this moment."""
+    def offer(self, turn: int = 0) -> UpstreamOffer:
+        """What it offers at this moment; `turn` is its place among the upstreams."""
         state = self.workers.state()
         return UpstreamOffer(
             mode=self.plan.mode,
@@ -223,6 +261,7 @@ class Upstream:
             slots=state.slots,
             slots_free=state.slots_free,
             problem=self._problem,
+            turn=turn,
         )
 
     async def first_look(self) -> UpstreamOffer:
@@ -258,13 +297,39 @@ class Upstream:
         self._models, self._problem = models, None
         first, *others = models
         more = f" and {len(others)} more model{'s' if len(others) > 1 else ''}" if others else ""
-        self._tell(f"upstream {host}: {first}{more}")
+        self._report(f"upstream {host}: {first}{more}")
 
     def _lost(self, problem: str) -> None:
         self._problem = problem
-        self._tell(f"{problem}: trying again")
+        self._report(f"{problem}: trying again")
 
-    def _tell(self, line: str) -> None:
-        if line != self._said:
-            self._said = line
+    def _report(self, line: str) -> None:
+        if line != self._reported:
+            self._reported = line
             self._on_news(line)
+
+
+class Upstreams:
+    """All upstreams of this node, in the order in which they are asked. Raises SetupError for two at one address."""
+
+    def __init__(self, upstreams: Iterable[Upstream] = ()) -> None:
+        self._by_id: dict[str, Upstream] = {}
+        for upstream in upstreams:
+            host = upstream.plan.address.host
+            if upstream_id(host) in self._by_id:
+                raise SetupError(f"two upstreams are at {host}: name each address once")
+            self._by_id[upstream_id(host)] = upstream
+
+    def __iter__(self) -> Iterator[Upstream]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def offers(self) -> tuple[UpstreamOffer, ...]:
+        """What each offers at this moment, in their order."""
+        return tuple(upstream.offer(turn) for turn, upstream in enumerate(self))
+
+    def of(self, replica: Replica) -> Upstream:
+        """The one that `replica`, which is an upstream's, was made of."""
+        return self._by_id[replica.node_id]

@@ -31,7 +31,7 @@ from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.rules import RoutingRules
-from swarm.routing.upstream import Upstream
+from swarm.routing.upstream import Upstream, Upstreams
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 
@@ -68,7 +68,7 @@ class NodeOptions:
     pacing: Pacing = field(default_factory=Pacing)
     client: Callable[[str], PeerClient] = PeerClient
     access: AccessRules = field(default_factory=AccessRules)
-    upstream: Upstream | None = None
+    upstreams: Sequence[Upstream] = ()
     files: FileService | None = None
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     trust: Trust | None = None
@@ -129,8 +129,8 @@ class RunningNode:
         self.client = client = await stack.enter_async_context(
             options.client(self.id) if self.trust is None else PeerClient(self.id, trust=self.trust)
         )
-        if options.upstream is not None:
-            await stack.enter_async_context(options.upstream)
+        for upstream in options.upstreams:
+            await stack.enter_async_context(upstream)
         self.membership = Membership(
             self.describe(),
             client,
@@ -148,7 +148,7 @@ class RunningNode:
             default_votes=options.votes,
             default_strategy=options.strategy,
             measurements=options.measurements,
-            upstream=options.upstream,
+            upstreams=Upstreams(options.upstreams),
             default_stream=options.vote_stream,
             leaving=lambda: self.condition.draining,
             rules=options.rules,

@@ -43,7 +43,7 @@ async def house(
     upstream = Upstream(plan, KEY, news.append, PACE)
     engine = ScriptedEngine(lambda _, __: steps, model_id="m", slots=2) if steps else None
     loaders = [ready(engine)] if engine else []
-    node = RunningNode("kitchen", *loaders, options=NodeOptions(upstream=upstream))
+    node = RunningNode("kitchen", *loaders, options=NodeOptions(upstreams=[upstream]))
     async with node, connect(node.url) as client:
         await upstream.first_look()
         yield House(server, upstream, node, client, news, engine)

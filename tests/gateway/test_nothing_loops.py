@@ -63,7 +63,7 @@ async def test_two_nodes_that_are_each_others_upstream(model: str, engines: bool
         for name, engine, other in zip(("attic", "kitchen"), asked, reversed(relays), strict=True):
             upstream = Upstream(UpstreamPlan(parse_upstream(f"{other.url}/v1"), "fallback", "big"), None, pace=PACE)
             loaders = [ready(engine)] if engines else []
-            nodes.append(RunningNode(name, *loaders, options=NodeOptions(upstream=upstream)))
+            nodes.append(RunningNode(name, *loaders, options=NodeOptions(upstreams=[upstream])))
         for node, relay in zip(nodes, relays, strict=True):
             await stack.enter_async_context(node)
             relay.target = node.url

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from swarm.consensus.options import STREAM_MODES
+from swarm.consensus.options import STREAM_MODES, StreamMode
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta
@@ -225,10 +225,11 @@ async def test_a_leader_that_would_be_acted_on_is_buffered_and_said_to_be(fields
 
 
 @pytest.mark.parametrize(
-    ("node_says", "expected"), [(None, "leader"), ("buffer", "buffer"), ("reasoning", "reasoning")]
+    ("node_says", "expected"),
+    [(None, "leader"), (StreamMode.BUFFER, "buffer"), (StreamMode.REASONING, "reasoning")],
 )
 async def test_a_node_has_a_mode_of_its_own_and_a_request_has_the_last_word(
-    node_says: str | None, expected: str
+    node_says: StreamMode | None, expected: str
 ) -> None:
     async with House() as house:
         client = await house.add("kitchen", [*THINKING, PROSE], PROSE, PROSE, vote_stream=node_says)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.answers.streams import Pacing
 from swarm.routing import ballot
@@ -314,7 +315,7 @@ async def test_after_the_quorum_the_others_get_a_grace_and_no_more(stage: Stage)
 
 async def test_a_nodes_default_strategy_bows_to_load_like_auto() -> None:
     async with AsyncExitStack() as stack:
-        stage = await staged(stack, strategy="majority", votes=4)
+        stage = await staged(stack, strategy=Strategy.MAJORITY, votes=4)
         gate = asyncio.Event()
         stage.engine.script = lambda _, voter: [gate, "busy"] if voter < 2 else ["Answer: 16"]
         others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(2)]
@@ -327,7 +328,7 @@ async def test_a_nodes_default_strategy_bows_to_load_like_auto() -> None:
 
 async def test_a_node_that_answers_singly_votes_where_a_request_wants_votes() -> None:
     async with AsyncExitStack() as stack:
-        stage = await staged(stack, strategy="single")
+        stage = await staged(stack, strategy=Strategy.SINGLE)
         assert swarm_of(await stage.client.chat())["asked"] == 1
         account = swarm_of(await stage.client.chat(swarm={"votes": 3}))
         assert (account["strategy"], account["asked"]) == ("auto", 3)

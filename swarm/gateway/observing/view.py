@@ -303,8 +303,8 @@ class ViewSources:
                 return f"model {state.model_id!r}: {state.problem or state.stalled}"
         if self.dispatcher.offered():
             return None
-        upstream = self.dispatcher.upstream
-        if upstream is not None and (problem := upstream.offer().problem) is not None:
+        upstreams = self.dispatcher.upstreams
+        if (problem := next((offer.problem for offer in upstreams.offers() if offer.problem), None)) is not None:
             return problem
         return "no model is running"
 
@@ -334,7 +334,7 @@ class ViewSources:
             names=tuple(map(name_entry, membership.names())),
             sources=tuple(SourceEntry(source=name, problem=why) for name, why in membership.sources.items()),
             models=served,
-            upstream=upstream_entry(self.dispatcher.upstream),
+            upstream=upstream_entry(next(iter(self.dispatcher.upstreams), None)),
         )
 
 
