@@ -3,9 +3,8 @@
 import re
 
 from hardware.command import TOOL_TIMEOUT_S, Failed, Output, Run, explain
-from hardware.json_output import JsonObject, first_json_object
 from hardware.snapshot import GIB_BYTES, Gpu
-from hardware.tool_text import known_text, one_line, whole_number
+from hardware.tool_text import JsonObject, first_json_object, known_text, one_line, whole_number
 
 QUERY_COMMAND = ("rocm-smi", "--showid", "--showproductname", "--showmeminfo", "vram", "--showdriverversion", "--json")
 

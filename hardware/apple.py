@@ -2,12 +2,11 @@
 
 import re
 import time
+from collections.abc import Sequence
 
-from hardware.command import TOOL_TIMEOUT_S, Output, Run, explain
-from hardware.json_output import JsonObject, JsonValue, first_json_object, objects_in
+from hardware.command import TOOL_TIMEOUT_S, Failed, Output, Run, explain
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, AppleSilicon, Gpu, GpuVendor
-from hardware.sysctl import parse_sysctl, read_sysctl
-from hardware.tool_text import known_text, whole_number
+from hardware.tool_text import JsonObject, JsonValue, first_json_object, known_text, objects_in, whole_number
 
 PROFILER_COMMAND = ("system_profiler", "SPHardwareDataType", "SPDisplaysDataType", "-json")
 SYSCTL_COMMAND = ("sysctl", "machdep.cpu.brand_string", "hw.memsize", "iogpu.wired_limit_mb")
@@ -17,6 +16,26 @@ MAX_GPUS = 16  # a Mac Pro of 2019 takes four
 _SIZE = re.compile(r"([0-9]{1,6}) (MB|GB|TB)")  # system_profiler means powers of 1024
 _SIZE_UNITS_BYTES = {"MB": MIB_BYTES, "GB": GIB_BYTES, "TB": 1024 * GIB_BYTES}
 _CORES = re.compile(r"proc ([0-9]{1,4}(?::[0-9]{1,4}){2,3})")
+
+
+def parse_sysctl(text: str) -> dict[str, str]:
+    """Lines "name: value" as a mapping; anything else is skipped."""
+    pairs = (line.partition(": ") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+def read_sysctl(run: Run, command: Sequence[str], timeout_s: float) -> tuple[str, tuple[str, ...]]:
+    """What `command` printed ("" if nothing), and a note if it printed nothing.
+
+    A name that this macOS does not know makes sysctl fail, but only after it printed the others.
+    """
+    match run(command, timeout_s):
+        case Output(stdout):
+            return stdout, ()
+        case Failed(stdout=stdout) if stdout.strip():
+            return stdout, ()
+        case outcome:
+            return "", (explain(outcome),)
 
 
 def parse_apple_silicon(profiler: str, sysctl: str = "") -> AppleSilicon | None:

@@ -11,12 +11,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hardware.kernel_files import read_int, read_text
-
+MAX_FILE_BYTES = 4 * 1024 * 1024  # /proc/cpuinfo of a 1024-core machine is about 1.5 MiB
 MAX_LEVELS = 64  # Kubernetes nests about 6; bounds the walk whatever /proc/self/cgroup says
 
 _V2 = ""  # the name of the unified hierarchy in /proc/self/cgroup
 _OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def read_text(path: Path) -> str | None:
+    """A file of /proc or /sys, cut at MAX_FILE_BYTES; None if it is not there or may not be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES).decode("utf-8", errors="replace")
+    except (OSError, ValueError):  # ValueError: a NUL in a path that a broken file named
+        return None
+
+
+def read_int(path: Path) -> int | None:
+    """A file that holds one number; None if it holds something else, such as "max"."""
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import psutil
 
-from hardware.cgroup import read_cpu_quota_cores
+from hardware.apple import parse_sysctl, read_sysctl
+from hardware.cgroup import read_cpu_quota_cores, read_text
 from hardware.command import TOOL_TIMEOUT_S, Run
-from hardware.kernel_files import read_text
 from hardware.snapshot import Cpu
-from hardware.sysctl import parse_sysctl, read_sysctl
 from hardware.tool_text import known_text
 
 SYSCTL_COMMAND = ("sysctl", "hw", "machdep.cpu")

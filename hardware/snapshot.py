@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
-from hardware.json_output import JsonObject, JsonValue
+from hardware.tool_text import JsonObject, JsonValue
 
 SCHEMA_VERSION = 1  # raised when a field of `as_json()` changes its meaning or disappears
 GIB_BYTES = 1024**3

@@ -1,4 +1,11 @@
-"""Single values as tools print them: disarmed, bounded, and None where the tool only says that it does not know."""
+"""What tools print, made usable: single values bounded and printable, None for "not known", and the JSON among it."""
+
+from __future__ import annotations
+
+import json
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+JsonObject = dict[str, JsonValue]
 
 MAX_LINE_CHARS = 300  # a name or an error is shown on one line; tools may print pages
 
@@ -30,3 +37,20 @@ def whole_number(value: object) -> int | None:
         digits = value.strip()
         return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS else None
     return None
+
+
+def first_json_object(text: str) -> JsonObject | None:
+    """The first JSON object in `text`, whatever stands before and after it; None if there is none."""
+    start = text.find("{")
+    if start < 0:
+        return None
+    try:
+        found: JsonValue = json.JSONDecoder().raw_decode(text, start)[0]
+    except (ValueError, RecursionError):  # RecursionError: brackets nested beyond reason
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def objects_in(value: JsonValue) -> tuple[JsonObject, ...]:
+    """The objects of a JSON array; () if `value` is something else."""
+    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()

@@ -6,17 +6,16 @@ Each command imports what it needs when it runs, so that `swarm --help` and `swa
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from swarm import program_version
 from swarm.commands.arguments import add_asking_commands, add_doctor, add_member_commands, add_models
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
-from swarm.commands.output import LogFormatter, clean_tracebacks, complain
+from swarm.commands.output import clean_tracebacks, complain, say
 from swarm.errors import SetupError, SwarmError
-from swarm.tracing import RequestIdFilter
-from swarm.version import program_version
+from swarm.logs import set_up_logging
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -39,6 +38,14 @@ examples:
 """
 
 
+class ShowVersion(argparse.Action):
+    """Prints the version and ends. argparse's own action would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        say(f"local-swarm {program_version()}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swarm",
@@ -50,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,  # so that what a command has is what its own parser says
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--version", action="version", version=f"local-swarm {program_version()}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show program's version number and exit")
     add_node_options(parser)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog="swarm")
     add_asking_commands(commands)
@@ -74,14 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logging(settings.log_level)
     serve(settings, Terminal())
     return 0
-
-
-def set_up_logging(level: str) -> None:
-    """Log lines on standard error, each with the id of its request."""
-    handler = logging.StreamHandler()
-    handler.addFilter(RequestIdFilter())
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,20 +1,12 @@
-"""The arguments of the commands that ask a node as any client does: status, chat, vote, bench.
+"""The commands' command lines: names, options, help. What a command does is imported when it runs.
 
-The arguments of `swarm doctor`. What it does is imported when it runs.
-
-The arguments of `swarm invite`, `join`, `peers` and `revoke`. What they do is imported when they run.
-
-The arguments of `swarm models`. What its actions do is imported when they run.
-
-The arguments of `swarm vote`. What the command does is imported when it runs.
+`node_arguments.py` has the options of `swarm` itself, `bench_options.py` those of `swarm bench`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +17,107 @@ from swarm.environment import API_KEY, texts
 
 if TYPE_CHECKING:
     from swarm.node.settings import Settings
+
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+INVITE = "Print a code for one more machine, good once and for ten minutes. The first one makes this swarm paired."
+JOIN = "Make this machine's node a member of the swarm that invites it, whether the node runs now or later."
+PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses."
+REVOKE = "Put a node out: live connections are cut at once, here and at every member that is there."
+EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it never can. More in docs/trust.md."
+
+
+def add_asking_commands(commands: Any) -> None:
+    """Those that ask a node as any client does: status, chat, vote, bench."""
+    _add_status(commands)
+    _add_chat(commands)
+    _add_vote(commands)
+    add_bench(commands, DEFAULT_URL, _client_key)
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=DEFAULT_URL, help="any node of the swarm (default %(default)s)")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
+    )
+
+
+def _add_status(commands: Any) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="the swarm as one node sees it",
+        description="The swarm as one node sees it: who is in, who is not and why, and who serves what.",
+        epilog="Exit code: 0 the node is ready, 1 it is not, or none answers.",
+    )
+    _add_url(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=_status)
+
+
+def _add_chat(commands: Any) -> None:
+    parser = commands.add_parser("chat", help="talk to the swarm")
+    _add_url(parser)
+    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    parser.add_argument("question", nargs="*", help="ask this and leave (default: a conversation)")
+    parser.set_defaults(run=_chat)
+
+
+def _add_vote(commands: Any) -> None:
+    parser = commands.add_parser(
+        "vote",
+        help="put a question to the vote and watch it",
+        description="Put a question to the vote and watch every voter's answer, the tally and what came of it.",
+        epilog="Exit code: 0 a verdict with a quorum, 1 a degraded one or none, 2 wrong usage.",
+    )
+    _add_url(parser)
+    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    parser.add_argument("--votes", type=int, metavar="N", help="voters to ask (default: those that are idle)")
+    parser.add_argument("--strategy", choices=STRATEGIES, help="how the answer is chosen (default: the node's)")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the question")
+    parser.add_argument("--seed", type=int, metavar="N", help="each voter derives its own from it (default: random)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 to 2; 0 is for the first voter alone")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer")
+    output = parser.add_mutually_exclusive_group()
+    for name, text in (("json", "the end as one JSON object"), ("jsonl", "each event as a line of JSON")):
+        output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=text)
+    parser.add_argument("question", nargs="+", metavar="QUESTION", help="- reads it from standard input")
+    parser.set_defaults(run=_vote, output="text")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from swarm.commands.http import NodeDoor
+    from swarm.commands.status import status
+
+    return status(NodeDoor(arguments.url, _client_key(arguments)), arguments.json)
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    from swarm.commands.chat import chat
+    from swarm.commands.http import NodeDoor
+
+    return chat(NodeDoor(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
+
+
+def _vote(arguments: argparse.Namespace) -> int:
+    from swarm.commands.http import NodeDoor
+    from swarm.commands.vote import read_question, vote
+    from swarm.commands.vote_stream import Ballot
+
+    ballot = Ballot(
+        read_question(arguments.question),
+        model=arguments.model,
+        system=arguments.system,
+        votes=arguments.votes,
+        strategy=arguments.strategy,
+        seed=arguments.seed,
+        temperature=arguments.temperature,
+        max_tokens=arguments.max_tokens,
+    )
+    return vote(NodeDoor(arguments.url, _client_key(arguments)), ballot, arguments.output)
+
+
+def _client_key(arguments: argparse.Namespace) -> str | None:
+    """The key to send: the one given, or the first of those that a node started here would want."""
+    return arguments.api_key or next(iter(texts(os.environ, API_KEY)), None)
 
 
 def add_doctor(commands: Any) -> None:
@@ -57,65 +150,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     names = ("peer", "peer_file", "port", "host", "interface", "data_dir")
     given = {name: getattr(arguments, name) for name in names}
     return doctor(make_settings(given, arguments.config), arguments.json)
-
-
-INVITE = "Print a code for one more machine, good once and for ten minutes. The first one makes this swarm paired."
-JOIN = "Make this machine's node a member of the swarm that invites it, whether the node runs now or later."
-PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses."
-REVOKE = "Put a node out: live connections are cut at once, here and at every member that is there."
-EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it never can. More in docs/trust.md."
-
-
-def _command(commands: Any, name: str, text: str, description: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=text, description=description, epilog=EXIT_CODES)
-
-
-def add_member_commands(commands: Any) -> None:
-    """All four, each with --json and --data-dir."""
-    invite = _command(commands, "invite", "a code for one more node; only members are peers from then on", INVITE)
-    join = _command(commands, "join", "join the swarm that a code is from", JOIN)
-    join.add_argument(
-        "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
-    )
-    peers = _command(commands, "peers", "who belongs to the swarm", PEERS)
-    revoke = _command(commands, "revoke", "put a node out of the swarm; its own id: leave it", REVOKE)
-    revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
-    for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
-        parser.add_argument("--json", action="store_true", help="as JSON")
-        parser.add_argument(
-            "--data-dir", type=Path, metavar="DIR", help="that of the node, where it has one of its own"
-        )
-        parser.set_defaults(run=run)
-
-
-def _invite(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import invite
-
-    return invite(_data_dir(arguments), arguments.json)
-
-
-def _join(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import join
-
-    return join(_data_dir(arguments), arguments.code, arguments.json)
-
-
-def _peers(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import peers
-
-    return peers(_data_dir(arguments), arguments.json)
-
-
-def _revoke(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import revoke
-
-    return revoke(_data_dir(arguments), arguments.who, arguments.json)
-
-
-def _data_dir(arguments: argparse.Namespace) -> Path:
-    from swarm.node.settings import make_settings
-
-    return make_settings({"data_dir": arguments.data_dir}).data_path
 
 
 def add_models(commands: Any) -> None:
@@ -176,103 +210,53 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return make_settings({"data_dir": arguments.data_dir, "peer": getattr(arguments, "peer", None)})
 
 
-def add_vote(
-    commands: Any,
-    add_url: Callable[[argparse.ArgumentParser], None],
-    client_key: Callable[[argparse.Namespace], str | None],
-) -> None:
-    """The command, with the arguments that every client of a node has (`add_url`) and the key that it sends."""
-    parser = commands.add_parser(
-        "vote",
-        help="put a question to the vote and watch it",
-        description="Put a question to the vote and watch every voter's answer, the tally and what came of it.",
-        epilog="Exit code: 0 a verdict with a quorum, 1 a degraded one or none, 2 wrong usage.",
+def _command(commands: Any, name: str, text: str, description: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=description, epilog=EXIT_CODES)
+
+
+def add_member_commands(commands: Any) -> None:
+    """All four, each with --json and --data-dir."""
+    invite = _command(commands, "invite", "a code for one more node; only members are peers from then on", INVITE)
+    join = _command(commands, "join", "join the swarm that a code is from", JOIN)
+    join.add_argument(
+        "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
     )
-    add_url(parser)
-    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
-    parser.add_argument("--votes", type=int, metavar="N", help="voters to ask (default: those that are idle)")
-    parser.add_argument("--strategy", choices=STRATEGIES, help="how the answer is chosen (default: the node's)")
-    parser.add_argument("--system", metavar="TEXT", help="a system message before the question")
-    parser.add_argument("--seed", type=int, metavar="N", help="each voter derives its own from it (default: random)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="0 to 2; 0 is for the first voter alone")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer")
-    output = parser.add_mutually_exclusive_group()
-    for name, text in (("json", "the end as one JSON object"), ("jsonl", "each event as a line of JSON")):
-        output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=text)
-    parser.add_argument("question", nargs="+", metavar="QUESTION", help="- reads it from standard input")
-    parser.set_defaults(run=partial(_vote, client_key), output="text")
+    peers = _command(commands, "peers", "who belongs to the swarm", PEERS)
+    revoke = _command(commands, "revoke", "put a node out of the swarm; its own id: leave it", REVOKE)
+    revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
+    for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
+        parser.add_argument("--json", action="store_true", help="as JSON")
+        parser.add_argument(
+            "--data-dir", type=Path, metavar="DIR", help="that of the node, where it has one of its own"
+        )
+        parser.set_defaults(run=run)
 
 
-def _vote(client_key: Callable[[argparse.Namespace], str | None], arguments: argparse.Namespace) -> int:
-    from swarm.commands.http import NodeDoor
-    from swarm.commands.vote import read_question, vote
-    from swarm.commands.vote_stream import Ballot
+def _invite(arguments: argparse.Namespace) -> int:
+    from swarm.commands.members import invite
 
-    ballot = Ballot(
-        read_question(arguments.question),
-        model=arguments.model,
-        system=arguments.system,
-        votes=arguments.votes,
-        strategy=arguments.strategy,
-        seed=arguments.seed,
-        temperature=arguments.temperature,
-        max_tokens=arguments.max_tokens,
-    )
-    return vote(NodeDoor(arguments.url, client_key(arguments)), ballot, arguments.output)
+    return invite(_data_dir(arguments), arguments.json)
 
 
-DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+def _join(arguments: argparse.Namespace) -> int:
+    from swarm.commands.members import join
+
+    return join(_data_dir(arguments), arguments.code, arguments.json)
 
 
-def add_asking_commands(commands: Any) -> None:
-    """All four. What each does is imported when it runs."""
-    _add_status(commands)
-    _add_chat(commands)
-    add_vote(commands, _add_url, _client_key)
-    add_bench(commands, DEFAULT_URL, _client_key)
+def _peers(arguments: argparse.Namespace) -> int:
+    from swarm.commands.members import peers
+
+    return peers(_data_dir(arguments), arguments.json)
 
 
-def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, help="any node of the swarm (default %(default)s)")
-    parser.add_argument(
-        "--api-key", metavar="KEY", help="where the node wants one (default: the first of SWARM_API_KEY)"
-    )
+def _revoke(arguments: argparse.Namespace) -> int:
+    from swarm.commands.members import revoke
+
+    return revoke(_data_dir(arguments), arguments.who, arguments.json)
 
 
-def _add_status(commands: Any) -> None:
-    parser = commands.add_parser(
-        "status",
-        help="the swarm as one node sees it",
-        description="The swarm as one node sees it: who is in, who is not and why, and who serves what.",
-        epilog="Exit code: 0 the node is ready, 1 it is not, or none answers.",
-    )
-    _add_url(parser)
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(run=_status)
+def _data_dir(arguments: argparse.Namespace) -> Path:
+    from swarm.node.settings import make_settings
 
-
-def _add_chat(commands: Any) -> None:
-    parser = commands.add_parser("chat", help="talk to the swarm")
-    _add_url(parser)
-    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
-    parser.add_argument("question", nargs="*", help="ask this and leave (default: a conversation)")
-    parser.set_defaults(run=_chat)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from swarm.commands.http import NodeDoor
-    from swarm.commands.status import status
-
-    return status(NodeDoor(arguments.url, _client_key(arguments)), arguments.json)
-
-
-def _chat(arguments: argparse.Namespace) -> int:
-    from swarm.commands.chat import chat
-    from swarm.commands.http import NodeDoor
-
-    return chat(NodeDoor(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
-
-
-def _client_key(arguments: argparse.Namespace) -> str | None:
-    """The key to send: the one given, or the first of those that a node started here would want."""
-    return arguments.api_key or next(iter(texts(os.environ, API_KEY)), None)
+    return make_settings({"data_dir": arguments.data_dir}).data_path

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from swarm import program_version
 from swarm.commands.bench_endpoint import Endpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
 from swarm.commands.output import complain, draw, say
@@ -26,7 +27,6 @@ from swarm.evaluation.report import Provenance, link_from, render_report, write_
 from swarm.evaluation.samples import DrawPlan, SampleKey, SampleStore
 from swarm.registry.names import EMBEDDED_NAMES
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, add_weights, merged
-from swarm.version import program_version
 
 REDRAW_S = 0.5  # of the progress line in a terminal
 LOG_EVERY_S = 10.0  # between two lines of progress where nobody watches

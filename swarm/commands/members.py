@@ -1,47 +1,119 @@
-"""`swarm invite`: a code with which one more node may join the swarm of the node that runs here.
+"""`swarm invite`, `swarm join CODE`, `swarm peers` and `swarm revoke ID`: who belongs to the swarm, and changing it.
 
-`swarm join CODE`: make the node of this machine, running or not, a member of the swarm that invites it.
-
-`swarm peers`: who belongs to the swarm.
-
-`swarm revoke ID`: a node is no member any more, everywhere; this node's own id makes it leave the swarm.
+Each asks the node that runs with the data directory, which it finds through the file that the node keeps there. Where
+none runs, `join`, `peers` and `revoke` work on the data directory itself.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import sys
 from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from pydantic import BaseModel, ValidationError
 
 from federation.printable_text import one_line
-from swarm.commands.control import as_json, ask_running
 from swarm.commands.output import say
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
+    CONTROL_FILE,
     INVITE_PATH,
     JOIN_PATH,
     MAX_WHO_CHARS,
     PEERS_PATH,
     REVOKE_PATH,
+    ControlFile,
     Invited,
     JoinBody,
     Joined,
     Known,
     Message,
     Peers,
+    Refused,
     RevokeBody,
     Revoked,
 )
-from swarm.errors import SetupError
+from swarm.errors import SetupError, SwarmError
 from swarm.node.folder import folder_at_rest
 from swarm.node.pairing import join_at_rest, peers_at_rest, revoke_at_rest
 
+CONNECT_S = 5.0
+ANSWER_S = 60.0  # joining tries four addresses for five seconds each
+MAX_FILE_BYTES = 4096  # of the control file
+FROM_STANDARD_INPUT = "-"
+MAX_TYPED_CHARS = 4096  # of a code, far beyond any
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def find_node(data_dir: Path) -> ControlFile | None:
+    """The node that runs with `data_dir`; None if none does. Raises SetupError for a file that is not readable."""
+    path = data_dir / CONTROL_FILE
+    try:
+        with path.open("rb") as file:
+            found = ControlFile.model_validate_json(file.read(MAX_FILE_BYTES))
+    except (FileNotFoundError, ValidationError):
+        return None
+    except OSError as error:
+        raise SetupError(
+            f"cannot read {path} ({error.strerror}): only the user who runs the node may do this"
+        ) from error
+    return found if psutil.pid_exists(found.pid) else None  # a killed node leaves its file behind
+
+
+def ask_node(node: ControlFile, path: str, reply: type[M], body: BaseModel | None = None) -> M | None:
+    """The node's reply; None where nobody listens any more.
+
+    Raises SetupError or SwarmError with the node's own message where it refuses, SwarmError where it breaks off.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=CONNECT_S)  # unlike urllib, by no proxy
+    try:
+        try:
+            connection.connect()
+        except OSError:
+            return None
+        connection.sock.settimeout(ANSWER_S)
+        headers = {"Authorization": f"Bearer {node.secret}", "Content-Type": "application/json"}
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, None if body is None else body.model_dump_json(), headers)
+        response = connection.getresponse()
+        raw = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise SwarmError(f"the node on this machine broke off: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+    try:
+        if response.status == 200:
+            return reply.model_validate_json(raw)
+        refused = Refused.model_validate_json(raw)
+    except ValidationError as error:
+        raise SwarmError(
+            f"the node on this machine answered {response.status}, and not in a form known here"
+        ) from error
+    raise (SetupError if refused.exit_code == 2 else SwarmError)(refused.message)
+
+
+def ask_running(data_dir: Path, path: str, reply: type[M], body: BaseModel | None = None) -> M | None:
+    """The reply of the node that runs with `data_dir`; None if none does. Raises as `find_node` and `ask_node`."""
+    node = find_node(data_dir)
+    return None if node is None else ask_node(node, path, reply, body)
+
+
+def as_json(message: BaseModel) -> str:
+    """For --json."""
+    shown: dict[str, Any] = message.model_dump(mode="json")
+    return json.dumps(shown, indent=2)
+
 
 def invite(data_dir: Path, json: bool) -> int:
-    """Print a new code."""
+    """Print a code with which one more node may join. Raises SetupError where no node runs."""
     invited = ask_running(data_dir, INVITE_PATH, Invited, Message())
     if invited is None:
         raise SetupError(
-            f"no node runs here with {data_dir}, so nobody could answer whom you invite: "
+            f"no node runs here with {data_dir}, so there is none that the other machine could join: "
             "start one with `swarm --federation`, then invite (--data-dir, if you gave it one)"
         )
     say(as_json(invited) if json else invite_text(invited))
@@ -69,12 +141,8 @@ def invite_text(invited: Invited) -> str:
     return "\n".join(map(one_line, lines))
 
 
-FROM_STANDARD_INPUT = "-"
-MAX_TYPED_CHARS = 4096
-
-
 def join(data_dir: Path, words: list[str], json: bool) -> int:
-    """Join with a code; `-` reads it from standard input, where no `ps` shows it."""
+    """Make this machine's node, running or not, a member; `-` reads the code from standard input, unseen by `ps`."""
     code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
     if len(code) > MAX_TYPED_CHARS:
         raise SetupError("this is no invitation: `swarm invite` prints one word")
@@ -140,7 +208,7 @@ def _row(known: Known, running: bool) -> tuple[str, str, str, str]:
 
 
 def revoke(data_dir: Path, who: str, json: bool) -> int:
-    """Unpin `who`: an id, its beginning, or a name."""
+    """End the membership of `who`: an id, its beginning, or a name; this node's own id makes it leave the swarm."""
     if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
         raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
     revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who))
@@ -153,16 +221,16 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
 
 def revoke_text(revoked: Revoked) -> str:
     if revoked.itself:
-        told = f"; told {', '.join(revoked.told)}" if revoked.told else ""
+        informed = f"; {', '.join(revoked.told)} informed" if revoked.told else ""
         now = "stays closed to other nodes, because it has an API key" if revoked.closed else "is open again"
-        return f"{revoked.name} has left its swarm and {now}{told}."
+        return f"{revoked.name} has left its swarm and {now}{informed}."
     lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
     if revoked.knows:
-        lines.append("It knows that, and whom to ask for a new code.")
+        lines.append("It has been informed, and says whom to ask for a new code.")
     if revoked.told:
-        lines.append(f"Told: {', '.join(revoked.told)}.")
+        lines.append(f"Informed: {', '.join(revoked.told)}.")
     if revoked.untold:
         lines.append(
-            f"Not here now: {', '.join(revoked.untold)}; each hears of it as soon as it meets a member that knows."
+            f"Not reached now: {', '.join(revoked.untold)}; each is informed as soon as it meets a member that knows."
         )
     return "\n".join(map(one_line, lines))

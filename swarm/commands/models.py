@@ -26,6 +26,7 @@ from federation.mdns import MdnsDiscovery
 from federation.static_peers import load_peers
 from federation.tls import node_id_of
 from hardware.probe import probe_hardware
+from swarm import program_version
 from swarm.commands.output import say
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
@@ -40,7 +41,6 @@ from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
-from swarm.version import program_version
 
 BROWSE_S = 1.5  # what a node takes to be found
 ANSWER_S = 2.0

@@ -8,7 +8,6 @@ How many columns of a terminal a clean line takes, and how to have it in so many
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import threading
@@ -21,7 +20,6 @@ from federation.printable_text import TextCleaner, clean_text, one_line
 
 # Colours, erasing to the end of the line or of the screen, and going up to the first column of an earlier line.
 _OWN: Final = re.compile(r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,3}m|[KJ]|[0-9]{1,5}F)|\r(?=\x1b\[K)|\A\r")
-_INDENT: Final = "    "  # of what belongs to a log line, so that no line of it looks like another entry
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
@@ -68,17 +66,6 @@ def write(out: TextIO, clean: str) -> None:
     except UnicodeEncodeError:
         out.write(clean.encode(encoding, "replace").decode(encoding))
     out.flush()
-
-
-class LogFormatter(logging.Formatter):
-    """A record is one line, and what belongs to it (a traceback) is indented: others' words make no entry."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
-        return one_line(super().formatMessage(record))
-
-    def format(self, record: logging.LogRecord) -> str:
-        first, *rest = clean_text(super().format(record)).split("\n")
-        return "\n".join([first, *(_INDENT + line for line in rest)])
 
 
 def clean_tracebacks() -> None:

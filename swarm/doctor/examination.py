@@ -11,6 +11,7 @@ from federation.hostport import Address
 from federation.static_peers import read_list
 from federation.trust import Trust
 from hardware.probe import probe_hardware
+from swarm import program_version
 from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, own_node, peer_probes
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
@@ -20,7 +21,6 @@ from swarm.node.access import given_keys
 from swarm.node.discovery import chosen_addresses
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
-from swarm.version import program_version
 
 LOOPBACK = ("127.0.0.1", "::1")
 

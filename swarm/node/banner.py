@@ -7,11 +7,11 @@ from typing import Final
 
 from federation import wire
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
+from swarm import program_version
 from swarm.engines.registry import Isolation
 from swarm.gateway.http.access import PeersAccess
 from swarm.node.place import Place
 from swarm.node.trust import trust_words
-from swarm.version import program_version
 
 MAX_TOLD: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 

@@ -21,6 +21,7 @@ from federation.hostport import parse_address
 from federation.membership import Membership
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
+from swarm import program_version
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.registry import Isolation, load_engine
@@ -44,7 +45,6 @@ from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
-from swarm.version import program_version
 from swarm.workers.pool import WorkerPool
 
 FLUSH_S = 5.0  # for readers who have not taken the end of their answer yet

@@ -27,12 +27,12 @@ from swarm.errors import (
     Unavailable,
 )
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
+from swarm.logs import current_request_id
 from swarm.routing.ballot_box import OnEvent
 from swarm.routing.leading import LEADER_LINE, LeaderLine
 from swarm.routing.pills import REFUSED_S
 from swarm.routing.replicas import Replica
 from swarm.routing.voters import elapsed_ms
-from swarm.tracing import current_request_id
 from swarm.workers.slots import MAX_RETRY_AFTER_S
 
 HOPS = 1  # a peer answers itself: nothing is passed on twice

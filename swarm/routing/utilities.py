@@ -18,10 +18,10 @@ from swarm.engines.engine import Capabilities, Engine, LoadedModel
 from swarm.engines.upstream.client import UpstreamHttp
 from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
+from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
 from swarm.routing.pills import Content, Pills
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
-from swarm.tracing import current_request_id
 from swarm.workers.pool import ModelWorkers
 
 A = TypeVar("A")

@@ -11,9 +11,18 @@ from swarm.errors import SetupError
 from swarm.evaluation.findings import measure
 from swarm.evaluation.intervals import Estimate
 from swarm.evaluation.plots import draw_plots
-from swarm.evaluation.promises import judged, kept_promises
 from swarm.evaluation.questions import QuestionSet
-from swarm.evaluation.report import BEGIN, END, HOW_TO_PLOT, Provenance, link_from, render_report, write_report
+from swarm.evaluation.report import (
+    BEGIN,
+    END,
+    HOW_TO_PLOT,
+    Provenance,
+    judged,
+    kept_promises,
+    link_from,
+    render_report,
+    write_report,
+)
 from swarm.evaluation.samples import DrawPlan, SampleStore, read_samples, sampling_seed
 from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
 

@@ -32,7 +32,7 @@ import pytest
 from federation import wire
 from federation.advertisement import NodeDescription, PeerHint, PeerHints, ServedModel
 from swarm.commands import output
-from swarm.commands.output import LogFormatter
+from swarm.logs import LogFormatter
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
 from tests.e2e.node_process import PROGRAM

@@ -19,17 +19,15 @@ MOST_MODULES: Final = 198  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "federation/text_file.py": "what two options read files with",
     "federation/wire.py": "the names that both ends of a connection between nodes use",
-    "hardware/json_output.py": "how the probes of several makers read what tools print",
-    "hardware/kernel_files.py": "how the probes of processors and memory read Linux",
-    "hardware/sysctl.py": "how the probes of processors and Apple's chips read macOS",
+    "hardware/tool_text.py": "how the probes of several makers read what tools print",
+    "hardware/cgroup.py": "how the probes of processors and memory read Linux",
+    "hardware/apple.py": "how the probes of processors and Apple's chips read macOS",
     "swarm/consensus/options.py": "names that the command line offers without importing how votes are counted",
     "swarm/engines/registry.py": "names that the command line offers without importing an engine",
     "swarm/environment.py": "read before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
     "swarm/moving_mean.py": "one way to follow a figure, for workers and routing alike",
     "swarm/node/weights.py": "a part of the node's start beside its other parts",
-    "swarm/tracing.py": "the id of a request, for rooms that share nothing else",
-    "swarm/version.py": "read by the package, the command line and the gateway",
 }
 SHARED_NAMES: Final = frozenset(
     {  # that are types in two modules or more

@@ -10,8 +10,7 @@ import aiohttp
 import pytest
 
 from swarm.cli import main
-from swarm.commands.control import ask_node, find_node
-from swarm.commands.members import duration, join_text
+from swarm.commands.members import ask_node, duration, find_node, join_text
 from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,

@@ -43,7 +43,7 @@ async def test_it_is_told_who_revoked_it_and_says_so_everywhere_once(trio: tuple
         await acquainted(*trio)
         done = await kitchen.steward.revoke("study")
         assert done.knows
-        assert "It knows that" in revoke_text(done)
+        assert "It has been informed" in revoke_text(done)
         await eventually(lambda: said(study, REVOKED) > 0)
         async with connect(study.url) as client:
             health = (await client.get("/v1/federation/health")).json

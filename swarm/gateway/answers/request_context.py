@@ -24,12 +24,12 @@ from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.logs import current_request_id
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.leading import Begun
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.routing.replica_client import Served
-from swarm.tracing import current_request_id
 
 
 @dataclass(frozen=True, slots=True)

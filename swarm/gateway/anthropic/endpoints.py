@@ -17,9 +17,9 @@ from swarm.gateway.http.keys import DISPATCHER
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.utility_calls import ask
 from swarm.generation import GenerationRequest
+from swarm.logs import current_request_id
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import SWARM_ALIAS, model_names
-from swarm.tracing import current_request_id
 
 
 def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:

@@ -23,7 +23,7 @@ from swarm.gateway.http.compact_json import compact
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
 from swarm.gateway.openai.messages import as_object
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
-from swarm.tracing import current_request_id
+from swarm.logs import current_request_id
 
 # A stop sequence that was hit is reported as `end_turn`: engines and peers speak OpenAI's dialect, in which both are
 # "stop", and the sequence itself is cut from the text, so that nobody here can know.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from swarm import program_version
 from swarm.gateway.http.compact_json import compact
-from swarm.version import program_version
 
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
 _FOLDER = Path(__file__).parent / "page"

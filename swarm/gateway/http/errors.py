@@ -34,8 +34,8 @@ from swarm.errors import (
     UpstreamRefused,
 )
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
+from swarm.logs import current_request_id, request_id_from
 from swarm.routing.pills import REFUSED_S
-from swarm.tracing import current_request_id, request_id_from
 
 log = logging.getLogger(__name__)
 

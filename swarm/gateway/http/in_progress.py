@@ -12,7 +12,7 @@ from aiohttp import web
 
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownRequest
 from swarm.gateway.http.access import is_between_nodes
-from swarm.tracing import current_request_id
+from swarm.logs import current_request_id
 
 ENDING: Final = web.RequestKey("ending", str)  # set on a request whose stream did not end well: how, for the metrics
 CLIENT_LEFT, BROKEN_OFF = "499", "broken"  # 499 is nginx's word for a client that left

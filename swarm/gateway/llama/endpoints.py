@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 from aiohttp import web
 
+from swarm import program_version
 from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
@@ -31,7 +32,6 @@ from swarm.gateway.openai.utility_calls import (
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
-from swarm.version import program_version
 
 
 async def tokenize(request: web.Request) -> web.Response:

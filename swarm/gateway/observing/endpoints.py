@@ -14,7 +14,7 @@ from swarm.gateway.http.compact_json import json_response
 from swarm.gateway.http.keys import CONDITION
 from swarm.gateway.observing.metrics import METRICS
 from swarm.gateway.observing.view import ViewSources, json_object
-from swarm.tracing import MAX_REQUEST_ID_CHARS
+from swarm.logs import MAX_REQUEST_ID_CHARS
 
 VIEW = web.AppKey("view", ViewSources)
 
