@@ -19,7 +19,7 @@ import psutil
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
-from swarm.engines.llama_cpp.xllamacpp import load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 from swarm.registry.embedded import embedded_model_path

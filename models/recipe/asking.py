@@ -10,7 +10,8 @@ from pathlib import Path
 from models.recipe.document import Document
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import Candidate, GenerationRequest
 
 SLOTS = 32

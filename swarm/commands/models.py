@@ -29,6 +29,7 @@ from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.output import say
 from swarm.commands.terminal import Terminal
+from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.model_choice import engine_memory, make_room
@@ -157,8 +158,9 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
     catalogue = Catalogue.load()
     local = _scan(settings, catalogue)
-    room = make_room(engine_memory(probe_hardware()), load, local)
-    rows = fit_rows(catalogue.choices(formats=["gguf"]), room, local)
+    engine = chosen_engine("auto")
+    room = make_room(engine, engine_memory(engine, probe_hardware()), load, local)
+    rows = fit_rows(catalogue.choices(formats=engine.formats), room, local)
     say(_json(rows) if as_json else fit_text(rows, room), end="\n" if as_json else "")
     return 0
 

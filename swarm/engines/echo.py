@@ -14,8 +14,12 @@ import struct
 from collections.abc import Sequence
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
+from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Prompt, Usage
+from swarm.registry.cache_shape import ModelShape
+from swarm.registry.memory import Load, MemoryNeed
 
 EMBEDDING_SIZE = 8  # numbers per vector: one SHA-256 cut into 4-byte pieces
 MESSAGE_OVERHEAD_TOKENS = 1  # stands for the role that a real template would add
@@ -60,6 +64,9 @@ class EchoEngine:
     @property
     def loaded(self) -> LoadedModel:
         return LoadedModel(self.spec.slots, self.spec.context_tokens)
+
+    def check(self, request: GenerationRequest) -> None:
+        refuse_impossible(request)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self.spec.slots:
@@ -134,3 +141,25 @@ class EchoEngine:
 
     async def aclose(self) -> None:
         self._closed = True
+
+
+def why_not_available() -> str | None:
+    """See `EngineModule`, and so for the others."""
+    return None
+
+
+def uses_gpu() -> bool:
+    return False
+
+
+def check(request: GenerationRequest) -> None:
+    """As llama.cpp, so that whoever tries a client without weights is refused what it would be refused with them."""
+    refuse_impossible(request)
+
+
+def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
+    return MemoryNeed(0, 0, 0, 0, estimated=False)
+
+
+async def load(spec: EngineSpec, isolation: Isolation = "auto") -> EchoEngine:
+    return EchoEngine(spec)

@@ -116,6 +116,10 @@ class Engine(Protocol):
         """Why it is doubted that the engine still computes: nobody is sent there meanwhile. None while all is well."""
         ...
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raises BadRequest for what this engine can answer with no model: see `EngineModule.check`."""
+        ...
+
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 

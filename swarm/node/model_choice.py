@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
-from swarm.engines.llama_cpp.xllamacpp_server import has_gpu
+from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings
@@ -21,7 +21,7 @@ from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
 from swarm.registry.gguf_header import GgufFacts, read_gguf, stem_of
 from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
-from swarm.registry.memory import Load, memory_needed, size_text
+from swarm.registry.memory import Load, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
@@ -39,17 +39,17 @@ class ChosenModel:
     reason: str
 
 
-def engine_memory(snapshot: HardwareSnapshot) -> ModelMemory:
-    """Where the engine would put a model: on a GPU only if this build of it can use one. Blocks."""
+def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemory:
+    """Where `engine` would put a model: on a GPU only if this build of it can use one. Blocks."""
     found = bool(snapshot.gpus) or snapshot.apple is not None
-    return memory_for_models(snapshot, gpu_allowed=found and has_gpu())
+    return memory_for_models(snapshot, gpu_allowed=found and engine.uses_gpu())
 
 
-def make_room(memory: ModelMemory, load: Load, local: LocalModels) -> Room:
+def make_room(engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels) -> Room:
     """What this machine offers. Raises SetupError where its free memory is unknown."""
     if memory.free_bytes is None:
         raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
-    return Room(memory.free_bytes, load, measured=local.measured())
+    return Room(memory.free_bytes, load, engine.formats, measured=local.measured(), estimate=engine.estimate)
 
 
 def choose_model(
@@ -63,10 +63,11 @@ def choose_model(
 
     Raises SetupError, and Stopped where `stop` was set during a download.
     """
-    if settings.engine == "echo":
+    engine = chosen_engine(settings.engine)
+    if not engine.formats:
         context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
-        return ChosenModel(settings.model or "echo", None, context_tokens, None, "no model: echoes the last message")
-    choosing = _Choosing(settings, engine_memory(snapshot), console, nearby, stop)
+        return ChosenModel(settings.model or engine.name, None, context_tokens, None, engine.about)
+    choosing = _Choosing(settings, engine, engine_memory(engine, snapshot), console, nearby, stop)
     return choosing.named(settings.model) if settings.model else choosing.best()
 
 
@@ -76,17 +77,20 @@ class _Choosing:
     def __init__(
         self,
         settings: Settings,
+        engine: EngineEntry,
         memory: ModelMemory,
         console: Console,
         nearby: Nearby | None,
         stop: threading.Event | None,
     ) -> None:
         self._settings = settings
+        self._engine = engine
         self._memory = memory
         self._console = console
         self._nearby = nearby
         self._stop = stop
         self._catalogue = Catalogue.load()
+        self._loadable = self._catalogue.choices(formats=engine.formats)
         self._load = Load(settings.context or DEFAULT_CONTEXT_TOKENS, settings.workers)
 
     def named(self, name: str) -> ChosenModel:
@@ -122,7 +126,7 @@ class _Choosing:
         return scan(self._settings.models_dir, self._catalogue)
 
     def _room(self, local: LocalModels) -> Room:
-        return make_room(self._memory, self._load, local)
+        return make_room(self._engine, self._memory, self._load, local)
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
@@ -142,10 +146,10 @@ class _Choosing:
     def _check_fits(self, facts: GgufFacts, model_id: str, load: Load) -> None:
         free_bytes = self._memory.free_bytes
         too_long = facts.context_tokens is not None and load.context_tokens > facts.context_tokens
-        too_large = free_bytes is not None and memory_needed(facts.shape, load).total_bytes > free_bytes
+        too_large = free_bytes is not None and self._engine.estimate(facts.shape, load).total_bytes > free_bytes
         if too_long or too_large:
-            room = Room(free_bytes or 0, load)
-            raise SetupError(explain_misfit(model_id, facts.shape, room, self._catalogue.choices(formats=["gguf"])))
+            room = Room(free_bytes or 0, load, self._engine.formats, estimate=self._engine.estimate)
+            raise SetupError(explain_misfit(model_id, facts.shape, room, self._loadable))
 
     def _catalogue_name(self, ref: CatalogueRef) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
@@ -155,8 +159,7 @@ class _Choosing:
         fitting = [choice for choice in choices if judge(choice, room).fits]
         if not fitting:
             closest = min(choices, key=lambda choice: room.need(choice).total_bytes)
-            everything = self._catalogue.choices(formats=["gguf"])
-            raise SetupError(explain_misfit(closest.id, room.shape(closest), room, everything))
+            raise SetupError(explain_misfit(closest.id, room.shape(closest), room, self._loadable))
         best = ranked(fitting, room.formats)[0]
         return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
@@ -172,7 +175,8 @@ class _Choosing:
     def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:
         for problem in local.problems:
             self._console.say(f"  passed over: {problem}")
-        usable = [(model, model.facts) for model in local.models if model.facts and not model.facts.embeds_only]
+        able = (model for model in local.models if model.format in self._engine.formats)
+        usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
         for model, _ in sorted(usable, key=lambda pair: pair[1].params, reverse=True):
             try:
                 return self._file(model.path, model.id, "the largest on this disk that fits")
@@ -183,7 +187,7 @@ class _Choosing:
     def _best_nearby(self, local: LocalModels) -> Choice | None:
         """The best that fits of those whose files peers have."""
         here = {} if self._nearby is None else self._nearby.sizes()
-        choices = [choice for choice in self._catalogue.choices(formats=["gguf"]) if choice.variant.sha256 in here]
+        choices = [choice for choice in self._loadable if choice.variant.sha256 in here]
         if not choices:
             return None
         room = self._room(local)
@@ -194,11 +198,10 @@ class _Choosing:
         """What to download, and why; None where the person prefers the embedded model."""
         slow = self._memory.pool == "ram"
         room = replace(self._room(local), max_active_params_b=CPU_MAX_ACTIVE_PARAMS_B if slow else None)
-        everything = self._catalogue.choices(formats=["gguf"])
-        best = pick(everything, room)
+        best = pick(self._loadable, room)
         if self._settings.auto or not self._console.can_ask:
             return best.choice, best.reason
-        fitting = [choice for choice in ranked(everything, room.formats) if judge(choice, room).fits]
+        fitting = [choice for choice in ranked(self._loadable, room.formats) if judge(choice, room).fits]
         offered = fitting[:OFFERED]
         options = [f"{choice.id}  ({size_text(room.shape(choice).weights_bytes)} to download)" for choice in offered]
         embedded = "demo  (the embedded demonstration model: nothing to download, often wrong)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarm.errors import SetupError
@@ -20,7 +20,8 @@ class Room:
 
     `formats` are those its engines load, in order of preference. `measured` has real numbers, by catalogue id, of the
     files that are already here. `max_active_params_b` passes over models that read more weights than this for each
-    token: with slow memory a 70B model may fit, and answer a word a second.
+    token: with slow memory a 70B model may fit, and answer a word a second. `estimate` is the engine's own: the memory
+    that a model of some shape takes under a load.
     """
 
     free_bytes: int
@@ -28,12 +29,13 @@ class Room:
     formats: tuple[Format, ...] = ("gguf",)
     max_active_params_b: float | None = None
     measured: Mapping[str, ModelShape] = field(default_factory=dict[str, ModelShape])
+    estimate: Callable[[ModelShape, Load], MemoryNeed] = memory_needed
 
     def shape(self, choice: Choice) -> ModelShape:
         return self.measured.get(choice.id) or choice.shape
 
     def need(self, choice: Choice) -> MemoryNeed:
-        return memory_needed(self.shape(choice), self.load)
+        return self.estimate(self.shape(choice), self.load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def explain_misfit(name: str, shape: ModelShape, room: Room, alternatives: Seque
 
     To be called where it does not; `name` and `shape` may be those of a file outside the catalogue.
     """
-    need, load = memory_needed(shape, room.load), room.load
+    need, load = room.estimate(shape, room.load), room.load
     if shape.context_tokens is not None and load.context_tokens > shape.context_tokens:
         return (
             f"{name} has a context of {shape.context_tokens} tokens and {load.context_tokens} were asked: "
@@ -163,7 +165,7 @@ def _smaller_load(shape: ModelShape, room: Room) -> Load | None:
         context_tokens = room.load.context_tokens
         while context_tokens >= MIN_CONTEXT_TOKENS:
             cut = Load(context_tokens, slots, room.load.cache_type)
-            if memory_needed(shape, cut).total_bytes <= room.free_bytes:
+            if room.estimate(shape, cut).total_bytes <= room.free_bytes:
                 return cut
             context_tokens //= 2
     return None

@@ -16,8 +16,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
-from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
-from swarm.engines.llama_cpp.prompt_bound import prompt_chars
+from swarm.engines.prompt_bound import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements
@@ -159,20 +158,20 @@ class Dispatcher:
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated.
 
-        And EngineDied for a request that an engine has ended over. The schemas of `request` have been looked at
-        (`schema_refusal.py`): that takes its time, and this does not.
+        And EngineDied for a request that an engine has ended over. The engines of the plan are to be asked whether they
+        can answer `request` at all (`EngineEntry.check`): that takes its time, and this does not.
         """
         self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
         chars = prompt_chars(request)
         with self._choosing():
             replicas = who_can(request, self.replicas(local_only), self._offers(options.upstream, local_only))
-        if not all(replica.upstream for replica in replicas):  # which takes such turns in a way of its own
-            refuse_impossible_turns(request)
+        engines = frozenset(replica.engine for replica in replicas)
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
             replicas = with_a_say(replicas, question, self._measurements)
         tokens = expected_tokens(request)
-        return make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
+        plan = make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
+        return replace(plan, engines=engines)
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool

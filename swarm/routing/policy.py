@@ -67,6 +67,7 @@ class Plan:
 
     `seats` has the replica of every voter, in the order in which they are asked; `idle_only`: no other client waits
     for any of them. `parties` can vote, and so no peer has more than its `share` of the seats wanted (see `shares.py`).
+    `engines` are those of everybody who may answer, by name; None for those of peers.
     """
 
     mode: Literal["single", "vote"]
@@ -75,6 +76,7 @@ class Plan:
     seats: tuple[Replica, ...]
     idle_only: bool = False
     parties: frozenset[str] = frozenset()
+    engines: frozenset[str | None] = frozenset()
 
     @property
     def asked(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.engines.llama_cpp.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
+from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.peer_answers import peer_candidates, peer_events

@@ -35,6 +35,8 @@ class Replica:
     it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it
     counts for in a vote (see `party`), and a `member` is a peer that somebody invited.
 
+    `engine` is the name of what runs it; None of a peer, which does not tell.
+
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `told_at`.
 
@@ -59,6 +61,7 @@ class Replica:
     context_tokens: int | None = None
     tokens_per_s: float | None = None
     capabilities: Capabilities = UNTOLD
+    engine: str | None = None
     rank: int = 0
     upstream: bool = False
     name: str = ""
@@ -169,12 +172,16 @@ def _served(state: ModelState) -> ServedModel:
 
 def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
     """This node's own models."""
-    return tuple(replica_of(model, node_id, node) for model in served_models(states))
+    return tuple(_local(state, node_id, node) for state in states if state.problem is None)
 
 
 def resting_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
     """This node's models whose engines are being loaded again: nobody can be answered there, and they are known."""
-    return tuple(replica_of(_served(state), node_id, node) for state in states if state.problem is not None)
+    return tuple(_local(state, node_id, node) for state in states if state.problem is not None)
+
+
+def _local(state: ModelState, node_id: str, node: str) -> Replica:
+    return replace(replica_of(_served(state), node_id, node), engine=state.engine)
 
 
 def own_sizes(states: Iterable[ModelState]) -> dict[str, int]:

@@ -68,6 +68,7 @@ class UpstreamOffer:
             slots_free=self.slots_free,
             capabilities=Capabilities(embeddings=True, infill=True),
             rank=FIRST if self.mode == "only" else LAST + self.turn,
+            engine="upstream",
             upstream=True,
         )
 

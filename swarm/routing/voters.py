@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.llama_cpp.prompt_bound import refuse_too_long
+from swarm.engines.prompt_bound import refuse_too_long
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.pills import Content, Pills
 from swarm.workers.pool import ModelWorkers

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
+from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.node.model_choice import choose_model, engine_memory
 from swarm.node.settings import Settings
@@ -159,12 +160,13 @@ def test_unknown_free_memory_needs_a_named_file(tmp_path: Path) -> None:
 def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB)
     snapshot = HardwareSnapshot(memory=Memory(16 * GIB, 8 * GIB), gpus=(gpu,))
-    monkeypatch.setattr("swarm.node.model_choice.has_gpu", lambda: False)
-    assert engine_memory(snapshot).pool == "ram"
-    monkeypatch.setattr("swarm.node.model_choice.has_gpu", lambda: True)
-    assert engine_memory(snapshot).pool == "vram"
+    engine = chosen_engine("auto")
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: False)
+    assert engine_memory(engine, snapshot).pool == "ram"
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: True)
+    assert engine_memory(engine, snapshot).pool == "vram"
     mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
-    assert engine_memory(mac).pool == "unified"
+    assert engine_memory(engine, mac).pool == "unified"
 
 
 class Neighbour:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from swarm.engines.assembly import together
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
+from swarm.engines.registry import engine_of_replica
 from swarm.errors import BadRequest, SwarmError, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
 
@@ -71,6 +72,10 @@ class ScriptedEngine:
     def loaded(self) -> LoadedModel:
         usual = LoadedModel(self._slots, context_tokens=1024, chat_template=f"template of {self._model_id}")
         return replace(usual, **self.has)
+
+    def check(self, request: GenerationRequest) -> None:
+        """It stands for llama.cpp, which is what engines are taken for that are not known."""
+        engine_of_replica(self.name).check(request)
 
     async def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:

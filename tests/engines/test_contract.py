@@ -12,7 +12,8 @@ import pytest
 
 from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest

@@ -19,7 +19,8 @@ import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed
 from swarm.generation import GenerationRequest
 from tests.doubles.hostile_schemas import ALIKE, contradictions, hostile_schemas

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, ExtraText, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker

@@ -13,7 +13,8 @@ import pytest
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.plain_text import DELETE, PlainText, Restored
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, Usage
 from swarm.registry.gguf_header import control_texts
 from tests.doubles.tiny_models import write_pieces_vocabulary, write_vocabulary

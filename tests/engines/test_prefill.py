@@ -15,7 +15,8 @@ from benchmarks import random_model
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp import prefill
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, EngineDied
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from tests.doubles.clients import connect

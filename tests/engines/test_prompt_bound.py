@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from swarm.engines.engine import EngineSpec, LoadedModel
-from swarm.engines.llama_cpp.prompt_bound import (
+from swarm.engines.llama_cpp.xllamacpp_server import token_bytes
+from swarm.engines.prompt_bound import (
     INFILL_BYTES,
     MIN_TOKEN_BYTES,
     UNKNOWN_TOKEN_BYTES,
@@ -17,7 +18,6 @@ from swarm.engines.llama_cpp.prompt_bound import (
     refuse_too_long,
     refuse_too_long_texts,
 )
-from swarm.engines.llama_cpp.xllamacpp_server import token_bytes
 from swarm.errors import ContextExceeded
 from swarm.generation import GenerationRequest
 from tests.doubles.schemas import record

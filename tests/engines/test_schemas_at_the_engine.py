@@ -14,7 +14,8 @@ import pytest_asyncio
 
 from swarm.consensus.schema import breach
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.schemas import POSSIBLE, record

@@ -11,7 +11,8 @@ import pytest
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp import xllamacpp_server
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp, runs_in_process
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, runs_in_process
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import EngineDied, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker, write_templated_model

@@ -23,7 +23,8 @@ import pytest
 import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.openai.bodies import ChatCompletionBody

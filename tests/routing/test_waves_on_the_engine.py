@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, connect
 from tests.doubles.running_node import NodeOptions, RunningNode

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.engines.llama_cpp.forced_call import demanded_schema
 from swarm.engines.llama_cpp.grammar import (
     DATA_KEYWORDS,
@@ -145,6 +146,12 @@ MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for
 UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]
+
+
+def refuse_impossible(request: GenerationRequest) -> None:
+    """Raises BadRequest for what llama.cpp could answer with no model: schemas, and turns that cannot be continued."""
+    refuse_impossible_schemas(request)
+    refuse_impossible_turns(request)
 
 
 def refuse_impossible_schemas(request: GenerationRequest) -> None:

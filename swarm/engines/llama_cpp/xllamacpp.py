@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -18,10 +19,12 @@ from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedMod
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import plain_text_of
 from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict, until_wedged
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.xllamacpp_host import spec_to_json
 from swarm.engines.llama_cpp.xllamacpp_server import (
     Pooling,
     RunningServer,
+    has_gpu,
     largest_step_tokens,
     load_limit_s,
     model_pooling,
@@ -31,7 +34,9 @@ from swarm.engines.llama_cpp.xllamacpp_server import (
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, EngineFailed, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.registry.cache_shape import ModelShape
 from swarm.registry.embedded import is_shipped
+from swarm.registry.memory import Load, MemoryNeed, memory_needed
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +137,7 @@ class EngineHost:
 
 
 class XllamacppEngine:
-    """One GGUF model behind llama.cpp's server. Build it with `load_xllamacpp`.
+    """One GGUF model behind llama.cpp's server. Build it with `load`.
 
     `home` is where llama.cpp runs: in this process, or in one of its own.
     """
@@ -177,6 +182,9 @@ class XllamacppEngine:
     @property
     def stalled(self) -> str | None:
         return self._stalled
+
+    def check(self, request: GenerationRequest) -> None:
+        refuse_impossible(request)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._loaded.slots:
@@ -246,6 +254,23 @@ def _report_crash(watcher: asyncio.Task[None]) -> None:
         log.critical("%s ended: restart this node and report this", watcher.get_name(), exc_info=error)
 
 
+def why_not_available() -> str | None:
+    """See `EngineModule`, and so for the others."""
+    return None if find_spec("xllamacpp") else "it is not installed: pip install --force-reinstall xllamacpp"
+
+
+def uses_gpu() -> bool:
+    return has_gpu()
+
+
+def check(request: GenerationRequest) -> None:
+    refuse_impossible(request)
+
+
+def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
+    return memory_needed(shape, load)
+
+
 def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
     """Whether to load into the node's own process: of itself only what comes with this program. Reads the file."""
     if isolation != "auto":
@@ -253,7 +278,7 @@ def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
     return spec.path is not None and is_shipped(spec.path)
 
 
-async def load_xllamacpp(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
+async def load(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
     """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy."""
     if spec.path is None or not spec.path.is_file():
         raise EngineFailed(f"no model file at {spec.path}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from swarm.engines.llama_cpp.prompt_bound import longest_token_bytes
+from swarm.engines.prompt_bound import longest_token_bytes
 from swarm.errors import EngineFailed, SetupError
 from swarm.registry.gguf_header import GgufFacts, read_gguf
 

@@ -9,10 +9,14 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.engines.assembly import numbered, together
-from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, Engine, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
+from swarm.engines.registry import Isolation
 from swarm.engines.upstream.client import UpstreamHttp
-from swarm.errors import BadRequest
+from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.registry.cache_shape import ModelShape
+from swarm.registry.memory import Load, MemoryNeed
 
 
 class UpstreamEngine:
@@ -40,6 +44,9 @@ class UpstreamEngine:
     def loaded(self) -> LoadedModel:
         """Of its models nothing is known, their contexts included."""
         return LoadedModel(self._slots, 0)
+
+    def check(self, request: GenerationRequest) -> None:
+        check(request)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._slots:
@@ -75,3 +82,25 @@ class UpstreamEngine:
         if not self._closed:
             self._closed = True
             await self.http.aclose()
+
+
+def why_not_available() -> str | None:
+    """See `EngineModule`, and so for the others."""
+    return None
+
+
+def uses_gpu() -> bool:
+    return False
+
+
+def check(request: GenerationRequest) -> None:
+    """Schemas only, so that a request is refused alike whoever serves it: a begun turn it continues as it likes."""
+    refuse_impossible_schemas(request)
+
+
+def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
+    return MemoryNeed(0, 0, 0, 0, estimated=False)
+
+
+async def load(spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
+    raise EngineFailed("an upstream has its models loaded already: name it with --upstream")

@@ -6,6 +6,7 @@ Answers that do not stream: one JSON body when everything is known.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
+from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed
 from swarm.gateway.answers.request_context import Answering, Asked, may_leave, winner_of
 from swarm.gateway.answers.streamed_answer import streamed_answer
@@ -63,14 +64,18 @@ async def _choices(answering: Answering) -> list[Candidate]:
     return answering.candidates(builders)
 
 
-async def refuse_impossible(request: GenerationRequest, body_bytes: int) -> None:
-    """Raises BadRequest for schemas in `request`, which was so large, that no answer could be held to."""
-    if not request.tools and request.response_format is None:
-        return
-    if body_bytes <= SCHEMAS_ON_LOOP_BYTES:
-        refuse_impossible_schemas(request)
+async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | None], body_bytes: int) -> None:
+    """Raises BadRequest where one of `engines` (see `Plan`) could never answer `request`, whose body was so large."""
+
+    def check() -> None:
+        for entry in {engine_of_replica(name) for name in engines}:
+            entry.check(request)
+
+    has_schemas = request.tools or request.response_format is not None
+    if has_schemas and body_bytes > SCHEMAS_ON_LOOP_BYTES:
+        await off_loop(check)
     else:
-        await off_loop(lambda: refuse_impossible_schemas(request))
+        check()
 
 
 class Answerer:
@@ -84,8 +89,8 @@ class Answerer:
 
     async def answer(self, http: web.Request, asked: Asked) -> web.StreamResponse:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
-        await refuse_impossible(asked.request, http.get(BODY_BYTES, 0))
         answering = self.planned(http, asked)
+        await refuse_impossible(asked.request, answering.plan.engines, http.get(BODY_BYTES, 0))
         if asked.stream:
             return await streamed_answer(http, answering, self._pacing)
         return await whole_answer(answering)

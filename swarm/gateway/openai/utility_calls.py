@@ -17,10 +17,8 @@ from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
 from swarm.engines.engine import Capabilities, Embeddings, Engine, LoadedModel, Ranking, Tokens
-from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
-from swarm.engines.llama_cpp.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
-from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.engines.openai_dialect import request_body
+from swarm.engines.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part, off_loop, read_body
 from swarm.gateway.http.keys import CONDITION, DISPATCHER
@@ -192,10 +190,9 @@ def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
 
 def apply_template(body: TemplateBody) -> UtilityCall[str]:
     request = body.to_request()
-    refuse_impossible_turns(request)
 
     async def text(engine: Engine) -> str:
-        await off_loop(lambda: refuse_impossible_schemas(request))  # llama.cpp writes a grammar, if only to show tools
+        await off_loop(lambda: engine.check(request))  # llama.cpp writes a grammar, if only to show tools
         return await engine.prompt_text(request)
 
     return UtilityCall(
@@ -211,10 +208,9 @@ def apply_template(body: TemplateBody) -> UtilityCall[str]:
 
 def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
     """The prompt's tokens as the model sees it, chat template and tools included."""
-    refuse_impossible_turns(request)
 
     async def count(engine: Engine) -> int:
-        await off_loop(lambda: refuse_impossible_schemas(request))
+        await off_loop(lambda: engine.check(request))
         return await engine.count_tokens(request)
 
     return UtilityCall(

@@ -23,7 +23,6 @@ from federation.advertisement import Goodbye, PeerHints
 from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.consensus.options import MAX_VOTES, Strategy
-from swarm.engines.llama_cpp.continued_turn import refuse_impossible_turns
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWERER, refuse_impossible
 from swarm.gateway.answers.request_context import Asked
@@ -137,11 +136,10 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
-    refuse_impossible_turns(generation)
-    await refuse_impossible(generation, request.get(BODY_BYTES, 0))
     workers = app[POOL].get(generation.model)
     if workers is None:
         raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
+    await refuse_impossible(generation, [workers.engine.name], request.get(BODY_BYTES, 0))
     if app[CONDITION].draining:
         raise Unavailable("this node is shutting down: ask another node")
     count = min(body.votes, len(workers.workers))
