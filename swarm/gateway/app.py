@@ -19,8 +19,8 @@ from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.access_middleware import PeerGate, every_route_has_a_kind, guard
-from swarm.gateway.http.admission import Admission
-from swarm.gateway.http.bodies import KEEPS_BODIES, MAX_BODY_BYTES
+from swarm.gateway.http.admission import MAX_IN_FLIGHT, Admission
+from swarm.gateway.http.bodies import BODY_TIMEOUT, BODY_TIMEOUT_S, KEEPS_BODIES, MAX_BODY_BYTES
 from swarm.gateway.http.body_budget import BODIES, BodyBudget
 from swarm.gateway.http.condition import Condition, closing_connections
 from swarm.gateway.http.errors import error_middleware
@@ -70,6 +70,8 @@ def make_app(
     access: AccessRules | None = None,
     trust: Trust | None = None,
     files: model_files.FileService | None = None,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+    most_in_flight: int = MAX_IN_FLIGHT,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     quiet_about_bad_requests()
@@ -77,7 +79,7 @@ def make_app(
     metrics = Metrics()
     in_progress = condition.in_progress
     pool.listeners.append(metrics)
-    admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"))
+    admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"), most_in_flight)
     dispatcher.listeners.append(metrics)
     access = access or AccessRules()
     view = ViewSources(
@@ -101,6 +103,7 @@ def make_app(
     guard(app, access)
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
+    app[BODY_TIMEOUT] = body_timeout_s
     app[KEEPS_BODIES] = len(dispatcher.upstreams) > 0
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from swarm.gateway.http.condition import Condition
@@ -24,17 +25,25 @@ class Door(Protocol):
         ...
 
 
-def linger_s(others_serve: bool, asked_s_ago: float | None) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeavingPace:
+    """How long a node that leaves waits, in seconds."""
+
+    drain_s: float = DRAIN_S
+    linger_s: float = LINGER_S
+
+
+def linger_s(others_serve: bool, asked_s_ago: float | None, most_s: float = LINGER_S) -> float:
     """How long a node with nothing left to do goes on taking requests, which it passes on.
 
     Nothing where it cannot, and where nobody would come.
     """
-    return LINGER_S if others_serve and asked_s_ago is not None and asked_s_ago < ASKED_LATELY_S else 0.0
+    return most_s if others_serve and asked_s_ago is not None and asked_s_ago < ASKED_LATELY_S else 0.0
 
 
-def farewell(in_progress: int, left_s: float) -> Iterator[str]:
+def farewell(in_progress: int, left_s: float, drain_s: float = DRAIN_S) -> Iterator[str]:
     """What the person who stops the node is told, where it does not end at once."""
-    waits = [f"{in_progress} in progress, with {DRAIN_S:.0f} s to end"] if in_progress else []
+    waits = [f"{in_progress} in progress, with {drain_s:.0f} s to end"] if in_progress else []
     waits += [f"new requests go to the other nodes for {left_s:.0f} s"] if left_s else []
     if waits:
         yield f"stopping: {'; '.join(waits)}; press Ctrl-C again to end now"
@@ -47,26 +56,28 @@ async def leave(
     others_serve: Callable[[], bool],
     has_heir: bool,
     say: Callable[[str], None],
+    pace: LeavingPace | None = None,
 ) -> None:
     """Return when nobody is served any more. What is to be closed after that is the caller's."""
+    pace = pace or LeavingPace()
     in_progress = condition.in_progress
     begun, since, asked_at = in_progress.now(), time.monotonic(), in_progress.asked_at
     condition.draining = True
-    left_s = linger_s(others_serve(), None if asked_at is None else since - asked_at)
-    for line in farewell(len(begun), left_s):
+    left_s = linger_s(others_serve(), None if asked_at is None else since - asked_at, pace.linger_s)
+    for line in farewell(len(begun), left_s, pace.drain_s):
         say(line)
     if has_heir and not others_serve():
         await _close(doors, has_heir)  # better a second's wait for the heir than a refusal
     await say_goodbye()
     waited_s = time.monotonic() - since
-    await asyncio.gather(asyncio.sleep(left_s - waited_s), in_progress.over(begun, DRAIN_S - waited_s))
+    await asyncio.gather(asyncio.sleep(left_s - waited_s), in_progress.over(begun, pace.drain_s - waited_s))
     in_progress.cut(begun)
     await _close(doors, has_heir)
     await asyncio.sleep(0)  # those who were let in last begin
     await in_progress.over(begun, CUT_S)
     closed = time.monotonic()
     while late := in_progress.now():  # who is still connected may ask once more
-        if not await in_progress.over(late, closed + DRAIN_S - time.monotonic()):
+        if not await in_progress.over(late, closed + pace.drain_s - time.monotonic()):
             in_progress.cut(late)
             await in_progress.over(late, CUT_S)
             break

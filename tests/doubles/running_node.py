@@ -21,10 +21,12 @@ from swarm.engines.engine import Engine
 from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
+from swarm.gateway.http.admission import MAX_IN_FLIGHT
+from swarm.gateway.http.bodies import BODY_TIMEOUT_S
 from swarm.gateway.http.condition import Condition
-from swarm.gateway.http.listener import SharedPort, shared_port
+from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
 from swarm.gateway.peers.model_files import FileService
-from swarm.node.leaving import leave
+from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustSteward
 from swarm.registry.weights_file import Measured, Measurements
@@ -75,6 +77,9 @@ class NodeOptions:
     federated: bool = True
     host: str = "127.0.0.1"  # to listen on
     pairing: PairingTiming | None = None
+    port: PortLimits | None = None
+    body_timeout_s: float = BODY_TIMEOUT_S
+    most_in_flight: int = MAX_IN_FLIGHT
     rules: RoutingRules = field(default_factory=RoutingRules)
 
 
@@ -115,11 +120,19 @@ class RunningNode:
     async def stop(self) -> None:
         await self._stack.aclose()
 
-    async def leave(self) -> None:
+    async def leave(self, pace: LeavingPace | None = None) -> None:
         """As a stop signal makes a node leave; `stop` it afterwards."""
         others_serve = lambda: bool(self.dispatcher.replicas())  # noqa: E731
         goodbye = self.membership.say_goodbye
-        await leave(self.condition, self._doors, goodbye, others_serve, has_heir=False, say=self.said.append)
+        await leave(
+            self.condition,
+            self._doors,
+            goodbye,
+            others_serve,
+            has_heir=False,
+            say=self.said.append,
+            pace=pace,
+        )
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
@@ -191,16 +204,20 @@ class RunningNode:
             self._options.access,
             trust=self.trust,
             files=self._options.files,
+            body_timeout_s=self._options.body_timeout_s,
+            most_in_flight=self._options.most_in_flight,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
-            self._doors = await stack.enter_async_context(shared_port(runner, (listener,), self.trust))
+            self._doors = await stack.enter_async_context(
+                shared_port(runner, (listener,), self.trust, limits=self._options.port)
+            )
             return
         await runner.setup()
         assert runner.server is not None
-        door = SharedPort(runner.server, listener, lambda: None)
+        door = SharedPort(runner.server, listener, lambda: None, limits=self._options.port)
         stack.push_async_callback(door.cut)
         stack.push_async_callback(runner.cleanup)
         self._doors = (await stack.enter_async_context(door),)

@@ -14,8 +14,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from federation.tls import client_context, server_context
-from swarm.gateway.http import listener as listener_module
-from swarm.gateway.http.listener import SharedPort
+from swarm.gateway.http.listener import PortLimits, SharedPort
 from tests.doubles.knocking import Handshake, RecordingListener, knock, turn
 from tests.doubles.paired import paired_trusts
 from tests.doubles.waiting import eventually
@@ -28,7 +27,10 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 class Door:
     """A port of its own; `ended` tells which sockets it accepted are still open when all is over."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, answer: Handler | None = None) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext | None = None, answer: Handler | None = None, limits: PortLimits | None = None
+    ) -> None:
+        self._limits = limits
         self._answer = answer or _never
         self._listener = RecordingListener()
         self.accepted = self._listener.accepted
@@ -42,7 +44,7 @@ class Door:
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
         assert self._runner.server is not None
-        self.port = SharedPort(self._runner.server, self._listener, lambda: self._tls)
+        self.port = SharedPort(self._runner.server, self._listener, lambda: self._tls, limits=self._limits)
         await self.port.__aenter__()
         return self
 
@@ -137,13 +139,10 @@ async def test_a_client_that_reads_nothing_is_not_waited_for() -> None:
         assert not door.left_open()
 
 
-async def test_those_who_make_way_are_closed_too(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listener_module, "MAX_UNDECIDED", 2)
+async def test_those_who_make_way_are_closed_too(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     server, client = contexts
     for turns in TURNS:
-        async with Door(server) as door:
+        async with Door(server, limits=PortLimits(undecided=2)) as door:
             clients = [Handshake(client, door.number).socket for _ in range(4)]
             await turn(turns)
             clients += [knock(door.number, b"") for _ in range(4)]

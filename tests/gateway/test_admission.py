@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from swarm.gateway.answers.streams import Pacing
-from swarm.gateway.http import admission
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -185,9 +184,8 @@ async def test_a_peers_own_wait_is_passed_on_to_the_client() -> None:
                 assert "kitchen: the wait for 'scripted' is about 30 s" in reply.error["message"]
 
 
-async def test_a_node_takes_only_so_many_requests_and_still_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_IN_FLIGHT", 2)
-    async with busy_node(service_s=5.0) as busy:
+async def test_a_node_takes_only_so_many_requests_and_still_reports() -> None:
+    async with busy_node(service_s=5.0, most_in_flight=2) as busy:
         second = asyncio.create_task(busy.client.chat(swarm=SINGLE))
         await eventually(lambda: busy.waiting == 1)
         for path, body in ((CHAT, chat_body(stream=True)), ("/v1/embeddings", {"model": "swarm", "input": "x"})):

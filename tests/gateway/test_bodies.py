@@ -12,13 +12,12 @@ import pytest
 
 from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest
-from swarm.gateway.http import bodies
 from swarm.gateway.http.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
 from swarm.gateway.http.body_budget import BODIES, FREE_BYTES
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
 from swarm.gateway.peers.endpoints import CandidatesBody
 from tests.doubles.clients import chat_body, connect
-from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
 from tests.doubles.waiting import eventually
 
@@ -130,9 +129,8 @@ def test_embedding_inputs_are_counted() -> None:
         parse_body(json.dumps({"model": "m", "input": ["x"] * 2049}).encode(), EmbeddingBody)
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
-    async with RunningNode("kitchen") as node:
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async with RunningNode("kitchen", options=NodeOptions(body_timeout_s=0.05)) as node:
         reader, writer = await asyncio.open_connection(*node.address)
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         async with asyncio.timeout(5):

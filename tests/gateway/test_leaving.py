@@ -14,8 +14,7 @@ import pytest
 
 from swarm.commands.status import render
 from swarm.gateway.observing.view import parse_view
-from swarm.node import leaving as node_leaving
-from swarm.node.leaving import ASKED_LATELY_S, farewell, linger_s
+from swarm.node.leaving import ASKED_LATELY_S, LeavingPace, farewell, linger_s
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step
@@ -27,11 +26,8 @@ AT_ONCE_S = 0.5
 CUT_SOON_S = 0.2
 LINGERING_S = 0.3
 LONG_S = 20.0  # never reached by a test that passes
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_leaving, "LINGER_S", LINGERING_S)
+IMPATIENT = LeavingPace(drain_s=LONG_S, linger_s=LINGERING_S)
+CUTTING = LeavingPace(drain_s=CUT_SOON_S, linger_s=LINGERING_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +66,9 @@ async def alone(*steps: Step) -> AsyncIterator[tuple[RunningNode, ScriptedEngine
 
 
 @asynccontextmanager
-async def leaving(node: RunningNode) -> AsyncIterator[asyncio.Task[None]]:
+async def leaving(node: RunningNode, pace: LeavingPace = IMPATIENT) -> AsyncIterator[asyncio.Task[None]]:
     """`node` leaves while the block runs, and has left when it ends."""
-    task = asyncio.create_task(node.leave())
+    task = asyncio.create_task(node.leave(pace))
     await eventually(lambda: node.condition.draining)
     try:
         yield task
@@ -100,7 +96,7 @@ async def took_s(task: asyncio.Task[None]) -> float:
 def test_a_node_lingers_only_for_those_who_may_come_and_can_be_served(
     others_serve: bool, asked_s_ago: float | None, expected: float
 ) -> None:
-    assert linger_s(others_serve, asked_s_ago) == expected
+    assert linger_s(others_serve, asked_s_ago, LINGERING_S) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,12 +212,11 @@ async def test_a_node_that_was_asked_lingers_so_that_kept_connections_are_closed
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_takes_too_long_is_ended_aloud(monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    monkeypatch.setattr(node_leaving, "DRAIN_S", CUT_SOON_S)
+async def test_an_answer_that_takes_too_long_is_ended_aloud(stream: bool) -> None:
     async with alone("here ", asyncio.Event()) as (node, engine, client):
         running = asyncio.create_task(client.chat(model="m", swarm=SINGLE, stream=stream))
         await engine.until(lambda engine: engine.running == 1)
-        async with leaving(node) as left:
+        async with leaving(node, CUTTING) as left:
             assert await took_s(left) < LONG_S
         reply = await running
         assert engine.cancelled == 1
@@ -235,17 +230,14 @@ async def test_an_answer_that_takes_too_long_is_ended_aloud(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("cut", [False, True])
-async def test_a_vote_held_elsewhere_loses_nothing_to_a_node_that_leaves(
-    monkeypatch: pytest.MonkeyPatch, cut: bool
-) -> None:
+async def test_a_vote_held_elsewhere_loses_nothing_to_a_node_that_leaves(cut: bool) -> None:
     """Its voters finish, or others take their place."""
-    monkeypatch.setattr(node_leaving, "DRAIN_S", CUT_SOON_S if cut else LONG_S)
     gate = asyncio.Event()
     async with house(gate, "elsewhere") as nodes, connect(nodes.study.url) as asking_study:
         asked = {"votes": 3, "min_votes": 3, "strategy": "majority"}
         vote = asyncio.create_task(asking_study.chat(model="m", swarm=asked))
         await nodes.engines["kitchen"].until(lambda engine: engine.running == 1)
-        async with leaving(nodes.kitchen):
+        async with leaving(nodes.kitchen, CUTTING if cut else IMPATIENT):
             await nodes.study.until(lambda: not nodes.study.membership.alive())
             if not cut:
                 gate.set()

@@ -12,7 +12,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from swarm.gateway.documentation.answers import Cancelled
-from swarm.gateway.http import admission
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.gateway.http.in_progress import CANCELLED
 from swarm.gateway.observing.view import RequestListing
@@ -130,9 +129,8 @@ async def test_what_is_not_there_is_named(request_id: str) -> None:
         assert len(reply.error["message"]) < 200
 
 
-async def test_a_full_node_still_lets_requests_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_IN_FLIGHT", 1)
-    async with endless() as (node, engine, client), asked(node, client, swarm=SINGLE) as task:
+async def test_a_full_node_still_lets_requests_be_ended() -> None:
+    async with endless(most_in_flight=1) as (node, engine, client), asked(node, client, swarm=SINGLE) as task:
         await engine.until(lambda engine: engine.running == 1)
         assert (await client.chat()).status == 503
         assert (await client.post(cancel_path("mine"))).status == 200

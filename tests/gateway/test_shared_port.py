@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager, closing, suppress
 import pytest
 from aiohttp import web
 
-from swarm.gateway.http import listener as listener_module
 from swarm.gateway.http.connections import flushed
-from swarm.gateway.http.listener import SharedPort
+from swarm.gateway.http.listener import PortLimits, SharedPort
 
 WAIT_S = 10.0
 SHORT_S = 0.1  # for what cannot be
@@ -21,14 +20,17 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @asynccontextmanager
-async def port(tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    async with running_port(tls=tls) as (_, number):
+async def port(tls: ssl.SSLContext | None = None, limits: PortLimits | None = None) -> AsyncIterator[int]:
+    async with running_port(tls=tls, limits=limits) as (_, number):
         yield number
 
 
 @asynccontextmanager
 async def running_port(
-    listener: socket.socket | None = None, says: bytes = b"hello", tls: ssl.SSLContext | None = None
+    listener: socket.socket | None = None,
+    says: bytes = b"hello",
+    tls: ssl.SSLContext | None = None,
+    limits: PortLimits | None = None,
 ) -> AsyncIterator[tuple[SharedPort, int]]:
     async def hello(_: web.Request) -> web.Response:
         return web.Response(body=says)
@@ -40,7 +42,7 @@ async def running_port(
     assert runner.server is not None
     listener = listener or socket.create_server(("127.0.0.1", 0))
     number = int(listener.getsockname()[1])
-    async with SharedPort(runner.server, listener, lambda: tls) as shared:
+    async with SharedPort(runner.server, listener, lambda: tls, limits=limits) as shared:
         yield shared, number
     await runner.cleanup()
 
@@ -82,15 +84,13 @@ async def test_rubbish_harms_nobody(first: bytes) -> None:
             assert (await answer(number, REQUEST)).endswith(b"hello")
 
 
-async def test_who_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "FIRST_BYTE_S", 0.05)
-    async with port() as number:
+async def test_who_says_nothing_is_shown_out() -> None:
+    async with port(limits=PortLimits(first_byte_s=0.05)) as number:
         assert await answer(number) == b""
 
 
-async def test_of_too_many_silent_ones_the_oldest_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "MAX_UNDECIDED", 5)
-    async with port() as number:
+async def test_of_too_many_silent_ones_the_oldest_makes_way() -> None:
+    async with port(limits=PortLimits(undecided=5)) as number:
         silent = [await asyncio.open_connection("127.0.0.1", number) for _ in range(8)]
         assert (await answer(number, REQUEST)).endswith(b"hello")
         assert await asyncio.wait_for(silent[0][0].read(), WAIT_S) == b""

@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
-from swarm.gateway.http import connections, listener
+from swarm.gateway.http.listener import PortLimits
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.paired import open_trust
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -160,7 +160,7 @@ async def crowd(node: NodeProcess, count: int) -> None:
         f"{count} idle connections: {open_now} kept, {grown / 2**20:.0f} MiB; "
         f"new requests p50 {times[50] * 1e3:.0f} ms, p99 {times[98] * 1e3:.0f} ms (alone {alone[25] * 1e3:.0f} ms)"
     )
-    assert open_now <= connections.MAX_CONNECTIONS + listener.MAX_UNDECIDED
+    assert open_now <= PortLimits().connections + PortLimits().undecided
     assert grown < GROWN_BYTES
     assert times[98] < 4 * P99_S, times[90:]
     assert "Traceback" not in node.errors
@@ -183,15 +183,14 @@ async def test_ten_thousand_idle_connections_hold_nobody_up(node: NodeProcess) -
 
 
 @asynccontextmanager
-async def small_node(folder: Path, engine: ScriptedEngine) -> AsyncIterator[RunningNode]:
-    options = NodeOptions(trust=open_trust(folder, "kitchen"))
+async def small_node(folder: Path, engine: ScriptedEngine, **limits: int) -> AsyncIterator[RunningNode]:
+    options = NodeOptions(trust=open_trust(folder, "kitchen"), port=PortLimits(**limits))
     async with RunningNode("kitchen", ready(engine), options=options) as kitchen:
         yield kitchen
 
 
-async def test_beyond_the_cap_the_oldest_connection_makes_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
-    async with small_node(tmp_path, ScriptedEngine(saying("hello"))) as kitchen:
+async def test_beyond_the_cap_the_oldest_connection_makes_way(tmp_path: Path) -> None:
+    async with small_node(tmp_path, ScriptedEngine(saying("hello")), connections=20) as kitchen:
         pairs = []
         for _ in range(60):
             reader, writer = await asyncio.open_connection("127.0.0.1", kitchen.address.port)
@@ -206,13 +205,10 @@ async def test_beyond_the_cap_the_oldest_connection_makes_way(tmp_path: Path, mo
             writer.transport.abort()
 
 
-async def test_an_answer_in_progress_is_not_cut_off_by_newcomers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
+async def test_an_answer_in_progress_is_not_cut_off_by_newcomers(tmp_path: Path) -> None:
     gate = asyncio.Event()
     async with (
-        small_node(tmp_path, ScriptedEngine(lambda _, __: ["one ", gate, "two"])) as kitchen,
+        small_node(tmp_path, ScriptedEngine(lambda _, __: ["one ", gate, "two"]), connections=5) as kitchen,
         connect(kitchen.url) as client,
         client.open("/v1/chat/completions", {**chat_body(), "stream": True, "swarm": SINGLE}) as answer,
     ):

@@ -23,7 +23,10 @@ class Admission:
 
     `refused` is told of each request that is turned away."""
 
-    def __init__(self, pool: WorkerPool, in_progress: InProgress, refused: Callable[[], None]) -> None:
+    def __init__(
+        self, pool: WorkerPool, in_progress: InProgress, refused: Callable[[], None], most: int = MAX_IN_FLIGHT
+    ) -> None:
+        self._most = most
         self._pool = pool
         self._in_progress = in_progress
         self._refused = refused
@@ -34,7 +37,7 @@ class Admission:
         asks_for_work = request.method == "POST" and not request.path.startswith(REQUESTS_PATH)
         if not asks_for_work or request.path in ALWAYS_TAKEN:
             return await handler(request)
-        if len(self._in_progress) >= MAX_IN_FLIGHT:
+        if len(self._in_progress) >= self._most:
             self._refused()
             raise Unavailable(
                 f"this node has {len(self._in_progress)} requests in progress, which is all it takes: try again later",

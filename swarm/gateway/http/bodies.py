@@ -53,6 +53,7 @@ BODY_TIMEOUT_S = 15.0  # for the whole body: 16 MB take 13 s at 10 Mbit/s
 # says of any body (application/x-www-form-urlencoded); a form's own body of it is escaped and so never JSON.
 FORM_TYPES = frozenset({"text/plain", "multipart/form-data"})
 RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read, where `KEEPS_BODIES`
+BODY_TIMEOUT = web.AppKey("body_timeout", float)  # seconds, where it is another than BODY_TIMEOUT_S
 KEEPS_BODIES = web.AppKey("keeps_bodies", bool)  # an upstream is sent the body itself
 BODY_BYTES = web.RequestKey("body_bytes", int)  # how large it was, once it was read
 _WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
@@ -71,7 +72,7 @@ async def read_body(request: web.Request, schema: type[M]) -> M:
 
 
 async def read_bytes(request: web.Request) -> bytes:
-    """The body, at most as much as its application takes and within BODY_TIMEOUT_S. Raises as `read_body` does.
+    """The body, at most as much as its application takes and in time. Raises as `read_body` does.
 
     And Unavailable, where this node holds too much text already.
     """
@@ -81,7 +82,7 @@ async def read_bytes(request: web.Request) -> bytes:
     if length is not None and length > request.client_max_size:  # before any of it is read
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, length)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(request.app.get(BODY_TIMEOUT, BODY_TIMEOUT_S)):
             raw = await _pieces(request)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None

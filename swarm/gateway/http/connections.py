@@ -43,19 +43,20 @@ def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
 
 
 class ConnectionCap:
-    """Keeps a server to MAX_CONNECTIONS by closing the oldest ones: idle ones now, busy ones after their answer.
+    """Keeps a server to `most` connections by closing the oldest ones: idle ones now, busy ones after their answer.
 
     So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
     """
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, most: int = MAX_CONNECTIONS) -> None:
+        self._most = most
         self._server = server
         self._leaving: dict[RequestHandler, asyncio.Task[None]] = {}
 
     def make_room(self) -> None:
         """For one more."""
         connections = self._server.connections  # in order of arrival
-        excess = len(connections) - len(self._leaving) - MAX_CONNECTIONS + 1
+        excess = len(connections) - len(self._leaving) - self._most + 1
         if excess > 0:  # several where many were accepted in a row
             for oldest in islice((known for known in connections if known not in self._leaving), excess):
                 oldest.close()  # wakes an idle one up, for which `shutdown` would wait

@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -26,20 +27,31 @@ from aiohttp.log import server_logger
 from federation.accepting import Acceptor, connected
 from federation.tls import member_of
 from federation.trust import Trust
-from swarm.gateway.http.connections import ConnectionCap, cut, flushed
+from swarm.gateway.http.connections import MAX_CONNECTIONS, ConnectionCap, cut, flushed
 
 TLS_HANDSHAKE: Final = b"\x16"
-FIRST_BYTE_S: Final = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
 HANDSHAKE_S: Final = 5.0  # two round trips
-MAX_UNDECIDED: Final = 1024  # connections that have said nothing yet; beyond that the oldest makes way
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLimits:
+    """What a port bears of its clients; beyond `undecided` and `connections` the oldest makes way."""
+
+    first_byte_s: float = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
+    undecided: int = 1024  # connections that have said nothing yet
+    connections: int = MAX_CONNECTIONS
+
+
 @asynccontextmanager
 async def shared_port(
-    runner: web.AppRunner, listeners: Iterable[socket.socket], trust: Trust, flush_s: float = 0.0
+    runner: web.AppRunner,
+    listeners: Iterable[socket.socket],
+    trust: Trust,
+    flush_s: float = 0.0,
+    limits: PortLimits | None = None,
 ) -> AsyncGenerator[tuple[SharedPort, ...]]:
     """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out.
 
@@ -52,7 +64,8 @@ async def shared_port(
         assert server is not None, "setup makes it"
         trust.subscribe(lambda _: cut(server, trust.is_member))
         ports = tuple(
-            SharedPort(server, listener, lambda: trust.server_context, trust.is_member) for listener in listeners
+            SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits)
+            for listener in listeners
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(flushed, server, flush_s)
@@ -78,7 +91,9 @@ class SharedPort:
         listener: socket.socket,
         tls: Callable[[], ssl.SSLContext | None],
         is_member: Callable[[str | None], bool] = lambda _: True,
+        limits: PortLimits | None = None,
     ) -> None:
+        self._limits = limits or PortLimits()
         self.server = server
         self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
@@ -87,7 +102,7 @@ class SharedPort:
         self._leaving: set[asyncio.Task[None]] = set()  # those of them that made way
         self._served: WeakSet[asyncio.Transport] = WeakSet()
         self._refused: set[str] = set()
-        self._cap = ConnectionCap(server)
+        self._cap = ConnectionCap(server, self._limits.connections)
 
     async def __aenter__(self) -> Self:
         self._acceptor.start()
@@ -118,7 +133,7 @@ class SharedPort:
         self._acceptor.stop(leave_waiting)
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        if len(self._undecided) >= MAX_UNDECIDED:
+        if len(self._undecided) >= self._limits.undecided:
             oldest = next(iter(self._undecided))
             del self._undecided[oldest]  # or the next of a row of newcomers would find it again
             self._leaving.add(oldest)
@@ -136,7 +151,7 @@ class SharedPort:
     async def _hand_over(self, connection: socket.socket, host: str) -> None:
         connection.setblocking(False)
         try:
-            async with asyncio.timeout(FIRST_BYTE_S):
+            async with asyncio.timeout(self._limits.first_byte_s):
                 first = await _first_byte(connection)
             if not first:
                 raise ConnectionResetError("closed before it said anything")
