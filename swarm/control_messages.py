@@ -15,13 +15,13 @@ MAX_WHO_CHARS = 256  # far beyond any id or name
 CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
 
 
-class Message(BaseModel):
+class ControlMessage(BaseModel):
     """Base: a newer command may talk to an older node."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class ControlFile(Message):
+class ControlFile(ControlMessage):
     """`pid` tells a file that a killed node left behind."""
 
     port: int = Field(ge=1, le=65535)
@@ -29,17 +29,17 @@ class ControlFile(Message):
     pid: int = Field(ge=1)
 
 
-class JoinBody(Message):
+class JoinBody(ControlMessage):
     code: str = Field(max_length=4096, repr=False)
 
 
-class RevokeBody(Message):
+class RevokeBody(ControlMessage):
     """`who`: a node id, the beginning of one, or a name."""
 
     who: str = Field(min_length=1, max_length=MAX_WHO_CHARS)
 
 
-class Invited(Message):
+class Invited(ControlMessage):
     """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation.
 
     `other_port`: where joiners knock, if it is not the node's port plus one, which firewalls are told of.
@@ -53,7 +53,7 @@ class Invited(Message):
     other_port: int | None = None
 
 
-class Joined(Message):
+class Joined(ControlMessage):
     """`inviter` is a name. `running`: a node took part, and looks for the others now. `clock_ahead_s` only if far.
 
     `already`: this node was a member of that swarm before, and nothing has changed.
@@ -67,7 +67,7 @@ class Joined(Message):
     clock_ahead_s: float | None = None
 
 
-class Known(Message):
+class KnownNode(ControlMessage):
     """One other node. `state` is `absent` for a member that this node has not seen since it started."""
 
     id: str
@@ -76,7 +76,7 @@ class Known(Message):
     addresses: tuple[str, ...] = ()
 
 
-class Peers(Message):
+class KnownNodes(ControlMessage):
     """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked.
 
     `problem`: this node was put out of it, and by whom.
@@ -87,12 +87,12 @@ class Peers(Message):
     id: str
     name: str
     running: bool
-    nodes: tuple[Known, ...] = ()
-    revoked: tuple[Known, ...] = ()
+    nodes: tuple[KnownNode, ...] = ()
+    revoked: tuple[KnownNode, ...] = ()
     problem: str | None = None
 
 
-class Revoked(Message):
+class Revoked(ControlMessage):
     """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows.
 
     `knows`: the node that was put out took note of it. `closed`: this node has left, and is not open all the same.
@@ -107,7 +107,7 @@ class Revoked(Message):
     closed: bool = False
 
 
-class Refused(Message):
+class Refused(ControlMessage):
     """What went wrong, and the exit code that stands for it."""
 
     message: str

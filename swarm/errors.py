@@ -60,7 +60,7 @@ class ContextExceeded(BadRequest):
 
 
 class Unauthorized(SwarmError):
-    """The request's API key is missing (`given` False) or none of this node's. The message never holds a key."""
+    """The request's API key is missing (`given` False) or unknown to this node. The message never holds a key."""
 
     def __init__(self, message: str, given: bool) -> None:
         super().__init__(message)

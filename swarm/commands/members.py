@@ -26,12 +26,12 @@ from swarm.control_messages import (
     PEERS_PATH,
     REVOKE_PATH,
     ControlFile,
+    ControlMessage,
     Invited,
     JoinBody,
     Joined,
-    Known,
-    Message,
-    Peers,
+    KnownNode,
+    KnownNodes,
     Refused,
     RevokeBody,
     Revoked,
@@ -110,7 +110,7 @@ def as_json(message: BaseModel) -> str:
 
 def invite(data_dir: Path, json: bool) -> int:
     """Print a code with which one more node may join. Raises SetupError where no node runs."""
-    invited = ask_running(data_dir, INVITE_PATH, Invited, Message())
+    invited = ask_running(data_dir, INVITE_PATH, Invited, ControlMessage())
     if invited is None:
         raise SetupError(
             f"no node runs here with {data_dir}, so there is none that the other machine could join: "
@@ -182,12 +182,12 @@ def duration(seconds: float) -> str:
 
 def peers(data_dir: Path, json: bool) -> int:
     """Print the members, with their states where a node runs."""
-    found = ask_running(data_dir, PEERS_PATH, Peers) or peers_at_rest(data_dir)
+    found = ask_running(data_dir, PEERS_PATH, KnownNodes) or peers_at_rest(data_dir)
     say(as_json(found) if json else peers_text(found))
     return 0
 
 
-def peers_text(found: Peers) -> str:
+def peers_text(found: KnownNodes) -> str:
     trust = "open: any node on the network may join" if found.mode == "open" else f"paired, swarm {found.swarm}"
     rows = [(found.name, found.id[:SHOWN_ID_CHARS], "this node", f"({trust})")]
     rows += [_row(known, found.running) for known in (*found.nodes, *found.revoked)]
@@ -202,7 +202,7 @@ def peers_text(found: Peers) -> str:
     return "\n".join(map(one_line, lines))
 
 
-def _row(known: Known, running: bool) -> tuple[str, str, str, str]:
+def _row(known: KnownNode, running: bool) -> tuple[str, str, str, str]:
     state = known.state if running or known.state == "revoked" else "not asked"
     return known.name, known.id[:SHOWN_ID_CHARS], state, ", ".join(known.addresses)
 

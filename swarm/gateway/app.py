@@ -13,19 +13,17 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway.answers.answer_service import ANSWERER, Answerer
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
 from swarm.gateway.answers.streams import PACING, Pacing
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.access_middleware import PeerGate, every_route_has_a_kind, guard
-from swarm.gateway.http.admission import MAX_IN_FLIGHT, Admission
-from swarm.gateway.http.bodies import BODY_TIMEOUT, BODY_TIMEOUT_S, KEEPS_BODIES, MAX_BODY_BYTES
-from swarm.gateway.http.body_budget import BODIES, BodyBudget
-from swarm.gateway.http.condition import Condition, closing_connections
+from swarm.gateway.http.bodies import BODIES, BODY_TIMEOUT, BODY_TIMEOUT_S, KEEPS_BODIES, MAX_BODY_BYTES, BodyBudget
 from swarm.gateway.http.errors import error_middleware
+from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Admission, Condition, closing_connections
 from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, STARTED_AT, TRUST
-from swarm.gateway.http.listener import quiet_about_bad_requests
+from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
 from swarm.gateway.observing.changes import CHANGES, ViewChanges
@@ -53,11 +51,6 @@ def with_unversioned_paths(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]
         if (route.method, path := route.path.removeprefix(PREFIX)) not in taken
     ]
     return given + unversioned
-
-
-async def unsigned(_: web.Request, response: web.StreamResponse) -> None:
-    """Without a `Server` header: it tells strangers versions, and is a tenth of what a large swarm's probes carry."""
-    response.headers.popall("Server", None)
 
 
 def make_app(
@@ -107,8 +100,8 @@ def make_app(
     app[KEEPS_BODIES] = len(dispatcher.upstreams) > 0
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
-    app.on_response_prepare.append(unsigned)
-    app[ANSWERER] = Answerer(dispatcher, metrics, condition, pacing)
+    app.on_response_prepare.append(without_server_header)
+    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
     app[MEMBERSHIP] = membership

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.in_progress import Condition
 
 DRAIN_S: Final = 30.0  # what every answer gets: from the stop signal, or from its own beginning if that is later
 LINGER_S: Final = 5.0  # balancers that ask /readyz each second or two have heard by then, and so have idle connections

@@ -27,7 +27,7 @@ from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.registry import Isolation, load_engine
 from swarm.errors import SetupError
 from swarm.gateway.app import make_app
-from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.node.banner import PeerNews, banner, isolation_words
 from swarm.node.console import Console
@@ -38,7 +38,7 @@ from swarm.node.leaving import CUT_S, leave
 from swarm.node.model_choice import choose_model
 from swarm.node.place import settle
 from swarm.node.settings import Settings
-from swarm.node.trust import TrustSteward
+from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
@@ -161,14 +161,14 @@ class Node:
         await self._stack.enter_async_context(self._listening(listeners))
         for line in banner(self.place, settings.federated, self._upstream_lines):
             self._console.say(line)
-        await self._stack.enter_async_context(self._steward(client))
+        await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
         await self._load_model()
 
-    def _steward(self, client: PeerClient) -> TrustSteward:
+    def _trust_service(self, client: PeerClient) -> TrustService:
         place, settings = self.place, self.settings
-        return TrustSteward(
+        return TrustService(
             place.trust,
             self.membership,
             client,

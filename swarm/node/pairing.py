@@ -14,7 +14,7 @@ from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Entry, Place, Roster
 from federation.roster_store import load_roster
 from federation.trust import Trust
-from swarm.control_messages import Joined, Known, Peers, Revoked
+from swarm.control_messages import Joined, KnownNode, KnownNodes, Revoked
 from swarm.errors import SetupError, SwarmError
 
 MIN_ID_CHARS = 4  # of an id that is given by its beginning
@@ -95,10 +95,10 @@ def check_standing(trust: Trust) -> None:
         raise SetupError(trust.problem)
 
 
-def known_revoked(roster: Roster | None, node_id: str) -> tuple[Known, ...]:
+def known_revoked(roster: Roster | None, node_id: str) -> tuple[KnownNode, ...]:
     """Those that were put out, beside `node_id`, this node."""
     entries = () if roster is None else (entry for entry in roster.entries if entry.id != node_id)
-    return tuple(Known(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
+    return tuple(KnownNode(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
 
 
 # Without a running node
@@ -135,16 +135,16 @@ def join_at_rest(data_dir: Path, code: str) -> Joined:
     return asyncio.run(join_swarm(load_trust(data_dir, new=True), code, ()))
 
 
-def peers_at_rest(data_dir: Path) -> Peers:
+def peers_at_rest(data_dir: Path) -> KnownNodes:
     trust = load_trust(data_dir)
-    return Peers(
+    return KnownNodes(
         mode=trust.mode,
         swarm=None if trust.roster is None else trust.roster.swarm,
         id=trust.node_id,
         name=trust.identity.name,
         running=False,
         nodes=tuple(
-            Known(
+            KnownNode(
                 id=entry.id,
                 name=entry.name,
                 state="absent",

@@ -33,9 +33,9 @@ from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import fingerprint, pairing_context
 from federation.trust import Trust, TrustChange
-from swarm.control_messages import Invited, Joined, Known, Peers, Revoked
+from swarm.control_messages import Invited, Joined, KnownNode, KnownNodes, Revoked
 from swarm.errors import SetupError, SwarmError
-from swarm.gateway.peers.control import ControlDoor
+from swarm.gateway.peers.control import ControlServer
 from swarm.node.pairing import check_standing, find_member, join_swarm, known_revoked, translated
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ STAYS_CLOSED = "It has an API key, so it stays closed to other nodes: `swarm inv
 USED_OR_OLD = "this invitation was used already, is too old, or was withdrawn: run `swarm invite` for a new one"
 
 
-class TrustSteward:
+class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
     `bind_hosts` are what the node listens on; `addresses` tells where others reach it now, the best first. A node that
@@ -94,7 +94,7 @@ class TrustSteward:
             stack.push_async_callback(self._stop)
             if self._federated:
                 await stack.enter_async_context(self._sync)
-            await stack.enter_async_context(ControlDoor(self, self._data_dir))
+            await stack.enter_async_context(ControlServer(self, self._data_dir))
             self._stack = stack.pop_all()
         return self
 
@@ -154,17 +154,19 @@ class TrustSteward:
             self._withdraw_codes()  # they were for the swarm that this node has left
         return joined.model_copy(update={"running": True, "federated": self._federated})
 
-    def peers(self) -> Peers:
+    def peers(self) -> KnownNodes:
         seen = {peer.id: peer for peer in self._membership.peers()}
         roster = self._trust.roster
         if roster is None:
             nodes = tuple(
-                Known(id=peer.id, name=peer.label, state=peer.state.value, addresses=tuple(map(str, peer.addresses)))
+                KnownNode(
+                    id=peer.id, name=peer.label, state=peer.state.value, addresses=tuple(map(str, peer.addresses))
+                )
                 for peer in seen.values()
             )
         else:
             nodes = tuple(
-                Known(
+                KnownNode(
                     id=entry.id,
                     name=seen[entry.id].label if entry.id in seen else entry.name,
                     state=seen[entry.id].state.value if entry.id in seen else "absent",
@@ -172,7 +174,7 @@ class TrustSteward:
                 )
                 for entry in self._trust.others
             )
-        return Peers(
+        return KnownNodes(
             mode=self._trust.mode,
             swarm=None if roster is None else roster.swarm,
             id=self._trust.node_id,

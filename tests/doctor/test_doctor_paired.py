@@ -76,7 +76,7 @@ async def test_a_revoked_node_is_told_so_by_its_doctor_and_is_a_stranger_to_the_
     kitchen, study = pair
     async with run_nodes(*pair):
         await acquainted(*pair)
-        await kitchen.steward.revoke("study")
+        await kitchen.trust_service.revoke("study")
         await eventually(lambda: study.trust.exclusion is not None)
         here = await looked_at(replace(settings_of(kitchen, tmp_path), peer=(str(study.address),)))
         assert here["trust"].message == "paired with 0 other members"

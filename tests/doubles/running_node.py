@@ -21,14 +21,13 @@ from swarm.engines.engine import Engine
 from swarm.gateway.answers.streams import Pacing
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
-from swarm.gateway.http.admission import MAX_IN_FLIGHT
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S
-from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Condition
 from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
 from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
-from swarm.node.trust import TrustSteward
+from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
@@ -169,7 +168,7 @@ class RunningNode:
         self.condition.loading = False
         await self._listen(stack)
         if self.trust is not None:
-            self.steward = await stack.enter_async_context(self._make_steward(self.trust))
+            self.trust_service = await stack.enter_async_context(self._make_trust_service(self.trust))
         if options.peers or self.trust is not None:
             await stack.enter_async_context(self.membership)
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
@@ -178,8 +177,8 @@ class RunningNode:
         known = {**self._options.sizes, **own_sizes(self.pool.states())}
         return peer_replicas(self.membership.alive(), known, members=self.trust is not None)
 
-    def _make_steward(self, trust: Trust) -> TrustSteward:
-        return TrustSteward(
+    def _make_trust_service(self, trust: Trust) -> TrustService:
+        return TrustService(
             trust,
             self.membership,
             self.client,

@@ -290,7 +290,7 @@ def test_who_may_ask_as_a_node(federated: bool, key: bool, aloud: bool, mode: An
         with pytest.raises(Forbidden) as caught:
             check_caller(rules, caller)
         assert caught.value.code == "members_only"
-    else:  # where this node is paired, `peer_gate.py` has refused before whoever is no member
+    else:  # where this node is paired, `PeerGate` has refused before whoever is no member
         check_caller(rules, caller)
 
 
@@ -311,8 +311,8 @@ def test_a_member_asks_what_nodes_ask(method: str, path: str, passes: bool) -> N
 
 
 def test_a_route_that_decided_who_is_a_member_would_be_refused_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(route_kinds._KINDS, "POST /v1/invite", route_kinds.Kind.TRUST)
-    with pytest.raises(Forbidden, match="control door"):
+    monkeypatch.setitem(route_kinds._KINDS, "POST /v1/invite", route_kinds.RouteKind.TRUST)
+    with pytest.raises(Forbidden, match="control endpoint"):
         check_caller(LOCKED_ADMIN, Caller("POST", "/v1/invite", keys=["admin"], from_loopback=True))
 
 

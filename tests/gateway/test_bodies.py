@@ -12,8 +12,7 @@ import pytest
 
 from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest
-from swarm.gateway.http.bodies import MAX_BODY_BYTES, MAX_MARKS, parse_body
-from swarm.gateway.http.body_budget import BODIES, FREE_BYTES
+from swarm.gateway.http.bodies import BODIES, FREE_BYTES, MAX_BODY_BYTES, MAX_MARKS, parse_body
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
 from swarm.gateway.peers.endpoints import CandidatesBody
 from tests.doubles.clients import chat_body, connect

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import parse_body
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.openai.messages import MAX_TOOL_CALLS
+from swarm.gateway.openai.bodies import MAX_TOOL_CALLS
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.input_items import MAX_ITEMS
 from swarm.gateway.responses.response_object import ResponseObject

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object, with_unique_ids
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.openai.messages import Message, as_object
-from swarm.gateway.openai.shapes import Shape, add_usage, text_logprobs
+from swarm.gateway.openai.bodies import Message, as_object
+from swarm.gateway.openai.shapes import CompletionShape, add_usage, text_logprobs
 from swarm.generation import Candidate, Delta, FinishReason, ToolCall, ToolCallDelta, Usage
 
 any_text = st.text(st.characters(), max_size=20)
@@ -30,7 +30,7 @@ def parsed(chunk: str) -> Any:
     return json.loads(chunk[6:].encode())
 
 
-def chunk(shape: Shape, choice: str, extension: Any = None) -> Any:
+def chunk(shape: CompletionShape, choice: str, extension: Any = None) -> Any:
     return parsed(f"{shape.head()}{choice}{shape.tail(extension)}")
 
 
@@ -65,7 +65,7 @@ def test_json_is_short_and_never_invalid(value: Any, text: str) -> None:
 
 @given(model=any_text, text=any_text, usage=st.booleans(), kind=st.sampled_from(["chat", "text"]))
 def test_a_delta_arrives_as_it_was(model: str, text: str, usage: bool, kind: Any) -> None:
-    shape = Shape(kind, model, include_usage=usage)
+    shape = CompletionShape(kind, model, include_usage=usage)
     made = chunk(shape, shape.delta(Delta(2, text)))
     (choice,) = made["choices"]
     assert choice["index"] == 2
@@ -78,7 +78,7 @@ def test_a_delta_arrives_as_it_was(model: str, text: str, usage: bool, kind: Any
 
 
 def test_a_delta_has_only_what_the_step_added() -> None:
-    shape = Shape("chat", "m")
+    shape = CompletionShape("chat", "m")
     assert chunk(shape, shape.delta(Delta(0, "x")))["choices"][0]["delta"] == {"content": "x"}
     assert chunk(shape, shape.delta(Delta(0, reasoning="x")))["choices"][0]["delta"] == {"reasoning_content": "x"}
     calls = (ToolCallDelta(0, "c", "f", '{"'), ToolCallDelta(0, None, None, "é"))
@@ -93,7 +93,7 @@ def test_a_delta_has_only_what_the_step_added() -> None:
 
 
 def test_the_last_chunks_carry_the_account_and_the_usage() -> None:
-    shape = Shape("chat", "m", include_usage=True)
+    shape = CompletionShape("chat", "m", include_usage=True)
     last = chunk(shape, shape.finish(0, "stop"), {"votes": 3})
     assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert (last["swarm"], last["usage"]) == ({"votes": 3}, None)
@@ -108,7 +108,11 @@ def test_the_last_chunks_carry_the_account_and_the_usage() -> None:
 
 
 def test_the_role_opens_a_chat_and_the_echo_a_text() -> None:
-    chat, text, echo = Shape("chat", "m"), Shape("text", "m"), Shape("text", "m", echo="é")
+    chat, text, echo = (
+        CompletionShape("chat", "m"),
+        CompletionShape("text", "m"),
+        CompletionShape("text", "m", echo="é"),
+    )
     assert json.loads(chat.opening(1) or "")["delta"] == {"role": "assistant", "content": ""}
     assert text.opening(0) is None
     assert json.loads(echo.opening(0) or "")["text"] == "é"

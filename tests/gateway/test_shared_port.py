@@ -11,8 +11,7 @@ from contextlib import asynccontextmanager, closing, suppress
 import pytest
 from aiohttp import web
 
-from swarm.gateway.http.connections import flushed
-from swarm.gateway.http.listener import PortLimits, SharedPort
+from swarm.gateway.http.listener import PortLimits, SharedPort, flushed
 
 WAIT_S = 10.0
 SHORT_S = 0.1  # for what cannot be

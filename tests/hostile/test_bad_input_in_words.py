@@ -62,7 +62,7 @@ async def test_an_invitation_that_is_none_says_why(
     make_node: MakeNode, swarm: Command, tmp_path: Path, spoil: object, exit_code: int, words: str
 ) -> None:
     async with make_node("kitchen") as kitchen:
-        code = (await kitchen.steward.invite()).code
+        code = (await kitchen.trust_service.invite()).code
         at_rest = ("--data-dir", str(tmp_path / "study"))
         found, _, errors = await swarm(*at_rest, "join", spoil(code))  # type: ignore[operator]
         assert (found, words in errors) == (exit_code, True), errors
@@ -78,8 +78,8 @@ async def test_an_invitation_that_is_none_says_why(
 
 async def test_an_invitation_that_is_too_old_says_so(make_node: MakeNode, swarm: Command, tmp_path: Path) -> None:
     async with make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)) as kitchen:
-        code = (await kitchen.steward.invite()).code
-        await soon(lambda: kitchen.steward.pairing_port is None)
+        code = (await kitchen.trust_service.invite()).code
+        await soon(lambda: kitchen.trust_service.pairing_port is None)
         exit_code, _, errors = await swarm("--data-dir", str(tmp_path / "study"), "join", code)
         assert exit_code == 1
         assert "nobody takes this invitation any more" in errors
@@ -91,8 +91,8 @@ async def test_a_member_of_one_swarm_is_not_taken_by_another(
 ) -> None:
     async with make_node("kitchen") as kitchen, make_node("office") as office:
         at_rest = ("--data-dir", str(tmp_path / "study"))
-        assert (await swarm(*at_rest, "join", (await kitchen.steward.invite()).code))[0] == 0
-        exit_code, _, errors = await swarm(*at_rest, "join", (await office.steward.invite()).code)
+        assert (await swarm(*at_rest, "join", (await kitchen.trust_service.invite()).code))[0] == 0
+        exit_code, _, errors = await swarm(*at_rest, "join", (await office.trust_service.invite()).code)
         assert exit_code == 2
         assert "member of another swarm" in errors
         assert len(kitchen.trust.others) == 1

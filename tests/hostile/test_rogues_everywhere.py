@@ -120,7 +120,7 @@ async def test_over_tls_only_members_get_anything(tmp_path: Path, who: str) -> N
         shown = {"without a certificate": None, "with a foreign one": stranger.pem}.get(who, study.pem)
         assert await ask(node, Route("GET", wire.NODE_PATH), (("Host", "x"),), trusting_all(study.pem)) == 200
         if who == "revoked":
-            await node.steward.revoke(study.node_id)
+            await node.trust_service.revoke(study.node_id)
         claimed = node.id if who == "with another's id" else study.node_id
         for route in all_routes(node):
             status = await ask(node, route, (("Host", "x"), (wire.FROM_HEADER, claimed)), trusting_all(shown))

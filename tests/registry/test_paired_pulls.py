@@ -92,7 +92,7 @@ async def test_who_is_revoked_while_copying_gets_no_more_and_is_told_why(
     async with holder.node:
         pull = asyncio.create_task(holder.pull("study"))
         await asyncio.wait_for(holder.transfers.reached.wait(), WAIT_S)
-        await holder.node.steward.revoke("study")
+        await holder.node.trust_service.revoke("study")
         sent_bytes = holder.transfers.sent_bytes
         holder.transfers.go_on.set()
         assert await pull == 2

@@ -202,12 +202,12 @@ async def test_an_invitation_that_cannot_be_kept_fails_aloud_and_changes_nothing
             failing(data_dir, 0, "from then on", error),
             pytest.raises(SwarmError, match=rf"cannot write .*roster\.json \({os.strerror(error)}\)") as caught,
         ):
-            await kitchen.steward.invite()
+            await kitchen.trust_service.invite()
         assert not isinstance(caught.value, SetupError), "exit code 1"
         assert kitchen.trust.mode == "open"
         assert load_roster(data_dir) is None
-        await eventually(lambda: kitchen.steward.pairing_port is None)
-        assert (await kitchen.steward.invite()).was_open, "and it works once there is room"
+        await eventually(lambda: kitchen.trust_service.pairing_port is None)
+        assert (await kitchen.trust_service.invite()).was_open, "and it works once there is room"
         assert load_roster(data_dir) is not None
 
 
@@ -222,7 +222,7 @@ async def test_a_revocation_that_cannot_be_kept_holds_is_told_and_is_kept_later(
                 SwarmError, match=r"study is revoked here, and nobody else .*holds only until this node stops"
             ),
         ):
-            await kitchen.steward.revoke("study")
+            await kitchen.trust_service.revoke("study")
         assert not kitchen.trust.is_member(trusts[1].node_id)
         await kitchen.trust.keep()
         kept = load_roster(tmp_path / "kitchen")

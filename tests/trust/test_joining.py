@@ -86,15 +86,15 @@ def request_of(folder: Path, name: str, invitation: Invitation, **changes: objec
 async def test_three_nodes_pair_and_vote_for_each_other(make_node: MakeNode) -> None:
     kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
     async with run_nodes(kitchen, study, attic):
-        invited = await kitchen.steward.invite()
+        invited = await kitchen.trust_service.invite()
         assert invited.was_open
         assert (kitchen.describe().mode, study.describe().mode) == ("paired", "open")
-        joined = await study.steward.join(invited.code)
+        joined = await study.trust_service.join(invited.code)
         assert (joined.inviter, joined.members) == ("kitchen", ("kitchen",))
         await all_alive(kitchen, study)
-        again = await study.steward.invite()  # any member may invite
+        again = await study.trust_service.invite()  # any member may invite
         assert not again.was_open
-        await attic.steward.join(again.code)
+        await attic.trust_service.join(again.code)
         await all_alive(kitchen, study, attic)
         assert {node.trust.roster.digest for node in (kitchen, study, attic)} == {kitchen.trust.roster.digest}
         for node in (kitchen, study, attic):
@@ -108,7 +108,7 @@ async def test_three_nodes_pair_and_vote_for_each_other(make_node: MakeNode) -> 
 async def test_a_node_is_a_member_again_after_a_restart(make_node: MakeNode, tmp_path: Path) -> None:
     kitchen, study = make_node("kitchen"), make_node("study")
     async with run_nodes(kitchen, study):
-        await study.steward.join((await kitchen.steward.invite()).code)
+        await study.trust_service.join((await kitchen.trust_service.invite()).code)
         await all_alive(kitchen, study)
     back = [make_node(name, open_trust(tmp_path, name)) for name in ("kitchen", "study")]
     async with run_nodes(*back):
@@ -120,10 +120,10 @@ async def test_a_node_is_a_member_again_after_a_restart(make_node: MakeNode, tmp
 async def test_a_code_is_good_once(make_node: MakeNode) -> None:
     kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
     async with run_nodes(kitchen, study, attic):
-        code = (await kitchen.steward.invite()).code
-        await study.steward.join(code)
+        code = (await kitchen.trust_service.invite()).code
+        await study.trust_service.join(code)
         with pytest.raises(SwarmError, match=r"nobody takes this invitation any more|used already") as caught:
-            await attic.steward.join(code)
+            await attic.trust_service.join(code)
         assert not isinstance(caught.value, SetupError)
         assert attic.trust.mode == "open"
         await all_alive(kitchen, study)
@@ -132,24 +132,24 @@ async def test_a_code_is_good_once(make_node: MakeNode) -> None:
 async def test_a_member_that_joins_again_is_one_already(make_node: MakeNode) -> None:
     kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
     async with run_nodes(kitchen, study, attic):
-        code = (await kitchen.steward.invite()).code
-        assert not (await study.steward.join(code)).already
-        digest, for_attic = study.trust.roster.digest, (await study.steward.invite()).code
-        for again in (code, (await kitchen.steward.invite()).code):  # used, and still live
-            joined = await study.steward.join(again)
+        code = (await kitchen.trust_service.invite()).code
+        assert not (await study.trust_service.join(code)).already
+        digest, for_attic = study.trust.roster.digest, (await study.trust_service.invite()).code
+        for again in (code, (await kitchen.trust_service.invite()).code):  # used, and still live
+            joined = await study.trust_service.join(again)
             assert (joined.already, joined.inviter, joined.members) == (True, "kitchen", ("kitchen",))
         assert study.trust.roster.digest == digest
-        assert not (await attic.steward.join(for_attic)).already, "what this member had invited to is still good"
+        assert not (await attic.trust_service.join(for_attic)).already, "what this member had invited to is still good"
 
 
 async def test_a_member_that_was_put_out_and_has_not_heard_joins_anew(make_node: MakeNode, tmp_path: Path) -> None:
     kitchen, study = make_node("kitchen"), make_node("study")
     async with kitchen:
         async with study:
-            await study.steward.join((await kitchen.steward.invite()).code)
-        await kitchen.steward.revoke("study")
+            await study.trust_service.join((await kitchen.trust_service.invite()).code)
+        await kitchen.trust_service.revoke("study")
         assert open_trust(tmp_path, "study").problem is None, "it has not heard"
-        joined = await asyncio.to_thread(join_at_rest, tmp_path / "study", (await kitchen.steward.invite()).code)
+        joined = await asyncio.to_thread(join_at_rest, tmp_path / "study", (await kitchen.trust_service.invite()).code)
         assert not joined.already
         assert [entry.id for entry in kitchen.trust.others] == [study.id]
 
@@ -157,8 +157,10 @@ async def test_a_member_that_was_put_out_and_has_not_heard_joins_anew(make_node:
 async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> None:
     kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
     async with run_nodes(kitchen, study, attic):
-        code = (await kitchen.steward.invite()).code
-        results = await asyncio.gather(study.steward.join(code), attic.steward.join(code), return_exceptions=True)
+        code = (await kitchen.trust_service.invite()).code
+        results = await asyncio.gather(
+            study.trust_service.join(code), attic.trust_service.join(code), return_exceptions=True
+        )
         assert sorted(isinstance(result, SwarmError) for result in results) == [False, True]
         assert len(kitchen.trust.others) == 1
 
@@ -166,11 +168,11 @@ async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> 
 async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode) -> None:
     kitchen, study = make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)), make_node("study")
     async with run_nodes(kitchen, study):
-        code = (await kitchen.steward.invite()).code
-        await eventually(lambda: kitchen.steward.pairing_port is None)
+        code = (await kitchen.trust_service.invite()).code
+        await eventually(lambda: kitchen.trust_service.pairing_port is None)
         with pytest.raises(SwarmError, match=r"any more.*\(127.0.0.1:\d+: Connection refused\).*swarm invite"):
-            await study.steward.join(code)
-        later = (await kitchen.steward.invite()).code
+            await study.trust_service.join(code)
+        later = (await kitchen.trust_service.invite()).code
         assert later != code
 
 
@@ -193,7 +195,7 @@ async def test_an_invitation_says_where_it_leads_if_not_to_the_usual_port(make_n
         with ExitStack() as stack:
             with suppress(OSError):  # somebody has it already: just as well
                 stack.enter_context(socket.create_server(("127.0.0.1", usual)))
-            invited = await kitchen.steward.invite()
+            invited = await kitchen.trust_service.invite()
         assert invited.other_port == decode(invited.code).port != usual
         assert f"TCP {invited.other_port} this time" in invite_text(invited)
     assert "this time" not in invite_text(invited.model_copy(update={"other_port": None}))
@@ -216,9 +218,9 @@ async def test_a_spoilt_invitation_is_said_and_changes_nothing(
 ) -> None:
     kitchen, study = make_node("kitchen"), make_node("study")
     async with run_nodes(kitchen, study):
-        code = (await kitchen.steward.invite()).code
+        code = (await kitchen.trust_service.invite()).code
         with pytest.raises(error, match=words) as caught:
-            await study.steward.join(spoil(code))  # type: ignore[operator]
+            await study.trust_service.join(spoil(code))  # type: ignore[operator]
         assert type(caught.value) is error, "a SetupError is exit code 2"
         assert study.trust.mode == "open"
 
@@ -226,28 +228,28 @@ async def test_a_spoilt_invitation_is_said_and_changes_nothing(
 async def test_a_node_cannot_join_itself_or_leave_its_swarm_by_joining_another(make_node: MakeNode) -> None:
     kitchen, study, office = (make_node(name) for name in ("kitchen", "study", "office"))
     async with run_nodes(kitchen, study, office):
-        code = (await kitchen.steward.invite()).code
+        code = (await kitchen.trust_service.invite()).code
         with pytest.raises(SetupError, match="this node's own invitation"):
-            await kitchen.steward.join(code)
-        await study.steward.join(code)
-        other = (await office.steward.invite()).code
+            await kitchen.trust_service.join(code)
+        await study.trust_service.join(code)
+        other = (await office.trust_service.invite()).code
         with pytest.raises(SetupError, match="member of another swarm, with kitchen"):
-            await study.steward.join(other)
+            await study.trust_service.join(other)
         assert office.trust.others == ()
-        left = await study.steward.revoke(study.id)
+        left = await study.trust_service.revoke(study.id)
         assert left.itself
         assert study.trust.mode == "open"
         await eventually(lambda: kitchen.trust.others == ())
-        await study.steward.join(other)
+        await study.trust_service.join(other)
         await all_alive(study, office)
 
 
 async def test_a_node_that_leaves_before_it_has_met_anybody_is_forgotten_all_the_same(make_node: MakeNode) -> None:
     kitchen, study = make_node("kitchen"), make_node("study")
     async with run_nodes(kitchen, study):
-        await study.steward.join((await kitchen.steward.invite()).code)
+        await study.trust_service.join((await kitchen.trust_service.invite()).code)
         study.membership.alive = tuple  # type: ignore[method-assign]
-        assert (await study.steward.revoke(study.id)).itself
+        assert (await study.trust_service.revoke(study.id)).itself
         await eventually(lambda: kitchen.trust.others == ())
 
 
@@ -255,7 +257,7 @@ async def test_a_node_outside_any_federation_does_not_invite(make_node: MakeNode
     alone = make_node("alone", federated=False)
     async with alone:
         with pytest.raises(SetupError, match="swarm --federation"):
-            await alone.steward.invite()
+            await alone.trust_service.invite()
         assert alone.trust.mode == "open"
 
 
@@ -277,13 +279,13 @@ async def test_a_man_in_the_middle_is_refused_before_the_secret_is_sent(make_nod
     server = await asyncio.start_server(listen_in, "127.0.0.1", 0, ssl=pairing_context(rogue.pem))
     kitchen, study = make_node("kitchen"), make_node("study")
     async with server, run_nodes(kitchen, study):
-        invitation = decode((await kitchen.steward.invite()).code)
+        invitation = decode((await kitchen.trust_service.invite()).code)
         diverted = replace(invitation, port=server.sockets[0].getsockname()[1])
         with pytest.raises(SwarmError, match=r"is not the node that made this invitation.*Nothing was sent"):
-            await study.steward.join(encode(diverted))
+            await study.trust_service.join(encode(diverted))
         await asyncio.wait_for(settled.wait(), WAIT_S)
         assert b"".join(heard) == b""
-        await study.steward.join(encode(invitation))  # the code is as good as before
+        await study.trust_service.join(encode(invitation))  # the code is as good as before
 
 
 async def test_an_impostor_that_answers_is_not_believed(tmp_path: Path) -> None:
@@ -306,8 +308,8 @@ async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
     make_node: MakeNode, tmp_path: Path
 ) -> None:
     async with make_node("kitchen") as kitchen:
-        invitation = decode((await kitchen.steward.invite()).code)
-        await kitchen.steward.invite()  # another code, so that the port stays open
+        invitation = decode((await kitchen.trust_service.invite()).code)
+        await kitchen.trust_service.invite()  # another code, so that the port stays open
         recorded = request_of(tmp_path, "study", invitation)
         stolen = {**json.loads(recorded), "certificate": encoded(identity(tmp_path, "rogue").certificate)}
         first = await say(invitation, json.dumps(stolen).encode())
@@ -322,13 +324,13 @@ async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
 
 async def test_guessing_is_cut_short(make_node: MakeNode, tmp_path: Path) -> None:
     async with make_node("kitchen") as kitchen:
-        invitation = decode((await kitchen.steward.invite()).code)
+        invitation = decode((await kitchen.trust_service.invite()).code)
         guess = request_of(tmp_path, "rogue", invitation, proof="0" * 64)
         for _ in range(MAX_WRONG_PROOFS):
             reply = await say(invitation, guess)
             assert reply is not None
             assert reply.answer is None
-        await eventually(lambda: kitchen.steward.pairing_port is None)
+        await eventually(lambda: kitchen.trust_service.pairing_port is None)
         assert any("too many wrong codes" in line for line in kitchen.said)
         with pytest.raises(ConnectionRefusedError):
             await say(invitation, request_of(tmp_path, "study", invitation))
@@ -375,7 +377,7 @@ hostile_lines = st.one_of(
 async def test_hostile_lines_are_refused_and_harm_nobody(make_node: MakeNode, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     async with make_node("kitchen") as kitchen:
-        invitation = decode((await kitchen.steward.invite()).code)
+        invitation = decode((await kitchen.trust_service.invite()).code)
 
         @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
         @given(hostile_lines)
@@ -391,7 +393,7 @@ async def test_hostile_lines_are_refused_and_harm_nobody(make_node: MakeNode, tm
 
 async def test_idle_knockers_are_few_and_do_not_last(make_node: MakeNode, tmp_path: Path) -> None:
     async with make_node("kitchen", pairing=PairingTiming(exchange_s=0.5)) as kitchen, AsyncExitStack() as stack:
-        invitation = decode((await kitchen.steward.invite()).code)
+        invitation = decode((await kitchen.trust_service.invite()).code)
         address = invitation.addresses[0]
         links: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         for _ in range(MAX_CONNECTIONS + 4):
@@ -413,7 +415,7 @@ async def test_idle_knockers_are_few_and_do_not_last(make_node: MakeNode, tmp_pa
 
 async def test_plain_http_at_the_pairing_port_gets_nothing(make_node: MakeNode) -> None:
     async with make_node("kitchen") as kitchen:
-        port = decode((await kitchen.steward.invite()).code).port
+        port = decode((await kitchen.trust_service.invite()).code).port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /federation/v1/node HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         with suppress(ConnectionError):
@@ -424,7 +426,7 @@ async def test_plain_http_at_the_pairing_port_gets_nothing(make_node: MakeNode) 
 async def test_the_list_is_on_disk_for_its_owner_only(make_node: MakeNode, tmp_path: Path) -> None:
     kitchen, study = make_node("kitchen"), make_node("study")
     async with run_nodes(kitchen, study):
-        await study.steward.join((await kitchen.steward.invite()).code)
+        await study.trust_service.join((await kitchen.trust_service.invite()).code)
         for name in ("kitchen", "study"):
             kept = load_roster(tmp_path / name)
             assert kept is not None

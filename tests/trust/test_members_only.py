@@ -234,7 +234,7 @@ async def test_revoking_cuts_live_connections(make_node: MakeNode, tmp_path: Pat
         await acquainted(kitchen, study)
         async with endless_answer(kitchen, study) as reading:
             who, whom = (kitchen, study) if revoker == "the one that answers" else (study, kitchen)
-            done = await who.steward.revoke(whom.id)
+            done = await who.trust_service.revoke(whom.id)
             assert (done.name, done.itself) == (whom.name, False)
             with pytest.raises(PeerError):
                 await asyncio.wait_for(reading, WAIT_S)
@@ -251,7 +251,7 @@ async def test_a_revocation_reaches_all_and_survives_restarts(make_node: MakeNod
     kitchen, study, attic = nodes
     async with run_nodes(kitchen, study):
         await acquainted(kitchen, study)
-        done = await kitchen.steward.revoke(cellar.id[:8])  # while attic is off
+        done = await kitchen.trust_service.revoke(cellar.id[:8])  # while attic is off
         assert done.told == ("study",)
         assert done.untold == ("attic",)
         assert not study.trust.is_member(cellar.id)
@@ -263,7 +263,7 @@ async def test_a_revocation_reaches_all_and_survives_restarts(make_node: MakeNod
         for node in (*again, attic):
             with pytest.raises(PeerError, match=SHUT_OUT):
                 await cellar.client.describe(node.address, WAIT_S)
-            assert [known.name for known in node.steward.peers().revoked] == ["cellar"]
+            assert [known.name for known in node.trust_service.peers().revoked] == ["cellar"]
 
 
 async def test_a_revoked_node_does_not_come_back_through_one_that_has_not_heard(
@@ -288,9 +288,9 @@ async def test_a_revoked_node_does_not_come_back_through_one_that_has_not_heard(
 
 async def test_a_revoked_node_may_be_invited_again(pair: tuple[RunningNode, RunningNode]) -> None:
     async with together(*pair) as (kitchen, study):
-        await kitchen.steward.revoke("study")
-        code = (await kitchen.steward.invite()).code
-        await study.steward.join(code)
+        await kitchen.trust_service.revoke("study")
+        code = (await kitchen.trust_service.invite()).code
+        await study.trust_service.join(code)
         await acquainted(kitchen, study)
 
 
@@ -353,7 +353,7 @@ async def test_a_lost_list_that_cannot_be_written_still_holds(
         monkeypatch.setattr(trust_module, "save_roster", full_disk)
         kitchen, study = pair
         with pytest.raises(SwarmError, match="No space left"):
-            await kitchen.steward.revoke(study.id)
+            await kitchen.trust_service.revoke(study.id)
         assert not kitchen.trust.is_member(study.id)
 
 

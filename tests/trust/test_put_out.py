@@ -41,14 +41,14 @@ async def test_it_is_told_who_revoked_it_and_says_so_everywhere_once(trio: tuple
     kitchen, study, _attic = trio
     async with run_nodes(*trio):
         await acquainted(*trio)
-        done = await kitchen.steward.revoke("study")
+        done = await kitchen.trust_service.revoke("study")
         assert done.knows
         assert "It has been informed" in revoke_text(done)
         await eventually(lambda: said(study, REVOKED) > 0)
         async with connect(study.url) as client:
             health = (await client.get("/v1/federation/health")).json
         assert REVOKED in health["trust"]["problem"]
-        assert REVOKED in peers_text(study.steward.peers())
+        assert REVOKED in peers_text(study.trust_service.peers())
         assert REVOKED in trust_words(study.trust)
         await eventually(lambda: study.membership.alive() == ())
         assert said(study, REVOKED) == 1
@@ -61,13 +61,13 @@ async def test_from_then_on_it_is_alone_and_not_open(
     kitchen, study, attic = trio
     async with run_nodes(*trio, make_node("visitor")):
         await acquainted(*trio)
-        await kitchen.steward.revoke("study")
+        await kitchen.trust_service.revoke("study")
         await eventually(lambda: study.trust.exclusion is not None)
         assert study.describe().mode == "paired"
         with pytest.raises(SetupError, match="was revoked by kitchen"):
-            await study.steward.invite()
+            await study.trust_service.invite()
         with pytest.raises(SetupError, match="was revoked by kitchen"):
-            await study.steward.revoke("kitchen")
+            await study.trust_service.revoke("kitchen")
         async with connect(study.url) as client:
             assert (await client.chat()).status == 200, "it serves its own clients"
             assert (await client.get(wire.NODE_PATH)).status == 403, "and nobody who is a stranger"
@@ -88,7 +88,7 @@ async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
     study = make_node("study", Trust.load(identity(tmp_path, "study"), tmp_path / "study", Refusals(sure_s=0.2)))
     async with run_nodes(kitchen, attic):
         await acquainted(kitchen, attic)
-        assert not (await kitchen.steward.revoke("study")).knows
+        assert not (await kitchen.trust_service.revoke("study")).knows
         async with study:
             study.membership.heard_of(*kitchen.address)
             study.membership.heard_of(*attic.address)
@@ -96,7 +96,7 @@ async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
             assert study.trust.exclusion.by in ("kitchen", "attic")
             assert said(study, "nobody else does: ask for a new code (`swarm invite` there)") == 1
             assert study.trust.mode == "paired"
-            await study.steward.join((await attic.steward.invite()).code)
+            await study.trust_service.join((await attic.trust_service.invite()).code)
             assert study.trust.exclusion is None
             await acquainted(kitchen, study, attic)
             assert study.trust.exclusion is None
@@ -106,10 +106,10 @@ async def test_what_it_noted_while_it_was_out_does_not_come_back_with_it(trio: t
     kitchen, study, attic = trio
     async with run_nodes(*trio):
         await acquainted(*trio)
-        await kitchen.steward.revoke("study")
+        await kitchen.trust_service.revoke("study")
         await eventually(lambda: study.trust.exclusion is not None)
         await study.trust.revoke(attic.id)  # by an older version, or by hand
-        await study.steward.join((await kitchen.steward.invite()).code)
+        await study.trust_service.join((await kitchen.trust_service.invite()).code)
         await acquainted(*trio)
         assert all(len(node.trust.others) == 2 for node in trio)
 
@@ -119,13 +119,13 @@ async def test_it_may_leave_for_good_or_join_another_swarm(trio: tuple[RunningNo
     office = make_node("office")
     async with run_nodes(*trio, office):
         await acquainted(*trio)
-        await kitchen.steward.revoke("study")
-        await kitchen.steward.revoke("attic")
+        await kitchen.trust_service.revoke("study")
+        await kitchen.trust_service.revoke("attic")
         await eventually(lambda: study.trust.exclusion is not None and attic.trust.exclusion is not None)
-        left = await study.steward.revoke("study")
+        left = await study.trust_service.revoke("study")
         assert (left.itself, left.told) == (True, ())
         assert study.trust.mode == "open"
-        await attic.steward.join((await office.steward.invite()).code)
+        await attic.trust_service.join((await office.trust_service.invite()).code)
         assert [entry.name for entry in attic.trust.others] == ["office"]
 
 
@@ -192,7 +192,7 @@ async def test_a_node_with_a_key_that_leaves_its_swarm_stands_open_at_no_moment(
     kitchen_trust.subscribe(lambda change: modes.append(change.now))
     async with run_nodes(kitchen, study, stranger):
         await acquainted(kitchen, study)
-        done = await kitchen.steward.revoke("kitchen")
+        done = await kitchen.trust_service.revoke("kitchen")
         assert (done.itself, done.closed) == (True, True)
         assert "stays closed to other nodes, because it has an API key" in revoke_text(done)
         assert said(kitchen, "It has an API key, so it stays closed to other nodes") == 1
@@ -207,8 +207,8 @@ async def test_a_node_with_a_key_that_leaves_its_swarm_stands_open_at_no_moment(
             await kitchen.client.describe(stranger.address, WAIT_S)
         with pytest.raises(PeerError):
             await study.client.describe(kitchen.address, WAIT_S)
-        code = (await kitchen.steward.invite()).code
-        await stranger.steward.join(code)
+        code = (await kitchen.trust_service.invite()).code
+        await stranger.trust_service.join(code)
         await kitchen.until(lambda: [peer.id for peer in kitchen.membership.alive()] == [stranger.id])
     assert open_trust(tmp_path, "kitchen").mode == "paired", "after a restart, too"
 
@@ -220,6 +220,6 @@ async def test_without_a_key_or_where_it_was_said_aloud_a_node_that_leaves_is_op
     for number, access in enumerate((AccessRules(), aloud)):
         (trust,) = paired_trusts(tmp_path / f"{number}", "kitchen")
         async with make_node("kitchen", trust, access=access) as kitchen:
-            done = await kitchen.steward.revoke("kitchen")
+            done = await kitchen.trust_service.revoke("kitchen")
             assert (done.closed, trust.mode) == (False, "open")
             assert "is open again" in revoke_text(done)

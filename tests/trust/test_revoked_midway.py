@@ -74,7 +74,7 @@ async def test_a_handshake_that_began_before_brings_nothing_and_is_closed(
     async with make_node("kitchen", kitchen_trust) as kitchen:
         client = HalfDone(client_context(study.identity.pem, [kitchen_trust.identity.certificate]))
         await client.begin(kitchen)
-        await kitchen.steward.revoke("study")
+        await kitchen.trust_service.revoke("study")
         answer = await asyncio.wait_for(client.finish_and_ask(request_sent), CLOSED_S)
         assert b"200 OK" not in answer
         assert kitchen.id.encode() not in answer

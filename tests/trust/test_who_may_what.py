@@ -22,12 +22,12 @@ from federation import wire
 from federation.tls import client_context
 from federation.trust import Trust
 from swarm.control_messages import INVITE_PATH, JOIN_PATH, PEERS_PATH, REVOKE_PATH
-from swarm.gateway.http.access import ROUTES, AccessRules, Kind, digest, kind_of
+from swarm.gateway.http.access import ROUTES, AccessRules, RouteKind, digest, kind_of
 from swarm.gateway.http.access_middleware import every_route_has_a_kind
 from tests.doubles.paired import open_trust, paired_trusts, trusting_all
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
-from tests.trust.test_control_door import door_of
+from tests.trust.test_control_endpoint import control_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trust.md"
 BEGIN, END = "<!-- who may do what: written by tests/trust/test_who_may_what.py -->", "<!-- end of the table -->"
@@ -103,17 +103,17 @@ WORDS = {
     "this machine, with a key": {"here, key", "own page, key"},
     "this machine, with a key; an admin key": {"here, key", "own page, key"} | _ADMIN,
 }
-SERVED = [kind for kind in Kind if kind is not Kind.TRUST]
+SERVED = [kind for kind in RouteKind if kind is not RouteKind.TRUST]
 WITH_ADMIN_KEYS = "**manage**, with `--admin-key-file`"
 ROWS = {
-    Kind.HEALTH: "**health**: `/livez`, `/readyz`, `/health`",
-    Kind.DOCUMENTATION: "**documentation**: `/docs`, `/openapi.json`",
-    Kind.API: "**use the API**: `/v1/...`, also without `/v1`",
-    Kind.STATUS: "**read the status**: `/v1/federation/health`, `/metrics`",
-    Kind.NODES: "**ask as a node**: `/federation/v1/...`",
-    Kind.FILES: "**copy model files**: `/federation/v1/models/...`",
-    Kind.MANAGEMENT: "**manage**: `/swarm/v1/requests`, cancel",
-    Kind.TRUST: "**trust**: invite, join, revoke",
+    RouteKind.HEALTH: "**health**: `/livez`, `/readyz`, `/health`",
+    RouteKind.DOCUMENTATION: "**documentation**: `/docs`, `/openapi.json`",
+    RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`",
+    RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/metrics`",
+    RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
+    RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
+    RouteKind.MANAGEMENT: "**manage**: `/swarm/v1/requests`, cancel",
+    RouteKind.TRUST: "**trust**: invite, join, revoke",
 }
 
 
@@ -226,7 +226,7 @@ def in_words(who: frozenset[str], asked: Iterable[str]) -> str:
     return f"?? {sorted(who)}"
 
 
-async def column(setting: Setting, admin: bool, folder: Path) -> dict[Kind, str]:
+async def column(setting: Setting, admin: bool, folder: Path) -> dict[RouteKind, str]:
     """Who may ask for each kind, measured; fails where two routes of one kind differ.
 
     Without admin keys one route of each kind but management is enough: the other half asks all.
@@ -236,9 +236,9 @@ async def column(setting: Setting, admin: bool, folder: Path) -> dict[Kind, str]
         routes = routes_of(node)
         one_of_each = {kind_of(*route): route for route in routes}.values()
         found = await asking.all(
-            [route for route in routes if admin or route in one_of_each or kind_of(*route) is Kind.MANAGEMENT]
+            [route for route in routes if admin or route in one_of_each or kind_of(*route) is RouteKind.MANAGEMENT]
         )
-    cells: dict[Kind, str] = {}
+    cells: dict[RouteKind, str] = {}
     for kind in SERVED:
         words = {route: in_words(who, asking.askers()) for route, who in found.items() if kind_of(*route) is kind}
         assert len(set(words.values())) == 1, f"{setting.title}: routes of one kind answer different people: {words}"
@@ -261,9 +261,9 @@ async def test_the_table_is_what_running_nodes_answer(tmp_path: Path) -> None:
         for kind in SERVED:
             cells[ROWS[kind]].append(plain[kind])
             # An admin key is no more than a client's key, but for management.
-            assert admin[kind] == plain[kind] or kind is Kind.MANAGEMENT, (setting.title, kind)
-        cells.setdefault(WITH_ADMIN_KEYS, []).append(admin[Kind.MANAGEMENT])
-    cells[ROWS[Kind.TRUST]] = ["the owner's secret"] * len(SETTINGS)  # the tests below
+            assert admin[kind] == plain[kind] or kind is RouteKind.MANAGEMENT, (setting.title, kind)
+        cells.setdefault(WITH_ADMIN_KEYS, []).append(admin[RouteKind.MANAGEMENT])
+    cells[ROWS[RouteKind.TRUST]] = ["the owner's secret"] * len(SETTINGS)  # the tests below
     table = as_rows(cells)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     written, after = rest.split(END)
@@ -288,7 +288,7 @@ def test_a_route_that_is_in_no_row_keeps_the_node_from_starting() -> None:
 
     app = web.Application()
     app.router.add_post("/v1/models/load", answer)
-    with pytest.raises(LookupError, match=r"POST /v1/models/load has no kind: name it in `route_kinds\.py`"):
+    with pytest.raises(LookupError, match=r"POST /v1/models/load has no kind: name it in `http/access\.py`"):
         every_route_has_a_kind(app)
 
 
@@ -296,10 +296,10 @@ def test_a_route_that_is_in_no_row_keeps_the_node_from_starting() -> None:
 async def test_neither_the_public_port_nor_a_member_s_link_decides_who_is_a_member(
     setting: Setting, tmp_path: Path
 ) -> None:
-    """Not even with the owner's secret, which is good at the control door alone."""
+    """Not even with the owner's secret, which is good at the control endpoint alone."""
     async with AsyncExitStack() as stack:
         node, member = await stack.enter_async_context(running(setting, True, tmp_path))
-        secret = door_of(node).secret
+        secret = control_of(node).secret
         asking = Asking(node, member, True, elsewhere())
         session = await stack.enter_async_context(aiohttp.ClientSession())
         assert node.trust is not None
@@ -315,17 +315,17 @@ async def test_neither_the_public_port_nor_a_member_s_link_decides_who_is_a_memb
                     if await asking.may(session, who, method, prefix + path):
                         assert kind_of(method, prefix + path) is None, (who, path)
         assert node.trust.roster == roster
-        assert node.steward.pairing_port is None
+        assert node.trust_service.pairing_port is None
 
 
 async def test_the_pairing_port_takes_joiners_and_no_commands(tmp_path: Path) -> None:
     """Over its TLS, with the owner's secret: it answers one line, that this is no request to join."""
     async with running(SETTINGS[2], True, tmp_path) as (node, _):
-        await node.steward.invite()
+        await node.trust_service.invite()
         assert node.trust is not None
-        roster, port = node.trust.roster, node.steward.pairing_port
+        roster, port = node.trust.roster, node.trust_service.pairing_port
         assert port is not None
-        secret = door_of(node).secret
+        secret = control_of(node).secret
         for method, path in CONTROL:
             told = await over_tls(port, f"{method} {path} HTTP/1.1\r\nAuthorization: Bearer {secret}\r\n\r\n".encode())
             assert b"not a request to join" in told, (path, told)

@@ -1,10 +1,8 @@
 """How an answer is put for one family of clients: the seam between what a swarm answers and each API's own shapes.
 
-A form is made for one response. OpenAI's chat and plain completions are `shapes.Shape`; other APIs bring their own.
-
-Tool calls as clients need them, whatever an engine or peer sent: dense indices, unique ids, one opening each.
-
-A ballot's progress for clients that ask for it: OpenAI's streams have chunks without choices, other APIs nothing.
+A form is made for one response. `OpenAIForm` has OpenAI's chat and plain completions; each other API brings its own.
+What all of them need is here, too: tool calls with dense indices, unique ids and one opening each, whatever an engine
+or peer sent; and how a vote stands, for streams that have room for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""From a validated request to the client's answer: planned here, given whole or streamed.
+"""From a validated request to the client's answer: planned once, then given whole or streamed.
 
-Answers that do not stream: one JSON body when everything is known.
+A whole answer is one JSON body when everything is known. A stream shows one replica's events as they come, or while a
+vote runs its leader's; what the vote found is in its last chunk (`stream_result`).
 """
 
 from __future__ import annotations
@@ -8,64 +9,67 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
+from swarm.consensus.options import StreamMode
+from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed
-from swarm.gateway.answers.request_context import Answering, Asked, may_leave, winner_of
-from swarm.gateway.answers.streamed_answer import streamed_answer
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import AnswerWriter, message_object, show_standing
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
+from swarm.gateway.answers.streams import Pacing, open_stream
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, off_loop
 from swarm.gateway.http.compact_json import compact
-from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
-from swarm.generation import Candidate, GenerationRequest
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.routing.ballot_box import Outcome
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+from swarm.routing.leading import Begun
+from swarm.routing.voters import finished_events
 
 
-async def whole_answer(answering: Answering) -> web.Response:
-    """The response, voted on if so planned."""
-    candidates, verdict = await whole_candidates(answering)
-    body = answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict))
-    return web.Response(text=compact(body), content_type="application/json", headers=answering.headers(verdict))
+class AnswerService:
+    """Turns requests into responses with a dispatcher's help."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._condition = condition
+        self._pacing = pacing
+
+    async def answer(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
+        """The response to `asked`; failures before the first byte are raised for the error mapper."""
+        context = self.planned(http, asked)
+        await refuse_impossible(asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
+        if asked.stream:
+            return await streamed_answer(http, context, self._pacing)
+        return await whole_answer(context)
+
+    def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
+        """The work on `asked`, not begun. Raises what no plan can be made for."""
+        options = replace(asked.options, upstream=may_leave(http, asked.options))
+        asked = replace(asked, options=options)
+        with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
+            plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)
+        return RequestContext(
+            dispatcher=self._dispatcher,
+            metrics=self._metrics,
+            asked=asked,
+            plan=plan,
+            deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
+        )
 
 
-async def whole_candidates(answering: Answering) -> tuple[list[Candidate], Verdict | None]:
-    """The answers that the client gets, and how they were found; counted."""
-    verdict: Verdict | None
-    if answering.plan.mode == "vote":
-        verdict = await _vote(answering)
-        candidates = [winner_of(verdict)]
-    else:
-        candidates = await _choices(answering)
-        verdict = answering.verdict_on(candidates)
-    answering.count(candidates, verdict)
-    return candidates, verdict
-
-
-async def _vote(answering: Answering) -> Verdict:
-    async with aclosing(answering.vote(stream=False)) as progress:
-        async for item in progress:
-            if isinstance(item, Outcome):
-                return item.verdict
-    raise EngineFailed("the ballot ended without a verdict")
-
-
-async def _choices(answering: Answering) -> list[Candidate]:
-    builders = [AnswerBuilder() for _ in range(answering.asked.choices)]
-    async with answering.deadline(), aclosing(answering.events()) as events:
-        async for event in events:
-            builders[event.choice].add(event)
-    return answering.candidates(builders)
+ANSWER_SERVICE = web.AppKey("answer_service", AnswerService)
 
 
 async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | None], body_bytes: int) -> None:
-    """Raises BadRequest where one of `engines` (see `Plan`) could never answer `request`, whose body was so large."""
+    """Raises BadRequest where one of `engines` (see `Plan`) could never answer `request`; its body had `body_bytes`."""
 
     def check() -> None:
         for entry in {engine_of_replica(name) for name in engines}:
@@ -78,36 +82,138 @@ async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | 
         check()
 
 
-class Answerer:
-    """Turns requests into responses with a dispatcher's help."""
-
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing) -> None:
-        self._dispatcher = dispatcher
-        self._metrics = metrics
-        self._condition = condition
-        self._pacing = pacing
-
-    async def answer(self, http: web.Request, asked: Asked) -> web.StreamResponse:
-        """The response to `asked`; failures before the first byte are raised for the error mapper."""
-        answering = self.planned(http, asked)
-        await refuse_impossible(asked.request, answering.plan.engines, http.get(BODY_BYTES, 0))
-        if asked.stream:
-            return await streamed_answer(http, answering, self._pacing)
-        return await whole_answer(answering)
-
-    def planned(self, http: web.Request, asked: Asked) -> Answering:
-        """The work on `asked`, not begun. Raises what no plan can be made for."""
-        options = replace(asked.options, upstream=may_leave(http, asked.options))
-        asked = replace(asked, options=options)
-        with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
-            plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)
-        return Answering(
-            dispatcher=self._dispatcher,
-            metrics=self._metrics,
-            asked=asked,
-            plan=plan,
-            deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
-        )
+# Whole answers
 
 
-ANSWERER = web.AppKey("answerer", Answerer)
+async def whole_answer(context: RequestContext) -> web.Response:
+    """The response, voted on if so planned."""
+    candidates, verdict = await whole_candidates(context)
+    body = context.asked.form.whole(candidates, None if verdict is None else context.extension(verdict))
+    return web.Response(text=compact(body), content_type="application/json", headers=context.headers(verdict))
+
+
+async def whole_candidates(context: RequestContext) -> tuple[list[Candidate], Verdict | None]:
+    """The answers that the client gets, and how they were found; counted."""
+    verdict: Verdict | None
+    if context.plan.mode == "vote":
+        verdict = await _voted(context)
+        candidates = [winner_of(verdict)]
+    else:
+        candidates = await _single(context)
+        verdict = context.verdict_on(candidates)
+    context.count(candidates, verdict)
+    return candidates, verdict
+
+
+async def _voted(context: RequestContext) -> Verdict:
+    """What the planned ballot found."""
+    async with aclosing(context.vote(stream=False)) as progress:
+        async for item in progress:
+            if isinstance(item, Outcome):
+                return item.verdict
+    raise EngineFailed("the ballot ended without a verdict")
+
+
+async def _single(context: RequestContext) -> list[Candidate]:
+    """The choices of the one replica that answers, whole."""
+    builders = [AnswerBuilder() for _ in range(context.asked.choices)]
+    async with context.deadline(), aclosing(context.events()) as events:
+        async for event in events:
+            builders[event.choice].add(event)
+    return context.candidates(builders)
+
+
+# Streamed answers
+
+
+async def streamed_answer(http: web.Request, context: RequestContext, pacing: Pacing) -> web.StreamResponse:
+    """The response, with the vote's account in its last chunk."""
+    beat_s = pacing.peer_beat_s if context.asked.local_only else pacing.client_beat_s
+    form = context.asked.form
+    async with open_stream(http, form.dialect, context.headers(), beat_s, pacing.stalled_s) as out:
+        writer = form.writer(out, context.asked.choices)
+        await (_stream_vote(context, writer) if context.plan.mode == "vote" else _stream_single(context, writer))
+    return out.response
+
+
+async def _stream_single(context: RequestContext, writer: AnswerWriter) -> None:
+    """The one replica's choices as they come; the last choice to end carries the `swarm` object."""
+    builders = [AnswerBuilder() for _ in range(context.asked.choices)]
+    finishes: list[Finish] = []
+    async with context.deadline(), aclosing(context.events()) as events:
+        async for event in events:
+            builders[event.choice].add(event)
+            if isinstance(event, Delta):
+                await writer.delta(event)
+                continue
+            finishes.append(event)
+            if len(finishes) < len(builders):
+                await writer.finish(event)
+    candidates = context.candidates(builders)
+    verdict = context.verdict_on(candidates)
+    context.count(candidates, verdict)
+    await writer.finish(finishes[-1], None if verdict is None else context.extension(verdict))
+    await writer.end([candidate.usage for candidate in candidates])
+
+
+async def _stream_vote(context: RequestContext, writer: AnswerWriter) -> None:
+    """What may be shown while the ballot runs, and how it came out."""
+    async with aclosing(context.vote(stream=True)) as progress:
+        async for item in progress:
+            match item:
+                case Delta():
+                    await writer.delta(item)
+                case Begun():
+                    await writer.begin()
+                case BallotStanding():
+                    await show_standing(writer, context.standing(item))
+                case Outcome():
+                    await _stream_outcome(context, writer, item)
+
+
+async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome: Outcome) -> None:
+    """Whatever of the answer is not out yet, then how the vote went."""
+    end = stream_result(outcome)
+    extension = {**context.extension(outcome.verdict), **end.fields}
+    if end.unsent is not None:
+        async for event in finished_events(end.unsent, 0):
+            if isinstance(event, Delta):
+                await writer.delta(event)
+    context.count([end.answer], outcome.verdict)
+    await writer.finish(Finish(0, end.answer.finish_reason or "stop", end.answer.usage), extension)
+    await writer.end([end.answer.usage])
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """The answer that the client has in the end, what of it is still to be sent, and what to say of how it came."""
+
+    answer: Candidate
+    unsent: Candidate | None
+    fields: JsonObject
+
+
+def stream_result(outcome: Outcome) -> StreamResult:
+    """What follows from a streamed ballot. `fields` belong into the `swarm` object, over what the verdict says."""
+    winner, leader = winner_of(outcome.verdict), outcome.leader
+    fields: JsonObject = {"stream": outcome.shown.value}
+    if outcome.shown == StreamMode.BUFFER:
+        return StreamResult(winner, winner, fields)
+    confirmed = _confirmed(outcome)
+    fields.update(leader=None if leader is None else leader.voter, confirmed=confirmed)
+    if confirmed and leader is not None:  # its words are as good as the winner's, and go with what the client has
+        winner = leader
+        fields["winner"] = leader.voter
+    if outcome.shown == StreamMode.REASONING:
+        return StreamResult(winner, winner.model_copy(update={"reasoning": ""}), fields)
+    if leader is None or leader.voter == winner.voter:
+        return StreamResult(leader or winner, None, fields)
+    return StreamResult(leader, None, {**fields, "winner_message": message_object(winner)})
+
+
+def _confirmed(outcome: Outcome) -> bool | None:
+    """Whether the vote came out for what the leader said; None without its answer, and without a quorum."""
+    leader, verdict = outcome.leader, outcome.verdict
+    if leader is None or verdict.degraded:
+        return None
+    return any(part.voter == leader.voter and part.group == 0 for part in verdict.candidates)

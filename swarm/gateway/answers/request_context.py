@@ -1,7 +1,4 @@
-"""The work on one request: what whole and streamed answers have in common.
-
-Whether a request may leave this node for its upstream.
-"""
+"""One request between its plan and its answer: what whole and streamed answers, and every API, have in common."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from swarm.routing.replica_client import Served
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerRequest:
     """One client request, validated: what to generate, how to vote, how to answer."""
 
     request: GenerationRequest
@@ -44,10 +41,12 @@ class Asked:
     local_only: bool = False  # asked by a peer: this node answers itself, so that nothing loops
 
 
-class Answering:
+class RequestContext:
     """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, asked: Asked, plan: Plan, deadline: float) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, metrics: Metrics, asked: AnswerRequest, plan: Plan, deadline: float
+    ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self.asked = asked
@@ -147,5 +146,8 @@ def winner_of(verdict: Verdict) -> Candidate:
 
 
 def may_leave(http: web.Request, options: VoteOptions | None = None) -> bool:
-    """Not where its sender says so, nor where this node is itself another's upstream: it could go round for ever."""
+    """Whether a request may go to this node's upstream.
+
+    Not where its sender says so, nor where this node is itself another's upstream: it could go round for ever.
+    """
     return VIA_HEADER not in http.headers and (options is None or options.upstream)

@@ -18,8 +18,7 @@ from typing_extensions import TypedDict
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part
 from swarm.gateway.http.compact_json import is_finite
-from swarm.gateway.openai.bodies import MAX_INT, Body, ModelName, PositiveInt
-from swarm.gateway.openai.messages import MAX_PARTS, left_out
+from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, ModelName, PositiveInt, left_out
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -147,7 +146,7 @@ class Tool(Part):
         return ToolSpec(function=function)
 
 
-class Choice(Part):
+class MessagesToolChoice(Part):
     """`tool_choice`."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -155,7 +154,7 @@ class Choice(Part):
     disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
-    def _named(self) -> Choice:
+    def _named(self) -> MessagesToolChoice:
         if self.type == "tool" and self.name is None:
             raise ValueError("a tool_choice of type tool needs the tool's name")
         return self
@@ -203,7 +202,7 @@ class PromptBody(Body):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
 
     @field_validator("tools", mode="before")

@@ -6,10 +6,10 @@ import asyncio
 
 from aiohttp import web
 
-from swarm.gateway.answers.answer_service import ANSWERER
-from swarm.gateway.answers.request_context import Asked, may_leave
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE
+from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.anthropic.form import MessageForm, Shape
+from swarm.gateway.anthropic.form import MessageForm, MessageShape
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.http.compact_json import json_response
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER
@@ -36,10 +36,10 @@ async def messages(request: web.Request) -> web.StreamResponse:
     counting = None
     if body.stream:
         counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
-    form = MessageForm(Shape(body.model), counting)
-    asked = Asked(generation, body.options, choices=1, stream=bool(body.stream), form=form)
+    form = MessageForm(MessageShape(body.model), counting)
+    asked = AnswerRequest(generation, body.options, choices=1, stream=bool(body.stream), form=form)
     try:
-        response = await request.app[ANSWERER].answer(request, asked)
+        response = await request.app[ANSWER_SERVICE].answer(request, asked)
     finally:
         if counting is not None:
             counting.cancel()

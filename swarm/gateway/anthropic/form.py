@@ -21,7 +21,7 @@ from swarm.gateway.answers.answer_form import CallOpening, honest_reason
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
-from swarm.gateway.openai.messages import as_object
+from swarm.gateway.openai.bodies import as_object
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 from swarm.logs import current_request_id
 
@@ -36,7 +36,7 @@ STOP_REASONS: Mapping[FinishReason, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class MessageShape:
     """One response's constant parts. `model` is the name that the client asked for."""
 
     model: str
@@ -146,10 +146,10 @@ class _Block:
         return True
 
 
-class EventWriter:
+class MessageWriter:
     """Writes one answer; what one step brings is one small write."""
 
-    def __init__(self, out: OpenStream, shape: Shape, prompt_tokens: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, out: OpenStream, shape: MessageShape, prompt_tokens: Callable[[], Awaitable[int]]) -> None:
         self._out = out
         self._shape = shape
         self._prompt_tokens = prompt_tokens
@@ -241,7 +241,7 @@ class MessageForm:
     last one. Where it fails or takes too long the first event says 0, and the last one tells the truth.
     """
 
-    shape: Shape
+    shape: MessageShape
     counting: asyncio.Task[int] | None = None
 
     @property
@@ -252,8 +252,8 @@ class MessageForm:
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         return self.shape.whole(candidates[0], extension)
 
-    def writer(self, out: OpenStream, choices: int) -> EventWriter:
-        return EventWriter(out, self.shape, self._prompt_tokens)
+    def writer(self, out: OpenStream, choices: int) -> MessageWriter:
+        return MessageWriter(out, self.shape, self._prompt_tokens)
 
     async def _prompt_tokens(self) -> int:
         if self.counting is None:

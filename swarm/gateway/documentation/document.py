@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from swarm.gateway.documentation.answers import ErrorBody
-from swarm.gateway.http.access import Kind, is_between_nodes, kind_of
+from swarm.gateway.http.access import RouteKind, is_between_nodes, kind_of
 from swarm.generation import JsonObject
 
 Method = Literal["get", "post", "delete", "put", "patch"]
@@ -40,10 +40,10 @@ class Operation:
     example: JsonObject | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> RouteKind:
         """What it does, and so who may ask it."""
         kind = kind_of(self.method.upper(), self.path)
-        assert kind is not None, f"{self.method} {self.path} has no kind: name it in `route_kinds.py`"
+        assert kind is not None, f"{self.method} {self.path} has no kind: name it in `http/access.py`"
         return kind
 
     @property
@@ -57,7 +57,7 @@ class Operation:
 REF = "#/components/schemas/"
 REFUSALS = {
     400: "The request can never work; `param` names the field to blame",
-    401: "The node wants an API key, and this is none of its keys",
+    401: "The node wants an API key, and does not know the one that was given, if any",
     403: "The request names a foreign host, comes from a web page of a foreign origin, or may not manage this node",
     404: "There is no such model, or no such request",
     408: "The body did not arrive in time",
@@ -79,7 +79,7 @@ Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `sw
 the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
 A key is needed only where the node was started with one. Management is for the node's own machine, and for admin keys.
 An upstream's refusals come with its own status."""
-PUBLIC = (Kind.HEALTH, Kind.DOCUMENTATION)  # answered without a key, whatever the node's settings are
+PUBLIC = (RouteKind.HEALTH, RouteKind.DOCUMENTATION)  # answered without a key, whatever the node's settings are
 
 SSE = "text/event-stream"
 # OpenAPI 3.1 has no word for a stream: as in OpenAI's own document, `schema` is that of one event.

@@ -1,6 +1,8 @@
 """Who may ask this node what: plain decisions over a request's Host, Origin, key and where it comes from. No I/O.
 
-What a request is after is the kind of its route (`route_kinds.py`); `docs/trust.md` has who may do what in one table.
+What a request is after is the kind of its route: `ROUTES` has one entry each, a route that is in none keeps the node
+from starting, and who may ask follows from the kind alone. `docs/trust.md` has who may do what in one table, which a
+test makes by asking every route of running nodes.
 
 **Host.** A web page may have its own name resolve to this machine (DNS rebinding) and would then be of the same origin
 as the node. Its requests still carry that name in Host, so a node answers to no names but its own. An IP literal is
@@ -14,7 +16,7 @@ documentation (a browser that opens it cannot send one, and it says the same on 
 
 **Peers have no client key.** A key that all nodes shared would be one secret for two purposes: whoever may use the API
 could pose as a node, and every node could use the API of all others. So nodes prove that they are members
-(`peer_gate.py`) or nothing at all, and a node with a key takes the latter only where `--open-federation` says so: else
+(`PeerGate`) or nothing at all, and a node with a key takes the latter only where `--open-federation` says so: else
 whoever reaches its port would have answers made at `/federation/v1` without the key. A page in a browser has no
 business there, so any Origin is refused. What people read of the swarm, `/v1/federation/health` and `/metrics`, needs
 the key. A node that is in no federation has no peers, so there the key guards the peers' paths too.
@@ -22,11 +24,6 @@ the key. A node that is in no federation has no peers, so there the key guards t
 **Management** changes what the node does for everybody, so a client's key alone is not enough: it takes this machine
 itself (and a key, where clients need one: a reverse proxy on this machine makes everybody come from it), or an admin
 key. Never a page of another origin, allow-listed or not, and never another node.
-
-What kind of thing each route does: one entry each. Who may ask follows from the kind alone (`access.py`).
-
-A route that is in no row keeps the node from starting. `docs/trust.md` says in one table who may do what of each kind;
-a test makes that table by asking every route of running nodes.
 """
 
 from __future__ import annotations
@@ -45,7 +42,7 @@ from federation.hostport import unmapped
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
 
 
-class Kind(StrEnum):
+class RouteKind(StrEnum):
     """In the order of the table in `docs/trust.md`."""
 
     HEALTH = "health"
@@ -58,36 +55,36 @@ class Kind(StrEnum):
     TRUST = "trust"
 
 
-BETWEEN_NODES: Final = frozenset({Kind.NODES, Kind.FILES})
+BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES})
 REQUESTS_PATH: Final = "/swarm/v1/requests"  # a prefix of our own, for what no other server has a name for
-_WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too (`twins.py`)
+_WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
 
-ROUTES: Final[Mapping[Kind, tuple[str, ...]]] = {
-    Kind.HEALTH: ("GET /livez", "GET /readyz", "GET /health", "GET /v1/health"),
-    Kind.DOCUMENTATION: ("GET /openapi.json", "GET /docs", "GET /docs/{name}"),
-    Kind.API: (
+ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
+    RouteKind.HEALTH: ("GET /livez", "GET /readyz", "GET /health", "GET /v1/health"),
+    RouteKind.DOCUMENTATION: ("GET /openapi.json", "GET /docs", "GET /docs/{name}"),
+    RouteKind.API: (
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/messages",
         "POST /v1/messages/count_tokens", "POST /v1/embeddings", "POST /v1/infill", "POST /v1/tokenize",
         "POST /v1/detokenize", "POST /v1/apply-template", "POST /v1/rerank", "POST /v1/reranking",
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
     ),
-    Kind.STATUS: ("GET /metrics", "GET /v1/federation/health"),
-    Kind.NODES: (
+    RouteKind.STATUS: ("GET /metrics", "GET /v1/federation/health"),
+    RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",
     ),
-    Kind.FILES: (
+    RouteKind.FILES: (
         f"GET {wire.MODELS_PATH}", f"GET {wire.MODELS_PATH}/{{sha256}}",
         f"GET {wire.MODELS_PATH}/{{sha256}}{wire.PIECES_SUFFIX}",
     ),
-    Kind.MANAGEMENT: (f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel"),
-    Kind.TRUST: (),  # over the control door only (`control.py`): a route of this kind would be refused to everybody
+    RouteKind.MANAGEMENT: (f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel"),
+    RouteKind.TRUST: (),  # asked at the control endpoint only: a route of this kind would be refused to everybody
 }  # fmt: skip
 
 _KINDS: Final = {route: kind for kind, routes in ROUTES.items() for route in routes}
 
 
-def kind_of(method: str, path: str) -> Kind | None:
+def kind_of(method: str, path: str) -> RouteKind | None:
     """The kind of the route with this pattern; None where it is in no row. HEAD is as good as GET."""
     asked = "GET" if method == "HEAD" else method
     return _KINDS.get(f"{asked} {path}") or _KINDS.get(f"{asked} {_WITHOUT_VERSION}{path}")
@@ -167,9 +164,9 @@ class Caller:
     is_node: bool = False
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> RouteKind:
         """What is asked for. Where there is no such route, that is told to those only who may use the API."""
-        return kind_of(self.method, self.path) or (Kind.NODES if is_between_nodes(self.path) else Kind.API)
+        return kind_of(self.method, self.path) or (RouteKind.NODES if is_between_nodes(self.path) else RouteKind.API)
 
 
 # Making rules from settings
@@ -249,7 +246,7 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
         raise BadRequest("the request has several Origin headers: send one")
     if caller.kind in BETWEEN_NODES:
         raise Forbidden("only nodes may ask this, no web page", "origin_not_allowed")
-    if origin in rules.origins and caller.kind is not Kind.MANAGEMENT:
+    if origin in rules.origins and caller.kind is not RouteKind.MANAGEMENT:
         return origin
     match = _ORIGIN.fullmatch(origin)
     if (
@@ -258,7 +255,7 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
         and [match["authority"]] == [*map(str.lower, caller.hosts)]
     ):
         return None  # the node's own page, directly or behind a proxy that adds TLS
-    if caller.kind is Kind.MANAGEMENT:
+    if caller.kind is RouteKind.MANAGEMENT:
         raise _foreign(_shown(origin), "none but its own may manage it")
     raise _foreign(_shown(origin), f"start it with --allow-origin {_shown(origin)} if they may")
 
@@ -266,14 +263,14 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
 def check_caller(rules: AccessRules, caller: Caller) -> None:
     """Raises Forbidden or Unauthorized for who may not ask for what is of that kind. Members are judged elsewhere."""
     match caller.kind:
-        case Kind.HEALTH | Kind.DOCUMENTATION:
+        case RouteKind.HEALTH | RouteKind.DOCUMENTATION:
             return
-        case Kind.NODES | Kind.FILES if rules.federated:
+        case RouteKind.NODES | RouteKind.FILES if rules.federated:
             check_node(rules)
-        case Kind.MANAGEMENT:
+        case RouteKind.MANAGEMENT:
             check_management(rules, caller)
-        case Kind.TRUST:
-            raise Forbidden("who is a member is decided over the control door alone", "trust_not_here")
+        case RouteKind.TRUST:
+            raise Forbidden("who is a member is decided at the node's control endpoint alone", "trust_not_here")
         case _:
             check_key(rules, caller)
 
@@ -319,7 +316,7 @@ def check_key(rules: AccessRules, caller: Caller) -> None:
             "this node wants an API key: send it as `Authorization: Bearer KEY` or as `x-api-key: KEY`", given=False
         )
     if not any_known((*rules.key_digests, *rules.admin_digests), caller.keys):
-        raise Unauthorized("the API key is none of this node's: see --api-key where it was started", given=True)
+        raise Unauthorized("this node does not know that API key: see --api-key where it was started", given=True)
 
 
 def comes_from_loopback(remote: str | None, headers: Iterable[str]) -> bool:
@@ -372,7 +369,7 @@ def _check_fetch_site(caller: Caller) -> None:
     if caller.fetch_site not in ("cross-site", "same-site"):
         return
     follows_a_link = caller.fetch_mode == "navigate" and caller.method in ("GET", "HEAD")
-    if follows_a_link and caller.kind not in (*BETWEEN_NODES, Kind.MANAGEMENT):
+    if follows_a_link and caller.kind not in (*BETWEEN_NODES, RouteKind.MANAGEMENT):
         return  # a person did; the page that the link is on sees nothing of the answer
     raise _foreign("another site", "ask it by fetch() from an origin that --allow-origin names")
 

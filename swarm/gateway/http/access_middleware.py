@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from federation import wire
 from federation.tls import is_encrypted, member_of
@@ -19,7 +20,7 @@ from swarm.errors import Forbidden
 from swarm.gateway.http.access import (
     AccessRules,
     Caller,
-    Kind,
+    RouteKind,
     check_caller,
     check_host,
     check_member,
@@ -30,7 +31,6 @@ from swarm.gateway.http.access import (
     kind_of,
     preflight_headers,
 )
-from swarm.gateway.http.errors import Handler
 
 MEMBER: Final = web.RequestKey("member", str)  # the node id that a caller's certificate proved
 
@@ -124,7 +124,7 @@ def caller_of(request: web.Request) -> Caller:
     headers = request.headers
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical
-    manages = kind_of(request.method, path) is Kind.MANAGEMENT  # for nothing else it matters where somebody is
+    manages = kind_of(request.method, path) is RouteKind.MANAGEMENT  # for nothing else it matters where somebody is
     return Caller(
         method=request.method,
         path=path,
@@ -142,7 +142,7 @@ def every_route_has_a_kind(app: web.Application) -> None:
     """Raises LookupError for a route whose kind nobody has said: who may ask it would be an accident."""
     for route in app.router.routes():
         if route.resource is not None and kind_of(route.method, route.resource.canonical) is None:
-            raise LookupError(f"{route.method} {route.resource.canonical} has no kind: name it in `route_kinds.py`")
+            raise LookupError(f"{route.method} {route.resource.canonical} has no kind: name it in `http/access.py`")
 
 
 def allowed_methods(request: web.Request) -> list[str] | None:

@@ -1,16 +1,16 @@
-"""Request bodies: read within bounds of size, shape and time, parsed, and refused in words that name the field.
-
-Work on large bodies, off the event loop and one piece at a time, so that the loop has its turn between two of them.
+"""Request bodies: read within bounds of size, shape, time and memory, parsed, and refused in words that name the field.
 
 pydantic's parser holds the GIL until it is done: 16 MB of text take 90 ms, whichever thread does it. So a thread alone
-buys nothing; what bounds a single hold is the size and the number of strings in a body (`bodies.py`), and what keeps
-sixteen of them from being one long hold is that there is one thread, which is given its next piece by the loop.
+buys nothing. What bounds a single hold is the size and the number of strings in a body; what keeps sixteen of them from
+being one long hold is that there is one thread for large bodies, which the loop gives its next piece (`off_loop`).
+`BodyBudget` bounds the memory of all bodies together: each alone may be large, and many may come at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import json
 import re
 import reprlib
@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -26,21 +27,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from swarm.errors import BadRequest
-from swarm.gateway.http.body_budget import BODIES
-
-ON_LOOP_BYTES: Final = 16 * 1024  # a body up to this size is parsed in less than a millisecond
-SCHEMAS_ON_LOOP_BYTES: Final = 2 * 1024  # its schemas are looked at in Python: 25 us for each part
-_THREAD: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
-
-R = TypeVar("R")
-
-
-async def off_loop(call: Callable[[], R]) -> R:
-    """What `call` returns, or raises, when its turn has come."""
-    context = contextvars.copy_context()  # the request's id, for the log
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, context.run, call)
-
+from swarm.engines.free_memory import TRIM_EVERY_S, trim
+from swarm.errors import BadRequest, Unavailable
 
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
@@ -60,7 +48,22 @@ _WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
 
+ON_LOOP_BYTES: Final = 16 * 1024  # a body up to this size is parsed in less than a millisecond
+SCHEMAS_ON_LOOP_BYTES: Final = 2 * 1024  # its schemas are looked at in Python: 25 us for each part
+MOST_BYTES: Final = 256 * 2**20  # sixteen of the largest bodies; as text, and parsed, a few times as much
+FREE_BYTES: Final = 64 * 1024  # of each: usual requests, and what nodes tell each other, are never turned away
+LARGE_BYTES: Final = 2**20  # worth a look for what is left of it: 50 ms
+COUNTED = web.RequestKey("counted", int)  # bytes of the request's body that count
+_THREAD: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
+
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+
+
+class Part(BaseModel):
+    """What is inside a body: strict types (no "0.5" for 0.5), finite numbers, unknown fields ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 async def read_body(request: web.Request, schema: type[M]) -> M:
@@ -122,10 +125,10 @@ def parse_body(raw: bytes, schema: type[M]) -> M:
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
-        raise first_problem(error, raw) from error
+        raise bad_request_of(error, raw) from error
 
 
-def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
+def bad_request_of(error: ValidationError, raw: bytes) -> BadRequest:
     """What is wrong with a body, of several problems the most telling one.
 
     A union reports what each of its members finds: the one that was meant got furthest, or at least had the right type.
@@ -135,8 +138,8 @@ def first_problem(error: ValidationError, raw: bytes) -> BadRequest:
         return BadRequest(f"the body is not JSON: {problems[0]['msg']}")
     body: object = json.loads(raw) if len(raw) <= MAX_PLACED_BYTES else None
     places = [place_of(problem, body) for problem in problems]
-    told = max(range(len(places)), key=lambda i: (len(places[i]), not problems[i]["type"].endswith("_type"), -i))
-    where, problem = dotted(places[told]), problems[told]
+    best = max(range(len(places)), key=lambda i: (len(places[i]), not problems[i]["type"].endswith("_type"), -i))
+    where, problem = dotted(places[best]), problems[best]
     if problem["type"] == "missing":
         return BadRequest(f"{where}: this field is required", param=where)
     reason = problem["msg"].removeprefix("Value error, ")
@@ -168,7 +171,60 @@ def dotted(place: list[str | int]) -> str:
     return text.removeprefix(".")
 
 
-class Part(BaseModel):
-    """What is inside a body: strict types (no "0.5" for 0.5), finite numbers, unknown fields ignored."""
+# Off the event loop, and within the node's memory
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+async def off_loop(call: Callable[[], R]) -> R:
+    """What `call` returns, or raises, when its turn has come."""
+    context = contextvars.copy_context()  # the request's id, for the log
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, context.run, call)
+
+
+class BodyBudget:
+    """Counts what has come of the bodies of requests in progress, from the first piece until the answer's end."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._held_bytes = 0
+        self._will_trim = False
+        self._were_large = False  # of the requests since the last trim
+
+    def came(self, request: web.Request, body_bytes: int) -> None:
+        """So much of the request's body is here. Raises Unavailable where there is no room for it."""
+        more = max(0, body_bytes - FREE_BYTES) - request[COUNTED]
+        if more > 0 and self._held_bytes + more > self._most_bytes:
+            raise Unavailable(
+                f"the requests in progress have {self._held_bytes / 2**20:.0f} MiB of text, and this node takes "
+                f"{self._most_bytes / 2**20:.0f} MiB at once: try again later, or with a shorter one"
+            )
+        self._held_bytes += more
+        request[COUNTED] += more
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives back what a request holds when it has ended."""
+        request[COUNTED] = 0
+        try:
+            return await handler(request)
+        finally:
+            self._held_bytes -= request[COUNTED]
+            self._were_large = self._were_large or request[COUNTED] > LARGE_BYTES
+            if not self._will_trim:
+                self._will_trim = True
+                asyncio.get_running_loop().call_later(TRIM_EVERY_S, self._trim)
+
+    def _trim(self) -> None:
+        """What requests left behind is given back, once for all of them; an engine in this process has its part.
+
+        Errors and the frames they came from are cycles, and few: the collector would come for them much later.
+        """
+        large, self._will_trim, self._were_large = self._were_large, False, False
+        asyncio.get_running_loop().run_in_executor(None, collect_and_trim if large else trim)
+
+
+def collect_and_trim() -> None:
+    gc.collect()
+    trim()
+
+
+BODIES = web.AppKey("bodies", BodyBudget)

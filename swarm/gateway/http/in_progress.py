@@ -1,23 +1,36 @@
-"""The requests in progress: counted from their headers to the end of their answer, and ended aloud if need be."""
+"""The work that a node has in progress, and whether it takes more.
+
+`InProgress` counts requests from their headers to the end of their answer, and ends them aloud if need be. `Admission`
+bounds how many there are, whoever does the work in the end, before their bodies are read. `Condition` says whether the
+node takes work at all: not yet while it loads its first model, no longer once it shuts down.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownRequest
-from swarm.gateway.http.access import is_between_nodes
+from federation import wire
+from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
+from swarm.gateway.http.access import REQUESTS_PATH, is_between_nodes
 from swarm.logs import current_request_id
+from swarm.workers.pool import WorkerPool
+from swarm.workers.slots import retry_after_s
 
 ENDING: Final = web.RequestKey("ending", str)  # set on a request whose stream did not end well: how, for the metrics
 CLIENT_LEFT, BROKEN_OFF = "499", "broken"  # 499 is nginx's word for a client that left
 CUT_OFF: Final = "this node shut down before the answer was complete: ask another node"
 CANCELLED: Final = "the request was cancelled on the node that worked on it"
+MAX_IN_FLIGHT = 2048  # running, queued and passed on; at 60 KB a stream 120 MB, and a quarter of most open-file limits
+ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work
+LOADING_RETRY_AFTER_S = 2  # told to clients: a small model is there by then, a large one after a few retries
+LEAVING_RETRY_AFTER_S = 1  # where a supervisor starts the node again, it listens by then
 
 
 def _shut_down() -> SwarmError:
@@ -138,3 +151,105 @@ class InProgress:
         """End those of `works` that still run: streams by an error in them, whole answers by a 503."""
         for work in self._running.intersection(works):
             work.cut()
+
+
+class Condition:
+    """Whether the node takes work: `loading` until its first model runs, `draining` from the first stop signal on."""
+
+    def __init__(self, loading: bool = True, draining: bool = False) -> None:
+        self.in_progress = InProgress()
+        self._loading = loading
+        self._draining = draining
+        self._subscribers: list[Callable[[], None]] = []
+
+    @property
+    def loading(self) -> bool:
+        """Whether the node's first model does not run yet."""
+        return self._loading
+
+    @loading.setter
+    def loading(self, loading: bool) -> None:
+        self._loading = loading
+        self._tell()
+
+    @property
+    def draining(self) -> bool:
+        """Whether this node shuts down and only ends what it has begun; it never goes back."""
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        self._tell()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after every change, which must neither block nor raise; the returned function ends that."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def _tell(self) -> None:
+        for callback in tuple(self._subscribers):
+            callback()
+
+    @contextmanager
+    def finding_a_model(self, node: str, for_peer: bool = False) -> Generator[None]:
+        """Wrap the choice of who answers. `node` is this one's name; `for_peer`: another node asks.
+
+        Raises Unavailable for UnknownModel while this node loads, since it may be about to know the model; and while
+        it shuts down, when it does no work for peers, and clients' only through peers.
+        """
+        if self.draining and for_peer:
+            raise Unavailable(f"node {node!r} is shutting down: ask another node", LEAVING_RETRY_AFTER_S)
+        try:
+            yield
+        except UnknownModel as error:
+            if self.draining:
+                message = f"node {node!r} is shutting down and knows no other that serves this: ask another node"
+                raise Unavailable(message, LEAVING_RETRY_AFTER_S) from error
+            if not self.loading:
+                raise
+            raise Unavailable(f"{error}; this node is still loading its own", LOADING_RETRY_AFTER_S) from error
+
+
+def closing_connections(condition: Condition) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal for every answer's headers: once the node leaves, each is the last one of its connection.
+
+    So clients with idle connections are not surprised later by one that closes while they write to it.
+    """
+
+    async def close(_: web.Request, response: web.StreamResponse) -> None:
+        if condition.draining:
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    return close
+
+
+class Admission:
+    """Bounds the requests in progress that ask for work: all those by POST, but for management, which frees it.
+
+    `refused` is called for each request that is turned away.
+    """
+
+    def __init__(
+        self, pool: WorkerPool, in_progress: InProgress, refused: Callable[[], None], most: int = MAX_IN_FLIGHT
+    ) -> None:
+        self._most = most
+        self._pool = pool
+        self._in_progress = in_progress
+        self._refused = refused
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Raises Unavailable, which says when to come back, where the node has its hands full."""
+        asks_for_work = request.method == "POST" and not request.path.startswith(REQUESTS_PATH)
+        if not asks_for_work or request.path in ALWAYS_TAKEN:
+            return await handler(request)
+        if len(self._in_progress) >= self._most:
+            self._refused()
+            raise Unavailable(
+                f"this node has {len(self._in_progress)} requests in progress, which is all it takes: try again later",
+                retry_after_s=retry_after_s(self._pool.expected_wait_s()),
+            )
+        async with self._in_progress.request(request):
+            return await handler(request)

@@ -9,7 +9,7 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
-from swarm.gateway.http.condition import Condition
+from swarm.gateway.http.in_progress import Condition
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 

@@ -3,7 +3,8 @@
 The first byte tells them apart: a TLS connection begins with 22, the record type of a handshake, which no HTTP method
 does. So a node has one address whether it is open or paired, for `--peer`, mDNS and firewalls alike.
 
-What the HTTP server logs of strangers' mistakes: a line for whoever debugs, and no traceback for everybody.
+`shared_port` serves an application so. `ConnectionCap` bounds how many connections there may be; what the server logs
+of strangers' mistakes, and tells them of itself, is at the end.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 from weakref import WeakSet
@@ -23,14 +26,16 @@ from weakref import WeakSet
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
+from aiohttp.web_protocol import RequestHandler
 
 from federation.accepting import Acceptor, connected
-from federation.tls import member_of
+from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
-from swarm.gateway.http.connections import MAX_CONNECTIONS, ConnectionCap, cut, flushed
 
 TLS_HANDSHAKE: Final = b"\x16"
 HANDSHAKE_S: Final = 5.0  # two round trips
+MAX_CONNECTIONS: Final = 4096  # of HTTP, idle ones too: half of the open files that a node asks for, ten KB each
+FLUSH_LOOK_S: Final = 0.01  # between two looks at what slow readers have not taken yet
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
 log = logging.getLogger(__name__)
@@ -128,7 +133,7 @@ class SharedPort:
         """Accept no more; those who are connected are served on.
 
         Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
-        an heir, where the socket outlives this process.
+        a successor, where the socket outlives this process.
         """
         self._acceptor.stop(leave_waiting)
 
@@ -211,6 +216,71 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
         if not task.cancelling():  # once is enough, and a second time would keep it from cleaning up
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# The connections of the server
+
+
+async def flushed(server: web.Server, timeout_s: float) -> bool:
+    """Whether everything that was written to clients has left this process, which is waited for."""
+    deadline = time.monotonic() + timeout_s
+    while any(map(_holds_data, server.connections)):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(FLUSH_LOOK_S)
+    return True
+
+
+def _holds_data(connection: RequestHandler) -> bool:
+    transport = connection.transport
+    return isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() > 0
+
+
+def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
+    """Close every TLS connection of `server` whose other end is no member any more, whatever it is carrying."""
+    for connection in server.connections:
+        transport = connection.transport
+        if transport is None or transport.is_closing():
+            continue
+        if is_encrypted(transport) and not is_member(member_of(transport)):
+            transport.abort()
+
+
+class ConnectionCap:
+    """Keeps a server to `most` connections by closing the oldest ones: idle ones now, busy ones after their answer.
+
+    So whoever opens connections by the thousand crowds out itself first, and a newcomer is always served.
+    """
+
+    def __init__(self, server: web.Server, most: int = MAX_CONNECTIONS) -> None:
+        self._most = most
+        self._server = server
+        self._leaving: dict[RequestHandler, asyncio.Task[None]] = {}
+
+    def make_room(self) -> None:
+        """For one more."""
+        connections = self._server.connections  # in order of arrival
+        excess = len(connections) - len(self._leaving) - self._most + 1
+        if excess > 0:  # several where many were accepted in a row
+            for oldest in islice((known for known in connections if known not in self._leaving), excess):
+                oldest.close()  # wakes an idle one up, for which `shutdown` would wait
+                self._leaving[oldest] = leaving = asyncio.create_task(oldest.shutdown(None))
+                leaving.add_done_callback(lambda _, left=oldest: self._leaving.pop(left, None))
+
+    async def stop(self) -> None:
+        """Leave all connections to the server's own end."""
+        leaving = tuple(self._leaving.values())
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+
+
+# What strangers are told, and what is logged of them
+
+
+async def without_server_header(_: web.Request, response: web.StreamResponse) -> None:
+    """A signal: no answer has a `Server` header. It tells strangers versions, and is a tenth of a probe's traffic."""
+    response.headers.popall("Server", None)
 
 
 class QuietAboutBadRequests(logging.Filter):

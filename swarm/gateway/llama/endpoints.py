@@ -13,8 +13,8 @@ from swarm import program_version
 from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
-from swarm.gateway.answers.answer_service import ANSWERER
-from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE
+from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.http.compact_json import compact, json_response
@@ -172,8 +172,8 @@ def final(model: str, content: str, reason: FinishReason, usage: Usage, extensio
 async def infill(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, InfillBody)
     options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
-    asked = Asked(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
-    return await request.app[ANSWERER].answer(request, asked)
+    asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
+    return await request.app[ANSWER_SERVICE].answer(request, asked)
 
 
 def routes() -> list[web.RouteDef]:

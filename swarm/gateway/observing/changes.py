@@ -20,7 +20,7 @@ from swarm.gateway.observing.view import FederationView, NodeView
 LOOK_S: Final = 1.0  # between two looks for what nobody reports: load, requests, circuits, engines that stall
 REST_S: Final = 0.1  # between two calls of one subscriber: a storm of changes costs ten views a second, at most
 
-Part = Literal["node", "peers", "models", "requests"]
+ViewPart = Literal["node", "peers", "models", "requests"]
 """`node`: whether it is ready, loading, draining, who may ask it, its upstream. `requests`: how many are in progress.
 
 `peers`: who there is, in which state, what each serves, has free and did; not when it was last seen. `models`: what
@@ -36,16 +36,16 @@ class ViewChange:
 
     before: NodeView
     after: NodeView
-    parts: frozenset[Part]
+    parts: frozenset[ViewPart]
 
 
-Subscriber = Callable[[ViewChange], Awaitable[None]]
+ViewSubscriber = Callable[[ViewChange], Awaitable[None]]
 
 
-def changed_parts(before: NodeView, after: NodeView) -> frozenset[Part]:
+def changed_parts(before: NodeView, after: NodeView) -> frozenset[ViewPart]:
     """Where two views differ, clocks and running counts aside."""
     old, new = before.federation, after.federation
-    differing: dict[Part, bool] = {
+    differing: dict[ViewPart, bool] = {
         "node": (before.loading, before.draining, _of_node(old)) != (after.loading, after.draining, _of_node(new)),
         "peers": _of_peers(old) != _of_peers(new),
         "models": (before.models, old.models) != (after.models, new.models),
@@ -84,7 +84,7 @@ class ViewChanges:
         self._wakes: dict[asyncio.Task[None], asyncio.Event] = {}
         self._clock: asyncio.Task[None] | None = None
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+    def subscribe(self, callback: ViewSubscriber) -> Callable[[], None]:
         """Call `callback` with every change from now on, one call at a time; the returned function ends it, at once.
 
         A callback that raises is called again with the next change; its first failure is logged.
@@ -122,7 +122,7 @@ class ViewChanges:
             await self._sleep(self._look_s)
             self.notice()
 
-    async def _tell(self, callback: Subscriber, before: NodeView, wake: asyncio.Event) -> None:
+    async def _tell(self, callback: ViewSubscriber, before: NodeView, wake: asyncio.Event) -> None:
         """Tell one subscriber of each difference to what it knows."""
         failed = False
         while True:

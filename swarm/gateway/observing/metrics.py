@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from federation.peer import PeerState
 from swarm.consensus.verdict import Verdict
-from swarm.gateway.http.errors import Handler
 from swarm.gateway.http.in_progress import CLIENT_LEFT, ENDING
 from swarm.gateway.observing.view import NodeView
 from swarm.generation import Candidate

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from federation.peer import AddressRejected, Peer
     from federation.trust import Trust
     from swarm.gateway.http.access import AccessRules
-    from swarm.gateway.http.condition import Condition
-    from swarm.gateway.http.in_progress import Work
+    from swarm.gateway.http.in_progress import Condition, Work
     from swarm.routing.conduct import Account
     from swarm.routing.dispatcher import Dispatcher
     from swarm.routing.upstream import Upstream

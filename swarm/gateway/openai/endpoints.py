@@ -19,14 +19,14 @@ from pydantic import JsonValue
 
 from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, UnknownModel
-from swarm.gateway.answers.answer_service import ANSWERER, whole_candidates
-from swarm.gateway.answers.request_context import Answering, Asked, may_leave
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave
 from swarm.gateway.http.bodies import RAW_BODY, read_body
 from swarm.gateway.http.compact_json import compact, json_response
 from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
-from swarm.gateway.openai.shapes import OpenAIForm, Shape, add_usage, usage_object
+from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm, add_usage, usage_object
 from swarm.gateway.openai.utility_calls import BATCH, DetokenizeBody, ask, embed
 from swarm.generation import GenerationRequest, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
@@ -35,25 +35,25 @@ from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
 
 
-async def answer_several(answerings: Sequence[Answering]) -> web.Response:
+async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
     """One response with all choices, in order of the prompts. The first failure ends all of them."""
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def answer(answering: Answering) -> tuple[JsonObject, Usage]:
+    async def answer(context: RequestContext) -> tuple[JsonObject, Usage]:
         async with room:
-            candidates, verdict = await whole_candidates(answering)
+            candidates, verdict = await whole_candidates(context)
         usage = add_usage([candidate.usage for candidate in candidates])
-        return answering.asked.form.whole(candidates, None if verdict is None else answering.extension(verdict)), usage
+        return context.asked.form.whole(candidates, None if verdict is None else context.extension(verdict)), usage
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer(answering)) for answering in answerings]
+            tasks = [group.create_task(answer(answering)) for answering in contexts]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     bodies, usages = zip(*(task.result() for task in tasks), strict=True)
     body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
     body.pop("swarm", None)
-    return web.Response(text=compact(body), content_type="application/json", headers=answerings[0].headers())
+    return web.Response(text=compact(body), content_type="application/json", headers=contexts[0].headers())
 
 
 def numbered(bodies: Sequence[JsonObject]) -> list[JsonValue]:
@@ -78,7 +78,7 @@ def summed(usages: Sequence[Usage]) -> Usage:
 
 def openai_form(body: ChatCompletionBody) -> OpenAIForm:
     """The shapes in which `body` wants its answer."""
-    return OpenAIForm(Shape("chat", body.model, body.include_usage))
+    return OpenAIForm(CompletionShape("chat", body.model, body.include_usage))
 
 
 def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
@@ -88,9 +88,9 @@ def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> Ge
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChatCompletionBody)
-    return await request.app[ANSWERER].answer(
+    return await request.app[ANSWER_SERVICE].answer(
         request,
-        Asked(as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
+        AnswerRequest(as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
     )
 
 
@@ -100,17 +100,17 @@ async def completions(request: web.Request) -> web.StreamResponse:
     options = body.options
     if not options.explicit and options.min_votes is None:
         options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
-    answerer = request.app[ANSWERER]
-    asked: list[Asked] = []
+    service = request.app[ANSWER_SERVICE]
+    asked: list[AnswerRequest] = []
     for prompt in body.prompts:
         one = body.model_copy(update={"prompt": prompt})
-        form = OpenAIForm(Shape("text", body.model, body.include_usage, await echoed(request, one)))
+        form = OpenAIForm(CompletionShape("text", body.model, body.include_usage, await echoed(request, one)))
         # Of several prompts each is a request of its own, and the body as it came is none of them.
         generation = one.to_request() if len(body.prompts) > 1 else as_asked(request, one)
-        asked.append(Asked(generation, options, body.choices, bool(body.stream), form))
+        asked.append(AnswerRequest(generation, options, body.choices, bool(body.stream), form))
     if len(asked) == 1:
-        return await answerer.answer(request, asked[0])
-    return await answer_several([answerer.planned(request, each) for each in asked])
+        return await service.answer(request, asked[0])
+    return await answer_several([service.planned(request, each) for each in asked])
 
 
 async def echoed(request: web.Request, body: CompletionBody) -> str:

@@ -76,7 +76,7 @@ def add_usage(usages: list[Usage]) -> Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CompletionShape:
     """One response's constant parts. `kind` decides between the two dialects; `echo` is repeated before plain text."""
 
     kind: Literal["chat", "text"]
@@ -160,7 +160,7 @@ def _call_delta(call: ToolCallDelta) -> JsonObject:
 class OpenAIForm:
     """Chat completions and plain completions: see `AnswerForm`."""
 
-    shape: Shape
+    shape: CompletionShape
 
     @property
     def dialect(self) -> Dialect:
@@ -176,7 +176,7 @@ class OpenAIForm:
 class ChunkWriter:
     """Each choice opens once, with its role, and ends once. One event is one small write."""
 
-    def __init__(self, out: OpenStream, shape: Shape, choices: int) -> None:
+    def __init__(self, out: OpenStream, shape: CompletionShape, choices: int) -> None:
         self._out = out
         self._shape = shape
         self._head = shape.head()

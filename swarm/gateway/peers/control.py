@@ -1,4 +1,4 @@
-"""The control door: how `swarm invite`, `join`, `peers` and `revoke` reach the node that runs on this machine.
+"""The control endpoint: how `swarm invite`, `join`, `peers` and `revoke` reach the node that runs on this machine.
 
 A listener of its own, on loopback, at a port that changes with every start: no peer and no client of the API can reach
 it. Other users of this machine can, and so can a web page, so every request must carry the secret that is kept in the
@@ -12,12 +12,12 @@ import hmac
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from federation.small_files import write_atomically
 from swarm.control_messages import (
@@ -27,18 +27,17 @@ from swarm.control_messages import (
     PEERS_PATH,
     REVOKE_PATH,
     ControlFile,
+    ControlMessage,
     Invited,
     JoinBody,
     Joined,
-    Message,
-    Peers,
+    KnownNodes,
     Refused,
     RevokeBody,
     Revoked,
 )
 from swarm.errors import BadRequest, SetupError, SwarmError
-from swarm.gateway.http.bodies import read_body
-from swarm.gateway.http.body_budget import BODIES, BodyBudget
+from swarm.gateway.http.bodies import BODIES, BodyBudget, read_body
 
 LOOPBACK = "127.0.0.1"
 SECRET_BYTES = 32
@@ -48,23 +47,21 @@ BROWSER_HEADERS = ("Origin", "Sec-Fetch-Site", "Referer")
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-class Steward(Protocol):
+class TrustCommands(Protocol):
     """Does what the commands ask. Raises SetupError for what can never work, other SwarmErrors for what failed."""
 
     async def invite(self) -> Invited: ...
     async def join(self, code: str) -> Joined: ...
-    def peers(self) -> Peers: ...
+    def peers(self) -> KnownNodes: ...
     async def revoke(self, who: str) -> Revoked: ...
 
 
-class ControlDoor:
+class ControlServer:
     """Open from `__aenter__` to `__aexit__`, which removes the file that leads to it."""
 
-    def __init__(self, steward: Steward, data_dir: Path) -> None:
-        self._steward = steward
+    def __init__(self, commands: TrustCommands, data_dir: Path) -> None:
+        self._commands = commands
         self._file = data_dir / CONTROL_FILE
         self._secret = secrets.token_hex(SECRET_BYTES)
         self._authorization = f"Bearer {self._secret}".encode()
@@ -119,19 +116,19 @@ class ControlDoor:
             return answer(Refused(message=str(error)), 409)
 
     async def _invite(self, _: web.Request) -> web.Response:
-        return answer(await self._steward.invite())
+        return answer(await self._commands.invite())
 
     async def _join(self, request: web.Request) -> web.Response:
         body = await read_body(request, JoinBody)
-        return answer(await self._steward.join(body.code))
+        return answer(await self._commands.join(body.code))
 
     async def _peers(self, _: web.Request) -> web.Response:
-        return answer(self._steward.peers())
+        return answer(self._commands.peers())
 
     async def _revoke(self, request: web.Request) -> web.Response:
         body = await read_body(request, RevokeBody)
-        return answer(await self._steward.revoke(body.who))
+        return answer(await self._commands.revoke(body.who))
 
 
-def answer(message: Message, status: int = 200) -> web.Response:
+def answer(message: ControlMessage, status: int = 200) -> web.Response:
     return web.Response(text=message.model_dump_json(), status=status, content_type="application/json")

@@ -24,14 +24,14 @@ from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.consensus.options import MAX_VOTES, Strategy
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
-from swarm.gateway.answers.answer_service import ANSWERER, refuse_impossible
-from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE, refuse_impossible
+from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.answers.streams import NDJSON, PACING, open_stream
 from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
 from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, TRUST
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
-from swarm.gateway.openai.shapes import OpenAIForm, Shape
+from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES
 from swarm.generation import Delta, Finish
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
@@ -170,9 +170,9 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, GenerateBody)
     options = VoteOptions(Strategy.SINGLE, deadline_s=left_s)
     generation = body.root.to_request()
-    shape = Shape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
-    asked = Asked(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
-    return await request.app[ANSWERER].answer(request, asked)
+    shape = CompletionShape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
+    asked = AnswerRequest(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
+    return await request.app[ANSWER_SERVICE].answer(request, asked)
 
 
 async def utility(request: web.Request) -> web.StreamResponse:

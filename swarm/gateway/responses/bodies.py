@@ -64,10 +64,10 @@ class AllowedTools(Part):
     tools: Annotated[list[AllowedTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-Choice = Literal["auto", "none", "required"] | FunctionChoice | AllowedTools
+ResponsesToolChoice = Literal["auto", "none", "required"] | FunctionChoice | AllowedTools
 
 
-def chosen(tools: list[FunctionTool], choice: Choice | None) -> tuple[list[FunctionTool], ToolChoice]:
+def chosen(tools: list[FunctionTool], choice: ResponsesToolChoice | None) -> tuple[list[FunctionTool], ToolChoice]:
     """The functions to show to the model, and how free it is among them. Raises ValueError if that cannot be met."""
     names = {tool.name for tool in tools}
     match choice:
@@ -135,7 +135,7 @@ class ResponsesBody(Sampling):
     instructions: str | None = None
     max_output_tokens: PositiveInt | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: ResponsesToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
@@ -187,7 +187,7 @@ class ResponsesBody(Sampling):
 
     @field_validator("tool_choice")
     @classmethod
-    def _possible(cls, choice: Choice | None, info: ValidationInfo) -> Choice | None:
+    def _possible(cls, choice: ResponsesToolChoice | None, info: ValidationInfo) -> ResponsesToolChoice | None:
         if "tools" in info.data:  # else they are the problem
             chosen(info.data["tools"] or [], choice)
         return choice

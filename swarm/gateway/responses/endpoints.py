@@ -10,8 +10,8 @@ from dataclasses import replace
 from aiohttp import web
 
 from swarm.errors import BadRequest
-from swarm.gateway.answers.answer_service import ANSWERER
-from swarm.gateway.answers.request_context import Asked
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE
+from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.responses.bodies import ResponsesBody
@@ -34,11 +34,11 @@ class ResponsesForm:
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         return self._response.whole(candidates[0], extension)
 
-    def writer(self, out: OpenStream, choices: int) -> EventWriter:
-        return EventWriter(out, self._events)
+    def writer(self, out: OpenStream, choices: int) -> ResponseWriter:
+        return ResponseWriter(out, self._events)
 
 
-class EventWriter:
+class ResponseWriter:
     """Writes one response's events; the items end with the choice, the response when its usage is known."""
 
     def __init__(self, out: OpenStream, events: ResponseEvents) -> None:
@@ -65,9 +65,11 @@ class EventWriter:
 
 async def responses(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ResponsesBody)
-    asked = Asked(body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body))
+    asked = AnswerRequest(
+        body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body)
+    )
     try:
-        return await request.app[ANSWERER].answer(request, asked)
+        return await request.app[ANSWER_SERVICE].answer(request, asked)
     except BadRequest as error:
         if error.param == "messages":  # what engines call a conversation
             error.param = "input"

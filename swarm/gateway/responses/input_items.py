@@ -10,7 +10,14 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 from typing_extensions import TypedDict
 
 from swarm.gateway.http.bodies import Part
-from swarm.gateway.openai.messages import MAX_PARTS, MAX_TOOL_CALLS, Message, MessageFunction, MessageToolCall, left_out
+from swarm.gateway.openai.bodies import (
+    MAX_PARTS,
+    MAX_TOOL_CALLS,
+    Message,
+    MessageFunction,
+    MessageToolCall,
+    left_out,
+)
 from swarm.generation import MAX_MESSAGES, JsonObject
 
 MAX_ITEMS = MAX_MESSAGES - 1  # the instructions are one message more
@@ -46,8 +53,8 @@ class UnreadContent(TypedDict):
     type: Literal["input_image", "input_file", "input_audio"]
 
 
-Content = Annotated[TextContent | RefusalContent | UnreadContent, Discriminator("type")]
-Contents = str | Annotated[list[Content], Field(max_length=MAX_PARTS, fail_fast=True)]
+ItemContent = Annotated[TextContent | RefusalContent | UnreadContent, Discriminator("type")]
+Contents = str | Annotated[list[ItemContent], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class MessageItem(Part):
@@ -62,8 +69,8 @@ class ReasoningItem(Part):
     """What an assistant thought before its next item. Encrypted thoughts are another server's and are not read."""
 
     type: Literal["reasoning"]
-    summary: Annotated[list[Content], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
-    content: Annotated[list[Content], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    summary: Annotated[list[ItemContent], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
+    content: Annotated[list[ItemContent], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
 
     @property
     def text(self) -> str:
@@ -139,14 +146,14 @@ InputItem = Annotated[
 ]
 
 
-def text_of(content: str | list[Content]) -> str:
+def text_of(content: str | list[ItemContent]) -> str:
     """Content as one text. What is no text leaves a note, so that nobody takes silence for an answer about it."""
     if isinstance(content, str):
         return content
     return "".join(_part_text(part) for part in content)
 
 
-def _part_text(part: Content) -> str:
+def _part_text(part: ItemContent) -> str:
     match part["type"]:
         case "refusal":
             return part["refusal"]

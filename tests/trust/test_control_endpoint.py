@@ -1,4 +1,4 @@
-"""The door for this machine's commands: who gets in, and what the commands say."""
+"""The endpoint for this machine's commands: who is answered, and what the commands say."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from swarm.control_messages import (
     REVOKE_PATH,
     ControlFile,
     Joined,
-    Peers,
+    KnownNodes,
 )
 from tests.doubles.paired import open_trust, paired_trusts
 from tests.doubles.running_node import RunningNode
 from tests.trust.conftest import MakeNode
 
 
-def door_of(node: RunningNode) -> ControlFile:
+def control_of(node: RunningNode) -> ControlFile:
     assert node.trust is not None
     found = find_node(node.trust.identity.pem.parent)
     assert found is not None
     return found
 
 
-async def knock(door: ControlFile, method: str, path: str, headers: dict[str, str], host: str = "127.0.0.1") -> int:
+async def asked(control: ControlFile, method: str, path: str, headers: dict[str, str], host: str = "127.0.0.1") -> int:
     connector = aiohttp.TCPConnector(force_close=True)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.request(method, f"http://{host}:{door.port}{path}", json={}, headers=headers) as response,
+        session.request(method, f"http://{host}:{control.port}{path}", json={}, headers=headers) as response,
     ):
         await response.read()
         return response.status
@@ -65,23 +65,23 @@ async def test_without_the_secret_or_from_a_browser_nothing_is_done(
     make_node: MakeNode, headers: dict[str, str]
 ) -> None:
     async with make_node("kitchen") as kitchen:
-        door = door_of(kitchen)
-        sent = {name: text.replace("SECRET", door.secret) for name, text in headers.items()}
+        control = control_of(kitchen)
+        sent = {name: text.replace("SECRET", control.secret) for name, text in headers.items()}
         if headers.get("Authorization") == "SECRET":
-            sent = {"Authorization": door.secret}
+            sent = {"Authorization": control.secret}
         for method, path in (("POST", INVITE_PATH), ("POST", JOIN_PATH), ("GET", PEERS_PATH), ("POST", REVOKE_PATH)):
-            assert await knock(door, method, path, sent) in (401, 403), path
+            assert await asked(control, method, path, sent) in (401, 403), path
         assert kitchen.trust is not None
         assert kitchen.trust.mode == "open"
 
 
-async def test_the_public_port_has_no_such_door(make_node: MakeNode) -> None:
+async def test_the_public_port_has_no_such_endpoint(make_node: MakeNode) -> None:
     async with make_node("kitchen") as kitchen:
-        door = door_of(kitchen)
-        at_public_port = door.model_copy(update={"port": kitchen.address.port})
-        headers = {"Authorization": f"Bearer {door.secret}"}
+        control = control_of(kitchen)
+        at_public_port = control.model_copy(update={"port": kitchen.address.port})
+        headers = {"Authorization": f"Bearer {control.secret}"}
         for method, path in (("POST", INVITE_PATH), ("GET", PEERS_PATH)):
-            assert await knock(at_public_port, method, path, headers) == 404
+            assert await asked(at_public_port, method, path, headers) == 404
 
 
 async def test_the_commands_from_the_first_invitation_to_the_last_goodbye(
@@ -134,7 +134,7 @@ async def test_joining_reading_and_revoking_work_at_rest_and_inviting_does_not(
     assert await command("peers", *at_rest) == 2
     assert "no node has run with the data directory" in capsys.readouterr().err
     async with make_node("kitchen") as kitchen:
-        code = (await kitchen.steward.invite()).code
+        code = (await kitchen.trust_service.invite()).code
         assert await command(*at_rest, "join", code) == 0
         assert "start it with `swarm --federation`" in capsys.readouterr().out
         assert await command("peers", *at_rest) == 0
@@ -157,7 +157,7 @@ async def test_a_file_that_a_killed_node_left_leads_nowhere(tmp_path: Path) -> N
     assert find_node(tmp_path / "kitchen") is None
     (tmp_path / "kitchen" / CONTROL_FILE).write_text("{")
     assert find_node(tmp_path / "kitchen") is None
-    assert await asyncio.to_thread(ask_node, left, PEERS_PATH, Peers) is None
+    assert await asyncio.to_thread(ask_node, left, PEERS_PATH, KnownNodes) is None
 
 
 async def test_a_code_may_come_from_standard_input(
