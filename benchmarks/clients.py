@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from load import CHAT, Door, Json, body_of, post
+from load import CHAT, Endpoint, Json, body_of, post
 
 ANSWER_TIMEOUT_S = 30.0  # the embedded model takes a tenth of a second; whoever waits longer was forgotten
 PAUSE_S = 0.05  # between an answer and the same client's next question: load, not saturation
@@ -56,12 +56,12 @@ def arithmetic(dice: random.Random) -> list[Json]:
     return [{"role": "user", "content": f"Calculate {one} + {two} - {three}"}]
 
 
-async def ask_once(door: Door, body: Json, account: Account) -> None:
+async def ask_once(endpoint: Endpoint, body: Json, account: Account) -> None:
     """One whole answer, into the account."""
     begun = time.perf_counter()
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            answer = json.loads(body_of(await post(door, CHAT, body)))
+            answer = json.loads(body_of(await post(endpoint, CHAT, body)))
         if not answer["choices"][0]["finish_reason"]:
             raise ValueError("an answer without an end")
     except (OSError, RuntimeError, TimeoutError, ValueError, LookupError) as error:
@@ -71,20 +71,22 @@ async def ask_once(door: Door, body: Json, account: Account) -> None:
 
 
 async def _client(
-    door: Door, kind: Json, dice: random.Random, account: Account, stop: asyncio.Event, pause_s: float
+    endpoint: Endpoint, kind: Json, dice: random.Random, account: Account, stop: asyncio.Event, pause_s: float
 ) -> None:
     while not stop.is_set():
-        await ask_once(door, {"max_tokens": 48, **kind, "messages": arithmetic(dice)}, account)
+        await ask_once(endpoint, {"max_tokens": 48, **kind, "messages": arithmetic(dice)}, account)
         await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager
-async def asking(doors: Sequence[Door], kinds: Sequence[Json], pause_s: float = PAUSE_S) -> AsyncGenerator[Account]:
-    """One client at each door for each kind of request, until the block ends; all finish what they asked."""
+async def asking(
+    endpoints: Sequence[Endpoint], kinds: Sequence[Json], pause_s: float = PAUSE_S
+) -> AsyncGenerator[Account]:
+    """One client at each endpoint for each kind of request, until the block ends; all finish what they asked."""
     account, stop = Account(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        for number, (door, kind) in enumerate((door, kind) for door in doors for kind in kinds):
-            tasks.create_task(_client(door, kind, random.Random(number), account, stop, pause_s))
+        for number, (endpoint, kind) in enumerate((endpoint, kind) for endpoint in endpoints for kind in kinds):
+            tasks.create_task(_client(endpoint, kind, random.Random(number), account, stop, pause_s))
         try:
             yield account
         finally:

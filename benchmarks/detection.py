@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from clients import asking
 from load import Json
 from measure import Figure, Target
-from namespaces import Stage, door, ready_at, stage
+from namespaces import Stage, endpoint, ready_at, stage
 from report import progress
 
 from tests.e2e.node_process import NodeProcess
@@ -89,7 +89,7 @@ async def killing(trials: int) -> list[Figure]:
         *survivors, victim = at.nodes.values()
         kinds[1]["model"] = await at.model_of(victim)
         for trial in range(trials):
-            async with asking([door(node) for node in survivors], kinds) as account:
+            async with asking([endpoint(node) for node in survivors], kinds) as account:
                 await asyncio.sleep(dice.uniform(1, STEP_S))
                 killed = time.perf_counter()
                 victim.kill()

@@ -25,7 +25,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from load import Door, Json, RunError, fresh_prompt, special_tokens, streams
+from load import Endpoint, Json, RunError, fresh_prompt, special_tokens, streams
 from measure import Figure, Target, interleaved, ratios
 from nodes import command_line_node
 from report import parser, progress, publish, read_environment
@@ -92,11 +92,11 @@ def measure(options: argparse.Namespace) -> list[Figure]:
         sha256 = shared_file(Path(folder))
         node_options = ("--federation", "--host", "127.0.0.1", "--model", "demo", "--threads", "1")
         with command_line_node(*node_options, "--data-dir", folder) as node:
-            door, url = Door.at(node.url), f"{node.url}{wire.MODELS_PATH}/{sha256}"
+            endpoint, url = Endpoint.at(node.url), f"{node.url}{wire.MODELS_PATH}/{sha256}"
             with urllib.request.urlopen(node.url + wire.MODELS_PATH) as listing:
                 if sha256 not in {file["sha256"] for file in json.load(listing)["files"]}:
                     raise RunError("the node does not share the file")
-            bias = special_tokens(door)
+            bias = special_tokens(endpoint)
 
             def body() -> Json:
                 return {
@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace) -> list[Figure]:
                 }  # fmt: skip
 
             def tokens_per_s() -> float:
-                answers = [streams(door, [body()])[0] for _ in range(STREAMS)]
+                answers = [streams(endpoint, [body()])[0] for _ in range(STREAMS)]
                 took_s = sum(answer.last - answer.first_content for answer in answers)
                 return STREAMS * (TOKENS - 1) / took_s
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from load import Door, Json, RunError, whole
+from load import Endpoint, Json, RunError, whole
 from measure import Figure, TailFigure, Target, interleaved, p95, p95_ratios
 from nodes import CommandLineNode, command_line_node
 from report import ROOT, progress
@@ -62,7 +62,7 @@ class Voters:
             "max_tokens": 256,
             "swarm": {"votes": NODES},
         }
-        took_s, answer = whole(Door.at(self.nodes[0].url), body)
+        took_s, answer = whole(Endpoint.at(self.nodes[0].url), body)
         if answer["swarm"]["wanted"] != NODES or answer["swarm"]["degraded"]:
             raise RunError(f"no vote of {NODES}: {answer['swarm']}")
         return took_s

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from load import Door, Json, Streamed, beside, exact_answer, special_tokens, streams
+from load import Endpoint, Json, Streamed, beside, exact_answer, special_tokens, streams
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, Relay, node_under_test, random_model, relayed
 from report import ROOT, parser, progress, publish, read_environment
@@ -56,17 +56,17 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Asks one node for answers of a fixed length, through either door."""
+    """Asks one node for answers of a fixed length, through either endpoint."""
 
     node: NodeUnderTest
     dice: random.Random
     bias: dict[str, float]
 
-    def speed(self, count: int, tokens: int, door: Door, extra: Json) -> Speed:
+    def speed(self, count: int, tokens: int, endpoint: Endpoint, extra: Json) -> Speed:
         """`count` streams at once, from the first request to the last byte."""
         bodies = [self._body(tokens) | extra for _ in range(count)]
         cpu_before = self._cpu_s()
-        answers = streams(door, bodies)
+        answers = streams(endpoint, bodies)
         cpu_s = self._cpu_s() - cpu_before
         total = sum(answer.completion_tokens for answer in answers)
         return Speed(
@@ -74,9 +74,9 @@ class Asker:
             cpu_us_per_token=cpu_s * 1e6 / total,
         )
 
-    def first_token_ms(self, door: Door, extra: Json) -> float:
+    def first_token_ms(self, endpoint: Endpoint, extra: Json) -> float:
         """Time to the first token of one stream on an idle node."""
-        [answer] = streams(door, [self._body(FIRST_TOKENS) | extra])
+        [answer] = streams(endpoint, [self._body(FIRST_TOKENS) | extra])
         return first_token_ms(answer)
 
     def added_together_ms(self, relay: Relay, count: int) -> float:
@@ -91,7 +91,7 @@ class Asker:
         pauses_s = [self.dice.uniform(0, MAX_PAUSE_S) for _ in probes]
         return statistics.median(added_ms(relay, probes, beside(self.node.gateway, background, probes, pauses_s)))
 
-    def sides(self, measure: Callable[[Door, Json], T]) -> dict[str, Callable[[], T]]:
+    def sides(self, measure: Callable[[Endpoint, Json], T]) -> dict[str, Callable[[], T]]:
         """The same measurement past the gateway and through it."""
         return {
             "native": partial(measure, self.node.engine, {}),

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
-from load import CHAT, Door, Json, RunError, fresh_prompt, opened, streams
+from load import CHAT, Endpoint, Json, RunError, fresh_prompt, opened, streams
 from measure import Figure, Target
 from nodes import command_line_node, random_model
 from report import parser, progress, publish, read_environment
@@ -42,9 +42,9 @@ def asked(dice: random.Random, tokens: int) -> Json:
 
 async def queued(url: str, process: psutil.Process, count: int) -> float:
     """KiB of the node's own memory for each of `count` queued streams."""
-    dice, door = random.Random(count), Door.at(url)
+    dice, endpoint = random.Random(count), Endpoint.at(url)
     async with AsyncExitStack() as busy:
-        running = await busy.enter_async_context(opened(door, CHAT, asked(dice, BUSY_TOKENS)))
+        running = await busy.enter_async_context(opened(endpoint, CHAT, asked(dice, BUSY_TOKENS)))
         await running.begun.wait()
         before = process.memory_full_info().uss
         async with AsyncExitStack() as waiting:
@@ -52,7 +52,7 @@ async def queued(url: str, process: psutil.Process, count: int) -> float:
             for start in range(0, count, OPENED_TOGETHER):
                 bodies = [asked(dice, 1) for _ in range(min(OPENED_TOGETHER, count - start))]
                 idle += await asyncio.gather(
-                    *(waiting.enter_async_context(opened(door, CHAT, body)) for body in bodies)
+                    *(waiting.enter_async_context(opened(endpoint, CHAT, body)) for body in bodies)
                 )
             async with asyncio.timeout(HEARTBEATS_S):
                 for stream in idle:
@@ -67,7 +67,7 @@ async def queued(url: str, process: psutil.Process, count: int) -> float:
 def one_round(model: Path, count: int) -> float:
     options = ("--model", str(model), "--workers", "1", "--queue", str(count), "--context", str(CONTEXT_TOKENS))
     with command_line_node(*options) as node:
-        streams(Door.at(node.url), [asked(random.Random(0), 1)] * WARM_UPS)  # pools and caches are no stream's cost
+        streams(Endpoint.at(node.url), [asked(random.Random(0), 1)] * WARM_UPS)  # pools and caches are no stream's cost
         return asyncio.run(queued(node.url, node.process, count))
 
 

@@ -34,7 +34,7 @@ class RunError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Endpoint:
     """A server to ask: where it listens and its key, if it wants one."""
 
     host: str
@@ -108,31 +108,31 @@ class _Exchange(asyncio.Protocol):
             self.done.set_result(Reply(self.sent, self._first_content, self._last, b"".join(self._parts)))
 
 
-def _exchange(door: Door, path: str, body: Json) -> _Exchange:
+def _exchange(endpoint: Endpoint, path: str, body: Json) -> _Exchange:
     payload = json.dumps(body).encode()
-    key = f"Authorization: Bearer {door.key}\r\n" if door.key else ""
+    key = f"Authorization: Bearer {endpoint.key}\r\n" if endpoint.key else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {door.host}:{door.port}\r\n{key}Content-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {endpoint.host}:{endpoint.port}\r\n{key}Content-Type: application/json\r\n"
         f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     return _Exchange(head.encode() + payload)
 
 
 @asynccontextmanager
-async def opened(door: Door, path: str, body: Json) -> AsyncGenerator[_Exchange]:
+async def opened(endpoint: Endpoint, path: str, body: Json) -> AsyncGenerator[_Exchange]:
     """`body` sent on a connection of its own, which is closed with the block; the clock starts before it is opened."""
-    exchange = _exchange(door, path, body)
+    exchange = _exchange(endpoint, path, body)
     exchange.sent = time.perf_counter()
-    transport, _ = await asyncio.get_running_loop().create_connection(lambda: exchange, door.host, door.port)
+    transport, _ = await asyncio.get_running_loop().create_connection(lambda: exchange, endpoint.host, endpoint.port)
     try:
         yield exchange
     finally:
         transport.close()
 
 
-async def post(door: Door, path: str, body: Json) -> Reply:
+async def post(endpoint: Endpoint, path: str, body: Json) -> Reply:
     """The whole reply to `body`."""
-    async with asyncio.timeout(ANSWER_TIMEOUT_S), opened(door, path, body) as exchange:
+    async with asyncio.timeout(ANSWER_TIMEOUT_S), opened(endpoint, path, body) as exchange:
         return await exchange.done
 
 
@@ -169,17 +169,19 @@ def read_stream(reply: Reply, expected_tokens: int) -> Streamed:
     return Streamed(reply.sent, reply.first_content, reply.last, usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def streams(door: Door, bodies: Sequence[Json]) -> list[Streamed]:
+def streams(endpoint: Endpoint, bodies: Sequence[Json]) -> list[Streamed]:
     """All `bodies` asked at once, each streamed to its end."""
 
     async def together() -> list[Reply]:
-        return await asyncio.gather(*(post(door, CHAT, body) for body in bodies))
+        return await asyncio.gather(*(post(endpoint, CHAT, body) for body in bodies))
 
     replies = asyncio.run(together())
     return [read_stream(reply, body["max_tokens"]) for reply, body in zip(replies, bodies, strict=True)]
 
 
-def beside(door: Door, running: Sequence[Json], probes: Sequence[Json], pauses_s: Sequence[float]) -> list[Streamed]:
+def beside(
+    endpoint: Endpoint, running: Sequence[Json], probes: Sequence[Json], pauses_s: Sequence[float]
+) -> list[Streamed]:
     """`probes` streamed one after the other while all of `running` are generated; those are broken off at the end.
 
     A pause before each probe keeps them from always arriving right after an engine's step.
@@ -187,13 +189,13 @@ def beside(door: Door, running: Sequence[Json], probes: Sequence[Json], pauses_s
 
     async def one_by_one() -> list[Reply]:
         async with AsyncExitStack() as stack:
-            others = [await stack.enter_async_context(opened(door, CHAT, body)) for body in running]
+            others = [await stack.enter_async_context(opened(endpoint, CHAT, body)) for body in running]
             for other in others:
                 await other.begun.wait()
             replies: list[Reply] = []
             for body, pause_s in zip(probes, pauses_s, strict=True):
                 await asyncio.sleep(pause_s)
-                replies.append(await post(door, CHAT, body))
+                replies.append(await post(endpoint, CHAT, body))
             if any(other.done.done() for other in others):
                 raise RunError("a stream in the background ended before the probes did")
             return replies
@@ -202,9 +204,9 @@ def beside(door: Door, running: Sequence[Json], probes: Sequence[Json], pauses_s
     return [read_stream(reply, body["max_tokens"]) for reply, body in zip(replies, probes, strict=True)]
 
 
-def whole(door: Door, body: Json) -> tuple[float, Json]:
+def whole(endpoint: Endpoint, body: Json) -> tuple[float, Json]:
     """Seconds until the last byte of one whole answer, and the answer."""
-    reply = asyncio.run(post(door, CHAT, body))
+    reply = asyncio.run(post(endpoint, CHAT, body))
     return reply.last - reply.sent, json.loads(body_of(reply))
 
 
@@ -228,7 +230,7 @@ def exact_answer(
     }
 
 
-def special_tokens(engine: Door) -> dict[str, float]:
+def special_tokens(engine: Endpoint) -> dict[str, float]:
     """A `logit_bias` without which random weights would now and then end an answer, or begin a tool call."""
     reply = asyncio.run(post(engine, "/tokenize", {"content": SPECIAL_TEXT, "parse_special": True}))
     return {str(token): NEVER for token in json.loads(body_of(reply))["tokens"]}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from clients import asking
 from measure import Figure, Target
-from namespaces import Stage, door, stage
+from namespaces import Stage, endpoint, stage
 from report import progress
 
 from tests.e2e.network import OWN_HOST, Machine, run
@@ -40,7 +40,7 @@ async def _one_swarm(minutes: float, percent: int) -> list[Figure]:
         await at.whole()
         for machine in at.network.machines:
             lose(machine, percent)
-        async with asking([door(at.nodes["kitchen"])], [SWARM], PAUSE_S) as account:
+        async with asking([endpoint(at.nodes["kitchen"])], [SWARM], PAUSE_S) as account:
             for _ in range(max(1, round(minutes * 60 / STEP_S))):
                 await asyncio.sleep(min(STEP_S, minutes * 60))
                 progress(f"{percent} % lost: {len(evictions(at))} evictions; {account.summary()}")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from load import Door, RunError
+from load import Endpoint, RunError
 
 from tests.doubles.handing_over import held
 from tests.e2e.network import SWITCH, Machine, Network, run, why_impossible
@@ -182,10 +182,10 @@ def listener_on(machine: Machine) -> socket.socket:
         return threads.submit(listen).result()
 
 
-def door(node: NodeProcess) -> Door:
+def endpoint(node: NodeProcess) -> Endpoint:
     """Where clients ask it."""
     assert node.machine is not None
-    return Door(node.machine.ip, PORT)
+    return Endpoint(node.machine.ip, PORT)
 
 
 async def ready_at(node: NodeProcess, timeout_s: float = START_S) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from load import Door, RunError
+from load import Endpoint, RunError
 from report import ROOT, progress
 
 START_TIMEOUT_S = 180.0  # loading 0.5 GB on a slow disk; a node that takes longer is broken
@@ -28,8 +28,8 @@ MAX_SAID_CHARS = 3000  # of a failed node's log: its last traceback
 class NodeUnderTest:
     """A running node: the way in through its gateway, and the way past it to the same engine."""
 
-    gateway: Door
-    engine: Door
+    gateway: Endpoint
+    engine: Endpoint
     model: str
     process: psutil.Process
     child: subprocess.Popen[str]
@@ -167,8 +167,8 @@ def node_under_test(
         try:
             ready = json.loads(_first_line(child, "{")[-1])
             yield NodeUnderTest(
-                gateway=Door.at(ready["gateway_url"]),
-                engine=Door.at(ready["engine_url"], ready["engine_key"]),
+                gateway=Endpoint.at(ready["gateway_url"]),
+                engine=Endpoint.at(ready["engine_url"], ready["engine_key"]),
                 model=ready["model"],
                 process=psutil.Process(ready["pid"]),
                 child=child,

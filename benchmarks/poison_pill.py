@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import psutil
-from load import CHAT, Door, Json, Reply, RunError, body_of, exact_answer, post, special_tokens
+from load import CHAT, Endpoint, Json, Reply, RunError, body_of, exact_answer, post, special_tokens
 from measure import Figure, Target
 from nodes import CommandLineNode, command_line_node
 from report import parser, progress, publish, read_environment
@@ -108,13 +108,13 @@ def swarm_of_nodes() -> Generator[tuple[CommandLineNode, list[CommandLineNode], 
 
 async def one_round(front: CommandLineNode, others: list[CommandLineNode], model: str, dice: random.Random) -> Round:
     """A pill, the same again, and something else."""
-    door, everybody = Door.at(front.url), [front, *others]
+    endpoint, everybody = Endpoint.at(front.url), [front, *others]
     single = {"swarm": {"strategy": "single"}}
-    bias = await asyncio.to_thread(special_tokens, Door.at(others[0].url))
+    bias = await asyncio.to_thread(special_tokens, Endpoint.at(others[0].url))
     pill: Json = exact_answer(model, dice, bias, TOKENS) | single
     pids = {node.url: hosts(node) for node in everybody}
     before = {node.url: asked_by_peers(node) for node in others}
-    asking = asyncio.create_task(post(door, CHAT, pill))
+    asking = asyncio.create_task(post(endpoint, CHAT, pill))
 
     def busy() -> CommandLineNode | None:
         return next((node for node in others if series(node, "swarm_slots_free") < SLOTS), None)
@@ -127,9 +127,9 @@ async def one_round(front: CommandLineNode, others: list[CommandLineNode], model
     for pid in hosts(victim):
         psutil.Process(pid).send_signal(signal.SIGABRT)
     refused = refused_at(await asking)
-    again = await post(door, CHAT, pill)
+    again = await post(endpoint, CHAT, pill)
     more = sum(asked_by_peers(node) - before[node.url] for node in others if node is not victim)
-    other = await post(door, CHAT, exact_answer(model, dice, bias, 1) | single)
+    other = await post(endpoint, CHAT, exact_answer(model, dice, bias, 1) | single)
     body_of(other)
     await asyncio.to_thread(until, "the engine is loaded again", loaded_again)
     back = time.perf_counter()

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from load import Door, Json, Streamed, exact_answer, special_tokens, streams
+from load import Endpoint, Json, Streamed, exact_answer, special_tokens, streams
 from measure import Figure, Target, differences, interleaved, ratios
-from namespaces import door, stage
+from namespaces import endpoint, stage
 from nodes import random_model
 from report import progress
 
@@ -36,27 +36,27 @@ class Ways:
 
     name: str
     model: str
-    direct: Door
-    through: Door
+    direct: Endpoint
+    through: Endpoint
     bias: dict[str, float]
     dice: random.Random
 
-    def sides(self, sample: Callable[[Door], float]) -> dict[str, Callable[[], float]]:
+    def sides(self, sample: Callable[[Endpoint], float]) -> dict[str, Callable[[], float]]:
         return {"direct": partial(sample, self.direct), "through": partial(sample, self.through)}
 
-    def first_token_ms(self, at: Door) -> float:
+    def first_token_ms(self, at: Endpoint) -> float:
         return statistics.median(self._first_token_ms(at) for _ in range(PROBES))
 
-    def tokens_per_s(self, tokens: int, at: Door) -> float:
+    def tokens_per_s(self, tokens: int, at: Endpoint) -> float:
         """From the first token to the last byte."""
         answer = self._stream(at, tokens)
         return (tokens - 1) / (answer.last - answer.first_content)
 
-    def _first_token_ms(self, at: Door) -> float:
+    def _first_token_ms(self, at: Endpoint) -> float:
         answer = self._stream(at, FIRST_TOKENS)
         return (answer.first_content - answer.sent) * 1000
 
-    def _stream(self, at: Door, tokens: int) -> Streamed:
+    def _stream(self, at: Endpoint, tokens: int) -> Streamed:
         extra: Json = {
             "stream": True, "stream_options": {"include_usage": True}, "swarm": {"strategy": "single"},
         }  # fmt: skip
@@ -71,9 +71,9 @@ async def proxied(trials: int, layers: int) -> list[Figure]:
     async with stage(members) as at:
         await at.whole()
         asked, small, large_node = at.nodes.values()
-        bias = await asyncio.to_thread(special_tokens, door(small))
-        embedded = Ways("embedded model", await at.model_of(small), door(small), door(asked), bias, dice)
-        shaped = Ways("0.5B shape", await at.model_of(large_node), door(large_node), door(asked), bias, dice)
+        bias = await asyncio.to_thread(special_tokens, endpoint(small))
+        embedded = Ways("embedded model", await at.model_of(small), endpoint(small), endpoint(asked), bias, dice)
+        shaped = Ways("0.5B shape", await at.model_of(large_node), endpoint(large_node), endpoint(asked), bias, dice)
         for mode in ("open", "paired"):
             if mode == "paired":
                 await at.pair()

@@ -25,7 +25,7 @@ import aiohttp
 from clients import ANSWER_TIMEOUT_S, Account, arithmetic
 from load import Json, fresh_prompt, special_tokens
 from measure import Figure, Target
-from namespaces import Stage, door, ready_at, stage
+from namespaces import Stage, endpoint, ready_at, stage
 from openai import AsyncOpenAI, OpenAIError
 from report import progress
 
@@ -79,7 +79,7 @@ class Restart:
 
 
 def url_of(node: NodeProcess) -> str:
-    place = door(node)
+    place = endpoint(node)
     return f"http://{place.host}:{place.port}"
 
 
@@ -103,7 +103,7 @@ async def _rounds(trials: int, ports_held: bool) -> list[Figure]:
     where = "port held open" if ports_held else "port closed"
     async with stage(dict.fromkeys(NODES, ("--federation",)), ports_held=ports_held) as at:
         await at.whole()
-        bias = await asyncio.to_thread(special_tokens, door(at.nodes["kitchen"]))
+        bias = await asyncio.to_thread(special_tokens, endpoint(at.nodes["kitchen"]))
         for trial in range(trials):
             restart = Restart(at, random.Random(trial), bias)
             async with everybody_asks(restart, sorts):

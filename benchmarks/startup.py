@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from load import CHAT, Door, body_of, post
+from load import CHAT, Endpoint, body_of, post
 from measure import Figure, interleaved, ratios
 from nodes import command_line_node
 from report import ROOT, parser, progress, publish, read_environment
@@ -35,7 +35,7 @@ class Start:
 def start(*options: str) -> Start:
     """Start a node, and ask it one thing as soon as it says that it is ready."""
     with command_line_node(*options) as node:
-        reply = asyncio.run(post(Door.at(node.url), CHAT, QUESTION))
+        reply = asyncio.run(post(Endpoint.at(node.url), CHAT, QUESTION))
         body_of(reply)
         return Start(node.ready_s, reply.last - node.started)
 

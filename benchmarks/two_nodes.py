@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from load import CHAT, Door, Json, Reply, body_of, exact_answer, post, special_tokens
+from load import CHAT, Endpoint, Json, Reply, body_of, exact_answer, post, special_tokens
 from measure import Figure, Target, interleaved, ratios
-from namespaces import door, stage
+from namespaces import endpoint, stage
 from nodes import random_model
 from report import progress
 
@@ -65,14 +65,14 @@ class Rates:
     dice: random.Random
     generator_share: list[float] = field(default_factory=list[float])
 
-    def answers_per_s(self, doors: Sequence[Door]) -> float:
-        """The clients dealt out to `doors`; what was answered within the window, per second."""
+    def answers_per_s(self, endpoints: Sequence[Endpoint]) -> float:
+        """The clients dealt out to `endpoints`; what was answered within the window, per second."""
         time.sleep(CALM_S)
-        return asyncio.run(self._answers_per_s(doors))
+        return asyncio.run(self._answers_per_s(endpoints))
 
-    async def _answers_per_s(self, doors: Sequence[Door]) -> float:
+    async def _answers_per_s(self, endpoints: Sequence[Endpoint]) -> float:
         window = Window(time.perf_counter() + WARM_S)
-        clients = [asyncio.create_task(self._client(doors[n % len(doors)], n, window)) for n in range(CLIENTS)]
+        clients = [asyncio.create_task(self._client(endpoints[n % len(endpoints)], n, window)) for n in range(CLIENTS)]
         finished = asyncio.create_task(window.over.wait())
         cpu_before, begun = time.process_time(), time.perf_counter()
         done, _ = await asyncio.wait([*clients, finished], return_when=asyncio.FIRST_COMPLETED)
@@ -85,7 +85,7 @@ class Rates:
             task.result()  # a client ends by itself only where it fails
         return window.answers / WINDOW_S
 
-    async def _client(self, at: Door, number: int, window: Window) -> None:
+    async def _client(self, at: Endpoint, number: int, window: Window) -> None:
         while True:
             body: Json = exact_answer(self.model, self.dice, self.bias, TOKENS)
             reply = await post(at, CHAT, body | {"swarm": {"strategy": "single"}})
@@ -107,12 +107,12 @@ async def two_nodes(trials: int, layers: int) -> list[Figure]:
         first, second, alone = at.nodes.values()
         pair = frozenset((first.name, second.name))
         await at.instant((first, second), pair.__eq__, 30, "the two know each other")
-        bias = await asyncio.to_thread(special_tokens, door(first))
+        bias = await asyncio.to_thread(special_tokens, endpoint(first))
         rates = Rates(await at.model_of(first), bias, random.Random(PROMPTS_SEED))
         sides = {
-            "one": lambda: rates.answers_per_s([door(alone)]),
-            "two": lambda: rates.answers_per_s([door(first)]),
-            "apart": lambda: rates.answers_per_s([door(first), door(second)]),
+            "one": lambda: rates.answers_per_s([endpoint(alone)]),
+            "two": lambda: rates.answers_per_s([endpoint(first)]),
+            "apart": lambda: rates.answers_per_s([endpoint(first), endpoint(second)]),
         }
         progress(f"two nodes against one, {trials} trials of {CLIENTS} clients")
         got = await asyncio.to_thread(interleaved, sides, trials)

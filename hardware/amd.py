@@ -2,7 +2,7 @@
 
 import re
 
-from hardware.command import TOOL_TIMEOUT_S, Failed, Output, Run, explain
+from hardware.command import TOOL_TIMEOUT_S, Failed, RunTool, ToolOutput, explain
 from hardware.snapshot import GIB_BYTES, Gpu
 from hardware.tool_text import JsonObject, first_json_object, known_text, one_line, whole_number
 
@@ -84,11 +84,11 @@ def _integrated(architecture: str | None, total_bytes: int | None) -> bool | Non
     return True if total_bytes is not None and total_bytes <= _MAX_CARVE_OUT_BYTES else None
 
 
-def probe_amd(run: Run, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+def probe_amd(run: RunTool, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """All AMD GPUs, and notes on what rocm-smi said; never raises."""
     outcome = run(QUERY_COMMAND, timeout_s)
-    gpus = parse_rocm(outcome.stdout) if isinstance(outcome, Output | Failed) else ()
-    if not isinstance(outcome, Output):
+    gpus = parse_rocm(outcome.stdout) if isinstance(outcome, ToolOutput | Failed) else ()
+    if not isinstance(outcome, ToolOutput):
         return gpus, (explain(outcome),)
     said = one_line(outcome.stdout)
     return gpus, () if gpus else (f"rocm-smi: reported no GPU{f': {said}' if said else ''}",)

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from hardware.command import TOOL_TIMEOUT_S, Failed, Output, Run, explain
+from hardware.command import TOOL_TIMEOUT_S, Failed, RunTool, ToolOutput, explain
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, AppleSilicon, Gpu, GpuVendor
 from hardware.tool_text import JsonObject, JsonValue, first_json_object, known_text, objects_in, whole_number
 
@@ -24,13 +24,13 @@ def parse_sysctl(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
-def read_sysctl(run: Run, command: Sequence[str], timeout_s: float) -> tuple[str, tuple[str, ...]]:
+def read_sysctl(run: RunTool, command: Sequence[str], timeout_s: float) -> tuple[str, tuple[str, ...]]:
     """What `command` printed ("" if nothing), and a note if it printed nothing.
 
     A name that this macOS does not know makes sysctl fail, but only after it printed the others.
     """
     match run(command, timeout_s):
-        case Output(stdout):
+        case ToolOutput(stdout):
             return stdout, ()
         case Failed(stdout=stdout) if stdout.strip():
             return stdout, ()
@@ -108,14 +108,14 @@ def _size_bytes(value: JsonValue) -> int | None:
 
 
 def probe_apple(
-    run: Run, timeout_s: float = TOOL_TIMEOUT_S
+    run: RunTool, timeout_s: float = TOOL_TIMEOUT_S
 ) -> tuple[AppleSilicon | None, tuple[Gpu, ...], tuple[str, ...]]:
     """This Mac's chip or GPUs, and notes; both tools share `timeout_s`; never raises. For macOS only."""
     deadline_s = time.monotonic() + timeout_s
     sysctl, sysctl_notes = read_sysctl(run, SYSCTL_COMMAND, timeout_s)
     outcome = run(PROFILER_COMMAND, max(0.0, deadline_s - time.monotonic()))
-    profiler = outcome.stdout if isinstance(outcome, Output) else ""
-    notes = sysctl_notes if isinstance(outcome, Output) else (*sysctl_notes, explain(outcome))
+    profiler = outcome.stdout if isinstance(outcome, ToolOutput) else ""
+    notes = sysctl_notes if isinstance(outcome, ToolOutput) else (*sysctl_notes, explain(outcome))
     apple, gpus = parse_apple_silicon(profiler, sysctl), parse_mac_gpus(profiler)
     if apple is None and not gpus and not notes:
         notes = ("system_profiler: described neither an Apple chip nor a GPU",)

@@ -37,7 +37,7 @@ _End = Literal["complete", "late", "flood"]
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class ToolOutput:
     """The tool succeeded and printed `stdout`."""
 
     stdout: str
@@ -68,13 +68,13 @@ class Failed:
     stderr: str
 
 
-Outcome = Output | Missing | TimedOut | Failed
+ToolOutcome = ToolOutput | Missing | TimedOut | Failed
 
 
-class Run(Protocol):
+class RunTool(Protocol):
     """Runs `argv` for at most `timeout_s`, blocking; never raises for what the tool does."""
 
-    def __call__(self, argv: Sequence[str], timeout_s: float, /) -> Outcome: ...
+    def __call__(self, argv: Sequence[str], timeout_s: float, /) -> ToolOutcome: ...
 
 
 def default_search_path() -> str:
@@ -82,7 +82,7 @@ def default_search_path() -> str:
     return os.pathsep.join((os.environ.get("PATH", os.defpath), *_VENDOR_DIRECTORIES))
 
 
-def run_tool(argv: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S, search_path: str | None = None) -> Outcome:
+def run_tool(argv: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S, search_path: str | None = None) -> ToolOutcome:
     """Run `argv[0]` (looked up on `search_path`), waiting at most `timeout_s`. Blocks: keep it off the event loop."""
     tool = argv[0]
     executable = shutil.which(tool, path=default_search_path() if search_path is None else search_path)
@@ -103,7 +103,7 @@ def run_tool(argv: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S, search_path
         return Failed(tool, None, "", f"stopped: it printed more than {MAX_OUTPUT_BYTES} bytes")
     if process.returncode != 0:
         return Failed(tool, process.returncode, _text(stdout), _text(stderr))
-    return Output(_text(stdout))
+    return ToolOutput(_text(stdout))
 
 
 def explain(outcome: Missing | TimedOut | Failed) -> str:

@@ -11,7 +11,7 @@ import psutil
 
 from hardware.apple import parse_sysctl, read_sysctl
 from hardware.cgroup import read_cpu_quota_cores, read_text
-from hardware.command import TOOL_TIMEOUT_S, Run
+from hardware.command import TOOL_TIMEOUT_S, RunTool
 from hardware.snapshot import Cpu
 from hardware.tool_text import known_text
 
@@ -108,7 +108,7 @@ def count_usable_cores(
     return min((count for count in (physical or logical, allowed, quota) if count), default=None)
 
 
-def probe_cpu(root: Path, system: str, run: Run, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[Cpu, tuple[str, ...]]:
+def probe_cpu(root: Path, system: str, run: RunTool, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[Cpu, tuple[str, ...]]:
     """Read the processor of this machine; `root` is where Linux's files lie; never raises."""
     kind, notes = _describe(root, system, run, timeout_s)
     physical, logical = _count(logical=False), _count(logical=True)
@@ -127,7 +127,7 @@ def probe_cpu(root: Path, system: str, run: Run, timeout_s: float = TOOL_TIMEOUT
     return cpu, (*notes, f"cpu: this process's container may use {quota_cores:g} cores (cgroup quota)")
 
 
-def _describe(root: Path, system: str, run: Run, timeout_s: float) -> tuple[CpuKind, tuple[str, ...]]:
+def _describe(root: Path, system: str, run: RunTool, timeout_s: float) -> tuple[CpuKind, tuple[str, ...]]:
     if system == "Darwin":
         text, notes = read_sysctl(run, SYSCTL_COMMAND, timeout_s)
         return parse_cpu_sysctl(text), notes

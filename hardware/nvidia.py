@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hardware.command import TOOL_TIMEOUT_S, Failed, Outcome, Output, Run, explain
+from hardware.command import TOOL_TIMEOUT_S, Failed, RunTool, ToolOutcome, ToolOutput, explain
 from hardware.snapshot import MIB_BYTES, Gpu
 from hardware.tool_text import known_text, whole_number
 
@@ -121,25 +121,25 @@ def _slice(gpu: Gpu, index: int, total_bytes: int | None, free_bytes: int | None
     )
 
 
-def probe_nvidia(run: Run, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+def probe_nvidia(run: RunTool, timeout_s: float = TOOL_TIMEOUT_S) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
     """All NVIDIA GPUs, and notes on what nvidia-smi said; up to three runs share `timeout_s`; never raises."""
     deadline_s = time.monotonic() + timeout_s
     outcome = run(QUERY_COMMAND, timeout_s)
     if _refused_a_field(outcome):
         outcome = run(OLD_DRIVER_COMMAND, max(0.0, deadline_s - time.monotonic()))
-    rows = parse_query(outcome.stdout) if isinstance(outcome, Output | Failed) else ()
-    notes = () if isinstance(outcome, Output) else (explain(outcome),)  # one lost GPU fails the query of the others
+    rows = parse_query(outcome.stdout) if isinstance(outcome, ToolOutput | Failed) else ()
+    notes = () if isinstance(outcome, ToolOutput) else (explain(outcome),)  # one lost GPU fails the query of the others
     if not rows:
         return (), notes or ("nvidia-smi: reported no GPU",)
     if not any(row.mig_enabled for row in rows):
         return tuple(row.gpu for row in rows), notes
     report = run(REPORT_COMMAND, max(0.0, deadline_s - time.monotonic()))
-    if not isinstance(report, Output):
+    if not isinstance(report, ToolOutput):
         whole = tuple(row.gpu for row in rows if not row.mig_enabled)
         return whole, (*notes, explain(report), "nvidia-smi: MIG devices are left out, their memory is unknown")
     gpus, mig_notes = expand_mig(rows, report.stdout)
     return gpus, (*notes, *mig_notes)
 
 
-def _refused_a_field(outcome: Outcome) -> bool:
+def _refused_a_field(outcome: ToolOutcome) -> bool:
     return isinstance(outcome, Failed) and "not a valid field" in outcome.stdout + outcome.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hardware.amd import probe_amd
 from hardware.apple import probe_apple
-from hardware.command import TOOL_TIMEOUT_S, Run, run_tool
+from hardware.command import TOOL_TIMEOUT_S, RunTool, run_tool
 from hardware.cpu import probe_cpu
 from hardware.memory import probe_memory
 from hardware.nvidia import probe_nvidia
@@ -17,7 +17,7 @@ _SOURCES = 4  # asked at the same time, so that the slowest one alone decides ho
 
 def probe_hardware(
     timeout_s: float = TOOL_TIMEOUT_S,
-    run: Run = run_tool,
+    run: RunTool = run_tool,
     root: Path = Path("/"),
     system: str | None = None,
 ) -> HardwareSnapshot:

@@ -160,7 +160,7 @@ class UpstreamFailed(SwarmError):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class UpstreamRefusal:
     """What an upstream said when it refused: its HTTP status and the fields of its error object, bounded and printable.
 
     `sizes` are the counts that go with a prompt that is too long (`n_prompt_tokens`, `n_ctx`).
@@ -178,7 +178,7 @@ class Refusal:
 class UpstreamRefused(UpstreamFailed):
     """The upstream answered with an error, which is passed on as it was."""
 
-    def __init__(self, host: str, refusal: Refusal) -> None:
+    def __init__(self, host: str, refusal: UpstreamRefusal) -> None:
         super().__init__(host, refusal.message)
         self.refusal = refusal
 

@@ -84,25 +84,25 @@ def _add_vote(commands: Any) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from swarm.commands.http import NodeDoor
+    from swarm.commands.node_client import NodeApi
     from swarm.commands.status import status
 
-    return status(NodeDoor(arguments.url, _client_key(arguments)), arguments.json)
+    return status(NodeApi(arguments.url, _client_key(arguments)), arguments.json)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
     from swarm.commands.chat import chat
-    from swarm.commands.http import NodeDoor
+    from swarm.commands.node_client import NodeApi
 
-    return chat(NodeDoor(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
+    return chat(NodeApi(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
 
 
 def _vote(arguments: argparse.Namespace) -> int:
-    from swarm.commands.http import NodeDoor
+    from swarm.commands.node_client import NodeApi
     from swarm.commands.vote import read_question, vote
-    from swarm.commands.vote_stream import Ballot
+    from swarm.commands.vote_stream import VoteRequest
 
-    ballot = Ballot(
+    ballot = VoteRequest(
         read_question(arguments.question),
         model=arguments.model,
         system=arguments.system,
@@ -112,7 +112,7 @@ def _vote(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
     )
-    return vote(NodeDoor(arguments.url, _client_key(arguments)), ballot, arguments.output)
+    return vote(NodeApi(arguments.url, _client_key(arguments)), ballot, arguments.output)
 
 
 def _client_key(arguments: argparse.Namespace) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from federation.printable_text import one_line
 from swarm.commands.output import columns_of, cut, fitted
-from swarm.commands.vote_stream import Account, VoterPart
+from swarm.commands.vote_stream import VoteAccount, VoterPart
 
 MIN_COLUMNS = 20  # of a terminal; below it nothing is worth reading, and lines are simply cut
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
@@ -67,7 +67,7 @@ class View:
         return "".join(painted)
 
 
-def standing_lines(account: Account, view: View, elapsed_ms: int) -> list[str]:
+def standing_lines(account: VoteAccount, view: View, elapsed_ms: int) -> list[str]:
     """The vote while it runs: who was asked, what each said, how it stands."""
     tally = tally_rows(account, view.columns)
     parts = voter_rows(account, view.columns)
@@ -78,13 +78,13 @@ def standing_lines(account: Account, view: View, elapsed_ms: int) -> list[str]:
     return lines if view.rows is None else lines[: max(view.rows, 1)]
 
 
-def verdict_lines(account: Account, view: View) -> list[str]:
+def verdict_lines(account: VoteAccount, view: View) -> list[str]:
     """The vote when it is over: the same, what ended it, who disagreed, and what it cost."""
     rows = [[], *outcome_rows(account)]
     return [*standing_lines(account, view, account.elapsed_ms), *(view.line(row) for row in rows)]
 
 
-def head(account: Account, elapsed_ms: int) -> Spans:
+def head(account: VoteAccount, elapsed_ms: int) -> Spans:
     kind = account.kind.replace("_", " ") if account.candidates else ""  # of no answers it says nothing
     rest = [account.strategy, kind, duration(elapsed_ms)]
     if account.seats_out and not account.final:
@@ -92,12 +92,12 @@ def head(account: Account, elapsed_ms: int) -> Spans:
     return [("bold", voters(account)), ("dim", " · " + " · ".join(filter(None, rest)))]
 
 
-def voters(account: Account) -> str:
+def voters(account: VoteAccount) -> str:
     """How many were asked: of how many, where the load allows fewer or the rest may not be needed."""
     return (f"{account.asked} of " if account.asked < account.wanted else "") + counted(account.wanted, "voter")
 
 
-def voter_rows(account: Account, columns: int) -> list[Spans]:
+def voter_rows(account: VoteAccount, columns: int) -> list[Spans]:
     """One row a voter: its answer's letter, who it is, what it said, what that cost; then who is out."""
     names = [part.voter for part in account.candidates] + [seats.node for seats in account.out]
     models = [seated.model for seated in (*account.candidates, *account.out)]
@@ -134,7 +134,7 @@ def shortened_rows(rows: list[Spans], room: int) -> list[Spans]:
     return [*rows[:kept], [("dim", f"    … and {len(rows) - kept} more")]]
 
 
-def tally_rows(account: Account, columns: int) -> list[Spans]:
+def tally_rows(account: VoteAccount, columns: int) -> list[Spans]:
     """One bar an answer, as long as its share of all that is and may still be cast: past the middle it must win."""
     groups = account.groups
     cast = sum(part.weight for group in groups for part in group)
@@ -152,12 +152,12 @@ def tally_rows(account: Account, columns: int) -> list[Spans]:
     return rows
 
 
-def speaker(account: Account, group: Sequence[VoterPart]) -> VoterPart:
+def speaker(account: VoteAccount, group: Sequence[VoterPart]) -> VoterPart:
     """Whose words stand for a group: the winner's where it is among them."""
     return next((part for part in group if part.voter == account.winner), group[0])
 
 
-def outcome_rows(account: Account) -> list[Spans]:
+def outcome_rows(account: VoteAccount) -> list[Spans]:
     """What ended the vote, what it decided, who said otherwise, and what it cost."""
     rows = [_labelled("stopped", STOPPED.get(account.stopped_by or "", account.stopped_by or "unknown"))]
     rows.append(verdict_row(account))
@@ -171,7 +171,7 @@ def outcome_rows(account: Account) -> list[Spans]:
     return [*rows, _labelled("cost", cost_text(account))]
 
 
-def verdict_row(account: Account) -> Spans:
+def verdict_row(account: VoteAccount) -> Spans:
     if account.winner is None:
         return _labelled("verdict", "nobody gave an answer", "warn")
     winner = account.winner
@@ -187,7 +187,7 @@ def verdict_row(account: Account) -> Spans:
     return _labelled("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
 
 
-def cost_text(account: Account) -> str:
+def cost_text(account: VoteAccount) -> str:
     parts = [counted(account.total_completion_tokens, "token")]
     if account.wasted_tokens:
         parts.append(f"{account.wasted_tokens} wasted on cancelled answers")
@@ -197,7 +197,7 @@ def cost_text(account: Account) -> str:
     return ", ".join([*parts, duration(account.elapsed_ms)])
 
 
-def arrival_line(account: Account, part: VoterPart) -> str:
+def arrival_line(account: VoteAccount, part: VoterPart) -> str:
     """One arrival as a line of a log: who said what, and how the vote stands with it."""
     said = part.answer if part.abstained is None else f"abstains: {part.abstained}"
     standing = "–".join(short_number(sum(voter.weight for voter in group)) for group in account.groups) or "no vote yet"
@@ -206,7 +206,7 @@ def arrival_line(account: Account, part: VoterPart) -> str:
     return f"{duration(account.elapsed_ms):>8}  {who}: {said}  [{standing}{out}]"
 
 
-def asked_line(account: Account) -> str:
+def asked_line(account: VoteAccount) -> str:
     """Who was asked, as the first line of a log."""
     seats = [f"{seat.seats} {seat.model}@{seat.node}" for seat in account.out]
     return f"   asked  {voters(account)}: {', '.join(seats)}"

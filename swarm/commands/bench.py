@@ -41,29 +41,29 @@ def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
 
 
 async def draw_samples(
-    wanted: Sequence[Wanted], doors: Mapping[str, Endpoint], parallel: int, store: SampleStore
+    wanted: Sequence[Wanted], endpoints: Mapping[str, Endpoint], parallel: int, store: SampleStore
 ) -> None:
-    """Draw all that is `wanted`, at most `parallel` at once from each of `doors` (by model); an error ends it."""
-    progress = Progress(len(wanted))
+    """Draw all that is `wanted`, at most `parallel` at once from each of `endpoints` (by model); an error ends it."""
+    progress = DrawingProgress(len(wanted))
 
-    async def work(door: Endpoint, queue: Iterator[Wanted]) -> None:
+    async def work(endpoint: Endpoint, queue: Iterator[Wanted]) -> None:
         for key, problem in queue:
-            store.add(await door.sample(problem, key))
+            store.add(await endpoint.sample(problem, key))
             progress.step()
 
     try:
         async with asyncio.TaskGroup() as group:
-            for door in set(doors.values()):
-                queue = iter([entry for entry in wanted if doors[entry[0].model] is door])
+            for endpoint in set(endpoints.values()):
+                queue = iter([entry for entry in wanted if endpoints[entry[0].model] is endpoint])
                 for _ in range(parallel):
-                    group.create_task(work(door, queue))
+                    group.create_task(work(endpoint, queue))
     except* SwarmError as errors:
         raise errors.exceptions[0] from None
     finally:
         progress.end()
 
 
-class Progress:
+class DrawingProgress:
     """How many samples are drawn, on standard error."""
 
     def __init__(self, total: int) -> None:
@@ -106,7 +106,7 @@ def bench_votes(options: BenchOptions) -> int:
         check_plots_possible()
     sets = [_question_set(name, options) for name in options.questions]
     store = SampleStore(options.store)
-    run = Run(options, sets, store)
+    run = VotesBenchmark(options, sets, store)
     problem: str | None = None
     try:
         asyncio.run(run.draw())
@@ -127,7 +127,7 @@ def bench_votes(options: BenchOptions) -> int:
     return 0 if problem is None else 1
 
 
-class Run:
+class VotesBenchmark:
     """The drawing of all samples, and what is known of the endpoint once it has been asked."""
 
     def __init__(self, options: BenchOptions, sets: Sequence[QuestionSet], store: SampleStore) -> None:
@@ -139,21 +139,21 @@ class Run:
 
     async def draw(self) -> None:
         """Raises SwarmError, from unknown models to an endpoint that went away."""
-        async with self._doors() as doors:
-            source = "embedded" if self._options.embedded else next(iter(doors.values())).base
+        async with self._endpoints() as endpoints:
+            source = "embedded" if self._options.embedded else next(iter(endpoints.values())).base
             plans = [
-                DrawPlan(questions, source, tuple(doors), questions.samples, self._options.seed)
+                DrawPlan(questions, source, tuple(endpoints), questions.samples, self._options.seed)
                 for questions in self._sets
             ]
             first = plans[0].questions
-            for model, door in doors.items():
-                note = await door.settle(first.problems[0], model, first.max_tokens)
+            for model, endpoint in endpoints.items():
+                note = await endpoint.settle(first.problems[0], model, first.max_tokens)
                 self.notes += [note] if note not in self.notes else []
             self.plans = plans
             wanted = missing(plans, self._store)
-            complain(f"{len(wanted)} samples of {', '.join(doors)} to draw")
+            complain(f"{len(wanted)} samples of {', '.join(endpoints)} to draw")
             with self._store.recording():
-                await draw_samples(wanted, doors, self._options.parallel, self._store)
+                await draw_samples(wanted, endpoints, self._options.parallel, self._store)
 
     def findings(self) -> list[Findings]:
         """What can be said of the samples that are there."""
@@ -166,7 +166,7 @@ class Run:
         return found
 
     @asynccontextmanager
-    async def _doors(self) -> AsyncGenerator[dict[str, Endpoint]]:
+    async def _endpoints(self) -> AsyncGenerator[dict[str, Endpoint]]:
         """The endpoint to ask for each model, in the order of the models."""
         options = self._options
         async with AsyncExitStack() as stack:

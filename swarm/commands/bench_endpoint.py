@@ -19,7 +19,7 @@ from typing import Annotated, Any, Self
 import aiohttp
 from pydantic import Field, ValidationError
 
-from swarm.commands.http import NodeUnreachable
+from swarm.commands.node_client import NodeUnreachable
 from swarm.errors import SwarmError
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
@@ -45,14 +45,14 @@ class _Function(Frozen):
     arguments: str | None = None
 
 
-class _Call(Frozen):
+class _ReplyCall(Frozen):
     id: str | None = None
     function: _Function
 
 
 class _Message(Frozen):
     content: str | None = None
-    tool_calls: tuple[_Call, ...] | None = None
+    tool_calls: tuple[_ReplyCall, ...] | None = None
 
 
 class _Choice(Frozen):
@@ -220,14 +220,14 @@ class Silent:
 async def embedded_endpoints(models: Sequence[str]) -> AsyncGenerator[dict[str, Endpoint]]:
     """An endpoint for each of `models`, on loopback ports of this process."""
     async with AsyncExitStack() as stack:
-        doors: dict[str, Endpoint] = {}
+        endpoints: dict[str, Endpoint] = {}
         for model in models:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-bench-"))
             settings = {"model": model, "workers": SLOTS, "context": CONTEXT_TOKENS, "port": 0, "host": "127.0.0.1"}
             node = await stack.enter_async_context(
                 Node(make_settings({**settings, "data_dir": Path(folder)}), Silent())
             )
-            doors[model] = await stack.enter_async_context(Endpoint(node.place.announced.url, None))
+            endpoints[model] = await stack.enter_async_context(Endpoint(node.place.announced.url, None))
         # llama.cpp's server installs handlers of its own while it loads: Ctrl-C is to end this run, not the process.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
-        yield doors
+        yield endpoints

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarm.commands.http import NodeDoor, post_stream
+from swarm.commands.node_client import NodeApi, post_stream
 from swarm.commands.output import Stream, say, say_line
 
 
-def chat(door: NodeDoor, model: str, question: str) -> int:
+def chat(api: NodeApi, model: str, question: str) -> int:
     """Ask `question` and leave, or converse until end of input."""
     if question:
-        ask(door, model, [{"role": "user", "content": question}])
+        ask(api, model, [{"role": "user", "content": question}])
         return 0
     say("Ask the swarm; an empty line or Ctrl-D ends it.")
     messages: list[dict[str, Any]] = []
@@ -24,15 +24,15 @@ def chat(door: NodeDoor, model: str, question: str) -> int:
         if not text:
             return 0
         messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": ask(door, model, messages)})
+        messages.append({"role": "assistant", "content": ask(api, model, messages)})
 
 
-def ask(door: NodeDoor, model: str, messages: list[dict[str, Any]]) -> str:
+def ask(api: NodeApi, model: str, messages: list[dict[str, Any]]) -> str:
     """Print the answer while it comes, then one line on the vote; the answer."""
     parts: list[str] = []
     shown = Stream()
     swarm: dict[str, Any] = {}
-    for event in post_stream(door, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
+    for event in post_stream(api, "/v1/chat/completions", {"model": model, "messages": messages, "stream": True}):
         for choice in event["choices"]:
             text = choice["delta"].get("content") or ""
             parts.append(text)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from federation.printable_text import clean_line
 from hardware.probe import probe_hardware
-from hardware.report import render
+from hardware.snapshot_text import render
 from swarm.commands.output import say
 from swarm.doctor.examination import examine
 from swarm.doctor.finding import Finding, Level, exit_code

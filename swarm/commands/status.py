@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from federation.printable_text import one_line
-from swarm.commands.http import NodeDoor, get_json
+from swarm.commands.node_client import NodeApi, get_json
 from swarm.commands.output import say
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 
-def status(door: NodeDoor, as_json: bool) -> int:
-    """Print the federation view of the node behind `door`; 1 if it is not ready."""
-    answer = get_json(door, "/v1/federation/health")
+def status(api: NodeApi, as_json: bool) -> int:
+    """Print the federation view of the node behind `api`; 1 if it is not ready."""
+    answer = get_json(api, "/v1/federation/health")
     if as_json:
         say(json.dumps(answer, indent=2))
     else:

@@ -24,10 +24,10 @@ from swarm.commands.ballot_view import (
     standing_lines,
     verdict_lines,
 )
-from swarm.commands.http import NodeDoor
+from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, cut, write
 from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
-from swarm.commands.vote_stream import Account, Ballot, End, Moment, hold_vote
+from swarm.commands.vote_stream import VoteAccount, VoteEnd, VoteMoment, VoteRequest, hold_vote
 from swarm.errors import SetupError
 
 TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
@@ -38,11 +38,11 @@ MAX_LOG_COLUMNS = 400  # of one line of a log: answers are short, names and reas
 class Screen(Protocol):
     """Shows a vote to somebody."""
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: VoteMoment) -> None:
         """The vote went on."""
         ...
 
-    def end(self, end: End) -> None:
+    def end(self, end: VoteEnd) -> None:
         """The vote is over."""
         ...
 
@@ -54,7 +54,7 @@ class LiveScreen:
         self._out = out
         self._paint = coloured if colours else plain
         self._region = LiveRegion(out)
-        self._account: Account | None = None
+        self._account: VoteAccount | None = None
         self._since = time.monotonic()
         self._drawing = threading.Lock()
 
@@ -69,11 +69,11 @@ class LiveScreen:
             if self._account is None:
                 self._region.draw([])  # the vote never began: an error follows, and nothing else
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: VoteMoment) -> None:
         self._account = moment.account
         self._redraw()
 
-    def end(self, end: End) -> None:
+    def end(self, end: VoteEnd) -> None:
         with self._drawing:
             view = View(self._view().columns, self._paint)
             self._account = end.account
@@ -102,7 +102,7 @@ class LogScreen:
         self._out = out
         self._heard: set[str] | None = None
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: VoteMoment) -> None:
         account = moment.account
         if self._heard is None:
             self._heard = set()
@@ -112,7 +112,7 @@ class LogScreen:
                 self._heard.add(part.voter)
                 self._say(arrival_line(account, part))
 
-    def end(self, end: End) -> None:
+    def end(self, end: VoteEnd) -> None:
         view = View(LOG_COLUMNS)
         for line in ["", *verdict_lines(end.account, view), "", *answer_lines(end, view)]:
             write(self._out, one_line(line.rstrip()) + "\n")
@@ -128,18 +128,18 @@ class JsonScreen:
         self._out = out
         self._every_moment = every_moment
 
-    def moment(self, moment: Moment) -> None:
+    def moment(self, moment: VoteMoment) -> None:
         if self._every_moment:
             self._write({"ballot": moment.raw})
 
-    def end(self, end: End) -> None:
+    def end(self, end: VoteEnd) -> None:
         self._write({"answer": end.answer, "swarm": end.raw})
 
     def _write(self, value: Mapping[str, object]) -> None:
         write(self._out, json.dumps(value) + "\n")
 
 
-def answer_lines(end: End, view: View) -> list[str]:
+def answer_lines(end: VoteEnd, view: View) -> list[str]:
     """Whose answer it is, and the answer: its own lines, however long."""
     winner = end.account.winner or "nobody"
     rule = cut(f"── {winner} " + "─" * view.columns, view.columns + 1)[: view.columns]
@@ -161,15 +161,15 @@ STDIN = "-"
 STDOUT = 1  # the file descriptor
 MAX_QUESTION_CHARS = 16 * 2**20  # of standard input: the node reads no more in one body
 
-Output = Literal["text", "json", "jsonl"]
+OutputForm = Literal["text", "json", "jsonl"]
 
 
-def vote(door: NodeDoor, ballot: Ballot, output: Output) -> int:
+def vote(api: NodeApi, ballot: VoteRequest, output: OutputForm) -> int:
     """Hold the vote and show it; 0 if its verdict has a quorum. Ctrl-C cancels it at the node."""
     screen = _screen(output)
     try:
         with screen.ticking() if isinstance(screen, LiveScreen) else nullcontext():
-            end = _watch(door, ballot, screen)
+            end = _watch(api, ballot, screen)
     except KeyboardInterrupt:
         complain("swarm: cancelled; the node lets its voters go")
         raise
@@ -179,10 +179,10 @@ def vote(door: NodeDoor, ballot: Ballot, output: Output) -> int:
     return CONSENSUS if end.account.quorum and not end.account.degraded else NONE
 
 
-def _watch(door: NodeDoor, ballot: Ballot, screen: Screen) -> End:
-    with closing(hold_vote(door, ballot)) as vote_held:
+def _watch(api: NodeApi, ballot: VoteRequest, screen: Screen) -> VoteEnd:
+    with closing(hold_vote(api, ballot)) as vote_held:
         for event in vote_held:
-            if isinstance(event, Moment):
+            if isinstance(event, VoteMoment):
                 screen.moment(event)
                 continue
             screen.end(event)
@@ -190,7 +190,7 @@ def _watch(door: NodeDoor, ballot: Ballot, screen: Screen) -> End:
     raise AssertionError("a vote ends with its end, or raises")
 
 
-def _screen(output: Output) -> Screen:
+def _screen(output: OutputForm) -> Screen:
     if output != "text":
         return JsonScreen(sys.stdout, every_moment=output == "jsonl")
     if may_redraw(sys.stdout, os.environ):

@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from federation.printable_text import clean_line
-from swarm.commands.http import NodeDoor, post_stream
+from swarm.commands.node_client import NodeApi, post_stream
 from swarm.commands.output import cut
 from swarm.errors import SwarmError
 from swarm.generation import Frozen, JsonObject
@@ -50,7 +50,7 @@ class SeatsStillOut(Frozen):
     seats: Count = 1
 
 
-class Account(Frozen):
+class VoteAccount(Frozen):
     """How a vote stands or ended. `saved`: planned voters that were never asked, or cancelled."""
 
     strategy: Line
@@ -90,10 +90,10 @@ class Account(Frozen):
         return [found[group] for group in sorted(found)]
 
 
-def read_account(raw: JsonValue) -> Account:
+def read_account(raw: JsonValue) -> VoteAccount:
     """The account in a node's JSON. Raises SwarmError where it is none."""
     try:
-        return Account.model_validate(raw)
+        return VoteAccount.model_validate(raw)
     except ValidationError as error:
         raise SwarmError(f"the node's account of the vote is unreadable: {error.errors()[0]['msg']}") from error
 
@@ -122,7 +122,7 @@ MAX_SHOWN_COLUMNS = 200  # of a lone answer in the account, as of those that nod
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
+class VoteRequest:
     """What to ask, and how to vote on it; None leaves it to the node."""
 
     question: str
@@ -152,44 +152,42 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class VoteMoment:
     """How the vote stands. `raw` is the node's own account, with what this version does not know."""
 
-    account: Account
+    account: VoteAccount
     raw: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class VoteEnd:
     """What came of the vote, and the winning answer, whole."""
 
-    account: Account
+    account: VoteAccount
     raw: JsonObject
     answer: str
 
 
-def hold_vote(door: NodeDoor, ballot: Ballot) -> Generator[Moment | End]:
+def hold_vote(api: NodeApi, ballot: VoteRequest) -> Generator[VoteMoment | VoteEnd]:
     """The moments, then exactly one end. Closing it cancels the vote. Raises SwarmError with the remedy."""
     words: list[str] = []
     final: JsonObject | None = None
     last: JsonObject | None = None
-    with closing(post_stream(door, "/v1/chat/completions", ballot.body())) as events:
+    with closing(post_stream(api, "/v1/chat/completions", ballot.body())) as events:
         for event in events:
             words += [choice["delta"].get("content") or "" for choice in event.get("choices", ())]
             swarm: JsonObject = event.get("swarm") or {}
             moment = swarm.get("ballot")
             if isinstance(moment, dict):
                 last = moment
-                yield Moment(read_account(moment), moment)
+                yield VoteMoment(read_account(moment), moment)
             elif swarm:
                 final = swarm
     if final is None:
-        raise SwarmError(
-            f"{door.url} ended the answer before the vote: is it a node of Local Swarm, and still running?"
-        )
+        raise SwarmError(f"{api.url} ended the answer before the vote: is it a node of Local Swarm, and still running?")
     answer = winning_words(final) or "".join(words)
     raw = with_answers(final, last, cut(clean_line(answer), MAX_SHOWN_COLUMNS))
-    yield End(read_account(raw), raw, answer)
+    yield VoteEnd(read_account(raw), raw, answer)
 
 
 def winning_words(final: JsonObject) -> str | None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from federation.hostport import pairing_port
 
-Verdict = Literal["open", "blocked", "unknown"]
+PortVerdict = Literal["open", "blocked", "unknown"]
 MDNS_PORT: Final = 5353
 _NAMES = {"mdns": MDNS_PORT}
 
@@ -34,10 +34,10 @@ class Passage:
     """
 
     tool: str
-    node: Verdict
-    mdns: Verdict
+    node: PortVerdict
+    mdns: PortVerdict
     why: str = ""
-    pairing: Verdict = "open"
+    pairing: PortVerdict = "open"
 
     def remedy(self, port: int) -> str:
         """The command that lets all in."""
@@ -77,7 +77,7 @@ class Rule:
         return _in_ranges(port, self.ports)
 
 
-def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: int) -> Verdict:
+def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: int) -> PortVerdict:
     """What becomes of a packet to this port. The first rule that names it decides, then the default."""
     for rule in rules:
         if rule.names(protocol, port):
@@ -94,9 +94,9 @@ def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: in
 
 def read_nft(listing: str, port: int) -> Passage:
     """`nft list ruleset`: its chains on the way in, each of which may drop; on the way out only what names mDNS."""
-    node: list[Verdict] = ["open"]
-    mdns: list[Verdict] = ["open"]
-    pairing: list[Verdict] = ["open"]
+    node: list[PortVerdict] = ["open"]
+    mdns: list[PortVerdict] = ["open"]
+    pairing: list[PortVerdict] = ["open"]
     for hook, policy, lines in _nft_chains(listing):
         rules = [rule for rule in map(_nft_rule, lines) if rule is not None]
         jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
@@ -139,7 +139,7 @@ def read_firewalld(listing: str, port: int) -> Passage:
         return Passage("firewalld", "open", "open")
     ports = [(_range(text.split("/")[0]), text.split("/")[-1]) for text in fields.get("ports", "").split()]
 
-    def verdict(protocol: str, wanted: int, by_service: bool) -> Verdict:
+    def verdict(protocol: str, wanted: int, by_service: bool) -> PortVerdict:
         listed = any(kind == protocol and low <= wanted <= high for (low, high), kind in ports)
         return "open" if listed or by_service else "blocked"
 
@@ -166,7 +166,7 @@ def read_windows(state: str) -> Passage:
     return Passage("Windows", "unknown", "unknown", "the firewall is on and has rules for each program")
 
 
-def _ufw_verdict(status: str, port: int) -> Verdict:
+def _ufw_verdict(status: str, port: int) -> PortVerdict:
     """What the first line that names the TCP port does to it."""
     for line in status.splitlines():
         to = _UFW_TO.match(line)
@@ -239,10 +239,10 @@ def _range(text: str) -> tuple[int, int]:
     return first, _NAMES.get(high, int(high) if high.isdecimal() else first)
 
 
-def _unless(jumps: bool, verdict: Verdict) -> Verdict:
+def _unless(jumps: bool, verdict: PortVerdict) -> PortVerdict:
     """Rules in chains that are jumped to are not followed: they may let in what the rest drops."""
     return "unknown" if jumps and verdict == "blocked" else verdict
 
 
-def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+def _worst(verdicts: Sequence[PortVerdict]) -> PortVerdict:
     return max(verdicts, key=("open", "unknown", "blocked").index)

@@ -89,7 +89,7 @@ def find_own_node(hosts: Sequence[str], port: int, api_key: str | None, trust: T
     return None
 
 
-def _who_answers(answer: Answer, view: _View | None, trust: Trust | None) -> OwnNode | None:
+def _who_answers(answer: NodeReply, view: _View | None, trust: Trust | None) -> OwnNode | None:
     """The node that gave this answer about itself; None where it is none."""
     if answer.status == http.client.FORBIDDEN and view is not None:
         return OwnNode(view.node.id, view.node.name, None, {})
@@ -129,7 +129,7 @@ ITSELF: Final = "is this node itself"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeReply:
     status: int
     body: bytes
     clock_ahead_s: float | None
@@ -149,7 +149,7 @@ def get(
     headers: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
     trust: Trust | None = None,
-) -> Answer:
+) -> NodeReply:
     connection = _connection(address, timeout_s, None if trust is None else trust.client_context)
     sent = {**(headers or {}), **({} if trust is None else {wire.FROM_HEADER: trust.node_id})}
     try:
@@ -162,7 +162,7 @@ def get(
         connection.request("GET", path, headers=sent)
         response = connection.getresponse()
         body = response.read(MAX_BODY_BYTES)
-        return Answer(response.status, body, _ahead_s(response.getheader("Date"), (began + time.time()) / 2))
+        return NodeReply(response.status, body, _ahead_s(response.getheader("Date"), (began + time.time()) / 2))
     finally:
         connection.close()
 

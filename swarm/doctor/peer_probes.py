@@ -24,7 +24,7 @@ from federation.peer_response import NOT_TAKEN, why_no_handshake
 from federation.static_peers import load_peers
 from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
-from swarm.doctor.own_node import ITSELF, Answer, NotThere, OwnNode, get
+from swarm.doctor.own_node import ITSELF, NodeReply, NotThere, OwnNode, get
 
 MAX_ASKED: Final = 64  # peers looked at
 THREADS: Final = 16
@@ -109,7 +109,7 @@ def _probe(address: Address, own: OwnNode | None, trust: Trust | None) -> PeerFa
     )
 
 
-def _ask(address: Address, path: str, trust: Trust | None) -> Answer:
+def _ask(address: Address, path: str, trust: Trust | None) -> NodeReply:
     """A 200 answer of the node there, as a member where this node is one. Raises NotThere."""
     try:
         answer = get(address, path, trust=trust)

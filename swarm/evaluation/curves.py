@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of
 from swarm.evaluation.replay import alone, together, vote, weighted_scores
-from swarm.evaluation.samples import Answer, Answered
+from swarm.evaluation.samples import Answered, GradedAnswer
 
 VOTES = (1, 2, 3, 5, 7, 9, 11, 15, 21, 31)
 
@@ -144,6 +144,6 @@ def equal_tokens_votes(k: int, pool_tokens: float, best_tokens: float, samples: 
     return max(1, min(samples, round(k * pool_tokens / best_tokens))) if best_tokens else min(k, samples)
 
 
-def _right_share(one: Answered, chosen: Iterable[Sequence[Answer]]) -> float:
+def _right_share(one: Answered, chosen: Iterable[Sequence[GradedAnswer]]) -> float:
     rights = [vote(one, answers).right for answers in chosen]
     return sum(rights) / len(rights)

@@ -19,16 +19,16 @@ from swarm.consensus.waves import first_wave, may_decide_alone
 from swarm.consensus.weights import EQUAL
 from swarm.evaluation.intervals import Estimate, mean_of, ratio_of_sums
 from swarm.evaluation.replay import alone, dice_for
-from swarm.evaluation.samples import Answer, Answered
+from swarm.evaluation.samples import Answered, GradedAnswer
 
 REPLAYS = 5  # of each problem on each clock
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class StoppedVote:
     """How one vote ended: who had answered, who was asked and cancelled, who never asked; and what it took."""
 
-    arrived: tuple[Answer, ...]
+    arrived: tuple[GradedAnswer, ...]
     cancelled: int
     never_asked: int
     tokens: float
@@ -50,7 +50,9 @@ class EarlyStop:
     time_saved: Estimate
 
 
-def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[float], waves: bool = True) -> Stopped:
+def stop_vote(
+    question: Question, answers: Sequence[GradedAnswer], takes: Sequence[float], waves: bool = True
+) -> StoppedVote:
     """The vote over `answers`, seats in this order, each answering after it has run for what it `takes`.
 
     Without `waves` all are asked at once.
@@ -74,7 +76,7 @@ def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[flo
             waiting = []
     cut = [seat for seat in started if seat not in arrived]
     spent = sum(min(now - started[seat], takes[seat]) for seat in cut)
-    return Stopped(
+    return StoppedVote(
         arrived=tuple(answers[seat] for seat in arrived),
         cancelled=len(cut),
         never_asked=len(waiting),
@@ -83,7 +85,7 @@ def stop_vote(question: Question, answers: Sequence[Answer], takes: Sequence[flo
     )
 
 
-def same_answer(question: Question, some: Sequence[Answer], everybody: Sequence[Answer]) -> bool:
+def same_answer(question: Question, some: Sequence[GradedAnswer], everybody: Sequence[GradedAnswer]) -> bool:
     """Whether the vote of `some` and the vote of `everybody` chose answers that the product takes for the same."""
     early = tally(question, [answer.candidate for answer in some])
     full = tally(question, [answer.candidate for answer in everybody])
@@ -134,10 +136,10 @@ class _Totals:
         self.ended_at: list[float] = []
         self.full_end: list[float] = []
 
-    def add(self, stops: Sequence[Stopped], votes: Sequence[Sequence[Answer]]) -> None:
+    def add(self, stops: Sequence[StoppedVote], votes: Sequence[Sequence[GradedAnswer]]) -> None:
         k, pairs = len(votes[0]), list(zip(stops, votes, strict=True))
 
-        def mean(of: Callable[[Stopped, Sequence[Answer]], float]) -> float:
+        def mean(of: Callable[[StoppedVote, Sequence[GradedAnswer]], float]) -> float:
             return sum(of(stopped, answers) for stopped, answers in pairs) / len(pairs)
 
         self.saved.append(mean(lambda stopped, _: 1 - len(stopped.arrived) / k))

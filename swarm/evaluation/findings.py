@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.consensus.options import Kind
+from swarm.evaluation.agreement import AgreementSignal, Liars, measure_agreement, measure_liars
 from swarm.evaluation.curves import Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
 from swarm.evaluation.questions import QuestionSet
 from swarm.evaluation.replay import measured
 from swarm.evaluation.samples import Answered
-from swarm.evaluation.trust import Liars, Trust, measure_liars, measure_trust
 from swarm.registry.weights_file import Measurements
 
 USUAL_VOTES = 5  # a node's default: what is reported wherever one number of votes has to stand for all
@@ -37,7 +37,7 @@ class Findings:
     pool: Pool | None
     stops: tuple[EarlyStop, ...]
     liars: Liars | None
-    trust: tuple[Trust, ...]
+    trust: tuple[AgreementSignal, ...]
     measured: Measurements
 
     @property
@@ -67,6 +67,6 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
             for waves in (True, False)
         ),
         liars=measure_liars(answered, main, USUAL_VOTES, LIARS, seed) if samples >= USUAL_VOTES else None,
-        trust=tuple(measure_trust(answered, main, k, seed) for k in sorted({usual, samples})),
+        trust=tuple(measure_agreement(answered, main, k, seed) for k in sorted({usual, samples})),
         measured=measured(answered, models),
     )

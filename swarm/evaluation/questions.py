@@ -47,7 +47,7 @@ class Call(Frozen):
     arguments: JsonObject = Field(default_factory=dict)
 
 
-class Asked(Frozen):
+class QuestionLine(Frozen):
     """One line of a file. `question` is short for a single user message; `options` is how many choices there are."""
 
     question: Annotated[str, Field(min_length=1)] | None = None
@@ -59,7 +59,7 @@ class Asked(Frozen):
     options: Annotated[int, Field(ge=2, le=1000)] | None = None
 
     @model_validator(mode="after")
-    def _asks_something(self) -> Asked:
+    def _asks_something(self) -> QuestionLine:
         if (self.question is None) == (self.messages is None):
             raise ValueError('give either "question" or "messages"')
         if any(not isinstance(message.get("role"), str) for message in self.messages or ()):
@@ -71,7 +71,7 @@ class Asked(Frozen):
 class Problem:
     """A question, the answer that is right, and the kind that both are."""
 
-    asked: Asked
+    asked: QuestionLine
     kind: Kind
     gold: Candidate = field(compare=False)
 
@@ -146,7 +146,7 @@ def read_problem(line: str) -> Problem:
     if len(line) > MAX_LINE_CHARS:
         raise ValueError(f"over {MAX_LINE_CHARS} characters")
     try:
-        asked = Asked.model_validate_json(line)
+        asked = QuestionLine.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -181,7 +181,7 @@ def read_questions(path: Path) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _kind_of(asked: Asked) -> Kind:
+def _kind_of(asked: QuestionLine) -> Kind:
     """What an answer without a `kind` is."""
     match asked.answer:
         case list() if asked.tools:

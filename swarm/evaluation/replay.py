@@ -15,14 +15,14 @@ from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import decide
 from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
-from swarm.evaluation.samples import Answer, Answered, Outcome
+from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.registry.weights_file import Measured, Measurements
 
 FEW = 20  # up to so many subsets are all taken
 SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
 
 
-def vote(one: Answered, answers: Sequence[Answer]) -> Outcome:
+def vote(one: Answered, answers: Sequence[GradedAnswer]) -> VoteOutcome:
     """The outcome of a full vote over some of the answers to one problem."""
     voters = frozenset(answer.candidate.voter for answer in answers)
     outcome = one.outcomes.get(voters)
@@ -31,14 +31,14 @@ def vote(one: Answered, answers: Sequence[Answer]) -> Outcome:
     return outcome
 
 
-def outcome_of(question: Question, answers: Sequence[Answer], weights: VoterWeights = EQUAL) -> Outcome:
+def outcome_of(question: Question, answers: Sequence[GradedAnswer], weights: VoterWeights = EQUAL) -> VoteOutcome:
     """What the product decides when exactly these have answered."""
     candidates = [answer.candidate for answer in answers]
     asked = len(candidates)
     verdict = decide(question, candidates, asked=asked, wanted=asked, stopped_by="all_in", weights=weights)
     winner = None if verdict.winner is None else verdict.winner.voter
     right = any(answer.right for answer in answers if answer.candidate.voter == winner)
-    return Outcome(right, verdict.agreement or 0.0)
+    return VoteOutcome(right, verdict.agreement or 0.0)
 
 
 def dice_for(seed: int, *about: object) -> random.Random:
@@ -46,7 +46,7 @@ def dice_for(seed: int, *about: object) -> random.Random:
     return random.Random(hashlib.sha256("/".join(map(str, (seed, *about))).encode()).digest())
 
 
-def subsets(pool: Sequence[Answer], k: int, dice: random.Random) -> Iterator[list[Answer]]:
+def subsets(pool: Sequence[GradedAnswer], k: int, dice: random.Random) -> Iterator[list[GradedAnswer]]:
     """Every subset of `k` answers where those are few, else so many random ones."""
     if math.comb(len(pool), k) <= FEW:
         yield from map(list, itertools.combinations(pool, k))
@@ -55,7 +55,7 @@ def subsets(pool: Sequence[Answer], k: int, dice: random.Random) -> Iterator[lis
         yield dice.sample(pool, k)
 
 
-def mixed_subsets(pools: Sequence[Sequence[Answer]], k: int, dice: random.Random) -> Iterator[list[Answer]]:
+def mixed_subsets(pools: Sequence[Sequence[GradedAnswer]], k: int, dice: random.Random) -> Iterator[list[GradedAnswer]]:
     """Random subsets of `k` answers, dealt over the pools in turn as seats are dealt over nodes.
 
     Where `k` is no multiple of the number of pools, chance decides who has one more.
@@ -66,12 +66,12 @@ def mixed_subsets(pools: Sequence[Sequence[Answer]], k: int, dice: random.Random
         yield [answer for at in order for answer in dice.sample(pools[at], seats.count(at))]
 
 
-def alone(answered: Answered, model: str, k: int, seed: int) -> Iterator[list[Answer]]:
+def alone(answered: Answered, model: str, k: int, seed: int) -> Iterator[list[GradedAnswer]]:
     """The subsets of one model's answers to one problem."""
     return subsets(answered.samples[model], k, dice_for(seed, answered.problem.key, model, k))
 
 
-def together(answered: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[list[Answer]]:
+def together(answered: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[list[GradedAnswer]]:
     """The subsets of several models' answers to one problem."""
     pools = [answered.samples[model] for model in models]
     return mixed_subsets(pools, k, dice_for(seed, answered.problem.key, *models, k))

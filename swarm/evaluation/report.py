@@ -16,7 +16,7 @@ from swarm.evaluation.curves import Against
 from swarm.evaluation.findings import USUAL_VOTES, Findings
 from swarm.evaluation.intervals import Estimate
 
-Verdict = Literal["met", "missed", "met, within noise", "missed, within noise"]
+PromiseVerdict = Literal["met", "missed", "met, within noise", "missed, within noise"]
 
 GAIN_POINTS = 8.0  # of a majority of 5 over one sample
 SIBLINGS_POINTS = 3.0  # of three different models over the best of them, an aim
@@ -33,7 +33,7 @@ class Kept:
     measure: str
     target: str
     measured: str
-    verdict: Verdict
+    verdict: PromiseVerdict
 
 
 def kept_promises(all_findings: Sequence[Findings]) -> list[Kept]:
@@ -59,7 +59,7 @@ def points(difference: Estimate) -> str:
     return f"{100 * difference.value:+.1f} points ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
 
 
-def judged(figure: Estimate, least: float) -> Verdict:
+def judged(figure: Estimate, least: float) -> PromiseVerdict:
     """Whether `figure` is at least so much, and whether this run can tell."""
     unsure = figure.low < least <= figure.high
     if figure.value >= least:

@@ -62,7 +62,7 @@ class Sample(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GradedAnswer:
     """A sample with what is known of it: whether it is right, and what it cost."""
 
     candidate: Candidate
@@ -74,7 +74,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VoteOutcome:
     """What a vote decided: was it right, and which share agreed (0 where that means nothing)."""
 
     right: bool
@@ -91,10 +91,10 @@ class Answered:
 
     problem: Problem
     question: Question
-    samples: Mapping[str, tuple[Answer, ...]]
-    greedy: Mapping[str, Answer]
-    outcomes: dict[frozenset[str], Outcome] = field(
-        default_factory=dict[frozenset[str], "Outcome"], init=False, repr=False
+    samples: Mapping[str, tuple[GradedAnswer, ...]]
+    greedy: Mapping[str, GradedAnswer]
+    outcomes: dict[frozenset[str], VoteOutcome] = field(
+        default_factory=dict[frozenset[str], "VoteOutcome"], init=False, repr=False
     )
 
 
@@ -134,7 +134,7 @@ class DrawPlan:
 
 
 def _answered(problem: Problem, samples: Sequence[Sample], models: Sequence[str], question: Question) -> Answered:
-    def of(model: str, greedy: bool) -> tuple[Answer, ...]:
+    def of(model: str, greedy: bool) -> tuple[GradedAnswer, ...]:
         return answers_of(problem, (s for s in samples if s.key.model == model and (s.key.index == GREEDY) == greedy))
 
     return Answered(
@@ -145,10 +145,10 @@ def _answered(problem: Problem, samples: Sequence[Sample], models: Sequence[str]
     )
 
 
-def answers_of(problem: Problem, samples: Iterable[Sample]) -> tuple[Answer, ...]:
+def answers_of(problem: Problem, samples: Iterable[Sample]) -> tuple[GradedAnswer, ...]:
     """The samples as answers to `problem`."""
     candidates = (sample.candidate() for sample in samples)
-    return tuple(Answer(candidate, problem.is_right(candidate)) for candidate in candidates)
+    return tuple(GradedAnswer(candidate, problem.is_right(candidate)) for candidate in candidates)
 
 
 def sampling_seed(key: SampleKey) -> int:

@@ -10,7 +10,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from swarm.commands.http import MAX_ERROR_BYTES, MAX_JSON_BYTES, MAX_MESSAGE_CHARS, NodeDoor, get_json, post_stream
+from swarm.commands.node_client import (
+    MAX_ERROR_BYTES,
+    MAX_JSON_BYTES,
+    MAX_MESSAGE_CHARS,
+    NodeApi,
+    get_json,
+    post_stream,
+)
 from swarm.errors import SwarmError
 
 
@@ -55,9 +62,9 @@ def test_a_key_goes_nowhere_but_to_the_node_that_was_named(status: int) -> None:
         answering(status, b"", {"Location": f"{elsewhere}/x"}) as (url, _),
     ):
         with pytest.raises(SwarmError, match=f"answered {status}"):
-            get_json(NodeDoor(url, "sk-secret"), "/v1/federation/health")
+            get_json(NodeApi(url, "sk-secret"), "/v1/federation/health")
         with pytest.raises(SwarmError, match=f"answered {status}"):
-            list(post_stream(NodeDoor(url, "sk-secret"), "/v1/chat/completions", {}))
+            list(post_stream(NodeApi(url, "sk-secret"), "/v1/chat/completions", {}))
     assert not asked
 
 
@@ -66,7 +73,7 @@ def test_a_key_goes_nowhere_but_to_the_node_that_was_named(status: int) -> None:
 )
 def test_what_is_no_node_is_said_to_be_none(body: bytes) -> None:
     with answering(200, body) as (url, _), pytest.raises(SwarmError, match="does not answer as a node does"):
-        get_json(NodeDoor(url), "/v1/federation/health")
+        get_json(NodeApi(url), "/v1/federation/health")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +88,11 @@ def test_what_is_no_node_is_said_to_be_none(body: bytes) -> None:
 )
 def test_a_refusal_is_quoted_within_bounds(body: bytes) -> None:
     with answering(500, body) as (url, _), pytest.raises(SwarmError) as caught:
-        get_json(NodeDoor(url), "/")
+        get_json(NodeApi(url), "/")
     assert len(str(caught.value)) <= MAX_MESSAGE_CHARS
 
 
 @pytest.mark.parametrize("line", [b"data: {", b'data: {"error": ', b"data: {" + b'"a":[' * 100_000])
 def test_an_event_that_is_no_json_is_an_error_in_words(line: bytes) -> None:
     with answering(200, line + b"\n") as (url, _), pytest.raises(SwarmError, match="is it a node"):
-        list(post_stream(NodeDoor(url), "/", {}))
+        list(post_stream(NodeApi(url), "/", {}))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from swarm.cli import main
-from swarm.commands.http import NodeDoor
+from swarm.commands.node_client import NodeApi
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import MAX_KEYS, read_access
@@ -137,7 +137,7 @@ def test_no_error_and_no_repr_shows_a_key(tmp_path: Path) -> None:
     assert KEY not in str(caught.value)
     assert caught.value.__suppress_context__
     settings = make_settings({"api_key": [KEY]}, None, {})
-    assert KEY not in repr(settings) + repr(read_access(settings, "kitchen")) + repr(NodeDoor("http://a", KEY))
+    assert KEY not in repr(settings) + repr(read_access(settings, "kitchen")) + repr(NodeApi("http://a", KEY))
     managed = rules({"admin_key_file": admin_file(tmp_path, KEY)})
     assert managed.admin_digests
     assert KEY not in repr(managed)

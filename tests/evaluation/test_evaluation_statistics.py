@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.evaluation.agreement import agreement_of, auroc, measure_liars, with_liars
 from swarm.evaluation.curves import (
     any_right,
     any_scores,
@@ -23,8 +24,7 @@ from swarm.evaluation.curves import (
 )
 from swarm.evaluation.intervals import RESAMPLES, mean_difference, mean_of, ratio_of_sums, statistic
 from swarm.evaluation.replay import SUBSETS, dice_for, measured, mixed_subsets, outcome_of, subsets, weighted_scores
-from swarm.evaluation.samples import Outcome
-from swarm.evaluation.trust import auroc, measure_liars, trust_of, with_liars
+from swarm.evaluation.samples import VoteOutcome
 from swarm.registry.weights_file import Measured
 from tests.evaluation.made_up import RIGHT, answered
 
@@ -139,8 +139,8 @@ def test_the_votes_of_all_samples_are_one_vote() -> None:
 
 def test_agreement_is_the_share_of_the_winners_and_nothing_alone() -> None:
     one = answered({"a": [RIGHT, RIGHT, RIGHT, WRONG]})
-    assert outcome_of(one.question, one.samples["a"]) == Outcome(right=True, agreement=0.75)
-    assert outcome_of(one.question, one.samples["a"][:1]) == Outcome(right=True, agreement=0.0)
+    assert outcome_of(one.question, one.samples["a"]) == VoteOutcome(right=True, agreement=0.75)
+    assert outcome_of(one.question, one.samples["a"][:1]) == VoteOutcome(right=True, agreement=0.0)
 
 
 def test_a_member_and_a_pool_by_hand() -> None:
@@ -196,8 +196,8 @@ def test_the_area_is_the_chance_that_a_right_one_is_above_a_wrong_one(outcomes: 
 
 
 def test_risk_and_coverage_by_hand() -> None:
-    outcomes = [[Outcome(True, 1.0), Outcome(True, 0.6)], [Outcome(False, 0.6), Outcome(False, 0.4)]]
-    trust = trust_of(5, outcomes)
+    outcomes = [[VoteOutcome(True, 1.0), VoteOutcome(True, 0.6)], [VoteOutcome(False, 0.6), VoteOutcome(False, 0.4)]]
+    trust = agreement_of(5, outcomes)
     assert [(row.agreement, row.coverage, row.accuracy.value) for row in trust.curve] == [
         (0.4, 1.0, 0.5),
         (0.6, 0.75, pytest.approx(2 / 3)),
@@ -208,7 +208,7 @@ def test_risk_and_coverage_by_hand() -> None:
 
 
 def test_agreement_has_nothing_to_tell_where_all_are_right() -> None:
-    assert trust_of(5, [[Outcome(True, 1.0)]]).auroc is None
+    assert agreement_of(5, [[VoteOutcome(True, 1.0)]]).auroc is None
 
 
 # Liars
@@ -219,7 +219,7 @@ def test_liars_replace_voters_and_agree() -> None:
     lied = with_liars(one.samples["a"], "99", 2)
     assert [answer.right for answer in lied] == [True, True, True, False, False]
     assert len({answer.candidate.voter for answer in lied}) == 5
-    assert outcome_of(one.question, lied) == Outcome(right=True, agreement=0.6)
+    assert outcome_of(one.question, lied) == VoteOutcome(right=True, agreement=0.6)
 
 
 def test_what_liars_cost_by_hand() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hardware.command import Outcome, Run, run_tool
+from hardware.command import RunTool, ToolOutcome, run_tool
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -32,7 +32,7 @@ def install(tmp_path: Path) -> Callable[[str, str], Path]:
 
 
 @pytest.fixture
-def run_fake(tmp_path: Path) -> Run:
+def run_fake(tmp_path: Path) -> RunTool:
     """Runs tools, as real processes, that `install` put there and no others."""
     return partial(run_tool, search_path=str(tmp_path / "bin"))
 
@@ -40,11 +40,11 @@ def run_fake(tmp_path: Path) -> Run:
 class ScriptedRun:
     """Answers each command with a prepared outcome, and remembers what was asked with which limit."""
 
-    def __init__(self, answers: dict[tuple[str, ...], Outcome]) -> None:
+    def __init__(self, answers: dict[tuple[str, ...], ToolOutcome]) -> None:
         self.answers = answers
         self.asked: list[tuple[tuple[str, ...], float]] = []
 
-    def __call__(self, argv: Sequence[str], timeout_s: float, /) -> Outcome:
+    def __call__(self, argv: Sequence[str], timeout_s: float, /) -> ToolOutcome:
         self.asked.append((tuple(argv), timeout_s))
         return self.answers[tuple(argv)]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.amd import QUERY_COMMAND, parse_rocm, probe_amd
-from hardware.command import Failed, Missing, Output, TimedOut
+from hardware.command import Failed, Missing, TimedOut, ToolOutput
 from hardware.snapshot import Gpu
 
 Recorded = Callable[[str], str]
@@ -84,11 +84,11 @@ def test_deeply_nested_json_is_refused() -> None:
 
 def test_no_gpu_and_why(recorded: Recorded, scripted: type) -> None:
     said = recorded("amd/no_gpu.txt")
-    assert probe_amd(scripted({QUERY_COMMAND: Output(said)})) == (
+    assert probe_amd(scripted({QUERY_COMMAND: ToolOutput(said)})) == (
         (),
         ("rocm-smi: reported no GPU: WARNING: No AMD GPUs specified WARNING: No JSON data to report",),
     )
-    assert probe_amd(scripted({QUERY_COMMAND: Output("")})) == ((), ("rocm-smi: reported no GPU",))
+    assert probe_amd(scripted({QUERY_COMMAND: ToolOutput("")})) == ((), ("rocm-smi: reported no GPU",))
 
 
 def test_failures_are_explained(recorded: Recorded, scripted: type) -> None:

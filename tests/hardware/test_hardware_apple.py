@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.apple import PROFILER_COMMAND, SYSCTL_COMMAND, parse_apple_silicon, parse_mac_gpus, probe_apple
-from hardware.command import Failed, Missing, Output, TimedOut
+from hardware.command import Failed, Missing, TimedOut, ToolOutput
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, AppleSilicon, Gpu
 
 Recorded = Callable[[str], str]
@@ -64,7 +64,7 @@ def test_the_limit_of_a_chip_of_unknown_memory_is_unknown() -> None:
 def test_sysctl_alone_identifies_the_chip(recorded: Recorded, scripted: type) -> None:
     run = scripted(
         {
-            SYSCTL_COMMAND: Output(recorded("apple/limits_default_sysctl.txt")),
+            SYSCTL_COMMAND: ToolOutput(recorded("apple/limits_default_sysctl.txt")),
             PROFILER_COMMAND: TimedOut("system_profiler", 3.0),
         }
     )
@@ -76,7 +76,7 @@ def test_sysctl_alone_identifies_the_chip(recorded: Recorded, scripted: type) ->
 def test_a_sysctl_that_knows_one_name_less(recorded: Recorded, scripted: type) -> None:
     partial = "hw.memsize: 17179869184\n"
     failure = Failed("sysctl", 1, partial, "sysctl: unknown oid 'iogpu.wired_limit_mb'\n")
-    run = scripted({SYSCTL_COMMAND: failure, PROFILER_COMMAND: Output(recorded("apple/m1_air.json"))})
+    run = scripted({SYSCTL_COMMAND: failure, PROFILER_COMMAND: ToolOutput(recorded("apple/m1_air.json"))})
     apple, _, notes = probe_apple(run, 3.0)
     assert apple is not None
     assert apple.memory_total_bytes == 16 * GIB_BYTES
@@ -86,7 +86,7 @@ def test_a_sysctl_that_knows_one_name_less(recorded: Recorded, scripted: type) -
 
 
 def test_a_mac_that_describes_nothing(scripted: type) -> None:
-    run = scripted({SYSCTL_COMMAND: Output(""), PROFILER_COMMAND: Output("{}")})
+    run = scripted({SYSCTL_COMMAND: ToolOutput(""), PROFILER_COMMAND: ToolOutput("{}")})
     assert probe_apple(run) == (None, (), ("system_profiler: described neither an Apple chip nor a GPU",))
     run = scripted({SYSCTL_COMMAND: Missing("sysctl"), PROFILER_COMMAND: Missing("system_profiler")})
     assert probe_apple(run) == (None, (), ("sysctl: not installed", "system_profiler: not installed"))

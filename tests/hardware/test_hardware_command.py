@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from hardware import command
-from hardware.command import Failed, Missing, Output, Run, TimedOut, default_search_path, explain, run_tool
+from hardware.command import Failed, Missing, RunTool, TimedOut, ToolOutput, default_search_path, explain, run_tool
 
 SHORT_S = 1.0  # long enough for a shell to start on a busy machine
 PATIENT_S = 60.0  # never reached unless something is broken
@@ -55,91 +55,91 @@ def no_leak() -> Iterator[None]:
 
 @pytest.mark.usefixtures("collector", "no_leak")
 class TestBothCollectors:
-    def test_output_of_a_tool_that_works(self, install: Install, run_fake: Run) -> None:
+    def test_output_of_a_tool_that_works(self, install: Install, run_fake: RunTool) -> None:
         install("tool", 'echo "got $1"; echo noise >&2')
-        assert run_fake(["tool", "this"], PATIENT_S) == Output("got this\n")
+        assert run_fake(["tool", "this"], PATIENT_S) == ToolOutput("got this\n")
 
-    def test_a_failure_has_the_exit_code_and_both_outputs(self, install: Install, run_fake: Run) -> None:
+    def test_a_failure_has_the_exit_code_and_both_outputs(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "echo partial; echo reason >&2; exit 9")
         assert run_fake(["tool"], PATIENT_S) == Failed("tool", 9, "partial\n", "reason\n")
 
-    def test_more_than_a_pipe_holds_on_both_outputs(self, install: Install, run_fake: Run) -> None:
+    def test_more_than_a_pipe_holds_on_both_outputs(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero")
         outcome = run_fake(["tool"], PATIENT_S)
-        assert isinstance(outcome, Output)
+        assert isinstance(outcome, ToolOutput)
         assert len(outcome.stdout) == 300_000
 
-    def test_a_tool_that_hangs_is_given_up(self, install: Install, run_fake: Run) -> None:
+    def test_a_tool_that_hangs_is_given_up(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "echo starting; exec sleep 600")
         started_s = time.monotonic()
         assert run_fake(["tool"], 0.2) == TimedOut("tool", 0.2)
         assert time.monotonic() - started_s < PATIENT_S / 2
 
-    def test_a_tool_that_ignores_polite_signals_is_killed(self, install: Install, run_fake: Run) -> None:
+    def test_a_tool_that_ignores_polite_signals_is_killed(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "trap '' TERM INT HUP; while :; do sleep 600; done")
         assert run_fake(["tool"], SHORT_S) == TimedOut("tool", SHORT_S)
 
-    def test_children_of_a_hanging_tool_die_with_it(self, install: Install, run_fake: Run, tmp_path: Path) -> None:
+    def test_children_of_a_hanging_tool_die_with_it(self, install: Install, run_fake: RunTool, tmp_path: Path) -> None:
         child = tmp_path / "child"
         install("tool", f"sleep 600 & echo $! > {child}; wait")
         assert run_fake(["tool"], SHORT_S) == TimedOut("tool", SHORT_S)
         until(lambda: gone(int(child.read_text())))
 
-    def test_too_much_output_is_an_error(self, install: Install, run_fake: Run) -> None:
+    def test_too_much_output_is_an_error(self, install: Install, run_fake: RunTool) -> None:
         install("tool", f"head -c {command.MAX_OUTPUT_BYTES + 1} /dev/zero")
         outcome = run_fake(["tool"], PATIENT_S)
         assert isinstance(outcome, Failed)
         assert outcome.exit_code is None
         assert f"more than {command.MAX_OUTPUT_BYTES} bytes" in outcome.stderr
 
-    def test_stdin_is_empty(self, install: Install, run_fake: Run) -> None:
+    def test_stdin_is_empty(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "cat; echo read")
-        assert run_fake(["tool"], PATIENT_S) == Output("read\n")
+        assert run_fake(["tool"], PATIENT_S) == ToolOutput("read\n")
 
-    def test_bytes_that_are_no_text_are_kept_readable(self, install: Install, run_fake: Run) -> None:
+    def test_bytes_that_are_no_text_are_kept_readable(self, install: Install, run_fake: RunTool) -> None:
         install("tool", r"printf 'a\377b'")
-        assert run_fake(["tool"], PATIENT_S) == Output("a\N{REPLACEMENT CHARACTER}b")
+        assert run_fake(["tool"], PATIENT_S) == ToolOutput("a\N{REPLACEMENT CHARACTER}b")
 
 
 @pytest.mark.usefixtures("no_leak")
 class TestOnPosix:
-    def test_an_endless_flood_is_stopped(self, install: Install, run_fake: Run) -> None:
+    def test_an_endless_flood_is_stopped(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "exec yes")
         assert isinstance(run_fake(["tool"], PATIENT_S), Failed)
 
     def test_a_grandchild_that_keeps_the_pipes_does_not_delay(
-        self, install: Install, run_fake: Run, tmp_path: Path
+        self, install: Install, run_fake: RunTool, tmp_path: Path
     ) -> None:
         child = tmp_path / "child"
         install("tool", f"sleep 600 & echo $! > {child}; echo done")
         started_s = time.monotonic()
         try:
-            assert run_fake(["tool"], PATIENT_S) == Output("done\n")
+            assert run_fake(["tool"], PATIENT_S) == ToolOutput("done\n")
             assert time.monotonic() - started_s < PATIENT_S / 2
         finally:
             os.kill(int(child.read_text()), signal.SIGKILL)
 
-    def test_a_tool_that_closes_its_outputs_and_stays_is_given_up(self, install: Install, run_fake: Run) -> None:
+    def test_a_tool_that_closes_its_outputs_and_stays_is_given_up(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "exec >&- 2>&-; exec sleep 600")
         assert run_fake(["tool"], SHORT_S) == TimedOut("tool", SHORT_S)
 
-    def test_no_time_left_at_all(self, install: Install, run_fake: Run) -> None:
+    def test_no_time_left_at_all(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "exec sleep 600")
         assert run_fake(["tool"], 0.0) == TimedOut("tool", 0.0)
 
-    def test_a_tool_of_an_unknown_format_cannot_start(self, install: Install, run_fake: Run) -> None:
+    def test_a_tool_of_an_unknown_format_cannot_start(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "").write_bytes(b"\x00\x01 no program")
         outcome = run_fake(["tool"], PATIENT_S)
         assert isinstance(outcome, Failed)
         assert explain(outcome).startswith("tool: cannot be started: ")
 
-    def test_tools_speak_english(self, install: Install, run_fake: Run) -> None:
+    def test_tools_speak_english(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "echo $LC_ALL")
-        assert run_fake(["tool"], PATIENT_S) == Output("C\n")
+        assert run_fake(["tool"], PATIENT_S) == ToolOutput("C\n")
 
 
 def test_a_tool_stuck_in_the_kernel_is_left_to_a_reaper(
-    install: Install, run_fake: Run, monkeypatch: pytest.MonkeyPatch
+    install: Install, run_fake: RunTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
     monkeypatch.setattr(command, "_kill", lambda process: left.append(process.pid))  # SIGKILL has to wait there
@@ -153,7 +153,7 @@ def test_a_tool_stuck_in_the_kernel_is_left_to_a_reaper(
 
 
 def test_an_interrupt_while_waiting_kills_the_tool(
-    install: Install, run_fake: Run, monkeypatch: pytest.MonkeyPatch
+    install: Install, run_fake: RunTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[int] = []
 
@@ -168,7 +168,7 @@ def test_an_interrupt_while_waiting_kills_the_tool(
     assert gone(started[0])
 
 
-def test_a_missing_tool(run_fake: Run, install: Install) -> None:
+def test_a_missing_tool(run_fake: RunTool, install: Install) -> None:
     assert run_fake(["nvidia-smi"], PATIENT_S) == Missing("nvidia-smi")
 
 
@@ -177,7 +177,7 @@ def test_path_comes_before_the_vendors_directories(
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     install("rocm-smi", "echo mine")
-    assert run_tool(["rocm-smi"], PATIENT_S) == Output("mine\n")
+    assert run_tool(["rocm-smi"], PATIENT_S) == ToolOutput("mine\n")
     assert default_search_path().split(os.pathsep)[0] == str(tmp_path / "bin")
     assert "/opt/rocm/bin" in default_search_path().split(os.pathsep)
 

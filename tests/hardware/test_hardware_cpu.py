@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardware.command import Missing, Output
+from hardware.command import Missing, ToolOutput
 from hardware.cpu import SYSCTL_COMMAND, CpuKind, count_usable_cores, parse_cpu_sysctl, parse_cpuinfo, probe_cpu
 
 Recorded = Callable[[str], str]
@@ -84,7 +84,9 @@ def test_this_machine_with_a_recorded_description(recorded: Recorded, scripted: 
 
 
 def test_other_systems_do_not_break_it(recorded: Recorded, scripted: type, tmp_path: Path) -> None:
-    mac, mac_notes = probe_cpu(tmp_path, "Darwin", scripted({SYSCTL_COMMAND: Output(recorded("apple/m2_sysctl.txt"))}))
+    mac, mac_notes = probe_cpu(
+        tmp_path, "Darwin", scripted({SYSCTL_COMMAND: ToolOutput(recorded("apple/m2_sysctl.txt"))})
+    )
     assert (mac.model, mac_notes) == ("Apple M2", ())
     broken, broken_notes = probe_cpu(tmp_path, "Darwin", scripted({SYSCTL_COMMAND: Missing("sysctl")}))
     assert (broken.model, broken.instruction_sets, broken_notes) == (None, None, ("sysctl: not installed",))

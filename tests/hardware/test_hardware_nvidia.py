@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardware.command import Failed, Missing, Output, Run, TimedOut
+from hardware.command import Failed, Missing, RunTool, TimedOut, ToolOutput
 from hardware.nvidia import (
     MAX_GPUS,
     OLD_DRIVER_COMMAND,
@@ -93,7 +93,7 @@ def test_mig_report(recorded: Recorded) -> None:
 
 def test_a_split_gpu_is_replaced_by_its_slices(recorded: Recorded, scripted: type) -> None:
     run = scripted(
-        {QUERY_COMMAND: Output(recorded("nvidia/mig.csv")), REPORT_COMMAND: Output(recorded("nvidia/mig.xml"))}
+        {QUERY_COMMAND: ToolOutput(recorded("nvidia/mig.csv")), REPORT_COMMAND: ToolOutput(recorded("nvidia/mig.xml"))}
     )
     gpus, notes = probe_nvidia(run)
     assert [(gpu.index, gpu.partition_index) for gpu in gpus] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, None)]
@@ -114,7 +114,7 @@ def test_a_split_gpu_is_replaced_by_its_slices(recorded: Recorded, scripted: typ
 
 def test_mig_mode_without_slices_says_what_to_do(recorded: Recorded, scripted: type) -> None:
     report = recorded("nvidia/mig.xml").replace("mig_device>", "other>")
-    run = scripted({QUERY_COMMAND: Output(recorded("nvidia/mig.csv")), REPORT_COMMAND: Output(report)})
+    run = scripted({QUERY_COMMAND: ToolOutput(recorded("nvidia/mig.csv")), REPORT_COMMAND: ToolOutput(report)})
     gpus, notes = probe_nvidia(run)
     assert [gpu.index for gpu in gpus] == [1]
     assert len(notes) == 1
@@ -123,7 +123,7 @@ def test_mig_mode_without_slices_says_what_to_do(recorded: Recorded, scripted: t
 
 
 def test_a_hanging_report_costs_only_the_slices(recorded: Recorded, scripted: type) -> None:
-    run = scripted({QUERY_COMMAND: Output(recorded("nvidia/mig.csv")), REPORT_COMMAND: TimedOut("nvidia-smi", 3.0)})
+    run = scripted({QUERY_COMMAND: ToolOutput(recorded("nvidia/mig.csv")), REPORT_COMMAND: TimedOut("nvidia-smi", 3.0)})
     gpus, notes = probe_nvidia(run, 3.0)
     assert [gpu.index for gpu in gpus] == [1]
     assert notes[0] == "nvidia-smi: gave up after 3 s"
@@ -131,7 +131,7 @@ def test_a_hanging_report_costs_only_the_slices(recorded: Recorded, scripted: ty
 
 def test_an_old_driver_is_asked_again_for_less_in_the_same_time(recorded: Recorded, scripted: type) -> None:
     refusal = Failed("nvidia-smi", 2, recorded("nvidia/field_refused.txt"), "")
-    run = scripted({QUERY_COMMAND: refusal, OLD_DRIVER_COMMAND: Output(recorded("nvidia/old_driver.csv"))})
+    run = scripted({QUERY_COMMAND: refusal, OLD_DRIVER_COMMAND: ToolOutput(recorded("nvidia/old_driver.csv"))})
     gpus, notes = probe_nvidia(run, 3.0)
     assert len(gpus) == 2
     assert notes == ()
@@ -153,11 +153,11 @@ def test_the_others_survive_a_lost_gpu(recorded: Recorded, scripted: type) -> No
     [
         (Missing("nvidia-smi"), "nvidia-smi: not installed"),
         (TimedOut("nvidia-smi", 3.0), "nvidia-smi: gave up after 3 s"),
-        (Output(""), "nvidia-smi: reported no GPU"),
-        (Output("\x00garbage, [[[\n{{}}"), "nvidia-smi: reported no GPU"),
+        (ToolOutput(""), "nvidia-smi: reported no GPU"),
+        (ToolOutput("\x00garbage, [[[\n{{}}"), "nvidia-smi: reported no GPU"),
     ],
 )
-def test_nothing_found_and_why(scripted: type, outcome: Missing | TimedOut | Output, note: str) -> None:
+def test_nothing_found_and_why(scripted: type, outcome: Missing | TimedOut | ToolOutput, note: str) -> None:
     assert probe_nvidia(scripted({QUERY_COMMAND: outcome})) == ((), (note,))
 
 
@@ -170,7 +170,7 @@ def test_nothing_found_and_why(scripted: type, outcome: Missing | TimedOut | Out
     ],
 )
 def test_driver_errors_from_a_real_process(
-    recorded: Recorded, install: Callable[[str, str], object], run_fake: Run, file: str, exit_code: int, reason: str
+    recorded: Recorded, install: Callable[[str, str], object], run_fake: RunTool, file: str, exit_code: int, reason: str
 ) -> None:
     install("nvidia-smi", f"cat <<'END'\n{recorded(f'nvidia/{file}')}END\nexit {exit_code}")
     gpus, [note] = probe_nvidia(run_fake, 60.0)

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hardware.command import Missing, Outcome, Run
+from hardware.command import Missing, RunTool, ToolOutcome
 from hardware.probe import probe_hardware
-from hardware.report import render
 from hardware.snapshot import MIB_BYTES, AppleSilicon
+from hardware.snapshot_text import render
 
 Recorded = Callable[[str], str]
 Install = Callable[[str, str], Path]
@@ -24,7 +24,9 @@ def show(text: str) -> str:
     return f"cat <<'END'\n{text}END"
 
 
-def test_a_linux_machine_with_both_vendors(recorded: Recorded, install: Install, run_fake: Run, tmp_path: Path) -> None:
+def test_a_linux_machine_with_both_vendors(
+    recorded: Recorded, install: Install, run_fake: RunTool, tmp_path: Path
+) -> None:
     install("nvidia-smi", show(recorded("nvidia/eight_gpus.csv")))
     install("rocm-smi", show(recorded("amd/rocm_6_1_rx6700xt.json")))
     snapshot = probe_hardware(PATIENT_S, run_fake, tmp_path, "Linux")
@@ -36,7 +38,7 @@ def test_a_linux_machine_with_both_vendors(recorded: Recorded, install: Install,
     assert snapshot.notes == ()
 
 
-def test_a_mac(recorded: Recorded, install: Install, run_fake: Run, tmp_path: Path) -> None:
+def test_a_mac(recorded: Recorded, install: Install, run_fake: RunTool, tmp_path: Path) -> None:
     limits, cpu = recorded("apple/limits_default_sysctl.txt"), recorded("apple/m1_sysctl.txt")
     install("sysctl", f'if [ "$1" = hw ]; then\n{show(cpu)}\nelse\n{show(limits)}\nfi')
     install("system_profiler", show(recorded("apple/m4_air.json")))
@@ -48,7 +50,7 @@ def test_a_mac(recorded: Recorded, install: Install, run_fake: Run, tmp_path: Pa
 
 
 @pytest.mark.parametrize("system", ["Linux", "Windows", "Darwin", "FreeBSD", ""])
-def test_a_machine_without_any_tool(install: Install, run_fake: Run, tmp_path: Path, system: str) -> None:
+def test_a_machine_without_any_tool(install: Install, run_fake: RunTool, tmp_path: Path, system: str) -> None:
     snapshot = probe_hardware(PATIENT_S, run_fake, tmp_path, system)
     assert snapshot.gpus == ()
     assert snapshot.cpu.logical_cores
@@ -57,7 +59,7 @@ def test_a_machine_without_any_tool(install: Install, run_fake: Run, tmp_path: P
     assert "no GPU found" in render(snapshot)
 
 
-def test_garbage_from_every_tool(install: Install, run_fake: Run, tmp_path: Path) -> None:
+def test_garbage_from_every_tool(install: Install, run_fake: RunTool, tmp_path: Path) -> None:
     for tool in ("nvidia-smi", "rocm-smi", "sysctl", "system_profiler"):
         install(tool, "head -c 50000 /dev/urandom; printf '\\033[2J{[<'")
     for system in ("Linux", "Darwin"):
@@ -68,7 +70,7 @@ def test_garbage_from_every_tool(install: Install, run_fake: Run, tmp_path: Path
         assert render(snapshot).replace("\n", "").isprintable()
 
 
-def test_tools_that_hang_are_waited_for_together(install: Install, run_fake: Run, tmp_path: Path) -> None:
+def test_tools_that_hang_are_waited_for_together(install: Install, run_fake: RunTool, tmp_path: Path) -> None:
     install("nvidia-smi", "exec sleep 600")
     install("rocm-smi", "exec sleep 600")
     before = psutil.Process().num_fds(), threading.active_count()
@@ -84,7 +86,7 @@ def test_tools_that_hang_are_waited_for_together(install: Install, run_fake: Run
 def test_sources_are_asked_at_the_same_time(tmp_path: Path) -> None:
     meeting = threading.Barrier(2)
 
-    def meet(argv: Sequence[str], timeout_s: float, /) -> Outcome:
+    def meet(argv: Sequence[str], timeout_s: float, /) -> ToolOutcome:
         meeting.wait(PATIENT_S)  # breaks, and fails the test, if the other one never comes
         return Missing(argv[0])
 

@@ -9,7 +9,6 @@ import pytest
 from hardware.amd import parse_rocm
 from hardware.apple import parse_apple_silicon
 from hardware.nvidia import parse_query
-from hardware.report import render
 from hardware.snapshot import (
     GIB_BYTES,
     MIN_USEFUL_VRAM_BYTES,
@@ -21,6 +20,7 @@ from hardware.snapshot import (
     ModelMemory,
     memory_for_models,
 )
+from hardware.snapshot_text import render
 
 Recorded = Callable[[str], str]
 RAM = Memory(total_bytes=64 * GIB_BYTES, free_bytes=40 * GIB_BYTES, host_total_bytes=64 * GIB_BYTES)

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from federation.printable_text import clean_line
 from swarm.engines.openai_dialect import Wire, as_object
 from swarm.engines.upstream.address import KEY_VARIABLE
-from swarm.errors import Refusal, UpstreamRefused
+from swarm.errors import UpstreamRefusal, UpstreamRefused
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
 
 MAX_TOKENS = 2**31  # counts beyond it are no counts
@@ -160,13 +160,13 @@ def refused(host: str, status: int, body: bytes, retry_after: str | None, key: s
     if status == HTTPStatus.UNAUTHORIZED:
         # Passed on as it is, the client would look for the fault in its own key. Such messages quote ours, too.
         message = f"it refused this node's key (401): set {KEY_VARIABLE} where the node is started"
-        return UpstreamRefused(host, Refusal(502, message, "server_error", "upstream_unauthorized"))
+        return UpstreamRefused(host, UpstreamRefusal(502, message, "server_error", "upstream_unauthorized"))
     detail = error_object(body)
     said = detail.get("message")
     message = said if isinstance(said, str) and said.strip() else f"it answered {status} {_phrase(status)}"
     return UpstreamRefused(
         host,
-        Refusal(
+        UpstreamRefusal(
             status=status if 400 <= status <= 599 else 502,
             message=_shown(message, key, MAX_MESSAGE_CHARS),
             type=_word(detail.get("type"), key) or "upstream_error",

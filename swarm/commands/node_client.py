@@ -26,7 +26,7 @@ class NodeUnreachable(SwarmError):
 
 
 @dataclass(frozen=True, slots=True)
-class NodeDoor:
+class NodeApi:
     """Where a node answers, and the key it may want."""
 
     url: str
@@ -51,22 +51,22 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_NoRedirects)
 
 
-def get_json(door: NodeDoor, path: str) -> dict[str, Any]:
+def get_json(api: NodeApi, path: str) -> dict[str, Any]:
     """The JSON object at `path` of a node. Raises SwarmError with the remedy."""
-    with _open(door.request(path), TIMEOUT_S) as response:
+    with _open(api.request(path), TIMEOUT_S) as response:
         raw = response.read(MAX_JSON_BYTES + 1)
     try:
         found: object = json.loads(raw) if len(raw) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise SwarmError(f"{door.url} does not answer as a node does: is it one? Give the node's address with --url")
+        raise SwarmError(f"{api.url} does not answer as a node does: is it one? Give the node's address with --url")
     return cast("dict[str, Any]", found)
 
 
-def post_stream(door: NodeDoor, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
     """The events of a streamed answer; closing it cuts the connection, so the node stops. Raises as `get_json`."""
-    request = door.request(path, body)
+    request = api.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
         for line in _lines(response, request.full_url):
             if line.startswith(b"data: {"):

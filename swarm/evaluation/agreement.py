@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of, ratio_of_sums, statistic
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.replay import alone, outcome_of, vote
-from swarm.evaluation.samples import Answer, Answered, Outcome
+from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.generation import Candidate, Usage
 
 _LEVEL_DECIMALS = 6
@@ -27,7 +27,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class AgreementSignal:
     """Votes of `k`. `auroc`: the chance that a right outcome has more agreement than a wrong one; None without both."""
 
     k: int
@@ -48,12 +48,12 @@ def auroc(levels: Iterable[tuple[float, float]]) -> float | None:
     return above_wrong / (right_so_far * wrong_so_far) if right_so_far and wrong_so_far else None
 
 
-def measure_trust(answered: Sequence[Answered], model: str, k: int, seed: int) -> Trust:
+def measure_agreement(answered: Sequence[Answered], model: str, k: int, seed: int) -> AgreementSignal:
     """Votes of `k` of `model` on every problem."""
-    return trust_of(k, [[vote(one, chosen) for chosen in alone(one, model, k, seed)] for one in answered])
+    return agreement_of(k, [[vote(one, chosen) for chosen in alone(one, model, k, seed)] for one in answered])
 
 
-def trust_of(k: int, outcomes: Sequence[Sequence[Outcome]]) -> Trust:
+def agreement_of(k: int, outcomes: Sequence[Sequence[VoteOutcome]]) -> AgreementSignal:
     """The same of outcomes, several for each problem."""
     levels = sorted({_level(outcome) for row in outcomes for outcome in row})
     place = {level: at for at, level in enumerate(levels)}
@@ -64,7 +64,7 @@ def trust_of(k: int, outcomes: Sequence[Sequence[Outcome]]) -> Trust:
         rights = [float(sum(right for right, _ in row[at:])) for row in counts]
         coverage = sum(covered) / sum(len(row) for row in outcomes)
         curve.append(Threshold(level, coverage, ratio_of_sums(rights, covered)))
-    return Trust(k, _auroc_of(counts, len(levels)), tuple(curve))
+    return AgreementSignal(k, _auroc_of(counts, len(levels)), tuple(curve))
 
 
 def _auroc_of(counts: Sequence[Counts], levels: int) -> Estimate | None:
@@ -81,11 +81,11 @@ def _auroc_of(counts: Sequence[Counts], levels: int) -> Estimate | None:
     return None if compute(range(len(rows))) is None else statistic(len(rows), compute)
 
 
-def _level(outcome: Outcome) -> float:
+def _level(outcome: VoteOutcome) -> float:
     return round(outcome.agreement, _LEVEL_DECIMALS)
 
 
-def _counts(row: Sequence[Outcome], place: dict[float, int]) -> Counts:
+def _counts(row: Sequence[VoteOutcome], place: dict[float, int]) -> Counts:
     counts = [[0, 0] for _ in place]
     for outcome in row:
         counts[place[_level(outcome)]][not outcome.right] += 1
@@ -112,7 +112,7 @@ def lie_about(problem: Problem) -> str | None:
     return None
 
 
-def with_liars(answers: Sequence[Answer], lie: str, liars: int) -> list[Answer]:
+def with_liars(answers: Sequence[GradedAnswer], lie: str, liars: int) -> list[GradedAnswer]:
     """`answers` with the last `liars` of them replaced; a liar takes the seat's name."""
     kept = list(answers[: len(answers) - liars])
     for seat in answers[len(kept) :]:
@@ -123,7 +123,7 @@ def with_liars(answers: Sequence[Answer], lie: str, liars: int) -> list[Answer]:
             finish_reason="stop",
             usage=Usage(completion_tokens=1),
         )
-        kept.append(Answer(told, right=False))
+        kept.append(GradedAnswer(told, right=False))
     return kept
 
 
