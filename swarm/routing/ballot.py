@@ -38,9 +38,9 @@ MAX_UNREAD = 1024  # reports not yet read (a slow client); beyond it the voters 
 class Arrivals:
     """The batches' tasks and the one queue they report to."""
 
-    def __init__(self, run: RunVoters) -> None:
+    def __init__(self, run: RunVoters, most_unread: int) -> None:
         self._run = run
-        self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(MAX_UNREAD)
+        self._queue: asyncio.Queue[Report | Failure] = asyncio.Queue(most_unread)
         self._tasks: set[asyncio.Task[None]] = set()
         self._meters: list[tuple[ReplicaKey, Meter]] = []
         self.stopped = False  # whether nothing but what is in the queue will come
@@ -119,7 +119,8 @@ class Arrivals:
 class Patience:
     """Until when a ballot waits: `with_first_wave` before the rest is asked all the same, and `at_all`."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, min_grace_s: float) -> None:
+        self._min_grace_s = min_grace_s
         self.at_all = self._deadline = deadline
         self._started = self._asked = time.monotonic()
         self.with_first_wave = (self._started + deadline) / 2  # by then others are asked, even with nothing in
@@ -149,12 +150,14 @@ class Patience:
         if box.may_be_cut:
             now = time.monotonic()
             until = self._asked + (1 + GRACE_SHARE) * max(self._pace_s, now - self._asked)
-            self.at_all = min(self.at_all, max(until, now + MIN_GRACE_S))
+            self.at_all = min(self.at_all, max(until, now + self._min_grace_s))
 
 
-async def hold_ballot(call: BallotCall) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+async def hold_ballot(
+    call: BallotCall, *, min_grace_s: float = MIN_GRACE_S, most_unread: int = MAX_UNREAD
+) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
     """Yield what is shown of the leader and news of the ballot as they come, then one outcome. Closing it stops all."""
-    box, patience, arrivals = BallotBox(call), Patience(call.deadline), Arrivals(call.run)
+    box, patience, arrivals = BallotBox(call), Patience(call.deadline, min_grace_s), Arrivals(call.run, most_unread)
     stopped_by: StoppedBy | None = None
     at_once = False
     try:

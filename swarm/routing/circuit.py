@@ -22,15 +22,33 @@ from swarm.routing.replicas import CircuitState, ReplicaKey
 FAILURES_TO_OPEN = 3  # one is a lost connection, two a coincidence
 FIRST_PAUSE_S = 1.0  # about what a restart of an engine takes
 MAX_PAUSE_S = 30.0  # a peer that is well again is asked again within half a minute at the latest
+RETRY_SHARE = 0.2  # of the requests may be retried, beyond the floor
+RETRY_FLOOR = 32  # retries always allowed at first: what waits at one peer when it is lost, its slots and a short queue
+FLOOR_PER_S = 1.0  # of the floor comes back each second: a quiet node is not left without it
+MAX_SAVED = 256  # retries that a busy node may save up for the moment when a peer with a long queue is lost
 MAX_CIRCUITS = 1024  # places with a failure; each is some 100 bytes, and a peer table holds 128 nodes
 
 _WORSE: Mapping[CircuitState, int] = {"closed": 0, "half_open": 1, "open": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLimits:
+    """How much failure is borne: of one place before its circuit opens, and of retries."""
+
+    to_open: int = FAILURES_TO_OPEN
+    retry_share: float = RETRY_SHARE
+    retry_floor: int = RETRY_FLOOR
+    floor_per_s: float = FLOOR_PER_S
+
+
+DEFAULT_LIMITS = FailureLimits()
 
 
 @dataclass(slots=True)
 class Circuit:
     """The record of one place. `retry_at` None: closed."""
 
+    to_open: int = FAILURES_TO_OPEN
     failures: int = 0
     pause_s: float = FIRST_PAUSE_S
     retry_at: float | None = None
@@ -64,7 +82,7 @@ class Circuit:
             self.pause_s = min(2 * self.pause_s, MAX_PAUSE_S)
             self.retry_at = now_s + self.pause_s
             return True
-        if self.retry_at is not None or self.failures < FAILURES_TO_OPEN:
+        if self.retry_at is not None or self.failures < self.to_open:
             return False
         self.retry_at = now_s + self.pause_s
         return True
@@ -73,8 +91,9 @@ class Circuit:
 class Circuits:
     """The circuits of all places; one that is closed and has no failures is not kept."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, limits: FailureLimits = DEFAULT_LIMITS) -> None:
         self._clock = clock
+        self._to_open = limits.to_open
         self._circuits: dict[ReplicaKey, Circuit] = {}
 
     def routable(self, place: ReplicaKey) -> CircuitState:
@@ -95,7 +114,7 @@ class Circuits:
         if circuit is None:
             if len(self._circuits) >= MAX_CIRCUITS:
                 del self._circuits[next(iter(self._circuits))]  # the oldest
-            circuit = self._circuits[place] = Circuit()
+            circuit = self._circuits[place] = Circuit(self._to_open)
         return circuit.fail(self._clock(), trial)
 
     def given_up(self, place: ReplicaKey) -> None:
@@ -114,29 +133,25 @@ class Circuits:
         return worst
 
 
-RETRY_SHARE = 0.2  # of the requests may be retried, beyond the floor
-RETRY_FLOOR = 32  # retries always allowed at first: what waits at one peer when it is lost, its slots and a short queue
-FLOOR_PER_S = 1.0  # of the floor comes back each second: a quiet node is not left without it
-MAX_SAVED = 256  # retries that a busy node may save up for the moment when a peer with a long queue is lost
-
-
 class RetryBudget:
     """Every first attempt pays in a share of a token, every retry takes one. `clock` is monotonic seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, limits: FailureLimits = DEFAULT_LIMITS) -> None:
         self._clock = clock
-        self._tokens = float(RETRY_FLOOR)
+        self._limits = limits
+        self._tokens = float(limits.retry_floor)
         self._filled_at = clock()
 
     def attempt(self) -> None:
         """A request is asked for the first time, which is never refused."""
-        self._tokens = min(self._tokens + RETRY_SHARE, MAX_SAVED)
+        self._tokens = min(self._tokens + self._limits.retry_share, MAX_SAVED)
 
     def allows_a_retry(self) -> bool:
         """Whether a request may be asked again, elsewhere; one that is allowed is counted."""
         now_s = self._clock()
-        if self._tokens < RETRY_FLOOR:
-            self._tokens = min(self._tokens + (now_s - self._filled_at) * FLOOR_PER_S, RETRY_FLOOR)
+        floor = self._limits.retry_floor
+        if self._tokens < floor:
+            self._tokens = min(self._tokens + (now_s - self._filled_at) * self._limits.floor_per_s, floor)
         self._filled_at = now_s
         if self._tokens < 1:
             return False

@@ -22,6 +22,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters, no_consensus
+from swarm.routing.circuit import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.conduct import Account, dissents, findings, size_lie
 from swarm.routing.demand import Demand
 from swarm.routing.leading import Begun, measured_strength, stream_mode, strongest_first
@@ -44,7 +45,7 @@ from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, room_left, sampled_here_too, seated_anew
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
-from swarm.routing.utilities import UtilityCall
+from swarm.routing.utilities import UtilityCall, UtilityRoom
 from swarm.routing.voters import Meter, OnEvent, with_sampling
 from swarm.workers.pool import WorkerPool
 
@@ -73,12 +74,14 @@ class Dispatcher:
         measurements: Measurements | None = None,
         leaving: Callable[[], bool] = lambda: False,
         rules: RoutingRules | None = None,
+        failure_limits: FailureLimits = DEFAULT_LIMITS,
+        utilities: UtilityRoom | None = None,
     ) -> None:
         self._pool = pool
         self._peers = peers
-        self._router = Router(report_traffic, rules)
+        self._router = Router(report_traffic, rules, limits=failure_limits)
         self.upstreams = upstreams or Upstreams()
-        self._asking = Asking(pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer)
+        self._asking = Asking(pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer, utilities)
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)

@@ -58,6 +58,7 @@ class Asking:
         upstreams: Upstreams,
         peers_idle: Callable[[], bool],
         is_peer: Callable[[str], bool] = lambda _: True,
+        utilities: UtilityRoom | None = None,
     ) -> None:
         self._is_peer = is_peer
         self._pool = pool
@@ -65,7 +66,7 @@ class Asking:
         self._router = router
         self._upstreams = upstreams
         self._room = WaitingRoom(peers_idle)
-        self._utilities = UtilityRoom()
+        self._utilities = utilities or UtilityRoom()
 
     async def candidates(
         self,

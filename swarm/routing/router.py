@@ -14,7 +14,7 @@ from typing import Protocol
 
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
-from swarm.routing.circuit import Circuits, RetryBudget
+from swarm.routing.circuit import DEFAULT_LIMITS, Circuits, FailureLimits, RetryBudget
 from swarm.routing.conduct import BOAST, Conduct, possible_tokens
 from swarm.routing.outstanding import Outstanding, Paces, corrected
 from swarm.routing.pills import Pills
@@ -60,6 +60,7 @@ class Router:
         report_traffic: Callable[[str, bool], None],
         rules: RoutingRules | None = None,
         clock: Callable[[], float] = time.monotonic,
+        limits: FailureLimits = DEFAULT_LIMITS,
     ) -> None:
         self._report_traffic = report_traffic
         self._rules = rules or RoutingRules()
@@ -67,12 +68,12 @@ class Router:
         self._started = clock()
         self._warned: set[str] = set()  # bounded by the rules
         self._outstanding = Outstanding(clock)
-        self._circuits = Circuits(clock)
+        self._circuits = Circuits(clock, limits)
         self._paces = Paces(clock)
         self.affinity = Affinity(clock)
         self.conduct = Conduct()
         self.pills = Pills(clock)
-        self._budget = RetryBudget(clock)
+        self._budget = RetryBudget(clock, limits)
         self.listeners: list[RoutingListener] = []
 
     def with_local_knowledge(self, told: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:

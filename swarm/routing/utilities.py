@@ -127,7 +127,8 @@ class UtilityRoom:
     ones a few at a time beside them; those of all together that are here are bounded by their bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int = MOST_UTILITY_BYTES) -> None:
+        self._most_bytes = most_bytes
         self._held_bytes = 0
         self._small = asyncio.Semaphore(SMALL_AT_ONCE)
         self._large = asyncio.Semaphore(1)
@@ -135,10 +136,10 @@ class UtilityRoom:
     @asynccontextmanager
     async def turn(self, size_bytes: int) -> AsyncGenerator[None]:
         """Waits for the call's turn, and holds it. Raises Unavailable where too many bytes wait already."""
-        if self._held_bytes and self._held_bytes + size_bytes > MOST_UTILITY_BYTES:
+        if self._held_bytes and self._held_bytes + size_bytes > self._most_bytes:
             raise Unavailable(
                 f"utilities with {self._held_bytes / 2**20:.0f} MiB of text are in progress, and this node takes "
-                f"{MOST_UTILITY_BYTES / 2**20:.0f} MiB at once: try again later",
+                f"{self._most_bytes / 2**20:.0f} MiB at once: try again later",
                 retry_after_s=UTILITY_RETRY_AFTER_S,
             )
         self._held_bytes += size_bytes

@@ -41,7 +41,8 @@ class _Waiter:
 class WaitingRoom:
     """All requests that wait, oldest first. For one event loop. `peers_idle` tells whether looking is any use."""
 
-    def __init__(self, peers_idle: Callable[[], bool]) -> None:
+    def __init__(self, peers_idle: Callable[[], bool], look_s: float = LOOK_S) -> None:
+        self._look_s = look_s
         self._peers_idle = peers_idle
         self._waiters: dict[_Waiter, None] = {}
         self._looked_at = 0  # of those that wait now, so many at the last looks
@@ -68,7 +69,7 @@ class WaitingRoom:
 
     def _look_later(self) -> None:
         if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+            self._next_look = asyncio.get_running_loop().call_later(self._look_s, self._look)
 
     def _close_if_empty(self) -> None:
         if not self._waiters and self._next_look is not None:

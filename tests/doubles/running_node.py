@@ -29,10 +29,12 @@ from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, Measurements
+from swarm.routing.circuit import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
+from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
 from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
 from tests.doubles.timing import FAST
 
@@ -80,6 +82,8 @@ class NodeOptions:
     body_timeout_s: float = BODY_TIMEOUT_S
     most_in_flight: int = MAX_IN_FLIGHT
     rules: RoutingRules = field(default_factory=RoutingRules)
+    failure_limits: FailureLimits = DEFAULT_LIMITS
+    most_utility_bytes: int = MOST_UTILITY_BYTES
 
 
 class RunningNode:
@@ -164,6 +168,8 @@ class RunningNode:
             default_stream=options.vote_stream,
             leaving=lambda: self.condition.draining,
             rules=options.rules,
+            failure_limits=options.failure_limits,
+            utilities=UtilityRoom(options.most_utility_bytes),
         )
         self.condition.loading = False
         await self._listen(stack)

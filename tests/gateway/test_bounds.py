@@ -11,11 +11,10 @@ import pytest
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import KEEPS_BODIES, MAX_QUOTES, MAX_WIDE_BODY_BYTES, parse_body
 from swarm.gateway.openai.bodies import ChatCompletionBody
-from swarm.routing import utilities
 from swarm.routing.utilities import SMALL_AT_ONCE, SMALL_BYTES
 from tests.doubles.clients import connect
 from tests.doubles.hostile_schemas import merged_tools
-from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
 
@@ -73,12 +72,12 @@ async def test_large_utilities_go_one_at_a_time_and_small_ones_beside_them() -> 
         assert [(await call).status for call in calls] == [200] * 8
 
 
-async def test_utilities_are_bounded_together_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utilities, "MOST_UTILITY_BYTES", 3 * 2**20)
+async def test_utilities_are_bounded_together_by_their_bytes() -> None:
     engine = ScriptedEngine(saying("yes"))
     engine.utility_gate.clear()
     content = {"content": "x" * 2**20}
-    async with RunningNode("kitchen", ready(engine)) as node, connect(node.url) as client:
+    options = NodeOptions(most_utility_bytes=3 * 2**20)
+    async with RunningNode("kitchen", ready(engine), options=options) as node, connect(node.url) as client:
         calls = [asyncio.create_task(client.post("/tokenize", content)) for _ in range(4)]
         refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         reply = refused.pop().result()

@@ -12,8 +12,7 @@ import pytest
 from federation.hostport import Address
 from federation.wire import DEADLINE_HEADER, HOPS_HEADER, REQUEST_ID_HEADER
 from swarm.errors import EngineFailed
-from swarm.routing import circuit as retry_budget
-from swarm.routing.circuit import FAILURES_TO_OPEN
+from swarm.routing.circuit import FAILURES_TO_OPEN, FailureLimits
 from swarm.routing.rules import RoutingRules
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.fake_peer import FakePeer, Piece
@@ -235,12 +234,11 @@ async def test_a_peer_whose_answers_break_off_is_left_alone_and_stays_the_last_r
         assert len(attic.asked) == asked + 1, "but rather than nobody"
 
 
-async def test_retries_have_a_budget_and_first_attempts_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry_budget, "RETRY_FLOOR", 1)
-    monkeypatch.setattr(retry_budget, "FLOOR_PER_S", 0.0)
+async def test_retries_have_a_budget_and_first_attempts_have_none() -> None:
+    stingy = FailureLimits(retry_floor=1, floor_per_s=0.0)
     async with a_swarm() as swarm:
         await swarm.add("attic", "a word")
-        await swarm.add("kitchen", EngineFailed("out of memory"), params=9_000_000)
+        await swarm.add("kitchen", EngineFailed("out of memory"), params=9_000_000, failure_limits=stingy)
         client = await swarm.client()
         replies = [await client.chat(swarm=SINGLE) for _ in range(6)]
         refused = [reply for reply in replies if reply.status != 200]

@@ -7,13 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import pytest
-
 from federation.hostport import Address
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, ToolCallDelta
 from swarm.registry.weights_file import Measured
-from swarm.routing import ballot
 from tests.doubles.clients import Client, connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -88,9 +85,8 @@ async def test_a_peer_that_lies_in_its_own_words_is_one_voter() -> None:
         assert voted(account)["attic"] == 1
 
 
-async def test_a_frozen_peer_costs_a_vote_a_grace_and_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frozen_peer_costs_a_vote_a_grace_and_is_told_to_stop() -> None:
     async with a_swarm() as swarm:
-        monkeypatch.setattr(ballot, "MIN_GRACE_S", 0.02)
         await swarm.add("attic", ["Answer: ", asyncio.Event()])
         for name in ("cellar", "garage", "study"):
             await swarm.add(name, "Answer: 42" if name == "study" else "Answer: 41")

@@ -12,7 +12,6 @@ import pytest
 from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.answers.streams import Pacing
-from swarm.routing import ballot
 from tests.doubles.clients import Reply, chat_body
 from tests.doubles.scripted_engine import PROMPT_TOKENS
 from tests.doubles.stage import SLOTS, Stage, staged
@@ -25,11 +24,6 @@ SHORT_S = 0.4  # until deadlines that are meant to pass; what is meant to arrive
 async def stage() -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         yield await staged(stack)
-
-
-@pytest.fixture
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ballot, "MIN_GRACE_S", 0.02)
 
 
 def swarm_of(reply: Reply) -> dict[str, Any]:
@@ -305,7 +299,6 @@ async def test_a_leader_cut_by_the_deadline_is_an_error_in_the_stream(stage: Sta
     assert not reply.done
 
 
-@pytest.mark.usefixtures("short_grace")
 async def test_after_the_quorum_the_others_get_a_grace_and_no_more(stage: Stage) -> None:
     stage.voters_say("Answer: 16", "Answer: 16", ["", asyncio.Event()], ["", asyncio.Event()])
     account = swarm_of(await stage.client.chat(swarm={"votes": 4}))

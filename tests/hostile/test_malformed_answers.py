@@ -30,8 +30,7 @@ from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
 from swarm.gateway.http.compact_json import compact
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES, TokenizeBody, tokenize
 from swarm.generation import GenerationRequest
-from swarm.routing import circuit
-from swarm.routing import circuit as retry_budget
+from swarm.routing.circuit import FailureLimits
 from swarm.routing.leading import LEADER_LINE
 from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate, read_chunk, read_leader_step
 from swarm.routing.replicas import Replica
@@ -224,11 +223,11 @@ async def test_over_real_sockets_every_answer_is_one_or_a_peers_error(caplog: py
 
 
 @asynccontextmanager
-async def kitchen_beside(liar: FakePeer) -> AsyncIterator[tuple[RunningNode, list[bool]]]:
+async def kitchen_beside(liar: FakePeer, **options: Any) -> AsyncIterator[tuple[RunningNode, list[bool]]]:
     """A kitchen that says "Answer: 16" itself and knows the liar, which claims the stronger model; its reports."""
     async with liar:
         engine = ScriptedEngine(saying("Answer: 16"), model_id="m")
-        kitchen = RunningNode("kitchen", ready(engine), options=NodeOptions(peers=[liar.address]))
+        kitchen = RunningNode("kitchen", ready(engine), options=NodeOptions(peers=[liar.address], **options))
         async with run_nodes(kitchen):
             reports: list[bool] = []
             kitchen.membership.report_traffic = lambda _, ok: reports.append(ok)
@@ -239,15 +238,12 @@ def said(reply: Any) -> str:
     return reply.json["choices"][0]["message"]["content"] or ""
 
 
-async def test_a_client_gets_a_right_answer_whatever_a_peer_sends(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_gets_a_right_answer_whatever_a_peer_sends(caplog: pytest.LogCaptureFixture) -> None:
     """Of the whole node nothing breaks; the lies are the peer's fault and not the client's."""
-    monkeypatch.setattr(circuit, "FAILURES_TO_OPEN", 10 * THROUGH_A_NODE)  # else it is asked three times only
-    monkeypatch.setattr(retry_budget, "RETRY_SHARE", 1.0)
+    patient = FailureLimits(to_open=10 * THROUGH_A_NODE, retry_share=1.0)  # else it is asked three times only
     counted = 0
     liar = FakePeer("attic", model="large", slots=1)
-    async with kitchen_beside(liar) as (kitchen, reports), connect(kitchen.url) as client:
+    async with kitchen_beside(liar, failure_limits=patient) as (kitchen, reports), connect(kitchen.url) as client:
         lies = messages(3, malformed.CHUNK, malformed.CANDIDATE)
         for swarm in itertools.islice(itertools.cycle(({"strategy": "single"}, {"votes": 3})), THROUGH_A_NODE):
             lie = next(lies)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
-from swarm.routing import ballot
-from swarm.routing.ballot import hold_ballot
+from swarm.routing.ballot import MAX_UNREAD, hold_ballot
 from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, no_candidate
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
@@ -107,8 +107,8 @@ class Hall:
         )
 
 
-async def outcome_of(call: BallotCall) -> Outcome:
-    async with aclosing(hold_ballot(call)) as progress:
+async def outcome_of(call: BallotCall, **limits: Any) -> Outcome:
+    async with aclosing(hold_ballot(call, **limits)) as progress:
         items = [item async for item in progress]
     (outcome,) = items
     assert isinstance(outcome, Outcome)
@@ -170,17 +170,16 @@ async def test_a_stream_that_never_pauses_cannot_outrun_the_deadline() -> None:
 
     with pytest.raises(DeadlineExceeded):
         await read()
-    assert late <= ballot.MAX_UNREAD + 1
+    assert late <= MAX_UNREAD + 1
     assert not hall.running
 
 
-async def test_a_reader_that_stops_leaves_no_voter_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_that_stops_leaves_no_voter_stuck() -> None:
     """The queue is full and the voter waits in it when the ballot is closed."""
-    monkeypatch.setattr(ballot, "MAX_UNREAD", 3)
     hall = Hall({"here": [Delta(0, "x")] * 100, "a": ["yes"], "b": [asyncio.Event()]})
     call = hall.call(("here", 1), ("a", 1), ("b", 1), strategy=Strategy.MEDOID, stream_leader=True)
     async with asyncio.timeout(5):
-        async with aclosing(hold_ballot(call)) as progress:
+        async with aclosing(hold_ballot(call, most_unread=3)) as progress:
             await anext(progress)
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -315,11 +314,10 @@ async def test_voters_of_one_name_are_told_apart() -> None:
     assert verdict.votes == 3
 
 
-async def test_the_grace_begins_with_the_quorum_and_is_not_extended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ballot, "MIN_GRACE_S", SHORT_S)
+async def test_the_grace_begins_with_the_quorum_and_is_not_extended() -> None:
     hall = Hall({"here": ["Answer: 1", "Answer: 2"], "a": [asyncio.Event()], "b": [asyncio.Event()]})
     started = time.monotonic()
-    verdict = (await outcome_of(hall.call(("here", 2), ("a", 1), ("b", 1)))).verdict
+    verdict = (await outcome_of(hall.call(("here", 2), ("a", 1), ("b", 1)), min_grace_s=SHORT_S)).verdict
     assert (verdict.stopped_by, verdict.votes) == ("deadline", 2)
     assert SHORT_S <= time.monotonic() - started < 1
     assert hall.cancelled == {"a", "b"}

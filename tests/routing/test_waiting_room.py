@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from swarm.routing import waiting_room
 from swarm.routing.replicas import Replica
 from swarm.routing.waiting_room import MOST_AT_A_LOOK, SoonerElsewhere, WaitingRoom
 from tests.doubles.replicas import replica
@@ -30,7 +29,7 @@ class Waiting:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.room = WaitingRoom(lambda: self.idle)
+        self.room = WaitingRoom(lambda: self.idle, LOOK_S)
 
     def elsewhere(self, number: int, ahead: int) -> Replica | None:
         self.looks.append(number)
@@ -55,8 +54,7 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
-    monkeypatch.setattr(waiting_room, "LOOK_S", LOOK_S)
+def waiting() -> Waiting:
     return Waiting()
 
 
