@@ -18,7 +18,7 @@ from swarm.registry.catalogue import Catalogue, Choice
 from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
-from swarm.registry.gguf_header import GgufFacts, read_gguf, stem_of
+from swarm.registry.gguf_header import GgufFacts, read_model, stem_of
 from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
 from swarm.registry.memory import Load, size_text
@@ -131,9 +131,9 @@ class _Choosing:
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
 
-    def _file(self, path: Path, model_id: str, reason: str) -> ChosenModel:
-        """A GGUF file, its header read and its needs checked before any native code sees it."""
-        facts = read_gguf(path)
+    def _file(self, path: Path, model_id: str, reason: str, facts: GgufFacts | None = None) -> ChosenModel:
+        """A GGUF file, its header read (unless its `facts` are known) and its needs checked before any native code."""
+        facts = facts or read_model(path).facts
         load = replace(self._load, context_tokens=self._context_tokens(facts))
         self._check_fits(facts, model_id, load)
         return ChosenModel(model_id, path, load.context_tokens, facts.params, reason)
@@ -177,9 +177,9 @@ class _Choosing:
             self._console.say(f"  passed over: {problem}")
         able = (model for model in local.models if model.format in self._engine.formats)
         usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
-        for model, _ in sorted(usable, key=lambda pair: pair[1].params, reverse=True):
+        for model, facts in sorted(usable, key=lambda pair: pair[1].params, reverse=True):
             try:
-                return self._file(model.path, model.id, "the largest on this disk that fits")
+                return self._file(model.path, model.id, "the largest on this disk that fits", facts)
             except SetupError as error:
                 self._console.say(f"  passed over: {error}")
         return None

@@ -1,7 +1,6 @@
-"""What a GGUF file says about its model: the facts that fit, routing and the model list need.
+"""What a GGUF file says about its model: the facts that fit, routing and the model list need, and its control tokens.
 
-The texts of a model's vocabulary that llama.cpp reads as one token of special meaning wherever they stand.
-
+Control tokens are the texts of a vocabulary that llama.cpp reads as one token of special meaning wherever they stand.
 They end turns and answers, begin turns, mark where a gap is filled. llama.cpp finds them in every text that it
 tokenizes with `parse_special`, which it does with whole conversations, what clients wrote in them included.
 """
@@ -10,16 +9,18 @@ from __future__ import annotations
 
 import re
 import stat
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from federation.printable_text import printable
 from swarm.errors import SetupError
 from swarm.registry.cache_shape import KEYS as CACHE_KEYS
 from swarm.registry.cache_shape import ArchKeys, CacheShape, ModelShape, cache_shape
-from swarm.registry.gguf_bytes import FILE_TYPES, GgufDefect, Header, TokenTable, read_header, read_tokens
+from swarm.registry.gguf_bytes import FILE_TYPES, TOKENS, GgufDefect, Header, TokenTable, read_header, read_tokens
 
 MAX_PARTS = 256  # a terabyte in parts of 4 GB
 GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred
@@ -92,8 +93,60 @@ def read_gguf(path: Path) -> GgufFacts:
     Raises SetupError with the file, what is wrong with it and the remedy.
     """
     parts = part_paths(path)
-    sizes_and_headers = [_read_part(part) for part in parts]
-    return _facts(parts, sum(size for size, _ in sizes_and_headers), [header for _, header in sizes_and_headers])
+    return _facts(parts, [_read_part(part) for part in parts])
+
+
+def _model(parts: tuple[Path, ...]) -> GgufModel:
+    read = [_read_part(part, vocabulary=number == 0) for number, part in enumerate(parts)]
+    return GgufModel(_facts(parts, read), _control_texts(parts[0], read[0][1].tokens or TokenTable()))
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file's content; None where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class GgufModel:
+    """A model that is about to be loaded: its facts, and the texts of its control tokens."""
+
+    facts: GgufFacts
+    control_texts: frozenset[str]
+
+
+class GgufReader:
+    """Reads models for loading, each once: what was read is kept for as long as its files stay as they are.
+
+    Whoever chooses a model and whoever loads it, again and again perhaps, ask the same reader. Any thread may.
+    """
+
+    def __init__(self, kept: int = 4) -> None:
+        self._most = kept
+        self._kept: dict[Path, tuple[object, GgufModel]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> GgufModel:
+        """The model in `path`, all its parts. Blocks: up to 0.2 s for a vocabulary of 256,000.
+
+        Raises SetupError with the file, what is wrong with it and the remedy.
+        """
+        with self._lock:
+            parts = part_paths(path)
+            state = tuple(map(_state, parts))
+            kept = self._kept.pop(path, None)
+            if kept is None or kept[0] != state:
+                kept = (state, _model(parts))
+            self._kept[path] = kept
+            while len(self._kept) > self._most:
+                del self._kept[next(iter(self._kept))]
+            return kept[1]
+
+
+read_model: Final = GgufReader().read  # of this process
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
@@ -125,13 +178,13 @@ def stem_of(path: Path) -> str:
     return printable(match["stem"] if match else path.stem)
 
 
-def _read_part(path: Path) -> tuple[int, Header]:
+def _read_part(path: Path, vocabulary: bool = False) -> tuple[int, Header]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise GgufDefect("it is not a regular file")  # opening a named pipe would wait for its writer
         with path.open("rb") as file:
-            return status.st_size, read_header(file, status.st_size, _wanted)
+            return status.st_size, read_header(file, status.st_size, _wanted, vocabulary)
     except FileNotFoundError as error:
         raise SetupError(
             f"{path} does not exist: check the path, or see `swarm models list` for what is here"
@@ -149,7 +202,9 @@ def _wanted(key: str) -> bool:
     return rest in (_GENERAL_KEYS if section == "general" else _ARCH_KEYS)
 
 
-def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> GgufFacts:
+def _facts(parts: tuple[Path, ...], read: list[tuple[int, Header]]) -> GgufFacts:
+    """From the size and the header of each part."""
+    headers = [header for _, header in read]
     first = headers[0]
     architecture = first.values.get("general.architecture")
     if not isinstance(architecture, str) or not architecture:
@@ -159,7 +214,7 @@ def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> G
     params = sum(tensor.elements for header in headers for tensor in header.tensors)
     return GgufFacts(
         parts=parts,
-        size_bytes=size_bytes,
+        size_bytes=sum(size for size, _ in read),
         architecture=architecture,
         name=name if isinstance(name, str) and name else None,
         quant=_quant(headers),
@@ -168,12 +223,12 @@ def _facts(parts: tuple[Path, ...], size_bytes: int, headers: list[Header]) -> G
         layers=keys.count("block_count"),
         context_tokens=keys.count("context_length"),
         embedding_length=keys.count("embedding_length"),
-        vocab_size=first.array_lengths.get("tokenizer.ggml.tokens") or keys.count("vocab_size"),
+        vocab_size=first.array_lengths.get(TOKENS) or keys.count("vocab_size"),
         cache=cache_shape(keys),
         has_chat_template="tokenizer.chat_template" in first.keys,
         pooling_type=keys.count("pooling_type"),
         tokenizer=tokenizer if isinstance(tokenizer, str) else None,
-        longest_token_bytes=first.longest_bytes.get("tokenizer.ggml.tokens"),
+        longest_token_bytes=first.longest_bytes.get(TOKENS),
     )
 
 
@@ -229,7 +284,7 @@ NAMED = tuple(
 
 
 def control_texts(path: Path) -> frozenset[str]:
-    """The texts of the control tokens of the model in `path`. Blocks: up to 0.2 s for a vocabulary of 256,000.
+    """The control tokens of the model in `path`, whatever is wrong with its tensors. Blocks like `GgufReader.read`.
 
     Raises SetupError for a file whose vocabulary cannot be read.
     """
@@ -241,9 +296,13 @@ def control_texts(path: Path) -> frozenset[str]:
         raise SetupError(f"cannot read {first}: {error.strerror or error}") from error
     except GgufDefect as defect:
         raise SetupError(f"cannot use {first}: {defect}; download it again, or give another .gguf file") from defect
+    return _control_texts(first, table)
+
+
+def _control_texts(path: Path, table: TokenTable) -> frozenset[str]:
     found = controls(table)
     if len(found) > MAX_CONTROL_TEXTS:
-        raise SetupError(f"cannot use {first}: {len(found)} control tokens, more than {MAX_CONTROL_TEXTS}")
+        raise SetupError(f"cannot use {path}: {len(found)} control tokens, more than {MAX_CONTROL_TEXTS}")
     return found
 
 

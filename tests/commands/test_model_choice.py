@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
-from swarm.engines.registry import chosen_engine
+from swarm.engines.engine import EngineSpec
+from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
 from swarm.node.model_choice import choose_model, engine_memory
 from swarm.node.settings import Settings
+from swarm.registry import gguf_header
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.file_hashes import FileHashes, hash_file
 from swarm.registry.hub import Progress
@@ -145,6 +148,28 @@ def test_nobody_is_asked_with_auto(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="does not answer"):  # it went straight to the download
         choose_model(settings(tmp_path, auto=True), machine(), listener)
     assert not listener.options
+
+
+@pytest.mark.parametrize("isolation", ["never", "always"])
+async def test_a_header_is_read_once_from_the_choice_to_the_second_load(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch, isolation: Isolation
+) -> None:
+    file = tmp_path / f"{isolation}.gguf"
+    shutil.copy(demo_model, file)
+    reads: list[str] = []
+    for name in ("read_header", "read_tokens"):
+        read = getattr(gguf_header, name)
+
+        def noted(*args: object, name: str = name, read: Callable[..., object] = read) -> object:
+            reads.append(name)
+            return read(*args)
+
+        monkeypatch.setattr(gguf_header, name, noted)
+    chosen = await asyncio.to_thread(choose_model, settings(tmp_path, model=str(file)), machine(), Listener())
+    for _ in range(2):
+        engine = await load_engine("auto", EngineSpec(chosen.model_id, chosen.path, 512, 1, threads=1), isolation)
+        await engine.aclose()
+    assert reads == ["read_header"]
 
 
 def test_the_echo_engine_needs_no_model(tmp_path: Path) -> None:

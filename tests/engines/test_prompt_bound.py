@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.engine import EngineSpec, LoadedModel
-from swarm.engines.llama_cpp.xllamacpp_server import token_bytes
+from swarm.engines.engine import LoadedModel
 from swarm.engines.prompt_bound import (
     INFILL_BYTES,
     MIN_TOKEN_BYTES,
@@ -20,6 +19,7 @@ from swarm.engines.prompt_bound import (
 )
 from swarm.errors import ContextExceeded
 from swarm.generation import GenerationRequest
+from swarm.registry.gguf_header import read_model
 from tests.doubles.schemas import record
 
 MODEL = LoadedModel(slots=1, context_tokens=100, longest_token_bytes=20)
@@ -109,4 +109,5 @@ def test_the_longest_token_is_what_the_file_says(tokenizer: str | None, longest:
 
 
 def test_the_embedded_models_vocabulary_is_read(demo_model: Path) -> None:
-    assert MIN_TOKEN_BYTES <= token_bytes(EngineSpec("demo", demo_model, 1024, 1, threads=1)) < 300
+    facts = read_model(demo_model).facts
+    assert MIN_TOKEN_BYTES <= longest_token_bytes(facts.tokenizer, facts.longest_token_bytes) < 300

@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from swarm.errors import SetupError
 from swarm.registry.cache_shape import LayerGroup
-from swarm.registry.gguf_header import GgufFacts, part_paths, read_gguf, stem_of
+from swarm.registry.gguf_header import GgufFacts, GgufReader, control_texts, part_paths, read_gguf, stem_of
 
 MakeGguf = Callable[..., Path]
 
@@ -231,6 +232,31 @@ def test_a_truncated_download_is_recognised(make_gguf: MakeGguf) -> None:
         file.truncate(path.stat().st_size - 4096)
     with pytest.raises(SetupError, match=r"it is cut short: tensor 'blk\.0\.ffn_up_exps\.weight' ends at byte"):
         read_gguf(path)
+
+
+def test_a_model_is_read_once_until_its_file_changes(make_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    open_file = Path.open
+
+    def noted(path: Path, *args: Any, **kwargs: Any) -> Any:
+        opened.append(path)
+        return open_file(path, *args, **kwargs)
+
+    path, reader = make_gguf(), GgufReader(kept=1)
+    facts, controls = read_gguf(path), control_texts(path)
+    monkeypatch.setattr(Path, "open", noted)
+    for _ in range(3):
+        model = reader.read(path)
+        assert (model.facts, model.control_texts) == (facts, controls)
+    assert opened == [path]
+    path.touch()
+    os.utime(path, ns=(1, 1))
+    reader.read(path)
+    assert opened == [path, path]
+    reader.read(make_gguf(architecture="odd"))
+    path.unlink()
+    with pytest.raises(SetupError, match="does not exist"):
+        reader.read(path)
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:

@@ -16,14 +16,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import JsonValue
 
-from swarm.errors import EngineFailed, SetupError
 from swarm.generation import Delta, Finish, ToolCallDelta
-from swarm.registry.gguf_header import control_texts
 
 DELETE = "\x7f"  # U+007F
 MATCHED_CHARS = 48  # of a control token; what begins with as many of a longer one is broken, too: bounds the expression
@@ -120,14 +117,6 @@ class PlainText:
             if name in body:
                 plain[name] = self.value(body[name])
         return plain
-
-
-def plain_text_of(path: Path | None) -> PlainText:
-    """For the model in `path`. Blocks; raises EngineFailed where its vocabulary cannot be read: it would be unsafe."""
-    try:
-        return PlainText() if path is None else PlainText(control_texts(path))
-    except SetupError as error:
-        raise EngineFailed(str(error)) from error
 
 
 def _joined(first: re.Match[str]) -> str:

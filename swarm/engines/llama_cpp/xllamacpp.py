@@ -17,25 +17,25 @@ from typing import Protocol, cast
 
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.http import LlamaHttp
-from swarm.engines.llama_cpp.plain_text import plain_text_of
+from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict, until_wedged
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
-from swarm.engines.llama_cpp.xllamacpp_host import spec_to_json
+from swarm.engines.llama_cpp.xllamacpp_host import order_to_json
 from swarm.engines.llama_cpp.xllamacpp_server import (
+    Batching,
     Pooling,
     RunningServer,
     has_gpu,
-    largest_step_tokens,
     load_limit_s,
-    model_pooling,
     start_server,
-    token_bytes,
 )
+from swarm.engines.prompt_bound import longest_token_bytes
 from swarm.engines.registry import Isolation
-from swarm.errors import BadRequest, EngineFailed, SwarmError
+from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.registry.cache_shape import ModelShape
 from swarm.registry.embedded import is_shipped
+from swarm.registry.gguf_header import GgufModel, control_texts, read_model
 from swarm.registry.memory import Load, MemoryNeed, memory_needed
 
 log = logging.getLogger(__name__)
@@ -282,17 +282,26 @@ async def load(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngi
     """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy."""
     if spec.path is None or not spec.path.is_file():
         raise EngineFailed(f"no model file at {spec.path}")
+    model = await asyncio.to_thread(_read, spec.path)
     if await asyncio.to_thread(runs_in_process, spec, isolation):
-        return await _load_in_process(spec)
-    return await _load_in_host(spec)
+        return await _load_in_process(spec, model)
+    return await _load_in_host(spec, model)
 
 
-async def _load_in_process(spec: EngineSpec) -> XllamacppEngine:
-    running = await asyncio.to_thread(start_server, spec)
-    return await _connect(spec, running.address, running.key, InThisProcess(running))
+def _read(path: Path) -> GgufModel | None:
+    """None for a file that cannot be read: llama.cpp, which is to load it, says so in its own way."""
+    try:
+        return read_model(path)
+    except SetupError:
+        return None
 
 
-async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
+async def _load_in_process(spec: EngineSpec, model: GgufModel | None) -> XllamacppEngine:
+    running = await asyncio.to_thread(start_server, spec, Batching.of(spec, model and model.facts))
+    return await _connect(spec, model, running.address, running.key, InThisProcess(running))
+
+
+async def _load_in_host(spec: EngineSpec, model: GgufModel | None) -> XllamacppEngine:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -311,12 +320,12 @@ async def _load_in_host(spec: EngineSpec) -> XllamacppEngine:
     home, limit_s = EngineHost(process), load_limit_s(spec.path)
     try:
         async with asyncio.timeout(limit_s):
-            process.stdin.write(spec_to_json(spec).encode() + b"\n")
+            process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
             await process.stdin.drain()
             answer = host_answer(await process.stdout.readline(), spec.path)
             if "error" in answer:
                 raise EngineFailed(answer["error"])
-            return await _connect(spec, answer["address"], answer["key"], home)
+            return await _connect(spec, model, answer["address"], answer["key"], home)
     except TimeoutError:
         await home.end()
         raise EngineFailed(
@@ -349,29 +358,40 @@ async def _answers(http: LlamaHttp) -> bool:
     return True
 
 
-async def _connect(spec: EngineSpec, address: str, key: str, home: Home) -> XllamacppEngine:
+async def _connect(spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: Home) -> XllamacppEngine:
     http = LlamaHttp(address, key)
+    facts = model and model.facts
+    batching = Batching.of(spec, facts)
     try:
-        http.plain = await asyncio.to_thread(plain_text_of, spec.path)
+        http.plain = await asyncio.to_thread(_plain_text, spec.path, model)
         loaded, capabilities = await http.loaded()
-        pooling = await asyncio.to_thread(model_pooling, spec)
-        pace = await _measured_pace(http, spec, pooling)
-        longest = await asyncio.to_thread(token_bytes, spec)
+        pace = await _measured_pace(http, batching)
     except BaseException:
         await http.aclose()
         await home.end()
         raise
     granted = min(loaded.context_tokens, spec.context_tokens)
+    longest = longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
     loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
-    is_ranker = pooling is Pooling.RANK
-    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=pooling is None)
+    is_ranker = batching.pooling is Pooling.RANK
+    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=batching.pooling is None)
     return XllamacppEngine(spec, http, loaded, capabilities, home, pace)
 
 
-async def _measured_pace(http: LlamaHttp, spec: EngineSpec, pooling: Pooling | None) -> Pace:
+def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:
+    """Raises EngineFailed where the control tokens of a model cannot be read: it would be unsafe. Blocks."""
+    if path is None:
+        return PlainText()
+    try:
+        return PlainText(control_texts(path) if model is None else model.control_texts)
+    except SetupError as error:
+        raise EngineFailed(str(error)) from error
+
+
+async def _measured_pace(http: LlamaHttp, batching: Batching) -> Pace:
     """How fast the model reads, by a prompt of some words: with it the slowest step is known before it is made."""
     begun = time.perf_counter()
-    match pooling:
+    match batching.pooling:
         case None:
             tokens, seconds = await http.prompt_pace(PROBE_TEXT)
         case Pooling.RANK:
@@ -381,4 +401,4 @@ async def _measured_pace(http: LlamaHttp, spec: EngineSpec, pooling: Pooling | N
             tokens = (await http.embed([PROBE_TEXT])).prompt_tokens
             seconds = time.perf_counter() - begun
     token_s = seconds / max(tokens, 1)
-    return Pace(token_s, token_s * await asyncio.to_thread(largest_step_tokens, spec))
+    return Pace(token_s, token_s * batching.step_tokens)

@@ -1,6 +1,6 @@
 """An engine host: a child process that loads one model and serves it on loopback until its parent lets go of it.
 
-    python -m swarm.engines.llama_cpp.xllamacpp_host  < one JSON line (EngineSpec); the parent then holds the pipe open
+    python -m swarm.engines.llama_cpp.xllamacpp_host < one JSON line of `order_to_json`; then the pipe is held open
 
 Answers one JSON line: {"address", "key"} or {"error"}. Ends when its standard input ends, so it never outlives the
 node, not even one killed with SIGKILL; one that hangs while it loads (which holds the GIL) ends by a timer in C. JSON
@@ -19,12 +19,12 @@ from typing import Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
-from swarm.engines.llama_cpp.xllamacpp_server import load_limit_s, start_server
+from swarm.engines.llama_cpp.xllamacpp_server import Batching, Pooling, load_limit_s, start_server
 from swarm.errors import EngineFailed
 
 
-def spec_to_json(spec: EngineSpec) -> str:
-    """One line that `spec_from_json` reads back."""
+def order_to_json(spec: EngineSpec, batching: Batching) -> str:
+    """What a host is to load, as one line that `order_from_json` reads back."""
     return json.dumps(
         {
             "model_id": spec.model_id,
@@ -33,14 +33,17 @@ def spec_to_json(spec: EngineSpec) -> str:
             "slots": spec.slots,
             "threads": spec.threads,
             "gpu_layers": spec.gpu_layers,
+            "pooling": batching.pooling,
+            "step_tokens": batching.step_tokens,
         }
     )
 
 
-def spec_from_json(line: str) -> EngineSpec:
+def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
     fields: dict[str, Any] = json.loads(line)
-    path = fields.pop("path")
-    return EngineSpec(path=None if path is None else Path(path), **fields)
+    path, pooling = fields.pop("path"), fields.pop("pooling")
+    batching = Batching(None if pooling is None else Pooling(pooling), fields.pop("step_tokens"))
+    return EngineSpec(path=None if path is None else Path(path), **fields), batching
 
 
 def serve() -> NoReturn:
@@ -51,10 +54,10 @@ def serve() -> NoReturn:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
-    spec = spec_from_json(sys.stdin.readline())
+    spec, batching = order_from_json(sys.stdin.readline())
     faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
     try:
-        running = start_server(spec)
+        running = start_server(spec, batching)
     except EngineFailed as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         sys.stdout.flush()

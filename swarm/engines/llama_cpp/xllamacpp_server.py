@@ -1,7 +1,7 @@
 """llama.cpp's server inside a process, through xllamacpp: the blocking part, importable without anything else of ours.
 
-Used in the node's own process (`xllamacpp.py`) and in an engine host (`host.py`). Both the constructor and the
-destructor of `xllamacpp.Server` hold the GIL for as long as they run: 0.1 s for the embedded model, 1 s for 0.5 GB.
+Used in the node's own process (`xllamacpp.py`) and in an engine host (`xllamacpp_host.py`). Both the constructor and
+the destructor of `xllamacpp.Server` hold the GIL for as long as they run: 0.1 s for the embedded model, 1 s for 0.5 GB.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from swarm.engines.prompt_bound import longest_token_bytes
-from swarm.errors import EngineFailed, SetupError
-from swarm.registry.gguf_header import GgufFacts, read_gguf
+from swarm.errors import EngineFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from swarm.engines.engine import EngineSpec
+    from swarm.registry.gguf_header import GgufFacts
 
 PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
 HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
@@ -38,47 +37,31 @@ class Pooling(IntEnum):
     MEAN, CLS, LAST, RANK = 1, 2, 3, 4
 
 
-def model_pooling(spec: EngineSpec) -> Pooling | None:
-    """The pooling that the model's file names, if it is an embedding or reranking model. Blocks on the disk."""
-    return _pooling(_facts(spec))
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a model is to read texts. `pooling` is None for one that writes.
 
+    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes.
+    """
 
-def token_bytes(spec: EngineSpec) -> int:
-    """The most bytes that one token of the model's file stands for. Blocks on the disk."""
-    facts = _facts(spec)
-    return longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
+    pooling: Pooling | None
+    step_tokens: int
 
-
-def _facts(spec: EngineSpec) -> GgufFacts | None:
-    """None for a file that cannot be read: llama.cpp will say so in its own way."""
-    try:
-        return None if spec.path is None else read_gguf(spec.path)
-    except SetupError:
-        return None
-
-
-def _pooling(facts: GgufFacts | None) -> Pooling | None:
-    number = facts.pooling_type if facts else None
-    return Pooling(number) if number in tuple(Pooling) else None
+    @staticmethod
+    def of(spec: EngineSpec, facts: GgufFacts | None) -> Batching:
+        """For a model with such `facts`; None where its file tells nothing."""
+        number = facts.pooling_type if facts else None
+        encoder = facts is not None and "bert" in facts.architecture
+        at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+        # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
+        at_once = -(-at_once // spec.slots) * spec.slots
+        return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
 
 
 def load_limit_s(path: Path | None) -> float:
     """How long loading `path` may take: a hostile template in it can loop for ever."""
     size = path.stat().st_size if path is not None and path.exists() else 0
     return LOAD_LEAST_S + size / LOAD_BYTES_PER_S
-
-
-def text_tokens_at_once(spec: EngineSpec, facts: GgufFacts | None) -> int:
-    """The largest step: as many tokens of prompts are computed at once."""
-    encoder = facts is not None and "bert" in facts.architecture
-    at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
-    # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
-    return -(-at_once // spec.slots) * spec.slots
-
-
-def largest_step_tokens(spec: EngineSpec) -> int:
-    """`text_tokens_at_once` of a file. Blocks on the disk."""
-    return text_tokens_at_once(spec, _facts(spec))
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ def has_gpu() -> bool:
     return any(device["type"] != cpu for device in xllamacpp.get_device_info())
 
 
-def start_server(spec: EngineSpec) -> RunningServer:
+def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningServer:
     """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
 
     Raises EngineFailed where llama.cpp refuses the file; its reason goes to its own log only.
@@ -116,10 +99,10 @@ def start_server(spec: EngineSpec) -> RunningServer:
         params.n_gpu_layers = spec.gpu_layers
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
-    facts = _facts(spec)
-    pooling = _pooling(facts) or Pooling.MEAN
+    batching = batching or Batching.of(spec, None)
+    pooling = batching.pooling or Pooling.MEAN
     params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
-    params.n_ubatch = text_tokens_at_once(spec, facts)  # a step is no larger: with `embedding` the batch is as large
+    params.n_ubatch = batching.step_tokens  # a step is no larger: with `embedding` the batch is as large
     params.n_threads_http = spec.slots + HTTP_THREADS_SPARE
     params.timeout_read = params.timeout_write = LISTENER_READ_TIMEOUT_S
     params.sse_ping_interval = -1  # heartbeats are the gateway's
