@@ -27,14 +27,14 @@ EXAMPLES = """\
 examples:
   swarm --federation                        join the swarm of this network, choose a model that fits
   swarm --federation --model demo           with the tiny embedded model: no download
-  swarm --peer 192.168.1.20:17615           where mDNS does not reach: name one node, learn the rest from it
+  swarm --peer 192.168.1.20:17615           where mDNS does not reach: one node's address is enough
   swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
   swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys (or --api-key, SWARM_API_KEY)
   swarm --upstream http://127.0.0.1:11434   ask this Ollama where no node can answer
-  swarm models fit                          what would run here
-  swarm status                              the swarm as this node sees it
-  swarm chat                                talk to it
-  swarm invite                              a code to `swarm join` with: only members are peers from then on
+  swarm models fit                          which models fit this machine
+  swarm status                              who is in the swarm, and who serves what
+  swarm chat                                talk to the swarm
+  swarm invite                              print a code for `swarm join`: only members are peers from then on
 """
 
 

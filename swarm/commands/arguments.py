@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from swarm.node.settings import Settings
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
-INVITE = "Print a code for one more machine, good once and for ten minutes. The first one makes this swarm paired."
+DATA_DIR = "the node's data directory, if you gave it one"
+INVITE = "Print a code for one more machine, good once and for ten minutes. The first code makes this swarm paired."
 JOIN = "Make this machine's node a member of the swarm that invites it, whether the node runs now or later."
 PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses."
-REVOKE = "Put a node out: live connections are cut at once, here and at every member that is there."
-EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it never can. More in docs/trust.md."
+REVOKE = (
+    "Remove a node from the swarm: its connections are cut at once, here and at every member that can be reached. "
+    "With this node's own id: leave the swarm."
+)
+EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/trust.md."
 
 
 def add_asking_commands(commands: Any) -> None:
@@ -44,7 +48,7 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
 def _add_status(commands: Any) -> None:
     parser = commands.add_parser(
         "status",
-        help="the swarm as one node sees it",
+        help="show the swarm as one node sees it",
         description="The swarm as one node sees it: who is in, who is not and why, and who serves what.",
         epilog="Exit code: 0 the node is ready, 1 it is not, or none answers.",
     )
@@ -65,7 +69,7 @@ def _add_vote(commands: Any) -> None:
     parser = commands.add_parser(
         "vote",
         help="put a question to the vote and watch it",
-        description="Put a question to the vote and watch every voter's answer, the tally and what came of it.",
+        description="Put a question to the vote and watch every voter's answer, the tally and the result.",
         epilog="Exit code: 0 a verdict with a quorum, 1 a degraded one or none, 2 wrong usage.",
     )
     _add_url(parser)
@@ -77,7 +81,7 @@ def _add_vote(commands: Any) -> None:
     parser.add_argument("--temperature", type=float, metavar="T", help="0 to 2; 0 is for the first voter alone")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer")
     output = parser.add_mutually_exclusive_group()
-    for name, text in (("json", "the end as one JSON object"), ("jsonl", "each event as a line of JSON")):
+    for name, text in (("json", "the result as one JSON object"), ("jsonl", "each event as a line of JSON")):
         output.add_argument(f"--{name}", dest="output", action="store_const", const=name, help=text)
     parser.add_argument("question", nargs="+", metavar="QUESTION", help="- reads it from standard input")
     parser.set_defaults(run=_vote, output="text")
@@ -124,19 +128,19 @@ def add_doctor(commands: Any) -> None:
     """The command."""
     parser = commands.add_parser(
         "doctor",
-        help="what is wrong here, and the remedy",
-        description="Look at this machine, its network and each peer, and say the remedy for what is not well. "
+        help="check machine and network; name remedies",
+        description="Check this machine, its network and each peer, and name the remedy for each problem. "
         "Nothing is changed.",
         epilog="Exit code: 0 nothing failed, 1 something did. More in docs/discovery.md.",
     )
     parser.add_argument("--hardware", action="store_true", help="CPU, memory, GPUs, and where each fact is from")
-    parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="look at this node, too; repeatable")
-    parser.add_argument("--peer-file", type=Path, metavar="FILE", help="look at the nodes that it lists, too")
-    parser.add_argument("--port", type=int, help=f"that of the node (default {DEFAULT_PORT})")
-    parser.add_argument("--host", metavar="IP", help="as given to the node")
-    parser.add_argument("--interface", action="append", metavar="NAME", help="as given to the node")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as given to the node")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="as given to the node")
+    parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="check this node, too; repeatable")
+    parser.add_argument("--peer-file", type=Path, metavar="FILE", help="check the nodes that it lists, too")
+    parser.add_argument("--port", type=int, help=f"the node's port (default {DEFAULT_PORT})")
+    parser.add_argument("--host", metavar="IP", help="as you gave it to the node")
+    parser.add_argument("--interface", action="append", metavar="NAME", help="as you gave it to the node")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as you gave it to the node")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="as you gave it to the node")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_doctor)
 
@@ -156,7 +160,7 @@ def add_models(commands: Any) -> None:
     """The command and its actions."""
     parser = commands.add_parser(
         "models",
-        help="list, fit, pull, rm",
+        help="list, fit, pull or remove models",
         description="The models of the registry and of this disk.",
         epilog="More in docs/models.md.",
     )
@@ -167,12 +171,12 @@ def add_models(commands: Any) -> None:
         if name == "fit":
             action.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="default 4096")
             action.add_argument("--workers", type=int, default=4, metavar="N", help="default 4")
-        action.add_argument("--data-dir", type=Path, metavar="DIR")
+        action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
         action.set_defaults(run=_models_list if name == "list" else _models_fit)
-    for name, text in (("pull", "bring a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
+    for name, text in (("pull", "download a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("wanted", metavar="NAME[:SIZE[:QUANT]]")
-        action.add_argument("--data-dir", type=Path, metavar="DIR")
+        action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
         if name == "pull":
             words = "a node that may have it; repeatable"
             action.add_argument("--peer", action="append", metavar="HOST:PORT", help=words)
@@ -216,19 +220,17 @@ def _command(commands: Any, name: str, text: str, description: str) -> argparse.
 
 def add_member_commands(commands: Any) -> None:
     """All four, each with --json and --data-dir."""
-    invite = _command(commands, "invite", "a code for one more node; only members are peers from then on", INVITE)
-    join = _command(commands, "join", "join the swarm that a code is from", JOIN)
+    invite = _command(commands, "invite", "print a code for one more node to join with", INVITE)
+    join = _command(commands, "join", "join the swarm that printed a code", JOIN)
     join.add_argument(
         "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
     )
-    peers = _command(commands, "peers", "who belongs to the swarm", PEERS)
-    revoke = _command(commands, "revoke", "put a node out of the swarm; its own id: leave it", REVOKE)
+    peers = _command(commands, "peers", "list who belongs to the swarm", PEERS)
+    revoke = _command(commands, "revoke", "remove a node from the swarm; its own id: leave it", REVOKE)
     revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
     for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
         parser.add_argument("--json", action="store_true", help="as JSON")
-        parser.add_argument(
-            "--data-dir", type=Path, metavar="DIR", help="that of the node, where it has one of its own"
-        )
+        parser.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
         parser.set_defaults(run=run)
 
 

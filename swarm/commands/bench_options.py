@@ -1,4 +1,4 @@
-"""The command line of `swarm bench`; it imports nothing heavy."""
+"""The command line of `swarm bench`: options and their bounds. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from swarm.consensus.options import Strategy
 from swarm.errors import SetupError
 
 MIN_SAMPLES, MAX_SAMPLES = 3, 64  # the fewest that can have a majority; the most that one vote may ask
-PARALLEL, EMBEDDED_PARALLEL, MAX_PARALLEL = (
-    8,
-    16,
-    256,
-)  # a node takes 64 more than it answers; the embedded have 16 slots
+PARALLEL, MAX_PARALLEL = 8, 256  # a node takes 64 more than it answers at once
+EMBEDDED_PARALLEL = 16  # as many as each embedded model has slots
 MAX_SEED = 2**31 - 1
 # The others ask a judge, need weights or hold no vote.
 COUNTING = (Strategy.AUTO.value, Strategy.MAJORITY.value, Strategy.MEDOID.value)
@@ -108,7 +105,7 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
 
 
 def without_key(words: Sequence[str]) -> list[str]:
-    """A command line that may be published."""
+    """The command line without its API key, so that it may be published."""
     shown: list[str] = []
     hidden = False
     for word in words:
@@ -120,7 +117,7 @@ def without_key(words: Sequence[str]) -> list[str]:
 
 def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Namespace], str | None]) -> None:
     """`swarm bench votes`; `client_key` finds the key to send."""
-    bench = commands.add_parser("bench", help="measure: votes")
+    bench = commands.add_parser("bench", help="measure what votes buy")
     actions = bench.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     parser = actions.add_parser(
         "votes",
@@ -144,7 +141,7 @@ def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Na
 def _add_asked(group: Any, default_url: str) -> None:
     group.add_argument("--url", default=default_url, help="any OpenAI endpoint (default %(default)s)")
     group.add_argument("--api-key", metavar="KEY", help="where it wants one (default: the first of SWARM_API_KEY)")
-    group.add_argument("--embedded", action="store_true", help="start the embedded models here, ask no endpoint")
+    group.add_argument("--embedded", action="store_true", help="start the embedded models here and ask them")
     group.add_argument(
         "--models", nargs="+", metavar="MODEL", help="their ids, the main one first (default: all that there are)"
     )
@@ -168,13 +165,18 @@ def _add_questions(group: Any) -> None:
     )
     group.add_argument("--seed", type=int, default=1, metavar="N", help="of samples and subsets (default 1)")
     group.add_argument(
-        "--store", type=Path, metavar="FILE", help="keep every sample there, and go on from those it has"
+        "--store", type=Path, metavar="FILE", help="keep the samples there; a later run continues from them"
     )
 
 
 def _add_results(group: Any) -> None:
-    group.add_argument("--report", type=Path, metavar="FILE.md", help="Markdown; between its marks if it has them")
+    group.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.md",
+        help="write it there as Markdown; in a file with its two marks, between them",
+    )
     group.add_argument("--plot", type=Path, metavar="FOLDER", help="two plots as SVG (needs the extra `bench`)")
     group.add_argument("--json", type=Path, metavar="FILE", help="every figure with its interval")
-    group.add_argument("--save-weights", action="store_true", help="add what was right to the weights that votes use")
+    group.add_argument("--save-weights", action="store_true", help="let votes weigh what each model got right here")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="where the weights are kept")

@@ -1,6 +1,6 @@
 """The options of `swarm` itself, which runs a node. They import nothing heavy: `swarm --help` answers at once.
 
-Options before a command: each counts as if it stood after the command, or is refused. None is dropped.
+Options before a command count as if they stood after it, or are refused: none is ignored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from swarm.engines.registry import ENGINE_NAMES
 from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
 from swarm.errors import SetupError
 
+SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
+WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
 USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice
 UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
 
@@ -33,14 +35,14 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
 def _add_network(group: Any) -> None:
     group.add_argument("--federation", action="store_true", help="find other nodes and be found (mDNS)")
     group.add_argument(
-        "--peer", action="append", metavar="HOST:PORT", help="a node to join; repeatable, one knows the rest"
+        "--peer", action="append", metavar="HOST:PORT", help="address of a node to join; one is enough; repeatable"
     )
-    group.add_argument("--peer-file", type=Path, metavar="FILE", help="a list of peers, one a line")
+    group.add_argument("--peer-file", type=Path, metavar="FILE", help="a file of such addresses, one a line")
     group.add_argument(
         "--interface",
         action="append",
         metavar="NAME",
-        help="announce here only, be it a VPN; repeatable",
+        help="announce on this network interface only; repeatable",
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
@@ -59,12 +61,12 @@ def _add_access(group: Any) -> None:
         "--admin-key-file",
         type=Path,
         metavar="FILE",
-        help="keys that may manage it from other machines, too",
+        help="keys that may manage this node from other machines",
     )
     group.add_argument(
         "--open-federation",
         action="store_true",
-        help="with a key: unpaired nodes need none",
+        help="with an API key: nodes that are not paired need none",
     )
     group.add_argument("--allow-host", action="append", metavar="NAME", help="answer to this host name too; repeatable")
     group.add_argument(
@@ -94,22 +96,22 @@ def _add_model(group: Any) -> None:
         dest="isolation",
         action="store_const",
         const="always",
-        help="the embedded model in a process of its own, too",
+        help="run the embedded model in its own process, too",
     )
     where.add_argument(
         "--in-process",
         dest="isolation",
         action="store_const",
         const="never",
-        help="no model in one: if the library hangs, so does the node",
+        help="run no model in its own process: if the library hangs, so does the node",
     )
 
 
 def _add_voting(group: Any) -> None:
-    many, modes = f"votes where slots are idle, 1 to {MAX_VOTES} (default 5)", " | ".join(STREAM_MODES)
+    many, modes = f"most answers to compare, 1 to {MAX_VOTES} (default 5)", " | ".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
     group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
-    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"what streams show: {modes}")
+    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"streamed votes show: {modes}")
 
 
 def _add_upstream(group: Any) -> None:
@@ -122,10 +124,10 @@ def _add_upstream(group: Any) -> None:
         "--upstream-mode",
         choices=UPSTREAM_MODES,
         metavar="MODE",
-        help="fallback: asked where no node can answer (default); voter: one more vote on `swarm`, too; "
-        "only: it answers everything, no local model is loaded",
+        help="fallback: asked where no node can answer (default); voter: also votes on requests for `swarm`; "
+        "only: answers everything, no local model is loaded",
     )
-    group.add_argument("--upstream-model", metavar="NAME", help="what `swarm` means there (default: its first)")
+    group.add_argument("--upstream-model", metavar="NAME", help="model to ask there for `swarm` (default: its first)")
     group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
 
 
@@ -135,10 +137,6 @@ def _add_general(group: Any) -> None:
     group.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
     levels = ("debug", "info", "warning", "error")
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
-
-
-SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
-WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
 
 
 def read_line(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
