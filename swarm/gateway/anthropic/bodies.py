@@ -1,8 +1,7 @@
 """Request bodies of Anthropic's Messages API, and the requests for text that they mean.
 
-The content blocks of Anthropic's Messages API, as clients send them.
-
-Anthropic's conversations in the form that chat templates take: one message for each turn and each tool result.
+Content blocks as clients send them become a conversation as chat templates take it: one message for each turn and each
+tool result (`engine_messages`).
 """
 
 from __future__ import annotations
@@ -35,6 +34,14 @@ from swarm.generation import (
     steady_temperature,
 )
 from swarm.routing.policy import VoteOptions
+
+# Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and
+# with it no two prompts share a beginning, so that the whole conversation would be prefilled anew each time.
+ATTRIBUTION = "x-anthropic-billing-header:"
+FAILED = "Error: "  # before the result of a tool that failed: chat templates have no other word for it
+# Many chat templates refuse a system message after the first. Moved to the front it would change the beginning of every
+# later prompt; so it is said where it stands, in the words by which Claude Code marks its own notes to the model.
+REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 
 class TextBlock(TypedDict):
@@ -288,14 +295,6 @@ def is_hosted(tool: object) -> bool:
     known = cast("dict[str, object]", tool)
     return "input_schema" not in known and isinstance(known.get("type"), str) and known["type"] != "custom"
 
-
-# Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and
-# with it no two prompts share a beginning, so that the whole conversation would be prefilled anew each time.
-ATTRIBUTION = "x-anthropic-billing-header:"
-FAILED = "Error: "  # before the result of a tool that failed: chat templates have no other word for it
-# Many chat templates refuse a system message after the first. Moved to the front it would change the beginning of every
-# later prompt; so it is said where it stands, in the words by which Claude Code marks its own notes to the model.
-REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 Blocks = Sequence[UserBlock | AssistantBlock]
 

@@ -1,8 +1,6 @@
-"""The form of answers for Anthropic's clients: see `AnswerForm`.
+"""Answers for Anthropic's clients: the Message, whole, or as events between a start and a stop.
 
-Anthropic's response objects: the Message, whole or as it begins in a stream, its content blocks and its usage.
-
-An answer as Anthropic's events: blocks that open, grow and end one after the other, between a start and a stop.
+`MessageForm` is their `AnswerForm`. A stream's blocks open, grow and end one after the other.
 """
 
 from __future__ import annotations
@@ -33,6 +31,8 @@ STOP_REASONS: Mapping[FinishReason, str] = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
+DELTA_FIELDS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer: it is hardly ever waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,6 @@ def tool_use_block(name: str, arguments: JsonObject) -> JsonObject:
     """A call under an id of its own: the engine's may be blank, repeated, or not in Anthropic's alphabet."""
     identity: JsonObject = {"type": "tool_use", "id": f"toolu_{secrets.token_hex(12)}", "name": name}
     return {**identity, "input": arguments, "caller": {"type": "direct"}}
-
-
-DELTA_FIELDS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
 
 
 def sse_event(name: str, data: object) -> str:
@@ -222,9 +219,6 @@ class MessageWriter:
 
 def _stop(block: _Block) -> str:
     return sse_event("content_block_stop", {"type": "content_block_stop", "index": block.index})
-
-
-COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer: it is hardly ever waited for
 
 
 def failure(error: SwarmError) -> bytes:

@@ -1,10 +1,8 @@
 """The bodies of answers, for the document alone: the gateway writes them without pydantic, tests hold both together.
 
-A field with a default may be missing; fields that are not named here may come along.
-
-The `swarm` object of an answer, for the document and for `docs/swarm-object.md`; a test holds answers to it.
-
-Fields with a default are there only where they mean something.
+A field with a default is there only where it means something; fields that are not named here may come along. What the
+node tells of itself is not here: `observing/view.py` has the very types that it is made of. The `swarm` object is shown
+in `docs/swarm-object.md`, too.
 """
 
 from __future__ import annotations

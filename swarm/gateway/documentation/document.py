@@ -1,7 +1,4 @@
-"""The OpenAPI 3.1 document, from the operations and the pydantic models that they name.
-
-What the document says of one route.
-"""
+"""The OpenAPI 3.1 document, from the operations (what it says of one route) and the types that they name."""
 
 from __future__ import annotations
 
@@ -18,6 +15,40 @@ from swarm.gateway.http.access import RouteKind, is_between_nodes, kind_of
 from swarm.generation import JsonObject
 
 Method = Literal["get", "post", "delete", "put", "patch"]
+REF = "#/components/schemas/"
+REFUSALS = {
+    400: "The request can never work; `param` names the field to blame",
+    401: "The node wants an API key, and does not know the one that was given, if any",
+    403: "The request names a foreign host, comes from a web page of a foreign origin, or may not manage this node",
+    404: "There is no such model, or no such request",
+    408: "The body did not arrive in time",
+    409: "Whoever manages the node cancelled the request",
+    413: "The body is too large",
+    500: "The engine failed; repeating does not help",
+    502: "Another node failed, or an engine ended over the request (`engine_failed`); repeating does not help",
+    503: "Nothing can serve this now; Retry-After says when to come back",
+    504: "The answer was not complete by the request's deadline",
+}
+OF_VOTES: Mapping[str, tuple[str, JsonObject]] = {
+    "X-Swarm-Node": ("The node that held the vote", {"type": "string"}),
+    "X-Swarm-Votes": ("Valid ballots; only where the answer does not stream", {"type": "integer"}),
+    "X-Swarm-Agreement": ("`agreement` of the `swarm` object; not where the answer streams", {"type": "number"}),
+}
+OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 409, 413, 500, 502, 503, 504)
+DESCRIPTION = """\
+Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `swarm` for whatever the swarm does best;
+the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
+A key is needed only where the node was started with one. Management is for the node's own machine, and for admin keys.
+An upstream's refusals come with its own status."""
+SSE = "text/event-stream"
+# OpenAPI 3.1 has no word for a stream: as in OpenAI's own document, `schema` is that of one event.
+EVENT: JsonObject = {
+    "type": "object",
+    "description": "One event. `data` is JSON, but for the [DONE] with which OpenAI's older streams end",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "minLength": 1}},
+}
+_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,43 +85,7 @@ class Operation:
         return "swarm" in self.answer.model_fields
 
 
-REF = "#/components/schemas/"
-REFUSALS = {
-    400: "The request can never work; `param` names the field to blame",
-    401: "The node wants an API key, and does not know the one that was given, if any",
-    403: "The request names a foreign host, comes from a web page of a foreign origin, or may not manage this node",
-    404: "There is no such model, or no such request",
-    408: "The body did not arrive in time",
-    409: "Whoever manages the node cancelled the request",
-    413: "The body is too large",
-    500: "The engine failed; repeating does not help",
-    502: "Another node failed, or an engine ended over the request (`engine_failed`); repeating does not help",
-    503: "Nothing can serve this now; Retry-After says when to come back",
-    504: "The answer was not complete by the request's deadline",
-}
-OF_VOTES: Mapping[str, tuple[str, JsonObject]] = {
-    "X-Swarm-Node": ("The node that held the vote", {"type": "string"}),
-    "X-Swarm-Votes": ("Valid ballots; only where the answer does not stream", {"type": "integer"}),
-    "X-Swarm-Agreement": ("`agreement` of the `swarm` object; not where the answer streams", {"type": "number"}),
-}
-OF_ALL, OF_LOCKED, OF_NAMED, OF_BODIES = (400, 403), (401,), (404,), (404, 408, 409, 413, 500, 502, 503, 504)
-DESCRIPTION = """\
-Any node answers for the whole swarm. `model` is an id from `/v1/models`, or `swarm` for whatever the swarm does best;
-the `swarm` object of a request says how to vote, that of an answer how the vote went. Unknown fields are ignored.
-A key is needed only where the node was started with one. Management is for the node's own machine, and for admin keys.
-An upstream's refusals come with its own status."""
 PUBLIC = (RouteKind.HEALTH, RouteKind.DOCUMENTATION)  # answered without a key, whatever the node's settings are
-
-SSE = "text/event-stream"
-# OpenAPI 3.1 has no word for a stream: as in OpenAI's own document, `schema` is that of one event.
-EVENT: JsonObject = {
-    "type": "object",
-    "description": "One event. `data` is JSON, but for the [DONE] with which OpenAI's older streams end",
-    "required": ["data"],
-    "properties": {"event": {"type": "string"}, "data": {"type": "string", "minLength": 1}},
-}
-
-_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 def make_document(operations: Sequence[Operation], version: str) -> JsonObject:

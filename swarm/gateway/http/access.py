@@ -41,6 +41,23 @@ from federation import wire
 from federation.hostport import unmapped
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
 
+# Suffixes that nobody can register in the public DNS: what home routers, mDNS and private networks add to a host name.
+PRIVATE_SUFFIXES = ("", ".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
+# How containers and virtual machines call the machine they run on; nobody can register these either.
+CONTAINER_HOST_NAMES = frozenset({"host.docker.internal", "host.containers.internal", "host.lima.internal"})
+MAX_KEY_CHARS = 512  # API keys have 20 to 200
+MAX_SHOWN_CHARS = 80  # of a refused Host or Origin, in the error: enough to recognise it
+MAX_ALLOWED_HEADERS = 48  # named by one preflight; the OpenAI SDK sends 12
+# What proxies add. Who comes through one comes from somewhere else, whatever the address of the proxy is.
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
+PROXY_PREFIX = "x-forwarded-"
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]{1,32})?\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
+_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
+_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s@,*]+)")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+
 
 class RouteKind(StrEnum):
     """In the order of the table in `docs/trust.md`."""
@@ -94,24 +111,6 @@ def is_between_nodes(path: str) -> bool:
     """Whether only nodes have business there, route or no route."""
     return path == wire.PREFIX or path.startswith(wire.PREFIX + "/")
 
-
-# Suffixes that nobody can register in the public DNS: what home routers, mDNS and private networks add to a host name.
-PRIVATE_SUFFIXES = ("", ".local", ".lan", ".home", ".home.arpa", ".internal", ".localdomain")
-# How containers and virtual machines call the machine they run on; nobody can register these either.
-CONTAINER_HOST_NAMES = frozenset({"host.docker.internal", "host.containers.internal", "host.lima.internal"})
-MAX_KEY_CHARS = 512  # API keys have 20 to 200
-MAX_SHOWN_CHARS = 80  # of a refused Host or Origin, in the error: enough to recognise it
-
-_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]{1,32})?\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
-_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?")
-_ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<authority>[^/?#\s@,*]+)")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-MAX_ALLOWED_HEADERS = 48  # named by one preflight; the OpenAI SDK sends 12
-# What proxies add. Who comes through one comes from somewhere else, whatever the address of the proxy is.
-PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"})
-PROXY_PREFIX = "x-forwarded-"
 
 PeersAccess = Literal["none", "members", "anyone", "nobody"]
 """Who may ask as a node. `none`: this node is in no federation; `nobody`: it has a key, and no members."""

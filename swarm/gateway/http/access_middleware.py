@@ -1,9 +1,9 @@
 """The access rules at work: every request is judged before its handler sees it, and allow-listed pages are told so.
 
-Who may use the endpoints between nodes: anybody while this node is open, members over mutual TLS once it is paired.
-
-The TLS handshake has let only pinned certificates in. Here the certificate is looked at again with every request, since
-connections outlive what was true when they were made, and what it proves is held against what the request claims.
+`PeerGate` decides who may use the endpoints between nodes: anybody while this node is open, members over mutual TLS
+once it is paired. The TLS handshake has let only pinned certificates in. Here the certificate is looked at again with
+every request, since connections outlive what was true when they were made, and what it proves is held against what the
+request claims.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from swarm.gateway.http.access import (
 )
 
 MEMBER: Final = web.RequestKey("member", str)  # the node id that a caller's certificate proved
+ACCESS = web.AppKey("access", AccessRules)
+CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
+EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
 
 
 class PeerGate:
@@ -72,11 +75,6 @@ def check_stranger(path: str) -> None:
             "`swarm invite` there, then `swarm join CODE` here, makes this node one",
             wire.MEMBERS_ONLY,
         )
-
-
-ACCESS = web.AppKey("access", AccessRules)
-CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
-EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
 
 
 class Gatekeeper:

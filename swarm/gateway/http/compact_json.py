@@ -1,7 +1,4 @@
-"""JSON as the gateway writes it: no spaces, non-ASCII as it is, and always valid, whatever an engine or peer put in.
-
-Numbers that JSON cannot write again.
-"""
+"""JSON as the gateway writes it: no spaces, non-ASCII as it is, and always valid, whatever an engine or peer put in."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from pydantic import JsonValue
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+MAX_WHOLE = int(sys.float_info.max)  # a whole number beyond it is read as a fraction, and that as infinite
 
 
 def compact(value: object) -> str:
@@ -49,9 +47,6 @@ def without_infinities(value: object) -> object:
             return [without_infinities(member) for member in cast("list[object]", value)]
         case _:
             return value
-
-
-MAX_WHOLE = int(sys.float_info.max)  # a whole number beyond it is read as a fraction, and that as infinite
 
 
 def is_finite(value: JsonValue) -> bool:

@@ -1,8 +1,6 @@
 """The one place that turns failures into HTTP: status, error object, and whether a client should retry.
 
 The object is OpenAI's; on the paths of Anthropic's API it is Anthropic's.
-
-Failures in Anthropic's shape, for the paths where its clients ask.
 """
 
 from __future__ import annotations
@@ -54,6 +52,17 @@ HTTP_REFUSALS = {
 }
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
 INTERNAL_ERROR = "this node made an error; see its log"
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +198,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request.path)
-
-
-ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
-ANTHROPIC_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    408: "timeout_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
 
 
 def is_anthropic(path: str) -> bool:

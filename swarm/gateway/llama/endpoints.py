@@ -1,6 +1,6 @@
-"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks: here or from a peer.
+"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks, and `/infill` in its own shapes.
 
-llama.cpp's `/infill`, in its own shapes: editors' completion at the caret, by any model of the swarm that can.
+Any of them may be answered by a peer. `/infill` is editors' completion at the caret, by any model that can.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Is this node alive, is it ready, what does it count, and whom does it know.
-
-The requests in progress, for whoever may manage this node: which there are, and the end of one of them.
-"""
+"""Is this node alive, is it ready, what does it count, whom does it know, and which requests are in progress."""
 
 from __future__ import annotations
 

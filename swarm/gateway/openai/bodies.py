@@ -1,14 +1,7 @@
-"""What OpenAI's request bodies have in common: parsed and bounded on arrival, unknown fields ignored aloud.
+"""OpenAI's request bodies (chat and plain completions, embeddings) and the requests for text that they mean.
 
-Prompts as OpenAI's bodies have them: a text, its tokens, or several of either.
-
-The body of a chat completion.
-
-The body of a plain completion.
-
-The body of a request for vectors.
-
-The turns of a conversation as clients send them, and as chat templates take them.
+Parsed and bounded on arrival; unknown fields are ignored, which the log says once for each. A conversation's turns come
+first, as clients send them and as chat templates take them. Bodies of other APIs build on `Body` and `Sampling`.
 """
 
 from __future__ import annotations
@@ -57,6 +50,20 @@ from swarm.routing.replicas import SWARM_ALIAS
 MAX_PARTS = 1024  # of one message; clients send a handful
 MAX_TOOL_CALLS = 256  # in one turn
 MAX_ARGUMENT_LEVELS = 64  # of a call's arguments, as of its schema: templates walk over them
+MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
+MAX_MODEL_CHARS = 512  # a hub name, a file, a quantization
+MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
+MAX_INT = 2**31 - 1  # engines take 32 bits
+MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send 1 to 16
+MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
+MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
+MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
+_logged_fields: set[str] = set()
+log = logging.getLogger(__name__)
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
 
 
 class TextPart(TypedDict):
@@ -164,20 +171,6 @@ def _levels(value: JsonValue) -> int:
     return 0 if inside is None else 1 + max(map(_levels, inside), default=0)
 
 
-log = logging.getLogger(__name__)
-
-MAX_CHOICES = 32  # OpenAI allows 128; no local engine has that many slots
-MAX_MODEL_CHARS = 512  # a hub name, a file, a quantization
-MAX_BIASED_TOKENS = 1024  # OpenAI documents 300
-MAX_INT = 2**31 - 1  # engines take 32 bits
-MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
-_logged_fields: set[str] = set()
-
-ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
-PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
-TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
-
-
 class Body(Part):
     """A whole body. Unknown fields are ignored aloud, once."""
 
@@ -247,9 +240,6 @@ class Sampling(Body):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         seed = None if self.seed is None else self.seed & SEED_MASK
         return {**same, "stop": tuple(text for text in stop if text), "seed": seed}
-
-
-PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
 
 
 def as_prompts(value: str | list[int] | Sequence[str | list[int]]) -> list[Prompt]:
@@ -332,10 +322,6 @@ def hosted_type(tool: object) -> str | None:
     return kind if isinstance(kind, str) and kind != "function" else None
 
 
-MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send 1 to 16
-MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
-
-
 class CompletionBody(Sampling):
     """`POST /v1/completions`: prompts as texts or the model's own tokens, and perhaps what follows the answer."""
 
@@ -382,9 +368,6 @@ class CompletionBody(Sampling):
             logprobs=self.logprobs is not None,
             top_logprobs=self.logprobs or 0,
         )
-
-
-MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 
 
 class EmbeddingBody(Body):

@@ -1,10 +1,8 @@
-"""OpenAI's generating endpoints: chat completions and completions.
+"""OpenAI's endpoints: chat completions, completions, the list of models, and embeddings.
 
-Plain completions of several prompts in one request: each answered for itself, the choices numbered through.
-
-OpenAI's list of models: everything that this node, a peer or the upstream serves, and the alias for all of it.
-
-OpenAI's embeddings: a vector for each text, by one model: this node's, a peer's or the upstream's.
+Of several prompts in one request each is answered for itself, and the choices are numbered through. The list has
+everything that this node, a peer or an upstream serves, and the alias for all of it. The vectors of one request come
+from one model, whoever runs it.
 """
 
 from __future__ import annotations
@@ -33,6 +31,8 @@ from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
+VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
+CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, asks for the list
 
 
 async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
@@ -122,9 +122,6 @@ async def echoed(request: web.Request, body: CompletionBody) -> str:
     return (await ask(request.app, body.model, call))[0]
 
 
-CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, asks for the list
-
-
 def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
     """What a client may ask for."""
     return (*model_names(replicas), SWARM_ALIAS) if replicas else ()
@@ -159,9 +156,6 @@ async def model(request: web.Request) -> web.Response:
     if name not in names:
         raise UnknownModel(name, names)
     return json_response(model_object(name, replicas, request.app[STARTED_AT]))
-
-
-VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
 
 
 async def embeddings(request: web.Request) -> web.Response:

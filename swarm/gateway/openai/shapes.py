@@ -1,10 +1,7 @@
-"""OpenAI's response objects, for chat and for plain completions, whole and as stream chunks.
+"""OpenAI's forms of an answer: chat and plain completions, whole and as the chunks of a stream.
 
-A stream's constant head is encoded once; per token only the delta is.
-
-Log-probabilities in the form of `/v1/completions`: parallel lists, where chat has one object for each token.
-
-OpenAI's two forms of an answer, and its events as OpenAI's chunks, written to one stream.
+A stream's constant head is encoded once; per token only the delta is. `/v1/completions` has log-probabilities as
+parallel lists, where chat has one object for each token.
 """
 
 from __future__ import annotations
@@ -20,6 +17,8 @@ from swarm.gateway.answers.answer_form import CallOpening, honest_reason, messag
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.compact_json import compact
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
+
+DONE = b"data: [DONE]\n\n"
 
 
 def text_logprobs(logprobs: JsonValue, offset: int) -> JsonValue:
@@ -50,9 +49,6 @@ def _top(entries: JsonValue) -> JsonObject:
     """The likeliest tokens as one object, token to log-probability."""
     found = cast("list[JsonValue]", entries) if isinstance(entries, list) else []
     return {str(entry.get("token", "")): entry.get("logprob") for entry in found if isinstance(entry, dict)}
-
-
-DONE = b"data: [DONE]\n\n"
 
 
 def usage_object(usage: Usage) -> JsonObject:

@@ -1,8 +1,8 @@
-"""Bodies as calls that a node can run or pass on, and the table of those that a peer may ask for.
+"""Calls that generate nothing (tokens, templates, vectors, ranks, facts): their bodies, and how each is run.
 
-What travels is the client's own body with a model that a replica serves; back comes the engine's answer.
-
-Bodies of what llama.cpp's users and retrieval tools expect beside OpenAI's. No model means the alias.
+`tokenize(body)` and the like make a `UtilityCall`, which this node's engine runs, or a peer: what travels is the
+client's own body with a model that the replica serves, back comes the engine's answer. `PEER_UTILITIES` are those that
+a peer may ask for. In bodies of llama.cpp's users and retrieval tools no model means the alias.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ MAX_CONTENT_BYTES = 2**20  # at worst a token a byte: 7 MB of numbers, which sti
 MAX_PIECES_BYTES = 2**18  # with its text each token takes four times as much
 MAX_TOKENS = 2**18  # to turn back into text at once
 MAX_DOCUMENTS = 1024  # to rank in one request; retrieval tools send 10 to 100
+UTILITY_DEADLINE_S = 120.0  # for one call: 32 texts of 512 tokens on a slow machine
+BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
+TOKEN_BYTES = 8  # of a token's number as text
+MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
+TEXT = TypeAdapter(str)
+COUNT = TypeAdapter(int)
+TOKENS = TypeAdapter(Tokens)
+EMBEDDINGS = TypeAdapter(Embeddings)
+RANKING = TypeAdapter(Ranking)
+A = TypeVar("A")
 
 
 class TokenizeBody(Body):
@@ -142,14 +152,6 @@ class ModelProps(Capabilities, LoadedModel):
     """A model as nodes tell each other of it: its sizes, its texts and what it can do, in one flat JSON object."""
 
 
-BATCH = 32  # texts per engine call: 131,072 numbers to parse at 4,096 a vector, some 50 ms of the event loop
-TOKEN_BYTES = 8  # of a token's number as text
-MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
-TEXT = TypeAdapter(str)
-COUNT = TypeAdapter(int)
-TOKENS = TypeAdapter(Tokens)
-EMBEDDINGS = TypeAdapter(Embeddings)
-RANKING = TypeAdapter(Ranking)
 PROPS = TypeAdapter(ModelProps)
 
 
@@ -318,9 +320,3 @@ async def ask(app: web.Application, model: str, call: UtilityCall[A], upstream: 
     dispatcher = app[DISPATCHER]
     with app[CONDITION].finding_a_model(dispatcher.node):
         return await dispatcher.utility(model, call, time.monotonic() + UTILITY_DEADLINE_S, upstream=upstream)
-
-
-UTILITY_DEADLINE_S = 120.0  # for one call: 32 texts of 512 tokens on a slow machine
-
-
-A = TypeVar("A")

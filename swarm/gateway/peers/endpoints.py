@@ -1,10 +1,8 @@
 """What this node does for its peers, under `/federation/v1/`: describe itself, name peers, run voters, generate.
 
 A peer can ask for nothing else, and what it asks is answered by this node alone: nothing is passed on, nothing loops.
-
-What peers send each other: OpenAI's bodies, and how many answers are wanted.
-
-Calls that generate nothing, asked by peers: answered by this node's engines as one line, after heartbeats.
+What peers send are OpenAI's bodies, and how many answers are wanted. Calls that generate nothing are answered as one
+line, after heartbeats.
 """
 
 from __future__ import annotations
@@ -39,6 +37,10 @@ from swarm.routing.leading import LeaderLine, LeaderStep
 from swarm.routing.policy import VoteOptions
 from swarm.routing.voters import local_candidates
 
+MAX_HOPS = 1  # only the node a client asked may fan out
+MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may ask for
+log = logging.getLogger(__name__)
+
 
 def dialect(body: object) -> str:
     """Which of OpenAI's two request forms a body is."""
@@ -63,12 +65,6 @@ class CandidatesBody(Part):
     request: GenerationBody
     votes: Annotated[int, Field(ge=1, le=MAX_VOTES)]
     leader: bool = False
-
-
-log = logging.getLogger(__name__)
-
-MAX_HOPS = 1  # only the node a client asked may fan out
-MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may ask for
 
 
 async def node(request: web.Request) -> web.Response:

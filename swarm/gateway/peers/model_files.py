@@ -1,8 +1,7 @@
 """Model files for peers: what is shared, the hashes of a file's pieces, and a file's bytes, by range.
 
 A file is addressed by its sha256 and by nothing else: no name and no path that a peer sends reaches the file system.
-
-How much of this node copying files for peers may take: so many at once, so fast, and slower while models answer.
+`Transfers` bounds what copying may take of this node: so many at once, so fast, and slower while models answer.
 """
 
 from __future__ import annotations
@@ -29,6 +28,11 @@ IDLE_BYTES_PER_S: Final = 250e6  # twice a gigabit cable; bounds what it costs o
 BUSY_BYTES_PER_S: Final = 8e6  # while a model answers: 2 % of one core, measured (25e6: 5 %, 250e6: 35 %)
 MAX_HEAD_START_S: Final = 0.1  # of work that was not asked for meanwhile; more would come in bursts
 RETRY_AFTER_S: Final = 1  # told to who finds no place: about one piece
+CHUNK_BYTES: Final = 256 * 1024  # read in a thread, sent, paced: 400 a second at a gigabit
+GRACE_S: Final = 30.0  # for a disk that sleeps and a reader that stalls
+MIN_BYTES_PER_S: Final = 64 * 1024  # a reader slower than this keeps a place that others wait for
+_MAX_SHOWN_CHARS: Final = 80
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?", re.ASCII)
 
 
 def paced(now: float, free_at: float, size_bytes: int, bytes_per_s: float) -> float:
@@ -74,13 +78,6 @@ class Transfers:
         begins_at, self._free_at = self._free_at, paced(now, self._free_at, size_bytes, rate)
         if begins_at > now:
             await asyncio.sleep(begins_at - now)
-
-
-CHUNK_BYTES: Final = 256 * 1024  # read in a thread, sent, paced: 400 a second at a gigabit
-GRACE_S: Final = 30.0  # for a disk that sleeps and a reader that stalls
-MIN_BYTES_PER_S: Final = 64 * 1024  # a reader slower than this keeps a place that others wait for
-_MAX_SHOWN_CHARS: Final = 80
-_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

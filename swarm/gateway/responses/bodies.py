@@ -1,6 +1,6 @@
 """`POST /v1/responses`: what clients send, parsed and bounded, and the request for text that it is.
 
-Tools and the choice among them in the flat form of the Responses API.
+Tools and the choice among them have a flat form of their own here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from swarm.generation import (
     ToolChoice,
     ToolSpec,
 )
+
+MAX_METADATA = 16  # OpenAI's limit
+LOGPROBS = "message.output_text.logprobs"  # the one thing that can be included
 
 
 class FunctionTool(Part):
@@ -86,10 +89,6 @@ def chosen(tools: list[FunctionTool], choice: ResponsesToolChoice | None) -> tup
             raise ValueError("tool_choice needs tools of type function")
         case _:
             return tools, choice or "auto"
-
-
-MAX_METADATA = 16  # OpenAI's limit
-LOGPROBS = "message.output_text.logprobs"  # the one thing that can be included
 
 
 class TextFormat(Part):

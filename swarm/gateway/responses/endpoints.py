@@ -1,7 +1,4 @@
-"""OpenAI's Responses API, without state: `POST /v1/responses`.
-
-The form of an answer that the Responses API has: see `AnswerForm`.
-"""
+"""OpenAI's Responses API, without state: `POST /v1/responses`, and the form of its answers (see `AnswerForm`)."""
 
 from __future__ import annotations
 
