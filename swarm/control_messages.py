@@ -1,4 +1,4 @@
-"""What the commands of this machine say to its node and hear back: who belongs to the swarm, and changing it."""
+"""What the commands of this machine send to its node, and its replies: who belongs to the swarm, and changing it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ControlMessage(BaseModel):
 
 
 class ControlFile(ControlMessage):
-    """`pid` tells a file that a killed node left behind."""
+    """`pid` shows whether the node that wrote it still runs."""
 
     port: int = Field(ge=1, le=65535)
     secret: str = Field(repr=False)
@@ -42,7 +42,7 @@ class RevokeBody(ControlMessage):
 class Invited(ControlMessage):
     """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation.
 
-    `other_port`: where joiners knock, if it is not the node's port plus one, which firewalls are told of.
+    `other_port`: where joiners connect, if not at the node's port plus one, for which firewalls are opened.
     """
 
     code: str = Field(repr=False)
@@ -93,7 +93,7 @@ class KnownNodes(ControlMessage):
 
 
 class Revoked(ControlMessage):
-    """`told` and `untold` are names of other members; those untold hear of it as soon as they meet one that knows.
+    """`told` and `untold` are names of other members; those untold learn of it from the next member that they meet.
 
     `knows`: the node that was put out took note of it. `closed`: this node has left, and is not open all the same.
     """

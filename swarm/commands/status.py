@@ -19,7 +19,7 @@ SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 
 def status(api: NodeApi, as_json: bool) -> int:
-    """Print the federation view of the node behind `api`; 1 if it is not ready."""
+    """Print the swarm as the node at `api` sees it; 1 if that node is not ready."""
     answer = get_json(api, "/v1/federation/health")
     if as_json:
         say(json.dumps(answer, indent=2))

@@ -119,7 +119,7 @@ class RequestContext:
         return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
 
     def extension(self, verdict: Verdict) -> JsonObject:
-        """The `swarm` object of the response; of a single answer it tells who was asked, and why."""
+        """The `swarm` object of the response; of a single answer it has who was asked, and why."""
         shown = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
         served = self._served
         if served is not None and not self.asked.local_only:

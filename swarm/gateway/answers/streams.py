@@ -1,4 +1,4 @@
-"""A stream to one client: the status goes out with the first piece, heartbeats keep it alive, failures end it aloud.
+"""A stream to one client: the status goes out with the first piece, and heartbeats keep it alive.
 
 Until the first byte a failure is still a proper status. After it, a failure is one last piece in the stream's own form,
 and nothing follows it. A client that stops reading is cut off.
@@ -150,12 +150,12 @@ async def _break_off(request: web.Request, stream: OpenStream, dialect: Dialect,
     """Say in the stream what went wrong, and end it."""
     if isinstance(error, SwarmError):
         log.warning("stream broken off: %s", error)
-        told = error
+        reported = error
     else:
         log.error("stream broken off", exc_info=error)
-        told = EngineFailed(INTERNAL_ERROR)
+        reported = EngineFailed(INTERNAL_ERROR)
     try:
-        await stream.end(dialect.failure(told))
+        await stream.end(dialect.failure(reported))
     except ConnectionResetError:
         request[ENDING] = CLIENT_LEFT
     else:

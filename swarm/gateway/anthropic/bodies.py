@@ -67,7 +67,7 @@ class ToolUseBlock(Part):
 
 
 class ThinkingBlock(Part):
-    """What a model reasoned in an earlier turn. Its signature is Anthropic's own affair."""
+    """What a model reasoned in an earlier turn. Its signature means something to Anthropic's models only."""
 
     type: Literal["thinking"]
     thinking: str
@@ -194,7 +194,7 @@ class OutputConfig(Part):
 
 
 class Thinking(Part):
-    """Whether the model is to think before it answers. How much (`budget_tokens`) is the model's affair."""
+    """Whether the model is to think before it answers. How much (`budget_tokens`) is up to the model."""
 
     type: str
 
@@ -236,7 +236,7 @@ class PromptBody(Body):
         return GenerationRequest(
             model=model,
             messages=engine_messages(self.system, self.messages),
-            # What a model must not call it is not shown: told of a tool it would write the call into its answer.
+            # What a model must not call it is not shown: it would write the call into its answer.
             tools=() if choice and choice.type == "none" else tuple(tool.to_engine() for tool in self.tools or ()),
             tool_choice=choice.to_engine() if choice else "auto",
             parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
@@ -247,7 +247,7 @@ class PromptBody(Body):
 class MessagesBody(PromptBody):
     """`POST /v1/messages`.
 
-    `effort` and the like are taken and ignored aloud: how much a local model thinks is the model's affair.
+    `effort` and the like are ignored, and logged: how much a local model thinks is up to it.
     """
 
     max_tokens: PositiveInt
@@ -303,8 +303,8 @@ def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Tu
     """The conversation as OpenAI's messages. Turns of one role in a row are one turn, as Anthropic has it."""
     messages: list[JsonObject] = []
     leading = list(takewhile(lambda turn: isinstance(turn, SystemTurn), turns))
-    said = [system_text(turn.content) for turn in leading if isinstance(turn, SystemTurn)]
-    instructions = "\n".join(filter(None, (system_text(system or ""), *said)))
+    instructed = [system_text(turn.content) for turn in leading if isinstance(turn, SystemTurn)]
+    instructions = "\n".join(filter(None, (system_text(system or ""), *instructed)))
     if instructions:
         messages.append({"role": "system", "content": instructions})
     for answered, group in groupby(turns[len(leading) :], key=lambda turn: turn.role == "assistant"):

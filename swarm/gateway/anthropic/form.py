@@ -49,7 +49,7 @@ class MessageShape:
         return message if extension is None else {**message, "swarm": extension}
 
     def opening(self, prompt_tokens: int) -> JsonObject:
-        """The message as a stream begins it: nothing is said yet."""
+        """The message as a stream begins it: it is empty yet."""
         return self._message([], None, Usage(prompt_tokens=prompt_tokens))
 
     def _message(self, content: list[JsonValue], reason: str | None, usage: Usage) -> JsonObject:
@@ -180,7 +180,7 @@ class MessageWriter:
         await self._write(opened + ended + sse_event("message_delta", last))
 
     async def end(self, usages: list[Usage]) -> None:
-        """The stream is complete; what it cost is told already."""
+        """The stream is complete; what it cost is sent already."""
         await self._write(sse_event("message_stop", {"type": "message_stop"}))
 
     def _piece(self, kind: Literal["text", "thinking"], text: str) -> str:
@@ -231,8 +231,8 @@ def failure(error: SwarmError) -> bytes:
 class MessageForm:
     """One Message, whole or streamed.
 
-    `counting` gives the prompt's tokens, which a stream tells in its first event: the engine itself counts them for the
-    last one. Where it fails or takes too long the first event says 0, and the last one tells the truth.
+    `counting` gives the prompt's tokens, which a stream has in its first event: the engine itself counts them for the
+    last one. Where it fails or takes too long the first event says 0, and the last one has the number.
     """
 
     shape: MessageShape

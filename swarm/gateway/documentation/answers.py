@@ -1,7 +1,7 @@
 """The bodies of answers, for the document alone: the gateway writes them without pydantic, tests hold both together.
 
 A field with a default is there only where it means something; fields that are not named here may come along. What the
-node tells of itself is not here: `observing/view.py` has the very types that it is made of. The `swarm` object is shown
+node tells of itself is not here: `observing/view.py` has the types that it is made of. The `swarm` object is shown
 in `docs/swarm-object.md`, too.
 """
 
@@ -101,7 +101,7 @@ class SwarmReport(BaseModel):
 class ErrorDetail(BaseModel):
     """`param` names the field to blame. A prompt that is too long also gets its size and that of the context.
 
-    A request over which an engine ended is told so by `died`, and for how long it is refused by `refused_for_s`.
+    `died`: an engine ended over this request, which is refused for `refused_for_s` seconds from now on.
     """
 
     message: str

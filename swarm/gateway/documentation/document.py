@@ -79,7 +79,7 @@ class Operation:
 
     @property
     def voted(self) -> bool:
-        """Whether its answers tell how the vote went."""
+        """Whether its answers say how the vote went."""
         if self.answer is None or self.body is None or not issubclass(self.answer, BaseModel):
             return False
         return "swarm" in self.answer.model_fields

@@ -69,7 +69,7 @@ OPERATIONS: Final = (
         Response, ResponsesBody, SSE, example=RESPOND,
     ),
     Operation(
-        "post", "/v1/messages", "Answer in Anthropic's form; models that nobody has are `swarm`", ANSWERS,
+        "post", "/v1/messages", "Answer in Anthropic's form; a model that no node has is taken for `swarm`", ANSWERS,
         AnthropicMessage, MessagesBody, SSE, errors=AnthropicErrorBody, example=MESSAGES,
     ),
     Operation(

@@ -164,7 +164,7 @@ class Caller:
 
     @property
     def kind(self) -> RouteKind:
-        """What is asked for. Where there is no such route, that is told to those only who may use the API."""
+        """What is asked for. Where there is no such route, only those who may use the API are told so."""
         return kind_of(self.method, self.path) or (RouteKind.NODES if is_between_nodes(self.path) else RouteKind.API)
 
 
@@ -293,11 +293,11 @@ def check_management(rules: AccessRules, caller: Caller) -> None:
     if caller.from_loopback:
         check_key(rules, caller)
         return
-    told = "this is asked on the node's own machine (not through a proxy), or with an admin key"
+    rule = "this is asked on the node's own machine (not through a proxy), or with an admin key"
     if rules.admin_digests and not any_known(rules.key_digests, caller.keys):
-        raise Unauthorized(f"{told}: see --admin-key-file where the node was started", given=bool(caller.keys))
+        raise Unauthorized(f"{rule}: see --admin-key-file where the node was started", given=bool(caller.keys))
     remedy = "this key is a client's" if rules.admin_digests else "start the node with --admin-key-file to have one"
-    raise Forbidden(f"{told}: {remedy}", "management_not_allowed")
+    raise Forbidden(f"{rule}: {remedy}", "management_not_allowed")
 
 
 def check_member(caller: Caller) -> None:

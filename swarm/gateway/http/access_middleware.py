@@ -1,4 +1,4 @@
-"""The access rules at work: every request is judged before its handler sees it, and allow-listed pages are told so.
+"""The access rules at work: every request is judged before its handler sees it, and every answer names allowed origins.
 
 `PeerGate` decides who may use the endpoints between nodes: anybody while this node is open, members over mutual TLS
 once it is paired. The TLS handshake has let only pinned certificates in. Here the certificate is looked at again with
@@ -137,7 +137,7 @@ def caller_of(request: web.Request) -> Caller:
 
 
 def every_route_has_a_kind(app: web.Application) -> None:
-    """Raises LookupError for a route whose kind nobody has said: who may ask it would be an accident."""
+    """Raises LookupError for a route without a kind: who may ask it would be an accident."""
     for route in app.router.routes():
         if route.resource is not None and kind_of(route.method, route.resource.canonical) is None:
             raise LookupError(f"{route.method} {route.resource.canonical} has no kind: name it in `http/access.py`")

@@ -130,7 +130,7 @@ def http_error(error: SwarmError) -> HttpError:
         case UpstreamFailed():
             return HttpError(502, "server_error", "upstream_failed", message)
         case EngineDied():
-            # `died` tells peers that this is a node's own word; `refused_for_s`, for how long it keeps to it.
+            # `died` tells peers that a node itself reports it; `refused_for_s`: for how long it refuses the request.
             extra = {"died": True, "refused_for_s": error.refused_for_s or REFUSED_S}
             return HttpError(502, "server_error", "engine_failed", message, extra=extra)
         case EngineFailed():
@@ -141,9 +141,15 @@ def http_error(error: SwarmError) -> HttpError:
 
 def _passed_on(error: UpstreamRefused) -> HttpError:
     """An upstream's own error: its status and words, in OpenAI's shape."""
-    said = error.refusal
+    refusal = error.refusal
     return HttpError(
-        said.status, said.type, said.code, str(error), said.param, extra=said.sizes, retry_after_s=said.retry_after_s
+        refusal.status,
+        refusal.type,
+        refusal.code,
+        str(error),
+        refusal.param,
+        extra=refusal.sizes,
+        retry_after_s=refusal.retry_after_s,
     )
 
 

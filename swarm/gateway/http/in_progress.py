@@ -1,8 +1,8 @@
 """The work that a node has in progress, and whether it takes more.
 
-`InProgress` counts requests from their headers to the end of their answer, and ends them aloud if need be. `Admission`
-bounds how many there are, whoever does the work in the end, before their bodies are read. `Condition` says whether the
-node takes work at all: not yet while it loads its first model, no longer once it shuts down.
+`InProgress` counts requests from their headers to the end of their answer, and ends them if need be, with an error that
+the client sees. `Admission` bounds how many there are, whoever does the work in the end, before their bodies are read.
+`Condition` says whether it takes work at all: not yet while it loads its first model, no longer once it shuts down.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CUT_OFF: Final = "this node shut down before the answer was complete: ask anothe
 CANCELLED: Final = "the request was cancelled on the node that worked on it"
 MAX_IN_FLIGHT = 2048  # running, queued and passed on; at 60 KB a stream 120 MB, and a quarter of most open-file limits
 ALWAYS_TAKEN = frozenset({wire.GOODBYE_PATH})  # a few bytes that save work
-LOADING_RETRY_AFTER_S = 2  # told to clients: a small model is there by then, a large one after a few retries
+LOADING_RETRY_AFTER_S = 2  # sent to clients: a small model is there by then, a large one after a few retries
 LEAVING_RETRY_AFTER_S = 1  # where a supervisor starts the node again, it listens by then
 
 
@@ -57,7 +57,7 @@ class Work:
 
     @asynccontextmanager
     async def within(self) -> AsyncGenerator[None]:
-        """A block that knows how to tell the client; the outer of two ends only before or without the inner."""
+        """A block that can report an error to the client; of two nested ones the outer ends only before the inner."""
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -67,7 +67,7 @@ class Work:
                 finally:
                     self._limits.remove(limit)
                     if self._limits:
-                        self._may_be_cut = False  # a stream was ended there: nothing may be said after it
+                        self._may_be_cut = False  # a stream was ended there: nothing may be sent after it
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -79,7 +79,7 @@ class Work:
         return is_between_nodes(self.path)
 
     def cut(self, error: Callable[[], SwarmError] = _shut_down) -> bool:
-        """End it at the next turn of the event loop; False where its last words are being said already."""
+        """End it at the next turn of the event loop; False where its end is being sent already."""
         if not (self._may_be_cut and self._limits):
             return False
         self._may_be_cut = False
@@ -241,7 +241,7 @@ class Admission:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Raises Unavailable, which says when to come back, where the node has its hands full."""
+        """Raises Unavailable, which says when to come back, where the node has as many as it takes."""
         asks_for_work = request.method == "POST" and not request.path.startswith(REQUESTS_PATH)
         if not asks_for_work or request.path in ALWAYS_TAKEN:
             return await handler(request)

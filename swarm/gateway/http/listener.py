@@ -4,7 +4,7 @@ The first byte tells them apart: a TLS connection begins with 22, the record typ
 does. So a node has one address whether it is open or paired, for `--peer`, mDNS and firewalls alike.
 
 `shared_port` serves an application so. `ConnectionCap` bounds how many connections there may be; what the server logs
-of strangers' mistakes, and tells them of itself, is at the end.
+of bad requests, and sends of itself, is at the end.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PortLimits:
     """What a port bears of its clients; beyond `undecided` and `connections` the oldest makes way."""
 
     first_byte_s: float = 15.0  # clients that connect early speak within seconds; the same as an idle connection gets
-    undecided: int = 1024  # connections that have said nothing yet
+    undecided: int = 1024  # connections that have sent nothing yet
     connections: int = MAX_CONNECTIONS
 
 
@@ -87,7 +87,7 @@ class SharedPort:
     """Accepts on `listener` from `__aenter__` to `__aexit__`, which leaves established connections to the server.
 
     `tls` gives the context for TLS connections at that moment; None hands them to HTTP, which does not understand them.
-    Whoever `is_member` does not know when the handshake is over is shown out: it began with the pins of before.
+    Whoever `is_member` does not know when the handshake is over is cut off: it began with the pins of before.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class SharedPort:
             async with asyncio.timeout(self._limits.first_byte_s):
                 first = await _first_byte(connection)
             if not first:
-                raise ConnectionResetError("closed before it said anything")
+                raise ConnectionResetError("closed before it sent anything")
         except BaseException as error:
             connection.close()
             if isinstance(error, OSError):  # a timeout, or a client that left
@@ -275,7 +275,7 @@ class ConnectionCap:
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
-# What strangers are told, and what is logged of them
+# What is sent to strangers, and what is logged of them
 
 
 async def without_server_header(_: web.Request, response: web.StreamResponse) -> None:

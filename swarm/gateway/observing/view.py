@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from swarm.workers.pool import ModelState, WorkerPool
 
 
-# What the node tells over HTTP. Docstrings and field names appear in /openapi.json.
+# What the node reports over HTTP. Docstrings and field names appear in /openapi.json.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,25 +469,25 @@ def json_object(entry: object) -> dict[str, object]:
     return cast("dict[str, object]", _adapter(type(entry)).dump_python(entry, by_alias=True))
 
 
-# What nodes of earlier versions do not tell, as if they told that there is nothing to say.
-_UNTOLD: Mapping[str, object] = {
+# What nodes of earlier versions leave out of their answer, and what is read instead: that there is nothing to report.
+_LEFT_OUT: Mapping[str, object] = {
     "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "upstream": None,
 }  # fmt: skip
-_UNTOLD_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
-_UNTOLD_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
-_UNTOLD_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": ()}
+_LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
+_LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
+_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": ()}
 
 
-def parse_view(told: Mapping[str, Any]) -> FederationView:
+def parse_view(answer: Mapping[str, Any]) -> FederationView:
     """The answer of `/v1/federation/health`, of this node's version or an earlier one. Raises SwarmError for others."""
-    whole: dict[str, Any] = {**_UNTOLD, **told}
+    whole: dict[str, Any] = {**_LEFT_OUT, **answer}
     try:
-        whole["trust"] = {**_UNTOLD_OF_TRUST, **whole["trust"]}
-        whole["access"] = {**_UNTOLD_OF_ACCESS, **whole["access"]}
-        whole["peers"] = [{**_UNTOLD_OF_PEERS, **peer} for peer in whole["peers"]]
+        whole["trust"] = {**_LEFT_OUT_OF_TRUST, **whole["trust"]}
+        whole["access"] = {**_LEFT_OUT_OF_ACCESS, **whole["access"]}
+        whole["peers"] = [{**_LEFT_OUT_OF_PEERS, **peer} for peer in whole["peers"]]
         return cast("FederationView", _adapter(FederationView).validate_python(whole))
     except (ValidationError, KeyError, TypeError) as error:
         raise SwarmError(
-            "the node tells of its swarm in a form that this version does not read: "
+            "the node describes its swarm in a form that this version does not read: "
             "update the older of the two, or ask with --json"
         ) from error

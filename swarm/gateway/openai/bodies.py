@@ -172,7 +172,7 @@ def _levels(value: JsonValue) -> int:
 
 
 class Body(Part):
-    """A whole body. Unknown fields are ignored aloud, once."""
+    """A whole body. Unknown fields are ignored; the log names each once."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -305,7 +305,7 @@ class ChatCompletionBody(Sampling):
         return GenerationRequest(
             **shared,
             messages=tuple(message.to_engine() for message in self.messages),
-            # What a model must not call it is not shown: told of a tool it would write the call into its answer.
+            # What a model must not call it is not shown: it would write the call into its answer.
             tools=() if self.tool_choice == "none" else tuple(self.tools or ()),
             tool_choice=self.tool_choice or "auto",
             parallel_tool_calls=self.parallel_tool_calls is not False,

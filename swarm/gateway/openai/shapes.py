@@ -203,7 +203,7 @@ class ChunkWriter:
         await self._chunk(event.choice, self._shape.finish(event.choice, reason), self._shape.tail(extension))
 
     async def ballot(self, standing: JsonObject) -> None:
-        """A chunk without choices that tells how the vote stands."""
+        """A chunk without choices that says how the vote stands."""
         await self._out.write(f"{self._head}{self._shape.tail({'ballot': standing})}".encode())
 
     async def end(self, usages: list[Usage]) -> None:

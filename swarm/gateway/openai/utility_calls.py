@@ -149,7 +149,7 @@ class InfillBody(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProps(Capabilities, LoadedModel):
-    """A model as nodes tell each other of it: its sizes, its texts and what it can do, in one flat JSON object."""
+    """A model as nodes describe it to each other: its sizes, its texts and what it can do, in one flat JSON object."""
 
 
 PROPS = TypeAdapter(ModelProps)

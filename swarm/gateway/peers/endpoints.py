@@ -59,7 +59,7 @@ class GenerateBody(RootModel[GenerationBody]):
 class CandidatesBody(Part):
     """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands.
 
-    With `leader` the first one's answer is told step by step, too.
+    With `leader` the first one's answer is sent step by step, too.
     """
 
     request: GenerationBody
@@ -68,7 +68,7 @@ class CandidatesBody(Part):
 
 
 async def node(request: web.Request) -> web.Response:
-    """Who this is, or what of it has changed; what a probe tells of its own node is taken up."""
+    """Who this is, or what of it has changed; what a probe says of its own node is noted."""
     membership, node = request.app[MEMBERSHIP], request.app[DESCRIBE]()
     reply = membership.asked(node, request.remote or "", request.query, request.headers, certified=MEMBER in request)
     return web.Response(
@@ -125,7 +125,7 @@ def header_number(text: str) -> int | None:
 async def candidates(request: web.Request) -> web.StreamResponse:
     """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works.
 
-    Where the caller wants to hear a leader, the steps of the first answer are lines, too.
+    Where the caller asks for a leader, the steps of the first answer are lines, too.
     What goes wrong once the voters are asked is a last line, the error object of every other endpoint.
     """
     app = request.app
@@ -143,12 +143,12 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
 
-        async def tell(event: Delta | Finish) -> None:
+        async def send_step(event: Delta | Finish) -> None:
             await out.write(
                 LeaderLine(leader=LeaderStep.of(event)).model_dump_json(exclude_defaults=True).encode() + b"\n"
             )
 
-        dispatcher, on_event = app[DISPATCHER], tell if body.leader else None
+        dispatcher, on_event = app[DISPATCHER], send_step if body.leader else None
         deadline = time.monotonic() + left_s
         answers = local_candidates(workers, generation, count, dispatcher.node, deadline, dispatcher.pills, on_event)
         try:

@@ -75,7 +75,7 @@ def chosen(tools: list[FunctionTool], choice: ResponsesToolChoice | None) -> tup
     names = {tool.name for tool in tools}
     match choice:
         case "none":
-            return [], "none"  # told of a tool it must not call, a model would write the call into its answer
+            return [], "none"  # a model that knew of a tool would write the call into its answer
         case FunctionChoice():
             if choice.name not in names:
                 raise ValueError(f"tool_choice names {choice.name!r}, which is not among the tools")
@@ -145,7 +145,7 @@ class ResponsesBody(Sampling):
     conversation: JsonValue = None
     prompt: JsonValue = None
     background: bool | None = None
-    # Taken and left alone; they are named here so that nobody is told that they are unknown.
+    # Taken and left alone; they are named here so that they are not logged as unknown.
     store: JsonValue = None
     prompt_cache_key: JsonValue = None
     client_metadata: JsonValue = None

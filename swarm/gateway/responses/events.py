@@ -1,4 +1,4 @@
-"""The event stream of one response as text: what is open, what has been said, and the next sequence number."""
+"""The event stream of one response as text: what is open, what has been sent, and the next sequence number."""
 
 from __future__ import annotations
 
@@ -127,10 +127,11 @@ class ResponseEvents:
     def failed(self, error: SwarmError) -> bytes:
         """The failure twice: SDKs raise at the first event, and agents that know only terminal ones read the second."""
         mapped = http_error(error)
-        told: JsonObject = {"type": mapped.type, "code": mapped.code, "message": mapped.message, "param": mapped.param}
+        top: JsonObject = {"code": mapped.code, "message": mapped.message, "param": mapped.param}
+        detail: JsonObject = {"type": mapped.type, **top}
         # OpenAI documents the fields at the top and sends them below `error`; clients have been written for either.
-        raised: JsonObject = {"code": mapped.code, "message": mapped.message, "param": mapped.param, "error": told}
-        response = self._response.failed(self._complete_items(), {**told, "code": _failure_code(error)})
+        raised: JsonObject = {**top, "error": detail}
+        response = self._response.failed(self._complete_items(), {**detail, "code": _failure_code(error)})
         written = self.begin() + self._event("error", raised) + self._event("response.failed", {"response": response})
         return written.encode()
 
