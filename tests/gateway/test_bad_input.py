@@ -121,7 +121,8 @@ async def test_a_field_that_cannot_work_is_named(client: Client, fields: dict[st
 
 async def test_an_unknown_strategy_is_answered_with_the_known_ones(client: Client) -> None:
     reply = await client.chat(swarm={"strategy": "dictator"})
-    assert_refused(reply, "auto, majority, weighted, medoid, judge, first, single.*'dictator'")
+    known = "'auto', 'majority', 'weighted', 'medoid', 'judge', 'first' or 'single'"
+    assert_refused(reply, f"strategy: Input should be {known} .*'dictator'")
 
 
 @pytest.mark.parametrize("stream", [False, True])
