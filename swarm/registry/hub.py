@@ -1,17 +1,21 @@
 """Talking to the model hub through huggingface_hub: where it is, what it has, and one file's bytes. All of it blocks.
 
 huggingface_hub is imported on first use: it takes half a second, and most starts need no hub. Its `hf_hub_download`
-is not used because it starts over after a cut; its parts are, with our own partial file (`download.py`).
+is not used because it starts over after a cut: its session, its headers and its errors are, with our own partial file
+(`download.py`).
 """
 
 from __future__ import annotations
 
 import errno
+import http
 import http.client
 import importlib
+import logging
 import os
 import queue
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
@@ -22,12 +26,17 @@ from typing import Any, BinaryIO
 from swarm.errors import SetupError
 from swarm.registry.names import check_hub_file
 
+log = logging.getLogger(__name__)
+
 # Called with the bytes done and the bytes in total (None where the hub does not say), in the downloading thread.
 Progress = Callable[[int, int | None], None]
 
 TRUE_WORDS = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads its switches
 METADATA_TIMEOUT_S = 10.0
 REACHABLE_TIMEOUT_S = 2.0
+TRIES = 6  # in a row that bring no byte more
+RETRY_S = 1.0
+ASK_AGAIN = frozenset({408, 429})  # statuses of a hub that is busy
 MAX_REPO_FILES = 1000  # an MLX model has under 50
 # What a repository needs to run as an MLX model. No code: nothing that is downloaded is ever executed.
 MLX_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
@@ -46,26 +55,6 @@ class HubFile:
     size_bytes: int | None
     sha256: str | None
     git_sha1: str | None
-
-
-class _ProgressBar:
-    """What huggingface_hub takes for a tqdm class, once per file: turns its updates into calls of a `Progress`."""
-
-    def __init__(self, report: Progress, total: int | None, initial: int) -> None:
-        self._report = report
-        self._total = total
-        self._done = initial
-        self._report(self._done, self._total)
-
-    def __enter__(self) -> _ProgressBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, count: float | None = 1) -> None:
-        self._done += int(count or 0)
-        self._report(self._done, self._total)
 
 
 def _library(module: str = "huggingface_hub") -> Any:
@@ -144,28 +133,57 @@ def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
 
 
 def fetch(source: HubFile, into: BinaryIO, have_bytes: int, progress: Progress) -> None:
-    """Append the rest of `source` to `into`, which stands at `have_bytes`. Short cuts are mended by asking again.
+    """Append the rest of `source` to `into`, of which `have_bytes` are there. Cuts are mended by asking again.
 
     Raises SetupError where that does not help; what has arrived stays in `into`.
     """
+    progress(have_bytes, source.size_bytes)
     if have_bytes == source.size_bytes:
-        progress(have_bytes, have_bytes)
         return
-    hub, utils, file_download = (_library(f"huggingface_hub{module}") for module in ("", ".utils", ".file_download"))
-
-    def bar(*, total: int | None = None, initial: int = 0, **_: object) -> _ProgressBar:
-        return _ProgressBar(progress, total, initial)
-
+    errors = _library("huggingface_hub.errors")
+    tries = TRIES
     with _hub_errors(source.repo, source.file):
-        file_download.http_get(
-            hub.hf_hub_url(source.repo, source.file, revision=source.commit, endpoint=endpoint()),
-            into,
-            resume_size=have_bytes,
-            # a range of a compressed body would not be a range of the file
-            headers={**utils.build_hf_headers(), "Accept-Encoding": "identity"},
-            expected_size=source.size_bytes,
-            tqdm_class=bar,
-        )
+        while True:
+            try:
+                for done_bytes, total_bytes in _rest(source, into, have_bytes):
+                    have_bytes, tries = done_bytes, TRIES
+                    progress(have_bytes, total_bytes)
+                break
+            except errors.HTTPError as error:
+                tries -= 1
+                refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code not in ASK_AGAIN
+                if refused or not tries:
+                    raise
+                log.info("%s/%s at byte %d: %s: asking for the rest", source.repo, source.file, have_bytes, error)
+                time.sleep(RETRY_S)
+        if source.size_bytes not in (None, have_bytes):
+            raise OSError(f"{have_bytes} bytes came of {source.size_bytes}")
+
+
+def _rest(source: HubFile, into: BinaryIO, have_bytes: int) -> Generator[tuple[int, int | None]]:
+    """Writes what one answer of the hub brings, and yields how many bytes are there then, of how many.
+
+    A hub that knows no ranges sends the file from its beginning: `into` starts over then.
+    """
+    hub, utils = _library(), _library("huggingface_hub.utils")
+    # A range of a compressed body would not be a range of the file.
+    headers = {**utils.build_hf_headers(), "Accept-Encoding": "identity"}
+    if have_bytes:
+        headers["Range"] = f"bytes={have_bytes}-"
+    url: str = hub.hf_hub_url(source.repo, source.file, revision=source.commit, endpoint=endpoint())
+    timeout_s: float = _library("huggingface_hub.constants").HF_HUB_DOWNLOAD_TIMEOUT
+    with hub.get_session().stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as response:
+        utils.hf_raise_for_status(response)
+        if have_bytes and response.status_code != http.HTTPStatus.PARTIAL_CONTENT:
+            into.seek(0)
+            into.truncate()
+            have_bytes = 0
+        length = response.headers.get("Content-Length", "")
+        announced = have_bytes + int(length) if length.isdecimal() else None
+        for piece in response.iter_bytes():
+            into.write(piece)
+            have_bytes += len(piece)
+            yield have_bytes, source.size_bytes or announced
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub.constants
-import huggingface_hub.file_download
 import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from tests.registry.fake_hub import CHUNK_BYTES, Hub, handler_of
+from swarm.registry import hub as hub_module
+from tests.registry.fake_hub import Hub, handler_of
 
 
 @pytest.fixture
@@ -28,8 +27,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.url, hub.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", CHUNK_BYTES)
-    monkeypatch.setattr(huggingface_hub.file_download, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(hub_module, "time", SimpleNamespace(sleep=lambda seconds: None))
     yield hub
     for server, thread in zip(servers, threads, strict=True):
         server.shutdown()

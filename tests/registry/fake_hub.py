@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
 COMMIT = "c0ffee" + "0" * 34
-CHUNK_BYTES = 16_384  # huggingface_hub is made to write in pieces of this size; its own 10 MB would need large files
 
 
 @dataclass

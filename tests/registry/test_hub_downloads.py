@@ -26,7 +26,7 @@ from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256, locked
 from swarm.registry.hub import describe, fetch, hub_reachable
 from swarm.registry.names import HubRef
-from tests.registry.fake_hub import CHUNK_BYTES, COMMIT, Hub, Upload
+from tests.registry.fake_hub import COMMIT, Hub, Upload
 
 REPO = "owner/repo-GGUF"
 FILE = "model-q4_k_m.gguf"
@@ -80,7 +80,7 @@ def test_a_file_arrives_whole_under_its_name(stocked: Hub, models_dir: Path) -> 
     assert progress.reports[0] == (0, len(CONTENT))
     assert progress.reports[-1] == (len(CONTENT), len(CONTENT))
     assert all(before[0] <= after[0] for before, after in pairwise(progress.reports))
-    assert len(progress.reports) > len(CONTENT) // CHUNK_BYTES
+    assert len(progress.reports) > 3
     assert stocked.encodings == {"identity"}  # a range of a compressed body is not a range of the file
 
 
@@ -103,8 +103,7 @@ def test_a_cut_is_mended_within_one_download(stocked: Hub, models_dir: Path) -> 
     progress = Progress()
     assert download(REF, models_dir, progress).read_bytes() == CONTENT
     starts = [int(text.rstrip("-")) for text in stocked.ranges]
-    assert len(set(starts)) == 2
-    assert all(start % CHUNK_BYTES == 0 and start > 0 for start in starts)
+    assert sorted(set(starts)) == [50_000, 120_000]  # no byte comes twice
     assert progress.reports[-1] == (len(CONTENT), len(CONTENT))
 
 
@@ -115,7 +114,7 @@ def test_a_download_that_broke_off_goes_on_where_it_stopped(stocked: Hub, models
     assert visible(models_dir) == []
     (partial,) = leftovers(models_dir)
     kept = partial.stat().st_size
-    assert 0 < kept <= 100_000
+    assert kept == 100_000
 
     stocked.cut_rest = False
     stocked.asked.clear()
