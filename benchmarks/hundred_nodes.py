@@ -29,9 +29,8 @@ from federation.client import PeerClient
 from federation.errors import PeerRefused, PeerTimedOut
 from federation.hostport import Address
 from federation.membership import Membership
-from federation.news import news_header
 from federation.peer import PeerState
-from federation.probing import Answer, Question, read_reply
+from federation.probing import Answer, Question, news_header, read_reply
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 

@@ -33,7 +33,6 @@ from federation.errors import (
 )
 from federation.hostport import Address
 from federation.identity import NodeIdentity
-from federation.news import news_header
 from federation.peer_response import (
     NOT_TAKEN,
     AnswerLimits,
@@ -45,7 +44,7 @@ from federation.peer_response import (
     translated,
     was_closed_meanwhile,
 )
-from federation.probing import Answer, Question, read_reply
+from federation.probing import Answer, Question, news_header, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.tls import client_context, member_of

@@ -23,9 +23,7 @@ import random as random_module
 from collections.abc import Callable, Iterable
 
 from federation.advertisement import MAX_HINTS, NodeDescription, PeerHint
-from federation.contact import Contact, ProbeSchedule, Standing
 from federation.hostport import Address, same_host, worth_a_probe
-from federation.news import Happening, HintAllowance, News, NewsBoard
 from federation.peer import (
     AddressRejected,
     Change,
@@ -39,8 +37,11 @@ from federation.peer import (
     describe_difference,
 )
 from federation.peer_records import (
+    Contact,
     PeerRecords,
+    ProbeSchedule,
     Record,
+    Standing,
     differ,
     double_words,
     is_double,
@@ -48,7 +49,7 @@ from federation.peer_records import (
     is_successor,
     why_self,
 )
-from federation.probing import Answer, Question, Sight, view_digest
+from federation.probing import Answer, Happening, HintAllowance, News, NewsBoard, Question, Sight, view_digest
 from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, MAX_ADDRESSES_PER_PEER, Timing
 
 

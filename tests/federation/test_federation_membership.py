@@ -222,7 +222,7 @@ async def test_peers_given_once_are_remembered(fake_node: Any, until: Any, joine
 async def test_each_change_is_one_line(
     fake_node: Any, joined: Any, until: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "federation.change_log")
+    caplog.set_level(logging.INFO, "federation.membership")
     async with fake_node("kitchen") as kitchen, joined(fake_node("here"), (kitchen.address,)) as here:
         changes: list[Change] = []
         here.subscribe(changes.append)
@@ -282,13 +282,13 @@ async def test_a_defect_is_loud_and_not_swallowed(
             await asyncio.wait_for(alarm.rung.wait(), WAIT_S)
 
     alarm = Alarm()
-    logging.getLogger("federation.change_log").addHandler(alarm)
+    logging.getLogger("federation.membership").addHandler(alarm)
     try:
         async with fake_node("kitchen") as kitchen:
             with pytest.raises(ExceptionGroup, match="unhandled errors"):
                 await meet_the_defect(kitchen.address)
     finally:
-        logging.getLogger("federation.change_log").removeHandler(alarm)
+        logging.getLogger("federation.membership").removeHandler(alarm)
     assert alarm.lines == ["peers are not watched any more: restart this node and report this"]
 
 

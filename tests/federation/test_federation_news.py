@@ -9,22 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.advertisement import ServedModel
-from federation.change_log import MAX_CHANGES, ChangeLog
 from federation.errors import AdvertisementError
 from federation.hostport import Address
-from federation.news import (
+from federation.membership import MAX_CHANGES, ChangeLog
+from federation.peer import PeerJoined, PeerLeft, PeerState
+from federation.probing import (
     HINTED_PROBES_AT_ONCE,
     MAX_NEWS_KEPT,
     MAX_NEWS_TOLD,
     NEWS_LIFE_S,
+    Answer,
     Happening,
     News,
     NewsBoard,
+    Sight,
     news_header,
     parse_news,
+    read_reply,
+    reply_to,
 )
-from federation.peer import PeerJoined, PeerLeft, PeerState
-from federation.probing import Answer, Sight, read_reply, reply_to
 from tests.doubles.peer_tables import ATTIC, KITCHEN, answer, make_table, node, states, with_kitchen
 
 
@@ -141,7 +144,7 @@ def test_a_peer_whose_probes_fail_while_it_calls_is_told_so() -> None:
 
 
 def test_flapping_is_counted_and_not_a_storm(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "federation.change_log")
+    caplog.set_level("INFO", "federation.membership")
     table, log = with_kitchen(), ChangeLog()
     peer = table.peers()[0]
     lost = replace(peer, state=PeerState.DEAD)

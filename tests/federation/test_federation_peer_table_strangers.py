@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.hostport import Address, neighbourhood, same_host
-from federation.news import Happening, News
 from federation.peer import AddressRejected, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.peer_table import PeerTable
+from federation.probing import Happening, News
 from federation.timing import (
     MAX_ADDRESSES_PER_PEER,
     MAX_PEERS,

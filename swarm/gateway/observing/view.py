@@ -24,7 +24,7 @@ from swarm.gateway.http.access import PeersAccess
 
 if TYPE_CHECKING:
     from federation.advertisement import NodeDescription
-    from federation.change_log import RecentChange
+    from federation.membership import RecentChange
     from federation.dns_source import ResolvedName
     from federation.membership import Membership
     from federation.peer import AddressRejected, Peer
