@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 
 from load import CONTENT
 
+from federation.tasks import cancel_and_wait
+
 SEED = re.compile(rb'"seed": ?(\d+)')  # the client gives each request its own, and the gateway passes it on
 READ_BYTES = 2**16
 
@@ -73,9 +75,7 @@ async def serve(host: str, port: int) -> None:
             asyncio.create_task(_back(up_reader, writer, passage)),
         }
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)  # either side's end, or reset, is the other's
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        await cancel_and_wait(*ways)
         for side in (writer, up_writer):
             side.close()
 

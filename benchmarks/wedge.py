@@ -23,6 +23,7 @@ from measure import Figure, Target
 from nodes import NodeUnderTest, node_under_test, random_model
 from report import parser, progress, publish, read_environment
 
+from federation.tasks import cancel_and_wait
 from swarm.registry.embedded import embedded_model_path
 
 WORKERS, CONTEXT_TOKENS = 4, 2048
@@ -103,9 +104,7 @@ async def one_round(node: NodeUnderTest) -> Round:
         while not await answered(session, url, node.model):  # noqa: ASYNC110 - that is the measurement
             await asyncio.sleep(LOOK_S)
         seen.answered_s = time.perf_counter() - begun
-        looking.cancel()
-        hanging.cancel()  # an engine in the node's process is given up, and hangs on
-        await asyncio.gather(looking, hanging, return_exceptions=True)
+        await cancel_and_wait(looking, hanging)  # an engine in the node's process is given up, and hangs on
     return seen
 
 

@@ -24,6 +24,7 @@ from federation.errors import AddressError
 from federation.hostport import Address, make_address
 from federation.interfaces import sendable
 from federation.printable_text import printable
+from federation.tasks import cancel_and_wait
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.wire import PROTOCOL_VERSION, SERVICE_TYPE
 
@@ -151,9 +152,7 @@ class MdnsDiscovery:
 
     async def _close(self) -> None:
         tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         if self._browser is not None:
             await self._browser.async_cancel()
         if self._zeroconf is not None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from federation.accepting import Acceptor, connected
 from federation.invitation import MAX_REQUEST_BYTES, JoinReply, JoinRequest, PairingTiming
+from federation.tasks import cancel_and_wait
 from federation.wire import first_problem
 
 MAX_CONNECTIONS: Final = 16  # one joiner needs one
@@ -80,9 +81,9 @@ class PairingListener:
         acceptors, self._acceptors = self._acceptors, []
         for acceptor in acceptors:
             acceptor.stop(leave_waiting=True)
-        for task in self._knocking if at_once else ():
-            task.cancel()
-        if self._knocking:
+        if at_once:
+            await cancel_and_wait(*self._knocking)
+        elif self._knocking:
             await asyncio.wait(tuple(self._knocking))
 
     def _take(self, connection: socket.socket, host: str) -> None:

@@ -35,8 +35,10 @@ from federation.timing import (
     stretch,
 )
 
-_MAX_DOUBLINGS = 10  # keeps 2**n small; every cap is reached long before
+_LABEL_ID_CHARS = 4  # of the id, appended to a name that two nodes share
+_REMEDY = "one data directory is a copy of the other; delete node.pem in the copy"
 
+_MAX_DOUBLINGS = 10  # keeps 2**n small; every cap is reached long before
 _MEAN_GAIN: Final = 1 / 8  # RFC 6298's alpha
 _DEVIATION_GAIN: Final = 1 / 4  # its beta
 _DEVIATIONS: Final = 4.0  # its K
@@ -230,9 +232,6 @@ class RoundTrip:
 
 def _within(least: float, value: float, most: float) -> float:
     return min(max(value, least), max(least, most))
-
-
-_LABEL_ID_CHARS = 4  # of the id, appended to a name that two nodes share
 
 
 @dataclass(slots=True)
@@ -436,9 +435,6 @@ class PeerRecords:
             last_answer_at=record.last_answer_at,
             described_at=record.described_at,
         )
-
-
-_REMEDY = "one data directory is a copy of the other; delete node.pem in the copy"
 
 
 def differ(one: str | None, other: str | None) -> bool:

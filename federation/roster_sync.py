@@ -12,6 +12,7 @@ from federation.errors import FederationError, PeerError
 from federation.membership import Membership
 from federation.peer import Peer
 from federation.roster import Place
+from federation.tasks import cancel_and_wait, report_crash
 from federation.trust import Trust, TrustChange
 
 LOOK_S: Final = 1.0  # probes bring a new digest once a second
@@ -35,14 +36,13 @@ class RosterSync:
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run(), name="roster")
+        report_crash(self._task, _log, "the list of members is not compared with the others' any more")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await cancel_and_wait(self._task)
 
     async def tell_all(self) -> tuple[str, ...]:
         """Exchange lists with every member that is here, now; the names of those that took it."""

@@ -13,6 +13,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
+from federation.tasks import cancel_and_wait
 from swarm.generation import (
     SEED_MASK,
     Candidate,
@@ -138,9 +139,7 @@ async def together(answers: Sequence[EventStream]) -> EventStream:
             unfinished -= isinstance(event, Finish)
             yield event
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
 
 def numbered(request: GenerationRequest, choice: int) -> GenerationRequest:

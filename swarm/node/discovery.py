@@ -15,6 +15,7 @@ from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
 from federation.static_peers import StaticList
+from federation.tasks import cancel_and_wait, report_crash
 from swarm.node.settings import Settings
 
 
@@ -101,16 +102,5 @@ class Discovery:
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_report_crash)
-        self._stack.push_async_callback(_end, task)
-
-
-def _report_crash(task: asyncio.Task[None]) -> None:
-    """A defect here must be seen: the node goes on without following this source."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the %s ended: restart this node and report this", task.get_name(), exc_info=error)
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+        report_crash(task, log, f"the {name} ended")  # the node goes on without following this source
+        self._stack.push_async_callback(cancel_and_wait, task)

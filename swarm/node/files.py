@@ -16,6 +16,7 @@ from federation.client import PeerClient
 from federation.file_exchange import FilePeer
 from federation.membership import Membership
 from federation.small_files import remove_temporaries
+from federation.tasks import cancel_and_wait
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
 from swarm.registry.download import PARTIAL_FOLDER
@@ -84,8 +85,7 @@ async def keeping_hashed(node_files: NodeFiles | None) -> AsyncGenerator[None]:
         yield
     finally:
         stop.set()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
 
 
 def remove_old_temporaries(models_dir: Path) -> None:

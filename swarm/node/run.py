@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from federation.tasks import cancel_and_wait
 from swarm.engines.llama_cpp.xllamacpp import engines_left, leave_engines_to_exit
 from swarm.node.console import Console
 from swarm.node.leaving import GONE_S
@@ -49,8 +50,7 @@ async def run_node(settings: Settings, console: Console) -> None:
     stopping = asyncio.create_task(stop.wait(), name="stop signal")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
+        await cancel_and_wait(starting)
         stopping.cancel()
         return
     node = await starting

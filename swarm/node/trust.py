@@ -30,6 +30,7 @@ from federation.membership import Membership
 from federation.pairing_listener import PairingListener
 from federation.roster import Entry, Place, Roster
 from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
+from federation.tasks import cancel_and_wait
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import fingerprint, pairing_context
 from federation.trust import Trust, TrustChange
@@ -106,9 +107,7 @@ class TrustService:
     async def _stop(self) -> None:
         self._invitations.withdraw_all()
         tasks = [task for task in (self._watch, *self._tasks) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         await self._listener.close(at_once=True)
 
     @property

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from federation.tasks import cancel_and_wait
 from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
 from swarm.consensus.swarm_object import BallotStanding
@@ -98,9 +99,7 @@ class Arrivals:
         """Stop every voter that still runs, and wait until each has been told."""
         self.stopped = True
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
 
     def wasted_tokens(self) -> int | None:
         """What is known to have been generated for nothing: parts of answers, and answers that came too late.

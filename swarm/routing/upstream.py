@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream.client import UpstreamHttp
@@ -247,8 +248,7 @@ class Upstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._looking.cancel()
-        await asyncio.gather(self._looking, return_exceptions=True)
+        await cancel_and_wait(self._looking)
         await self._stack.aclose()
 
     def offer(self, turn: int = 0) -> UpstreamOffer:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import SwarmError, Unavailable
 from swarm.moving_mean import moving_mean
@@ -164,12 +165,11 @@ class ModelWorkers:
     async def __aenter__(self) -> ModelWorkers:
         await self._start()
         self._keeper = asyncio.create_task(self._reload_when_broken(), name=f"keeper of {self._engine.model_id}")
-        self._keeper.add_done_callback(_report_crash)
+        report_crash(self._keeper, log, f"{self._keeper.get_name()} ended")  # the node goes on, without this model
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._keeper.cancel()
-        await asyncio.gather(self._keeper, return_exceptions=True)
+        await cancel_and_wait(self._keeper)
         self._stop("the node is shutting down")
         await self._engine.aclose()
 
@@ -343,12 +343,6 @@ class ModelWorkers:
         )
         await self._sleep(wait_s)
         self._next_start = None
-
-
-def _report_crash(keeper: asyncio.Task[None]) -> None:
-    """A defect must be seen at once: the node goes on, without this model."""
-    if not keeper.cancelled() and (error := keeper.exception()) is not None:
-        log.critical("%s ended: restart this node and report this", keeper.get_name(), exc_info=error)
 
 
 class WorkerPool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from federation.tasks import cancel_and_wait
+
 HEARTBEAT_S: Final = 0.02
 
 
@@ -81,5 +83,4 @@ async def watching_the_loop() -> AsyncGenerator[LoopWatch]:
         yield watch
     finally:
         watch.look(0.0)  # the last turn may have been the long one, and a short block has no other
-        pulse.cancel()
-        await asyncio.gather(pulse, return_exceptions=True)
+        await cancel_and_wait(pulse)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import aiohttp
 from openai import APIError, AsyncOpenAI, DefaultAsyncHttpxClient
 
+from federation.tasks import cancel_and_wait
 from tests.e2e.asking import rambling
 
 LOOK_S: Final = 0.5  # how often the balancer asks each node whether it is ready
@@ -205,5 +206,4 @@ async def watched(balancer: Balancer, work: Awaitable[None]) -> None:
     try:
         await work
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await cancel_and_wait(watching)

@@ -20,6 +20,7 @@ import aiohttp
 import psutil
 import pytest
 
+from federation.tasks import cancel_and_wait
 from tests.doubles.opened_node import GONE_VARIABLE, LEAST_VARIABLE
 from tests.doubles.wedges import send_wedge
 from tests.e2e.node_process import NodeProcess
@@ -105,11 +106,8 @@ async def until_answered(node: NodeProcess, within_s: float) -> None:
 
 
 async def ended(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, Exception):
-            raise result
+    for error in await cancel_and_wait(*tasks):
+        raise error
 
 
 @pytest.mark.parametrize("arguments", [(), ("--isolate",), ("--in-process",)], ids=["ours", "isolated", "in process"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import random_model
+from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp import prefill
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
@@ -214,8 +215,7 @@ async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_e
 ) -> None:
     asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
     await until_read(engine, asked)
-    asked.cancel()
-    await asyncio.gather(asked, return_exceptions=True)
+    await cancel_and_wait(asked)
     await until_idle(engine)
     _, (usage,) = await answer(engine, chat(max_tokens=1))
     assert usage.cached_tokens < WORDS / 2, "this much was prefilled for nobody"
@@ -231,8 +231,7 @@ async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
     async with RunningNode("kitchen", load) as node, connect(node.url) as client:
         asked = asyncio.create_task(client.chat("word" + " word" * WORDS, stream=True, max_tokens=1, swarm=swarm))
         await until_read(engine, asked)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        await cancel_and_wait(asked)
         await until_idle(engine)
         await eventually(lambda: node.pool.states()[0].slots_free == 2)
         _, (usage,) = await answer(engine, chat(max_tokens=1))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.tasks import cancel_and_wait
 from swarm.engines.llama_cpp import progress as watcher
 from swarm.engines.llama_cpp.progress import (
     ALIVE,
@@ -170,8 +171,7 @@ async def test_a_loop_that_steps_is_asked_for_ever(quick: None) -> None:
     watching = asyncio.create_task(until_wedged(loop.ask, set, Progress(FAST), loop.told.append, loop.clock))
     while loop.steps < 100:  # noqa: ASYNC110 - there is no event for a question
         await asyncio.sleep(0)
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    await cancel_and_wait(watching)
     assert set(loop.told) == {ALIVE}
 
 

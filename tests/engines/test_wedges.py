@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from federation.tasks import cancel_and_wait
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp import xllamacpp_server
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, runs_in_process
@@ -69,8 +70,7 @@ async def test_a_wedge_is_seen_after_its_client_has_left(demo_model: Path) -> No
     async with aclosing(await load_xllamacpp(spec(demo_model), "always")) as engine:
         wedge = asyncio.create_task(send_wedge(*listener_of(engine.http)))
         await until_stalled(engine)
-        wedge.cancel()
-        await asyncio.gather(wedge, return_exceptions=True)
+        await cancel_and_wait(wedge)
         await asyncio.wait_for(engine.failed, SEEN_S)
 
 

@@ -6,6 +6,7 @@ import pytest
 from federation.addresses import AddressWatch, AnnouncedAddresses, Moment, choose_addresses, has_slept
 from federation.errors import AddressError
 from federation.interfaces import Interface
+from federation.tasks import cancel_and_wait
 from tests.doubles.waiting import eventually
 
 
@@ -43,8 +44,7 @@ async def test_each_look_is_told_and_a_lost_address_changes_nothing() -> None:
     now: Callable[[], Moment] = lambda: next(moments, last)  # noqa: E731
     running = asyncio.create_task(AddressWatch(choose, note, every_s=0.0, now=now).run())
     await eventually(lambda: len(seen) >= 3)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel_and_wait(running)
     assert seen[:3] == [(home, False), (cafe, True), (cafe, False)]
 
 
@@ -67,6 +67,5 @@ async def test_a_sleep_is_told_once_there_is_an_address_again() -> None:
     watch = AddressWatch(choose, note, every_s=0.0, now=lambda: next(moments, Moment(904, 6)))
     running = asyncio.create_task(watch.run())
     await eventually(lambda: len(seen) >= 3)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel_and_wait(running)
     assert seen[:3] == [False, True, False]

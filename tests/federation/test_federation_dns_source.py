@@ -10,6 +10,7 @@ import pytest
 
 from federation.dns_source import MAX_ADDRESSES_PER_NAME, DnsSource, LookupTiming, candidates, system_lookup
 from federation.hostport import Address
+from federation.tasks import cancel_and_wait
 from tests.doubles.waiting import eventually
 
 AT_ONCE = LookupTiming(refresh_s=0.01, retry_s=0.01, retry_cap_s=0.01)
@@ -64,8 +65,7 @@ async def test_names_are_looked_up_again_and_trouble_is_said_once(caplog: pytest
         source.remove(NAME)
         assert source.names == ()
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_and_wait(running)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
         "no peer at swarm.example:17615 (static): cannot look up swarm.example: Name or service not known",

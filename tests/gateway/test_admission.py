@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from federation.tasks import cancel_and_wait
 from swarm.gateway.answers.streams import Pacing
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -141,7 +142,7 @@ async def test_who_leaves_while_it_waits_leaves_the_queue_at_once(stream: bool, 
         await eventually(lambda: busy.waiting == 1)
         second.cancel()
         await eventually(lambda: busy.waiting == 0)  # while the first one still runs
-        await asyncio.gather(second, return_exceptions=True)
+        await cancel_and_wait(second)
         assert busy.engine.running == 1
         assert await busy.counted("swarm_requests_in_flight") == 1
         assert len(busy.engine.requests) == 1

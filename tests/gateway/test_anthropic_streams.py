@@ -12,6 +12,7 @@ import anthropic
 import pytest
 
 from federation.hostport import Address
+from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, EngineFailed, Unavailable
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
@@ -206,7 +207,7 @@ async def test_a_client_that_leaves_frees_every_worker(stage: Stage, stream: boo
     await stage.engine.until(lambda engine: engine.running > 0)
     asked.cancel()
     await stage.engine.until(lambda engine: engine.running == 0)
-    await asyncio.gather(asked, return_exceptions=True)
+    await cancel_and_wait(asked)
     assert stage.node.pool.states()[0].slots_free == 4
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from federation.hostport import Address
+from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
@@ -274,7 +275,7 @@ async def test_a_client_that_leaves_stops_the_voters_everywhere(stream: bool) ->
             for engine in swarm.engines.values():
                 await engine.until(lambda engine: engine.running == 0)
         assert all(engine.cancelled == 1 for engine in swarm.engines.values())
-        await asyncio.gather(asked, return_exceptions=True)
+        await cancel_and_wait(asked)
 
 
 async def test_a_client_that_leaves_stops_a_proxied_answer() -> None:

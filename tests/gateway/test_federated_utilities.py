@@ -14,6 +14,7 @@ import pytest
 from federation import wire
 from federation.advertisement import Capabilities
 from federation.client import PeerClient
+from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.openai.utility_calls import BATCH
 from tests.doubles.clients import Client, connect
@@ -264,7 +265,7 @@ async def test_a_client_that_leaves_stops_the_call_at_the_peer(path: str, body: 
         asked.cancel()
         async with asyncio.timeout(1):
             await engine.until(lambda engine: engine.running == 0)
-        await asyncio.gather(asked, return_exceptions=True)
+        await cancel_and_wait(asked)
 
 
 async def test_a_silent_peer_does_not_hold_a_call_forever() -> None:

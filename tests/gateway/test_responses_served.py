@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from openai import APIError
 
+from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
@@ -113,7 +114,7 @@ async def test_a_client_that_leaves_frees_every_worker(node: str, stream: bool, 
         async with asyncio.timeout(1):
             await stage.engine.until(lambda engine: engine.running == 0)
         assert stage.engine.cancelled
-        await asyncio.gather(asked, return_exceptions=True)
+        await cancel_and_wait(asked)
 
 
 async def test_heartbeats_are_comments() -> None:

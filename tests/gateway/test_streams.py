@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, EngineFailed, Unavailable
 from swarm.gateway.answers.streams import Pacing
 from swarm.generation import Delta, ToolCallDelta
@@ -160,7 +161,7 @@ async def test_a_client_that_leaves_frees_every_worker(stage: Stage, stream: boo
     asked.cancel()
     await stage.engine.until(lambda engine: engine.running == 0)
     assert stage.engine.cancelled == (1 if swarm == SINGLE else 4)
-    await asyncio.gather(asked, return_exceptions=True)
+    await cancel_and_wait(asked)
     reply = await stage.client.get("/metrics")
     assert 'swarm_requests_total{endpoint="/v1/chat/completions",status="499"} 1.0' in reply.text
     assert stage.free == 4

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from federation.hostport import Address
+from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, ToolCallDelta
 from swarm.registry.weights_file import Measured
@@ -150,8 +151,7 @@ async def test_a_client_that_leaves_in_the_second_wave_stops_it_everywhere() -> 
         client = await swarm.client("kitchen")
         asked = asyncio.create_task(client.chat(swarm={"votes": 6, "strategy": "majority"}))
         await eventually(lambda: sum(len(engine.requests) for engine in swarm.engines.values()) == 5)
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
+        await cancel_and_wait(asked)
         for engine in swarm.engines.values():
             await engine.until(lambda engine: engine.running == 0)
         assert sum(engine.cancelled for engine in swarm.engines.values()) == 3

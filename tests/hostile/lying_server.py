@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 
 from federation.hostport import Address
+from federation.tasks import cancel_and_wait
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -27,9 +28,7 @@ class LyingServer:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await cancel_and_wait(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from federation.tasks import cancel_and_wait
+
 DRIP_S = 1.0  # between two bytes: slow enough to hold a connection for hours, quick enough to never look idle
 
 
@@ -36,9 +38,7 @@ async def hold(port: int, begin: bytes, drip: bytes = b"", most_s: float = 60.0,
                     told = (told + chunk)[:500]
         return Fate(told, told_s, time.monotonic() - began)
     finally:
-        if dripping is not None:
-            dripping.cancel()
-            await asyncio.gather(dripping, return_exceptions=True)
+        await cancel_and_wait(dripping)
         writer.transport.abort()
 
 

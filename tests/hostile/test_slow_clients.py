@@ -15,6 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
+from federation.tasks import cancel_and_wait
 from swarm.gateway.http.listener import PortLimits
 from tests.doubles.clients import chat_body, connect
 from tests.doubles.paired import open_trust
@@ -108,8 +109,7 @@ async def endless_body(port: int) -> Fate:
     except ConnectionError:
         told = b""
     finally:
-        pouring.cancel()
-        await asyncio.gather(pouring, return_exceptions=True)
+        await cancel_and_wait(pouring)
         writer.transport.abort()
     return Fate(told, time.monotonic() - began, time.monotonic() - began)
 

@@ -24,6 +24,7 @@ from federation.errors import RosterError, RosterNotKept
 from federation.roster import Roster
 from federation.roster_store import MARK_FILE, ROSTER_FILE, load_roster, save_roster
 from federation.small_files import TEMPORARY_SUFFIX, remove_temporaries, write_atomically
+from federation.tasks import cancel_and_wait
 from federation.trust import Trust
 from swarm.commands.members import revoke
 from swarm.errors import SetupError, SwarmError
@@ -265,8 +266,7 @@ async def test_whoever_asks_may_leave_while_it_is_kept(tmp_path: Path, monkeypat
     trust = open_trust(tmp_path, "kitchen")
     asking = asyncio.create_task(trust.found(()))
     await began.wait()
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    await cancel_and_wait(asking)
     go_on.set()
     await trust.found(())  # waits for its turn
     assert (trust.mode, load_roster(tmp_path / "kitchen")) == ("paired", trust.roster)

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
 from swarm.workers import pool
@@ -105,8 +106,7 @@ async def test_a_full_queue_is_refused_with_when_to_come_back() -> None:
         with pytest.raises(Unavailable, match="1 requests are already waiting for 'm'") as caught:
             await held.enter_async_context(workers.lease(1))
         assert caught.value.retry_after_s > 0
-        waiter.cancel()
-        await asyncio.gather(waiter, return_exceptions=True)
+        await cancel_and_wait(waiter)
 
 
 async def test_who_would_wait_beyond_its_deadline_is_refused_by_what_was_measured() -> None:
@@ -126,8 +126,7 @@ async def test_who_would_wait_beyond_its_deadline_is_refused_by_what_was_measure
         await eventually(lambda: workers.waiting == 1)
         assert workers.expected_wait_s() == 20.0, "one more ahead"
         assert (heard.waits, heard.refusals) == ([0.0, 10.0], ["deadline"])
-        in_time.cancel()
-        await asyncio.gather(in_time, return_exceptions=True)
+        await cancel_and_wait(in_time)
 
 
 async def test_free_workers_are_given_whatever_the_deadline() -> None:
@@ -164,7 +163,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_queue() -> None:
             await eventually(lambda: workers.waiting == 2)
             large.cancel()
             await small  # it was behind the large one only
-        await asyncio.gather(large, return_exceptions=True)
+        await cancel_and_wait(large)
         assert workers.state().slots_free == 2
 
 
@@ -178,8 +177,7 @@ async def test_a_waiter_cancelled_just_as_it_is_served_loses_no_worker() -> None
         async with workers.lease(1):
             waiter = asyncio.create_task(hold())
             await eventually(lambda: workers.waiting == 1)
-        waiter.cancel()  # granted by now, but it has not run since
-        await asyncio.gather(waiter, return_exceptions=True)
+        await cancel_and_wait(waiter)  # granted by now, but it has not run since
         assert workers.state().slots_free == 1
 
 

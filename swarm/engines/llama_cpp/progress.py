@@ -25,6 +25,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from typing import Literal
 
+from federation.tasks import cancel_and_wait
 from swarm.errors import SwarmError
 
 State = Literal["alive", "stalled", "wedged"]
@@ -180,9 +181,7 @@ async def until_wedged(
                 await asyncio.sleep(ASK_EVERY_S)
                 passed(asking=counts is None)
     finally:
-        if question is not None:
-            question.cancel()
-            await asyncio.gather(question, return_exceptions=True)
+        await cancel_and_wait(question)
 
 
 async def _answer(ask: Callable[[], Awaitable[LoopCounts]]) -> LoopCounts | None:

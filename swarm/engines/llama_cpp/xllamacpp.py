@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
+from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import PlainText
@@ -165,7 +166,7 @@ class XllamacppEngine:
         self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
         self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
         self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
-        self._watcher.add_done_callback(_report_crash)
+        report_crash(self._watcher, log, f"{self._watcher.get_name()} ended")  # nobody watches that engine any more
 
     @property
     def model_id(self) -> str:
@@ -222,9 +223,7 @@ class XllamacppEngine:
             return
         self._closed = True
         watching = (self._watcher, self._wedged, self._ended)
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        await cancel_and_wait(*watching)
         works = not self.failed.done() and await _answers(self.http)
         await self.http.aclose(died=self.failed.done())
         await (self._home.unload() if works else self._home.end())
@@ -246,12 +245,6 @@ class XllamacppEngine:
         if (words is None) != (self._stalled is None):
             log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
         self._stalled = words
-
-
-def _report_crash(watcher: asyncio.Task[None]) -> None:
-    """A defect must be seen at once: nobody watches that engine any more."""
-    if not watcher.cancelled() and (error := watcher.exception()) is not None:
-        log.critical("%s ended: restart this node and report this", watcher.get_name(), exc_info=error)
 
 
 def why_not_available() -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.http.errors import INTERNAL_ERROR, error_line
 from swarm.gateway.http.in_progress import BROKEN_OFF, CLIENT_LEFT, ENDING, work_of
@@ -137,8 +138,7 @@ async def open_stream(
             raise
         await _break_off(request, stream, dialect, error)
     finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
+        await cancel_and_wait(watch)
     if stream.begun and ENDING not in request:
         try:
             await stream.end()

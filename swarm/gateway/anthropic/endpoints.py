@@ -6,6 +6,7 @@ import asyncio
 
 from aiohttp import web
 
+from federation.tasks import cancel_and_wait
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
@@ -41,9 +42,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     try:
         response = await request.app[ANSWER_SERVICE].answer(request, asked)
     finally:
-        if counting is not None:
-            counting.cancel()
-            await asyncio.gather(counting, return_exceptions=True)
+        await cancel_and_wait(counting)
     if not response.prepared:
         response.headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()
     return response

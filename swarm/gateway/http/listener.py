@@ -29,6 +29,7 @@ from aiohttp.log import server_logger
 from aiohttp.web_protocol import RequestHandler
 
 from federation.accepting import Acceptor, connected
+from federation.tasks import cancel_and_wait
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
 
@@ -117,7 +118,7 @@ class SharedPort:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop(leave_waiting=True)
-        await _end(*self._undecided, *self._leaving)
+        await cancel_and_wait(*self._undecided, *self._leaving)
         await self._cap.stop()
 
     async def cut(self) -> None:
@@ -211,13 +212,6 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        if not task.cancelling():  # once is enough, and a second time would keep it from cleaning up
-            task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 # The connections of the server
 
 
@@ -269,10 +263,7 @@ class ConnectionCap:
 
     async def stop(self) -> None:
         """Leave all connections to the server's own end."""
-        leaving = tuple(self._leaving.values())
-        for task in leaving:
-            task.cancel()
-        await asyncio.gather(*leaving, return_exceptions=True)
+        await cancel_and_wait(*self._leaving.values())
 
 
 # What is sent to strangers, and what is logged of them

@@ -24,9 +24,8 @@ from swarm.gateway.http.access import PeersAccess
 
 if TYPE_CHECKING:
     from federation.advertisement import NodeDescription
-    from federation.membership import RecentChange
     from federation.dns_source import ResolvedName
-    from federation.membership import Membership
+    from federation.membership import Membership, RecentChange
     from federation.peer import AddressRejected, Peer
     from federation.trust import Trust
     from swarm.gateway.http.access import AccessRules

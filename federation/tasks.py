@@ -1,0 +1,46 @@
+"""Background tasks: ending them so that no cancellation is lost, and reporting those that crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, ...]:
+    """Cancel `tasks` (None counts for nothing) and return when all are over; the errors that some ended with.
+
+    A task is cancelled once: one that is being cancelled already is only waited for, since a second time would keep it
+    from cleaning up. For the same reason whoever waits here may be cancelled, and the tasks still clean up in peace:
+    CancelledError is raised when they are over. Do not pass a task that others await the result of, unless they are to
+    be cancelled, too. A task cannot wait for itself: RuntimeError.
+    """
+    given = tuple(task for task in tasks if task is not None)
+    if asyncio.current_task() in given:
+        raise RuntimeError("a task cannot wait for its own end")
+    for task in given:
+        if not task.cancelling():
+            task.cancel()
+    interrupted: asyncio.CancelledError | None = None
+    while running := [task for task in given if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            interrupted = error
+    errors = [task.exception() for task in given if not task.cancelled()]  # asked for, so that asyncio reports none
+    if interrupted is not None:
+        raise interrupted
+    return tuple(error for error in errors if isinstance(error, Exception))
+
+
+def report_crash(task: asyncio.Task[Any], log: logging.Logger, consequence: str) -> None:
+    """From now on: should `task` end with an error, which is a defect, `log` says so at once, with the traceback.
+
+    The node goes on without it; `consequence` is what that means, such as "peers are not watched any more".
+    """
+
+    def report(ended: asyncio.Task[Any]) -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            log.critical("%s: restart this node and report this", consequence, exc_info=error)
+
+    task.add_done_callback(report)

@@ -1,0 +1,133 @@
+"""Background tasks end once, in peace, whoever waits for them; what crashes is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from federation.tasks import cancel_and_wait, report_crash
+
+
+class Worker:
+    """Works until cancelled, then cleans up until `may_end`; counts how often it was cancelled."""
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.cleans_up = asyncio.Event()
+        self.cancelled = 0
+        self.is_clean = False
+
+    async def run(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self.cleans_up.set()
+            try:
+                await self.may_end.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            self.is_clean = True
+            raise
+
+
+async def begun(worker: Worker) -> asyncio.Task[None]:
+    task = asyncio.create_task(worker.run())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_it_returns_when_the_tasks_are_over() -> None:
+    worker = Worker()
+    task = await begun(worker)
+    ending = asyncio.create_task(cancel_and_wait(task, None))
+    await worker.cleans_up.wait()
+    assert not ending.done()
+    worker.may_end.set()
+    assert await ending == ()
+    assert worker.is_clean
+    assert task.cancelled()
+
+
+async def test_the_cancelled_waiter_leaves_the_task_its_cleaning_up_and_is_cancelled_itself() -> None:
+    worker = Worker()
+    task = await begun(worker)
+    ending = asyncio.create_task(cancel_and_wait(task))
+    await worker.cleans_up.wait()
+    for _ in range(3):
+        ending.cancel()
+        await asyncio.sleep(0)
+    assert not ending.done()
+    worker.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert worker.cancelled == 1
+    assert worker.is_clean
+
+
+async def test_a_timeout_around_it_is_a_timeout() -> None:
+    worker = Worker()
+    task = await begun(worker)
+
+    async def end_soon() -> None:
+        async with asyncio.timeout(0):
+            await cancel_and_wait(task)
+
+    ending = asyncio.create_task(end_soon())
+    await worker.cleans_up.wait()
+    worker.may_end.set()
+    with pytest.raises(TimeoutError):
+        await ending
+    assert worker.is_clean
+
+
+async def test_the_cancellation_of_one_waiter_does_not_reach_another() -> None:
+    worker = Worker()
+    task = await begun(worker)
+    one, other = asyncio.create_task(cancel_and_wait(task)), asyncio.create_task(cancel_and_wait(task))
+    await worker.cleans_up.wait()
+    one.cancel()
+    worker.may_end.set()
+    assert await other == ()
+    assert worker.cancelled == 1
+    with pytest.raises(asyncio.CancelledError):
+        await one
+
+
+async def test_errors_are_returned_and_raised_nowhere() -> None:
+    async def fail() -> None:
+        raise ValueError("a defect")
+
+    failed, done = asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(0))
+    await asyncio.wait([failed, done])
+    (error,) = await cancel_and_wait(failed, done)
+    assert isinstance(error, ValueError)
+
+
+async def test_a_task_cannot_wait_for_itself() -> None:
+    own = asyncio.current_task()
+    assert own is not None
+    with pytest.raises(RuntimeError, match="its own end"):
+        await cancel_and_wait(own)
+    assert not own.cancelling()
+
+
+async def test_a_crash_is_reported_with_its_traceback_and_a_cancellation_is_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise ValueError("a defect")
+
+    failing, ended = asyncio.create_task(fail()), asyncio.create_task(asyncio.Event().wait())
+    for task in (failing, ended):
+        report_crash(task, logging.getLogger("test"), "nobody looks any more")
+    await asyncio.wait([failing])
+    await cancel_and_wait(failing, ended)
+    (record,) = caplog.records
+    assert record.levelno == logging.CRITICAL
+    assert record.getMessage() == "nobody looks any more: restart this node and report this"
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ValueError)
