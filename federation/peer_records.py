@@ -1,11 +1,8 @@
-"""What a peer table remembers: contacts (addresses) and records (nodes that answered), within their bounds.
+"""What a peer table remembers, within bounds: contacts (addresses) and records (nodes that answered). Pure.
 
-Invariants: a contact belongs to at most one record; a record's addresses are contacts of its own, and its route is one
-of them; a record has at least one address.
-
-Telling a restart from a copy: one node id, one process. Two at once mean a copied data directory. Pure.
-
-One address as a target of probes: what is known of it, how long it takes to answer, when to probe it next. Pure.
+A `Contact` is an address as a target of probes, a `Record` is a node. `PeerRecords` keeps both and what holds between
+them; `ProbeSchedule` says when to probe a contact next. The last functions tell a restarted node from a copied data
+directory: one node id is one process, and two at once mean a copy.
 """
 
 from __future__ import annotations
@@ -23,13 +20,8 @@ from federation.probing import Answer
 from federation.timing import (
     DEAD_AFTER_FAILURES,
     DEAD_AFTER_REFUSALS,
-    MAX_ADDRESSES_PER_PEER,
-    MAX_PEERS,
-    MAX_PEERS_PER_ADDRESS,
     MAX_PROBES_AT_ONCE,
-    MAX_STATIC,
-    MAX_UNPROVEN,
-    MAX_UNPROVEN_PER_ADDRESS,
+    TableBounds,
     Timing,
     lost_stretch,
     stretch,
@@ -87,6 +79,13 @@ class Contact:
         """What its answers hardly ever take longer than; 0 while unknown."""
         return 0.0 if self.round_trip is None else self.round_trip.at_most_s
 
+    def validate(self) -> None:
+        """Check what always holds of its counts. Raises AssertionError."""
+        check(0 <= self.in_flight <= MAX_PROBES_AT_ONCE, f"{self.in_flight} probes are under way to {self.address}")
+        check(0 <= self.refusals <= self.failures, f"{self.address} refused more often than it failed")
+        is_timed = self.started_at is not None and self.silent_since is not None
+        check(not self.in_flight or is_timed, f"a probe is under way to {self.address}, and nothing says since when")
+
     def start(self, now: float) -> None:
         """A probe leaves."""
         self.in_flight += 1
@@ -126,6 +125,260 @@ class Contact:
         """This process did not run for so long, and could not have heard an answer."""
         if self.silent_since is not None:
             self.silent_since = min(now, self.silent_since + stalled_s)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """How long one address takes to answer: mean and deviation in milliseconds, as TCP keeps them (RFC 6298, 2).
+
+    Each probe is timed on its own, so an answer is never taken for that to another (Karn's problem does not arise).
+    """
+
+    mean_ms: float
+    deviation_ms: float
+
+    @classmethod
+    def first(cls, rtt_ms: float) -> Self:
+        return cls(rtt_ms, rtt_ms / 2)
+
+    def after(self, rtt_ms: float) -> RoundTrip:
+        """With one more measurement."""
+        deviation_ms = self.deviation_ms + _DEVIATION_GAIN * (abs(self.mean_ms - rtt_ms) - self.deviation_ms)
+        return RoundTrip(self.mean_ms + _MEAN_GAIN * (rtt_ms - self.mean_ms), deviation_ms)
+
+    @property
+    def at_most_s(self) -> float:
+        """What an answer hardly ever takes longer than (RFC 6298's RTO), in seconds."""
+        return (self.mean_ms + _DEVIATIONS * self.deviation_ms) / 1000
+
+
+@dataclass(slots=True)
+class Record:
+    """A node that has answered. `has_joined`: it has been routable before; `left_at`: when it last ceased to be.
+
+    `owners` are the addresses at which a process of this id was met while no earlier one answered, the first first: the
+    earlier wins where two do. `is_away`: the first did not answer, and another address is used instead.
+    """
+
+    description: NodeDescription
+    route: Address
+    last_answer_at: float
+    since: float = 0.0  # when it was met
+    owners: list[Address] = field(default_factory=list[Address])
+    is_away: bool = False
+    described_at: float = 0.0
+    state: PeerState = PeerState.DEAD
+    has_joined: bool = False
+    left_at: float = 0.0
+    addresses: list[Address] = field(default_factory=list[Address])
+    answer: Answer | None = None  # the last one, tag and all; None until a probe brought it
+    one_way_since: float | None = None  # it answers, and has said since then that it cannot reach this node
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state is PeerState.DEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Whether one more node may be recorded: `gone` has to make way for it, if anybody; else the reason `why_not`."""
+
+    gone: str | None = None
+    why_not: str | None = None
+
+
+class PeerRecords:
+    """Contacts by address and records by node id; `PeerTable` says what always holds between them.
+
+    `is_open`: nothing but addresses tells one machine's nodes from another's, so that all at one address share bounds.
+    """
+
+    def __init__(
+        self, self_name: str, is_open: Callable[[], bool] = lambda: True, bounds: TableBounds | None = None
+    ) -> None:
+        self._self_name = self_name
+        self._bounds = bounds or TableBounds()
+        self._is_open = is_open
+        self.contacts: dict[Address, Contact] = {}
+        self.records: dict[str, Record] = {}
+
+    def validate(self) -> None:
+        """Check what holds between contacts and records. Raises AssertionError that names what does not."""
+        check(len(self.records) <= self._bounds.peers, f"{len(self.records)} peers, more than {self._bounds.peers}")
+        for address, contact in self.contacts.items():
+            check(contact.address == address, f"{address} is the contact of {contact.address}")
+            owner = None if contact.node_id is None else self.records.get(contact.node_id)
+            check(
+                contact.node_id is None or owner is not None, f"{address} leads to {contact.node_id}, which is no peer"
+            )
+            check(
+                owner is None or address in owner.addresses, f"{address} is none of the addresses of {contact.node_id}"
+            )
+            contact.validate()
+        for node_id, record in self.records.items():
+            held = record.addresses
+            check(record.description.id == node_id, f"{node_id} is the record of {record.description.id}")
+            check(1 <= len(held) <= self._bounds.addresses_per_peer, f"{node_id} has {len(held)} addresses")
+            check(len(set(held)) == len(held), f"{node_id} has an address twice")
+            check(record.route in held, f"the route of {node_id}, {record.route}, is none of its addresses")
+            for address in held:
+                leads_to = self.contacts[address].node_id if address in self.contacts else None
+                check(leads_to == node_id, f"{address} of {node_id} leads to {leads_to}")
+
+    def record_of(self, contact: Contact) -> Record | None:
+        """The node this address belongs to."""
+        return None if contact.node_id is None else self.records[contact.node_id]
+
+    def contacts_of(self, record: Record) -> list[Contact]:
+        return [self.contacts[address] for address in record.addresses]
+
+    def standing(self, contact: Contact) -> Standing:
+        record = self.record_of(contact)
+        if record is None:
+            return Standing.UNPROVEN
+        if record.is_dead:
+            return Standing.LOST
+        if record.route == contact.address:
+            return Standing.ROUTE
+        return Standing.RESCUE if record.state is PeerState.SUSPECT else Standing.ALTERNATE
+
+    @property
+    def here(self) -> int:
+        """How many may be routed to."""
+        return sum(not record.is_dead for record in self.records.values())
+
+    @property
+    def lost(self) -> int:
+        return len(self.records) - self.here
+
+    def is_static(self, record: Record) -> bool:
+        """Whether a person gave one of its addresses."""
+        return any(contact.source is Source.STATIC for contact in self.contacts_of(record))
+
+    def place_of(self, *addresses: Address) -> str | None:
+        """Whom a node at these is taken for, for want of anything better; None where its id is as good as any."""
+        return neighbourhood(addresses) if self._is_open() else None
+
+    def has_room_for(self, address: Address, source: Source) -> bool:
+        """Whether one more address may be proposed; the least promising unproven one makes way if that helps."""
+        if source is Source.STATIC:
+            return sum(contact.source is Source.STATIC for contact in self.contacts.values()) < self._bounds.static
+        unproven = [
+            contact
+            for contact in self.contacts.values()
+            if contact.node_id is None and contact.source is not Source.STATIC
+        ]
+        place = self.place_of(address)
+        beside = [contact for contact in unproven if place is not None and self.place_of(contact.address) == place]
+        if len(beside) >= self._bounds.unproven_per_address:
+            unproven = beside
+        elif len(unproven) < self._bounds.unproven:
+            return True
+        worst = max(unproven, key=lambda contact: contact.failures)
+        if not worst.failures:
+            return False
+        self.drop(worst)
+        return True
+
+    def room_for(self, contact: Contact) -> Room:
+        """Whether what answers at `contact` may be recorded. The dead make way first, the one lost longest ago.
+
+        Then, in an open swarm, the newest at the most crowded address, so that no crowd keeps another machine out; and
+        for what a person named the newest of all that nobody did.
+        """
+        place = self.place_of(contact.address)
+        strangers = {node_id: record for node_id, record in self.records.items() if not self.is_static(record)}
+        places = {node_id: self.place_of(*record.addresses) for node_id, record in strangers.items()}
+        beside = [node_id for node_id, where in places.items() if place is not None and where == place]
+        is_named = contact.source is Source.STATIC
+        if len(beside) >= self._bounds.peers_per_address and not is_named:
+            gone = self._longest_lost(beside)
+            why = f"this node already knows {len(beside)} peers at {place}, and takes no more of one address while open"
+            return Room(gone, None if gone else why)
+        if len(self.records) < self._bounds.peers:
+            return Room()
+        gone = self._longest_lost(strangers)
+        if gone is None:
+            crowds = Counter(where for where in places.values() if where is not None)
+            crowd, size = max(crowds.items(), key=lambda found: found[1], default=("", 0))
+            crowded = [node_id for node_id, where in places.items() if where == crowd and size > len(beside) + 1]
+            movable = crowded or (list(strangers) if is_named else [])
+            gone = max(movable, key=lambda node_id: self.records[node_id].since, default=None)
+        return Room(gone, None if gone else f"this node already knows {self._bounds.peers} peers")
+
+    def _longest_lost(self, node_ids: Iterable[str]) -> str | None:
+        lost = [node_id for node_id in node_ids if self.records[node_id].is_dead]
+        return min(lost, key=lambda node_id: self.records[node_id].left_at, default=None)
+
+    def attach(self, contact: Contact, node_id: str) -> None:
+        """The contact, which belongs to nobody or to this node, leads to the recorded node."""
+        record = self.records[node_id]
+        if contact.address in record.addresses:
+            return
+        if len(record.addresses) >= self._bounds.addresses_per_peer:
+            spare = [held for held in self.contacts_of(record) if held.address != record.route]
+            self.drop(max(spare, key=lambda held: (held.source is not Source.STATIC, held.failures, -held.since)))
+        record.addresses.append(contact.address)
+        contact.node_id = node_id
+
+    def detach(self, contact: Contact) -> None:
+        """The contact leads to nobody known; the record it was of goes with its last address."""
+        record = self.record_of(contact)
+        if record is None:
+            return
+        record.addresses.remove(contact.address)
+        contact.node_id = None
+        contact.round_trip = None
+        if not record.addresses:
+            del self.records[record.description.id]
+        elif record.route == contact.address:
+            record.route = min(self.contacts_of(record), key=lambda held: held.failures).address
+
+    def drop(self, contact: Contact) -> None:
+        """Forget one address."""
+        self.detach(contact)
+        del self.contacts[contact.address]
+
+    def forget(self, node_id: str) -> None:
+        """Forget a node and all its addresses."""
+        for contact in self.contacts_of(self.records[node_id]):
+            self.drop(contact)
+
+    def view(self, record: Record) -> Peer:
+        """The snapshot that leaves the table."""
+        return self._view(record, self._name_counts())
+
+    def views(self) -> list[Peer]:
+        """All snapshots, by label."""
+        counts = self._name_counts()
+        return sorted((self._view(record, counts) for record in self.records.values()), key=lambda peer: peer.label)
+
+    def hint(self, record: Record) -> PeerHint:
+        """Where others may find it: an address that works and means the same on another machine, if there is one."""
+        working = [contact.address for contact in self.contacts_of(record) if not contact.failures]
+        portable = [address for address in (record.route, *working) if not address.is_loopback]
+        host, port = portable[0] if portable else record.route
+        return PeerHint(id=record.description.id, name=record.description.name, host=host, port=port)
+
+    def _name_counts(self) -> Counter[str]:
+        names = (record.description.name for record in self.records.values())
+        return Counter([self._self_name, *names])
+
+    def _view(self, record: Record, name_counts: Counter[str]) -> Peer:
+        description = record.description
+        is_shared = name_counts[description.name] > 1
+        return Peer(
+            id=description.id,
+            label=f"{description.name}-{description.id[:_LABEL_ID_CHARS]}" if is_shared else description.name,
+            state=record.state,
+            description=description,
+            address=record.route,
+            addresses=tuple(record.addresses),
+            source=max(contact.source for contact in self.contacts_of(record)),
+            rtt_ms=self.contacts[record.route].rtt_ms,
+            last_answer_at=record.last_answer_at,
+            described_at=record.described_at,
+        )
 
 
 class ProbeSchedule:
@@ -205,236 +458,8 @@ class ProbeSchedule:
         return interval_s * (1 + share * (2 * self._random() - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
-    """How long one address takes to answer: mean and deviation in milliseconds, as TCP keeps them (RFC 6298, 2).
-
-    Each probe is timed on its own, so an answer is never taken for that to another (Karn's problem does not arise).
-    """
-
-    mean_ms: float
-    deviation_ms: float
-
-    @classmethod
-    def first(cls, rtt_ms: float) -> Self:
-        return cls(rtt_ms, rtt_ms / 2)
-
-    def after(self, rtt_ms: float) -> RoundTrip:
-        """With one more measurement."""
-        deviation_ms = self.deviation_ms + _DEVIATION_GAIN * (abs(self.mean_ms - rtt_ms) - self.deviation_ms)
-        return RoundTrip(self.mean_ms + _MEAN_GAIN * (rtt_ms - self.mean_ms), deviation_ms)
-
-    @property
-    def at_most_s(self) -> float:
-        """What an answer hardly ever takes longer than (RFC 6298's RTO), in seconds."""
-        return (self.mean_ms + _DEVIATIONS * self.deviation_ms) / 1000
-
-
 def _within(least: float, value: float, most: float) -> float:
     return min(max(value, least), max(least, most))
-
-
-@dataclass(slots=True)
-class Record:
-    """A node that has answered. `has_joined`: it has been routable before; `left_at`: when it last ceased to be.
-
-    `owners` are the addresses at which a process of this id was met while no earlier one answered, the first first: the
-    earlier wins where two do. `is_away`: the first did not answer, and another address is used instead.
-    """
-
-    description: NodeDescription
-    route: Address
-    last_answer_at: float
-    since: float = 0.0  # when it was met
-    owners: list[Address] = field(default_factory=list[Address])
-    is_away: bool = False
-    described_at: float = 0.0
-    state: PeerState = PeerState.DEAD
-    has_joined: bool = False
-    left_at: float = 0.0
-    addresses: list[Address] = field(default_factory=list[Address])
-    answer: Answer | None = None  # the last one, tag and all; None until a probe brought it
-    one_way_since: float | None = None  # it answers, and has said since then that it cannot reach this node
-
-    @property
-    def is_dead(self) -> bool:
-        return self.state is PeerState.DEAD
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Whether one more node may be recorded: `gone` has to make way for it, if anybody; else the reason `why_not`."""
-
-    gone: str | None = None
-    why_not: str | None = None
-
-
-class PeerRecords:
-    """Keeps the invariants above; knows nothing of probes, time or reasons.
-
-    `is_open`: nothing but its address tells one machine's nodes from another's, so that all at one share a node's room.
-    """
-
-    def __init__(self, self_name: str, is_open: Callable[[], bool] = lambda: True) -> None:
-        self._self_name = self_name
-        self._is_open = is_open
-        self.contacts: dict[Address, Contact] = {}
-        self.records: dict[str, Record] = {}
-
-    def record_of(self, contact: Contact) -> Record | None:
-        """The node this address belongs to."""
-        return None if contact.node_id is None else self.records[contact.node_id]
-
-    def contacts_of(self, record: Record) -> list[Contact]:
-        return [self.contacts[address] for address in record.addresses]
-
-    def standing(self, contact: Contact) -> Standing:
-        record = self.record_of(contact)
-        if record is None:
-            return Standing.UNPROVEN
-        if record.is_dead:
-            return Standing.LOST
-        if record.route == contact.address:
-            return Standing.ROUTE
-        return Standing.RESCUE if record.state is PeerState.SUSPECT else Standing.ALTERNATE
-
-    @property
-    def here(self) -> int:
-        """How many may be routed to."""
-        return sum(not record.is_dead for record in self.records.values())
-
-    @property
-    def lost(self) -> int:
-        return len(self.records) - self.here
-
-    def is_static(self, record: Record) -> bool:
-        """Whether a person gave one of its addresses."""
-        return any(contact.source is Source.STATIC for contact in self.contacts_of(record))
-
-    def place_of(self, *addresses: Address) -> str | None:
-        """Whom a node at these is taken for, for want of anything better; None where its id is as good as any."""
-        return neighbourhood(addresses) if self._is_open() else None
-
-    def has_room_for(self, address: Address, source: Source) -> bool:
-        """Whether one more address may be proposed; the least promising unproven one makes way if that helps."""
-        if source is Source.STATIC:
-            return sum(contact.source is Source.STATIC for contact in self.contacts.values()) < MAX_STATIC
-        unproven = [
-            contact
-            for contact in self.contacts.values()
-            if contact.node_id is None and contact.source is not Source.STATIC
-        ]
-        place = self.place_of(address)
-        beside = [contact for contact in unproven if place is not None and self.place_of(contact.address) == place]
-        if len(beside) >= MAX_UNPROVEN_PER_ADDRESS:
-            unproven = beside
-        elif len(unproven) < MAX_UNPROVEN:
-            return True
-        worst = max(unproven, key=lambda contact: contact.failures)
-        if not worst.failures:
-            return False
-        self.drop(worst)
-        return True
-
-    def room_for(self, contact: Contact) -> Room:
-        """Whether what answers at `contact` may be recorded. The dead make way first, the one lost longest ago.
-
-        Then, in an open swarm, the newest at the most crowded address, so that no crowd keeps another machine out; and
-        for what a person named the newest of all that nobody did.
-        """
-        place = self.place_of(contact.address)
-        strangers = {node_id: record for node_id, record in self.records.items() if not self.is_static(record)}
-        places = {node_id: self.place_of(*record.addresses) for node_id, record in strangers.items()}
-        beside = [node_id for node_id, where in places.items() if place is not None and where == place]
-        is_named = contact.source is Source.STATIC
-        if len(beside) >= MAX_PEERS_PER_ADDRESS and not is_named:
-            gone = self._longest_lost(beside)
-            why = f"this node already knows {len(beside)} peers at {place}, and takes no more of one address while open"
-            return Room(gone, None if gone else why)
-        if len(self.records) < MAX_PEERS:
-            return Room()
-        gone = self._longest_lost(strangers)
-        if gone is None:
-            crowds = Counter(where for where in places.values() if where is not None)
-            crowd, size = max(crowds.items(), key=lambda found: found[1], default=("", 0))
-            crowded = [node_id for node_id, where in places.items() if where == crowd and size > len(beside) + 1]
-            movable = crowded or (list(strangers) if is_named else [])
-            gone = max(movable, key=lambda node_id: self.records[node_id].since, default=None)
-        return Room(gone, None if gone else f"this node already knows {MAX_PEERS} peers")
-
-    def _longest_lost(self, node_ids: Iterable[str]) -> str | None:
-        lost = [node_id for node_id in node_ids if self.records[node_id].is_dead]
-        return min(lost, key=lambda node_id: self.records[node_id].left_at, default=None)
-
-    def attach(self, contact: Contact, node_id: str) -> None:
-        """The contact, which belongs to nobody or to this node, leads to the recorded node."""
-        record = self.records[node_id]
-        if contact.address in record.addresses:
-            return
-        if len(record.addresses) >= MAX_ADDRESSES_PER_PEER:
-            spare = [held for held in self.contacts_of(record) if held.address != record.route]
-            self.drop(max(spare, key=lambda held: (held.source is not Source.STATIC, held.failures, -held.since)))
-        record.addresses.append(contact.address)
-        contact.node_id = node_id
-
-    def detach(self, contact: Contact) -> None:
-        """The contact leads to nobody known; the record it was of goes with its last address."""
-        record = self.record_of(contact)
-        if record is None:
-            return
-        record.addresses.remove(contact.address)
-        contact.node_id = None
-        contact.round_trip = None
-        if not record.addresses:
-            del self.records[record.description.id]
-        elif record.route == contact.address:
-            record.route = min(self.contacts_of(record), key=lambda held: held.failures).address
-
-    def drop(self, contact: Contact) -> None:
-        """Forget one address."""
-        self.detach(contact)
-        del self.contacts[contact.address]
-
-    def forget(self, node_id: str) -> None:
-        """Forget a node and all its addresses."""
-        for contact in self.contacts_of(self.records[node_id]):
-            self.drop(contact)
-
-    def view(self, record: Record) -> Peer:
-        """The snapshot that leaves the table."""
-        return self._view(record, self._name_counts())
-
-    def views(self) -> list[Peer]:
-        """All snapshots, by label."""
-        counts = self._name_counts()
-        return sorted((self._view(record, counts) for record in self.records.values()), key=lambda peer: peer.label)
-
-    def hint(self, record: Record) -> PeerHint:
-        """Where others may find it: an address that works and means the same on another machine, if there is one."""
-        working = [contact.address for contact in self.contacts_of(record) if not contact.failures]
-        portable = [address for address in (record.route, *working) if not address.is_loopback]
-        host, port = portable[0] if portable else record.route
-        return PeerHint(id=record.description.id, name=record.description.name, host=host, port=port)
-
-    def _name_counts(self) -> Counter[str]:
-        names = (record.description.name for record in self.records.values())
-        return Counter([self._self_name, *names])
-
-    def _view(self, record: Record, name_counts: Counter[str]) -> Peer:
-        description = record.description
-        is_shared = name_counts[description.name] > 1
-        return Peer(
-            id=description.id,
-            label=f"{description.name}-{description.id[:_LABEL_ID_CHARS]}" if is_shared else description.name,
-            state=record.state,
-            description=description,
-            address=record.route,
-            addresses=tuple(record.addresses),
-            source=max(contact.source for contact in self.contacts_of(record)),
-            rtt_ms=self.contacts[record.route].rtt_ms,
-            last_answer_at=record.last_answer_at,
-            described_at=record.described_at,
-        )
 
 
 def differ(one: str | None, other: str | None) -> bool:
@@ -474,3 +499,9 @@ def is_first_again(address: Address, record: Record, description: NodeDescriptio
 def is_successor(address: Address, record: Record, description: NodeDescription) -> bool:
     """Whether another process takes the id over at an address of its own: a node that moved, or a copy of it."""
     return differ(record.description.instance, description.instance) and address not in record.addresses
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """Raises AssertionError with the words `otherwise` unless the invariant holds; no option of Python turns it off."""
+    if not holds:
+        raise AssertionError(otherwise)

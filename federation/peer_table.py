@@ -11,10 +11,6 @@
     goodbye, draining, one-way   dead             dead             dead
 
 An address becomes a contact when somebody proposes it, and belongs to a peer only after a node answered there.
-
-What a peer table is asked: who is here, who was, what leads nowhere. Snapshots, made when asked.
-
-What follows from what a peer table is told: the transitions of contacts and records. Pure.
 """
 
 from __future__ import annotations
@@ -42,6 +38,7 @@ from federation.peer_records import (
     ProbeSchedule,
     Record,
     Standing,
+    check,
     differ,
     double_words,
     is_double,
@@ -50,76 +47,7 @@ from federation.peer_records import (
     why_self,
 )
 from federation.probing import Answer, Happening, HintAllowance, News, NewsBoard, Question, Sight, view_digest
-from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, MAX_ADDRESSES_PER_PEER, Timing
-
-
-class PeerQueries:
-    """The reading half of a `PeerTable`."""
-
-    def __init__(self, self_id: str, held: PeerRecords, board: NewsBoard) -> None:
-        self._self_id = self_id
-        self._held = held
-        self._board = board
-
-    def alive(self) -> tuple[Peer, ...]:
-        """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
-        members = [peer for peer in self._held.views() if peer.state is not PeerState.DEAD]
-        return tuple(sorted(members, key=lambda peer: peer.state is PeerState.SUSPECT))
-
-    def peers(self) -> tuple[Peer, ...]:
-        """Every node that has answered, dead ones included until forgotten, by label."""
-        return tuple(self._held.views())
-
-    def get(self, node_id: str) -> Peer | None:
-        """One peer by id."""
-        record = self._held.records.get(node_id)
-        return None if record is None else self._held.view(record)
-
-    def is_at(self, node_id: str, host: str) -> bool:
-        """Whether that peer has answered at an address of `host`: an outsider cannot call from there."""
-        record = self._held.records.get(node_id)
-        found = same_host(host)
-        return record is not None and any(same_host(address.host) == found for address in record.addresses)
-
-    def hints(self) -> tuple[PeerHint, ...]:
-        """What to tell others: alive peers only, so that the dead do not go round for ever."""
-        alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
-        return tuple(map(self._held.hint, alive[:MAX_HINTS]))
-
-    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
-        """Every address held, proven or not; or those of one source."""
-        held = self._held.contacts.values()
-        return tuple(contact.address for contact in held if source is None or contact.source is source)
-
-    def rejected(self) -> tuple[AddressRejected, ...]:
-        """What has been proposed and leads to no peer, with the reason last found."""
-        held = self._held.contacts.values()
-        return tuple(contact.reported for contact in held if contact.node_id is None and contact.reported is not None)
-
-    def news(self, now: float, to: str | None = None) -> tuple[News, ...]:
-        """What this node has found out of late, for the node `to`."""
-        return self._board.told(now, to)
-
-    def view(self) -> str:
-        """A digest of who is here, this node included: equal where two nodes agree."""
-        here = (node_id for node_id, record in self._held.records.items() if not record.is_dead)
-        return view_digest(frozenset((self._self_id, *here)))
-
-    def sees_otherwise(self, node_id: str) -> bool:
-        """Whether that peer finds others here than this node does, or does not say."""
-        record = self._held.records.get(node_id)
-        return record is None or record.answer is None or record.answer.view != self.view()
-
-    def sight_of(self, node_id: str) -> Sight:
-        """How this node finds one that asks it. One that said goodbye and asks again is only not met yet."""
-        record = self._held.records.get(node_id)
-        if record is None:
-            return Sight.UNKNOWN
-        if not record.is_dead:
-            return Sight.HERE
-        fails = all(contact.failures for contact in self._held.contacts_of(record))
-        return Sight.UNREACHABLE if fails else Sight.UNKNOWN
-
+from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, TableBounds, Timing
 
 Changes = tuple[Change, ...]
 
@@ -127,204 +55,24 @@ _MUCH_FASTER = 0.5  # another address replaces a working one only at half its ro
 _NOTICEABLE_MS = 2.0  # and only if the difference is more than this
 
 
-class PeerTransitions(PeerQueries):
-    """The deciding half of a `PeerTable`."""
+class PeerTable:
+    """Every node that has answered, every address proposed, and what is to be probed next.
 
-    def __init__(
-        self, self_id: str, held: PeerRecords, self_instance: str | None, timing: Timing, random: Callable[[], float]
-    ) -> None:
-        super().__init__(self_id, held, NewsBoard())
-        self._self_instance = self_instance
-        self._timing = timing
-        self._schedule = ProbeSchedule(timing, random)
-        self._hints = HintAllowance()
-
-    def _refresh(self, record: Record, contact: Contact, answer: Answer, now: float) -> Changes:
-        """The node answered through `contact`: update its record and say what changed."""
-        description = answer.description
-        difference = describe_difference(record.description, description)
-        record.description, record.answer = description, answer
-        record.described_at = now - (contact.rtt_ms or 0.0) / 1000
-        record.last_answer_at = now
-        self._choose_route(record, contact)
-        changes: Changes = ()
-        if description.draining:
-            changes = self._leave(record, "is shutting down", now)
-        elif (reason := self._one_way(record, answer.sight, now)) is not None:
-            changes = self._leave(record, reason, now)
-        elif record.is_dead:
-            record.state = PeerState.ALIVE
-            changes = (PeerJoined(self._held.view(record), returned=record.has_joined),)
-            record.has_joined = True
-            self._post(record, Happening.JOINED, now)
-        else:
-            was, record.state = record.state, PeerState.ALIVE
-            self._board.retract(description.id)
-            recovered = "answers again" if was is PeerState.SUSPECT else None
-            reason = "; ".join(filter(None, (recovered, difference)))
-            changes = (PeerChanged(self._held.view(record), was, reason),) if reason else ()
-        is_settled = not record.is_dead and answer.sight in (None, Sight.HERE)  # else both need to know more soon
-        contact.due_at = self._schedule.after_answer(
-            self._held.standing(contact), now, self._held.here if is_settled else 0
-        )
-        return changes
-
-    def _one_way(self, record: Record, sight: Sight | None, now: float) -> str | None:
-        """Why a node that answers is none to rely on: it has said for long that it cannot reach this one."""
-        if sight is not Sight.UNREACHABLE:
-            record.one_way_since = None
-            return None
-        if record.one_way_since is None:
-            record.one_way_since = now
-        if now - record.one_way_since < self._timing.one_way_s:
-            return None
-        return "answers, but cannot reach this node (any more): is a firewall here, or the way back, closed?"
-
-    def _choose_route(self, record: Record, contact: Contact) -> None:
-        """Keep the route unless it fails or the address that just answered is plainly better.
-
-        The first owner's address is taken again when it answers again: what stood in for it may be somebody else.
-        """
-        route, first = self._held.contacts[record.route], record.owners[0]
-        fails = record.state is not PeerState.ALIVE or route.failures > 0
-        is_back = record.is_away and contact.address == first and not _is_much_faster(route, contact)
-        if fails or is_back or _is_much_faster(contact, route):
-            record.is_away = contact.address != first and (record.is_away or (fails and route.address == first))
-            record.route = contact.address
-
-    def _judge(self, record: Record, now: float) -> Changes:
-        """What the silence of the address in use amounts to by now."""
-        route = self._held.contacts[record.route]
-        suspect_at = self._schedule.suspect_at(route)
-        if record.is_dead or suspect_at is None:
-            return ()
-        reason = route.problem or f"{route.address} did not answer in time"
-        if route.is_lost(now, self._timing):
-            return self._leave(record, reason, now)
-        return self._suspect(record, reason, now) if now >= suspect_at else ()
-
-    def _verdict_at(self, record: Record) -> float | None:
-        """When `_judge` may next have something to say."""
-        route = self._held.contacts[record.route]
-        if record.is_dead or route.silent_since is None:
-            return None
-        if record.state is PeerState.ALIVE:
-            return self._schedule.suspect_at(route)
-        return route.silent_since + self._timing.give_up_s
-
-    def _suspect(self, record: Record, reason: str, now: float) -> Changes:
-        if record.state is not PeerState.ALIVE:
-            return ()
-        record.state = PeerState.SUSPECT
-        self._hurry(record, now)
-        self._post(record, Happening.DOUBTED, now)
-        return (PeerChanged(self._held.view(record), PeerState.ALIVE, reason),)
-
-    def _leave(self, record: Record, reason: str, now: float) -> Changes:
-        if record.is_dead:
-            return ()
-        record.state = PeerState.DEAD
-        record.left_at = now
-        for contact in self._held.contacts_of(record):
-            contact.due_at = min(contact.due_at, now + self._timing.retry_first_s)
-        self._post(record, Happening.LEFT, now)
-        return (PeerLeft(self._held.view(record), reason),)
-
-    def _post(self, record: Record, what: Happening, now: float) -> None:
-        """Tell the others, who will see for themselves."""
-        description = record.description
-        self._board.post(description.id, what, self._held.hint(record).address, description.instance, now)
-
-    def _hurry(self, record: Record, now: float) -> None:
-        """Probe every address of it as soon as the pace allows."""
-        for contact in self._held.contacts_of(record):
-            contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
-
-    def _is_stale(self, contact: Contact, now: float) -> bool:
-        """Whether the address has been useless for long: never proven, or a failing alternative to one that works."""
-        if contact.source is Source.STATIC or now - contact.since < self._timing.forget_unproven_s:
-            return False
-        standing = self._held.standing(contact)
-        return standing is Standing.UNPROVEN or (standing is Standing.ALTERNATE and contact.failures > 0)
-
-    # Answers that make no peer
-
-    def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
-        """Why a node that is not recorded yet cannot be, wherever it is; None if it can."""
-        if description.id == self._self_id:
-            return why_self(description, self._self_instance)
-        return (Why.LEAVING, f"{description.name} is shutting down") if description.draining else None
-
-    def _make_room(self, contact: Contact, now: float) -> tuple[Changes, str | None]:
-        """Let somebody go for what answers at `contact`, if need be; why it cannot be recorded, if it cannot."""
-        room = self._held.room_for(contact)
-        if room.gone is None:
-            return (), room.why_not
-        changes = self._leave(self._held.records[room.gone], "makes room for a node of another address", now)
-        self._held.forget(room.gone)
-        return changes, None
-
-    def _first_again(self, record: Record, contact: Contact, now: float) -> Changes:
-        """An earlier owner of the id answers again: those who took it over meanwhile are out."""
-        self._held.attach(contact, record.description.id)
-        record.route = contact.address
-        later = record.owners[record.owners.index(contact.address) + 1 :]
-        changes: Changes = ()
-        for other in [other for other in self._held.contacts_of(record) if other.address in later]:
-            changes += self._reject(other, Why.COPY, double_words(record), now)
-        del record.owners[record.owners.index(contact.address) + 1 :]
-        return changes
-
-    def _doubled(self, contact: Contact, record: Record, now: float) -> Changes:
-        contact.conflicts += 1
-        if contact.conflicts >= CONFLICTS_TO_REJECT:
-            return self._reject(contact, Why.COPY, double_words(record), now)
-        contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
-        return ()
-
-    def _reject(self, contact: Contact, why: Why, reason: str, now: float) -> Changes:
-        changes = self._moved_away(contact, now)
-        contact.fail(refused=False, problem=reason)
-        contact.due_at = self._schedule.after_failure(contact, Standing.UNPROVEN, now, self._held.lost)
-        return (*changes, *self._report(contact, why, reason))
-
-    def _moved_away(self, contact: Contact, now: float) -> Changes:
-        """The address no longer leads to the node it belonged to, if any."""
-        record = self._held.record_of(contact)
-        if record is None:
-            return ()
-        reason = f"{contact.address} does not lead to it any more"
-        changes: Changes = ()
-        if record.addresses == [contact.address]:
-            changes = self._leave(record, reason, now)
-        elif record.route == contact.address:
-            changes = self._suspect(record, reason, now)
-        self._held.detach(contact)
-        return changes
-
-    def _report(self, contact: Contact, why: Why, reason: str) -> Changes:
-        said = AddressRejected(contact.address, contact.source, reason, why, contact.claimed_id)
-        if contact.reported == said:
-            return ()
-        contact.reported = said
-        return (said,)
-
-    def _is_current(self, record: Record, run: str | None) -> bool:
-        """Whether word of that run is word of the process in use."""
-        return not differ(run, record.description.instance)
-
-
-def _is_much_faster(contact: Contact, route: Contact) -> bool:
-    if contact.rtt_ms is None or route.rtt_ms is None or route.rtt_ms - contact.rtt_ms < _NOTICEABLE_MS:
-        return False
-    return contact.rtt_ms < _MUCH_FASTER * route.rtt_ms
-
-
-class PeerTable(PeerTransitions):
-    """Not for use by several threads. `now` is monotonic seconds, never decreasing; every method returns at once.
+    Events (`proposed`, `probe_answered`, ...) return what they changed; `due_probes` and `question` say what to ask
+    whom; the other methods are queries, whose snapshots are made when asked. `now` is monotonic seconds, never
+    decreasing. Every method returns at once. Not for use by several threads.
 
     In a swarm of more than a few nodes each peer is probed less often (`timing.stretch`), so what descriptions say of
     load may be as old as that interval: with 100 nodes some 17 s.
+
+    Invariants, which hold between any two calls and which `validate` checks:
+
+    - An address is one contact and leads to at most one peer; that peer lists it among its addresses, once.
+    - A peer has at least one address, at most `TableBounds.addresses_per_peer`, and its route is one of them.
+    - This node is no peer of its own, there are at most `TableBounds.peers` peers, and no contact is a host name.
+    - Only a peer that has joined is alive or suspect, and only a known run of it was described by its last answer.
+    - At most MAX_PROBES_AT_ONCE probes are under way to an address; while one is, it is known since when the address
+      has been silent. Refusals are failures.
     """
 
     def __init__(
@@ -336,8 +84,16 @@ class PeerTable(PeerTransitions):
         timing: Timing | None = None,
         random: Callable[[], float] = random_module.random,
         is_open: Callable[[], bool] = lambda: True,
+        bounds: TableBounds | None = None,
     ) -> None:
-        super().__init__(self_id, PeerRecords(self_name, is_open), self_instance, timing or Timing(), random)
+        self._self_id = self_id
+        self._self_instance = self_instance
+        self._timing = timing or Timing()
+        self._bounds = bounds or TableBounds()
+        self._held = PeerRecords(self_name, is_open, self._bounds)
+        self._board = NewsBoard()
+        self._schedule = ProbeSchedule(self._timing, random)
+        self._hints = HintAllowance()
         self._looked_at: float | None = None
 
     # Events: each returns what it changed.
@@ -377,7 +133,7 @@ class PeerTable(PeerTransitions):
                 moved += self._first_again(record, contact, now)
             elif is_double(contact, route, record, description, now, self._timing):
                 return (*moved, *self._doubled(contact, record, now))
-            elif is_successor(address, record, description) and len(record.owners) < MAX_ADDRESSES_PER_PEER:
+            elif is_successor(address, record, description) and len(record.owners) < self._bounds.addresses_per_peer:
                 record.owners.append(address)
         if record is None:
             why_not = self._why_no_peer(description)
@@ -562,6 +318,254 @@ class PeerTable(PeerTransitions):
         verdicts = (self._verdict_at(record) for record in self._held.records.values())
         return min((at for at in (*starts, *verdicts) if at is not None), default=None)
 
+    # Queries
+
+    def alive(self) -> tuple[Peer, ...]:
+        """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
+        members = [peer for peer in self._held.views() if peer.state is not PeerState.DEAD]
+        return tuple(sorted(members, key=lambda peer: peer.state is PeerState.SUSPECT))
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Every node that has answered, dead ones included until forgotten, by label."""
+        return tuple(self._held.views())
+
+    def get(self, node_id: str) -> Peer | None:
+        """One peer by id."""
+        record = self._held.records.get(node_id)
+        return None if record is None else self._held.view(record)
+
+    def is_at(self, node_id: str, host: str) -> bool:
+        """Whether that peer has answered at an address of `host`: an outsider cannot call from there."""
+        record = self._held.records.get(node_id)
+        found = same_host(host)
+        return record is not None and any(same_host(address.host) == found for address in record.addresses)
+
+    def hints(self) -> tuple[PeerHint, ...]:
+        """What to tell others: alive peers only, so that the dead do not go round for ever."""
+        alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
+        return tuple(map(self._held.hint, alive[:MAX_HINTS]))
+
+    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
+        """Every address held, proven or not; or those of one source."""
+        held = self._held.contacts.values()
+        return tuple(contact.address for contact in held if source is None or contact.source is source)
+
+    def rejected(self) -> tuple[AddressRejected, ...]:
+        """What has been proposed and leads to no peer, with the reason last found."""
+        held = self._held.contacts.values()
+        return tuple(contact.reported for contact in held if contact.node_id is None and contact.reported is not None)
+
+    def news(self, now: float, to: str | None = None) -> tuple[News, ...]:
+        """What this node has found out of late, for the node `to`."""
+        return self._board.told(now, to)
+
+    def view(self) -> str:
+        """A digest of who is here, this node included: equal where two nodes agree."""
+        here = (node_id for node_id, record in self._held.records.items() if not record.is_dead)
+        return view_digest(frozenset((self._self_id, *here)))
+
+    def sees_otherwise(self, node_id: str) -> bool:
+        """Whether that peer finds others here than this node does, or does not say."""
+        record = self._held.records.get(node_id)
+        return record is None or record.answer is None or record.answer.view != self.view()
+
+    def sight_of(self, node_id: str) -> Sight:
+        """How this node finds one that asks it. One that said goodbye and asks again is only not met yet."""
+        record = self._held.records.get(node_id)
+        if record is None:
+            return Sight.UNKNOWN
+        if not record.is_dead:
+            return Sight.HERE
+        fails = all(contact.failures for contact in self._held.contacts_of(record))
+        return Sight.UNREACHABLE if fails else Sight.UNKNOWN
+
+    def validate(self) -> None:
+        """Check the invariants of the class; tests do after each event. Raises AssertionError naming the broken one."""
+        self._held.validate()
+        for node_id, record in self._held.records.items():
+            check(node_id != self._self_id, f"{node_id} is this node itself, and recorded as a peer")
+            check(record.is_dead or record.has_joined, f"{node_id} is {record.state} and has never joined")
+            check(
+                record.answer is None or record.answer.description == record.description,
+                f"{node_id} is described otherwise than by its last answer",
+            )
+        for address in self._held.contacts:
+            check(not address.is_name, f"{address} is a host name, which nobody probes")
+
+    # Transitions of a peer
+
+    def _refresh(self, record: Record, contact: Contact, answer: Answer, now: float) -> Changes:
+        """The node answered through `contact`: update its record and say what changed."""
+        description = answer.description
+        difference = describe_difference(record.description, description)
+        record.description, record.answer = description, answer
+        record.described_at = now - (contact.rtt_ms or 0.0) / 1000
+        record.last_answer_at = now
+        self._choose_route(record, contact)
+        changes: Changes = ()
+        if description.draining:
+            changes = self._leave(record, "is shutting down", now)
+        elif (reason := self._one_way(record, answer.sight, now)) is not None:
+            changes = self._leave(record, reason, now)
+        elif record.is_dead:
+            record.state = PeerState.ALIVE
+            changes = (PeerJoined(self._held.view(record), returned=record.has_joined),)
+            record.has_joined = True
+            self._post(record, Happening.JOINED, now)
+        else:
+            was, record.state = record.state, PeerState.ALIVE
+            self._board.retract(description.id)
+            recovered = "answers again" if was is PeerState.SUSPECT else None
+            reason = "; ".join(filter(None, (recovered, difference)))
+            changes = (PeerChanged(self._held.view(record), was, reason),) if reason else ()
+        is_settled = not record.is_dead and answer.sight in (None, Sight.HERE)  # else both need to know more soon
+        contact.due_at = self._schedule.after_answer(
+            self._held.standing(contact), now, self._held.here if is_settled else 0
+        )
+        return changes
+
+    def _one_way(self, record: Record, sight: Sight | None, now: float) -> str | None:
+        """Why a node that answers is none to rely on: it has said for long that it cannot reach this one."""
+        if sight is not Sight.UNREACHABLE:
+            record.one_way_since = None
+            return None
+        if record.one_way_since is None:
+            record.one_way_since = now
+        if now - record.one_way_since < self._timing.one_way_s:
+            return None
+        return "answers, but cannot reach this node (any more): is a firewall here, or the way back, closed?"
+
+    def _choose_route(self, record: Record, contact: Contact) -> None:
+        """Keep the route unless it fails or the address that just answered is plainly better.
+
+        The first owner's address is taken again when it answers again: what stood in for it may be somebody else.
+        """
+        route, first = self._held.contacts[record.route], record.owners[0]
+        fails = record.state is not PeerState.ALIVE or route.failures > 0
+        is_back = record.is_away and contact.address == first and not _is_much_faster(route, contact)
+        if fails or is_back or _is_much_faster(contact, route):
+            record.is_away = contact.address != first and (record.is_away or (fails and route.address == first))
+            record.route = contact.address
+
+    def _judge(self, record: Record, now: float) -> Changes:
+        """What the silence of the address in use amounts to by now."""
+        route = self._held.contacts[record.route]
+        suspect_at = self._schedule.suspect_at(route)
+        if record.is_dead or suspect_at is None:
+            return ()
+        reason = route.problem or f"{route.address} did not answer in time"
+        if route.is_lost(now, self._timing):
+            return self._leave(record, reason, now)
+        return self._suspect(record, reason, now) if now >= suspect_at else ()
+
+    def _verdict_at(self, record: Record) -> float | None:
+        """When `_judge` may next have something to say."""
+        route = self._held.contacts[record.route]
+        if record.is_dead or route.silent_since is None:
+            return None
+        if record.state is PeerState.ALIVE:
+            return self._schedule.suspect_at(route)
+        return route.silent_since + self._timing.give_up_s
+
+    def _suspect(self, record: Record, reason: str, now: float) -> Changes:
+        if record.state is not PeerState.ALIVE:
+            return ()
+        record.state = PeerState.SUSPECT
+        self._hurry(record, now)
+        self._post(record, Happening.DOUBTED, now)
+        return (PeerChanged(self._held.view(record), PeerState.ALIVE, reason),)
+
+    def _leave(self, record: Record, reason: str, now: float) -> Changes:
+        if record.is_dead:
+            return ()
+        record.state = PeerState.DEAD
+        record.left_at = now
+        for contact in self._held.contacts_of(record):
+            contact.due_at = min(contact.due_at, now + self._timing.retry_first_s)
+        self._post(record, Happening.LEFT, now)
+        return (PeerLeft(self._held.view(record), reason),)
+
+    def _post(self, record: Record, what: Happening, now: float) -> None:
+        """Tell the others, who will see for themselves."""
+        description = record.description
+        self._board.post(description.id, what, self._held.hint(record).address, description.instance, now)
+
+    def _hurry(self, record: Record, now: float) -> None:
+        """Probe every address of it as soon as the pace allows."""
+        for contact in self._held.contacts_of(record):
+            contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
+
+    # Answers that make no peer
+
+    def _why_no_peer(self, description: NodeDescription) -> tuple[Why, str] | None:
+        """Why a node that is not recorded yet cannot be, wherever it is; None if it can."""
+        if description.id == self._self_id:
+            return why_self(description, self._self_instance)
+        return (Why.LEAVING, f"{description.name} is shutting down") if description.draining else None
+
+    def _make_room(self, contact: Contact, now: float) -> tuple[Changes, str | None]:
+        """Let somebody go for what answers at `contact`, if need be; why it cannot be recorded, if it cannot."""
+        room = self._held.room_for(contact)
+        if room.gone is None:
+            return (), room.why_not
+        changes = self._leave(self._held.records[room.gone], "makes room for a node of another address", now)
+        self._held.forget(room.gone)
+        return changes, None
+
+    def _first_again(self, record: Record, contact: Contact, now: float) -> Changes:
+        """An earlier owner of the id answers again: those who took it over meanwhile are out."""
+        self._held.attach(contact, record.description.id)
+        record.route = contact.address
+        later = record.owners[record.owners.index(contact.address) + 1 :]
+        changes: Changes = ()
+        for other in [other for other in self._held.contacts_of(record) if other.address in later]:
+            changes += self._reject(other, Why.COPY, double_words(record), now)
+        del record.owners[record.owners.index(contact.address) + 1 :]
+        return changes
+
+    def _doubled(self, contact: Contact, record: Record, now: float) -> Changes:
+        contact.conflicts += 1
+        if contact.conflicts >= CONFLICTS_TO_REJECT:
+            return self._reject(contact, Why.COPY, double_words(record), now)
+        contact.due_at = now + self._timing.probe_interval_s  # a restarted node: its route will show the same soon
+        return ()
+
+    def _reject(self, contact: Contact, why: Why, reason: str, now: float) -> Changes:
+        changes = self._moved_away(contact, now)
+        contact.fail(refused=False, problem=reason)
+        contact.due_at = self._schedule.after_failure(contact, Standing.UNPROVEN, now, self._held.lost)
+        return (*changes, *self._report(contact, why, reason))
+
+    def _moved_away(self, contact: Contact, now: float) -> Changes:
+        """The address no longer leads to the node it belonged to, if any."""
+        record = self._held.record_of(contact)
+        if record is None:
+            return ()
+        reason = f"{contact.address} does not lead to it any more"
+        changes: Changes = ()
+        if record.addresses == [contact.address]:
+            changes = self._leave(record, reason, now)
+        elif record.route == contact.address:
+            changes = self._suspect(record, reason, now)
+        self._held.detach(contact)
+        return changes
+
+    def _report(self, contact: Contact, why: Why, reason: str) -> Changes:
+        said = AddressRejected(contact.address, contact.source, reason, why, contact.claimed_id)
+        if contact.reported == said:
+            return ()
+        contact.reported = said
+        return (said,)
+
+    # What is due, stale, or worth a probe
+
+    def _is_stale(self, contact: Contact, now: float) -> bool:
+        """Whether the address has been useless for long: never proven, or a failing alternative to one that works."""
+        if contact.source is Source.STATIC or now - contact.since < self._timing.forget_unproven_s:
+            return False
+        standing = self._held.standing(contact)
+        return standing is Standing.UNPROVEN or (standing is Standing.ALTERNATE and contact.failures > 0)
+
     def _is_due(self, contact: Contact, now: float) -> bool:
         start_at = self._schedule.next_start(contact, self._held.standing(contact))
         return start_at is not None and start_at <= now
@@ -574,6 +578,10 @@ class PeerTable(PeerTransitions):
             return False
         return record.last_answer_at < now - item.age_s
 
+    def _is_current(self, record: Record, run: str | None) -> bool:
+        """Whether word of that run is word of the process in use."""
+        return not differ(run, record.description.instance)
+
     def _notice_stall(self, now: float) -> None:
         """Time in which this process did not run (a frozen machine, a blocked loop) is nobody's silence."""
         slept_s = 0.0 if self._looked_at is None else now - self._looked_at
@@ -581,3 +589,9 @@ class PeerTable(PeerTransitions):
         if slept_s > self._timing.stall_s:
             for contact in self._held.contacts.values():
                 contact.forgive(slept_s, now)
+
+
+def _is_much_faster(contact: Contact, route: Contact) -> bool:
+    if contact.rtt_ms is None or route.rtt_ms is None or route.rtt_ms - contact.rtt_ms < _NOTICEABLE_MS:
+        return False
+    return contact.rtt_ms < _MUCH_FASTER * route.rtt_ms

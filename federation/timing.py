@@ -32,6 +32,18 @@ LOST_AT_FULL_PACE = 10  # dead ones that are each asked often enough to be back 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableBounds:
+    """How much one peer table holds; the constants above give the reasons."""
+
+    peers: int = MAX_PEERS
+    addresses_per_peer: int = MAX_ADDRESSES_PER_PEER
+    peers_per_address: int = MAX_PEERS_PER_ADDRESS
+    unproven: int = MAX_UNPROVEN
+    unproven_per_address: int = MAX_UNPROVEN_PER_ADDRESS
+    static: int = MAX_STATIC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Intervals in seconds. Shortening them scales every promise above with them."""
 

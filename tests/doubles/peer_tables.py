@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from types import FunctionType
+from typing import Any
+
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import Change, PeerJoined, Source
@@ -21,8 +26,30 @@ def node(name: str, **changed: object) -> NodeDescription:
     return NodeDescription.model_validate(fields)
 
 
-def make_table(**options: str) -> PeerTable:
-    return PeerTable("id-here", self_name="here", self_instance="run-1", random=lambda: 0.5, **options)
+class CheckedTable(PeerTable):
+    """A peer table whose invariants are checked after each event."""
+
+
+def _checked(name: str) -> Callable[..., object]:
+    event = getattr(PeerTable, name)
+
+    @wraps(event)
+    def checked(table: PeerTable, *arguments: object, **options: object) -> object:
+        result = event(table, *arguments, **options)
+        table.validate()
+        return result
+
+    return checked
+
+
+for name, member in vars(PeerTable).items():
+    if isinstance(member, FunctionType) and member.__annotations__.get("return") == "Changes" and name[0] != "_":
+        setattr(CheckedTable, name, _checked(name))
+CheckedTable.due_probes = _checked("due_probes")
+
+
+def make_table(**options: Any) -> PeerTable:
+    return CheckedTable("id-here", self_name="here", self_instance="run-1", random=lambda: 0.5, **options)
 
 
 def answer(

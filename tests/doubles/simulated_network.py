@@ -10,9 +10,9 @@ from itertools import count
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import Change, Source
-from federation.peer_table import PeerTable
 from federation.probing import Answer
 from federation.timing import Timing
+from tests.doubles.peer_tables import CheckedTable
 
 TIMING = Timing()
 HOME = Address("10.0.0.2", 17615)
@@ -25,7 +25,7 @@ World = Callable[[float, bool], Fate]
 
 def simulate(world: World, until: float, seed: int = 0) -> list[tuple[float, Change]]:
     """Every change with its time. Probes take as long as they would: the refused 1 ms, the unanswered their timeout."""
-    table = PeerTable("here", random=random.Random(seed).random)
+    table = CheckedTable("here", random=random.Random(seed).random)
     table.proposed(HOME, Source.MDNS, 0.0)
     under_way: list[tuple[float, int, float, Fate]] = []
     numbers, seen = count(), []

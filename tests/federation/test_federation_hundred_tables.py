@@ -49,6 +49,11 @@ class Crowd:
         until = self.now + seconds
         while self.now < until:
             self.step()
+        self.validate()
+
+    def validate(self) -> None:
+        for table in self.tables.values():
+            table.validate()
 
     def step(self) -> None:
         self.now += STEP_S
@@ -92,6 +97,7 @@ class Crowd:
         while any((address in {peer.address for peer in table.alive()}) is not here for table in others):
             assert self.now - began < 3 * AGREE_S
             self.step()
+        self.validate()
         return self.now - began
 
 

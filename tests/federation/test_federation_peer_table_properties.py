@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,18 +12,13 @@ from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
 from federation.peer_table import Changes, PeerTable
-from federation.probing import Answer
-from federation.timing import MAX_PROBES_AT_ONCE
+from federation.probing import Answer, Happening, News
+from federation.timing import MAX_PROBES_AT_ONCE, TableBounds
 
-BOUNDS = {
-    "MAX_PEERS": 4,
-    "MAX_STATIC": 3,
-    "MAX_UNPROVEN": 3,
-    "MAX_ADDRESSES_PER_PEER": 2,
-    "MAX_PEERS_PER_ADDRESS": 2,
-    "MAX_UNPROVEN_PER_ADDRESS": 2,
-}  # small: reached in a few steps
-MAX_CONTACTS = BOUNDS["MAX_STATIC"] + BOUNDS["MAX_UNPROVEN"] + BOUNDS["MAX_PEERS"] * BOUNDS["MAX_ADDRESSES_PER_PEER"]
+BOUNDS = TableBounds(
+    peers=4, static=3, unproven=3, addresses_per_peer=2, peers_per_address=2, unproven_per_address=2
+)  # small: reached in a few steps
+MAX_CONTACTS = BOUNDS.static + BOUNDS.unproven + BOUNDS.peers * BOUNDS.addresses_per_peer
 IDS = [f"n{number}" for number in range(7)]
 SELF_ID = IDS[0]
 
@@ -36,20 +30,15 @@ ILLEGAL = {(PeerState.DEAD, PeerState.SUSPECT)}
 class AnyHistory(RuleBasedStateMachine):
     @initialize(seed=st.randoms(use_true_random=False))
     def begin(self, seed: object) -> None:
-        self.patches = patch.multiple("federation.peer_records", **BOUNDS)
-        self.patches.start()
         self.now = 100.0
-        self.table = PeerTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random)
+        self.table = PeerTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random, bounds=BOUNDS)
         self.in_flight: list[Address] = []
         self.members: set[str] = set()
         self.before: dict[str, PeerState] = {}
 
     def teardown(self) -> None:
-        if hasattr(self, "patches"):
-            try:
-                self.recover()
-            finally:
-                self.patches.stop()  # or the whole run goes on with these small bounds
+        if hasattr(self, "table"):
+            self.recover()
 
     def note(self, changes: Changes) -> None:
         """Replay the reports: they alone must give the routable set."""
@@ -112,10 +101,32 @@ class AnyHistory(RuleBasedStateMachine):
     def heard(self, node_id: str, event: str) -> None:
         self.note(getattr(self.table, event)(node_id, self.now))
 
+    @rule(node_id=node_ids)
+    def expelled(self, node_id: str) -> None:
+        self.note(self.table.expelled(node_id, "was revoked", self.now))
+
+    @rule(address=addresses)
+    def withdrawn(self, address: Address) -> None:
+        self.note(self.table.withdrawn(address))
+
+    @rule(node_id=node_ids, what=st.sampled_from(Happening), address=addresses, informant=node_ids)
+    def told(self, node_id: str, what: Happening, address: Address, informant: str) -> None:
+        news = News(id=node_id, what=what, host=address.host, port=address.port)
+        self.note(self.table.heard([news], informant, self.now))
+        self.note(self.table.called(informant, self.now))
+
+    @rule()
+    def woke(self) -> None:
+        self.note(self.table.woke(self.now))
+
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.1, 3.0, 20.0, 130.0, 700.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.note(self.table.tick(self.now))
+
+    @invariant()
+    def the_table_is_valid(self) -> None:
+        self.table.validate()
 
     @invariant()
     def forgotten_addresses_are_no_longer_being_probed(self) -> None:
@@ -148,7 +159,7 @@ class AnyHistory(RuleBasedStateMachine):
         peers = self.table.peers()
         held = self.table.addresses()
         owned = [address for peer in peers for address in peer.addresses]
-        assert len(peers) <= BOUNDS["MAX_PEERS"]
+        assert len(peers) <= BOUNDS.peers
         assert len(held) <= MAX_CONTACTS
         assert len(owned) == len(set(owned)), "one address, one node"
         assert set(owned) <= set(held)
@@ -156,7 +167,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert len({peer.label for peer in peers}) == len(peers)
         for peer in peers:
             assert peer.address in peer.addresses
-            assert len(peer.addresses) <= BOUNDS["MAX_ADDRESSES_PER_PEER"]
+            assert len(peer.addresses) <= BOUNDS.addresses_per_peer
 
     def recover(self) -> None:
         """Every address now leads to its own healthy node: within two minutes all that is held is a member."""
@@ -170,7 +181,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.in_flight.clear()
             self.now += 0.5
         wanted = {node_id for address, node_id in home.items() if address in self.table.addresses()}
-        assert len(self.members) == min(len(wanted), BOUNDS["MAX_PEERS"])
+        assert len(self.members) == min(len(wanted), BOUNDS.peers)
         self.routing_sees_exactly_the_members_and_no_dead_ones()
 
 

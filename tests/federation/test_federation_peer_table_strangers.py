@@ -24,7 +24,7 @@ TIMING = Timing()
 
 
 def paired_table() -> PeerTable:
-    return PeerTable("id-here", self_name="here", self_instance="run-1", random=lambda: 0.5, is_open=lambda: False)
+    return make_table(is_open=lambda: False)
 
 
 def settle(table: PeerTable, hosts: list[str], now: float = 0.0, source: Source = Source.MDNS) -> list[object]:
