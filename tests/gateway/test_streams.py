@@ -16,6 +16,7 @@ from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step, ending
+from tests.doubles.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 SINGLE = {"strategy": "single"}
@@ -174,6 +175,8 @@ async def test_a_client_that_leaves_while_it_waits_leaves_the_queue(stage: Stage
     await stage.engine.until(lambda engine: engine.running == 4)
     async with stage.client.open(CHAT, chat_body(stream=True, swarm=SINGLE)) as second:
         await second.content.readuntil(b"\n\n")  # it waits, and beats
+        assert stage.node.pool.states()[0].waiting == 1
+    await eventually(lambda: stage.node.pool.states()[0].waiting == 0)
     gate.set()
     assert (await first).status == 200
     assert (await stage.client.chat(n=4)).status == 200

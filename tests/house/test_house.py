@@ -17,8 +17,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 MOST_MODULES: Final = 198  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
-    "federation/text_file.py": "what two options read files with",
-    "federation/wire.py": "the names that both ends of a connection between nodes use",
     "hardware/tool_text.py": "how the probes of several makers read what tools print",
     "hardware/cgroup.py": "how the probes of processors and memory read Linux",
     "hardware/apple.py": "how the probes of processors and Apple's chips read macOS",
@@ -27,7 +25,6 @@ FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its
     "swarm/environment.py": "read before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
     "swarm/moving_mean.py": "one way to follow a figure, for workers and routing alike",
-    "swarm/node/weights.py": "a part of the node's start beside its other parts",
 }
 SHARED_NAMES: Final = frozenset(
     {  # that are types in two modules or more
