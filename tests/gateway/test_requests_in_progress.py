@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from swarm.gateway.documentation.answers import Cancelled
+from swarm.gateway.documentation.answer_bodies import Cancelled
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.gateway.http.in_progress import CANCELLED
 from swarm.gateway.observing.view import RequestListing

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
-from swarm.gateway.http.bodies import parse_body
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact, parse_body
 from swarm.gateway.openai.bodies import MAX_TOOL_CALLS
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.input_items import MAX_ITEMS

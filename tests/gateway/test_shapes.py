@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object, with_unique_ids
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.openai.bodies import Message, as_object
 from swarm.gateway.openai.shapes import CompletionShape, add_usage, text_logprobs
 from swarm.generation import Candidate, Delta, FinishReason, ToolCall, ToolCallDelta, Usage

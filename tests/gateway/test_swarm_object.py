@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from swarm.consensus.options import STRATEGIES, STREAM_MODES
 from swarm.gateway.answers.swarm_options import SwarmOptions
-from swarm.gateway.documentation.answers import SwarmCandidate, SwarmReport, SwarmRoute
+from swarm.gateway.documentation.answer_bodies import SwarmCandidate, SwarmReport, SwarmRoute
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
 from tests.doubles.clients import Client, chat_body, connect

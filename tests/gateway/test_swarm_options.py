@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from swarm.consensus.options import STRATEGIES, STREAM_MODES, Strategy
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions
-from swarm.gateway.http.bodies import parse_body
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact, parse_body
 from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.routing.policy import VoteOptions
 from tests.doubles.clients import Client, chat_body, connect

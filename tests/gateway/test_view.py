@@ -19,7 +19,7 @@ from referencing.jsonschema import DRAFT202012
 from swarm.commands.status import render
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.observing.changes import CHANGES, ViewChange, ViewChanges, changed_parts
 from swarm.gateway.observing.endpoints import VIEW
 from swarm.gateway.observing.view import (

@@ -27,7 +27,7 @@ from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import Tokens
 from swarm.engines.openai_dialect import ChunkReader, sse_data
 from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES, TokenizeBody, tokenize
 from swarm.generation import GenerationRequest
 from swarm.routing.circuit import FailureLimits

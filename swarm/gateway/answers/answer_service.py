@@ -22,8 +22,7 @@ from swarm.errors import EngineFailed
 from swarm.gateway.answers.answer_form import AnswerWriter, message_object, show_standing
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
 from swarm.gateway.answers.streams import Pacing, open_stream
-from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, off_loop
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject

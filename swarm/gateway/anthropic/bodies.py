@@ -15,8 +15,7 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator, model_va
 from typing_extensions import TypedDict
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
-from swarm.gateway.http.bodies import Part
-from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, ModelName, PositiveInt, left_out
 from swarm.generation import (
     MAX_MESSAGES,

@@ -11,8 +11,7 @@ from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.anthropic.form import MessageForm, MessageShape
-from swarm.gateway.http.bodies import read_body
-from swarm.gateway.http.compact_json import json_response
+from swarm.gateway.http.bodies import json_response, read_body
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER
 from swarm.gateway.http.keys import DISPATCHER
 from swarm.gateway.openai import utility_calls

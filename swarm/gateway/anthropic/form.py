@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from swarm.errors import SwarmError
 from swarm.gateway.answers.answer_form import CallOpening, honest_reason
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
 from swarm.gateway.openai.bodies import as_object
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from pydantic import BaseModel, JsonValue, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from swarm.gateway.documentation.answers import ErrorBody
+from swarm.gateway.documentation.answer_bodies import ErrorBody
 from swarm.gateway.http.access import RouteKind, is_between_nodes, kind_of
 from swarm.generation import JsonObject
 

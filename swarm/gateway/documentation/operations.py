@@ -11,31 +11,29 @@ from typing import Final
 from pydantic import BaseModel
 
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
-from swarm.gateway.documentation.answers import (
+from swarm.gateway.documentation.answer_bodies import (
     Alive,
-    Cancelled,
-    ChatCompletion,
-    EmbeddingList,
-    ErrorBody,
-    ModelEntry,
-    ModelListing,
-    NotReady,
-    OpenApiDocument,
-    TextCompletion,
-)
-from swarm.gateway.documentation.document import SSE, Operation
-from swarm.gateway.documentation.other_answers import (
     AnthropicErrorBody,
     AnthropicMessage,
     AppliedTemplate,
+    Cancelled,
+    ChatCompletion,
     DetokenizedText,
+    EmbeddingList,
+    ErrorBody,
     Infill,
     InputTokens,
+    ModelEntry,
+    ModelListing,
     ModelProperties,
+    NotReady,
+    OpenApiDocument,
     Reranking,
     Response,
+    TextCompletion,
     TokenList,
 )
+from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.http.access import REQUESTS_PATH
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody

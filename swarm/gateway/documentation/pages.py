@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from swarm import program_version
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
 _FOLDER = Path(__file__).parent / "page"

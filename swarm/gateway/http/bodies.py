@@ -1,9 +1,12 @@
-"""Request bodies: read within bounds of size, shape, time and memory, parsed, and refused in words that name the field.
+"""JSON bodies: requests are read within bounds, parsed, and refused in words that name the field; answers are written.
 
-pydantic's parser holds the GIL until it is done: 16 MB of text take 90 ms, whichever thread does it. So a thread alone
-buys nothing. What bounds a single hold is the size and the number of strings in a body; what keeps sixteen of them from
-being one long hold is that there is one thread for large bodies, which the loop gives its next piece (`off_loop`).
-`BodyBudget` bounds the memory of all bodies together: each alone may be large, and many may come at once.
+The bounds are of size, shape, time and memory. pydantic's parser holds the GIL until it is done: 16 MB of text take
+90 ms, whichever thread does it. So a thread alone buys nothing. What bounds a single hold is the size and the number of
+strings in a body; what keeps sixteen of them from being one long hold is that there is one thread for large bodies,
+which the loop gives its next piece (`off_loop`). `BodyBudget` bounds the memory of all bodies together: each alone may
+be large, and many may come at once.
+
+What goes out has no spaces and non-ASCII as it is, and is always valid JSON, whatever an engine or peer put in.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ import asyncio
 import contextvars
 import gc
 import json
+import math
 import re
 import reprlib
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, cast
@@ -23,6 +28,7 @@ from aiohttp.typedefs import Handler
 from pydantic import (
     BaseModel,
     ConfigDict,
+    JsonValue,
     ValidationError,
 )
 from pydantic_core import ErrorDetails
@@ -54,6 +60,9 @@ MOST_BYTES: Final = 256 * 2**20  # sixteen of the largest bodies; as text, and p
 FREE_BYTES: Final = 64 * 1024  # of each: usual requests, and what nodes tell each other, are never turned away
 LARGE_BYTES: Final = 2**20  # worth a look for what is left of it: 50 ms
 COUNTED = web.RequestKey("counted", int)  # bytes of the request's body that count
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+MAX_WHOLE = int(sys.float_info.max)  # a whole number beyond it is read as a fraction, and that as infinite
 _THREAD: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bodies")
 
 M = TypeVar("M", bound=BaseModel)
@@ -228,3 +237,55 @@ def collect_and_trim() -> None:
 
 
 BODIES = web.AppKey("bodies", BodyBudget)
+
+
+# JSON as it goes out
+
+
+def compact(value: object) -> str:
+    """`value` as JSON. A lone surrogate (never valid UTF-8) becomes its escape, a number that is not finite null."""
+    try:
+        text = _encode(value)
+    except ValueError:
+        return compact(without_infinities(value))
+    return text if text.isascii() or _encodable(text) else _encode_ascii(value)
+
+
+def json_response(body: object) -> web.Response:
+    return web.Response(text=compact(body), content_type="application/json")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def without_infinities(value: object) -> object:
+    """A copy with null for every infinity and NaN, which JSON does not have."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: without_infinities(member) for key, member in cast("dict[str, object]", value).items()}
+        case list() | tuple():
+            return [without_infinities(member) for member in cast("list[object]", value)]
+        case _:
+            return value
+
+
+def is_finite(value: JsonValue) -> bool:
+    """Whether every number in `value` can be written as JSON again: parsers read 1e999 and NaN, and none write them."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case int():
+            return abs(value) <= MAX_WHOLE
+        case dict():
+            return all(map(is_finite, value.values()))
+        case list():
+            return all(map(is_finite, value))
+        case _:
+            return True

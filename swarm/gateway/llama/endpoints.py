@@ -16,8 +16,7 @@ from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
-from swarm.gateway.http.bodies import read_body
-from swarm.gateway.http.compact_json import compact, json_response
+from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
 from swarm.gateway.openai.utility_calls import (

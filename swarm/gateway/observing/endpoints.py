@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from swarm.gateway.http.access import REQUESTS_PATH
-from swarm.gateway.http.compact_json import json_response
+from swarm.gateway.http.bodies import json_response
 from swarm.gateway.http.keys import CONDITION
 from swarm.gateway.observing.metrics import METRICS
 from swarm.gateway.observing.view import ViewSources, json_object

@@ -276,7 +276,7 @@ class ViewSources:
     file_transfers: Callable[[], int] | None
 
     def look(self) -> NodeView:
-        """The view of this moment. Reads only what is in memory, in about 10 us for each peer."""
+        """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
         membership, states = self.membership, self.pool.states()
         peers, changes = membership.peers(), membership.change_counts()
         return NodeView(

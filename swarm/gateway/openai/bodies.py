@@ -25,8 +25,7 @@ from typing_extensions import TypedDict
 
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
-from swarm.gateway.http.bodies import Part
-from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.http.bodies import Part, is_finite
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,

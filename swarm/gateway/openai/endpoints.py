@@ -19,8 +19,7 @@ from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave
-from swarm.gateway.http.bodies import RAW_BODY, read_body
-from swarm.gateway.http.compact_json import compact, json_response
+from swarm.gateway.http.bodies import RAW_BODY, compact, json_response, read_body
 from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody

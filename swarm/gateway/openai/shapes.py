@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object
 from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 
 DONE = b"data: [DONE]\n\n"

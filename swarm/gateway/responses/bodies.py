@@ -9,8 +9,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from swarm.gateway.http.bodies import Part
-from swarm.gateway.http.compact_json import is_finite
+from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.bodies import PositiveInt, Sampling, hosted_type
 from swarm.gateway.responses.input_items import MAX_ITEMS, InputItem, OtherItem, ReasoningItem, messages_of
 from swarm.generation import (

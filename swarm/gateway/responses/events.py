@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from swarm.errors import BadRequest, ContextExceeded, SwarmError, UnknownModel
 from swarm.gateway.answers.answer_form import CallOpening
-from swarm.gateway.http.compact_json import compact
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import http_error
 from swarm.gateway.responses.response_object import (
     ResponseObject,
