@@ -1,4 +1,4 @@
-"""Asking a running node, for the commands: plain blocking HTTP from the standard library."""
+"""A running node's HTTP API for the commands: blocking, and from the standard library alone, so that it loads fast."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TIMEOUT_S = 5.0
 MAX_JSON_BYTES = 4 << 20  # a view of a hundred nodes with 64 models each is under 2 MB
 MAX_LINE_BYTES = 8 << 20  # of a streamed answer: the longest event is a whole vote's
 MAX_ERROR_BYTES = 64 * 1024
-MAX_MESSAGE_CHARS = 2000  # quoted of a refusal
+MAX_MESSAGE_CHARS = 2000  # quoted of an error that the node answers
 ANSWER_TIMEOUT_S = 600.0  # between two pieces of an answer; heartbeats come every ten seconds
 
 
 class NodeUnreachable(SwarmError):
-    """Nobody answers at the node's URL."""
+    """No node answers at the URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeApi:
-    """Where a node answers, and the key it may want."""
+    """A node's API: its base URL, and the API key to send, if any."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -42,7 +42,7 @@ class NodeApi:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A node sends nobody elsewhere, and what did would get the key that was meant for the node."""
+    """A node never redirects; what does must not be sent the API key that was meant for the node."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -52,7 +52,10 @@ _opener = urllib.request.build_opener(_NoRedirects)
 
 
 def get_json(api: NodeApi, path: str) -> dict[str, Any]:
-    """The JSON object at `path` of a node. Raises SwarmError with the remedy."""
+    """The JSON object that the node answers at `path`.
+
+    Raises NodeUnreachable where none answers, SetupError for a request that can never work, else SwarmError.
+    """
     with _open(api.request(path), TIMEOUT_S) as response:
         raw = response.read(MAX_JSON_BYTES + 1)
     try:
@@ -65,7 +68,10 @@ def get_json(api: NodeApi, path: str) -> dict[str, Any]:
 
 
 def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-    """The events of a streamed answer; closing it cuts the connection, so the node stops. Raises as `get_json`."""
+    """The events of a streamed answer as JSON objects. Closing it cuts the connection, so that the node stops.
+
+    Raises as `get_json` does.
+    """
     request = api.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
         for line in _lines(response, request.full_url):
@@ -94,7 +100,7 @@ def _lines(response: Any, url: str) -> Iterator[bytes]:
 
 
 def _refusal(message: str, callers_fault: bool) -> SwarmError:
-    """What a node said: wrong usage of the command where the request can never work."""
+    """The node's error message: SetupError (wrong usage) where the request can never work."""
     shown = clean_line(message[:MAX_MESSAGE_CHARS])
     return SetupError(shown) if callers_fault else SwarmError(shown)
 

@@ -1,9 +1,7 @@
-"""The one place where the program writes to a terminal. A test finds prints around it.
+"""The one place where the program writes to a terminal. A test fails for any other `print`.
 
-Most of what is shown holds words of others: names, answers, errors. Here only text gets through; the few sequences that
-this program draws with go by `draw`, which knows them and lets no others pass.
-
-How many columns of a terminal a clean line takes, and how to have it in so many.
+Most of what is shown holds the words of others: names, answers, errors. They are written as text only, without control
+characters. The few escape sequences that this program draws with go through `draw`, which removes all others.
 """
 
 from __future__ import annotations
@@ -21,6 +19,8 @@ from federation.printable_text import TextCleaner, clean_text, one_line
 # Colours, erasing to the end of the line or of the screen, and going up to the first column of an earlier line.
 _OWN: Final = re.compile(r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,3}m|[KJ]|[0-9]{1,5}F)|\r(?=\x1b\[K)|\A\r")
 
+ELLIPSIS: Final = "…"
+
 
 def say(text: str = "", *, end: str = "\n") -> None:
     """Show text to whoever runs the command."""
@@ -33,12 +33,12 @@ def say_line(line: str) -> None:
 
 
 def complain(text: str = "") -> None:
-    """Say what is wrong, or how far it is, on standard error."""
+    """Write a problem, or how far the work is, to standard error."""
     write(sys.stderr, clean_text(text) + "\n")
 
 
 class Stream:
-    """An answer shown while it comes: what a terminal may act on is found even where two pieces share it."""
+    """An answer shown while it comes. A control sequence is removed even where it is split over two pieces."""
 
     def __init__(self) -> None:
         self._cleaner = TextCleaner()
@@ -48,7 +48,7 @@ class Stream:
 
 
 def draw(out: TextIO, painted: str) -> None:
-    """Write lines with this program's own sequences; whatever else is in them is cleaned."""
+    """Write lines with this program's own escape sequences; all others are removed."""
     parts: list[str] = []
     done = 0
     for own in _OWN.finditer(painted):
@@ -59,7 +59,7 @@ def draw(out: TextIO, painted: str) -> None:
 
 
 def write(out: TextIO, clean: str) -> None:
-    """A terminal without the characters of an answer shows "?" for them, and not a traceback."""
+    """Write text that is clean already; a terminal whose encoding lacks a character shows "?" for it."""
     encoding = out.encoding or "utf-8"
     try:
         out.write(clean)
@@ -69,7 +69,7 @@ def write(out: TextIO, clean: str) -> None:
 
 
 def clean_tracebacks() -> None:
-    """What nobody caught quotes others, too."""
+    """Remove control characters from tracebacks of uncaught errors, too: they quote the words of others."""
 
     def say_why(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         complain("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
@@ -82,11 +82,8 @@ def clean_tracebacks() -> None:
     threading.excepthook = say_why_of_thread
 
 
-ELLIPSIS = "…"
-
-
 def columns_of(text: str) -> int:
-    """The columns that a clean line takes."""
+    """How many columns of a terminal a clean line takes: wide characters take two, combining ones none."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
@@ -97,7 +94,7 @@ def _columns(char: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """A clean line in at most `columns`, with an ellipsis where it was longer."""
+    """A clean line in at most so many columns, with an ellipsis where it was longer."""
     if columns_of(text) <= columns:
         return text
     kept: list[str] = []
@@ -111,7 +108,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def fitted(text: str, columns: int, right: bool = False) -> str:
-    """A clean line in exactly `columns`."""
+    """A clean line in exactly so many columns, padded with spaces."""
     text = cut(text, columns)
     space = " " * (columns - columns_of(text))
     return space + text if right else text + space

@@ -1,6 +1,6 @@
-"""The console of a terminal or of a log file: lines, one progress line that rewrites itself, a numbered question.
+"""What a command draws in a terminal: progress, a numbered question, and lines that are replaced in place.
 
-The last lines of a terminal, drawn again and again in place, with a clock that goes on between two events.
+In a file or a pipe nothing is redrawn: progress is a line now and then.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from swarm.registry.memory import size_text
 REDRAW_S = 0.2  # of the progress line in a terminal
 LOOK_S = 0.1  # between two looks whether an answer is still wanted: Ctrl-C seems to work at once
 MAX_ANSWER_BYTES = 1024  # of a line typed
-LOG_STEP = 0.1  # share of the whole between two progress lines where nobody watches
+LOG_STEP = 0.1  # share of the whole between two progress lines in a file or pipe
+FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its own
 
 
 class Terminal:
-    """Writes to standard output. In a file or pipe, progress is one line per tenth."""
+    """A node's console on standard output. In a file or pipe progress is one line per tenth."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
@@ -102,31 +103,29 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its own
-
-
 def terminal_size(out: TextIO) -> os.terminal_size:
-    """Columns and rows; COLUMNS and LINES say otherwise, as everywhere."""
+    """Columns and rows; the variables COLUMNS and LINES override what the terminal says."""
     try:
         size = os.get_terminal_size(out.fileno())
     except (OSError, ValueError):
         size = FALLBACK_SIZE
-    told = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
+    wanted = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
     columns, rows = (
-        int(text) if text.isdecimal() and int(text) else known for text, known in zip(told, size, strict=True)
+        int(text) if text.isdecimal() and int(text) else known for text, known in zip(wanted, size, strict=True)
     )
     return os.terminal_size((columns or FALLBACK_SIZE.columns, rows or FALLBACK_SIZE.lines))
 
 
 class LiveRegion:
-    """Replaces its lines by the next ones. The cursor rests below them, so that an end in mid-draw leaves no mess."""
+    """Lines at the end of a terminal that each `draw` replaces. The cursor stays below them, so that a program that
+    ends while drawing leaves no mess."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._drawn: list[int] = []  # columns of each line on the screen
 
     def draw(self, lines: Sequence[str]) -> None:
-        """One write a frame: terminals do not show half of it."""
+        """Replace the lines, in one write, so that a terminal never shows half of them."""
         up = rows_taken(self._drawn, terminal_size(self._out).columns)
         body = "".join(f"{line}\x1b[K\n" for line in lines)
         draw(self._out, (f"\x1b[{up}F" if up else "\r") + body + "\x1b[J")
@@ -134,12 +133,12 @@ class LiveRegion:
 
 
 def clean_line_of(painted: str) -> str:
-    """A painted line as it looks."""
+    """The text of a line with colours."""
     return clean_line(painted) if "\x1b" in painted else painted
 
 
 def rows_taken(columns_drawn: Sequence[int], columns: int) -> int:
-    """The rows that lines take in a terminal of `columns`: one that was made narrower has wrapped them."""
+    """The rows that drawn lines take now: a terminal that was made narrower since has wrapped them."""
     return sum(max(1, -(-drawn // columns)) for drawn in columns_drawn)
 
 

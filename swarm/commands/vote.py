@@ -1,6 +1,6 @@
 """`swarm vote`: one question put to the vote, watched while the voters answer.
 
-Where a vote is shown: in place on a terminal, line by line in a log, or as JSON.
+The vote is drawn in place on a terminal, written line by line to a file or pipe, or printed as JSON.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
 from swarm.commands.vote_stream import VoteAccount, VoteEnd, VoteMoment, VoteRequest, hold_vote
 from swarm.errors import SetupError
 
+CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
+STDIN = "-"
+STDOUT = 1  # the file descriptor
+MAX_QUESTION_CHARS = 16 * 2**20  # of standard input: the node reads no more in one body
 TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
-LOG_COLUMNS = 100  # of a final account in a file or pipe
-MAX_LOG_COLUMNS = 400  # of one line of a log: answers are short, names and reasons are others' words
+LOG_COLUMNS = 100  # of the final result in a file or pipe
+MAX_LOG_COLUMNS = 400  # of one line in a file or pipe: answers are short, names and reasons are others' words
+
+OutputForm = Literal["text", "json", "jsonl"]
 
 
 class Screen(Protocol):
@@ -154,14 +160,6 @@ def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
 def may_colour(environment: Mapping[str, str]) -> bool:
     """https://no-color.org: any value but an empty one means no colours."""
     return not environment.get("NO_COLOR")
-
-
-CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
-STDIN = "-"
-STDOUT = 1  # the file descriptor
-MAX_QUESTION_CHARS = 16 * 2**20  # of standard input: the node reads no more in one body
-
-OutputForm = Literal["text", "json", "jsonl"]
 
 
 def vote(api: NodeApi, ballot: VoteRequest, output: OutputForm) -> int:
