@@ -106,7 +106,7 @@ def _vote(arguments: argparse.Namespace) -> int:
     from swarm.commands.vote import read_question, vote
     from swarm.commands.vote_stream import VoteRequest
 
-    ballot = VoteRequest(
+    request = VoteRequest(
         read_question(arguments.question),
         model=arguments.model,
         system=arguments.system,
@@ -116,7 +116,7 @@ def _vote(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
     )
-    return vote(NodeApi(arguments.url, _client_key(arguments)), ballot, arguments.output)
+    return vote(NodeApi(arguments.url, _client_key(arguments)), request, arguments.output)
 
 
 def _client_key(arguments: argparse.Namespace) -> str | None:

@@ -1,4 +1,4 @@
-"""A vote as lines of text. Pure: the same account, width and paint give the same lines, none wider than the width."""
+"""A vote as lines of text. Pure: the same vote, width and colours give the same lines, none wider than the width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from federation.printable_text import one_line
 from swarm.commands.output import columns_of, cut, fitted
-from swarm.commands.vote_stream import VoteAccount, VoterPart
+from swarm.commands.vote_stream import VoterPart, VoteState
 
 MIN_COLUMNS = 20  # of a terminal; below it nothing is worth reading, and lines are simply cut
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
@@ -67,40 +67,40 @@ class View:
         return "".join(painted)
 
 
-def standing_lines(account: VoteAccount, view: View, elapsed_ms: int) -> list[str]:
+def standing_lines(state: VoteState, view: View, elapsed_ms: int) -> list[str]:
     """The vote while it runs: who was asked, what each said, how it stands."""
-    tally = tally_rows(account, view.columns)
-    parts = voter_rows(account, view.columns)
+    tally = tally_rows(state, view.columns)
+    parts = voter_rows(state, view.columns)
     if view.rows is not None:
         parts = shortened_rows(parts, view.rows - len(tally) - 4)
-    rows = [head(account, elapsed_ms), [], *parts, *([[]] if tally else []), *tally]
+    rows = [head(state, elapsed_ms), [], *parts, *([[]] if tally else []), *tally]
     lines = [view.line(row) for row in rows]
     return lines if view.rows is None else lines[: max(view.rows, 1)]
 
 
-def verdict_lines(account: VoteAccount, view: View) -> list[str]:
+def verdict_lines(state: VoteState, view: View) -> list[str]:
     """The vote when it is over: the same, what ended it, who disagreed, and what it cost."""
-    rows = [[], *outcome_rows(account)]
-    return [*standing_lines(account, view, account.elapsed_ms), *(view.line(row) for row in rows)]
+    rows = [[], *outcome_rows(state)]
+    return [*standing_lines(state, view, state.elapsed_ms), *(view.line(row) for row in rows)]
 
 
-def head(account: VoteAccount, elapsed_ms: int) -> Spans:
-    kind = account.kind.replace("_", " ") if account.candidates else ""  # of no answers it says nothing
-    rest = [account.strategy, kind, duration(elapsed_ms)]
-    if account.seats_out and not account.final:
-        rest.insert(2, f"{account.seats_out} out")
-    return [("bold", voters(account)), ("dim", " · " + " · ".join(filter(None, rest)))]
+def head(state: VoteState, elapsed_ms: int) -> Spans:
+    kind = state.kind.replace("_", " ") if state.candidates else ""  # of no answers it says nothing
+    rest = [state.strategy, kind, duration(elapsed_ms)]
+    if state.seats_out and not state.final:
+        rest.insert(2, f"{state.seats_out} out")
+    return [("bold", voters(state)), ("dim", " · " + " · ".join(filter(None, rest)))]
 
 
-def voters(account: VoteAccount) -> str:
+def voters(state: VoteState) -> str:
     """How many were asked: of how many, where the load allows fewer or the rest may not be needed."""
-    return (f"{account.asked} of " if account.asked < account.wanted else "") + counted(account.wanted, "voter")
+    return (f"{state.asked} of " if state.asked < state.wanted else "") + counted(state.wanted, "voter")
 
 
-def voter_rows(account: VoteAccount, columns: int) -> list[Spans]:
+def voter_rows(state: VoteState, columns: int) -> list[Spans]:
     """One row a voter: its answer's letter, who it is, what it said, what that cost; then who is out."""
-    names = [part.voter for part in account.candidates] + [seats.node for seats in account.out]
-    models = [seated.model for seated in (*account.candidates, *account.out)]
+    names = [part.voter for part in state.candidates] + [seats.node for seats in state.out]
+    models = [seated.model for seated in (*state.candidates, *state.out)]
     wide = columns >= WIDE_COLUMNS
     name_columns = min(max(map(columns_of, names), default=0), MAX_NAME_COLUMNS, max(columns // 2, 8))
     model_columns = min(max(map(columns_of, models), default=0), MAX_MODEL_COLUMNS) if wide else 0
@@ -116,13 +116,13 @@ def voter_rows(account: VoteAccount, columns: int) -> list[Spans]:
         return cells
 
     rows: list[Spans] = []
-    for part, name, model in zip(account.candidates, names, models, strict=False):
+    for part, name, model in zip(state.candidates, names, models, strict=False):
         mark, style = ("–", "dim") if part.group is None else (letter(part.group), group_style(part.group))
         said = part.answer if part.abstained is None else f"abstains: {part.abstained}"
         rows.append(row(mark, style, name, model, said, f"{part.tokens} tok {duration(part.ms):>7}"))
-    for seats, name, model in zip(account.out, names[len(rows) :], models[len(rows) :], strict=True):
+    for seats, name, model in zip(state.out, names[len(rows) :], models[len(rows) :], strict=True):
         said = "still out" if seats.seats == 1 else f"{seats.seats} still out"
-        rows.append(row("…", "dim", name, model, said if not account.final else "not waited for", ""))
+        rows.append(row("…", "dim", name, model, said if not state.final else "not waited for", ""))
     return rows
 
 
@@ -134,82 +134,82 @@ def shortened_rows(rows: list[Spans], room: int) -> list[Spans]:
     return [*rows[:kept], [("dim", f"    … and {len(rows) - kept} more")]]
 
 
-def tally_rows(account: VoteAccount, columns: int) -> list[Spans]:
+def tally_rows(state: VoteState, columns: int) -> list[Spans]:
     """One bar an answer, as long as its share of all that is and may still be cast: past the middle it must win."""
-    groups = account.groups
+    groups = state.groups
     cast = sum(part.weight for group in groups for part in group)
-    if account.strategy in ("first", "single") or not cast:
+    if state.strategy in ("first", "single") or not cast:
         return []
     bar_columns = min(MAX_BAR_COLUMNS, max(columns - 34, 6))
     rows: list[Spans] = []
     for index, group in enumerate(groups):
         weight = sum(part.weight for part in group)
-        filled = bar(weight / (cast + account.seats_out), bar_columns)
-        said = speaker(account, group).answer
+        filled = bar(weight / (cast + state.seats_out), bar_columns)
+        said = speaker(state, group).answer
         figures = f"  {short_number(weight):>4}  {weight / cast:>4.0%}  "
         style = group_style(index)
         rows.append([(style, f"{letter(index):>2}  {filled}"), ("", figures), (style, said)])
     return rows
 
 
-def speaker(account: VoteAccount, group: Sequence[VoterPart]) -> VoterPart:
+def speaker(state: VoteState, group: Sequence[VoterPart]) -> VoterPart:
     """Whose words stand for a group: the winner's where it is among them."""
-    return next((part for part in group if part.voter == account.winner), group[0])
+    return next((part for part in group if part.voter == state.winner), group[0])
 
 
-def outcome_rows(account: VoteAccount) -> list[Spans]:
+def outcome_rows(state: VoteState) -> list[Spans]:
     """What ended the vote, what it decided, who said otherwise, and what it cost."""
-    rows = [_labelled("stopped", STOPPED.get(account.stopped_by or "", account.stopped_by or "unknown"))]
-    rows.append(verdict_row(account))
-    for index, group in enumerate(account.groups[1:], 1):
+    rows = [_labelled("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
+    rows.append(verdict_row(state))
+    for index, group in enumerate(state.groups[1:], 1):
         names = [part.voter for part in group]
         more = f" and {len(names) - MAX_DISSENTERS} more" if len(names) > MAX_DISSENTERS else ""
         said = group[0].answer
         rows.append(_labelled("dissent", f"{letter(index)}  {', '.join(names[:MAX_DISSENTERS])}{more}: {said}"))
-    if account.strategy == "judge":
-        rows.append(_labelled("judge", "none decided: the vote stands" if account.judge is None else account.judge))
-    return [*rows, _labelled("cost", cost_text(account))]
+    if state.strategy == "judge":
+        rows.append(_labelled("judge", "none decided: the vote stands" if state.judge is None else state.judge))
+    return [*rows, _labelled("cost", cost_text(state))]
 
 
-def verdict_row(account: VoteAccount) -> Spans:
-    if account.winner is None:
+def verdict_row(state: VoteState) -> Spans:
+    if state.winner is None:
         return _labelled("verdict", "nobody gave an answer", "warn")
-    winner = account.winner
-    if account.degraded or not account.quorum:
-        voted = f"{account.votes} of {account.asked} voted"
-        why = account.shortfall or "no quorum"
+    winner = state.winner
+    if state.degraded or not state.quorum:
+        voted = f"{state.votes} of {state.asked} voted"
+        why = state.shortfall or "no quorum"
         return _labelled("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
-    if account.strategy in ("first", "single") or account.agreement is None:
+    if state.strategy in ("first", "single") or state.agreement is None:
         return _labelled("verdict", f"{winner}'s answer; it was compared with no other", "bold")
-    agree = f"{account.agreement:.0%} agree, of {counted(account.votes, 'vote')}"
-    likeness = "" if account.similarity is None else f", likeness to the others {account.similarity:.2f}"
-    weights = ", weights as measured" if account.weights == "measured" else ""
+    agree = f"{state.agreement:.0%} agree, of {counted(state.votes, 'vote')}"
+    likeness = "" if state.similarity is None else f", likeness to the others {state.similarity:.2f}"
+    weights = ", weights as measured" if state.weights == "measured" else ""
     return _labelled("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
 
 
-def cost_text(account: VoteAccount) -> str:
-    parts = [counted(account.total_completion_tokens, "token")]
-    if account.wasted_tokens:
-        parts.append(f"{account.wasted_tokens} wasted on cancelled answers")
-    saved = account.asked - len(account.candidates) if account.saved is None else account.saved
+def cost_text(state: VoteState) -> str:
+    parts = [counted(state.total_completion_tokens, "token")]
+    if state.wasted_tokens:
+        parts.append(f"{state.wasted_tokens} wasted on cancelled answers")
+    saved = state.asked - len(state.candidates) if state.saved is None else state.saved
     if saved > 0:
         parts.append(f"{counted(saved, 'answer')} saved")
-    return ", ".join([*parts, duration(account.elapsed_ms)])
+    return ", ".join([*parts, duration(state.elapsed_ms)])
 
 
-def arrival_line(account: VoteAccount, part: VoterPart) -> str:
+def arrival_line(state: VoteState, part: VoterPart) -> str:
     """One arrival as a line of a log: who said what, and how the vote stands with it."""
     said = part.answer if part.abstained is None else f"abstains: {part.abstained}"
-    standing = "–".join(short_number(sum(voter.weight for voter in group)) for group in account.groups) or "no vote yet"
-    out = f", {account.seats_out} out" if account.seats_out else ""
+    standing = "–".join(short_number(sum(voter.weight for voter in group)) for group in state.groups) or "no vote yet"
+    out = f", {state.seats_out} out" if state.seats_out else ""
     who = f"{part.voter} ({part.model})"
-    return f"{duration(account.elapsed_ms):>8}  {who}: {said}  [{standing}{out}]"
+    return f"{duration(state.elapsed_ms):>8}  {who}: {said}  [{standing}{out}]"
 
 
-def asked_line(account: VoteAccount) -> str:
+def asked_line(state: VoteState) -> str:
     """Who was asked, as the first line of a log."""
-    seats = [f"{seat.seats} {seat.model}@{seat.node}" for seat in account.out]
-    return f"   asked  {voters(account)}: {', '.join(seats)}"
+    seats = [f"{seat.seats} {seat.model}@{seat.node}" for seat in state.out]
+    return f"   asked  {voters(state)}: {', '.join(seats)}"
 
 
 def letter(group: int) -> str:

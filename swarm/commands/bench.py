@@ -1,6 +1,6 @@
-"""`swarm bench votes`: draw samples, compute, report.
+"""`swarm bench votes`: draw the samples that are missing, count every vote over them, report.
 
-Draw the samples that a plan wants and the store does not have, many at once, with a line of progress.
+Samples are drawn many at once, and kept in a file if one is given, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from swarm.registry.names import EMBEDDED_NAMES
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, add_weights, merged
 
 REDRAW_S = 0.5  # of the progress line in a terminal
-LOG_EVERY_S = 10.0  # between two lines of progress where nobody watches
+LOG_EVERY_S = 10.0  # between two lines of progress in a file or pipe
+TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions whose file does not set them
+MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
 
 Wanted = tuple[SampleKey, Problem]
 
 
 def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
-    """What is still to be drawn, problem by problem, so that an interrupted run has whole ones."""
+    """What is still to be drawn, problem by problem, so that an interrupted run has some problems complete."""
     wanted = ((key, problem) for plan in plans for problem in plan.questions.problems for key in plan.keys(problem))
     return [(key, problem) for key, problem in wanted if key not in store.samples]
 
@@ -96,10 +98,6 @@ class DrawingProgress:
             complain(line)
 
 
-TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions that come without a word on it
-MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
-
-
 def bench_votes(options: BenchOptions) -> int:
     """0 when everything was measured; 1 after an interruption or a failure, with a report on what there is."""
     if options.plot is not None:
@@ -117,8 +115,8 @@ def bench_votes(options: BenchOptions) -> int:
             raise
         problem = str(error)
     if problem is not None:
-        kept = f" The same command goes on from there ({options.store})." if options.store else ""
-        complain(f"swarm: {problem}; {len(store.samples)} samples are there.{kept}")
+        kept = f" The same command continues from them ({options.store})." if options.store else ""
+        complain(f"swarm: {problem}; {len(store.samples)} samples were drawn.{kept}")
     findings = run.findings()
     if not findings:
         complain("swarm: no question has all of its samples yet: nothing to report")
@@ -128,7 +126,7 @@ def bench_votes(options: BenchOptions) -> int:
 
 
 class VotesBenchmark:
-    """The drawing of all samples, and what is known of the endpoint once it has been asked."""
+    """One run: the plans, once the endpoint has said which models it has, and notes on how it was asked."""
 
     def __init__(self, options: BenchOptions, sets: Sequence[QuestionSet], store: SampleStore) -> None:
         self._options = options
@@ -138,7 +136,7 @@ class VotesBenchmark:
         self.notes: list[str] = []
 
     async def draw(self) -> None:
-        """Raises SwarmError, from unknown models to an endpoint that went away."""
+        """Plan, and draw what is missing. Raises SwarmError: a model is unknown, the endpoint went away, ..."""
         async with self._endpoints() as endpoints:
             source = "embedded" if self._options.embedded else next(iter(endpoints.values())).base
             plans = [
@@ -156,7 +154,7 @@ class VotesBenchmark:
                 await draw_samples(wanted, endpoints, self._options.parallel, self._store)
 
     def findings(self) -> list[Findings]:
-        """What can be said of the samples that are there."""
+        """What the samples drawn so far say, one entry for each set of questions with a complete problem."""
         found: list[Findings] = []
         for plan in self.plans:
             answered = plan.answered(self._store.samples, self._options.strategy)
@@ -179,7 +177,7 @@ class VotesBenchmark:
 
 
 def _chosen(wanted: Sequence[str], offered: Sequence[str]) -> list[str]:
-    """The models to ask. Raises UnknownModel for one that there is not, SetupError where nobody could mean all."""
+    """The models to ask. Raises UnknownModel for one that is not offered, SetupError for too many or none."""
     for model in wanted:
         if model not in offered:
             raise UnknownModel(model, tuple(offered))
@@ -206,7 +204,7 @@ def _question_set(name: str, options: BenchOptions) -> QuestionSet:
 
 
 def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence[str]) -> None:
-    """Write everything that was asked for; the report to standard output unless it has a file."""
+    """Write what the options ask for: the report (to standard output without a file), plots, JSON, weights."""
     provenance = Provenance(
         command=options.command,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -232,7 +230,7 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
 
 
 def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
-    """Add what every model got right to the weights that the votes of a node use, when it starts the next time."""
+    """Add what every model got right to the weights file, which a node reads when it starts."""
     path = folder / WEIGHTS_FILE
     new: Measurements = {}
     for one in findings:

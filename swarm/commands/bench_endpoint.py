@@ -1,7 +1,4 @@
-"""An OpenAI endpoint as `swarm bench` asks it: which models it has, and one sample after the other.
-
-The embedded models behind nodes of their own, for a measurement that needs no running swarm.
-"""
+"""The OpenAI endpoint that `swarm bench` asks for samples: any server, or nodes here with the embedded models."""
 
 from __future__ import annotations
 
@@ -29,10 +26,12 @@ from swarm.node.settings import make_settings
 
 TIMEOUT_S = 600.0  # of one answer, queueing included
 ATTEMPTS = 6  # of one sample, where the endpoint is busy or broke off
-MAX_PAUSE_S = 30.0  # between two attempts, whatever Retry-After says
+MAX_PAUSE_S = 30.0  # between two attempts
 FIRST_PAUSE_S = 0.5
 MAX_SAID_CHARS = 300  # of what an endpoint says is wrong
 ALIAS = "swarm"  # a node's name for all of its models at once
+SLOTS = 16  # of each embedded model: a few megabytes each, and no answer waits for another
+CONTEXT_TOKENS = 1024  # the longest shipped question takes 500 tokens with its tools, an answer at most 256
 
 # Samples are to come from the model's own distribution: top_p is OpenAI's, the others llama.cpp's, Ollama's and vLLM's.
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
@@ -74,7 +73,7 @@ class _Models(Frozen):
 
 
 class Endpoint:
-    """Use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
+    """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
         base = url.rstrip("/")
@@ -95,17 +94,19 @@ class Endpoint:
         await self._session.close()
 
     async def models(self) -> list[str]:
-        """The models that it has, a node's alias for all of them left out. Raises SwarmError."""
+        """The ids of its models, without a node's alias for all of them. Raises SwarmError."""
         status, body = await self._send("GET", "/models", None)
         if status != 200:
             raise self._refusal(status, body)
         try:
             return [model.id for model in _Models.model_validate_json(body).data if model.id != ALIAS]
         except ValidationError as error:
-            raise SwarmError(f"{self.base}/models is no list of models: is that an OpenAI endpoint?") from error
+            raise SwarmError(
+                f"{self.base}/models does not answer with a list of models: is that an OpenAI endpoint?"
+            ) from error
 
     async def settle(self, problem: Problem, model: str, max_tokens: int) -> str:
-        """Find out by one short answer which fields it takes; says how it will be asked. Raises SwarmError."""
+        """Find out which sampling fields it takes, by one short answer; a note for the report. Raises SwarmError."""
         status, _ = await self._send("GET", "/federation/health", None)
         node = ONE_VOTER if status == 200 else {}
         for sampling in (WHOLE_DISTRIBUTION, ONLY_OPENAI):
@@ -124,7 +125,7 @@ class Endpoint:
         )
 
     async def sample(self, problem: Problem, key: SampleKey) -> Sample:
-        """Draw one sample; a busy endpoint is asked again for a while. Raises SwarmError where that is no use."""
+        """Draw one sample; a busy endpoint is asked again for a while. Raises SwarmError where it stays so."""
         body = self._body(problem, key.model, key.temperature, key.max_tokens, sampling_seed(key))
         pause_s = FIRST_PAUSE_S
         for attempt in range(1, ATTEMPTS + 1):
@@ -167,7 +168,7 @@ class Endpoint:
         try:
             answer = _Answer.model_validate_json(said)
         except ValidationError as error:
-            raise SwarmError(f"{self.base} answered what is no chat completion: {_shown(said)}") from error
+            raise SwarmError(f"{self.base} answered something other than a chat completion: {_shown(said)}") from error
         choice, usage = answer.choices[0], answer.usage or Usage()
         calls = enumerate(choice.message.tool_calls or ())
         return Sample(
@@ -196,20 +197,16 @@ def _shown(said: bytes) -> str:
         return repr(said[:MAX_SAID_CHARS].decode(errors="replace"))
 
 
-SLOTS = 16  # of each model: a few megabytes each, and no answer waits for another
-CONTEXT_TOKENS = 1024  # the longest shipped question takes 500 tokens with its tools, an answer at most 256
-
-
 class Silent:
-    """The console of a node that nobody watches."""
+    """The console of a node without a user: shows nothing, chooses the first."""
 
     can_ask = False
 
     def say(self, line: str) -> None:
-        """Nobody listens."""
+        """Shows nothing."""
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
-        """Nothing is downloaded."""
+        """Shows nothing."""
 
     def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         """The first."""

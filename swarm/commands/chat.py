@@ -9,7 +9,7 @@ from swarm.commands.output import Stream, say, say_line
 
 
 def chat(api: NodeApi, model: str, question: str) -> int:
-    """Ask `question` and leave, or converse until end of input."""
+    """Ask `question` and end, or without one hold a conversation until end of input."""
     if question:
         ask(api, model, [{"role": "user", "content": question}])
         return 0
@@ -28,7 +28,7 @@ def chat(api: NodeApi, model: str, question: str) -> int:
 
 
 def ask(api: NodeApi, model: str, messages: list[dict[str, Any]]) -> str:
-    """Print the answer while it comes, then one line on the vote; the answer."""
+    """Print the answer while it comes, then one line on the vote. Returns the answer."""
     parts: list[str] = []
     shown = Stream()
     swarm: dict[str, Any] = {}

@@ -1,8 +1,7 @@
-"""`swarm models`: what there is, what fits, bring one, remove one.
+"""`swarm models`: list the models, say which fit, download one, remove one.
 
-The nodes that `swarm models pull` may copy from: those named, those kept, those that a node here knows, and mDNS.
-
-Nothing is announced: this is a visitor, no node.
+`swarm models pull` copies from nodes first: those named with --peer, those a node here has stored, and those found by
+mDNS. It only asks, and announces nothing.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from swarm.commands.ballot_view import (
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, cut, write
 from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
-from swarm.commands.vote_stream import VoteAccount, VoteEnd, VoteMoment, VoteRequest, hold_vote
+from swarm.commands.vote_stream import VoteRequest, VoteResult, VoteState, VoteUpdate, hold_vote
 from swarm.errors import SetupError
 
 CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
@@ -44,46 +44,46 @@ OutputForm = Literal["text", "json", "jsonl"]
 class Screen(Protocol):
     """Shows a vote to somebody."""
 
-    def moment(self, moment: VoteMoment) -> None:
-        """The vote went on."""
+    def update(self, update: VoteUpdate) -> None:
+        """Show how the vote stands now."""
         ...
 
-    def end(self, end: VoteEnd) -> None:
-        """The vote is over."""
+    def result(self, result: VoteResult) -> None:
+        """Show how the vote ended, and its answer."""
         ...
 
 
 class LiveScreen:
-    """A terminal: the ballot in place, redrawn on every arrival and a few times a second."""
+    """A terminal: the vote in place, redrawn with every answer and a few times a second."""
 
     def __init__(self, out: TextIO, colours: bool) -> None:
         self._out = out
         self._paint = coloured if colours else plain
         self._region = LiveRegion(out)
-        self._account: VoteAccount | None = None
+        self._state: VoteState | None = None
         self._since = time.monotonic()
         self._drawing = threading.Lock()
 
     @contextmanager
     def ticking(self) -> Generator[None]:
-        """The clock runs while the block does."""
+        """Redraw a few times a second while the block runs."""
         try:
             with Ticker(self._redraw, TICK_S):
                 self._redraw()
                 yield
         finally:
-            if self._account is None:
+            if self._state is None:
                 self._region.draw([])  # the vote never began: an error follows, and nothing else
 
-    def moment(self, moment: VoteMoment) -> None:
-        self._account = moment.account
+    def update(self, update: VoteUpdate) -> None:
+        self._state = update.state
         self._redraw()
 
-    def end(self, end: VoteEnd) -> None:
+    def result(self, result: VoteResult) -> None:
         with self._drawing:
             view = View(self._view().columns, self._paint)
-            self._account = end.account
-            self._region.draw([*verdict_lines(end.account, view), "", *answer_lines(end, view)])
+            self._state = result.state
+            self._region.draw([*verdict_lines(result.state, view), "", *answer_lines(result, view)])
 
     def _view(self) -> View:
         size = terminal_size(self._out)
@@ -92,35 +92,35 @@ class LiveScreen:
     def _redraw(self) -> None:
         with self._drawing:
             view, elapsed_ms = self._view(), round((time.monotonic() - self._since) * 1000)
-            if self._account is None:
+            if self._state is None:
                 lines = [view.line([("dim", f"asking the swarm · {elapsed_ms / 1000:.1f} s")])]
-            elif self._account.final:
+            elif self._state.final:
                 return  # the verdict is drawn, and stays
             else:
-                lines = standing_lines(self._account, view, elapsed_ms)
+                lines = standing_lines(self._state, view, elapsed_ms)
             self._region.draw(lines)
 
 
 class LogScreen:
-    """A file or a pipe: one line an event, then the account and the answer. No colours."""
+    """A file or a pipe: one line an answer, then the result. No colours."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._heard: set[str] | None = None
+        self._shown: set[str] | None = None
 
-    def moment(self, moment: VoteMoment) -> None:
-        account = moment.account
-        if self._heard is None:
-            self._heard = set()
-            self._say(asked_line(account))
-        for part in account.candidates:
-            if part.voter not in self._heard:
-                self._heard.add(part.voter)
-                self._say(arrival_line(account, part))
+    def update(self, update: VoteUpdate) -> None:
+        state = update.state
+        if self._shown is None:
+            self._shown = set()
+            self._say(asked_line(state))
+        for part in state.candidates:
+            if part.voter not in self._shown:
+                self._shown.add(part.voter)
+                self._say(arrival_line(state, part))
 
-    def end(self, end: VoteEnd) -> None:
+    def result(self, result: VoteResult) -> None:
         view = View(LOG_COLUMNS)
-        for line in ["", *verdict_lines(end.account, view), "", *answer_lines(end, view)]:
+        for line in ["", *verdict_lines(result.state, view), "", *answer_lines(result, view)]:
             write(self._out, one_line(line.rstrip()) + "\n")
 
     def _say(self, line: str) -> None:
@@ -128,28 +128,32 @@ class LogScreen:
 
 
 class JsonScreen:
-    """For programs: the end as one JSON object on one line; with `every_moment`, each moment before it too."""
+    """For programs: the result as one JSON object on one line; with `every_update`, a line for each update before it.
 
-    def __init__(self, out: TextIO, every_moment: bool) -> None:
+    Update: `{"ballot": ...}`; result: `{"answer": TEXT, "swarm": ...}`, both objects as the node sent them
+    (docs/swarm-object.md).
+    """
+
+    def __init__(self, out: TextIO, every_update: bool) -> None:
         self._out = out
-        self._every_moment = every_moment
+        self._every_update = every_update
 
-    def moment(self, moment: VoteMoment) -> None:
-        if self._every_moment:
-            self._write({"ballot": moment.raw})
+    def update(self, update: VoteUpdate) -> None:
+        if self._every_update:
+            self._write({"ballot": update.raw})
 
-    def end(self, end: VoteEnd) -> None:
-        self._write({"answer": end.answer, "swarm": end.raw})
+    def result(self, result: VoteResult) -> None:
+        self._write({"answer": result.answer, "swarm": result.raw})
 
     def _write(self, value: Mapping[str, object]) -> None:
         write(self._out, json.dumps(value) + "\n")
 
 
-def answer_lines(end: VoteEnd, view: View) -> list[str]:
-    """Whose answer it is, and the answer: its own lines, however long."""
-    winner = end.account.winner or "nobody"
+def answer_lines(result: VoteResult, view: View) -> list[str]:
+    """A rule with the winner's name, then the answer as it is, however long its lines."""
+    winner = result.state.winner or "nobody"
     rule = cut(f"── {winner} " + "─" * view.columns, view.columns + 1)[: view.columns]
-    return [view.paint("dim", rule), *clean_text(end.answer).strip("\n").split("\n")]
+    return [view.paint("dim", rule), *clean_text(result.answer).strip("\n").split("\n")]
 
 
 def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
@@ -162,35 +166,35 @@ def may_colour(environment: Mapping[str, str]) -> bool:
     return not environment.get("NO_COLOR")
 
 
-def vote(api: NodeApi, ballot: VoteRequest, output: OutputForm) -> int:
+def vote(api: NodeApi, request: VoteRequest, output: OutputForm) -> int:
     """Hold the vote and show it; 0 if its verdict has a quorum. Ctrl-C cancels it at the node."""
     screen = _screen(output)
     try:
         with screen.ticking() if isinstance(screen, LiveScreen) else nullcontext():
-            end = _watch(api, ballot, screen)
+            result = _watch(api, request, screen)
     except KeyboardInterrupt:
-        complain("swarm: cancelled; the node lets its voters go")
+        complain("swarm: cancelled; the node stops its voters")
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # else the interpreter complains at its end
         return NONE
-    return CONSENSUS if end.account.quorum and not end.account.degraded else NONE
+    return CONSENSUS if result.state.quorum and not result.state.degraded else NONE
 
 
-def _watch(api: NodeApi, ballot: VoteRequest, screen: Screen) -> VoteEnd:
-    with closing(hold_vote(api, ballot)) as vote_held:
+def _watch(api: NodeApi, request: VoteRequest, screen: Screen) -> VoteResult:
+    with closing(hold_vote(api, request)) as vote_held:
         for event in vote_held:
-            if isinstance(event, VoteMoment):
-                screen.moment(event)
+            if isinstance(event, VoteUpdate):
+                screen.update(event)
                 continue
-            screen.end(event)
+            screen.result(event)
             return event
-    raise AssertionError("a vote ends with its end, or raises")
+    raise AssertionError("a vote ends with its result, or raises")
 
 
 def _screen(output: OutputForm) -> Screen:
     if output != "text":
-        return JsonScreen(sys.stdout, every_moment=output == "jsonl")
+        return JsonScreen(sys.stdout, every_update=output == "jsonl")
     if may_redraw(sys.stdout, os.environ):
         return LiveScreen(sys.stdout, may_colour(os.environ))
     return LogScreen(sys.stdout)

@@ -1,9 +1,8 @@
-"""A vote held by a node, as it comes: moments of the ballot, then its end with the winning answer.
+"""A vote that a node holds, as the commands read it: updates while it runs, then the result with the winning answer.
 
-A node's account of a vote as the commands read it: the `swarm` object, of the end or of a moment before it.
-
-Another version of the program may send more fields, or fewer: what is unknown has a default that claims nothing. All
-texts come from models and peers, and are made lines that a terminal only shows.
+Both are the node's `swarm` object (docs/swarm-object.md). A node of another version may send more fields or fewer:
+those that are missing get a default that claims nothing. All texts come from models and peers; here they become single
+lines without control characters.
 """
 
 from __future__ import annotations
@@ -22,15 +21,19 @@ from swarm.errors import SwarmError
 from swarm.generation import Frozen, JsonObject
 
 MAX_COUNT = 10**9  # of voters, groups, weights: anything above it is none
-MAX_PARTS = 256  # voters and places in one account; a ballot has at most 128
+MAX_PARTS = 256  # voters in one vote; a node asks at most 128
 MAX_LINE_CHARS = 400  # of a text before it is cleaned: nodes send half of that, no terminal shows more
+MAX_SHOWN_COLUMNS = 200  # of a lone answer in the list of voters, as of those that nodes shorten
 
 Line = Annotated[str, AfterValidator(lambda text: clean_line(text[:MAX_LINE_CHARS]))]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class VoterPart(Frozen):
-    """One voter's part. `answer` is short, and known only where the vote was watched."""
+    """One voter's part. Voters whose answers agree share a `group` number, None: it cast no vote.
+
+    `answer` is a short form of what it said, known only from updates.
+    """
 
     voter: Line
     model: Line = ""
@@ -42,7 +45,7 @@ class VoterPart(Frozen):
     answer: Line = ""
 
 
-class SeatsStillOut(Frozen):
+class SeatsOut(Frozen):
     """Voters of one model on one node that have not answered."""
 
     node: Line
@@ -50,7 +53,7 @@ class SeatsStillOut(Frozen):
     seats: Count = 1
 
 
-class VoteAccount(Frozen):
+class VoteState(Frozen):
     """How a vote stands or ended. `saved`: planned voters that were never asked, or cancelled."""
 
     strategy: Line
@@ -73,7 +76,7 @@ class VoteAccount(Frozen):
     shortfall: Line | None = None
     judge: Line | None = None
     candidates: Annotated[tuple[VoterPart, ...], Field(max_length=MAX_PARTS)] = ()
-    out: Annotated[tuple[SeatsStillOut, ...], Field(max_length=MAX_PARTS)] = ()
+    out: Annotated[tuple[SeatsOut, ...], Field(max_length=MAX_PARTS)] = ()
     final: bool = True
 
     @property
@@ -90,24 +93,24 @@ class VoteAccount(Frozen):
         return [found[group] for group in sorted(found)]
 
 
-def read_account(raw: JsonValue) -> VoteAccount:
-    """The account in a node's JSON. Raises SwarmError where it is none."""
+def read_state(raw: JsonValue) -> VoteState:
+    """What a node's `swarm` object says. Raises SwarmError where it is unreadable."""
     try:
-        return VoteAccount.model_validate(raw)
+        return VoteState.model_validate(raw)
     except ValidationError as error:
-        raise SwarmError(f"the node's account of the vote is unreadable: {error.errors()[0]['msg']}") from error
+        raise SwarmError(f"what the node says of the vote is unreadable: {error.errors()[0]['msg']}") from error
 
 
 def with_answers(final: JsonObject, last: JsonObject | None, answer: str) -> JsonObject:
-    """The final account with each voter's short answer and who was still out, which only the moments before it tell.
+    """The result with each voter's short answer and who had not answered, which only the updates before it say.
 
-    Without such a moment there was no vote: the winner's answer is the one.
+    Without any update there was no vote: the one answer is the winner's.
     """
-    told: dict[str, JsonValue] = {str(final.get("winner")): answer}
+    answers: dict[str, JsonValue] = {str(final.get("winner")): answer}
     if last is not None:
-        told = {str(candidate.get("voter")): candidate.get("answer", "") for candidate in _objects(last)}
+        answers = {str(candidate.get("voter")): candidate.get("answer", "") for candidate in _objects(last)}
     shown: list[JsonValue] = [
-        {**candidate, "answer": told[voter]} if (voter := str(candidate.get("voter"))) in told else candidate
+        {**candidate, "answer": answers[voter]} if (voter := str(candidate.get("voter"))) in answers else candidate
         for candidate in _objects(final)
     ]
     return {**final, "candidates": shown, "out": [] if last is None else last.get("out", [])}
@@ -116,9 +119,6 @@ def with_answers(final: JsonObject, last: JsonObject | None, answer: str) -> Jso
 def _objects(account: JsonObject) -> list[JsonObject]:
     candidates = account.get("candidates")
     return [each for each in candidates if isinstance(each, dict)] if isinstance(candidates, list) else []
-
-
-MAX_SHOWN_COLUMNS = 200  # of a lone answer in the account, as of those that nodes shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class VoteRequest:
     max_tokens: int | None = None
 
     def body(self) -> JsonObject:
-        """The request. The answer is not streamed beside the vote: it is shown when it has won."""
+        """The body of a chat completion request. The answer is not streamed during the vote, but sent at its end."""
         system: list[JsonObject] = [] if self.system is None else [{"role": "system", "content": self.system}]
         shown = None if self.strategy == "single" else "buffer"  # a lone answer streams in one way only
         swarm: JsonObject = {"votes": self.votes, "strategy": self.strategy, "progress": True, "stream": shown}
@@ -152,46 +152,48 @@ class VoteRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class VoteMoment:
-    """How the vote stands. `raw` is the node's own account, with what this version does not know."""
+class VoteUpdate:
+    """How the vote stands. `raw` is the node's own object, with fields that this version does not know."""
 
-    account: VoteAccount
+    state: VoteState
     raw: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class VoteEnd:
-    """What came of the vote, and the winning answer, whole."""
+class VoteResult:
+    """How the vote ended, and the winning answer, whole."""
 
-    account: VoteAccount
+    state: VoteState
     raw: JsonObject
     answer: str
 
 
-def hold_vote(api: NodeApi, ballot: VoteRequest) -> Generator[VoteMoment | VoteEnd]:
-    """The moments, then exactly one end. Closing it cancels the vote. Raises SwarmError with the remedy."""
+def hold_vote(api: NodeApi, request: VoteRequest) -> Generator[VoteUpdate | VoteResult]:
+    """The updates, then exactly one result. Closing it cancels the vote. Raises SwarmError with the remedy."""
     words: list[str] = []
     final: JsonObject | None = None
     last: JsonObject | None = None
-    with closing(post_stream(api, "/v1/chat/completions", ballot.body())) as events:
+    with closing(post_stream(api, "/v1/chat/completions", request.body())) as events:
         for event in events:
             words += [choice["delta"].get("content") or "" for choice in event.get("choices", ())]
             swarm: JsonObject = event.get("swarm") or {}
-            moment = swarm.get("ballot")
-            if isinstance(moment, dict):
-                last = moment
-                yield VoteMoment(read_account(moment), moment)
+            ballot = swarm.get("ballot")
+            if isinstance(ballot, dict):
+                last = ballot
+                yield VoteUpdate(read_state(ballot), ballot)
             elif swarm:
                 final = swarm
     if final is None:
-        raise SwarmError(f"{api.url} ended the answer before the vote: is it a node of Local Swarm, and still running?")
+        raise SwarmError(
+            f"{api.url} ended its answer without the vote's result: is it a node of Local Swarm, and still running?"
+        )
     answer = winning_words(final) or "".join(words)
     raw = with_answers(final, last, cut(clean_line(answer), MAX_SHOWN_COLUMNS))
-    yield VoteEnd(read_account(raw), raw, answer)
+    yield VoteResult(read_state(raw), raw, answer)
 
 
 def winning_words(final: JsonObject) -> str | None:
-    """The winner's answer where it is not what was streamed: the vote overruled the leader."""
+    """The winner's answer where it is not the one that was streamed: the vote chose another than the leader's."""
     message = final.get("winner_message")
     content = message.get("content") if isinstance(message, dict) else None
     return content if isinstance(content, str) else None

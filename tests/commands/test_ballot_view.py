@@ -19,16 +19,16 @@ from swarm.commands.ballot_view import (
 )
 from swarm.commands.output import columns_of
 from swarm.commands.terminal import clean_line_of, rows_taken
-from swarm.commands.vote_stream import SeatsStillOut, VoteAccount, VoterPart, read_account, with_answers
+from swarm.commands.vote_stream import SeatsOut, VoterPart, VoteState, read_state, with_answers
 from swarm.errors import SwarmError
 
 ZEUS = VoterPart(voter="Zeus@kitchen", model="demo", group=0, weight=1, tokens=31, ms=412, answer="16")
 LUNA = VoterPart(voter="Luna@study", model="demo:b", group=0, weight=1, tokens=28, ms=398, answer="16")
 ATLAS = VoterPart(voter="Atlas@attic", model="demo:c", group=1, weight=0.5, tokens=30, ms=1501, answer="18")
 NOVA = VoterPart(voter="Nova@attic", model="demo:c", abstained="cut by length", tokens=64, ms=800)
-RUNNING = VoteAccount(
+RUNNING = VoteState(
     strategy="majority", kind="number", votes=3, asked=5, wanted=5, winner="Zeus@kitchen", quorum=True,
-    candidates=(ZEUS, LUNA, ATLAS, NOVA), out=(SeatsStillOut(node="kitchen", model="demo"),), final=False,
+    candidates=(ZEUS, LUNA, ATLAS, NOVA), out=(SeatsOut(node="kitchen", model="demo"),), final=False,
 )  # fmt: skip
 OVER = RUNNING.model_copy(
     update={
@@ -92,11 +92,11 @@ def test_the_end_says_what_stopped_it_who_disagreed_and_what_it_cost() -> None:
     ],
 )
 def test_the_outcome_in_words(changes: dict[str, Any], words: str) -> None:
-    rows = outcome_rows(VoteAccount.model_validate({**OVER.model_dump(), **changes}))
+    rows = outcome_rows(VoteState.model_validate({**OVER.model_dump(), **changes}))
     assert words in "\n".join(View(200).line(row) for row in rows)
 
 
-def hostile(count: int) -> VoteAccount:
+def hostile(count: int) -> VoteState:
     """Voters whose every word tries to get out of its line."""
     evil = "\x1b[2J\x1b]0;x\x07" + "日本語\u202e" * 40 + "\r\n\n" + "a" * 5000
     voters = [
@@ -104,8 +104,8 @@ def hostile(count: int) -> VoteAccount:
         for n in range(count)
     ]
     failed = VoterPart(voter="x", model=evil, abstained=f"failed: {evil}")
-    out = (SeatsStillOut(node=evil, model=evil, seats=30),)
-    return VoteAccount(
+    out = (SeatsOut(node=evil, model=evil, seats=30),)
+    return VoteState(
         strategy=evil, kind=evil, votes=count, asked=count + 31, wanted=64, winner=voters[0].voter, judge=evil,
         agreement=0.3, quorum=True, stopped_by=evil, candidates=(*voters, failed), out=out, final=False,
     )  # fmt: skip
@@ -152,9 +152,7 @@ def test_a_bar_is_drawn_to_an_eighth_of_a_column(share: float, drawn: str) -> No
 
 
 def test_a_vote_without_a_vote_has_no_tally() -> None:
-    lone = VoteAccount(
-        strategy="single", kind="text", asked=1, wanted=5, votes=1, winner=ZEUS.voter, candidates=(ZEUS,)
-    )
+    lone = VoteState(strategy="single", kind="text", asked=1, wanted=5, votes=1, winner=ZEUS.voter, candidates=(ZEUS,))
     assert not any("█" in line for line in standing_lines(lone, View(80), 5))
     assert standing_lines(lone, View(80), 5)[0] == "1 of 5 voters · single · text · 5 ms"
 
@@ -164,7 +162,7 @@ def test_the_end_knows_each_answer_from_the_moments_before() -> None:
     final = {"strategy": "auto", "winner": "a", "new": 1, "candidates": [{"voter": "a"}, {"voter": "b"}]}
     merged = with_answers(final, last, "whole")
     assert merged == {**final, "candidates": [{"voter": "a", "answer": "7"}, {"voter": "b"}], "out": [{"node": "n"}]}
-    assert read_account(with_answers(final, None, "whole")).candidates[0].answer == "whole"
+    assert read_state(with_answers(final, None, "whole")).candidates[0].answer == "whole"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +177,8 @@ def test_the_end_knows_each_answer_from_the_moments_before() -> None:
     ],
 )
 def test_an_unreadable_account_is_said_to_be_one(raw: Any) -> None:
-    with pytest.raises(SwarmError, match="account of the vote is unreadable"):
-        read_account(raw)
+    with pytest.raises(SwarmError, match="what the node says of the vote is unreadable"):
+        read_state(raw)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ async def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
         out, errors = await asyncio.to_thread(process.communicate)
     assert process.returncode == 1, errors
     assert "swarm: interrupted; " in errors
-    assert f"The same command goes on from there ({store})" in errors
+    assert f"The same command continues from them ({store})" in errors
     assert "of 300 (interrupted) problems" in out
 
 

@@ -235,7 +235,7 @@ async def test_ctrl_c_frees_the_workers(node: RunningNode, engine: ScriptedEngin
     await engine.until(lambda engine: engine.running == 0)
     assert engine.cancelled >= 2
     assert (code, out) == (1, "")
-    assert err == "swarm: cancelled; the node lets its voters go\n"
+    assert err == "swarm: cancelled; the node stops its voters\n"
 
 
 async def test_a_degraded_verdict_ends_with_1(node: RunningNode, engine: ScriptedEngine) -> None:
