@@ -17,7 +17,7 @@ from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
 from swarm.engines.prompt_bound import prompt_chars
-from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
@@ -37,7 +37,7 @@ from swarm.routing.policy import (
     with_a_say,
 )
 from swarm.routing.preference import by_our_measure, by_preference, expected_tokens, fit_to_vote, with_slots_for
-from swarm.routing.prefix import prefixes_of
+from swarm.routing.prefix import Prefixes, prefixes_of
 from swarm.routing.replica_client import Asking, OnServed
 from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
 from swarm.routing.router import Router, RoutingListener
@@ -165,60 +165,74 @@ class Dispatcher:
         can answer `request` at all (`EngineEntry.check`): that takes its time, and this does not.
         """
         self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
-        chars = prompt_chars(request)
-        with self._choosing():
-            replicas = who_can(request, self.replicas(local_only), self._offers(options.upstream, local_only))
-        engines = frozenset(replica.engine for replica in replicas)
+        offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
+        able = self._able(request, offers, local_only)
+        voters = able
         if self._measurements:
             question = Question.of(request, strategy_of(options, self._defaults.strategy))
-            replicas = with_a_say(replicas, question, self._measurements)
-        tokens = expected_tokens(request)
-        plan = make_plan(replicas, options, self._defaults, chars, choices, self._demand.peak(), tokens)
-        return replace(plan, engines=engines)
+            voters = with_a_say(able, question, self._measurements)
+        ranked = self._ranked(request, able, offers, prefixes, choices)
+        plan = make_plan(
+            ranked, options, self._defaults, prompt_chars(request), choices, self._demand.peak(), voters=voters
+        )
+        return replace(plan, prefixes=prefixes, engines=frozenset(replica.engine for replica in able))
+
+    def _able(
+        self, request: GenerationRequest, offers: Sequence[UpstreamOffer], local_only: bool
+    ) -> tuple[Replica, ...]:
+        """Who may answer `request` now, as voters or alone."""
+        with self._choosing():
+            return who_can(request, self.replicas(local_only), offers)
+
+    def _ranked(
+        self,
+        request: GenerationRequest,
+        able: Sequence[Replica],
+        offers: Sequence[UpstreamOffer],
+        prefixes: Prefixes,
+        choices: int,
+    ) -> tuple[Replica, ...]:
+        """Who gives `choices` answers alone, best first; then the upstreams that had no part so far."""
+        ranked = with_slots_for(choices, self._router.warmed(able, prefixes), expected_tokens(request))
+        return (*ranked, *last_resorts(request.model, ranked, offers))
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
-        Raises NoConsensus for a degraded verdict, where the client wants none.
+        With `stream` the strongest voter's answer comes while it is made, as far as it may be shown. Raises what no
+        answer can be given for, and NoConsensus for a degraded verdict, where the client wants none.
         """
         self._router.attempt()
+        shown = alone = False
         with self._demand.request():
-            async with aclosing(self._vote(request, plan, options, deadline, stream)) as progress:
-                async for item in progress:
-                    if isinstance(item, Outcome):
-                        self._note_dissent(item.verdict)
-                        if item.verdict.degraded and options.on_no_quorum == NoQuorum.ERROR:
-                            raise no_consensus(item.verdict.shortfall)
-                    yield item
+            while True:
+                ballot = hold_ballot(self._call(request, plan, options, deadline, stream))
+                try:
+                    async with aclosing(ballot) as progress:
+                        async for item in progress:
+                            if isinstance(item, Outcome):
+                                self._settle(item.verdict, options)
+                            shown = shown or isinstance(item, Delta)
+                            yield item
+                    return
+                except (EngineDied, DeadlineExceeded, NoConsensus):
+                    raise
+                except FAILING_OVER as error:
+                    last = None if shown or alone else self._left_over(request, plan, options)
+                    if last is None:
+                        raise
+                    log.warning("no voter could answer, asking %s: %s", last.node, error)
+                    plan, alone = replace(plan, seats=(last,)), True
 
-    def _note_dissent(self, verdict: Verdict) -> None:
+    def _settle(self, verdict: Verdict, options: VoteOptions) -> None:
+        """Note who dissented. Raises NoConsensus for a degraded verdict, where the client wants none."""
         nodes = {replica.node: replica.node_id for replica in self._peers()}
         for node_id, dissented in dissents(verdict, nodes):
             self._router.conduct.note(node_id, votes=1, dissent=int(dissented))
-
-    async def _vote(
-        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
-        shown = False
-        try:
-            async with aclosing(self._ballot(request, plan, options, deadline, stream)) as progress:
-                async for item in progress:
-                    shown = shown or isinstance(item, Delta)
-                    yield item
-            return
-        except EngineDied:
-            raise
-        except FAILING_OVER as error:
-            last = None if shown else self._left_over(request, plan, options)
-            if last is None or isinstance(error, DeadlineExceeded):
-                raise
-            log.warning("no voter could answer, asking %s: %s", last.node, error)
-        alone = replace(plan, seats=(last,))
-        async with aclosing(self._ballot(request, alone, options, deadline, stream)) as progress:
-            async for item in progress:
-                yield item
+        if verdict.degraded and options.on_no_quorum == NoQuorum.ERROR:
+            raise no_consensus(verdict.shortfall)
 
     def _left_over(self, request: GenerationRequest, plan: Plan, options: VoteOptions) -> Replica | None:
         """Who may still answer where no voter could: a node with no seat (its model is weaker), then an upstream."""
@@ -228,17 +242,16 @@ class Dispatcher:
         above = last_resorts(request.model, plan.seats, self._offers(options.upstream))
         return best or next(iter(above), None)
 
-    def _ballot(
+    def _call(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
-        """The planned ballot; with `stream`, the strongest voter is heard live, and shown where that is safe."""
+    ) -> BallotCall:
+        """The planned ballot: who is asked at first and later, how they are run, replaced and judged."""
         question = Question.of(request, plan.strategy)
         models = [replica.model for replica in plan.seats]
         weights = seat_weights(question, self._measurements, plan.seats)
-        prefixes = prefixes_of(request)
-        planned = self._router.warmed(plan.seats, prefixes)
+        planned = self._router.warmed(plan.seats, plan.prefixes)
         seats = strongest_first(planned, measured_strength(self._measurements, question, models))
-        self._router.affinity.answered(prefixes, seats[0].place)  # the leader's slot has the prompt
+        self._router.affinity.answered(plan.prefixes, seats[0].place)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
@@ -246,27 +259,25 @@ class Dispatcher:
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
         batches, later = in_waves(seats, samplings, first)
-        return hold_ballot(
-            BallotCall(
-                question=question,
-                wanted=plan.wanted,
-                batches=batches,
-                later=later,
-                deadline=deadline,
-                run=self._run(request, deadline),
-                replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
-                reseat=lambda held, own: seated_anew(
-                    held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
-                ),
-                ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
-                stream_leader=stream,
-                live=stream_mode(question, options.stream or self._defaults.stream),
-                weights=weights,
-                stop=options.stop,
-                min_votes=options.min_votes or 1,
-                min_agreement=options.min_agreement,
-                progress=options.progress,
-            )
+        return BallotCall(
+            question=question,
+            wanted=plan.wanted,
+            batches=batches,
+            later=later,
+            deadline=deadline,
+            run=self._run(request, deadline),
+            replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
+            reseat=lambda held, own: seated_anew(
+                held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
+            ),
+            ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
+            stream_leader=stream,
+            live=stream_mode(question, options.stream or self._defaults.stream),
+            weights=weights,
+            stop=options.stop,
+            min_votes=options.min_votes or 1,
+            min_agreement=options.min_agreement,
+            progress=options.progress,
         )
 
     def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
@@ -311,9 +322,10 @@ class Dispatcher:
             return None
         return Batch(best, failure.batch.samplings[: min(failure.missing, room[best] or best.slots)])
 
-    async def single(
+    def single(
         self,
         request: GenerationRequest,
+        plan: Plan,
         choices: int,
         deadline: float,
         on_served: OnServed,
@@ -321,28 +333,21 @@ class Dispatcher:
         upstream: bool = True,
         whole: bool = False,
     ) -> AsyncGenerator[Delta | Finish, None]:
-        """`choices` answers of the best replica; before the first event the next best may take over, upstreams last.
+        """`choices` answers of the best replica in the `plan`; before the first event the next best may take over.
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
         may take over until then.
         """
-        with self._demand.request():
+
+        def rank_again() -> tuple[Replica, ...]:
             offers = self._offers(upstream, local_only)
-            prefixes = prefixes_of(request)
+            return self._ranked(request, self._able(request, offers, local_only), offers, plan.prefixes, choices)
 
-            def rank() -> tuple[Replica, ...]:
-                with self._choosing():
-                    able = self._router.warmed(who_can(request, self.replicas(local_only), offers), prefixes)
-                ranked = with_slots_for(choices, able, expected_tokens(request))
-                return (*ranked, *last_resorts(request.model, ranked, offers))
-
-            answer = SingleAnswer(
-                self._asking, self._router, request, rank, prefixes, choices, deadline, on_served, whole, local_only
-            )
-            async with aclosing(answer.events()) as events:
-                async for event in events:
-                    yield event
+        answer = SingleAnswer(
+            self._asking, self._router, request, plan, rank_again, choices, deadline, on_served, whole, local_only
+        )
+        return answer.events(self._demand)
 
     async def utility(
         self, model: str, call: UtilityCall[A], deadline: float, local_only: bool = False, upstream: bool = True

@@ -6,7 +6,7 @@ What measured weights mean for who is asked: plain choices over models, before a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -16,7 +16,8 @@ from swarm.consensus.question import Question
 from swarm.consensus.stopping import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.weights import EQUAL, MAX_RATIO, Measurements, VoterWeights, ballot_weights
 from swarm.errors import BadRequest
-from swarm.routing.preference import EXPECTED_TOKENS, by_our_measure, fit_to_vote, with_slots_for
+from swarm.routing.preference import by_our_measure, fit_to_vote
+from swarm.routing.prefix import NO_PREFIXES, Prefixes
 from swarm.routing.replicas import Replica, model_names
 from swarm.routing.seating import parties_of, seat_limits, share_of_a_peer
 
@@ -54,46 +55,36 @@ class Defaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
-    """`count` voters of one replica."""
-
-    replica: Replica
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """How a request will be answered. `wanted` is what the setting asks for, `asked` what the load allows.
+    """How a request will be answered: by one replica (strategy `single`), or by a vote.
 
-    `seats` has the replica of every voter, in the order in which they are asked; `idle_only`: no other client waits
-    for any of them. `parties` can vote, and so no peer has more than its `share` of the seats wanted (see `shares.py`).
-    `engines` are those of everybody who may answer, by name; None for those of peers.
+    `seats` of a vote has the replica of every voter, in the order in which they are asked; else those that may answer,
+    best first: whoever is first does, the others are the order of failover. `wanted` is what the setting asks for, in
+    voters. `idle_only`: no other client waits for any of them. `parties` can vote, and so no peer has more than its
+    `share` of the seats wanted. `prefixes` is what the conversation is known again by. `engines` are those of
+    everybody who may answer, by name; None for those of peers.
     """
 
-    mode: Literal["single", "vote"]
     strategy: Strategy
     wanted: int
     seats: tuple[Replica, ...]
     idle_only: bool = False
     parties: frozenset[str] = frozenset()
     engines: frozenset[str | None] = frozenset()
+    prefixes: Prefixes = NO_PREFIXES
+
+    @property
+    def mode(self) -> Literal["single", "vote"]:
+        return "single" if self.strategy == Strategy.SINGLE else "vote"
 
     @property
     def asked(self) -> int:
-        return len(self.seats)
+        """How many voters, as far as the load allows."""
+        return 1 if self.mode == "single" else len(self.seats)
 
     def share(self, without: str | None = None) -> int:
         """The most seats of one peer; `without` the party that was lost meanwhile."""
         return share_of_a_peer(len(self.parties - {without}), self.wanted)
-
-    @property
-    def assignments(self) -> tuple[Assignment, ...]:
-        return gathered(self.seats)
-
-
-def gathered(seats: Iterable[Replica]) -> tuple[Assignment, ...]:
-    """How many voters each replica has."""
-    return tuple(Assignment(replica, count) for replica, count in Counter(seats).items())
 
 
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
@@ -133,40 +124,41 @@ def strategy_of(options: VoteOptions, default: Strategy) -> Strategy:
 
 
 def make_plan(
-    replicas: Sequence[Replica],
+    ranked: Sequence[Replica],
     options: VoteOptions,
     defaults: Defaults,
     prompt_chars: int,
     choices: int = 1,
     peak_requests: int = 0,
-    tokens: int = EXPECTED_TOKENS,
+    *,
+    voters: Sequence[Replica] | None = None,
 ) -> Plan:
-    """One answer or a ballot, and who is asked. `replicas` is not empty.
+    """One answer or a ballot, and who is asked.
 
+    `ranked` may answer alone, best first, and are not empty; `voters` may vote (by default the same).
     Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. An explicit number of votes or a
     named strategy is honoured and queues; else only idle slots are taken, down to one (or to `min_votes`), and one for
-    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Answers have about as
-    many `tokens`. Raises BadRequest for a posterior stop that means nothing here.
+    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Raises BadRequest for a
+    posterior stop that means nothing here.
     """
-    best = with_slots_for(choices, replicas, tokens)
     strategy = strategy_of(options, defaults.strategy)
     least = options.min_votes or 1
     wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
     if choices > 1 or strategy == Strategy.SINGLE or wanted == 1:
-        return Plan("single", Strategy.SINGLE, 1, (best[0],) * choices)
-    single = Plan("single", Strategy.SINGLE, wanted, (best[0],))
-    best = fit_to_vote(best)
+        return Plan(Strategy.SINGLE, 1, tuple(ranked))
+    single = Plan(Strategy.SINGLE, wanted, tuple(ranked))
+    fit = fit_to_vote(ranked if voters is None else voters)
     if options.stop == StopRule.POSTERIOR:
-        check_posterior(best, wanted)
-    parties = parties_of(best)
+        check_posterior(fit, wanted)
+    parties = parties_of(fit)
     if options.explicit:
-        return Plan("vote", strategy, wanted, spread(best, wanted, idle_only=False), parties=parties)
+        return Plan(strategy, wanted, spread(fit, wanted, idle_only=False), parties=parties)
     if prompt_chars > LONG_PROMPT_CHARS and least == 1:
         return single
-    spare = tuple(replace(r, slots_free=spare_slots(r, peak_requests)) if r.local else r for r in best)
-    plan = Plan("vote", strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True, parties=parties)
+    spare = tuple(replace(r, slots_free=spare_slots(r, peak_requests)) if r.local else r for r in fit)
+    plan = Plan(strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True, parties=parties)
     if plan.asked < least:
-        plan = Plan("vote", strategy, wanted, spread(best, least, idle_only=False), parties=parties)
+        plan = Plan(strategy, wanted, spread(fit, least, idle_only=False), parties=parties)
     return plan if plan.asked > 1 else single
 
 

@@ -43,6 +43,9 @@ class Prefixes:
     earlier: tuple[bytes, ...] = ()
 
 
+NO_PREFIXES = Prefixes(None)
+
+
 def prefixes_of(request: GenerationRequest) -> Prefixes:
     """How `request` is kept and found again. It depends on the model as asked for, and on the tools."""
     start = blake2b(digest_size=HASH_BYTES)

@@ -25,9 +25,10 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
+from swarm.routing.demand import Demand
 from swarm.routing.pills import Content
+from swarm.routing.policy import Plan
 from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
-from swarm.routing.prefix import Prefixes
 from swarm.routing.replica_client import Asking, OnServed, Served
 from swarm.routing.replicas import Replica, ReplicaKey
 from swarm.routing.router import Router
@@ -44,9 +45,9 @@ MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up witho
 
 
 class SingleAnswer:
-    """The work on one request: those that `rank` tells are asked in order for `choices` answers until `deadline`.
+    """The work on one request: those planned are asked in order for `choices` answers until `deadline`.
 
-    That is a monotonic instant. `rank` is asked again after a failure, and, unless the request `stays`, while it waits
+    That is a monotonic instant. They are ranked again after a failure, and, unless the request `stays`, while it waits
     for this node's own workers.
     Of a `whole` answer nothing is handed out before it is complete, so that the next best may take over until then.
     A request over which an engine ended, or two nodes vanished, is asked of nobody else.
@@ -57,8 +58,8 @@ class SingleAnswer:
         asking: Asking,
         router: Router,
         request: GenerationRequest,
-        rank: Callable[[], Sequence[Replica]],
-        prefixes: Prefixes,
+        plan: Plan,
+        rank_again: Callable[[], Sequence[Replica]],
         choices: int,
         deadline: float,
         on_served: OnServed,
@@ -68,8 +69,8 @@ class SingleAnswer:
         self._asking = asking
         self._router = router
         self._request = request
-        self._rank = rank
-        self._prefixes = prefixes
+        self._plan = plan
+        self._rank_again = rank_again
         self._choices = choices
         self._deadline = deadline
         self._on_served = on_served
@@ -80,36 +81,37 @@ class SingleAnswer:
         self._vanished = False  # one of those tried, with the request
         self._reason: Reason = "only one"
 
-    async def events(self) -> AsyncGenerator[Delta | Finish, None]:
+    async def events(self, demand: Demand) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
-        self._router.attempt()
-        left = self._ranked()
-        self._reason = reason_for(left, self._choices, expected_tokens(self._request))
-        self._tell_followed(left[0])
-        begun = False
-        while left:
-            replica, *left = left
-            try:
-                async with aclosing(self._from(replica)) as events:
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except SoonerElsewhere as sooner:
-                self._tell_moved()
-                if not self._tried:
-                    self._reason = "free slot"
-                chosen = (sooner.peer.place, replica.place)
-                others = [other for other in self._ranked_again(left) if other.place not in chosen]
-                left = [sooner.peer, replica, *others]
-            except EngineDied:
-                raise
-            except FAILING_OVER as error:
-                self._count_vanishing(replica, error)
-                if begun or not left:
+        with demand.request():
+            self._router.attempt()
+            left = list(self._plan.seats)
+            self._reason = reason_for(left, self._choices, expected_tokens(self._request))
+            self._tell_followed(left[0])
+            begun = False
+            while left:
+                replica, *left = left
+                try:
+                    async with aclosing(self._from(replica)) as events:
+                        async for event in events:
+                            begun = True
+                            yield event
+                    return
+                except SoonerElsewhere as sooner:
+                    self._tell_moved()
+                    if not self._tried:
+                        self._reason = "free slot"
+                    chosen = (sooner.peer.place, replica.place)
+                    others = [other for other in self._ranked_again(left) if other.place not in chosen]
+                    left = [sooner.peer, replica, *others]
+                except EngineDied:
                     raise
-                self._fail_over(replica, error)
-                left = self._ranked_again(left)
+                except FAILING_OVER as error:
+                    self._count_vanishing(replica, error)
+                    if begun or not left:
+                        raise
+                    self._fail_over(replica, error)
+                    left = self._ranked_again(left)
 
     def _count_vanishing(self, replica: Replica, error: SwarmError) -> None:
         """Raises EngineDied for the second node: whatever others answered to the same words meanwhile."""
@@ -121,7 +123,7 @@ class SingleAnswer:
 
     def _ranked(self) -> list[Replica]:
         """Who may be asked, best first; none that has failed this request."""
-        return [replica for replica in self._rank() if replica.place not in self._failed]
+        return [replica for replica in self._rank_again() if replica.place not in self._failed]
 
     def _ranked_again(self, left: list[Replica]) -> list[Replica]:
         """As things stand by now; as they stood, where nobody could be asked otherwise."""
@@ -186,7 +188,7 @@ class SingleAnswer:
                     sent_bytes += event.size_bytes
                 yield event
                 held_s += time.monotonic() - came
-        self._router.affinity.answered(self._prefixes, replica.place)
+        self._router.affinity.answered(self._plan.prefixes, replica.place)
         ended = time.monotonic()
         if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * (ended - asked):
             self._router.note_pace(replica, first - asked, ended - first, usage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,8 @@ from swarm.consensus.options import Strategy
 from swarm.routing.policy import (
     LONG_PROMPT_CHARS,
     MAX_VOTES,
-    Assignment,
     Defaults,
     VoteOptions,
-    gathered,
     make_plan,
     spread,
     strategy_of,
@@ -28,8 +27,9 @@ from tests.doubles.replicas import replica
 FIVE = Defaults(votes=5)
 
 
-def asked(assignments: tuple[Assignment, ...]) -> dict[tuple[str, str], int]:
-    return {(a.replica.node, a.replica.model): a.count for a in assignments}
+def asked(seats: Iterable[Replica]) -> dict[tuple[str, str], int]:
+    """How many voters each replica has."""
+    return dict(Counter((replica.node, replica.model) for replica in seats))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def asked(assignments: tuple[Assignment, ...]) -> dict[tuple[str, str], int]:
 def test_votes_are_dealt_out(
     replicas: list[Replica], votes: int, idle_only: bool, expected: dict[tuple[str, str], int]
 ) -> None:
-    assert asked(gathered(spread(replicas, votes, idle_only))) == expected
+    assert asked(spread(replicas, votes, idle_only)) == expected
 
 
 any_replicas = st.lists(
@@ -88,21 +88,17 @@ def test_nobody_is_asked_beyond_its_slots_and_nobody_in_vain(
     replicas: list[Replica], votes: int, idle_only: bool
 ) -> None:
     room = {r: r.slots_free if idle_only else r.slots for r in replicas}
-    dealt = gathered(spread(replicas, votes, idle_only))
-    assert all(0 < assignment.count <= room[assignment.replica] for assignment in dealt)
+    dealt = Counter(spread(replicas, votes, idle_only))
+    assert all(0 < count <= room[seat] for seat, count in dealt.items())
     limits = seat_limits(room, votes)
     roomy = {party: sum(seats for r, seats in room.items() if r.party == party) for party in limits}
     possible = sum(min(limit, roomy[party]) for party, limit in limits.items())
-    assert sum(assignment.count for assignment in dealt) == min(votes, possible)
-    assert len({assignment.replica for assignment in dealt}) == len(dealt)
+    assert dealt.total() == min(votes, possible)
 
 
 @given(replicas=any_replicas, votes=st.integers(1, MAX_VOTES), idle_only=st.booleans())
 def test_every_node_is_asked_before_any_is_asked_twice(replicas: list[Replica], votes: int, idle_only: bool) -> None:
-    dealt = gathered(spread(replicas, votes, idle_only))
-    given_to = Counter({assignment.replica.node_id: 0 for assignment in dealt})
-    for assignment in dealt:
-        given_to[assignment.replica.node_id] += assignment.count
+    given_to = Counter(seat.node_id for seat in spread(replicas, votes, idle_only))
     most = max(given_to.values(), default=0)
     limits = seat_limits({r: r.slots_free if idle_only else r.slots for r in by_preference(replicas)}, votes)
     for node in {r.node_id for r in replicas}:
@@ -166,9 +162,16 @@ def test_a_very_long_prompt_is_answered_once_unless_the_client_wants_votes() -> 
     assert make_plan(here, VoteOptions(votes=3), FIVE, LONG_PROMPT_CHARS + 1).asked == 3
 
 
-def test_several_choices_are_one_assignment_and_never_a_vote() -> None:
-    plan = make_plan([replica("here"), replica("a")], VoteOptions(votes=3), FIVE, 10, choices=3)
-    assert (plan.mode, plan.strategy, asked(plan.assignments)) == ("single", "single", {("here", "m"): 3})
+def test_several_choices_are_asked_of_one_replica_and_never_a_vote() -> None:
+    ranked = (replica("here"), replica("a"))
+    plan = make_plan(ranked, VoteOptions(votes=3), FIVE, 10, choices=3)
+    assert (plan.mode, plan.strategy, plan.asked, plan.seats) == ("single", Strategy.SINGLE, 1, ranked)
+
+
+def test_a_lone_answer_keeps_the_order_of_failover_and_a_vote_asks_its_voters_alone() -> None:
+    ranked, voters = (replica("a"), replica("b")), [replica("b")]
+    assert make_plan(ranked, VoteOptions(Strategy.SINGLE), FIVE, 10, voters=voters).seats == ranked
+    assert set(make_plan(ranked, VoteOptions(votes=2), FIVE, 10, voters=voters).seats) == set(voters)
 
 
 any_options = st.builds(
@@ -192,6 +195,6 @@ def test_every_plan_asks_somebody_and_never_more_than_wanted(
     plan = make_plan(replicas, options, Defaults(votes, strategy), chars)
     assert 1 <= plan.asked <= plan.wanted <= MAX_VOTES
     assert plan.strategy != Strategy.SINGLE if plan.mode == "vote" else plan.asked == 1
-    busy = sum(max(0, a.count - a.replica.slots_free) for a in plan.assignments)
+    busy = sum(max(0, count - seat.slots_free) for seat, count in Counter(plan.seats).items())
     if plan.mode == "vote" and not options.explicit and plan.asked > (options.min_votes or 1):
         assert busy == 0, "only what is idle, unless the client says otherwise"

@@ -79,6 +79,7 @@ class RequestContext:
         asked = self.asked
         return self._dispatcher.single(
             asked.request,
+            self.plan,
             asked.choices,
             self._deadline,
             self._on_served,
