@@ -1,27 +1,143 @@
 """The stages of a vote: call or words; then which tools with which arguments, or which kind of words and what they say.
 
 Flat voting fails on tool calls: three calls of one tool with three arguments would lose to two identical refusals.
+
+How far a vote is from being turned, stage by stage.
+
+The posterior stop: enough agree that a further vote is unlikely to turn the result. Opt-in, for many samples.
+
+After `a` votes for the first answer and `b` for the second, P is the probability that the first is the more likely of
+the two under a uniform prior (adaptive consistency, arXiv 2305.11860). Unlike the unbeatable lead it may change an
+outcome: in up to one vote of twenty, by its own account.
+
+What keeps a result from being called a consensus, in words that a client can act on.
+
+Which kind of answer the replies in words are compared as, and how firmly that is settled.
+
+Answers that call tools: which tools, and with which arguments. Ids are left out: each voter makes its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
 from swarm.consensus.answers import Abstention, Reason
-from swarm.consensus.final_answer import framed
-from swarm.consensus.groups import ZERO, Ballot, Choice, Group, Vote, group_by, in_order, lead_of_first
+from swarm.consensus.final_answer import Frame, frame_of, framed
+from swarm.consensus.json_answer import ToolCallAnswer
 from swarm.consensus.judge import JUDGE
-from swarm.consensus.kinds import ProseKind, answer_of_kind, kinds_counted, prose_kind, weight_as
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
-from swarm.consensus.stopping import Lead
-from swarm.consensus.strategies import AUTO, MAJORITY, MEDOID, WEIGHTED, VotingStrategy, most_votes
-from swarm.consensus.tool_call_answer import ToolCallAnswer
-from swarm.consensus.units import Frame, frame_of
+from swarm.consensus.strategies import (
+    AUTO,
+    MAJORITY,
+    MEDOID,
+    WEIGHTED,
+    ZERO,
+    Ballot,
+    Choice,
+    Group,
+    Vote,
+    VotingStrategy,
+    group_by,
+    in_order,
+    lead_of_first,
+    most_votes,
+)
 from swarm.consensus.weights import EQUAL, VoterWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """One stage stays as it is as long as less than `ahead` is outstanding.
+
+    Ballots are measured as the stage counts them: by their weight as an answer of `kinds` (the heaviest of them, where
+    it is not known yet which they will be), or by heads where there are none.
+    """
+
+    ahead: Fraction
+    kinds: tuple[Kind, ...] = ()
+
+
+def stands(leads: Sequence[Lead], outstanding: Sequence[str | None], weights: VoterWeights) -> bool:
+    """No stage can be turned by the seats outstanding, given by their models."""
+    return all(lead.ahead > weights.outstanding(outstanding, lead.kinds) for lead in leads)
+
+
+POSTERIOR_STOP = 0.95  # stops at 4-0, 6-1, 8-2, 9-3
+MIN_VOTES_FOR_POSTERIOR = 8  # with fewer the unbeatable lead is nearly as early, and exact
+
+
+def posterior(first: int, second: int) -> float:
+    """P that the answer with `first` votes is more likely than the one with `second`."""
+    votes = first + second + 1
+    return sum(math.comb(votes, j) for j in range(first + 1)) / 2**votes
+
+
+ProseKind = Literal["json", "code", "final", "text"]
+
+_KINDS: Mapping[ProseKind, tuple[Kind, ...]] = {
+    "json": ("json",),
+    "code": ("code",),
+    "final": ("number", "choice"),
+    "text": ("text",),
+}
+_IN_ORDER: tuple[ProseKind, ...] = ("json", "code", "final")
+_IN_ORDER_WHERE_ASKED: tuple[ProseKind, ...] = ("json", "final", "code")  # code beside a demanded answer is the working
+
+
+def answer_of_kind(reading: Reading, kind: ProseKind) -> object | None:
+    """What `reading` offers as an answer of `kind`, if anything."""
+    match kind:
+        case "json":
+            return reading.json
+        case "code":
+            return reading.code
+        case "final":
+            return reading.final
+        case "text":
+            return reading.text
+
+
+def kinds_counted(kind: ProseKind) -> tuple[Kind, ...]:
+    """The kinds by which answers of `kind` are weighed: numbers and choices stand against each other."""
+    return _KINDS[kind]
+
+
+def weight_as(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> Fraction:
+    """What `ballot` weighs where `kind` is counted; a final answer by the kind that it is."""
+    kinds = _KINDS[kind]
+    if kind == "final" and ballot.reading.final is not None:
+        kinds = (ballot.reading.final.kind,)
+    return ballot.heads * weights.at_most(ballot.candidate.model, kinds)
+
+
+def prose_kind(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> tuple[ProseKind, Fraction]:
+    """The first kind that over half of `ballots` carry, by heads, else text; and its lead.
+
+    By heads, because what form replies take is no matter of being right; an answer without weight in its kind carries
+    nothing. The lead is exact: with fewer heads outstanding, no further ballots can change the kind. Where JSON was
+    demanded every ballot is JSON, now and later.
+    """
+    heads = sum((ballot.heads for ballot in ballots), ZERO)
+    if question.wants_json:
+        return "json", heads
+    lead = heads
+    for kind in _IN_ORDER_WHERE_ASKED if question.wants_final_answer else _IN_ORDER:
+        carried = sum((ballot.heads for ballot in ballots if _carries(ballot, kind, weights)), ZERO)
+        if 2 * carried > heads:
+            return kind, min(lead, 2 * carried - heads)
+        lead = min(lead, heads - 2 * carried)
+    return "text", lead
+
+
+def _carries(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> bool:
+    return answer_of_kind(ballot.reading, kind) is not None and weight_as(ballot, kind, weights) > ZERO
+
 
 VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
     Strategy.AUTO: AUTO,

@@ -1,19 +1,21 @@
-"""Answers that are JSON: equal where their values are, and otherwise alike leaf by leaf."""
+"""Answers that are JSON: equal where their values are, and otherwise alike leaf by leaf.
+
+Answers that call tools: which tools, and with which arguments. Ids are left out: each voter makes its own.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 from rapidfuzz import fuzz
 
 from swarm.consensus.answers import Flaw, Reason
-from swarm.consensus.canonical_json import canonical_json, parse_json
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
-from swarm.consensus.schema import breach, without_defaults
-from swarm.generation import JsonObject, ResponseFormat
+from swarm.consensus.schema import breach, canonical_json, coerced, parse_json, without_defaults
+from swarm.generation import JsonObject, ResponseFormat, ToolCall, ToolSpec
 
 MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared
 LONG_STRING_CHARS = 20  # shorter strings are names and labels: they agree exactly or not at all
@@ -112,3 +114,48 @@ def _is_long(text: str) -> bool:
 def _alike(one: str, other: str) -> bool:
     alike = fuzz.ratio(one, other, score_cutoff=FUZZY_MATCH_PERCENT) >= FUZZY_MATCH_PERCENT
     return alike and _DIGITS.findall(one) == _DIGITS.findall(other)
+
+
+MAX_CALLS = 64  # in one answer; agents make a handful
+
+_Call = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallAnswer:
+    """The names called (sorted where calls run in parallel, else in order); `key` adds the canonical arguments."""
+
+    names: tuple[str, ...]
+    key: tuple[_Call, ...]
+
+
+def read_tool_calls(calls: Sequence[ToolCall], tools: Sequence[ToolSpec], parallel: bool) -> ToolCallAnswer | Flaw:
+    """The answer that `calls` give; a flaw where one names no tool of `tools` or has arguments it does not take."""
+    if len(calls) > MAX_CALLS:
+        return Flaw(Reason.TOO_LARGE, f"{len(calls)} calls")
+    schemas = {tool.function.name: tool.function.parameters for tool in tools}
+    read: list[_Call] = []
+    for call in calls:
+        if call.name not in schemas:
+            return Flaw(Reason.UNKNOWN_TOOL, call.name)
+        arguments = _arguments(call, schemas[call.name])
+        if isinstance(arguments, Flaw):
+            return arguments
+        read.append((call.name, arguments))
+    if parallel:
+        read.sort()
+    return ToolCallAnswer(tuple(name for name, _ in read), tuple(read))
+
+
+def _arguments(call: ToolCall, schema: JsonObject) -> str | Flaw:
+    """The canonical form of the arguments, read by the tool's schema; no text at all is no argument."""
+    try:
+        value: JsonValue = parse_json(call.arguments) if call.arguments.strip() else {}
+    except ValueError as error:
+        return Flaw(Reason.MALFORMED_ARGUMENTS, f"{call.name}: {error}")
+    if not isinstance(value, dict):
+        return Flaw(Reason.MALFORMED_ARGUMENTS, f"{call.name}: not an object")
+    value = coerced(schema, value)
+    if (broken := breach(schema, value)) is not None:
+        return Flaw(Reason.BREAKS_SCHEMA, f"{call.name} {broken}")
+    return canonical_json(without_defaults(schema, value))

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from swarm.consensus.canonical_json import parse_json
-from swarm.consensus.groups import Ballot, Group, group_weight
 from swarm.consensus.reading import without_reasoning
-from swarm.consensus.strategies import AUTO, VotingStrategy
+from swarm.consensus.schema import parse_json
+from swarm.consensus.strategies import AUTO, Ballot, Group, VotingStrategy, group_weight
 from swarm.generation import Candidate, GenerationRequest, JsonObject, JsonSchemaFormat, ResponseFormat
 
 JUDGE: VotingStrategy = AUTO  # what stands until the judge has spoken, and where it says nothing that can be read

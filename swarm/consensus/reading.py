@@ -11,10 +11,15 @@ from dataclasses import dataclass, replace
 from swarm.consensus.answers import Flaw, Reason
 from swarm.consensus.code_answer import CodeAnswer, read_code
 from swarm.consensus.final_answer import FinalAnswer, find_final_answer
-from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json
+from swarm.consensus.json_answer import (
+    JsonAnswer,
+    ToolCallAnswer,
+    read_demanded_json,
+    read_tool_calls,
+    read_volunteered_json,
+)
 from swarm.consensus.question import Question
 from swarm.consensus.text_answer import TextAnswer, read_text
-from swarm.consensus.tool_call_answer import ToolCallAnswer, read_tool_calls
 from swarm.generation import Candidate
 
 MAX_ANSWER_CHARS = 500_000  # about 125,000 tokens; also bounds what Unicode normalisation may swell to

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from swarm.consensus.answers import Abstention, Flaw, Reason
-from swarm.consensus.count import Standing, count, kind_alone
-from swarm.consensus.groups import ZERO, Ballot, Group, group_weight
+from swarm.consensus.count import POSTERIOR_STOP, Lead, Standing, count, kind_alone, posterior, stands
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
-from swarm.consensus.stopping import POSTERIOR_STOP, Lead, posterior, stands
-from swarm.consensus.strategies import race
+from swarm.consensus.strategies import ZERO, Ballot, Group, group_weight, race
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate
 

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.answers import Reason
-from swarm.consensus.groups import ZERO, Ballot, Group
 from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
+from swarm.consensus.strategies import ZERO, Ballot, Group
 from swarm.consensus.tally import Tally, models_heard, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate

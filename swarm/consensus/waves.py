@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from swarm.consensus.stopping import POSTERIOR_STOP, Lead, posterior
+from swarm.consensus.count import POSTERIOR_STOP, Lead, posterior
 from swarm.consensus.tally import Tally
 from swarm.consensus.weights import VoterWeights
 from swarm.errors import BadRequest

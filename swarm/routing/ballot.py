@@ -14,20 +14,18 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from federation.tasks import cancel_and_wait
-from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
+from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import StoppedBy
 from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineDied, EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
-from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, RunVoters
-from swarm.routing.leading import Begun
+from swarm.routing.ballot_box import BallotBox, BallotCall, Begun, Failure, Outcome, Report, RunVoters
 from swarm.routing.pills import Content
-from swarm.routing.replica_client import Asking
+from swarm.routing.replica_client import Asking, Meter
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, ReplicaKey, place_of
-from swarm.routing.voters import Meter
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""What has come in of one ballot so far, and what follows from it. Plain state: `ballot.py` feeds it.
+"""What has come in of one ballot so far, and what follows from it: plain state, which `ballot.py` feeds.
 
-What a client is told when a vote has no answer for it: nobody answered, or too few did. Plain choices.
+`BallotBox` knows candidates, failures, who is still out and who has not been asked yet. Its `Leader` is the voter of
+whom a client sees something while the others vote. What a client gets where a vote has no answer is decided at the end.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from swarm.consensus.groups import Group
 from swarm.consensus.judge import disputed
 from swarm.consensus.options import StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
+from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding, SeatsOut, short_answers
 from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
@@ -25,44 +26,16 @@ from swarm.errors import (
     EngineDied,
     EngineFailed,
     NoConsensus,
+    PeerFailed,
     SwarmError,
     Unavailable,
     UpstreamRefused,
 )
 from swarm.generation import Candidate, Delta, Finish
-from swarm.routing.leading import Begun, Lead
+from swarm.routing.peer_answers import OnEvent
+from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, place_of, seated_as_planned
-from swarm.routing.voters import Meter, OnEvent
-
-
-def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
-    """What to tell a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
-    for error in failures:
-        if isinstance(error, EngineDied):
-            return error
-    reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
-    if late:
-        also = f" ({reasons})" if reasons else ""
-        return DeadlineExceeded(f"none of the {asked} voters answered by the request's deadline{also}")
-    for error in failures:
-        if isinstance(error, BadRequest):
-            return error
-    if failures and all(isinstance(error, UpstreamRefused) for error in failures):
-        return failures[0]  # its status and its words are the best that there is to say
-    busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
-    if len(busy) == len(failures):
-        return Unavailable(reasons, retry_after_s=min(busy, default=1))
-    return EngineFailed(f"every voter failed: {reasons}")
-
-
-def no_consensus(shortfall: str | None) -> NoConsensus:
-    """A degraded verdict as the error that `swarm.on_no_quorum: error` asks for."""
-    return NoConsensus(
-        f"no consensus: {shortfall or 'too few voters answered'} (swarm.on_no_quorum is error: ask again, or set it to "
-        "best_effort for the best answer there is)"
-    )
-
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +59,11 @@ class Report:
 
     batch: Batch
     item: Delta | Finish | Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A voter has begun to answer: the request is one that can be answered, and a stream may say that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +338,113 @@ class BallotBox:
             wasted_tokens=wasted_tokens,
             peers=self._peers,
         )
+
+
+class Lead:
+    """Whose events are heard, what of them is shown, and whether the vote has to wait for the rest.
+
+    `shown` is what the client has seen; `candidate` the leader's whole answer once it is in.
+    """
+
+    def __init__(self, batch: Batch | None, live: StreamMode = StreamMode.LEADER) -> None:
+        self._batch = batch
+        self._live = live
+        self._missing = 0 if batch is None else len(batch.samplings)
+        self._begun = False
+        self._is_next = False
+        self.shown = StreamMode.BUFFER
+        self.candidate: Candidate | None = None
+
+    def is_in(self, batch: Batch) -> bool:
+        """Whether it is the first voter of `batch`."""
+        return batch is self._batch
+
+    @property
+    def pending(self) -> bool:
+        """The client has the beginning of an answer whose end is not here: the vote waits for it."""
+        return self.shown == StreamMode.LEADER and self.candidate is None
+
+    def hear(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
+        """Take an event of `batch`'s first voter; what the client gets of it."""
+        if batch is not self._batch:
+            return None
+        if isinstance(event, Finish):
+            self._is_next = True
+            return None
+        if self._is_next or self.candidate is not None:  # a peer may say more than it has announced
+            return None
+        part = self._part_of(event)
+        if part is not None:
+            self.shown = self._live
+        begins, self._begun = not self._begun, True
+        return part or (Begun() if begins else None)
+
+    def _part_of(self, event: Delta) -> Delta | None:
+        match self._live:
+            case StreamMode.LEADER:
+                return event
+            case StreamMode.REASONING:
+                return Delta(event.choice, reasoning=event.reasoning) if event.reasoning else None
+            case StreamMode.BUFFER:
+                return None
+
+    def arrived(self, batch: Batch, candidate: Candidate) -> None:
+        """A candidate of `batch` has come in; it is the leader's right after the leader's `Finish`.
+
+        Raises PeerFailed where it was the last, and none of them was the leader's: what was shown has no end.
+        """
+        if batch is not self._batch:
+            return
+        self._missing -= 1
+        if self._is_next:
+            self.candidate = candidate
+            self._is_next = False
+        elif self.pending and not self._missing:
+            raise PeerFailed(batch.replica.node, "did not end the answer that it was leading with")
+
+    def lost(self, batch: Batch, error: SwarmError) -> None:
+        """`batch` has failed. Raises `error` where the client has half an answer: an honest error, never a splice."""
+        if batch is not self._batch or self.candidate is not None:
+            return
+        if self.pending:
+            raise error
+        self._batch = None
+
+    def passes_to(self, batch: Batch | None) -> None:
+        """`batch` was found for one that failed: it leads if the leader was in that one, and nothing was shown yet."""
+        if self._batch is None and self.candidate is None and self.shown == StreamMode.BUFFER:
+            self._batch, self._is_next = batch, False
+            self._missing = 0 if batch is None else len(batch.samplings)
+
+    def begins_no_more(self) -> None:
+        """Everybody has been stopped: the first words of an answer that has no end are not shown."""
+        if self.shown == StreamMode.BUFFER:
+            self._live = StreamMode.BUFFER
+
+
+def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
+    """What to tell a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
+    for error in failures:
+        if isinstance(error, EngineDied):
+            return error
+    reasons = "; ".join(dict.fromkeys(str(error) for error in failures))
+    if late:
+        also = f" ({reasons})" if reasons else ""
+        return DeadlineExceeded(f"none of the {asked} voters answered by the request's deadline{also}")
+    for error in failures:
+        if isinstance(error, BadRequest):
+            return error
+    if failures and all(isinstance(error, UpstreamRefused) for error in failures):
+        return failures[0]  # its status and its words are the best that there is to say
+    busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
+    if len(busy) == len(failures):
+        return Unavailable(reasons, retry_after_s=min(busy, default=1))
+    return EngineFailed(f"every voter failed: {reasons}")
+
+
+def no_consensus(shortfall: str | None) -> NoConsensus:
+    """A degraded verdict as the error that `swarm.on_no_quorum: error` asks for."""
+    return NoConsensus(
+        f"no consensus: {shortfall or 'too few voters answered'} (swarm.on_no_quorum is error: ask again, or set it to "
+        "best_effort for the best answer there is)"
+    )

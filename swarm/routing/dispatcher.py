@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.consensus.groups import Group
 from swarm.consensus.options import NoQuorum, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
+from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
@@ -21,32 +21,32 @@ from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, 
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
-from swarm.routing.ballot_box import BallotCall, Failure, Outcome, RunVoters, no_consensus
-from swarm.routing.circuit import DEFAULT_LIMITS, FailureLimits
-from swarm.routing.conduct import Account, dissents, findings, size_lie
-from swarm.routing.demand import Demand
-from swarm.routing.leading import Begun, measured_strength, stream_mode, strongest_first
+from swarm.routing.ballot_box import BallotCall, Begun, Failure, Outcome, RunVoters, no_consensus
+from swarm.routing.observations import Account, Demand, dissents, findings, size_lie
+from swarm.routing.peer_answers import OnEvent
 from swarm.routing.pills import Content, Pills
 from swarm.routing.policy import (
     Defaults,
     Plan,
     VoteOptions,
     make_plan,
+    measured_strength,
     seat_weights,
     strategy_of,
+    stream_mode,
+    strongest_first,
     with_a_say,
 )
 from swarm.routing.preference import by_our_measure, by_preference, expected_tokens, fit_to_vote, with_slots_for
 from swarm.routing.prefix import Prefixes, prefixes_of
-from swarm.routing.replica_client import Asking, OnServed
+from swarm.routing.replica_client import Asking, Meter, OnServed, with_sampling
 from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
-from swarm.routing.router import Router, RoutingListener
+from swarm.routing.router import DEFAULT_LIMITS, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.seating import Batch, in_waves, room_left, sampled_here_too, seated_anew
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall, UtilityRoom
-from swarm.routing.voters import Meter, OnEvent, with_sampling
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -26,13 +26,10 @@ from swarm.errors import (
     SwarmError,
     Unavailable,
 )
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, Frozen, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.logs import current_request_id
-from swarm.routing.ballot_box import OnEvent
-from swarm.routing.leading import LEADER_LINE, LeaderLine
 from swarm.routing.pills import REFUSED_S
 from swarm.routing.replicas import Replica
-from swarm.routing.voters import elapsed_ms
 from swarm.workers.slots import MAX_RETRY_AFTER_S
 
 HOPS = 1  # a peer answers itself: nothing is passed on twice
@@ -41,6 +38,44 @@ MAX_NAME_CHARS = 64  # of a voter's name
 MAX_MESSAGE_CHARS = 500  # quoted of a peer's error
 MAX_TOKENS = 2**31  # counts beyond it are no counts
 MAX_LOGPROBS_LEVELS = 16  # of nesting; OpenAI's have 5, and what writes JSON for clients ends near a thousand
+LEADER_LINE = b'{"leader":'  # how a line with a step of the leader's answer begins: no candidate has this field
+
+OnEvent = Callable[[Delta | Finish], Awaitable[None]]
+
+
+def elapsed_ms(since: float) -> int:
+    """Whole milliseconds since the instant `since` of `time.perf_counter()`."""
+    return round((time.perf_counter() - since) * 1000)
+
+
+class LeaderStep(Frozen):
+    """One step of a leader's answer as a peer sends it, a line between its candidates; `ended` right before its own.
+
+    Calls are not sent: where tools are offered nothing but thoughts is shown.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    logprobs: JsonValue = None
+    ended: bool = False
+
+    @staticmethod
+    def of(event: Delta | Finish) -> LeaderStep:
+        if isinstance(event, Finish):
+            return LeaderStep(ended=True)
+        return LeaderStep(text=event.text, reasoning=event.reasoning, logprobs=event.logprobs)
+
+    def event(self) -> Delta | Finish:
+        """The event that was sent. The usage comes with the candidate."""
+        if self.ended:
+            return Finish(0, "stop", Usage())
+        return Delta(0, self.text, self.reasoning, logprobs=self.logprobs)
+
+
+class LeaderLine(Frozen):
+    """A line of `POST /federation/v1/candidates` that is no candidate."""
+
+    leader: LeaderStep
 
 
 def remaining_s(deadline: float) -> float:

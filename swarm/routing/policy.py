@@ -1,27 +1,33 @@
-"""Who is asked: pure choices over replicas, for one answer and for a ballot.
+"""How a request will be answered, decided before anybody is asked: alone or by a vote, by whom, and what is shown.
 
-What measured weights mean for who is asked: plain choices over models, before any answer is there.
+Pure choices over replicas (their order is `preference.py`'s), what the request says (`VoteOptions`), what this node
+does by default, and what was measured of models.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
+from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.options import KINDS, MAX_VOTES, Kind, NoQuorum, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
-from swarm.consensus.stopping import MIN_VOTES_FOR_POSTERIOR
-from swarm.consensus.weights import EQUAL, MAX_RATIO, Measurements, VoterWeights, ballot_weights
+from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
+from swarm.registry.weights_file import Measurements
 from swarm.routing.preference import by_our_measure, fit_to_vote
 from swarm.routing.prefix import NO_PREFIXES, Prefixes
 from swarm.routing.replicas import Replica, model_names
 from swarm.routing.seating import parties_of, seat_limits, share_of_a_peer
 
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
+RATIOS = (MAX_RATIO, 3, 2, 1.5, 1)  # of the heaviest voter to the lightest, tried in this order
+COUNTING = (Strategy.MAJORITY, Strategy.WEIGHTED)  # chosen where there are answers to count, not prose to read
+
+Strength = Callable[[Replica], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +194,6 @@ def check_posterior(replicas: Sequence[Replica], wanted: int) -> None:
         )
 
 
-RATIOS = (MAX_RATIO, 3, 2, 1.5, 1)  # of the heaviest voter to the lightest, tried in this order
-
-
 def kinds_to_expect(question: Question) -> tuple[Kind, ...]:
     """The kinds that answers may turn out to be, as far as the request tells."""
     prose: tuple[Kind, ...] = KINDS
@@ -235,3 +238,47 @@ def with_a_say(replicas: Sequence[Replica], question: Question, measurements: Me
     counted = [weights.by_kind[kind] for kind in kinds_to_expect(question) if kind in weights.by_kind]
     able = tuple(r for r in replicas if not counted or any(of_kind.get(r.model, 1) > 0 for of_kind in counted))
     return able or tuple(replicas)
+
+
+def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
+    """What of the leader's answer may be shown, where `mode` is asked for (None: by what is asked).
+
+    An answer that would be acted on (tools, JSON, a number that is asked for) is shown only when it is decided.
+    """
+    if question.strategy == Strategy.FIRST:
+        return StreamMode.BUFFER
+    if mode == StreamMode.BUFFER or mode == StreamMode.REASONING:
+        return mode
+    if question.tools or question.wants_json or question.wants_final_answer:
+        return StreamMode.BUFFER
+    return StreamMode.BUFFER if mode is None and question.strategy in COUNTING else StreamMode.LEADER
+
+
+def measured_strength(measurements: Measurements, question: Question, models: Iterable[str]) -> Strength:
+    """How good each of `models` was measured to be at what `question` asks for; all alike where one was not."""
+    kind = _expected_kind(question)
+    counts = {model: measurements.get(model, {}).get(kind) for model in models}
+    odds = {model: log_odds(measured) for model, measured in counts.items() if measured is not None}
+    return lambda replica: odds.get(replica.model, 0.0) if len(odds) == len(counts) else 0.0
+
+
+def _expected_kind(question: Question) -> Kind:
+    if question.tools:
+        return "tool_calls"
+    if question.wants_json:
+        return "json"
+    return "number" if question.wants_final_answer else "text"
+
+
+def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0) -> tuple[Replica, ...]:
+    """The strongest voter, who leads, before the others: by what was measured, and the model's size.
+
+    Of equals the one who knows the conversation, then this node's.
+    """
+
+    def key(place: int) -> tuple[float, int, bool, bool]:
+        replica = seats[place]
+        return -strength(replica), -(replica.params or 0), not replica.warm, not replica.local
+
+    first = min(range(len(seats)), key=key)
+    return (seats[first], *seats[:first], *seats[first + 1 :])

@@ -1,26 +1,32 @@
-"""Ask one replica, wherever it is: this node's workers, a peer, or an upstream. How peers did is reported."""
+"""Ask one replica, wherever it is: this node's workers, a peer, or an upstream.
+
+`ReplicaClient` decides by the replica's place how it is asked, and accounts for what it asks of peers. Below it are the
+ways to run answers on workers of this node, upstreams' included, and what can be seen of answers that are not whole.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
 from federation.client import PeerClient
+from swarm.consensus.waves import SamplingChange
+from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
-from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest
-from swarm.routing.peer_answers import peer_candidates, peer_events
+from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
+from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
 from swarm.routing.pills import Content, Pills
 from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
-from swarm.routing.voters import Meter, OnEvent, finished_events, local_candidates, note_speed
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import ModelWorkers, WorkerPool
 
@@ -33,14 +39,6 @@ class Served:
     replica: Replica
     reason: Reason = "only one"
     tried: tuple[str, ...] = ()
-
-
-def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
-    """Raises ContextExceeded where `request` is so long that a peer could only refuse it. Its tokens are not known."""
-    if not replica.upstream and replica.context_tokens is not None and request.suffix is None:
-        chars = prompt_chars(request)
-        if chars > replica.context_tokens * UNKNOWN_TOKEN_BYTES:
-            raise ContextExceeded(chars // UNKNOWN_TOKEN_BYTES, replica.context_tokens, at_least=True)
 
 
 OnServed = Callable[[Served], None]
@@ -190,3 +188,118 @@ class Asking:
             async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
                 async for event in events:
                     yield event
+
+
+def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
+    """Raises ContextExceeded where `request` is so long that a peer could only refuse it. Its tokens are not known."""
+    if not replica.upstream and replica.context_tokens is not None and request.suffix is None:
+        chars = prompt_chars(request)
+        if chars > replica.context_tokens * UNKNOWN_TOKEN_BYTES:
+            raise ContextExceeded(chars // UNKNOWN_TOKEN_BYTES, replica.context_tokens, at_least=True)
+
+
+class Meter:
+    """Counts the answers that are `missing`, and the events of unfinished ones: about one a token.
+
+    A peer's events are not seen, only its whole answers. `left_its_prompt`: a voter is ready whose slot still holds the
+    prompt. That is the first of a batch: llama.cpp copies its prompt to the others, and forgets the copies with them.
+    """
+
+    def __init__(self, voters: int) -> None:
+        self.missing = voters
+        self.left_its_prompt = False
+        self._sees = False
+        self._unfinished: Counter[int] = Counter()
+
+    def heard(self, event: Delta | Finish) -> None:
+        self._sees = True
+        if isinstance(event, Delta):
+            self._unfinished[event.choice] += 1
+            return
+        del self._unfinished[event.choice]
+        self.left_its_prompt = self.left_its_prompt or event.choice == 0
+
+    def answered(self) -> None:
+        """One voter's whole answer has come."""
+        self.missing -= 1
+        self.left_its_prompt = self.left_its_prompt or not self.missing
+
+    @property
+    def unfinished_tokens(self) -> int:
+        """Generated for answers that are not whole."""
+        return self._unfinished.total()
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Answers are missing, and whether anything was generated for them cannot be seen."""
+        return self.missing > 0 and not self._sees
+
+
+def with_sampling(request: GenerationRequest, change: SamplingChange) -> GenerationRequest:
+    return request.model_copy(update={"temperature": change.temperature, "seed": change.seed})
+
+
+def note_speed(workers: ModelWorkers, finish: Finish, since: float) -> None:
+    """Report how fast a finished answer was generated, prefill included; one token says nothing."""
+    took_s = time.perf_counter() - since
+    if finish.usage.completion_tokens > 1 and took_s > 0:
+        workers.measured(finish.usage.completion_tokens / took_s)
+
+
+async def local_candidates(
+    workers: ModelWorkers,
+    request: GenerationRequest,
+    count: int,
+    node: str,
+    deadline: float,
+    pills: Pills,
+    on_event: OnEvent | None = None,
+    meter: Meter | None = None,
+) -> AsyncGenerator[Candidate, None]:
+    """`count` answers from this node's workers as one batch, each as soon as it is whole.
+
+    `on_event` is called with the first voter's events while they come, its `Finish` right before its candidate; `meter`
+    counts everybody's. Closing the generator stops the batch. A candidate's time counts from here, waiting for the
+    workers included; whoever would wait beyond the monotonic instant `deadline` is refused at once, and so is one of
+    the `pills`.
+    """
+    refuse_too_long(request, workers.engine.loaded)
+    asked, content = time.perf_counter(), Content.of(request)
+    pills.refuse(content)
+    async with AsyncExitStack() as stack:
+        lease = await stack.enter_async_context(workers.lease(count, deadline))
+        stack.enter_context(pills.guard(content, node))
+        begun = time.perf_counter()
+        builders = [AnswerBuilder() for _ in lease.workers]
+        async with aclosing(lease.engine.candidates(request, len(builders))) as events:
+            async for event in events:
+                builder = builders[event.choice]
+                builder.add(event)
+                if meter is not None:
+                    meter.heard(event)
+                if on_event is not None and event.choice == 0:
+                    await on_event(event)
+                if isinstance(event, Delta):
+                    continue
+                note_speed(workers, event, begun)
+                voter = f"{lease.workers[event.choice].name}@{node}"
+                yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
+
+
+async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[Delta | Finish, None]:
+    """A whole answer as the events it would have been, for clients that stream."""
+    if candidate.reasoning:
+        yield Delta(choice, reasoning=candidate.reasoning)
+    if candidate.text:
+        yield Delta(choice, candidate.text, logprobs=candidate.logprobs)
+    for index, call in enumerate(candidate.tool_calls):
+        yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),))
+    yield Finish(choice, candidate.finish_reason or "stop", candidate.usage)
+
+
+async def held_back(events: EventStream) -> EventStream:
+    """The same events once all of them are there: where it fails, nobody has seen a part of it."""
+    async with aclosing(events):
+        held = [event async for event in events]
+    for event in held:
+        yield event

@@ -1,9 +1,7 @@
 """One answer of one replica: before its first event the next best may take over, within the budget for retries.
 
-Requests that wait for this node's own workers, and leave as soon as a peer would be done with them sooner.
-
-Who answers is decided when a request comes, by what is known then. It may turn out otherwise: readers that do not read
-keep this node's workers, or a peer that was full is idle. Nothing is lost by leaving: nobody has worked on it yet.
+A request that waits for this node's own workers leaves them as soon as a peer would be done with it sooner
+(`waiting_room.py`).
 """
 
 from __future__ import annotations
@@ -25,14 +23,13 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
-from swarm.routing.demand import Demand
+from swarm.routing.observations import Demand
 from swarm.routing.pills import Content
 from swarm.routing.policy import Plan
 from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
-from swarm.routing.replica_client import Asking, OnServed, Served
+from swarm.routing.replica_client import Asking, OnServed, Served, held_back
 from swarm.routing.replicas import Replica, ReplicaKey
 from swarm.routing.router import Router
-from swarm.routing.voters import held_back
 from swarm.routing.waiting_room import SoonerElsewhere
 
 log = logging.getLogger(__name__)

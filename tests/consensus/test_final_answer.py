@@ -4,8 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from swarm.consensus.final_answer import FinalAnswer, find_final_answer
-from swarm.consensus.number import parse_number
+from swarm.consensus.final_answer import FinalAnswer, find_final_answer, parse_number
 
 
 @pytest.mark.parametrize(

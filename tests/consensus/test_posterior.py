@@ -2,9 +2,9 @@
 
 import pytest
 
+from swarm.consensus.count import POSTERIOR_STOP, posterior
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.stopping import POSTERIOR_STOP, posterior
 from swarm.consensus.tally import posterior_stops, tally
 from swarm.consensus.verdict import decide
 from swarm.generation import Candidate

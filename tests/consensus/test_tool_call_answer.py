@@ -3,7 +3,7 @@
 import pytest
 
 from swarm.consensus.answers import Flaw, Reason
-from swarm.consensus.tool_call_answer import ToolCallAnswer, read_tool_calls
+from swarm.consensus.json_answer import ToolCallAnswer, read_tool_calls
 from swarm.generation import FunctionSpec, JsonObject, ToolCall, ToolSpec
 
 WEATHER: JsonObject = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.consensus.number import parse_quantity
+from swarm.consensus.final_answer import parse_quantity
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.tally import is_settled, tally

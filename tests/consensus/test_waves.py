@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.consensus.count import POSTERIOR_STOP, posterior
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.stopping import POSTERIOR_STOP, posterior
 from swarm.consensus.tally import is_settled, tally
 from swarm.consensus.waves import first_wave, may_decide_alone, patience_s, prefill_costs_more, worth_retrying
 from swarm.consensus.weights import EQUAL, VoterWeights

@@ -29,9 +29,9 @@ from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, Measurements
-from swarm.routing.circuit import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
+from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom

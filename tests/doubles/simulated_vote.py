@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.options import KINDS, Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.stopping import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.tally import is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.weights import VoterWeights, ballot_weights

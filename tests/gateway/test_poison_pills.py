@@ -16,8 +16,8 @@ from swarm.engines.upstream.address import UpstreamMode
 from swarm.errors import EngineDied
 from swarm.gateway.http.errors import error_line
 from swarm.generation import GenerationRequest
-from swarm.routing.circuit import FAILURES_TO_OPEN
 from swarm.routing.pills import REFUSED_S
+from swarm.routing.router import FAILURES_TO_OPEN
 from swarm.routing.rules import RoutingRules
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.fake_peer import CUT, FakePeer

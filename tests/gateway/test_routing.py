@@ -12,7 +12,7 @@ import pytest
 from federation.hostport import Address
 from federation.wire import DEADLINE_HEADER, HOPS_HEADER, REQUEST_ID_HEADER
 from swarm.errors import EngineFailed
-from swarm.routing.circuit import FAILURES_TO_OPEN, FailureLimits
+from swarm.routing.router import FAILURES_TO_OPEN, FailureLimits
 from swarm.routing.rules import RoutingRules
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.fake_peer import FakePeer, Piece

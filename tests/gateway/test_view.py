@@ -34,7 +34,7 @@ from swarm.gateway.observing.view import (
     json_object,
     parse_view,
 )
-from swarm.routing.conduct import Account
+from swarm.routing.observations import Account
 from tests.doubles.clients import connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying

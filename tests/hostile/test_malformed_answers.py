@@ -30,10 +30,16 @@ from swarm.errors import BadRequest, PeerFailed, SwarmError, Unavailable
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES, TokenizeBody, tokenize
 from swarm.generation import GenerationRequest
-from swarm.routing.circuit import FailureLimits
-from swarm.routing.leading import LEADER_LINE
-from swarm.routing.peer_answers import peer_candidates, peer_events, read_candidate, read_chunk, read_leader_step
+from swarm.routing.peer_answers import (
+    LEADER_LINE,
+    peer_candidates,
+    peer_events,
+    read_candidate,
+    read_chunk,
+    read_leader_step,
+)
 from swarm.routing.replicas import Replica
+from swarm.routing.router import FailureLimits
 from swarm.routing.utilities import UtilityCall, ask_peer, read_answer
 from tests.doubles.clients import connect
 from tests.doubles.fake_peer import FakePeer

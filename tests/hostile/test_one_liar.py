@@ -15,7 +15,7 @@ import pytest
 
 from federation import wire
 from federation.peer import PeerState
-from swarm.routing.conduct import MIN_VOTES
+from swarm.routing.observations import MIN_VOTES
 from tests.doubles.clients import Client, connect
 from tests.doubles.fake_peer import FakePeer
 from tests.doubles.lying_member import LARGE, Claims, liar

@@ -12,18 +12,19 @@ from typing import Any
 
 import pytest
 
-from swarm.consensus.groups import Group
 from swarm.consensus.judge import judge_request
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
+from swarm.consensus.strategies import Group
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing.ballot import MAX_UNREAD, hold_ballot
 from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, no_candidate
+from swarm.routing.peer_answers import OnEvent
+from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
-from swarm.routing.voters import Meter, OnEvent
 from tests.doubles.waiting import eventually
 
 SHORT_S = 0.03

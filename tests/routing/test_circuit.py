@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S, MAX_CIRCUITS, MAX_PAUSE_S, Circuit, Circuits
 from swarm.routing.replicas import CircuitState
+from swarm.routing.router import FAILURES_TO_OPEN, FIRST_PAUSE_S, MAX_CIRCUITS, MAX_PAUSE_S, Circuit, Circuits
 from tests.doubles.replicas import Clock
 
 PLACE = ("a", "m")

@@ -10,7 +10,7 @@ from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import Verdict, decide
 from swarm.generation import Candidate, GenerationRequest, Usage
-from swarm.routing.conduct import (
+from swarm.routing.observations import (
     MAX_COUNT,
     MAX_PEERS_COUNTED,
     MIN_VOTES,

@@ -13,15 +13,9 @@ from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
 from swarm.registry.weights_file import Measured
-from swarm.routing.leading import (
-    Begun,
-    Lead,
-    LeaderLine,
-    LeaderStep,
-    measured_strength,
-    stream_mode,
-    strongest_first,
-)
+from swarm.routing.ballot_box import Begun, Lead
+from swarm.routing.peer_answers import LeaderLine, LeaderStep
+from swarm.routing.policy import measured_strength, stream_mode, strongest_first
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.routing.outstanding import MAX_ENDED, NOTHING, Outstanding, Since, corrected
+from swarm.routing.observations import MAX_ENDED, NOTHING, Outstanding, Since, corrected
 from swarm.routing.preference import by_preference
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import Clock, replica

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, PeerFailed, SwarmError, Unavailable
-from swarm.routing.circuit import FLOOR_PER_S, MAX_SAVED, RETRY_FLOOR, RETRY_SHARE, RetryBudget
-from swarm.routing.router import costs_a_retry
+from swarm.routing.router import FLOOR_PER_S, MAX_SAVED, RETRY_FLOOR, RETRY_SHARE, RetryBudget, costs_a_retry
 from tests.doubles.replicas import Clock, replica
 
 

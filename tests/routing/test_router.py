@@ -11,10 +11,9 @@ import pytest
 
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
-from swarm.routing.circuit import FAILURES_TO_OPEN, FIRST_PAUSE_S
-from swarm.routing.outstanding import MAX_PACES, PACE_LIFETIME_S, Paces
+from swarm.routing.observations import MAX_PACES, PACE_LIFETIME_S, Paces
 from swarm.routing.preference import ASSUMED_TOKENS_PER_S
-from swarm.routing.router import WARN_AFTER_S, Router
+from swarm.routing.router import FAILURES_TO_OPEN, FIRST_PAUSE_S, WARN_AFTER_S, Router
 from swarm.routing.rules import RoutingRules
 from tests.doubles.replicas import Clock, replica
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.routing.demand import DEMAND_WINDOW_S, MAX_NOTED, Demand
+from swarm.routing.observations import DEMAND_WINDOW_S, MAX_NOTED, Demand
 from swarm.routing.policy import Defaults, VoteOptions, make_plan, spare_slots
 from swarm.routing.replicas import Replica
 

@@ -26,10 +26,9 @@ from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
-from swarm.routing.ballot_box import Outcome
+from swarm.routing.ballot_box import Begun, Outcome
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
-from swarm.routing.leading import Begun
-from swarm.routing.voters import finished_events
+from swarm.routing.replica_client import finished_events
 
 
 class AnswerService:

@@ -22,9 +22,8 @@ from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
-from swarm.routing.ballot_box import Outcome
+from swarm.routing.ballot_box import Begun, Outcome
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.leading import Begun
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.routing.replica_client import Served
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from federation.trust import Trust
     from swarm.gateway.http.access import AccessRules
     from swarm.gateway.http.in_progress import Condition, Work
-    from swarm.routing.conduct import Account
     from swarm.routing.dispatcher import Dispatcher
+    from swarm.routing.observations import Account
     from swarm.routing.upstream import Upstream
     from swarm.workers.pool import ModelState, WorkerPool
 

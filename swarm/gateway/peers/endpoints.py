@@ -33,9 +33,9 @@ from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES
 from swarm.generation import Delta, Finish
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S
-from swarm.routing.leading import LeaderLine, LeaderStep
+from swarm.routing.peer_answers import LeaderLine, LeaderStep
 from swarm.routing.policy import VoteOptions
-from swarm.routing.voters import local_candidates
+from swarm.routing.replica_client import local_candidates
 
 MAX_HOPS = 1  # only the node a client asked may fan out
 MAX_DEADLINE_MS = 3_600_000  # an hour, which is also the most that a client may ask for

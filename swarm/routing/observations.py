@@ -1,0 +1,322 @@
+"""What this node has observed: of the demand on itself, and of how much, how fast and how well each peer answers.
+
+Pure machines, each with its clock given, fed by the router and the dispatcher:
+
+* `Demand`: how much is asked of this node lately. What is idle at one instant is not spare, if its clients want it the
+  next.
+* `Outstanding`: what this node has asked of each peer, so that a figure reported a moment ago can be corrected by what
+  came since. A peer reports its idle slots once a second; a burst of requests within that second must not all see the
+  same idle slot.
+* `Paces`: how fast each replica answers this node's own requests, measured where the answer arrives, as moving means.
+* `Conduct`: how each peer has behaved, in counts, and what of that a person should know. Nothing is ever done about it
+  here: a weak model dissents often, and whom to revoke is a person's decision.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from swarm.consensus.options import Kind
+from swarm.consensus.verdict import Verdict
+from swarm.generation import Usage
+from swarm.moving_mean import moving_mean
+from swarm.registry.known_sizes import refutes
+from swarm.routing.preference import crowding
+from swarm.routing.replicas import Replica, ReplicaKey
+
+DEMAND_WINDOW_S = 2.0  # a client that asks again at all does so within moments; a rush may be forgotten soon after
+MAX_NOTED = 4096  # changes within one window; a node that sees more of them has nothing to spare anyway
+MAX_ENDED = 1024  # calls remembered per place after their end: more within one probe interval is no one-second figure
+MAX_PACES = 1024  # places remembered, those heard from last; each is some 200 bytes
+PACE_LIFETIME_S = 120.0  # then what the node tells of itself counts: one bad moment must not keep it idle for long
+SHORT_PROMPT_TOKENS = 512  # reading more than that takes its own time, which says nothing of the next prompt
+MIN_TOKENS = 8  # shorter answers come in one or two packets, and tell nothing of the speed
+MAX_PEERS_COUNTED = 256  # twice a peer table; the one heard of longest ago is forgotten first
+MAX_COUNT = 512  # then an account is halved: what a peer did last week weighs less than what it does today
+COUNTABLE: frozenset[Kind] = frozenset({"number", "choice", "json", "tool_calls"})  # of which two answers are equal
+MIN_VOTES = 20  # countable votes before dissent is worth a word
+MIN_FAULTS = 3  # malformed answers, or impossible counts, before they are: one may be a broken connection
+MIN_FAULT_SHARE = 0.05
+MIN_PACED = 5  # answers measured before a boast is
+MIN_REFUTED_SHARE = 0.8
+BOAST = 4.0  # times as fast as measured: a busy node and a slow network explain less
+Z_99 = 2.58  # of the normal distribution: an interval that holds the true share 99 times in 100
+UNSEEN_TOKENS = 64  # an answer may have beyond one for each byte of it: markup around calls and thoughts
+
+
+class Demand:
+    """How many requests were answered at once, lately. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._running = 0
+        self._noted: deque[tuple[float, int]] = deque(maxlen=MAX_NOTED)  # how many ran until that instant
+
+    @contextmanager
+    def request(self) -> Generator[None]:
+        """A request that is being answered within the block."""
+        self._note(1)
+        try:
+            yield
+        finally:
+            self._note(-1)
+
+    def peak(self) -> int:
+        """The most requests that ran at once within the last DEMAND_WINDOW_S."""
+        horizon = self._clock() - DEMAND_WINDOW_S
+        while self._noted and self._noted[0][0] < horizon:
+            self._noted.popleft()
+        return max([self._running, *(running for _, running in self._noted)])
+
+    def _note(self, change: int) -> None:
+        self._noted.append((self._clock(), self._running))
+        self._running += change
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Slots asked of one place: taken `begun` after some instant, held before it and `ended` since, `running` now."""
+
+    begun: int = 0
+    ended: int = 0
+    running: int = 0
+
+
+NOTHING = Since()
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The calls to one place: those that run by number, oldest first, as (start, slots); those over as (start, end)."""
+
+    running: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
+    ended: deque[tuple[float, float, int]] = field(default_factory=lambda: deque(maxlen=MAX_ENDED))
+    held: int = 0  # slots of those that run
+
+
+class Outstanding:
+    """A ledger of calls by place. `clock` is monotonic seconds, the one on which `Replica.told_at` stands."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._calls: dict[ReplicaKey, _Calls] = {}  # bounded by the peers that are routed to: see `keep`
+        self._numbers = 0
+
+    @contextmanager
+    def asked(self, place: ReplicaKey, slots: int = 1) -> Generator[None]:
+        """A call that holds or awaits `slots` at `place` within the block."""
+        calls = self._calls.setdefault(place, _Calls())
+        self._numbers += 1
+        number, began = self._numbers, self._clock()
+        calls.running[number] = (began, slots)
+        calls.held += slots
+        try:
+            yield
+        finally:
+            del calls.running[number]
+            calls.held -= slots
+            calls.ended.append((began, self._clock(), slots))
+
+    def since(self, place: ReplicaKey, instant: float) -> Since:
+        """What was asked of `place`, as seen against a figure that was true at `instant`."""
+        calls = self._calls.get(place)
+        if calls is None:
+            return NOTHING
+        begun = ended = 0
+        for began, slots in reversed(calls.running.values()):
+            if began < instant:
+                break
+            begun += slots
+        for began, end, slots in reversed(calls.ended):
+            if end < instant:
+                break
+            if began < instant:
+                ended += slots
+        return Since(begun, ended, calls.held)
+
+    def keep(self, places: set[ReplicaKey]) -> None:
+        """Forget what is over at every other place; called with those that can be asked now."""
+        for place in self._calls.keys() - places:
+            if not self._calls[place].running:
+                del self._calls[place]
+
+
+def corrected(told: Replica, since: Since) -> Replica:
+    """`told` as it must be by now. Others' requests are as told; never less is at work there than this node has asked.
+
+    The wait that it told holds for the queue that it told: of another one it is in proportion.
+    """
+    if since == NOTHING or told.suspect:
+        return told
+    load = max(told.load + since.begun - since.ended, since.running, 0)
+    if load == told.load:
+        return told
+    waiting = max(0, load - told.slots)
+    return replace(
+        told,
+        slots_free=max(0, told.slots - load),
+        waiting=waiting,
+        wait_s=told.wait_s * (waiting + 1) / (told.waiting + 1) if told.wait_s and load >= told.slots else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`first_s` to the first event, of a short prompt where a slot was free; `tokens_per_s` from then on, if alone."""
+
+    first_s: float | None
+    tokens_per_s: float | None
+    noted_at: float
+
+
+class Paces:
+    """By place. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._paces: OrderedDict[ReplicaKey, Pace] = OrderedDict()
+
+    def of(self, place: ReplicaKey) -> Pace | None:
+        """What was measured there lately."""
+        pace = self._paces.get(place)
+        return None if pace is None or self._clock() - pace.noted_at > PACE_LIFETIME_S else pace
+
+    def note(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
+        """A whole answer of `asked`, which is as it was when it was asked."""
+        tokens, read_tokens = usage.completion_tokens, usage.prompt_tokens - usage.cached_tokens
+        before = self.of(asked.place)
+        first = None if before is None else before.first_s
+        speed = None if before is None else before.tokens_per_s
+        if asked.slots_free and read_tokens <= SHORT_PROMPT_TOKENS:
+            first = moving_mean(first, first_s)
+        if tokens >= MIN_TOKENS and writing_s > 0:
+            alone = tokens / writing_s * crowding(min(asked.load, asked.slots - 1), asked.slots)
+            speed = moving_mean(speed, alone)
+        self._paces[asked.place] = Pace(first, speed, self._clock())
+        self._paces.move_to_end(asked.place)
+        if len(self._paces) > MAX_PACES:
+            self._paces.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`answers` were well formed and `malformed` none; `overstated` named more tokens than they have bytes.
+
+    Of `votes`, its ballots in countable votes that others settled, `dissent` were against them. Of `paced` answers the
+    speed was measured, and `refuted` came from a peer that claimed over BOAST times as much.
+    """
+
+    answers: int = 0
+    malformed: int = 0
+    overstated: int = 0
+    votes: int = 0
+    dissent: int = 0
+    paced: int = 0
+    refuted: int = 0
+
+    def plus(self, **counts: int) -> Account:
+        """With so many more of each."""
+        added = {name: self.count(name) + counts.get(name, 0) for name in NAMES}
+        largest = max(added.values())
+        return Account(**{name: count // 2 if largest > MAX_COUNT else count for name, count in added.items()})
+
+    def count(self, name: str) -> int:
+        """One of the counts."""
+        value: int = getattr(self, name)
+        return value
+
+
+NAMES = tuple(Account.__dataclass_fields__)
+_BLANK = Account()
+
+
+class Conduct:
+    """The accounts, by node id."""
+
+    def __init__(self) -> None:
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+
+    def note(self, node_id: str, **counts: int) -> None:
+        """So many more of each count."""
+        self._accounts[node_id] = self.of(node_id).plus(**counts)
+        self._accounts.move_to_end(node_id)
+        if len(self._accounts) > MAX_PEERS_COUNTED:
+            self._accounts.popitem(last=False)
+
+    def of(self, node_id: str) -> Account:
+        return self._accounts.get(node_id, _BLANK)
+
+    def others(self, node_id: str) -> Account:
+        """The votes and dissent of everybody else, together."""
+        rest = [account for known, account in self._accounts.items() if known != node_id]
+        return Account(votes=sum(account.votes for account in rest), dissent=sum(account.dissent for account in rest))
+
+
+def dissents(verdict: Verdict, nodes: Mapping[str, str]) -> list[tuple[str, bool]]:
+    """Whose ballots were counted in a vote that is settled, and whether against the rest; nothing of any other vote.
+
+    `nodes` has the ids of the peers by the node names of their voters. Settled: countable, and over half of the weight,
+    of more than one node, agrees.
+    """
+    agreeing = {node_of(part.voter) for part in verdict.candidates if part.group == 0}
+    settled = verdict.outcome == "consensus" and (verdict.agreement or 0.0) > 0.5 and len(agreeing) > 1
+    if verdict.kind not in COUNTABLE or not settled:
+        return []
+    voted = [(nodes.get(node_of(part.voter)), part.group) for part in verdict.candidates if part.group is not None]
+    return [(node_id, group != 0) for node_id, group in voted if node_id is not None]
+
+
+def node_of(voter: str) -> str:
+    """The node's name in a voter's."""
+    return voter.partition("@")[2]
+
+
+def findings(account: Account, others: Account) -> tuple[str, ...]:
+    """What a person should be told of a peer, each as a fact with its numbers; nothing of one that is like the rest."""
+    found: list[str] = []
+    if is_dissenter(account, others):
+        rest = f"; all others together {others.dissent} of {others.votes}" if others.votes else ""
+        found.append(f"{account.dissent} of {account.votes} countable votes against the rest{rest}")
+    heard = account.answers + account.malformed
+    if account.malformed >= MIN_FAULTS and account.malformed >= MIN_FAULT_SHARE * heard:
+        found.append(f"{account.malformed} of {heard} answers were none")
+    if account.overstated >= MIN_FAULTS and account.overstated >= MIN_FAULT_SHARE * heard:
+        found.append(f"{account.overstated} of {heard} answers named more tokens than they have bytes")
+    if account.paced >= MIN_PACED and account.refuted >= MIN_REFUTED_SHARE * account.paced:
+        found.append(
+            f"claims over {BOAST:.0f} times the speed measured in {account.refuted} of {account.paced} answers"
+        )
+    return tuple(found)
+
+
+def size_lie(replica: Replica) -> tuple[str, ...]:
+    """What to tell where a peer's figure for a model's size is not that of a model of this name."""
+    if not refutes(replica.told_params, replica.params):
+        return ()
+    return (f"says that {replica.model} has {replica.told_params:,} parameters; it has about {replica.params:,}",)
+
+
+def is_dissenter(account: Account, others: Account) -> bool:
+    """Whether it is against the rest in more than half of the votes, and in more than the others are, 99 % sure."""
+    if account.votes < MIN_VOTES:
+        return False
+    least, _ = wilson(account.dissent, account.votes)
+    _, most_of_others = wilson(others.dissent, others.votes) if others.votes >= MIN_VOTES else (0.0, 0.0)
+    return least > max(0.5, most_of_others)
+
+
+def wilson(hits: int, of: int) -> tuple[float, float]:
+    """The interval (Wilson's) that holds the true share 99 times in 100, after `hits` of `of`."""
+    share, spread = hits / of, Z_99**2 / of
+    middle, half = share + spread / 2, Z_99 * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+
+
+def possible_tokens(told: int, sent_bytes: int) -> int:
+    """How many of the tokens that a peer names can be in what it sent: a token has a byte, but for unseen ones."""
+    return min(told, sent_bytes + UNSEEN_TOKENS)
