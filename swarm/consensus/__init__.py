@@ -1,9 +1,8 @@
-"""Pure: canonicalise answers, group them, count, decide when a vote may stop and what it decided.
+"""Votes, without input or output: what is compared, how it is counted, when a vote may stop and what it decided.
 
-`question.py` says what is compared, `ballots.py` how the samples differ, `waves.py` how many are asked at first,
-`reading.py` what one candidate answers, `weights.py` what it weighs, `count.py` how the stages of a vote follow each
-other, `tally.py` where it stands, `lead.py` and `posterior.py` whether it may stop, `quorum.py` whether it is a
-consensus, `verdict.py` what came of it and `swarm_object.py` how a client sees that. One file per strategy (`auto`,
-`majority`, `weighted`, `medoid`, `judge`, `race`) and one per kind of answer (`*_answer.py`; `number.py` and `units.py`
-for what is in them).
+`options.py` has the names of what may be asked of a vote, `question.py` what is compared, `waves.py` how many are asked
+at first and how their samples differ, `reading.py` what one candidate answers (`*_answer.py` each form of answer),
+`weights.py` what it weighs, `strategies.py` and `judge.py` how an answer is chosen, `count.py` the stages of a vote,
+`tally.py` where it stands and whether it may stop, `verdict.py` what came of it, `swarm_object.py` how a client
+sees that. Who is asked, and asking them, is `swarm/routing/`.
 """

@@ -1,20 +1,13 @@
-"""The stages of a vote: call or words; then which tools with which arguments, or which kind of words and what they say.
+"""How a vote is counted, stage by stage, and how far each stage is from being turned.
 
-Flat voting fails on tool calls: three calls of one tool with three arguments would lose to two identical refusals.
+The stages: call or words; then which tools with which arguments, or which kind of words and what they say. Flat voting
+fails on tool calls: three calls of one tool with three arguments would lose to two identical refusals. Which kind of
+answer replies in words are compared as is a stage of its own, by heads.
 
-How far a vote is from being turned, stage by stage.
-
-The posterior stop: enough agree that a further vote is unlikely to turn the result. Opt-in, for many samples.
-
-After `a` votes for the first answer and `b` for the second, P is the probability that the first is the more likely of
-the two under a uniform prior (adaptive consistency, arXiv 2305.11860). Unlike the unbeatable lead it may change an
-outcome: in up to one vote of twenty, by its own account.
-
-What keeps a result from being called a consensus, in words that a client can act on.
-
-Which kind of answer the replies in words are compared as, and how firmly that is settled.
-
-Answers that call tools: which tools, and with which arguments. Ids are left out: each voter makes its own.
+Each stage reports a `Lead`. The posterior stop (opt-in, for many samples) asks for less than an unbeatable one: after
+`a` votes for the first answer and `b` for the second, P is the probability that the first is the more likely of the two
+under a uniform prior (adaptive consistency, arXiv 2305.11860). It may change an outcome: in up to one vote of twenty,
+by its own account.
 """
 
 from __future__ import annotations
@@ -50,6 +43,32 @@ from swarm.consensus.strategies import (
 )
 from swarm.consensus.weights import EQUAL, VoterWeights
 
+POSTERIOR_STOP = 0.95  # stops at 4-0, 6-1, 8-2, 9-3
+MIN_VOTES_FOR_POSTERIOR = 8  # with fewer the unbeatable lead is nearly as early, and exact
+ProseKind = Literal["json", "code", "final", "text"]
+_KINDS: Mapping[ProseKind, tuple[Kind, ...]] = {
+    "json": ("json",),
+    "code": ("code",),
+    "final": ("number", "choice"),
+    "text": ("text",),
+}
+_IN_ORDER: tuple[ProseKind, ...] = ("json", "code", "final")
+_IN_ORDER_WHERE_ASKED: tuple[ProseKind, ...] = ("json", "final", "code")  # code beside a demanded answer is the working
+VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
+    Strategy.AUTO: AUTO,
+    Strategy.MAJORITY: MAJORITY,
+    Strategy.WEIGHTED: WEIGHTED,
+    Strategy.MEDOID: MEDOID,
+    Strategy.JUDGE: JUDGE,
+}
+_CALLS: tuple[Kind, ...] = ("tool_calls",)
+_WITHOUT_THE_KIND: Mapping[ProseKind, Reason] = {
+    "json": Reason.NOT_JSON,
+    "code": Reason.NO_CODE,
+    "final": Reason.NO_FINAL_ANSWER,
+    "text": Reason.EMPTY,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Lead:
@@ -68,26 +87,10 @@ def stands(leads: Sequence[Lead], outstanding: Sequence[str | None], weights: Vo
     return all(lead.ahead > weights.outstanding(outstanding, lead.kinds) for lead in leads)
 
 
-POSTERIOR_STOP = 0.95  # stops at 4-0, 6-1, 8-2, 9-3
-MIN_VOTES_FOR_POSTERIOR = 8  # with fewer the unbeatable lead is nearly as early, and exact
-
-
 def posterior(first: int, second: int) -> float:
     """P that the answer with `first` votes is more likely than the one with `second`."""
     votes = first + second + 1
     return sum(math.comb(votes, j) for j in range(first + 1)) / 2**votes
-
-
-ProseKind = Literal["json", "code", "final", "text"]
-
-_KINDS: Mapping[ProseKind, tuple[Kind, ...]] = {
-    "json": ("json",),
-    "code": ("code",),
-    "final": ("number", "choice"),
-    "text": ("text",),
-}
-_IN_ORDER: tuple[ProseKind, ...] = ("json", "code", "final")
-_IN_ORDER_WHERE_ASKED: tuple[ProseKind, ...] = ("json", "final", "code")  # code beside a demanded answer is the working
 
 
 def answer_of_kind(reading: Reading, kind: ProseKind) -> object | None:
@@ -137,23 +140,6 @@ def prose_kind(question: Question, ballots: Sequence[Ballot], weights: VoterWeig
 
 def _carries(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> bool:
     return answer_of_kind(ballot.reading, kind) is not None and weight_as(ballot, kind, weights) > ZERO
-
-
-VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
-    Strategy.AUTO: AUTO,
-    Strategy.MAJORITY: MAJORITY,
-    Strategy.WEIGHTED: WEIGHTED,
-    Strategy.MEDOID: MEDOID,
-    Strategy.JUDGE: JUDGE,
-}
-
-_CALLS: tuple[Kind, ...] = ("tool_calls",)
-_WITHOUT_THE_KIND: Mapping[ProseKind, Reason] = {
-    "json": Reason.NOT_JSON,
-    "code": Reason.NO_CODE,
-    "final": Reason.NO_FINAL_ANSWER,
-    "text": Reason.EMPTY,
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

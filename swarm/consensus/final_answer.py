@@ -1,21 +1,18 @@
-"""The number or the choice that a reply says is its answer.
+r"""The number or the choice that a reply says is its answer, and when two of them are equal.
 
 Recognised marks: `\boxed{...}`, `#### 42`, `Answer: ...`; the last one in the text counts. Nothing is ever guessed
 from running prose: "Answer: A train leaves at nine" is no vote for A.
 
-Units of measure: "5 km" and "5 miles" are two answers, "5 km" and "5000 m" are one, and a bare "5" goes with most.
+Numbers are read as a person writes them, so that equal values are equal: 1/2 = 0.5 = 0,5; $1,234.50 = 1234.5. Currency
+signs, percent signs and names of things counted are dropped (the question fixes them); `million` and its like multiply;
+a comma before exactly three digits groups thousands, any other single comma is a decimal point; where both `,` and `.`
+occur the last one is the decimal point. Whatever holds a second number, a variable or an alternative is no number.
 
+Units of measure: "5 km" and "5 miles" are two answers, "5 km" and "5000 m" are one, and a bare "5" goes with most.
 Whether "5" means "5 km" cannot be said of the two alone (it would also mean "5 miles", and then the two were equal), so
 it is decided once for a whole vote, by heads. Where over half of the replies name a unit of measure, units count, and
 a bare number is taken to be in the unit that most replies name. Where not, the question is taken to fix the unit, and
 all are dropped, as names of things counted ("42 apples") and currencies always are.
-
-Reading one number as a person writes it, so that equal values are equal: 1/2 = 0.5 = 0,5; $1,234.50 = 1234.5.
-
-Rules: currency signs, percent signs and names of things counted are dropped (the question fixes them), a unit of
-measure is read beside the number (`units.py`); `million` and its like multiply; a comma before exactly three digits
-groups thousands, any other single comma is a decimal point; where both `,` and `.` occur the last one is the decimal
-point. Whatever holds a second number, a variable or an alternative is no number.
 """
 
 from __future__ import annotations
@@ -309,7 +306,7 @@ _PREAMBLE = re.compile(
     r"(?:so\s|thus\s|therefore,?\s)?(?:the\s)?(?:correct\s|final\s|best\s){0,2}(?:answer|option|choice)\b(?:\sis)?[\s:\uff1a]{0,3}",
     re.IGNORECASE,
 )
-_LATEX_TEXTFinalAnswer = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{([^{}]*)\}")
+_LATEX_BOLD = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s{0,3}\{([^{}]*)\}")
 # Multiple choice has ten letters at most (MMLU-Pro). A letter counts alone, in brackets, or before `)`, `:`, `.`, ` -`.
 _LETTER = re.compile(
     r"(?:\((?P<bracketed>[A-Ja-j])\)(?!\w).*|(?P<closed>[A-Ja-j])\).*|(?P<alone>[A-Ja-j])[.:]?"
@@ -361,7 +358,7 @@ def read_value(raw: str) -> FinalAnswer | None:
     """`raw` as a choice or a number, after dropping Markdown, LaTeX wrapping and "the answer is"."""
     if len(raw) > MAX_VALUE_CHARS:
         return None
-    value = _LATEX_TEXTFinalAnswer.sub(r"\1", raw.strip().strip("*_`$ \t").strip())
+    value = _LATEX_BOLD.sub(r"\1", raw.strip().strip("*_`$ \t").strip())
     value = value.removeprefix("\\(").removesuffix("\\)").strip()
     if value.startswith(_BOXED):
         value = _balanced(value, len(_BOXED)) or ""

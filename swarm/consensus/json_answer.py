@@ -1,6 +1,6 @@
-"""Answers that are JSON: equal where their values are, and otherwise alike leaf by leaf.
+"""Answers that are JSON, or call tools with it: equal where their values are; JSON is otherwise alike leaf by leaf.
 
-Answers that call tools: which tools, and with which arguments. Ids are left out: each voter makes its own.
+Of a call the tool and the arguments count. Ids are left out: each voter makes its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ FUZZY_MATCH_PERCENT = 90.0
 
 _JSON_TAGS = ("json", "jsonc", "json5", "")
 _DIGITS = re.compile(r"\d+")
+
+MAX_CALLS = 64  # in one answer; agents make a handful
+_Call = tuple[str, str]  # the tool's name and its arguments in canonical form
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,11 +117,6 @@ def _is_long(text: str) -> bool:
 def _alike(one: str, other: str) -> bool:
     alike = fuzz.ratio(one, other, score_cutoff=FUZZY_MATCH_PERCENT) >= FUZZY_MATCH_PERCENT
     return alike and _DIGITS.findall(one) == _DIGITS.findall(other)
-
-
-MAX_CALLS = 64  # in one answer; agents make a handful
-
-_Call = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How one candidate reads, whatever the others say: every form of answer it carries, or why it has no say.
 
-Why a candidate has no say in a vote: it is neither for nor against anything.
+One without a say is neither for nor against anything.
 """
 
 from __future__ import annotations

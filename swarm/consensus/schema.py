@@ -1,13 +1,11 @@
-"""Does a value keep a JSON schema, answered in bounded time whatever the schema is.
+"""JSON as a vote compares it: read and brought to one form, and held to a client's schema, in bounded time.
+
+The canonical text is equal exactly where the values are equal: RFC 8785 (JCS), extended to integers beyond 2^53.
 
 The schema is a client's and the value a model's, so neither may hang the node or make it fetch anything: regular
 expressions are not run (Python's can backtrack for ever), references outside the document are not followed, and the
 number of keyword checks is capped. What cannot be judged within these bounds counts as kept: the engine's grammar has
-enforced it, or nobody can.
-
-What a JSON schema says about the form of a value: which type to read a scalar as, and which members are defaults.
-
-JSON as text that is equal exactly where the values are equal: RFC 8785 (JCS), extended to integers beyond 2^53.
+enforced it, or nobody can. A schema also says which type to read a scalar as, and which members are defaults.
 """
 
 from __future__ import annotations
@@ -36,6 +34,10 @@ MAX_NUMBER_CHARS = 400  # a double needs 24; longer ones are an attack on quadra
 _MAX_SAFE_INTEGER = 2**53 - 1  # RFC 8785's limit, after which doubles skip integers
 _TAG = "\0"  # marks an integer written as a string; true strings that begin with it are given a second one
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+MAX_CHECKS = 20_000  # keyword evaluations for one value, about 0.1 s; `$ref` and `anyOf` can multiply without end
+MAX_SCHEMA_DEPTH = 100
+Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
 
 def parse_json(text: str) -> JsonValue:
@@ -129,12 +131,6 @@ def _tagged(value: JsonValue) -> JsonValue:
             return {key: _tagged(member) for key, member in value.items()}
         case _:
             return value
-
-
-MAX_CHECKS = 20_000  # keyword evaluations for one value, about 0.1 s; `$ref` and `anyOf` can multiply without end
-MAX_SCHEMA_DEPTH = 100
-
-Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
 
 class _OutOfChecks(Exception):
@@ -237,7 +233,6 @@ _OWN: Mapping[str, Keyword] = {
 _BoundedValidator: Any = cast("Any", validators).extend(
     Draft202012Validator, {name: _counted(check) for name, check in (_STANDARD | dict(_OWN)).items()}
 )
-
 
 MAX_REFERENCE_HOPS = 8  # a reference to a reference is rare; a ring of them must end
 

@@ -1,26 +1,21 @@
-"""The seam between strategies and kinds: a strategy is two rules, one for structured answers and one for prose.
+"""How an answer is chosen: ballots, the groups they fall into, and two rules for each strategy.
 
-Tool calls and final answers need no rule of their own: equal or not, they are counted under every strategy.
+A strategy is one rule for structured answers (JSON, code) and one for prose. Tool calls and final answers need no rule
+of their own: equal or not, they are counted under every strategy.
 
-`majority`: the answer that the most weight gives, word for word in prose (self-consistency, arXiv 2203.11171).
-
-`first` and `single`: no vote. The first usable answer in the order given is the answer; nothing is compared.
-
-`medoid`: the real answer that is most like all the others, weighted by who gave them.
-
-`auto`: count what can be counted; only where no answer has over half the weight, take the most central one.
-
-`weighted`: as `majority`, with the weights that were measured; prose goes to the answer most like the rest.
-
-Words for word, prose hardly ever agrees: a plain count would hand every vote to the heaviest voter.
-
-Ballots, the groups they fall into, and the one order of precedence that settles every tie.
+| strategy          | chooses                                                                                      |
+|-------------------|----------------------------------------------------------------------------------------------|
+| `auto`            | counts what can be counted; where no answer has over half the weight, the most central one   |
+| `majority`        | the answer with the most weight, word for word in prose (self-consistency, arXiv 2203.11171) |
+| `weighted`        | as `majority`, by measured weights; in prose the answer most like the rest, because words    |
+|                   | hardly ever agree: a plain count would hand every vote to the heaviest voter                 |
+| `medoid`          | the real answer that is most like all the others, weighted by who gave them                  |
+| `judge`           | as `auto`, until a judge has spoken (`judge.py`)                                             |
+| `first`, `single` | no vote: the first usable answer in the order given; nothing is compared                     |
 
 Ties: summed weight, then the best single voter's weight, then the mean log-probability (where one model gave all the
 answers), then the voter's id. The order of arrival never counts. Weights are exact fractions: sums of floats depend on
 the order of their terms.
-
-What a kind of answer must offer to be counted, and to be compared.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The `swarm` object of a response: a verdict as clients see it.
-
-How a ballot stands while it is held: for whoever watches it, in the shape in which its end will be told.
-"""
+"""The `swarm` object of a response: a verdict, or how a ballot stands while it is held, as JSON for clients."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""When voters are asked, and how long they are waited for: the least that can decide first, the rest where it cannot.
+"""When voters are asked, how long they are waited for, and how their samples differ. Plain arithmetic.
 
-Plain arithmetic. Shares of time are starting values, chosen so that one silent voter costs a vote less than half of its
-time again; see each constant.
-
-How the samples of one ballot differ: identical greedy repeats of one model would be one vote, not k.
+The least that can decide is asked first, the rest where it cannot. Shares of time are starting values, chosen so that
+one silent voter costs a vote less than half of its time again; see each constant. Samples differ in seed and, where a
+client asked for temperature 0, in temperature: identical greedy repeats of one model would be one vote, not k.
 """
 
 from __future__ import annotations
@@ -23,6 +22,11 @@ GRACE_SHARE = 0.5  # what the voters beyond the quorum get, of the time since th
 FIRST_PATIENCE_SHARE = 1.0  # after one answer the rest of its wave gets as long again: lengths vary that much
 PATIENCE_SHARE = 0.25  # ... and once half of it has, this much, if the others are out of sight and may be frozen
 RETRY_SHARE = 0.5  # of a ballot's time that must be left for a lost voter to be worth replacing
+
+MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pairwise grows with the square
+DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
+_SEED_SPACE = 2**32
+_DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
 
 
 def first_wave(models: Sequence[str], weights: VoterWeights, min_votes: int = 1) -> int:
@@ -92,13 +96,6 @@ def prefill_costs_more(prompt_tokens: int, completion_tokens: int) -> bool:
     writing one.
     """
     return prompt_tokens > completion_tokens
-
-
-MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pairwise grows with the square
-DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
-
-_SEED_SPACE = 2**32
-_DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
 
 
 @dataclass(frozen=True, slots=True)

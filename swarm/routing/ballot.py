@@ -1,8 +1,7 @@
 """One ballot in progress: ask the voters, tally on every arrival, stop when the result stands, cancel the rest.
 
-The effects beside `swarm.consensus` and `ballot_box.py`: all judgement is there, all tasks and clocks are here.
-
-Asking one voter which of the disputed answers is the best; `consensus.judge` has the question and its reading.
+The effects beside `swarm.consensus` and `ballot_box.py`: all judgement is there, all tasks and clocks are here. Where
+answers are disputed, one more voter may be asked which is the best (`consensus/judge.py` has the question).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineDied, EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.routing.ballot_box import BallotBox, BallotCall, Begun, Failure, Outcome, Report, RunVoters
-from swarm.routing.pills import Content
+from swarm.routing.poison_pills import Content
 from swarm.routing.replica_client import Asking, Meter
 from swarm.routing.replicas import Replica
 from swarm.routing.seating import Batch, ReplicaKey, place_of

@@ -24,7 +24,7 @@ from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, Begun, Failure, Outcome, RunVoters, no_consensus
 from swarm.routing.observations import Account, Demand, dissents, findings, size_lie
 from swarm.routing.peer_answers import OnEvent
-from swarm.routing.pills import Content, Pills
+from swarm.routing.poison_pills import Content, Pills
 from swarm.routing.policy import (
     Defaults,
     Plan,

@@ -28,7 +28,7 @@ from swarm.errors import (
 )
 from swarm.generation import Candidate, Delta, Finish, Frozen, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.logs import current_request_id
-from swarm.routing.pills import REFUSED_S
+from swarm.routing.poison_pills import REFUSED_S
 from swarm.routing.replicas import Replica
 from swarm.workers.slots import MAX_RETRY_AFTER_S
 

@@ -4,7 +4,7 @@ The order, first difference decides: the rank (an upstream that is the only engi
 trusted to answer (no suspicion, no open circuit); pins; a weight of 0 goes last; a model with a free slot; the stronger
 model; where the conversation's last answer was made, if a slot is free there; the expected time; here; the names.
 
-How long an answer would take at each replica, as far as can be told: waiting, then writing. Plain numbers.
+The expected time is waiting, then writing, in seconds, as far as either can be known.
 """
 
 from __future__ import annotations

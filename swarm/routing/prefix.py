@@ -1,10 +1,9 @@
-"""By what a conversation is known again: hashes of its beginnings. Bounded work, whatever the prompt's size.
+"""By what a conversation is known again, and where it was answered last: its prompt is in the cache there.
 
 A request is kept under the hash of the whole of it; a later one that goes on from it has that hash among those of its
 own beginnings. A chat goes on where the next message is the assistant's; that two chats share a system prompt does not
-make them one. A raw prompt has a hash for each full block.
-
-Where conversations were answered last: their prompts are in the cache there. Bounded in number and in age.
+make them one. A raw prompt has a hash for each full block. The work is bounded, whatever the prompt's size, and what is
+remembered is bounded in number and in age.
 """
 
 from __future__ import annotations
@@ -28,6 +27,9 @@ BLOCK = 512  # characters (or tokens) of a raw prompt between two hashes: about 
 LONG_CHARS = 2_000  # a prompt repeated as it was is worth following if it has some 500 tokens
 LEAST_SHARE = 0.5  # of a raw prompt must be known; shared instructions at its beginning are no conversation
 HASH_BYTES = 8
+
+MAX_CONVERSATIONS = 4096  # remembered, the least recently used forgotten first; each is some 200 bytes
+LIFETIME_S = 900.0  # after a quarter of an hour a slot has most likely been used for something else
 
 
 class _Hash(Protocol):
@@ -138,10 +140,6 @@ def _leaves(value: JsonValue) -> Iterator[tuple[str, str]]:
         else:
             stack.pop()
             yield "]", ""
-
-
-MAX_CONVERSATIONS = 4096  # remembered, the least recently used forgotten first; each is some 200 bytes
-LIFETIME_S = 900.0  # after a quarter of an hour a slot has most likely been used for something else
 
 
 class Affinity:

@@ -21,7 +21,7 @@ from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
-from swarm.routing.pills import Content, Pills
+from swarm.routing.poison_pills import Content, Pills
 from swarm.routing.preference import Reason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router

@@ -1,7 +1,4 @@
-"""Where a model can be run, here and on peers, as one list of plain facts.
-
-Who serves what: this node's models as it tells its peers, and everybody's as replicas. Plain conversions.
-"""
+"""Where models can be run, here and on peers, as one list of plain facts; and what this node says that it serves."""
 
 from __future__ import annotations
 

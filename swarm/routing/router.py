@@ -27,7 +27,7 @@ from typing import Protocol
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
 from swarm.routing.observations import BOAST, Conduct, Outstanding, Paces, corrected, possible_tokens
-from swarm.routing.pills import Pills
+from swarm.routing.poison_pills import Pills
 from swarm.routing.preference import within_reason
 from swarm.routing.prefix import Affinity, Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey

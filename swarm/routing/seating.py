@@ -1,11 +1,10 @@
-"""Who sits where in a ballot: samplings dealt to seats, seats run in batches, and later waves seated anew.
+"""Who sits where in a ballot: samplings dealt to seats, seats run in batches, later waves seated anew. Plain choices.
 
-Plain choices. A batch is one call to one replica, and its voters share a prefill; so they have one temperature.
-
-How many seats of a ballot one peer may have, whatever it says of itself. Pure.
+A batch is one call to one replica, and its voters share a prefill; so they have one temperature.
 
 A *party* is what counts as one voter's owner: this node, a member of a paired swarm, or in an open swarm all peers
-behind one address. A peer's share is what is left to each where all parties have as many; own workers fill the rest.
+behind one address. A peer's share of the seats, whatever it says of itself, is what is left to each where all parties
+have as many; own workers fill the rest.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from swarm.errors import (
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.observations import Demand
-from swarm.routing.pills import Content
+from swarm.routing.poison_pills import Content
 from swarm.routing.policy import Plan
 from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
 from swarm.routing.replica_client import Asking, OnServed, Served, held_back

@@ -20,7 +20,7 @@ from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed
 from swarm.generation import JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
-from swarm.routing.pills import Content, Pills
+from swarm.routing.poison_pills import Content, Pills
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
 from swarm.workers.pool import ModelWorkers
 

@@ -16,7 +16,7 @@ from swarm.engines.upstream.address import UpstreamMode
 from swarm.errors import EngineDied
 from swarm.gateway.http.errors import error_line
 from swarm.generation import GenerationRequest
-from swarm.routing.pills import REFUSED_S
+from swarm.routing.poison_pills import REFUSED_S
 from swarm.routing.router import FAILURES_TO_OPEN
 from swarm.routing.rules import RoutingRules
 from tests.doubles.clients import Client, Reply, chat_body, connect

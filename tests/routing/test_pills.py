@@ -13,7 +13,7 @@ from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerVanished, SwarmError
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.generation import GenerationRequest
-from swarm.routing.pills import MAX_REMEMBERED, REFUSED_S, Content, Pills
+from swarm.routing.poison_pills import MAX_REMEMBERED, REFUSED_S, Content, Pills
 from tests.doubles.replicas import Clock
 
 GONE = PeerVanished("attic", "broke off the connection")

@@ -34,7 +34,7 @@ from swarm.errors import (
 )
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
 from swarm.logs import current_request_id, request_id_from
-from swarm.routing.pills import REFUSED_S
+from swarm.routing.poison_pills import REFUSED_S
 
 log = logging.getLogger(__name__)
 
