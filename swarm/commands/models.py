@@ -31,7 +31,7 @@ from swarm.commands.terminal import Terminal
 from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
-from swarm.node.model_choice import engine_memory, make_room
+from swarm.node.model_choice import capacity_of, engine_memory
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
@@ -158,9 +158,9 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
     catalogue = Catalogue.load()
     local = _scan(settings, catalogue)
     engine = chosen_engine("auto")
-    room = make_room(engine, engine_memory(engine, probe_hardware()), load, local)
-    rows = fit_rows(catalogue.choices(formats=engine.formats), room, local)
-    say(_json(rows) if as_json else fit_text(rows, room), end="\n" if as_json else "")
+    capacity = capacity_of(engine, engine_memory(engine, probe_hardware()), load, local)
+    rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
+    say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Self, TextIO
 from federation.printable_text import clean_line, one_line
 from swarm.commands.output import columns_of, draw, say, say_line
 from swarm.errors import SetupError
-from swarm.registry.file_hashes import Stopped
+from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.memory import size_text
 
 REDRAW_S = 0.2  # of the progress line in a terminal
@@ -89,7 +89,7 @@ def _typed(prompt: str, stop: threading.Event) -> str:
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         if stop.is_set():
             say()
-            raise Stopped
+            raise WorkStopped
     line = os.read(sys.stdin.fileno(), MAX_ANSWER_BYTES)
     if not line:
         say()

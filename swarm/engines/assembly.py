@@ -32,7 +32,7 @@ MAX_LOGPROB = 1e9  # in size; beyond it, infinite, or no number at all, it is a 
 
 
 @dataclass(slots=True)
-class _Call:
+class _CallParts:
     id: str
     name: str
     arguments: list[str]
@@ -44,7 +44,7 @@ class AnswerBuilder:
 
     _text: list[str] = field(default_factory=list[str])
     _reasoning: list[str] = field(default_factory=list[str])
-    _calls: dict[int, _Call] = field(default_factory=dict[int, _Call])
+    _calls: dict[int, _CallParts] = field(default_factory=dict[int, _CallParts])
     _logprobs: list[JsonValue] = field(default_factory=list[JsonValue])
     reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
@@ -63,7 +63,7 @@ class AnswerBuilder:
             self._logprobs.append(event.logprobs)
 
     def _add_call(self, delta: ToolCallDelta) -> None:
-        known = self._calls.setdefault(delta.index, _Call("", "", []))
+        known = self._calls.setdefault(delta.index, _CallParts("", "", []))
         known.id = delta.id or known.id
         known.name = delta.name or known.name
         known.arguments.append(delta.arguments)

@@ -26,6 +26,6 @@ class Console(Protocol):
     def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         """The index of the option the person takes (the first for a plain Enter). Blocks.
 
-        Raises Stopped soon after `stop` is set, and SetupError where there is no answer to come.
+        Raises WorkStopped soon after `stop` is set, and SetupError where there is no answer to come.
         """
         ...

@@ -20,7 +20,7 @@ from federation.tasks import cancel_and_wait
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
 from swarm.registry.download import PARTIAL_FOLDER
-from swarm.registry.file_hashes import Stopped
+from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.shared_files import SharedFiles
 from swarm.workers.pool import WorkerPool
@@ -104,7 +104,7 @@ async def _hash_all(files: SharedFiles, stop: threading.Event) -> None:
         try:
             while await asyncio.to_thread(files.hash_one, stop):
                 pass
-        except Stopped:
+        except WorkStopped:
             return
         except Exception:  # a node without this goes on; its peers get their files elsewhere
             log.exception("the models folder cannot be hashed")

@@ -14,10 +14,10 @@ from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings
-from swarm.registry.catalogue import Catalogue, Choice
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
-from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
+from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
 from swarm.registry.gguf_header import GgufFacts, read_model, stem_of
 from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
@@ -45,11 +45,11 @@ def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemor
     return memory_for_models(snapshot, gpu_allowed=found and engine.uses_gpu())
 
 
-def make_room(engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels) -> Room:
+def capacity_of(engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels) -> Capacity:
     """What this machine offers. Raises SetupError where its free memory is unknown."""
     if memory.free_bytes is None:
         raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
-    return Room(memory.free_bytes, load, engine.formats, measured=local.measured(), estimate=engine.estimate)
+    return Capacity(memory.free_bytes, load, engine.formats, measured=local.measured(), estimate=engine.estimate)
 
 
 def choose_model(
@@ -61,7 +61,7 @@ def choose_model(
 ) -> ChosenModel:
     """The model to serve. Blocks: reads files, may ask the person, may download, from `nearby` first.
 
-    Raises SetupError, and Stopped where `stop` was set during a download.
+    Raises SetupError, and WorkStopped where `stop` was set during a download.
     """
     engine = chosen_engine(settings.engine)
     if not engine.formats:
@@ -125,8 +125,8 @@ class _Choosing:
     def _scan(self) -> LocalModels:
         return scan(self._settings.models_dir, self._catalogue)
 
-    def _room(self, local: LocalModels) -> Room:
-        return make_room(self._engine, self._memory, self._load, local)
+    def _capacity(self, local: LocalModels) -> Capacity:
+        return capacity_of(self._engine, self._memory, self._load, local)
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
@@ -148,22 +148,22 @@ class _Choosing:
         too_long = facts.context_tokens is not None and load.context_tokens > facts.context_tokens
         too_large = free_bytes is not None and self._engine.estimate(facts.shape, load).total_bytes > free_bytes
         if too_long or too_large:
-            room = Room(free_bytes or 0, load, self._engine.formats, estimate=self._engine.estimate)
-            raise SetupError(explain_misfit(model_id, facts.shape, room, self._loadable))
+            capacity = Capacity(free_bytes or 0, load, self._engine.formats, estimate=self._engine.estimate)
+            raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._loadable))
 
     def _catalogue_name(self, ref: CatalogueRef) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
         choices = matches(ref, self._catalogue)
         local = self._scan()
-        room = self._room(local)
-        fitting = [choice for choice in choices if judge(choice, room).fits]
+        capacity = self._capacity(local)
+        fitting = [choice for choice in choices if judge(choice, capacity).fits]
         if not fitting:
-            closest = min(choices, key=lambda choice: room.need(choice).total_bytes)
-            raise SetupError(explain_misfit(closest.id, room.shape(closest), room, self._loadable))
-        best = ranked(fitting, room.formats)[0]
+            closest = min(choices, key=lambda choice: capacity.need(choice).total_bytes)
+            raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._loadable))
+        best = ranked(fitting, capacity.formats)[0]
         return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
-    def _fetch(self, choice: Choice, reason: str, local: LocalModels) -> ChosenModel:
+    def _fetch(self, choice: CatalogueChoice, reason: str, local: LocalModels) -> ChosenModel:
         here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
         if here is None:
@@ -184,26 +184,28 @@ class _Choosing:
                 self._console.say(f"  passed over: {error}")
         return None
 
-    def _best_nearby(self, local: LocalModels) -> Choice | None:
+    def _best_nearby(self, local: LocalModels) -> CatalogueChoice | None:
         """The best that fits of those whose files peers have."""
         here = {} if self._nearby is None else self._nearby.sizes()
         choices = [choice for choice in self._loadable if choice.variant.sha256 in here]
         if not choices:
             return None
-        room = self._room(local)
-        fitting = [choice for choice in choices if judge(choice, room).fits]
-        return ranked(fitting, room.formats)[0] if fitting else None
+        capacity = self._capacity(local)
+        fitting = [choice for choice in choices if judge(choice, capacity).fits]
+        return ranked(fitting, capacity.formats)[0] if fitting else None
 
-    def _best_to_download(self, local: LocalModels) -> tuple[Choice, str] | None:
+    def _best_to_download(self, local: LocalModels) -> tuple[CatalogueChoice, str] | None:
         """What to download, and why; None where the person prefers the embedded model."""
         slow = self._memory.pool == "ram"
-        room = replace(self._room(local), max_active_params_b=CPU_MAX_ACTIVE_PARAMS_B if slow else None)
-        best = pick(self._loadable, room)
+        capacity = replace(self._capacity(local), max_active_params_b=CPU_MAX_ACTIVE_PARAMS_B if slow else None)
+        best = pick(self._loadable, capacity)
         if self._settings.auto or not self._console.can_ask:
             return best.choice, best.reason
-        fitting = [choice for choice in ranked(self._loadable, room.formats) if judge(choice, room).fits]
+        fitting = [choice for choice in ranked(self._loadable, capacity.formats) if judge(choice, capacity).fits]
         offered = fitting[:OFFERED]
-        options = [f"{choice.id}  ({size_text(room.shape(choice).weights_bytes)} to download)" for choice in offered]
+        options = [
+            f"{choice.id}  ({size_text(capacity.shape(choice).weights_bytes)} to download)" for choice in offered
+        ]
         embedded = "demo  (the embedded demonstration model: nothing to download, often wrong)"
         question = "No model is on this disk yet. Which one should this node serve?"
         taken = self._console.choose(question, [*options, embedded], self._stop)

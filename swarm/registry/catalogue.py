@@ -67,7 +67,7 @@ class Variant(_Strict):
         return self
 
 
-class ModelEntry(_Strict):
+class CatalogueEntry(_Strict):
     """One model in one size. `active_params_b` is set for mixtures of experts; `cache` is None where unsure."""
 
     family: _Slug
@@ -94,10 +94,10 @@ class ModelEntry(_Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CatalogueChoice:
     """One variant of one model: what a full name stands for."""
 
-    entry: ModelEntry
+    entry: CatalogueEntry
     variant: Variant
 
     @property
@@ -133,7 +133,7 @@ class Catalogue(_Strict):
     """Every curated model, in order of preference."""
 
     schema_: Annotated[Literal[1], Field(alias="schema")]
-    models: tuple[ModelEntry, ...]
+    models: tuple[CatalogueEntry, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> Catalogue:
@@ -154,12 +154,12 @@ class Catalogue(_Strict):
 
     def choices(
         self, roles: Iterable[Role] | None = None, formats: Iterable[Format] | None = None
-    ) -> tuple[Choice, ...]:
+    ) -> tuple[CatalogueChoice, ...]:
         """All variants, in order; narrowed to `roles` and `formats` where given."""
         wanted_roles = None if roles is None else set(roles)
         wanted_formats = None if formats is None else set(formats)
         return tuple(
-            Choice(entry, variant)
+            CatalogueChoice(entry, variant)
             for entry in self.models
             if wanted_roles is None or entry.role in wanted_roles
             for variant in entry.variants

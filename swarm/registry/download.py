@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from swarm.errors import SetupError
-from swarm.registry.catalogue import Choice
-from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, Stopped, hash_file, keep_hashes
+from swarm.registry.catalogue import CatalogueChoice
+from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, WorkStopped, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.memory import size_text
@@ -109,7 +109,7 @@ def no_progress(done_bytes: int, total_bytes: int | None) -> None:
 
 
 def download_choice(
-    choice: Choice,
+    choice: CatalogueChoice,
     models_dir: Path,
     progress: Progress = no_progress,
     nearby: Nearby | None = None,
@@ -117,7 +117,7 @@ def download_choice(
 ) -> Path:
     """Bring `choice` into `models_dir`; returns the GGUF file (its first part) or the MLX folder.
 
-    Raises SetupError, and Stopped; what has arrived by then is kept and used by the next attempt.
+    Raises SetupError, and WorkStopped; what has arrived by then is kept and used by the next attempt.
     """
     variant = choice.variant
     ref = HubRef(variant.repo, variant.file)
@@ -137,7 +137,7 @@ def download(
 
     Where it is None, the hub's own hash is checked. What `nearby` has is copied from there; the rest comes from the
     hub. Returns at once where everything is already there; waits for another process that brings the same.
-    Raises Stopped within a second or so after `stop` is set.
+    Raises WorkStopped within a second or so after `stop` is set.
     """
     progress = _until(stop, progress)
     folder = models_dir / folder_name(ref.repo)
@@ -158,11 +158,11 @@ def download(
 
 
 def _until(stop: threading.Event | None, progress: Progress) -> Progress:
-    """`progress`, raising Stopped once `stop` is set: it is called for every chunk that arrives, and while waiting."""
+    """`progress`, raising WorkStopped once `stop` is set: it is called for every chunk that arrives, and while waiting."""
 
     def report(done_bytes: int, total_bytes: int | None) -> None:
         if stop is not None and stop.is_set():
-            raise Stopped
+            raise WorkStopped
         progress(done_bytes, total_bytes)
 
     return report

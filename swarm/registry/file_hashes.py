@@ -62,12 +62,12 @@ class _Kept(BaseModel):
     pieces: Annotated[tuple[Sha256, ...], Field(min_length=1, max_length=MAX_PIECES)]
 
 
-class Stopped(Exception):
+class WorkStopped(Exception):
     """Work on a file was told to stop."""
 
 
 async def stoppable(work: Callable[[threading.Event], T]) -> T:
-    """What `work` returns, done in a thread. Being cancelled sets the event, which makes it raise Stopped.
+    """What `work` returns, done in a thread. Being cancelled sets the event, which makes it raise WorkStopped.
 
     A loop that closes waits for its threads.
     """
@@ -79,7 +79,7 @@ async def stoppable(work: Callable[[threading.Event], T]) -> T:
 
 
 def hash_bytes(file: BinaryIO, stop: threading.Event | None = None, *, gently: bool = False) -> FileHashes:
-    """The hashes of an open file, from where it stands. Blocks. Raises Stopped soon after `stop` is set.
+    """The hashes of an open file, from where it stands. Blocks. Raises WorkStopped soon after `stop` is set.
 
     `gently` is for work that nobody waits for: it takes half of one core.
     """
@@ -89,7 +89,7 @@ def hash_bytes(file: BinaryIO, stop: threading.Event | None = None, *, gently: b
     began_at = time.monotonic()
     while chunk := file.read(HASH_CHUNK_BYTES):  # chunks divide pieces evenly
         if stop is not None and stop.wait(time.monotonic() - began_at if gently else 0):
-            raise Stopped
+            raise WorkStopped
         began_at = time.monotonic()
         whole.update(chunk)
         piece.update(chunk)
@@ -103,7 +103,7 @@ def hash_bytes(file: BinaryIO, stop: threading.Event | None = None, *, gently: b
 
 
 def hash_file(path: Path, stop: threading.Event | None = None) -> FileHashes:
-    """The hashes of the file at `path`. Blocks. Raises OSError, and Stopped soon after `stop` is set."""
+    """The hashes of the file at `path`. Blocks. Raises OSError, and WorkStopped soon after `stop` is set."""
     with path.open("rb") as file:
         return hash_bytes(file, stop)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from swarm.errors import SetupError
 from swarm.registry.cache_shape import ModelShape
-from swarm.registry.catalogue import Choice, Format
+from swarm.registry.catalogue import CatalogueChoice, Format
 from swarm.registry.gguf_bytes import is_low
 from swarm.registry.memory import Load, MemoryNeed, memory_needed, size_text
 
@@ -15,7 +15,7 @@ MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a reme
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """What this machine offers a model, and what the model is to carry in it.
 
     `formats` are those its engines load, in order of preference. `measured` has real numbers, by catalogue id, of the
@@ -31,18 +31,18 @@ class Room:
     measured: Mapping[str, ModelShape] = field(default_factory=dict[str, ModelShape])
     estimate: Callable[[ModelShape, Load], MemoryNeed] = memory_needed
 
-    def shape(self, choice: Choice) -> ModelShape:
+    def shape(self, choice: CatalogueChoice) -> ModelShape:
         return self.measured.get(choice.id) or choice.shape
 
-    def need(self, choice: Choice) -> MemoryNeed:
+    def need(self, choice: CatalogueChoice) -> MemoryNeed:
         return self.estimate(self.shape(choice), self.load)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Fit:
     """Whether one choice can be used, and if not, `why`, in words for a person."""
 
-    choice: Choice
+    choice: CatalogueChoice
     need: MemoryNeed
     why: str
 
@@ -55,33 +55,33 @@ class Verdict:
 class Pick:
     """The choice, what it needs, and why it was taken, in words for a person."""
 
-    choice: Choice
+    choice: CatalogueChoice
     need: MemoryNeed
     reason: str
 
 
-def judge(choice: Choice, room: Room) -> Verdict:
-    """Whether `choice` can run in `room`, and why not."""
-    need = room.need(choice)
-    return Verdict(choice, need, _misfit(room.shape(choice), need, room) or _too_slow(choice, room))
+def judge(choice: CatalogueChoice, capacity: Capacity) -> Fit:
+    """Whether `choice` can run in `capacity`, and why not."""
+    need = capacity.need(choice)
+    return Fit(choice, need, _misfit(capacity.shape(choice), need, capacity) or _too_slow(choice, capacity))
 
 
-def _misfit(shape: ModelShape, need: MemoryNeed, room: Room) -> str:
-    if shape.context_tokens is not None and room.load.context_tokens > shape.context_tokens:
-        return f"its context is {shape.context_tokens} tokens and {room.load.context_tokens} were asked"
-    if need.total_bytes > room.free_bytes:
-        return f"{size_text(need.total_bytes - room.free_bytes)} short"
+def _misfit(shape: ModelShape, need: MemoryNeed, capacity: Capacity) -> str:
+    if shape.context_tokens is not None and capacity.load.context_tokens > shape.context_tokens:
+        return f"its context is {shape.context_tokens} tokens and {capacity.load.context_tokens} were asked"
+    if need.total_bytes > capacity.free_bytes:
+        return f"{size_text(need.total_bytes - capacity.free_bytes)} short"
     return ""
 
 
-def _too_slow(choice: Choice, room: Room) -> str:
+def _too_slow(choice: CatalogueChoice, capacity: Capacity) -> str:
     active_b = choice.entry.active_params_b or choice.entry.params_b
-    if room.max_active_params_b is None or active_b <= room.max_active_params_b:
+    if capacity.max_active_params_b is None or active_b <= capacity.max_active_params_b:
         return ""
-    return f"too slow here: reads {active_b:g}B weights per token, over the limit of {room.max_active_params_b:g}B"
+    return f"too slow here: reads {active_b:g}B weights per token, over the limit of {capacity.max_active_params_b:g}B"
 
 
-def ranked(choices: Sequence[Choice], formats: Sequence[Format]) -> list[Choice]:
+def ranked(choices: Sequence[CatalogueChoice], formats: Sequence[Format]) -> list[CatalogueChoice]:
     """`choices`, best first: four bits or more, then effective size, then preferred format, then more bits.
 
     A larger model at four bits beats a smaller one at eight (Dettmers and Zettlemoyer, "The case for 4-bit precision",
@@ -89,7 +89,7 @@ def ranked(choices: Sequence[Choice], formats: Sequence[Format]) -> list[Choice]
     catalogue's order.
     """
 
-    def quality(choice: Choice) -> tuple[bool, float, int, float]:
+    def quality(choice: CatalogueChoice) -> tuple[bool, float, int, float]:
         variant = choice.variant
         rank = -formats.index(variant.format) if variant.format in formats else -len(formats)
         return not is_low(variant.quant), choice.entry.effective_params_b, rank, choice.bits_per_weight
@@ -97,37 +97,39 @@ def ranked(choices: Sequence[Choice], formats: Sequence[Format]) -> list[Choice]
     return sorted(choices, key=quality, reverse=True)
 
 
-def pick(choices: Sequence[Choice], room: Room) -> Pick:
+def pick(choices: Sequence[CatalogueChoice], capacity: Capacity) -> Pick:
     """The best of `choices` that fits: those of `Catalogue.choices()`, or those that a name `matches`.
 
     Raises SetupError if none does, naming what is missing and what would fit.
     """
-    able = [choice for choice in choices if choice.variant.format in room.formats]
+    able = [choice for choice in choices if choice.variant.format in capacity.formats]
     if not able:
-        raise SetupError(f"there is no model to choose from as {' or '.join(room.formats)}")
-    passed_over: Verdict | None = None
-    for choice in ranked(able, room.formats):
-        verdict = judge(choice, room)
+        raise SetupError(f"there is no model to choose from as {' or '.join(capacity.formats)}")
+    passed_over: Fit | None = None
+    for choice in ranked(able, capacity.formats):
+        verdict = judge(choice, capacity)
         if verdict.fits:
-            return Pick(choice, verdict.need, _reason(verdict, passed_over, room))
+            return Pick(choice, verdict.need, _reason(verdict, passed_over, capacity))
         passed_over = verdict
-    easiest = min(able, key=lambda choice: room.need(choice).total_bytes)
-    raise SetupError(f"no model fits; the smallest is {explain_misfit(easiest.id, room.shape(easiest), room, able)}")
+    easiest = min(able, key=lambda choice: capacity.need(choice).total_bytes)
+    raise SetupError(
+        f"no model fits; the smallest is {explain_misfit(easiest.id, capacity.shape(easiest), capacity, able)}"
+    )
 
 
-def _reason(taken: Verdict, passed_over: Verdict | None, room: Room) -> str:
-    needs = f"needs {size_text(taken.need.total_bytes)} of {size_text(room.free_bytes)} free"
+def _reason(taken: Fit, passed_over: Fit | None, capacity: Capacity) -> str:
+    needs = f"needs {size_text(taken.need.total_bytes)} of {size_text(capacity.free_bytes)} free"
     if passed_over is None:
         return f"the best there is: {needs}"
     return f"the best that fits: {needs} (the next better, {passed_over.choice.id}: {passed_over.why})"
 
 
-def explain_misfit(name: str, shape: ModelShape, room: Room, alternatives: Sequence[Choice]) -> str:
+def explain_misfit(name: str, shape: ModelShape, capacity: Capacity, alternatives: Sequence[CatalogueChoice]) -> str:
     """Why the model `name` does not fit, by how much, and what would: a smaller load, or one of `alternatives`.
 
     To be called where it does not; `name` and `shape` may be those of a file outside the catalogue.
     """
-    need, load = room.estimate(shape, room.load), room.load
+    need, load = capacity.estimate(shape, capacity.load), capacity.load
     if shape.context_tokens is not None and load.context_tokens > shape.context_tokens:
         return (
             f"{name} has a context of {shape.context_tokens} tokens and {load.context_tokens} were asked: "
@@ -138,34 +140,34 @@ def explain_misfit(name: str, shape: ModelShape, room: Room, alternatives: Seque
         f"KV cache {size_text(need.kv_bytes)} for {load.slots} x {load.context_tokens} tokens, "
         f"compute {size_text(need.compute_bytes)}, reserve {size_text(need.reserve_bytes)}"
     )
-    remedies = _remedies(name, shape, room, alternatives)
+    remedies = _remedies(name, shape, capacity, alternatives)
     return (
         f"{name} needs {'about ' if need.estimated else ''}{size_text(need.total_bytes)} ({parts}) and "
-        f"{size_text(room.free_bytes)} is free: {size_text(need.total_bytes - room.free_bytes)} short. "
+        f"{size_text(capacity.free_bytes)} is free: {size_text(need.total_bytes - capacity.free_bytes)} short. "
         + (f"What would fit: {'; or '.join(remedies)}" if remedies else "Nothing would fit: free some memory")
     )
 
 
-def _remedies(name: str, shape: ModelShape, room: Room, alternatives: Sequence[Choice]) -> list[str]:
+def _remedies(name: str, shape: ModelShape, capacity: Capacity, alternatives: Sequence[CatalogueChoice]) -> list[str]:
     """At most three: the same model with less to carry, the best of its family, the best of all."""
-    smaller = _smaller_load(shape, room)
+    smaller = _smaller_load(shape, capacity)
     remedies = (
         [] if smaller is None else [f"the same with --context {smaller.context_tokens} --workers {smaller.slots}"]
     )
-    able = [choice for choice in alternatives if choice.id != name and choice.variant.format in room.formats]
-    fitting = [choice for choice in ranked(able, room.formats) if judge(choice, room).fits]
+    able = [choice for choice in alternatives if choice.id != name and choice.variant.format in capacity.formats]
+    fitting = [choice for choice in ranked(able, capacity.formats) if judge(choice, capacity).fits]
     family = [choice for choice in fitting if choice.entry.family == name.partition(":")[0]]
     best = dict.fromkeys((*family[:1], *fitting[:1]))
-    return remedies + [f"{choice.id} ({size_text(room.need(choice).total_bytes)})" for choice in best]
+    return remedies + [f"{choice.id} ({size_text(capacity.need(choice).total_bytes)})" for choice in best]
 
 
-def _smaller_load(shape: ModelShape, room: Room) -> Load | None:
+def _smaller_load(shape: ModelShape, capacity: Capacity) -> Load | None:
     """The gentlest cut of the load that fits: the context halved as often as needed, with all slots, then with one."""
-    for slots in dict.fromkeys((room.load.slots, 1)):
-        context_tokens = room.load.context_tokens
+    for slots in dict.fromkeys((capacity.load.slots, 1)):
+        context_tokens = capacity.load.context_tokens
         while context_tokens >= MIN_CONTEXT_TOKENS:
-            cut = Load(context_tokens, slots, room.load.cache_type)
-            if room.estimate(shape, cut).total_bytes <= room.free_bytes:
+            cut = Load(context_tokens, slots, capacity.load.cache_type)
+            if capacity.estimate(shape, cut).total_bytes <= capacity.free_bytes:
                 return cut
             context_tokens //= 2
     return None

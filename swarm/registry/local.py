@@ -11,7 +11,7 @@ from pathlib import Path
 from federation.printable_text import printable
 from swarm.errors import SetupError
 from swarm.registry.cache_shape import ModelShape
-from swarm.registry.catalogue import Catalogue, Choice, Format
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.gguf_header import PROJECTOR, GgufFacts, is_later_part, read_gguf, stem_of
 
@@ -160,7 +160,7 @@ def _mlx_model(folder: Path, catalogue: Catalogue) -> LocalModel | None:
     )
 
 
-def _choice_of_file(path: Path, catalogue: Catalogue) -> Choice | None:
+def _choice_of_file(path: Path, catalogue: Catalogue) -> CatalogueChoice | None:
     """The catalogue's variant with this file name, of this repository where the folder tells which."""
     repo = _repo_of(path.parent)
     named = (c for c in catalogue.choices(formats=["gguf"]) if (c.variant.file or "").lower() == path.name.lower())

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from swarm.errors import SetupError
-from swarm.registry.catalogue import Catalogue, Choice, Format
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.gguf_bytes import ALIASES, BITS_PER_WEIGHT
 
 MAX_NAME_CHARS = 1024  # a path may be long; anything longer is a mistake
@@ -101,7 +101,9 @@ def _parse_catalogue(text: str) -> CatalogueRef:
     return CatalogueRef(*parts)
 
 
-def matches(ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] = ("gguf",)) -> tuple[Choice, ...]:
+def matches(
+    ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] = ("gguf",)
+) -> tuple[CatalogueChoice, ...]:
     """Every variant that `ref` may stand for in one of `formats`, for the picker to choose from; at least one.
 
     Raises SetupError naming what there is instead, at the first part of the name that does not exist.
@@ -119,7 +121,7 @@ def matches(ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] =
     raise SetupError(f"there is no {wanted}; there is {_listed(existing)}")
 
 
-def resolve(ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] = ("gguf",)) -> Choice:
+def resolve(ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] = ("gguf",)) -> CatalogueChoice:
     """The one variant that `ref` names: `formats` in order of preference, four bits where no quant is given.
 
     Raises SetupError where the name does not exist, or leaves the size open and there are several.
@@ -131,7 +133,7 @@ def resolve(ref: CatalogueRef, catalogue: Catalogue, formats: Sequence[Format] =
     return min(found, key=lambda choice: (formats.index(choice.variant.format), _quant_rank(ref.quant, choice)))
 
 
-def _family(ref: CatalogueRef, catalogue: Catalogue) -> list[Choice]:
+def _family(ref: CatalogueRef, catalogue: Catalogue) -> list[CatalogueChoice]:
     family = [choice for choice in catalogue.choices() if choice.entry.family == ref.family]
     if family:
         return family
@@ -140,11 +142,11 @@ def _family(ref: CatalogueRef, catalogue: Catalogue) -> list[Choice]:
     raise SetupError(f"no model is called {ref.family!r}; {there}: {_listed(catalogue.families)}")
 
 
-def _quant_matches(quant: str | None, choice: Choice) -> bool:
+def _quant_matches(quant: str | None, choice: CatalogueChoice) -> bool:
     return quant is None or quant == choice.variant.quant or choice.variant.quant in ALIASES.get(quant, ())
 
 
-def _quant_rank(quant: str | None, choice: Choice) -> tuple[int, float]:
+def _quant_rank(quant: str | None, choice: CatalogueChoice) -> tuple[int, float]:
     """Sort key, better is smaller: the alias's order, then few bits."""
     order = ALIASES.get(quant or "4bit", ())
     own = choice.variant.quant

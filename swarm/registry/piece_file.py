@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from federation.file_exchange import PieceHashes
-from swarm.registry.file_hashes import FileHashes, Stopped, hash_file
+from swarm.registry.file_hashes import FileHashes, WorkStopped, hash_file
 
 PIECES_SUFFIX = ".pieces"
 
@@ -36,7 +36,7 @@ def taken_bytes(path: Path) -> int:
 class PieceFile:
     """The pieces of one file on disk. Every method blocks and may be called from several threads at once.
 
-    What reads all of the file raises Stopped soon after `stop` is set.
+    What reads all of the file raises WorkStopped soon after `stop` is set.
     """
 
     def __init__(self, partial: Path, hashes: PieceHashes) -> None:
@@ -61,7 +61,7 @@ class PieceFile:
                 if start >= size_bytes:
                     break
                 if stop is not None and stop.is_set():
-                    raise Stopped
+                    raise WorkStopped
                 file.seek(start)
                 if self._is_right(piece, file.read(length)):
                     right.add(piece)

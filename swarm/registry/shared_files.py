@@ -81,7 +81,7 @@ class SharedFiles:
             raise UnknownFile(sha256) from error
 
     def hash_one(self, stop: threading.Event) -> bool:
-        """Hash the next file whose hashes nobody knows; whether there was one. Raises Stopped."""
+        """Hash the next file whose hashes nobody knows; whether there was one. Raises WorkStopped."""
         self._rescan(max_age_s=0.0)
         found = next((found for found, hashes in self._hashes.items() if hashes is None), None)
         if found is None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from federation.printable_text import one_line
-from swarm.registry.catalogue import Catalogue, Choice
-from swarm.registry.fit import Room, judge, ranked
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
+from swarm.registry.fit import Capacity, judge, ranked
 from swarm.registry.local import LocalModel, LocalModels
 from swarm.registry.memory import size_text
 
@@ -62,12 +62,12 @@ def list_rows(catalogue: Catalogue, local: LocalModels) -> list[ListRow]:
     return rows + [_local_row(model) for model in local.models if not model.in_catalogue]
 
 
-def fit_rows(choices: Sequence[Choice], room: Room, local: LocalModels) -> list[FitRow]:
-    """`choices` against `room`: what fits, best first, then what does not."""
+def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: LocalModels) -> list[FitRow]:
+    """`choices` against `capacity`: what fits, best first, then what does not."""
     here = local.by_id()
     rows: list[FitRow] = []
-    for choice in ranked(choices, room.formats):
-        verdict = judge(choice, room)
+    for choice in ranked(choices, capacity.formats):
+        verdict = judge(choice, capacity)
         rows.append(
             FitRow(
                 name=choice.id,
@@ -105,10 +105,10 @@ def list_text(rows: Sequence[ListRow]) -> str:
     )
 
 
-def fit_text(rows: Sequence[FitRow], room: Room) -> str:
+def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
     """The table of `swarm models fit`, under a line that says against what."""
-    load = room.load
-    head = f"{size_text(room.free_bytes)} free, {load.slots} x {load.context_tokens} tokens of context\n"
+    load = capacity.load
+    head = f"{size_text(capacity.free_bytes)} free, {load.slots} x {load.context_tokens} tokens of context\n"
     return head + _table(
         ("NAME", "PARAMS", "FORMAT", "SIZE", "NEEDS", "FITS", "ON DISK", "WHY NOT"),
         [
@@ -127,7 +127,7 @@ def fit_text(rows: Sequence[FitRow], room: Room) -> str:
     )
 
 
-def _catalogue_row(choice: Choice, here: LocalModel | None) -> ListRow:
+def _catalogue_row(choice: CatalogueChoice, here: LocalModel | None) -> ListRow:
     return ListRow(
         name=choice.id,
         role=choice.entry.role,

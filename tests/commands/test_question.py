@@ -17,7 +17,7 @@ import pytest
 
 from swarm.commands.terminal import Terminal
 from swarm.errors import SetupError
-from swarm.registry.file_hashes import Stopped
+from swarm.registry.file_hashes import WorkStopped
 from tests.e2e.node_process import PROGRAM, environment
 
 ENDED_S = 20.0  # it takes a tenth of a second alone
@@ -56,7 +56,7 @@ def test_the_end_of_the_input_is_no_choice(typist: int) -> None:
 def test_a_question_that_is_taken_back_ends() -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkStopped):
         Terminal().choose("Which?", OPTIONS, stop)
 
 

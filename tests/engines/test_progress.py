@@ -13,21 +13,21 @@ from federation.tasks import cancel_and_wait
 from swarm.engines.llama_cpp import progress as watcher
 from swarm.engines.llama_cpp.progress import (
     ALIVE,
+    EngineHealth,
+    EnginePace,
+    EngineProgress,
     Limits,
     LoopCounts,
-    Pace,
-    Progress,
     SilentCall,
-    Verdict,
     until_wedged,
 )
 from swarm.errors import EngineFailed
 
-FAST = Pace(token_s=0.0001, step_s=0.05)
-SLOW = Pace(token_s=0.2, step_s=100.0)  # 70 B on a CPU: a batch of 512 takes a minute and a half
+FAST = EnginePace(token_s=0.0001, step_s=0.05)
+SLOW = EnginePace(token_s=0.2, step_s=100.0)  # 70 B on a CPU: a batch of 512 takes a minute and a half
 
 
-def states(progress: Progress, history: Iterable[tuple[float, int | None, int]]) -> list[str]:
+def states(progress: EngineProgress, history: Iterable[tuple[float, int | None, int]]) -> list[str]:
     """The state after each of `history`: seconds that passed, then steps so far (None: no answer), busy requests."""
     seen = []
     for seconds, steps, busy in history:
@@ -65,14 +65,16 @@ def states(progress: Progress, history: Iterable[tuple[float, int | None, int]])
         "slowest",
     ],
 )
-def test_a_history_is_judged(pace: Pace, history: list[tuple[float, int | None, int]], expected: list[str]) -> None:
-    assert states(Progress(pace), history) == expected
+def test_a_history_is_judged(
+    pace: EnginePace, history: list[tuple[float, int | None, int]], expected: list[str]
+) -> None:
+    assert states(EngineProgress(pace), history) == expected
 
 
 def test_the_words_name_the_time_and_the_limit() -> None:
-    progress = Progress(FAST)
+    progress = EngineProgress(FAST)
     progress.passed(21, asking=True)
-    assert progress.judge() == Verdict("wedged", "made no step for 21 s (its limit is 20 s)")
+    assert progress.judge() == EngineHealth("wedged", "made no step for 21 s (its limit is 20 s)")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,8 @@ def test_the_words_name_the_time_and_the_limit() -> None:
         (SLOW, SilentCall(300, silent_s=1501), "wedged"),
     ],
 )
-def test_a_request_that_hangs_before_the_loop_is_a_wedge_too(pace: Pace, call: SilentCall, state: str) -> None:
-    progress = Progress(pace)
+def test_a_request_that_hangs_before_the_loop_is_a_wedge_too(pace: EnginePace, call: SilentCall, state: str) -> None:
+    progress = EngineProgress(pace)
     for step in range(100):
         progress.passed(1, asking=True)
         progress.answered(step, 1)
@@ -96,7 +98,7 @@ def test_a_request_that_hangs_before_the_loop_is_a_wedge_too(pace: Pace, call: S
 @given(st.floats(1e-6, 10.0), st.lists(st.tuples(st.floats(0.01, 1.0), st.integers(0, 4)), max_size=60))
 def test_no_engine_is_ended_whose_steps_are_as_it_was_measured(step_s: float, steps: list[tuple[float, int]]) -> None:
     """However slow: each step lasts at most three times what was measured, and is looked at ever so often."""
-    progress = Progress(Pace(step_s / 512, step_s))
+    progress = EngineProgress(EnginePace(step_s / 512, step_s))
     for number, (share, busy) in enumerate(steps):
         for _ in range(5):
             progress.passed(share * 2.9 * step_s / 5, asking=True)
@@ -106,7 +108,7 @@ def test_no_engine_is_ended_whose_steps_are_as_it_was_measured(step_s: float, st
 
 @given(st.lists(st.floats(0.0, 19.0), max_size=60))
 def test_whoever_makes_steps_slow_does_not_stretch_the_limit(steps_s: list[float]) -> None:
-    progress = Progress(FAST)
+    progress = EngineProgress(FAST)
     for number, step_s in enumerate(steps_s):
         progress.passed(step_s, asking=True)
         progress.answered(number, 1)
@@ -114,7 +116,7 @@ def test_whoever_makes_steps_slow_does_not_stretch_the_limit(steps_s: list[float
 
 
 def test_a_stream_may_be_silent_while_anything_is_computed_and_not_for_long_after() -> None:
-    progress, call = Progress(FAST), SilentCall(0, begun=True)
+    progress, call = EngineProgress(FAST), SilentCall(0, begun=True)
     for step in range(200):
         progress.passed(1, asking=True)
         progress.age([call], 1)
@@ -135,7 +137,7 @@ class Scripted:
         self.look_s = look_s
         self.steps = 0
         self.hangs = False
-        self.told: list[Verdict] = []
+        self.told: list[EngineHealth] = []
 
     async def ask(self) -> LoopCounts:
         if self.hangs:
@@ -159,7 +161,7 @@ async def test_what_this_process_slept_is_nobodys_silence(quick: None, monkeypat
     loop = Scripted(3600.0)
     loop.hangs = True
     words = await until_wedged(
-        loop.ask, set, Progress(FAST, Limits(least_s=0.2, doubt_least_s=0.05)), loop.told.append, loop.clock
+        loop.ask, set, EngineProgress(FAST, Limits(least_s=0.2, doubt_least_s=0.05)), loop.told.append, loop.clock
     )
     assert "made no step" in words
     assert loop.now >= 10 * 3600, "each look counts as two at most, so it took ten of them"
@@ -168,7 +170,7 @@ async def test_what_this_process_slept_is_nobodys_silence(quick: None, monkeypat
 
 async def test_a_loop_that_steps_is_asked_for_ever(quick: None) -> None:
     loop = Scripted(0.5)
-    watching = asyncio.create_task(until_wedged(loop.ask, set, Progress(FAST), loop.told.append, loop.clock))
+    watching = asyncio.create_task(until_wedged(loop.ask, set, EngineProgress(FAST), loop.told.append, loop.clock))
     while loop.steps < 100:  # noqa: ASYNC110 - there is no event for a question
         await asyncio.sleep(0)
     await cancel_and_wait(watching)
@@ -181,11 +183,11 @@ async def test_a_listener_that_refuses_is_no_sign_of_life(quick: None) -> None:
     async def refused() -> LoopCounts:
         raise EngineFailed("the engine's listener does not answer")
 
-    words = await until_wedged(refused, set, Progress(FAST), loop.told.append, loop.clock)
+    words = await until_wedged(refused, set, EngineProgress(FAST), loop.told.append, loop.clock)
     assert "made no step for 20 s" in words
 
 
 async def test_requests_that_are_silent_grow_older_while_the_loop_steps(quick: None) -> None:
     loop, call = Scripted(0.5), SilentCall(10)
-    words = await until_wedged(loop.ask, lambda: {call}, Progress(FAST), loop.told.append, loop.clock)
+    words = await until_wedged(loop.ask, lambda: {call}, EngineProgress(FAST), loop.told.append, loop.clock)
     assert words == "has kept a request without an answer for 60 s"

@@ -11,7 +11,7 @@ import pytest
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.fit import Room, judge
+from swarm.registry.fit import Capacity, judge
 from swarm.registry.local import LocalModels, hub_cache_dir, remove, scan
 from swarm.registry.memory import Load
 
@@ -65,7 +65,7 @@ def test_real_numbers_reach_the_fit(make_gguf: MakeGguf, models_dir: Path) -> No
     measured = scanned(models_dir).measured()
     assert list(measured) == ["qwen3:8b:q4_k_m"]
     (choice,) = (c for c in CATALOGUE.choices() if c.id == "qwen3:8b:q4_k_m")
-    verdict = judge(choice, Room(2 << 30, Load(512), measured=measured))
+    verdict = judge(choice, Capacity(2 << 30, Load(512), measured=measured))
     assert verdict.need.weights_bytes == path.stat().st_size
     assert verdict.fits
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
-from swarm.registry.catalogue import Catalogue, Choice
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.names import CatalogueRef, parse_model, resolve
 
 CATALOGUE = Catalogue.load()
 
 
 @pytest.mark.parametrize("choice", CATALOGUE.choices(), ids=lambda choice: choice.id)
-def test_every_name_leads_back_to_its_variant(choice: Choice) -> None:
+def test_every_name_leads_back_to_its_variant(choice: CatalogueChoice) -> None:
     ref = parse_model(choice.id)
     assert isinstance(ref, CatalogueRef)
     assert str(ref) == choice.id

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from swarm.errors import SetupError
 from swarm.registry.cache_shape import CacheShape, LayerGroup, ModelShape
-from swarm.registry.catalogue import Catalogue, Choice, ModelEntry, Variant
-from swarm.registry.fit import Room, explain_misfit, judge, pick, ranked
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, CatalogueEntry, Variant
+from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
 from swarm.registry.memory import GIB, RESERVE_BYTES, CacheType, Load, memory_needed, size_text
 
 CATALOGUE = Catalogue.load()
@@ -105,7 +105,7 @@ GROUPED = [c for c in CATALOGUE.choices(formats=["gguf"]) if c.entry.cache and c
 
 
 @pytest.mark.parametrize("choice", GROUPED, ids=lambda choice: choice.id)
-def test_the_estimate_for_an_unknown_cache_is_an_upper_bound(choice: Choice) -> None:
+def test_the_estimate_for_an_unknown_cache_is_an_upper_bound(choice: CatalogueChoice) -> None:
     real = memory_needed(choice.shape, Load(16_384)).kv_bytes
     assert memory_needed(replace(choice.shape, cache=None), Load(16_384)).kv_bytes >= real * 0.99
 
@@ -134,8 +134,8 @@ def test_sizes_read_well(size_bytes: int, text: str) -> None:
 
 def model(
     family: str, params_b: float, *quants: str, active_b: float | None = None, context: int = 32_768
-) -> list[Choice]:
-    entry = ModelEntry(
+) -> list[CatalogueChoice]:
+    entry = CatalogueEntry(
         family=family,
         size="x",
         params_b=params_b,
@@ -156,10 +156,10 @@ def model(
             for quant in quants
         ),
     )
-    return [Choice(entry, variant) for variant in entry.variants]
+    return [CatalogueChoice(entry, variant) for variant in entry.variants]
 
 
-def order(*groups: list[Choice]) -> list[str]:
+def order(*groups: list[CatalogueChoice]) -> list[str]:
     return [choice.id for choice in ranked([choice for group in groups for choice in group], ("gguf",))]
 
 
@@ -194,32 +194,32 @@ def test_equals_keep_the_order_of_the_catalogue() -> None:
 
 def test_the_preferred_format_comes_before_more_bits() -> None:
     both = model("both", 4, "q8_0", "4bit")
-    assert pick(both, Room(64 * GIB, Load(4096), ("mlx", "gguf"))).choice.id == "both:x:4bit"
-    assert pick(both, Room(64 * GIB, Load(4096), ("gguf", "mlx"))).choice.id == "both:x:q8_0"
-    assert pick(both, Room(64 * GIB, Load(4096), ("mlx",))).choice.id == "both:x:4bit"
+    assert pick(both, Capacity(64 * GIB, Load(4096), ("mlx", "gguf"))).choice.id == "both:x:4bit"
+    assert pick(both, Capacity(64 * GIB, Load(4096), ("gguf", "mlx"))).choice.id == "both:x:q8_0"
+    assert pick(both, Capacity(64 * GIB, Load(4096), ("mlx",))).choice.id == "both:x:4bit"
 
 
 def test_the_reason_names_what_was_passed_over() -> None:
     choices = [*model("large", 70, "q4_k_m"), *model("small", 4, "q4_k_m")]
-    taken = pick(choices, Room(8 * GIB, Load(4096)))
+    taken = pick(choices, Capacity(8 * GIB, Load(4096)))
     assert taken.choice.id == "small:x:q4_k_m"
     assert taken.need == memory_needed(taken.choice.shape, Load(4096))
     assert taken.reason.startswith("the best that fits: needs ")
     assert " of 8.0 GiB free (the next better, large:x:q4_k_m: " in taken.reason
     assert taken.reason.endswith(" GiB short)")
-    assert pick(choices, Room(80 * GIB, Load(4096))).reason.startswith("the best there is: needs ")
+    assert pick(choices, Capacity(80 * GIB, Load(4096))).reason.startswith("the best there is: needs ")
 
 
 def test_a_context_that_the_model_lacks_passes_it_over() -> None:
     choices = [*model("short", 8, "q4_k_m", context=2048), *model("long", 4, "q4_k_m")]
-    taken = pick(choices, Room(80 * GIB, Load(4096)))
+    taken = pick(choices, Capacity(80 * GIB, Load(4096)))
     assert taken.choice.id == "long:x:q4_k_m"
     assert "short:x:q4_k_m: its context is 2048 tokens and 4096 were asked" in taken.reason
 
 
 def test_slow_memory_limits_the_active_weights() -> None:
     choices = [*model("dense", 70, "q4_k_m"), *model("experts", 30, "q4_k_m", active_b=3), *model("small", 4, "q4_k_m")]
-    taken = pick(choices, Room(80 * GIB, Load(4096), max_active_params_b=10))
+    taken = pick(choices, Capacity(80 * GIB, Load(4096), max_active_params_b=10))
     assert taken.choice.id == "experts:x:q4_k_m"
     assert "dense:x:q4_k_m: too slow here: reads 70B weights per token, over the limit of 10B" in taken.reason
 
@@ -227,7 +227,7 @@ def test_slow_memory_limits_the_active_weights() -> None:
 def test_real_numbers_replace_estimates() -> None:
     (choice,) = model("known", 8, "q4_k_m")
     tiny = replace(LLAMA_8B, weights_bytes=GIB)
-    room = Room(3 * GIB, Load(4096))
+    room = Capacity(3 * GIB, Load(4096))
     assert not judge(choice, room).fits
     verdict = judge(choice, replace(room, measured={choice.id: tiny}))
     assert verdict.fits
@@ -236,7 +236,7 @@ def test_real_numbers_replace_estimates() -> None:
 
 def test_nothing_fits_says_what_is_missing() -> None:
     with pytest.raises(SetupError) as caught:
-        pick(GENERAL, Room(GIB, Load(8192)))
+        pick(GENERAL, Capacity(GIB, Load(8192)))
     said = str(caught.value)
     assert said.startswith("no model fits; the smallest is ")
     for part in ("weights", "KV cache", "1 x 8192 tokens", "compute", "reserve", "1.0 GiB is free", "short"):
@@ -245,12 +245,12 @@ def test_nothing_fits_says_what_is_missing() -> None:
 
 def test_no_format_to_choose_from_is_an_error() -> None:
     with pytest.raises(SetupError, match="no model to choose from as mlx"):
-        pick(model("only", 4, "q4_k_m"), Room(8 * GIB, Load(4096), ("mlx",)))
+        pick(model("only", 4, "q4_k_m"), Capacity(8 * GIB, Load(4096), ("mlx",)))
 
 
 def test_a_misfit_names_a_smaller_load_and_smaller_models() -> None:
     choice = CHOICES["qwen3:14b:q4_k_m"]
-    room = Room(12 * GIB, Load(32_768, slots=4))
+    room = Capacity(12 * GIB, Load(32_768, slots=4))
     said = explain_misfit(choice.id, choice.shape, room, GENERAL)
     assert said.startswith("qwen3:14b:q4_k_m needs about ")
     assert "What would fit: the same with --context 2048 --workers 4; or " in said
@@ -263,12 +263,12 @@ def test_a_misfit_names_a_smaller_load_and_smaller_models() -> None:
 @pytest.mark.parametrize("cut", [Load(16_384, 4), Load(8192, 4), Load(4096, 4), Load(1024, 4), Load(2048, 1)])
 def test_a_misfit_asks_for_no_more_than_needed(cut: Load) -> None:
     free_bytes = memory_needed(LLAMA_8B, cut).total_bytes
-    said = explain_misfit("mine", LLAMA_8B, Room(free_bytes, Load(32_768, slots=4)), [])
+    said = explain_misfit("mine", LLAMA_8B, Capacity(free_bytes, Load(32_768, slots=4)), [])
     assert said.endswith(f"What would fit: the same with --context {cut.context_tokens} --workers {cut.slots}")
 
 
 def test_a_misfit_of_a_file_outside_the_catalogue_is_explained_too() -> None:
-    said = explain_misfit("mine", replace(LLAMA_8B, weights_bytes=40 * GIB), Room(4 * GIB, Load(4096)), GENERAL)
+    said = explain_misfit("mine", replace(LLAMA_8B, weights_bytes=40 * GIB), Capacity(4 * GIB, Load(4096)), GENERAL)
     assert said.startswith("mine needs ")
     assert "about" not in said.partition("What would fit")[0]
     assert "the same with" not in said
@@ -276,7 +276,7 @@ def test_a_misfit_of_a_file_outside_the_catalogue_is_explained_too() -> None:
 
 def test_a_context_beyond_the_model_is_explained() -> None:
     choice = CHOICES["smollm2:1.7b:q4_k_m"]
-    said = explain_misfit(choice.id, choice.shape, Room(64 * GIB, Load(32_768)), GENERAL)
+    said = explain_misfit(choice.id, choice.shape, Capacity(64 * GIB, Load(32_768)), GENERAL)
     assert said == (
         "smollm2:1.7b:q4_k_m has a context of 8192 tokens and 32768 were asked: give --context 8192 or less"
     )
@@ -289,7 +289,7 @@ loads = st.builds(
 
 @given(st.integers(0, 200 * GIB), loads)
 def test_what_is_picked_fits_and_nothing_better_does(free_bytes: int, load: Load) -> None:
-    room = Room(free_bytes, load)
+    room = Capacity(free_bytes, load)
     try:
         taken = pick(GENERAL, room)
     except SetupError:
@@ -302,7 +302,7 @@ def test_what_is_picked_fits_and_nothing_better_does(free_bytes: int, load: Load
 
 
 @given(st.sampled_from(GENERAL), loads)
-def test_more_to_carry_never_needs_less(choice: Choice, load: Load) -> None:
+def test_more_to_carry_never_needs_less(choice: CatalogueChoice, load: Load) -> None:
     need = memory_needed(choice.shape, load).total_bytes
     assert memory_needed(choice.shape, replace(load, slots=load.slots + 1)).total_bytes >= need
     assert memory_needed(choice.shape, replace(load, context_tokens=load.context_tokens + 256)).total_bytes >= need

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.fit import Room
+from swarm.registry.fit import Capacity
 from swarm.registry.local import LocalModels, scan
 from swarm.registry.memory import GIB, Load
 from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_json
 
 CATALOGUE = Catalogue.load()
 NOTHING = LocalModels((), ())
-ROOM = Room(12 * GIB, Load(8192, slots=2))
+ROOM = Capacity(12 * GIB, Load(8192, slots=2))
 
 
 def test_the_fit_table_reads_like_this() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from federation.file_exchange import PIECE_BYTES, PieceHashes
 from swarm.registry.download import download
-from swarm.registry.file_hashes import Stopped, hash_file, stoppable
+from swarm.registry.file_hashes import WorkStopped, hash_file, stoppable
 from swarm.registry.names import HubRef
 from swarm.registry.piece_file import PieceFile, pieces_path
 from tests.doubles.waiting import eventually
@@ -71,7 +71,7 @@ def test_a_download_stops_where_it_is_and_goes_on_later(hub: Hub, tmp_path: Path
             stop.set()
 
     began_at = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkStopped):
         download(HubRef(REPO, FILE), tmp_path, progress, stop=stop)
     assert time.monotonic() - began_at < 10 * ENDS_S
     assert not list(tmp_path.glob("*/*.gguf")), "no file under its own name"

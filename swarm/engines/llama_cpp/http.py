@@ -60,7 +60,7 @@ UNREADABLE = "does not match the expected"  # an answer and the turn it continue
 
 
 @asynccontextmanager
-async def blaming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
+async def naming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
     """Names the field in a refusal that only llama.cpp could find a reason for: of a schema, or of a begun turn."""
     try:
         yield
@@ -135,7 +135,7 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
     body = request_body(request, n)
     if request.messages is not None:
         body |= continuing(request)
-    body |= bearable(body)
+    body |= within_bounds(body)
     for tool in body.get("tools", ()):
         tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])
     if calls is not None:
@@ -146,7 +146,7 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
     return body
 
 
-def bearable(body: Wire) -> dict[str, Any]:
+def within_bounds(body: Wire) -> dict[str, Any]:
     """The sampling parameters of `body` that llama.cpp would choke on, as it can bear them."""
     bounds: dict[str, Callable[[float], float]] = {
         "temperature": steady_temperature,
@@ -201,9 +201,9 @@ class LlamaHttp:
             path, body, reader = "/infill", infill_body(body), InfillReader()
         answers = [AnswerReader(chat, calls, Restored(self.plain)) for _ in range(n)]
         unfinished = n
-        async with blaming_the_field(request), self._post(path, body) as response:
+        async with naming_the_field(request), self._post(path, body) as response:
             try:
-                async for data in sse_data(self._heard(response.content.iter_any())):
+                async for data in sse_data(self._arriving(response.content.iter_any())):
                     if data == b"[DONE]":
                         break
                     for raw in reader.events(json.loads(data)):
@@ -316,7 +316,7 @@ class LlamaHttp:
         finally:
             self.silent.discard(call)
 
-    async def _heard(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async def _arriving(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """`chunks`, each of which is waited for: not so the time that whoever reads them takes."""
         source = aiter(chunks)
         while True:

@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class EnginePace:
     """How fast an engine is, measured when it was loaded.
 
     `token_s` is what one token of a prompt takes, `step_s` the largest step that is to be expected: a whole batch.
@@ -67,25 +67,25 @@ class SilentCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EngineHealth:
     """What is to be thought of an engine; `words` continue its name, and are empty while it is alive."""
 
     state: State
     words: str = ""
 
 
-ALIVE = Verdict("alive")
-UNMEASURED = Pace(0.01, 2.0)  # which leaves the limit at its least
+ALIVE = EngineHealth("alive")
+UNMEASURED = EnginePace(0.01, 2.0)  # which leaves the limit at its least
 MOST_LEARNED = 2.0  # times the step expected: else whoever makes steps slow on purpose stretches the limit
 PROMPT_SHARE = (
     10.0  # times the time of a prompt alone: others are computed with it, and long ones are slower at the end
 )
 
 
-class Progress:
+class EngineProgress:
     """One engine's. Tell it what happens, then ask `judge`."""
 
-    def __init__(self, pace: Pace = UNMEASURED, limits: Limits | None = None) -> None:
+    def __init__(self, pace: EnginePace = UNMEASURED, limits: Limits | None = None) -> None:
         self._pace = pace
         self._limits = limits or Limits()
         self._slowest_s = 0.0
@@ -123,16 +123,16 @@ class Progress:
             if not (call.begun and self._busy):
                 call.silent_s += seconds
 
-    def judge(self, calls: Iterable[SilentCall] = ()) -> Verdict:
+    def judge(self, calls: Iterable[SilentCall] = ()) -> EngineHealth:
         """What is to be thought of the engine now, with those of our requests that are silent."""
         silent_s = max(self._unanswered_s, self._stepless_s)
         if silent_s >= self.limit_s:
-            return Verdict("wedged", f"made no step for {silent_s:.0f} s (its limit is {self.limit_s:.0f} s)")
+            return EngineHealth("wedged", f"made no step for {silent_s:.0f} s (its limit is {self.limit_s:.0f} s)")
         for call in calls:
             if call.silent_s >= self._call_limit_s(call):
-                return Verdict("wedged", f"has kept a request without an answer for {call.silent_s:.0f} s")
+                return EngineHealth("wedged", f"has kept a request without an answer for {call.silent_s:.0f} s")
         if silent_s >= self.doubt_s:
-            return Verdict("stalled", f"has made no step for {silent_s:.0f} s")
+            return EngineHealth("stalled", f"has made no step for {silent_s:.0f} s")
         return ALIVE
 
     def _call_limit_s(self, call: SilentCall) -> float:
@@ -146,8 +146,8 @@ LOOK_S = 1.0  # between two looks at a question that is not answered
 async def until_wedged(
     ask: Callable[[], Awaitable[LoopCounts]],
     silent: Callable[[], Collection[SilentCall]],
-    progress: Progress,
-    tell: Callable[[Verdict], None],
+    progress: EngineProgress,
+    tell: Callable[[EngineHealth], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """Return, with words for it, once the engine is wedged; `tell` hears every verdict until then.

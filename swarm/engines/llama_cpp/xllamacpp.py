@@ -19,7 +19,7 @@ from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import PlainText
-from swarm.engines.llama_cpp.progress import UNMEASURED, Limits, Pace, Progress, Verdict, until_wedged
+from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.xllamacpp_host import order_to_json
 from swarm.engines.llama_cpp.xllamacpp_server import (
@@ -62,7 +62,7 @@ def engines_left() -> bool:
     return bool(_kept)
 
 
-class Home(Protocol):
+class ServerProcess(Protocol):
     """Where one llama.cpp server runs."""
 
     where: str
@@ -151,8 +151,8 @@ class XllamacppEngine:
         http: LlamaHttp,
         loaded: LoadedModel,
         capabilities: Capabilities,
-        home: Home,
-        pace: Pace = UNMEASURED,
+        home: ServerProcess,
+        pace: EnginePace = UNMEASURED,
     ) -> None:
         self.spec = spec
         self.http = http
@@ -162,7 +162,7 @@ class XllamacppEngine:
         self._closed = False
         self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        steps = until_wedged(http.loop_counts, lambda: http.silent, Progress(pace, LIMITS), self._told)
+        steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, LIMITS), self._note_health)
         self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
         self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
         self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
@@ -240,7 +240,7 @@ class XllamacppEngine:
         await self.http.aclose(died=True)  # whoever waits for an answer of it is told
         self.failed.set_result(words)
 
-    def _told(self, verdict: Verdict) -> None:
+    def _note_health(self, verdict: EngineHealth) -> None:
         words = f"the engine {verdict.words}" if verdict.state == "stalled" else None
         if (words is None) != (self._stalled is None):
             log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
@@ -351,7 +351,9 @@ async def _answers(http: LlamaHttp) -> bool:
     return True
 
 
-async def _connect(spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: Home) -> XllamacppEngine:
+async def _connect(
+    spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: ServerProcess
+) -> XllamacppEngine:
     http = LlamaHttp(address, key)
     facts = model and model.facts
     batching = Batching.of(spec, facts)
@@ -381,7 +383,7 @@ def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:
         raise EngineFailed(str(error)) from error
 
 
-async def _measured_pace(http: LlamaHttp, batching: Batching) -> Pace:
+async def _measured_pace(http: LlamaHttp, batching: Batching) -> EnginePace:
     """How fast the model reads, by a prompt of some words: with it the slowest step is known before it is made."""
     begun = time.perf_counter()
     match batching.pooling:
@@ -394,4 +396,4 @@ async def _measured_pace(http: LlamaHttp, batching: Batching) -> Pace:
             tokens = (await http.embed([PROBE_TEXT])).prompt_tokens
             seconds = time.perf_counter() - begun
     token_s = seconds / max(tokens, 1)
-    return Pace(token_s, token_s * batching.step_tokens)
+    return EnginePace(token_s, token_s * batching.step_tokens)
