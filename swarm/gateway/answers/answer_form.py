@@ -93,6 +93,7 @@ class CallOpening:
         return bool(self._index)
 
     def opened(self, delta: ToolCallDelta) -> ToolCallDelta:
+        """`delta` with the index, and for the first of its call the id and name, that the client is to see."""
         index = self._index.get(delta.index)
         if index is not None:
             return ToolCallDelta(index, None, None, delta.arguments)

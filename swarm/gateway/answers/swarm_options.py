@@ -136,6 +136,7 @@ class SwarmOptions(Part):
         return mode
 
     def options(self) -> VoteOptions:
+        """What routing takes: `None` stands for the node's own setting."""
         return VoteOptions(
             strategy=self.strategy,
             votes=self.votes,

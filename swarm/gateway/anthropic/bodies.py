@@ -146,6 +146,7 @@ class Tool(Part):
         return self
 
     def to_engine(self) -> ToolSpec:
+        """The same function as OpenAI has it."""
         function = FunctionSpec(
             name=self.name, description=self.description or "", parameters=self.input_schema, strict=self.strict
         )
@@ -166,6 +167,7 @@ class MessagesToolChoice(Part):
         return self
 
     def to_engine(self) -> ToolChoice:
+        """The same choice as OpenAI has it."""
         match self.type:
             case "auto" | "none":
                 return self.type
@@ -198,6 +200,7 @@ class Thinking(Part):
     type: str
 
     def to_engine(self) -> bool | None:
+        """True or False where the client decides, None where it leaves that to the model."""
         return {"enabled": True, "disabled": False}.get(self.type)
 
 
@@ -265,6 +268,7 @@ class MessagesBody(PromptBody):
         return options_of(self.swarm, stream=self.stream)
 
     def to_request(self, model: str) -> GenerationRequest:
+        """The request to `model`, with the sampling and the form that the body asks for."""
         return (
             super()
             .to_request(model)

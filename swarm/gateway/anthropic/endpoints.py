@@ -31,6 +31,7 @@ def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
+    """A Message, whole or as events. A stream begins with the prompt's tokens, which are counted beside it."""
     body = await read_body(request, MessagesBody)
     generation = body.to_request(model_for(body.model, request.app[DISPATCHER], may_leave(request, body.options)))
     counting = None
@@ -61,6 +62,7 @@ async def prompt_tokens(app: web.Application, generation: GenerationRequest) -> 
 
 
 def routes() -> list[web.RouteDef]:
+    """This API's endpoints."""
     return [
         web.post("/v1/messages", messages),
         web.post("/v1/messages/count_tokens", count_tokens),

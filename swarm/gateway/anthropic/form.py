@@ -98,6 +98,7 @@ def content_blocks(candidate: Candidate) -> list[JsonValue]:
 
 
 def text_block(text: str = "") -> JsonObject:
+    """{"type": "text", "text": ..., "citations": null}."""
     return {"type": "text", "text": text, "citations": None}
 
 
@@ -113,6 +114,7 @@ def tool_use_block(name: str, arguments: JsonObject) -> JsonObject:
 
 
 def sse_event(name: str, data: object) -> str:
+    """One event of a stream: `data` as compact JSON."""
     return f"event: {name}\ndata: {compact(data)}\n\n"
 
 
@@ -240,6 +242,7 @@ class MessageForm:
 
     @property
     def dialect(self) -> Dialect:
+        """Anthropic's ping as heartbeat, its error event as failure."""
         headers = {**SSE.headers, ANTHROPIC_REQUEST_ID_HEADER: current_request_id.get()}
         return Dialect(headers, sse_event("ping", {"type": "ping"}).encode(), failure)
 

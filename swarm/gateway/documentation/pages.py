@@ -39,14 +39,17 @@ def page_file(name: str) -> str:
 
 
 async def document(_: web.Request) -> web.Response:
+    """`/openapi.json`."""
     return web.Response(text=await asyncio.to_thread(document_text), content_type="application/json")
 
 
 async def page(_: web.Request) -> web.Response:
+    """`/docs`."""
     return web.Response(text=await asyncio.to_thread(page_file, "page.html"), content_type="text/html", headers=HEADERS)
 
 
 async def file(request: web.Request) -> web.Response:
+    """A script or style of the page; 404 for any other name."""
     name = request.match_info["name"]
     if name not in FILES:
         raise web.HTTPNotFound
@@ -54,4 +57,5 @@ async def file(request: web.Request) -> web.Response:
 
 
 def routes() -> list[web.RouteDef]:
+    """The document and its page."""
     return [web.get("/openapi.json", document), web.get("/docs", page), web.get("/docs/{name}", file)]

@@ -119,6 +119,7 @@ def guard(app: web.Application, rules: AccessRules) -> None:
 
 
 def caller_of(request: web.Request) -> Caller:
+    """What the rules look at in `request`."""
     headers = request.headers
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical

@@ -118,6 +118,7 @@ async def _pieces(request: web.Request) -> bytes:
 
 
 def parse_body(raw: bytes, schema: type[M]) -> M:
+    """`raw` as `schema`. Raises BadRequest where it is empty, has too many parts, or does not fit."""
     if not raw:
         raise BadRequest("the body is empty: send a JSON object")
     marks = raw.count(b"{") + raw.count(b"[") + raw.count(b",")
@@ -232,6 +233,7 @@ class BodyBudget:
 
 
 def collect_and_trim() -> None:
+    """Collect cycles, then give free memory back to the system. Blocks: for a thread."""
     gc.collect()
     trim()
 
@@ -252,6 +254,7 @@ def compact(value: object) -> str:
 
 
 def json_response(body: object) -> web.Response:
+    """A 200 with `body` as compact JSON."""
     return web.Response(text=compact(body), content_type="application/json")
 
 

@@ -79,6 +79,7 @@ class HttpError:
     more_headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def body(self) -> dict[str, object]:
+        """{"error": {"message", "type", "code", "param"}}, and `extra` beside these four."""
         error = {"message": self.message, "type": self.type, "code": self.code, "param": self.param}
         return {"error": {**error, **(self.extra or {})}}
 

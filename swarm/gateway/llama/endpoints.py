@@ -34,6 +34,7 @@ from swarm.routing.replicas import SWARM_ALIAS
 
 
 async def tokenize(request: web.Request) -> web.Response:
+    """{"tokens": [id, ...]}, or with pieces [{"id", "piece"}, ...]."""
     body = await read_body(request, TokenizeBody)
     tokens, _ = await ask(request.app, body.model, utility_calls.tokenize(body))
     if tokens.pieces is None:
@@ -43,12 +44,14 @@ async def tokenize(request: web.Request) -> web.Response:
 
 
 async def detokenize(request: web.Request) -> web.Response:
+    """{"content": text}."""
     body = await read_body(request, DetokenizeBody)
     text, _ = await ask(request.app, body.model, utility_calls.detokenize(body))
     return json_response({"content": text})
 
 
 async def apply_template(request: web.Request) -> web.Response:
+    """{"prompt": text}: the chat as the model sees it."""
     body = await read_body(request, TemplateBody)
     text, _ = await ask(request.app, body.model, utility_calls.apply_template(body))
     return json_response({"prompt": text})
@@ -108,6 +111,7 @@ async def props(request: web.Request) -> web.Response:
 
 
 async def change_props(_: web.Request) -> web.Response:
+    """Always a 400."""
     raise BadRequest("props cannot be changed over HTTP: settings are given where the node is started; GET serves them")
 
 
@@ -169,6 +173,7 @@ def final(model: str, content: str, reason: FinishReason, usage: Usage, extensio
 
 
 async def infill(request: web.Request) -> web.StreamResponse:
+    """One continuation at the caret; never voted on, since no two are the same."""
     body = await read_body(request, InfillBody)
     options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
     asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
@@ -176,6 +181,7 @@ async def infill(request: web.Request) -> web.StreamResponse:
 
 
 def routes() -> list[web.RouteDef]:
+    """llama.cpp's endpoints, under /v1 as the others."""
     return [
         web.post("/v1/tokenize", tokenize),
         web.post("/v1/detokenize", detokenize),

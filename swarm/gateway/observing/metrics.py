@@ -154,6 +154,7 @@ class Metrics:
             self._seconds.labels(endpoint).observe(time.perf_counter() - started)
 
     def render(self) -> bytes:
+        """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
 
 

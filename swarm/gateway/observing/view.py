@@ -340,6 +340,7 @@ class ViewSources:
 
 
 def own_model(state: ModelState) -> OwnModel:
+    """One of this node's models; one that stalls has a problem, too."""
     return OwnModel(
         id=state.model_id,
         engine=state.engine,
@@ -371,6 +372,7 @@ def peer_entry(
 
 
 def conduct_entry(account: Account) -> ConductEntry:
+    """A peer's account: the same counts."""
     return ConductEntry(
         answers=account.answers,
         malformed=account.malformed,
@@ -396,6 +398,7 @@ def trust_entry(trust: Trust | None, peers: Sequence[Peer]) -> TrustEntry:
 
 
 def access_entry(rules: AccessRules, trust: Trust | None) -> AccessEntry:
+    """Who may do what under `rules`; without `trust` the node is open."""
     return AccessEntry(
         api="key" if rules.wants_key else "anyone",
         peers=rules.peers("open" if trust is None else trust.mode),
@@ -404,6 +407,7 @@ def access_entry(rules: AccessRules, trust: Trust | None) -> AccessEntry:
 
 
 def upstream_entry(upstream: Upstream | None) -> UpstreamEntry | None:
+    """The upstream at this moment."""
     if upstream is None:
         return None
     offer = upstream.offer()
@@ -419,6 +423,7 @@ def upstream_entry(upstream: Upstream | None) -> UpstreamEntry | None:
 
 
 def rejected_entry(rejected: AddressRejected) -> RejectedEntry:
+    """One address that leads to no peer."""
     return RejectedEntry(
         address=str(rejected.address),
         source=rejected.source.word,
@@ -428,6 +433,7 @@ def rejected_entry(rejected: AddressRejected) -> RejectedEntry:
 
 
 def name_entry(resolved: ResolvedName) -> NameEntry:
+    """One host name given with --peer."""
     return NameEntry(
         name=str(resolved.name),
         addresses=tuple(str(address) for address in resolved.addresses),
@@ -436,6 +442,7 @@ def name_entry(resolved: ResolvedName) -> NameEntry:
 
 
 def change_entry(change: RecentChange) -> ChangeEntry:
+    """One change among the peers; `at` is UTC, as 2026-01-31T12:00:00Z."""
     return ChangeEntry(
         at=change.at.isoformat(timespec="seconds").replace("+00:00", "Z"),
         peer=change.peer,
@@ -447,6 +454,7 @@ def change_entry(change: RecentChange) -> ChangeEntry:
 
 
 def request_entry(work: Work, now: float) -> RequestEntry:
+    """One request in progress; `now` is monotonic seconds."""
     return RequestEntry(
         id=work.request_id,
         path=work.path,

@@ -218,10 +218,12 @@ class Sampling(Body):
 
     @property
     def choices(self) -> int:
+        """How many answers are asked for (`n`)."""
         return self.n or 1
 
     @property
     def include_usage(self) -> bool:
+        """Whether a stream ends with what it cost."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
@@ -299,6 +301,7 @@ class ChatCompletionBody(Sampling):
         return self
 
     def to_request(self) -> GenerationRequest:
+        """The request for text that this body means."""
         shared = self._shared()
         shared["max_tokens"] = self.max_completion_tokens or self.max_tokens
         return GenerationRequest(
@@ -347,6 +350,7 @@ class CompletionBody(Sampling):
 
     @property
     def prompts(self) -> list[Prompt]:
+        """Each prompt, as a text or as tokens; never none."""
         return as_prompts(self.prompt)
 
     @property
@@ -387,6 +391,7 @@ class EmbeddingBody(Body):
 
     @property
     def options(self) -> VoteOptions:
+        """How to ask; only `upstream` matters here."""
         return VoteOptions() if self.swarm is None else self.swarm.options()
 
     @model_validator(mode="after")
@@ -397,4 +402,5 @@ class EmbeddingBody(Body):
 
     @property
     def texts(self) -> list[Prompt]:
+        """Each input, as a text or as tokens; never none."""
         return as_prompts(self.input)

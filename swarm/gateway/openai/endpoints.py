@@ -86,6 +86,7 @@ def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> Ge
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """A conversation's next turn, by a vote where one can be right."""
     body = await read_body(request, ChatCompletionBody)
     return await request.app[ANSWER_SERVICE].answer(
         request,
@@ -135,6 +136,7 @@ def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict
 
 
 async def models(request: web.Request) -> web.Response:
+    """{"object": "list", "data": [model, ...]}: every model that is served, and the alias, which is the last."""
     replicas = request.app[DISPATCHER].known(may_leave(request))
     of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
     for replica in replicas:
@@ -149,6 +151,7 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def model(request: web.Request) -> web.Response:
+    """One entry of the list. Raises UnknownModel."""
     name = request.match_info["id"]
     replicas = request.app[DISPATCHER].known(may_leave(request))
     names = names_of(replicas)
@@ -158,6 +161,7 @@ async def model(request: web.Request) -> web.Response:
 
 
 async def embeddings(request: web.Request) -> web.Response:
+    """A vector for each text, in order, as a list of numbers or base64; all from one model, in batches."""
     body = await read_body(request, EmbeddingBody)
     as_base64 = body.encoding_format == "base64"
     texts = [text if isinstance(text, str) else list(text) for text in body.texts]
@@ -195,6 +199,7 @@ def to_base64(vector: tuple[float, ...]) -> str:
 
 
 def routes() -> list[web.RouteDef]:
+    """OpenAI's endpoints."""
     return [
         web.post("/v1/chat/completions", chat_completions),
         web.post("/v1/completions", completions),

@@ -52,6 +52,7 @@ def _top(entries: JsonValue) -> JsonObject:
 
 
 def usage_object(usage: Usage) -> JsonObject:
+    """{"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details": {"cached_tokens"}}."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -125,6 +126,7 @@ class CompletionShape:
         return f'{{"index":{event.choice},"delta":{{{",".join(parts)}}}{logprobs},"finish_reason":null}}'
 
     def finish(self, choice: int, reason: FinishReason) -> str:
+        """A choice's last chunk: nothing new, and why it ended."""
         empty = '"delta":{}' if self.kind == "chat" else '"text":""'
         return f'{{"index":{choice},{empty},"finish_reason":"{reason}"}}'
 

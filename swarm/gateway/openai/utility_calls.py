@@ -156,6 +156,8 @@ PROPS = TypeAdapter(ModelProps)
 
 
 def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
+    """The text's token ids, and each token's piece where asked for: a text, or bytes where it is no whole character."""
+
     def fits(answer: Tokens) -> bool:
         pieces = answer.pieces
         matching = pieces is None or (len(pieces) == len(answer.ids) and all(map(_are_bytes, pieces)))
@@ -180,6 +182,7 @@ def _are_bytes(piece: str | tuple[int, ...]) -> bool:
 
 
 def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
+    """The text of tokens."""
     return UtilityCall(
         "detokenize",
         wire(body),
@@ -191,6 +194,7 @@ def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
 
 
 def apply_template(body: TemplateBody) -> UtilityCall[str]:
+    """The chat as the text that the model sees."""
     request = body.to_request()
 
     async def text(engine: Engine) -> str:
@@ -227,6 +231,7 @@ def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
 
 
 def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
+    """A vector for each text of the batch: all of one size, of finite numbers, in order."""
     texts = body.texts
 
     def fits(answer: Embeddings) -> bool:
@@ -255,6 +260,7 @@ def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
 
 
 def rerank(body: RerankBody) -> UtilityCall[Ranking]:
+    """A score for each passage of the batch, in order: higher is better."""
     passages = body.passages
 
     def fits(answer: Ranking) -> bool:
@@ -277,6 +283,8 @@ def rerank(body: RerankBody) -> UtilityCall[Ranking]:
 
 
 def props(body: PropsBody) -> UtilityCall[ModelProps]:
+    """Sizes and abilities of a model."""
+
     async def facts(engine: Engine) -> ModelProps:
         return ModelProps(**asdict(engine.loaded), **asdict(engine.capabilities))
 

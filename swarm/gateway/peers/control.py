@@ -131,4 +131,5 @@ class ControlServer:
 
 
 def answer(message: ControlMessage, status: int = 200) -> web.Response:
+    """`message` as JSON."""
     return web.Response(text=message.model_dump_json(), status=status, content_type="application/json")

@@ -77,6 +77,7 @@ async def node(request: web.Request) -> web.Response:
 
 
 async def peers(request: web.Request) -> web.Response:
+    """The nodes that this one knows, as hints: ids and addresses."""
     hints = PeerHints(peers=request.app[MEMBERSHIP].hints())
     return web.Response(text=hints.model_dump_json(), content_type="application/json")
 
@@ -190,6 +191,7 @@ async def utility(request: web.Request) -> web.StreamResponse:
 
 
 def routes() -> list[web.RouteDef]:
+    """What nodes ask of nodes."""
     return [
         web.get(wire.NODE_PATH, node),
         web.get(wire.PEERS_PATH, peers),

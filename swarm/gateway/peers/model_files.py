@@ -57,6 +57,7 @@ class Transfers:
 
     @property
     def running(self) -> int:
+        """Transfers under way, to all hosts together."""
         return self._by_host.total()
 
     @contextmanager
@@ -190,6 +191,7 @@ def _close_unwanted(opening: asyncio.Future[tuple[BinaryIO, int]]) -> None:
 
 
 def routes() -> list[web.RouteDef]:
+    """What nodes ask of model files."""
     one = f"{wire.MODELS_PATH}/{{sha256}}"
     return [
         web.get(wire.MODELS_PATH, listing),

@@ -40,6 +40,7 @@ class FunctionTool(Part):
     strict: bool | None = None
 
     def spec(self) -> ToolSpec:
+        """The same function as chat has it."""
         function = FunctionSpec(
             name=self.name, description=self.description or "", parameters=self.parameters or {}, strict=self.strict
         )
@@ -108,6 +109,7 @@ class TextFormat(Part):
         return self
 
     def to_engine(self) -> ResponseFormat:
+        """The same form as chat has it."""
         if self.schema_ is None or self.type != "json_schema":
             return ResponseFormat(type=self.type)
         schema = JsonSchemaFormat(name=self.name or "response", schema=self.schema_, strict=self.strict)
@@ -199,9 +201,11 @@ class ResponsesBody(Sampling):
 
     @property
     def wants_logprobs(self) -> bool:
+        """Whether the answer is to have log-probabilities."""
         return LOGPROBS in (self.include or ())
 
     def to_request(self) -> GenerationRequest:
+        """The request for text that this body means."""
         shared = self._shared()
         shared["max_tokens"] = self.max_output_tokens or self.max_tokens
         tools, choice = chosen(self.tools or [], self.tool_choice)

@@ -61,6 +61,7 @@ class ResponseWriter:
 
 
 async def responses(request: web.Request) -> web.StreamResponse:
+    """A Response, whole or as events."""
     body = await read_body(request, ResponsesBody)
     asked = AnswerRequest(
         body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body)
@@ -74,4 +75,5 @@ async def responses(request: web.Request) -> web.StreamResponse:
 
 
 def routes() -> list[web.RouteDef]:
+    """This API's endpoint."""
     return [web.post("/v1/responses", responses)]

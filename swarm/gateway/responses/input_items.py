@@ -74,6 +74,7 @@ class ReasoningItem(Part):
 
     @property
     def text(self) -> str:
+        """What was thought; the summary where only that came back."""
         return text_of(self.content or self.summary or "")
 
 
@@ -94,6 +95,7 @@ class CustomCallItem(Part):
 
     @property
     def arguments(self) -> str:
+        """The free text as the arguments of a function: {"input": text}."""
         return json.dumps({"input": self.input}, ensure_ascii=False)
 
 

@@ -21,10 +21,12 @@ _CUT_SHORT: dict[FinishReason, str] = {"length": "max_output_tokens", "content_f
 
 
 def new_id(prefix: str) -> str:
+    """A random id: `prefix`_32 hex digits."""
     return f"{prefix}_{secrets.token_hex(16)}"
 
 
 def status_of(reason: FinishReason) -> Literal["completed", "incomplete"]:
+    """Whether an answer that ended so is complete."""
     return "incomplete" if reason in _CUT_SHORT else "completed"
 
 
@@ -34,11 +36,13 @@ def text_part(text: str, logprobs: JsonValue) -> JsonObject:
 
 
 def logprob_entries(logprobs: JsonValue) -> list[JsonValue]:
+    """Chat's list of one object for each token; empty where there are none."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     return content if isinstance(content, list) else []
 
 
 def message_item(item_id: str, content: list[JsonValue], status: Status) -> JsonObject:
+    """{"id", "type": "message", "status", "role": "assistant", "content"}."""
     return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
@@ -51,6 +55,7 @@ def reasoning_item(item_id: str, form: ThoughtForm, text: str) -> JsonObject:
 
 
 def call_item(item_id: str, call_id: str, name: str, arguments: str, status: Status) -> JsonObject:
+    """{"id", "type": "function_call", "status", "call_id", "name", "arguments"}."""
     return {
         "id": item_id,
         "type": "function_call",
@@ -78,6 +83,7 @@ def output_of(candidate: Candidate, form: ThoughtForm) -> list[JsonValue]:
 
 
 def usage_object(usage: Usage, output: Sequence[JsonValue]) -> JsonObject:
+    """{"input_tokens", "input_tokens_details", "output_tokens", "output_tokens_details", "total_tokens"}."""
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -129,9 +135,11 @@ class ResponseObject:
         return self._with("in_progress", [], None)
 
     def failed(self, output: list[JsonValue], error: JsonObject) -> JsonObject:
+        """The response that ended by `error`, with the items that were complete by then."""
         return {**self._with("failed", output, None), "error": error}
 
     def whole(self, candidate: Candidate, extension: JsonObject | None) -> JsonObject:
+        """The response of a request that does not stream; `extension` is the `swarm` object."""
         output = output_of(candidate, self.thought_form)
         return self.ended(candidate.finish_reason or "stop", output, candidate.usage, extension)
 
