@@ -89,6 +89,8 @@ def make_app(
     changes = ViewChanges(view.look)
     membership.subscribe(changes.notice)
     condition.subscribe(changes.notice)
+    if trust is not None:
+        trust.subscribe(changes.notice)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[metrics.middleware, error_middleware])
     if trust is not None:
         app[TRUST] = trust
