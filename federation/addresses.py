@@ -39,7 +39,7 @@ _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 _log = logging.getLogger(__name__)
 
 
-class Kind(IntEnum):
+class AddressKind(IntEnum):
     """What an address belongs to, best first."""
 
     LAN = 0
@@ -50,11 +50,11 @@ class Kind(IntEnum):
 
 
 _KIND_WORDS = {
-    Kind.LAN: "network interface",
-    Kind.CONTAINER: "container or virtual machine bridge",
-    Kind.TUNNEL: "VPN tunnel",
-    Kind.LINK_LOCAL: "link-local address",
-    Kind.LOOPBACK: "loopback: only this machine can reach it",
+    AddressKind.LAN: "network interface",
+    AddressKind.CONTAINER: "container or virtual machine bridge",
+    AddressKind.TUNNEL: "VPN tunnel",
+    AddressKind.LINK_LOCAL: "link-local address",
+    AddressKind.LOOPBACK: "loopback: only this machine can reach it",
 }
 
 
@@ -69,7 +69,7 @@ class AnnouncedAddresses:
     announce: tuple[str, ...]
     interface: str
     reason: str
-    kind: Kind
+    kind: AddressKind
 
     @property
     def bind_host(self) -> str:
@@ -85,7 +85,7 @@ class AnnouncedAddresses:
 class _Option:
     interface: str
     ip: _Ip
-    kind: Kind
+    kind: AddressKind
     default_route: bool
 
     @property
@@ -121,18 +121,18 @@ def choose_addresses(
     return _announce(_only(options, only), (best_version, 10 - best_version))
 
 
-def classify(interface_name: str, ip: _Ip) -> Kind:
+def classify(interface_name: str, ip: _Ip) -> AddressKind:
     """The kind of an address, by its range first and the interface's name second."""
     name = interface_name.lower()
     if ip.is_loopback:
-        return Kind.LOOPBACK
+        return AddressKind.LOOPBACK
     if ip.is_link_local:
-        return Kind.LINK_LOCAL
+        return AddressKind.LINK_LOCAL
     if name.startswith(_TUNNEL_PREFIXES):
-        return Kind.TUNNEL
+        return AddressKind.TUNNEL
     if name.startswith(_CONTAINER_PREFIXES):
-        return Kind.CONTAINER
-    return Kind.LAN
+        return AddressKind.CONTAINER
+    return AddressKind.LAN
 
 
 def _parse_host(host_setting: str, options: Sequence[_Option]) -> _Ip:
@@ -147,7 +147,9 @@ def _only(options: Sequence[_Option], names: Sequence[str]) -> list[_Option]:
     if not names:
         return list(options)
     asked = [
-        option if option.kind in (Kind.LINK_LOCAL, Kind.LOOPBACK) else replace(option, kind=Kind.LAN)
+        option
+        if option.kind in (AddressKind.LINK_LOCAL, AddressKind.LOOPBACK)
+        else replace(option, kind=AddressKind.LAN)
         for option in options
         if option.interface in names
     ]
@@ -160,12 +162,12 @@ def _announce(options: Sequence[_Option], versions: tuple[int, ...]) -> Announce
     """The best address and the other ordinary networks; loopback if all fails. Listens on every `versions`."""
     if not options:
         loopback = ipaddress.ip_address("127.0.0.1" if versions[0] == 4 else "::1")
-        options = [_Option("loopback", loopback, Kind.LOOPBACK, default_route=False)]
+        options = [_Option("loopback", loopback, AddressKind.LOOPBACK, default_route=False)]
     best = options[0]
     same = [option for option in options if option.kind is best.kind]
     return AnnouncedAddresses(
         bind_hosts=tuple(ANY[version] for version in versions),
-        announce=_one_ipv6_each(same)[:MAX_ANNOUNCED] if best.kind is Kind.LAN else (str(best.ip),),
+        announce=_one_ipv6_each(same)[:MAX_ANNOUNCED] if best.kind is AddressKind.LAN else (str(best.ip),),
         interface=best.interface,
         reason=_reason(best, options),
         kind=best.kind,
@@ -190,20 +192,21 @@ def _exactly(asked: _Ip, options: Sequence[_Option]) -> AnnouncedAddresses:
         if option.ip == asked:
             return _just(asked, option.interface, option.kind)
     if asked.is_loopback:  # all of 127/8 is this machine, listed or not
-        return _just(asked, "loopback", Kind.LOOPBACK)
+        return _just(asked, "loopback", AddressKind.LOOPBACK)
     raise AddressError(f"--host {asked} is not an address of this machine; {_available(options)}")
 
 
-def _just(asked: _Ip, interface: str, kind: Kind) -> AnnouncedAddresses:
+def _just(asked: _Ip, interface: str, kind: AddressKind) -> AnnouncedAddresses:
     return AnnouncedAddresses((str(asked),), (str(asked),), interface, f"{interface}: as --host asks", kind)
 
 
 def _reason(best: _Option, options: Sequence[_Option]) -> str:
-    words = "default route" if best.default_route and best.kind is Kind.LAN else _KIND_WORDS[best.kind]
+    words = "default route" if best.default_route and best.kind is AddressKind.LAN else _KIND_WORDS[best.kind]
     passed_over = {
         option.interface: _KIND_WORDS[option.kind]
         for option in options
-        if option.kind not in (best.kind, Kind.LOOPBACK, Kind.LINK_LOCAL) and option.interface != best.interface
+        if option.kind not in (best.kind, AddressKind.LOOPBACK, AddressKind.LINK_LOCAL)
+        and option.interface != best.interface
     }
     others = ", ".join(f"{name} ({kind})" for name, kind in passed_over.items())
     return f"{best.interface}: {words}" + (f"; passed over {others}" if others else "")
@@ -217,18 +220,18 @@ def _available(options: Sequence[_Option]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ClockReading:
     """The same instant on both clocks. During sleep the wall clock goes on and, on most systems, the other stops."""
 
     wall_s: float
     steady_s: float
 
     @classmethod
-    def now(cls) -> Moment:
+    def now(cls) -> ClockReading:
         return cls(time.time(), time.monotonic())
 
 
-def has_slept(before: Moment, after: Moment, expected_s: float = LOOK_EVERY_S) -> bool:
+def has_slept(before: ClockReading, after: ClockReading, expected_s: float = LOOK_EVERY_S) -> bool:
     """Whether so much time passed between two looks that this machine, or this process, must have been stopped.
 
     A clock that is set forward looks the same: what follows costs little and harms nobody.
@@ -249,7 +252,7 @@ class AddressWatch:
         choose: Callable[[], AnnouncedAddresses],
         seen: Callable[[AnnouncedAddresses, bool], Awaitable[None]],
         every_s: float = LOOK_EVERY_S,
-        now: Callable[[], Moment] = Moment.now,
+        now: Callable[[], ClockReading] = ClockReading.now,
     ) -> None:
         self._choose = choose
         self._seen = seen

@@ -34,7 +34,7 @@ from federation.errors import (
 from federation.hostport import Address
 from federation.identity import NodeIdentity
 from federation.peer_response import (
-    NOT_TAKEN,
+    NOT_ACCEPTED,
     AnswerLimits,
     BoundedLines,
     PeerResponse,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
-FAREWELL_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
+TELL_REVOKED_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
 _MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
@@ -141,7 +141,7 @@ class PeerClient:
         if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(node_id):
             raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
         if self._trust is not None and answering.node_id is not None:
-            self._trust.taken_by(answering.node_id)
+            self._trust.accepted_by(answering.node_id)
         return answer
 
     async def _get_as_member(
@@ -150,7 +150,7 @@ class PeerClient:
         timeout_s: float,
         query: Mapping[str, str],
         headers: Mapping[str, str],
-        answering: Answering,
+        answering: AnsweringMember,
     ) -> tuple[bytes | None, str | None]:
         """The raw description. Raises PeerUntrusted where a member closes without a word, as asyncio's servers do."""
         try:
@@ -158,7 +158,7 @@ class PeerClient:
         except PeerRefused as error:
             if answering.node_id is None or not isinstance(error.__cause__, aiohttp.ServerDisconnectedError):
                 raise
-            raise PeerUntrusted(f"{address} {NOT_TAKEN}") from error
+            raise PeerUntrusted(f"{address} {NOT_ACCEPTED}") from error
 
     async def peers(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> tuple[PeerHint, ...]:
         """The peers that the node at `address` finds alive."""
@@ -348,7 +348,7 @@ async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Itera
     It still takes this node for a member; this node trusts its certificate for this one call only.
     """
     context = await asyncio.to_thread(client_context, identity.pem, [certificate])
-    timeout = aiohttp.ClientTimeout(total=FAREWELL_S)
+    timeout = aiohttp.ClientTimeout(total=TELL_REVOKED_S)
     headers = {wire.FROM_HEADER: identity.node_id, "Content-Type": "application/json"}
     body = roster.model_dump_json()
 
@@ -395,19 +395,19 @@ class PeerLink:
 
 
 @dataclass(slots=True)
-class Answering:
+class AnsweringMember:
     """Which member a request went to; None over plain HTTP."""
 
     node_id: str | None = None
 
 
-_answering: ContextVar[Answering | None] = ContextVar("answering", default=None)
+_answering: ContextVar[AnsweringMember | None] = ContextVar("answering", default=None)
 
 
 @contextmanager
-def noting_who_answers() -> Generator[Answering]:
+def noting_who_answers() -> Generator[AnsweringMember]:
     """Requests made inside note in the value whose connection they used."""
-    noted = Answering()
+    noted = AnsweringMember()
     token = _answering.set(noted)
     try:
         yield noted

@@ -29,7 +29,7 @@ from federation.advertisement import Name
 from federation.errors import AddressError, InvitationError
 from federation.hostport import Address, make_address
 from federation.printable_text import printable
-from federation.roster import MAX_ROSTER_BYTES, SWARM_ID_BYTES, Certificate, Places, Roster
+from federation.roster import MAX_ROSTER_BYTES, SWARM_ID_BYTES, Certificate, Endpoints, Roster
 from federation.tls import FINGERPRINT_BYTES, id_of_fingerprint
 from federation.wire import Wire
 
@@ -145,7 +145,7 @@ class JoinRequest(Wire):
 
     certificate: Certificate
     name: Name
-    places: Places = ()
+    places: Endpoints = ()
     proof: Proof
 
     @property
@@ -188,7 +188,7 @@ def _proof(role: bytes, secret: bytes, inviter: bytes, joiner: bytes) -> str:
     return hmac.new(secret, _PURPOSE + role + b" " + inviter + joiner, hashlib.sha256).hexdigest()
 
 
-class Outcome(Enum):
+class ProofResult(Enum):
     """What became of a proof: the code was right and is used up, none fits, or too many were wrong."""
 
     RIGHT = auto()
@@ -238,7 +238,7 @@ class Invitations:
     def withdraw_all(self) -> None:
         self._codes.clear()
 
-    def redeem(self, joiner: bytes, proof: str, now: float) -> tuple[Outcome, bytes]:
+    def redeem(self, joiner: bytes, proof: str, now: float) -> tuple[ProofResult, bytes]:
         """Judge a joiner's proof; the secret it proved, which is used up by that, else b"". `joiner` is a fingerprint.
 
         All codes are tried, whichever fits: the time taken tells nothing of them.
@@ -247,9 +247,9 @@ class Invitations:
         fitting = [code for code in self._codes if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))]
         if fitting:
             self._codes.remove(fitting[0])
-            return Outcome.RIGHT, fitting[0].secret
+            return ProofResult.RIGHT, fitting[0].secret
         for code in self._codes:
             code.wrong += 1
         withdrawn = any(code.wrong >= MAX_WRONG_PROOFS for code in self._codes)
         self.live(now)
-        return (Outcome.WITHDRAWN if withdrawn else Outcome.WRONG), b""
+        return (ProofResult.WITHDRAWN if withdrawn else ProofResult.WRONG), b""

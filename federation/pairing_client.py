@@ -27,7 +27,7 @@ from federation.invitation import (
     joiner_proof,
     same,
 )
-from federation.roster import Place, Roster, encoded, told_exclusion
+from federation.roster import Endpoint, Roster, encoded, exclusion_in
 from federation.tls import fingerprint
 from federation.wire import first_problem
 
@@ -41,7 +41,7 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
     """Raises InvitationError for one that this node cannot take, before anything is sent."""
     if invitation.node_id == identity.node_id:
         raise InvitationError("this is this node's own invitation: run `swarm join` on the machine that is to join")
-    is_out = told_exclusion(roster, identity.node_id) is not None  # of that swarm, so that it may join any
+    is_out = exclusion_in(roster, identity.node_id) is not None  # of that swarm, so that it may join any
     others = () if roster is None or is_out else [entry for entry in roster.members if entry.id != identity.node_id]
     if roster is not None and others and roster.swarm != invitation.swarm:
         names = ", ".join(entry.name for entry in others[:5])
@@ -52,7 +52,7 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
 
 
 async def join(
-    invitation: Invitation, identity: NodeIdentity, places: Iterable[Place], connect_s: float = CONNECT_S
+    invitation: Invitation, identity: NodeIdentity, places: Iterable[Endpoint], connect_s: float = CONNECT_S
 ) -> tuple[JoinAnswer, Address]:
     """The inviter's answer, proven to be its own, and where it was reached. Raises PairingError with the remedy."""
     problems: list[str] = []
@@ -127,7 +127,7 @@ async def _exchange(
     address: Address,
     invitation: Invitation,
     identity: NodeIdentity,
-    places: tuple[Place, ...],
+    places: tuple[Endpoint, ...],
 ) -> JoinAnswer:
     shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     if not hmac.compare_digest(fingerprint(shown or b""), invitation.fingerprint):

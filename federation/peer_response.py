@@ -30,7 +30,7 @@ from federation.hostport import Address
 from federation.ndjson import LineSplitter, LineTooLong
 from federation.printable_text import printable
 
-NOT_TAKEN: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
+NOT_ACCEPTED: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
 
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
@@ -206,5 +206,5 @@ def why_no_handshake(error: Exception) -> str:
     if any(sign in words for sign in _NO_TLS_SIGNS):
         return "is an open node, or none: this node is paired and talks to members only (`swarm invite` invites it)"
     if "ALERT" in words:
-        return NOT_TAKEN
+        return NOT_ACCEPTED
     return f"breaks off the TLS handshake ({printable(words)[:_MAX_SHOWN_CHARS]})"

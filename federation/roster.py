@@ -58,7 +58,7 @@ Certificate = Annotated[str, Field(max_length=MAX_CERTIFICATE_BYTES * 4 // 3 + 4
 SwarmId = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * SWARM_ID_BYTES}}}$")]
 
 
-class Place(Wire):
+class Endpoint(Wire):
     """Where a member was last known to listen."""
 
     host: Host
@@ -69,7 +69,7 @@ class Place(Wire):
         return Address(self.host, self.port)
 
 
-Places = Annotated[tuple[Place, ...], Field(max_length=MAX_ADDRESSES_PER_PEER)]
+Endpoints = Annotated[tuple[Endpoint, ...], Field(max_length=MAX_ADDRESSES_PER_PEER)]
 
 
 class Entry(Wire):
@@ -82,7 +82,7 @@ class Entry(Wire):
     epoch: Annotated[int, Field(ge=1, le=_MAX_EPOCH)] = 1
     certificate: Certificate | None = None
     name: Name
-    places: Places = ()
+    places: Endpoints = ()
     revoked_by: Name | None = None
 
     @model_validator(mode="after")
@@ -100,7 +100,7 @@ class Entry(Wire):
         """The certificate; of members only."""
         return base64.b64decode(self.certificate or "")
 
-    def beats(self, other: Entry) -> bool:
+    def supersedes(self, other: Entry) -> bool:
         """Whether this entry replaces `other`, of the same node."""
         return (self.epoch, self.revoked) > (other.epoch, other.revoked)
 
@@ -132,7 +132,7 @@ class Roster(Wire):
         digest = hashlib.sha256("\n".join((self.swarm, *facts)).encode()).digest()
         return base64.b32encode(digest).decode().lower()[:_DIGEST_CHARS]
 
-    def admit(self, certificate: bytes, name: str, places: Iterable[Place] = ()) -> Roster:
+    def admit(self, certificate: bytes, name: str, places: Iterable[Endpoint] = ()) -> Roster:
         """With this node in it: newly, or again after it was revoked. Raises RosterError when there is no room."""
         node_id = node_id_of(certificate)
         held = self.get(node_id)
@@ -152,20 +152,20 @@ class Roster(Wire):
         if other.swarm != self.swarm:
             raise RosterError("it is the list of another swarm")
         held = {entry.id: entry for entry in self.entries}
-        news = [entry for entry in other.entries if entry.id not in held or entry.beats(held[entry.id])]
+        news = [entry for entry in other.entries if entry.id not in held or entry.supersedes(held[entry.id])]
         return self._with(*news) if news else self
 
-    def as_told_by(self, teller: str, told: Roster) -> Roster:
+    def as_reported_by(self, teller: str, told: Roster) -> Roster:
         """What a member tells, but that it is back: who was put out, and tells somebody who has not heard, stays out.
 
         Whoever takes a node back tells so itself. Its own revocation a node may pass on.
         """
         own, held = told.get(teller), self.get(teller)
-        if own is None or own.revoked or held is None or not own.beats(held):
+        if own is None or own.revoked or held is None or not own.supersedes(held):
             return told
         return Roster(swarm=told.swarm, entries=tuple(entry for entry in told.entries if entry is not own))
 
-    def placed(self, node_id: str, places: Iterable[Place]) -> Roster:
+    def with_endpoints(self, node_id: str, places: Iterable[Endpoint]) -> Roster:
         """With the places where a member was found last."""
         held = self.get(node_id)
         if held is None or held.revoked:
@@ -181,7 +181,7 @@ class Roster(Wire):
         return Roster(swarm=self.swarm, entries=tuple(entries.values()))
 
 
-def new_roster(certificate: bytes, name: str, places: Iterable[Place] = ()) -> Roster:
+def new_roster(certificate: bytes, name: str, places: Iterable[Endpoint] = ()) -> Roster:
     """A swarm of one."""
     return Roster(swarm=secrets.token_hex(SWARM_ID_BYTES)).admit(certificate, name, places)
 
@@ -201,19 +201,19 @@ class Exclusion:
     """`by` is the name of who revoked this node, or, where it was not told, of who takes it for no member any more."""
 
     by: str
-    told: bool
+    reported: bool
 
     def __str__(self) -> str:
         how = f"this node was revoked by {self.by}"
-        if not self.told:
+        if not self.reported:
             how = f"this node was revoked: {self.by} takes it for no member any more, and nobody else does"
         return f"{how}: ask for a new code (`swarm invite` there), then `swarm join CODE` here"
 
 
-def told_exclusion(roster: Roster | None, node_id: str) -> Exclusion | None:
+def exclusion_in(roster: Roster | None, node_id: str) -> Exclusion | None:
     """What the list of members says of the node that keeps it."""
     entry = None if roster is None else roster.get(node_id)
-    return Exclusion(entry.revoked_by or SOMEBODY, told=True) if entry is not None and entry.revoked else None
+    return Exclusion(entry.revoked_by or SOMEBODY, reported=True) if entry is not None and entry.revoked else None
 
 
 class Refusals:
@@ -231,7 +231,7 @@ class Refusals:
             self._by, self._first_at = node_id, now
         self._count += 1
 
-    def taken(self) -> None:
+    def accepted(self) -> None:
         """A member takes this node for one: the others have not heard of it yet, or hear soon that it is out."""
         self._by, self._count = None, 0
 

@@ -11,7 +11,7 @@ from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.membership import Membership
 from federation.peer import Peer
-from federation.roster import Place
+from federation.roster import Endpoint
 from federation.tasks import cancel_and_wait, report_crash
 from federation.trust import Trust, TrustChange
 
@@ -91,9 +91,9 @@ class RosterSync:
             await self._keep_place(peer)
 
     async def _keep_place(self, peer: Peer) -> None:
-        places = tuple(Place(host=address.host, port=address.port) for address in peer.addresses)
+        places = tuple(Endpoint(host=address.host, port=address.port) for address in peer.addresses)
         try:
-            await self._trust.located(peer.id, places)
+            await self._trust.found_at(peer.id, places)
         except FederationError as error:
             _log.warning("%s", error)
 
@@ -106,7 +106,7 @@ class RosterSync:
             return None
         try:
             told = await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S)
-            await self._trust.learn(told, peer.id)
+            await self._trust.merge_reported(told, peer.id)
         except PeerError as error:
             _log.debug("%s does not exchange its list of members: %s", peer.label, error)
             return None

@@ -13,7 +13,7 @@ from typing import Literal
 
 from federation.errors import RosterError, RosterNotKept
 from federation.identity import NodeIdentity
-from federation.roster import Entry, Exclusion, Place, Refusals, Roster, new_roster, told_exclusion
+from federation.roster import Endpoint, Entry, Exclusion, Refusals, Roster, exclusion_in, new_roster
 from federation.roster_store import load_roster, save_roster
 from federation.tls import client_context, server_context
 
@@ -55,7 +55,7 @@ class Trust:
         self._changing = asyncio.Lock()
         self._is_unkept = False
         self._refusals = refusals or Refusals()
-        self._exclusion = told_exclusion(roster, identity.node_id)
+        self._exclusion = exclusion_in(roster, identity.node_id)
         self._take(roster, _contexts(identity, roster))
 
     @classmethod
@@ -114,7 +114,7 @@ class Trust:
     # that it could not be kept, nothing has changed. What puts somebody out holds at once: RosterNotKept says that it
     # may not last, and `keep` tries again.
 
-    async def found(self, places: Iterable[Place]) -> Roster:
+    async def found(self, places: Iterable[Endpoint]) -> Roster:
         """Be paired: the present roster, or a new one of this node alone."""
 
         def founded(roster: Roster | None) -> Roster:
@@ -122,7 +122,7 @@ class Trust:
 
         return _paired(await self._change(founded))
 
-    async def admit(self, certificate: bytes, name: str, places: Iterable[Place]) -> Roster:
+    async def admit(self, certificate: bytes, name: str, places: Iterable[Endpoint]) -> Roster:
         """Pin a newcomer. Raises RosterError where this node is open, or the swarm full."""
         return _paired(await self._change(lambda roster: _paired(roster).admit(certificate, name, places)))
 
@@ -132,12 +132,12 @@ class Trust:
             await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name), at_once=True)
         )
 
-    async def learn(self, told: Roster, teller: str) -> Roster:
+    async def merge_reported(self, told: Roster, teller: str) -> Roster:
         """Merge what the member with the id `teller` told. Raises RosterError for another swarm's list."""
 
         def learned(roster: Roster | None) -> Roster:
             held = _paired(roster)
-            return held.merge(held.as_told_by(teller, told))
+            return held.merge(held.as_reported_by(teller, told))
 
         return _paired(await self._change(learned, at_once=True))
 
@@ -151,17 +151,19 @@ class Trust:
             if roster is None or roster.swarm != told.swarm:
                 return told
             was, now = roster.get(self.node_id), told.get(self.node_id)
-            is_back = was is not None and now is not None and now.beats(was)
+            is_back = was is not None and now is not None and now.supersedes(was)
             return told if is_back else roster.merge(told)
 
         return _paired(await self._change(adopted))
 
-    async def located(self, node_id: str, places: Iterable[Place]) -> None:
+    async def found_at(self, node_id: str, places: Iterable[Endpoint]) -> None:
         """Keep where a member answers now."""
         found = tuple(places)
         held = None if self._roster is None else self._roster.get(node_id)
         if held is not None and not held.revoked and found and held.places != found:
-            await self._change(lambda roster: None if roster is None else roster.placed(node_id, found), at_once=True)
+            await self._change(
+                lambda roster: None if roster is None else roster.with_endpoints(node_id, found), at_once=True
+            )
 
     async def keep(self) -> None:
         """Try once more to keep what the disk did not take."""
@@ -172,7 +174,7 @@ class Trust:
         """Forget all members: this node is open again."""
         await self._change(lambda _: None)
 
-    async def leave_for_own(self, places: Iterable[Place]) -> None:
+    async def leave_for_own(self, places: Iterable[Endpoint]) -> None:
         """Forget all members and be a swarm of this node alone, so that it does not stand open for a moment."""
         own = new_roster(self.identity.certificate, self.identity.name, places)
         await self._change(lambda _: own)
@@ -185,18 +187,18 @@ class Trust:
             self._refusals.refused(node_id, time.monotonic())
             self._judge()
 
-    def taken_by(self, node_id: str) -> None:
+    def accepted_by(self, node_id: str) -> None:
         """A member takes this node for one."""
         if self.is_member(node_id):
-            self._refusals.taken()
+            self._refusals.accepted()
             self._judge()
 
     def _judge(self) -> None:
         """Find out whether this node is put out, and tell the listeners once."""
-        found = told_exclusion(self._roster, self.node_id)
+        found = exclusion_in(self._roster, self.node_id)
         by = self._refusals.by(time.monotonic())
         if found is None and by is not None and self._roster is not None and (entry := self._roster.get(by)):
-            found = Exclusion(entry.name, told=False)
+            found = Exclusion(entry.name, reported=False)
         was, self._exclusion = self._exclusion, found
         if found is not None and was is None:
             _log.warning("%s", found)
@@ -230,7 +232,7 @@ class Trust:
             self._take(after, contexts)
             self._tell(before, after, was)
             if not same_members:
-                self._refusals.taken()  # those were of the swarm as it was
+                self._refusals.accepted()  # those were of the swarm as it was
             self._judge()
             if at_once:
                 await self._keep(after)

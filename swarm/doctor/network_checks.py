@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel
 
 from federation import wire
-from federation.addresses import AnnouncedAddresses, Kind
+from federation.addresses import AddressKind, AnnouncedAddresses
 from federation.hostport import pairing_port
 from federation.peer import Source, Why
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
@@ -85,20 +85,20 @@ def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Fi
         return fail("interface", problem, "name an interface or address of this machine, or leave the option out")
     message = f"{', '.join(chosen.announce)} would be announced: {chosen.reason}"
     match chosen.kind:
-        case Kind.LAN:
+        case AddressKind.LAN:
             return ok("interface", message)
-        case Kind.LOOPBACK:
+        case AddressKind.LOOPBACK:
             return fail(
                 "interface",
                 message,
                 "connect this machine to a network, or leave --host out: nobody else can reach it now",
             )
-        case Kind.CONTAINER:
+        case AddressKind.CONTAINER:
             remedy = "inside a container publish the port, or run it with --network host"
             return warn("interface", message, remedy)
-        case Kind.TUNNEL:
+        case AddressKind.TUNNEL:
             return warn("interface", message, "only nodes in that VPN can reach it; join a local network for others")
-        case Kind.LINK_LOCAL:
+        case AddressKind.LINK_LOCAL:
             return warn("interface", message, "no DHCP server answered: check the router, or set an address by hand")
 
 

@@ -20,7 +20,7 @@ from federation.advertisement import parse_description, parse_hints
 from federation.dns_source import candidates
 from federation.errors import AdvertisementError, VersionError
 from federation.hostport import Address, parse_address
-from federation.peer_response import NOT_TAKEN, why_no_handshake
+from federation.peer_response import NOT_ACCEPTED, why_no_handshake
 from federation.static_peers import load_peers
 from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
@@ -120,7 +120,9 @@ def _ask(address: Address, path: str, trust: Trust | None) -> NodeReply:
     except http.client.RemoteDisconnected as error:
         if trust is None:
             raise NotThere("breaks off the connection", SOMETHING_ELSE) from error
-        raise NotThere(NOT_TAKEN, "ask for a new code (`swarm invite` there), then `swarm join CODE` here") from error
+        raise NotThere(
+            NOT_ACCEPTED, "ask for a new code (`swarm invite` there), then `swarm join CODE` here"
+        ) from error
     except http.client.HTTPException as error:
         raise NotThere(f"does not speak HTTP as a node does ({type(error).__name__})", SOMETHING_ELSE) from error
     except TimeoutError as error:

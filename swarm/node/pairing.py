@@ -11,7 +11,7 @@ from federation.errors import FederationError, InvitationError, PairingError, Ro
 from federation.identity import IDENTITY_FILE, load_identity
 from federation.invitation import Invitation, decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
-from federation.roster import Entry, Place, Roster
+from federation.roster import Endpoint, Entry, Roster
 from federation.roster_store import load_roster
 from federation.trust import Trust
 from swarm.control_messages import Joined, KnownNode, KnownNodes, Revoked
@@ -31,7 +31,7 @@ def translated() -> Generator[None]:
         raise SwarmError(str(error)) from error
 
 
-async def join_swarm(trust: Trust, code: str, places: Iterable[Place]) -> Joined:
+async def join_swarm(trust: Trust, code: str, places: Iterable[Endpoint]) -> Joined:
     """Join with a code; `places` is where this node will be found. Nothing changes unless all of it worked.
 
     A member asks all the same: it may have been put out without having heard. That nobody takes its code is no failure.
@@ -48,7 +48,7 @@ async def join_swarm(trust: Trust, code: str, places: Iterable[Place]) -> Joined
             return _joined(trust, invitation, already=True)
         roster = await trust.adopt(answer.roster)
     now = roster.get(trust.node_id)
-    joined = _joined(trust, invitation, already=own is not None and now is not None and not now.beats(own))
+    joined = _joined(trust, invitation, already=own is not None and now is not None and not now.supersedes(own))
     return joined.model_copy(update={"clock_ahead_s": clock_difference_s(answer)})
 
 

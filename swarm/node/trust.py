@@ -21,14 +21,14 @@ from federation.invitation import (
     JoinAnswer,
     JoinReply,
     JoinRequest,
-    Outcome,
     PairingTiming,
+    ProofResult,
     encode,
     inviter_proof,
 )
 from federation.membership import Membership
 from federation.pairing_listener import PairingListener
-from federation.roster import Entry, Place, Roster
+from federation.roster import Endpoint, Entry, Roster
 from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
 from federation.tasks import cancel_and_wait
 from federation.timing import MAX_ADDRESSES_PER_PEER
@@ -252,8 +252,8 @@ class TrustService:
         joiner = fingerprint(certificate)
         outcome, secret = self._invitations.redeem(joiner, request.proof, time.monotonic())
         self._codes_changed.set()
-        if outcome is not Outcome.RIGHT:
-            if outcome is Outcome.WITHDRAWN:
+        if outcome is not ProofResult.RIGHT:
+            if outcome is ProofResult.WITHDRAWN:
                 self._say(f"! an invitation is withdrawn: {host} tried too many wrong codes")
             log.warning("refused a joiner at %s: its code is not live", host)
             return JoinReply(refusal=USED_OR_OLD)
@@ -308,8 +308,8 @@ class TrustService:
             self._withdraw_codes()  # nobody would take whom this node invites
 
     @property
-    def _places(self) -> tuple[Place, ...]:
-        return tuple(Place(host=host, port=port) for host, port in self._addresses()[:MAX_ADDRESSES_PER_PEER])
+    def _places(self) -> tuple[Endpoint, ...]:
+        return tuple(Endpoint(host=host, port=port) for host, port in self._addresses()[:MAX_ADDRESSES_PER_PEER])
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -327,8 +327,8 @@ def trust_words(trust: Trust) -> str:
     return f"paired: this node talks to members only ({names})"
 
 
-def _places_of(request: JoinRequest, host: str) -> tuple[Place, ...]:
+def _places_of(request: JoinRequest, host: str) -> tuple[Endpoint, ...]:
     """Where the joiner says it is, and first of all where it came from, at the port that it claims."""
     claimed = request.places
-    came_from = [Place(host=host, port=claimed[0].port)] if claimed else []
+    came_from = [Endpoint(host=host, port=claimed[0].port)] if claimed else []
     return tuple(dict.fromkeys((*came_from, *claimed)))[:MAX_ADDRESSES_PER_PEER]

@@ -144,6 +144,6 @@ async def test_a_member_that_is_off_may_be_known_to_the_node_alone(
     async with study_gone(pair):
         assert kitchen.trust.roster is not None
         async with kitchen.trust._changing:  # nothing is being written
-            save_roster(tmp_path / "kitchen", kitchen.trust.roster.placed(study.id, ()))
+            save_roster(tmp_path / "kitchen", kitchen.trust.roster.with_endpoints(study.id, ()))
         found = await looked_at(settings_of(kitchen, tmp_path))
         assert (found["peer"].level, found["peer"].check[:10]) == (Level.WARN, "peer study"), found["peer"]

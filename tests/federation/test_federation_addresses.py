@@ -2,7 +2,7 @@ import ipaddress
 
 import pytest
 
-from federation.addresses import Kind, choose_addresses, classify
+from federation.addresses import AddressKind, choose_addresses, classify
 from federation.errors import AddressError
 from federation.interfaces import Interface, default_route_addresses, read_interfaces
 
@@ -83,17 +83,17 @@ def test_a_host_that_is_not_here_is_refused_with_what_is(host: str) -> None:
 @pytest.mark.parametrize(
     ("name", "ip", "kind"),
     [
-        ("utun3", "10.0.0.1", Kind.TUNNEL),
-        ("wg0", "10.0.0.1", Kind.TUNNEL),
-        ("virbr0", "192.168.122.1", Kind.CONTAINER),
-        ("vEthernet (WSL)", "172.20.0.1", Kind.CONTAINER),
-        ("br0", "192.168.1.2", Kind.LAN),
-        ("bridge0", "192.168.1.2", Kind.LAN),
-        ("en0", "192.168.1.2", Kind.LAN),
-        ("docker0", "169.254.1.1", Kind.LINK_LOCAL),
+        ("utun3", "10.0.0.1", AddressKind.TUNNEL),
+        ("wg0", "10.0.0.1", AddressKind.TUNNEL),
+        ("virbr0", "192.168.122.1", AddressKind.CONTAINER),
+        ("vEthernet (WSL)", "172.20.0.1", AddressKind.CONTAINER),
+        ("br0", "192.168.1.2", AddressKind.LAN),
+        ("bridge0", "192.168.1.2", AddressKind.LAN),
+        ("en0", "192.168.1.2", AddressKind.LAN),
+        ("docker0", "169.254.1.1", AddressKind.LINK_LOCAL),
     ],
 )
-def test_kinds_of_address(name: str, ip: str, kind: Kind) -> None:
+def test_kinds_of_address(name: str, ip: str, kind: AddressKind) -> None:
     assert classify(name, ipaddress.ip_address(ip)) is kind
 
 
@@ -107,7 +107,7 @@ def test_this_machine_can_be_read() -> None:
 
 def test_a_vpn_that_is_asked_for_is_announced_and_nothing_else() -> None:
     chosen = choose_addresses((LO, WIRED, DOCKER, TAILSCALE), None, ("192.168.1.5",), only=("tailscale0",))
-    assert (chosen.announce, chosen.kind) == (("100.100.1.2", "fd7a::2"), Kind.LAN)
+    assert (chosen.announce, chosen.kind) == (("100.100.1.2", "fd7a::2"), AddressKind.LAN)
     assert chosen.bind_hosts == ("0.0.0.0", "::")
 
 

@@ -23,7 +23,7 @@ from federation.file_exchange import MAX_FILE_BYTES, parse_file_list, parse_piec
 from federation.hostport import Address, make_address
 from federation.identity import load_identity
 from federation.membership import Membership
-from federation.roster import Entry, Place, Roster, parse_roster
+from federation.roster import Endpoint, Entry, Roster, parse_roster
 from federation.roster_store import load_roster, save_roster
 from federation.static_peers import load_peers, save_peers
 from swarm.errors import SetupError
@@ -82,7 +82,7 @@ def test_a_peers_names_are_kept_inside_files_and_never_become_one(
     member = identity(folder / "inner", "member")
     with nothing_new(folder, "peers.json", "roster.json", "paired"):
         try:
-            entry = Entry(id=member.node_id, name=name, certificate=None, places=(Place(host=name or "x", port=1),))
+            entry = Entry(id=member.node_id, name=name, certificate=None, places=(Endpoint(host=name or "x", port=1),))
             save_roster(data_dir, Roster(swarm="0" * 16, entries=(entry,)))
             kept = load_roster(data_dir)
             assert kept is not None

@@ -11,7 +11,7 @@ from federation import wire
 from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.file_exchange import FilePeer, list_files, read_piece
-from federation.roster import Place
+from federation.roster import Endpoint
 from swarm.cli import main
 from swarm.gateway.peers.model_files import FileService
 from swarm.registry.names import HubRef
@@ -55,8 +55,8 @@ async def test_it_finds_the_members_by_their_list_alone(tmp_path: Path, hub: Hub
     hub.put(f"{OWNER}/{REPO}", FILE, Upload(CONTENT))
     holder = Holder(tmp_path)
     async with holder.node:
-        here = Place(host=holder.node.address.host, port=holder.node.address.port)
-        await holder.study.located(holder.trust.node_id, [here])
+        here = Endpoint(host=holder.node.address.host, port=holder.node.address.port)
+        await holder.study.found_at(holder.trust.node_id, [here])
         arguments = ["models", "pull", NAME, "--data-dir", str(tmp_path / "study")]
         assert await asyncio.wait_for(asyncio.to_thread(main, arguments), WAIT_S) == 0
     assert hub.bodies == 0

@@ -131,7 +131,7 @@ async def revoke_study(trust: Trust, folder: Path) -> None:
 async def learn_of_a_revocation(trust: Trust, folder: Path) -> None:
     assert trust.roster is not None
     study, cellar = (identity(folder, name).node_id for name in ("study", "cellar"))
-    await trust.learn(trust.roster.revoke(cellar, "study"), study)
+    await trust.merge_reported(trust.roster.revoke(cellar, "study"), study)
 
 
 CASES = (

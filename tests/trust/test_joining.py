@@ -24,8 +24,8 @@ from federation.invitation import (
     Invitations,
     JoinReply,
     JoinRequest,
-    Outcome,
     PairingTiming,
+    ProofResult,
     decode,
     encode,
     joiner_proof,
@@ -341,18 +341,20 @@ def test_codes_end_by_use_by_age_and_by_wrong_guesses() -> None:
     mine, joiner = b"\x01" * 32, b"\x02" * 32
     codes = Invitations(mine)
     secret = codes.issue(now=0.0)
-    assert codes.redeem(joiner, joiner_proof(secret, joiner, mine), now=1.0)[0] is Outcome.WRONG, "the other way round"
-    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9) == (Outcome.RIGHT, secret)
-    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9)[0] is Outcome.WRONG
+    assert codes.redeem(joiner, joiner_proof(secret, joiner, mine), now=1.0)[0] is ProofResult.WRONG, (
+        "the other way round"
+    )
+    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9) == (ProofResult.RIGHT, secret)
+    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9)[0] is ProofResult.WRONG
     old = codes.issue(now=1000.0)
-    assert codes.redeem(joiner, joiner_proof(old, mine, joiner), now=1600.0)[0] is Outcome.WRONG
+    assert codes.redeem(joiner, joiner_proof(old, mine, joiner), now=1600.0)[0] is ProofResult.WRONG
     guessed = codes.issue(now=2000.0)
     outcomes = [codes.redeem(joiner, "0" * 64, now=2000.0)[0] for _ in range(MAX_WRONG_PROOFS)]
-    assert outcomes == [Outcome.WRONG] * (MAX_WRONG_PROOFS - 1) + [Outcome.WITHDRAWN]
-    assert codes.redeem(joiner, joiner_proof(guessed, mine, joiner), now=2000.0)[0] is Outcome.WRONG
+    assert outcomes == [ProofResult.WRONG] * (MAX_WRONG_PROOFS - 1) + [ProofResult.WITHDRAWN]
+    assert codes.redeem(joiner, joiner_proof(guessed, mine, joiner), now=2000.0)[0] is ProofResult.WRONG
     secrets = [codes.issue(now=3000.0) for _ in range(MAX_LIVE_CODES + 1)]
     assert codes.live(3000.0) == MAX_LIVE_CODES
-    assert codes.redeem(joiner, joiner_proof(secrets[0], mine, joiner), now=3000.0)[0] is Outcome.WRONG
+    assert codes.redeem(joiner, joiner_proof(secrets[0], mine, joiner), now=3000.0)[0] is ProofResult.WRONG
 
 
 hostile_lines = st.one_of(

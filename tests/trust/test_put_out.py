@@ -9,7 +9,7 @@ import pytest
 from federation import wire
 from federation.client import tell_revoked
 from federation.errors import PeerError, PeerUntrusted
-from federation.roster import SURE_AFTER, SURE_S, Exclusion, Refusals, told_exclusion
+from federation.roster import SURE_AFTER, SURE_S, Exclusion, Refusals, exclusion_in
 from federation.trust import Trust
 from swarm.commands.members import peers_text, revoke_text
 from swarm.errors import SetupError
@@ -75,7 +75,7 @@ async def test_from_then_on_it_is_alone_and_not_open(
             with pytest.raises(PeerError):
                 await member.client.describe(study.address, WAIT_S)
     again = open_trust(tmp_path, "study")
-    assert (again.mode, again.exclusion) == ("paired", Exclusion("kitchen", told=True))
+    assert (again.mode, again.exclusion) == ("paired", Exclusion("kitchen", reported=True))
     assert REVOKED in (peers_at_rest(tmp_path / "study").problem or "")
     with pytest.raises(SetupError, match="was revoked by kitchen"):
         revoke_at_rest(tmp_path / "study", "kitchen")
@@ -146,7 +146,7 @@ def test_when_refusals_are_sure() -> None:
     for at in (0.0, 1.0, SURE_S + 1):
         refusals.refused("kitchen", at)
     assert refusals.by(SURE_S + 1) == "kitchen"
-    refusals.taken()
+    refusals.accepted()
     assert refusals.by(99.0) is None
     for _ in range(9):
         refusals.refused("kitchen", 100.0)
@@ -160,10 +160,10 @@ def test_when_refusals_are_sure() -> None:
 def test_what_the_list_says_of_its_keeper(tmp_path: Path) -> None:
     roster = roster_of(tmp_path, "kitchen", "study")
     study = next(entry.id for entry in roster.members if entry.name == "study")
-    assert told_exclusion(None, study) is None
-    assert told_exclusion(roster, study) is None
-    assert told_exclusion(roster.revoke(study, "kitchen"), study) == Exclusion("kitchen", told=True)
-    assert "another member" in str(told_exclusion(roster.revoke(study), study))
+    assert exclusion_in(None, study) is None
+    assert exclusion_in(roster, study) is None
+    assert exclusion_in(roster.revoke(study, "kitchen"), study) == Exclusion("kitchen", reported=True)
+    assert "another member" in str(exclusion_in(roster.revoke(study), study))
     assert roster.revoke(study, "kitchen").digest == roster.revoke(study).digest, "an older node's list is the same"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import RosterError
-from federation.roster import MAX_MEMBERS, Entry, Place, Roster, encoded, parse_roster
+from federation.roster import MAX_MEMBERS, Endpoint, Entry, Roster, encoded, parse_roster
 from federation.roster_store import ROSTER_FILE, load_roster, save_roster
 from tests.doubles.paired import identity, roster_of
 
@@ -64,12 +64,14 @@ def test_a_node_cannot_tell_that_it_is_back_itself(tmp_path: Path) -> None:
     revoked = before.revoke(IDS["attic"])
     back = revoked.admit(CERTIFICATES["attic"], "attic")
     for held in (before, revoked):
-        assert held.merge(held.as_told_by(IDS["attic"], back)) == held
-        assert held.merge(held.as_told_by(IDS["study"], back)).digest == back.digest, "whoever took it back tells so"
-    assert before.merge(before.as_told_by(IDS["attic"], revoked)).digest == revoked.digest, "that it is out, it may"
+        assert held.merge(held.as_reported_by(IDS["attic"], back)) == held
+        assert held.merge(held.as_reported_by(IDS["study"], back)).digest == back.digest, (
+            "whoever took it back tells so"
+        )
+    assert before.merge(before.as_reported_by(IDS["attic"], revoked)).digest == revoked.digest, "that it is out, it may"
     stranger = before.model_copy(update={"swarm": "f" * 16})
     with pytest.raises(RosterError, match="another swarm"):
-        before.merge(before.as_told_by(IDS["attic"], stranger))
+        before.merge(before.as_reported_by(IDS["attic"], stranger))
 
 
 def test_another_swarms_list_is_not_merged(tmp_path: Path) -> None:
@@ -113,8 +115,8 @@ def test_several_entries_for_one_node_are_refused(tmp_path: Path) -> None:
 
 
 def test_it_is_kept_for_the_owner_only_and_comes_back_as_it_was(tmp_path: Path) -> None:
-    place = Place(host="10.0.0.1", port=17615)
-    roster = roster_of(tmp_path, *NAMES).placed(IDS["study"], [place]).revoke(IDS["attic"])
+    place = Endpoint(host="10.0.0.1", port=17615)
+    roster = roster_of(tmp_path, *NAMES).with_endpoints(IDS["study"], [place]).revoke(IDS["attic"])
     save_roster(tmp_path, roster)
     assert (tmp_path / ROSTER_FILE).stat().st_mode & 0o777 == 0o600
     assert load_roster(tmp_path) == roster

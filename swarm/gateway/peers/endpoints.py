@@ -99,7 +99,7 @@ async def roster(request: web.Request) -> web.Response:
     if trust is None or trust.mode == "open":
         raise Forbidden("this node is open and has no list of members", "not_paired")
     try:
-        merged = await trust.learn(body, request[MEMBER])
+        merged = await trust.merge_reported(body, request[MEMBER])
     except RosterError as error:
         raise BadRequest(str(error)) from error
     return web.Response(text=merged.model_dump_json(), content_type="application/json")
