@@ -30,7 +30,7 @@ from federation.errors import PeerRefused, PeerTimedOut
 from federation.hostport import Address
 from federation.membership import Membership
 from federation.peer import PeerState
-from federation.probing import Answer, Question, news_header, read_reply
+from federation.probing import ProbeAnswer, ProbeQuestion, news_header, read_reply
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
@@ -89,7 +89,7 @@ class SimulatedClient(PeerClient):
         self._network = network
         self._caller = caller
 
-    async def probe(self, address: Address, question: Question) -> Answer:
+    async def probe(self, address: Address, question: ProbeQuestion) -> ProbeAnswer:
         node = await self._network.reach(self._caller, address, question.timeout_s)
         query = {wire.FROM_PARAM: str(self._caller.address)} if question.introduces else {}
         headers = {wire.FROM_HEADER: self._caller.id}
@@ -97,7 +97,7 @@ class SimulatedClient(PeerClient):
             headers[wire.NEWS_HEADER] = news_header(question.news)
         if question.known is not None and question.known.tag is not None:
             headers["If-None-Match"] = question.known.tag
-        reply = node.membership.asked(node.describe(), self._caller.address.host, query, headers)
+        reply = node.membership.reply_to_probe(node.describe(), self._caller.address.host, query, headers)
         optional = {name: value for name, value in headers.items() if name != wire.FROM_HEADER}
         self._network.carried(self._caller, node, _size(query, optional), len(reply.body))
         return read_reply(None if reply.status == 304 else reply.body, reply.tag, question.known)
@@ -112,7 +112,7 @@ class SimulatedClient(PeerClient):
         self, address: Address, node_id: str, timeout_s: float = 1.0, instance: str | None = None
     ) -> None:
         node = await self._network.reach(self._caller, address, timeout_s)
-        node.membership.heard_goodbye(node_id, instance, self._caller.address.host)
+        node.membership.goodbye_received(node_id, instance, self._caller.address.host)
 
 
 class SimulatedNode:
@@ -159,7 +159,7 @@ async def seen_overhead() -> Overhead:
         recorded(node.address) as (relay, carried),
         PeerClient("x" * 52) as client,
     ):
-        await client.probe(relay, Question(5.0, introduces=False))
+        await client.probe(relay, ProbeQuestion(5.0, introduces=False))
     asked, answered = carried
     head, _, body = answered.partition(b"\r\n\r\n")
     assert head, "the relay saw no answer"

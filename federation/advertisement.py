@@ -19,7 +19,7 @@ from pydantic import (
 from federation.errors import AddressError, AdvertisementError, VersionError
 from federation.hostport import MAX_HOST_CHARS, MAX_PORT, Address, make_address
 from federation.printable_text import printable
-from federation.wire import PROTOCOL_VERSION, Wire, first_problem
+from federation.wire import PROTOCOL_VERSION, WireModel, first_problem
 
 MAX_NAME_CHARS = 64  # a display name; also fits a DNS label (63 bytes) after shortening
 MAX_ID_CHARS = 64  # base32 of SHA-256 is 52
@@ -81,7 +81,7 @@ class Capabilities:
 ADVERTISED: Final = tuple(each.name for each in fields(Capabilities) if each.metadata.get("advertised", True))
 
 
-class ServedModel(Wire):
+class ServedModel(WireModel):
     """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown.
 
     `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. In JSON
@@ -118,7 +118,7 @@ class ServedModel(Wire):
         return flat
 
 
-class NodeDescription(Wire):
+class NodeDescription(WireModel):
     """What a node says about itself. `url` is its own claim: peers use the address that they reached it at.
 
     `instance` differs between two runs of the same node, so that a copied data directory can be told from a restart.
@@ -139,7 +139,7 @@ class NodeDescription(Wire):
     roster: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
 
 
-class PeerHint(Wire):
+class PeerHint(WireModel):
     """A peer that a peer knows: where to probe it. Nothing is believed before the probe."""
 
     id: NodeId
@@ -152,13 +152,13 @@ class PeerHint(Wire):
         return Address(self.host, self.port)
 
 
-class PeerHints(Wire):
+class PeerHints(WireModel):
     """The body of GET peers."""
 
     peers: Annotated[tuple[PeerHint, ...], Field(max_length=MAX_HINTS)] = ()
 
 
-class Goodbye(Wire):
+class Goodbye(WireModel):
     """The body of POST goodbye: `id` leaves and should be asked nothing more.
 
     `instance` is the run that leaves: the end of a copied data directory's node is not the end of the original.
@@ -168,7 +168,7 @@ class Goodbye(Wire):
     instance: NodeId | None = None
 
 
-class _Versioned(Wire):
+class _Versioned(WireModel):
     """Read first: another major version may have changed the meaning of everything else."""
 
     protocol: Annotated[int, Field(ge=0, le=1_000_000)]

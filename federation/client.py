@@ -44,7 +44,7 @@ from federation.peer_response import (
     translated,
     was_closed_meanwhile,
 )
-from federation.probing import Answer, Question, news_header, read_reply
+from federation.probing import ProbeAnswer, ProbeQuestion, news_header, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
 from federation.timing import Timing
 from federation.tls import client_context, member_of
@@ -118,9 +118,9 @@ class PeerClient:
 
     async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
         """What the node at `address` says about itself; also tells it where this node is."""
-        return (await self.probe(address, Question(timeout_s))).description
+        return (await self.probe(address, ProbeQuestion(timeout_s))).description
 
-    async def probe(self, address: Address, question: Question) -> Answer:
+    async def probe(self, address: Address, question: ProbeQuestion) -> ProbeAnswer:
         """The same, in as few bytes as what is known already allows, with news both ways."""
         query = {wire.FROM_PARAM: str(self._announced)} if self._announced and question.introduces else {}
         headers = {wire.NEWS_HEADER: news_header(question.news)} if question.news else {}

@@ -19,7 +19,7 @@ from federation.client import PeerClient
 from federation.errors import PeerProtocolError
 from federation.hostport import Address
 from federation.printable_text import printable
-from federation.wire import Wire, first_problem
+from federation.wire import WireModel, first_problem
 
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 PIECE_BYTES: Final = 8 << 20  # held in memory until it is proved, once for each stream; a second or two of Wi-Fi
@@ -37,7 +37,7 @@ Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 SizeBytes = Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
 
 
-class SharedFile(Wire):
+class SharedFile(WireModel):
     """A file that can be asked for by `sha256`; `name` is OWNER/REPO/FILE as on the hub, for information only."""
 
     sha256: Sha256
@@ -45,13 +45,13 @@ class SharedFile(Wire):
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
 
 
-class FileList(Wire):
+class FileList(WireModel):
     """The body of GET models."""
 
     files: Annotated[tuple[SharedFile, ...], Field(max_length=MAX_FILES)] = ()
 
 
-class PieceHashes(Wire):
+class PieceHashes(WireModel):
     """The body of GET models/SHA256/pieces: the sha256 of each run of PIECE_BYTES; the last one may be shorter."""
 
     size_bytes: SizeBytes

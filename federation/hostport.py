@@ -86,15 +86,15 @@ class Address(NamedTuple):
         return ip.is_link_local or ipv4_inside(ip).is_link_local
 
 
-def worth_a_probe(told: Address, teller: Address) -> bool:
+def worth_a_probe(hinted: Address, hinted_by: Address) -> bool:
     """Whether a third node's address that the peer at `teller` names may be asked who answers there.
 
     Only an IP address that means the same machine here and there: else a peer could have this node ask services that
     only this machine or its cable reaches. Nodes tell no host names: what one stands for is up to who resolves it.
     """
-    if told.is_name or told.is_link_local:
+    if hinted.is_name or hinted.is_link_local:
         return False
-    return teller.is_loopback or not told.is_loopback
+    return hinted_by.is_loopback or not hinted.is_loopback
 
 
 def ipv4_inside(ip: Ip) -> Ip:

@@ -31,7 +31,7 @@ from federation.hostport import Address, make_address
 from federation.printable_text import printable
 from federation.roster import MAX_ROSTER_BYTES, SWARM_ID_BYTES, Certificate, Endpoints, Roster
 from federation.tls import FINGERPRINT_BYTES, id_of_fingerprint
-from federation.wire import Wire
+from federation.wire import WireModel
 
 PREFIX: Final = "swarm1"
 SECRET_BYTES: Final = 16  # 128 bits: a code cannot be guessed, on line or off
@@ -140,7 +140,7 @@ class PairingTiming:
     exchange_s: float = 10.0  # for one connection, from the end of the handshake to the end of the answer
 
 
-class JoinRequest(Wire):
+class JoinRequest(WireModel):
     """What a joiner sends, as one line of JSON. Its node id is its certificate's fingerprint."""
 
     certificate: Certificate
@@ -154,7 +154,7 @@ class JoinRequest(Wire):
         return base64.b64decode(self.certificate)
 
 
-class JoinAnswer(Wire):
+class JoinAnswer(WireModel):
     """What the inviter answers. `unix_s` is its clock, so that a wrong one can be pointed out."""
 
     proof: Proof
@@ -162,7 +162,7 @@ class JoinAnswer(Wire):
     unix_s: Annotated[float, Field(ge=0, le=1e11)]
 
 
-class JoinReply(Wire):
+class JoinReply(WireModel):
     """What comes back, as one line of JSON: the answer, or why there is none."""
 
     answer: JoinAnswer | None = None

@@ -36,7 +36,7 @@ from federation.peer import (
     why_of,
 )
 from federation.peer_table import Changes, PeerTable
-from federation.probing import Question, Reply, Sight, parse_news, reply_to
+from federation.probing import ProbeQuestion, ProbeReply, Sight, parse_news, reply_to
 from federation.static_peers import load_peers, save_peers
 from federation.tasks import cancel_and_wait, report_crash
 from federation.timing import MAX_STATIC, SMALL_SWARM_PEERS, Timing
@@ -86,7 +86,7 @@ class Membership:
         self._sources: dict[str, str | None] = {}
         self._listed: set[Address] = set()
         self._kept: tuple[Address, ...] = ()
-        self._acquaintance = Acquaintance(
+        self._acquaintance = PeerExchange(
             node.id,
             self._table,
             client,
@@ -139,7 +139,7 @@ class Membership:
         """mDNS says that `node_id` left, or lost sight of it."""
         self._apply(self._table.doubted(node_id, time.monotonic()))
 
-    def heard_of(self, host: str, port: int) -> None:
+    def endpoint_reported(self, host: str, port: int) -> None:
         """A node that called here says it can be probed there, an IP address; nonsense is ignored."""
         try:
             address = make_address(host, port)
@@ -149,14 +149,14 @@ class Membership:
         if not address.is_name:  # what a name stands for is up to whoever resolves it: nodes tell none
             self._propose(address, Source.EXCHANGE)
 
-    def asked(
+    def reply_to_probe(
         self,
         node: NodeDescription,
         remote: str,
         query: Mapping[str, str],
         headers: Mapping[str, str],
         certified: bool = False,
-    ) -> Reply:
+    ) -> ProbeReply:
         """The answer to GET node from `remote`, with what that call tells of the caller taken up; `node` is this one.
 
         `certified`: a certificate has proved who calls. Else what it tells counts only from where that peer answers.
@@ -170,16 +170,16 @@ class Membership:
         sight, whence = table.sight_of(caller), None if certified else remote
         if news or sight is not Sight.HERE:
             self._apply(table.called(caller, now, whence))
-            self._apply(table.heard(news, caller, now, whence))
+            self._apply(table.news_received(news, caller, now, whence))
             self._wake.set()
         if wire.FROM_PARAM in query and not any(name in headers for name in _PROXY_HEADERS):
             try:
-                self.heard_of(remote, parse_address(query[wire.FROM_PARAM]).port)
+                self.endpoint_reported(remote, parse_address(query[wire.FROM_PARAM]).port)
             except AddressError as error:
                 _log.debug("a probe from %s names no address: %s", remote, error)
         return reply_to(node, table.view(), sight, table.news(now, caller), headers.get("If-None-Match"))
 
-    def heard_goodbye(self, node_id: str, instance: str | None = None, remote: str | None = None) -> None:
+    def goodbye_received(self, node_id: str, instance: str | None = None, remote: str | None = None) -> None:
         """`node_id` called from `remote` (None: proved by its certificate) to say that its run `instance` leaves."""
         self._apply(self._table.goodbye(node_id, time.monotonic(), instance, remote))
         self._wake.set()
@@ -293,7 +293,7 @@ class Membership:
         if not running:
             del self._probing[address]
 
-    async def _probe(self, address: Address, question: Question) -> None:
+    async def _probe(self, address: Address, question: ProbeQuestion) -> None:
         began = time.monotonic()
         try:
             answer = await self._client.probe(address, question)
@@ -303,7 +303,7 @@ class Membership:
         else:
             now = time.monotonic()
             changes = self._table.probe_answered(address, answer, (now - began) * 1000, now)
-            changes += self._table.heard(answer.news, answer.description.id, now)
+            changes += self._table.news_received(answer.news, answer.description.id, now)
             for other in self._probing[address] - {asyncio.current_task()}:
                 other.cancel()  # late, on a connection that may have lost much: the one that answered is used again
         self._apply(changes)
@@ -346,7 +346,7 @@ class Membership:
             await asyncio.to_thread(save_peers, self._data_dir, self._kept)
 
 
-class Acquaintance:
+class PeerExchange:
     """`propose` takes what is learned; `charge` whom an answer was not to be had of."""
 
     def __init__(

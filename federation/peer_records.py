@@ -16,7 +16,7 @@ from typing import Final, Self
 from federation.advertisement import NodeDescription, PeerHint
 from federation.hostport import Address, neighbourhood
 from federation.peer import AddressRejected, Peer, PeerState, Source, Why
-from federation.probing import Answer
+from federation.probing import ProbeAnswer
 from federation.timing import (
     DEAD_AFTER_FAILURES,
     DEAD_AFTER_REFUSALS,
@@ -36,7 +36,7 @@ _DEVIATION_GAIN: Final = 1 / 4  # its beta
 _DEVIATIONS: Final = 4.0  # its K
 
 
-class Standing(Enum):
+class AddressRole(Enum):
     """What an address is to the table, which decides how eagerly it is asked."""
 
     ROUTE = auto()  # the address in use of an alive or suspect peer
@@ -171,7 +171,7 @@ class Record:
     has_joined: bool = False
     left_at: float = 0.0
     addresses: list[Address] = field(default_factory=list[Address])
-    answer: Answer | None = None  # the last one, tag and all; None until a probe brought it
+    answer: ProbeAnswer | None = None  # the last one, tag and all; None until a probe brought it
     one_way_since: float | None = None  # it answers, and has said since then that it cannot reach this node
 
     @property
@@ -180,11 +180,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class RecordAdmission:
     """Whether one more node may be recorded: `gone` has to make way for it, if anybody; else the reason `why_not`."""
 
-    gone: str | None = None
-    why_not: str | None = None
+    evicts: str | None = None
+    refusal: str | None = None
 
 
 class PeerRecords:
@@ -232,15 +232,15 @@ class PeerRecords:
     def contacts_of(self, record: Record) -> list[Contact]:
         return [self.contacts[address] for address in record.addresses]
 
-    def standing(self, contact: Contact) -> Standing:
+    def role_of(self, contact: Contact) -> AddressRole:
         record = self.record_of(contact)
         if record is None:
-            return Standing.UNPROVEN
+            return AddressRole.UNPROVEN
         if record.is_dead:
-            return Standing.LOST
+            return AddressRole.LOST
         if record.route == contact.address:
-            return Standing.ROUTE
-        return Standing.RESCUE if record.state is PeerState.SUSPECT else Standing.ALTERNATE
+            return AddressRole.ROUTE
+        return AddressRole.RESCUE if record.state is PeerState.SUSPECT else AddressRole.ALTERNATE
 
     @property
     def here(self) -> int:
@@ -280,7 +280,7 @@ class PeerRecords:
         self.drop(worst)
         return True
 
-    def room_for(self, contact: Contact) -> Room:
+    def admission_of(self, contact: Contact) -> RecordAdmission:
         """Whether what answers at `contact` may be recorded. The dead make way first, the one lost longest ago.
 
         Then, in an open swarm, the newest at the most crowded address, so that no crowd keeps another machine out; and
@@ -294,9 +294,9 @@ class PeerRecords:
         if len(beside) >= self._bounds.peers_per_address and not is_named:
             gone = self._longest_lost(beside)
             why = f"this node already knows {len(beside)} peers at {place}, and takes no more of one address while open"
-            return Room(gone, None if gone else why)
+            return RecordAdmission(gone, None if gone else why)
         if len(self.records) < self._bounds.peers:
-            return Room()
+            return RecordAdmission()
         gone = self._longest_lost(strangers)
         if gone is None:
             crowds = Counter(where for where in places.values() if where is not None)
@@ -304,7 +304,7 @@ class PeerRecords:
             crowded = [node_id for node_id, where in places.items() if where == crowd and size > len(beside) + 1]
             movable = crowded or (list(strangers) if is_named else [])
             gone = max(movable, key=lambda node_id: self.records[node_id].since, default=None)
-        return Room(gone, None if gone else f"this node already knows {self._bounds.peers} peers")
+        return RecordAdmission(gone, None if gone else f"this node already knows {self._bounds.peers} peers")
 
     def _longest_lost(self, node_ids: Iterable[str]) -> str | None:
         lost = [node_id for node_id in node_ids if self.records[node_id].is_dead]
@@ -388,45 +388,45 @@ class ProbeSchedule:
         self._timing = timing
         self._random = random
 
-    def after_answer(self, standing: Standing, now: float, peers: int) -> float:
+    def after_answer(self, standing: AddressRole, now: float, peers: int) -> float:
         """The next time for an address that just answered, in a swarm of so many peers."""
-        is_alternate = standing is Standing.ALTERNATE
+        is_alternate = standing is AddressRole.ALTERNATE
         interval_s = self._timing.alternate_interval_s if is_alternate else self._timing.probe_interval_s
         longer = stretch(peers)
         return now + self._jittered(
             interval_s * longer, self._timing.jitter if longer == 1 else self._timing.crowd_jitter
         )
 
-    def after_failure(self, contact: Contact, standing: Standing, now: float, lost: int) -> float:
+    def after_failure(self, contact: Contact, standing: AddressRole, now: float, lost: int) -> float:
         """The next time for an address whose probe just failed, with so many dead peers."""
         timing = self._timing
         match standing:
-            case Standing.ROUTE if contact.refusals:
+            case AddressRole.ROUTE if contact.refusals:
                 return now + timing.refused_retry_s
-            case Standing.ROUTE:
+            case AddressRole.ROUTE:
                 return self.next_in_step(contact, now)
-            case Standing.RESCUE if contact.failures < DEAD_AFTER_FAILURES:
+            case AddressRole.RESCUE if contact.failures < DEAD_AFTER_FAILURES:
                 return self.next_in_step(contact, now)
-            case Standing.RESCUE | Standing.ALTERNATE:
+            case AddressRole.RESCUE | AddressRole.ALTERNATE:
                 return now + self._backoff(contact, timing.alternate_interval_s, timing.unproven_retry_cap_s)
-            case Standing.LOST:
+            case AddressRole.LOST:
                 slower = lost_stretch(lost)
                 return now + self._backoff(contact, timing.retry_first_s * slower, timing.lost_retry_cap_s * slower)
-            case Standing.UNPROVEN:
+            case AddressRole.UNPROVEN:
                 return now + self._backoff(contact, timing.retry_first_s, timing.unproven_retry_cap_s)
 
     def next_in_step(self, contact: Contact, now: float) -> float:
         """One interval after the last probe started: at once after a slow failure, spaced after a quick one."""
         return now if contact.started_at is None else max(now, contact.started_at + self._timing.probe_interval_s)
 
-    def next_start(self, contact: Contact, standing: Standing) -> float | None:
+    def next_start(self, contact: Contact, standing: AddressRole) -> float | None:
         """When a probe may leave; None until one that is under way ends.
 
         The address in use is asked again beside an unanswered probe, which then has a connection of its own.
         """
         if not contact.in_flight or contact.started_at is None:
             return contact.due_at
-        if standing is not Standing.ROUTE or contact.in_flight >= MAX_PROBES_AT_ONCE:
+        if standing is not AddressRole.ROUTE or contact.in_flight >= MAX_PROBES_AT_ONCE:
             return None
         return contact.started_at + self.patience_s(contact)
 
@@ -442,9 +442,9 @@ class ProbeSchedule:
         timing = self._timing
         return contact.silent_since + _within(timing.suspect_after_s, contact.usual_s, timing.suspect_late_s)
 
-    def timeout_s(self, contact: Contact, standing: Standing) -> float:
+    def timeout_s(self, contact: Contact, standing: AddressRole) -> float:
         """How long a probe that leaves now is waited for: on the address in use, until a verdict is due."""
-        if standing is not Standing.ROUTE or contact.started_at is None or contact.silent_since is None:
+        if standing is not AddressRole.ROUTE or contact.started_at is None or contact.silent_since is None:
             return _within(self._timing.probe_timeout_s, contact.usual_s, self._timing.suspect_late_s)
         left_s = self._timing.give_up_s - (contact.started_at - contact.silent_since)
         return max(left_s, self._timing.retransmit_min_s)

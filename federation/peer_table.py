@@ -33,11 +33,11 @@ from federation.peer import (
     describe_difference,
 )
 from federation.peer_records import (
+    AddressRole,
     Contact,
     PeerRecords,
     ProbeSchedule,
     Record,
-    Standing,
     check,
     differ,
     double_words,
@@ -46,7 +46,7 @@ from federation.peer_records import (
     is_successor,
     why_self,
 )
-from federation.probing import Answer, Happening, HintAllowance, News, NewsBoard, Question, Sight, view_digest
+from federation.probing import HintAllowance, News, NewsBoard, NewsKind, ProbeAnswer, ProbeQuestion, Sight, view_digest
 from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, TableBounds, Timing
 
 Changes = tuple[Change, ...]
@@ -115,11 +115,11 @@ class PeerTable:
         contact.claimed_id = node_id or contact.claimed_id
         contact.source = max(contact.source, source)
         contact.since = now if contact.node_id is None else contact.since
-        if self._held.standing(contact) in (Standing.LOST, Standing.UNPROVEN):
+        if self._held.role_of(contact) in (AddressRole.LOST, AddressRole.UNPROVEN):
             contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
         return ()
 
-    def probe_answered(self, address: Address, answer: Answer, rtt_ms: float, now: float) -> Changes:
+    def probe_answered(self, address: Address, answer: ProbeAnswer, rtt_ms: float, now: float) -> Changes:
         """A probe brought a valid description. Other probes of that address, still under way, may be given up."""
         contact = self._held.contacts.get(address)
         if contact is None:  # forgotten while the probe ran
@@ -165,7 +165,7 @@ class PeerTable:
         elif record.route == address:
             is_lost = contact.is_lost(now, self._timing)
             changes = self._leave(record, reason, now) if is_lost else self._suspect(record, reason, now)
-        standing = self._held.standing(contact)
+        standing = self._held.role_of(contact)
         contact.due_at = self._schedule.after_failure(contact, standing, now, self._held.lost)
         return changes
 
@@ -226,7 +226,7 @@ class PeerTable:
             self._hurry(record, now)
         return ()
 
-    def heard(self, news: Iterable[News], informant_id: str, now: float, remote: str | None = None) -> Changes:
+    def news_received(self, news: Iterable[News], informant_id: str, now: float, remote: str | None = None) -> Changes:
         """What another node found: reasons to probe at once, within an allowance, and never more than that.
 
         Listened to only from peers that are here; a hinted loopback address means the informant's machine. `remote` is
@@ -243,7 +243,7 @@ class PeerTable:
                 continue
             if not self._hints.take(now):
                 break
-            if item.what is Happening.JOINED:
+            if item.what is NewsKind.JOINED:
                 self.proposed(item.address, Source.EXCHANGE, now)
             if record is not None:
                 self._hurry(record, now)
@@ -297,24 +297,24 @@ class PeerTable:
         for contact in due:
             record = self._held.record_of(contact)
             if contact.in_flight and record is not None:
-                self._post(record, Happening.DOUBTED, now)  # late: others may look too, long before it is a suspicion
+                self._post(record, NewsKind.DOUBTED, now)  # late: others may look too, long before it is a suspicion
             contact.start(now)
         return tuple(contact.address for contact in due)
 
-    def question(self, address: Address, now: float) -> Question:
+    def question(self, address: Address, now: float) -> ProbeQuestion:
         """What to ask at an address that is due."""
         contact = self._held.contacts[address]
         record = self._held.record_of(contact)
-        timeout_s = self._schedule.timeout_s(contact, self._held.standing(contact))
+        timeout_s = self._schedule.timeout_s(contact, self._held.role_of(contact))
         if record is None or record.answer is None:
-            return Question(timeout_s, news=self._board.told(now))
+            return ProbeQuestion(timeout_s, news=self._board.items(now))
         known = record.answer if record.answer.tag is not None else None
         introduces = record.answer.sight is not Sight.HERE
-        return Question(timeout_s, known, self._board.told(now, to=record.description.id), introduces)
+        return ProbeQuestion(timeout_s, known, self._board.items(now, to=record.description.id), introduces)
 
     def next_due(self) -> float | None:
         """When `due_probes` or `tick` next has something; None while there is nothing to wait for but answers."""
-        starts = (self._schedule.next_start(held, self._held.standing(held)) for held in self._held.contacts.values())
+        starts = (self._schedule.next_start(held, self._held.role_of(held)) for held in self._held.contacts.values())
         verdicts = (self._verdict_at(record) for record in self._held.records.values())
         return min((at for at in (*starts, *verdicts) if at is not None), default=None)
 
@@ -357,7 +357,7 @@ class PeerTable:
 
     def news(self, now: float, to: str | None = None) -> tuple[News, ...]:
         """What this node has found out of late, for the node `to`."""
-        return self._board.told(now, to)
+        return self._board.items(now, to)
 
     def view(self) -> str:
         """A digest of who is here, this node included: equal where two nodes agree."""
@@ -394,7 +394,7 @@ class PeerTable:
 
     # Transitions of a peer
 
-    def _refresh(self, record: Record, contact: Contact, answer: Answer, now: float) -> Changes:
+    def _refresh(self, record: Record, contact: Contact, answer: ProbeAnswer, now: float) -> Changes:
         """The node answered through `contact`: update its record and say what changed."""
         description = answer.description
         difference = describe_difference(record.description, description)
@@ -411,7 +411,7 @@ class PeerTable:
             record.state = PeerState.ALIVE
             changes = (PeerJoined(self._held.view(record), returned=record.has_joined),)
             record.has_joined = True
-            self._post(record, Happening.JOINED, now)
+            self._post(record, NewsKind.JOINED, now)
         else:
             was, record.state = record.state, PeerState.ALIVE
             self._board.retract(description.id)
@@ -420,7 +420,7 @@ class PeerTable:
             changes = (PeerChanged(self._held.view(record), was, reason),) if reason else ()
         is_settled = not record.is_dead and answer.sight in (None, Sight.HERE)  # else both need to know more soon
         contact.due_at = self._schedule.after_answer(
-            self._held.standing(contact), now, self._held.here if is_settled else 0
+            self._held.role_of(contact), now, self._held.here if is_settled else 0
         )
         return changes
 
@@ -472,7 +472,7 @@ class PeerTable:
             return ()
         record.state = PeerState.SUSPECT
         self._hurry(record, now)
-        self._post(record, Happening.DOUBTED, now)
+        self._post(record, NewsKind.DOUBTED, now)
         return (PeerChanged(self._held.view(record), PeerState.ALIVE, reason),)
 
     def _leave(self, record: Record, reason: str, now: float) -> Changes:
@@ -482,10 +482,10 @@ class PeerTable:
         record.left_at = now
         for contact in self._held.contacts_of(record):
             contact.due_at = min(contact.due_at, now + self._timing.retry_first_s)
-        self._post(record, Happening.LEFT, now)
+        self._post(record, NewsKind.LEFT, now)
         return (PeerLeft(self._held.view(record), reason),)
 
-    def _post(self, record: Record, what: Happening, now: float) -> None:
+    def _post(self, record: Record, what: NewsKind, now: float) -> None:
         """Tell the others, who will see for themselves."""
         description = record.description
         self._board.post(description.id, what, self._held.hint(record).address, description.instance, now)
@@ -505,11 +505,11 @@ class PeerTable:
 
     def _make_room(self, contact: Contact, now: float) -> tuple[Changes, str | None]:
         """Let somebody go for what answers at `contact`, if need be; why it cannot be recorded, if it cannot."""
-        room = self._held.room_for(contact)
-        if room.gone is None:
-            return (), room.why_not
-        changes = self._leave(self._held.records[room.gone], "makes room for a node of another address", now)
-        self._held.forget(room.gone)
+        room = self._held.admission_of(contact)
+        if room.evicts is None:
+            return (), room.refusal
+        changes = self._leave(self._held.records[room.evicts], "makes room for a node of another address", now)
+        self._held.forget(room.evicts)
         return changes, None
 
     def _first_again(self, record: Record, contact: Contact, now: float) -> Changes:
@@ -533,7 +533,7 @@ class PeerTable:
     def _reject(self, contact: Contact, why: Why, reason: str, now: float) -> Changes:
         changes = self._moved_away(contact, now)
         contact.fail(refused=False, problem=reason)
-        contact.due_at = self._schedule.after_failure(contact, Standing.UNPROVEN, now, self._held.lost)
+        contact.due_at = self._schedule.after_failure(contact, AddressRole.UNPROVEN, now, self._held.lost)
         return (*changes, *self._report(contact, why, reason))
 
     def _moved_away(self, contact: Contact, now: float) -> Changes:
@@ -563,16 +563,16 @@ class PeerTable:
         """Whether the address has been useless for long: never proven, or a failing alternative to one that works."""
         if contact.source is Source.STATIC or now - contact.since < self._timing.forget_unproven_s:
             return False
-        standing = self._held.standing(contact)
-        return standing is Standing.UNPROVEN or (standing is Standing.ALTERNATE and contact.failures > 0)
+        standing = self._held.role_of(contact)
+        return standing is AddressRole.UNPROVEN or (standing is AddressRole.ALTERNATE and contact.failures > 0)
 
     def _is_due(self, contact: Contact, now: float) -> bool:
-        start_at = self._schedule.next_start(contact, self._held.standing(contact))
+        start_at = self._schedule.next_start(contact, self._held.role_of(contact))
         return start_at is not None and start_at <= now
 
     def _is_of_use(self, item: News, record: Record | None, now: float) -> bool:
         """Whether the news may be true and is not known here, by evidence as young."""
-        if item.what is Happening.JOINED:
+        if item.what is NewsKind.JOINED:
             return record is None or record.is_dead
         if record is None or record.is_dead or not self._is_current(record, item.run):
             return False

@@ -30,7 +30,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from federation.advertisement import MAX_MODELS, Host, NodeDescription, NodeId, parse_description
 from federation.errors import AdvertisementError
 from federation.hostport import MAX_PORT, Address
-from federation.wire import Wire, first_problem
+from federation.wire import WireModel, first_problem
 
 NEWS_LIFE_S: Final = 5.0  # at six probes a second each way everybody has met everybody's acquaintance by then
 MAX_NEWS_TOLD: Final = 8  # in one message: the youngest; some 130 bytes each
@@ -44,7 +44,7 @@ _REST_CHARS: Final = 8
 _VIEW_CHARS: Final = 12
 
 
-class Happening(StrEnum):
+class NewsKind(StrEnum):
     """What the teller found."""
 
     JOINED = "joined"
@@ -52,11 +52,11 @@ class Happening(StrEnum):
     LEFT = "left"
 
 
-class News(Wire):
+class News(WireModel):
     """Of node `id`, in its run `run`, found `age_s` ago; `host` and `port` are where it answers, or did."""
 
     id: NodeId
-    what: Happening
+    what: NewsKind
     host: Host
     port: Annotated[int, Field(ge=1, le=MAX_PORT)]
     run: NodeId | None = None
@@ -67,8 +67,8 @@ class News(Wire):
         return Address(self.host, self.port)
 
 
-Tidings = Annotated[tuple[News, ...], Field(max_length=MAX_NEWS_TOLD)]
-_TIDINGS: Final[TypeAdapter[tuple[News, ...]]] = TypeAdapter(Tidings)
+NewsItems = Annotated[tuple[News, ...], Field(max_length=MAX_NEWS_TOLD)]
+_TIDINGS: Final[TypeAdapter[tuple[News, ...]]] = TypeAdapter(NewsItems)
 
 
 class Sight(StrEnum):
@@ -79,25 +79,25 @@ class Sight(StrEnum):
     UNKNOWN = "unknown"  # not met yet
 
 
-class _Load(Wire):
+class _Load(WireModel):
     """What work changes of a description: `models` in its order, each with LOAD_FIELDS only."""
 
     slots_free: int
     models: Annotated[tuple[dict[str, JsonValue], ...], Field(max_length=MAX_MODELS)]
 
 
-class _Extras(Wire):
+class _Extras(WireModel):
     """What comes beside a description, or with `same` and `load` in place of it."""
 
     same: Annotated[str, Field(max_length=64)] | None = None
     load: _Load | None = None
     view: Annotated[str, Field(max_length=64)] | None = None
     sight: Sight | None = None
-    news: Tidings = ()
+    news: NewsItems = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeAnswer:
     """A probe's answer, whole again. `tag` and `view` are None from a node of an older version."""
 
     description: NodeDescription
@@ -108,17 +108,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeQuestion:
     """What a probe takes along: what is known already, this node's news, and whether to say where this node is."""
 
     timeout_s: float
-    known: Answer | None = None
+    known: ProbeAnswer | None = None
     news: tuple[News, ...] = ()
     introduces: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ProbeReply:
     """What to send back; the body is JSON."""
 
     status: int
@@ -133,27 +133,27 @@ def view_digest(ids: frozenset[str]) -> str:
 
 def reply_to(
     description: NodeDescription, view: str, sight: Sight, news: tuple[News, ...], asked_tag: str | None
-) -> Reply:
+) -> ProbeReply:
     """The answer to a probe that knows `asked_tag` (an If-None-Match header) already."""
     load = _load_of(description)
     static = _digest(_static_of(description), _STATIC_CHARS)
     tag = f'"{static}-{_digest({"load": load, "view": view, "sight": sight}, _REST_CHARS)}"'
     if asked_tag == tag and not news:
-        return Reply(304, tag, b"")
+        return ProbeReply(304, tag, b"")
     extras: dict[str, Any] = {"view": view, "sight": sight.value}
     if news:
         extras["news"] = [item.model_dump(mode="json", exclude_none=True) for item in news]
     is_known = asked_tag is not None and asked_tag.startswith(f'"{static}-')
     body = {"same": static, "load": load} if is_known else description.model_dump(mode="json")
-    return Reply(200, tag, json.dumps({**body, **extras}, separators=(",", ":")).encode())
+    return ProbeReply(200, tag, json.dumps({**body, **extras}, separators=(",", ":")).encode())
 
 
-def read_reply(raw: bytes | None, tag: str | None, known: Answer | None) -> Answer:
+def read_reply(raw: bytes | None, tag: str | None, known: ProbeAnswer | None) -> ProbeAnswer:
     """The answer that `raw` (None for a 304) stands for. Raises AdvertisementError that says what is wrong."""
     if raw is None:
         if known is None:
             raise AdvertisementError("answers that nothing has changed, and nothing was known")
-        return Answer(known.description, known.tag, known.view, known.sight)
+        return ProbeAnswer(known.description, known.tag, known.view, known.sight)
     try:
         extras = _Extras.model_validate_json(raw)
         if extras.same is None:
@@ -164,7 +164,7 @@ def read_reply(raw: bytes | None, tag: str | None, known: Answer | None) -> Answ
             description = known.description if extras.load is None else _with_load(known.description, extras.load)
     except ValidationError as error:
         raise AdvertisementError(f"does not describe a node: {first_problem(error)}") from error
-    return Answer(description, _checked(tag), extras.view, extras.sight, extras.news)
+    return ProbeAnswer(description, _checked(tag), extras.view, extras.sight, extras.news)
 
 
 def _checked(tag: str | None) -> str | None:
@@ -226,7 +226,7 @@ class NewsBoard:
     def __init__(self) -> None:
         self._findings: dict[str, _Finding] = {}  # the oldest first
 
-    def post(self, node_id: str, what: Happening, address: Address, run: str | None, now: float) -> None:
+    def post(self, node_id: str, what: NewsKind, address: Address, run: str | None, now: float) -> None:
         """In place of whatever was said of that node."""
         self._findings.pop(node_id, None)
         news = News(id=node_id, what=what, host=address.host, port=address.port, run=run)
@@ -236,10 +236,10 @@ class NewsBoard:
 
     def retract(self, node_id: str) -> None:
         """It is all right: a doubt is not worth telling any more."""
-        if node_id in self._findings and self._findings[node_id].news.what is Happening.DOUBTED:
+        if node_id in self._findings and self._findings[node_id].news.what is NewsKind.DOUBTED:
             del self._findings[node_id]
 
-    def told(self, now: float, to: str | None = None) -> tuple[News, ...]:
+    def items(self, now: float, to: str | None = None) -> tuple[News, ...]:
         """The youngest findings, the youngest last; a node is told nothing of itself."""
         for node_id in [node_id for node_id, found in self._findings.items() if now - found.at > NEWS_LIFE_S]:
             del self._findings[node_id]

@@ -27,7 +27,7 @@ from federation.errors import CertificateError, RosterError
 from federation.hostport import MAX_PORT, Address
 from federation.timing import MAX_ADDRESSES_PER_PEER, MAX_PEERS
 from federation.tls import MAX_CERTIFICATE_BYTES, check_certificate, node_id_of
-from federation.wire import Wire, first_problem
+from federation.wire import WireModel, first_problem
 
 MAX_MEMBERS: Final = MAX_PEERS  # as many as a peer table holds
 MAX_ENTRIES: Final = 2 * MAX_MEMBERS  # revoked ones included, which are never forgotten
@@ -58,7 +58,7 @@ Certificate = Annotated[str, Field(max_length=MAX_CERTIFICATE_BYTES * 4 // 3 + 4
 SwarmId = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * SWARM_ID_BYTES}}}$")]
 
 
-class Endpoint(Wire):
+class Endpoint(WireModel):
     """Where a member was last known to listen."""
 
     host: Host
@@ -72,7 +72,7 @@ class Endpoint(Wire):
 Endpoints = Annotated[tuple[Endpoint, ...], Field(max_length=MAX_ADDRESSES_PER_PEER)]
 
 
-class Entry(Wire):
+class Entry(WireModel):
     """One node. Without a certificate it is revoked.
 
     `name` and `places` are for finding it, `revoked_by` is the name of who did it: for people, and proof of nothing.
@@ -105,7 +105,7 @@ class Entry(Wire):
         return (self.epoch, self.revoked) > (other.epoch, other.revoked)
 
 
-class Roster(Wire):
+class Roster(WireModel):
     """The entries of one swarm, by id. Changes make new ones."""
 
     swarm: SwarmId

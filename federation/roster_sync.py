@@ -55,7 +55,7 @@ class RosterSync:
         for entry in self._trust.others:
             if entry.id not in here:
                 for place in entry.places:
-                    self._membership.heard_of(place.host, place.port)
+                    self._membership.endpoint_reported(place.host, place.port)
 
     def _on_change(self, change: TrustChange) -> None:
         if change.was != change.now or change.left:

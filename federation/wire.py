@@ -35,7 +35,7 @@ NEWS_HEADER: Final = "X-Swarm-News"  # what the asking node has found out of lat
 _MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     """Base of what crosses between nodes: immutable, unknown fields ignored (a newer peer may send more)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)

@@ -11,7 +11,7 @@ from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import Change, PeerJoined, Source
 from federation.peer_table import PeerTable
-from federation.probing import Answer
+from federation.probing import ProbeAnswer
 from federation.timing import Timing
 
 TIMING = Timing()
@@ -56,7 +56,7 @@ def answer(
     table: PeerTable, address: Address, description: NodeDescription, now: float, rtt_ms: float = 1.0
 ) -> tuple[Change, ...]:
     table.due_probes(now)
-    return table.probe_answered(address, Answer(description), rtt_ms, now)
+    return table.probe_answered(address, ProbeAnswer(description), rtt_ms, now)
 
 
 def fail(table: PeerTable, address: Address, now: float, refused: bool = False) -> tuple[Change, ...]:

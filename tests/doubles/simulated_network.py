@@ -10,7 +10,7 @@ from itertools import count
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import Change, Source
-from federation.probing import Answer
+from federation.probing import ProbeAnswer
 from federation.timing import Timing
 from tests.doubles.peer_tables import CheckedTable
 
@@ -48,7 +48,7 @@ def simulate(world: World, until: float, seed: int = 0) -> list[tuple[float, Cha
         if isinstance(fate, float):
             under_way.clear()  # given up, as the membership does
             is_kept = True
-            changes = table.probe_answered(HOME, Answer(NODE), took * 1000, now)
+            changes = table.probe_answered(HOME, ProbeAnswer(NODE), took * 1000, now)
         else:
             is_kept = False
             changes = table.probe_failed(HOME, fate, fate == "refused", now)

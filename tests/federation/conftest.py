@@ -83,7 +83,9 @@ class FakeNode:
 
     async def _node(self, request: web.Request) -> web.Response:
         if self.membership is not None:
-            reply = self.membership.asked(self.description, request.remote or "", request.query, request.headers)
+            reply = self.membership.reply_to_probe(
+                self.description, request.remote or "", request.query, request.headers
+            )
             return web.Response(
                 status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
             )
@@ -95,7 +97,7 @@ class FakeNode:
 
     async def _goodbye(self, request: web.Request) -> web.Response:
         if self.membership is not None:
-            self.membership.heard_goodbye(json.loads(await request.read())["id"])
+            self.membership.goodbye_received(json.loads(await request.read())["id"])
         return web.json_response({})
 
     async def _unanswered(self, _: web.Request) -> web.Response:

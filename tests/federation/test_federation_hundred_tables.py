@@ -12,7 +12,7 @@ from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import Source
 from federation.peer_table import PeerTable
-from federation.probing import Answer, Question
+from federation.probing import ProbeAnswer, ProbeQuestion
 from federation.timing import PROBES_PER_S
 
 NODES = 100
@@ -67,7 +67,7 @@ class Crowd:
             for asked in table.due_probes(self.now):
                 self._ask(address, table, asked, table.question(asked, self.now))
 
-    def _ask(self, asker: Address, table: PeerTable, asked: Address, question: Question) -> None:
+    def _ask(self, asker: Address, table: PeerTable, asked: Address, question: ProbeQuestion) -> None:
         self.probes += 1
         if asked in self.killed:
             table.probe_failed(asked, "refused", True, self.now)
@@ -76,16 +76,16 @@ class Crowd:
         else:
             asker_id, other = self.name(asker), self.tables[asked]
             other.called(asker_id, self.now)
-            other.heard(question.news, asker_id, self.now)
+            other.news_received(question.news, asker_id, self.now)
             other.proposed(asker, Source.EXCHANGE, self.now)
-            answer = Answer(
+            answer = ProbeAnswer(
                 NodeDescription(id=self.name(asked), name="x", version="0", url="http://x:1"),
                 view="",
                 sight=other.sight_of(asker_id),
                 news=other.news(self.now, asker_id),
             )
             table.probe_answered(asked, answer, 1.0, self.now)
-            table.heard(answer.news, self.name(asked), self.now)
+            table.news_received(answer.news, self.name(asked), self.now)
 
     def name(self, address: Address) -> str:
         return f"id-{address.host.rpartition('.')[2]}"

@@ -201,8 +201,8 @@ async def test_mdns_reports_are_taken_up(fake_node: Any, joined: Any, until: Any
 async def test_where_a_caller_says_it_is_may_be_nonsense(fake_node: Any, joined: Any) -> None:
     async with joined(fake_node("here")) as here:
         for host, port in (("", 1), ("x" * 300, 1), ("ok", 0), ("0.0.0.0", 1), ("a b", 1)):
-            here.heard_of(host, port)
-        here.heard_goodbye("nobody")
+            here.endpoint_reported(host, port)
+        here.goodbye_received("nobody")
         assert here.peers() == ()
 
 
@@ -253,7 +253,7 @@ async def test_reports_after_the_end_start_nothing(fake_node: Any, joined: Any, 
         async with joined(fake_node("here"), (kitchen.address,)) as here:
             await until(here, here.alive)
         here.mdns_proposed(Address("10.0.0.9", 1), "late")
-        here.heard_goodbye("id-kitchen")
+        here.goodbye_received("id-kitchen")
         assert here.alive() == ()
 
 
@@ -306,7 +306,9 @@ async def test_who_came_through_a_proxy_has_no_address_to_be_probed_at(
     fake_node: Any, joined: Any, header: str
 ) -> None:
     async with joined(fake_node("here")) as here:
-        here.asked(fake_node("here").description, "127.0.0.1", {wire.FROM_PARAM: "10.0.0.9:6379"}, {header: "x"})
+        here.reply_to_probe(
+            fake_node("here").description, "127.0.0.1", {wire.FROM_PARAM: "10.0.0.9:6379"}, {header: "x"}
+        )
         assert not here.rejected()
         await asyncio.sleep(0)
         assert not here._table.due_probes(1e12)  # pyright: ignore[reportPrivateUsage]
@@ -315,7 +317,7 @@ async def test_who_came_through_a_proxy_has_no_address_to_be_probed_at(
 async def test_where_somebody_is_is_no_name(fake_node: Any, joined: Any) -> None:
     async with joined(fake_node("here")) as here:
         for host in ("localhost", "metadata.google.internal", "2130706433"):
-            here.heard_of(host, 80)
+            here.endpoint_reported(host, 80)
         assert not here._table.due_probes(1e12)  # pyright: ignore[reportPrivateUsage]
 
 

@@ -18,10 +18,10 @@ from federation.probing import (
     MAX_NEWS_KEPT,
     MAX_NEWS_TOLD,
     NEWS_LIFE_S,
-    Answer,
-    Happening,
     News,
     NewsBoard,
+    NewsKind,
+    ProbeAnswer,
     Sight,
     news_header,
     parse_news,
@@ -31,7 +31,7 @@ from federation.probing import (
 from tests.doubles.peer_tables import ATTIC, KITCHEN, answer, make_table, node, states, with_kitchen
 
 
-def news_of(node_id: str, what: Happening, host: str = "10.0.0.9", **more: object) -> News:
+def news_of(node_id: str, what: NewsKind, host: str = "10.0.0.9", **more: object) -> News:
     return News.model_validate({"id": node_id, "what": what, "host": host, "port": 1, **more})
 
 
@@ -40,11 +40,11 @@ def test_a_liar_evicts_nobody_and_costs_a_bounded_number_of_probes() -> None:
     table.proposed(ATTIC, table.peers()[0].source, 0.0)
     answer(table, ATTIC, node("attic"), 0.0)
     lies = [
-        news_of("id-kitchen", Happening.LEFT),
-        *(news_of(f"n{n}", Happening.JOINED, f"10.1.0.{n}") for n in range(99)),
+        news_of("id-kitchen", NewsKind.LEFT),
+        *(news_of(f"n{n}", NewsKind.JOINED, f"10.1.0.{n}") for n in range(99)),
     ]
     for _ in range(50):
-        assert table.heard(lies, "id-attic", 0.5) == ()
+        assert table.news_received(lies, "id-attic", 0.5) == ()
     assert states(table) == {"attic": "alive", "kitchen": "alive"}
     assert len(table.addresses()) <= 2 + HINTED_PROBES_AT_ONCE
     assert table.news(0.5)[-1].id in ("id-attic", "id-kitchen"), "only what this node has seen itself"
@@ -52,10 +52,10 @@ def test_a_liar_evicts_nobody_and_costs_a_bounded_number_of_probes() -> None:
 
 def test_strangers_and_the_dead_are_not_listened_to() -> None:
     table = with_kitchen()
-    joined = [news_of("new", Happening.JOINED)]
-    table.heard(joined, "who", 0.5)
+    joined = [news_of("new", NewsKind.JOINED)]
+    table.news_received(joined, "who", 0.5)
     table.goodbye("id-kitchen", 0.6)
-    table.heard(joined, "id-kitchen", 0.7)
+    table.news_received(joined, "id-kitchen", 0.7)
     assert table.addresses() == (KITCHEN,)
 
 
@@ -66,19 +66,19 @@ def test_a_doubt_has_it_probed_at_once_in_a_large_swarm() -> None:
         answer(table, Address(f"10.0.1.{number}", 1), node(f"n{number}"), 0.0)
     for number in range(40):  # once more, now that it is a large swarm
         answer(table, Address(f"10.0.1.{number}", 1), node(f"n{number}"), 1.2)
-    table.heard([news_of("id-n7", Happening.DOUBTED, age_s=1.0)], "id-n8", 2.5)
+    table.news_received([news_of("id-n7", NewsKind.DOUBTED, age_s=1.0)], "id-n8", 2.5)
     assert table.due_probes(2.5) == (Address("10.0.1.7", 1),)
-    table.heard([news_of("id-n9", Happening.DOUBTED, age_s=4.0)], "id-n8", 2.6)
+    table.news_received([news_of("id-n9", NewsKind.DOUBTED, age_s=4.0)], "id-n8", 2.6)
     assert table.due_probes(2.6) == (), "this node has heard from it since"
 
 
 def test_the_board_is_bounded_and_forgets() -> None:
     board = NewsBoard()
     for number in range(100):
-        board.post(f"n{number}", Happening.LEFT, KITCHEN, None, 1.0)
-    assert len(board.told(1.0)) == MAX_NEWS_TOLD <= MAX_NEWS_KEPT
-    assert board.told(1.0, to="n99")[-1].id == "n98"
-    assert board.told(1.1 + NEWS_LIFE_S) == ()
+        board.post(f"n{number}", NewsKind.LEFT, KITCHEN, None, 1.0)
+    assert len(board.items(1.0)) == MAX_NEWS_TOLD <= MAX_NEWS_KEPT
+    assert board.items(1.0, to="n99")[-1].id == "n98"
+    assert board.items(1.1 + NEWS_LIFE_S) == ()
 
 
 @given(st.text(max_size=300))
@@ -87,7 +87,7 @@ def test_any_header_is_news_or_nothing(text: str) -> None:
 
 
 def test_news_survive_the_wire() -> None:
-    sent = (news_of("id-kitchen", Happening.DOUBTED, run="run-1", age_s=1.5),)
+    sent = (news_of("id-kitchen", NewsKind.DOUBTED, run="run-1", age_s=1.5),)
     assert parse_news(news_header(sent)) == sent
 
 
@@ -122,13 +122,13 @@ def test_who_answers_and_cannot_reach_this_node_is_out_here_too_until_it_can() -
     left = []
     while now < 20.0:
         table.due_probes(now)
-        left += table.probe_answered(KITCHEN, Answer(node("kitchen"), sight=Sight.UNREACHABLE), 1.0, now)
+        left += table.probe_answered(KITCHEN, ProbeAnswer(node("kitchen"), sight=Sight.UNREACHABLE), 1.0, now)
         now += 1.0
     (change,) = left
     assert isinstance(change, PeerLeft)
     assert "cannot reach this node" in change.reason
     table.due_probes(now)
-    (back,) = table.probe_answered(KITCHEN, Answer(node("kitchen"), sight=Sight.HERE), 1.0, now)
+    (back,) = table.probe_answered(KITCHEN, ProbeAnswer(node("kitchen"), sight=Sight.HERE), 1.0, now)
     assert isinstance(back, PeerJoined)
 
 

@@ -5,7 +5,7 @@ import pytest
 from federation.advertisement import ServedModel
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
-from federation.probing import Answer
+from federation.probing import ProbeAnswer
 from tests.doubles.peer_tables import (
     ATTIC,
     KITCHEN,
@@ -27,7 +27,7 @@ def test_only_an_answer_makes_a_peer() -> None:
     assert table.due_probes(0.0) == (KITCHEN,)
     assert table.due_probes(9.0) == (), "one probe at a time"
     assert table.next_due() is None
-    table.probe_answered(KITCHEN, Answer(node("kitchen")), 4.0, 0.1)
+    table.probe_answered(KITCHEN, ProbeAnswer(node("kitchen")), 4.0, 0.1)
     (peer,) = table.alive()
     assert (peer.name, peer.address, peer.source, peer.rtt_ms) == ("kitchen", KITCHEN, Source.MDNS, 4.0)
     assert peer.url == "http://10.0.0.2:17615"
@@ -91,7 +91,7 @@ def test_a_peer_that_is_always_slow_is_waited_for() -> None:
     for _ in range(20):
         now = table.next_due()
         table.due_probes(now)
-        table.probe_answered(KITCHEN, Answer(node("kitchen")), 2000.0, now + 2.0)
+        table.probe_answered(KITCHEN, ProbeAnswer(node("kitchen")), 2000.0, now + 2.0)
     now = table.next_due()
     table.due_probes(now)
     assert table.tick(now + 1.9) == (), "no suspicion while it is only as slow as usual"
@@ -154,7 +154,9 @@ def test_traffic_of_strangers_is_nothing() -> None:
     assert table.traffic_ok("who", 0.0) == table.traffic_failed("who", 0.0) == table.goodbye("who", 0.0) == ()
     assert table.doubted("who", 0.0) == ()
     assert (
-        table.probe_answered(ATTIC, Answer(node("attic")), 1.0, 0.0) == table.probe_failed(ATTIC, "x", False, 0.0) == ()
+        table.probe_answered(ATTIC, ProbeAnswer(node("attic")), 1.0, 0.0)
+        == table.probe_failed(ATTIC, "x", False, 0.0)
+        == ()
     )
     assert table.peers() == ()
 

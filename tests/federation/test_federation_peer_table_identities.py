@@ -2,7 +2,7 @@
 
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
-from federation.probing import Answer
+from federation.probing import ProbeAnswer
 from tests.doubles.peer_tables import (
     ATTIC,
     HERE,
@@ -80,7 +80,7 @@ def test_the_second_interface_saves_a_peer_whose_first_fails() -> None:
     answer(table, KITCHEN_WIFI, node("kitchen"), 0.0)
     fail(table, KITCHEN, 1.0)
     assert KITCHEN_WIFI in table.due_probes(1.0), "asked at once, not at its next turn"
-    table.probe_answered(KITCHEN_WIFI, Answer(node("kitchen")), 5.0, 1.1)
+    table.probe_answered(KITCHEN_WIFI, ProbeAnswer(node("kitchen")), 5.0, 1.1)
     for now in (2.5, 4.0, 6.0):
         assert not any(isinstance(change, PeerLeft) for change in fail(table, KITCHEN, now))
     assert (table.alive()[0].state, table.alive()[0].address) == (PeerState.ALIVE, KITCHEN_WIFI)

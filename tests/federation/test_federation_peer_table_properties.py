@@ -12,7 +12,7 @@ from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
 from federation.peer_table import Changes, PeerTable
-from federation.probing import Answer, Happening, News
+from federation.probing import News, NewsKind, ProbeAnswer
 from federation.timing import MAX_PROBES_AT_ONCE, TableBounds
 
 BOUNDS = TableBounds(
@@ -82,13 +82,13 @@ class AnyHistory(RuleBasedStateMachine):
     def answered(self, data: st.DataObject, node_id: str, run: str, draining: bool, rtt: float) -> None:
         address = data.draw(st.sampled_from(sorted(set(self.in_flight))))
         self.in_flight = [held for held in self.in_flight if held != address]
-        self.note(self.table.probe_answered(address, Answer(describe(node_id, run, draining)), rtt, self.now))
+        self.note(self.table.probe_answered(address, ProbeAnswer(describe(node_id, run, draining)), rtt, self.now))
 
     @rule(address=addresses, node_id=node_ids)
     def answered_late(self, address: Address, node_id: str) -> None:
         """The address was forgotten, and perhaps proposed again, while its probe ran."""
         if address not in self.in_flight:
-            self.note(self.table.probe_answered(address, Answer(describe(node_id, "run-1", False)), 1.0, self.now))
+            self.note(self.table.probe_answered(address, ProbeAnswer(describe(node_id, "run-1", False)), 1.0, self.now))
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), refused=st.booleans(), reason=st.sampled_from(["timed out", "rubbish"]))
@@ -109,10 +109,10 @@ class AnyHistory(RuleBasedStateMachine):
     def withdrawn(self, address: Address) -> None:
         self.note(self.table.withdrawn(address))
 
-    @rule(node_id=node_ids, what=st.sampled_from(Happening), address=addresses, informant=node_ids)
-    def told(self, node_id: str, what: Happening, address: Address, informant: str) -> None:
+    @rule(node_id=node_ids, what=st.sampled_from(NewsKind), address=addresses, informant=node_ids)
+    def told(self, node_id: str, what: NewsKind, address: Address, informant: str) -> None:
         news = News(id=node_id, what=what, host=address.host, port=address.port)
-        self.note(self.table.heard([news], informant, self.now))
+        self.note(self.table.news_received([news], informant, self.now))
         self.note(self.table.called(informant, self.now))
 
     @rule()
@@ -176,7 +176,9 @@ class AnyHistory(RuleBasedStateMachine):
         while self.now < end:
             for address in {*self.in_flight, *self.table.due_probes(self.now)}:
                 self.note(
-                    self.table.probe_answered(address, Answer(describe(home[address], "run-3", False)), 1.0, self.now)
+                    self.table.probe_answered(
+                        address, ProbeAnswer(describe(home[address], "run-3", False)), 1.0, self.now
+                    )
                 )
             self.in_flight.clear()
             self.now += 0.5

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from federation.hostport import Address, neighbourhood, same_host
 from federation.peer import AddressRejected, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.peer_table import PeerTable
-from federation.probing import Happening, News
+from federation.probing import News, NewsKind
 from federation.timing import (
     MAX_ADDRESSES_PER_PEER,
     MAX_PEERS,
@@ -188,8 +188,8 @@ def test_nothing_that_an_outsider_says_takes_a_node_that_answers_out_of_routing(
             case "call":
                 table.called("id-kitchen", now, remote)
             case _:
-                news = News(id="id-kitchen", what=Happening.LEFT, host="10.0.0.2", port=17615, run=run)
-                table.heard([news], "id-kitchen", now, remote)
+                news = News(id="id-kitchen", what=NewsKind.LEFT, host="10.0.0.2", port=17615, run=run)
+                table.news_received([news], "id-kitchen", now, remote)
         assert states(table) == {"kitchen": "alive"}
         assert table.addresses() == (KITCHEN,)
     assert probes <= 1 + now / TIMING.probe_interval_s * 2, "and it costs no more probes than twice the usual"
@@ -197,10 +197,10 @@ def test_nothing_that_an_outsider_says_takes_a_node_that_answers_out_of_routing(
 
 def test_news_are_heard_from_where_the_informant_answers_only() -> None:
     """Else anybody could send this node to any host and port, in a peer's name."""
-    item = News(id="id-attic", what=Happening.JOINED, host=ATTIC.host, port=ATTIC.port)
+    item = News(id="id-attic", what=NewsKind.JOINED, host=ATTIC.host, port=ATTIC.port)
     for remote, heard in (("10.0.0.66", False), ("10.0.0.2", True), (None, True)):
         table = with_kitchen()
-        table.heard([item], "id-kitchen", 1.0, remote)
+        table.news_received([item], "id-kitchen", 1.0, remote)
         assert (ATTIC in table.addresses()) is heard
 
 

@@ -53,7 +53,7 @@ async def house(*steps: Step, slots: int = 2) -> AsyncIterator[House]:
         kitchen = await stack.enter_async_context(RunningNode("kitchen", ready(engines["kitchen"]), options=knows))
         await study.membership.__aenter__()
         stack.push_async_callback(study.membership.__aexit__, None, None, None)
-        study.membership.heard_of(kitchen.address.host, kitchen.address.port)
+        study.membership.endpoint_reported(kitchen.address.host, kitchen.address.port)
         await study.until(lambda: len(study.membership.alive()) == 1)
         yield House(study, kitchen, engines, await stack.enter_async_context(connect(kitchen.url)))
 

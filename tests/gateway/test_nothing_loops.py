@@ -84,7 +84,7 @@ async def test_peers_that_know_each_other_pass_nothing_back(options: dict[str, o
         await stack.enter_async_context(attic.membership)
         knows = NodeOptions(peers=[attic.address])
         kitchen = await stack.enter_async_context(RunningNode("kitchen", ready(engines[1]), options=knows))
-        attic.membership.heard_of("127.0.0.1", kitchen.address.port)
+        attic.membership.endpoint_reported("127.0.0.1", kitchen.address.port)
         await attic.until(lambda: bool(attic.membership.alive()))
         client = await stack.enter_async_context(connect(kitchen.url))
         reply = await client.chat(swarm=options)

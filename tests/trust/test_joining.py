@@ -112,8 +112,8 @@ async def test_a_node_is_a_member_again_after_a_restart(make_node: MakeNode, tmp
         await all_alive(kitchen, study)
     back = [make_node(name, open_trust(tmp_path, name)) for name in ("kitchen", "study")]
     async with run_nodes(*back):
-        back[1].membership.heard_of(*back[0].address)  # the ports have changed, as mDNS would tell
-        back[0].membership.heard_of(*back[1].address)
+        back[1].membership.endpoint_reported(*back[0].address)  # the ports have changed, as mDNS would tell
+        back[0].membership.endpoint_reported(*back[1].address)
         await all_alive(*back)
 
 

@@ -101,7 +101,7 @@ async def acquainted(*nodes: RunningNode) -> None:
     for node in nodes:
         for other in nodes:
             if other is not node:
-                node.membership.heard_of(*other.address)
+                node.membership.endpoint_reported(*other.address)
         await node.until(lambda node=node: len(node.membership.alive()) == len(nodes) - 1)
 
 
@@ -160,7 +160,7 @@ async def test_a_member_that_claims_another_id_is_no_peer(make_node: MakeNode, t
         study.id = attic_trust.node_id
         with pytest.raises(PeerError, match="its certificate is another node's"):
             await kitchen.client.describe(study.address, WAIT_S)
-        kitchen.membership.heard_of(*study.address)
+        kitchen.membership.endpoint_reported(*study.address)
         await eventually(lambda: all(study.address != a for p in kitchen.membership.peers() for a in p.addresses))
 
 

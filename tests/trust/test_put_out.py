@@ -90,8 +90,8 @@ async def test_one_that_was_off_learns_it_when_everybody_refuses_it(
         await acquainted(kitchen, attic)
         assert not (await kitchen.trust_service.revoke("study")).knows
         async with study:
-            study.membership.heard_of(*kitchen.address)
-            study.membership.heard_of(*attic.address)
+            study.membership.endpoint_reported(*kitchen.address)
+            study.membership.endpoint_reported(*attic.address)
             await eventually(lambda: study.trust.exclusion is not None)
             assert study.trust.exclusion.by in ("kitchen", "attic")
             assert said(study, "nobody else does: ask for a new code (`swarm invite` there)") == 1

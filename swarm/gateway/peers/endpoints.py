@@ -70,7 +70,9 @@ class CandidatesBody(Part):
 async def node(request: web.Request) -> web.Response:
     """Who this is, or what of it has changed; what a probe says of its own node is noted."""
     membership, node = request.app[MEMBERSHIP], request.app[DESCRIBE]()
-    reply = membership.asked(node, request.remote or "", request.query, request.headers, certified=MEMBER in request)
+    reply = membership.reply_to_probe(
+        node, request.remote or "", request.query, request.headers, certified=MEMBER in request
+    )
     return web.Response(
         status=reply.status, body=reply.body, content_type="application/json", headers={"ETag": reply.tag}
     )
@@ -88,7 +90,7 @@ async def goodbye(request: web.Request) -> web.Response:
     if request.get(MEMBER, body.id) != body.id:
         raise Forbidden("a member may say goodbye for itself only", "not_yourself")
     remote = None if MEMBER in request else request.remote or ""
-    request.app[MEMBERSHIP].heard_goodbye(body.id, body.instance, remote)
+    request.app[MEMBERSHIP].goodbye_received(body.id, body.instance, remote)
     return web.json_response({"status": "ok"})
 
 
