@@ -158,7 +158,7 @@ def download(
 
 
 def _until(stop: threading.Event | None, progress: Progress) -> Progress:
-    """`progress`, raising WorkStopped once `stop` is set: it is called for every chunk that arrives, and while waiting."""
+    """`progress`, raising WorkStopped once `stop` is set: called for every piece that arrives, and while waiting."""
 
     def report(done_bytes: int, total_bytes: int | None) -> None:
         if stop is not None and stop.is_set():

@@ -40,7 +40,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Whether one choice can be used, and if not, `why`, in words for a person."""
+    """Whether one choice can be used, and what it needs; `why` says in words what is missing, "" where nothing is."""
 
     choice: CatalogueChoice
     need: MemoryNeed
