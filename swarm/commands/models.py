@@ -49,7 +49,7 @@ MAX_ADDRESSES = 128  # asked who they are; a home has a handful of nodes, each w
 
 @contextmanager
 def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
-    """What the nodes around have. Raises SetupError for a --peer that is no address.
+    """The files that nodes nearby have. Raises SetupError for a --peer that is no address.
 
     The peers are asked in a thread of its own, so that Ctrl-C ends a download in this one.
     """
@@ -80,7 +80,7 @@ def files_nearby(settings: Settings, console: Console) -> Generator[LanFiles]:
 @asynccontextmanager
 async def _visiting(settings: Settings, named: Sequence[Address], console: Console) -> AsyncGenerator[LanFiles]:
     trust = await asyncio.to_thread(own_membership, settings.data_path, settings.name)
-    # A member asks as itself. In an open swarm the node that runs here has that id, and hears nobody else in it.
+    # A member asks as itself. In an open swarm the node that runs here has that id, and takes nobody else under it.
     visitor_id = node_id_of(secrets.token_bytes(32)) if trust is None else trust.node_id
     async with PeerClient(visitor_id, trust=trust) as client:
         found: list[FilePeer] | None = None
@@ -90,14 +90,14 @@ async def _visiting(settings: Settings, named: Sequence[Address], console: Conso
             if found is None:
                 kept = await asyncio.to_thread(load_peers, settings.data_path)
                 members = [place.address for entry in (trust.others if trust else ()) for place in entry.places]
-                found = await _who_answers(client, [*named, *members, *kept, *await _heard_of(client, visitor_id)])
+                found = await _who_answers(client, [*named, *members, *kept, *await _found_nearby(client, visitor_id)])
             return found
 
         yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
 
 
-async def _heard_of(client: PeerClient, visitor_id: str) -> list[Address]:
-    """A node on this machine, whom it knows, and who announces itself."""
+async def _found_nearby(client: PeerClient, visitor_id: str) -> list[Address]:
+    """The node on this machine, the peers that it knows, and nodes that announce themselves by mDNS."""
     here = Address("127.0.0.1", DEFAULT_PORT)
     hints, announced = await asyncio.gather(_known_to(client, here), _announced(visitor_id))
     return [here, *hints, *announced]

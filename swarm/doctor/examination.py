@@ -1,4 +1,4 @@
-"""All checks, one after the other, each finding as soon as it is there."""
+"""All checks of `swarm doctor`, one after the other; each finding is given as soon as it is known."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LOOPBACK = ("127.0.0.1", "::1")
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Every finding about this machine and the swarm around it, as a node with these settings would meet them."""
+    """Every finding about this machine and the swarm around it, for a node with these settings."""
     yield from examine_machine(settings)
     yield from examine_network(settings)
 
 
 def examine_machine(settings: Settings) -> Iterator[Finding]:
-    """What a node needs before it meets anybody."""
+    """What a node needs of its machine: engine, models, memory, disk, keys, packages."""
     yield machine_checks.check_engine(machine_probes.probe_engine())
     yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
     yield machine_checks.check_memory(probe_hardware().memory)
@@ -45,7 +45,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
 
 
 def examine_network(settings: Settings) -> Iterator[Finding]:
-    """What a node needs to be found and asked, and each peer."""
+    """What a node needs to be found and asked: port, addresses, multicast, firewall, trust; and each peer."""
     chosen: AnnouncedAddresses | None = None
     problem = ""
     try:
@@ -53,18 +53,20 @@ def examine_network(settings: Settings) -> Iterator[Finding]:
     except AddressError as error:
         problem = str(error)
     announced = () if chosen is None else chosen.announce
-    trust, distrust = _membership(settings)
+    trust, unreadable = _membership(settings)
     own = own_node.find_own_node((*LOOPBACK, *announced), settings.port, _api_key(settings), trust)
     yield _port(settings, chosen, own)
     yield network_checks.check_interfaces(chosen, problem)
     yield network_checks.check_multicast(network_probes.probe_multicast(announced))
     yield network_checks.check_firewall(settings.port, network_probes.probe_firewalls(settings.port))
-    if distrust is None:
+    if unreadable is None:
         yield network_checks.check_membership(
             None if trust is None else len(trust.others), None if trust is None else trust.problem
         )
     else:
-        yield fail("trust", distrust, "mend it: without it this node would stand open, so it does not start")
+        yield fail(
+            "trust", unreadable, "repair it: a node does not start without it, since it would be open to anybody"
+        )
     access = _key_and_peers(settings, own, trust)
     if access is not None:
         yield access
@@ -82,7 +84,7 @@ def _key_and_peers(settings: Settings, own: OwnNode | None, trust: Trust | None)
 
 
 def _api_key(settings: Settings) -> str | None:
-    """One that the node takes; None without any. What is wrong with their file, another check says."""
+    """The first API key of the node; None without any. A key file that cannot be read is another check's finding."""
     try:
         keys = given_keys(settings)
     except SetupError:
@@ -91,7 +93,7 @@ def _api_key(settings: Settings) -> str | None:
 
 
 def _membership(settings: Settings) -> tuple[Trust | None, str | None]:
-    """With what this node is a member of its swarm, and why that cannot be read."""
+    """This node's membership (None: an open node), and why it cannot be read, where it cannot."""
     try:
         return own_membership(settings.data_path, settings.name), None
     except SetupError as error:
@@ -115,7 +117,7 @@ def _examine_peers(settings: Settings, own: OwnNode | None, trust: Trust | None)
     try:
         listed = () if settings.peer_file is None else read_list(settings.peer_file)
     except AddressError as error:
-        yield fail("peers", str(error), "mend it (one HOST:PORT a line): a node does not start with it")
+        yield fail("peers", str(error), "correct it (one HOST:PORT a line): a node does not start with it")
     try:
         addresses = peer_probes.peer_addresses(own, Path(settings.data_path), settings.peer, listed, trust)
     except AddressError as error:
@@ -125,9 +127,9 @@ def _examine_peers(settings: Settings, own: OwnNode | None, trust: Trust | None)
     addressless = peer_probes.without_address(own, trust)
     unseen = network_checks.check_unknown_peers(own is not None and own.wants_key, addressless)
     yield from unseen
-    broken = {peer.address for peer in peers if peer.problem is not None}  # said once, by who was asked just now
-    told = () if own is None else (entry for entry in own.rejected if entry.address not in broken)
-    refused = [finding for finding in map(network_checks.check_rejected, told) if finding is not None]
+    broken = {peer.address for peer in peers if peer.problem is not None}  # reported below, by this machine's own check
+    rejected = () if own is None else (entry for entry in own.rejected if entry.address not in broken)
+    refused = [finding for finding in map(network_checks.check_rejected, rejected) if finding is not None]
     yield from refused
     if not (peers or unseen or refused):
         known = "the node that runs here knows none" if own else "none are known, and no node runs here to find any"

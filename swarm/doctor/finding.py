@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """Only `fail` makes the exit code 1. `unknown`: it could not be looked at, which is no reason to worry."""
+    """Only `fail` makes the exit code 1. `unknown`: the check was not possible, which is no reason to worry."""
 
     OK = "ok"
     WARN = "warn"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`check` names what was looked at; `remedy` is there for everything that is not well."""
+    """`check` names what was checked; `remedy` says what to do, for every warning and failure."""
 
     check: str
     level: Level

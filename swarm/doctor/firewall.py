@@ -1,4 +1,4 @@
-"""What a firewall's own listing says of the node's ports and of mDNS. Pure: text in, verdicts out.
+"""What a firewall's own listing says of the node's ports and of mDNS. Pure: text in, the state of each port out.
 
 A listing is judged only as far as that is safe: rules that name the ports, the default, and whether anything else could
 let a packet in. Whatever is more involved is "unknown", never a guess.
@@ -28,9 +28,9 @@ _HARMLESS = ("ct state", "iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "icmp", 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where it cannot be told.
+    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where that is unknown.
 
-    `pairing`: to the TCP port where joiners knock while an invitation is live.
+    `pairing`: the same for the TCP port where other machines join while an invitation is live.
     """
 
     tool: str
@@ -40,7 +40,7 @@ class Passage:
     pairing: PortVerdict = "open"
 
     def remedy(self, port: int) -> str:
-        """The command that lets all in."""
+        """The command that opens these ports."""
         joining = pairing_port(port)
         match self.tool:
             case "ufw":
@@ -64,7 +64,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule as far as it matters. `ports` None: it names none. `sure`: nothing else narrows it."""
+    """One rule as far as it matters here. `ports` None: it names none. `sure`: it has no further condition."""
 
     verdict: str
     protocol: str | None
@@ -78,7 +78,7 @@ class Rule:
 
 
 def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: int) -> PortVerdict:
-    """What becomes of a packet to this port. The first rule that names it decides, then the default."""
+    """The state of a port under these rules: the first rule that names it decides, then the default."""
     for rule in rules:
         if rule.names(protocol, port):
             if not rule.sure:
@@ -240,7 +240,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def _unless(jumps: bool, verdict: PortVerdict) -> PortVerdict:
-    """Rules in chains that are jumped to are not followed: they may let in what the rest drops."""
+    """`unknown` instead of `blocked` where rules jump to other chains: these are not read, and may let packets in."""
     return "unknown" if jumps and verdict == "blocked" else verdict
 
 

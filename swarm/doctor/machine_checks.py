@@ -17,7 +17,7 @@ NO_DISK_BYTES: Final = 50 * MIB_BYTES  # the node's own files and a log
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What came of loading the embedded model and asking it one thing."""
+    """What happened when the embedded model was loaded and asked one question: tokens generated, seconds taken."""
 
     name: str
     tokens: int
@@ -64,7 +64,7 @@ def check_models(defects: Mapping[str, str], whole: int) -> Finding:
 
 def check_memory(memory: Memory) -> Finding:
     if memory.free_bytes is None:
-        return unknown("memory", "this system does not tell how much memory is free")
+        return unknown("memory", "this system does not say how much memory is free")
     limit = "" if memory.limit_bytes is None else f"; the container's limit is {_gib(memory.limit_bytes)}"
     message = f"{_gib(memory.free_bytes)} free{limit}"
     remedy = "end other programs, give the container more, or serve a smaller model (swarm models fit)"
@@ -77,7 +77,7 @@ def check_disk(folder: DataFolder) -> Finding:
     if folder.problem is not None:
         return fail("disk", f"{folder.path}: {folder.problem}", "make it writable, or choose another with --data-dir")
     if folder.free_bytes is None:
-        return unknown("disk", f"{folder.path}: this system does not tell how much is free")
+        return unknown("disk", f"{folder.path}: this system does not say how much space is free")
     message = f"{folder.path}: {_gib(folder.free_bytes)} free"
     remedy = "delete models (swarm models rm) or other files, or choose another disk with --data-dir"
     if folder.free_bytes < NO_DISK_BYTES:
@@ -88,7 +88,7 @@ def check_disk(folder: DataFolder) -> Finding:
 def check_keys(files: Sequence[SecretFile]) -> Finding:
     for file in files:
         if file.problem is not None:
-            return fail("keys", file.problem, f"mend or remove {file.path}")
+            return fail("keys", file.problem, f"repair or remove {file.path}")
     exposed = [file.path for file in files if file.exposed]
     if exposed:
         return fail("keys", f"other users of this machine can read {exposed[0]}", f"chmod 600 {' '.join(exposed)}")
@@ -101,7 +101,7 @@ def check_requirements(program: str, python: str, unmet: Sequence[str]) -> Findi
     """`unmet` are the requirements that the installed packages do not meet, in words."""
     if unmet:
         return fail("versions", "; ".join(unmet), "pip install --upgrade local-swarm")
-    return ok("versions", f"local-swarm {program} on Python {python}, with all it needs")
+    return ok("versions", f"local-swarm {program} on Python {python}, and all required packages")
 
 
 def _gib(count_bytes: int) -> str:

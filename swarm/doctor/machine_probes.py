@@ -1,4 +1,4 @@
-"""Looking at this machine: the engine, the data directory, keys, packages. Each blocks, none changes a thing."""
+"""Probes of this machine: the engine, the data directory, keys, packages. Each blocks; none changes anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _AT_LEAST = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*>=\s*([0-9.]+)$")
 
 
 def probe_engine() -> EngineFacts:
-    """Load the embedded model in a process of its own, so that a native crash is a finding, and ask it one thing."""
+    """Load the embedded model in a process of its own, so that a native crash is a finding, and ask it one question."""
     began = time.monotonic()
     try:
         tokens = asyncio.run(_generate())
@@ -49,7 +49,7 @@ def probe_engine() -> EngineFacts:
 
 
 async def _generate() -> int:
-    """How many pieces of text came."""
+    """How many pieces of text it generates for a short prompt."""
     spec = EngineSpec("demo", embedded_model_path(), context_tokens=256, slots=1, threads=1)
     request = GenerationRequest(model="demo", prompt="Hello", max_tokens=4, temperature=0.0)
     async with asyncio.timeout(ENGINE_TIMEOUT_S):

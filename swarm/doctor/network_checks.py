@@ -32,9 +32,9 @@ Hearing = Literal["heard", "silent", "not sent", "untried"]
 
 @dataclass(frozen=True, slots=True)
 class PeerFacts:
-    """One peer as asked from here. `node_says` is the state it has for the node that runs here, where one does.
+    """One peer as this machine reaches it. `node_says` is its state as the node that runs here sees it, if one runs.
 
-    `sees_us`: whether it counts the node that runs here among its peers; None where nobody could say.
+    `sees_us`: whether it counts the node that runs here among its peers; None where that is unknown.
     `clock_ahead_s` is by how much its clock is ahead of this machine's. `remedy` goes with a particular `problem`.
     `is_absent`: a member of this swarm that does not answer where it was last; it may just be off.
     """
@@ -56,7 +56,7 @@ class PeerFacts:
 
 
 class Rejected(BaseModel):
-    """An address where the node that runs here finds no peer, as it says so."""
+    """An address that the node that runs here does not take for a peer, as it reports it."""
 
     address: str
     source: str
@@ -91,7 +91,7 @@ def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Fi
             return fail(
                 "interface",
                 message,
-                "connect this machine to a network, or leave --host out: nobody else can reach it now",
+                "connect this machine to a network, or leave --host out: no other machine can reach this node now",
             )
         case AddressKind.CONTAINER:
             remedy = "inside a container publish the port, or run it with --network host"
@@ -135,35 +135,41 @@ def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
             return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
     for passage in passages:
         if passage.pairing == "blocked":
-            message = f"{passage.tool} blocks TCP {joining}, where whoever this node invites would knock (`swarm join`)"
+            message = f"{passage.tool} blocks TCP {joining}, where machines that this node invites join (`swarm join`)"
             return warn("firewall", message, passage.remedy(port))
     unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns, passage.pairing)]
     if unclear:
         remedy = unclear[0].remedy(port)
-        return unknown("firewall", f"{unclear[0].tool}: {unclear[0].why or 'its rules cannot be judged'}", remedy)
+        return unknown(
+            "firewall", f"{unclear[0].tool}: {unclear[0].why or 'its rules are too involved to be read here'}", remedy
+        )
     if not passages:
-        return unknown("firewall", "no firewall that can be looked at was found here")
-    return ok("firewall", f"{', '.join(passage.tool for passage in passages)}: nothing in the way")
+        return unknown("firewall", "no firewall whose rules can be read was found here")
+    return ok("firewall", f"{', '.join(passage.tool for passage in passages)}: does not block the node")
 
 
 def check_membership(members: int | None, problem: str | None) -> Finding:
-    """`members` beside this node, None for an open one; `problem` where it was put out."""
+    """`members` beside this node, None for an open one; `problem` where it was removed from its swarm."""
     if problem is not None:
-        return fail("trust", problem, "until then this node answers alone; `swarm revoke` with its own id: it leaves")
+        return fail(
+            "trust",
+            problem,
+            "join again, or leave with `swarm revoke` and this node's own id; until then it works alone",
+        )
     if members is None:
         return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")
     return ok("trust", f"paired with {members} other member{'' if members == 1 else 's'}")
 
 
 def check_key_and_peers(with_key: bool, peers: str, runs: bool) -> Finding | None:
-    """Whether an API key closes this node to nodes, too; None where there is nothing to say. `peers` may ask as nodes.
+    """Whether an API key keeps other nodes out, too; None where there is nothing to report.
 
-    `runs`: this is what a node says that runs here, else what the settings would make of one.
+    `peers`: who may ask this node as nodes (AccessRules.peers). `runs`: a node that runs here says so.
     """
     if not with_key or peers not in ("anyone", "nobody"):
         return None
     if peers == "anyone":
-        said = f"clients need a key, but any machine that reaches the port has answers generated at {wire.PREFIX}"
+        said = f"clients need a key, but any machine that reaches the port may have answers generated at {wire.PREFIX}"
         return warn("access", f"{said} without one (--open-federation)", "pair the nodes: `swarm invite`")
     remedy = "`swarm join CODE` with another node's code, or --open-federation"
     if runs:
@@ -172,18 +178,20 @@ def check_key_and_peers(with_key: bool, peers: str, runs: bool) -> Finding | Non
 
 
 def check_peer(peer: PeerFacts) -> list[Finding]:
-    """Reachable there and back, the clock, the version: one finding for each that could be looked at."""
+    """Whether it is reachable both ways, its clock, its version: one finding for each that could be checked."""
     check = f"peer {peer.label}"
     if peer.other_protocol:
         return [fail(check, peer.problem or "speaks another protocol", "run the same version of local-swarm on both")]
     if peer.problem is not None and peer.remedy is not None:
         return [fail(check, peer.problem, peer.remedy)]
     if peer.problem is not None and peer.is_absent:
-        remedy = "start its node, or let the port in through the firewall there; `swarm revoke` puts out what is gone"
-        return [warn(check, f"a member that is not here: {peer.problem}", remedy)]
+        remedy = (
+            "start its node, or let the port in through the firewall there; `swarm revoke` removes one that is gone"
+        )
+        return [warn(check, f"a member that does not answer: {peer.problem}", remedy)]
     if peer.problem is not None:
         if peer.node_says == "alive":
-            return [ok(check, "the node that runs here reaches it (asked by its own means)")]
+            return [ok(check, "the node that runs here reaches it, although this check could not")]
         remedy = "start a node there, check the address, and let the port in through the firewall there"
         return [fail(check, peer.problem, remedy)]
     findings = [_both_ways(check, peer)]
@@ -193,7 +201,7 @@ def check_peer(peer: PeerFacts) -> list[Finding]:
 
 
 def check_rejected(rejected: Rejected) -> Finding | None:
-    """What the node that runs here says of an address that leads to no peer; None where that is as it should be."""
+    """What the node that runs here reports of an address that leads to no peer; None where that is as it should be."""
     remedy = _REJECTED_REMEDY.get(Why(rejected.why)) if rejected.why in tuple(Why) else "see docs/discovery.md"
     if remedy is None or (rejected.why == Why.DOWN and rejected.source != Source.STATIC.word):
         return None
@@ -203,14 +211,14 @@ def check_rejected(rejected: Rejected) -> Finding | None:
 
 
 def check_unknown_peers(wants_key: bool, addressless: Sequence[str]) -> list[Finding]:
-    """What nobody here could look at: all that the node keeps for those with its key, members without an address."""
+    """What could not be checked: the peers of a node that wants an API key, members without a known address."""
     findings: list[Finding] = []
     if wants_key:
-        said = "the node that runs here wants an API key to say whom it knows"
+        said = "the node that runs here wants an API key to list its peers"
         findings.append(unknown("peers", said, "give it: SWARM_API_KEY=KEY, or --config FILE as the node has it"))
     if addressless:
-        said = f"members whose address nobody here knows: {', '.join(addressless)}"
-        remedy = "start their nodes, or name one with --peer HOST:PORT; `swarm revoke` puts out what is gone"
+        said = f"members without a known address: {', '.join(addressless)}"
+        remedy = "start their nodes, or name one with --peer HOST:PORT; `swarm revoke` removes one that is gone"
         findings.append(warn("peers", said, remedy))
     return findings
 
@@ -221,9 +229,15 @@ def _both_ways(check: str, peer: PeerFacts) -> Finding:
             return ok(check, f"reachable both ways (version {peer.version})")
         case False:
             remedy = "let the port in through this machine's firewall, and check what address this node announces"
-            return fail(check, "answers, and does not count this node among its peers: the way back is closed", remedy)
+            return fail(
+                check, "answers, but does not have this node among its peers: it cannot reach this machine", remedy
+            )
         case None:
-            return unknown(check, "answers; the way back is checked while a node runs here", "start one and ask again")
+            return unknown(
+                check,
+                "answers; whether it reaches this machine is checked while a node runs here",
+                "start one and check again",
+            )
 
 
 def check_clock(label: str, ahead_s: float) -> Finding:

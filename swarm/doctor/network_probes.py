@@ -1,4 +1,4 @@
-"""Looking at the network from this machine: the port, multicast, firewalls. Each blocks; nothing is changed."""
+"""Probes of the network from this machine: the port, multicast, firewalls. Each blocks; none changes anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from swarm.node.listeners import open_listeners
 
 MULTICAST_TIMEOUT_S: Final = 1.0  # the packet does not leave the machine: it takes microseconds
 COMMAND_TIMEOUT_S: Final = 10.0
-NOT_SEEN: Final = "its rules can be read by the administrator only"
+NOT_SEEN: Final = "only the administrator can read its rules"
 REMEDY_SEEN: Final = "sudo swarm doctor"
 
 

@@ -1,4 +1,7 @@
-"""The node that runs on this machine, and what it says of its swarm to whoever may ask."""
+"""The node that runs on this machine, and what it reports of its swarm; and one question to any node over HTTP.
+
+In a paired swarm nodes are asked over mutual TLS, with this node's own certificate. All of it blocks.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,18 @@ from federation.tls import node_id_of
 from federation.trust import Trust
 from swarm.doctor.network_checks import Rejected
 
+TIMEOUT_S: Final = 3.0  # a lost SYN is repeated after one second, and again after two more
 HERE_TIMEOUT_S: Final = 1.0  # nothing is lost on the way to this machine itself
+MAX_BODY_BYTES: Final = 256 * 1024  # as the peer client takes
+ITSELF: Final = "is this node itself"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnNode:
-    """The node that runs here: who it is, and of the addresses it knows (address -> name and state).
+    """The node that runs here: who it is, and its `peers` (address -> name and state).
 
-    `instance` is the mark of its run; None where it is paired, and tells members only. `ids` are those of the peers,
-    `rejected` the addresses where it finds no peer. `wants_key`: it does not tell any of this without an API key.
+    `instance` names this run of it; None for a paired node, which says so to members only. `ids` are its peers' ids,
+    `rejected` the addresses that it does not take for peers. `wants_key`: it reports its peers only with an API key.
     `access`: who may use its API, and who may ask it as a node; None where it does not say.
     """
 
@@ -103,7 +109,7 @@ def _who_answers(answer: NodeReply, view: _View | None, trust: Trust | None) -> 
 
 
 def _view(own: Address, api_key: str | None) -> _View | int | None:
-    """The swarm as the node sees it, or the status with which it keeps that to itself; None for anything else."""
+    """The swarm as the node sees it, or the HTTP status with which it refuses; None for anything else."""
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
         answer = get(own, "/v1/federation/health", headers)
@@ -119,24 +125,17 @@ def _known_peers(view: _View) -> dict[Address, tuple[str, str]]:
         return {}
 
 
-TIMEOUT_S: Final = 3.0  # a lost SYN is repeated after one second, and again after two more
-
-
-MAX_BODY_BYTES: Final = 256 * 1024  # as the peer client takes
-
-
-ITSELF: Final = "is this node itself"
-
-
 @dataclass(frozen=True, slots=True)
 class NodeReply:
+    """An HTTP answer, bounded; `clock_ahead_s`: by how much the clock there is ahead of this machine's, if it says."""
+
     status: int
     body: bytes
     clock_ahead_s: float | None
 
 
 class NotThere(Exception):
-    """Why nothing that could be used came from an address; `remedy` where it is a particular one."""
+    """An address gave no usable answer, and why; `remedy` where there is a particular one."""
 
     def __init__(self, problem: str, remedy: str | None = None) -> None:
         super().__init__(problem)
@@ -150,6 +149,10 @@ def get(
     timeout_s: float = TIMEOUT_S,
     trust: Trust | None = None,
 ) -> NodeReply:
+    """What the node at `address` answers to GET `path`, asked as a member if `trust` is given.
+
+    Raises OSError and HTTPException as `http.client` does, NotThere where this node itself answers.
+    """
     connection = _connection(address, timeout_s, None if trust is None else trust.client_context)
     sent = {**(headers or {}), **({} if trust is None else {wire.FROM_HEADER: trust.node_id})}
     try:

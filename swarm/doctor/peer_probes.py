@@ -1,7 +1,4 @@
-"""Asking each peer as this machine's own node would: in a paired swarm both ends prove who they are.
-
-One question to one node over blocking HTTP, in a paired swarm over mutual TLS with this node's key and pins.
-"""
+"""Probes of each peer: it is asked as this machine's own node would ask it, in a paired swarm over mutual TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from federation.trust import Trust
 from swarm.doctor.network_checks import PeerFacts
 from swarm.doctor.own_node import ITSELF, NodeReply, NotThere, OwnNode, get
 
-MAX_ASKED: Final = 64  # peers looked at
+MAX_ASKED: Final = 64  # peers checked
 THREADS: Final = 16
 SOMETHING_ELSE: Final = "check the address and the port: something other than a node answers there"
 INVITE_IT: Final = "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address"
@@ -35,7 +32,7 @@ INVITE_IT: Final = "`swarm invite` here and `swarm join CODE` there, if it is on
 def peer_addresses(
     own: OwnNode | None, data_dir: Path, given: Sequence[str], listed: Sequence[Address], trust: Trust | None
 ) -> tuple[Address, ...]:
-    """Whom to look at: given now, `listed` in a file, kept, known to the node that runs here, and the members.
+    """Whom to check: peers given now, `listed` in a file, stored, known to the node that runs here, and the members.
 
     Raises AddressError.
     """
@@ -46,7 +43,7 @@ def peer_addresses(
 
 
 def probe_peers(addresses: Sequence[Address], own: OwnNode | None, trust: Trust | None) -> list[PeerFacts]:
-    """Each as asked from here, and whether it knows the node that runs here; this node itself is left out.
+    """Each peer as reached from here, and whether it knows the node that runs here; this node itself is left out.
 
     A member is asked wherever it was last; where it answers somewhere, the places where it does not are left out.
     """
@@ -54,25 +51,23 @@ def probe_peers(addresses: Sequence[Address], own: OwnNode | None, trust: Trust 
         found = list(threads.map(_probe, addresses, repeat(own), repeat(trust)))
     facts = {address: fact for address, fact in zip(addresses, found, strict=True) if fact is not None}
     members = _members(trust)
-    if (
-        trust is not None and own is not None
-    ):  # it knows nobody but members, and where they are now before the list does
+    if trust is not None and own is not None:  # it knows members only, and newer addresses of them than the list has
         members = {address: name for address, (name, _) in own.peers.items()} | members
-    told = {fact.name for fact in facts.values() if fact.problem is None}
+    reached = {fact.name for fact in facts.values() if fact.problem is None}
     for address, fact in list(facts.items()):
         member = members.get(address)
         if member is None or fact.problem is None or fact.node_says == "alive":
             continue
-        if member in told:
+        if member in reached:
             del facts[address]
         else:
-            told.add(member)
+            reached.add(member)
             facts[address] = replace(fact, name=fact.name or member, is_absent=fact.remedy is None)
     return list(facts.values())
 
 
 def without_address(own: OwnNode | None, trust: Trust | None) -> tuple[str, ...]:
-    """The names of the members that nobody here could ask: no address of theirs is known."""
+    """The names of the members that could not be asked, since no address of theirs is known."""
     entries = () if trust is None else trust.others
     known = frozenset[str]() if own is None else own.ids
     return tuple(entry.name for entry in entries if not entry.places and entry.id not in known)
@@ -110,7 +105,7 @@ def _probe(address: Address, own: OwnNode | None, trust: Trust | None) -> PeerFa
 
 
 def _ask(address: Address, path: str, trust: Trust | None) -> NodeReply:
-    """A 200 answer of the node there, as a member where this node is one. Raises NotThere."""
+    """A 200 answer of the node there, asked as a member where this node is one. Raises NotThere."""
     try:
         answer = get(address, path, trust=trust)
     except ssl.SSLCertVerificationError as error:
@@ -146,7 +141,7 @@ def _sees(address: Address, own_id: str, trust: Trust | None) -> bool | None:
 
 
 def _resolve(name: Address) -> tuple[Address, ...]:
-    """What the name stands for; itself where nobody knows, so that it is reported."""
+    """The addresses of a name; the name itself where it cannot be looked up, so that it is reported."""
     try:
         found = socket.getaddrinfo(name.host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

@@ -67,7 +67,7 @@ BROKEN = [
     (check_memory(Memory(free_bytes=100 * MIB_BYTES)), "swarm models fit"),
     (check_disk(DataFolder("/data", 10 * MIB_BYTES)), "swarm models rm"),
     (check_disk(DataFolder("/data", None, "cannot be written to")), "--data-dir"),
-    (check_keys([SecretFile("/data/node.json", "/data/node.json holds no id")]), "mend or remove /data/node.json"),
+    (check_keys([SecretFile("/data/node.json", "/data/node.json holds no id")]), "repair or remove /data/node.json"),
     (check_keys([SecretFile("/data/node.json", exposed=True)]), "chmod 600 /data/node.json"),
     (check_requirements("1.0", "3.12.1", ["aiohttp 3.9 is older than 3.14"]), "--upgrade"),
     (check_port(17615, "other"), "swarm --port 17616"),

@@ -57,7 +57,7 @@ async def test_members_whose_address_nobody_knows_are_named(tmp_path: Path) -> N
         async with connect(node.url) as client:
             health = (await client.get("/v1/federation/health")).json
     assert [member["name"] for member in health["trust"]["absent"]] == ["study"]
-    assert (finding.level, finding.message) == (Level.WARN, "members whose address nobody here knows: study")
+    assert (finding.level, finding.message) == (Level.WARN, "members without a known address: study")
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_a_list_of_peers_is_looked_at_too(tmp_path: Path) -> None:
         (down,) = await said_of_peers(replace(settings, peer_file=tmp_path / "peers.txt"))
         spoilt, *_ = await said_of_peers(replace(settings, peer_file=tmp_path / "spoilt.txt"))
     assert (down.check, down.level) == (f"peer 127.0.0.1:{port}", Level.FAIL)
-    assert (spoilt.level, "line 1" in spoilt.message, "mend it" in (spoilt.remedy or "")) == (Level.FAIL, True, True)
+    assert (spoilt.level, "line 1" in spoilt.message, "correct it" in (spoilt.remedy or "")) == (Level.FAIL, True, True)
 
 
 async def said_of_access(settings: Settings) -> list[Finding]:
@@ -114,7 +114,7 @@ async def said_of_access(settings: Settings) -> list[Finding]:
 @pytest.mark.parametrize(
     ("aloud", "with_key", "told", "remedy"),
     [
-        (True, True, "any machine that reaches the port has answers generated at /federation/v1", "pair the nodes"),
+        (True, True, "any machine that reaches the port may have answers generated at /federation/v1", "pair the nodes"),
         (False, False, None, None),
     ],
 )

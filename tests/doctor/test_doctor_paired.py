@@ -131,7 +131,7 @@ async def test_a_member_that_is_off_fails_nothing_and_itself_is_left_out(
     async with study_gone(pair):
         found = await looked_at(settings_of(kitchen, tmp_path))
         assert (found["peer"].level, found["peer"].check[:10]) == (Level.WARN, "peer study"), found["peer"]
-        assert "a member that is not here" in found["peer"].message
+        assert "a member that does not answer" in found["peer"].message
         itself = await looked_at(replace(settings_of(kitchen, tmp_path), peer=(str(kitchen.address),)))
         assert itself["peer"].check.startswith("peer study"), "this node is no peer of itself"
 
