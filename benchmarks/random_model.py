@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,23 @@ from platformdirs import user_cache_path
 
 from swarm.registry.embedded import embedded_model_path
 
-HIDDEN, HEADS, KV_HEADS, FEED_FORWARD, VOCABULARY, CONTEXT_TOKENS = 896, 14, 2, 4864, 151_936, 32_768
+CONTEXT_TOKENS = 32_768
 WEIGHT_SCALE = 0.02  # the usual initialisation: activations stay finite through all layers
 Q8_BLOCK = np.dtype([("scale", "<f2"), ("values", "i1", (32,))])  # ggml's block_q8_0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What a model computes with; Qwen2.5-0.5B's where nothing else is said."""
+
+    hidden: int = 896
+    heads: int = 14
+    kv_heads: int = 2
+    feed_forward: int = 4864
+    vocabulary: int = 151_936
+
+
+QWEN_0_5B = Shape()
 
 
 def random_q8(rows: int, columns: int, random: np.random.Generator) -> np.ndarray:
@@ -35,12 +50,12 @@ def random_q8(rows: int, columns: int, random: np.random.Generator) -> np.ndarra
     return blocks.view(np.uint8).reshape(rows, -1)
 
 
-def write_tokenizer(writer: GGUFWriter, source: Path) -> None:
+def write_tokenizer(writer: GGUFWriter, source: Path, vocabulary: int) -> None:
     """Copy the embedded model's tokenizer; fill up to the real vocabulary with words that nothing merges into."""
     fields = GGUFReader(source).fields
     tokens = list(fields["tokenizer.ggml.tokens"].contents())
     types = list(fields["tokenizer.ggml.token_type"].contents())
-    missing = VOCABULARY - len(tokens)
+    missing = vocabulary - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens + [f"w{i}" for i in range(missing)])
@@ -51,21 +66,21 @@ def write_tokenizer(writer: GGUFWriter, source: Path) -> None:
     writer.add_chat_template(str(fields["tokenizer.chat_template"].contents()))
 
 
-def write_model(target: Path, layers: int = 24, seed: int = 7) -> None:
+def write_model(target: Path, layers: int = 24, seed: int = 7, shape: Shape = QWEN_0_5B) -> None:
     """Write the model to `target`; about 500 MB with 24 layers."""
     random = np.random.default_rng(seed)
     writer = GGUFWriter(target, "qwen2")
     writer.add_name("random 0.5B")
     writer.add_context_length(CONTEXT_TOKENS)
-    writer.add_embedding_length(HIDDEN)
+    writer.add_embedding_length(shape.hidden)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
     writer.add_rope_freq_base(1_000_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_file_type(7)
-    write_tokenizer(writer, embedded_model_path())
+    write_tokenizer(writer, embedded_model_path(), shape.vocabulary)
 
     def matrix(name: str, rows: int, columns: int) -> None:
         writer.add_tensor(name, random_q8(rows, columns, random), raw_dtype=GGMLQuantizationType.Q8_0)
@@ -73,20 +88,20 @@ def write_model(target: Path, layers: int = 24, seed: int = 7) -> None:
     def vector(name: str, value: float, size: int) -> None:
         writer.add_tensor(name, np.full(size, value, dtype=np.float32))
 
-    kv = HIDDEN // HEADS * KV_HEADS
-    matrix("token_embd.weight", VOCABULARY, HIDDEN)
-    vector("output_norm.weight", 1.0, HIDDEN)
+    kv = shape.hidden // shape.heads * shape.kv_heads
+    matrix("token_embd.weight", shape.vocabulary, shape.hidden)
+    vector("output_norm.weight", 1.0, shape.hidden)
     for layer in range(layers):
         block = f"blk.{layer}."
-        vector(block + "attn_norm.weight", 1.0, HIDDEN)
-        vector(block + "ffn_norm.weight", 1.0, HIDDEN)
-        for part, rows in (("q", HIDDEN), ("k", kv), ("v", kv)):
-            matrix(f"{block}attn_{part}.weight", rows, HIDDEN)
+        vector(block + "attn_norm.weight", 1.0, shape.hidden)
+        vector(block + "ffn_norm.weight", 1.0, shape.hidden)
+        for part, rows in (("q", shape.hidden), ("k", kv), ("v", kv)):
+            matrix(f"{block}attn_{part}.weight", rows, shape.hidden)
             vector(f"{block}attn_{part}.bias", 0.0, rows)
-        matrix(block + "attn_output.weight", HIDDEN, HIDDEN)
-        matrix(block + "ffn_gate.weight", FEED_FORWARD, HIDDEN)
-        matrix(block + "ffn_up.weight", FEED_FORWARD, HIDDEN)
-        matrix(block + "ffn_down.weight", HIDDEN, FEED_FORWARD)
+        matrix(block + "attn_output.weight", shape.hidden, shape.hidden)
+        matrix(block + "ffn_gate.weight", shape.feed_forward, shape.hidden)
+        matrix(block + "ffn_up.weight", shape.feed_forward, shape.hidden)
+        matrix(block + "ffn_down.weight", shape.hidden, shape.feed_forward)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=False)

@@ -134,7 +134,7 @@ class ModelWorkers:
     """One model's engine, its named workers, and the task that reloads it. Use as `async with`.
 
     `names` gives each new worker its name; at most `queue` requests wait for them; `clock` is monotonic seconds, and
-    `sleep` waits for it.
+    `sleep` waits for it. Whether an engine that stalled goes on is looked at each `look_s`.
     """
 
     def __init__(
@@ -146,8 +146,10 @@ class ModelWorkers:
         queue: int = DEFAULT_QUEUE,
         listeners: Sequence[QueueListener] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        look_s: float = LOOK_S,
     ) -> None:
         self._load = load
+        self._look_s = look_s
         self._sleep = sleep
         self._names = names
         self._queue = queue
@@ -325,7 +327,7 @@ class ModelWorkers:
         """Why the engine broke, once it has; meanwhile a stall that is over lets those who wait have its slots."""
         failed = self._engine.failed
         while not failed.done():
-            await asyncio.wait({failed}, timeout=LOOK_S)
+            await asyncio.wait({failed}, timeout=self._look_s)
             if self._run is not None:
                 self._run.serve()
         return failed.result()

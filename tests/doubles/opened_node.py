@@ -15,18 +15,21 @@ import sys
 
 from swarm import cli
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp import progress, xllamacpp
+from swarm.engines.llama_cpp import xllamacpp
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
-from swarm.engines.registry import EngineName, Isolation, load_engine
+from swarm.engines.registry import EngineName, Isolation
 from swarm.node import node, run
 
 GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a stop; time without a step
 
 
-async def load_and_tell(name: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
-    engine = await load_engine(name, spec, isolation)
-    assert isinstance(engine, XllamacppEngine)
+async def load_and_tell(_: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
+    least_s = os.environ.get(LEAST_VARIABLE)
+    limits = None
+    if least_s is not None:
+        limits = Limits(least_s=float(least_s), doubt_least_s=0.5, ask_every_s=0.1, look_s=0.1)
+    engine = await xllamacpp.load(spec, isolation, limits)
     key = engine.http._session.headers["Authorization"].removeprefix("Bearer ")
     sys.stdout.write(json.dumps({"address": engine.http._address, "key": key, "where": engine._home.where}) + "\n")
     sys.stdout.flush()
@@ -44,9 +47,6 @@ def main(arguments: list[str]) -> int:
         XllamacppEngine.aclose = never_closed  # type: ignore[method-assign,assignment]
     if GONE_VARIABLE in os.environ:
         run.GONE_S = float(os.environ[GONE_VARIABLE])
-    if LEAST_VARIABLE in os.environ:
-        xllamacpp.LIMITS = Limits(least_s=float(os.environ[LEAST_VARIABLE]), doubt_least_s=0.5)
-        progress.LOOK_S = progress.ASK_EVERY_S = 0.1
     return cli.main(arguments)
 
 

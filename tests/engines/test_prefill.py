@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import random_model
+from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp import prefill
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
@@ -99,16 +98,9 @@ class Server:
         return {"timings": {"cache_n": cached, "prompt_n": len(prompt) - cached}}
 
 
-@pytest.fixture
-def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However fast this machine is."""
-    monkeypatch.setattr(prefill, "MAX_SLICE_TOKENS", SLICE_TOKENS)
-
-
-@pytest.mark.usefixtures("small_slices")
 async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     server = Server(list(range(1000)))
-    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
+    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
     assert await warmer.warm({"prompt": "x"}) == 0
     assert server.sizes == list(range(64, 961, 64))
     server.held, server.sizes = list(range(1050)), []  # the request itself, and its answer
@@ -117,18 +109,16 @@ async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     assert server.sizes == [1064, 1128, 1192]
 
 
-@pytest.mark.usefixtures("small_slices")
 @pytest.mark.parametrize("length", [512, CONTEXT_TOKENS])
 async def test_short_prompts_and_those_that_do_not_fit_are_left_to_the_request(length: int) -> None:
     server = Server(list(range(length)))
-    assert await SlicedPrefill(server.ask, CONTEXT_TOKENS).warm({"prompt": "x"}) is None
+    assert await SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS).warm({"prompt": "x"}) is None
     assert server.sizes == []
 
 
-@pytest.mark.usefixtures("small_slices")
 async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
     server = Server(list(range(1000)), forgets=True)
-    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS)
+    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
     for turn in range(5):
         server.tokens = [turn, *range(1000)]
         await warmer.warm({"prompt": "x"})
@@ -136,7 +126,7 @@ async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
 
 
 async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
-    assert await SlicedPrefill(Server([]).ask, CONTEXT_TOKENS).warm({"messages": [], "n": 1}) is None
+    assert await SlicedPrefill(Server([]).ask, CONTEXT_TOKENS, SLICE_TOKENS).warm({"messages": [], "n": 1}) is None
 
 
 async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request() -> None:
@@ -150,14 +140,13 @@ async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request()
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_slices: None) -> AsyncIterator[XllamacppEngine]:
+async def engine(tmp_path: Path) -> AsyncIterator[XllamacppEngine]:
     """A tiny model of random weights with a long context, prefilled in small slices."""
-    shape = {"HIDDEN": 128, "HEADS": 2, "KV_HEADS": 1, "FEED_FORWARD": 256, "VOCABULARY": 8192}
-    for name, value in shape.items():
-        monkeypatch.setattr(random_model, name, value)
+    shape = Shape(hidden=128, heads=2, kv_heads=1, feed_forward=256, vocabulary=8192)
     path = tmp_path / "long.gguf"
-    await asyncio.to_thread(random_model.write_model, path, 2)
+    await asyncio.to_thread(write_model, path, 2, shape=shape)
     loaded = await load_xllamacpp(EngineSpec("long", path, CONTEXT_TOKENS, 2, threads=1))
+    loaded.http.prefill.most_slice_tokens = SLICE_TOKENS  # however fast this machine is
     yield loaded
     await loaded.aclose()
 
@@ -188,11 +177,9 @@ async def until_idle(engine: XllamacppEngine) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_slices_change_nothing_that_is_said(
-    engine: XllamacppEngine, monkeypatch: pytest.MonkeyPatch, n: int
-) -> None:
+async def test_slices_change_nothing_that_is_said(engine: XllamacppEngine, n: int) -> None:
     sliced, usages = await answer(engine, chat(max_tokens=8), n)
-    monkeypatch.setattr(prefill, "LONG_TOKENS", CONTEXT_TOKENS)
+    engine.http.prefill.long_tokens = CONTEXT_TOKENS
     other = chat(first="other", max_tokens=8)
     await answer(engine, other, n)
     whole, as_whole = await answer(engine, chat(max_tokens=8), n)

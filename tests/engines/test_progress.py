@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.tasks import cancel_and_wait
-from swarm.engines.llama_cpp import progress as watcher
 from swarm.engines.llama_cpp.progress import (
     ALIVE,
     EngineHealth,
@@ -24,6 +23,7 @@ from swarm.engines.llama_cpp.progress import (
 from swarm.errors import EngineFailed
 
 FAST = EnginePace(token_s=0.0001, step_s=0.05)
+OFTEN = Limits(ask_every_s=0.001)
 SLOW = EnginePace(token_s=0.2, step_s=100.0)  # 70 B on a CPU: a batch of 512 takes a minute and a half
 
 
@@ -150,44 +150,39 @@ class Scripted:
         return self.now
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watcher, "ASK_EVERY_S", 0.001)
-
-
-async def test_what_this_process_slept_is_nobodys_silence(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_this_process_slept_is_nobodys_silence() -> None:
     """An hour between two looks is a machine that was asleep, not an engine that was silent for as long."""
-    monkeypatch.setattr(watcher, "LOOK_S", 0.01)
+    limits = Limits(least_s=0.2, doubt_least_s=0.05, ask_every_s=0.001, look_s=0.01)
     loop = Scripted(3600.0)
     loop.hangs = True
-    words = await until_wedged(
-        loop.ask, set, EngineProgress(FAST, Limits(least_s=0.2, doubt_least_s=0.05)), loop.told.append, loop.clock
-    )
+    words = await until_wedged(loop.ask, set, EngineProgress(FAST, limits), loop.told.append, loop.clock)
     assert "made no step" in words
     assert loop.now >= 10 * 3600, "each look counts as two at most, so it took ten of them"
     assert [verdict.state for verdict in loop.told[-2:]] == ["stalled", "stalled"]
 
 
-async def test_a_loop_that_steps_is_asked_for_ever(quick: None) -> None:
+async def test_a_loop_that_steps_is_asked_for_ever() -> None:
     loop = Scripted(0.5)
-    watching = asyncio.create_task(until_wedged(loop.ask, set, EngineProgress(FAST), loop.told.append, loop.clock))
+    watching = asyncio.create_task(
+        until_wedged(loop.ask, set, EngineProgress(FAST, OFTEN), loop.told.append, loop.clock)
+    )
     while loop.steps < 100:  # noqa: ASYNC110 - there is no event for a question
         await asyncio.sleep(0)
     await cancel_and_wait(watching)
     assert set(loop.told) == {ALIVE}
 
 
-async def test_a_listener_that_refuses_is_no_sign_of_life(quick: None) -> None:
+async def test_a_listener_that_refuses_is_no_sign_of_life() -> None:
     loop = Scripted(0.5)
 
     async def refused() -> LoopCounts:
         raise EngineFailed("the engine's listener does not answer")
 
-    words = await until_wedged(refused, set, EngineProgress(FAST), loop.told.append, loop.clock)
+    words = await until_wedged(refused, set, EngineProgress(FAST, OFTEN), loop.told.append, loop.clock)
     assert "made no step for 20 s" in words
 
 
-async def test_requests_that_are_silent_grow_older_while_the_loop_steps(quick: None) -> None:
+async def test_requests_that_are_silent_grow_older_while_the_loop_steps() -> None:
     loop, call = Scripted(0.5), SilentCall(10)
-    words = await until_wedged(loop.ask, lambda: {call}, EngineProgress(FAST), loop.told.append, loop.clock)
+    words = await until_wedged(loop.ask, lambda: {call}, EngineProgress(FAST, OFTEN), loop.told.append, loop.clock)
     assert words == "has kept a request without an answer for 60 s"

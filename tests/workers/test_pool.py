@@ -13,7 +13,6 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
-from swarm.workers import pool
 from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
 from swarm.workers.slots import QueueListener, Refusal, worker_names
 from tests.doubles.scripted_engine import ScriptedEngine, saying
@@ -48,9 +47,8 @@ def workers_of(
     sleep: Callable[[float], Awaitable[None]] | None = None,
 ) -> ModelWorkers:
     """Who waits before it loads again does so no longer than a turn of the loop, or as `sleep` does."""
-    return ModelWorkers(
-        loading(*outcomes), worker_names("node"), None, clock, queue, listeners, sleep or (lambda _: asyncio.sleep(0))
-    )
+    at_once = sleep or (lambda _: asyncio.sleep(0))
+    return ModelWorkers(loading(*outcomes), worker_names("node"), None, clock, queue, listeners, at_once, look_s=0.01)
 
 
 @dataclass
@@ -317,8 +315,7 @@ async def test_the_time_to_the_next_attempt_is_what_clients_are_told() -> None:
         assert workers.running is second
 
 
-async def test_a_stalled_engine_has_no_free_slot_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "LOOK_S", 0.01)
+async def test_a_stalled_engine_has_no_free_slot_until_it_goes_on() -> None:
     engine = scripted(slots=2)
     async with workers_of(engine) as workers:
         engine.stalled = "has made no step for 5 s"

@@ -177,7 +177,7 @@ class LlamaHttp:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
         )
-        self._prefill = SlicedPrefill(self._json)
+        self.prefill = SlicedPrefill(self._json)
         self._without_a_slot = asyncio.Semaphore(WITHOUT_A_SLOT_AT_ONCE)
         self.silent: set[SilentCall] = set()  # the requests that wait for a byte, for the watcher
         self._unloaded = False
@@ -195,7 +195,7 @@ class LlamaHttp:
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
         body = self.plain.body(engine_body(request, n, calls))
-        cached = await self._prefill.warm(body) if is_long(request) else None
+        cached = await self.prefill.warm(body) if is_long(request) else None
         reader = ChunkReader(chat, cached)
         if request.suffix is not None:
             path, body, reader = "/infill", infill_body(body), InfillReader()
@@ -266,10 +266,10 @@ class LlamaHttp:
         """What the server says of its model and slots, and what can be asked of them."""
         props: Wire = await self._json("/props", None)
         template = as_object(props.get("chat_template_caps"))
-        self._prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
+        self.prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         model = LoadedModel(
             slots=int(props["total_slots"]),
-            context_tokens=self._prefill.context_tokens,
+            context_tokens=self.prefill.context_tokens,
             chat_template=str(props.get("chat_template", "")),
             bos_token=str(props.get("bos_token", "")),
             eos_token=str(props.get("eos_token", "")),

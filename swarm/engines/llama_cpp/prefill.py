@@ -52,10 +52,10 @@ def is_long(request: GenerationRequest) -> bool:
     return any((chars := chars + len(text)) > limit for text in texts)
 
 
-def slice_tokens(left: int, tokens_per_s: float | None) -> int:
+def slice_tokens(left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TOKENS) -> int:
     """How many of the `left` tokens the next slice takes; 0 where the rest may go with the request itself."""
     wanted = FIRST_SLICE_TOKENS if tokens_per_s is None else int(tokens_per_s * SLICE_S)
-    wanted = min(max(wanted, MIN_SLICE_TOKENS), MAX_SLICE_TOKENS)
+    wanted = min(max(wanted, MIN_SLICE_TOKENS), most)
     return wanted if left > wanted else 0
 
 
@@ -80,11 +80,16 @@ class Slice:
 
 
 class SlicedPrefill:
-    """Warms the prompt cache of one llama.cpp server. `context_tokens` is what one request may fill."""
+    """Warms the prompt cache of one llama.cpp server. `context_tokens` is what one request may fill.
 
-    def __init__(self, ask: Ask, context_tokens: int = 0) -> None:
+    Prompts of more than `long_tokens` are read in slices of at most `most_slice_tokens`.
+    """
+
+    def __init__(self, ask: Ask, context_tokens: int = 0, most_slice_tokens: int = MAX_SLICE_TOKENS) -> None:
         self._ask = ask
         self.context_tokens = context_tokens
+        self.long_tokens = LONG_TOKENS
+        self.most_slice_tokens = most_slice_tokens
         self._prompts: deque[array[int]] = deque(maxlen=REMEMBERED_PROMPTS)
         self._tokens_per_s: float | None = None
         self._misses = 0
@@ -99,7 +104,7 @@ class SlicedPrefill:
             return None
         try:
             prompt = array("i", await self._tokens(body))
-            if not LONG_TOKENS < len(prompt) < self.context_tokens:
+            if not self.long_tokens < len(prompt) < self.context_tokens:
                 return None
             return await self._warm(prompt)
         except EngineDied:
@@ -122,7 +127,7 @@ class SlicedPrefill:
         done = max((common_prefix(prompt, other) for other in self._prompts), default=0)
         before: int | None = None
         try:
-            while size := slice_tokens(len(prompt) - done, self._tokens_per_s):
+            while size := slice_tokens(len(prompt) - done, self._tokens_per_s, self.most_slice_tokens):
                 made = await self._evaluate(prompt[: done + size])
                 if before is None:
                     before = made.cached

@@ -41,6 +41,8 @@ class Limits:
     doubt_least_s: float = 5.0  # from here on nobody is sent there
     doubt_share: float = 0.25  # of the limit, where that is more
     call_limits: float = 3.0  # times the limit that a request may be silent while the loop goes on
+    ask_every_s: float = 1.0  # between an answer and the next question: half a millisecond of each second
+    look_s: float = 1.0  # between two looks at a question that is not answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class EngineProgress:
 
     def __init__(self, pace: EnginePace = UNMEASURED, limits: Limits | None = None) -> None:
         self._pace = pace
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._slowest_s = 0.0
         self._unanswered_s = 0.0
         self._stepless_s = 0.0  # work in progress, and no step
@@ -97,12 +99,12 @@ class EngineProgress:
     @property
     def limit_s(self) -> float:
         """How long nothing may happen before the engine is wedged."""
-        limits = self._limits
+        limits = self.limits
         return max(limits.least_s, limits.steps * self._slowest_s, limits.expected * self._pace.step_s)
 
     @property
     def doubt_s(self) -> float:
-        return max(self._limits.doubt_least_s, self._limits.doubt_share * self.limit_s)
+        return max(self.limits.doubt_least_s, self.limits.doubt_share * self.limit_s)
 
     def passed(self, seconds: float, asking: bool) -> None:
         """So much time went by in which the watcher ran; `asking`: with a question that was not answered yet."""
@@ -136,11 +138,7 @@ class EngineProgress:
         return ALIVE
 
     def _call_limit_s(self, call: SilentCall) -> float:
-        return self._limits.call_limits * self.limit_s + PROMPT_SHARE * self._pace.token_s * call.most_tokens
-
-
-ASK_EVERY_S = 1.0  # between an answer and the next question: half a millisecond of each second
-LOOK_S = 1.0  # between two looks at a question that is not answered
+        return self.limits.call_limits * self.limit_s + PROMPT_SHARE * self._pace.token_s * call.most_tokens
 
 
 async def until_wedged(
@@ -155,19 +153,19 @@ async def until_wedged(
     A look that comes late is this process's own doing (stopped, asleep, blocked): it counts as one or two, no more.
     """
     question: asyncio.Task[LoopCounts | None] | None = None
-    last = clock()
+    last, limits = clock(), progress.limits
 
     def passed(asking: bool) -> None:
         nonlocal last
         now = clock()
-        lived_s, last = min(now - last, 2 * LOOK_S), now
+        lived_s, last = min(now - last, 2 * limits.look_s), now
         progress.passed(lived_s, asking)
         progress.age(silent(), lived_s)
 
     try:
         while True:
             question = question or asyncio.create_task(_answer(ask), name="steps of an engine")
-            await asyncio.wait({question}, timeout=LOOK_S)
+            await asyncio.wait({question}, timeout=limits.look_s)
             passed(asking=True)
             counts = question.result() if question.done() else None
             if counts is not None:
@@ -178,7 +176,7 @@ async def until_wedged(
             tell(verdict)
             if question.done():
                 question = None
-                await asyncio.sleep(ASK_EVERY_S)
+                await asyncio.sleep(limits.ask_every_s)
                 passed(asking=counts is None)
     finally:
         await cancel_and_wait(question)

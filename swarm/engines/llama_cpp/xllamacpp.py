@@ -23,6 +23,7 @@ from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePac
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.xllamacpp_host import order_to_json
 from swarm.engines.llama_cpp.xllamacpp_server import (
+    LOAD_LEAST_S,
     Batching,
     Pooling,
     RunningServer,
@@ -45,7 +46,6 @@ PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host starte
 HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
-LIMITS = Limits()  # of every engine loaded from now on
 
 _kept: list[RunningServer] = []  # their destructors might never end, and would hold the GIL all the while
 _leave_to_exit = False
@@ -153,6 +153,7 @@ class XllamacppEngine:
         capabilities: Capabilities,
         home: ServerProcess,
         pace: EnginePace = UNMEASURED,
+        limits: Limits | None = None,
     ) -> None:
         self.spec = spec
         self.http = http
@@ -162,7 +163,7 @@ class XllamacppEngine:
         self._closed = False
         self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, LIMITS), self._note_health)
+        steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, limits), self._note_health)
         self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
         self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
         self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
@@ -271,14 +272,22 @@ def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
     return spec.path is not None and is_shipped(spec.path)
 
 
-async def load(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
-    """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy."""
+async def load(
+    spec: EngineSpec,
+    isolation: Isolation = "auto",
+    limits: Limits | None = None,
+    load_least_s: float = LOAD_LEAST_S,
+) -> XllamacppEngine:
+    """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy.
+
+    A small model may take `load_least_s` to load, in a process of its own, and does not get stuck beyond `limits`.
+    """
     if spec.path is None or not spec.path.is_file():
         raise EngineFailed(f"no model file at {spec.path}")
     model = await asyncio.to_thread(_read, spec.path)
     if await asyncio.to_thread(runs_in_process, spec, isolation):
-        return await _load_in_process(spec, model)
-    return await _load_in_host(spec, model)
+        return await _load_in_process(spec, model, limits)
+    return await _load_in_host(spec, model, limits, load_least_s)
 
 
 def _read(path: Path) -> GgufModel | None:
@@ -289,12 +298,14 @@ def _read(path: Path) -> GgufModel | None:
         return None
 
 
-async def _load_in_process(spec: EngineSpec, model: GgufModel | None) -> XllamacppEngine:
+async def _load_in_process(spec: EngineSpec, model: GgufModel | None, limits: Limits | None) -> XllamacppEngine:
     running = await asyncio.to_thread(start_server, spec, Batching.of(spec, model and model.facts))
-    return await _connect(spec, model, running.address, running.key, InThisProcess(running))
+    return await _connect(spec, model, running.address, running.key, InThisProcess(running), limits)
 
 
-async def _load_in_host(spec: EngineSpec, model: GgufModel | None) -> XllamacppEngine:
+async def _load_in_host(
+    spec: EngineSpec, model: GgufModel | None, limits: Limits | None, load_least_s: float
+) -> XllamacppEngine:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -310,7 +321,7 @@ async def _load_in_host(spec: EngineSpec, model: GgufModel | None) -> XllamacppE
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    home, limit_s = EngineHost(process), load_limit_s(spec.path)
+    home, limit_s = EngineHost(process), load_limit_s(spec.path, load_least_s)
     try:
         async with asyncio.timeout(limit_s):
             process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
@@ -318,7 +329,7 @@ async def _load_in_host(spec: EngineSpec, model: GgufModel | None) -> XllamacppE
             answer = host_answer(await process.stdout.readline(), spec.path)
             if "error" in answer:
                 raise EngineFailed(answer["error"])
-            return await _connect(spec, model, answer["address"], answer["key"], home)
+            return await _connect(spec, model, answer["address"], answer["key"], home, limits)
     except TimeoutError:
         await home.end()
         raise EngineFailed(
@@ -352,7 +363,7 @@ async def _answers(http: LlamaHttp) -> bool:
 
 
 async def _connect(
-    spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: ServerProcess
+    spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: ServerProcess, limits: Limits | None
 ) -> XllamacppEngine:
     http = LlamaHttp(address, key)
     facts = model and model.facts
@@ -370,7 +381,7 @@ async def _connect(
     loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
     is_ranker = batching.pooling is Pooling.RANK
     capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=batching.pooling is None)
-    return XllamacppEngine(spec, http, loaded, capabilities, home, pace)
+    return XllamacppEngine(spec, http, loaded, capabilities, home, pace, limits)
 
 
 def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:

@@ -58,10 +58,10 @@ class Batching:
         return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
 
 
-def load_limit_s(path: Path | None) -> float:
+def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
     """How long loading `path` may take: a hostile template in it can loop for ever."""
     size = path.stat().st_size if path is not None and path.exists() else 0
-    return LOAD_LEAST_S + size / LOAD_BYTES_PER_S
+    return least_s + size / LOAD_BYTES_PER_S
 
 
 @dataclass(frozen=True)
