@@ -51,7 +51,7 @@ def describe(node: Node) -> Ready:
     """Where to ask the node, and where to ask its engine without it."""
     model, http = engine_of(node)
     key = http._session.headers["Authorization"].removeprefix("Bearer ")
-    return Ready(node.place.announced.url, http._address, key, model, os.getpid())
+    return Ready(node.setup.announced.url, http._address, key, model, os.getpid())
 
 
 def obey(node: Node) -> None:

@@ -224,7 +224,7 @@ async def embedded_endpoints(models: Sequence[str]) -> AsyncGenerator[dict[str, 
             node = await stack.enter_async_context(
                 Node(make_settings({**settings, "data_dir": Path(folder)}), Silent())
             )
-            endpoints[model] = await stack.enter_async_context(Endpoint(node.place.announced.url, None))
+            endpoints[model] = await stack.enter_async_context(Endpoint(node.setup.announced.url, None))
         # llama.cpp's server installs handlers of its own while it loads: Ctrl-C is to end this run, not the process.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         yield endpoints

@@ -10,37 +10,37 @@ from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoin
 from swarm import program_version
 from swarm.engines.registry import Isolation
 from swarm.gateway.http.access import PeersAccess
-from swarm.node.place import Place
+from swarm.node.setup import NodeSetup
 from swarm.node.trust import trust_words
 
-MAX_TOLD: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
+MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
-def banner(place: Place, federated: bool, upstream_lines: Iterable[str]) -> Iterator[str]:
+def banner(setup: NodeSetup, federated: bool, upstream_lines: Iterable[str]) -> Iterator[str]:
     """The lines that a node begins with."""
-    name, node_id = place.identity.name, place.identity.node_id
+    name, node_id = setup.identity.name, setup.identity.node_id
     yield f"Local Swarm {program_version()} · node {name} ({node_id[:8]})"
-    everywhere = place.addresses.is_everywhere and not place.announced.is_loopback
-    here = f"  (on this machine also http://127.0.0.1:{place.port}/v1)" if everywhere else ""
-    yield f"  API        http://{place.announced}/v1{here}"
+    everywhere = setup.addresses.is_everywhere and not setup.announced.is_loopback
+    here = f"  (on this machine also http://127.0.0.1:{setup.port}/v1)" if everywhere else ""
+    yield f"  API        http://{setup.announced}/v1{here}"
     if federated:
-        yield f"  network    {place.addresses.reason}"
-        yield f"  trust      {trust_words(place.trust)}"
+        yield f"  network    {setup.addresses.reason}"
+        yield f"  trust      {trust_words(setup.trust)}"
     else:
         yield "  federation off: this node answers alone (start with --federation to join others)"
-    yield f"  access     {access_words(place)}"
+    yield f"  access     {access_words(setup)}"
     yield from upstream_lines
 
 
-def access_words(place: Place) -> str:
+def access_words(setup: NodeSetup) -> str:
     """What the banner says of who may use the API."""
-    access = place.access
-    if not access.wants_key and place.announced.is_loopback:
+    access = setup.access
+    if not access.wants_key and setup.announced.is_loopback:
         words = "open to this machine"
     elif not access.wants_key:
         words = "open: any machine on this network may use the API (close it with --api-key-file)"
     else:
-        words = f"with an API key{_without_key(access.peers(place.trust.mode), access.open_federation)}"
+        words = f"with an API key{_without_key(access.peers(setup.trust.mode), access.open_federation)}"
     return f"{words}; an admin key manages this node from elsewhere" if access.admin_digests else words
 
 
@@ -83,10 +83,10 @@ class PeerNews:
         self._say = say
         self._own_name = own_name
         self._is_open = is_open
-        self._told: dict[tuple[str, str], None] = {}  # what was said once, and of whom, the oldest first
+        self._shown: dict[tuple[str, str], None] = {}  # what was said once, and of whom, the oldest first
         self._models: dict[str, str] = {}  # by the id of those that are here, as last said
 
-    def tell(self, change: Change) -> None:
+    def show(self, change: Change) -> None:
         match change:
             case PeerJoined(peer, returned):
                 self._models[peer.id] = models = models_of(peer)
@@ -118,8 +118,8 @@ class PeerNews:
             self._once("name", peer.id, f"! another node is called {peer.name} too ({where}): give one of them --name")
 
     def _once(self, what: str, who: str, line: str) -> None:
-        if (what, who) not in self._told:
+        if (what, who) not in self._shown:
             self._say(line)
-            self._told[what, who] = None
-            if len(self._told) > MAX_TOLD:
-                del self._told[next(iter(self._told))]
+            self._shown[what, who] = None
+            if len(self._shown) > MAX_SHOWN:
+                del self._shown[next(iter(self._shown))]

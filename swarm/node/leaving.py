@@ -1,4 +1,4 @@
-"""How a node leaves: it says goodbye, passes new requests on, lets running answers finish, and closes its door last."""
+"""How a node leaves: it says goodbye, passes new requests on, lets running answers finish, and closes its port last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CUT_S: Final = 2.0  # for the last words to those who are cut off
 GONE_S: Final = 79.0  # the 75 s that `docs/deploy.md` promises, and a moment; service managers kill after 80
 
 
-class Door(Protocol):
+class Port(Protocol):
     """A port that is listened on."""
 
     async def stop(self, leave_waiting: bool = False) -> None:
@@ -41,7 +41,7 @@ def linger_s(others_serve: bool, asked_s_ago: float | None, most_s: float = LING
     return most_s if others_serve and asked_s_ago is not None and asked_s_ago < ASKED_LATELY_S else 0.0
 
 
-def farewell(in_progress: int, left_s: float, drain_s: float = DRAIN_S) -> Iterator[str]:
+def stopping_lines(in_progress: int, left_s: float, drain_s: float = DRAIN_S) -> Iterator[str]:
     """What the person who stops the node is told, where it does not end at once."""
     waits = [f"{in_progress} in progress, with {drain_s:.0f} s to end"] if in_progress else []
     waits += [f"new requests go to the other nodes for {left_s:.0f} s"] if left_s else []
@@ -51,10 +51,10 @@ def farewell(in_progress: int, left_s: float, drain_s: float = DRAIN_S) -> Itera
 
 async def leave(
     condition: Condition,
-    doors: tuple[Door, ...],
+    ports: tuple[Port, ...],
     say_goodbye: Callable[[], Awaitable[None]],
     others_serve: Callable[[], bool],
-    has_heir: bool,
+    has_successor: bool,
     say: Callable[[str], None],
     pace: LeavingPace | None = None,
 ) -> None:
@@ -64,15 +64,15 @@ async def leave(
     begun, since, asked_at = in_progress.now(), time.monotonic(), in_progress.asked_at
     condition.draining = True
     left_s = linger_s(others_serve(), None if asked_at is None else since - asked_at, pace.linger_s)
-    for line in farewell(len(begun), left_s, pace.drain_s):
+    for line in stopping_lines(len(begun), left_s, pace.drain_s):
         say(line)
-    if has_heir and not others_serve():
-        await _close(doors, has_heir)  # better a second's wait for the heir than a refusal
+    if has_successor and not others_serve():
+        await _close(ports, has_successor)  # better a second's wait for the next process than a refusal
     await say_goodbye()
     waited_s = time.monotonic() - since
     await asyncio.gather(asyncio.sleep(left_s - waited_s), in_progress.over(begun, pace.drain_s - waited_s))
     in_progress.cut(begun)
-    await _close(doors, has_heir)
+    await _close(ports, has_successor)
     await asyncio.sleep(0)  # those who were let in last begin
     await in_progress.over(begun, CUT_S)
     closed = time.monotonic()
@@ -83,6 +83,6 @@ async def leave(
             break
 
 
-async def _close(doors: tuple[Door, ...], has_heir: bool) -> None:
-    for door in doors:
-        await door.stop(leave_waiting=has_heir)
+async def _close(ports: tuple[Port, ...], has_successor: bool) -> None:
+    for port in ports:
+        await port.stop(leave_waiting=has_successor)

@@ -36,8 +36,8 @@ from swarm.node.files import keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
 from swarm.node.model_choice import choose_model
-from swarm.node.place import settle
 from swarm.node.settings import Settings
+from swarm.node.setup import settle
 from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
@@ -88,7 +88,7 @@ class Node:
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
-        self._doors: tuple[SharedPort, ...] = ()
+        self._ports: tuple[SharedPort, ...] = ()
         self.discovery: Discovery | None = None
         self._upstream_lines: list[str] = []
 
@@ -104,9 +104,9 @@ class Node:
     async def __aexit__(self, *_: object) -> None:
         """Leave the swarm, let running answers finish, stop the engines."""
         try:
-            if self._doors:
-                heir, say = self.place.has_heir, self._console.say
-                await leave(self.condition, self._doors, self._say_goodbye, self._others_serve, heir, say)
+            if self._ports:
+                has_successor, say = self.setup.has_successor, self._console.say
+                await leave(self.condition, self._ports, self._say_goodbye, self._others_serve, has_successor, say)
         finally:
             await self._stack.aclose()
 
@@ -116,7 +116,7 @@ class Node:
             await asyncio.gather(self.discovery.close(), self.membership.say_goodbye())
 
     def _peers(self) -> tuple[Replica, ...]:
-        members = self.place.trust.mode == "paired"
+        members = self.setup.trust.mode == "paired"
         return peer_replicas(self.membership.alive(), own_sizes(self.pool.states()), members)
 
     def _others_serve(self) -> bool:
@@ -126,13 +126,13 @@ class Node:
         settings = self.settings
         folder = await asyncio.to_thread(hold_folder, settings.data_path, settings.name)
         self._stack.callback(folder.close)  # last of all: until then what is written there is this node's
-        self.place, listeners = await asyncio.to_thread(settle, settings)
+        self.setup, listeners = await asyncio.to_thread(settle, settings)
         for listener in listeners:
             self._stack.callback(listener.close)
-        self.pool = await self._stack.enter_async_context(WorkerPool(self.place.identity.node_id, settings.queue))
+        self.pool = await self._stack.enter_async_context(WorkerPool(self.setup.identity.node_id, settings.queue))
         client = await self._stack.enter_async_context(
             PeerClient(
-                self.place.identity.node_id, self.place.announced if settings.federated else None, self.place.trust
+                self.setup.identity.node_id, self.setup.announced if settings.federated else None, self.setup.trust
             )
         )
         self.membership = Membership(
@@ -140,15 +140,15 @@ class Node:
             client,
             static_peers=[parse_address(peer) for peer in settings.peer],
             data_dir=settings.data_path if settings.federated else None,
-            is_open=lambda: self.place.trust.mode == "open",
+            is_open=lambda: self.setup.trust.mode == "open",
         )
         self.dispatcher = Dispatcher(
             pool=self.pool,
             peers=self._peers,
             client=client,
             report_traffic=self.membership.report_traffic,
-            node_id=self.place.identity.node_id,
-            node=self.place.identity.name,
+            node_id=self.setup.identity.node_id,
+            node=self.setup.identity.name,
             default_votes=settings.votes,
             default_strategy=settings.strategy,
             default_stream=settings.vote_stream,
@@ -159,7 +159,7 @@ class Node:
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))
-        for line in banner(self.place, settings.federated, self._upstream_lines):
+        for line in banner(self.setup, settings.federated, self._upstream_lines):
             self._console.say(line)
         await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
@@ -167,54 +167,54 @@ class Node:
         await self._load_model()
 
     def _trust_service(self, client: PeerClient) -> TrustService:
-        place, settings = self.place, self.settings
+        setup, settings = self.setup, self.settings
         return TrustService(
-            place.trust,
+            setup.trust,
             self.membership,
             client,
             data_dir=settings.data_path,
-            bind_hosts=place.addresses.bind_hosts,
-            addresses=lambda: self.place.all_announced,
+            bind_hosts=setup.addresses.bind_hosts,
+            addresses=lambda: self.setup.all_announced,
             federated=settings.federated,
             say=self._console.say,
-            members_only=place.access.members_only,
+            members_only=setup.access.members_only,
         )
 
     async def _enter_upstreams(self) -> Upstreams:
-        if self.place.upstream is None:
+        if self.setup.upstream is None:
             return Upstreams()
         key, say = take_key(os.environ), self._console.say
-        self._upstream_lines = banner_lines(self.place.upstream, key is not None)
-        upstream = Upstream(self.place.upstream, key, lambda news: say(f"* {news}"))
+        self._upstream_lines = banner_lines(self.setup.upstream, key is not None)
+        upstream = Upstream(self.setup.upstream, key, lambda news: say(f"* {news}"))
         return Upstreams([await self._stack.enter_async_context(upstream)])
 
     @asynccontextmanager
     async def _listening(self, listeners: Sequence[socket.socket]) -> AsyncGenerator[None]:
-        trust = self.place.trust
+        trust = self.setup.trust
         app = make_app(
             self.dispatcher,
             self.pool,
             self.membership,
             self.describe,
             self.condition,
-            access=self.place.access,
+            access=self.setup.access,
             trust=trust,
             files=self._files and self._files.service,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
-        async with shared_port(runner, listeners, trust, FLUSH_S) as self._doors:
+        async with shared_port(runner, listeners, trust, FLUSH_S) as self._ports:
             yield
 
     async def _join(self) -> None:
-        place = self.place
-        news = PeerNews(self._console.say, place.identity.name, lambda: place.trust.mode == "open")
-        self.membership.subscribe(news.tell)
+        setup = self.setup
+        news = PeerNews(self._console.say, setup.identity.name, lambda: setup.trust.mode == "open")
+        self.membership.subscribe(news.show)
         discovery = self.discovery = await self._stack.enter_async_context(
-            Discovery(self.settings, self.membership, self.describe, self._moved, self.place.port)
+            Discovery(self.settings, self.membership, self.describe, self._moved, self.setup.port)
         )
-        self.place.trust.subscribe(lambda _: discovery.announce())
+        self.setup.trust.subscribe(lambda _: discovery.announce())
         if discovery.problem:
             self._console.say(f"  mDNS       off: {discovery.problem}")
         await self._stack.enter_async_context(keeping_hashed(self._files))
@@ -222,9 +222,9 @@ class Node:
 
     def _moved(self, addresses: AnnouncedAddresses) -> None:
         """This machine got other addresses."""
-        if addresses.announce != self.place.addresses.announce:
+        if addresses.announce != self.setup.addresses.announce:
             self._console.say(f"* this node is now at {', '.join(addresses.announce)} ({addresses.reason})")
-        self.place = replace(self.place, addresses=addresses)
+        self.setup = replace(self.setup, addresses=addresses)
 
     async def _load_model(self) -> None:
         settings = self.settings
@@ -264,17 +264,17 @@ class Node:
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""
         models = served_models(self.pool.states())
-        trust = self.place.trust
+        trust = self.setup.trust
         return NodeDescription(
-            id=self.place.identity.node_id,
-            name=self.place.identity.name,
+            id=self.setup.identity.node_id,
+            name=self.setup.identity.name,
             version=program_version(),
-            url=self.place.announced.url,
+            url=self.setup.announced.url,
             models=models,
             slots_free=sum(model.slots_free for model in models),
             draining=self.condition.draining,
             hardware=dict(hardware_summary(self._snapshot)),
-            instance=self.place.instance,
+            instance=self.setup.instance,
             mode=trust.mode,
             roster=None if trust.roster is None else trust.roster.digest,
         )

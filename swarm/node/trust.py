@@ -217,9 +217,9 @@ class TrustService:
         """Tell the others that this node is out, then forget them."""
         roster = self._trust.roster
         assert roster is not None
-        farewell = roster if entry.revoked else roster.revoke(entry.id, entry.name)
+        revocation = roster if entry.revoked else roster.revoke(entry.id, entry.name)
         others = () if entry.revoked else self._trust.others
-        told = await asyncio.gather(*(self._take_leave(other, farewell) for other in others))
+        told = await asyncio.gather(*(self._take_leave(other, revocation) for other in others))
         self._withdraw_codes()
         with translated():
             await (self._trust.leave_for_own(self._places) if self._members_only else self._trust.leave())
@@ -229,14 +229,14 @@ class TrustService:
         told_names = tuple(name for name in told if name is not None)
         return Revoked(id=entry.id, name=entry.name, itself=True, told=told_names, closed=self._members_only)
 
-    async def _take_leave(self, member: Entry, farewell: Roster) -> str | None:
+    async def _take_leave(self, member: Entry, revocation: Roster) -> str | None:
         """Tell a member, where it is or was last, that this node is out; its name if it has heard. Nobody else will."""
         peer = next((peer for peer in self._membership.alive() if peer.id == member.id), None)
         addresses = self._found_at(member) if peer is None else (peer.address,)
 
         async def tell(address: Address) -> bool:
             try:
-                await self._client.exchange_roster(address, farewell, TELL_TIMEOUT_S)
+                await self._client.exchange_roster(address, revocation, TELL_TIMEOUT_S)
             except PeerError as error:  # it cuts the connection of who is no member any more, this one's
                 log.debug("%s: %s", member.name, error)
                 return peer is not None

@@ -17,9 +17,9 @@ from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import MAX_KEYS, read_access
 from swarm.node.banner import banner
-from swarm.node.place import Place as NodePlace
-from swarm.node.place import settle
 from swarm.node.settings import make_settings
+from swarm.node.setup import NodeSetup
+from swarm.node.setup import settle
 from tests.doubles.paired import paired_trusts
 
 KEY = "sk-very-secret"
@@ -218,7 +218,7 @@ def test_a_key_with_an_open_federation_ends_the_start_with_2(
     }[how]  # fmt: skip
     if how == "variable":
         monkeypatch.setenv("SWARM_API_KEY", KEY)
-    monkeypatch.setattr("swarm.node.place.open_listeners", goes_on)
+    monkeypatch.setattr("swarm.node.setup.open_listeners", goes_on)
     assert main([*federated, *words, "--host", "127.0.0.1", "--port", "0", "--data-dir", str(tmp_path / "node")]) == 2
     told = capsys.readouterr().err
     assert REFUSED in told
@@ -227,7 +227,7 @@ def test_a_key_with_an_open_federation_ends_the_start_with_2(
     assert KEY not in told
 
 
-def settled(folder: Path, **given: Any) -> NodePlace:
+def settled(folder: Path, **given: Any) -> NodeSetup:
     """Who and where a node with these settings is; its sockets are closed."""
     base = {"federation": True, "host": "127.0.0.1", "port": 0, "data_dir": folder, "api_key": [KEY]}
     place, listeners = settle(make_settings(base | given, None, {}))
@@ -236,7 +236,7 @@ def settled(folder: Path, **given: Any) -> NodePlace:
     return place
 
 
-def access_line(place: NodePlace, federated: bool = True) -> str:
+def access_line(place: NodeSetup, federated: bool = True) -> str:
     (line,) = (line for line in banner(place, federated, ()) if line.startswith("  access"))
     return line
 
@@ -278,7 +278,7 @@ def test_keys_of_a_node_that_is_alone_and_none_in_a_federation_start_as_before(t
 def test_an_open_federation_needs_a_federation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swarm.node.place.open_listeners", goes_on)
+    monkeypatch.setattr("swarm.node.setup.open_listeners", goes_on)
     assert main(["--open-federation", "--port", "0", "--data-dir", str(tmp_path)]) == 2
     assert "--open-federation opens nothing without a federation: add --federation" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from federation.hostport import Address
 from federation.peer import AddressRejected, Change, Source, Why, why_of
 from federation.peer_table import PeerTable
-from swarm.node.banner import MAX_TOLD, PeerNews
+from swarm.node.banner import MAX_SHOWN, PeerNews
 from tests.doubles.peer_tables import ATTIC, KITCHEN, KITCHEN_WIFI, answer, make_table, node
 
 PAIRED = f"! {KITCHEN} belongs to a paired swarm: run `swarm invite` there, then `swarm join CODE` here"
@@ -22,7 +22,7 @@ class Heard:
         """The lines that say `changes`."""
         before = len(self.lines)
         for change in changes:
-            self._news.tell(change)
+            self._news.show(change)
         return self.lines[before:]
 
 
@@ -96,11 +96,11 @@ def test_a_copy_is_named_once_for_all_its_addresses() -> None:
 
 def test_what_was_said_once_is_remembered_within_bounds() -> None:
     heard = Heard()
-    for number in range(2 * MAX_TOLD):
+    for number in range(2 * MAX_SHOWN):
         heard.tell(AddressRejected(KITCHEN, Source.MDNS, "", Why.UNTRUSTED, f"id-{number}"))
     (said_again,) = heard.tell(AddressRejected(KITCHEN, Source.MDNS, "", Why.UNTRUSTED, "id-0"))
     assert said_again == PAIRED
-    assert heard.tell(AddressRejected(KITCHEN, Source.MDNS, "", Why.UNTRUSTED, f"id-{2 * MAX_TOLD - 1}")) == []
+    assert heard.tell(AddressRejected(KITCHEN, Source.MDNS, "", Why.UNTRUSTED, f"id-{2 * MAX_SHOWN - 1}")) == []
 
 
 def test_what_a_paired_node_answers_an_open_one_is_no_other_service() -> None:

@@ -129,10 +129,10 @@ class RunningNode:
         goodbye = self.membership.say_goodbye
         await leave(
             self.condition,
-            self._doors,
+            self._ports,
             goodbye,
             others_serve,
-            has_heir=False,
+            has_successor=False,
             say=self.said.append,
             pace=pace,
         )
@@ -216,16 +216,16 @@ class RunningNode:
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
-            self._doors = await stack.enter_async_context(
+            self._ports = await stack.enter_async_context(
                 shared_port(runner, (listener,), self.trust, limits=self._options.port)
             )
             return
         await runner.setup()
         assert runner.server is not None
-        door = SharedPort(runner.server, listener, lambda: None, limits=self._options.port)
-        stack.push_async_callback(door.cut)
+        port = SharedPort(runner.server, listener, lambda: None, limits=self._options.port)
+        stack.push_async_callback(port.cut)
         stack.push_async_callback(runner.cleanup)
-        self._doors = (await stack.enter_async_context(door),)
+        self._ports = (await stack.enter_async_context(port),)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""

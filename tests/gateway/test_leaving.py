@@ -14,7 +14,7 @@ import pytest
 
 from swarm.commands.status import render
 from swarm.gateway.observing.view import parse_view
-from swarm.node.leaving import ASKED_LATELY_S, LeavingPace, farewell, linger_s
+from swarm.node.leaving import ASKED_LATELY_S, LeavingPace, linger_s, stopping_lines
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step
@@ -116,7 +116,7 @@ def test_a_node_lingers_only_for_those_who_may_come_and_can_be_served(
     ],
 )
 def test_a_person_is_told_why_the_node_does_not_end_at_once(in_progress: int, left_s: float, told: list[str]) -> None:
-    assert list(farewell(in_progress, left_s)) == told
+    assert list(stopping_lines(in_progress, left_s)) == told
 
 
 async def test_new_requests_are_passed_on_and_each_answer_closes_its_connection() -> None:

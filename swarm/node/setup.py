@@ -24,7 +24,7 @@ from swarm.routing.upstream import UpstreamPlan
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodeSetup:
     """Who and where this node is."""
 
     identity: NodeIdentity
@@ -34,7 +34,7 @@ class Place:
     access: AccessRules
     trust: Trust
     upstream: UpstreamPlan | None = None
-    has_heir: bool = False  # systemd holds the port: whoever knocks while no process listens waits for the next one
+    has_successor: bool = False  # systemd holds the port: who connects while no process listens waits for the next
 
     @property
     def announced(self) -> Address:
@@ -45,7 +45,7 @@ class Place:
         return tuple(make_address(host, self.port) for host in self.addresses.announce)
 
 
-def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
+def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
     """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
     try:
         identity = load_identity(settings.data_path, settings.name)
@@ -63,5 +63,5 @@ def settle(settings: Settings) -> tuple[Place, tuple[socket.socket, ...]]:
     handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
     port = int(listeners[0].getsockname()[1])
-    has_heir = bool(handed_over)
-    return Place(identity, secrets.token_hex(8), addresses, port, access, trust, upstream, has_heir), listeners
+    has_successor = bool(handed_over)
+    return NodeSetup(identity, secrets.token_hex(8), addresses, port, access, trust, upstream, has_successor), listeners
