@@ -114,7 +114,12 @@ async def said_of_access(settings: Settings) -> list[Finding]:
 @pytest.mark.parametrize(
     ("aloud", "with_key", "told", "remedy"),
     [
-        (True, True, "any machine that reaches the port may have answers generated at /federation/v1", "pair the nodes"),
+        (
+            True,
+            True,
+            "any machine that reaches the port may have answers generated at /federation/v1",
+            "pair the nodes",
+        ),
         (False, False, None, None),
     ],
 )
