@@ -1,6 +1,6 @@
-"""What agreement tells: does it rank right outcomes above wrong ones, and how right are those it would let through.
+"""How far agreement can be trusted: is it higher where a vote is right, and how right are votes above a threshold.
 
-What a vote still gets right when some of its seats belong to nodes that always answer the same wrong thing.
+And liars: what a vote still gets right when some of its voters always give the same wrong answer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from swarm.evaluation.replay import alone, outcome_of, vote
 from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.generation import Candidate, Usage
 
+Counts = tuple[tuple[int, int], ...]  # (right, wrong) outcomes at each level of agreement
+
 _LEVEL_DECIMALS = 6
+_LIES = {"number": ("987654321", "123456789"), "choice": ("A", "B")}
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Of all votes, `coverage` agree at least so much, and of those so many are right."""
+    """The share of all votes (`coverage`) with at least this `agreement`, and the share of these that are right."""
 
     agreement: float
     coverage: float
@@ -33,9 +36,6 @@ class AgreementSignal:
     k: int
     auroc: Estimate | None
     curve: tuple[Threshold, ...]
-
-
-Counts = tuple[tuple[int, int], ...]  # (right, wrong) outcomes at each level of agreement
 
 
 def auroc(levels: Iterable[tuple[float, float]]) -> float | None:
@@ -54,7 +54,7 @@ def measure_agreement(answered: Sequence[Answered], model: str, k: int, seed: in
 
 
 def agreement_of(k: int, outcomes: Sequence[Sequence[VoteOutcome]]) -> AgreementSignal:
-    """The same of outcomes, several for each problem."""
+    """The signal in these outcomes: several for each problem, one sequence a problem."""
     levels = sorted({_level(outcome) for row in outcomes for outcome in row})
     place = {level: at for at, level in enumerate(levels)}
     counts = [_counts(row, place) for row in outcomes]
@@ -92,12 +92,9 @@ def _counts(row: Sequence[VoteOutcome], place: dict[float, int]) -> Counts:
     return tuple((right, wrong) for right, wrong in counts)
 
 
-_LIES = {"number": ("987654321", "123456789"), "choice": ("A", "B")}
-
-
 @dataclass(frozen=True, slots=True)
 class Liars:
-    """Votes of `k`: how often they are right with nobody lying, and what so many liars among the seats cost."""
+    """Votes of `k`: the share that is right without liars, and what each number of liars takes from it."""
 
     k: int
     honest: Estimate
@@ -105,7 +102,7 @@ class Liars:
 
 
 def lie_about(problem: Problem) -> str | None:
-    """What a liar answers: the same to every problem, unless that happens to be right; None for other kinds."""
+    """What a liar answers: the same to every problem, unless that is right; None for kinds without a common lie."""
     for text in _LIES.get(problem.kind, ()):
         if not problem.is_right(Candidate(voter="liar", text=f"Answer: {text}", finish_reason="stop")):
             return text
@@ -113,17 +110,17 @@ def lie_about(problem: Problem) -> str | None:
 
 
 def with_liars(answers: Sequence[GradedAnswer], lie: str, liars: int) -> list[GradedAnswer]:
-    """`answers` with the last `liars` of them replaced; a liar takes the seat's name."""
+    """`answers` with the last `liars` of them replaced by the lie, under the same voters' names."""
     kept = list(answers[: len(answers) - liars])
     for seat in answers[len(kept) :]:
-        told = Candidate(
+        lying = Candidate(
             voter=seat.candidate.voter,
             model=seat.candidate.model,
             text=f"Answer: {lie}",
             finish_reason="stop",
             usage=Usage(completion_tokens=1),
         )
-        kept.append(GradedAnswer(told, right=False))
+        kept.append(GradedAnswer(lying, right=False))
     return kept
 
 

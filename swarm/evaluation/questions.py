@@ -1,8 +1,7 @@
-"""Questions with known answers: one JSON object a line, and when an answer is right.
+"""Questions with known answers, one JSON object a line, and when an answer is right.
 
-The questions that come with the product: what the embedded models were never trained on.
-
-They are files of the same form as anybody's; `models/recipe/question_files.py` in the repository makes them.
+Two sets come with the product, of questions that the embedded models were never trained on: files of the same form as
+anybody's, made by `models/recipe/question_files.py` in the repository.
 """
 
 from __future__ import annotations
@@ -34,21 +33,24 @@ from swarm.generation import (
 )
 from swarm.registry.weights_file import OPEN_OPTIONS
 
-_GOLD_VOTERS = ("gold", "gold again")
-
+SHIPPED = ("arithmetic", "tools")
 MAX_QUESTIONS = 20_000  # the largest public sets have about 14,000; drawing them takes days on one machine
 MAX_LINE_CHARS = 1_000_000  # a prompt of 250,000 tokens
 
+_FOLDER = Path(__file__).parent / "question_sets"
+_MAX_TOKENS = 256  # of a shipped question: the longest right answer has about 130
+_GOLD_VOTERS = ("gold", "gold again")  # "gold": the known right answer
+
 
 class Call(Frozen):
-    """A call that is expected: which tool, with which arguments."""
+    """A tool call that is expected."""
 
     name: str
     arguments: JsonObject = Field(default_factory=dict)
 
 
 class QuestionLine(Frozen):
-    """One line of a file. `question` is short for a single user message; `options` is how many choices there are."""
+    """One line of a file. `question` stands for a single user message; `options` is how many choices an answer has."""
 
     question: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[tuple[JsonObject, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
@@ -69,7 +71,7 @@ class QuestionLine(Frozen):
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, the answer that is right, and the kind that both are."""
+    """A question, its right answer (`gold`), and the kind of answer it takes."""
 
     asked: QuestionLine
     kind: Kind
@@ -77,7 +79,7 @@ class Problem:
 
     @cached_property
     def key(self) -> str:
-        """Names the question wherever it stands in a file: the same text and the same answer."""
+        """A short hash of question and answer: it stays the same wherever the question stands in a file."""
         text = self.asked.model_dump_json(exclude_none=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -125,7 +127,7 @@ class Problem:
 
     @cached_property
     def _judging(self) -> Question:
-        """A final answer is looked for even where the prompt did not demand its form; nothing else is stretched."""
+        """As `question`, but a final answer is looked for even where the prompt did not ask for its form."""
         question = self.question(Strategy.MAJORITY)
         return replace(question, wants_final_answer=True) if self.kind in ("number", "choice") else question
 
@@ -177,7 +179,7 @@ def read_questions(path: Path) -> tuple[Problem, ...]:
     if not problems:
         raise SetupError(f"{path} has no questions: one JSON object a line, with question and answer")
     if len({problem.key for problem in problems}) < len(problems):
-        raise SetupError(f"{path} asks a question twice: intervals would take it for two")
+        raise SetupError(f"{path} has a question twice: the intervals would count it as two")
     return tuple(problems)
 
 
@@ -225,14 +227,8 @@ def _calls(answer: JsonValue) -> tuple[ToolCall, ...]:
     )
 
 
-_FOLDER = Path(__file__).parent / "question_sets"
-_MAX_TOKENS = 256  # the longest right answer has about 130
-
-SHIPPED = ("arithmetic", "tools")
-
-
 def shipped_questions(name: str) -> QuestionSet:
-    """The set called so: 300 sums of eight terms, or 200 requests for calls of tools never seen before."""
+    """`arithmetic` (300 sums of eight terms) or `tools` (200 requests to call tools that no model has seen)."""
     problems = read_questions(_FOLDER / f"{name}.jsonl")
     if name == "tools":  # the tail of the distribution is where calls go wrong: hence all of it
         return QuestionSet(name, problems, temperature=1.0, max_tokens=_MAX_TOKENS, samples=9)

@@ -1,6 +1,6 @@
-"""Votes held again over samples that were drawn once. The product's own tally counts them; nothing is counted here.
+"""Votes held again over samples that were drawn once, counted by the product's own tally.
 
-What a model weighs by its samples, and what weights do for several: never on the problems they come from.
+Measured weights are tried on problems that they were not measured on: each half of the problems weighs the other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def outcome_of(question: Question, answers: Sequence[GradedAnswer], weights: Vot
 
 
 def dice_for(seed: int, *about: object) -> random.Random:
-    """Random numbers of their own for everything, so that no figure moves when another one is added."""
+    """Random numbers for one purpose alone, so that no figure changes when another one is added."""
     return random.Random(hashlib.sha256("/".join(map(str, (seed, *about))).encode()).digest())
 
 

@@ -1,6 +1,6 @@
-"""What was answered: one sample for each (question, model, index), drawn once. All else is computed from them.
+"""Samples: one answer for each (question, model, index), drawn once; everything else is computed from them.
 
-Samples in a file, one JSON object a line, so that a run can go on where it was interrupted.
+They are kept in a file, one JSON object a line, so that a run can go on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from swarm.evaluation.questions import Problem, QuestionSet
 from swarm.generation import Candidate, FinishReason, Frozen, ToolCall, Usage
 
 GREEDY = -1  # the index of the one sample at temperature 0
+_BEGINNING = b'{"key":{'  # of every line, so that no other file is taken for a damaged one of ours
 
 
 class SampleKey(Frozen):
@@ -37,7 +38,7 @@ class SampleKey(Frozen):
 
 
 class Sample(Frozen):
-    """One answer as it came. One that nobody can use is a sample, too; only no answer at all is none."""
+    """One answer as it came. An unusable answer is a sample, too; only a request without any answer gives none."""
 
     key: SampleKey
     text: str = ""
@@ -48,7 +49,7 @@ class Sample(Frozen):
     elapsed_ms: int = 0
 
     def candidate(self) -> Candidate:
-        """The sample as a voter's answer. Its voter's name says nothing of index and model, since names settle ties."""
+        """The sample as a voter's answer. The voter's name is a hash, since the tally settles ties by names."""
         name = hashlib.sha256(f"{self.key.problem}/{self.key.model}/{self.key.index}".encode()).hexdigest()[:12]
         return Candidate(
             voter=name,
@@ -63,7 +64,7 @@ class Sample(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class GradedAnswer:
-    """A sample with what is known of it: whether it is right, and what it cost."""
+    """A sample, and whether it is right."""
 
     candidate: Candidate
     right: bool
@@ -75,7 +76,7 @@ class GradedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class VoteOutcome:
-    """What a vote decided: was it right, and which share agreed (0 where that means nothing)."""
+    """Whether a vote's winner is right, and the share of votes that agreed with it (0 where there is no agreement)."""
 
     right: bool
     agreement: float
@@ -85,8 +86,8 @@ class VoteOutcome:
 class Answered:
     """One problem with every model's samples, as many of each, and their greedy answers.
 
-    `question` is what votes on it are counted by; it remembers how each answer reads, and `outcomes` what each vote
-    decided (by its voters), for all the votes to come.
+    `question` is what votes on it are counted by. It remembers how each answer reads, and `outcomes` (by voters' names)
+    what each vote decided, so that nothing is computed twice.
     """
 
     problem: Problem
@@ -109,7 +110,7 @@ class DrawPlan:
     seed: int
 
     def keys(self, problem: Problem) -> list[SampleKey]:
-        """Everything that is wanted of one problem."""
+        """The samples that are wanted of one problem."""
         return [self._key(problem, model, index) for model in self.models for index in range(GREEDY, self.samples)]
 
     def _key(self, problem: Problem, model: str, index: int) -> SampleKey:
@@ -124,7 +125,7 @@ class DrawPlan:
         )
 
     def answered(self, drawn: Mapping[SampleKey, Sample], strategy: Strategy) -> list[Answered]:
-        """The problems of which everything is there, in order; an interrupted run has fewer of them."""
+        """The problems with all of their samples, in order; an interrupted run has fewer of them."""
         complete: list[Answered] = []
         for problem in self.questions.problems:
             samples = [sample for key in self.keys(problem) if (sample := drawn.get(key)) is not None]
@@ -157,11 +158,8 @@ def sampling_seed(key: SampleKey) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-_BEGINNING = b'{"key":{'  # of every line, so that no other file is taken for a damaged one of ours
-
-
 class SampleStore:
-    """All samples drawn so far; those that come are appended to the file, if there is one."""
+    """All samples drawn so far; new ones are appended to the file, if there is one."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path

@@ -99,7 +99,7 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, words: s
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "has no questions"), ('{"question": "Q?", "answer": 1}\n' * 2, "asks a question twice")],
+    [("", "has no questions"), ('{"question": "Q?", "answer": 1}\n' * 2, "has a question twice")],
 )
 def test_a_useless_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "mine.jsonl"
