@@ -12,7 +12,7 @@ from swarm.generation import Candidate
 MAX_DETAIL_CHARS = 200  # an engine's error can be a page; a reason is a line
 
 
-class Reason(StrEnum):
+class AbstainReason(StrEnum):
     """Each names what keeps a candidate out of the count."""
 
     FAILED = "failed"
@@ -37,7 +37,7 @@ class Abstention:
     """`candidate` does not vote, for `reason`; `detail` is what in particular was wrong, if there is more to say."""
 
     candidate: Candidate
-    reason: Reason
+    reason: AbstainReason
     detail: str = ""
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Abstention:
 class Flaw:
     """What a reader of answers found wrong, before it is known whose answer it was."""
 
-    reason: Reason
+    reason: AbstainReason
     detail: str = ""
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from swarm.consensus.answers import Abstention, Reason
+from swarm.consensus.answers import AbstainReason, Abstention
 from swarm.consensus.final_answer import Frame, frame_of, framed
 from swarm.consensus.json_answer import ToolCallAnswer
 from swarm.consensus.judge import JUDGE
@@ -32,7 +32,7 @@ from swarm.consensus.strategies import (
     WEIGHTED,
     ZERO,
     Ballot,
-    Choice,
+    Chosen,
     Group,
     Vote,
     VotingStrategy,
@@ -62,11 +62,11 @@ VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
     Strategy.JUDGE: JUDGE,
 }
 _CALLS: tuple[Kind, ...] = ("tool_calls",)
-_WITHOUT_THE_KIND: Mapping[ProseKind, Reason] = {
-    "json": Reason.NOT_JSON,
-    "code": Reason.NO_CODE,
-    "final": Reason.NO_FINAL_ANSWER,
-    "text": Reason.EMPTY,
+_WITHOUT_THE_KIND: Mapping[ProseKind, AbstainReason] = {
+    "json": AbstainReason.NOT_JSON,
+    "code": AbstainReason.NO_CODE,
+    "final": AbstainReason.NO_FINAL_ANSWER,
+    "text": AbstainReason.EMPTY,
 }
 
 
@@ -143,7 +143,7 @@ def _carries(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class VoteCount:
     """How the vote stands. `groups` has the winner's first; `kinds` are those that its ballots were weighed by.
 
     `winner` is None where no ballot has weight in the kind that is counted. `mute` ballots are in words, but give no
@@ -160,13 +160,13 @@ class Standing:
     similarity: float | None = None
 
 
-def count(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> Standing:
+def count(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> VoteCount:
     """How the vote over `ballots` (at least one, of distinct voters) stands under a voting strategy."""
     if not question.tools:
         return _count_words(question, ballots, (), (), weights)
     voting, weightless = _weighed(ballots, lambda ballot: ballot.heads * weights.of(ballot.candidate.model, _CALLS[0]))
     if not voting:
-        return Standing(_CALLS[0], _CALLS, None, (), (), weightless)
+        return VoteCount(_CALLS[0], _CALLS, None, (), (), weightless)
     sides = group_by(voting, lambda ballot: ballot.reading.call is not None)
     leads = (Lead(lead_of_first(sides), _CALLS),)
     losers = tuple(ballot for side in sides[1:] for ballot in side.ballots)
@@ -191,19 +191,19 @@ def _weighed(
     weightless = (ballot for ballot in weighed if ballot.weight == ZERO)
     return (
         [ballot for ballot in weighed if ballot.weight > ZERO],
-        tuple(Abstention(ballot.candidate, Reason.NO_WEIGHT) for ballot in weightless),
+        tuple(Abstention(ballot.candidate, AbstainReason.NO_WEIGHT) for ballot in weightless),
     )
 
 
 def _count_calls(
     callers: Sequence[Ballot], speakers: Sequence[Ballot], leads: tuple[Lead, ...], weightless: tuple[Abstention, ...]
-) -> Standing:
+) -> VoteCount:
     """The names with the most weight, then among those calls the arguments with the most weight."""
     by_names = group_by(callers, lambda ballot: _call(ballot).names)
     by_arguments = group_by(by_names[0].ballots, _call_key)
     others = [ballot for group in by_names[1:] for ballot in group.ballots]
     dissent = (*by_arguments[1:], *group_by(others, _call_key), *in_order([speakers] if speakers else []))
-    return Standing(
+    return VoteCount(
         kind=_CALLS[0],
         kinds=_CALLS,
         winner=by_arguments[0].ballots[0],
@@ -219,7 +219,7 @@ def _count_words(
     callers: Sequence[Ballot],
     leads: tuple[Lead, ...],
     weights: VoterWeights,
-) -> Standing:
+) -> VoteCount:
     """What kind of answer most replies are, then the answer that the strategy chooses among those."""
     kind, kind_lead = prose_kind(question, speakers, weights)
     kinds = kinds_counted(kind)
@@ -230,13 +230,13 @@ def _count_words(
     )
     abstentions = (*weightless, *(_without(kind, ballot) for ballot in mute))
     if not voting:
-        return Standing(kinds[0], kinds, None, (), (), abstentions)
+        return VoteCount(kinds[0], kinds, None, (), (), abstentions)
     frame = _frame(voting)
     choice = _choose(question, kind, voting, frame)
     winners = next(group for group in choice.groups if choice.winner in group.ballots)
     others, weightless_callers = _weighed(callers, lambda ballot: weight_as(ballot, kind, weights))
     dissent = (*(group for group in choice.groups if group is not winners), *group_by(others, _call_key))
-    return Standing(
+    return VoteCount(
         kind=_reported_kind(kind, choice.winner.reading),
         kinds=kinds,
         winner=choice.winner,
@@ -249,7 +249,7 @@ def _count_words(
 
 
 def _without(kind: ProseKind, ballot: Ballot) -> Abstention:
-    return Abstention(ballot.candidate, Reason.CUT if ballot.reading.cut else _WITHOUT_THE_KIND[kind])
+    return Abstention(ballot.candidate, AbstainReason.CUT if ballot.reading.cut else _WITHOUT_THE_KIND[kind])
 
 
 def _frame(ballots: Sequence[Ballot]) -> Frame:
@@ -259,7 +259,7 @@ def _frame(ballots: Sequence[Ballot]) -> Frame:
     )
 
 
-def _choose(question: Question, kind: ProseKind, ballots: Sequence[Ballot], frame: Frame) -> Choice:
+def _choose(question: Question, kind: ProseKind, ballots: Sequence[Ballot], frame: Frame) -> Chosen:
     """What the strategy chooses among `ballots`, all of which have an answer of `kind`."""
     strategy, known = VOTING_STRATEGIES[question.strategy], question.likenesses
     match kind:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from rapidfuzz import fuzz
 
-from swarm.consensus.answers import Flaw, Reason
+from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
 from swarm.consensus.schema import breach, canonical_json, coerced, parse_json, without_defaults
 from swarm.generation import JsonObject, ResponseFormat, ToolCall, ToolSpec
@@ -57,7 +57,7 @@ def read_demanded_json(text: str, form: ResponseFormat) -> JsonAnswer | Flaw:
     if form.type == "json_schema" and form.json_schema is not None:
         schema = form.json_schema.schema_
     if (broken := breach(schema, value.json)) is not None:
-        return Flaw(Reason.BREAKS_SCHEMA, broken)
+        return Flaw(AbstainReason.BREAKS_SCHEMA, broken)
     return json_answer(without_defaults(schema, value.json))
 
 
@@ -79,7 +79,7 @@ def json_answer(value: JsonValue) -> JsonAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """Tells a parsed `null` from nothing."""
+    """Distinguishes a parsed `null` from nothing."""
 
     json: JsonValue
 
@@ -88,7 +88,7 @@ def _parsed(text: str) -> _Parsed | Flaw:
     try:
         return _Parsed(parse_json(text))
     except ValueError as error:
-        return Flaw(Reason.NOT_JSON, str(error))
+        return Flaw(AbstainReason.NOT_JSON, str(error))
 
 
 def _leaves(value: JsonValue, pointer: str) -> Iterator[tuple[str, JsonValue]]:
@@ -130,12 +130,12 @@ class ToolCallAnswer:
 def read_tool_calls(calls: Sequence[ToolCall], tools: Sequence[ToolSpec], parallel: bool) -> ToolCallAnswer | Flaw:
     """The answer that `calls` give; a flaw where one names no tool of `tools` or has arguments it does not take."""
     if len(calls) > MAX_CALLS:
-        return Flaw(Reason.TOO_LARGE, f"{len(calls)} calls")
+        return Flaw(AbstainReason.TOO_LARGE, f"{len(calls)} calls")
     schemas = {tool.function.name: tool.function.parameters for tool in tools}
     read: list[_Call] = []
     for call in calls:
         if call.name not in schemas:
-            return Flaw(Reason.UNKNOWN_TOOL, call.name)
+            return Flaw(AbstainReason.UNKNOWN_TOOL, call.name)
         arguments = _arguments(call, schemas[call.name])
         if isinstance(arguments, Flaw):
             return arguments
@@ -150,10 +150,10 @@ def _arguments(call: ToolCall, schema: JsonObject) -> str | Flaw:
     try:
         value: JsonValue = parse_json(call.arguments) if call.arguments.strip() else {}
     except ValueError as error:
-        return Flaw(Reason.MALFORMED_ARGUMENTS, f"{call.name}: {error}")
+        return Flaw(AbstainReason.MALFORMED_ARGUMENTS, f"{call.name}: {error}")
     if not isinstance(value, dict):
-        return Flaw(Reason.MALFORMED_ARGUMENTS, f"{call.name}: not an object")
+        return Flaw(AbstainReason.MALFORMED_ARGUMENTS, f"{call.name}: not an object")
     value = coerced(schema, value)
     if (broken := breach(schema, value)) is not None:
-        return Flaw(Reason.BREAKS_SCHEMA, f"{call.name} {broken}")
+        return Flaw(AbstainReason.BREAKS_SCHEMA, f"{call.name} {broken}")
     return canonical_json(without_defaults(schema, value))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from swarm.consensus.answers import Flaw, Reason
+from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import CodeAnswer, read_code
 from swarm.consensus.final_answer import FinalAnswer, find_final_answer
 from swarm.consensus.json_answer import (
@@ -60,22 +60,22 @@ def read(question: Question, candidate: Candidate) -> Reading | Flaw:
 def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
     cut = candidate.finish_reason == "length"
     if candidate.error is not None:
-        return Flaw(Reason.FAILED, candidate.error)
+        return Flaw(AbstainReason.FAILED, candidate.error)
     if candidate.finish_reason == "content_filter":
-        return Flaw(Reason.FILTERED)
+        return Flaw(AbstainReason.FILTERED)
     text = candidate.text
     if len(text) + sum(len(call.arguments) for call in candidate.tool_calls) > MAX_ANSWER_CHARS:
-        return Flaw(Reason.TOO_LARGE, f"over {MAX_ANSWER_CHARS} characters")
+        return Flaw(AbstainReason.TOO_LARGE, f"over {MAX_ANSWER_CHARS} characters")
     if candidate.tool_calls:
         if cut:
-            return Flaw(Reason.CUT)
+            return Flaw(AbstainReason.CUT)
         call = read_tool_calls(candidate.tool_calls, question.tools, question.parallel_tool_calls)
         return call if isinstance(call, Flaw) else Reading(call=call)
     said = without_reasoning(text)
     if said is None:
-        return Flaw(Reason.UNCLOSED_REASONING)
+        return Flaw(AbstainReason.UNCLOSED_REASONING)
     if not said.strip():
-        return Flaw(Reason.CUT if cut else Reason.EMPTY)
+        return Flaw(AbstainReason.CUT if cut else AbstainReason.EMPTY)
     return _read_words(question, said, cut)
 
 
@@ -94,7 +94,7 @@ def without_reasoning(text: str) -> str | None:
 
 def _read_words(question: Question, said: str, cut: bool) -> Reading | Flaw:
     if question.wants_json and question.response_format is not None:
-        answer = Flaw(Reason.CUT) if cut else read_demanded_json(said, question.response_format)
+        answer = Flaw(AbstainReason.CUT) if cut else read_demanded_json(said, question.response_format)
         return answer if isinstance(answer, Flaw) else Reading(json=answer)
     prose = Reading(text=read_text(said), cut=cut)
     if cut:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, Protocol, TypeVar
 
-from swarm.consensus.answers import Abstention, Comparable, Flaw, Keyed, Reason
+from swarm.consensus.answers import AbstainReason, Abstention, Comparable, Flaw, Keyed
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading, read
@@ -94,7 +94,7 @@ class Vote(Generic[K]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class Chosen:
     """What a rule chose. `groups` are in order of rank; the winner's need not be the first.
 
     `lead`: as long as less than this weight is outstanding, no further votes can change the answer chosen.
@@ -148,7 +148,7 @@ C = TypeVar("C", bound=Comparable)
 class StructuredRule(Protocol):
     """Chooses among JSON answers or among code answers; `votes` is not empty."""
 
-    def __call__(self, votes: Sequence[Vote[C]], likenesses: Likenesses, /) -> Choice: ...
+    def __call__(self, votes: Sequence[Vote[C]], likenesses: Likenesses, /) -> Chosen: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +156,13 @@ class VotingStrategy:
     """How one strategy chooses. Both rules are pure and give the same choice for every order of the votes."""
 
     structured: StructuredRule
-    prose: Callable[[Sequence[Vote[TextAnswer]], Likenesses], Choice]
+    prose: Callable[[Sequence[Vote[TextAnswer]], Likenesses], Chosen]
 
 
-def most_votes(votes: Sequence[Vote[Keyed]], _: Likenesses) -> Choice:
+def most_votes(votes: Sequence[Vote[Keyed]], _: Likenesses) -> Chosen:
     """The answer with the most weight behind it; settled once its lead exceeds what is outstanding."""
     groups = equal_answers(votes)
-    return Choice(groups[0].ballots[0], groups, lead_of_first(groups))
+    return Chosen(groups[0].ballots[0], groups, lead_of_first(groups))
 
 
 MAJORITY = VotingStrategy(structured=most_votes, prose=most_votes)
@@ -177,7 +177,7 @@ def race(question: Question, candidates: Sequence[Candidate]) -> tuple[Ballot | 
         if isinstance(reading, Flaw):
             abstentions.append(Abstention(candidate, reading.reason, reading.detail))
         elif winner is not None:
-            abstentions.append(Abstention(candidate, Reason.OUTRUN))
+            abstentions.append(Abstention(candidate, AbstainReason.OUTRUN))
         else:
             winner = Ballot(candidate, reading, Fraction(1), -math.inf)
     return winner, tuple(abstentions)
@@ -190,17 +190,17 @@ def _usable(question: Question, candidate: Candidate) -> Reading | Flaw:
     return Reading() if isinstance(reading, Flaw) and lone else reading
 
 
-def most_alike(votes: Sequence[Vote[C]], likenesses: Likenesses) -> Choice:
+def most_alike(votes: Sequence[Vote[C]], likenesses: Likenesses) -> Chosen:
     """The medoid of structured answers. Never settled early: each further answer moves the centre."""
     return _most_central(votes, equal_answers(votes), likenesses)
 
 
-def most_alike_prose(votes: Sequence[Vote[TextAnswer]], likenesses: Likenesses) -> Choice:
+def most_alike_prose(votes: Sequence[Vote[TextAnswer]], likenesses: Likenesses) -> Chosen:
     """The medoid of prose, with nearly identical answers as one group."""
     return _most_central(votes, _near_identical(votes, likenesses), likenesses)
 
 
-def _most_central(votes: Sequence[Vote[C]], groups: tuple[Group, ...], likenesses: Likenesses) -> Choice:
+def _most_central(votes: Sequence[Vote[C]], groups: tuple[Group, ...], likenesses: Likenesses) -> Chosen:
     """argmax over i of the sum over j≠i of w_j·likeness(i, j); an answer that was cut wins only where all were."""
     whole = any(not vote.ballot.reading.cut for vote in votes)
     support = _support(votes, likenesses)
@@ -211,7 +211,7 @@ def _most_central(votes: Sequence[Vote[C]], groups: tuple[Group, ...], likenesse
     )
     winner = votes[order[0]].ballot
     others = sum((vote.ballot.weight for vote in votes if vote.ballot is not winner), ZERO)
-    return Choice(winner, groups, ZERO, min(1.0, support[order[0]] / float(others)) if others else None)
+    return Chosen(winner, groups, ZERO, min(1.0, support[order[0]] / float(others)) if others else None)
 
 
 def _support(votes: Sequence[Vote[C]], likenesses: Likenesses) -> list[float]:
@@ -248,12 +248,12 @@ def _ballots(votes: Sequence[Vote[TextAnswer]]) -> list[Ballot]:
 MEDOID = VotingStrategy(structured=most_alike, prose=most_alike_prose)
 
 
-def majority_or_most_alike(votes: Sequence[Vote[C]], likenesses: Likenesses) -> Choice:
+def majority_or_most_alike(votes: Sequence[Vote[C]], likenesses: Likenesses) -> Chosen:
     """The answer with over half the weight, settled once it must keep that; else the medoid."""
     counted = most_votes(votes, likenesses)
     ahead_of_the_rest = 2 * counted.groups[0].weight - sum((vote.ballot.weight for vote in votes), ZERO)
     if ahead_of_the_rest > 0:
-        return Choice(counted.winner, counted.groups, ahead_of_the_rest)
+        return Chosen(counted.winner, counted.groups, ahead_of_the_rest)
     return most_alike(votes, likenesses)
 
 

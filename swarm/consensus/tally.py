@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from swarm.consensus.answers import Abstention, Flaw, Reason
-from swarm.consensus.count import POSTERIOR_STOP, Lead, Standing, count, kind_alone, posterior, stands
+from swarm.consensus.answers import AbstainReason, Abstention, Flaw
+from swarm.consensus.count import POSTERIOR_STOP, Lead, VoteCount, count, kind_alone, posterior, stands
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
@@ -99,7 +99,7 @@ def _admit(question: Question, candidates: Sequence[Candidate]) -> tuple[list[Ba
         if isinstance(reading, Flaw):
             abstentions.append(Abstention(candidate, reading.reason, reading.detail))
         elif candidate.voter in ballots:
-            abstentions.append(Abstention(candidate, Reason.DUPLICATE))
+            abstentions.append(Abstention(candidate, AbstainReason.DUPLICATE))
         else:
             ballot = Ballot(candidate, reading, Fraction(1), -math.inf)
             ballots[candidate.voter] = replace(ballot, weight=ballot.heads)
@@ -136,22 +136,22 @@ def _logprob(candidate: Candidate) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else -math.inf
 
 
-def models_heard(groups: Sequence[Group], abstentions: Sequence[Abstention]) -> list[str]:
+def models_counted(groups: Sequence[Group], abstentions: Sequence[Abstention]) -> list[str]:
     """The model of every voter whose part in the vote is known, one for each."""
     by_voter = {entry.candidate.voter: entry.candidate.model for entry in abstentions}
     by_voter.update((ballot.candidate.voter, ballot.candidate.model) for group in groups for ballot in group.ballots)
     return list(by_voter.values())
 
 
-def _quorum_leads(standing: Standing, abstentions: Sequence[Abstention], weights: VoterWeights) -> tuple[Lead, Lead]:
+def _quorum_leads(standing: VoteCount, abstentions: Sequence[Abstention], weights: VoterWeights) -> tuple[Lead, Lead]:
     """What may still abstain with half of those asked, and half of their weight, having voted."""
-    heard = models_heard(standing.groups, abstentions)
+    counted = models_counted(standing.groups, abstentions)
     votes = sum(len(group.ballots) for group in standing.groups)
-    weight = 2 * group_weight(standing.groups) - weights.outstanding(heard, standing.kinds)
-    return Lead(Fraction(2 * votes - len(heard))), Lead(weight, standing.kinds)
+    weight = 2 * group_weight(standing.groups) - weights.outstanding(counted, standing.kinds)
+    return Lead(Fraction(2 * votes - len(counted))), Lead(weight, standing.kinds)
 
 
-def _lead_over_all(standing: Standing) -> Lead:
+def _lead_over_all(standing: VoteCount) -> Lead:
     """What may go to others with over half the weight still on one answer, so that no judge is asked."""
     return Lead(max(ZERO, 2 * standing.groups[0].weight - group_weight(standing.groups)), standing.kinds)
 

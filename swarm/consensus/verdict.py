@@ -7,30 +7,30 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
-from swarm.consensus.answers import Reason
+from swarm.consensus.answers import AbstainReason
 from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import ZERO, Ballot, Group
-from swarm.consensus.tally import Tally, models_heard, tally
+from swarm.consensus.tally import Tally, models_counted, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate
 
 StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "deadline", "first", "single"]
-Outcome = Literal["consensus", "degraded", "single"]
+VerdictOutcome = Literal["consensus", "degraded", "single"]
 
 # Without one valid ballot the least flawed answer is still better than none; the order is how usable it is as it is.
 _BEST_EFFORT = (
-    Reason.CUT,
-    Reason.NO_WEIGHT,
-    Reason.BREAKS_SCHEMA,
-    Reason.NOT_JSON,
-    Reason.TOO_LARGE,
-    Reason.UNCLOSED_REASONING,
-    Reason.FILTERED,
-    Reason.EMPTY,
-    Reason.MALFORMED_ARGUMENTS,
-    Reason.UNKNOWN_TOOL,
+    AbstainReason.CUT,
+    AbstainReason.NO_WEIGHT,
+    AbstainReason.BREAKS_SCHEMA,
+    AbstainReason.NOT_JSON,
+    AbstainReason.TOO_LARGE,
+    AbstainReason.UNCLOSED_REASONING,
+    AbstainReason.FILTERED,
+    AbstainReason.EMPTY,
+    AbstainReason.MALFORMED_ARGUMENTS,
+    AbstainReason.UNKNOWN_TOOL,
 )
 
 
@@ -83,7 +83,7 @@ class Verdict:
     shortfall: str | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> VerdictOutcome:
         """`consensus` only where a quorum's answers, of more than one party, were compared; else `single`."""
         if self.degraded:
             return "degraded"
@@ -108,16 +108,16 @@ def decide(
 ) -> Verdict:
     """The verdict on `candidates`, those that failed included, of `asked` voters; `weights` as for `tally`.
 
-    `outstanding` has the models of the seats that were asked and not heard (by default none is known). `judge` is the
-    reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least flawed
-    answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in its
-    candidates: answers of one peer alone agree with nobody, however many they are.
+    `outstanding` has the models of the seats that were asked and have not answered (by default none is known). `judge`
+    is the reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least
+    flawed answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in
+    its candidates: answers of one peer alone agree with nobody, however many they are.
     """
     races = not question.strategy.compares
     counted = tally(question, candidates, weights)
     ruled = None if judge is None or question.strategy != Strategy.JUDGE else _ruled(counted, judge)
     counted = ruled or counted
-    short = _shortfall(counted, _unheard(counted, asked, outstanding, stopped_by), min_votes, races)
+    short = _shortfall(counted, _unanswered(counted, asked, outstanding, stopped_by), min_votes, races)
     alone = _of_one_peer(counted, peers)
     compared = short is None and not races and counted.votes > 1 and not alone
     flawed = disagreement(counted, min_agreement, alone)
@@ -164,7 +164,7 @@ def _ruled(counted: Tally, judge: Candidate) -> Tally | None:
     return replace(counted, winner=chosen.ballots[0].candidate, groups=(chosen, *others), similarity=None)
 
 
-def _unheard(
+def _unanswered(
     counted: Tally, asked: int, outstanding: Sequence[str | None] | None, stopped_by: StoppedBy
 ) -> Sequence[str | None]:
     """The seats that count as asked although they did not answer.
@@ -175,7 +175,7 @@ def _unheard(
         return ()
     if outstanding is not None:
         return outstanding
-    return (None,) * max(0, asked - len(models_heard(counted.groups, counted.abstentions)))
+    return (None,) * max(0, asked - len(models_counted(counted.groups, counted.abstentions)))
 
 
 def _shortfall(counted: Tally, unheard: Sequence[str | None], min_votes: int, races: bool) -> str | None:
@@ -235,7 +235,7 @@ def no_quorum(counted: Tally, outstanding: Sequence[str | None], min_votes: int)
     A quorum is half of the voters asked and half of their weight, and `min_votes` where so many were asked. Those
     `outstanding` (their models; None: not known, so the heaviest) were asked and have not voted.
     """
-    asked = [*models_heard(counted.groups, counted.abstentions), *outstanding]
+    asked = [*models_counted(counted.groups, counted.abstentions), *outstanding]
     needed = max((len(asked) + 1) // 2, min(min_votes, len(asked)), 1)
     if counted.votes < needed:
         return f"{counted.votes} of {len(asked)} voters gave a valid answer, and a quorum is {needed}"

@@ -19,7 +19,7 @@ from typing import Literal
 from swarm.consensus.options import KINDS, Kind, Strategy
 from swarm.registry.weights_file import Measured, Measurements
 
-MAX_RATIO = 4  # of the heaviest voter to the lightest: 50 questions tell no more, and no one voter should dictate
+MAX_RATIO = 4  # of the heaviest voter to the lightest: 50 questions say no more, and no one voter should dictate
 SAMPLES_OF_ONE_MODEL_RHO = (
     0.5  # how much alike the errors of one model's samples are; two models agree in 60 % of theirs
 )

@@ -20,11 +20,11 @@ from swarm.consensus.verdict import StoppedBy
 from swarm.consensus.waves import GRACE_SHARE, patience_s, worth_retrying
 from swarm.errors import EngineDied, EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
-from swarm.routing.ballot_box import BallotBox, BallotCall, Begun, Failure, Outcome, Report, RunVoters
-from swarm.routing.poison_pills import Content
-from swarm.routing.replica_client import Asking, Meter
+from swarm.routing.ballot_box import BallotBox, BallotCall, BallotResult, Begun, Failure, Report, RunVoters
+from swarm.routing.poison_pills import RequestContent
+from swarm.routing.replica_client import Meter, ReplicaClient
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, ReplicaKey, place_of
+from swarm.routing.seating import Batch, ReplicaKey, key_of
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Arrivals:
     def start(self, batch: Batch, leads: bool = False) -> None:
         """Run `batch`; with `leads`, its first voter's events are reported too."""
         meter = Meter(len(batch.samplings))
-        self._meters.append((place_of(batch.replica), meter))
+        self._meters.append((key_of(batch.replica), meter))
         task = asyncio.create_task(self._follow(batch, leads, meter), name=f"voters at {batch.replica.node}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -62,11 +62,11 @@ class Arrivals:
         return not any(meter.knows_nothing for _, meter in self._meters)
 
     async def _follow(self, batch: Batch, leads: bool, meter: Meter) -> None:
-        async def hear(event: Delta | Finish) -> None:
+        async def report(event: Delta | Finish) -> None:
             await self._queue.put(Report(batch, event))
 
         try:
-            async with aclosing(self._run(batch.replica, batch.samplings, hear if leads else None, meter)) as answers:
+            async with aclosing(self._run(batch.replica, batch.samplings, report if leads else None, meter)) as answers:
                 async for candidate in answers:
                     meter.answered()
                     await self._queue.put(Report(batch, candidate))
@@ -93,7 +93,7 @@ class Arrivals:
             return None
 
     async def cancel(self) -> None:
-        """Stop every voter that still runs, and wait until each has been told."""
+        """Stop every voter that still runs, and wait until each has ended."""
         self.stopped = True
         tasks = list(self._tasks)
         await cancel_and_wait(*tasks)
@@ -101,7 +101,7 @@ class Arrivals:
     def wasted_tokens(self) -> int | None:
         """What is known to have been generated for nothing: parts of answers, and answers that came too late.
 
-        None where only peers have cut answers short: they tell of whole ones.
+        None where only peers have cut answers short: they send whole ones only.
         """
         late = 0
         while not self._queue.empty():
@@ -151,7 +151,7 @@ class Patience:
 
 async def hold_ballot(
     call: BallotCall, *, min_grace_s: float = MIN_GRACE_S, most_unread: int = MAX_UNREAD
-) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
     """Yield what is shown of the leader and news of the ballot as they come, then one outcome. Closing it stops all."""
     box, patience, arrivals = BallotBox(call), Patience(call.deadline, min_grace_s), Arrivals(call.run, most_unread)
     stopped_by: StoppedBy | None = None
@@ -202,14 +202,14 @@ def best_judge(replicas: Sequence[Replica]) -> Replica:
 
 
 async def judgement(
-    asking: Asking, judge: Replica, request: GenerationRequest, groups: Sequence[Group], deadline: float
+    client: ReplicaClient, judge: Replica, request: GenerationRequest, groups: Sequence[Group], deadline: float
 ) -> Candidate:
     """What `judge` says of the answers in `groups`; a failure is a candidate with its error, and the vote stands."""
     question = judge_request(request, groups)
     failed = Candidate(voter=f"judge@{judge.node}", node=judge.node, model=judge.model)
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
-            async with aclosing(asking.candidates(judge, question, 1, deadline)) as answers:
+            async with aclosing(client.candidates(judge, question, 1, deadline)) as answers:
                 async for candidate in answers:
                     return candidate
         return failed.model_copy(update={"error": "no answer came"})
@@ -218,6 +218,6 @@ async def judgement(
     except SwarmError as failure:
         error = str(failure)
         if isinstance(failure, EngineDied):  # who asks again would have a judge asked again
-            asking.pills.died(Content.of(request), judge.node, failure.refused_for_s)
+            client.pills.died(RequestContent.of(request), judge.node, failure.refused_for_s)
     log.warning("the judge at %s failed, the vote stands: %s", judge.node, error)
     return failed.model_copy(update={"error": error})

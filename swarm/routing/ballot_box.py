@@ -35,7 +35,7 @@ from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, place_of, seated_as_planned
+from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BallotResult:
     """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in."""
 
     verdict: Verdict
@@ -83,7 +83,7 @@ class BallotCall:
     them then. With fewer than `min_votes` valid ballots the vote waits for more, and if none come its verdict is
     degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
     `replace` finds a batch for a lost one, given how many seats each party has or will have.
-    With `stream_leader` the first batch's first voter is heard from its first word on; `live` of it is shown.
+    With `stream_leader` the first batch's first voter's events are taken from its first word on; `live` of it is shown.
     With `progress` there is news of the ballot.
     """
 
@@ -114,9 +114,9 @@ class BallotBox:
         self.failures: list[SwarmError] = []
         self.held = call.later
         self.asked = 0
-        self.lead = Lead(call.batches[0] if call.stream_leader else None, call.live)
+        self.lead = Leader(call.batches[0] if call.stream_leader else None, call.live)
         self._out: Counter[ReplicaKey] = Counter()
-        self._told: tuple[int, ...] | None = None
+        self._last_news: tuple[int, ...] | None = None
         self._replaced = False
         self._deadly = False
         self._doubtful = False
@@ -141,16 +141,16 @@ class BallotBox:
         return not (self.outstanding or self.held or self.lead.pending)
 
     @property
-    def _heard(self) -> list[Candidate]:
+    def _known(self) -> list[Candidate]:
         """Everybody whose part in the vote is known: candidates in order of arrival, then the lost."""
         return [*self.candidates, *self._lost]
 
     @property
     def counted(self) -> Tally:
-        """The tally of everybody heard, made once for each arrival."""
-        heard = self._heard
-        if self._counted is None or self._counted[0] != len(heard):
-            self._counted = len(heard), tally(self.call.question, heard, self.call.weights)
+        """The tally of everybody known, made once for each arrival."""
+        known = self._known
+        if self._counted is None or self._counted[0] != len(known):
+            self._counted = len(known), tally(self.call.question, known, self.call.weights)
         return self._counted[1]
 
     @property
@@ -169,7 +169,7 @@ class BallotBox:
         self._seated[replica.party] += len(batch.samplings)
         if not replica.local:
             self._peers[replica.node] = replica.party
-        self._out[place_of(batch.replica)] += len(batch.samplings)
+        self._out[key_of(batch.replica)] += len(batch.samplings)
 
     def due(self, warm: frozenset[ReplicaKey], at_once: bool) -> tuple[Batch, ...]:
         """The batches to be asked now: those held back, once the first wave cannot decide alone.
@@ -192,7 +192,7 @@ class BallotBox:
         return now
 
     def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
-        place = place_of(batch.replica)
+        place = key_of(batch.replica)
         usages = [candidate.usage for candidate in self.candidates]
         if place in warm or not self._out[place] or not usages:
             return True
@@ -218,9 +218,9 @@ class BallotBox:
         """Count a report; returns what the client gets of it, if it is one of the leader's."""
         item = report.item
         if isinstance(item, Delta | Finish):
-            return self.lead.hear(report.batch, item)
+            return self.lead.take(report.batch, item)
         item = self._under_its_own_name(item)
-        self._out[place_of(report.batch.replica)] -= 1
+        self._out[key_of(report.batch.replica)] -= 1
         self.candidates.append(item)
         self.lead.arrived(report.batch, item)
         return None
@@ -243,7 +243,7 @@ class BallotBox:
         """
         if isinstance(failure.error, EngineDied):
             self._deadly, self.held = True, ()
-        self._out[place_of(failure.batch.replica)] -= failure.missing
+        self._out[key_of(failure.batch.replica)] -= failure.missing
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
@@ -288,13 +288,13 @@ class BallotBox:
         return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None
 
     def news(self) -> BallotStanding | None:
-        """How the ballot stands, where that is wanted and has changed since it was last told."""
-        state = (len(self._heard), self.asked, len(self.failures))
-        if not self.call.progress or state == self._told:
+        """How the ballot stands, where that is wanted and has changed since it was last asked for."""
+        state = (len(self._known), self.asked, len(self.failures))
+        if not self.call.progress or state == self._last_news:
             return None
-        self._told = state
+        self._last_news = state
         out = tuple(SeatsOut(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
-        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._heard), out)
+        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._known), out)
 
     @property
     def disputed(self) -> tuple[Group, ...]:
@@ -307,7 +307,7 @@ class BallotBox:
 
     def outcome(
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
-    ) -> Outcome:
+    ) -> BallotResult:
         """The result, `judge` being the reply of whoever was shown the answers.
 
         Raises where no voter gave a candidate, and where the streamed leader was cut off.
@@ -316,7 +316,7 @@ class BallotBox:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
         if not self.candidates:
             raise no_candidate(self.failures, self.asked, late=stopped_by == "deadline")
-        return Outcome(self._verdict(stopped_by, wasted_tokens, judge), self.lead.candidate, self.lead.shown)
+        return BallotResult(self._verdict(stopped_by, wasted_tokens, judge), self.lead.candidate, self.lead.shown)
 
     def _verdict(
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
@@ -325,7 +325,7 @@ class BallotBox:
         unneeded = self.outstanding + len(self._models_held())
         return decide(
             call.question,
-            self._heard,
+            self._known,
             asked=self.asked,
             wanted=call.wanted,
             stopped_by=stopped_by,
@@ -340,8 +340,8 @@ class BallotBox:
         )
 
 
-class Lead:
-    """Whose events are heard, what of them is shown, and whether the vote has to wait for the rest.
+class Leader:
+    """Whose events are taken, what of them is shown, and whether the vote has to wait for the rest.
 
     `shown` is what the client has seen; `candidate` the leader's whole answer once it is in.
     """
@@ -364,7 +364,7 @@ class Lead:
         """The client has the beginning of an answer whose end is not here: the vote waits for it."""
         return self.shown == StreamMode.LEADER and self.candidate is None
 
-    def hear(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
+    def take(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
         """Take an event of `batch`'s first voter; what the client gets of it."""
         if batch is not self._batch:
             return None
@@ -423,7 +423,7 @@ class Lead:
 
 
 def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
-    """What to tell a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
+    """The error for a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
     for error in failures:
         if isinstance(error, EngineDied):
             return error

@@ -21,10 +21,10 @@ from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, 
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
-from swarm.routing.ballot_box import BallotCall, Begun, Failure, Outcome, RunVoters, no_consensus
-from swarm.routing.observations import Account, Demand, dissents, findings, size_lie
+from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
+from swarm.routing.observations import ConductCounts, Demand, dissents, findings, size_mismatch
 from swarm.routing.peer_answers import OnEvent
-from swarm.routing.poison_pills import Content, Pills
+from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.policy import (
     Defaults,
     Plan,
@@ -39,7 +39,7 @@ from swarm.routing.policy import (
 )
 from swarm.routing.preference import by_our_measure, by_preference, expected_tokens, fit_to_vote, with_slots_for
 from swarm.routing.prefix import Prefixes, prefixes_of
-from swarm.routing.replica_client import Asking, Meter, OnServed, with_sampling
+from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, with_sampling
 from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules
@@ -81,7 +81,9 @@ class Dispatcher:
         self._peers = peers
         self._router = Router(report_traffic, rules, limits=failure_limits)
         self.upstreams = upstreams or Upstreams()
-        self._asking = Asking(pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer, utilities)
+        self._client = ReplicaClient(
+            pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer, utilities
+        )
         self._node_id = node_id
         self.node = node
         self._defaults = Defaults(default_votes, default_strategy, default_stream)
@@ -109,7 +111,7 @@ class Dispatcher:
         return any(replica.node_id == node_id for replica in self._peers())
 
     @property
-    def pills(self) -> Pills:
+    def pills(self) -> PoisonPills:
         """The requests that are asked of nobody, because engines ended over them."""
         return self._router.pills
 
@@ -117,19 +119,19 @@ class Dispatcher:
         """How requests to each peer fare, by node id; closed for those that are not named."""
         return self._router.circuits()
 
-    def conduct(self) -> Mapping[str, tuple[Account, tuple[str, ...]]]:
-        """How each peer that serves a model has behaved, by node id, and what of that a person should be told."""
-        told: dict[str, tuple[Account, tuple[str, ...]]] = {}
+    def conduct(self) -> Mapping[str, tuple[ConductCounts, tuple[str, ...]]]:
+        """How each peer that serves a model has behaved, by node id, and what of that a person should know."""
+        found_of: dict[str, tuple[ConductCounts, tuple[str, ...]]] = {}
         for replica in self._peers():
-            account, lies = self._router.conduct.of(replica.node_id), size_lie(replica)
-            before = told.get(replica.node_id)
+            account, mismatch = self._router.conduct.of(replica.node_id), size_mismatch(replica)
+            before = found_of.get(replica.node_id)
             found = findings(account, self._router.conduct.others(replica.node_id)) if before is None else before[1]
-            told[replica.node_id] = (account, (*found, *lies))
-        return told
+            found_of[replica.node_id] = (account, (*found, *mismatch))
+        return found_of
 
     @property
     def listeners(self) -> list[RoutingListener]:
-        """Who hears what becomes of requests; add to it at any time."""
+        """Who is called with what becomes of requests; add to it at any time."""
         return self._router.listeners
 
     def _offers(self, allowed: bool = True, local_only: bool = False) -> tuple[UpstreamOffer, ...]:
@@ -164,7 +166,7 @@ class Dispatcher:
         And EngineDied for a request that an engine has ended over. The engines of the plan are to be asked whether they
         can answer `request` at all (`EngineEntry.check`): that takes its time, and this does not.
         """
-        self.pills.refuse(Content.of(request))  # first: the engine that it ended may still be gone
+        self.pills.refuse(RequestContent.of(request))  # first: the engine that it ended may still be gone
         offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
         able = self._able(request, offers, local_only)
         voters = able
@@ -198,7 +200,7 @@ class Dispatcher:
 
     async def vote(
         self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
-    ) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+    ) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
 
         With `stream` the strongest voter's answer comes while it is made, as far as it may be shown. Raises what no
@@ -212,7 +214,7 @@ class Dispatcher:
                 try:
                     async with aclosing(ballot) as progress:
                         async for item in progress:
-                            if isinstance(item, Outcome):
+                            if isinstance(item, BallotResult):
                                 self._settle(item.verdict, options)
                             shown = shown or isinstance(item, Delta)
                             yield item
@@ -251,7 +253,7 @@ class Dispatcher:
         weights = seat_weights(question, self._measurements, plan.seats)
         planned = self._router.warmed(plan.seats, plan.prefixes)
         seats = strongest_first(planned, measured_strength(self._measurements, question, models))
-        self._router.affinity.answered(plan.prefixes, seats[0].place)  # the leader's slot has the prompt
+        self._router.affinity.answered(plan.prefixes, seats[0].key)  # the leader's slot has the prompt
         base = request.seed if request.seed is not None else random.getrandbits(31)
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
@@ -289,7 +291,7 @@ class Dispatcher:
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
             sampled = request if unchanged else with_sampling(request, samplings[0])
-            return self._asking.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
+            return self._client.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
 
         return run
 
@@ -301,7 +303,7 @@ class Dispatcher:
             able = who_can(request, self._everywhere())
         except (UnknownModel, BadRequest):  # whoever voted has left since, or is an upstream
             able = plan.seats
-        return await judgement(self._asking, best_judge(able), request, groups, deadline)
+        return await judgement(self._client, best_judge(able), request, groups, deadline)
 
     def _replacement(
         self, request: GenerationRequest, plan: Plan, failure: Failure, seated: Mapping[str, int]
@@ -345,7 +347,7 @@ class Dispatcher:
             return self._ranked(request, self._able(request, offers, local_only), offers, plan.prefixes, choices)
 
         answer = SingleAnswer(
-            self._asking, self._router, request, plan, rank_again, choices, deadline, on_served, whole, local_only
+            self._client, self._router, request, plan, rank_again, choices, deadline, on_served, whole, local_only
         )
         return answer.events(self._demand)
 
@@ -362,12 +364,12 @@ class Dispatcher:
         self._router.attempt()
         for replica in replicas[:-1]:
             try:
-                return await self._asking.utility(replica, call, deadline), replica
+                return await self._client.utility(replica, call, deadline), replica
             except EngineDied:
                 raise
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
-        return await self._asking.utility(replicas[-1], call, deadline), replicas[-1]
+        return await self._client.utility(replicas[-1], call, deadline), replicas[-1]
 
 
 def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:

@@ -7,7 +7,8 @@ Pure machines, each with its clock given, fed by the router and the dispatcher:
 * `Outstanding`: what this node has asked of each peer, so that a figure reported a moment ago can be corrected by what
   came since. A peer reports its idle slots once a second; a burst of requests within that second must not all see the
   same idle slot.
-* `Paces`: how fast each replica answers this node's own requests, measured where the answer arrives, as moving means.
+* `MeasuredSpeeds`: how fast each replica answers this node's own requests, measured where the answer arrives, as
+  moving means.
 * `Conduct`: how each peer has behaved, in counts, and what of that a person should know. Nothing is ever done about it
   here: a weak model dissents often, and whom to revoke is a person's decision.
 """
@@ -32,19 +33,19 @@ from swarm.routing.replicas import Replica, ReplicaKey
 DEMAND_WINDOW_S = 2.0  # a client that asks again at all does so within moments; a rush may be forgotten soon after
 MAX_NOTED = 4096  # changes within one window; a node that sees more of them has nothing to spare anyway
 MAX_ENDED = 1024  # calls remembered per place after their end: more within one probe interval is no one-second figure
-MAX_PACES = 1024  # places remembered, those heard from last; each is some 200 bytes
-PACE_LIFETIME_S = 120.0  # then what the node tells of itself counts: one bad moment must not keep it idle for long
+MAX_PACES = 1024  # places remembered, the latest; each is some 200 bytes
+PACE_LIFETIME_S = 120.0  # then what the node reports of itself counts: one bad moment must not keep it idle for long
 SHORT_PROMPT_TOKENS = 512  # reading more than that takes its own time, which says nothing of the next prompt
-MIN_TOKENS = 8  # shorter answers come in one or two packets, and tell nothing of the speed
-MAX_PEERS_COUNTED = 256  # twice a peer table; the one heard of longest ago is forgotten first
+MIN_TOKENS = 8  # shorter answers come in one or two packets, and say nothing of the speed
+MAX_PEERS_COUNTED = 256  # twice a peer table; the one seen longest ago is forgotten first
 MAX_COUNT = 512  # then an account is halved: what a peer did last week weighs less than what it does today
 COUNTABLE: frozenset[Kind] = frozenset({"number", "choice", "json", "tool_calls"})  # of which two answers are equal
 MIN_VOTES = 20  # countable votes before dissent is worth a word
 MIN_FAULTS = 3  # malformed answers, or impossible counts, before they are: one may be a broken connection
 MIN_FAULT_SHARE = 0.05
-MIN_PACED = 5  # answers measured before a boast is
+MIN_PACED = 5  # answers measured before an overclaim is
 MIN_REFUTED_SHARE = 0.8
-BOAST = 4.0  # times as fast as measured: a busy node and a slow network explain less
+OVERCLAIM = 4.0  # times as fast as measured: a busy node and a slow network explain less
 Z_99 = 2.58  # of the normal distribution: an interval that holds the true share 99 times in 100
 UNSEEN_TOKENS = 64  # an answer may have beyond one for each byte of it: markup around calls and thoughts
 
@@ -79,7 +80,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Since:
+class SlotsSince:
     """Slots asked of one place: taken `begun` after some instant, held before it and `ended` since, `running` now."""
 
     begun: int = 0
@@ -87,7 +88,7 @@ class Since:
     running: int = 0
 
 
-NOTHING = Since()
+NOTHING = SlotsSince()
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class _Calls:
 
 
 class Outstanding:
-    """A ledger of calls by place. `clock` is monotonic seconds, the one on which `Replica.told_at` stands."""
+    """A ledger of calls by place. `clock` is monotonic seconds, the one on which `Replica.reported_at` stands."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -122,7 +123,7 @@ class Outstanding:
             calls.held -= slots
             calls.ended.append((began, self._clock(), slots))
 
-    def since(self, place: ReplicaKey, instant: float) -> Since:
+    def since(self, place: ReplicaKey, instant: float) -> SlotsSince:
         """What was asked of `place`, as seen against a figure that was true at `instant`."""
         calls = self._calls.get(place)
         if calls is None:
@@ -137,7 +138,7 @@ class Outstanding:
                 break
             if began < instant:
                 ended += slots
-        return Since(begun, ended, calls.held)
+        return SlotsSince(begun, ended, calls.held)
 
     def keep(self, places: set[ReplicaKey]) -> None:
         """Forget what is over at every other place; called with those that can be asked now."""
@@ -146,27 +147,29 @@ class Outstanding:
                 del self._calls[place]
 
 
-def corrected(told: Replica, since: Since) -> Replica:
-    """`told` as it must be by now. Others' requests are as told; never less is at work there than this node has asked.
+def corrected(reported: Replica, since: SlotsSince) -> Replica:
+    """`reported` as it must be by now. Others' requests are as reported; no less is at work than this node has asked.
 
-    The wait that it told holds for the queue that it told: of another one it is in proportion.
+    The wait that it reported holds for the queue that it reported: of another one it is in proportion.
     """
-    if since == NOTHING or told.suspect:
-        return told
-    load = max(told.load + since.begun - since.ended, since.running, 0)
-    if load == told.load:
-        return told
-    waiting = max(0, load - told.slots)
+    if since == NOTHING or reported.suspect:
+        return reported
+    load = max(reported.load + since.begun - since.ended, since.running, 0)
+    if load == reported.load:
+        return reported
+    waiting = max(0, load - reported.slots)
     return replace(
-        told,
-        slots_free=max(0, told.slots - load),
+        reported,
+        slots_free=max(0, reported.slots - load),
         waiting=waiting,
-        wait_s=told.wait_s * (waiting + 1) / (told.waiting + 1) if told.wait_s and load >= told.slots else None,
+        wait_s=reported.wait_s * (waiting + 1) / (reported.waiting + 1)
+        if reported.wait_s and load >= reported.slots
+        else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MeasuredSpeed:
     """`first_s` to the first event, of a short prompt where a slot was free; `tokens_per_s` from then on, if alone."""
 
     first_s: float | None
@@ -174,14 +177,14 @@ class Pace:
     noted_at: float
 
 
-class Paces:
+class MeasuredSpeeds:
     """By place. `clock` is monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._paces: OrderedDict[ReplicaKey, Pace] = OrderedDict()
+        self._paces: OrderedDict[ReplicaKey, MeasuredSpeed] = OrderedDict()
 
-    def of(self, place: ReplicaKey) -> Pace | None:
+    def of(self, place: ReplicaKey) -> MeasuredSpeed | None:
         """What was measured there lately."""
         pace = self._paces.get(place)
         return None if pace is None or self._clock() - pace.noted_at > PACE_LIFETIME_S else pace
@@ -189,7 +192,7 @@ class Paces:
     def note(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
         """A whole answer of `asked`, which is as it was when it was asked."""
         tokens, read_tokens = usage.completion_tokens, usage.prompt_tokens - usage.cached_tokens
-        before = self.of(asked.place)
+        before = self.of(asked.key)
         first = None if before is None else before.first_s
         speed = None if before is None else before.tokens_per_s
         if asked.slots_free and read_tokens <= SHORT_PROMPT_TOKENS:
@@ -197,18 +200,18 @@ class Paces:
         if tokens >= MIN_TOKENS and writing_s > 0:
             alone = tokens / writing_s * crowding(min(asked.load, asked.slots - 1), asked.slots)
             speed = moving_mean(speed, alone)
-        self._paces[asked.place] = Pace(first, speed, self._clock())
-        self._paces.move_to_end(asked.place)
+        self._paces[asked.key] = MeasuredSpeed(first, speed, self._clock())
+        self._paces.move_to_end(asked.key)
         if len(self._paces) > MAX_PACES:
             self._paces.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ConductCounts:
     """`answers` were well formed and `malformed` none; `overstated` named more tokens than they have bytes.
 
     Of `votes`, its ballots in countable votes that others settled, `dissent` were against them. Of `paced` answers the
-    speed was measured, and `refuted` came from a peer that claimed over BOAST times as much.
+    speed was measured, and `refuted` came from a peer that claimed over OVERCLAIM times as much.
     """
 
     answers: int = 0
@@ -219,11 +222,11 @@ class Account:
     paced: int = 0
     refuted: int = 0
 
-    def plus(self, **counts: int) -> Account:
+    def plus(self, **counts: int) -> ConductCounts:
         """With so many more of each."""
         added = {name: self.count(name) + counts.get(name, 0) for name in NAMES}
         largest = max(added.values())
-        return Account(**{name: count // 2 if largest > MAX_COUNT else count for name, count in added.items()})
+        return ConductCounts(**{name: count // 2 if largest > MAX_COUNT else count for name, count in added.items()})
 
     def count(self, name: str) -> int:
         """One of the counts."""
@@ -231,15 +234,15 @@ class Account:
         return value
 
 
-NAMES = tuple(Account.__dataclass_fields__)
-_BLANK = Account()
+NAMES = tuple(ConductCounts.__dataclass_fields__)
+_BLANK = ConductCounts()
 
 
 class Conduct:
     """The accounts, by node id."""
 
     def __init__(self) -> None:
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._accounts: OrderedDict[str, ConductCounts] = OrderedDict()
 
     def note(self, node_id: str, **counts: int) -> None:
         """So many more of each count."""
@@ -248,13 +251,15 @@ class Conduct:
         if len(self._accounts) > MAX_PEERS_COUNTED:
             self._accounts.popitem(last=False)
 
-    def of(self, node_id: str) -> Account:
+    def of(self, node_id: str) -> ConductCounts:
         return self._accounts.get(node_id, _BLANK)
 
-    def others(self, node_id: str) -> Account:
+    def others(self, node_id: str) -> ConductCounts:
         """The votes and dissent of everybody else, together."""
         rest = [account for known, account in self._accounts.items() if known != node_id]
-        return Account(votes=sum(account.votes for account in rest), dissent=sum(account.dissent for account in rest))
+        return ConductCounts(
+            votes=sum(account.votes for account in rest), dissent=sum(account.dissent for account in rest)
+        )
 
 
 def dissents(verdict: Verdict, nodes: Mapping[str, str]) -> list[tuple[str, bool]]:
@@ -276,32 +281,32 @@ def node_of(voter: str) -> str:
     return voter.partition("@")[2]
 
 
-def findings(account: Account, others: Account) -> tuple[str, ...]:
-    """What a person should be told of a peer, each as a fact with its numbers; nothing of one that is like the rest."""
+def findings(account: ConductCounts, others: ConductCounts) -> tuple[str, ...]:
+    """What a person should know of a peer, each as a fact with its numbers; nothing of one that is like the rest."""
     found: list[str] = []
     if is_dissenter(account, others):
         rest = f"; all others together {others.dissent} of {others.votes}" if others.votes else ""
         found.append(f"{account.dissent} of {account.votes} countable votes against the rest{rest}")
-    heard = account.answers + account.malformed
-    if account.malformed >= MIN_FAULTS and account.malformed >= MIN_FAULT_SHARE * heard:
-        found.append(f"{account.malformed} of {heard} answers were none")
-    if account.overstated >= MIN_FAULTS and account.overstated >= MIN_FAULT_SHARE * heard:
-        found.append(f"{account.overstated} of {heard} answers named more tokens than they have bytes")
+    received = account.answers + account.malformed
+    if account.malformed >= MIN_FAULTS and account.malformed >= MIN_FAULT_SHARE * received:
+        found.append(f"{account.malformed} of {received} answers were none")
+    if account.overstated >= MIN_FAULTS and account.overstated >= MIN_FAULT_SHARE * received:
+        found.append(f"{account.overstated} of {received} answers named more tokens than they have bytes")
     if account.paced >= MIN_PACED and account.refuted >= MIN_REFUTED_SHARE * account.paced:
         found.append(
-            f"claims over {BOAST:.0f} times the speed measured in {account.refuted} of {account.paced} answers"
+            f"claims over {OVERCLAIM:.0f} times the speed measured in {account.refuted} of {account.paced} answers"
         )
     return tuple(found)
 
 
-def size_lie(replica: Replica) -> tuple[str, ...]:
-    """What to tell where a peer's figure for a model's size is not that of a model of this name."""
-    if not refutes(replica.told_params, replica.params):
+def size_mismatch(replica: Replica) -> tuple[str, ...]:
+    """What to say where a peer's figure for a model's size is not that of a model of this name."""
+    if not refutes(replica.reported_params, replica.params):
         return ()
-    return (f"says that {replica.model} has {replica.told_params:,} parameters; it has about {replica.params:,}",)
+    return (f"says that {replica.model} has {replica.reported_params:,} parameters; it has about {replica.params:,}",)
 
 
-def is_dissenter(account: Account, others: Account) -> bool:
+def is_dissenter(account: ConductCounts, others: ConductCounts) -> bool:
     """Whether it is against the rest in more than half of the votes, and in more than the others are, 99 % sure."""
     if account.votes < MIN_VOTES:
         return False
@@ -317,6 +322,6 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
-def possible_tokens(told: int, sent_bytes: int) -> int:
+def possible_tokens(reported: int, sent_bytes: int) -> int:
     """How many of the tokens that a peer names can be in what it sent: a token has a byte, but for unseen ones."""
-    return min(told, sent_bytes + UNSEEN_TOKENS)
+    return min(reported, sent_bytes + UNSEEN_TOKENS)

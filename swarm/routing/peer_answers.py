@@ -93,7 +93,7 @@ async def peer_candidates(
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from a peer. At most that many are taken, and each bears the peer's own name.
 
-    `on_event` hears the first one's events as they come, where the peer is one that tells them.
+    `on_event` is called with the first one's events as they come, where the peer sends them.
     Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, that its engine ended over
     the request as EngineDied, a connection that broke off as PeerVanished, all else as PeerFailed.
     """
@@ -265,21 +265,21 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
         case "context_length_exceeded" | "invalid_value", _, _:
             return BadRequest(message)
         case "engine_failed", _, _ if detail.get("died") is True:  # older nodes say no more than that it failed
-            return EngineDied(f"{replica.node}: {message}", told_refusal_s(detail.get("refused_for_s")))
+            return EngineDied(f"{replica.node}: {message}", refusal_s_in(detail.get("refused_for_s")))
         case "unavailable", _, _:
-            return Unavailable(f"{replica.node}: {message}", told_retry_after_s(detail.get("retry_after_s")))
+            return Unavailable(f"{replica.node}: {message}", retry_after_s_in(detail.get("retry_after_s")))
         case _:
             return PeerFailed(replica.node, message)
 
 
-def told_retry_after_s(told: object) -> int:
+def retry_after_s_in(value: object) -> int:
     """When a busy peer says to come back, within reason; a second where it does not say."""
-    return told if isinstance(told, int) and 1 <= told <= MAX_RETRY_AFTER_S else 1
+    return value if isinstance(value, int) and 1 <= value <= MAX_RETRY_AFTER_S else 1
 
 
-def told_refusal_s(told: object) -> int:
+def refusal_s_in(value: object) -> int:
     """For how long a peer still refuses the request: a memory of it ends where it began, and is not passed on anew."""
-    return told if isinstance(told, int) and 1 <= told <= REFUSED_S else REFUSED_S
+    return value if isinstance(value, int) and 1 <= value <= REFUSED_S else REFUSED_S
 
 
 def error_object(body: bytes) -> Mapping[str, Any]:

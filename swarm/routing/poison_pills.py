@@ -35,10 +35,10 @@ MAX_REMEMBERED = 1024  # of each kind, some 200 bytes each: each costs an engine
 VARIED = frozenset({"model", "seed", "temperature", "n", "stream", "stream_options"})
 
 
-class Content:
+class RequestContent:
     """What a request asks, known by its hash. The hash is made when it is first needed: mostly it never is.
 
-    All that the engine is told is in it: messages or prompt, suffix and the other texts, tools and their choice, the
+    All that the engine gets is in it: messages or prompt, suffix and the other texts, tools and their choice, the
     form of the answer, limits and sampling. Left out is what differs between the voters of one ballot and the models
     of one swarm (VARIED): the same words in another engine, with another seed, are as likely to end it.
     Whoever changes a byte has another request. Nothing is promised there: each costs one engine at most, whose
@@ -50,14 +50,14 @@ class Content:
         self._body = body
 
     @staticmethod
-    def of(request: GenerationRequest) -> Content:
+    def of(request: GenerationRequest) -> RequestContent:
         """Of a request for text: its wire form, so that every node that it passes through finds the same."""
-        return Content("generate", lambda: request_body(request, 1))
+        return RequestContent("generate", lambda: request_body(request, 1))
 
     @staticmethod
-    def of_call(name: str, body: Mapping[str, Any]) -> Content:
+    def of_call(name: str, body: Mapping[str, Any]) -> RequestContent:
         """Of a call that generates nothing."""
-        return Content(name, lambda: body)
+        return RequestContent(name, lambda: body)
 
     @cached_property
     def key(self) -> bytes:
@@ -66,7 +66,7 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Pill:
+class PoisonPill:
     """A request that is refused `until` an instant, because an engine or two nodes ended over it `where`."""
 
     where: str
@@ -81,31 +81,31 @@ class Vanishing:
     until: float
 
 
-S = TypeVar("S", Pill, Vanishing)
+S = TypeVar("S", PoisonPill, Vanishing)
 
 
-class Pills:
+class PoisonPills:
     """What was seen in the last minute, at most MAX_REMEMBERED of each kind. `clock` is monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pills: dict[bytes, Pill] = {}
+        self._pills: dict[bytes, PoisonPill] = {}
         self._vanishings: dict[bytes, Vanishing] = {}
 
-    def find(self, content: Content) -> Pill | None:
+    def find(self, content: RequestContent) -> PoisonPill | None:
         """The pill that `content` is; None where it is none, or none any more."""
         return _found(self._pills, content, self._clock())
 
-    def died(self, content: Content, where: str, for_s: int | None = None) -> Pill:
+    def died(self, content: RequestContent, where: str, for_s: int | None = None) -> PoisonPill:
         """An engine ended over `content`, as a living node says. A shorter time than a minute is what it has left."""
         left_s = REFUSED_S if for_s is None else min(max(for_s, 1), REFUSED_S)
-        pill, known = Pill(where, self._clock() + left_s), self.find(content)
+        pill, known = PoisonPill(where, self._clock() + left_s), self.find(content)
         if known is not None and known.until >= pill.until:
             return known
         _keep(self._pills, content.key, pill)
         return pill
 
-    def vanished(self, content: Content, node_id: str) -> bool:
+    def vanished(self, content: RequestContent, node_id: str) -> bool:
         """A node is gone that had `content`; whether it is the second one within a minute."""
         now = self._clock()
         before = _found(self._vanishings, content, now)
@@ -114,12 +114,12 @@ class Pills:
         _keep(self._vanishings, content.key, Vanishing(node_id, now + REFUSED_S))
         return False
 
-    def answered(self, content: Content) -> None:
+    def answered(self, content: RequestContent) -> None:
         """`content` was answered, so that no node that vanished with it did so because of it."""
         if _found(self._vanishings, content, self._clock()) is not None:
             del self._vanishings[content.key]
 
-    def refuse(self, content: Content) -> None:
+    def refuse(self, content: RequestContent) -> None:
         """Raises EngineDied for a poison pill: no engine sees it."""
         pill = self.find(content)
         if pill is None:
@@ -133,11 +133,11 @@ class Pills:
 
     @contextmanager
     def guard(
-        self, content: Content, node: str, node_id: str = "", is_there: Callable[[], bool] = lambda: True
+        self, content: RequestContent, node: str, node_id: str = "", is_there: Callable[[], bool] = lambda: True
     ) -> Generator[None]:
         """`node` works on `content` in the block: a poison pill does not get there, and what becomes of it is noted.
 
-        `is_there` tells whether a peer that vanished was counted on: one that had said goodbye cut off what was late.
+        `is_there` says whether a peer that vanished was counted on: one that had said goodbye cut off what was late.
         """
         self.refuse(content)
         try:
@@ -153,18 +153,18 @@ class Pills:
             raise
         self.answered(content)
 
-    def second_vanishing(self, content: Content, node: str, error: PeerVanished) -> EngineDied:
+    def second_vanishing(self, content: RequestContent, node: str, error: PeerVanished) -> EngineDied:
         """What becomes of a request with which two nodes have vanished, of which `node` is the second; noted."""
         why = f"{error}; it is the second node that vanished with this request, which is not asked elsewhere"
         self._note(content, node, why)
         return EngineDied(why)
 
-    def _note(self, content: Content, where: str, why: str, for_s: int | None = None) -> None:
+    def _note(self, content: RequestContent, where: str, why: str, for_s: int | None = None) -> None:
         pill = self.died(content, where, for_s)
         log.warning("a poison pill, refused for %.0f s: %s", pill.until - self._clock(), why)
 
 
-def _found(kept: dict[bytes, S], content: Content, now: float) -> S | None:
+def _found(kept: dict[bytes, S], content: RequestContent, now: float) -> S | None:
     """What is kept of `content`. Where nothing at all is, nothing is hashed."""
     while kept and kept[first := next(iter(kept))].until <= now:
         del kept[first]

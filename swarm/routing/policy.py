@@ -43,7 +43,7 @@ class VoteOptions:
     on_no_quorum: NoQuorum = NoQuorum.BEST_EFFORT
     min_agreement: float | None = None  # a share, 0 to 1
     stream: StreamMode | None = None  # what a stream shows while the vote runs
-    progress: bool = False  # whether a stream also tells how the vote stands
+    progress: bool = False  # whether a stream also says how the vote stands
 
     @property
     def explicit(self) -> bool:
@@ -195,7 +195,7 @@ def check_posterior(replicas: Sequence[Replica], wanted: int) -> None:
 
 
 def kinds_to_expect(question: Question) -> tuple[Kind, ...]:
-    """The kinds that answers may turn out to be, as far as the request tells."""
+    """The kinds that answers may turn out to be, as far as the request says."""
     prose: tuple[Kind, ...] = KINDS
     if question.wants_json:
         prose = ("json",)

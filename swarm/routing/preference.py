@@ -20,8 +20,8 @@ from swarm.routing.replicas import Replica
 EXPECTED_TOKENS = 256  # of an answer that is not bounded to less: two or three paragraphs
 ASSUMED_TOKENS_PER_S = 20.0  # where nobody's speed is known: a small model on a plain machine
 CURIOSITY = 1.5  # an unmeasured replica is taken for this much faster than the fastest, so that it is measured soon
-FULL_HOUSE = 1.0  # a node whose slots are all at work writes each answer in 1 + this times the time of a lone one
-ELSEWHERE = 0.15  # of a lone answer's time: so much sooner must a peer be than this node; near-equals do not flap
+CROWDING_COST = 1.0  # a node whose slots are all at work writes each answer in 1 + this times the time of a lone one
+PEER_HANDICAP = 0.15  # of a lone answer's time: so much sooner must a peer be than this node; near-equals do not flap
 
 
 def expected_tokens(request: GenerationRequest) -> int:
@@ -31,31 +31,31 @@ def expected_tokens(request: GenerationRequest) -> int:
 
 def crowding(busy: int, slots: int) -> float:
     """How much longer an answer takes while `busy` other slots of `slots` are at work: they share one machine."""
-    return 1 + FULL_HOUSE * max(0, min(busy, slots - 1)) / max(slots, 1)
+    return 1 + CROWDING_COST * max(0, min(busy, slots - 1)) / max(slots, 1)
 
 
 def known_speed(replica: Replica) -> float | None:
-    """Tokens per second of a lone answer: as measured from here, else as told."""
+    """Tokens per second of a lone answer: as measured from here, else as reported."""
     return replica.own_tokens_per_s or replica.tokens_per_s or None
 
 
 def within_reason(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """The replicas, what peers tell of their speed cut to what an unmeasured one is taken for.
+    """The replicas, what peers report of their speed cut to what an unmeasured one is taken for.
 
-    So whoever boasts is asked no sooner than one that tells nothing: once, and then what was measured counts. One that
-    has answered, and whose speed could not be measured all the same, is not taken for faster than anybody who was.
+    So whoever overclaims is asked no sooner than one that reports nothing: once, and then what was measured counts. One
+    that has answered, and whose speed could not be measured all the same, is not taken for faster than anybody who was.
     """
     measured = [r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas]
     speeds = [speed for speed in measured if speed]
     fastest = max(speeds, default=None)
 
     def believed(replica: Replica) -> Replica:
-        told = replica.tokens_per_s
-        if replica.local or told is None:
+        reported = replica.tokens_per_s
+        if replica.local or reported is None:
             return replica
         if replica.answered:
-            return replace(replica, tokens_per_s=min(told, fastest or ASSUMED_TOKENS_PER_S))
-        return replica if fastest is None else replace(replica, tokens_per_s=min(told, CURIOSITY * fastest))
+            return replace(replica, tokens_per_s=min(reported, fastest or ASSUMED_TOKENS_PER_S))
+        return replica if fastest is None else replace(replica, tokens_per_s=min(reported, CURIOSITY * fastest))
 
     return tuple(map(believed, replicas))
 
@@ -75,7 +75,7 @@ def expected_s(replica: Replica, tokens: int, assumed_tokens_per_s: float, choic
 
 
 def waiting_s(replica: Replica, writing_s: float, choices: int = 1) -> float:
-    """Seconds until `choices` slots are free for a newcomer: as told, else as its queue would move up."""
+    """Seconds until `choices` slots are free for a newcomer: as reported, else as its queue would move up."""
     if replica.slots_free >= choices:
         return 0.0
     if replica.wait_s:
@@ -94,15 +94,15 @@ def cost_s(replica: Replica, tokens: int, assumed_tokens_per_s: float, choices: 
     """What replicas are ordered by: the expected time, with the round trip, this node's advantage and the weight."""
     seconds = expected_s(replica, tokens, assumed_tokens_per_s, choices)
     if not replica.local:
-        seconds += ELSEWHERE * tokens / (known_speed(replica) or assumed_tokens_per_s) + replica.rtt_s
+        seconds += PEER_HANDICAP * tokens / (known_speed(replica) or assumed_tokens_per_s) + replica.rtt_s
     return seconds / replica.weight if replica.weight > 0 else seconds
 
 
-Reason = Literal[
+RoutingReason = Literal[
     "only one", "upstream", "pinned", "others failing", "free slot", "strongest model", "warm prefix", "fastest",
     "here", "weight", "next best",
 ]  # fmt: skip
-REASONS: tuple[str, ...] = get_args(Reason)
+REASONS: tuple[str, ...] = get_args(RoutingReason)
 
 
 def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS) -> tuple[Replica, ...]:
@@ -150,10 +150,10 @@ def models_known_here(replicas: Iterable[Replica]) -> frozenset[str]:
 
 
 def by_our_measure(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """Best first for seats in a ballot: as `by_preference`, but for the speeds that peers tell of themselves."""
-    places = {replica.place: replica for replica in replicas}
+    """Best first for seats in a ballot: as `by_preference`, but for the speeds that peers report of themselves."""
+    places = {replica.key: replica for replica in replicas}
     silent = [replica if replica.local else replace(replica, tokens_per_s=None) for replica in replicas]
-    return tuple(places[replica.place] for replica in by_preference(silent))
+    return tuple(places[replica.key] for replica in by_preference(silent))
 
 
 def held_models(replicas: Iterable[Replica]) -> frozenset[str]:
@@ -196,7 +196,7 @@ def fit_to_vote(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
     return tuple([replica for replica in fit if replica.weight > 0] or fit)
 
 
-def reason_for(ranked: Sequence[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS) -> Reason:
+def reason_for(ranked: Sequence[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS) -> RoutingReason:
     """Why the first of `ranked`, the order that `by_preference` gave, comes before the others."""
     first, *others = ranked
     if first.upstream:
@@ -214,7 +214,7 @@ def reason_for(ranked: Sequence[Replica], choices: int = 1, tokens: int = EXPECT
     return _reason_among_equals(first, others, choices, tokens)
 
 
-def _reason_among_equals(first: Replica, others: Sequence[Replica], choices: int, tokens: int) -> Reason:
+def _reason_among_equals(first: Replica, others: Sequence[Replica], choices: int, tokens: int) -> RoutingReason:
     strength = strength_in((first, *others))
     if first.slots_free >= choices and all(other.slots_free < choices for other in others):
         return "free slot"
@@ -225,7 +225,7 @@ def _reason_among_equals(first: Replica, others: Sequence[Replica], choices: int
     everybody = (first, *others)
     if any(replica.weight != 1 for replica in everybody):
         unweighed = [replace(replica, weight=1.0) for replica in everybody]
-        if by_preference(unweighed, choices, tokens)[0].place != first.place:
+        if by_preference(unweighed, choices, tokens)[0].key != first.key:
             return "weight"
     assumed = speed_to_assume(everybody)
     takes_s, *rivals = (expected_s(replica, tokens, assumed, choices) for replica in everybody)

@@ -21,8 +21,8 @@ from swarm.engines.prompt_bound import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
 from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
-from swarm.routing.poison_pills import Content, Pills
-from swarm.routing.preference import Reason
+from swarm.routing.poison_pills import PoisonPills, RequestContent
+from swarm.routing.preference import RoutingReason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
@@ -37,7 +37,7 @@ class Served:
 
     voter: str
     replica: Replica
-    reason: Reason = "only one"
+    reason: RoutingReason = "only one"
     tried: tuple[str, ...] = ()
 
 
@@ -45,7 +45,7 @@ OnServed = Callable[[Served], None]
 A = TypeVar("A")
 
 
-class Asking:
+class ReplicaClient:
     """Every way to have one replica do something. Deadlines are monotonic instants."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Asking:
         on_event: OnEvent | None = None,
         meter: Meter | None = None,
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` hears the first one's events, `meter` what is made here of all."""
+        """`count` whole answers; `on_event` gets the first one's events; `meter` counts what is made here of all."""
         request = request.model_copy(update={"model": replica.model})
         account, guard = nullcontext(), nullcontext()
         if replica.local:
@@ -83,7 +83,7 @@ class Asking:
             source = local_candidates(workers, request, count, replica.node, deadline, self.pills, on_event, meter)
         else:
             refuse_to_send(replica, request)
-            guard = self._guarded(replica, Content.of(request))
+            guard = self._guarded(replica, RequestContent.of(request))
             account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event)
         with guard, account:
@@ -102,7 +102,7 @@ class Asking:
         on_served: OnServed,
         elsewhere: Elsewhere | None = None,
     ) -> EventStream:
-        """The events of `choices` answers; `on_served` hears who gives them.
+        """The events of `choices` answers; `on_served` is called with who gives them.
 
         Raises SoonerElsewhere before the first one, where `elsewhere` names a peer while the request waits here.
         """
@@ -129,11 +129,11 @@ class Asking:
             return await ask_peer(self._client, replica, call, deadline)
 
     @property
-    def pills(self) -> Pills:
+    def pills(self) -> PoisonPills:
         """The requests that are asked of nobody, because engines ended over them."""
         return self._router.pills
 
-    def _guarded(self, replica: Replica, content: Content) -> AbstractContextManager[None]:
+    def _guarded(self, replica: Replica, content: RequestContent) -> AbstractContextManager[None]:
         """A peer that works on `content` within the block."""
         return self.pills.guard(content, replica.node, replica.node_id, lambda: self._is_peer(replica.node_id))
 
@@ -163,7 +163,7 @@ class Asking:
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
             on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
             begun = time.perf_counter()
-            stack.enter_context(self.pills.guard(Content.of(request), replica.node))
+            stack.enter_context(self.pills.guard(RequestContent.of(request), replica.node))
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
                     yield event
@@ -184,7 +184,7 @@ class Asking:
     async def _peer_events(
         self, replica: Replica, request: GenerationRequest, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        with self._guarded(replica, Content.of(request)), self._router.asking(replica, deadline):
+        with self._guarded(replica, RequestContent.of(request)), self._router.asking(replica, deadline):
             async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
                 async for event in events:
                     yield event
@@ -211,7 +211,7 @@ class Meter:
         self._sees = False
         self._unfinished: Counter[int] = Counter()
 
-    def heard(self, event: Delta | Finish) -> None:
+    def count(self, event: Delta | Finish) -> None:
         self._sees = True
         if isinstance(event, Delta):
             self._unfinished[event.choice] += 1
@@ -252,7 +252,7 @@ async def local_candidates(
     count: int,
     node: str,
     deadline: float,
-    pills: Pills,
+    pills: PoisonPills,
     on_event: OnEvent | None = None,
     meter: Meter | None = None,
 ) -> AsyncGenerator[Candidate, None]:
@@ -264,7 +264,7 @@ async def local_candidates(
     the `pills`.
     """
     refuse_too_long(request, workers.engine.loaded)
-    asked, content = time.perf_counter(), Content.of(request)
+    asked, content = time.perf_counter(), RequestContent.of(request)
     pills.refuse(content)
     async with AsyncExitStack() as stack:
         lease = await stack.enter_async_context(workers.lease(count, deadline))
@@ -276,7 +276,7 @@ async def local_candidates(
                 builder = builders[event.choice]
                 builder.add(event)
                 if meter is not None:
-                    meter.heard(event)
+                    meter.count(event)
                 if on_event is not None and event.choice == 0:
                     await on_event(event)
                 if isinstance(event, Delta):

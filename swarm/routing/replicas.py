@@ -29,13 +29,13 @@ class Replica:
     """One model on one node. `url` is None for this node itself.
 
     `params` is the model's size as this node knows it (its own file, the catalogue's figure for that name), None where
-    it cannot; `told_params` and `told_tokens_per_s` are what a peer says, which decides nothing. `owner` is whom it
-    counts for in a vote (see `party`), and a `member` is a peer that somebody invited.
+    it cannot; `reported_params` and `reported_tokens_per_s` are what a peer says, which decides nothing. `owner` is for
+    whom it counts in a vote (see `party`), and a `member` is a peer that somebody invited.
 
-    `engine` is the name of what runs it; None of a peer, which does not tell.
+    `engine` is the name of what runs it; None of a peer, which does not say.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
-    A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `told_at`.
+    A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `reported_at`.
 
     `node` is the name that is shown; `name` the node's own, where two nodes share one.
 
@@ -53,8 +53,8 @@ class Replica:
     slots_free: int
     url: str | None = None
     params: int | None = None
-    told_params: int | None = None
-    told_tokens_per_s: float | None = None
+    reported_params: int | None = None
+    reported_tokens_per_s: float | None = None
     context_tokens: int | None = None
     tokens_per_s: float | None = None
     capabilities: Capabilities = UNTOLD
@@ -64,7 +64,7 @@ class Replica:
     name: str = ""
     waiting: int = 0
     wait_s: float | None = None
-    told_at: float = 0.0
+    reported_at: float = 0.0
     rtt_s: float = 0.0
     suspect: bool = False
     circuit: CircuitState = "closed"
@@ -82,7 +82,7 @@ class Replica:
         return self.url is None
 
     @property
-    def place(self) -> ReplicaKey:
+    def key(self) -> ReplicaKey:
         return self.node_id, self.model
 
     @property
@@ -149,7 +149,7 @@ def _can_do_alone(strong: Sequence[Replica], everything: Sequence[Replica]) -> b
 
 
 def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
-    """What peers are told; a model whose engine is down is not served."""
+    """What this node reports to peers; a model whose engine is down is not served."""
     return tuple(_served(state) for state in states if state.problem is None)
 
 
@@ -199,12 +199,12 @@ def peer_replicas(
         replace(
             replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE),
             params=checked_params(model.id, own),
-            told_params=model.params,
-            told_tokens_per_s=model.tokens_per_s,
+            reported_params=model.params,
+            reported_tokens_per_s=model.tokens_per_s,
             owner="" if members else neighbourhood(peer.addresses) or "",
             member=members,
             name=peer.name,
-            told_at=peer.described_at,
+            reported_at=peer.described_at,
             rtt_s=(peer.rtt_ms or 0.0) / 1000,
         )
         for peer in peers

@@ -26,8 +26,8 @@ from typing import Protocol
 
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
-from swarm.routing.observations import BOAST, Conduct, Outstanding, Paces, corrected, possible_tokens
-from swarm.routing.poison_pills import Pills
+from swarm.routing.observations import OVERCLAIM, Conduct, MeasuredSpeeds, Outstanding, corrected, possible_tokens
+from swarm.routing.poison_pills import PoisonPills
 from swarm.routing.preference import within_reason
 from swarm.routing.prefix import Affinity, Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey
@@ -86,7 +86,7 @@ class RoutingListener(Protocol):
 
 
 class Router:
-    """`report_traffic` hears how peers did; `clock` is monotonic seconds, the clock of `Replica.told_at`."""
+    """`report_traffic` is called with how peers did; `clock` is monotonic seconds, that of `Replica.reported_at`."""
 
     def __init__(
         self,
@@ -102,28 +102,28 @@ class Router:
         self._warned: set[str] = set()  # bounded by the rules
         self._outstanding = Outstanding(clock)
         self._circuits = Circuits(clock, limits)
-        self._paces = Paces(clock)
+        self._paces = MeasuredSpeeds(clock)
         self.affinity = Affinity(clock)
         self.conduct = Conduct()
-        self.pills = Pills(clock)
+        self.pills = PoisonPills(clock)
         self._budget = RetryBudget(clock, limits)
         self.listeners: list[RoutingListener] = []
 
-    def with_local_knowledge(self, told: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
-        """The replicas, as told, with all that this node knows better; `everything`: no others can be asked."""
+    def with_local_knowledge(self, reported: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
+        """The replicas, as reported, with all that this node knows better; `everything`: no others can be asked."""
         if everything:
-            self._outstanding.keep({replica.place for replica in told})
-            self._warn_of_rules(told)
-        return ruled(within_reason([*map(self._known, told)]), self._rules)
+            self._outstanding.keep({replica.key for replica in reported})
+            self._warn_of_rules(reported)
+        return ruled(within_reason([*map(self._known, reported)]), self._rules)
 
-    def _known(self, told: Replica) -> Replica:
-        place, pace = told.place, self._paces.of(told.place)
-        known = told
+    def _known(self, reported: Replica) -> Replica:
+        place, pace = reported.key, self._paces.of(reported.key)
+        known = reported
         if pace is not None:
-            known = replace(told, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
-        if told.local:
+            known = replace(reported, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
+        if reported.local:
             return known
-        known = corrected(known, self._outstanding.since(place, told.told_at))
+        known = corrected(known, self._outstanding.since(place, reported.reported_at))
         circuit = self._circuits.routable(place)
         return known if circuit == "closed" else replace(known, circuit=circuit)
 
@@ -138,7 +138,7 @@ class Router:
     def warmed(self, replicas: Iterable[Replica], prefixes: Prefixes) -> tuple[Replica, ...]:
         """The replicas, the one marked where the conversation was answered last."""
         place = self.affinity.place_of(prefixes)
-        return tuple(replace(r, warm=True) if r.place == place else r for r in replicas)
+        return tuple(replace(r, warm=True) if r.key == place else r for r in replicas)
 
     @contextmanager
     def asking(self, replica: Replica, deadline: float, slots: int = 1) -> Generator[None]:
@@ -147,7 +147,7 @@ class Router:
         A failure is the peer's unless the request's own time was up. Being busy or refusing it is an answer. That its
         engine ended over the request is one, too, and all the same a failure: who says so of everything is left alone.
         """
-        place, trial = replica.place, self._circuits.begin(replica.place)
+        place, trial = replica.key, self._circuits.begin(replica.key)
         try:
             with self._outstanding.asked(place, slots):
                 yield
@@ -174,14 +174,14 @@ class Router:
 
     def _leave(self, replica: Replica, trial: bool) -> None:
         if trial:
-            self._circuits.given_up(replica.place)
+            self._circuits.given_up(replica.key)
 
     def _failed(self, replica: Replica, trial: bool) -> None:
         self._report_traffic(replica.node_id, False)
         self._count_failure(replica, trial)
 
     def _count_failure(self, replica: Replica, trial: bool) -> None:
-        if self._circuits.failed(replica.place, trial):
+        if self._circuits.failed(replica.key, trial):
             log.warning("requests to %s for %s fail: it is left alone for a while", replica.node, replica.model)
             for listener in self.listeners:
                 listener.circuit_opened()
@@ -211,10 +211,10 @@ class Router:
     def note_pace(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
         """How long a whole answer of `asked` took."""
         self._paces.note(asked, first_s, writing_s, usage)
-        pace = self._paces.of(asked.place)
-        if asked.told_tokens_per_s is not None and pace is not None and pace.tokens_per_s is not None:
-            boasts = asked.told_tokens_per_s > BOAST * pace.tokens_per_s
-            self.conduct.note(asked.node_id, paced=1, refuted=int(boasts))
+        pace = self._paces.of(asked.key)
+        if asked.reported_tokens_per_s is not None and pace is not None and pace.tokens_per_s is not None:
+            overclaims = asked.reported_tokens_per_s > OVERCLAIM * pace.tokens_per_s
+            self.conduct.note(asked.node_id, paced=1, refuted=int(overclaims))
 
     def believed(self, replica: Replica, usage: Usage, sent_bytes: int) -> Usage:
         """What a peer says that its whole answer cost, as far as an answer of so many bytes can have."""

@@ -51,15 +51,15 @@ class OwnVoters:
 Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
 
 
-def place_of(replica: Replica) -> ReplicaKey:
-    return replica.place
+def key_of(replica: Replica) -> ReplicaKey:
+    return replica.key
 
 
 def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
     """The seats by replica, in their order; where a replica gets several temperatures it runs a batch for each."""
     together: dict[tuple[ReplicaKey, float | None], tuple[Replica, list[SamplingChange]]] = {}
     for replica, sampling in seats:
-        together.setdefault((place_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
+        together.setdefault((key_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
     return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
 
 
@@ -98,11 +98,11 @@ def seated_anew(
     planned = Counter(own.seated)
     for batch in held:
         planned[batch.replica.party] += len(batch.samplings)
-    places = {place_of(replica): replica for replica in now}
+    places = {key_of(replica): replica for replica in now}
     seated: list[Batch] = []
-    chosen: set[ReplicaKey] = {place_of(batch.replica) for batch in held if place_of(batch.replica) in own.warm}
+    chosen: set[ReplicaKey] = {key_of(batch.replica) for batch in held if key_of(batch.replica) in own.warm}
     for batch in held:
-        home, seats = place_of(batch.replica), len(batch.samplings)
+        home, seats = key_of(batch.replica), len(batch.samplings)
         if batch.replica.upstream:
             seated.append(batch)
             continue
@@ -129,11 +129,11 @@ def seated_anew(
 
 
 def _idle_at_home(batch: Batch, now: Replica | None, own: OwnVoters) -> int:
-    """Slots idle where `batch` was planned. What a peer tells is old, and may be this very ballot's first wave."""
+    """Slots idle where `batch` was planned. What a peer reports is old, and may be this very ballot's first wave."""
     free = 0 if now is None else now.slots_free
     if batch.replica.local or now is None:
         return free
-    return max(free, batch.replica.slots_free - own.running.get(place_of(batch.replica), 0))
+    return max(free, batch.replica.slots_free - own.running.get(key_of(batch.replica), 0))
 
 
 def parties_of(replicas: Iterable[Replica]) -> frozenset[str]:

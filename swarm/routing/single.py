@@ -24,10 +24,10 @@ from swarm.errors import (
 )
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from swarm.routing.observations import Demand
-from swarm.routing.poison_pills import Content
+from swarm.routing.poison_pills import RequestContent
 from swarm.routing.policy import Plan
-from swarm.routing.preference import Reason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
-from swarm.routing.replica_client import Asking, OnServed, Served, held_back
+from swarm.routing.preference import RoutingReason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
+from swarm.routing.replica_client import OnServed, ReplicaClient, Served, held_back
 from swarm.routing.replicas import Replica, ReplicaKey
 from swarm.routing.router import Router
 from swarm.routing.waiting_room import SoonerElsewhere
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Another may do better; but for EngineDied, an EngineFailed: whoever catches these lets that one pass first.
 FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)
-MAX_TOLD = 8  # of those that were tried before; more names explain nothing
+MAX_NAMED = 8  # of those that were tried before; more names explain nothing
 FRESH_S = 3.0  # a slot that was idle longer ago may be taken by another node since
 MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up without spoiling what is measured
 
@@ -52,7 +52,7 @@ class SingleAnswer:
 
     def __init__(
         self,
-        asking: Asking,
+        client: ReplicaClient,
         router: Router,
         request: GenerationRequest,
         plan: Plan,
@@ -63,7 +63,7 @@ class SingleAnswer:
         whole: bool = False,
         stays: bool = False,
     ) -> None:
-        self._asking = asking
+        self._client = client
         self._router = router
         self._request = request
         self._plan = plan
@@ -76,7 +76,7 @@ class SingleAnswer:
         self._tried: list[str] = []
         self._failed: set[ReplicaKey] = set()
         self._vanished = False  # one of those tried, with the request
-        self._reason: Reason = "only one"
+        self._reason: RoutingReason = "only one"
 
     async def events(self, demand: Demand) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
@@ -84,7 +84,7 @@ class SingleAnswer:
             self._router.attempt()
             left = list(self._plan.seats)
             self._reason = reason_for(left, self._choices, expected_tokens(self._request))
-            self._tell_followed(left[0])
+            self._report_followed(left[0])
             begun = False
             while left:
                 replica, *left = left
@@ -95,11 +95,11 @@ class SingleAnswer:
                             yield event
                     return
                 except SoonerElsewhere as sooner:
-                    self._tell_moved()
+                    self._report_moved()
                     if not self._tried:
                         self._reason = "free slot"
-                    chosen = (sooner.peer.place, replica.place)
-                    others = [other for other in self._ranked_again(left) if other.place not in chosen]
+                    chosen = (sooner.peer.key, replica.key)
+                    others = [other for other in self._ranked_again(left) if other.key not in chosen]
                     left = [sooner.peer, replica, *others]
                 except EngineDied:
                     raise
@@ -115,12 +115,12 @@ class SingleAnswer:
         if not isinstance(error, PeerVanished):
             return
         if self._vanished:
-            raise self._router.pills.second_vanishing(Content.of(self._request), replica.node, error) from error
+            raise self._router.pills.second_vanishing(RequestContent.of(self._request), replica.node, error) from error
         self._vanished = True
 
     def _ranked(self) -> list[Replica]:
         """Who may be asked, best first; none that has failed this request."""
-        return [replica for replica in self._rank_again() if replica.place not in self._failed]
+        return [replica for replica in self._rank_again() if replica.key not in self._failed]
 
     def _ranked_again(self, left: list[Replica]) -> list[Replica]:
         """As things stand by now; as they stood, where nobody could be asked otherwise."""
@@ -139,18 +139,18 @@ class SingleAnswer:
         best = next(iter(by_preference(standing, self._choices, expected_tokens(self._request))), None)
         if best is None or best.local or best.upstream or best.troubled or best.slots_free < self._choices:
             return None
-        return best if time.monotonic() - best.told_at <= FRESH_S else None
+        return best if time.monotonic() - best.reported_at <= FRESH_S else None
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         events = self._measured(replica)
         return held_back(events) if self._whole else events
 
-    def _tell_followed(self, first: Replica) -> None:
+    def _report_followed(self, first: Replica) -> None:
         if is_warm(first, self._choices):
             for listener in self._router.listeners:
                 listener.prefix_followed()
 
-    def _tell_moved(self) -> None:
+    def _report_moved(self) -> None:
         for listener in self._router.listeners:
             listener.moved()
 
@@ -158,18 +158,18 @@ class SingleAnswer:
         """Raises Unavailable where no more retries are to be had."""
         self._router.fail_over(replica, error)
         self._tried.append(replica.node)
-        self._failed.add(replica.place)
+        self._failed.add(replica.key)
         self._reason = "next best"
 
     def _served(self, served: Served) -> None:
-        self._on_served(Served(served.voter, served.replica, self._reason, tuple(self._tried[:MAX_TOLD])))
+        self._on_served(Served(served.voter, served.replica, self._reason, tuple(self._tried[:MAX_NAMED])))
 
     async def _measured(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
         first: float | None = None
         held_s, usage, sent_bytes = 0.0, Usage(), 0
-        events = self._asking.events(
+        events = self._client.events(
             replica, self._request, self._choices, self._deadline, self._served, self._elsewhere
         )
         async with aclosing(events):
@@ -177,7 +177,7 @@ class SingleAnswer:
                 came = time.monotonic()
                 if first is None:
                     first = came
-                    self._tell_choice(replica)
+                    self._report_choice(replica)
                 if isinstance(event, Finish):
                     usage = self._router.believed(replica, event.usage, sent_bytes)
                     event = event if usage is event.usage else replace(event, usage=usage)
@@ -185,11 +185,11 @@ class SingleAnswer:
                     sent_bytes += event.size_bytes
                 yield event
                 held_s += time.monotonic() - came
-        self._router.affinity.answered(self._plan.prefixes, replica.place)
+        self._router.affinity.answered(self._plan.prefixes, replica.key)
         ended = time.monotonic()
         if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * (ended - asked):
             self._router.note_pace(replica, first - asked, ended - first, usage)
 
-    def _tell_choice(self, replica: Replica) -> None:
-        after = f", after {', '.join(self._tried[:MAX_TOLD])}" if self._tried else ""
+    def _report_choice(self, replica: Replica) -> None:
+        after = f", after {', '.join(self._tried[:MAX_NAMED])}" if self._tried else ""
         log.info("%s answers with %s: %s%s", replica.node, replica.model, self._reason, after)

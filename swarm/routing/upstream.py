@@ -28,7 +28,7 @@ from swarm.workers.slots import worker_names
 
 FIRST, LAST = -1, 1  # ranks among replicas: the only engine here, or asked only where nobody else can answer
 MAX_LISTED = 10  # names in an error message; some servers have hundreds
-RETRY_AFTER_S = 5  # what clients are told while an upstream cannot be reached
+RETRY_AFTER_S = 5  # told to clients in `Retry-After` while an upstream cannot be reached
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def order_for(
 def _or_upstream(
     name: str, choose: Callable[[], tuple[Replica, ...]], offers: Sequence[UpstreamOffer]
 ) -> tuple[Replica, ...]:
-    """Whom `choose` finds; where that is nobody, the upstreams with that model, else an error that tells of them.
+    """Whom `choose` finds; where that is nobody, upstreams with that model, else an error that names what they have.
 
     Of those that are no engines of this node it is the first: nobody pays for two answers unasked.
     """

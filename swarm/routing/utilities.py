@@ -20,7 +20,7 @@ from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed
 from swarm.generation import JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
-from swarm.routing.poison_pills import Content, Pills
+from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
 from swarm.workers.pool import ModelWorkers
 
@@ -55,7 +55,7 @@ INFILL = Skill(
 class UtilityCall(Generic[A]):
     """One call. A peer is sent `body` under `name`, with its model put in; `run` is the same on an engine here.
 
-    `fits` tells whether another's answer, already of the right types, can be one to this call. A call that computes
+    `fits` says whether another's answer, already of the right types, can be one to this call. A call that computes
     (`leases`) waits for a worker; one that does not waits for its turn, by `size_bytes`, those of its text. `check`
     raises BadRequest for what an engine with such a model need not be asked. `upstream` is the same asked of an
     upstream, which calls the model so; None for what OpenAI's API does not have.
@@ -73,9 +73,9 @@ class UtilityCall(Generic[A]):
     upstream: Callable[[UpstreamHttp, str], Awaitable[A]] | None = None
 
     @property
-    def content(self) -> Content:
+    def content(self) -> RequestContent:
         """What it asks, whatever the model."""
-        return Content.of_call(self.name, self.body)
+        return RequestContent.of_call(self.name, self.body)
 
     def of(self, http: UpstreamHttp, model: str) -> UtilityCall[A]:
         """The same call, run by the upstream behind `http` with its `model`."""
@@ -151,7 +151,7 @@ class UtilityRoom:
 
 
 async def run_here(
-    workers: ModelWorkers, call: UtilityCall[A], deadline: float, room: UtilityRoom, pills: Pills, node: str
+    workers: ModelWorkers, call: UtilityCall[A], deadline: float, room: UtilityRoom, pills: PoisonPills, node: str
 ) -> A:
     """The answer of this node's own engine."""
     call.check(workers.engine.loaded)

@@ -15,7 +15,7 @@ from typing import Final
 
 from swarm.routing.replicas import Replica, ReplicaKey
 
-LOOK_S: Final = 0.25  # between two looks around; peers tell their loads once a second, own answers there end in between
+LOOK_S: Final = 0.25  # between two looks around; peers report their loads once a second
 MOST_AT_A_LOOK: Final = 8  # a choice among a hundred peers takes three milliseconds; the next look is at the next eight
 
 Elsewhere = Callable[[int], Replica | None]  # who would be asked instead now, of a request with so many before it
@@ -39,7 +39,7 @@ class _Waiter:
 
 
 class WaitingRoom:
-    """All requests that wait, oldest first. For one event loop. `peers_idle` tells whether looking is any use."""
+    """All requests that wait, oldest first. For one event loop. `peers_idle` says whether looking is any use."""
 
     def __init__(self, peers_idle: Callable[[], bool], look_s: float = LOOK_S) -> None:
         self._look_s = look_s
@@ -88,8 +88,8 @@ class WaitingRoom:
         for number, waiter in enumerate(tuple(self._waiters)[: begin + MOST_AT_A_LOOK]):
             if number >= begin:
                 peer = waiter.elsewhere(ahead[waiter.model])
-                if peer is not None and peer.slots_free - taken[peer.place] >= waiter.choices:
-                    taken[peer.place] += waiter.choices
+                if peer is not None and peer.slots_free - taken[peer.key] >= waiter.choices:
+                    taken[peer.key] += waiter.choices
                     waiter.peer = peer
                     waiter.patience.reschedule(now)
                     del self._waiters[waiter]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import JsonValue
 
-from swarm.consensus.answers import Flaw, Reason
+from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.json_answer import JsonAnswer, read_demanded_json, read_volunteered_json
 from swarm.generation import JsonObject, JsonSchemaFormat, ResponseFormat
 
@@ -20,7 +20,7 @@ def answer(text: str, form: ResponseFormat = ANY_OBJECT) -> JsonAnswer:
     return read
 
 
-def flaw(text: str, form: ResponseFormat = ANY_OBJECT) -> Reason:
+def flaw(text: str, form: ResponseFormat = ANY_OBJECT) -> AbstainReason:
     read = read_demanded_json(text, form)
     assert isinstance(read, Flaw), read
     return read.reason
@@ -80,7 +80,7 @@ def test_different_values_have_different_keys(one: str, other: str) -> None:
     ],
 )
 def test_what_two_machines_would_not_read_alike_is_no_json(text: str) -> None:
-    assert flaw(text) is Reason.NOT_JSON
+    assert flaw(text) is AbstainReason.NOT_JSON
 
 
 SCHEMA: JsonObject = {
@@ -100,11 +100,11 @@ SCHEMA: JsonObject = {
     "text", ['{"count": 1}', '{"name": 5}', '{"name": "x", "count": 1.5}', '{"name": "x", "extra": 1}', "[]", "null"]
 )
 def test_what_breaks_the_schema_abstains(text: str) -> None:
-    assert flaw(text, by_schema(SCHEMA)) is Reason.BREAKS_SCHEMA
+    assert flaw(text, by_schema(SCHEMA)) is AbstainReason.BREAKS_SCHEMA
 
 
 def test_json_object_means_an_object() -> None:
-    assert flaw("[1]") is Reason.BREAKS_SCHEMA
+    assert flaw("[1]") is AbstainReason.BREAKS_SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_schema_that_cannot_be_judged_in_bounded_time_refuses_nobody(schema: J
 
 def test_unique_items_are_told_apart_by_value() -> None:
     form = by_schema({"type": "array", "uniqueItems": True})
-    assert flaw('[{"a": 1}, {"a": 1.0}]', form) is Reason.BREAKS_SCHEMA
+    assert flaw('[{"a": 1}, {"a": 1.0}]', form) is AbstainReason.BREAKS_SCHEMA
     assert answer('[1, "1", true, [1], {"a": 1}]', form).key
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from swarm.consensus.answers import Reason
+from swarm.consensus.answers import AbstainReason
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
@@ -40,7 +40,7 @@ def call(voter: str, name: str, arguments: str = "{}") -> Candidate:
     return Candidate(voter=voter, tool_calls=calls, finish_reason="tool_calls")
 
 
-def reasons(counted: Tally) -> dict[str, Reason]:
+def reasons(counted: Tally) -> dict[str, AbstainReason]:
     return {entry.candidate.voter: entry.reason for entry in counted.abstentions}
 
 
@@ -82,20 +82,20 @@ def test_equal_numbers_are_one_answer() -> None:
 @pytest.mark.parametrize(
     ("candidate", "reason"),
     [
-        (Candidate(voter="x", error="connection refused"), Reason.FAILED),
-        (Candidate(voter="x", text="Answer: 1", error="broke off"), Reason.FAILED),
-        (Candidate(voter="x", text="Answer: 1", finish_reason="content_filter"), Reason.FILTERED),
-        (Candidate(voter="x", text=" \n"), Reason.EMPTY),
-        (Candidate(voter="x", text="", finish_reason="length"), Reason.CUT),
-        (Candidate(voter="x", text="Answer: 1", finish_reason="length"), Reason.CUT),
-        (Candidate(voter="x", text="<think>Answer: 1"), Reason.UNCLOSED_REASONING),
-        (Candidate(voter="x", text="<think>Answer: 1</think>"), Reason.EMPTY),
-        (Candidate(voter="x", text="no idea"), Reason.NO_FINAL_ANSWER),
-        (Candidate(voter="x", text="a" * (MAX_ANSWER_CHARS + 1)), Reason.TOO_LARGE),
-        (call("x", "now"), Reason.UNKNOWN_TOOL),
+        (Candidate(voter="x", error="connection refused"), AbstainReason.FAILED),
+        (Candidate(voter="x", text="Answer: 1", error="broke off"), AbstainReason.FAILED),
+        (Candidate(voter="x", text="Answer: 1", finish_reason="content_filter"), AbstainReason.FILTERED),
+        (Candidate(voter="x", text=" \n"), AbstainReason.EMPTY),
+        (Candidate(voter="x", text="", finish_reason="length"), AbstainReason.CUT),
+        (Candidate(voter="x", text="Answer: 1", finish_reason="length"), AbstainReason.CUT),
+        (Candidate(voter="x", text="<think>Answer: 1"), AbstainReason.UNCLOSED_REASONING),
+        (Candidate(voter="x", text="<think>Answer: 1</think>"), AbstainReason.EMPTY),
+        (Candidate(voter="x", text="no idea"), AbstainReason.NO_FINAL_ANSWER),
+        (Candidate(voter="x", text="a" * (MAX_ANSWER_CHARS + 1)), AbstainReason.TOO_LARGE),
+        (call("x", "now"), AbstainReason.UNKNOWN_TOOL),
     ],
 )
-def test_who_has_no_valid_answer_abstains(candidate: Candidate, reason: Reason) -> None:
+def test_who_has_no_valid_answer_abstains(candidate: Candidate, reason: AbstainReason) -> None:
     counted = tally(ASKED, [candidate, *said("Answer: 1", "Answer: 1", "Answer: 2")])
     assert reasons(counted) == {"x": reason}
     assert counted.votes == 3
@@ -182,7 +182,7 @@ def test_weights_outvote_numbers() -> None:
 
 
 def test_a_voter_without_weight_has_no_vote() -> None:
-    assert reasons(weighed(said("Answer: 1", "Answer: 2"), v0="0")) == {"v0": Reason.NO_WEIGHT}
+    assert reasons(weighed(said("Answer: 1", "Answer: 2"), v0="0")) == {"v0": AbstainReason.NO_WEIGHT}
 
 
 def test_where_nobody_has_weight_there_is_no_winner() -> None:
@@ -223,14 +223,14 @@ def test_a_voter_that_failed_and_answered_on_a_second_try_votes_once() -> None:
     again = [Candidate(voter="v0", error="lost"), *said("Answer: 1", "Answer: 2"), said("Answer: 1")[0]]
     counted = tally(ASKED, again)
     assert counted.votes == 2
-    assert sorted(entry.reason for entry in counted.abstentions) == [Reason.FAILED, Reason.DUPLICATE]
+    assert sorted(entry.reason for entry in counted.abstentions) == [AbstainReason.FAILED, AbstainReason.DUPLICATE]
 
 
 def test_first_takes_the_first_valid_answer_in_the_order_given() -> None:
     candidates = [Candidate(voter="z", error="lost"), Candidate(voter="y", text=""), *reversed(said("one", "two"))]
     counted = tally(Question(Strategy.FIRST), candidates)
     assert (winner(counted), counted.kind) == ("v1", "text")
-    assert reasons(counted) == {"z": Reason.FAILED, "y": Reason.EMPTY, "v0": Reason.OUTRUN}
+    assert reasons(counted) == {"z": AbstainReason.FAILED, "y": AbstainReason.EMPTY, "v0": AbstainReason.OUTRUN}
     assert is_settled(counted, OUT[:5])
     assert not tally(Question(Strategy.FIRST), candidates[:2]).groups
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swarm.consensus.answers import Flaw, Reason
+from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.json_answer import ToolCallAnswer, read_tool_calls
 from swarm.generation import FunctionSpec, JsonObject, ToolCall, ToolSpec
 
@@ -84,17 +84,17 @@ def test_a_call_made_twice_is_not_a_call_made_once() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
-        ("wether", "{}", Reason.UNKNOWN_TOOL),
-        ("weather", '{"city": ', Reason.MALFORMED_ARGUMENTS),
-        ("weather", "[]", Reason.MALFORMED_ARGUMENTS),
-        ("weather", "[" * 100_000, Reason.MALFORMED_ARGUMENTS),
-        ("weather", '{"days": 1e999999}', Reason.MALFORMED_ARGUMENTS),
-        ("weather", '{"days": 5}', Reason.BREAKS_SCHEMA),
-        ("weather", '{"city": "Bern", "days": "soon"}', Reason.BREAKS_SCHEMA),
-        ("weather", '{"city": "Bern", "days": "' + "9" * 5000 + '"}', Reason.BREAKS_SCHEMA),
+        ("wether", "{}", AbstainReason.UNKNOWN_TOOL),
+        ("weather", '{"city": ', AbstainReason.MALFORMED_ARGUMENTS),
+        ("weather", "[]", AbstainReason.MALFORMED_ARGUMENTS),
+        ("weather", "[" * 100_000, AbstainReason.MALFORMED_ARGUMENTS),
+        ("weather", '{"days": 1e999999}', AbstainReason.MALFORMED_ARGUMENTS),
+        ("weather", '{"days": 5}', AbstainReason.BREAKS_SCHEMA),
+        ("weather", '{"city": "Bern", "days": "soon"}', AbstainReason.BREAKS_SCHEMA),
+        ("weather", '{"city": "Bern", "days": "' + "9" * 5000 + '"}', AbstainReason.BREAKS_SCHEMA),
     ],
 )
-def test_a_call_that_the_tool_would_not_take_abstains(name: str, arguments: str, reason: Reason) -> None:
+def test_a_call_that_the_tool_would_not_take_abstains(name: str, arguments: str, reason: AbstainReason) -> None:
     read_as = read((name, arguments))
     assert isinstance(read_as, Flaw)
     assert read_as.reason is reason
@@ -103,4 +103,4 @@ def test_a_call_that_the_tool_would_not_take_abstains(name: str, arguments: str,
 def test_a_flood_of_calls_abstains() -> None:
     read_as = read(*[("now", "{}")] * 1000)
     assert isinstance(read_as, Flaw)
-    assert read_as.reason is Reason.TOO_LARGE
+    assert read_as.reason is AbstainReason.TOO_LARGE

@@ -34,7 +34,7 @@ from swarm.gateway.observing.view import (
     json_object,
     parse_view,
 )
-from swarm.routing.observations import Account
+from swarm.routing.observations import ConductCounts
 from tests.doubles.clients import connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying
@@ -120,8 +120,8 @@ def still(seen: FederationView) -> FederationView:
 
 
 def test_a_peers_account_is_told_whole() -> None:
-    assert [field.name for field in fields(ConductEntry)] == [field.name for field in fields(Account)]
-    assert asdict(ConductEntry()) == asdict(Account())
+    assert [field.name for field in fields(ConductEntry)] == [field.name for field in fields(ConductCounts)]
+    assert asdict(ConductEntry()) == asdict(ConductCounts())
 
 
 @pytest.mark.parametrize("key", ["trust", "access", "changes", "rejected", "names", "sources", "upstream"])

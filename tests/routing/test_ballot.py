@@ -20,7 +20,7 @@ from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing.ballot import MAX_UNREAD, hold_ballot
-from swarm.routing.ballot_box import BallotBox, BallotCall, Failure, Outcome, Report, no_candidate
+from swarm.routing.ballot_box import BallotBox, BallotCall, BallotResult, Failure, Report, no_candidate
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
@@ -69,12 +69,12 @@ class Hall:
                     case str():
                         if on_event is not None and turn == 0:
                             await on_event(Finish(0, "stop", Usage()))
-                        meter.heard(Finish(turn, "stop", Usage()))
+                        meter.count(Finish(turn, "stop", Usage()))
                         names = self.names.get(place.node, ())
                         yield candidate(step, names[turn] if turn < len(names) else f"v{turn}", place.node)
                         turn += 1
                     case Delta():
-                        meter.heard(replace(step, choice=turn))
+                        meter.count(replace(step, choice=turn))
                         if on_event is not None:
                             await on_event(step)
                     case asyncio.Event():
@@ -108,11 +108,11 @@ class Hall:
         )
 
 
-async def outcome_of(call: BallotCall, **limits: Any) -> Outcome:
+async def outcome_of(call: BallotCall, **limits: Any) -> BallotResult:
     async with aclosing(hold_ballot(call, **limits)) as progress:
         items = [item async for item in progress]
     (outcome,) = items
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, BallotResult)
     return outcome
 
 
@@ -150,7 +150,7 @@ async def test_what_has_come_in_by_the_deadline_counts_even_if_nobody_has_read_i
         assert await anext(progress) == Delta(0, "word")
         await eventually(lambda: time.monotonic() > call.deadline)
         outcome = await anext(progress)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, BallotResult)
     assert outcome.leader is not None
     assert outcome.verdict.votes == 2
     assert hall.cancelled == {"b"}
@@ -196,7 +196,7 @@ async def test_the_leaders_words_come_live_and_its_candidate_with_the_outcome() 
         assert [await anext(progress), await anext(progress)] == [Delta(0, "ye"), Delta(0, "s")]
         gate.set()
         outcome = await anext(progress)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, BallotResult)
     assert outcome.leader is not None
     assert outcome.leader.voter == "v0@here"
 
@@ -213,7 +213,7 @@ async def test_a_won_vote_waits_for_its_leader() -> None:
         assert not last.done()
         gate.set()
         outcome = await last
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, BallotResult)
     assert outcome.verdict.votes == 4
 
 
@@ -273,7 +273,7 @@ async def test_where_an_engine_ended_nobody_else_is_asked_and_those_who_have_it_
             items.append(item)
             gate.set()  # once the loss has been told
     outcome = items[-1]
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, BallotResult)
     assert sorted(hall.runs) == ["a", "here"]
     assert (outcome.verdict.asked, outcome.verdict.votes, outcome.verdict.degraded) == (3, 2, True)
     (lost,) = [summary for summary in outcome.verdict.candidates if summary.group is None]

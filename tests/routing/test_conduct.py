@@ -15,39 +15,39 @@ from swarm.routing.observations import (
     MAX_PEERS_COUNTED,
     MIN_VOTES,
     UNSEEN_TOKENS,
-    Account,
     Conduct,
+    ConductCounts,
     dissents,
     findings,
     possible_tokens,
-    size_lie,
+    size_mismatch,
     wilson,
 )
 from tests.doubles.replicas import replica
 
-NOBODY = Account()
-REST = Account(votes=200, dissent=20)
+NOBODY = ConductCounts()
+REST = ConductCounts(votes=200, dissent=20)
 
 
 @pytest.mark.parametrize(
     ("account", "others", "told"),
     [
-        (Account(), NOBODY, []),
-        (Account(answers=1000, votes=400, dissent=40), REST, []),
-        (Account(votes=MIN_VOTES - 1, dissent=MIN_VOTES - 1), REST, []),
-        (Account(votes=40, dissent=31), REST,
+        (ConductCounts(), NOBODY, []),
+        (ConductCounts(answers=1000, votes=400, dissent=40), REST, []),
+        (ConductCounts(votes=MIN_VOTES - 1, dissent=MIN_VOTES - 1), REST, []),
+        (ConductCounts(votes=40, dissent=31), REST,
          ["31 of 40 countable votes against the rest; all others together 20 of 200"]),
-        (Account(votes=20, dissent=20), NOBODY, ["20 of 20 countable votes against the rest"]),
-        (Account(votes=40, dissent=22), REST, []),
-        (Account(votes=40, dissent=31), Account(votes=200, dissent=150), []),
-        (Account(answers=10, malformed=2), REST, []),
-        (Account(answers=10, malformed=3), REST, ["3 of 13 answers were none"]),
-        (Account(answers=300, malformed=3), REST, []),
-        (Account(answers=10, overstated=4), REST, ["4 of 10 answers named more tokens than they have bytes"]),
-        (Account(answers=10, paced=4, refuted=4), REST, []),
-        (Account(answers=10, paced=8, refuted=7), REST,
+        (ConductCounts(votes=20, dissent=20), NOBODY, ["20 of 20 countable votes against the rest"]),
+        (ConductCounts(votes=40, dissent=22), REST, []),
+        (ConductCounts(votes=40, dissent=31), ConductCounts(votes=200, dissent=150), []),
+        (ConductCounts(answers=10, malformed=2), REST, []),
+        (ConductCounts(answers=10, malformed=3), REST, ["3 of 13 answers were none"]),
+        (ConductCounts(answers=300, malformed=3), REST, []),
+        (ConductCounts(answers=10, overstated=4), REST, ["4 of 10 answers named more tokens than they have bytes"]),
+        (ConductCounts(answers=10, paced=4, refuted=4), REST, []),
+        (ConductCounts(answers=10, paced=8, refuted=7), REST,
          ["claims over 4 times the speed measured in 7 of 8 answers"]),
-        (Account(answers=10, paced=8, refuted=3), REST, []),
+        (ConductCounts(answers=10, paced=8, refuted=3), REST, []),
     ],
     ids=[
         "nothing known", "one in ten", "too few votes", "three in four", "all, and no others", "half may be chance",
@@ -55,7 +55,7 @@ REST = Account(votes=200, dissent=20)
         "now and then",
     ],
 )  # fmt: skip
-def test_what_a_person_is_told(account: Account, others: Account, told: list[str]) -> None:
+def test_what_a_person_is_told(account: ConductCounts, others: ConductCounts, told: list[str]) -> None:
     assert list(findings(account, others)) == told
 
 
@@ -72,14 +72,14 @@ def test_accounts_are_bounded_in_number_and_in_size_and_keep_their_shares() -> N
     conduct = Conduct()
     for number in range(3 * MAX_PEERS_COUNTED):
         conduct.note(f"n{number}", answers=1)
-    assert conduct.of("n0") == Account()
+    assert conduct.of("n0") == ConductCounts()
     for turn in range(10 * MAX_COUNT):
         conduct.note("attic", votes=1, dissent=turn % 2)
     account = conduct.of("attic")
     assert account.votes <= MAX_COUNT
     assert abs(account.dissent / account.votes - 0.5) < 0.05
     conduct.note("study", votes=5, dissent=1)
-    assert conduct.others("attic") == Account(votes=5, dissent=1)
+    assert conduct.others("attic") == ConductCounts(votes=5, dissent=1)
 
 
 def vote(*answers: str, strategy: Strategy = Strategy.MAJORITY, peers: dict[str, str] | None = None) -> Verdict:
@@ -141,8 +141,8 @@ def test_an_answer_has_no_more_tokens_than_bytes(told: int, sent_bytes: int, pos
 
 def test_a_size_that_is_not_that_of_the_name_is_a_lie_and_a_rounded_one_is_none() -> None:
     for told, lies in ((None, 0), (2_166_720, 0), (2_000_000, 0), (10**15, 1), (1000, 1)):
-        assert len(size_lie(replica("a", model="demo", params=2_166_720, told_params=told))) == lies
-    assert size_lie(replica("a", model="made-up", told_params=10**15)) == (), "nobody knows better"
+        assert len(size_mismatch(replica("a", model="demo", params=2_166_720, reported_params=told))) == lies
+    assert size_mismatch(replica("a", model="made-up", reported_params=10**15)) == (), "nobody knows better"
 
 
 def test_the_bytes_of_an_answer_are_all_that_was_written() -> None:

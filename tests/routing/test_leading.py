@@ -13,7 +13,7 @@ from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
 from swarm.registry.weights_file import Measured
-from swarm.routing.ballot_box import Begun, Lead
+from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
 from swarm.routing.policy import measured_strength, stream_mode, strongest_first
 from swarm.routing.replicas import Replica
@@ -122,32 +122,32 @@ def test_what_a_client_gets_of_a_leaders_events(
     mode: StreamMode, events: list[Delta | Finish], heard: list[object], shown: StreamMode
 ) -> None:
     mine = batch()
-    lead = Lead(mine, mode)
-    assert lead.hear(batch("b"), WORD) is None, "another's events are nobody's business"
-    assert [lead.hear(mine, event) for event in events] == heard
+    lead = Leader(mine, mode)
+    assert lead.take(batch("b"), WORD) is None, "another's events are nobody's business"
+    assert [lead.take(mine, event) for event in events] == heard
     assert lead.shown == shown
 
 
 def test_a_peer_that_never_ends_the_answer_that_was_shown_is_caught() -> None:
     mine = batch()
-    lead = Lead(mine)
-    lead.hear(mine, WORD)
+    lead = Leader(mine)
+    lead.take(mine, WORD)
     with pytest.raises(PeerFailed, match="did not end the answer"):
         lead.arrived(mine, Candidate(voter="whose?"))
 
 
 def test_nothing_is_shown_after_the_end_of_an_answer() -> None:
     mine = batch()
-    lead = Lead(mine)
-    assert [lead.hear(mine, event) for event in (WORD, END, WORD)] == [WORD, None, None]
+    lead = Leader(mine)
+    assert [lead.take(mine, event) for event in (WORD, END, WORD)] == [WORD, None, None]
 
 
 def test_the_leaders_candidate_is_the_one_after_its_finish() -> None:
     mine, other = batch(seats=2), batch("b")
-    lead = Lead(mine)
+    lead = Leader(mine)
     lead.arrived(mine, Candidate(voter="another of the same batch"))
-    lead.hear(mine, WORD)
-    lead.hear(mine, END)
+    lead.take(mine, WORD)
+    lead.take(mine, END)
     assert lead.pending
     lead.arrived(other, Candidate(voter="another's"))
     lead.arrived(mine, Candidate(voter="the leader"))
@@ -158,43 +158,43 @@ def test_the_leaders_candidate_is_the_one_after_its_finish() -> None:
 
 def test_a_leader_lost_before_its_first_word_is_succeeded() -> None:
     mine, other = batch(), batch("b")
-    lead = Lead(mine)
+    lead = Leader(mine)
     lead.lost(other, BROKE)
     lead.passes_to(other)
     assert lead.is_in(mine), "it was another that was lost"
     lead.lost(mine, BROKE)
     lead.passes_to(other)
     assert lead.is_in(other)
-    assert lead.hear(other, WORD) == WORD
+    assert lead.take(other, WORD) == WORD
 
 
 def test_a_leader_lost_in_mid_answer_is_an_error() -> None:
     mine = batch()
-    lead = Lead(mine)
-    lead.hear(mine, WORD)
+    lead = Leader(mine)
+    lead.take(mine, WORD)
     with pytest.raises(EngineFailed, match="broke"):
         lead.lost(mine, BROKE)
 
 
 def test_a_leader_lost_while_it_thinks_costs_its_thoughts_alone() -> None:
     mine, other = batch(), batch("b")
-    lead = Lead(mine, StreamMode.REASONING)
-    lead.hear(mine, THOUGHT)
+    lead = Leader(mine, StreamMode.REASONING)
+    lead.take(mine, THOUGHT)
     lead.lost(mine, BROKE)
     lead.passes_to(other)
-    assert lead.hear(other, THOUGHT) is None, "two voters' thoughts are not one train of thought"
+    assert lead.take(other, THOUGHT) is None, "two voters' thoughts are not one train of thought"
     assert lead.shown == StreamMode.REASONING
 
 
 def test_who_has_said_nothing_when_everybody_is_stopped_does_not_begin() -> None:
     mine = batch()
-    late, begun = Lead(mine), Lead(mine)
-    begun.hear(mine, WORD)
+    late, begun = Leader(mine), Leader(mine)
+    begun.take(mine, WORD)
     for lead in (late, begun):
         lead.begins_no_more()
-    assert late.hear(mine, WORD) == Begun()
+    assert late.take(mine, WORD) == Begun()
     assert not late.pending
-    assert begun.hear(mine, WORD) == WORD
+    assert begun.take(mine, WORD) == WORD
 
 
 @pytest.mark.parametrize("event", [WORD, THOUGHT, BOTH, Delta(0, "x", logprobs={"content": []}), END], ids=str)

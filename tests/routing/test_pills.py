@@ -13,7 +13,7 @@ from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerVanished, SwarmError
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.generation import GenerationRequest
-from swarm.routing.poison_pills import MAX_REMEMBERED, REFUSED_S, Content, Pills
+from swarm.routing.poison_pills import MAX_REMEMBERED, REFUSED_S, PoisonPills, RequestContent
 from tests.doubles.replicas import Clock
 
 GONE = PeerVanished("attic", "broke off the connection")
@@ -23,7 +23,7 @@ def chat(text: str = "hello", **fields: Any) -> GenerationRequest:
     return GenerationRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": text}], **fields})
 
 
-HELLO, OTHER = Content.of(chat()), Content.of(chat("hello!"))
+HELLO, OTHER = RequestContent.of(chat()), RequestContent.of(chat("hello!"))
 
 
 class Watched:
@@ -31,10 +31,14 @@ class Watched:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.pills = Pills(self.clock)
+        self.pills = PoisonPills(self.clock)
 
     def work(
-        self, error: BaseException | None = None, node: str = "attic", content: Content = HELLO, there: bool = True
+        self,
+        error: BaseException | None = None,
+        node: str = "attic",
+        content: RequestContent = HELLO,
+        there: bool = True,
     ) -> BaseException | None:
         """What comes out: None for an answer."""
         try:
@@ -45,7 +49,7 @@ class Watched:
             return out
         return None
 
-    def refused(self, content: Content = HELLO) -> EngineDied | None:
+    def refused(self, content: RequestContent = HELLO) -> EngineDied | None:
         try:
             self.pills.refuse(content)
         except EngineDied as error:
@@ -147,7 +151,7 @@ def test_with_nothing_remembered_nothing_is_hashed(seen: Watched) -> None:
     def never() -> dict[str, Any]:
         raise AssertionError("hashed")
 
-    assert seen.work(content=Content("generate", never)) is None
+    assert seen.work(content=RequestContent("generate", never)) is None
 
 
 # What is the same request
@@ -165,7 +169,7 @@ def test_with_nothing_remembered_nothing_is_hashed(seen: Watched) -> None:
 )
 def test_what_voters_and_routing_change_is_no_part_of_it(other: dict[str, Any]) -> None:
     request = chat(seed=3, temperature=1.0).model_copy(update=other)
-    assert Content.of(request).key == HELLO.key
+    assert RequestContent.of(request).key == HELLO.key
 
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -200,7 +204,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 )
 def test_what_the_engine_is_told_is_part_of_it(other: dict[str, Any]) -> None:
     request = GenerationRequest.model_validate({**chat().model_dump(), **other})
-    assert Content.of(request).key != HELLO.key
+    assert RequestContent.of(request).key != HELLO.key
 
 
 def test_every_field_of_a_request_is_in_one_of_the_two_tables() -> None:
@@ -216,8 +220,11 @@ def test_every_field_of_a_request_is_in_one_of_the_two_tables() -> None:
 
 def test_a_call_is_not_the_request_with_the_same_words() -> None:
     body = {"messages": [{"role": "user", "content": "hello"}], "model": "m"}
-    assert Content.of_call("count-tokens", body).key == Content.of_call("count-tokens", {**body, "model": "n"}).key
-    assert len({Content.of_call(name, body).key for name in ("generate", "count-tokens", "apply-template")}) == 3
+    assert (
+        RequestContent.of_call("count-tokens", body).key
+        == RequestContent.of_call("count-tokens", {**body, "model": "n"}).key
+    )
+    assert len({RequestContent.of_call(name, body).key for name in ("generate", "count-tokens", "apply-template")}) == 3
 
 
 @pytest.mark.parametrize(
@@ -249,7 +256,7 @@ def test_a_request_is_the_same_at_every_node_that_it_passes(body: dict[str, Any]
     third = schema(
         request_body(second.model_copy(update={"seed": 9, "temperature": 0.7, "model": "k"}), 1)
     ).to_request()
-    assert Content.of(first).key == Content.of(second).key == Content.of(third).key
+    assert RequestContent.of(first).key == RequestContent.of(second).key == RequestContent.of(third).key
 
 
 # Any sequence of events
@@ -268,7 +275,7 @@ def test_whatever_happens_only_what_was_seen_to_kill_is_refused_and_never_for_lo
     events: list[tuple[int, str, SwarmError | None, float]],
 ) -> None:
     seen = Watched()
-    contents = [Content.of(chat(str(number))) for number in range(7)]
+    contents = [RequestContent.of(chat(str(number))) for number in range(7)]
     last_death: dict[int, float] = {}
     for number, node, error, passes_s in events:
         refused = seen.refused(contents[number])
@@ -289,11 +296,11 @@ def test_whatever_happens_only_what_was_seen_to_kill_is_refused_and_never_for_lo
 
 def test_no_more_is_remembered_than_fits(seen: Watched) -> None:
     for number in range(2 * MAX_REMEMBERED):
-        seen.work(GONE, content=Content.of(chat(f"gone {number}")))
-        seen.work(DIED, content=Content.of(chat(f"died {number}")))
-    remembered = [seen.pills.find(Content.of(chat(f"died {number}"))) for number in range(2 * MAX_REMEMBERED)]
+        seen.work(GONE, content=RequestContent.of(chat(f"gone {number}")))
+        seen.work(DIED, content=RequestContent.of(chat(f"died {number}")))
+    remembered = [seen.pills.find(RequestContent.of(chat(f"died {number}"))) for number in range(2 * MAX_REMEMBERED)]
     assert [pill is not None for pill in remembered] == [False] * MAX_REMEMBERED + [True] * MAX_REMEMBERED
     vanished = [
-        seen.work(GONE, "kitchen", Content.of(chat(f"gone {n}"))) for n in range(2 * MAX_REMEMBERED - 1, -1, -1)
+        seen.work(GONE, "kitchen", RequestContent.of(chat(f"gone {n}"))) for n in range(2 * MAX_REMEMBERED - 1, -1, -1)
     ]
     assert sum(isinstance(out, EngineDied) for out in vanished) == MAX_REMEMBERED

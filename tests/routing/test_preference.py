@@ -174,7 +174,7 @@ any_replicas = st.lists(
     st.builds(some, st.sampled_from(["here", "a", "b", "c"]), st.sampled_from(["x", "y"]), any_facts),
     min_size=1,
     max_size=8,
-    unique_by=lambda r: r.place,
+    unique_by=lambda r: r.key,
 )
 
 
@@ -185,14 +185,14 @@ def test_the_order_is_total_and_the_same_however_the_replicas_come(
     ranked = by_preference(replicas, choices)
     order.shuffle(replicas)
     assert by_preference(replicas, choices) == ranked
-    assert sorted(replica.place for replica in ranked) == sorted(replica.place for replica in replicas)
+    assert sorted(replica.key for replica in ranked) == sorted(replica.key for replica in replicas)
     assert reason_for(ranked, choices)
 
 
 @given(replicas=any_replicas, which=st.integers(0, 7), more=st.integers(1, 4), choices=st.integers(1, 3))
 def test_more_load_never_moves_a_replica_forward(replicas: list[Replica], which: int, more: int, choices: int) -> None:
     one = replace(replicas[which % len(replicas)], wait_s=None)
-    rest = [replica for replica in replicas if replica.place != one.place]
+    rest = [replica for replica in replicas if replica.key != one.key]
     taken = min(more, one.slots_free)
     loaded = replace(one, slots_free=one.slots_free - taken, waiting=one.waiting + more - taken)
     before = by_preference([one, *rest], choices).index(one)

@@ -11,13 +11,13 @@ import pytest
 
 from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
-from swarm.routing.observations import MAX_PACES, PACE_LIFETIME_S, Paces
+from swarm.routing.observations import MAX_PACES, PACE_LIFETIME_S, MeasuredSpeeds
 from swarm.routing.preference import ASSUMED_TOKENS_PER_S
 from swarm.routing.router import FAILURES_TO_OPEN, FIRST_PAUSE_S, WARN_AFTER_S, Router
 from swarm.routing.rules import RoutingRules
 from tests.doubles.replicas import Clock, replica
 
-ATTIC = replica("attic", told_at=99.0)
+ATTIC = replica("attic", reported_at=99.0)
 FAILED = PeerFailed("attic", "broke off")
 FAR = 1_000_000.0
 
@@ -143,34 +143,34 @@ def wrote(tokens: int, read_tokens: int = 20) -> Usage:
 
 
 def test_a_long_prompt_says_nothing_of_the_next_ones_first_word() -> None:
-    paces = Paces(Clock())
+    paces = MeasuredSpeeds(Clock())
     paces.note(ATTIC, 20.0, 2.0, wrote(100, read_tokens=9_000))
-    pace = paces.of(ATTIC.place)
+    pace = paces.of(ATTIC.key)
     assert pace is not None
     assert (pace.first_s, pace.tokens_per_s) == (None, 50)
 
 
 def test_speeds_are_measured_as_of_a_lone_answer() -> None:
     clock = Clock()
-    paces = Paces(clock)
+    paces = MeasuredSpeeds(clock)
     paces.note(ATTIC, 0.5, 2.0, wrote(100))
-    pace = paces.of(ATTIC.place)
+    pace = paces.of(ATTIC.key)
     assert pace is not None
     assert (pace.first_s, pace.tokens_per_s) == (0.5, 50)
     paces.note(ATTIC, 0.5, 2.0, wrote(3))
-    assert paces.of(ATTIC.place) == pace, "three tokens tell nothing of the speed"
+    assert paces.of(ATTIC.key) == pace, "three tokens tell nothing of the speed"
     busy = replica("busy", slots=1, free=0, waiting=2)
     paces.note(busy, 30.0, 2.0, wrote(100))
-    there = paces.of(busy.place)
+    there = paces.of(busy.key)
     assert there is not None
     assert there.first_s is None, "it waited for others"
     half = replica("half", slots=4, free=2)
     paces.note(half, 0.1, 2.0, wrote(100))
-    alone = paces.of(half.place)
+    alone = paces.of(half.key)
     assert alone is not None
     assert (alone.tokens_per_s or 0) > 50, "two others were at work there"
     clock.now += PACE_LIFETIME_S + 1
-    assert paces.of(ATTIC.place) is None
+    assert paces.of(ATTIC.key) is None
 
 
 def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
@@ -178,7 +178,7 @@ def test_measured_speeds_stand_in_the_replica_and_are_bounded() -> None:
     asked.router.note_pace(ATTIC, 0.25, 1.0, wrote(40))
     seen = asked.router.with_local_knowledge([ATTIC])[0]
     assert (seen.first_s, seen.own_tokens_per_s) == (0.25, 40)
-    paces = Paces(Clock())
+    paces = MeasuredSpeeds(Clock())
     for number in range(MAX_PACES + 1):
         paces.note(replica(f"n{number}"), 0.1, 1.0, wrote(40))
     assert paces.of(("n0", "m")) is None
@@ -201,7 +201,7 @@ def test_more_tokens_than_bytes_are_neither_believed_nor_forgotten(asked: Asked)
 
 
 def test_a_boast_is_cut_to_what_an_unmeasured_node_is_taken_for_and_gone_with_the_first_answer(asked: Asked) -> None:
-    boaster = replica("attic", tokens_per_s=1e7, told_tokens_per_s=1e7, told_at=99.0)
+    boaster = replica("attic", tokens_per_s=1e7, reported_tokens_per_s=1e7, reported_at=99.0)
     here = replica("here", tokens_per_s=40.0)
     assert [r.tokens_per_s for r in asked.router.with_local_knowledge([here, boaster])] == [40.0, 60.0]
     asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))  # too short to be measured
@@ -214,7 +214,10 @@ def test_a_boast_is_cut_to_what_an_unmeasured_node_is_taken_for_and_gone_with_th
 
 
 def test_where_nothing_was_measured_claims_order_the_first_answers_only(asked: Asked) -> None:
-    boaster, modest = replica("a", tokens_per_s=1e7, told_at=99.0), replica("b", tokens_per_s=50.0, told_at=99.0)
+    boaster, modest = (
+        replica("a", tokens_per_s=1e7, reported_at=99.0),
+        replica("b", tokens_per_s=50.0, reported_at=99.0),
+    )
     assert [r.tokens_per_s for r in asked.router.with_local_knowledge([boaster, modest])] == [1e7, 50.0]
     asked.router.note_pace(boaster, 0.1, 0.01, Usage(completion_tokens=2))
     assert [r.tokens_per_s for r in asked.router.with_local_knowledge([boaster, modest])] == [

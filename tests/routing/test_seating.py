@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swarm.consensus.waves import SamplingChange
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, OwnVoters, batches_of, in_waves, place_of, seated_anew
+from swarm.routing.seating import Batch, OwnVoters, batches_of, in_waves, key_of, seated_anew
 
 NOBODY = OwnVoters({}, frozenset())
 
@@ -37,18 +37,18 @@ def test_a_wave_is_the_beginning_of_the_seats() -> None:
 def test_a_second_wave_runs_at_home_where_the_prompt_is_warm_or_nowhere() -> None:
     here, there = replica("here"), replica("a")
     held = [Batch(here, (sampling(1),)), Batch(there, (sampling(2),))]
-    for warm in (frozenset[tuple[str, str]](), frozenset({place_of(here), place_of(there)})):
+    for warm in (frozenset[tuple[str, str]](), frozenset({key_of(here), key_of(there)})):
         assert seated_anew(held, OwnVoters({}, warm), [here, there], idle_only=True) == tuple(held)
 
 
 def test_a_batch_moves_as_a_whole_to_where_its_prompt_is_warm() -> None:
     here, there = replica("here"), replica("a")
     held = [Batch(here, (sampling(1), sampling(2)))]
-    own = OwnVoters({place_of(here): 1}, frozenset({place_of(there)}))
+    own = OwnVoters({key_of(here): 1}, frozenset({key_of(there)}))
     assert shown(seated_anew(held, own, [here, there], idle_only=False)) == [("a", [1, 2])]
     assert shown(seated_anew(held, own, [here, replica("a", free=1)], idle_only=False)) == [("here", [1, 2])]
     other = replica("a", model="other")
-    assert shown(seated_anew(held, OwnVoters({}, frozenset({place_of(other)})), [here, other], idle_only=False)) == [
+    assert shown(seated_anew(held, OwnVoters({}, frozenset({key_of(other)})), [here, other], idle_only=False)) == [
         ("here", [1, 2])
     ]
 
@@ -56,7 +56,7 @@ def test_a_batch_moves_as_a_whole_to_where_its_prompt_is_warm() -> None:
 def test_two_batches_do_not_share_one_warm_prompt() -> None:
     here, a, b = replica("here"), replica("a"), replica("b")
     held = [Batch(here, (sampling(1),)), Batch(a, (sampling(2),))]
-    own = OwnVoters({}, frozenset({place_of(b)}))
+    own = OwnVoters({}, frozenset({key_of(b)}))
     assert shown(seated_anew(held, own, [here, a, b], idle_only=False)) == [("b", [1]), ("a", [2])]
 
 

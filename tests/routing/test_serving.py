@@ -104,4 +104,4 @@ def test_what_a_peer_says_of_its_size_is_kept_apart_from_what_is_known(
     model: str, own: dict[str, int], params: int | None
 ) -> None:
     (found,) = peer_replicas([at("a", "10.0.0.6", id=model, params=10**15)], own)
-    assert (found.params, found.told_params) == (params, 10**15)
+    assert (found.params, found.reported_params) == (params, 10**15)

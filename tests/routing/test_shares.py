@@ -19,7 +19,7 @@ def seats(replicas: list[Replica], votes: int, idle_only: bool = False) -> dict[
     return dict(Counter(r.node for r in spread(replicas, votes, idle_only)))
 
 
-BIG = {"slots": 32, "told_params": 10**15, "tokens_per_s": 1e7}
+BIG = {"slots": 32, "reported_params": 10**15, "tokens_per_s": 1e7}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_peer_has_its_share_and_own_workers_fill_the_rest(
 
 
 claims = {
-    "told_params": st.sampled_from([None, 1, 10**15]),
+    "reported_params": st.sampled_from([None, 1, 10**15]),
     "tokens_per_s": st.sampled_from([None, 0.1, 1e7]),
     "wait_s": st.sampled_from([None, 0.0, 1e6]),
     "waiting": st.integers(0, 3),

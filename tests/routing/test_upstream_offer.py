@@ -165,7 +165,7 @@ def test_what_an_upstream_has_no_endpoint_for_stays_among_nodes() -> None:
 def test_each_upstream_yields_replicas_of_its_own() -> None:
     """Its own node, room and turn, so that slots, circuits and seats are never counted for another."""
     nas, cloud = upstream_replicas([HERE], two("fallback", ["big", "m"], ["big"]))
-    assert (nas.place, nas.slots, cloud.place, cloud.slots) == (
+    assert (nas.key, nas.slots, cloud.key, cloud.slots) == (
         ("upstream:nas", "big"),
         8,
         ("upstream:cloud", "big"),

@@ -26,7 +26,7 @@ from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
-from swarm.routing.ballot_box import Begun, Outcome
+from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
 from swarm.routing.replica_client import finished_events
 
@@ -107,7 +107,7 @@ async def _voted(context: RequestContext) -> Verdict:
     """What the planned ballot found."""
     async with aclosing(context.vote(stream=False)) as progress:
         async for item in progress:
-            if isinstance(item, Outcome):
+            if isinstance(item, BallotResult):
                 return item.verdict
     raise EngineFailed("the ballot ended without a verdict")
 
@@ -165,11 +165,11 @@ async def _stream_vote(context: RequestContext, writer: AnswerWriter) -> None:
                     await writer.begin()
                 case BallotStanding():
                     await show_standing(writer, context.standing(item))
-                case Outcome():
+                case BallotResult():
                     await _stream_outcome(context, writer, item)
 
 
-async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome: Outcome) -> None:
+async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome: BallotResult) -> None:
     """Whatever of the answer is not out yet, then how the vote went."""
     end = stream_result(outcome)
     extension = {**context.extension(outcome.verdict), **end.fields}
@@ -191,7 +191,7 @@ class StreamResult:
     fields: JsonObject
 
 
-def stream_result(outcome: Outcome) -> StreamResult:
+def stream_result(outcome: BallotResult) -> StreamResult:
     """What follows from a streamed ballot. `fields` belong into the `swarm` object, over what the verdict says."""
     winner, leader = winner_of(outcome.verdict), outcome.leader
     fields: JsonObject = {"stream": outcome.shown.value}
@@ -209,7 +209,7 @@ def stream_result(outcome: Outcome) -> StreamResult:
     return StreamResult(leader, None, {**fields, "winner_message": message_object(winner)})
 
 
-def _confirmed(outcome: Outcome) -> bool | None:
+def _confirmed(outcome: BallotResult) -> bool | None:
     """Whether the vote came out for what the leader said; None without its answer, and without a quorum."""
     leader, verdict = outcome.leader, outcome.verdict
     if leader is None or verdict.degraded:

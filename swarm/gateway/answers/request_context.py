@@ -22,7 +22,7 @@ from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
-from swarm.routing.ballot_box import Begun, Outcome
+from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.routing.replica_client import Served
@@ -68,7 +68,7 @@ class RequestContext:
                 headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
         return headers
 
-    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | Outcome, None]:
+    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
         """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)

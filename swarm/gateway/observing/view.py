@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from swarm.gateway.http.access import AccessRules
     from swarm.gateway.http.in_progress import Condition, Work
     from swarm.routing.dispatcher import Dispatcher
-    from swarm.routing.observations import Account
+    from swarm.routing.observations import ConductCounts
     from swarm.routing.upstream import Upstream
     from swarm.workers.pool import ModelState, WorkerPool
 
@@ -352,7 +352,7 @@ def own_model(state: ModelState) -> OwnModel:
 
 
 def peer_entry(
-    peer: Peer, now: float, circuit: str = "closed", account: Account | None = None, problems: Sequence[str] = ()
+    peer: Peer, now: float, circuit: str = "closed", account: ConductCounts | None = None, problems: Sequence[str] = ()
 ) -> PeerEntry:
     """`now` is monotonic seconds; `account` None: nothing was asked of it."""
     return PeerEntry(
@@ -371,8 +371,8 @@ def peer_entry(
     )
 
 
-def conduct_entry(account: Account) -> ConductEntry:
-    """A peer's account: the same counts."""
+def conduct_entry(account: ConductCounts) -> ConductEntry:
+    """The counts of how a peer behaved."""
     return ConductEntry(
         answers=account.answers,
         malformed=account.malformed,
