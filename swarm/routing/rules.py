@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from federation.advertisement import MAX_MODEL_ID_CHARS, MAX_NAME_CHARS
 from swarm.errors import SetupError
@@ -13,6 +15,16 @@ from swarm.routing.replicas import Replica
 
 MAX_WEIGHT = 100.0  # a hundred times as eager; more is a typing error
 MAX_RULES = 256  # entries of a table: twice the peers that a node knows
+MAX_SHOWN_CHARS = 40  # of a name that is too long
+
+Weight = Annotated[float, Field(strict=True, ge=0, le=MAX_WEIGHT, allow_inf_nan=False)]
+NodeName = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+ModelName = Annotated[StrictStr, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS)]
+Nodes = Annotated[
+    tuple[NodeName, ...],
+    Field(min_length=1, max_length=MAX_RULES),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +35,12 @@ class RoutingRules:
     is asked only where nobody else can answer.
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    pins: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    weights: Annotated[Mapping[NodeName, Weight], Field(max_length=MAX_RULES)] = field(default_factory=dict[str, float])
+    pins: Annotated[Mapping[ModelName, Nodes], Field(max_length=MAX_RULES)] = field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -33,52 +49,34 @@ class RoutingRules:
         return tuple(dict.fromkeys((*self.weights, *pinned)))
 
 
+_checker: TypeAdapter[RoutingRules] = TypeAdapter(RoutingRules)
+
+
 def read_rules(value: object) -> RoutingRules:
     """`[routing]` of a configuration file. Raises SetupError naming the bad value and what to write instead."""
-    tables = _table("routing", value)
-    unknown = sorted(tables.keys() - {"weights", "pins"})
-    if unknown:
-        raise SetupError(f"[routing]: unknown setting {unknown[0]!r}; there are: weights, pins")
-    weights = {
-        _name("weights", node): _weight(node, weight)
-        for node, weight in _table("routing.weights", tables.get("weights", {})).items()
-    }
-    pins = {
-        _name("pins", model, MAX_MODEL_ID_CHARS): _nodes(model, nodes)
-        for model, nodes in _table("routing.pins", tables.get("pins", {})).items()
-    }
-    return RoutingRules(weights, pins)
+    try:
+        return _checker.validate_python(value)
+    except ValidationError as error:
+        raise SetupError(_refusal(error.errors(include_url=False)[0], value)) from None
 
 
-def _table(name: str, value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise SetupError(f"[{name}] is a table, not {value!r}: write [{name}] on a line of its own, and entries below")
-    found = cast("Mapping[str, object]", value)
-    if len(found) > MAX_RULES:
-        raise SetupError(f"[{name}] has {len(found)} entries; at most {MAX_RULES} are taken")
-    return found
-
-
-def _name(table: str, name: str, most: int = MAX_NAME_CHARS) -> str:
-    if not 1 <= len(name) <= most:
-        raise SetupError(f"[routing.{table}]: {name[:40]!r} has {len(name)} characters: names have 1 to {most}")
-    return name
-
-
-def _weight(node: str, weight: object) -> float:
-    number = float(weight) if isinstance(weight, int | float) and not isinstance(weight, bool) else math.nan
-    if not 0 <= number <= MAX_WEIGHT:  # NaN is in no range
-        raise SetupError(
-            f"[routing.weights] {node} = {weight!r}: use 0 (only if nobody else can) to {MAX_WEIGHT:.0f}; 1 is usual"
-        )
-    return number
-
-
-def _nodes(model: str, nodes: object) -> tuple[str, ...]:
-    listed = cast("list[object]", nodes) if isinstance(nodes, list) else [nodes]
-    if not listed or len(listed) > MAX_RULES or not all(isinstance(node, str) and node for node in listed):
-        raise SetupError(f'[routing.pins] "{model}" = {nodes!r}: use a list of node names such as ["kitchen"]')
-    return tuple(_name("pins", cast("str", node)) for node in listed)
+def _refusal(problem: ErrorDetails, routing: Any) -> str:
+    """`problem` of what stands in `routing`, with the value and the remedy."""
+    kind, place, value = problem["type"], [str(part) for part in problem["loc"]], problem["input"]
+    table = ".".join(["routing", *place[:1]])
+    if kind == "unexpected_keyword_argument":
+        return f"[routing]: unknown setting {place[0]!r}; there are: weights, pins"
+    if len(place) < 2:
+        if kind == "too_long":
+            return f"[{table}] has {len(value)} entries; at most {MAX_RULES} are taken"
+        return f"[{table}] is a table, not {value!r}: write [{table}] on a line of its own, and entries below"
+    name = place[1]
+    if place[-1] == "[key]" or kind == "string_too_long":
+        most = MAX_MODEL_ID_CHARS if place[0] == "pins" and place[-1] == "[key]" else MAX_NAME_CHARS
+        return f"[{table}]: {value[:MAX_SHOWN_CHARS]!r} has {len(value)} characters: names have 1 to {most}"
+    if place[0] == "weights":
+        return f"[{table}] {name} = {value!r}: use 0 (only if nobody else can) to {MAX_WEIGHT:.0f}; 1 is usual"
+    return f'[{table}] "{name}" = {routing["pins"][name]!r}: use a list of node names such as ["kitchen"]'
 
 
 def ruled(replicas: Iterable[Replica], rules: RoutingRules) -> tuple[Replica, ...]:
