@@ -37,7 +37,7 @@ class Acceptor:
         self._listen()
 
     def stop(self, leave_waiting: bool) -> None:
-        """Close the listener. Those whom the system let wait are accepted, or left to the next process that listens on the socket."""
+        """Close the listener. Those that wait are accepted, or left to the next process that listens there."""
         if not self._is_open:
             return
         self._is_open = False

@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 class PeerClient:
     """One connection pool for all peers. Use as `async with`; every method raises PeerError and nothing of aiohttp's.
 
-    `node_id` signs each call; `announced` is where this node can be probed itself, told with each `describe`.
+    `node_id` signs each call; `announced` is where this node can be probed itself, reported with each `describe`.
     Without `trust` it is an open node's. URLs are `http://` ones either way: what they become is decided here.
     """
 
@@ -117,7 +117,7 @@ class PeerClient:
         return self._link
 
     async def describe(self, address: Address, timeout_s: float = _TIMING.probe_timeout_s) -> NodeDescription:
-        """What the node at `address` says about itself; also tells it where this node is."""
+        """What the node at `address` says about itself; also reports where this node is."""
         return (await self.probe(address, ProbeQuestion(timeout_s))).description
 
     async def probe(self, address: Address, question: ProbeQuestion) -> ProbeAnswer:
@@ -139,7 +139,7 @@ class PeerClient:
         if answering.node_id not in (None, node_id):
             raise PeerProtocolError(f"{address} calls itself {node_id} and its certificate is another node's")
         if self._trust is not None and self._trust.mode == "paired" and not self._trust.is_member(node_id):
-            raise PeerUntrusted(f"{address} is no member of this swarm")  # it was asked before this node was paired
+            raise PeerUntrusted(f"{address} is not a member of this swarm")  # it was asked before this node was paired
         if self._trust is not None and answering.node_id is not None:
             self._trust.accepted_by(answering.node_id)
         return answer
@@ -303,7 +303,7 @@ class PeerClient:
                 if response.status != 200:
                     raise await refusal_of(response, where, is_known=path != wire.NODE_PATH)
                 if response.content_type != "application/json":
-                    raise PeerProtocolError(f"{where} answered something else than JSON: it is no node")
+                    raise PeerProtocolError(f"{where} answered something else than JSON: it is not a node")
                 raw = await read_at_most(response, limit_bytes + 1)
         if len(raw) > limit_bytes:
             raise PeerProtocolError(f"{where} answered more than {limit_bytes} bytes")
@@ -343,26 +343,26 @@ class PeerClient:
 
 
 async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Iterable[Address], roster: Roster) -> bool:
-    """Whether the node with `certificate`, at one of `places`, took the list that it is no member of any more.
+    """Whether the node with `certificate`, at one of `places`, accepted the list of members that it is no longer on.
 
-    It still takes this node for a member; this node trusts its certificate for this one call only.
+    It still accepts this node as a member; this node trusts its certificate for this one call only.
     """
     context = await asyncio.to_thread(client_context, identity.pem, [certificate])
     timeout = aiohttp.ClientTimeout(total=TELL_REVOKED_S)
     headers = {wire.FROM_HEADER: identity.node_id, "Content-Type": "application/json"}
     body = roster.model_dump_json()
 
-    async def tell(session: aiohttp.ClientSession, address: Address) -> bool:
+    async def post(session: aiohttp.ClientSession, address: Address) -> bool:
         url = over_tls(address.url) + wire.ROSTER_PATH
         try:
             async with session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as response:
                 return response.status == 200
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            _log.debug("%s does not hear that it is revoked: %s", address, error)
+            _log.debug("%s was not told that it is revoked: %s", address, error)
             return False
 
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        return any(await asyncio.gather(*(tell(session, address) for address in dict.fromkeys(places))))
+        return any(await asyncio.gather(*(post(session, address) for address in dict.fromkeys(places))))
 
 
 def over_tls(url: str) -> str:
@@ -440,7 +440,7 @@ class MemberConnector(aiohttp.TCPConnector):
             connection.close()
             itself = node_id == self._trust.node_id
             raise PeerUntrusted(
-                f"{req.url.authority} is {'this node itself' if itself else 'no member of this swarm any more'}"
+                f"{req.url.authority} is {'this node itself' if itself else 'not a member of this swarm any more'}"
             )
         self._lent.add(transport)
         if (noted := _answering.get()) is not None:
@@ -448,7 +448,7 @@ class MemberConnector(aiohttp.TCPConnector):
         return connection
 
     def cut_strangers(self) -> None:
-        """Close what leads to nodes that are no members any more, whatever it is carrying."""
+        """Close what leads to nodes that are not members any more, whatever it is carrying."""
         for transport in tuple(self._lent):
             if transport.is_closing():
                 continue

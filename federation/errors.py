@@ -5,7 +5,7 @@ Messages name the bad value and the remedy.
 FederationError
 ├── AddressError            text that is no host:port, or a --host that is not this machine's
 ├── IdentityError           node.pem cannot be read, written or understood
-├── CertificateError        bytes that are no certificate that could be pinned
+├── CertificateError        bytes that are not a certificate that could be pinned
 ├── RosterError             a list of members that cannot be read, kept or joined with this node's
 │   └── RosterNotKept       ... and that holds all the same, as long as this process runs
 ├── InvitationError         a code that can never work here: mistyped, this node's own, another swarm's
@@ -16,7 +16,7 @@ FederationError
     ├── PeerRefused         "refused": nobody listens there, or the connection was cut
     │   └── PeerBrokeOff    "refused": it was cut after the request had gone out
     ├── PeerUnreachable     "unreachable": no such host name, or no route to it
-    ├── PeerUntrusted       "untrusted": it is no member of this swarm, or does not take this node for one
+    ├── PeerUntrusted       "untrusted": it is not a member of this swarm, or does not accept this node as one
     ├── PeerTimedOut        "timeout": nothing came in the agreed time
     ├── PeerProtocolError   "protocol": an answer came and is not what was agreed
     │   └── PeerVersionError "version": a node that speaks another major version
@@ -50,7 +50,7 @@ class RosterError(FederationError):
 
 
 class RosterNotKept(RosterError):
-    """Somebody is no member any more, at once, and the disk did not take it: it holds as long as this process runs."""
+    """Somebody was revoked, at once, and the disk did not take it: it holds as long as this process runs."""
 
 
 class InvitationError(FederationError):
@@ -93,7 +93,7 @@ class PeerUnreachable(PeerError):
 
 
 class PeerUntrusted(PeerError):
-    """The TLS handshake failed: one of the two is no member of the other's swarm, or is not paired at all."""
+    """The TLS handshake failed: one of the two is not a member of the other's swarm, or is not paired at all."""
 
     kind = "untrusted"
 

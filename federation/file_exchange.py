@@ -1,7 +1,7 @@
 """Model files between nodes: what a node says it shares, what it says of each piece of a file, and asking it for them.
 
 Nothing that a peer says is believed: a file counts once its sha256 is the one that was wanted. The hashes of its pieces
-only tell early, and of whom, that it will not be. Functions that ask raise PeerError and nothing else.
+only show early, and whose fault it is, that it will not be. Functions that ask raise PeerError and nothing else.
 """
 
 from __future__ import annotations

@@ -87,10 +87,10 @@ class Address(NamedTuple):
 
 
 def worth_a_probe(hinted: Address, hinted_by: Address) -> bool:
-    """Whether a third node's address that the peer at `teller` names may be asked who answers there.
+    """Whether a third node's address that the peer at `hinted_by` names may be asked who answers there.
 
     Only an IP address that means the same machine here and there: else a peer could have this node ask services that
-    only this machine or its cable reaches. Nodes tell no host names: what one stands for is up to who resolves it.
+    only this machine or its cable reaches. Nodes report no host names: what one stands for is up to who resolves it.
     """
     if hinted.is_name or hinted.is_link_local:
         return False

@@ -91,7 +91,7 @@ def decode(text: str) -> Invitation:
     """The invitation in a code, in any case, white space ignored. Raises InvitationError for whoever typed it."""
     code = "".join(text.split()).lower()
     if not code.startswith(PREFIX) or len(code) > MAX_CODE_CHARS:
-        raise InvitationError(f"this is no invitation: `swarm invite` prints one word that begins with {PREFIX}")
+        raise InvitationError(f"this is not an invitation: `swarm invite` prints one word that begins with {PREFIX}")
     body = code.removeprefix(PREFIX).upper()
     try:
         raw = base64.b32decode(body + "=" * (-len(body) % 8))
@@ -180,7 +180,7 @@ def inviter_proof(secret: bytes, inviter: bytes, joiner: bytes) -> str:
 
 
 def same(proof: str, other: str) -> bool:
-    """Whether two proofs are equal, in a time that tells nothing."""
+    """Whether two proofs are equal, in a time that depends on neither."""
     return hmac.compare_digest(proof, other)
 
 
@@ -241,7 +241,7 @@ class Invitations:
     def redeem(self, joiner: bytes, proof: str, now: float) -> tuple[ProofResult, bytes]:
         """Judge a joiner's proof; the secret it proved, which is used up by that, else b"". `joiner` is a fingerprint.
 
-        All codes are tried, whichever fits: the time taken tells nothing of them.
+        All codes are tried, whichever fits: the time taken does not depend on them.
         """
         self.live(now)
         fitting = [code for code in self._codes if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))]

@@ -1,7 +1,7 @@
 """Announcing this node and finding others by multicast DNS. The only file that knows zeroconf.
 
-It only proposes: a name on the network is no peer until a probe over HTTP answers. Where multicast does not work, the
-node runs on with --peer, and tries again whenever its addresses are looked at.
+It only proposes: a name on the network becomes a peer only once a probe over HTTP answers. Where multicast does not work,
+the node runs on with --peer, and tries again whenever its addresses are looked at.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class MdnsDiscovery:
         if self._zeroconf is not None:
             await self._zeroconf.async_close()  # says goodbye for what is registered
         self._browser = self._zeroconf = None
-        self._found.clear()  # nobody would tell any more that they left; whoever is still there is heard again
+        self._found.clear()  # nobody would report any more that they left; whoever is still there is found again
 
     def _fail(self, error: Exception) -> None:
         self._problem = f"{error}: name other nodes with --peer HOST:PORT"

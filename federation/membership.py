@@ -45,7 +45,7 @@ MAX_CHANGES: Final = 64  # kept in the log: an eventful day of a home swarm, a f
 REPEAT_S: Final = 60.0  # the same change of the same peer within this is one entry, counted, and one line
 
 SHOWN: Final = frozenset({Why.COPY, Why.UNTRUSTED})  # whoever runs the node reads these on its console
-EXCHANGE_FANOUT: Final = 3  # peers asked per round: word of a newcomer reaches all in a few rounds
+EXCHANGE_FANOUT: Final = 3  # peers asked per round: all know a newcomer after a few rounds
 LARGE_FANOUT: Final = 1  # in a large swarm, whose lists are long and whose news travel with the probes
 ASKED_AT_ONCE: Final = 2  # newcomers: when a hundred come together, two know them all
 _MAX_IDLE_S: Final = 1.0  # longest sleep of the probe loop: forgetting needs no better
@@ -146,7 +146,7 @@ class Membership:
         except AddressError as error:
             _log.debug("ignoring where a caller says it is: %s", error)
             return
-        if not address.is_name:  # what a name stands for is up to whoever resolves it: nodes tell none
+        if not address.is_name:  # what a name stands for is up to whoever resolves it: nodes report none
             self._propose(address, Source.EXCHANGE)
 
     def reply_to_probe(
@@ -157,13 +157,13 @@ class Membership:
         headers: Mapping[str, str],
         certified: bool = False,
     ) -> ProbeReply:
-        """The answer to GET node from `remote`, with what that call tells of the caller taken up; `node` is this one.
+        """The answer to GET node from `remote`, with what that call says of the caller taken up; `node` is this one.
 
-        `certified`: a certificate has proved who calls. Else what it tells counts only from where that peer answers.
+        `certified`: a certificate has proved who calls. Else what it says counts only from where that peer answers.
 
         A probe says where its own node listens, so that one --peer makes both know each other: the port it claims, at
         the address it came from, so that nobody can point probes at a third machine. What came through a proxy came
-        from the proxy's address: nobody's claim to be there is heard.
+        from the proxy's address: nobody's claim to be there counts.
         """
         table, now = self._table, time.monotonic()
         caller, news = headers.get(wire.FROM_HEADER, ""), parse_news(headers.get(wire.NEWS_HEADER))
@@ -195,7 +195,7 @@ class Membership:
         self._apply(report(node_id, time.monotonic()))
 
     def expel(self, is_stranger: Callable[[str], bool], reason: str) -> None:
-        """Forget every peer whose id is a stranger's, at once: nothing is asked of it any more."""
+        """Forget every peer whose id is a stranger's, at once: it is asked for nothing any more."""
         for peer in self._table.peers():
             if is_stranger(peer.id):
                 self._apply(self._table.expelled(peer.id, reason, time.monotonic()))
@@ -321,7 +321,7 @@ class Membership:
             self._propose(address, Source.STATIC)
 
     def _apply(self, changes: Changes) -> None:
-        """Log each change once, tell the subscribers, and ask a newcomer whom it knows."""
+        """Log each change once, call the subscribers, and ask a newcomer whom it knows."""
         for change in changes:
             self._log.note(change, time.monotonic())
             for subscriber in tuple(self._subscribers):
@@ -395,12 +395,12 @@ class PeerExchange:
         try:
             hints = await self._client.peers(peer.address, self._timing.probe_timeout_s)
         except PeerError as error:
-            _log.debug("%s does not tell its peers: %s", peer.label, error)
+            _log.debug("%s does not list its peers: %s", peer.label, error)
             self._charge(peer.id)
             return
         finally:
             self._asking -= 1
-        for address in useful_hints(hints, informant=peer.address, self_id=self._self_id):
+        for address in useful_hints(hints, sender=peer.address, self_id=self._self_id):
             self._propose(address)
 
     async def _tell_goodbye(self, peer: Peer, instance: str | None) -> None:
@@ -410,9 +410,9 @@ class PeerExchange:
             _log.debug("%s did not take note of the goodbye: %s", peer.label, error)
 
 
-def useful_hints(hints: Iterable[PeerHint], informant: Address, self_id: str) -> tuple[Address, ...]:
+def useful_hints(hints: Iterable[PeerHint], sender: Address, self_id: str) -> tuple[Address, ...]:
     """The hinted addresses worth a probe."""
-    return tuple(hint.address for hint in hints if hint.id != self_id and worth_a_probe(hint.address, informant))
+    return tuple(hint.address for hint in hints if hint.id != self_id and worth_a_probe(hint.address, sender))
 
 
 @dataclass(frozen=True, slots=True)

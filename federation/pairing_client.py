@@ -1,4 +1,4 @@
-"""Joining: knock where the invitation says, look at the certificate, prove the secret, take the list of members."""
+"""Joining a swarm: connect where the invitation says, check the certificate, prove the secret, take the roster."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ async def _exchange(
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise PairingError(f"{address} broke off before it answered: try once more, or {_ASK_AGAIN}") from error
     except ValidationError as error:
-        raise PairingError(f"{address} answered what is no list of members: {first_problem(error)}") from error
+        raise PairingError(
+            f"{address} answered something that is not a list of members: {first_problem(error)}"
+        ) from error
     if reply.answer is None:
         raise PairingError(f"{address} refuses: {reply.refusal or 'it does not say why'}")
     return _checked(reply.answer, address, invitation, identity)

@@ -1,4 +1,4 @@
-"""Where joiners knock: a port of its own, open only while an invitation is live, for one exchange of one line each way.
+"""Where joiners connect: a port of its own, open only while an invitation is live, for one line each way.
 
 It shows this node's certificate and asks for none, so it is kept apart from everything else this node serves.
 """
@@ -23,7 +23,7 @@ from federation.tasks import cancel_and_wait
 from federation.wire import first_problem
 
 MAX_CONNECTIONS: Final = 16  # one joiner needs one
-MAX_KNOCKING: Final = 64  # beside those, some are in their handshake; whoever floods the port keeps joiners out anyway
+MAX_JOINING: Final = 64  # beside those, some are in their handshake; whoever floods the port keeps joiners out anyway
 HANDSHAKE_S: Final = 5.0
 
 Redeem = Callable[[JoinRequest, str], Awaitable[JoinReply]]
@@ -45,19 +45,19 @@ class PairingListener:
         redeem: Redeem,
         *,
         exchange_s: float = PairingTiming().exchange_s,
-        most_knocking: int = MAX_KNOCKING,
+        most_joining: int = MAX_JOINING,
         bind: Bind | None = None,
     ) -> None:
         self._hosts = tuple(hosts)
         self._preferred_port = preferred_port
         self._exchange_s = exchange_s
-        self._most_knocking = most_knocking
+        self._most_joining = most_joining
         self._bind = bind or bind_all
         self._context = context
         self._redeem = redeem
         self._acceptors: list[Acceptor] = []
         self._port: int | None = None
-        self._knocking: set[asyncio.Task[None]] = set()
+        self._joining: set[asyncio.Task[None]] = set()
         self._exchanges = 0
 
     @property
@@ -82,21 +82,21 @@ class PairingListener:
         for acceptor in acceptors:
             acceptor.stop(leave_waiting=True)
         if at_once:
-            await cancel_and_wait(*self._knocking)
-        elif self._knocking:
-            await asyncio.wait(tuple(self._knocking))
+            await cancel_and_wait(*self._joining)
+        elif self._joining:
+            await asyncio.wait(tuple(self._joining))
 
     def _take(self, connection: socket.socket, host: str) -> None:
-        if len(self._knocking) >= self._most_knocking:
+        if len(self._joining) >= self._most_joining:
             connection.close()
             return
         connection.setblocking(False)
         task = asyncio.create_task(self._serve(connection, host))
-        self._knocking.add(task)
+        self._joining.add(task)
         task.add_done_callback(partial(self._served, connection))
 
     def _served(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
-        self._knocking.discard(task)
+        self._joining.discard(task)
         if task.cancelled():  # perhaps before it began, when nobody else would close it
             connection.close()
 

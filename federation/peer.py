@@ -107,9 +107,9 @@ class PeerLeft:
 
 @dataclass(frozen=True, slots=True)
 class AddressRejected:
-    """What answers (or does not) at `address` is no peer, because of `reason`. Reported once per reason.
+    """What answers (or does not) at `address` is not a peer, because of `reason`. Reported once per reason.
 
-    `node_id` is whose address it is said to be, so that a node with several can be told of once; None for unknown.
+    `node_id` is whose address it is said to be, so that a node with several is reported once; None for unknown.
     """
 
     address: Address

@@ -51,7 +51,7 @@ class Contact:
     """Mutable record of one address. Times are on the table's clock.
 
     `failures`, and the `refusals` among them, count since the last proof of life; `silent_since` is when the
-    first probe left since which nothing has been heard.
+    first probe left that nothing has been received since.
     """
 
     address: Address
@@ -122,7 +122,7 @@ class Contact:
         return self.silent_since is not None and now >= self.silent_since + timing.give_up_s
 
     def forgive(self, stalled_s: float, now: float) -> None:
-        """This process did not run for so long, and could not have heard an answer."""
+        """This process did not run for so long, and could not have received an answer."""
         if self.silent_since is not None:
             self.silent_since = min(now, self.silent_since + stalled_s)
 
@@ -131,7 +131,7 @@ class Contact:
 class RoundTrip:
     """How long one address takes to answer: mean and deviation in milliseconds, as TCP keeps them (RFC 6298, 2).
 
-    Each probe is timed on its own, so an answer is never taken for that to another (Karn's problem does not arise).
+    Each probe is timed on its own, so an answer is never mistaken for that to another (Karn's problem does not arise).
     """
 
     mean_ms: float
@@ -209,7 +209,8 @@ class PeerRecords:
             check(contact.address == address, f"{address} is the contact of {contact.address}")
             owner = None if contact.node_id is None else self.records.get(contact.node_id)
             check(
-                contact.node_id is None or owner is not None, f"{address} leads to {contact.node_id}, which is no peer"
+                contact.node_id is None or owner is not None,
+                f"{address} leads to {contact.node_id}, which is not a peer",
             )
             check(
                 owner is None or address in owner.addresses, f"{address} is none of the addresses of {contact.node_id}"
@@ -256,7 +257,7 @@ class PeerRecords:
         return any(contact.source is Source.STATIC for contact in self.contacts_of(record))
 
     def place_of(self, *addresses: Address) -> str | None:
-        """Whom a node at these is taken for, for want of anything better; None where its id is as good as any."""
+        """What a node at these shares bounds by in an open swarm; None where nodes are told apart by certificates."""
         return neighbourhood(addresses) if self._is_open() else None
 
     def has_room_for(self, address: Address, source: Source) -> bool:
@@ -475,7 +476,7 @@ def why_self(description: NodeDescription, self_instance: str | None) -> tuple[W
 
 
 def double_words(record: Record) -> str:
-    """Why a second process with the id of `record` is no peer."""
+    """Why a second process with the id of `record` is not a peer."""
     return f"uses the id of {record.description.name} at {record.route}: {_REMEDY}"
 
 

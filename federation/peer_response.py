@@ -30,7 +30,7 @@ from federation.hostport import Address
 from federation.ndjson import LineSplitter, LineTooLong
 from federation.printable_text import printable
 
-NOT_ACCEPTED: Final = "is a member, and does not take this node for one (any more): it may have to be invited again"
+NOT_ACCEPTED: Final = "is a member, and does not accept this node as one (any more): it may have to be invited again"
 
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
@@ -139,7 +139,7 @@ async def refusal_of(response: aiohttp.ClientResponse, where: str, *, is_known: 
     try:
         refusal = _Refusal.model_validate_json(text).error
     except ValidationError:
-        return PeerStatusError(f"{where} answers HTTP {response.status}: it is no node", response.status)
+        return PeerStatusError(f"{where} answers HTTP {response.status}: it is not a node", response.status)
     kind = PeerMembersOnly if response.status == 403 and refusal.code == wire.MEMBERS_ONLY else PeerStatusError
     if not is_known:
         said = (
@@ -183,7 +183,7 @@ def translated(where: str) -> Generator[None]:
     except aiohttp.ClientConnectorDNSError as error:
         raise PeerUnreachable(f"{where}: no such host name ({error.os_error.strerror})") from error
     except aiohttp.ClientConnectorCertificateError as error:
-        raise PeerUntrusted(f"what answers at {where} is no member of this paired swarm") from error
+        raise PeerUntrusted(f"what answers at {where} is not a member of this paired swarm") from error
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:
         raise PeerUntrusted(f"{where} {why_no_handshake(error)}") from error
     except aiohttp.ClientOSError as error:

@@ -69,7 +69,7 @@ class PeerTable:
 
     - An address is one contact and leads to at most one peer; that peer lists it among its addresses, once.
     - A peer has at least one address, at most `TableBounds.addresses_per_peer`, and its route is one of them.
-    - This node is no peer of its own, there are at most `TableBounds.peers` peers, and no contact is a host name.
+    - This node is not a peer of its own, there are at most `TableBounds.peers` peers, and no contact is a host name.
     - Only a peer that has joined is alive or suspect, and only a known run of it was described by its last answer.
     - At most MAX_PROBES_AT_ONCE probes are under way to an address; while one is, it is known since when the address
       has been silent. Refusals are failures.
@@ -101,9 +101,9 @@ class PeerTable:
     def proposed(self, address: Address, source: Source, now: float, node_id: str | None = None) -> Changes:
         """Somebody says a node may answer there. It will be probed; a known address that is not alive, soon.
 
-        Which node that is, `node_id`, is believed only as far as not to tell people of it twice.
+        Which node that is, `node_id`, is believed only as far as not to report it to people twice.
 
-        Never a name: names are the user's, and `DnsSource` looks them up. A peer could tell thousands.
+        Never a name: names are the user's, and `DnsSource` looks them up. A peer could name thousands.
         """
         if address.is_name:
             return ()
@@ -226,20 +226,20 @@ class PeerTable:
             self._hurry(record, now)
         return ()
 
-    def news_received(self, news: Iterable[News], informant_id: str, now: float, remote: str | None = None) -> Changes:
+    def news_received(self, news: Iterable[News], sender_id: str, now: float, remote: str | None = None) -> Changes:
         """What another node found: reasons to probe at once, within an allowance, and never more than that.
 
-        Listened to only from peers that are here; a hinted loopback address means the informant's machine. `remote` is
-        whence it came, None where the informant is known by its certificate, or was asked itself.
+        Taken only from peers that are here; a hinted loopback address means the sender's machine. `remote` is where it
+        came from, None where the sender is known by its certificate, or was asked itself.
         """
-        informant = self._held.records.get(informant_id)
-        if informant is None or informant.is_dead or (remote is not None and not self.is_at(informant_id, remote)):
+        sender = self._held.records.get(sender_id)
+        if sender is None or sender.is_dead or (remote is not None and not self.is_at(sender_id, remote)):
             return ()
         for item in news:
             record = self._held.records.get(item.id)
             if item.id == self._self_id or not self._is_of_use(item, record, now):
                 continue
-            if not worth_a_probe(item.address, informant.route):
+            if not worth_a_probe(item.address, sender.route):
                 continue
             if not self._hints.take(now):
                 break
@@ -252,7 +252,7 @@ class PeerTable:
     def called(self, node_id: str, now: float, remote: str | None = None) -> Changes:
         """It asks this node: no proof that it can be asked, but a reason to try, and not to forget it.
 
-        `remote` is whence, None where a certificate proved who asks: from elsewhere it may be anybody.
+        `remote` is where from, None where a certificate proved who asks: from elsewhere it may be anybody.
         """
         record = self._held.records.get(node_id)
         if record is not None and record.is_dead and (remote is None or self.is_at(node_id, remote)):
@@ -341,7 +341,7 @@ class PeerTable:
         return record is not None and any(same_host(address.host) == found for address in record.addresses)
 
     def hints(self) -> tuple[PeerHint, ...]:
-        """What to tell others: alive peers only, so that the dead do not go round for ever."""
+        """What to report to others: alive peers only, so that the dead do not go round for ever."""
         alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
         return tuple(map(self._held.hint, alive[:MAX_HINTS]))
 
@@ -486,7 +486,7 @@ class PeerTable:
         return (PeerLeft(self._held.view(record), reason),)
 
     def _post(self, record: Record, what: NewsKind, now: float) -> None:
-        """Tell the others, who will see for themselves."""
+        """Report it to the others, who will see for themselves."""
         description = record.description
         self._board.post(description.id, what, self._held.hint(record).address, description.instance, now)
 
@@ -579,7 +579,7 @@ class PeerTable:
         return record.last_answer_at < now - item.age_s
 
     def _is_current(self, record: Record, run: str | None) -> bool:
-        """Whether word of that run is word of the process in use."""
+        """Whether what is said of that run is said of the process in use."""
         return not differ(run, record.description.instance)
 
     def _notice_stall(self, now: float) -> None:

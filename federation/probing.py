@@ -10,10 +10,11 @@ A description's tag is STATIC (who, where, which models) and REST (load, view, s
 node finds here; where it equals one's own there is nothing to exchange. `sight` is how it finds whoever asks.
 A node of an older version knows no tags: it asks for, and gives, the whole description each time.
 
-News is what a node has found out of late, told with its probes and answers: hints to probe, never verdicts. As in SWIM
-(Das et al., 2002) word of a change rides on messages that are sent anyway. Unlike there a node tells only what its own
-probe (or the node's own goodbye) has shown, and whoever receives it probes before it believes or tells: word is passed
-on as fast as it is confirmed, and a liar costs each node that it speaks to one probe an entry, at a bounded rate.
+News is what a node has found out of late, sent along with its probes and answers: hints to probe, never verdicts. As in
+SWIM (Das et al., 2002) a change is reported with messages that are sent anyway. Unlike there a node reports only what
+its own probe (or the node's own goodbye) has shown, and whoever receives it probes before it believes or reports it:
+news travels as fast as it is confirmed, and a liar costs each node that it speaks to one probe an entry, at a bounded
+rate.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ NEWS_LIFE_S: Final = 5.0  # at six probes a second each way everybody has met ev
 MAX_NEWS_TOLD: Final = 8  # in one message: the youngest; some 130 bytes each
 MAX_NEWS_KEPT: Final = 32  # own findings; more at once are a partition, which each side sees itself
 MAX_NEWS_CHARS: Final = 4096  # of the header that carries it; eight entries with the longest names fit
-HINTED_PROBES_PER_S: Final = 8.0  # that hearsay may cause, all peers together
+HINTED_PROBES_PER_S: Final = 8.0  # that news may cause, all peers together
 HINTED_PROBES_AT_ONCE: Final = 32.0  # after a quiet time: half the nodes of a large swarm being switched off
 LOAD_FIELDS: Final = frozenset({"slots_free", "tokens_per_s", "waiting", "wait_s"})  # of a model: what work changes
 _STATIC_CHARS: Final = 12  # 48 bits: a node has tens of descriptions in its life
@@ -45,7 +46,7 @@ _VIEW_CHARS: Final = 12
 
 
 class NewsKind(StrEnum):
-    """What the teller found."""
+    """What the sender of news found."""
 
     JOINED = "joined"
     DOUBTED = "doubted"
@@ -189,7 +190,7 @@ def _static_of(description: NodeDescription) -> dict[str, Any]:
 def _with_load(description: NodeDescription, load: _Load) -> NodeDescription:
     """The description with other load figures, checked like any other; `load` may name nothing else."""
     if len(load.models) != len(description.models):
-        raise AdvertisementError("tells the load of other models than it has described")
+        raise AdvertisementError("reports the load of other models than it has described")
     models = [
         {**model.model_dump(mode="json"), **{name: value for name, value in new.items() if name in LOAD_FIELDS}}
         for model, new in zip(description.models, load.models, strict=True)
@@ -240,7 +241,7 @@ class NewsBoard:
             del self._findings[node_id]
 
     def items(self, now: float, to: str | None = None) -> tuple[News, ...]:
-        """The youngest findings, the youngest last; a node is told nothing of itself."""
+        """The youngest findings, the youngest last; a node is sent nothing about itself."""
         for node_id in [node_id for node_id, found in self._findings.items() if now - found.at > NEWS_LIFE_S]:
             del self._findings[node_id]
         youngest = [found for node_id, found in self._findings.items() if node_id != to][-MAX_NEWS_TOLD:]
@@ -248,7 +249,7 @@ class NewsBoard:
 
 
 class HintAllowance:
-    """How many probes hearsay may still cause: a bucket that fills with time."""
+    """How many probes news may still cause: a bucket that fills with time."""
 
     def __init__(self) -> None:
         self._left = HINTED_PROBES_AT_ONCE

@@ -4,8 +4,8 @@ A `Roster` is a list of members that every member keeps. Each node has one entry
 same epoch the revoked one wins, so that any two copies merge to the same. What is revoked stays so, however late a copy
 turns up that knows nothing of it, until somebody invites the node again (a higher epoch).
 
-A node learns that it was revoked in one of two ways. Either its own list says so, since whoever revoked it told it. Or
-it was off at that moment, and finds that a member, known by its certificate, refuses it while nobody else accepts it:
+A node learns that it was revoked in one of two ways. Either its own list says so, sent by whoever revoked it. Or it
+was off at that moment, and finds that a member, known by its certificate, refuses it while nobody else accepts it:
 then it knows who, not since when.
 """
 
@@ -32,9 +32,9 @@ from federation.wire import WireModel, first_problem
 MAX_MEMBERS: Final = MAX_PEERS  # as many as a peer table holds
 MAX_ENTRIES: Final = 2 * MAX_MEMBERS  # revoked ones included, which are never forgotten
 MAX_ROSTER_BYTES: Final = 1024 * 1024  # MAX_ENTRIES of the largest legal size; a real entry is under 1,000 bytes
-SWARM_ID_BYTES: Final = 8  # tells swarms apart for people's sake; certificates are what is trusted
+SWARM_ID_BYTES: Final = 8  # keeps swarms apart for people's sake; certificates are what is trusted
 SURE_AFTER: Final = 3  # refusals in a row: a member that is being restarted breaks off once or twice
-SURE_S: Final = 5.0  # between the first and the last: all members hear of a newcomer within a second or two
+SURE_S: Final = 5.0  # between the first and the last: all members know a newcomer within a second or two
 SOMEBODY: Final = "another member"  # revoked by an older version, which does not say who did it
 _MAX_EPOCH: Final = 1_000_000
 _DIGEST_CHARS: Final = 26  # 130 bits
@@ -144,7 +144,7 @@ class Roster(WireModel):
         """With this node out of it, by the node of that name. Raises RosterError for one that is not in it."""
         held = self.get(node_id)
         if held is None or held.revoked:
-            raise RosterError(f"{node_id} is no member of this swarm")
+            raise RosterError(f"{node_id} is not a member of this swarm")
         return self._with(held.model_copy(update={"certificate": None, "places": (), "revoked_by": by}))
 
     def merge(self, other: Roster) -> Roster:
@@ -155,15 +155,16 @@ class Roster(WireModel):
         news = [entry for entry in other.entries if entry.id not in held or entry.supersedes(held[entry.id])]
         return self._with(*news) if news else self
 
-    def as_reported_by(self, teller: str, told: Roster) -> Roster:
-        """What a member tells, but that it is back: who was put out, and tells somebody who has not heard, stays out.
+    def as_reported_by(self, sender: str, reported: Roster) -> Roster:
+        """What a member reports, except that it is a member again: a revoked node cannot readmit itself.
 
-        Whoever takes a node back tells so itself. Its own revocation a node may pass on.
+        It may have met somebody who does not know of its revocation. That a node is admitted again is believed only
+        from others, such as the one that admitted it; its own revocation a node may pass on.
         """
-        own, held = told.get(teller), self.get(teller)
+        own, held = reported.get(sender), self.get(sender)
         if own is None or own.revoked or held is None or not own.supersedes(held):
-            return told
-        return Roster(swarm=told.swarm, entries=tuple(entry for entry in told.entries if entry is not own))
+            return reported
+        return Roster(swarm=reported.swarm, entries=tuple(entry for entry in reported.entries if entry is not own))
 
     def with_endpoints(self, node_id: str, places: Iterable[Endpoint]) -> Roster:
         """With the places where a member was found last."""
@@ -198,7 +199,7 @@ def parse_roster(raw: bytes) -> Roster:
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """`by` is the name of who revoked this node, or, where it was not told, of who takes it for no member any more."""
+    """`by` is the name of who revoked this node, or, where nobody reported that, of who does not accept it any more."""
 
     by: str
     reported: bool
@@ -206,7 +207,7 @@ class Exclusion:
     def __str__(self) -> str:
         how = f"this node was revoked by {self.by}"
         if not self.reported:
-            how = f"this node was revoked: {self.by} takes it for no member any more, and nobody else does"
+            how = f"this node was revoked: {self.by} does not accept it as a member any more, and nobody else does"
         return f"{how}: ask for a new code (`swarm invite` there), then `swarm join CODE` here"
 
 
@@ -226,13 +227,13 @@ class Refusals:
         self._count = 0
 
     def refused(self, node_id: str, now: float) -> None:
-        """The member `node_id` does not take this node for one."""
+        """The member `node_id` does not accept this node as one."""
         if self._by is None:
             self._by, self._first_at = node_id, now
         self._count += 1
 
     def accepted(self) -> None:
-        """A member takes this node for one: the others have not heard of it yet, or hear soon that it is out."""
+        """A member accepts this node: the others do not know it yet, or will soon know that it is revoked."""
         self._by, self._count = None, 0
 
     def by(self, now: float) -> str | None:

@@ -17,7 +17,7 @@ from federation.trust import Trust, TrustChange
 
 LOOK_S: Final = 1.0  # probes bring a new digest once a second
 FIND_S: Final = 10.0  # members that are not here are looked for where they were last
-FANOUT: Final = 3  # exchanges in one round: all have heard in a few rounds
+FANOUT: Final = 3  # exchanges in one round: all have it after a few rounds
 TELL_TIMEOUT_S: Final = 3.0
 
 _log = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ class RosterSync:
     ) -> None:
         await cancel_and_wait(self._task)
 
-    async def tell_all(self) -> tuple[str, ...]:
+    async def push_to_all(self) -> tuple[str, ...]:
         """Exchange lists with every member that is here, now; the names of those that took it."""
-        told = await asyncio.gather(*(self._exchange(peer) for peer in self._membership.alive()))
-        return tuple(name for name in told if name is not None)
+        reached = await asyncio.gather(*(self._exchange(peer) for peer in self._membership.alive()))
+        return tuple(name for name in reached if name is not None)
 
     def find_absent(self) -> None:
         """Propose where members that are not here were found last."""
@@ -59,7 +59,7 @@ class RosterSync:
 
     def _on_change(self, change: TrustChange) -> None:
         if change.was != change.now or change.left:
-            reason = "is no member of this swarm" if change.now == "paired" else "this node has left the swarm"
+            reason = "is not a member of this swarm" if change.now == "paired" else "this node has left the swarm"
             self._membership.expel(lambda node_id: not self._trust.is_member(node_id), reason)
         self.find_absent()
 
@@ -105,8 +105,8 @@ class RosterSync:
         if self._trust.exclusion is not None:  # what it noted since must not arrive just when it is taken back
             return None
         try:
-            told = await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S)
-            await self._trust.merge_reported(told, peer.id)
+            merged = await self._client.exchange_roster(peer.address, roster, TELL_TIMEOUT_S)
+            await self._trust.merge_reported(merged, peer.id)
         except PeerError as error:
             _log.debug("%s does not exchange its list of members: %s", peer.label, error)
             return None

@@ -1,7 +1,7 @@
 """Every interval and bound of membership, with its unit and reason.
 
 How the promises follow from the defaults. Frozen: it answered at 0, is probed at most 1.1 s later, and nothing of it is
-heard for 4.4 s, in which up to six connections were tried beside each other: out at 5.5 s, within 6. Killed: probed
+received for 4.4 s, in which up to six connections were tried beside each other: out at 5.5 s, within 6. Killed: probed
 within 1.1 s and refused, asked again 0.25 s later: out at 1.4 s, within 2. Back: a lost peer is asked at most 2.75 s
 after the last attempt of 1.5 s ended: 4.3 s, within 5. The first question stays open for the whole 4.4 s, long enough
 for TCP to repeat a lost packet four times (after 0.2, 0.6, 1.4 and 3.0 s), and each further one has a connection of its

@@ -84,12 +84,12 @@ def check_certificate(certificate: bytes) -> bytes:
     if len(certificate) > MAX_CERTIFICATE_BYTES:
         raise CertificateError(f"a certificate of {len(certificate)} bytes, more than {MAX_CERTIFICATE_BYTES}")
     if certificate[:2] != _SEQUENCE or int.from_bytes(certificate[2:4]) + 4 != len(certificate):
-        raise CertificateError("bytes that are no certificate")  # OpenSSL would overlook what comes after one
+        raise CertificateError("bytes that are not a certificate")  # OpenSSL would overlook what comes after one
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         trial.load_verify_locations(cadata=certificate)
     except (ssl.SSLError, ValueError) as error:
-        raise CertificateError("bytes that are no certificate") from error
+        raise CertificateError("bytes that are not a certificate") from error
     counts = trial.cert_store_stats()
     if counts["x509"] != 1 or counts["crl"] or counts["x509_ca"]:
         raise CertificateError("a certificate that could vouch for others, or several: only a node's own is pinned")

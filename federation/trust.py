@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:
-    """What a new roster means: who came in, who went out, whether the node was open until now, or is put out now."""
+    """What a new roster means: who came in, who went out, what the mode was until now, and who revoked this node."""
 
     joined: tuple[Entry, ...]
     left: tuple[Entry, ...]
@@ -132,27 +132,27 @@ class Trust:
             await self._change(lambda roster: _paired(roster).revoke(node_id, self.identity.name), at_once=True)
         )
 
-    async def merge_reported(self, told: Roster, teller: str) -> Roster:
-        """Merge what the member with the id `teller` told. Raises RosterError for another swarm's list."""
+    async def merge_reported(self, reported: Roster, sender: str) -> Roster:
+        """Merge what the member with the id `sender` reported. Raises RosterError for another swarm's list."""
 
         def learned(roster: Roster | None) -> Roster:
             held = _paired(roster)
-            return held.merge(held.as_reported_by(teller, told))
+            return held.merge(held.as_reported_by(sender, reported))
 
         return _paired(await self._change(learned, at_once=True))
 
-    async def adopt(self, told: Roster) -> Roster:
-        """Join the swarm of `told`, which this node was invited to. Its own list is of that swarm, or of itself.
+    async def adopt(self, offered: Roster) -> Roster:
+        """Join the swarm of `offered`, which this node was invited to. Its own list is of that swarm, or of itself.
 
-        What it noted while it was put out counts for nothing: the list that takes it back replaces its own.
+        What it noted while it was revoked counts for nothing: the list that admits it again replaces its own.
         """
 
         def adopted(roster: Roster | None) -> Roster:
-            if roster is None or roster.swarm != told.swarm:
-                return told
-            was, now = roster.get(self.node_id), told.get(self.node_id)
+            if roster is None or roster.swarm != offered.swarm:
+                return offered
+            was, now = roster.get(self.node_id), offered.get(self.node_id)
             is_back = was is not None and now is not None and now.supersedes(was)
-            return told if is_back else roster.merge(told)
+            return offered if is_back else roster.merge(offered)
 
         return _paired(await self._change(adopted))
 
@@ -179,22 +179,22 @@ class Trust:
         own = new_roster(self.identity.certificate, self.identity.name, places)
         await self._change(lambda _: own)
 
-    # What the other members make of this node, for the sake of whoever wonders why it is alone
+    # Whether the other members accept this node, to explain it where it is alone
 
     def refused_by(self, node_id: str) -> None:
-        """A member, proved by its certificate, does not take this node for one."""
+        """A member, proved by its certificate, does not accept this node as one."""
         if self.is_member(node_id):
             self._refusals.refused(node_id, time.monotonic())
             self._judge()
 
     def accepted_by(self, node_id: str) -> None:
-        """A member takes this node for one."""
+        """A member accepts this node."""
         if self.is_member(node_id):
             self._refusals.accepted()
             self._judge()
 
     def _judge(self) -> None:
-        """Find out whether this node is put out, and tell the listeners once."""
+        """Find out whether this node is revoked, and call the listeners once."""
         found = exclusion_in(self._roster, self.node_id)
         by = self._refusals.by(time.monotonic())
         if found is None and by is not None and self._roster is not None and (entry := self._roster.get(by)):
@@ -207,12 +207,12 @@ class Trust:
     async def _change(
         self, decide: Callable[[Roster | None], Roster | None], *, at_once: bool = False
     ) -> Roster | None:
-        """Apply `decide`, keep what it says, tell the listeners; the roster from now on. `at_once`: it is kept last.
+        """Apply `decide`, keep what it says, call the listeners; the roster from now on. `at_once`: it is kept last.
 
         Whoever asked may be cancelled: what has begun is brought to its end, so that disk and memory say the same.
         """
         change = asyncio.create_task(self._changed(decide, at_once), name="trust")
-        change.add_done_callback(_heed)
+        change.add_done_callback(_note_failure)
         return await asyncio.shield(change)
 
     async def _changed(self, decide: Callable[[Roster | None], Roster | None], at_once: bool) -> Roster | None:
@@ -230,7 +230,7 @@ class Trust:
                 self._is_unkept = False
             was = self.mode
             self._take(after, contexts)
-            self._tell(before, after, was)
+            self._report(before, after, was)
             if not same_members:
                 self._refusals.accepted()  # those were of the swarm as it was
             self._judge()
@@ -257,7 +257,7 @@ class Trust:
         self._contexts = contexts
         self._member_ids = frozenset(entry.id for entry in self.others)
 
-    def _tell(self, before: Roster | None, after: Roster | None, was: Mode) -> None:
+    def _report(self, before: Roster | None, after: Roster | None, was: Mode) -> None:
         old = {entry.id: entry for entry in (() if before is None else before.members)}
         new = {entry.id: entry for entry in (() if after is None else after.members)}
         change = TrustChange(
@@ -271,7 +271,7 @@ class Trust:
         for entry in change.joined:
             _log.info("%s (%s) is a member of the swarm", entry.name, entry.id)
         for entry in change.left:
-            _log.info("%s (%s) is no member of the swarm any more", entry.name, entry.id)
+            _log.info("%s (%s) is not a member of the swarm any more", entry.name, entry.id)
         self._notify(change)
 
     def _notify(self, change: TrustChange) -> None:
@@ -279,7 +279,7 @@ class Trust:
             listener(change)
 
 
-def _heed(change: asyncio.Task[Roster | None]) -> None:
+def _note_failure(change: asyncio.Task[Roster | None]) -> None:
     """Its failure is known, even where whoever asked is gone."""
     if not change.cancelled() and (error := change.exception()) is not None:
         _log.debug("a change of members came to nothing: %s", error)

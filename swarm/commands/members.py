@@ -145,7 +145,7 @@ def join(data_dir: Path, words: list[str], json: bool) -> int:
     """Make this machine's node, running or not, a member; `-` reads the code from standard input, unseen by `ps`."""
     code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
     if len(code) > MAX_TYPED_CHARS:
-        raise SetupError("this is no invitation: `swarm invite` prints one word")
+        raise SetupError("this is not an invitation: `swarm invite` prints one word")
     joined = ask_running(data_dir, JOIN_PATH, Joined, JoinBody(code=code))
     if joined is None:
         with folder_at_rest(data_dir):

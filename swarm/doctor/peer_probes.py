@@ -109,7 +109,7 @@ def _ask(address: Address, path: str, trust: Trust | None) -> NodeReply:
     try:
         answer = get(address, path, trust=trust)
     except ssl.SSLCertVerificationError as error:
-        raise NotThere("what answers there is no member of this swarm", INVITE_IT) from error
+        raise NotThere("what answers there is not a member of this swarm", INVITE_IT) from error
     except ssl.SSLError as error:
         raise NotThere(why_no_handshake(error), INVITE_IT) from error
     except http.client.RemoteDisconnected as error:
@@ -129,7 +129,7 @@ def _ask(address: Address, path: str, trust: Trust | None) -> NodeReply:
             "belongs to a paired swarm, and talks to its members only", "`swarm invite` there, `swarm join CODE` here"
         )
     if answer.status != http.client.OK:
-        raise NotThere(f"answers HTTP {answer.status}: it is no node", SOMETHING_ELSE)
+        raise NotThere(f"answers HTTP {answer.status}: it is not a node", SOMETHING_ELSE)
     return answer
 
 

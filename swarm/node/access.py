@@ -36,7 +36,7 @@ def read_access(settings: Settings, node_name: str) -> AccessRules:
     keys = given_keys(settings)
     for number, key in enumerate(settings.api_key, 1):
         if not is_key(key):
-            raise SetupError(f"--api-key number {number} is no key: {_what_a_key_is()}")
+            raise SetupError(f"--api-key number {number} is not a key: {_what_a_key_is()}")
     admin_keys = given_admin_keys(settings)
     if len(keys) + len(admin_keys) > MAX_KEYS:
         raise SetupError(f"there are {len(keys) + len(admin_keys)} keys; a node takes at most {MAX_KEYS}")
@@ -91,7 +91,7 @@ def read_key_file(path: Path, option: str = "--api-key-file") -> tuple[str, ...]
     lines = [_COMMENT.split(line, maxsplit=1)[0].strip() for line in text.splitlines()]
     for number, key in enumerate(lines, 1):
         if key and not is_key(key):
-            raise SetupError(f"{option} {path}: line {number} is no key: {_what_a_key_is()}")
+            raise SetupError(f"{option} {path}: line {number} is not a key: {_what_a_key_is()}")
     keys = tuple(key for key in lines if key)
     if not keys:
         raise SetupError(f"{option} {path} holds no key: write one a line, or leave the option out")

@@ -1,4 +1,4 @@
-"""What a node tells the person in front of it: who it is when it starts, and who comes and goes."""
+"""What a node shows the person in front of it: who it is when it starts, and which peers come and go."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Discovery:
-    """From `__aenter__` to `__aexit__`. `moved` is told of other addresses, before anybody else is."""
+    """From `__aenter__` to `__aexit__`. `moved` is called with other addresses, before anybody else learns of them."""
 
     def __init__(
         self,

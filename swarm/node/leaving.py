@@ -11,7 +11,9 @@ from typing import Final, Protocol
 from swarm.gateway.http.in_progress import Condition
 
 DRAIN_S: Final = 30.0  # what every answer gets: from the stop signal, or from its own beginning if that is later
-LINGER_S: Final = 5.0  # balancers that ask /readyz each second or two have heard by then, and so have idle connections
+LINGER_S: Final = (
+    5.0  # balancers that ask /readyz each second or two have noticed by then, and so have idle connections
+)
 ASKED_LATELY_S: Final = 30.0  # whoever was silent longer has closed its connections: they are kept open for 15 s
 CUT_S: Final = 2.0  # for the last words to those who are cut off
 GONE_S: Final = 79.0  # the 75 s that `docs/deploy.md` promises, and a moment; service managers kill after 80
@@ -42,7 +44,7 @@ def linger_s(others_serve: bool, asked_s_ago: float | None, most_s: float = LING
 
 
 def stopping_lines(in_progress: int, left_s: float, drain_s: float = DRAIN_S) -> Iterator[str]:
-    """What the person who stops the node is told, where it does not end at once."""
+    """What is shown to the person who stops the node, where it does not end at once."""
     waits = [f"{in_progress} in progress, with {drain_s:.0f} s to end"] if in_progress else []
     waits += [f"new requests go to the other nodes for {left_s:.0f} s"] if left_s else []
     if waits:

@@ -108,8 +108,8 @@ def handed_over(environ: MutableMapping[str, str], pid: int) -> range:
 def take_listeners(environ: MutableMapping[str, str], pid: int, bind_hosts: Sequence[str]) -> tuple[socket.socket, ...]:
     """The sockets handed over to this process, () for none.
 
-    Raises SetupError for what is no listening TCP socket, and where one listens wider than `bind_hosts`, which is what
-    this node says of itself and checks its callers by.
+    Raises SetupError for what is not a listening TCP socket, and where one listens wider than `bind_hosts`, which is
+    what this node says of itself and checks its callers by.
     """
     listeners = tuple(_take(fd) for fd in handed_over(environ, pid))
     ports = {int(listener.getsockname()[1]) for listener in listeners}
@@ -138,11 +138,11 @@ def _take(fd: int) -> socket.socket:
         os.set_inheritable(fd, False)
         listener = socket.socket(fileno=fd)
     except OSError as error:
-        raise SetupError(f"descriptor {fd}, which LISTEN_FDS names, is no socket ({error.strerror})") from error
+        raise SetupError(f"descriptor {fd}, which LISTEN_FDS names, is not a socket ({error.strerror})") from error
     tcp = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
     if not (tcp and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
         listener.close()
-        raise SetupError(f"descriptor {fd}, which LISTEN_FDS names, is no listening TCP socket")
+        raise SetupError(f"descriptor {fd}, which LISTEN_FDS names, is not a listening TCP socket")
     if listener.family == socket.AF_INET6 and not listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         listener.close()
         raise SetupError("the socket handed over takes IPv4 as IPv6: set BindIPv6Only=ipv6-only in the .socket unit")

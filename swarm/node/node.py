@@ -63,7 +63,7 @@ def known_weights(data_path: Path) -> Measurements:
 
 
 def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
-    """What peers are told of this machine."""
+    """What this node says of its machine to peers, as JSON: sizes in bytes, None for what is unknown."""
     gpu = snapshot.largest_gpu
     return {
         "cpu": snapshot.cpu.model,

@@ -34,7 +34,7 @@ def translated() -> Generator[None]:
 async def join_swarm(trust: Trust, code: str, places: Iterable[Endpoint]) -> Joined:
     """Join with a code; `places` is where this node will be found. Nothing changes unless all of it worked.
 
-    A member asks all the same: it may have been put out without having heard. That nobody takes its code is no failure.
+    A member asks all the same: it may have been revoked without knowing. That nobody accepts its code is no failure.
     """
     with translated():
         invitation = decode(code)
@@ -85,18 +85,18 @@ def find_member(trust: Trust, who: str) -> Entry:
     if len(found) == 1:
         return found[0]
     listing = ", ".join(f"{entry.name} ({entry.id[:8]})" for entry in (found or members))
-    why = "is the name of several members: give the id" if found else "is no member"
+    why = "is the name of several members: give the id" if found else "is not a member"
     raise SetupError(f"{who[:60]!r} {why}; there are {listing}")
 
 
 def check_standing(trust: Trust) -> None:
-    """Raises SetupError for a node that was put out: what it says of its swarm, nobody believes."""
+    """Raises SetupError for a node that was revoked: nobody believes what it says of its swarm."""
     if trust.problem is not None:
         raise SetupError(trust.problem)
 
 
 def known_revoked(roster: Roster | None, node_id: str) -> tuple[KnownNode, ...]:
-    """Those that were put out, beside `node_id`, this node."""
+    """Those that were revoked, beside `node_id`, this node."""
     entries = () if roster is None else (entry for entry in roster.entries if entry.id != node_id)
     return tuple(KnownNode(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
 
@@ -158,7 +158,7 @@ def peers_at_rest(data_dir: Path) -> KnownNodes:
 
 
 def revoke_at_rest(data_dir: Path, who: str) -> Revoked:
-    """Unpin here; the others hear of it when a node is started with this data directory."""
+    """Unpin here; the others learn of it when a node is started with this data directory."""
     trust = load_trust(data_dir)
     entry = find_member(trust, who)
     itself = entry.id == trust.node_id

@@ -112,7 +112,7 @@ class TrustService:
 
     @property
     def pairing_port(self) -> int | None:
-        """Where whoever is invited knocks; None while no code is live."""
+        """Where whoever is invited connects; None while no code is live."""
         return self._listener.port
 
     # What the commands ask
@@ -197,15 +197,18 @@ class TrustService:
         except SwarmError as error:
             if not isinstance(error.__cause__, RosterNotKept) or self._trust.roster is None:
                 raise
-            not_kept, roster = error.__cause__, self._trust.roster  # it is out all the same: the others must hear of it
-        told = await self._sync.tell_all()
+            not_kept, roster = (
+                error.__cause__,
+                self._trust.roster,
+            )  # it is revoked all the same: the others must learn of it
+        told = await self._sync.push_to_all()
         knows = await tell_revoked(self._trust.identity, entry.der, places, roster)
         others, here = self._trust.others, {peer.id for peer in self._membership.alive()}
         untold = tuple(other.name for other in others if other.id not in here)
         log.info("%s is revoked; told %s of %d", entry.name, ", ".join(told) or "none", len(others))
         if not_kept is not None:
-            heard = f"{', '.join(told)} heard of it" if told else "nobody else has heard of it yet"
-            raise SwarmError(f"{entry.name} is revoked here, and {heard}; {not_kept}") from not_kept
+            known = f"{', '.join(told)} know of it" if told else "nobody else knows of it yet"
+            raise SwarmError(f"{entry.name} is revoked here, and {known}; {not_kept}") from not_kept
         return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows)
 
     def _found_at(self, entry: Entry) -> tuple[Address, ...]:
@@ -219,7 +222,7 @@ class TrustService:
         assert roster is not None
         revocation = roster if entry.revoked else roster.revoke(entry.id, entry.name)
         others = () if entry.revoked else self._trust.others
-        told = await asyncio.gather(*(self._take_leave(other, revocation) for other in others))
+        told = await asyncio.gather(*(self._tell_of_leaving(other, revocation) for other in others))
         self._withdraw_codes()
         with translated():
             await (self._trust.leave_for_own(self._places) if self._members_only else self._trust.leave())
@@ -229,21 +232,21 @@ class TrustService:
         told_names = tuple(name for name in told if name is not None)
         return Revoked(id=entry.id, name=entry.name, itself=True, told=told_names, closed=self._members_only)
 
-    async def _take_leave(self, member: Entry, revocation: Roster) -> str | None:
-        """Tell a member, where it is or was last, that this node is out; its name if it has heard. Nobody else will."""
+    async def _tell_of_leaving(self, member: Entry, revocation: Roster) -> str | None:
+        """Tell a member, where it is or was last, that this node left; its name if it was reached. Nobody else will."""
         peer = next((peer for peer in self._membership.alive() if peer.id == member.id), None)
         addresses = self._found_at(member) if peer is None else (peer.address,)
 
-        async def tell(address: Address) -> bool:
+        async def reach(address: Address) -> bool:
             try:
                 await self._client.exchange_roster(address, revocation, TELL_TIMEOUT_S)
-            except PeerError as error:  # it cuts the connection of who is no member any more, this one's
+            except PeerError as error:  # it cuts the connection of who is not a member any more, this one's
                 log.debug("%s: %s", member.name, error)
                 return peer is not None
             return True
 
-        heard = await asyncio.gather(*map(tell, addresses))
-        return (member.name if peer is None else peer.label) if any(heard) else None
+        reached = await asyncio.gather(*map(reach, addresses))
+        return (member.name if peer is None else peer.label) if any(reached) else None
 
     # What joiners ask
 
@@ -268,7 +271,7 @@ class TrustService:
         )
 
     async def _tell(self) -> None:
-        await self._sync.tell_all()
+        await self._sync.push_to_all()
 
     # Keeping the pairing port open no longer than there is a code for it
 
@@ -302,7 +305,7 @@ class TrustService:
         for entry in change.joined:
             self._say(f"* {entry.name} is a member of this swarm")
         for entry in change.left:
-            self._say(f"* {entry.name} is no member of this swarm any more")
+            self._say(f"* {entry.name} is not a member of this swarm any more")
         if change.excluded is not None:
             self._say(f"! {change.excluded}")
             self._withdraw_codes()  # nobody would take whom this node invites

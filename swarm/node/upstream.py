@@ -46,7 +46,7 @@ def take_key(environment: MutableMapping[str, str]) -> str | None:
     """
     key = environment.pop(KEY_VARIABLE, "").strip()
     if len(key) > MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
-        raise SetupError(f"{KEY_VARIABLE} is no key: it must be plain ASCII of at most {MAX_KEY_CHARS} characters")
+        raise SetupError(f"{KEY_VARIABLE} is not a key: it must be plain ASCII of at most {MAX_KEY_CHARS} characters")
     return key or None
 
 

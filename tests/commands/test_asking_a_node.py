@@ -1,4 +1,4 @@
-"""What the commands make of a server that is no node, or a hostile one."""
+"""What the commands make of a server that is not a node, or a hostile one."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_file_that_others_can_read_is_warned_of(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no key"), ("# none\n\n", "holds no key"), (f"{KEY}\n{KEY} again\n", "line 2 is no key")],
+    [("", "holds no key"), ("# none\n\n", "holds no key"), (f"{KEY}\n{KEY} again\n", "line 2 is not a key")],
 )
 def test_a_key_file_without_keys_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SetupError, match=message) as caught:
@@ -119,7 +119,7 @@ def test_a_key_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["", " ", f"{KEY} {KEY}", f"{KEY}ü", KEY * 100])
 def test_a_key_that_no_header_can_hold_is_refused_unseen(key: str) -> None:
-    with pytest.raises(SetupError, match="--api-key number 2 is no key") as caught:
+    with pytest.raises(SetupError, match="--api-key number 2 is not a key") as caught:
         rules({"api_key": ["fine", key]})
     assert KEY not in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_admin_keys_come_from_their_file_alone(tmp_path: Path, caplog: pytest.Lo
     ("text", "message"),
     [
         ("", "--admin-key-file .* holds no key"),
-        (f"{KEY} x\n", "--admin-key-file .*: line 1 is no key"),
+        (f"{KEY} x\n", "--admin-key-file .*: line 1 is not a key"),
         (f"sk-a\n{KEY}\n", "key number 2 of --admin-key-file .* is a client's key, too"),
     ],
 )
@@ -292,7 +292,7 @@ def test_a_federated_node_keeps_its_peers_endpoints_open() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--api-key", ""], "--api-key number 1 is no key"),
+        (["--api-key", ""], "--api-key number 1 is not a key"),
         (["--api-key-file", "/does/not/exist"], "cannot read --api-key-file"),
         (["--allow-origin", "*"], "name each origin"),
         (["--allow-host", "http://kitchen"], "is not a host name"),

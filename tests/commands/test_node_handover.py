@@ -103,10 +103,10 @@ def test_what_cannot_be_listened_on_is_refused_with_the_reason(wrong: str) -> No
                 stack.callback(os.close, pipe[1])
                 os.dup2(pipe[0], listeners[0].fileno())
                 os.close(pipe[0])
-                told = "is no socket"
+                told = "is not a socket"
             case "not listening":
                 listeners = [stack.enter_context(held(socket.socket()))]
-                told = "is no listening TCP socket"
+                told = "is not a listening TCP socket"
             case "too wide":
                 listeners = [stack.enter_context(held(socket.create_server(("0.0.0.0", 0))))]
                 told = "change ListenStream="

@@ -68,7 +68,7 @@ def test_the_key_is_taken_out_of_the_environment_and_no_other_key_is_read() -> N
     assert take_key(environment) == "sk-1"
     assert environment == {"OPENAI_API_KEY": "sk-2"}
     assert take_key(environment) is None
-    with pytest.raises(SetupError, match="is no key") as caught:
+    with pytest.raises(SetupError, match="is not a key") as caught:
         take_key({"SWARM_UPSTREAM_KEY": "sk-sécret"})
     assert "cret" not in str(caught.value)
 

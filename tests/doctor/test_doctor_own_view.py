@@ -62,7 +62,7 @@ async def test_members_whose_address_nobody_knows_are_named(tmp_path: Path) -> N
 
 @pytest.fixture
 async def web_server() -> AsyncIterator[str]:
-    """Something that answers HTTP and is no node."""
+    """Something that answers HTTP and is not a node."""
 
     async def page(_: web.BaseRequest) -> web.Response:
         text = "<html>" + "<p>not here</p>" * 100
@@ -82,14 +82,14 @@ async def test_what_the_node_rejects_is_said_in_its_words(tmp_path: Path, web_se
         await node.until(lambda: bool(node.membership.rejected()))
         (finding,) = await said_of_peers(settings_of(node, tmp_path))
     assert (finding.check, finding.level) == (f"peer {address}", Level.WARN)
-    assert finding.message.endswith(f"no node: {address} answers HTTP 404: it is no node")
+    assert finding.message.endswith(f"no node: {address} answers HTTP 404: it is not a node")
     assert "firewall" not in (finding.remedy or "")
 
 
 async def test_an_address_that_answers_as_no_node_is_no_matter_of_firewalls(tmp_path: Path, web_server: str) -> None:
     async with RunningNode("kitchen") as node:
         (finding,) = await said_of_peers(replace(settings_of(node, tmp_path), peer=(web_server,)))
-    assert (finding.level, finding.message) == (Level.FAIL, "answers HTTP 404: it is no node")
+    assert (finding.level, finding.message) == (Level.FAIL, "answers HTTP 404: it is not a node")
     assert "firewall" not in (finding.remedy or "")
 
 

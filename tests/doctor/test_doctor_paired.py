@@ -81,13 +81,13 @@ async def test_a_revoked_node_is_told_so_by_its_doctor_and_is_a_stranger_to_the_
         here = await looked_at(replace(settings_of(kitchen, tmp_path), peer=(str(study.address),)))
         assert here["trust"].message == "paired with 0 other members"
         assert (here["peer"].level, here["peer"].message) == (
-            Level.FAIL, "what answers there is no member of this swarm",
+            Level.FAIL, "what answers there is not a member of this swarm",
         )  # fmt: skip
         assert "`swarm invite` here" in here["peer"].remedy
         there = await looked_at(replace(settings_of(study, tmp_path), peer=(str(kitchen.address),)))
         assert "was revoked by kitchen" in there["trust"].message
         assert (there["trust"].level, there["peer"].level) == (Level.FAIL, Level.FAIL)
-        assert "does not take this node for one" in there["peer"].message
+        assert "does not accept this node as one" in there["peer"].message
         assert "`swarm invite` there" in there["peer"].remedy
 
 
@@ -103,7 +103,7 @@ async def test_strangers_on_a_members_port_are_told_apart(
     ):
         asked = settings_of(kitchen, tmp_path)
         found = await looked_at(replace(asked, peer=(str(foreign.address),)))
-        assert found["peer"].message == "what answers there is no member of this swarm"
+        assert found["peer"].message == "what answers there is not a member of this swarm"
         found = await looked_at(replace(asked, peer=(str(visitor.address),)))
         assert "is an open node, or none" in found["peer"].message
         assert found["peer"].level is Level.FAIL
@@ -133,7 +133,7 @@ async def test_a_member_that_is_off_fails_nothing_and_itself_is_left_out(
         assert (found["peer"].level, found["peer"].check[:10]) == (Level.WARN, "peer study"), found["peer"]
         assert "a member that does not answer" in found["peer"].message
         itself = await looked_at(replace(settings_of(kitchen, tmp_path), peer=(str(kitchen.address),)))
-        assert itself["peer"].check.startswith("peer study"), "this node is no peer of itself"
+        assert itself["peer"].check.startswith("peer study"), "this node is not a peer of itself"
 
 
 async def test_a_member_that_is_off_may_be_known_to_the_node_alone(

@@ -101,7 +101,7 @@ async def test_a_goodbye_says_who_leaves(fake_node: Any) -> None:
         node.answers[wire.GOODBYE_PATH] = note
         await client.goodbye(node.address, "id-here", LONG_S)
         node.answers[wire.GOODBYE_PATH] = lambda _: asyncio.sleep(0, web.Response(status=503, text="busy"))
-        with pytest.raises(PeerStatusError, match=r"answers HTTP 503: it is no node$") as caught:
+        with pytest.raises(PeerStatusError, match=r"answers HTTP 503: it is not a node$") as caught:
             await client.goodbye(node.address, "id-here", LONG_S)
     assert bodies == [{"id": "id-here"}]
     assert (caught.value.kind, caught.value.status) == ("status", 503)
@@ -143,7 +143,7 @@ async def test_an_endless_answer_is_cut_off(fake_node: Any) -> None:
 async def test_other_content_is_not_read_as_json(fake_node: Any, reply: Any) -> None:
     async with fake_node("router") as node, PeerClient("id-here") as client:
         node.answers[wire.NODE_PATH] = reply(b"<html>", content_type="text/html")
-        with pytest.raises(PeerProtocolError, match="answered something else than JSON: it is no node"):
+        with pytest.raises(PeerProtocolError, match="answered something else than JSON: it is not a node"):
             await client.describe(node.address, LONG_S)
 
 
@@ -165,7 +165,7 @@ async def test_of_a_stranger_nothing_but_the_status_is_said(
         node.answers[wire.NODE_PATH] = reply(body, content_type=content_type, status=status)
         with pytest.raises(PeerStatusError) as caught:
             await client.describe(node.address, LONG_S)
-        assert str(caught.value).removesuffix(": it is no node") == f"{node.address} answers HTTP {status}"
+        assert str(caught.value).removesuffix(": it is not a node") == f"{node.address} answers HTTP {status}"
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ async def test_heartbeats_keep_a_slow_stream_alive_until_the_deadline(fake_node:
 async def test_a_refusal_to_give_candidates_carries_its_status(fake_node: Any, reply: Any) -> None:
     async with fake_node("kitchen") as node, PeerClient("id-here") as client:
         node.answers[wire.CANDIDATES_PATH] = reply(b'{"error": "full\x1b[2J"}', status=503)
-        with pytest.raises(PeerStatusError, match=r"answers HTTP 503: it is no node$") as caught:
+        with pytest.raises(PeerStatusError, match=r"answers HTTP 503: it is not a node$") as caught:
             await candidates(client, node.address.url)
         assert caught.value.status == 503
 

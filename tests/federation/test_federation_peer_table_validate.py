@@ -70,7 +70,7 @@ def probe_since_never(held: PeerRecords) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lead_nowhere, "leads to id-nobody, which is no peer"),
+        (lead_nowhere, "leads to id-nobody, which is not a peer"),
         (lead_elsewhere, "is none of the addresses of id-attic"),
         (lose_an_address, "is none of the addresses of id-kitchen"),
         (lose_a_contact, "of id-kitchen leads to None"),

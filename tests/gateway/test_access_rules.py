@@ -290,7 +290,7 @@ def test_who_may_ask_as_a_node(federated: bool, key: bool, aloud: bool, mode: An
         with pytest.raises(Forbidden) as caught:
             check_caller(rules, caller)
         assert caught.value.code == "members_only"
-    else:  # where this node is paired, `PeerGate` has refused before whoever is no member
+    else:  # where this node is paired, `PeerGate` has refused before whoever is not a member
         check_caller(rules, caller)
 
 

@@ -157,7 +157,7 @@ async def test_auto_counts_the_idle_workers_of_peers() -> None:
         await swarm.add("study", "yes", slots=2)
         await swarm.add("kitchen", "yes", slots=2)
         account = (await (await swarm.client("kitchen")).chat()).json["swarm"]
-        assert (account["asked"], account["wanted"]) == (3, 5), "of four: half of a vote is no peer's"
+        assert (account["asked"], account["wanted"]) == (3, 5), "of four: half of a vote is not a peer's"
 
 
 async def test_the_alias_invites_every_model_and_a_name_only_its_own() -> None:

@@ -49,8 +49,8 @@ def swarm(capsys: pytest.CaptureFixture[str]) -> Command:
     ("spoil", "exit_code", "words"),
     [
         (lambda code: code[:-4], 2, "mistyped or cut short"),
-        (lambda code: code.replace("swarm1", "swarm9"), 2, "this is no invitation"),
-        (lambda _: "please", 2, "this is no invitation"),
+        (lambda code: code.replace("swarm1", "swarm9"), 2, "this is not an invitation"),
+        (lambda _: "please", 2, "this is not an invitation"),
         (lambda code: encode(replace(decode(code), secret=b"x" * 16)), 1, "used already, is too old"),
         (lambda code: encode(replace(decode(code), fingerprint=b"x" * 32)), 1, "is not the node that made this"),
         (lambda code: encode(replace(decode(code), port=1)), 1, "nobody takes this invitation"),

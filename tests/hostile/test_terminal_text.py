@@ -318,7 +318,7 @@ async def test_what_a_hostile_model_says_is_only_shown() -> None:
 
 
 def test_what_a_hostile_peer_says_is_only_shown(tmp_path: Path) -> None:
-    """A real node meets a peer whose every word is the worst, and one that is no node; its console and log show it."""
+    """A real node meets a peer whose every word is the worst, and something else; its console and log show it."""
     model = ServedModel(id=WORST, slots=1, slots_free=1)
     peer = NodeDescription(id="evil", name=f"x{WORST}"[:60], version=WORST[:60], url="http://x", models=(model,))
     raw = json.loads(peer.model_dump_json())

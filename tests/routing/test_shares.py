@@ -49,7 +49,7 @@ BIG = {"slots": 32, "reported_params": 10**15, "tokens_per_s": 1e7}
         "one node", "one node with room", "a peer has less than half", "not even half", "one each, the rest here",
         "two each", "no room here to stand against two", "this node is busy and queues", "nobody else can",
         "nothing here: claims get nothing more", "nothing here: the measured get one more", "those who have room",
-        "two behind one address are one", "an upstream is no peer",
+        "two behind one address are one", "an upstream is not a peer",
     ],
 )  # fmt: skip
 def test_a_peer_has_its_share_and_own_workers_fill_the_rest(

@@ -114,7 +114,7 @@ async def test_the_commands_from_the_first_invitation_to_the_last_goodbye(
             assert await command("revoke", nobody, *at_kitchen) == 2
             assert "say whom to revoke" in capsys.readouterr().err
         assert await command("revoke", "attic", *at_kitchen) == 2
-        assert "'attic' is no member; there are kitchen" in capsys.readouterr().err
+        assert "'attic' is not a member; there are kitchen" in capsys.readouterr().err
         assert await command("revoke", study.id[:6], *at_kitchen) == 0
         assert "study" in capsys.readouterr().out
         assert await command("peers", *at_kitchen) == 0

@@ -84,7 +84,7 @@ def test_the_secret_is_in_no_log() -> None:
 
 
 def test_who_may_take_which_invitation(tmp_path: Path) -> None:
-    """A member of another swarm may not, unless it is alone in it; this node's own is no invitation for it."""
+    """A member of another swarm may not, unless it is alone in it; this node's own is not an invitation for it."""
     mine, other = identity(tmp_path, "kitchen"), identity(tmp_path, "study")
     alone, together = roster_of(tmp_path, "kitchen"), roster_of(tmp_path, "kitchen", "study")
     elsewhere = ONE

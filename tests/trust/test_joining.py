@@ -205,8 +205,8 @@ async def test_an_invitation_says_where_it_leads_if_not_to_the_usual_port(make_n
     ("spoil", "error", "words"),
     [
         (lambda code: code[:-3], SetupError, "mistyped or cut short"),
-        (lambda code: code.replace("swarm1", "https://"), SetupError, "this is no invitation"),
-        (lambda _: "", SetupError, "this is no invitation"),
+        (lambda code: code.replace("swarm1", "https://"), SetupError, "this is not an invitation"),
+        (lambda _: "", SetupError, "this is not an invitation"),
         (lambda code: encode(replace(decode(code), port=1)), SwarmError, "nobody takes this invitation"),
         (lambda code: encode(replace(decode(code), secret=b"x" * 16)), SwarmError, "used already, is too old"),
         (lambda code: encode(replace(decode(code), fingerprint=b"x" * 32)), SwarmError, "Nothing was sent"),

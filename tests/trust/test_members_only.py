@@ -35,7 +35,7 @@ from tests.trust.conftest import MakeNode
 WAIT_S = 10.0
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 # At the handshake, or, where that was under way when the pin went, at the first request.
-SHUT_OUT = r"does not take this node for one|answered 403: this certificate is not, or no longer"
+SHUT_OUT = r"does not accept this node as one|answered 403: this certificate is not, or no longer"
 BODIES: dict[str, Any] = {
     wire.CANDIDATES_PATH: {"request": CHAT, "votes": 1},
     wire.GENERATE_PATH: CHAT,
@@ -179,7 +179,7 @@ async def test_open_and_paired_nodes_ignore_each_other_and_say_why(
         (office, _) = paired_trusts(tmp_path / "elsewhere", "office", "lab")
         async with make_node("office", office) as stranger:
             for one, other in ((kitchen, stranger), (stranger, kitchen)):
-                with pytest.raises(PeerUntrusted, match="no member of this paired swarm"):
+                with pytest.raises(PeerUntrusted, match="not a member of this paired swarm"):
                     await one.client.describe(other.address, WAIT_S)
 
 
@@ -198,7 +198,7 @@ async def test_whoever_is_not_pinned_there_is_told_at_the_first_read(
         one_sided = open_trust(tmp_path, "one-sided")
         await one_sided.adopt(kitchen.trust.roster.admit(one_sided.identity.certificate, "one-sided"))
         async with PeerClient(one_sided.node_id, trust=one_sided) as client:
-            with pytest.raises(PeerUntrusted, match="does not take this node for one"):
+            with pytest.raises(PeerUntrusted, match="does not accept this node as one"):
                 await client.describe(kitchen.address, WAIT_S)
 
 

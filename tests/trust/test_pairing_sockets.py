@@ -31,28 +31,28 @@ async def test_the_end_finds_no_knocker_without_an_owner(tmp_path: Path, said: s
     context = pairing_context(identity(tmp_path, "kitchen").pem)
     for turns in TURNS:
         listener = RecordingListener()
-        door = PairingListener(["127.0.0.1"], 0, context, refuse, bind=only(listener))
-        port = await door.open()
+        joiners_port = PairingListener(["127.0.0.1"], 0, context, refuse, bind=only(listener))
+        port = await joiners_port.open()
         await turn(2)
         handshake = None if said == "nothing" else Handshake(knock_anyway(), port)
         client = knock(port, b"") if handshake is None else handshake.socket
         if handshake is not None and said == "finished":
             await handshake.finish()
         await turn(turns)
-        await door.close(at_once=True)
+        await joiners_port.close(at_once=True)
         assert not listener.left_open(), f"after {turns} turns"
-        assert door.port is None
+        assert joiners_port.port is None
         client.close()
 
 
 async def test_too_many_knockers_are_shown_out(tmp_path: Path) -> None:
     listener, context = RecordingListener(), pairing_context(identity(tmp_path, "kitchen").pem)
-    door = PairingListener(["127.0.0.1"], 0, context, refuse, most_knocking=3, bind=only(listener))
-    port = await door.open()
+    joiners_port = PairingListener(["127.0.0.1"], 0, context, refuse, most_joining=3, bind=only(listener))
+    port = await joiners_port.open()
     clients = [knock(port, b"") for _ in range(5)]
     await eventually(lambda: len(listener.accepted) == len(clients))
     assert len(listener.left_open()) == 3
-    await door.close(at_once=True)
+    await joiners_port.close(at_once=True)
     assert not listener.left_open()
     for client in clients:
         client.close()

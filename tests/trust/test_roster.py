@@ -55,7 +55,7 @@ def test_a_late_copy_does_not_bring_a_revoked_node_back_but_an_invitation_does(t
     invited = revoked.admit(CERTIFICATES["attic"], "attic")
     assert not invited.merge(revoked).get(IDS["attic"]).revoked
     assert {member.name for member in invited.members} == set(NAMES)
-    with pytest.raises(RosterError, match="is no member"):
+    with pytest.raises(RosterError, match="is not a member"):
         revoked.revoke(IDS["attic"])
 
 

@@ -125,7 +125,7 @@ class AccessRules:
     key_digests: tuple[bytes, ...] = field(default=(), repr=False)  # a short key can be guessed from its digest
     admin_digests: tuple[bytes, ...] = field(default=(), repr=False)  # as good as a client's key, too
     federated: bool = True
-    open_federation: bool = False  # with a key: nodes that are no members may ask all the same
+    open_federation: bool = False  # with a key: nodes that are not members may ask all the same
 
     @property
     def wants_key(self) -> bool:
@@ -275,7 +275,7 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
 
 
 def check_node(rules: AccessRules) -> None:
-    """Whether one that is no member may ask as a node. Raises Forbidden with the code that nodes understand."""
+    """Whether one that is not a member may ask as a node. Raises Forbidden with the code that nodes understand."""
     if rules.members_only:
         raise Forbidden(
             "that node has an API key and talks to members of its swarm only: "

@@ -58,7 +58,7 @@ class PeerGate:
 
 
 def check_membership(path: str, node_id: str | None, is_member: bool, claimed: str | None) -> None:
-    """Raises Forbidden for what came over TLS and is no member's, not between nodes, or in another node's name."""
+    """Raises Forbidden for what came over TLS and is not a member's, not between nodes, or in another node's name."""
     if not is_member:
         raise Forbidden("this certificate is not, or no longer, that of a member of this swarm", "not_a_member")
     if not is_between_nodes(path):

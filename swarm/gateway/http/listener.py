@@ -188,7 +188,7 @@ class SharedPort:
         if not known:
             self._refused.add(host)
         level = logging.DEBUG if known else logging.INFO
-        log.log(level, "refused a connection from %s, which is no member of this swarm (%s)", host, error.reason)
+        log.log(level, "refused a connection from %s, which is not a member of this swarm (%s)", host, error.reason)
 
 
 async def _first_byte(connection: socket.socket) -> bytes:
@@ -231,7 +231,7 @@ def _holds_data(connection: RequestHandler) -> bool:
 
 
 def cut(server: web.Server, is_member: Callable[[str | None], bool]) -> None:
-    """Close every TLS connection of `server` whose other end is no member any more, whatever it is carrying."""
+    """Close every TLS connection of `server` whose other end is not a member any more, whatever it is carrying."""
     for connection in server.connections:
         transport = connection.transport
         if transport is None or transport.is_closing():
