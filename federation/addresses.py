@@ -244,7 +244,8 @@ class AddressWatch:
     """Looks every `every_s` seconds, as long as `run` runs.
 
     `choose` reads the interfaces and decides; `seen` is called after every look with what to announce, and whether the
-    machine slept before it. An address that was asked for and is gone changes nothing until something else can be announced.
+    machine slept before it. An address that was asked for and is gone changes nothing until something else can be
+    announced.
     """
 
     def __init__(

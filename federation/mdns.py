@@ -1,7 +1,7 @@
 """Announcing this node and finding others by multicast DNS. The only file that knows zeroconf.
 
-It only proposes: a name on the network becomes a peer only once a probe over HTTP answers. Where multicast does not work,
-the node runs on with --peer, and tries again whenever its addresses are looked at.
+It only proposes: a name on the network becomes a peer only once a probe over HTTP answers. Where multicast does not
+work, the node runs on with --peer, and tries again whenever its addresses are looked at.
 """
 
 from __future__ import annotations
