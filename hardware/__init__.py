@@ -1,0 +1,1 @@
+"""What this machine is: processor, memory, GPUs. What a model needs of them belongs to `swarm/registry`."""

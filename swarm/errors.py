@@ -4,24 +4,24 @@ SwarmError
 ├── BadRequest              the caller's input can never work (400)
 │   └── ContextExceeded     the prompt is longer than the model's context (400)
 ├── Unauthorized            the API key is missing or wrong (401)
-├── Forbidden               it comes by a name, from a web page or from somebody that this node does not serve (403)
+├── Forbidden               this node does not serve that host name, web page or caller (403)
 ├── UnknownModel            no reachable node serves that name (404)
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
-├── RequestCancelled        somebody who may manage this node ended the request (409)
+├── RequestCancelled        someone who may manage this node ended the request (409)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   ├── DeadlineExceeded    the request's own time is up (504)
-│   └── NoConsensus         a vote without a quorum, and the client wants none of it (503)
+│   └── NoConsensus         a vote has no quorum, and the client asked for an error then (503)
 ├── EngineFailed            the engine broke while answering (500)
 │   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
 ├── PeerFailed              another node did not answer as agreed (502)
-│   ├── PeerMalformed       what it sent is no answer (502)
-│   └── PeerVanished        it had the request, and its connection broke off (502)
+│   ├── PeerMalformed       what it sent does not follow the protocol (502)
+│   └── PeerVanished        its connection broke off after it had taken the request (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
 
-`gateway/errors.py` is the one place that maps these to HTTP; `cli.py` the one that maps them to exit codes.
+`gateway/http/errors.py` is the one place that maps these to HTTP; `cli.py` the one that maps them to exit codes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BadRequest(SwarmError):
 class ContextExceeded(BadRequest):
     """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated.
 
-    `at_least`: they were not counted, by its bytes there cannot be fewer.
+    `at_least`: the tokens were not counted; the prompt's length in bytes shows that there cannot be fewer.
     """
 
     def __init__(self, prompt_tokens: int, context_tokens: int, at_least: bool = False) -> None:
@@ -68,7 +68,7 @@ class Unauthorized(SwarmError):
 
 
 class Forbidden(SwarmError):
-    """A request that this node answers nobody who asks in that way. `code` says which rule refused it."""
+    """This node does not answer the request for this caller. `code` names the rule that refused it."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class UnknownRequest(SwarmError):
 
 
 class RequestCancelled(SwarmError):
-    """Whoever manages this node ended the request: that was meant, so nobody should repeat it by itself."""
+    """Someone who manages this node ended the request on purpose: clients should not repeat it by themselves."""
 
 
 class Unavailable(SwarmError):
@@ -127,7 +127,7 @@ class EngineFailed(SwarmError):
 class EngineDied(EngineFailed):
     """The engine's process ended, or had to be ended, while it worked on the request: asking again may end another.
 
-    `refused_for_s`: the request is refused for so long from now on, wherever this is known; None where nobody said.
+    `refused_for_s`: for how many seconds nodes that know of it refuse the same request; None where that is unknown.
     """
 
     def __init__(self, message: str, refused_for_s: int | None = None) -> None:
@@ -136,7 +136,7 @@ class EngineDied(EngineFailed):
 
 
 class PeerFailed(SwarmError):
-    """A peer refused, broke off or answered rubbish. `peer` is its name or address."""
+    """A peer refused, broke off or did not follow the protocol. `peer` is its name or address."""
 
     def __init__(self, peer: str, message: str) -> None:
         super().__init__(f"peer {peer}: {message}")
@@ -144,15 +144,15 @@ class PeerFailed(SwarmError):
 
 
 class PeerMalformed(PeerFailed):
-    """What a peer sent is no answer to what it was asked: a defect there, or bad will, never the network's doing."""
+    """What a peer sent does not follow the protocol: it is defective or hostile; the network cannot cause this."""
 
 
 class PeerVanished(PeerFailed):
-    """A peer took the request, and its connection broke off without a word: its process may have ended over it."""
+    """A peer took the request, and its connection broke off without a reply: the request may have ended its process."""
 
 
 class UpstreamFailed(SwarmError):
-    """The upstream broke off or answered rubbish. `host` is where it is; its key is never part of a message."""
+    """The upstream broke off or gave an unusable answer. `host` is where it is; no message holds its key."""
 
     def __init__(self, host: str, message: str) -> None:
         super().__init__(f"upstream {host}: {message}")

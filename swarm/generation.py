@@ -1,4 +1,4 @@
-"""What a request for text is, what comes back while it runs, and what one finished answer is.
+"""A request for text, the events that come back while it runs, and one finished answer.
 
 Requests and finished answers travel between nodes as JSON, so they are frozen pydantic models whose field names are
 OpenAI's. Events never leave the process one by one through pydantic: they are plain frozen dataclasses, made per token.
@@ -169,7 +169,7 @@ class Candidate(Frozen):
 
     @property
     def size_bytes(self) -> int:
-        """Of everything that was written: text, thoughts, and calls."""
+        """The bytes of everything that was written: text, reasoning and tool calls."""
         calls = (call.name + call.arguments for call in self.tool_calls)
         return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
 
@@ -196,7 +196,7 @@ class Delta:
 
     @property
     def size_bytes(self) -> int:
-        """Of what was written in this step."""
+        """The bytes that this step wrote."""
         calls = ((call.name or "") + call.arguments for call in self.tool_calls)
         return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
 

@@ -27,7 +27,7 @@ _REJECTED_REMEDY: Final = {
     Why.FULL: "nothing to do: the others know the rest",
     Why.UNTRUSTED: "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address",
 }  # what is not here is harmless: the node itself, and one that is leaving
-Hearing = Literal["heard", "silent", "not sent", "untried"]
+MulticastResult = Literal["received", "not received", "not sent", "untried"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +102,17 @@ def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Fi
             return warn("interface", message, "no DHCP server answered: check the router, or set an address by hand")
 
 
-def check_multicast(heard: Mapping[str, Hearing]) -> Finding:
-    """`heard` by address: whether an mDNS packet sent from there came back to this machine."""
+def check_multicast(results: Mapping[str, MulticastResult]) -> Finding:
+    """`results` by address: whether an mDNS packet sent from there came back to this machine."""
     remedy = "let UDP 5353 in and out of this machine's firewall, or name nodes with --peer HOST:PORT"
-    if not heard:
+    if not results:
         return unknown("multicast", "there is no address to send from", "connect this machine to a network")
-    not_sent = [address for address, how in heard.items() if how == "not sent"]
-    silent = [address for address, how in heard.items() if how == "silent"]
-    good = [address for address, how in heard.items() if how == "heard"]
+    not_sent = [address for address, how in results.items() if how == "not sent"]
+    lost = [address for address, how in results.items() if how == "not received"]
+    good = [address for address, how in results.items() if how == "received"]
     if good:
         message = f"sent and received on {', '.join(good)}"
-        trouble = (*not_sent, *silent)
+        trouble = (*not_sent, *lost)
         return (
             warn("multicast", f"{message}; not on {', '.join(trouble)}", remedy)
             if trouble
@@ -120,8 +120,8 @@ def check_multicast(heard: Mapping[str, Hearing]) -> Finding:
         )
     if not_sent:
         return fail("multicast", f"cannot be sent from {', '.join(not_sent)}", remedy)
-    if silent:
-        return fail("multicast", f"sent from {', '.join(silent)} and not received on this machine", remedy)
+    if lost:
+        return fail("multicast", f"sent from {', '.join(lost)} and not received on this machine", remedy)
     return unknown("multicast", "another program holds UDP port 5353 for itself", remedy)
 
 

@@ -19,7 +19,7 @@ from swarm.doctor.firewall import (
     read_ufw,
     read_windows,
 )
-from swarm.doctor.network_checks import Hearing
+from swarm.doctor.network_checks import MulticastResult
 from swarm.errors import SetupError
 from swarm.node.listeners import open_listeners
 
@@ -40,23 +40,23 @@ def why_not_free(bind_hosts: Sequence[str], port: int) -> str | None:
     return None
 
 
-def probe_multicast(addresses: Sequence[str]) -> dict[str, Hearing]:
+def probe_multicast(addresses: Sequence[str]) -> dict[str, MulticastResult]:
     """Send one empty mDNS packet from each address and listen for it."""
     interfaces = read_interfaces()
 
-    def hear(address: str) -> Hearing:
+    def send(address: str) -> MulticastResult:
         if why_not_sendable(address, interfaces) is not None:
             return "not sent"
         match hears_itself(address, interfaces, MULTICAST_TIMEOUT_S):
             case True:
-                return "heard"
+                return "received"
             case False:
-                return "silent"
+                return "not received"
             case None:
                 return "untried"
 
     with ThreadPoolExecutor(max_workers=max(1, len(addresses))) as threads:
-        return dict(zip(addresses, threads.map(hear, addresses), strict=True))
+        return dict(zip(addresses, threads.map(send, addresses), strict=True))
 
 
 def probe_firewalls(port: int) -> list[Passage]:

@@ -154,7 +154,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that the environment names; empty variables count as unset, lists part at commas and spaces."""
+    """The settings in the environment; empty variables count as unset, lists are separated by commas or spaces."""
     found = {
         name: texts(environment, variable) if name in SEVERAL else environment.get(variable, "").strip()
         for name, variable in ENVIRONMENT.items()
