@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from models.recipe.document import prompt_text
 from models.recipe.mixture import documents
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp_server import RunningServer, start_server
+from swarm.engines.llama_cpp.xllamacpp_host import RunningServer, start_server
 
 STRINGS = 1000
 CHECK_SEED = 4711

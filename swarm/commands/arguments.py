@@ -191,7 +191,7 @@ def _models_list(arguments: argparse.Namespace) -> int:
 
 def _models_fit(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import fit_models
-    from swarm.registry.memory import Load
+    from swarm.registry.model_memory import Load
 
     return fit_models(_settings(arguments), Load(arguments.context, arguments.workers), arguments.json)
 

@@ -38,7 +38,7 @@ from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import download
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
-from swarm.registry.memory import Load, size_text
+from swarm.registry.model_memory import Load, size_text
 from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
 

@@ -19,7 +19,7 @@ from federation.printable_text import clean_line, one_line
 from swarm.commands.output import columns_of, draw, say, say_line
 from swarm.errors import SetupError
 from swarm.registry.file_hashes import WorkStopped
-from swarm.registry.memory import size_text
+from swarm.registry.model_memory import size_text
 
 REDRAW_S = 0.2  # of the progress line in a terminal
 LOOK_S = 0.1  # between two looks whether an answer is still wanted: Ctrl-C seems to work at once

@@ -1,7 +1,4 @@
-"""Put the events of one answer together again: streams become candidates.
-
-Several answers of which each is a request of its own, as the one stream of events that an engine promises.
-"""
+"""Answers put together: events become candidates, and several answers the one stream that an engine promises."""
 
 from __future__ import annotations
 
@@ -29,6 +26,8 @@ from swarm.generation import (
 )
 
 MAX_LOGPROB = 1e9  # in size; beyond it, infinite, or no number at all, it is a peer's rubbish
+
+MAX_UNREAD = 256  # events of answers that run at once; beyond it they wait, and who generates them behind them
 
 
 @dataclass(slots=True)
@@ -111,9 +110,6 @@ def mean_logprob(logprobs: JsonValue) -> float | None:
     values = [token.get("logprob") for token in content if isinstance(token, dict)]
     numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) < MAX_LOGPROB]
     return sum(numbers) / len(numbers) if numbers else None
-
-
-MAX_UNREAD = 256  # events of answers that run at once; beyond it they wait, and who generates them behind them
 
 
 async def together(answers: Sequence[EventStream]) -> EventStream:

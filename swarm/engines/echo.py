@@ -18,8 +18,7 @@ from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, JsonObject, Prompt, Usage
-from swarm.registry.cache_shape import ModelShape
-from swarm.registry.memory import Load, MemoryNeed
+from swarm.registry.model_memory import Load, MemoryNeed, ModelShape
 
 EMBEDDING_SIZE = 8  # numbers per vector: one SHA-256 cut into 4-byte pieces
 MESSAGE_OVERHEAD_TOKENS = 1  # stands for the role that a real template would add

@@ -1,10 +1,7 @@
-"""The chunks of OpenAI's streams as llama.cpp and peers send them, turned into events.
+"""OpenAI's JSON as other programs speak it: a request as they are sent it, their event streams as typed events.
 
-Server-sent events, as far as OpenAI-compatible servers use them: `data:` lines, comments, a blank line between.
-
-JSON from another program, on its way to becoming typed objects.
-
-A request as OpenAI's JSON: what peers, upstreams and, after a few changes, llama.cpp are sent.
+Peers, upstreams and, after a few changes, llama.cpp take `request_body`. Of server-sent events is read what compatible
+servers use: `data:` lines, comments, a blank line between. JSON on its way to a typed object is a `ParsedJson`.
 """
 
 from __future__ import annotations
@@ -24,6 +21,22 @@ from swarm.generation import (
 )
 
 MAX_EVENT_BYTES = 4 * 2**20  # the largest honest event is a final chunk with logprobs: a few hundred KiB
+
+FORMED = {"logprobs", "top_logprobs", "tool_choice", "tools", "thinking"}  # what has another form in OpenAI's JSON
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+}
+_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
+NO_TOKENS = (
+    "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
+    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+)
+SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
+
+ParsedJson = Mapping[str, Any]  # and not yet looked at: it travels no further than the reader that it arrives at
 
 
 class EventTooLargeError(ValueError):
@@ -47,20 +60,9 @@ async def sse_data(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         yield pending[5:].strip()
 
 
-Wire = Mapping[str, Any]  # parsed, and not yet looked at: it travels no further than the reader that it arrives at
-
-
-def as_object(value: object) -> Wire:
+def as_object(value: object) -> ParsedJson:
     """`value` if it is a JSON object, else an empty one."""
-    return cast("Wire", value) if isinstance(value, dict) else {}
-
-
-FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "content_filter": "content_filter",
-}
+    return cast("ParsedJson", value) if isinstance(value, dict) else {}
 
 
 class ChunkReader:
@@ -74,7 +76,7 @@ class ChunkReader:
         self._cached = cached
         self._finished: tuple[int, FinishReason] | None = None
 
-    def events(self, chunk: Wire) -> list[Delta | Finish]:
+    def events(self, chunk: ParsedJson) -> list[Delta | Finish]:
         """The events in one chunk, in order. Raises the chunk's error if it is one."""
         if "error" in chunk:
             raise translate_error(int(chunk["error"].get("code", 500)), chunk)
@@ -97,7 +99,7 @@ class ChunkReader:
             )))  # fmt: skip
         return events
 
-    def _delta(self, choice: Wire) -> Delta | None:
+    def _delta(self, choice: ParsedJson) -> Delta | None:
         if not self._chat:
             text, logprobs = choice.get("text") or "", choice.get("logprobs")
             return Delta(choice["index"], text, logprobs=logprobs) if text or logprobs else None
@@ -111,12 +113,9 @@ class ChunkReader:
         )
 
 
-def _tool_call(call: Wire) -> ToolCallDelta:
+def _tool_call(call: ParsedJson) -> ToolCallDelta:
     function = as_object(call.get("function"))
     return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
-
-
-FORMED = {"logprobs", "top_logprobs", "tool_choice", "tools", "thinking"}  # what has another form in OpenAI's JSON
 
 
 def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
     return body
 
 
-def translate_error(status: int, body: Wire) -> SwarmError:
+def translate_error(status: int, body: ParsedJson) -> SwarmError:
     """llama.cpp's error object as one of ours."""
     detail = as_object(body.get("error"))
     message = str(detail.get("message") or f"the engine answered {status}")
@@ -158,15 +157,3 @@ def translate_error(status: int, body: Wire) -> SwarmError:
     if status in (400, 404, 422, 501):
         return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
     return EngineFailed(f"the engine failed: {message}")
-
-
-_TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
-
-
-NO_TOKENS = (
-    "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
-    "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
-)
-
-
-SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "

@@ -16,9 +16,8 @@ from swarm.errors import EngineFailed
 if TYPE_CHECKING:
     from swarm.engines.engine import Engine, EngineSpec
     from swarm.generation import GenerationRequest
-    from swarm.registry.cache_shape import ModelShape
     from swarm.registry.catalogue import Format
-    from swarm.registry.memory import Load, MemoryNeed
+    from swarm.registry.model_memory import Load, MemoryNeed, ModelShape
 
 Isolation = Literal["auto", "always", "never"]
 
@@ -94,7 +93,9 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
         for entry in (
             LLAMA_CPP,
             EngineEntry("echo", "swarm.engines.echo", "no model: echoes the last message"),
-            EngineEntry("upstream", "swarm.engines.upstream.engine", "another server's models", chosen_by_name=False),
+            EngineEntry(
+                "upstream", "swarm.engines.upstream.upstream_engine", "another server's models", chosen_by_name=False
+            ),
         )
     }
 )

@@ -21,7 +21,7 @@ from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
 from swarm.registry.gguf_header import GgufFacts, read_model, stem_of
 from swarm.registry.hub import hub_reachable
 from swarm.registry.local import LocalModels, scan
-from swarm.registry.memory import Load, size_text
+from swarm.registry.model_memory import Load, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download

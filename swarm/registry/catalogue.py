@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import CacheShape, LayerGroup, ModelShape
 from swarm.registry.gguf_bytes import BITS_PER_WEIGHT
+from swarm.registry.model_memory import CacheShape, LayerGroup, ModelShape
 
 Format = Literal["gguf", "mlx"]
 Role = Literal["general", "code", "reasoning"]

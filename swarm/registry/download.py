@@ -28,7 +28,7 @@ from swarm.registry.catalogue import CatalogueChoice
 from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, WorkStopped, hash_file, keep_hashes
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
-from swarm.registry.memory import size_text
+from swarm.registry.model_memory import size_text
 from swarm.registry.names import HubRef, check_hub_file
 from swarm.registry.piece_file import pieces_path, taken_bytes
 from swarm.registry.shared_files import SHARED_SUFFIXES

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import ModelShape
 from swarm.registry.catalogue import CatalogueChoice, Format
 from swarm.registry.gguf_bytes import is_low
-from swarm.registry.memory import Load, MemoryNeed, memory_needed, size_text
+from swarm.registry.model_memory import Load, MemoryNeed, ModelShape, memory_needed, size_text
 
 MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
 

@@ -18,9 +18,8 @@ from typing import Final
 
 from federation.printable_text import printable
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import KEYS as CACHE_KEYS
-from swarm.registry.cache_shape import ArchKeys, CacheShape, ModelShape, cache_shape
 from swarm.registry.gguf_bytes import FILE_TYPES, TOKENS, GgufDefect, Header, TokenTable, read_header, read_tokens
+from swarm.registry.model_memory import CACHE_KEYS, ArchKeys, CacheShape, ModelShape, cache_shape
 
 MAX_PARTS = 256  # a terabyte in parts of 4 GB
 GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred

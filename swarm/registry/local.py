@@ -10,10 +10,10 @@ from pathlib import Path
 
 from federation.printable_text import printable
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import ModelShape
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.file_hashes import hashes_path
 from swarm.registry.gguf_header import PROJECTOR, GgufFacts, is_later_part, read_gguf, stem_of
+from swarm.registry.model_memory import ModelShape
 
 MAX_DEPTH = 6  # the hub's cache has models--OWNER--REPO/snapshots/COMMIT/FOLDER/FILE
 MAX_VISITED = 20_000  # folder entries looked at in one place: a home folder given by mistake must not take minutes

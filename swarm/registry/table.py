@@ -9,7 +9,7 @@ from federation.printable_text import one_line
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.fit import Capacity, judge, ranked
 from swarm.registry.local import LocalModel, LocalModels
-from swarm.registry.memory import size_text
+from swarm.registry.model_memory import size_text
 
 JsonRow = dict[str, str | int | float | bool | None]
 

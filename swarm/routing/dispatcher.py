@@ -16,7 +16,7 @@ from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
-from swarm.engines.prompt_bound import prompt_chars
+from swarm.engines.engine import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.registry.weights_file import Measurements

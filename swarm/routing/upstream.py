@@ -17,8 +17,8 @@ from typing import Any
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
-from swarm.engines.upstream.client import UpstreamHttp
-from swarm.engines.upstream.engine import UpstreamEngine
+from swarm.engines.upstream.upstream_engine import UpstreamEngine
+from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able

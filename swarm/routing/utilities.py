@@ -15,7 +15,7 @@ from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.wire import UTILITIES_PATH
 from swarm.engines.engine import Capabilities, Engine, LoadedModel
-from swarm.engines.upstream.client import UpstreamHttp
+from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
 from swarm.generation import JsonObject
 from swarm.logs import current_request_id

@@ -1,6 +1,6 @@
-"""The node's engines and their workers: leases, and reloading an engine that broke.
+"""This node's engines and their workers: who holds a worker of which model, and an engine that broke loaded again.
 
-When something that broke is started again: soon at first, then ever later, but always some time.
+An engine that broke is loaded again soon at first, then ever later, but always some time (`BackOff`).
 """
 
 from __future__ import annotations
@@ -28,47 +28,16 @@ from swarm.workers.slots import (
     worker_names,
 )
 
-FIRST_S = 1.0
-MOST_S = 300.0  # a person who has mended the reason waits no longer than that
-RAN_WELL_S = 60.0  # after so long it is as good as new
-SUSPECT_AFTER = 3  # breaks in a row: chance, a full memory or a bad request explain one or two
-
-
-class BackOff:
-    """Counts what breaks in a row. Pure: the caller brings the time, in monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._in_a_row = 0
-        self._started_s: float | None = None
-
-    def started(self, now_s: float) -> None:
-        """It runs."""
-        self._started_s = now_s
-
-    def broke(self, now_s: float) -> float:
-        """It broke, or could not be started: how long to wait before it is started again."""
-        if self._started_s is not None and now_s - self._started_s >= RAN_WELL_S:
-            self._in_a_row = 0
-        self._started_s = None
-        self._in_a_row += 1
-        return min(FIRST_S * 2 ** min(self._in_a_row - 1, 32), MOST_S)
-
-    @property
-    def in_a_row(self) -> int:
-        """How often it broke since it last ran well."""
-        return self._in_a_row
-
-    @property
-    def suspect(self) -> bool:
-        """Whether it is to blame itself."""
-        return self._in_a_row >= SUSPECT_AFTER
-
-
 log = logging.getLogger(__name__)
 
 DEFAULT_QUEUE = 64  # requests that wait for one model's slots; more than a minute of work on a small machine
 RELOAD_RETRY_AFTER_S = 5  # told to clients while it loads: about one load of a large model from a warm disk
 LOOK_S = 1.0  # between two looks at whether an engine that stalled goes on: only then do those who wait get its slots
+FIRST_S = 1.0  # from a break to the next load; then doubled
+MOST_S = 300.0  # a person who has mended the reason waits no longer than that
+RAN_WELL_S = 60.0  # after so long it is as good as new
+SUSPECT_AFTER = 3  # breaks in a row: chance, a full memory or a bad request explain one or two
+
 
 Loader = Callable[[], Awaitable[Engine]]
 
@@ -100,6 +69,36 @@ class Lease:
 
     engine: Engine
     workers: tuple[Worker, ...]
+
+
+class BackOff:
+    """Counts what breaks in a row. Pure: the caller brings the time, in monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._started_s: float | None = None
+
+    def started(self, now_s: float) -> None:
+        """It runs."""
+        self._started_s = now_s
+
+    def broke(self, now_s: float) -> float:
+        """It broke, or could not be started: how long to wait before it is started again."""
+        if self._started_s is not None and now_s - self._started_s >= RAN_WELL_S:
+            self._in_a_row = 0
+        self._started_s = None
+        self._in_a_row += 1
+        return min(FIRST_S * 2 ** min(self._in_a_row - 1, 32), MOST_S)
+
+    @property
+    def in_a_row(self) -> int:
+        """How often it broke since it last ran well."""
+        return self._in_a_row
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is to blame itself."""
+        return self._in_a_row >= SUSPECT_AFTER
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,6 @@
-"""Who holds which slot: a first-come queue over named slots. Synchronous decisions; the pool does the waiting.
+"""Who holds which slot: a first-come queue over named slots, and how long a newcomer waits. Decisions only; no waiting.
 
-Names that people can tell apart when a vote lists who said what.
-
-How long somebody who comes now will wait for workers, and when one who is refused may come back. Plain numbers.
+Workers have names that people can tell apart when a vote lists who said what.
 """
 
 from __future__ import annotations
@@ -14,6 +12,18 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 60  # SDKs obey no more than a minute, and a queue is another one by then
+UNMEASURED_RETRY_AFTER_S = 2  # about one short answer, while nothing has been measured
+
+Refusal = Literal["queue_full", "deadline", "node_full"]
+NAMES = (
+    "Zeus", "Nebula", "Atlas", "Luna", "Orion", "Vega", "Apollo", "Iris", "Titan", "Nova", "Hermes", "Lyra", "Juno",
+    "Comet", "Hera", "Quasar", "Ares", "Aurora", "Rhea", "Pulsar", "Thor", "Selene", "Odin", "Gaia", "Helios", "Eos",
+    "Kepler", "Freya", "Cosmo", "Athena", "Sirius", "Maia", "Janus", "Carina", "Triton", "Electra", "Castor", "Dione",
+    "Pollux", "Phoebe", "Altair", "Calypso", "Rigel", "Astra", "Mimas", "Cassiopeia", "Draco", "Andromeda", "Ceres",
+    "Hyperion", "Leda", "Pandora", "Proteus", "Thalia", "Umbriel", "Miranda", "Oberon", "Ariel", "Callisto", "Europa",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +98,6 @@ class SlotTable:
             self._queue.remove(ticket)
 
 
-NAMES = (
-    "Zeus", "Nebula", "Atlas", "Luna", "Orion", "Vega", "Apollo", "Iris", "Titan", "Nova", "Hermes", "Lyra", "Juno",
-    "Comet", "Hera", "Quasar", "Ares", "Aurora", "Rhea", "Pulsar", "Thor", "Selene", "Odin", "Gaia", "Helios", "Eos",
-    "Kepler", "Freya", "Cosmo", "Athena", "Sirius", "Maia", "Janus", "Carina", "Triton", "Electra", "Castor", "Dione",
-    "Pollux", "Phoebe", "Altair", "Calypso", "Rigel", "Astra", "Mimas", "Cassiopeia", "Draco", "Andromeda", "Ceres",
-    "Hyperion", "Leda", "Pandora", "Proteus", "Thalia", "Umbriel", "Miranda", "Oberon", "Ariel", "Callisto", "Europa",
-)  # fmt: skip
-
-
 def worker_names(node_id: str) -> Iterator[str]:
     """Different names without end; the same node gets the same ones, other nodes mostly others."""
     shuffled = list(NAMES)
@@ -104,12 +105,6 @@ def worker_names(node_id: str) -> Iterator[str]:
     for lap in itertools.count(1):
         for name in shuffled:
             yield name if lap == 1 else f"{name}-{lap}"
-
-
-MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 60  # SDKs obey no more than a minute, and a queue is another one by then
-UNMEASURED_RETRY_AFTER_S = 2  # about one short answer, while nothing has been measured
-
-Refusal = Literal["queue_full", "deadline", "node_full"]
 
 
 class QueueListener(Protocol):

@@ -18,8 +18,7 @@ from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import MAX_KEYS, read_access
 from swarm.node.banner import banner
 from swarm.node.settings import make_settings
-from swarm.node.setup import NodeSetup
-from swarm.node.setup import settle
+from swarm.node.setup import NodeSetup, settle
 from tests.doubles.paired import paired_trusts
 
 KEY = "sk-very-secret"

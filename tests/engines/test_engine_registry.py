@@ -22,11 +22,10 @@ from swarm.engines.registry import (
     engine_of_replica,
     load_engine,
 )
-from swarm.engines.upstream import engine as upstream
+from swarm.engines.upstream import upstream_engine as upstream
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import GenerationRequest
-from swarm.registry.cache_shape import ModelShape
-from swarm.registry.memory import Load
+from swarm.registry.model_memory import Load, ModelShape
 
 SHAPE = ModelShape(10**9, True, 1.0, 4096, None, None)
 CHAT = ({"role": "user", "content": "hi"},)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.engines.llama_cpp.forced_call import CallReader, call_grammar
+from swarm.engines.llama_cpp.demanded_answer import CallReader, call_grammar
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, Finish, FinishReason, GenerationRequest, Usage
 

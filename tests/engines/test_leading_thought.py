@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.engines.llama_cpp.leading_thought import ThoughtReader
+from swarm.engines.llama_cpp.http import ThoughtReader
 from swarm.generation import Delta, Finish, ToolCallDelta, Usage
 
 END = Finish(0, "stop", Usage())

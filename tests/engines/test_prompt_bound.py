@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.engine import LoadedModel
-from swarm.engines.prompt_bound import (
+from swarm.engines.engine import (
     INFILL_BYTES,
     MIN_TOKEN_BYTES,
     UNKNOWN_TOKEN_BYTES,
+    LoadedModel,
     longest_token_bytes,
     refuse_too_long,
     refuse_too_long_texts,

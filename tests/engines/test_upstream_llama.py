@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp_server import start_server
+from swarm.engines.llama_cpp.xllamacpp_host import start_server
 from swarm.engines.upstream.address import parse_upstream
-from swarm.engines.upstream.client import UpstreamHttp
-from swarm.engines.upstream.engine import UpstreamEngine
+from swarm.engines.upstream.upstream_engine import UpstreamEngine
+from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, UpstreamFailed, UpstreamRefused
 from swarm.generation import Delta, Finish, GenerationRequest
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swarm.engines.upstream.address import parse_upstream
-from swarm.engines.upstream.client import MAX_MODELS, model_names, read_names
 from swarm.engines.upstream.reader import UpstreamReader, refused, seconds_of
+from swarm.engines.upstream.upstream_http import MAX_MODELS, model_names, read_names
 from swarm.errors import SetupError
 from swarm.generation import Delta, ToolCallDelta, Usage
 

@@ -15,7 +15,7 @@ from benchmarks.random_model import write_model
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, host_answer
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
-from swarm.engines.llama_cpp.xllamacpp_server import EMBEDDING_TEXT_TOKENS
+from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.loop_watch import watching_the_loop

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from swarm.engines.upstream.address import UpstreamMode
-from swarm.engines.upstream.client import VIA_HEADER
+from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import BadRequest, EngineFailed
 from tests.doubles.upstream_house import House, house
 from tests.doubles.upstream_server import DONE, UpstreamServer, ending, text, usage

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import LayerGroup
 from swarm.registry.gguf_header import GgufFacts, GgufReader, control_texts, part_paths, read_gguf, stem_of
+from swarm.registry.model_memory import LayerGroup
 
 MakeGguf = Callable[..., Path]
 

@@ -13,7 +13,7 @@ from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity, judge
 from swarm.registry.local import LocalModels, hub_cache_dir, remove, scan
-from swarm.registry.memory import Load
+from swarm.registry.model_memory import Load
 
 MakeGguf = Callable[..., Path]
 CATALOGUE = Catalogue.load()

@@ -10,10 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import SetupError
-from swarm.registry.cache_shape import CacheShape, LayerGroup, ModelShape
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, CatalogueEntry, Variant
 from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
-from swarm.registry.memory import GIB, RESERVE_BYTES, CacheType, Load, memory_needed, size_text
+from swarm.registry.model_memory import (
+    GIB,
+    RESERVE_BYTES,
+    CacheShape,
+    CacheType,
+    LayerGroup,
+    Load,
+    ModelShape,
+    memory_needed,
+    size_text,
+)
 
 CATALOGUE = Catalogue.load()
 CHOICES = {choice.id: choice for choice in CATALOGUE.choices()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity
 from swarm.registry.local import LocalModels, scan
-from swarm.registry.memory import GIB, Load
+from swarm.registry.model_memory import GIB, Load
 from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_json
 
 CATALOGUE = Catalogue.load()

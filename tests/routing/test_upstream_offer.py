@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from swarm.engines.engine import Capabilities, Engine
 from swarm.engines.upstream.address import UpstreamMode, parse_upstream
-from swarm.engines.upstream.client import UpstreamHttp
+from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.routing.preference import by_preference

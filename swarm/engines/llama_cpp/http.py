@@ -2,14 +2,13 @@
 
 Why HTTP and not the library's blocking calls: those have no tokenizer and no template, need one Python thread per
 stream, and take the GIL twice a token. Over the listener a stream is one socket of our loop, closing it cancels, and a
-listener in another process looks the same (`host.py`). The listener is given a random key.
+listener in another process looks the same (`xllamacpp_host.py`). The listener is given a random key.
 
-llama.cpp's error objects, as errors of ours.
-
-llama.cpp's own dialect for filling in the middle: its one generating endpoint that has no OpenAI form.
-
-What llama.cpp's own parsers leave in an answer's text: thoughts of a model whose template hides them, and calls;
-and the DELETEs that keep what clients wrote from being tokens (`plain_text.py`).
+What llama.cpp's own parsers leave in an answer's text is moved out of it by `AnswerReader`: calls that were demanded
+(`demanded_answer.py`), the DELETEs that keep what clients wrote from being tokens (`plain_text.py`), and thoughts,
+`<think>` ... `</think>`, of a model whose template says nothing of them (a fine-tune with a plain template, thinking
+switched off in the template). Only a block that begins the answer is a thought; later ones are something that the
+answer talks about.
 """
 
 from __future__ import annotations
@@ -20,23 +19,30 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import aiohttp
 
 from swarm.engines.assembly import numbered, together
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
-from swarm.engines.llama_cpp.continued_turn import begun_turn, continuing, refuse_impossible_turns
-from swarm.engines.llama_cpp.forced_call import CallGrammar, CallReader, call_grammar, demanded_schema
+from swarm.engines.llama_cpp.demanded_answer import (
+    CallGrammar,
+    CallReader,
+    begun_turn,
+    call_grammar,
+    continuing,
+    demanded_schema,
+    refuse_impossible_turns,
+)
 from swarm.engines.llama_cpp.grammar import grammar_schema, whole_document
-from swarm.engines.llama_cpp.leading_thought import ThoughtReader
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
 from swarm.engines.openai_dialect import (
     ChunkReader,
     EventTooLargeError,
-    Wire,
+    ParsedJson,
     as_object,
     request_body,
     sse_data,
@@ -55,8 +61,16 @@ from swarm.generation import (
     steady_temperature,
 )
 
+READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
+PROMPT_PARTS = (
+    "messages", "tools", "tool_choice", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"
+)  # fmt: skip
+CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
+WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
+WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
 UNREADABLE = "does not match the expected"  # an answer and the turn it continues, together, in the template's form
+OPENING, CLOSING = "<think>", "</think>"  # of a thought
 
 
 @asynccontextmanager
@@ -103,8 +117,73 @@ class InfillReader:
         return events
 
 
+class ThoughtReader:
+    """Moves the thought at the beginning of one answer's text to `reasoning`. Text is held back only while unclear."""
+
+    def __init__(self) -> None:
+        self._state: Literal["beginning", "opened", "thinking", "thought", "answering"] = "beginning"
+        self._held = ""
+
+    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
+        """The events to show instead of `event`."""
+        if isinstance(event, Finish):
+            return [*self._rest(event.choice), event]
+        if self._state == "answering":
+            return [event]
+        if not event.text:
+            return [*self._rest(event.choice), event] if event.tool_calls else [event]
+        reasoning, text = self._split(self._held + event.text)
+        if not (reasoning or text or event.reasoning or event.logprobs or event.tool_calls):
+            return []
+        return [replace(event, reasoning=event.reasoning + reasoning, text=text)]
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """What of `text` is thought and what is answer, as far as that is known; the rest is held back."""
+        self._held = ""
+        if self._state == "beginning":
+            begun = text.lstrip()
+            if OPENING.startswith(begun[: len(OPENING)]) and len(begun) < len(OPENING):
+                self._held = text
+                return "", ""
+            if not begun.startswith(OPENING):
+                self._state = "answering"
+                return "", text
+            self._state = "opened"
+            text = begun.removeprefix(OPENING)
+        if self._state == "opened":
+            text = text.lstrip("\n")
+            self._state = "thinking" if text else "opened"
+        if self._state == "thinking":
+            return self._think(text)
+        if self._state == "opened":
+            return "", ""
+        answer = text.lstrip()
+        self._state = "answering" if answer else "thought"
+        return "", answer
+
+    def _think(self, text: str) -> tuple[str, str]:
+        thought, closing, answer = text.partition(CLOSING)
+        if not closing:
+            kept = _beginning_of(CLOSING, text)
+            self._held = text[len(text) - kept :]
+            return text[: len(text) - kept], ""
+        self._state = "thought"
+        return thought, self._split(answer)[1] if answer else ""
+
+    def _rest(self, choice: int) -> list[Delta | Finish]:
+        held, self._held = self._held, ""
+        if not held:
+            return []
+        return [Delta(choice, reasoning=held) if self._state == "thinking" else Delta(choice, held)]
+
+
+def _beginning_of(mark: str, text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `mark`."""
+    return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
+
+
 class AnswerReader:
-    """Moves them out of the text of one answer. Completions (not `chat`) have no thoughts, and no broken tokens."""
+    """What is no text moved out of the text of one answer. Completions (not `chat`) have no thoughts or DELETEs."""
 
     def __init__(self, chat: bool, calls: CallGrammar | None, restored: Restored) -> None:
         self._restored = restored if chat else None
@@ -119,15 +198,6 @@ class AnswerReader:
         if self._calls is None:
             return events
         return [shown for event in events if (shown := self._calls.read(event)) is not None]
-
-
-READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
-PROMPT_PARTS = (
-    "messages", "tools", "tool_choice", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"
-)  # fmt: skip
-CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
-WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
-WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 
 
 def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
@@ -146,7 +216,7 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
     return body
 
 
-def within_bounds(body: Wire) -> dict[str, Any]:
+def within_bounds(body: ParsedJson) -> dict[str, Any]:
     """The sampling parameters of `body` that llama.cpp would choke on, as it can bear them."""
     bounds: dict[str, Callable[[float], float]] = {
         "temperature": steady_temperature,
@@ -264,7 +334,7 @@ class LlamaHttp:
 
     async def loaded(self) -> tuple[LoadedModel, Capabilities]:
         """What the server says of its model and slots, and what can be asked of them."""
-        props: Wire = await self._json("/props", None)
+        props: ParsedJson = await self._json("/props", None)
         template = as_object(props.get("chat_template_caps"))
         self.prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         model = LoadedModel(
@@ -294,7 +364,7 @@ class LlamaHttp:
 
     async def busy_slots(self) -> int:
         """Slots that are prefilling or decoding at this moment."""
-        return sum(1 for slot in cast("list[Wire]", await self._json("/slots", None)) if slot["is_processing"])
+        return sum(1 for slot in cast("list[ParsedJson]", await self._json("/slots", None)) if slot["is_processing"])
 
     async def prompt_tokens_evaluated(self) -> int:
         """Prompt tokens prefilled since the model was loaded; those taken from a cache are not in it."""
@@ -331,12 +401,12 @@ class LlamaHttp:
         self._unloaded = not died
         await self._session.close()
 
-    async def _json(self, path: str, body: Wire | None) -> Any:
+    async def _json(self, path: str, body: ParsedJson | None) -> Any:
         async with self._post(path, body) as response:
             return await response.json()
 
     @asynccontextmanager
-    async def _post(self, path: str, body: Wire | None) -> AsyncGenerator[aiohttp.ClientResponse]:
+    async def _post(self, path: str, body: ParsedJson | None) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An open response with status 200 (GET where `body` is None); anything else is raised as one of our errors."""
         if self._session.closed:
             raise Unavailable("the engine is closed: ask again, or another node")
@@ -379,7 +449,7 @@ def _piece(piece: str | list[int]) -> str | tuple[int, ...]:
     return piece if isinstance(piece, str) else tuple(piece)
 
 
-async def _error_body(response: aiohttp.ClientResponse) -> Wire:
+async def _error_body(response: aiohttp.ClientResponse) -> ParsedJson:
     try:
         body = json.loads(await response.read())
     except ValueError:

@@ -9,7 +9,8 @@ answered by another thread, whatever the loop does. So the loop is asked all the
 
 The time is the watcher's own: what it slept itself, with the machine or stopped, is nobody's silence.
 
-Asks an engine's main loop for its steps, all the time, and tells what `progress.py` makes of the answers.
+`EngineProgress` is that machine; `until_wedged` asks a loop for its steps, all the time, and reports what it makes of
+the answers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from typing import Literal
 
 from federation.tasks import cancel_and_wait
 from swarm.errors import SwarmError
+
+ASK_EVERY_S = 1.0  # between an answer and the next question: half a millisecond of each second
+LOOK_S = 1.0  # between two looks at a question that is not answered
 
 State = Literal["alive", "stalled", "wedged"]
 

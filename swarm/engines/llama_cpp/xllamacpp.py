@@ -16,29 +16,27 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from federation.tasks import cancel_and_wait, report_crash
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens, longest_token_bytes
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
-from swarm.engines.llama_cpp.xllamacpp_host import order_to_json
-from swarm.engines.llama_cpp.xllamacpp_server import (
+from swarm.engines.llama_cpp.xllamacpp_host import (
     LOAD_LEAST_S,
     Batching,
     Pooling,
     RunningServer,
     has_gpu,
     load_limit_s,
+    order_to_json,
     start_server,
 )
-from swarm.engines.prompt_bound import longest_token_bytes
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError
 from swarm.generation import EventStream, GenerationRequest, Prompt
-from swarm.registry.cache_shape import ModelShape
 from swarm.registry.embedded import is_shipped
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
-from swarm.registry.memory import Load, MemoryNeed, memory_needed
+from swarm.registry.model_memory import Load, MemoryNeed, ModelShape, memory_needed
 
 log = logging.getLogger(__name__)
 

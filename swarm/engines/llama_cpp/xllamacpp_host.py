@@ -1,26 +1,136 @@
-"""An engine host: a child process that loads one model and serves it on loopback until its parent lets go of it.
+"""llama.cpp's server inside a process, through xllamacpp; run as a module, this is that process: an engine host.
 
     python -m swarm.engines.llama_cpp.xllamacpp_host < one JSON line of `order_to_json`; then the pipe is held open
 
-Answers one JSON line: {"address", "key"} or {"error"}. Ends when its standard input ends, so it never outlives the
-node, not even one killed with SIGKILL; one that hangs while it loads (which holds the GIL) ends by a timer in C. JSON
-on pipes only: no pickle.
+The host answers one JSON line, {"address", "key"} or {"error"}, and serves its one model on loopback. It ends when its
+standard input ends, so it never outlives the node, not even one killed with SIGKILL; one that hangs while it loads ends
+by a timer in C. JSON on pipes only: no pickle. `xllamacpp.py` starts hosts, and starts the server in the node's own
+process where that is safe. Everything here blocks: the constructor and the destructor of `xllamacpp.Server` hold the
+GIL for as long as they run, 0.1 s for the embedded model, 1 s for 0.5 GB.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
+import secrets
 import signal
 import sys
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
-from swarm.engines.llama_cpp.xllamacpp_server import Batching, Pooling, load_limit_s, start_server
 from swarm.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from swarm.registry.gguf_header import GgufFacts
+
+PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
+HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
+# Pooling needs all of a text in one micro-batch. A larger one costs a model that writes memory for logits: 2,048 tokens
+# instead of 512 were 1.8 GB more with a vocabulary of 150,000 (measured). Encoders have none.
+EMBEDDING_TEXT_TOKENS = 512
+ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
+LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
+LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
+LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
+
+
+class Pooling(IntEnum):
+    """How a model makes one vector, or one score, of a text, in GGUF's numbers. Models that write have none."""
+
+    MEAN, CLS, LAST, RANK = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a model is to read texts. `pooling` is None for one that writes.
+
+    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes.
+    """
+
+    pooling: Pooling | None
+    step_tokens: int
+
+    @staticmethod
+    def of(spec: EngineSpec, facts: GgufFacts | None) -> Batching:
+        """For a model with such `facts`; None where its file tells nothing."""
+        number = facts.pooling_type if facts else None
+        encoder = facts is not None and "bert" in facts.architecture
+        at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+        # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
+        at_once = -(-at_once // spec.slots) * spec.slots
+        return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
+
+
+def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
+    """How long loading `path` may take: a hostile template in it can loop for ever."""
+    size = path.stat().st_size if path is not None and path.exists() else 0
+    return least_s + size / LOAD_BYTES_PER_S
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A loaded model: `address` and `key` of its loopback listener. Dropping `handle` unloads it."""
+
+    address: str
+    key: str
+    handle: Any
+
+
+def has_gpu() -> bool:
+    """Whether this build of llama.cpp sees a device besides the CPU. Loads the library: call it off the loop."""
+    xllamacpp: Any = importlib.import_module("xllamacpp")
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    return any(device["type"] != cpu for device in xllamacpp.get_device_info())
+
+
+def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningServer:
+    """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
+
+    Raises EngineFailed where llama.cpp refuses the file; its reason goes to its own log only.
+    """
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # a native module without type information
+    params = xllamacpp.CommonParams()
+    params.model.path = str(spec.path)
+    params.model_alias = {spec.model_id}
+    params.n_parallel = spec.slots
+    params.n_ctx = spec.context_tokens * spec.slots
+    params.kv_unified = True  # answers to one prompt share its cells
+    params.kv_unified_per_slot = spec.context_tokens
+    params.cpuparams.n_threads = spec.threads
+    params.cpuparams_batch.n_threads = spec.threads
+    if spec.gpu_layers is not None:
+        params.n_gpu_layers = spec.gpu_layers
+    params.cache_ram_mib = PROMPT_CACHE_MIB
+    params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
+    batching = batching or Batching.of(spec, None)
+    pooling = batching.pooling or Pooling.MEAN
+    params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
+    params.n_ubatch = batching.step_tokens  # a step is no larger: with `embedding` the batch is as large
+    params.n_threads_http = spec.slots + HTTP_THREADS_SPARE
+    params.timeout_read = params.timeout_write = LISTENER_READ_TIMEOUT_S
+    params.sse_ping_interval = -1  # heartbeats are the gateway's
+    params.endpoint_metrics = True
+    params.ui = False
+    params.verbosity = -1
+    params.port = 0
+    params.hostnames = ["127.0.0.1"]
+    key = secrets.token_hex(16)
+    params.api_keys = [key]
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise EngineFailed(
+            f"llama.cpp could not load {spec.path}: {error} (damaged file, unknown architecture, or too little memory "
+            f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
+        ) from error
+    return RunningServer(server.listening_address, key, server)
 
 
 def order_to_json(spec: EngineSpec, batching: Batching) -> str:

@@ -21,7 +21,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line
-from swarm.engines.openai_dialect import Wire, as_object
+from swarm.engines.openai_dialect import ParsedJson, as_object
 from swarm.engines.upstream.address import KEY_VARIABLE
 from swarm.errors import UpstreamRefusal, UpstreamRefused
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
@@ -52,7 +52,7 @@ class UpstreamReader:
     _calls: list[str] = field(default_factory=list[str])  # the id of each call so far, "" where it has none
     _at_index: dict[int, int] = field(default_factory=dict[int, int])  # the upstream's index -> the latest call there
 
-    def delta(self, chunk: Wire) -> Delta | None:
+    def delta(self, chunk: ParsedJson) -> Delta | None:
         """What `chunk` adds; its finish reason and usage are kept for `finish`."""
         self._count(chunk)
         choice = _first_choice(chunk)
@@ -75,7 +75,7 @@ class UpstreamReader:
         """The end of the answer, as far as the upstream told of it: tokens it did not count are 0."""
         return Finish(0, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
 
-    def _count(self, chunk: Wire) -> None:
+    def _count(self, chunk: ParsedJson) -> None:
         usage = as_object(chunk.get("usage"))
         if not usage:
             return
@@ -91,7 +91,7 @@ class UpstreamReader:
         pieces = cast("list[object]", given) if isinstance(given, list) else []
         return tuple(piece for piece in map(self._tool_call, map(as_object, pieces)) if piece is not None)
 
-    def _tool_call(self, call: Wire) -> ToolCallDelta | None:
+    def _tool_call(self, call: ParsedJson) -> ToolCallDelta | None:
         function = as_object(call.get("function"))
         name, call_id = _text(function.get("name")), _text(call.get("id"))
         given = call.get("index")
@@ -122,12 +122,12 @@ class UpstreamReader:
 def read_embeddings(answer: object) -> tuple[tuple[tuple[float, ...], ...], int]:
     """The vectors of an answer in the order of its texts, and its prompt tokens. Raises what reading rubbish raises."""
     body = as_object(answer)
-    rows = sorted(cast("list[Wire]", body["data"]), key=lambda row: row["index"])
+    rows = sorted(cast("list[ParsedJson]", body["data"]), key=lambda row: row["index"])
     vectors = tuple(tuple(float(number) for number in row["embedding"]) for row in rows)
     return vectors, _tokens(as_object(body.get("usage")).get("prompt_tokens"))
 
 
-def _first_choice(chunk: Wire) -> Wire:
+def _first_choice(chunk: ParsedJson) -> ParsedJson:
     choices = chunk.get("choices")
     found = cast("list[object]", choices) if isinstance(choices, list) else []
     return as_object(found[0]) if found else {}

@@ -15,7 +15,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.upstream.client import VIA_HEADER
+from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER

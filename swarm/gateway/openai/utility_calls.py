@@ -16,9 +16,18 @@ from typing import Annotated, Any, TypeVar, cast
 from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, field_validator, model_validator
 
-from swarm.engines.engine import Capabilities, Embeddings, Engine, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import (
+    Capabilities,
+    Embeddings,
+    Engine,
+    LoadedModel,
+    Ranking,
+    Tokens,
+    prompt_chars,
+    refuse_too_long,
+    refuse_too_long_texts,
+)
 from swarm.engines.openai_dialect import request_body
-from swarm.engines.prompt_bound import prompt_chars, refuse_too_long, refuse_too_long_texts
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part, off_loop, read_body
 from swarm.gateway.http.keys import CONDITION, DISPATCHER

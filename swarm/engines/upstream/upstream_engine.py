@@ -12,11 +12,10 @@ from swarm.engines.assembly import numbered, together
 from swarm.engines.engine import Capabilities, Embeddings, Engine, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.engines.registry import Isolation
-from swarm.engines.upstream.client import UpstreamHttp
+from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import EventStream, GenerationRequest, Prompt
-from swarm.registry.cache_shape import ModelShape
-from swarm.registry.memory import Load, MemoryNeed
+from swarm.registry.model_memory import Load, MemoryNeed, ModelShape
 
 
 class UpstreamEngine:

@@ -1,0 +1,261 @@
+"""How much memory a model takes while it runs, and what that depends on: its shape. Pure arithmetic.
+
+    memory needed = weights + KV cache + compute buffer + reserve
+
+* Weights: the file's size; llama.cpp maps or loads all of it.
+* KV cache (llama.cpp, src/llama-kv-cache.cpp, the constructor): per layer one key tensor of
+  `kv_heads * key_length` and one value tensor of `kv_heads * value_length` elements per cell, and
+  `context * slots` cells. Layers with a sliding window (src/llama-kv-cache-iswa.cpp) keep
+  `window * slots + ubatch` cells. Recurrent layers (src/llama-memory-recurrent.cpp) keep a fixed state per slot.
+* Compute buffer (llama.cpp, src/llama-context.cpp, `graph_reserve`): the widest step of one micro-batch, which is
+  its float32 logits, `ubatch * vocabulary`, and several activations as wide as the embedding.
+* Reserve: what does not scale with the model.
+
+A shape comes from a GGUF header where a file is at hand (`cache_shape`, as llama.cpp's src/llama-model.cpp reads it),
+else from the catalogue, else it is estimated from the parameter count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from swarm.errors import SetupError
+from swarm.registry.gguf_bytes import MAX_KEPT_ITEMS, Value
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+_BLOCK_ELEMENTS = 32  # ggml stores quantized caches in blocks of this many elements
+_BLOCK_BYTES: dict[CacheType, int] = {
+    "f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18,
+}  # fmt: skip
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+UBATCH_TOKENS = 512  # llama.cpp's default micro-batch
+FLOAT32_BYTES = 4
+CELL_PADDING = 256  # llama.cpp rounds the cells of a cache up to this
+
+UNKNOWN_VOCAB = 262_144  # the largest in common use: an estimate must not be too small
+UNKNOWN_EMBEDDING = 4096  # of an 8B model; activations are small beside the logits
+ACTIVATION_ROWS = 16  # embedding widths alive at once per token: attention, a feed-forward of 4x, residuals
+RESERVE_BYTES = 512 * MIB  # the process, 256 MiB of cached prompts, and allocator slack
+
+# Where nobody said what the cache looks like: an upper bound over the catalogue's models with grouped-query attention,
+# 148 kB per token (f16) up to 4B parameters and the 0.28th power beyond. Multi-head models of 2023 need more, and
+# their entries say so.
+ESTIMATED_KV_BYTES_PER_TOKEN_F16 = 148_000
+ESTIMATED_KV_KNEE_B = 4.0
+ESTIMATED_KV_GROWTH = 0.28
+
+CACHE_KEYS = frozenset({
+    "block_count", "embedding_length", "full_attention_interval",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+    "attention.key_length_swa", "attention.value_length_swa", "attention.shared_kv_layers",
+    "attention.sliding_window", "attention.sliding_window_pattern",
+    "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size", "ssm.group_count",
+})  # fmt: skip
+
+MAX_LAYERS = MAX_KEPT_ITEMS
+MAX_COUNT = 1 << 40  # no length or count of a model comes near; keeps arithmetic on hostile values small
+
+# Every n-th layer attends to everything, the others through a sliding window: llama.cpp knows these by architecture
+# where the file does not say. A model with a window that is not listed is taken to attend fully: an upper bound.
+_FULL_LAYER_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
+# Every n-th layer attends, the others are recurrent.
+_ATTENTION_EVERY = {"qwen3next": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """`layers` layers that cache alike: `kv_heads` keys and values of the given lengths for every token.
+
+    `window_tokens` is set for layers with sliding-window attention, which keep only that many of a request's tokens.
+    """
+
+    layers: int
+    kv_heads: int
+    key_length: int
+    value_length: int
+    window_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """All layers that cache something. Recurrent layers keep `state_bytes_per_slot`, however long the context."""
+
+    groups: tuple[LayerGroup, ...]
+    state_bytes_per_slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A model as the memory formula sees it; `cache` and `vocab_size` are None where nobody said.
+
+    `weights_exact` tells a measured file size from an estimate. `context_tokens` is what the model was trained for.
+    """
+
+    weights_bytes: int
+    weights_exact: bool
+    params_b: float
+    context_tokens: int | None
+    cache: CacheShape | None
+    vocab_size: int | None
+    embedding_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a model is asked to carry: `slots` requests at once, of `context_tokens` each, prompt and answer."""
+
+    context_tokens: int
+    slots: int = 1
+    cache_type: CacheType = "f16"
+
+    def __post_init__(self) -> None:
+        if self.context_tokens < 1 or self.slots < 1:
+            raise SetupError(f"{self.slots} slots of {self.context_tokens} tokens of context: give 1 or more of each")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a model takes while it runs, by part. `estimated` where its size or cache is not measured."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    reserve_bytes: int
+    estimated: bool
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.reserve_bytes
+
+
+def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:
+    """Memory that `shape` takes under `load`; the formula and its sources are at the top of this file."""
+    vocab = shape.vocab_size or UNKNOWN_VOCAB
+    embedding = shape.embedding_length or UNKNOWN_EMBEDDING
+    return MemoryNeed(
+        weights_bytes=shape.weights_bytes,
+        kv_bytes=_kv_bytes(shape, load),
+        compute_bytes=UBATCH_TOKENS * FLOAT32_BYTES * (vocab + ACTIVATION_ROWS * embedding),
+        reserve_bytes=RESERVE_BYTES,
+        estimated=not shape.weights_exact or shape.cache is None,
+    )
+
+
+def _kv_bytes(shape: ModelShape, load: Load) -> int:
+    cells = _padded(load.context_tokens * load.slots)
+    if shape.cache is None:
+        growth = max(1.0, shape.params_b / ESTIMATED_KV_KNEE_B) ** ESTIMATED_KV_GROWTH
+        per_token_f16 = round(ESTIMATED_KV_BYTES_PER_TOKEN_F16 * growth)
+        return cells * per_token_f16 * _BLOCK_BYTES[load.cache_type] // _BLOCK_BYTES["f16"]
+    cached = sum(_group_bytes(group, cells, load) for group in shape.cache.groups)
+    return cached + shape.cache.state_bytes_per_slot * load.slots
+
+
+def _group_bytes(group: LayerGroup, cells: int, load: Load) -> int:
+    if group.window_tokens is not None:
+        cells = min(cells, _padded(group.window_tokens * load.slots + UBATCH_TOKENS))
+    elements = group.layers * group.kv_heads * (group.key_length + group.value_length) * cells
+    return elements * _BLOCK_BYTES[load.cache_type] // _BLOCK_ELEMENTS
+
+
+def _padded(cells: int) -> int:
+    return -(-cells // CELL_PADDING) * CELL_PADDING
+
+
+def size_text(size_bytes: int) -> str:
+    """A size as people read it: `4.9 GiB`, below one gibibyte in MiB."""
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{-(-size_bytes // MIB)} MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchKeys:
+    """The values of one architecture, by their key without its prefix, each checked when asked for."""
+
+    architecture: str
+    values: dict[str, Value]
+
+    def get(self, key: str) -> Value | None:
+        return self.values.get(f"{self.architecture}.{key}")
+
+    def count(self, key: str) -> int | None:
+        """A non-negative number of something, or None where there is none that makes sense."""
+        value = self.get(key)
+        return value if isinstance(value, int) and _is_count(value) else None
+
+    def per_layer(self, key: str, layers: int) -> tuple[int, ...] | None:
+        """One count per layer, from an array or from one number for all."""
+        value = self.get(key)
+        if isinstance(value, tuple):
+            counts = tuple(int(item) for item in value if isinstance(item, int) and _is_count(item))
+            return counts if len(counts) == layers else None
+        count = self.count(key)
+        return None if count is None else (count,) * layers
+
+
+def _is_count(value: int) -> bool:
+    return 0 <= value <= MAX_COUNT
+
+
+def cache_shape(keys: ArchKeys) -> CacheShape | None:
+    """What each layer caches, alike layers together; None where the metadata do not say enough."""
+    layers = keys.count("block_count")
+    if not layers or layers > MAX_LAYERS:
+        return None
+    heads = keys.per_layer("attention.head_count", layers)
+    kv_heads = keys.per_layer("attention.head_count_kv", layers) or heads
+    most_heads = max(heads or (0,))
+    embedding = keys.count("embedding_length")
+    derived = embedding // most_heads if embedding and most_heads else None
+    key_length = keys.count("attention.key_length") or derived
+    value_length = keys.count("attention.value_length") or derived
+    if kv_heads is None or not key_length or not value_length:
+        return None
+    window_tokens = keys.count("attention.sliding_window")
+    narrow = (
+        keys.count("attention.key_length_swa") or key_length,
+        keys.count("attention.value_length_swa") or value_length,
+    )
+    attends = _attends(keys, layers)
+    shared = keys.count("attention.shared_kv_layers") or 0  # the last ones reuse the cache of earlier layers
+    groups: Counter[tuple[int, int, int, int | None]] = Counter()
+    for layer, slides in enumerate(_slides(keys, layers)):
+        if attends[layer] and kv_heads[layer] and layer < layers - shared:
+            lengths = narrow if slides else (key_length, value_length)
+            groups[(kv_heads[layer], *lengths, window_tokens if slides else None)] += 1
+    recurrent = sum(1 for layer in range(layers) if not attends[layer] or not kv_heads[layer])
+    return CacheShape(
+        tuple(LayerGroup(count, *group) for group, count in groups.items()), recurrent * _state_bytes(keys)
+    )
+
+
+def _attends(keys: ArchKeys, layers: int) -> list[bool]:
+    """For each layer, whether it is one of attention and not recurrent."""
+    every = keys.count("full_attention_interval") or _ATTENTION_EVERY.get(keys.architecture, 1)
+    return [(layer + 1) % every == 0 for layer in range(layers)]
+
+
+def _slides(keys: ArchKeys, layers: int) -> list[bool]:
+    """For each layer, whether it attends through the sliding window only."""
+    pattern = keys.get("attention.sliding_window_pattern")
+    if not keys.count("attention.sliding_window"):
+        return [False] * layers
+    if isinstance(pattern, tuple) and len(pattern) == layers:
+        return [bool(slides) for slides in pattern]
+    every = keys.count("attention.sliding_window_pattern") or _FULL_LAYER_EVERY.get(keys.architecture, 1)
+    return [(layer + 1) % every != 0 for layer in range(layers)]
+
+
+def _state_bytes(keys: ArchKeys) -> int:
+    """State of one recurrent layer for one request (llama.cpp, src/llama-hparams.cpp: n_embd_r and n_embd_s)."""
+    inner, state = keys.count("ssm.inner_size"), keys.count("ssm.state_size")
+    if not inner or not state:
+        return 0
+    kernel, groups = keys.count("ssm.conv_kernel") or 1, keys.count("ssm.group_count") or 0
+    convolution = (kernel - 1) * (inner + 2 * groups * state) if kernel else 0
+    return (convolution + inner * state) * FLOAT32_BYTES
