@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from swarm import program_version
-from swarm.commands.bench_endpoint import Endpoint, embedded_endpoints
+from swarm.commands.bench_endpoint import MeasuredEndpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
 from swarm.commands.output import complain, draw, say
 from swarm.errors import SetupError, SwarmError, UnknownModel
@@ -43,12 +43,12 @@ def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
 
 
 async def draw_samples(
-    wanted: Sequence[Wanted], endpoints: Mapping[str, Endpoint], parallel: int, store: SampleStore
+    wanted: Sequence[Wanted], endpoints: Mapping[str, MeasuredEndpoint], parallel: int, store: SampleStore
 ) -> None:
     """Draw all that is `wanted`, at most `parallel` at once from each of `endpoints` (by model); an error ends it."""
     progress = DrawingProgress(len(wanted))
 
-    async def work(endpoint: Endpoint, queue: Iterator[Wanted]) -> None:
+    async def work(endpoint: MeasuredEndpoint, queue: Iterator[Wanted]) -> None:
         for key, problem in queue:
             store.add(await endpoint.sample(problem, key))
             progress.step()
@@ -164,7 +164,7 @@ class VotesBenchmark:
         return found
 
     @asynccontextmanager
-    async def _endpoints(self) -> AsyncGenerator[dict[str, Endpoint]]:
+    async def _endpoints(self) -> AsyncGenerator[dict[str, MeasuredEndpoint]]:
         """The endpoint to ask for each model, in the order of the models."""
         options = self._options
         async with AsyncExitStack() as stack:
@@ -172,7 +172,7 @@ class VotesBenchmark:
                 models = _chosen(options.models, EMBEDDED_NAMES)
                 yield await stack.enter_async_context(embedded_endpoints(models))
             else:
-                endpoint = await stack.enter_async_context(Endpoint(options.url, options.api_key))
+                endpoint = await stack.enter_async_context(MeasuredEndpoint(options.url, options.api_key))
                 yield dict.fromkeys(_chosen(options.models, await endpoint.models()), endpoint)
 
 

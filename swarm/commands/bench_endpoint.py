@@ -72,7 +72,7 @@ class _Models(Frozen):
     data: tuple[_Model, ...] = ()
 
 
-class Endpoint:
+class MeasuredEndpoint:
     """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
@@ -214,17 +214,17 @@ class Silent:
 
 
 @asynccontextmanager
-async def embedded_endpoints(models: Sequence[str]) -> AsyncGenerator[dict[str, Endpoint]]:
+async def embedded_endpoints(models: Sequence[str]) -> AsyncGenerator[dict[str, MeasuredEndpoint]]:
     """An endpoint for each of `models`, on loopback ports of this process."""
     async with AsyncExitStack() as stack:
-        endpoints: dict[str, Endpoint] = {}
+        endpoints: dict[str, MeasuredEndpoint] = {}
         for model in models:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-bench-"))
             settings = {"model": model, "workers": SLOTS, "context": CONTEXT_TOKENS, "port": 0, "host": "127.0.0.1"}
             node = await stack.enter_async_context(
                 Node(make_settings({**settings, "data_dir": Path(folder)}), Silent())
             )
-            endpoints[model] = await stack.enter_async_context(Endpoint(node.setup.announced.url, None))
+            endpoints[model] = await stack.enter_async_context(MeasuredEndpoint(node.setup.announced.url, None))
         # llama.cpp's server installs handlers of its own while it loads: Ctrl-C is to end this run, not the process.
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         yield endpoints

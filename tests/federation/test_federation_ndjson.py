@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.ndjson import LineSplitter, LineTooLong
+from federation.peer_response import LineSplitter, LineTooLong
 
 
 @given(st.lists(st.binary(max_size=12).filter(lambda line: b"\n" not in line)), st.data())

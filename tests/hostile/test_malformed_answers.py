@@ -20,8 +20,7 @@ from federation.advertisement import parse_description, parse_hints
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.file_exchange import FilePeer, list_files, parse_file_list, parse_pieces, piece_hashes, read_piece
-from federation.ndjson import LineSplitter
-from federation.peer_response import AnswerLimits
+from federation.peer_response import AnswerLimits, LineSplitter
 from federation.roster import Roster, parse_roster
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import Tokens
