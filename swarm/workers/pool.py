@@ -349,7 +349,7 @@ class ModelWorkers:
 class WorkerPool:
     """Every model this node serves itself. Use as `async with`; models are loaded by `serve`.
 
-    At most `queue` requests wait for each model. `listeners` hear of waits and refusals; add to them at any time.
+    At most `queue` requests wait for each model. `listeners` are told of waits and refusals; add to them at any time.
     """
 
     def __init__(self, node_id: str, queue: int = DEFAULT_QUEUE) -> None:

@@ -423,8 +423,8 @@ class LlamaHttp:
                     yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # It never had the request, so that this says nothing against it.
-            told = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
-            raise Unavailable(told) from error
+            why = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
+            raise Unavailable(why) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:  # it had the request by then
             raise self._cut_off(error) from error
         except RuntimeError as error:  # aiohttp's for a read after this side has closed the connection

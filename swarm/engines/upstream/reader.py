@@ -72,7 +72,7 @@ class UpstreamReader:
         return Delta(0, text, reasoning, calls, logprobs) if text or reasoning or calls or logprobs else None
 
     def finish(self) -> Finish:
-        """The end of the answer, as far as the upstream told of it: tokens it did not count are 0."""
+        """The end of the answer, as far as the upstream told of it: tokens that it did not count are 0."""
         return Finish(0, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
 
     def _count(self, chunk: ParsedJson) -> None:

@@ -255,7 +255,7 @@ def reason_of(error: Exception) -> str:
 def upstream_body(request: GenerationRequest) -> dict[str, Any]:
     """What the upstream is asked: the client's own body where there is one, with all its unknown fields.
 
-    Changed are the model's name, streaming (so that a client that leaves is heard of, and usage comes along), `n` (each
+    Changed are the model's name, streaming (so that a client that leaves is noticed, and usage comes along), `n` (each
     choice is a request of its own: many servers ignore it), and what a vote varies; `echo`, which the gateway does, and
     our own `swarm` field stay here.
     """
