@@ -317,7 +317,7 @@ class Dispatcher:
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
-        fit = fit_to_vote(answering(others, request))
+        fit = fit_to_vote(able_among(others, request))
         room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
@@ -374,10 +374,10 @@ class Dispatcher:
 
 def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:
     """Whom of the nodes to ask instead; None where none of them can answer `request`."""
-    return next(iter(by_preference(answering(others, request))), None)
+    return next(iter(by_preference(able_among(others, request))), None)
 
 
-def answering(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
+def able_among(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
     """Who of the nodes can answer `request`; maybe nobody."""
     try:
         return who_can(request, others)
