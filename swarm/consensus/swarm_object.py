@@ -72,7 +72,7 @@ MAX_READ_CHARS = 4 * MAX_SHOWN_CHARS  # of each answer, before its white space i
 
 
 @dataclass(frozen=True, slots=True)
-class SeatsOut:
+class OutstandingSeats:
     """Voters of one model on one node that were asked and have not answered."""
 
     node: str
@@ -86,7 +86,7 @@ class BallotStanding:
 
     verdict: Verdict
     answers: Mapping[str, str]
-    out: tuple[SeatsOut, ...]
+    out: tuple[OutstandingSeats, ...]
 
 
 def short_answers(question: Question, candidates: Iterable[Candidate]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from swarm.consensus.judge import disputed
 from swarm.consensus.options import StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
-from swarm.consensus.swarm_object import BallotStanding, SeatsOut, short_answers
+from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
 from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import SamplingChange, may_decide_alone, prefill_costs_more
@@ -293,7 +293,7 @@ class BallotBox:
         if not self.call.progress or state == self._last_news:
             return None
         self._last_news = state
-        out = tuple(SeatsOut(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
+        out = tuple(OutstandingSeats(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
         return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._known), out)
 
     @property

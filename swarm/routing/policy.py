@@ -96,7 +96,8 @@ class Plan:
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
-    No peer gets more than its share (`seating.py`), whatever it says of itself; where that leaves fewer, they are fewer.
+    No peer gets more than its share (`seating.py`), whatever it says of itself; where that leaves fewer, there are
+    fewer.
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
     no more than its slots.
     """
