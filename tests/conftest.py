@@ -75,7 +75,7 @@ def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Calla
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("dist", "no") == "loadgroup":
+    if config.getoption("loadgroup", False):  # in a worker; `dist` is the main process's
         group_for_workers(items)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):

@@ -1,4 +1,4 @@
-"""One `swarm` process with the embedded model, for every client that the tests of this folder point at it."""
+"""One `swarm` process with the embedded model for the tests of each client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.node_process import NodeProcess
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node as a user starts it; the tests only ask it things, so one is enough for all of them."""
     with NodeProcess("kitchen", tmp_path_factory.mktemp("node")) as running:
@@ -18,7 +18,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def base_url(node: NodeProcess) -> str:
     """What users of a client are told to enter."""
     return f"{node.url}/v1"
