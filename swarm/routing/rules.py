@@ -19,7 +19,7 @@ MAX_SHOWN_CHARS = 40  # of a name that is too long
 
 Weight = Annotated[float, Field(strict=True, ge=0, le=MAX_WEIGHT, allow_inf_nan=False)]
 NodeName = Annotated[StrictStr, Field(min_length=1, max_length=MAX_NAME_CHARS)]
-ModelId = Annotated[StrictStr, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS)]
+PinnedModel = Annotated[StrictStr, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS)]
 Nodes = Annotated[
     tuple[NodeName, ...],
     Field(min_length=1, max_length=MAX_RULES),
@@ -38,7 +38,7 @@ class RoutingRules:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     weights: Annotated[Mapping[NodeName, Weight], Field(max_length=MAX_RULES)] = field(default_factory=dict[str, float])
-    pins: Annotated[Mapping[ModelId, Nodes], Field(max_length=MAX_RULES)] = field(
+    pins: Annotated[Mapping[PinnedModel, Nodes], Field(max_length=MAX_RULES)] = field(
         default_factory=dict[str, tuple[str, ...]]
     )
 
