@@ -1,1 +1,1 @@
-"""The command line: what each command takes, does and shows. What nodes do for themselves belongs to the other rooms."""
+"""The command line: what each command takes, does and shows. What nodes do belongs to the other rooms."""
