@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.commands.bench_options import add_bench
+from swarm.commands.bench_options import add_bench, read_bench
 from swarm.consensus.options import STRATEGIES
 from swarm.environment import API_KEY, texts
 
@@ -35,7 +35,7 @@ def add_asking_commands(commands: Any) -> None:
     _add_status(commands)
     _add_chat(commands)
     _add_vote(commands)
-    add_bench(commands, DEFAULT_URL, _client_key)
+    add_bench(commands, DEFAULT_URL, _bench)
 
 
 def _add_url(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +117,12 @@ def _vote(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
     )
     return vote(NodeApi(arguments.url, _client_key(arguments)), request, arguments.output)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from swarm.commands.bench import bench_votes
+
+    return bench_votes(read_bench(arguments, _client_key(arguments)))
 
 
 def _client_key(arguments: argparse.Namespace) -> str | None:

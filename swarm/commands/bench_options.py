@@ -115,8 +115,8 @@ def without_key(words: Sequence[str]) -> list[str]:
     return shown
 
 
-def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Namespace], str | None]) -> None:
-    """`swarm bench votes`; `client_key` finds the key to send."""
+def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
+    """`swarm bench votes`, which `run` does."""
     bench = commands.add_parser("bench", help="measure what votes buy")
     actions = bench.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     parser = actions.add_parser(
@@ -129,11 +129,6 @@ def add_bench(commands: Any, default_url: str, client_key: Callable[[argparse.Na
     _add_asked(parser.add_argument_group("whom to ask"), default_url)
     _add_questions(parser.add_argument_group("what to ask"))
     _add_results(parser.add_argument_group("results", "the report goes to standard output unless --report is given"))
-
-    def run(arguments: argparse.Namespace) -> int:
-        from swarm.commands.bench import bench_votes
-
-        return bench_votes(read_bench(arguments, client_key(arguments)))
 
     parser.set_defaults(run=run)
 

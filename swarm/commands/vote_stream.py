@@ -45,7 +45,7 @@ class VoterPart(Frozen):
     answer: Line = ""
 
 
-class SeatsOut(Frozen):
+class PendingSeats(Frozen):
     """Voters of one model on one node that have not answered."""
 
     node: Line
@@ -76,7 +76,7 @@ class VoteState(Frozen):
     shortfall: Line | None = None
     judge: Line | None = None
     candidates: Annotated[tuple[VoterPart, ...], Field(max_length=MAX_PARTS)] = ()
-    out: Annotated[tuple[SeatsOut, ...], Field(max_length=MAX_PARTS)] = ()
+    out: Annotated[tuple[PendingSeats, ...], Field(max_length=MAX_PARTS)] = ()
     final: bool = True
 
     @property

@@ -19,7 +19,7 @@ from swarm.commands.ballot_view import (
 )
 from swarm.commands.output import columns_of
 from swarm.commands.terminal import clean_line_of, rows_taken
-from swarm.commands.vote_stream import SeatsOut, VoterPart, VoteState, read_state, with_answers
+from swarm.commands.vote_stream import PendingSeats, VoterPart, VoteState, read_state, with_answers
 from swarm.errors import SwarmError
 
 ZEUS = VoterPart(voter="Zeus@kitchen", model="demo", group=0, weight=1, tokens=31, ms=412, answer="16")
@@ -28,7 +28,7 @@ ATLAS = VoterPart(voter="Atlas@attic", model="demo:c", group=1, weight=0.5, toke
 NOVA = VoterPart(voter="Nova@attic", model="demo:c", abstained="cut by length", tokens=64, ms=800)
 RUNNING = VoteState(
     strategy="majority", kind="number", votes=3, asked=5, wanted=5, winner="Zeus@kitchen", quorum=True,
-    candidates=(ZEUS, LUNA, ATLAS, NOVA), out=(SeatsOut(node="kitchen", model="demo"),), final=False,
+    candidates=(ZEUS, LUNA, ATLAS, NOVA), out=(PendingSeats(node="kitchen", model="demo"),), final=False,
 )  # fmt: skip
 OVER = RUNNING.model_copy(
     update={
@@ -104,7 +104,7 @@ def hostile(count: int) -> VoteState:
         for n in range(count)
     ]
     failed = VoterPart(voter="x", model=evil, abstained=f"failed: {evil}")
-    out = (SeatsOut(node=evil, model=evil, seats=30),)
+    out = (PendingSeats(node=evil, model=evil, seats=30),)
     return VoteState(
         strategy=evil, kind=evil, votes=count, asked=count + 31, wanted=64, winner=voters[0].voter, judge=evil,
         agreement=0.3, quorum=True, stopped_by=evil, candidates=(*voters, failed), out=out, final=False,
