@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, ModelId, PositiveInt, left_out
+from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, PositiveInt, RequestedModel, left_out
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -207,7 +207,7 @@ class Thinking(Part):
 class PromptBody(Body):
     """`POST /v1/messages/count_tokens`: everything that makes the prompt."""
 
-    model: ModelId
+    model: RequestedModel
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None

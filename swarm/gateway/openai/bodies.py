@@ -59,7 +59,7 @@ MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
 _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
-ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
+RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
@@ -191,7 +191,7 @@ class StreamOptions(Part):
 class Sampling(Body):
     """Parameters that chat and plain completions share, with OpenAI's ranges (and llama.cpp's own samplers)."""
 
-    model: ModelId
+    model: RequestedModel
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -376,7 +376,7 @@ class CompletionBody(Sampling):
 class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
-    model: ModelId
+    model: RequestedModel
     input: (
         Annotated[str, Field(min_length=1)]
         | PromptTokens
