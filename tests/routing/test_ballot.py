@@ -320,7 +320,7 @@ async def test_the_grace_begins_with_the_quorum_and_is_not_extended() -> None:
     started = time.monotonic()
     verdict = (await outcome_of(hall.call(("here", 2), ("a", 1), ("b", 1)), min_grace_s=SHORT_S)).verdict
     assert (verdict.stopped_by, verdict.votes) == ("deadline", 2)
-    assert SHORT_S <= time.monotonic() - started < 1
+    assert SHORT_S <= time.monotonic() - started < LONG_S / 2
     assert hall.cancelled == {"a", "b"}
 
 
