@@ -75,25 +75,35 @@ def guarded(test: Callable[..., Awaitable[None]], most_s: float | None) -> Calla
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("loadgroup", False):  # in a worker; `dist` is the main process's
-        group_for_workers(items)
+    if hasattr(config, "workerinput"):  # of pytest-xdist: those that take longest begin first
+        items.sort(key=lambda item: scope_of(item.nodeid) != PROCESSES)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = guarded(item.obj, None if item.get_closest_marker("slow") else MOST_S)
 
 
-def group_for_workers(items: list[pytest.Item]) -> None:
-    """A file's tests share their fixtures, and so a worker of pytest-xdist.
+PROCESSES = "node processes"
 
-    Those in network namespaces all share one: several swarms at once would be too much for two cores. They come first,
-    since that worker has nothing else to do until they are done.
+
+def scope_of(nodeid: str) -> str:
+    """Which tests share a worker of pytest-xdist: a file's, and with it their fixtures.
+
+    Those of node processes all share one: several swarms at once would be too much for two cores.
     """
-    items.sort(key=lambda item: item.get_closest_marker("netns") is None)
-    for item in items:
-        namespaces = item.get_closest_marker("netns") is not None
-        item.add_marker(
-            pytest.mark.xdist_group("namespaces" if namespaces else f"{item.path.parent.name}-{item.path.stem}")
-        )
+    path = nodeid.partition("::")[0]
+    return PROCESSES if path.startswith(("tests/e2e/", "tests/faults/")) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Each worker takes one scope after the other, in the order of collection."""
+    from xdist.scheduler import LoadScopeScheduling  # only where several workers were asked for
+
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    return ByScope(config, log)
 
 
 def pytest_collection_finish() -> None:
