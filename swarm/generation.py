@@ -6,8 +6,9 @@ OpenAI's. Events never leave the process one by one through pydantic: they are p
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -212,3 +213,34 @@ class Finish:
 
 GenerationEvent = Delta | Finish
 EventStream = AsyncGenerator[GenerationEvent, None]  # closing it cancels
+
+
+def prompt_chars(request: GenerationRequest) -> int:
+    """How long the prompt is, in characters or tokens: never more than its bytes."""
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    return sum(map(len, texts_of(request)))
+
+
+def texts_of(request: GenerationRequest) -> Iterator[str]:
+    """Every text that goes into the prompt of `request`."""
+    if isinstance(request.prompt, str):
+        yield request.prompt
+    yield request.suffix or ""
+    for extra in request.input_extra:
+        yield extra.text
+    for message in request.messages or ():
+        yield from _said(message)
+    for tool in request.tools:
+        yield tool.function.description
+
+
+def _said(message: JsonObject) -> Iterator[str]:
+    calls = message.get("tool_calls")
+    arguments: list[JsonValue] = []
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments.append(function.get("arguments") if isinstance(function, dict) else None)
+    for text in itertools.chain([message.get("content"), message.get("reasoning_content")], arguments):
+        if isinstance(text, str):
+            yield text

@@ -20,17 +20,14 @@ as JSON or is sent. What only may be too long, the engine counts. Pure.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import JsonValue
-
 from federation.advertisement import Capabilities
 from swarm.errors import ContextExceeded
-from swarm.generation import EventStream, GenerationRequest, JsonObject, Prompt
+from swarm.generation import EventStream, GenerationRequest, Prompt, texts_of
 
 UNKNOWN_TOKEN_BYTES = 1024  # where the vocabulary is not known, or leaves text out: four times the longest seen (256)
 MIN_TOKEN_BYTES = 16  # a vocabulary of single bytes has special tokens, too
@@ -213,37 +210,6 @@ def refuse_too_long_texts(texts: Sequence[Prompt], model: LoadedModel) -> None:
 def most_bytes(model: LoadedModel) -> int | None:
     """What fits at the very most; None where nothing is known of the tokens."""
     return None if model.longest_token_bytes is None else model.context_tokens * model.longest_token_bytes
-
-
-def prompt_chars(request: GenerationRequest) -> int:
-    """How long the prompt is, in characters or tokens: never more than its bytes."""
-    if isinstance(request.prompt, tuple):
-        return len(request.prompt)
-    return sum(map(len, texts_of(request)))
-
-
-def texts_of(request: GenerationRequest) -> Iterator[str]:
-    """Every text that goes into the prompt of `request`."""
-    if isinstance(request.prompt, str):
-        yield request.prompt
-    yield request.suffix or ""
-    for extra in request.input_extra:
-        yield extra.text
-    for message in request.messages or ():
-        yield from _said(message)
-    for tool in request.tools:
-        yield tool.function.description
-
-
-def _said(message: JsonObject) -> Iterator[str]:
-    calls = message.get("tool_calls")
-    arguments: list[JsonValue] = []
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        arguments.append(function.get("arguments") if isinstance(function, dict) else None)
-    for text in itertools.chain([message.get("content"), message.get("reasoning_content")], arguments):
-        if isinstance(text, str):
-            yield text
 
 
 def _refuse_bytes(texts: Iterable[str], room: int, context_tokens: int) -> None:

@@ -13,8 +13,8 @@ from aiohttp import web
 from federation.advertisement import NodeDescription
 from federation.membership import Membership
 from federation.trust import Trust
+from swarm.gateway.answers.answer_form import PACING, Pacing
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
-from swarm.gateway.answers.streams import PACING, Pacing
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules

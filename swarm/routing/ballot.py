@@ -22,9 +22,9 @@ from swarm.errors import EngineDied, EngineFailed, SwarmError
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest
 from swarm.routing.ballot_box import BallotBox, BallotCall, BallotResult, Begun, Failure, Report, RunVoters
 from swarm.routing.poison_pills import RequestContent
+from swarm.routing.policy import Batch, ReplicaKey, key_of
 from swarm.routing.replica_client import Meter, ReplicaClient
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, ReplicaKey, key_of
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from swarm.errors import (
 )
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.peer_answers import OnEvent
+from swarm.routing.policy import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned
 from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,8 @@ from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
-from swarm.engines.engine import prompt_chars
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, prompt_chars
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
@@ -26,12 +25,17 @@ from swarm.routing.observations import ConductCounts, Demand, dissents, findings
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.policy import (
+    Batch,
     Defaults,
     Plan,
     VoteOptions,
+    in_waves,
     make_plan,
     measured_strength,
+    room_left,
+    sampled_here_too,
     seat_weights,
+    seated_anew,
     strategy_of,
     stream_mode,
     strongest_first,
@@ -43,7 +47,6 @@ from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, with_sa
 from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules
-from swarm.routing.seating import Batch, in_waves, room_left, sampled_here_too, seated_anew
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall, UtilityRoom

@@ -28,6 +28,7 @@ from swarm.generation import Usage
 from swarm.moving_mean import moving_mean
 from swarm.registry.known_sizes import refutes
 from swarm.routing.preference import crowding
+from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import Replica, ReplicaKey
 
 DEMAND_WINDOW_S = 2.0  # a client that asks again at all does so within moments; a rush may be forgotten soon after
@@ -47,6 +48,9 @@ MIN_PACED = 5  # answers measured before an overclaim is
 MIN_REFUTED_SHARE = 0.8
 OVERCLAIM = 4.0  # times as fast as measured: a busy node and a slow network explain less
 Z_99 = 2.58  # of the normal distribution: an interval that holds the true share 99 times in 100
+MAX_CONVERSATIONS = 4096  # remembered, the least recently used forgotten first; each is some 200 bytes
+CONVERSATION_LIFETIME_S = 900.0  # after a quarter of an hour a slot has most likely been used for something else
+
 UNSEEN_TOKENS = 64  # an answer may have beyond one for each byte of it: markup around calls and thoughts
 
 
@@ -325,3 +329,29 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 def possible_tokens(reported: int, sent_bytes: int) -> int:
     """How many of the tokens that a peer names can be in what it sent: a token has a byte, but for unseen ones."""
     return min(reported, sent_bytes + UNSEEN_TOKENS)
+
+
+class Affinity:
+    """Where each conversation was answered last: its prompt is in the cache there. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._places: OrderedDict[bytes, tuple[ReplicaKey, float]] = OrderedDict()
+
+    def place_of(self, prefixes: Prefixes) -> ReplicaKey | None:
+        """Who answered the longest known beginning."""
+        now_s = self._clock()
+        for prefix in prefixes.earlier:
+            found = self._places.get(prefix)
+            if found is not None and now_s - found[1] <= CONVERSATION_LIFETIME_S:
+                return found[0]
+        return None
+
+    def answered(self, prefixes: Prefixes, place: ReplicaKey) -> None:
+        """`place` has answered."""
+        if prefixes.whole is None:
+            return
+        self._places[prefixes.whole] = (place, self._clock())
+        self._places.move_to_end(prefixes.whole)
+        if len(self._places) > MAX_CONVERSATIONS:
+            self._places.popitem(last=False)

@@ -1,17 +1,14 @@
-"""By what a conversation is known again, and where it was answered last: its prompt is in the cache there.
+"""By what a conversation is known again (`Affinity` remembers where it was answered last).
 
 A request is kept under the hash of the whole of it; a later one that goes on from it has that hash among those of its
 own beginnings. A chat goes on where the next message is the assistant's; that two chats share a system prompt does not
-make them one. A raw prompt has a hash for each full block. The work is bounded, whatever the prompt's size, and what is
-remembered is bounded in number and in age.
+make them one. A raw prompt has a hash for each full block. The work is bounded, whatever the prompt's size.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -19,7 +16,6 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from swarm.generation import GenerationRequest, JsonObject, Prompt
-from swarm.routing.replicas import ReplicaKey
 
 MAX_HASHED_CHARS = 262_144  # some 64,000 tokens, a millisecond's work; beyond it two prompts count as alike
 MAX_LEAVES = 20_000  # values looked at in a conversation's JSON, for messages of many tiny parts
@@ -27,9 +23,6 @@ BLOCK = 512  # characters (or tokens) of a raw prompt between two hashes: about 
 LONG_CHARS = 2_000  # a prompt repeated as it was is worth following if it has some 500 tokens
 LEAST_SHARE = 0.5  # of a raw prompt must be known; shared instructions at its beginning are no conversation
 HASH_BYTES = 8
-
-MAX_CONVERSATIONS = 4096  # remembered, the least recently used forgotten first; each is some 200 bytes
-LIFETIME_S = 900.0  # after a quarter of an hour a slot has most likely been used for something else
 
 
 class _Hash(Protocol):
@@ -140,29 +133,3 @@ def _leaves(value: JsonValue) -> Iterator[tuple[str, str]]:
         else:
             stack.pop()
             yield "]", ""
-
-
-class Affinity:
-    """`clock` is monotonic seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._places: OrderedDict[bytes, tuple[ReplicaKey, float]] = OrderedDict()
-
-    def place_of(self, prefixes: Prefixes) -> ReplicaKey | None:
-        """Who answered the longest known beginning."""
-        now_s = self._clock()
-        for prefix in prefixes.earlier:
-            found = self._places.get(prefix)
-            if found is not None and now_s - found[1] <= LIFETIME_S:
-                return found[0]
-        return None
-
-    def answered(self, prefixes: Prefixes, place: ReplicaKey) -> None:
-        """`place` has answered."""
-        if prefixes.whole is None:
-            return
-        self._places[prefixes.whole] = (place, self._clock())
-        self._places.move_to_end(prefixes.whole)
-        if len(self._places) > MAX_CONVERSATIONS:
-            self._places.popitem(last=False)

@@ -17,9 +17,9 @@ from typing import TypeVar
 from federation.client import PeerClient
 from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, prompt_chars, refuse_too_long
+from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
-from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta
+from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta, prompt_chars
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.preference import RoutingReason

@@ -26,10 +26,18 @@ from typing import Protocol
 
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
-from swarm.routing.observations import OVERCLAIM, Conduct, MeasuredSpeeds, Outstanding, corrected, possible_tokens
+from swarm.routing.observations import (
+    OVERCLAIM,
+    Affinity,
+    Conduct,
+    MeasuredSpeeds,
+    Outstanding,
+    corrected,
+    possible_tokens,
+)
 from swarm.routing.poison_pills import PoisonPills
 from swarm.routing.preference import within_reason
-from swarm.routing.prefix import Affinity, Prefixes
+from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey
 from swarm.routing.rules import RoutingRules, ruled, unheard_of
 

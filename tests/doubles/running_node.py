@@ -18,7 +18,7 @@ from federation.membership import Membership
 from federation.trust import Trust
 from swarm.consensus.options import Strategy, StreamMode
 from swarm.engines.engine import Engine
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S

@@ -14,7 +14,7 @@ import pytest
 from federation.hostport import Address
 from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, EngineFailed, Unavailable
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.anthropic_events import parsed, streamed
 from tests.doubles.clients import Client, anthropic_client, connect

@@ -12,7 +12,7 @@ import pytest
 from federation.hostport import Address
 from federation.tasks import cancel_and_wait
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready

@@ -11,7 +11,7 @@ import pytest
 
 from federation import wire
 from swarm.errors import BadRequest, EngineFailed
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step

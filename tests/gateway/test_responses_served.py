@@ -13,7 +13,7 @@ from openai import APIError
 
 from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, connect, openai_client
 from tests.doubles.response_events import ended, kinds, read_events

@@ -13,7 +13,7 @@ import pytest
 
 from swarm.consensus.options import STREAM_MODES, StreamMode
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect

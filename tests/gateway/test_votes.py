@@ -11,7 +11,7 @@ import pytest
 
 from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, EngineFailed
-from swarm.gateway.answers.streams import Pacing
+from swarm.gateway.answers.answer_form import Pacing
 from tests.doubles.clients import Reply, chat_body
 from tests.doubles.scripted_engine import PROMPT_TOKENS
 from tests.doubles.stage import SLOTS, Stage, staged

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.generation import FunctionSpec, GenerationRequest, Prompt, ToolSpec
-from swarm.routing.prefix import (
-    BLOCK,
-    LIFETIME_S,
-    LONG_CHARS,
-    MAX_CONVERSATIONS,
-    MAX_HASHED_CHARS,
-    Affinity,
-    Prefixes,
-    prefixes_of,
-)
+from swarm.routing.observations import CONVERSATION_LIFETIME_S, MAX_CONVERSATIONS, Affinity
+from swarm.routing.prefix import BLOCK, LONG_CHARS, MAX_HASHED_CHARS, Prefixes, prefixes_of
 from tests.doubles.replicas import Clock
 
 A, B = ("a", "m"), ("b", "m")
@@ -98,7 +90,7 @@ def test_a_conversation_is_forgotten_in_time() -> None:
     clock = Clock()
     affinity = Affinity(clock)
     affinity.answered(chat(*FIRST), A)
-    clock.now += LIFETIME_S
+    clock.now += CONVERSATION_LIFETIME_S
     assert affinity.place_of(chat(*SECOND)) == A
     clock.now += 1
     assert affinity.place_of(chat(*SECOND)) is None

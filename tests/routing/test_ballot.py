@@ -22,9 +22,9 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing.ballot import MAX_UNREAD, hold_ballot
 from swarm.routing.ballot_box import BallotBox, BallotCall, BallotResult, Failure, Report, no_candidate
 from swarm.routing.peer_answers import OnEvent
+from swarm.routing.policy import Batch
 from swarm.routing.replica_client import Meter
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch
 from tests.doubles.waiting import eventually
 
 SHORT_S = 0.03

@@ -15,9 +15,8 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonOb
 from swarm.registry.weights_file import Measured
 from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
-from swarm.routing.policy import measured_strength, stream_mode, strongest_first
+from swarm.routing.policy import Batch, measured_strength, stream_mode, strongest_first
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch
 
 WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
 END = Finish(0, "stop", Usage())

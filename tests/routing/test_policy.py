@@ -16,12 +16,12 @@ from swarm.routing.policy import (
     Defaults,
     VoteOptions,
     make_plan,
+    seat_limits,
     spread,
     strategy_of,
 )
 from swarm.routing.preference import by_preference
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import seat_limits
 from tests.doubles.replicas import replica
 
 FIVE = Defaults(votes=5)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from swarm.consensus.waves import SamplingChange
+from swarm.routing.policy import Batch, OwnVoters, batches_of, in_waves, key_of, seated_anew
 from swarm.routing.replicas import Replica
-from swarm.routing.seating import Batch, OwnVoters, batches_of, in_waves, key_of, seated_anew
 
 NOBODY = OwnVoters({}, frozenset())
 

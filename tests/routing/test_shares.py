@@ -9,9 +9,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from swarm.routing.policy import MAX_VOTES, Defaults, VoteOptions, make_plan, spread
+from swarm.routing.policy import (
+    MAX_VOTES,
+    Defaults,
+    VoteOptions,
+    make_plan,
+    parties_of,
+    room_left,
+    seat_limits,
+    share_of_a_peer,
+    spread,
+)
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able
-from swarm.routing.seating import parties_of, room_left, seat_limits, share_of_a_peer
 from tests.doubles.replicas import replica
 
 

@@ -19,9 +19,8 @@ from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed
-from swarm.gateway.answers.answer_form import AnswerWriter, message_object, show_standing
+from swarm.gateway.answers.answer_form import AnswerWriter, Pacing, message_object, open_stream, show_standing
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
-from swarm.gateway.answers.streams import Pacing, open_stream
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics

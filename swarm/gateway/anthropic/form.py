@@ -15,8 +15,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from swarm.errors import SwarmError
-from swarm.gateway.answers.answer_form import CallOpening, honest_reason
-from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
+from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
 from swarm.gateway.openai.bodies import as_object

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from federation import wire
-from federation.tls import is_encrypted, member_of
+from federation.tls import member_of
 from federation.trust import Trust
 from swarm.errors import Forbidden
 from swarm.gateway.http.access import (
@@ -48,7 +48,7 @@ class PeerGate:
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         path = request.path if resource is None else resource.canonical
-        if is_encrypted(request.transport):
+        if request.secure:
             node_id = member_of(request.transport)
             check_membership(path, node_id, self._trust.is_member(node_id), request.headers.get(wire.FROM_HEADER))
             request[MEMBER] = node_id or ""

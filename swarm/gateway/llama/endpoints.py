@@ -13,9 +13,9 @@ from swarm import program_version
 from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
+from swarm.gateway.answers.answer_form import SSE, Dialect, OpenStream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
-from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import MAX_MODEL_CHARS

@@ -13,8 +13,7 @@ from typing import Literal, cast
 
 from pydantic import JsonValue
 
-from swarm.gateway.answers.answer_form import CallOpening, honest_reason, message_object
-from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
+from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason, message_object
 from swarm.gateway.http.bodies import compact
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 

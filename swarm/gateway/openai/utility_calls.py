@@ -23,7 +23,6 @@ from swarm.engines.engine import (
     LoadedModel,
     Ranking,
     Tokens,
-    prompt_chars,
     refuse_too_long,
     refuse_too_long_texts,
 )
@@ -41,7 +40,7 @@ from swarm.gateway.openai.bodies import (
     RequestedModel,
     Sampling,
 )
-from swarm.generation import ExtraText, GenerationRequest, JsonObject
+from swarm.generation import ExtraText, GenerationRequest, JsonObject, prompt_chars
 from swarm.routing.replicas import SWARM_ALIAS, Replica
 from swarm.routing.utilities import EMBED, RERANK, UtilityCall
 

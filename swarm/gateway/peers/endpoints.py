@@ -22,9 +22,9 @@ from federation.errors import RosterError
 from federation.roster import Roster
 from swarm.consensus.options import MAX_VOTES, Strategy
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
+from swarm.gateway.answers.answer_form import NDJSON, PACING, open_stream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, refuse_impossible
 from swarm.gateway.answers.request_context import AnswerRequest
-from swarm.gateway.answers.streams import NDJSON, PACING, open_stream
 from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
 from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, TRUST

@@ -7,9 +7,9 @@ from dataclasses import replace
 from aiohttp import web
 
 from swarm.errors import BadRequest
+from swarm.gateway.answers.answer_form import SSE, Dialect, OpenStream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
-from swarm.gateway.answers.streams import SSE, Dialect, OpenStream
 from swarm.gateway.http.bodies import read_body
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.events import ResponseEvents
