@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-MOST_MODULES: Final = 171  # of `swarm/`, without `__init__.py`
+MOST_MODULES: Final = 169  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "swarm/environment.py": "read by the command line before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
@@ -25,10 +25,10 @@ SHARED_NAMES: Final = {  # that are types in two modules or more, and why
     "JsonObject": "means the same in both: `hardware` must not import `swarm`",
 }
 LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import within a function, and why
-MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts
-    "chat": {"files": 45, "touched": 68, "hand_offs": 82, "generators": 5},
-    "mdns": {"files": 16, "touched": 20, "hand_offs": 26, "generators": 0},
-    "model": {"files": 25, "touched": 27, "hand_offs": 35, "generators": 6},
+MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
+    "chat": {"files": 40, "touched": 67, "hand_offs": 78, "generators": 5},
+    "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
+    "model": {"files": 26, "touched": 29, "hand_offs": 38, "generators": 6},
 }
 
 
