@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 APPLICATION = "local-swarm"
-MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/http/admission.py`)
+MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/http/in_progress.py`)
 DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
 MAX_SHOWN_CHARS = 100  # of a value that is refused
 

@@ -257,7 +257,7 @@ def peer_failure(replica: Replica, error: PeerError) -> SwarmError:
 
 
 def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> SwarmError:
-    """A peer's error object (the gateway's, see `gateway/errors.py`) as the error that it was there."""
+    """A peer's error object (the gateway's, see `gateway/http/errors.py`) as the error that it was there."""
     message = printable(str(detail.get("message") or f"answered {status}"))[:MAX_MESSAGE_CHARS]
     match detail.get("code"), detail.get("n_prompt_tokens"), detail.get("n_ctx"):
         case "context_length_exceeded", int(prompt_tokens), int(context_tokens):

@@ -104,7 +104,7 @@ class Plan:
 def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
-    No peer gets more than its share (`seating.py`), whatever it says of itself; where that leaves fewer, there are
+    No peer gets more than its share (`share_of_a_peer`), whatever it says of itself; where that leaves fewer, there are
     fewer.
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
     no more than its slots.

@@ -1,0 +1,29 @@
+"""What documents and docstrings say of files: each named file exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+NAMED: Final = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml|json|sh))`")
+MADE: Final = {"config.toml", "control.json", "trail-1.json", "weights.json"}  # files that a user or a run makes
+
+
+def tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_every_file_that_is_named_exists() -> None:
+    files = tracked()
+    endings = {"/".join(parts[start:]) for file in files for parts in [file.split("/")] for start in range(len(parts))}
+    readers = [file for file in files if (file.endswith(".md") and file != "CHANGELOG.md") or file.endswith(".py")]
+    missing = {
+        f"{reader}: {name}"
+        for reader in readers
+        for name in NAMED.findall((ROOT / reader).read_text(encoding="utf-8"))
+        if name not in endings and name not in MADE
+    }
+    assert not missing, "\n".join(sorted(missing))
