@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any
+from weakref import WeakSet
+
+_ending: WeakSet[asyncio.Task[Any]] = WeakSet()  # `cancelling()` does not tell: `asyncio.timeout` cancels its task, too
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, ...]:
     """Cancel `tasks` (None counts for nothing) and return when all are over; the errors that some ended with.
 
-    A task is cancelled once: one that is being cancelled already is only waited for, since a second time would keep it
-    from cleaning up. For the same reason whoever waits here may be cancelled, and the tasks still clean up in peace:
+    A task is cancelled once, however many wait for its end here, since a second time would keep it from cleaning up.
+    For the same reason whoever waits here may be cancelled, and the tasks still clean up in peace:
     CancelledError is raised when they are over. Do not pass a task that others await the result of, unless they are to
     be cancelled, too. A task cannot wait for itself: RuntimeError.
     """
@@ -19,7 +22,8 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, 
     if asyncio.current_task() in given:
         raise RuntimeError("a task cannot wait for its own end")
     for task in given:
-        if not task.cancelling():
+        if task not in _ending:
+            _ending.add(task)
             task.cancel()
     interrupted: asyncio.CancelledError | None = None
     while running := [task for task in given if not task.done()]:

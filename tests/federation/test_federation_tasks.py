@@ -131,3 +131,28 @@ async def test_a_crash_is_reported_with_its_traceback_and_a_cancellation_is_not(
     assert record.getMessage() == "nobody looks any more: restart this node and report this"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
+
+
+async def test_a_timeout_that_ends_in_the_same_moment_swallows_no_cancellation() -> None:
+    limits: list[asyncio.Timeout] = []
+
+    async def look_again_and_again() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    limits.append(limit)
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                continue
+
+    task = asyncio.create_task(look_again_and_again())
+    await asyncio.sleep(0)
+    limits[0].reschedule(asyncio.get_running_loop().time())
+    await asyncio.sleep(0)
+    assert task.cancelling(), "the time is up, and the task has not run since"
+    ending = cancel_and_wait(task)
+    ending.send(None)  # now, not in a later turn of the loop, up to where it waits
+    ending.close()
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+    assert len(limits) == 1
