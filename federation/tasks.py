@@ -7,6 +7,9 @@ import logging
 from typing import Any
 from weakref import WeakSet
 
+LOST_S = 1.0  # then a task that was cancelled and is at work again is taken to have lost it
+
+log = logging.getLogger(__name__)
 _ending: WeakSet[asyncio.Task[Any]] = WeakSet()  # `cancelling()` does not tell: `asyncio.timeout` cancels its task, too
 
 
@@ -15,7 +18,8 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, 
 
     A task is cancelled once, however many wait for its end here, since a second time would keep it from cleaning up.
     For the same reason whoever waits here may be cancelled, and the tasks still clean up in peace:
-    CancelledError is raised when they are over. Do not pass a task that others await the result of, unless they are to
+    CancelledError is raised when they are over. One that takes its cancellation back (`uncancel`) and goes on is cancelled
+    again after LOST_S, with a warning in the log: it would be waited for for ever. Do not pass a task that others await the result of, unless they are to
     be cancelled, too. A task cannot wait for itself: RuntimeError.
     """
     given = tuple(task for task in tasks if task is not None)
@@ -28,9 +32,13 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, 
     interrupted: asyncio.CancelledError | None = None
     while running := [task for task in given if not task.done()]:
         try:
-            await asyncio.wait(running)
+            await asyncio.wait(running, timeout=LOST_S)
         except asyncio.CancelledError as error:
             interrupted = error
+        for task in running:
+            if not task.done() and not task.cancelling():
+                log.warning("task %s went on after it was cancelled: it is cancelled again", task.get_name())
+                task.cancel()
     errors = [task.exception() for task in given if not task.cancelled()]  # asked for, so that asyncio reports none
     if interrupted is not None:
         raise interrupted

@@ -156,3 +156,20 @@ async def test_a_timeout_that_ends_in_the_same_moment_swallows_no_cancellation()
     await asyncio.wait([task], timeout=5)
     assert task.cancelled()
     assert len(limits) == 1
+
+
+async def test_a_task_that_takes_its_cancellation_back_is_cancelled_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def goes_on_once() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            assert current is not None
+            current.uncancel()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(goes_on_once(), name="stubborn")
+    await asyncio.sleep(0)
+    assert await cancel_and_wait(task) == ()
+    assert task.cancelled()
+    assert "task stubborn went on" in caplog.text
