@@ -18,9 +18,11 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, 
 
     A task is cancelled once, however many wait for its end here, since a second time would keep it from cleaning up.
     For the same reason whoever waits here may be cancelled, and the tasks still clean up in peace:
-    CancelledError is raised when they are over. One that takes its cancellation back (`uncancel`) and goes on is cancelled
-    again after LOST_S, with a warning in the log: it would be waited for for ever. Do not pass a task that others await the result of, unless they are to
-    be cancelled, too. A task cannot wait for itself: RuntimeError.
+    CancelledError is raised when they are over. One that takes its cancellation back (`uncancel`) and goes on is
+    cancelled again after LOST_S, with a warning in the log: it would be waited for for ever.
+
+    Do not pass a task that others await the result of, unless they are to be cancelled, too. A task cannot wait for
+    itself: RuntimeError.
     """
     given = tuple(task for task in tasks if task is not None)
     if asyncio.current_task() in given:
