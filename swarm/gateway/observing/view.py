@@ -14,7 +14,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -82,6 +82,7 @@ class AccessEntry:
     management: Literal["this machine", "this machine or admin key"]
 
 
+# Has the fields of routing's `ConductCounts`, which takes long to import.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConductEntry:
     """How a peer has behaved towards this node, in counts of answers.
@@ -373,15 +374,7 @@ def peer_entry(
 
 def conduct_entry(account: ConductCounts) -> ConductEntry:
     """The counts of how a peer behaved."""
-    return ConductEntry(
-        answers=account.answers,
-        malformed=account.malformed,
-        overstated=account.overstated,
-        votes=account.votes,
-        dissent=account.dissent,
-        paced=account.paced,
-        refuted=account.refuted,
-    )
+    return ConductEntry(**asdict(account))
 
 
 def trust_entry(trust: Trust | None, peers: Sequence[Peer]) -> TrustEntry:
