@@ -1,15 +1,15 @@
 """A request over which llama.cpp ends, in four real nodes with engine hosts: one engine is lost, and no node.
 
-Whatever is known to end llama.cpp is refused before it gets there, so the host is ended for it, by SIGABRT, as soon as
-the request is in it. On loopback, without root.
+Whatever is known to end llama.cpp is refused before it gets there, so the host is ended for it, by SIGABRT. Hosts stand
+still meanwhile (SIGSTOP), so that none has answered before its signal comes. On loopback, without root.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,21 @@ class FourNodes:
             return [node for node in self.nodes.values() if await slots_free(node) not in (None, SLOTS)]
 
         return await eventually(busy, SEEN_S, "the request is in an engine", until=lambda found: len(found) == count)
+
+    @contextmanager
+    def standing_still(self) -> Generator[None]:
+        """Engines take requests in the block and do nothing with them; signals that they got take effect after it.
+
+        Shorter than the time after which an engine that makes no progress is ended by its node.
+        """
+        hosts = [host for name in ENGINES for host in hosts_of(self.nodes[name])]
+        for host in hosts:
+            host.suspend()
+        try:
+            yield
+        finally:
+            for host in hosts:
+                host.resume()
 
     async def asked(self) -> dict[str, float]:
         """How many requests each engine's node got from its peers so far, those it refused at once included."""
@@ -113,7 +128,7 @@ async def swarm(tmp_path: Path) -> AsyncIterator[FourNodes]:
 
 
 def long_request(model: str, text: str, **fields: Any) -> dict[str, Any]:
-    """What keeps an engine busy for seconds, so that it can be ended meanwhile."""
+    """What keeps an engine busy for a second or more."""
     return {"model": model, "messages": [{"role": "user", "content": text}], **rambling(), **fields}
 
 
@@ -128,10 +143,11 @@ async def test_one_engine_is_lost_and_no_node(swarm: FourNodes) -> None:
     for number, stream in enumerate((False, True)):
         body = long_request(swarm.model, f"pill {number}", stream=stream, swarm={"strategy": "single"})
         asked_before = await swarm.asked()
-        asking = asyncio.create_task(swarm.post("kitchen", "/v1/chat/completions", body))
-        (victim,) = await swarm.with_the_request()
-        (host,) = hosts_of(victim)
-        host.send_signal(signal.SIGABRT)
+        with swarm.standing_still():
+            asking = asyncio.create_task(swarm.post("kitchen", "/v1/chat/completions", body))
+            (victim,) = await swarm.with_the_request()
+            (host,) = hosts_of(victim)
+            host.send_signal(signal.SIGABRT)
         status, headers, text = await asking
         if stream:
             assert '"code": "engine_failed"' in text
@@ -157,11 +173,12 @@ async def test_one_engine_is_lost_and_no_node(swarm: FourNodes) -> None:
 async def test_a_vote_loses_the_engines_that_were_asked_and_asks_no_other(swarm: FourNodes) -> None:
     body = long_request(swarm.model, "a pill", swarm={"strategy": "majority", "votes": 2, "min_votes": 2})
     asked_before = await swarm.asked()
-    asking = asyncio.create_task(swarm.post("kitchen", "/v1/chat/completions", body))
-    voters = await swarm.with_the_request(2)
-    for voter in voters:
-        (host,) = hosts_of(voter)
-        host.send_signal(signal.SIGABRT)
+    with swarm.standing_still():
+        asking = asyncio.create_task(swarm.post("kitchen", "/v1/chat/completions", body))
+        voters = await swarm.with_the_request(2)
+        for voter in voters:
+            (host,) = hosts_of(voter)
+            host.send_signal(signal.SIGABRT)
     assert_refused(*await asking)
     assert await swarm.asked_since(asked_before, len(voters)) == {voter.name for voter in voters}
     for options in (body["swarm"], {"strategy": "single"}):
