@@ -27,3 +27,26 @@ def test_every_file_that_is_named_exists() -> None:
         if name not in endings and name not in MADE
     }
     assert not missing, "\n".join(sorted(missing))
+
+
+LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+HEADING: Final = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What GitHub makes of the headings: lower case, spaces to hyphens, without other punctuation."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_within_the_documents_leads_somewhere() -> None:
+    broken: list[str] = []
+    for reader in (file for file in tracked() if file.endswith(".md")):
+        for target in LINK.findall((ROOT / reader).read_text(encoding="utf-8")):
+            name, _, anchor = target.partition("#")
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            page = (ROOT / reader).parent / name if name else ROOT / reader
+            if not page.exists() or (anchor and page.suffix == ".md" and anchor not in anchors_of(page)):
+                broken.append(f"{reader}: {target}")
+    assert not broken, "\n".join(broken)
