@@ -152,7 +152,8 @@ class GenerationRequest(Frozen):
 class Candidate(Frozen):
     """One complete answer from one voter ("Zeus@kitchen"), or the reason why there is none (`error`).
 
-    `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it.
+    `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it; `stop_sequence` the
+    one of the request's that ended the answer, where the engine says which.
     """
 
     voter: str
@@ -162,6 +163,7 @@ class Candidate(Frozen):
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
     usage: Usage = Usage()
     elapsed_ms: int = 0
     mean_logprob: float | None = None
@@ -204,11 +206,15 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The answer number `choice` is complete; exactly one per choice. `usage` counts this choice alone."""
+    """The answer number `choice` is complete; exactly one per choice. `usage` counts this choice alone.
+
+    `stop_sequence`: which of the request's own ended it; None for another end, and where the engine does not say.
+    """
 
     choice: int
     reason: FinishReason
     usage: Usage
+    stop_sequence: str | None = None
 
 
 GenerationEvent = Delta | Finish

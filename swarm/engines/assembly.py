@@ -46,11 +46,12 @@ class AnswerBuilder:
     _calls: dict[int, _CallParts] = field(default_factory=dict[int, _CallParts])
     _logprobs: list[JsonValue] = field(default_factory=list[JsonValue])
     reason: FinishReason | None = None
+    stop_sequence: str | None = None
     usage: Usage = field(default_factory=Usage)
 
     def add(self, event: Delta | Finish) -> None:
         if isinstance(event, Finish):
-            self.reason, self.usage = event.reason, event.usage
+            self.reason, self.stop_sequence, self.usage = event.reason, event.stop_sequence, event.usage
             return
         if event.text:
             self._text.append(event.text)
@@ -81,6 +82,7 @@ class AnswerBuilder:
                 for _, call in sorted(self._calls.items())
             ),
             finish_reason=self.reason,
+            stop_sequence=self.stop_sequence,
             usage=self.usage,
             elapsed_ms=elapsed_ms,
             mean_logprob=mean_logprob(logprobs),

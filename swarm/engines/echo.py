@@ -79,7 +79,7 @@ class EchoEngine:
         room = self.spec.context_tokens - prompt
         if room <= 0:
             raise ContextExceeded(prompt, self.spec.context_tokens)
-        answer, reason = self._answer(request, room)
+        answer, reason, stop = self._answer(request, room)
         async with self._slots:
             for token in answer:
                 for choice in range(n):
@@ -87,14 +87,14 @@ class EchoEngine:
                     yield Delta(choice, token)
                 await asyncio.sleep(0)
             for choice in range(n):
-                yield Finish(choice, reason, Usage(prompt_tokens=prompt, completion_tokens=len(answer)))
+                yield Finish(choice, reason, Usage(prompt_tokens=prompt, completion_tokens=len(answer)), stop)
 
-    def _answer(self, request: GenerationRequest, room: int) -> tuple[list[str], FinishReason]:
+    def _answer(self, request: GenerationRequest, room: int) -> tuple[list[str], FinishReason, str | None]:
         text = self._text(request.prompt or "") if request.messages is None else message_text(request.messages[-1])
-        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-        tokens = tokens_of(text[: min(cuts)] if cuts else text)
+        cut, stop = min(((at, stop) for stop in request.stop if (at := text.find(stop)) >= 0), default=(None, None))
+        tokens = tokens_of(text[:cut])
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
-        return (tokens[:limit], "length") if len(tokens) > limit else (tokens, "stop")
+        return (tokens[:limit], "length", None) if len(tokens) > limit else (tokens, "stop", stop)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         plain = [self._text(text) for text in texts]

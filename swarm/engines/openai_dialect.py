@@ -36,6 +36,8 @@ NO_TOKENS = (
 )
 SCHEMA_COMPLAINT = "Unable to generate parser for this template. Automatic parser generation failed: "
 
+STOPPING_WORD = "stopping_word"  # llama.cpp's, where it is asked to be verbose
+
 ParsedJson = Mapping[str, Any]  # and not yet looked at: it travels no further than the reader that it arrives at
 
 
@@ -75,6 +77,7 @@ class ChunkReader:
         self._chat = chat
         self._cached = cached
         self._finished: tuple[int, FinishReason] | None = None
+        self._stops: dict[int, str] = {}  # the stop sequence that ended each choice
 
     def events(self, chunk: ParsedJson) -> list[Delta | Finish]:
         """The events in one chunk, in order. Raises the chunk's error if it is one."""
@@ -85,6 +88,8 @@ class ChunkReader:
             delta = self._delta(choice)
             if delta is not None:
                 events.append(delta)
+            if stop := stop_sequence_of(choice, chunk):
+                self._stops[choice["index"]] = stop
             reason = choice.get("finish_reason")
             if reason:
                 self._finished = (choice["index"], FINISH_REASONS.get(reason, "stop"))
@@ -94,9 +99,10 @@ class ChunkReader:
             self._finished = None
             cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens", 0)
             cached = cached if self._cached is None else self._cached
-            events.append(Finish(index, reason, Usage(
+            counts = Usage(
                 prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
-            )))  # fmt: skip
+            )
+            events.append(Finish(index, reason, counts, self._stops.get(index)))
         return events
 
     def _delta(self, choice: ParsedJson) -> Delta | None:
@@ -111,6 +117,14 @@ class ChunkReader:
         return Delta(
             choice["index"], content or "", reasoning or "", tuple(map(_tool_call, calls)) if calls else (), logprobs
         )
+
+
+def stop_sequence_of(choice: ParsedJson, chunk: ParsedJson) -> str:
+    """The stop sequence that ended `choice`, as vLLM (and a node), SGLang and llama.cpp tell it; "" where none did."""
+    word = (
+        choice.get("stop_reason") or choice.get("matched_stop") or as_object(chunk.get("__verbose")).get(STOPPING_WORD)
+    )
+    return word if isinstance(word, str) else ""  # others have the token there that ended the answer
 
 
 def _tool_call(call: ParsedJson) -> ToolCallDelta:

@@ -294,7 +294,7 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
         yield Delta(choice, candidate.text, logprobs=candidate.logprobs)
     for index, call in enumerate(candidate.tool_calls):
         yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),))
-    yield Finish(choice, candidate.finish_reason or "stop", candidate.usage)
+    yield Finish(choice, candidate.finish_reason or "stop", candidate.usage, candidate.stop_sequence)
 
 
 async def held_back(events: EventStream) -> EventStream:

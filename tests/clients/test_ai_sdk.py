@@ -1,4 +1,4 @@
-"""The AI SDK from npm, which opencode is built on: streamed text, and tool loops to the end."""
+"""The AI SDK from npm, which opencode is built on: streamed text, and tool loops to the end, over three APIs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 FOLDER = Path(__file__).parent / "ai_sdk"
 PACKAGES = FOLDER / "package.json"
-INSTALL_S = 300.0  # 15 packages, 29 MB
+INSTALL_S = 300.0  # 17 packages, 40 MB
 SCENARIO_S = 120.0  # a second on an idle machine
 MISSING = [program for program in ("node", "npm") if shutil.which(program) is None]
 
@@ -53,8 +53,12 @@ def told(base_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(ended.stdout)
 
 
-def test_a_text_streams_with_its_usage(told: Any) -> None:
-    text = told["text"]
+EVERY_API = pytest.mark.parametrize("api", ["chat", "messages", "responses"])
+
+
+@EVERY_API
+def test_a_text_streams_with_its_usage(told: Any, api: str) -> None:
+    text = told[api]["text"]
     assert text["text"] == text["whole"] != ""
     assert "Paris" in text["text"]
     assert text["reason"] == "stop"
@@ -63,19 +67,22 @@ def test_a_text_streams_with_its_usage(told: Any) -> None:
     assert usage["outputTokens"] > 0
 
 
+@EVERY_API
 @pytest.mark.parametrize("way", ["streamed", "whole"])
-def test_a_tool_is_called_and_its_result_told(told: Any, way: str) -> None:
-    loop = told[way]
+def test_a_tool_is_called_and_its_result_told(told: Any, api: str, way: str) -> None:
+    loop = told[api][way]
     assert loop["reasons"] == ["tool-calls", "stop"]
     assert loop["cities"] == ["Paris"]
     assert "21" in loop["text"]
     assert "sunny" in loop["text"]
 
 
-def test_a_streamed_call_comes_in_the_sdks_own_parts(told: Any) -> None:
+@EVERY_API
+def test_a_streamed_call_comes_in_the_sdks_own_parts(told: Any, api: str) -> None:
     parts = ["tool-input-start", "tool-input-delta", "tool-input-end", "tool-call", "tool-result", "text-delta"]
-    assert [kind for kind in told["streamed"]["kinds"] if kind in parts] == parts
-    assert "error" not in told["streamed"]["kinds"]
+    kinds = told[api]["streamed"]["kinds"]
+    assert [kind for kind in kinds if kind in parts] == parts
+    assert "error" not in kinds
 
 
 def test_a_refusal_is_told_and_not_repeated(told: Any) -> None:

@@ -21,9 +21,9 @@ Step = str | Delta | asyncio.Event | Finish | Exception
 Script = Callable[[GenerationRequest, int], Sequence[Step]]
 
 
-def ending(reason: FinishReason) -> Finish:
-    """A last step that ends an answer for another reason than "stop"."""
-    return Finish(0, reason, Usage())
+def ending(reason: FinishReason, stop_sequence: str | None = None) -> Finish:
+    """A last step that ends an answer for another reason than "stop", or by a stop sequence."""
+    return Finish(0, reason, Usage(), stop_sequence)
 
 
 def saying(*texts: str) -> Script:
@@ -144,7 +144,7 @@ class ScriptedEngine:
 
 
 async def _play(steps: Sequence[Step]) -> EventStream:
-    reason: FinishReason = "stop"
+    end = ending("stop")
     tokens = 0
     for step in steps:
         match step:
@@ -157,7 +157,7 @@ async def _play(steps: Sequence[Step]) -> EventStream:
             case asyncio.Event():
                 await step.wait()
             case Finish():
-                reason = step.reason
+                end = step
             case _:
                 raise step
-    yield Finish(0, reason, Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=tokens))
+    yield replace(end, usage=Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=tokens))

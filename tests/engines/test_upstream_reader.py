@@ -76,6 +76,16 @@ def test_odd_finish_reasons(word: str, reason: str) -> None:
     assert reader.finish().reason == reason
 
 
+@pytest.mark.parametrize(
+    ("ended", "word"),
+    [({"stop_reason": "###"}, "###"), ({"matched_stop": "###"}, "###"), ({"stop_reason": 151645}, None),
+     ({"matched_stop": 2}, None), ({"stop_reason": None}, None), ({}, None)],
+)  # fmt: skip
+def test_the_stop_sequence_that_was_hit(ended: dict[str, Any], word: str | None) -> None:
+    _, reader = read({"choices": [{"delta": {}, "finish_reason": "stop", **ended}]})
+    assert reader.finish().stop_sequence == word
+
+
 def test_an_empty_finish_reason_ends_nothing() -> None:
     _, reader = read({"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]})
     assert not reader.ended

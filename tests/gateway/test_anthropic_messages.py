@@ -113,7 +113,19 @@ async def test_the_token_limit_is_told_as_such(claude: anthropic.AsyncAnthropic)
 async def test_a_stop_sequence_ends_the_answer_and_is_left_out(claude: anthropic.AsyncAnthropic) -> None:
     answer = await ask(claude, stop_sequences=["nowhere", " capital"])
     assert text_of(answer).strip() == "The"
-    assert answer.stop_reason == "end_turn"
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", " capital")
+    votes = await ask(claude, stop_sequences=["nowhere", " capital"], extra_body={"swarm": {"votes": 2}})
+    assert (votes.stop_reason, votes.stop_sequence) == ("stop_sequence", " capital")
+
+
+async def test_a_stream_tells_which_stop_sequence_was_hit(claude: anthropic.AsyncAnthropic) -> None:
+    wanted: Any = {"model": "demo", "max_tokens": 40, "messages": CAPITAL, "extra_body": SINGLE}
+    async with claude.messages.stream(**wanted, stop_sequences=["\n\n\n", " is"]) as stream:
+        final = await stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", " is")
+    async with claude.messages.stream(**wanted, stop_sequences=["no such words"]) as stream:
+        final = await stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("end_turn", None)
 
 
 async def test_tokens_are_counted_as_the_answer_counts_them(claude: anthropic.AsyncAnthropic) -> None:

@@ -135,6 +135,42 @@ async def test_how_an_answer_ended(stage: Stage, steps: list[Step], reason: str,
     assert [(block["type"], block["text"]) for block in blocks] == [("text", content)]
 
 
+@pytest.mark.parametrize(
+    ("steps", "reason", "word"),
+    [
+        (["a", ending("stop", "###")], "stop_sequence", "###"),
+        (["a", ending("stop", "not asked for")], "end_turn", None),
+        ([called((0, "a", "f", "{}")), ending("tool_calls", "###")], "tool_use", None),
+        (["a", ending("length")], "max_tokens", None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_sequence_is_told_only_if_it_ended_the_answer(
+    stage: Stage, steps: list[Step], reason: str, word: str | None, stream: bool
+) -> None:
+    stage.plays(*steps)
+    reply = await stage.client.post(MESSAGES, body(stream=stream, stop_sequences=["x", "###"]))
+    assert ended(reply.text if stream else reply.json) == (reason, word)
+
+
+@pytest.mark.parametrize("votes", [SINGLE, {"votes": 2, "strategy": "majority"}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_sequence_that_a_peer_hit_is_told(stream: bool, votes: dict[str, object]) -> None:
+    engine = ScriptedEngine(lambda _, __: ["12", ending("stop", "###")], model_id="m")
+    async with RunningNode("study", ready(engine)) as study:
+        options = NodeOptions(peers=[study.address])
+        async with RunningNode("kitchen", options=options) as kitchen, connect(kitchen.url) as client:
+            reply = await client.post(MESSAGES, body(stream=stream, stop_sequences=["###"], swarm=votes))
+            assert ended(reply.text if stream else reply.json) == ("stop_sequence", "###")
+
+
+def ended(message: Any) -> tuple[str, str | None]:
+    """`stop_reason` and `stop_sequence` of a whole message, or of the text of a stream."""
+    if isinstance(message, str):
+        message = next(data["delta"] for name, data in parsed(message) if name == "message_delta")
+    return message["stop_reason"], message["stop_sequence"]
+
+
 async def test_malformed_arguments_are_still_an_object(stage: Stage) -> None:
     stage.plays(called((0, "a", "f", '{"city": ')))
     (call,) = (await stage.client.post(MESSAGES, body(stream=False))).json["content"]

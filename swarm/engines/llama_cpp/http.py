@@ -40,6 +40,7 @@ from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
 from swarm.engines.openai_dialect import (
+    STOPPING_WORD,
     ChunkReader,
     EventTooLargeError,
     ParsedJson,
@@ -113,7 +114,7 @@ class InfillReader:
                 completion_tokens=int(chunk["tokens_predicted"]),
                 cached_tokens=cached,
             )
-            events.append(Finish(index, reason, usage))
+            events.append(Finish(index, reason, usage, chunk.get(STOPPING_WORD) or None))
         return events
 
 
@@ -205,6 +206,8 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
     body = request_body(request, n)
     if request.messages is not None:
         body |= continuing(request)
+        if request.stop:  # which of them was hit is in no field of OpenAI's
+            body |= {"verbose": True, "response_fields": [STOPPING_WORD]}
     body |= within_bounds(body)
     for tool in body.get("tools", ()):
         tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])

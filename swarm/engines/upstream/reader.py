@@ -21,7 +21,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line
-from swarm.engines.openai_dialect import ParsedJson, as_object
+from swarm.engines.openai_dialect import ParsedJson, as_object, stop_sequence_of
 from swarm.engines.upstream.address import KEY_VARIABLE
 from swarm.errors import UpstreamRefusal, UpstreamRefused
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
@@ -48,6 +48,7 @@ class UpstreamReader:
     chat: bool
     ended: bool = False
     reason: FinishReason | None = None
+    stop_sequence: str | None = None
     usage: Usage = field(default_factory=Usage)
     _calls: list[str] = field(default_factory=list[str])  # the id of each call so far, "" where it has none
     _at_index: dict[int, int] = field(default_factory=dict[int, int])  # the upstream's index -> the latest call there
@@ -60,6 +61,7 @@ class UpstreamReader:
         if isinstance(word, str) and word:
             self.reason = FINISH_REASONS.get(word.lower(), "stop")
             self.ended = True
+        self.stop_sequence = stop_sequence_of(choice, chunk) or self.stop_sequence
         given = choice.get("logprobs")
         logprobs: JsonValue = cast("JsonValue", given) if isinstance(given, dict) and given else None
         if not self.chat:
@@ -73,7 +75,8 @@ class UpstreamReader:
 
     def finish(self) -> Finish:
         """The end of the answer, as far as the upstream told of it: tokens that it did not count are 0."""
-        return Finish(0, self.reason or ("tool_calls" if self._calls else "stop"), self.usage)
+        reason = self.reason or ("tool_calls" if self._calls else "stop")
+        return Finish(0, reason, self.usage, self.stop_sequence)
 
     def _count(self, chunk: ParsedJson) -> None:
         usage = as_object(chunk.get("usage"))

@@ -177,8 +177,10 @@ async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome
             if isinstance(event, Delta):
                 await writer.delta(event)
     context.count([end.answer], outcome.verdict)
-    await writer.finish(Finish(0, end.answer.finish_reason or "stop", end.answer.usage), extension)
-    await writer.end([end.answer.usage])
+    answer = end.answer
+    ended = Finish(0, answer.finish_reason or "stop", answer.usage, answer.stop_sequence)
+    await writer.finish(ended, extension)
+    await writer.end([answer.usage])
 
 
 @dataclass(frozen=True, slots=True)

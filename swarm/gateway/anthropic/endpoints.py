@@ -37,7 +37,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     counting = None
     if body.stream:
         counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
-    form = MessageForm(MessageShape(body.model), counting)
+    form = MessageForm(MessageShape(body.model, generation.stop), counting)
     asked = AnswerRequest(generation, body.options, choices=1, stream=bool(body.stream), form=form)
     try:
         response = await request.app[ANSWER_SERVICE].answer(request, asked)

@@ -22,8 +22,6 @@ from swarm.gateway.openai.bodies import as_object
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 from swarm.logs import current_request_id
 
-# A stop sequence that was hit is reported as `end_turn`: engines and peers speak OpenAI's dialect, in which both are
-# "stop", and the sequence itself is cut from the text, so that nobody here can know.
 STOP_REASONS: Mapping[FinishReason, str] = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -36,29 +34,40 @@ COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer:
 
 @dataclass(frozen=True, slots=True)
 class MessageShape:
-    """One response's constant parts. `model` is the name that the client asked for."""
+    """One response's constant parts. `model` is who answers, `stop_sequences` are the request's."""
 
     model: str
+    stop_sequences: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
 
     def whole(self, candidate: Candidate, extension: JsonObject | None) -> JsonObject:
         """The response of a request that does not stream."""
-        reason = stop_reason(candidate.finish_reason or "stop", bool(candidate.tool_calls))
-        message = self._message(content_blocks(candidate), reason, candidate.usage)
+        ended = self.ending(candidate.finish_reason or "stop", bool(candidate.tool_calls), candidate.stop_sequence)
+        message = self._message(content_blocks(candidate), ended, candidate.usage)
         return message if extension is None else {**message, "swarm": extension}
 
     def opening(self, prompt_tokens: int) -> JsonObject:
         """The message as a stream begins it: it is empty yet."""
-        return self._message([], None, Usage(prompt_tokens=prompt_tokens))
+        return self._message([], ending(None), Usage(prompt_tokens=prompt_tokens))
 
-    def _message(self, content: list[JsonValue], reason: str | None, usage: Usage) -> JsonObject:
+    def ending(self, reason: FinishReason, called: bool, stop_sequence: str | None) -> JsonObject:
+        """How an answer ended: by a stop sequence only if it is the request's (templates have their own, peers lie)."""
+        if (
+            stop_sequence is not None
+            and stop_sequence in self.stop_sequences
+            and not (called and reason in ("stop", "tool_calls"))
+        ):
+            return ending("stop_sequence", stop_sequence)
+        return ending(stop_reason(reason, called))
+
+    def _message(self, content: list[JsonValue], ended: JsonObject, usage: Usage) -> JsonObject:
         return {
             "id": self.id,
             "type": "message",
             "role": "assistant",
             "model": self.model,
             "content": content,
-            **ending(reason),
+            **ended,
             "usage": {**usage_object(usage), "cache_creation": None, "inference_geo": None, "service_tier": None},
         }
 
@@ -68,9 +77,9 @@ def stop_reason(reason: FinishReason, called: bool) -> str:
     return STOP_REASONS[honest_reason(reason, called)]
 
 
-def ending(reason: str | None) -> JsonObject:
+def ending(reason: str | None, stop_sequence: str | None = None) -> JsonObject:
     """How a message ended, in a message and in a stream's last event but one."""
-    return {"stop_reason": reason, "stop_sequence": None, "stop_details": None, "container": None}
+    return {"stop_reason": reason, "stop_sequence": stop_sequence, "stop_details": None, "container": None}
 
 
 def usage_object(usage: Usage) -> JsonObject:
@@ -97,8 +106,8 @@ def content_blocks(candidate: Candidate) -> list[JsonValue]:
 
 
 def text_block(text: str = "") -> JsonObject:
-    """{"type": "text", "text": ..., "citations": null}."""
-    return {"type": "text", "text": text, "citations": None}
+    """{"type": "text", "text": ..., "citations": []}: Anthropic's schema wants the key, and the AI SDK's no null."""
+    return {"type": "text", "text": text, "citations": []}
 
 
 def thinking_block(thinking: str = "") -> JsonObject:
@@ -174,7 +183,7 @@ class MessageWriter:
         opened = "" if self._blocks else self._start("text", text_block())
         ended = "".join(map(_stop, self._open))
         self._open.clear()
-        delta = ending(stop_reason(event.reason, self._calls.any))
+        delta = self._shape.ending(event.reason, self._calls.any, event.stop_sequence)
         last: JsonObject = {"type": "message_delta", "delta": delta, "usage": usage_object(event.usage)}
         if extension is not None:
             last["swarm"] = extension

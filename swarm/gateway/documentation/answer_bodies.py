@@ -157,10 +157,13 @@ class AnswerMessage(BaseModel):
 
 
 class ChatChoice(BaseModel):
+    """`stop_reason` is the stop sequence that was hit, as vLLM has it; else it is not there."""
+
     index: int
     message: AnswerMessage
     logprobs: JsonValue
     finish_reason: FinishReason
+    stop_reason: str | None = None
 
 
 class TextChoice(BaseModel):
@@ -170,6 +173,7 @@ class TextChoice(BaseModel):
     text: str
     logprobs: JsonValue
     finish_reason: FinishReason
+    stop_reason: str | None = None
     swarm: SwarmReport | None = None
 
 
@@ -305,7 +309,7 @@ class AnthropicMessage(BaseModel):
     role: Literal["assistant"]
     model: str
     content: list[dict[str, Any]]
-    stop_reason: Literal["end_turn", "max_tokens", "tool_use", "refusal"] | None
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"] | None
     stop_sequence: str | None
     usage: MessageUsage
     swarm: SwarmReport | None = None

@@ -17,6 +17,7 @@ from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStr
 from swarm.gateway.http.bodies import compact
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 
+STOP_REASON = "stop_reason"  # of a choice: vLLM's name for the stop sequence that was hit, which OpenAI has none for
 DONE = b"data: [DONE]\n\n"
 
 
@@ -124,10 +125,11 @@ class CompletionShape:
             parts.append(f'"tool_calls":{compact([_call_delta(call) for call in event.tool_calls])}')
         return f'{{"index":{event.choice},"delta":{{{",".join(parts)}}}{logprobs},"finish_reason":null}}'
 
-    def finish(self, choice: int, reason: FinishReason) -> str:
-        """A choice's last chunk: nothing new, and why it ended."""
+    def finish(self, choice: int, reason: FinishReason, stop: str | None = None) -> str:
+        """A choice's last chunk: nothing new, why it ended, and by which stop sequence, if by one."""
         empty = '"delta":{}' if self.kind == "chat" else '"text":""'
-        return f'{{"index":{choice},{empty},"finish_reason":"{reason}"}}'
+        word = "" if stop is None else f',"{STOP_REASON}":{compact(stop)}'
+        return f'{{"index":{choice},{empty},"finish_reason":"{reason}"{word}}}'
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         """The response of a request that does not stream."""
@@ -139,11 +141,14 @@ class CompletionShape:
 
     def _choice(self, index: int, candidate: Candidate) -> JsonObject:
         reason = honest_reason(candidate.finish_reason or "stop", bool(candidate.tool_calls))
+        ended: JsonObject = {"finish_reason": reason}
+        if candidate.stop_sequence is not None:
+            ended[STOP_REASON] = candidate.stop_sequence
         if self.kind == "chat":
             message, logprobs = message_object(candidate), candidate.logprobs
-            return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+            return {"index": index, "message": message, "logprobs": logprobs, **ended}
         text, logprobs = self.echo + candidate.text, text_logprobs(candidate.logprobs, len(self.echo))
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": logprobs, **ended}
 
 
 def _call_delta(call: ToolCallDelta) -> JsonObject:
@@ -201,7 +206,9 @@ class ChunkWriter:
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
         """The choice's last chunk; with `extension` it carries the `swarm` object."""
         reason = honest_reason(event.reason, self._calls[event.choice].any)
-        await self._chunk(event.choice, self._shape.finish(event.choice, reason), self._shape.tail(extension))
+        await self._chunk(
+            event.choice, self._shape.finish(event.choice, reason, event.stop_sequence), self._shape.tail(extension)
+        )
 
     async def ballot(self, standing: JsonObject) -> None:
         """A chunk without choices that says how the vote stands."""
