@@ -58,6 +58,8 @@ def _choice(parts: list[dict[str, Any]]) -> Heard:
     made.reasoning = "".join(delta.get("reasoning_content") or "" for delta in deltas)
     made.calls = _calls([call for delta in deltas for call in delta.get("tool_calls", ())])
     assert (reason == "tool_calls") == bool(made.calls)
+    if made.calls and not (made.text or made.reasoning):
+        assert opening["content"] is None, "a call has no text, not an empty one"
     return made
 
 

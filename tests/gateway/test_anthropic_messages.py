@@ -287,3 +287,38 @@ async def test_the_sdk_tells_the_errors_apart(claude: anthropic.AsyncAnthropic) 
     with pytest.raises(anthropic.NotFoundError) as lost:
         await claude.messages.batches.retrieve("none")
     assert lost.value.type == "not_found_error"
+
+
+async def test_models_are_listed_in_the_shape_of_whoever_asks(claude: anthropic.AsyncAnthropic, client: Client) -> None:
+    listed = [model async for model in await claude.models.list()]
+    assert [(model.type, model.id, model.display_name) for model in listed] == [
+        ("model", "demo", "demo"),
+        ("model", "swarm", "swarm"),
+    ]
+    assert listed[0].max_input_tokens == 1024
+    assert (await claude.models.retrieve("demo")).display_name == "demo"
+    plain = (await client.get("/v1/models")).json
+    assert plain["object"] == "list"
+    assert "first_id" not in plain
+    with pytest.raises(anthropic.NotFoundError, match="nobody") as refused:
+        await claude.models.retrieve("nobody")
+    assert refused.value.type == "not_found_error"
+
+
+async def test_the_list_of_models_has_pages(claude: anthropic.AsyncAnthropic) -> None:
+    first = await claude.models.list(limit=1)
+    assert ([model.id for model in first.data], first.has_more) == (["demo"], True)
+    assert (first.first_id, first.last_id) == ("demo", "demo")
+    assert [model.id async for model in first] == ["demo", "swarm"]
+    back = await claude.models.list(before_id="swarm")
+    assert ([model.id for model in back.data], back.has_more) == (["demo"], False)
+    assert (await claude.models.list(after_id="swarm")).data == []
+    wrong: list[dict[str, Any]] = [
+        {"limit": 0},
+        {"limit": 1001},
+        {"after_id": "x"},
+        {"after_id": "demo", "before_id": "demo"},
+    ]
+    for query in wrong:
+        with pytest.raises(anthropic.BadRequestError):
+            await claude.models.list(**query)

@@ -188,6 +188,74 @@ async def test_pings_flow_while_nothing_else_does(stage: Stage) -> None:
     assert streamed(rest.decode()).blocks[0]["text"] == "done"
 
 
+EMPTY = {"type": "text", "text": ""}
+PATIENT = Pacing(client_beat_s=1 / 64, patience_s=4 / 64)  # silence is counted in beats: no clock decides
+
+
+@pytest.mark.parametrize(
+    ("steps", "blocks"),
+    [
+        (["done"], [{"type": "text", "text": "done"}]),
+        ([Delta(reasoning="hm"), "done"], [EMPTY, {"type": "thinking", "thinking": "hm"}, {**EMPTY, "text": "done"}]),
+        ([called((0, "a", "f", "{}"))], [EMPTY, {"type": "tool_use", "name": "f", "json": "{}"}]),
+        ([], [EMPTY]),
+    ],
+)
+async def test_a_long_silence_is_filled_with_empty_deltas(steps: list[Step], blocks: list[dict[str, str]]) -> None:
+    gate = asyncio.Event()
+    async with patient(gate, *steps) as client, client.open(MESSAGES, body()) as response:
+        pings = [await response.content.readuntil(b"\n\n") for _ in range(3)]
+        begun = [await response.content.readuntil(b"\n\n") for _ in range(5)]
+        gate.set()
+        rest = await response.content.read()
+    assert pings == [PING] * 3
+    kinds = ["message_start", "content_block_start", *["content_block_delta"] * 3]
+    assert [data["type"] for _, data in parsed(b"".join(begun).decode())] == kinds
+    reply = streamed(b"".join([*begun, rest]).decode())
+    seen = [{key: block[key] for key in wanted} for block, wanted in zip(reply.blocks, blocks, strict=True)]
+    assert seen == blocks
+
+
+@pytest.mark.parametrize(
+    ("step", "grows"),
+    [
+        (Delta(reasoning="hm"), "thinking_delta"),
+        (Delta(text="a"), "text_delta"),
+        (called((0, "a", "f", '{"a":')), "input_json_delta"),
+    ],
+)
+async def test_a_silence_in_mid_answer_is_filled_in_the_block_that_is_open(step: Delta, grows: str) -> None:
+    gate = asyncio.Event()
+    async with patient(step, gate) as client, client.open(MESSAGES, body()) as response:
+        seen = b""
+        while seen.count(f'"type":"{grows}"'.encode()) < 4:
+            seen += await response.content.readuntil(b"\n\n")
+        gate.set()
+        seen += await response.content.read()
+    reply = streamed(seen.decode())
+    assert len(reply.blocks) == 1
+    assert reply.pings >= 3
+
+
+@asynccontextmanager
+async def patient(*steps: Step) -> AsyncIterator[Client]:
+    """A client of a node that shows a sign of life in its events from the fourth heartbeat on."""
+    engine, options = ScriptedEngine(lambda _, __: steps), NodeOptions(pacing=PATIENT)
+    async with RunningNode("kitchen", ready(engine), options=options) as node, connect(node.url) as client:
+        yield client
+
+
+async def test_what_filled_a_silence_is_taken_back_as_history(stage: Stage) -> None:
+    turns = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": [EMPTY, {"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "1"}]},
+        {"role": "assistant", "content": [EMPTY]},
+        {"role": "user", "content": "and now?"},
+    ]
+    assert (await stage.client.post(MESSAGES, body(stream=False, messages=turns))).status == 200
+
+
 async def test_the_package_takes_pings_before_the_start(stage: Stage) -> None:
     gate = asyncio.Event()
     stage.plays(gate, "done")

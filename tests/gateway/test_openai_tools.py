@@ -41,7 +41,7 @@ async def test_a_call_comes_as_a_call_and_not_as_text(ai: AsyncOpenAI, extra: di
         "get_weather",
         {"city": "Paris"},
     )
-    assert call.id
+    assert call.id.startswith("call_")
     assert choice.message.content is None
     assert choice.finish_reason == "tool_calls"
 
@@ -52,7 +52,8 @@ async def test_a_streamed_call_opens_once_and_then_only_grows(ai: AsyncOpenAI, e
     deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
     first, *later = deltas
     assert (first.index, first.type, first.function.name) == (0, "function", "get_weather")
-    assert first.id
+    assert first.id.startswith("call_")
+    assert chunks[0].choices[0].delta.content is None, "a call has no text, not an empty one"
     assert all((call.index, call.id, call.type, call.function.name) == (0, None, None, None) for call in later)
     assert json.loads("".join(call.function.arguments for call in deltas)) == {"city": "Paris"}
     assert not any(chunk.choices[0].delta.content for chunk in chunks)

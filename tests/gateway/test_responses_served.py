@@ -130,6 +130,19 @@ async def test_heartbeats_are_comments() -> None:
         assert ended(read_events(seen.decode())).output_text == "one two"
 
 
+async def test_a_long_silence_has_events() -> None:
+    gate = asyncio.Event()
+    async with staged(steps(gate, "done"), Pacing(client_beat_s=1 / 64, patience_s=2 / 64)) as stage:
+        async with stage.clients["study"].open(RESPONSES, sent(stream=True)) as response:
+            seen = b""
+            while seen.count(b"event: response.in_progress") < 3:
+                seen += await response.content.readuntil(b"\n\n")
+            gate.set()
+            seen += await response.content.read()
+        assert seen.startswith(b": still working")
+        assert ended(read_events(seen.decode())).output_text == "done"
+
+
 async def test_a_failure_before_the_first_event_is_a_status() -> None:
     async with staged(steps(EngineFailed("broken"))) as stage:
         reply = await stage.clients["study"].post(RESPONSES, sent(stream=True))

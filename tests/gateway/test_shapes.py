@@ -113,9 +113,10 @@ def test_the_role_opens_a_chat_and_the_echo_a_text() -> None:
         CompletionShape("text", "m"),
         CompletionShape("text", "m", echo="é"),
     )
-    assert json.loads(chat.opening(1) or "")["delta"] == {"role": "assistant", "content": ""}
-    assert text.opening(0) is None
-    assert json.loads(echo.opening(0) or "")["text"] == "é"
+    assert json.loads(chat.opening(1, calls=False) or "")["delta"] == {"role": "assistant", "content": ""}
+    assert json.loads(chat.opening(1, calls=True) or "")["delta"] == {"role": "assistant", "content": None}
+    assert text.opening(0, calls=False) is None
+    assert json.loads(echo.opening(0, calls=False) or "")["text"] == "é"
 
 
 def test_usage_of_choices_adds_up_but_for_the_prompt() -> None:
@@ -140,6 +141,20 @@ def test_every_call_has_an_id_of_its_own(calls: list[ToolCall]) -> None:
     for index, call in enumerate(calls):
         if call.id and call.id not in unique[:index]:
             assert made[index].id == call.id, "what was right is kept"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("x" * 32, "call_" + "x" * 32),  # as llama.cpp draws them
+        ("call_abc", "call_abc"),
+        ("functions.get_weather:0", "functions.get_weather:0"),  # the model's own: its template wants to see it again
+        ("abcDEF123", "abcDEF123"),
+    ],
+)
+def test_an_id_has_openais_beginning_where_it_is_llama_cpps(given: str, shown: str) -> None:
+    assert [call.id for call in with_unique_ids([ToolCall(id=given, name="f", arguments="")])] == [shown]
+    assert CallOpening().opened(ToolCallDelta(3, given, "f", "")).id == shown
 
 
 any_deltas = st.lists(

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -37,6 +39,7 @@ from swarm.generation import (
     new_call_id,
 )
 
+_DRAWN = re.compile("[A-Za-z0-9]{32}")  # an id that llama.cpp has drawn for a call
 log = logging.getLogger(__name__)
 
 
@@ -77,12 +80,24 @@ class AnswerForm(Protocol):
         ...
 
 
+def shown_id(given: str | None, taken: Collection[str]) -> str:
+    """The id under which a client sees a call: `call_` and something, as OpenAI has it.
+
+    A blank or repeated one is replaced, and what llama.cpp draws gets its beginning. Ids of other makes stay: a model
+    wrote them itself, or an upstream will know them again.
+    """
+    if not given:
+        return new_call_id()
+    shown = f"call_{given}" if _DRAWN.fullmatch(given) else given
+    return new_call_id() if shown in taken else shown
+
+
 def with_unique_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:
-    """The calls of one answer; a blank or repeated id is replaced."""
+    """The calls of one answer under the ids that a client sees."""
     seen: set[str] = set()
     made: list[ToolCall] = []
     for call in calls:
-        given = call.id if call.id and call.id not in seen else new_call_id()
+        given = shown_id(call.id, seen)
         seen.add(given)
         made.append(call if given == call.id else call.model_copy(update={"id": given}))
     return made
@@ -113,7 +128,7 @@ class CallOpening:
         if index is not None:
             return ToolCallDelta(index, None, None, delta.arguments)
         index = self._index[delta.index] = len(self._index)
-        given = delta.id if delta.id and delta.id not in self._ids else new_call_id()
+        given = shown_id(delta.id, self._ids)
         self._ids.add(given)
         return ToolCallDelta(index, given, delta.name or "", delta.arguments)
 
@@ -153,9 +168,13 @@ def message_object(candidate: Candidate) -> JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """Seconds between heartbeats to clients and to peers, and how long one piece may wait for a slow reader."""
+    """Seconds between heartbeats to clients and to peers, and how long one piece may wait for a slow reader.
+
+    `patience_s`: for how long a client takes heartbeats alone for a sign of life; then events come, where an API can.
+    """
 
     client_beat_s: float = 10.0  # proxies and SDKs give up on connections that are silent for 15-60 s
+    patience_s: float = 60.0  # Claude Code and Codex give up on streams without an event for 300 s
     peer_beat_s: float = 1.0  # a peer takes 5 s of silence for a frozen node
     stalled_s: float = 30.0  # a reader this slow holds workers that others wait for
 
@@ -181,11 +200,16 @@ NDJSON = Dialect({"Content-Type": "application/x-ndjson"}, b"\n", lambda error: 
 
 
 class OpenStream:
-    """Writes to one client."""
+    """Writes to one client. `on_silence` may be set to what writes in a heartbeat's place after a longer silence."""
 
-    def __init__(self, request: web.Request, dialect: Dialect, headers: Mapping[str, str]) -> None:
+    on_silence: Callable[[], Awaitable[None]] | None = None
+
+    def __init__(
+        self, request: web.Request, dialect: Dialect, headers: Mapping[str, str], patience_s: float = math.inf
+    ) -> None:
         self._request = request
         self._dialect = dialect
+        self._patience_s = patience_s
         self.response = web.StreamResponse(headers={**dialect.headers, **headers})
         self._starting = asyncio.Lock()
         self._ready = False
@@ -221,26 +245,30 @@ class OpenStream:
                 await self.response.prepare(self._request)
                 self._ready = True
 
-    async def beat(self) -> None:
-        """Say that the work goes on."""
-        await self.write(self._dialect.heartbeat)
+    async def beat(self, silent_s: float = 0.0) -> None:
+        """Say that the work goes on, when nothing but heartbeats has been written for `silent_s`."""
+        if self.on_silence is None or silent_s < self._patience_s:
+            await self.write(self._dialect.heartbeat)
+        else:
+            await self.on_silence()
 
     async def watch(self, beat_s: float, stalled_s: float) -> None:
         """Write a heartbeat whenever `beat_s` went by without a write; cut the connection of a reader that stalls."""
-        stalled_for_s = 0.0
+        stalled_for_s = silent_s = 0.0
         while True:
             before = self._written
             await asyncio.sleep(beat_s)
             if self._written != before:
-                stalled_for_s = 0.0
+                stalled_for_s = silent_s = 0.0
             elif self._waiting:
                 stalled_for_s += beat_s
                 if stalled_for_s >= stalled_s:
                     self._cut()
             else:
+                silent_s += beat_s
                 try:
                     async with asyncio.timeout(stalled_s):
-                        await self.beat()
+                        await self.beat(silent_s)
                 except TimeoutError:
                     self._cut()
 
@@ -252,10 +280,15 @@ class OpenStream:
 
 @asynccontextmanager
 async def open_stream(
-    request: web.Request, dialect: Dialect, headers: Mapping[str, str], beat_s: float, stalled_s: float
+    request: web.Request,
+    dialect: Dialect,
+    headers: Mapping[str, str],
+    beat_s: float,
+    stalled_s: float,
+    patience_s: float = math.inf,
 ) -> AsyncGenerator[OpenStream]:
     """A stream that ends with the block, however that ends; failures before its first byte are raised."""
-    stream = OpenStream(request, dialect, headers)
+    stream = OpenStream(request, dialect, headers, patience_s)
     watch = asyncio.create_task(stream.watch(beat_s, stalled_s), name="stream watch")
     try:
         async with work_of(request).within():

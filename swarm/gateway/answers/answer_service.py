@@ -127,7 +127,8 @@ async def streamed_answer(http: web.Request, context: RequestContext, pacing: Pa
     """The response, with the vote's account in its last chunk."""
     beat_s = pacing.peer_beat_s if context.asked.local_only else pacing.client_beat_s
     form = context.asked.form
-    async with open_stream(http, form.dialect, context.headers(), beat_s, pacing.stalled_s) as out:
+    pace = (beat_s, pacing.stalled_s, pacing.patience_s)
+    async with open_stream(http, form.dialect, context.headers(), *pace) as out:
         writer = form.writer(out, context.asked.choices)
         await (_stream_vote(context, writer) if context.plan.mode == "vote" else _stream_single(context, writer))
     return out.response

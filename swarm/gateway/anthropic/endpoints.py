@@ -1,25 +1,32 @@
-"""Anthropic's Messages API, for Claude Code and Anthropic's SDKs: messages and the counting of their tokens."""
+"""Anthropic's API, for Claude Code and Anthropic's SDKs: messages, the counting of their tokens, and the models.
+
+`/v1/models` is OpenAI's path, too: who asks with Anthropic's version header has it in Anthropic's shape.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from federation.tasks import cancel_and_wait
+from swarm.errors import UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.anthropic.form import MessageForm, MessageShape
+from swarm.gateway.anthropic.listing import model_info, page_of
 from swarm.gateway.http.bodies import json_response, read_body
-from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER
-from swarm.gateway.http.keys import DISPATCHER
+from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, ANTHROPIC_VERSION
+from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
+from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.utility_calls import ask
 from swarm.generation import GenerationRequest
 from swarm.logs import current_request_id
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import SWARM_ALIAS, model_names
+from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 
 
 def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:
@@ -61,9 +68,38 @@ async def prompt_tokens(app: web.Application, generation: GenerationRequest) -> 
     return tokens
 
 
+async def models(request: web.Request) -> web.Response:
+    """Every model that is served, in the shape of whoever asks; Anthropic's in pages, as large as is asked for."""
+    if ANTHROPIC_VERSION not in request.headers:
+        return await openai.models(request)
+    replicas = request.app[DISPATCHER].known(may_leave(request))
+    created = request.app[STARTED_AT]
+    infos = [model_info(name, serving(name, replicas), created) for name in openai.names_of(replicas)]
+    return json_response(page_of(infos, request.query))
+
+
+async def model(request: web.Request) -> web.Response:
+    """One entry of the list. Raises UnknownModel."""
+    if ANTHROPIC_VERSION not in request.headers:
+        return await openai.model(request)
+    name = request.match_info["id"]
+    replicas = request.app[DISPATCHER].known(may_leave(request))
+    names = openai.names_of(replicas)
+    if name not in names:
+        raise UnknownModel(name, names)
+    return json_response(model_info(name, serving(name, replicas), request.app[STARTED_AT]))
+
+
+def serving(name: str, replicas: Sequence[Replica]) -> list[Replica]:
+    """Who may answer for `name`."""
+    return [replica for replica in replicas if name in (SWARM_ALIAS, replica.model)]
+
+
 def routes() -> list[web.RouteDef]:
     """This API's endpoints."""
     return [
         web.post("/v1/messages", messages),
         web.post("/v1/messages/count_tokens", count_tokens),
+        web.get("/v1/models", models),
+        web.get("/v1/models/{id:.+}", model),
     ]

@@ -28,7 +28,11 @@ STOP_REASONS: Mapping[FinishReason, str] = {
     "tool_calls": "tool_use",
     "content_filter": "refusal",
 }
-DELTA_FIELDS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+DELTA_FIELDS = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "tool_use": ("input_json_delta", "partial_json"),
+}
 COUNT_PATIENCE_S = 0.1  # counting takes milliseconds and began with the answer: it is hardly ever waited for
 
 
@@ -154,44 +158,65 @@ class _Block:
 
 
 class MessageWriter:
-    """Writes one answer; what one step brings is one small write."""
+    """Writes one answer; what one step brings is one small write.
+
+    In a long silence an empty delta is one, too: clients take pings alone for a server that hangs. Such a delta may
+    begin the message, with an empty text block, beside a step that comes just then: so one thing is written at a time.
+    """
 
     def __init__(self, out: OpenStream, shape: MessageShape, prompt_tokens: Callable[[], Awaitable[int]]) -> None:
         self._out = out
         self._shape = shape
         self._prompt_tokens = prompt_tokens
-        self._begun = False
+        self._begun = self._ended = False
+        self._turn = asyncio.Lock()
         self._blocks = 0
         self._open: list[_Block] = []  # the last one grows; before it calls that may not be whole
         self._calls = CallOpening()
         self._call_blocks: dict[int, _Block] = {}
+        out.on_silence = self._stay
 
     async def begin(self) -> None:
-        await self._write("")
+        async with self._turn:
+            await self._write("")
 
     async def delta(self, event: Delta) -> None:
-        parts: list[str] = []
-        if event.reasoning:
-            parts.append(self._piece("thinking", event.reasoning))
-        if event.text:
-            parts.append(self._piece("text", event.text))
-        parts.extend(self._call(self._calls.opened(call)) for call in event.tool_calls)
-        await self._write("".join(parts))
+        async with self._turn:
+            parts: list[str] = []
+            if event.reasoning:
+                parts.append(self._piece("thinking", event.reasoning))
+            if event.text:
+                parts.append(self._piece("text", event.text))
+            parts.extend(self._call(self._calls.opened(call)) for call in event.tool_calls)
+            await self._write("".join(parts))
 
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
         """Every block ends; then why the answer did, what it cost and, in `swarm`, how it came about."""
-        opened = "" if self._blocks else self._start("text", text_block())
-        ended = "".join(map(_stop, self._open))
-        self._open.clear()
-        delta = self._shape.ending(event.reason, self._calls.any, event.stop_sequence)
-        last: JsonObject = {"type": "message_delta", "delta": delta, "usage": usage_object(event.usage)}
-        if extension is not None:
-            last["swarm"] = extension
-        await self._write(opened + ended + sse_event("message_delta", last))
+        async with self._turn:
+            opened = "" if self._blocks else self._start("text", text_block())
+            ended = "".join(map(_stop, self._open))
+            self._open.clear()
+            self._ended = True
+            delta = self._shape.ending(event.reason, self._calls.any, event.stop_sequence)
+            last: JsonObject = {"type": "message_delta", "delta": delta, "usage": usage_object(event.usage)}
+            if extension is not None:
+                last["swarm"] = extension
+            await self._write(opened + ended + sse_event("message_delta", last))
 
     async def end(self, usages: list[Usage]) -> None:
         """The stream is complete; what it cost is sent already."""
-        await self._write(sse_event("message_stop", {"type": "message_stop"}))
+        async with self._turn:
+            await self._write(sse_event("message_stop", {"type": "message_stop"}))
+
+    async def _stay(self) -> None:
+        """An event that adds nothing to the block that is open; a block of text is opened where none is."""
+        async with self._turn:
+            if self._ended:
+                await self._out.beat()
+                return
+            opened = "" if self._open else self._start("text", text_block())
+            block = self._open[-1]
+            await self._write(opened + block.delta(*DELTA_FIELDS[block.kind], ""))
 
     def _piece(self, kind: Literal["text", "thinking"], text: str) -> str:
         """More of the block of that kind that is being written, or the beginning of one."""
@@ -208,7 +233,7 @@ class MessageWriter:
             self._call_blocks[delta.index] = self._open[-1]
         block = self._call_blocks[delta.index]
         block.json.append(delta.arguments)
-        return opened + block.delta("input_json_delta", "partial_json", delta.arguments) if delta.arguments else opened
+        return opened + block.delta(*DELTA_FIELDS["tool_use"], delta.arguments) if delta.arguments else opened
 
     def _start(self, kind: Literal["text", "thinking", "tool_use"], block: JsonObject) -> str:
         """End what is whole and begin the next block."""

@@ -93,7 +93,10 @@ OPERATIONS: Final = (
     ),
     Operation("post", "/v1/reranking", "The same as /v1/rerank", TEXTS, Reranking, RerankBody, example=RANK),
     Operation("post", "/v1/embeddings", "A vector for each text", ANSWERS, EmbeddingList, EmbeddingBody, example=EMBED),
-    Operation("get", "/v1/models", "Every model that this node or a peer serves", MODELS, ModelListing),
+    Operation(
+        "get", "/v1/models", "Every model of this node and its peers; with `anthropic-version` in Anthropic's form",
+        MODELS, ModelListing,
+    ),
     Operation("get", "/v1/models/{id}", "One model", MODELS, ModelEntry),
     Operation(
         "get", "/v1/props", "Facts of the model that ?model= names, else of `swarm`", MODELS, ModelProperties,

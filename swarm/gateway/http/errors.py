@@ -1,6 +1,6 @@
 """The one place that turns failures into HTTP: status, error object, and whether a client should retry.
 
-The object is OpenAI's; on the paths of Anthropic's API it is Anthropic's.
+The object is OpenAI's; on the paths of Anthropic's API, and for who sends its version header, it is Anthropic's.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ HTTP_REFUSALS = {
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
 INTERNAL_ERROR = "this node made an error; see its log"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
+ANTHROPIC_VERSION = "anthropic-version"  # a header that all of Anthropic's clients send, and nobody else
 ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -154,10 +155,10 @@ def _passed_on(error: UpstreamRefused) -> HttpError:
     )
 
 
-def error_response(error: HttpError, path: str) -> web.Response:
-    """`error` in the shape that clients of `path` know."""
+def error_response(error: HttpError, anthropic: bool) -> web.Response:
+    """`error` in OpenAI's shape, or in Anthropic's."""
     body, headers = error.body(), error.headers()
-    if is_anthropic(path):
+    if anthropic:
         body = anthropic_error_object(error.status, error.message, error.extra)
         headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()
     return web.json_response(body, status=error.status, headers=headers)
@@ -196,21 +197,21 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         mapped = http_error(error)
         level = logging.WARNING if mapped.status >= 500 else QUIET.get(mapped.code, logging.INFO)
         log.log(level, "%s %s: %s", request.path, mapped.code, error)
-        return error_response(mapped, request.path)
+        return error_response(mapped, is_anthropic(request))
     except web.HTTPException as error:
         mapped = from_http_exception(error)
         if mapped.status < 400:
             raise
-        return error_response(mapped, request.path)
+        return error_response(mapped, is_anthropic(request))
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request.path)
+        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
 
 
-def is_anthropic(path: str) -> bool:
-    """Whether a request to `path` expects answers in Anthropic's shape."""
-    endpoint = path.removeprefix("/v1")
-    return endpoint == "/messages" or endpoint.startswith("/messages/")
+def is_anthropic(request: web.BaseRequest) -> bool:
+    """Whether whoever sent `request` expects errors in Anthropic's shape."""
+    endpoint = request.path.removeprefix("/v1")
+    return endpoint == "/messages" or endpoint.startswith("/messages/") or ANTHROPIC_VERSION in request.headers
 
 
 def anthropic_error_object(status: int, message: str, extra: Mapping[str, int] | None) -> dict[str, object]:

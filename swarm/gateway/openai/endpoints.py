@@ -77,7 +77,7 @@ def summed(usages: Sequence[Usage]) -> Usage:
 
 def openai_form(body: ChatCompletionBody) -> OpenAIForm:
     """The shapes in which `body` wants its answer."""
-    return OpenAIForm(CompletionShape("chat", body.model, body.include_usage))
+    return OpenAIForm(CompletionShape("chat", body.model, body.include_usage, may_call=bool(body.tools)))
 
 
 def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
@@ -199,11 +199,9 @@ def to_base64(vector: tuple[float, ...]) -> str:
 
 
 def routes() -> list[web.RouteDef]:
-    """OpenAI's endpoints."""
+    """OpenAI's endpoints, but for the list of models, whose path Anthropic's clients share."""
     return [
         web.post("/v1/chat/completions", chat_completions),
         web.post("/v1/completions", completions),
-        web.get("/v1/models", models),
-        web.get("/v1/models/{id:.+}", model),
         web.post("/v1/embeddings", embeddings),
     ]

@@ -80,6 +80,7 @@ class CompletionShape:
     model: str
     include_usage: bool = False
     echo: str = ""
+    may_call: bool = False  # tools are offered
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -103,10 +104,14 @@ class CompletionShape:
         """The chunk after the last choice has ended: no choices, only what it cost."""
         return f'{self.head()}],"usage":{compact(usage_object(usage))}}}\n\n'
 
-    def opening(self, choice: int) -> str | None:
-        """The first chunk's choice: the role, once; for plain text the echoed prompt, if there is one."""
+    def opening(self, choice: int, calls: bool) -> str | None:
+        """The first chunk's choice: the role, once; for plain text the echoed prompt, if there is one.
+
+        `calls`: what follows is a call, as far as is known. Its content is null, as OpenAI has it.
+        """
         if self.kind == "chat":
-            return f'{{"index":{choice},"delta":{{"role":"assistant","content":""}},"finish_reason":null}}'
+            content = "null" if calls else '""'
+            return f'{{"index":{choice},"delta":{{"role":"assistant","content":{content}}},"finish_reason":null}}'
         if not self.echo:
             return None
         return f'{{"index":{choice},"text":{compact(self.echo)},"logprobs":null,"finish_reason":null}}'
@@ -189,7 +194,8 @@ class ChunkWriter:
 
     async def begin(self) -> None:
         """Every choice's first chunk."""
-        openings = [text for choice in sorted(self._unopened) if (text := self._opening(choice))]
+        may_call = self._shape.may_call
+        openings = [text for choice in sorted(self._unopened) if (text := self._opening(choice, may_call))]
         if openings:
             await self._out.write("".join(openings).encode())
 
@@ -201,7 +207,8 @@ class ChunkWriter:
             if event.logprobs is not None:
                 event = replace(event, logprobs=text_logprobs(event.logprobs, self._written_chars[event.choice]))
             self._written_chars[event.choice] += len(event.text)
-        await self._chunk(event.choice, self._shape.delta(event), self._tail)
+        calls = bool(event.tool_calls) and not event.text
+        await self._chunk(event.choice, self._shape.delta(event), self._tail, calls)
 
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
         """The choice's last chunk; with `extension` it carries the `swarm` object."""
@@ -219,12 +226,12 @@ class ChunkWriter:
         usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""
         await self._out.end(usage + DONE)
 
-    async def _chunk(self, choice: int, body: str, tail: str) -> None:
-        opening = self._opening(choice) if choice in self._unopened else ""
+    async def _chunk(self, choice: int, body: str, tail: str, calls: bool = False) -> None:
+        opening = self._opening(choice, calls) if choice in self._unopened else ""
         await self._out.write(f"{opening}{self._head}{body}{tail}".encode())
 
-    def _opening(self, choice: int) -> str:
+    def _opening(self, choice: int, calls: bool) -> str:
         """The chunk with which a choice opens; "" where it needs none."""
         self._unopened.discard(choice)
-        opening = self._shape.opening(choice)
+        opening = self._shape.opening(choice, calls)
         return "" if opening is None else f"{self._head}{opening}{self._tail}"

@@ -41,11 +41,16 @@ class ResponseWriter:
     def __init__(self, out: OpenStream, events: ResponseEvents) -> None:
         self._out = out
         self._events = events
+        out.on_silence = self._stay
         self._finish: Finish | None = None
         self._extension: JsonObject | None = None
 
     async def begin(self) -> None:
         await self._out.write(self._events.begin().encode())
+
+    async def _stay(self) -> None:
+        """An event: Codex takes a stream of comments alone for one that hangs."""
+        await self._out.write(self._events.still().encode())
 
     async def delta(self, event: Delta) -> None:
         await self._out.write(self._events.delta(event).encode())

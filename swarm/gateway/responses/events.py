@@ -95,6 +95,10 @@ class ResponseEvents:
         begun = self._event("response.created", {"response": response})
         return begun + self._event("response.in_progress", {"response": response})
 
+    def still(self) -> str:
+        """That the work goes on, for a stream that has had no event for long."""
+        return self.begin() or self._event("response.in_progress", {"response": self._response.begun()})
+
     def delta(self, event: Delta) -> str:
         """What was thought, said and called in one step."""
         written = self.begin()
