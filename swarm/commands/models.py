@@ -12,7 +12,8 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
@@ -26,7 +27,7 @@ from federation.static_peers import load_peers
 from federation.tls import node_id_of
 from hardware.probe import probe_hardware
 from swarm import program_version
-from swarm.commands.output import say
+from swarm.commands.output import complain, say
 from swarm.commands.terminal import Terminal
 from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
@@ -35,11 +36,14 @@ from swarm.node.model_choice import capacity_of, engine_memory
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import download
+from swarm.registry.download import download, folder_name
+from swarm.registry.embedded import embedded_model_path
+from swarm.registry.gguf_header import read_gguf, why_no_model
+from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.model_memory import Load, size_text
-from swarm.registry.names import CatalogueRef, HubRef, parse_model, resolve
+from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
 
 BROWSE_S = 1.5  # what a node takes to be found
@@ -146,10 +150,15 @@ async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
 
 
 def list_models(settings: Settings, as_json: bool) -> int:
-    """Print every model of the catalogue and of this disk."""
+    """Print every model of the catalogue and of this disk that an engine here can load."""
     catalogue = Catalogue.load()
-    rows = list_rows(catalogue, _scan(settings, catalogue))
+    formats = chosen_engine("auto").formats
+    local = _scan(settings, catalogue)
+    rows = list_rows(catalogue, local, formats)
     say(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
+    unread = [*local.problems, *(f"{m.path} is {m.format.upper()}" for m in local.models if m.format not in formats)]
+    for line in unread:
+        complain(f"swarm: not listed: {line}")
     return 0
 
 
@@ -165,50 +174,95 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
 
 
 def pull_model(settings: Settings, name: str) -> int:
-    """Bring `name`, a catalogue name or hf:OWNER/REPO/FILE, from a peer or from the hub, and print where it is."""
+    """Bring `name`, a catalogue name or a file of the hub, from a peer or from the hub, and print where it is.
+
+    What is on this disk already is not brought again: its path is printed.
+    """
     terminal = Terminal()
-    ref, sha256 = _what_to_pull(name)
+    wanted = _what_to_pull(settings, name)
+    if isinstance(wanted, Path):
+        terminal.say(str(wanted))
+        return 0
+    ref, sha256, called = wanted
 
     def progress(done_bytes: int, total_bytes: int | None) -> None:
-        terminal.progress(name, done_bytes, total_bytes)
+        terminal.progress(called, done_bytes, total_bytes)
 
     with files_nearby(settings, terminal) as nearby:
         path = download(ref, settings.models_dir, progress, sha256=sha256, nearby=nearby)
     terminal.say(str(path))
+    with suppress(SetupError):  # what cannot be read is said by whoever is to load it
+        if path.is_file() and (why := why_no_model(read_gguf(path))) is not None:
+            complain(f"swarm: {why}")
     return 0
 
 
-def _what_to_pull(name: str) -> tuple[HubRef, str | None]:
-    """Where `name` is on the hub, and its sha256 where the catalogue has it. Raises SetupError."""
-    match parse_model(name):
-        case HubRef() as ref:
-            return ref, None
-        case CatalogueRef() as ref:
-            variant = resolve(ref, Catalogue.load()).variant
-            return HubRef(variant.repo, variant.file), variant.sha256
-        case _:
-            raise SetupError(
-                f"{name!r} is not something to download: give NAME:SIZE[:QUANT] or hf:OWNER/REPO/FILE.gguf"
-            )
+def _what_to_pull(settings: Settings, name: str) -> Path | tuple[HubRef, str | None, str]:
+    """What is here already; else where `name` is on the hub, its sha256 where the catalogue has it, and its full name.
+
+    Raises SetupError.
+    """
+    catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
+    local = _scan(settings, catalogue)
+    try:
+        ref = parse_model(name)
+    except SetupError:
+        if (here := local.named(name)) is not None:
+            return here.path
+        raise
+    match ref:
+        case EmbeddedRef(embedded):
+            return embedded_model_path(embedded)
+        case HubRef():
+            found = file_of(ref, formats)
+            return found, None, found.file or found.repo
+        case FileRef():
+            if (here := local.named(name)) is None:
+                raise SetupError(
+                    f"{name!r} is not on this disk, and a path cannot be downloaded: give NAME:SIZE[:QUANT] or "
+                    "hf:OWNER/REPO/FILE.gguf"
+                )
+            return here.path
+        case CatalogueRef():
+            if (here := local.named(name)) is not None:
+                return here.path
+            choice = resolve(ref, catalogue, formats, local.own_names)
+            here = local.named(choice.id)
+            source = HubRef(choice.variant.repo, choice.variant.file)
+            return here.path if here else (source, choice.variant.sha256, choice.id)
 
 
 def remove_model(settings: Settings, name: str) -> int:
     """Delete a downloaded model. Only what this program downloaded: the hub's own cache is other programs' too."""
-    catalogue = Catalogue.load()
-    found = _downloaded(scan(settings.models_dir, catalogue, hub_cache=False), name, catalogue)
-    freed_bytes = remove(found, settings.models_dir)
-    say(f"removed {found.id} ({size_text(freed_bytes)})")
+    local = _scan(settings, Catalogue.load())
+    fitting = _meant(local, settings, name)
+    if len(fitting) > 1:
+        raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
+    if not fitting:
+        ours = [model.id for model in local.models if model.path.is_relative_to(settings.models_dir)]
+        raise SetupError(f"{name} is not downloaded; in {settings.models_dir}: {', '.join(ours) or 'nothing'}")
+    freed_bytes = remove(fitting[0], settings.models_dir)
+    say(f"removed {fitting[0].id} ({size_text(freed_bytes)})")
     return 0
 
 
-def _downloaded(local: LocalModels, name: str, catalogue: Catalogue) -> LocalModel:
-    here = local.by_id()
-    wanted = name
-    if name not in here and isinstance(ref := parse_model(name), CatalogueRef):
-        wanted = resolve(ref, catalogue).id
-    if wanted not in here:
-        raise SetupError(f"{name} is not downloaded; on this disk: {', '.join(here) or 'nothing'}")
-    return here[wanted]
+def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel]:
+    """The models of this disk that `name` may mean. Raises SetupError for what is never removed."""
+    if (found := local.named(name)) is not None:
+        return [found]
+    match parse_model(name):
+        case EmbeddedRef():
+            raise SetupError(f"{name} comes with this program: it is not removed")
+        case HubRef(repo, file):
+            folder = settings.models_dir / folder_name(repo)
+            if file is not None:
+                return [model for model in local.models if model.path == folder / file]
+            return [model for model in local.models if folder in (model.path, *model.path.parents)]
+        case CatalogueRef() as ref:
+            parts = str(ref).split(":")
+            return [m for m in local.models if m.in_catalogue and m.id.split(":")[: len(parts)] == parts]
+        case FileRef():
+            return []
 
 
 def _scan(settings: Settings, catalogue: Catalogue) -> LocalModels:

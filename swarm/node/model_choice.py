@@ -18,8 +18,8 @@ from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
-from swarm.registry.gguf_header import GgufFacts, read_model, stem_of
-from swarm.registry.hub import hub_reachable
+from swarm.registry.gguf_header import GgufFacts, read_model, stem_of, why_no_model
+from swarm.registry.hub import file_of, hub_reachable
 from swarm.registry.local import LocalModels, scan
 from swarm.registry.model_memory import Load, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
@@ -96,17 +96,35 @@ class _Choosing:
     def named(self, name: str) -> ChosenModel:
         """Exactly what the user named."""
         models_dir = self._settings.models_dir
-        match parse_model(name):
+        try:
+            ref = parse_model(name)
+        except SetupError:
+            if (here := self._on_disk(name, self._scan())) is not None:  # files may be called anything
+                return here
+            raise
+        match ref:
             case EmbeddedRef(embedded):
                 return self._embedded(embedded, "the embedded demonstration model: two million parameters, often wrong")
             case FileRef(path):
-                return self._file(path, stem_of(path).lower(), f"from {path}")
-            case HubRef() as ref:
+                here = None if path.exists() else self._on_disk(name, self._scan())
+                return here or self._file(path, stem_of(path).lower(), f"from {path}")
+            case HubRef():
+                ref = file_of(ref, self._engine.formats)
                 report = _Report(self._console, ref.file or ref.repo)
                 path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
                 return self._file(path, stem_of(path).lower(), f"as named, {ref.repo}")
-            case CatalogueRef() as ref:
-                return self._catalogue_name(ref)
+            case CatalogueRef():
+                local = self._scan()
+                return self._on_disk(name, local) or self._catalogue_name(ref, local)
+
+    def _on_disk(self, name: str, local: LocalModels) -> ChosenModel | None:
+        """The model of this disk that is called `name`, which no engine has to replace by another."""
+        model = local.named(name)
+        if model is None:
+            return None
+        if model.format not in self._engine.formats:
+            raise SetupError(f"{model.id} ({model.path}) is {model.format.upper()}, which no engine here runs")
+        return self._file(model.path, model.id, "as named, on this disk", model.facts)
 
     def best(self) -> ChosenModel:
         """The best on disk; else one to download, asking if somebody is there; else the embedded one."""
@@ -134,6 +152,10 @@ class _Choosing:
     def _file(self, path: Path, model_id: str, reason: str, facts: GgufFacts | None = None) -> ChosenModel:
         """A GGUF file, its header read (unless its `facts` are known) and its needs checked before any native code."""
         facts = facts or read_model(path).facts
+        if (why := why_no_model(facts)) is not None:
+            raise SetupError(why)
+        if facts.embeds_only:
+            reason = f"{reason}; an embedding model: it answers /v1/embeddings and no chats"
         load = replace(self._load, context_tokens=self._context_tokens(facts))
         self._check_fits(facts, model_id, load)
         return ChosenModel(model_id, path, load.context_tokens, facts.params, reason)
@@ -151,10 +173,9 @@ class _Choosing:
             capacity = Capacity(free_bytes or 0, load, self._engine.formats, estimate=self._engine.estimate)
             raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._loadable))
 
-    def _catalogue_name(self, ref: CatalogueRef) -> ChosenModel:
+    def _catalogue_name(self, ref: CatalogueRef, local: LocalModels) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
-        choices = matches(ref, self._catalogue)
-        local = self._scan()
+        choices = matches(ref, self._catalogue, self._engine.formats, local.own_names)
         capacity = self._capacity(local)
         fitting = [choice for choice in choices if judge(choice, capacity).fits]
         if not fitting:

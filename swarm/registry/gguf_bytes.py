@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 MAGIC = b"GGUF"
+NO_MODELS = {b"<": " but a web page", b"{": " but JSON", b"vers": " but a Git LFS pointer to one (`git lfs pull`)"}
 VERSIONS = (2, 3)  # 1 had 32-bit lengths and has not been written since 2023
 MAX_KEYS = 4096  # real files have under 100
 MAX_TENSORS = 1 << 17  # the largest mixtures of experts have some thousands
@@ -221,7 +222,8 @@ def _preamble(cursor: _Cursor, size_bytes: int) -> tuple[int, int]:
         raise GgufDefect(f"it has {size_bytes} bytes, less than any header")
     magic = cursor.take(4)
     if magic != MAGIC:
-        raise GgufDefect(f"it is not a GGUF file: it begins with {magic!r}")
+        kind = next((words for beginning, words in NO_MODELS.items() if magic.lower().startswith(beginning)), "")
+        raise GgufDefect(f"it is not a GGUF file{kind}: it begins with {magic!r}")
     version = cursor.kind()
     if version not in VERSIONS:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
@@ -321,11 +323,8 @@ BITS_PER_WEIGHT: dict[str, float] = {
 }  # fmt: skip
 
 
-# What people call them: `4bit` and `8bit` mean any of these, the first that a model has.
-ALIASES: dict[str, tuple[str, ...]] = {
-    "4bit": ("4bit", "q4_k_m", "mxfp4", "q4_k_s", "q4_1", "iq4_nl", "q4_0", "iq4_xs"),
-    "8bit": ("8bit", "q8_0"),
-}
+# Of the formats with four bits the usual one first: what is taken where a name leaves it open.
+USUAL_FOUR_BITS = ("4bit", "q4_k_m", "mxfp4", "q4_k_s", "q4_1", "iq4_nl", "q4_0", "iq4_xs")
 
 
 # llama.cpp's `llama_ftype` (include/llama.h), which GGUF stores as general.file_type.

@@ -24,10 +24,11 @@ from swarm.registry.model_memory import CACHE_KEYS, ArchKeys, CacheShape, ModelS
 MAX_PARTS = 256  # a terabyte in parts of 4 GB
 GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred
 PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
+MAX_NAMED = 4  # files of a folder that a message names
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 TOKENIZER = "tokenizer.ggml.model"
-_GENERAL_KEYS = frozenset({"architecture", "name", "file_type", "alignment"})
+_GENERAL_KEYS = frozenset({"architecture", "name", "file_type", "alignment", "type"})
 _ARCH_KEYS = CACHE_KEYS | {"context_length", "vocab_size", "pooling_type", "expert_count", "expert_used_count"}
 
 
@@ -54,6 +55,7 @@ class GgufFacts:
     pooling_type: int | None
     tokenizer: str | None = None  # the kind, in GGUF's words: gpt2, llama, bert, ...
     longest_token_bytes: int | None = None  # as written in the file
+    kind: str | None = None  # general.type: model where it is said at all, adapter, mmproj, vocab, imatrix
 
     @property
     def kv_heads(self) -> int | None:
@@ -93,6 +95,34 @@ def read_gguf(path: Path) -> GgufFacts:
     """
     parts = part_paths(path)
     return _facts(parts, [_read_part(part) for part in parts])
+
+
+def why_no_model(facts: GgufFacts) -> str | None:
+    """Why nothing can be generated with this file alone, and what to give instead; None where it is a model. Blocks."""
+    path = facts.parts[0]
+    if facts.architecture == PROJECTOR or facts.kind == "mmproj":
+        what, instead = f"the image part of a vision model (architecture {facts.architecture})", "give the model itself"
+    elif facts.kind == "adapter":
+        what = f"an adapter (LoRA) for a model of architecture {facts.architecture}"
+        instead = "give that model, or one into which the adapter was merged"
+    elif facts.kind == "imatrix":
+        what, instead = "a table of statistics for quantizing (imatrix)", "give the model itself"
+    elif not facts.params:
+        what, instead = "a vocabulary without weights", "give the model itself"
+    else:
+        return None
+    beside = _models_in(path.parent, path)
+    return f"{path} is {what}, no model of its own: {instead}{f', such as {beside}' if beside else ''}"
+
+
+def _models_in(folder: Path, but: Path | None = None) -> str:
+    """Some of the folder's files that look like models; "" without any."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(".gguf"))
+    except OSError:
+        return ""
+    shown = [folder / name for name in names if not is_later_part(Path(name)) and "mmproj" not in name.lower()]
+    return " or ".join(str(path) for path in [path for path in shown if path != but][:MAX_NAMED])
 
 
 def _model(parts: tuple[Path, ...]) -> GgufModel:
@@ -180,14 +210,23 @@ def stem_of(path: Path) -> str:
 def _read_part(path: Path, vocabulary: bool = False) -> tuple[int, Header]:
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            inside = _models_in(path)
+            give = f": give a file in it, {inside}" if inside else " and has no .gguf file; no other is read here"
+            raise SetupError(f"{path} is a folder{give}")
         if not stat.S_ISREG(status.st_mode):
             raise GgufDefect("it is not a regular file")  # opening a named pipe would wait for its writer
         with path.open("rb") as file:
             return status.st_size, read_header(file, status.st_size, _wanted, vocabulary)
     except FileNotFoundError as error:
-        raise SetupError(
-            f"{path} does not exist: check the path, or see `swarm models list` for what is here"
-        ) from error
+        match = _PART.fullmatch(path.name)
+        if match is not None and int(match["number"]) > 1:
+            remedy = f"the model is in {int(match['count'])} parts and needs all of them: download it again"
+        else:
+            remedy = "check the path, or see `swarm models list` for what is here"
+            if str(path).count("/") in (1, 2) and not path.is_absolute() and not str(path).startswith("."):
+                remedy += "; a file of the hub is written hf:OWNER/REPO/FILE.gguf"
+        raise SetupError(f"{path} does not exist: {remedy}") from error
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
     except GgufDefect as defect:
@@ -210,6 +249,7 @@ def _facts(parts: tuple[Path, ...], read: list[tuple[int, Header]]) -> GgufFacts
         raise SetupError(f"cannot use {parts[0]}: it does not say its architecture; give another .gguf file")
     keys = ArchKeys(architecture, first.values)
     name, tokenizer = first.values.get("general.name"), first.values.get(TOKENIZER)
+    kind = first.values.get("general.type")
     params = sum(tensor.elements for header in headers for tensor in header.tensors)
     return GgufFacts(
         parts=parts,
@@ -228,6 +268,7 @@ def _facts(parts: tuple[Path, ...], read: list[tuple[int, Header]]) -> GgufFacts
         pooling_type=keys.count("pooling_type"),
         tokenizer=tokenizer if isinstance(tokenizer, str) else None,
         longest_token_bytes=first.longest_bytes.get(TOKENS),
+        kind=kind if isinstance(kind, str) and kind else None,
     )
 
 

@@ -14,17 +14,21 @@ import importlib
 import logging
 import os
 import queue
+import re
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from swarm.errors import SetupError
-from swarm.registry.names import check_hub_file
+from swarm.registry.catalogue import Format
+from swarm.registry.gguf_header import is_later_part, stem_of
+from swarm.registry.names import HubRef, check_hub_file
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ TRIES = 6  # in a row that bring no byte more
 RETRY_S = 1.0
 ASK_AGAIN = frozenset({408, 429})  # statuses of a hub that is busy
 MAX_REPO_FILES = 1000  # an MLX model has under 50
+MAX_LISTED = 12  # files of a repository that a message names: most have one for each quantization
 # What a repository needs to run as an MLX model. No code: nothing that is downloaded is ever executed.
 MLX_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
 
@@ -130,6 +135,43 @@ def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
     for file in files:
         check_hub_file(file)
     return info.sha or "main", tuple(files)
+
+
+def file_of(ref: HubRef, formats: Sequence[Format]) -> HubRef:
+    """`ref` with its file, where only its repository was named: the GGUF file with the quantization of `ref`.
+
+    Blocks: the hub is asked what the repository has. Raises SetupError with the names to choose from where that
+    leaves several, or none; a whole repository is one model only where an engine here loads MLX.
+    """
+    if ref.file is not None or ("mlx" in formats and ref.quant is None):
+        return ref
+    with _hub_errors(ref.repo, None):
+        info = _library().HfApi(endpoint=endpoint()).model_info(ref.repo, timeout=METADATA_TIMEOUT_S)
+    listed: list[str] = [sibling.rfilename for sibling in info.siblings or ()]
+    return HubRef(ref.repo, _chosen_file(ref, listed))
+
+
+def _chosen_file(ref: HubRef, listed: Sequence[str]) -> str:
+    """Of the files of a repository the one that `ref` means. Raises SetupError where there is not exactly one."""
+    names = [PurePosixPath(name) for name in sorted(listed) if name.lower().endswith(".gguf")]
+    models = [name for name in names if not is_later_part(Path(name.name)) and "mmproj" not in name.name.lower()]
+    if not models:
+        kind = " (it is an MLX or transformers model)" if any(n.endswith(".safetensors") for n in listed) else ""
+        raise SetupError(f"{ref.repo} has no .gguf file, and no engine here runs anything else{kind}")
+    able = [name for name in models if ref.quant is None or _has_quant(name, ref.quant)]
+    if len(able) == 1:
+        return str(able[0])
+    asked = "" if ref.quant is None else f" in {ref.quant.upper()}"
+    shown = ", ".join(f"hf:{ref.repo}/{name}" for name in (able or models)[:MAX_LISTED])
+    more = f" and {len(able or models) - MAX_LISTED} more" if len(able or models) > MAX_LISTED else ""
+    raise SetupError(f"{ref.repo} has {len(able) or 'no'} model files{asked}: name one of {shown}{more}")
+
+
+def _has_quant(name: PurePosixPath, quant: str) -> bool:
+    """Whether a file's name, or its folder's, says `quant`: `model-UD-Q4_K_XL-00001-of-00002.gguf` has `q4_k_xl`."""
+    stem = stem_of(Path(name.name)).lower()
+    pieces = (name.parent.name.lower(), *re.split(r"[-.]", stem))
+    return quant in pieces or stem.endswith((f"-{quant}", f".{quant}"))
 
 
 def fetch(source: HubFile, into: BinaryIO, have_bytes: int, progress: Progress) -> None:

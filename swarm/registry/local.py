@@ -12,8 +12,9 @@ from federation.printable_text import printable
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.file_hashes import hashes_path
-from swarm.registry.gguf_header import PROJECTOR, GgufFacts, is_later_part, read_gguf, stem_of
+from swarm.registry.gguf_header import PROJECTOR, GgufFacts, is_later_part, read_gguf, stem_of, why_no_model
 from swarm.registry.model_memory import ModelShape
+from swarm.registry.names import CatalogueRef, is_catalogued, parse_model
 
 MAX_DEPTH = 6  # the hub's cache has models--OWNER--REPO/snapshots/COMMIT/FOLDER/FILE
 MAX_VISITED = 20_000  # folder entries looked at in one place: a home folder given by mistake must not take minutes
@@ -42,9 +43,36 @@ class LocalModels:
     def by_id(self) -> Mapping[str, LocalModel]:
         return {model.id: model for model in self.models}
 
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The ids of those that the catalogue does not have."""
+        return tuple(model.id for model in self.models if not model.in_catalogue)
+
+    def named(self, name: str) -> LocalModel | None:
+        """The model that `name` names: by its id, the name or path of its file; in any case where only one fits.
+
+        Raises SetupError where several do.
+        """
+        here = self.by_id()
+        if name in here:
+            return here[name]
+        wanted = name.strip().casefold()
+        path = Path(name).expanduser().resolve() if "/" in name or "\\" in name else None
+        fitting = [model for model in self.models if wanted in _spellings(model) or model.path.resolve() == path]
+        if len(fitting) > 1:
+            raise SetupError(f"{name!r} may be {' or '.join(model.id for model in fitting)}: give one of them")
+        return fitting[0] if fitting else None
+
     def measured(self) -> Mapping[str, ModelShape]:
         """Real numbers for the fit, by catalogue id, of those whose file tells them."""
         return {model.id: model.facts.shape for model in self.models if model.in_catalogue and model.facts}
+
+
+def _spellings(model: LocalModel) -> set[str]:
+    names = [model.id, model.path.name]
+    if model.format == "gguf":
+        names.append(stem_of(model.path))
+    return {name.strip().casefold() for name in names}
 
 
 def scan(
@@ -134,15 +162,28 @@ def _gguf_model(path: Path, catalogue: Catalogue) -> LocalModel | None:
     facts = read_gguf(path)
     if facts.architecture == PROJECTOR:
         return None
+    if (why := why_no_model(facts)) is not None:
+        raise SetupError(why)
     choice = _choice_of_file(path, catalogue)
     return LocalModel(
-        id=choice.id if choice else stem_of(path),
+        id=choice.id if choice else _own_name(path, catalogue),
         path=path,
         format="gguf",
         size_bytes=facts.size_bytes,
         in_catalogue=choice is not None,
         facts=facts,
     )
+
+
+def _own_name(path: Path, catalogue: Catalogue) -> str:
+    """The file's name without `.gguf`; with it where the name alone would mean another model."""
+    stem = stem_of(path)
+    try:
+        ref = parse_model(stem)
+    except SetupError:
+        return stem
+    is_free = isinstance(ref, CatalogueRef) and not is_catalogued(ref, catalogue)
+    return stem if is_free else printable(path.name)
 
 
 def _mlx_model(folder: Path, catalogue: Catalogue) -> LocalModel | None:

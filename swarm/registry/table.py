@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from federation.printable_text import one_line
-from swarm.registry.catalogue import Catalogue, CatalogueChoice
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.fit import Capacity, judge, ranked
 from swarm.registry.local import LocalModel, LocalModels
 from swarm.registry.model_memory import size_text
@@ -55,11 +55,11 @@ def row_json(row: ListRow | FitRow) -> JsonRow:
     return asdict(row)
 
 
-def list_rows(catalogue: Catalogue, local: LocalModels) -> list[ListRow]:
-    """The catalogue in its order, then what else is on this machine."""
+def list_rows(catalogue: Catalogue, local: LocalModels, formats: Sequence[Format] = ("gguf",)) -> list[ListRow]:
+    """Of what an engine here loads, the catalogue in its order, then what else is on this machine."""
     here = local.by_id()
-    rows = [_catalogue_row(choice, here.get(choice.id)) for choice in catalogue.choices()]
-    return rows + [_local_row(model) for model in local.models if not model.in_catalogue]
+    rows = [_catalogue_row(choice, here.get(choice.id)) for choice in catalogue.choices(formats=formats)]
+    return rows + [_local_row(model) for model in local.models if not model.in_catalogue and model.format in formats]
 
 
 def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: LocalModels) -> list[FitRow]:

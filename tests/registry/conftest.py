@@ -39,7 +39,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def make_gguf(tmp_path: Path) -> Callable[..., Path]:
     """Writes a small but complete GGUF file: `keys` are added as they are, under their full names."""
 
-    def make(name: str = "small.gguf", architecture: str = "llama", tokens: int = 32, **keys: object) -> Path:
+    def make(
+        name: str = "small.gguf",
+        architecture: str = "llama",
+        tokens: int = 32,
+        general_type: str | None = None,
+        weights: bool = True,
+        **keys: object,
+    ) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = GGUFWriter(path, architecture)
@@ -58,8 +65,11 @@ def make_gguf(tmp_path: Path) -> Callable[..., Path]:
             else:
                 assert isinstance(value, int)
                 writer.add_uint32(full, value)
-        writer.add_tensor("token_embd.weight", np.ones((tokens, 64), dtype=np.float16))
-        writer.add_tensor("blk.0.ffn_up_exps.weight", np.ones((4, 8, 64), dtype=np.float32))
+        if general_type is not None:
+            writer.add_type(general_type)
+        if weights:
+            writer.add_tensor("token_embd.weight", np.ones((tokens, 64), dtype=np.float16))
+            writer.add_tensor("blk.0.ffn_up_exps.weight", np.ones((4, 8, 64), dtype=np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -263,8 +263,12 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"none\.gguf does not exist: check the path, or see `swarm models list`"):
         read_gguf(tmp_path / "none.gguf")
     (tmp_path / "folder.gguf").mkdir()
-    with pytest.raises(SetupError, match="it is not a regular file"):
+    with pytest.raises(SetupError, match=r"folder\.gguf is a folder and has no \.gguf file"):
         read_gguf(tmp_path / "folder.gguf")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "one.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SetupError, match=r"full is a folder: give a file in it, .*full/one\.gguf$"):
+        read_gguf(tmp_path / "full")
     os.mkfifo(tmp_path / "pipe.gguf")
     with pytest.raises(SetupError, match="it is not a regular file"):
         read_gguf(tmp_path / "pipe.gguf")

@@ -59,6 +59,38 @@ def test_a_model_has_its_catalogue_name_or_its_files(
     assert model.facts.layers == 2
 
 
+@pytest.mark.parametrize("name", ["demo", "Demo", "qwen3", "Qwen3:4b", "qwen3:8b:q4_k_m", "qwen3-8b-q4_k_m.gguf"])
+def test_a_file_that_is_called_like_another_model_keeps_its_ending(
+    make_gguf: MakeGguf, models_dir: Path, name: str
+) -> None:
+    make_gguf(f"models/someone--else/{name}.gguf")
+    (model,) = scanned(models_dir).models
+    assert model.id == f"{name}.gguf"
+
+
+STRANGE = ["tiny-q8_0", "My Model (v2)", "UPPER", "hf:x", "a:b:c:d", "ünïcode", "-dash", "x.y.z", "with'quote"]
+
+
+def test_every_name_leads_back_to_its_file(make_gguf: MakeGguf, models_dir: Path) -> None:
+    for name in (*STRANGE, "demo", "qwen3", f"{QWEN_REPO}/{QWEN_FILE.removesuffix('.gguf')}"):
+        make_gguf(f"models/{name}.gguf")
+    local = scanned(models_dir)
+    assert len(local.models) == len(STRANGE) + 3
+    for model in local.models:
+        others = (model.id, model.id.upper(), f" {model.id}", model.path.name, str(model.path))
+        assert [local.named(name) for name in others] == [model] * len(others), model.id
+    assert local.named("nothing") is None
+
+
+def test_a_name_that_may_be_two_files_says_which(make_gguf: MakeGguf, models_dir: Path) -> None:
+    make_gguf("models/One.gguf")
+    make_gguf("models/one.gguf")
+    local = scanned(models_dir)
+    assert {(found := local.named(name)) and found.id for name in ("One", "one")} == {"One", "one"}
+    with pytest.raises(SetupError, match="'ONE' may be One or one: give one of them"):
+        local.named("ONE")
+
+
 def test_real_numbers_reach_the_fit(make_gguf: MakeGguf, models_dir: Path) -> None:
     path = make_gguf(f"models/{QWEN_REPO}/{QWEN_FILE}")
     make_gguf("models/mine.gguf")
@@ -86,7 +118,7 @@ def test_a_broken_file_is_a_problem_and_the_rest_is_found(make_gguf: MakeGguf, m
     found = scanned(models_dir)
     assert [model.id for model in found.models] == ["good"]
     assert len(found.problems) == 1
-    assert "broken.gguf: it is not a GGUF file: it begins with b'<htm'" in found.problems[0]
+    assert "broken.gguf: it is not a GGUF file but a web page: it begins with b'<htm'" in found.problems[0]
 
 
 def test_projectors_partial_files_and_hidden_folders_are_left_out(make_gguf: MakeGguf, models_dir: Path) -> None:

@@ -87,7 +87,8 @@ async def test_who_is_revoked_while_copying_gets_no_more_and_is_told_why(
     tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("swarm.commands.models._what_to_pull", lambda _: (HubRef(f"{OWNER}/{REPO}", FILE), SHA256))
+    wanted = HubRef(f"{OWNER}/{REPO}", FILE), SHA256, NAME
+    monkeypatch.setattr("swarm.commands.models._what_to_pull", lambda *_: wanted)
     holder = Holder(tmp_path, stop_at=2**20)
     async with holder.node:
         pull = asyncio.create_task(holder.pull("study"))

@@ -47,6 +47,57 @@ def test_every_form_is_understood(text: str, ref: ModelRef) -> None:
     assert parse_model(text) == ref
 
 
+HUB_FILE = HubRef("unsloth/Qwen3-8B-GGUF", "Qwen3-8B-Q4_K_M.gguf")
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("hf:unsloth/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("hf:unsloth/Qwen3-8B-GGUF/blob/main/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("HF:unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("hf://unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("hf.co/unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("huggingface.co/unsloth/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("https://huggingface.co/unsloth/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q4_K_M.gguf?download=true", HUB_FILE),
+        ("https://huggingface.co/unsloth/Qwen3-8B-GGUF/blob/main/Qwen3-8B-Q4_K_M.gguf#x", HUB_FILE),
+        ("hf:https://hf.co/unsloth/Qwen3-8B-GGUF/raw/main/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("http://HuggingFace.co/unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("http://mirror.example/hub/unsloth/Qwen3-8B-GGUF/resolve/main/Qwen3-8B-Q4_K_M.gguf", HUB_FILE),
+        ("https://huggingface.co/o/r/resolve/main/Q8_0/m.gguf", HubRef("o/r", "Q8_0/m.gguf")),
+        ("https://huggingface.co/o/r", HubRef("o/r", None)),
+        ("https://huggingface.co/o/r/tree/main/", HubRef("o/r", None)),
+        ("hf:o/r:Q4_K_M", HubRef("o/r", None, "q4_k_m")),
+        ("hf.co/o/r:UD-Q4_K_XL", HubRef("o/r", None, "ud-q4_k_xl")),
+        ("hf:o/r/M.GGUF", HubRef("o/r", "M.GGUF")),
+        ("file:///models/My%20Model.gguf", FileRef(Path("/models/My Model.gguf"))),
+        ("Demo:B", EmbeddedRef("demo:b")),
+    ],
+)
+def test_the_spellings_that_people_copy_are_understood(
+    text: str, ref: ModelRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example/hub/")
+    assert parse_model(text) == ref
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("https://example.com/m.gguf", r"fetched from no other address: .* --model PATH\.gguf, .*hf:OWNER/REPO/FILE"),
+        ("https://ollama.com/library/qwen3", "fetched from no other address"),
+        ("hf:o/r/resolve/v1.0/m.gguf", r"names the revision 'v1\.0'; only 'main' is fetched: give hf:o/r/m\.gguf"),
+        ("https://huggingface.co/o/r/tree/main/Q8_0", "is a folder: give one file of it, hf:o/r/Q8_0/FILE"),
+        ("https://huggingface.co/datasets/o/r", "does not name a hub repository"),
+        ("hf:o/r:Q4_K_M/m.gguf", "give hf:OWNER/REPO/FILE.gguf or hf:OWNER/REPO:QUANT"),
+        ("hf:o/r/model.safetensors", r"is not a \.gguf file: give hf:OWNER/REPO/FILE\.gguf, or hf:o/r"),
+    ],
+)
+def test_what_is_spelled_otherwise_is_told_what_to_write(text: str, said: str) -> None:
+    with pytest.raises(SetupError, match=said):
+        parse_model(text)
+
+
 def test_a_home_folder_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert parse_model("~/m.gguf") == FileRef(Path("/home/someone/m.gguf"))
@@ -102,19 +153,18 @@ def test_any_text_is_a_reference_or_a_setup_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "formats", "found"),
     [
-        ("qwen2.5-coder:7b:4bit", ["gguf"], "qwen2.5-coder:7b:q4_k_m"),
-        ("qwen2.5-coder:7b:8bit", ["gguf"], "qwen2.5-coder:7b:q8_0"),
         ("qwen2.5-coder:7b:4bit", ["mlx"], "qwen2.5-coder:7b:4bit"),
         ("qwen2.5-coder:7b:4bit", ["mlx", "gguf"], "qwen2.5-coder:7b:4bit"),
-        ("qwen2.5-coder:7b:4bit", ["gguf", "mlx"], "qwen2.5-coder:7b:q4_k_m"),
+        ("qwen2.5-coder:7b:4bit", ["gguf", "mlx"], "qwen2.5-coder:7b:4bit"),
+        ("qwen2.5-coder:7b", ["mlx", "gguf"], "qwen2.5-coder:7b:4bit"),
+        ("Qwen_Qwen3-32B-Q4_K_M", ["gguf"], "qwen3:32b:q4_k_m"),
         ("qwen2.5-coder:7b:q4_k_m", ["mlx", "gguf"], "qwen2.5-coder:7b:q4_k_m"),
         ("qwen2.5-coder:7b", ["gguf"], "qwen2.5-coder:7b:q4_k_m"),
-        ("gpt-oss:20b:4bit", ["gguf"], "gpt-oss:20b:mxfp4"),
         ("qwen3:0.6b", ["gguf"], "qwen3:0.6b:q8_0"),
         ("granite4", ["gguf"], "granite4:micro:q4_k_m"),
     ],
 )
-def test_aliases_and_omissions_are_resolved(text: str, formats: list[Format], found: str) -> None:
+def test_omissions_are_resolved(text: str, formats: list[Format], found: str) -> None:
     ref = parse_model(text)
     assert isinstance(ref, CatalogueRef)
     assert resolve(ref, CATALOGUE, formats).id == found
@@ -129,10 +179,15 @@ def test_aliases_and_omissions_are_resolved(text: str, formats: list[Format], fo
         (
             CatalogueRef("qwen3", "0.6b", "q4_k_m"),
             ["gguf"],
-            r"no qwen3:0\.6b:q4_k_m .*there is qwen3:0\.6b:q8_0 \(gguf\)",
+            r"no qwen3:0\.6b:q4_k_m; there is qwen3:0\.6b:q8_0$",
         ),
-        (CatalogueRef("qwen3", "0.6b", "4bit"), ["gguf"], r"there is no qwen3:0\.6b:4bit in gguf format; there is"),
-        (CatalogueRef("gemma4", "31b"), ["mlx"], r"there is no gemma4:31b as mlx; there is gemma4:31b:q4_k_m \(gguf\)"),
+        (CatalogueRef("gpt-oss", "20b", "4bit"), ["gguf"], r"no gpt-oss:20b:4bit; there is gpt-oss:20b:mxfp4$"),
+        (
+            CatalogueRef("qwen3", "4b", "4bit"),
+            ["gguf"],
+            r"qwen3:4b:4bit comes as MLX only, which no engine here runs; there is qwen3:4b:q4_k_m$",
+        ),
+        (CatalogueRef("gemma4", "31b"), ["mlx"], r"gemma4:31b comes as GGUF only, which no engine here runs; choose"),
         (CatalogueRef("llama3.2"), ["gguf"], r"llama3\.2 comes in 1b, 3b: name one, such as llama3\.2:1b"),
     ],
 )
