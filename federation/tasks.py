@@ -47,6 +47,22 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> tuple[Exception, 
     return tuple(error for error in errors if isinstance(error, Exception))
 
 
+async def finished(task: asyncio.Task[None]) -> None:
+    """Return when `task` is over, raising what it ended with. For work that must not be left half done.
+
+    Whoever waits here may be cancelled, and `task` still comes to its end: CancelledError is raised when it has.
+    """
+    interrupted: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    task.result()
+
+
 def report_crash(task: asyncio.Task[Any], log: logging.Logger, consequence: str) -> None:
     """From now on: should `task` end with an error, which is a defect, `log` says so at once, with the traceback.
 

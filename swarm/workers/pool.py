@@ -170,9 +170,11 @@ class ModelWorkers:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await cancel_and_wait(self._keeper)
-        self._stop("the node is shutting down")
-        await self._engine.aclose()
+        try:
+            await cancel_and_wait(self._keeper)
+        finally:  # whoever ends this may be cancelled meanwhile: an engine is never left behind
+            self._stop("the node is shutting down")
+            await self._engine.aclose()
 
     @property
     def engine(self) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.random_model import write_model
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, host_answer
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
-from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS
+from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS, library
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.loop_watch import watching_the_loop
@@ -175,6 +176,38 @@ async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:
         (host,) = psutil.Process().children()
         await engine.aclose()
         assert not psutil.pid_exists(host.pid)
+
+
+async def test_a_close_that_is_cancelled_leaves_no_host_behind(demo_model: Path) -> None:
+    engine = await load_xllamacpp(spec(demo_model), "always")
+    (host,) = psutil.Process().children()
+    closing = asyncio.create_task(engine.aclose())
+    await asyncio.sleep(0)  # it has begun
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not psutil.pid_exists(host.pid)
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(("told", "policy"), [(None, "passive"), ("active", "active")])
+async def test_threads_of_a_host_wait_without_spinning_unless_somebody_wants_it(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, policy: str
+) -> None:
+    if told is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", told)
+    async with aclosing(await load_xllamacpp(spec(demo_model), "always")):
+        (host,) = psutil.Process().children()
+        assert host.environ()["OMP_WAIT_POLICY"] == policy
+
+
+def test_threads_of_this_process_wait_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libgomp reads it when the library is loaded: it must be set by then."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    library()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
 
 
 @pytest.mark.parametrize("isolation", ["never", "always"])

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from federation.tasks import cancel_and_wait, report_crash
+from federation.tasks import cancel_and_wait, finished, report_crash
 
 
 class Worker:
@@ -173,3 +173,35 @@ async def test_a_task_that_takes_its_cancellation_back_is_cancelled_again(caplog
     assert await cancel_and_wait(task) == ()
     assert task.cancelled()
     assert "task stubborn went on" in caplog.text
+
+
+async def test_work_is_finished_although_who_waits_for_it_is_cancelled_twice() -> None:
+    may_end, is_done = asyncio.Event(), False
+
+    async def work() -> None:
+        nonlocal is_done
+        await may_end.wait()
+        is_done = True
+
+    working = asyncio.create_task(work())
+    waiting = [asyncio.create_task(finished(working)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for _ in range(2):
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+    assert not waiting[0].done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    await waiting[1]
+    assert is_done
+
+
+async def test_what_work_ended_with_is_raised_for_everybody_who_waits() -> None:
+    async def work() -> None:
+        raise OSError("no disk")
+
+    working = asyncio.create_task(work())
+    for _ in range(2):
+        with pytest.raises(OSError, match="no disk"):
+            await finished(working)

@@ -15,14 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
 
-from federation.tasks import cancel_and_wait, report_crash
+from federation.tasks import cancel_and_wait, finished, report_crash
 from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens, longest_token_bytes
+from swarm.engines.free_memory import trim
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.xllamacpp_host import (
     LOAD_LEAST_S,
+    WAIT_POLICY,
     Batching,
     Pooling,
     RunningServer,
@@ -96,7 +98,12 @@ class InThisProcess:
             await self.end()
         running = [self._running]
         self._running = None
-        await asyncio.to_thread(running.clear)  # the destructor joins llama.cpp's threads, and holds the GIL
+
+        def unload() -> None:
+            running.clear()  # the destructor joins llama.cpp's threads, and holds the GIL
+            trim()  # glibc keeps most of what a model had: 145 MiB of a 135M model instead of 45 (measured)
+
+        await asyncio.to_thread(unload)
 
     async def end(self) -> None:
         """Its threads go on, and its memory stays, until the process ends."""
@@ -158,7 +165,7 @@ class XllamacppEngine:
         self._loaded = loaded
         self._capabilities = capabilities
         self._home = home
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, limits), self._note_health)
@@ -218,9 +225,11 @@ class XllamacppEngine:
         return await self.http.count_tokens(request)
 
     async def aclose(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"close of the {self._home.where}")
+        await finished(self._closing)
+
+    async def _close(self) -> None:
         watching = (self._watcher, self._wedged, self._ended)
         await cancel_and_wait(*watching)
         works = not self.failed.done() and await _answers(self.http)
@@ -312,6 +321,7 @@ async def _load_in_host(
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
         env={
+            "OMP_WAIT_POLICY": WAIT_POLICY,
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
             "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts, which takes its time and prints pages

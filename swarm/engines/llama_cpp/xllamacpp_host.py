@@ -37,6 +37,9 @@ HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for
 EMBEDDING_TEXT_TOKENS = 512
 ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
 LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
+# OpenMP's threads spin at every barrier unless they are told not to: beside one busy program, or a second model, an
+# engine was 10 to 20 times slower (docs/benchmarks.md). libgomp reads this once, when it is loaded.
+WAIT_POLICY = "passive"
 LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
 LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
 
@@ -83,9 +86,15 @@ class RunningServer:
     handle: Any
 
 
+def library() -> Any:
+    """xllamacpp, a native module without type information. Its threads do not spin, unless this process was told so."""
+    os.environ.setdefault("OMP_WAIT_POLICY", WAIT_POLICY)
+    return importlib.import_module("xllamacpp")
+
+
 def has_gpu() -> bool:
     """Whether this build of llama.cpp sees a device besides the CPU. Loads the library: call it off the loop."""
-    xllamacpp: Any = importlib.import_module("xllamacpp")
+    xllamacpp = library()
     cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
     return any(device["type"] != cpu for device in xllamacpp.get_device_info())
 
@@ -95,7 +104,7 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
 
     Raises EngineFailed where llama.cpp refuses the file; its reason goes to its own log only.
     """
-    xllamacpp: Any = importlib.import_module("xllamacpp")  # a native module without type information
+    xllamacpp = library()
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.path)
     params.model_alias = {spec.model_id}

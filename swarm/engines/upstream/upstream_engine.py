@@ -26,7 +26,6 @@ class UpstreamEngine:
     def __init__(self, http: UpstreamHttp, slots: int) -> None:
         self.http = http
         self._slots = slots
-        self._closed = False
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stalled: str | None = None
 
@@ -78,9 +77,7 @@ class UpstreamEngine:
         return BadRequest(f"upstream {self.http.host} is not asked to {verb}", param="model")
 
     async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self.http.aclose()
+        await self.http.aclose()
 
 
 def why_not_available() -> str | None:
