@@ -149,6 +149,9 @@ class GenerationRequest(Frozen):
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
 
 
+GAVE_WAY = "gave way: somebody else waited for the worker"  # the `error` of a vote that nobody had asked for
+
+
 class Candidate(Frozen):
     """One complete answer from one voter ("Zeus@kitchen"), or the reason why there is none (`error`).
 

@@ -30,6 +30,7 @@ class AbstainReason(StrEnum):
     DUPLICATE = "voter already counted"
     NO_WEIGHT = "no weight"
     OUTRUN = "outrun"
+    GAVE_WAY = "gave way"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from swarm.consensus.json_answer import (
 )
 from swarm.consensus.question import Question
 from swarm.consensus.text_answer import TextAnswer, read_text
-from swarm.generation import Candidate
+from swarm.generation import GAVE_WAY, Candidate
 
 MAX_ANSWER_CHARS = 500_000  # about 125,000 tokens; also bounds what Unicode normalisation may swell to
 
@@ -59,6 +59,8 @@ def read(question: Question, candidate: Candidate) -> Reading | Flaw:
 
 def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
     cut = candidate.finish_reason == "length"
+    if candidate.error == GAVE_WAY:
+        return Flaw(AbstainReason.GAVE_WAY)
     if candidate.error is not None:
         return Flaw(AbstainReason.FAILED, candidate.error)
     if candidate.finish_reason == "content_filter":

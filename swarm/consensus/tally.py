@@ -137,8 +137,9 @@ def _logprob(candidate: Candidate) -> float:
 
 
 def models_counted(groups: Sequence[Group], abstentions: Sequence[Abstention]) -> list[str]:
-    """The model of every voter whose part in the vote is known, one for each."""
-    by_voter = {entry.candidate.voter: entry.candidate.model for entry in abstentions}
+    """The model of every voter whose part in the vote is known, one for each; who gave way has none."""
+    stayed = (entry.candidate for entry in abstentions if entry.reason != AbstainReason.GAVE_WAY)
+    by_voter = {candidate.voter: candidate.model for candidate in stayed}
     by_voter.update((ballot.candidate.voter, ballot.candidate.model) for group in groups for ballot in group.ballots)
     return list(by_voter.values())
 

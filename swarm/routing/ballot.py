@@ -66,7 +66,7 @@ class Arrivals:
             await self._queue.put(Report(batch, event))
 
         try:
-            async with aclosing(self._run(batch.replica, batch.samplings, report if leads else None, meter)) as answers:
+            async with aclosing(self._run(batch, report if leads else None, meter)) as answers:
                 async for candidate in answers:
                     meter.answered()
                     await self._queue.put(Report(batch, candidate))

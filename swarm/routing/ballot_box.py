@@ -18,7 +18,7 @@ from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
 from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
-from swarm.consensus.waves import SamplingChange, may_decide_alone, prefill_costs_more
+from swarm.consensus.waves import may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.errors import (
     BadRequest,
@@ -31,16 +31,15 @@ from swarm.errors import (
     Unavailable,
     UpstreamRefused,
 )
-from swarm.generation import Candidate, Delta, Finish
+from swarm.generation import GAVE_WAY, Candidate, Delta, Finish
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.policy import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned
 from swarm.routing.replica_client import Meter
-from swarm.routing.replicas import Replica
 
 log = logging.getLogger(__name__)
 
 AskJudge = Callable[[Sequence[Group]], Awaitable[Candidate]]
-RunVoters = Callable[[Replica, Sequence[SamplingChange], OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
+RunVoters = Callable[[Batch, OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
 STOPS_THAT_SAVE = frozenset({"unbeatable_lead", "posterior", "first"})  # whoever has not answered is not needed
 
 
@@ -103,6 +102,7 @@ class BallotCall:
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
+    long_prompt: bool = False  # reading it again takes longer than waiting for an answer beside which it is in a cache
 
 
 class BallotBox:
@@ -119,6 +119,7 @@ class BallotBox:
         self._last_news: tuple[int, ...] | None = None
         self._replaced = False
         self._deadly = False
+        self._gave_way = 0
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
         self._nodes: dict[str, str] = {}
@@ -155,9 +156,13 @@ class BallotBox:
 
     @property
     def may_be_cut(self) -> bool:
-        """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline."""
-        enough = max(-(-self.asked // 2), min(self.call.min_votes, self.asked))
-        return not self.held and len(self.candidates) >= enough and not self.lead.pending
+        """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline.
+
+        Who gave way is not among them: it says nothing of how long an answer takes.
+        """
+        asked, answered = self.asked - self._gave_way, len(self.candidates) - self._gave_way
+        enough = max(-(-asked // 2), min(self.call.min_votes, asked))
+        return not self.held and answered >= enough and not self.lead.pending
 
     def _ask(self, batch: Batch) -> None:
         self.asked += len(batch.samplings)
@@ -194,8 +199,10 @@ class BallotBox:
     def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
         place = key_of(batch.replica)
         usages = [candidate.usage for candidate in self.candidates]
-        if place in warm or not self._out[place] or not usages:
+        if place in warm or not self._out[place]:
             return True
+        if not usages:
+            return not self.call.long_prompt
         longest = max(usage.completion_tokens for usage in usages)
         return not prefill_costs_more(max(usage.prompt_tokens for usage in usages), longest)
 
@@ -222,6 +229,8 @@ class BallotBox:
         item = self._under_its_own_name(item)
         self._out[key_of(report.batch.replica)] -= 1
         self.candidates.append(item)
+        if item.error == GAVE_WAY:  # somebody waits where it voted: the vote goes on with what it has
+            self._gave_way, self.held = self._gave_way + 1, ()
         self.lead.arrived(report.batch, item)
         return None
 

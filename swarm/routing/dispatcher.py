@@ -15,7 +15,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
-from swarm.consensus.waves import SamplingChange, ballot_samplings, first_wave
+from swarm.consensus.waves import ballot_samplings, first_wave, prefill_outlasts
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, prompt_chars
 from swarm.registry.weights_file import Measurements
@@ -54,6 +54,7 @@ from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
+CHARS_PER_TOKEN = 4  # of English, about
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
 
 A = TypeVar("A")
@@ -263,7 +264,11 @@ class Dispatcher:
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
-        batches, later = in_waves(seats, samplings, first)
+        least = options.min_votes or 1
+        long_prompt = prefill_outlasts(prompt_chars(request) // CHARS_PER_TOKEN, expected_tokens(request))
+        batches, later = in_waves(
+            seats, samplings, first, give_way=plan.idle_only and least == 1, long_prompt=long_prompt
+        )
         return BallotCall(
             question=question,
             wanted=plan.wanted,
@@ -283,18 +288,18 @@ class Dispatcher:
             min_votes=options.min_votes or 1,
             min_agreement=options.min_agreement,
             progress=options.progress,
+            long_prompt=long_prompt,
         )
 
     def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
         """How voters of `request` are run."""
 
-        def run(
-            replica: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
-        ) -> AsyncGenerator[Candidate, None]:
+        def run(batch: Batch, on_event: OnEvent | None, meter: Meter) -> AsyncGenerator[Candidate, None]:
+            replica, samplings = batch.replica, batch.samplings
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
             sampled = request if unchanged else with_sampling(request, samplings[0])
-            return self._client.candidates(replica, sampled, len(samplings), deadline, on_event, meter)
+            return self._client.candidates(replica, sampled, len(samplings), deadline, on_event, meter, batch.gives_way)
 
         return run
 
@@ -325,7 +330,8 @@ class Dispatcher:
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        return Batch(best, failure.batch.samplings[: min(failure.missing, room[best] or best.slots)])
+        samplings = failure.batch.samplings[: min(failure.missing, room[best] or best.slots)]
+        return replace(failure.batch, replica=best, samplings=samplings)
 
     def single(
         self,

@@ -90,8 +90,11 @@ async def peer_candidates(
     count: int,
     deadline: float,
     on_event: OnEvent | None = None,
+    gives_way: bool = False,
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from a peer. At most that many are taken, and each bears the peer's own name.
+
+    With `gives_way` the peer may stop them for the sake of others there; older nodes do not know it and never do.
 
     `on_event` is called with the first one's events as they come, where the peer sends them.
     Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, that its engine ended over
@@ -102,6 +105,8 @@ async def peer_candidates(
     body: JsonObject = {"request": request_body(request, 1), "votes": count}
     if on_event is not None:
         body["leader"] = True
+    if gives_way:
+        body["gives_way"] = True
     left = count
     try:
         stream = client.stream_candidates(

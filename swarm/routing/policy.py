@@ -295,10 +295,14 @@ def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Voters of one replica that run together: same temperature, one prefill."""
+    """Voters of one replica that run together: same temperature, one prefill.
+
+    One that `gives_way` is stopped for whoever waits for a worker there: votes that nobody asked for, but the first.
+    """
 
     replica: Replica
     samplings: tuple[SamplingChange, ...]
+    gives_way: bool = False
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -349,11 +353,26 @@ def sampled_here_too(seats: Sequence[Replica], samplings: Sequence[SamplingChang
 
 
 def in_waves(
-    seats: Sequence[Replica], samplings: Sequence[SamplingChange], first: int
+    seats: Sequence[Replica],
+    samplings: Sequence[SamplingChange],
+    first: int,
+    *,
+    give_way: bool = False,
+    long_prompt: bool = False,
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
-    """The batches of the first `first` seats, and those of the rest; each seat has its own sampling."""
+    """The batches of the first `first` seats, and those of the rest; each seat has its own sampling.
+
+    Where votes `give_way`, all but the first do, which therefore runs by itself: of answers that share a prefill none
+    can be stopped alone. A `long_prompt` is not read twice at its place: the others there are held back.
+    """
     dealt = list(zip(seats, samplings, strict=True))
-    return batches_of(dealt[:first]), batches_of(dealt[first:])
+    if not give_way:
+        return batches_of(dealt[:first]), batches_of(dealt[first:])
+    lead, *extra = dealt
+    now = [seat for seat in extra[: first - 1] if not (long_prompt and key_of(seat[0]) == key_of(lead[0]))]
+    later = [seat for seat in extra if seat not in now]
+    batches, held = (tuple(replace(batch, gives_way=True) for batch in batches_of(some)) for some in (now, later))
+    return (*batches_of([lead]), *batches), held
 
 
 def seated_as_planned(held: Sequence[Batch], _: OwnVoters) -> tuple[Batch, ...]:
@@ -394,11 +413,11 @@ def seated_anew(
             chosen.add(place)
             planned[batch.replica.party] -= seats
             planned[places[place].party] += seats
-            seated.append(Batch(places[place], batch.samplings))
+            seated.append(replace(batch, replica=places[place]))
             continue
         room = _idle_at_home(batch, places.get(home), own) if idle_only else seats
         if room > 0:
-            seated.append(Batch(batch.replica, batch.samplings[:room]))
+            seated.append(replace(batch, samplings=batch.samplings[:room]))
     return tuple(seated)
 
 

@@ -78,7 +78,7 @@ def waiting_s(replica: Replica, writing_s: float, choices: int = 1) -> float:
     """Seconds until `choices` slots are free for a newcomer: as reported, else as its queue would move up."""
     if replica.slots_free >= choices:
         return 0.0
-    if replica.wait_s:
+    if replica.wait_s or (replica.wait_s is not None and not replica.slots_free):  # extra votes there give way at once
         return replica.wait_s
     full_s = writing_s * crowding(replica.slots, replica.slots)
     return (replica.waiting + choices) * full_s / max(replica.slots, 1)

@@ -19,7 +19,16 @@ from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
-from swarm.generation import Candidate, Delta, EventStream, Finish, GenerationRequest, ToolCallDelta, prompt_chars
+from swarm.generation import (
+    GAVE_WAY,
+    Candidate,
+    Delta,
+    EventStream,
+    Finish,
+    GenerationRequest,
+    ToolCallDelta,
+    prompt_chars,
+)
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.preference import RoutingReason
@@ -28,7 +37,9 @@ from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
-from swarm.workers.pool import ModelWorkers, WorkerPool
+from swarm.workers.pool import GaveWay, ModelWorkers, Recall, WorkerPool
+
+IDLE_SEAT = "idle"  # in the place of a worker's name where a voter that gives way found none
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +85,24 @@ class ReplicaClient:
         deadline: float,
         on_event: OnEvent | None = None,
         meter: Meter | None = None,
+        gives_way: bool = False,
     ) -> AsyncGenerator[Candidate, None]:
-        """`count` whole answers; `on_event` gets the first one's events; `meter` counts what is made here of all."""
+        """`count` whole answers; `on_event` gets the first one's events; `meter` counts what is made here of all.
+
+        Where they give way, some are candidates with that error, as soon as somebody else waits for their workers.
+        """
         request = request.model_copy(update={"model": replica.model})
         account, guard = nullcontext(), nullcontext()
         if replica.local:
             workers = self._workers(replica)
-            source = local_candidates(workers, request, count, replica.node, deadline, self.pills, on_event, meter)
+            source = local_candidates(
+                workers, request, count, replica.node, deadline, self.pills, on_event, meter, gives_way
+            )
         else:
             refuse_to_send(replica, request)
             guard = self._guarded(replica, RequestContent.of(request))
             account = self._router.asking(replica, deadline, count)
-            source = peer_candidates(self._client, replica, request, count, deadline, on_event)
+            source = peer_candidates(self._client, replica, request, count, deadline, on_event, gives_way)
         with guard, account:
             async with aclosing(source) as answers:
                 async for candidate in answers:
@@ -255,6 +272,7 @@ async def local_candidates(
     pills: PoisonPills,
     on_event: OnEvent | None = None,
     meter: Meter | None = None,
+    gives_way: bool = False,
 ) -> AsyncGenerator[Candidate, None]:
     """`count` answers from this node's workers as one batch, each as soon as it is whole.
 
@@ -262,28 +280,49 @@ async def local_candidates(
     counts everybody's. Closing the generator stops the batch. A candidate's time counts from here, waiting for the
     workers included; whoever would wait beyond the monotonic instant `deadline` is refused at once, and so is one of
     the `pills`.
+
+    A batch that `gives_way` takes only workers that are idle, and is stopped when somebody else waits for them: all of
+    it, since one answer of a shared prefill cannot be stopped alone. Whoever has no answer by then has GAVE_WAY for its
+    error, after the workers were given back.
     """
     refuse_too_long(request, workers.engine.loaded)
     asked, content = time.perf_counter(), RequestContent.of(request)
     pills.refuse(content)
-    async with AsyncExitStack() as stack:
-        lease = await stack.enter_async_context(workers.lease(count, deadline))
-        stack.enter_context(pills.guard(content, node))
-        begun = time.perf_counter()
-        builders = [AnswerBuilder() for _ in lease.workers]
-        async with aclosing(lease.engine.candidates(request, len(builders))) as events:
-            async for event in events:
-                builder = builders[event.choice]
-                builder.add(event)
-                if meter is not None:
-                    meter.count(event)
-                if on_event is not None and event.choice == 0:
-                    await on_event(event)
-                if isinstance(event, Delta):
-                    continue
-                note_speed(workers, event, begun)
-                voter = f"{lease.workers[event.choice].name}@{node}"
-                yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
+    left = dict.fromkeys(range(count), f"{IDLE_SEAT}@{node}")  # the voters without an answer
+    try:
+        async with AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(workers.lease(count, deadline, gives_way))
+            left.update((choice, f"{worker.name}@{node}") for choice, worker in enumerate(lease.workers))
+            stack.enter_context(pills.guard(content, node))
+            begun = time.perf_counter()
+            builders = [AnswerBuilder() for _ in lease.workers]
+            events = lease.engine.candidates(request, len(builders))
+            async with aclosing(events if lease.recall is None else recallable(events, lease.recall)) as events:
+                async for event in events:
+                    builder = builders[event.choice]
+                    builder.add(event)
+                    if meter is not None:
+                        meter.count(event)
+                    if on_event is not None and event.choice == 0:
+                        await on_event(event)
+                    if isinstance(event, Delta):
+                        continue
+                    note_speed(workers, event, begun)
+                    voter = left.pop(event.choice)
+                    yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
+    except GaveWay:
+        pass
+    if gives_way:
+        for voter in left.values():
+            took_ms = elapsed_ms(asked)
+            yield Candidate(voter=voter, node=node, model=request.model, elapsed_ms=took_ms, error=GAVE_WAY)
+
+
+async def recallable(events: EventStream, recall: Recall) -> EventStream:
+    """The same events until the workers are wanted back. Raises GaveWay then, whatever is being waited for."""
+    async with aclosing(events):
+        while (event := await recall.until(anext(events, None))) is not None:
+            yield event
 
 
 async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[Delta | Finish, None]:

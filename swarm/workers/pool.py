@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import Capabilities, Engine
@@ -40,6 +41,7 @@ SUSPECT_AFTER = 3  # breaks in a row: chance, a full memory or a bad request exp
 
 
 Loader = Callable[[], Awaitable[Engine]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,44 @@ class ModelState:
     stalled: str | None = None
 
 
+class GaveWay(Exception):
+    """Somebody else waits for the workers of a lease that gives way, or had them first."""
+
+
+class Recall:
+    """Whether the workers of a lease are wanted back. For the one task that works with them."""
+
+    def __init__(self) -> None:
+        self._called = False
+        self._limit: asyncio.Timeout | None = None
+
+    def call(self) -> None:
+        """They are, from now on: whoever waits in `until` is interrupted."""
+        self._called = True
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+    async def until(self, coming: Awaitable[T]) -> T:
+        """What `coming` brings. Raises GaveWay, cancelling it, as soon as the workers are wanted back."""
+        self._limit = limit = asyncio.timeout(0 if self._called else None)
+        try:
+            async with limit:
+                return await coming
+        except TimeoutError:
+            if limit.expired():
+                raise GaveWay from None
+            raise
+        finally:
+            self._limit = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Workers held for one request, and the engine they belong to."""
+    """Workers held for one request, and the engine they belong to. `recall` is set where it gives way."""
 
     engine: Engine
     workers: tuple[Worker, ...]
+    recall: Recall | None = None
 
 
 class BackOff:
@@ -108,13 +142,21 @@ class _Run:
     engine: Engine
     table: SlotTable
     waiting: dict[Ticket, asyncio.Future[None]] = field(default_factory=dict[Ticket, "asyncio.Future[None]"])
+    recalls: dict[Ticket, Recall] = field(default_factory=dict[Ticket, Recall])
 
     @property
     def idle(self) -> int:
         """Workers that a newcomer would get at once: none while the engine is doubted."""
         return 0 if self.engine.stalled else self.table.idle
 
+    @property
+    def obtainable(self) -> int:
+        """The same, with those of who gives way."""
+        return 0 if self.engine.stalled else self.table.obtainable
+
     def serve(self) -> None:
+        for ticket in self.table.call_back():
+            self.recalls[ticket].call()
         if self.engine.stalled:
             return
         for ticket in self.table.grants():
@@ -218,19 +260,27 @@ class ModelWorkers:
             return None
         table = self._run.table
         slots = len(table.workers)
-        return expected_wait_s(min(count, slots), self._run.idle, table.queued, slots, self._service_s)
+        return expected_wait_s(min(count, slots), self._run.obtainable, table.queued, slots, self._service_s)
 
     @asynccontextmanager
-    async def lease(self, count: int, deadline: float | None = None) -> AsyncGenerator[Lease]:
+    async def lease(self, count: int, deadline: float | None = None, gives_way: bool = False) -> AsyncGenerator[Lease]:
         """Hold `count` workers (at most all), waiting in order of arrival.
 
         Raises Unavailable while the engine is being reloaded, if it breaks while waiting, for a full queue, and where
         the wait is expected to last beyond `deadline`, an instant of the clock. While it is stalled nobody gets any.
+
+        A lease that `gives_way` never waits: it has at most what is idle, and none raises GaveWay. Its workers are to
+        be given back as soon as its `recall` says so, since somebody waits for them.
         """
         run = self._run
         if run is None:
             raise self._not_running()
-        ticket = self._ask(run, count, deadline)
+        if gives_way and not run.idle:
+            raise GaveWay
+        ticket = self._ask(run, count, deadline, gives_way)
+        recall = None
+        if gives_way:
+            recall = run.recalls[ticket] = Recall()
         granted = run.waiting[ticket] = asyncio.get_running_loop().create_future()
         asked, served = self._clock(), None
         try:
@@ -239,15 +289,16 @@ class ModelWorkers:
             served = self._clock()
             for listener in self._listeners:
                 listener.waited(served - asked)
-            yield Lease(run.engine, ticket.granted)
+            yield Lease(run.engine, ticket.granted, recall)
         finally:
             del run.waiting[ticket]
+            run.recalls.pop(ticket, None)
             run.table.give_back(ticket)
-            if served is not None:
+            if served is not None and not ticket.called_back:  # what was cut short says nothing of how long others take
                 self._service_s = moving_mean(self._service_s, self._clock() - served)
             run.serve()
 
-    def _ask(self, run: _Run, count: int, deadline: float | None) -> Ticket:
+    def _ask(self, run: _Run, count: int, deadline: float | None, gives_way: bool) -> Ticket:
         """A place in the queue. Raises Unavailable, saying when to come back, where none is worth having."""
         wait_s = self.expected_wait_s(count)
         if wait_s is not None and deadline is not None and wait_s > max(left_s := deadline - self._clock(), 0):
@@ -257,7 +308,7 @@ class ModelWorkers:
                 f"{left_s:.0f} s: try again later, or allow more time",
                 retry_after_s=retry_after_s(wait_s),
             )
-        ticket = run.table.ask(count)
+        ticket = run.table.ask(count, gives_way)
         if ticket is None:
             self._tell_refusal("queue_full")
             raise Unavailable(

@@ -36,23 +36,30 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A place in the queue for `count` workers at once; `granted` is empty until they are all free."""
+    """A place in the queue for `count` workers at once; `granted` is empty until they are all free.
+
+    One that `gives_way` never waits, and is `called_back` when somebody does.
+    """
 
     count: int
     granted: tuple[Worker, ...] = ()
+    gives_way: bool = False
+    called_back: bool = False
 
 
 @dataclass(slots=True)
 class SlotTable:
     """Free workers and who waits for them, in order of arrival: nobody overtakes, so nobody starves.
 
-    Whoever can be served at once is never refused; at most `max_waiting` wait.
+    Whoever can be served at once is never refused; at most `max_waiting` wait. Workers that were taken by who gives
+    way are as good as free for everybody else.
     """
 
     workers: tuple[Worker, ...]
     max_waiting: int
     _free: list[Worker] = field(init=False)
     _queue: deque[Ticket] = field(init=False, default_factory=deque[Ticket])
+    _giving_way: list[Ticket] = field(init=False, default_factory=list[Ticket])  # with workers, oldest first
 
     def __post_init__(self) -> None:
         self._free = list(self.workers)
@@ -63,6 +70,11 @@ class SlotTable:
         return 0 if self._queue else len(self._free)
 
     @property
+    def obtainable(self) -> int:
+        """Workers that a newcomer gets at once, or as soon as others have given way."""
+        return max(0, len(self._free) + sum(len(ticket.granted) for ticket in self._giving_way) - self.queued)
+
+    @property
     def waiting(self) -> int:
         return len(self._queue)
 
@@ -71,10 +83,17 @@ class SlotTable:
         """Workers that those who wait want together."""
         return sum(ticket.count for ticket in self._queue)
 
-    def ask(self, count: int) -> Ticket | None:
-        """A place in the queue for `count` workers (at most all there are); None if it would wait and may not."""
-        ticket = Ticket(min(count, len(self.workers)))
-        if ticket.count > self.idle and len(self._queue) >= self.max_waiting:
+    def ask(self, count: int, gives_way: bool = False) -> Ticket | None:
+        """A place in the queue for `count` workers (at most all there are); None if it would wait and may not.
+
+        Who gives way gets as many as are idle, and None where none is.
+        """
+        if gives_way:
+            count = min(count, self.idle)
+            if not count:
+                return None
+        ticket = Ticket(min(count, len(self.workers)), gives_way=gives_way)
+        if ticket.count > self.obtainable and len(self._queue) >= self.max_waiting:
             return None
         self._queue.append(ticket)
         return ticket
@@ -86,11 +105,29 @@ class SlotTable:
             ticket = self._queue.popleft()
             ticket.granted = tuple(self._free[: ticket.count])
             del self._free[: ticket.count]
+            if ticket.gives_way:
+                self._giving_way.append(ticket)
             served.append(ticket)
         return served
 
+    def call_back(self) -> list[Ticket]:
+        """Tickets that are to give way now, the youngest first: as many as those who wait need."""
+        coming = sum(len(ticket.granted) for ticket in self._giving_way if ticket.called_back)
+        lacking = self.queued - len(self._free) - coming
+        called: list[Ticket] = []
+        for ticket in reversed(self._giving_way):
+            if lacking <= 0:
+                break
+            if not ticket.called_back:
+                ticket.called_back = True
+                lacking -= len(ticket.granted)
+                called.append(ticket)
+        return called
+
     def give_back(self, ticket: Ticket) -> None:
         """Free what the ticket holds, or leave the queue if it holds nothing yet."""
+        if ticket in self._giving_way:
+            self._giving_way.remove(ticket)
         if ticket.granted:
             self._free = sorted((*self._free, *ticket.granted), key=lambda worker: worker.slot)
             ticket.granted = ()

@@ -57,9 +57,8 @@ class Hall:
     cancelled: set[str] = field(default_factory=set)
     runs: list[str] = field(default_factory=list)
 
-    async def run(
-        self, place: Replica, samplings: Sequence[SamplingChange], on_event: OnEvent | None, meter: Meter
-    ) -> AsyncGenerator[Candidate, None]:
+    async def run(self, batch: Batch, on_event: OnEvent | None, meter: Meter) -> AsyncGenerator[Candidate, None]:
+        place = batch.replica
         self.running.add(place.node)
         self.runs.append(place.node)
         turn = 0

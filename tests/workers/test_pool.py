@@ -13,7 +13,7 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
-from swarm.workers.pool import Loader, ModelWorkers, WorkerPool
+from swarm.workers.pool import GaveWay, Loader, ModelWorkers, WorkerPool
 from swarm.workers.slots import QueueListener, Refusal, worker_names
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
@@ -392,3 +392,40 @@ async def test_workers_of_several_models_have_different_names() -> None:
         assert models.get("c") is None
         assert [(state.model_id, state.params) for state in models.states()] == [("a", 5), ("b", None)]
     assert models.states() == ()
+
+
+async def test_a_lease_that_gives_way_is_interrupted_when_somebody_waits() -> None:
+    async with workers_of(scripted(slots=2)) as workers, AsyncExitStack() as held:
+        await held.enter_async_context(workers.lease(1))
+        async with workers.lease(9, gives_way=True) as extra:
+            assert len(extra.workers) == 1
+            assert extra.recall is not None
+            assert await extra.recall.until(asyncio.sleep(0, "a token")) == "a token"
+            assert workers.state().slots_free == 0
+            assert workers.expected_wait_s() == 0.0, "it gives way"
+            waiting = asyncio.create_task(held.enter_async_context(workers.lease(1)))
+            for _ in range(2):  # whatever it does by then, and whatever it begins
+                with pytest.raises(GaveWay):
+                    await extra.recall.until(asyncio.Event().wait())
+            assert not waiting.done()
+        assert len((await waiting).workers) == 1
+
+
+async def test_a_lease_that_gives_way_never_waits() -> None:
+    async with workers_of(scripted(slots=1)) as workers, workers.lease(1):
+        with pytest.raises(GaveWay):
+            async with workers.lease(1, gives_way=True):
+                pass
+        assert workers.waiting == 0
+
+
+async def test_who_gave_way_says_nothing_of_how_long_others_take() -> None:
+    now = 0.0
+    async with workers_of(scripted(slots=1), clock=lambda: now) as workers, AsyncExitStack() as held:
+        async with workers.lease(1):
+            now = 8.0
+        async with workers.lease(1, gives_way=True):
+            waiting = asyncio.create_task(held.enter_async_context(workers.lease(1)))
+            await eventually(lambda: workers.waiting == 1)
+        await waiting
+        assert workers.expected_wait_s() == 8.0

@@ -77,6 +77,43 @@ def test_giving_back_twice_frees_a_worker_once() -> None:
     assert slots.idle == 1
 
 
+def test_who_gives_way_takes_what_is_idle_and_never_waits() -> None:
+    slots = table(4)
+    asked(slots, 1)
+    slots.grants()
+    slots.ask(9, gives_way=True)
+    assert [len(ticket.granted) for ticket in slots.grants()] == [3]
+    assert slots.ask(1, gives_way=True) is None
+    assert (slots.idle, slots.obtainable) == (0, 3)
+
+
+def test_who_gives_way_is_called_back_once_when_somebody_waits_and_the_youngest_first() -> None:
+    slots = table(4)
+    asked(slots, 1)
+    slots.grants()
+    slots.ask(1, gives_way=True)
+    (old,) = slots.grants()
+    slots.ask(2, gives_way=True)
+    (young,) = slots.grants()
+    assert slots.call_back() == [], "nobody waits"
+    waiting = asked(slots, 1)
+    assert slots.call_back() == [young]
+    assert slots.call_back() == [], "workers enough are on their way"
+    asked(slots, 2)
+    assert slots.call_back() == [old]
+    slots.give_back(young)
+    assert slots.grants() == [waiting]
+
+
+def test_no_queue_refuses_nobody_for_workers_that_others_give_way_with() -> None:
+    slots = table(2, max_waiting=0)
+    assert slots.ask(2, gives_way=True) is not None
+    slots.grants()
+    asked(slots, 1)
+    asked(slots, 1)
+    assert slots.ask(1) is None
+
+
 class AnySequence(RuleBasedStateMachine):
     """Against the plainest model: a list of who waits, in order, and a set of who holds what."""
 
@@ -94,22 +131,47 @@ class AnySequence(RuleBasedStateMachine):
         assert all(len(ticket.granted) == ticket.count for ticket in granted)
         del self.waiting[: len(granted)]
         self.holding += granted
+        assert all(ticket.gives_way for ticket in self.slots.call_back())
+
+    @property
+    def free(self) -> int:
+        return self.SLOTS - sum(ticket.count for ticket in self.holding)
 
     @rule(count=st.integers(1, SLOTS + 2))
     def ask(self, count: int) -> None:
         count_here = min(count, self.SLOTS)
-        at_once = not self.waiting and count_here <= self.SLOTS - sum(ticket.count for ticket in self.holding)
+        at_once = not self.waiting and count_here <= self.free
+        lacking = count_here + sum(ticket.count for ticket in self.waiting) - self.free
+        soon = lacking <= sum(ticket.count for ticket in self.holding if ticket.gives_way)
         ticket = self.slots.ask(count)
-        assert (ticket is None) == (not at_once and len(self.waiting) >= MAX_WAITING)
+        assert (ticket is None) == (not at_once and not soon and len(self.waiting) >= MAX_WAITING)
         if ticket is not None:
             self.waiting.append(ticket)
             self.settle()
             assert (ticket in self.holding) == at_once
 
+    @rule(count=st.integers(1, SLOTS + 2))
+    def take_what_is_idle(self, count: int) -> None:
+        idle = 0 if self.waiting else self.free
+        ticket = self.slots.ask(count, gives_way=True)
+        assert (0 if ticket is None else ticket.count) == min(count, idle)
+        if ticket is not None:
+            self.waiting.append(ticket)
+            self.settle()
+            assert ticket in self.holding
+
     @precondition(lambda self: self.holding)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         self.slots.give_back(self.holding.pop(data.draw(st.integers(0, len(self.holding) - 1))))
+        self.settle()
+
+    @precondition(lambda self: any(ticket.called_back for ticket in self.holding))
+    @rule()
+    def give_way(self) -> None:
+        called = next(ticket for ticket in self.holding if ticket.called_back)
+        self.holding.remove(called)
+        self.slots.give_back(called)
         self.settle()
 
     @precondition(lambda self: self.waiting)
@@ -128,7 +190,13 @@ class AnySequence(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_who_could_be_served(self) -> None:
         if self.waiting:
-            assert self.waiting[0].count > self.SLOTS - sum(ticket.count for ticket in self.holding)
+            assert self.waiting[0].count > self.free
+
+    @invariant()
+    def as_many_are_called_back_as_who_waits_needs(self) -> None:
+        coming = sum(ticket.count for ticket in self.holding if ticket.called_back)
+        lacking = sum(ticket.count for ticket in self.waiting) - self.free - coming
+        assert lacking <= 0 or all(ticket.called_back for ticket in self.holding if ticket.gives_way)
 
     def teardown(self) -> None:
         while self.holding:

@@ -59,12 +59,14 @@ class GenerateBody(RootModel[GenerationBody]):
 class CandidatesBody(Part):
     """`POST /federation/v1/candidates`: run `votes` voters on `request`, an OpenAI body, as it stands.
 
-    With `leader` the first one's answer is sent step by step, too.
+    With `leader` the first one's answer is sent step by step, too. Where they `gives_way`, they take idle workers only
+    and leave them to whoever waits: who has no answer by then is a candidate with that error.
     """
 
     request: GenerationBody
     votes: Annotated[int, Field(ge=1, le=MAX_VOTES)]
     leader: bool = False
+    gives_way: bool = False
 
 
 async def node(request: web.Request) -> web.Response:
@@ -153,7 +155,16 @@ async def candidates(request: web.Request) -> web.StreamResponse:
 
         dispatcher, on_event = app[DISPATCHER], send_step if body.leader else None
         deadline = time.monotonic() + left_s
-        answers = local_candidates(workers, generation, count, dispatcher.node, deadline, dispatcher.pills, on_event)
+        answers = local_candidates(
+            workers,
+            generation,
+            count,
+            dispatcher.node,
+            deadline,
+            dispatcher.pills,
+            on_event,
+            gives_way=body.gives_way,
+        )
         try:
             async with asyncio.timeout(left_s), aclosing(answers):
                 async for candidate in answers:
