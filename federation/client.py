@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
+TELL_LEAVING_S: Final = 3.0  # for each member; whoever leaves waits for it once
 TELL_REVOKED_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
 _KEEPALIVE_S: Final = 10.0  # under the 15 s after which a node closes an idle connection; probes come each second
@@ -347,8 +348,30 @@ async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Itera
 
     It still accepts this node as a member; this node trusts its certificate for this one call only.
     """
+    return await _post_roster(identity, certificate, places, roster, TELL_REVOKED_S, cut_is_heard=False)
+
+
+async def tell_of_leaving(
+    identity: NodeIdentity, certificate: bytes, places: Iterable[Address], roster: Roster
+) -> bool:
+    """Whether the member with `certificate`, at one of `places`, heard that this node is no longer on the list.
+
+    This node need not be a member any more. It may be cut off before the answer, since it is one no more there, too.
+    """
+    return await _post_roster(identity, certificate, places, roster, TELL_LEAVING_S, cut_is_heard=True)
+
+
+async def _post_roster(
+    identity: NodeIdentity,
+    certificate: bytes,
+    places: Iterable[Address],
+    roster: Roster,
+    timeout_s: float,
+    *,
+    cut_is_heard: bool,
+) -> bool:
     context = await asyncio.to_thread(client_context, identity.pem, [certificate])
-    timeout = aiohttp.ClientTimeout(total=TELL_REVOKED_S)
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     headers = {wire.FROM_HEADER: identity.node_id, "Content-Type": "application/json"}
     body = roster.model_dump_json()
 
@@ -358,11 +381,17 @@ async def tell_revoked(identity: NodeIdentity, certificate: bytes, places: Itera
             async with session.post(url, data=body, headers=headers, ssl=context, allow_redirects=False) as response:
                 return response.status == 200
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            _log.debug("%s was not told that it is revoked: %s", address, error)
-            return False
+            _log.debug("the list of members did not reach %s: %s", address, error)
+            return cut_is_heard and was_cut_off(error)
 
     async with aiohttp.ClientSession(timeout=timeout) as session:
         return any(await asyncio.gather(*(post(session, address) for address in dict.fromkeys(places))))
+
+
+def was_cut_off(error: Exception) -> bool:
+    """Whether the other end had the connection and ended it, rather than that there was none."""
+    is_cut = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | aiohttp.ClientPayloadError)
+    return is_cut and not isinstance(error, aiohttp.ClientConnectorError)
 
 
 def over_tls(url: str) -> str:

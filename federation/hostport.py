@@ -38,11 +38,6 @@ _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _6TO4 = ipaddress.IPv6Network("2002::/16")
 
 
-def pairing_port(port: int) -> int:
-    """Where a node that listens on `port` takes joiners while an invitation is live, unless that one is taken."""
-    return port % MAX_PORT + 1
-
-
 class Address(NamedTuple):
     """Where a node answers HTTP. `host` is a canonical IP literal without brackets, or a lower-case host name."""
 
@@ -117,8 +112,22 @@ def neighbourhood(addresses: Iterable[Address]) -> str | None:
     found = [unmapped(ipaddress.ip_address(address.host)) for address in addresses if not address.is_name]
     if not found or any(ip.is_loopback for ip in found):
         return None
-    first = next((ip for ip in found if ip.version == 4), found[0])
-    return str(first) if first.version == 4 else str(ipaddress.IPv6Network((int(first) >> 64 << 64, 64)))
+    return _network(next((ip for ip in found if ip.version == 4), found[0]))
+
+
+def network_of(host: str) -> str:
+    """Whom a caller from `host`, an IP address, is taken for where callers are limited: IPv4 as it is, IPv6 by its /64.
+
+    All addresses of a /64 network can be one machine's.
+    """
+    try:
+        return _network(unmapped(ipaddress.ip_address(host.partition("%")[0])))
+    except ValueError:
+        return host
+
+
+def _network(ip: IPAddress) -> str:
+    return str(ip) if ip.version == 4 else str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
 
 
 def same_host(host: str) -> str:

@@ -17,7 +17,7 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from secrets import token_bytes
@@ -26,10 +26,10 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from federation.advertisement import Name
-from federation.errors import AddressError, InvitationError
-from federation.hostport import Address, make_address
+from federation.errors import AddressError, InvitationError, PairingError
+from federation.hostport import Address, make_address, network_of
 from federation.printable_text import printable
-from federation.roster import MAX_ROSTER_BYTES, SWARM_ID_BYTES, Certificate, Endpoints, Roster
+from federation.roster import MAX_MEMBERS, MAX_ROSTER_BYTES, SWARM_ID_BYTES, Certificate, Endpoints, Roster
 from federation.tls import FINGERPRINT_BYTES, id_of_fingerprint
 from federation.wire import WireModel
 
@@ -37,8 +37,14 @@ PREFIX: Final = "swarm1"
 SECRET_BYTES: Final = 16  # 128 bits: a code cannot be guessed, on line or off
 MAX_HOSTS: Final = 4
 MAX_CODE_CHARS: Final = 400  # the longest code has 290; more is no code
-MAX_LIVE_CODES: Final = 8  # one for each machine of a room that somebody sets up at once
-MAX_WRONG_PROOFS: Final = 20  # then the code is withdrawn: nobody mistypes a proof
+MAX_LIVE_CODES: Final = 32  # one for each machine of a room that somebody sets up at once
+MAX_CODE_USES: Final = MAX_MEMBERS - 1  # more could not join the inviter
+MIN_CODE_LIFE_S: Final = 60.0
+MAX_CODE_LIFE_S: Final = 7 * 86_400.0  # who has an old mail must not be let in for ever
+MAX_WRONG_PROOFS: Final = 20  # of one address in WRONG_PROOFS_S, which then waits: nobody mistypes a proof
+WRONG_PROOFS_S: Final = 60.0
+MAX_WRONG_NETWORKS: Final = 1024  # remembered; a code of 128 bits stands however many guess
+CODE_ID_CHARS: Final = 8
 MAX_REQUEST_BYTES: Final = 8192  # a certificate, a name and four addresses are under 3,000
 MAX_REPLY_BYTES: Final = MAX_ROSTER_BYTES + 1024
 _CHECKSUM_BYTES: Final = 4
@@ -188,23 +194,58 @@ def _proof(role: bytes, secret: bytes, inviter: bytes, joiner: bytes) -> str:
     return hmac.new(secret, _PURPOSE + role + b" " + inviter + joiner, hashlib.sha256).hexdigest()
 
 
+def code_id(secret: bytes) -> str:
+    """What a code is called where it is listed: it tells nothing of the secret."""
+    digest = hashlib.sha256(b"local-swarm code " + secret).digest()
+    return base64.b32encode(digest).decode().lower()[:CODE_ID_CHARS]
+
+
 class ProofResult(Enum):
-    """What became of a proof: the code was right and is used up, none fits, or too many were wrong."""
+    """What became of a proof: it took one use of a code, no live code fits, or its address has to wait first."""
 
     RIGHT = auto()
     WRONG = auto()
-    WITHDRAWN = auto()
+    TOO_MANY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """`secret` only where the proof was right; `wait_s` only after too many wrong ones, `is_news` the first time."""
+
+    result: ProofResult
+    secret: bytes = b""
+    wait_s: float = 0.0
+    is_news: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CodeState:
+    """One code: how many machines it lets in, the names of those that used it, and how long it is good for."""
+
+    id: str
+    uses: int
+    joined: tuple[str, ...]
+    ends_in_s: float
+
+    @property
+    def uses_left(self) -> int:
+        return self.uses - len(self.joined)
 
 
 @dataclass(slots=True)
-class _LiveCode:
+class _Code:
     secret: bytes
     ends_at: float
-    wrong: int = 0
+    uses: int
+    joined: dict[bytes, str]  # names by fingerprint
+
+    @property
+    def is_live(self) -> bool:
+        return len(self.joined) < self.uses
 
 
 class Invitations:
-    """The live codes of one inviter. Each is good once, for `life_s`, and for MAX_WRONG_PROOFS wrong proofs."""
+    """The codes of one inviter. Each is good for its number of machines, and for `life_s` if nothing else is said."""
 
     def __init__(
         self,
@@ -215,41 +256,97 @@ class Invitations:
         self.life_s = life_s
         self._fingerprint = fingerprint
         self._random_bytes = random_bytes
-        self._codes: list[_LiveCode] = []
+        self._codes: list[_Code] = []  # used up ones, too, until their time is over: they are listed
+        self._wrong = WrongProofs()
 
-    def issue(self, now: float) -> bytes:
-        """A new secret; beyond MAX_LIVE_CODES the oldest code ends."""
-        self.live(now)
-        del self._codes[: max(0, len(self._codes) - MAX_LIVE_CODES + 1)]
-        code = _LiveCode(self._random_bytes(SECRET_BYTES), now + self.life_s)
-        self._codes.append(code)
-        return code.secret
+    def issue(self, now: float, uses: int = 1, life_s: float | None = None) -> bytes:
+        """A new secret. Raises PairingError where MAX_LIVE_CODES are good already: none ends unasked."""
+        if self.live(now) >= MAX_LIVE_CODES:
+            raise PairingError(
+                f"{MAX_LIVE_CODES} codes are good at the same time already: `swarm invite --list` shows them, "
+                "`swarm invite --withdraw ID` ends one; one code can be for many machines (--uses)"
+            )
+        used_up = [code for code in self._codes if not code.is_live][-MAX_LIVE_CODES:]
+        self._codes = [code for code in self._codes if code.is_live or code in used_up]
+        secret = self._random_bytes(SECRET_BYTES)
+        self._codes.append(_Code(secret, now + (self.life_s if life_s is None else life_s), uses, {}))
+        return secret
 
     def live(self, now: float) -> int:
         """How many codes may still be used."""
-        self._codes = [code for code in self._codes if now < code.ends_at and code.wrong < MAX_WRONG_PROOFS]
-        return len(self._codes)
+        self._codes = [code for code in self._codes if now < code.ends_at]
+        return sum(code.is_live for code in self._codes)
 
     def next_end(self, now: float) -> float | None:
-        """When the next code ends by age; None while there is none."""
+        """When the next live code ends by age; None while there is none."""
         self.live(now)
-        return min((code.ends_at for code in self._codes), default=None)
+        return min((code.ends_at for code in self._codes if code.is_live), default=None)
+
+    def states(self, now: float) -> tuple[CodeState, ...]:
+        """All whose time is not over, the oldest first; those used up are among them."""
+        self.live(now)
+        return tuple(
+            CodeState(code_id(code.secret), code.uses, tuple(code.joined.values()), code.ends_at - now)
+            for code in self._codes
+        )
+
+    def withdraw(self, ids: Iterable[str]) -> None:
+        """End these codes at once."""
+        ended = frozenset(ids)
+        self._codes = [code for code in self._codes if code_id(code.secret) not in ended]
 
     def withdraw_all(self) -> None:
         self._codes.clear()
 
-    def redeem(self, joiner: bytes, proof: str, now: float) -> tuple[ProofResult, bytes]:
-        """Judge a joiner's proof; the secret it proved, which is used up by that, else b"". `joiner` is a fingerprint.
+    def withdraw_known_to(self, joiner: bytes) -> tuple[str, ...]:
+        """End the live codes that the node with this fingerprint joined by, and could come back by; their ids."""
+        known = tuple(code_id(code.secret) for code in self._codes if code.is_live and joiner in code.joined)
+        self.withdraw(known)
+        return known
+
+    def redeem(self, joiner: bytes, name: str, proof: str, host: str, now: float) -> Redeemed:
+        """Judge a joiner's proof; a right one takes a use. `joiner` is a fingerprint, `host` where it called from.
 
         All codes are tried, whichever fits: the time taken does not depend on them.
         """
+        network = network_of(host)
+        wait_s = self._wrong.wait_s(network, now)
+        if wait_s > 0:
+            return Redeemed(ProofResult.TOO_MANY, wait_s=wait_s)
         self.live(now)
-        fitting = [code for code in self._codes if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))]
+        live = [code for code in self._codes if code.is_live]
+        fitting = [code for code in live if same(proof, joiner_proof(code.secret, self._fingerprint, joiner))]
         if fitting:
-            self._codes.remove(fitting[0])
-            return ProofResult.RIGHT, fitting[0].secret
+            fitting[0].joined[joiner] = name
+            return Redeemed(ProofResult.RIGHT, fitting[0].secret)
+        self._wrong.note(network, now)
+        wait_s = self._wrong.wait_s(network, now)
+        return Redeemed(ProofResult.TOO_MANY if wait_s else ProofResult.WRONG, wait_s=wait_s, is_news=wait_s > 0)
+
+    def give_back(self, secret: bytes, joiner: bytes) -> None:
+        """The use that a joiner took, because it could not be let in after all."""
         for code in self._codes:
-            code.wrong += 1
-        withdrawn = any(code.wrong >= MAX_WRONG_PROOFS for code in self._codes)
-        self.live(now)
-        return (ProofResult.WITHDRAWN if withdrawn else ProofResult.WRONG), b""
+            if code.secret == secret:
+                code.joined.pop(joiner, None)
+
+
+class WrongProofs:
+    """How many wrong proofs each network sent of late. It bounds what a flood costs; no code becomes worse by it."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[int, float]] = {}  # how many, and when the first of them came
+
+    def note(self, network: str, now: float) -> None:
+        count, since = self._current(network, now)
+        if network not in self._of and len(self._of) >= MAX_WRONG_NETWORKS:
+            del self._of[next(iter(self._of))]
+        self._of[network] = (count + 1, since)
+
+    def wait_s(self, network: str, now: float) -> float:
+        """How long it has to wait until it is heard again; 0 where it need not."""
+        count, since = self._current(network, now)
+        return max(0.0, since + WRONG_PROOFS_S - now) if count >= MAX_WRONG_PROOFS else 0.0
+
+    def _current(self, network: str, now: float) -> tuple[int, float]:
+        count, since = self._of.get(network, (0, now))
+        return (count, since) if now - since < WRONG_PROOFS_S else (0, now)

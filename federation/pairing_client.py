@@ -34,6 +34,7 @@ from federation.wire import first_problem
 CONNECT_S: Final = 5.0  # for each address, TLS handshake included
 ANSWER_S: Final = 10.0
 NOTICEABLE_CLOCK_S: Final = 120.0  # two clocks this far apart are worth a word
+_GOOD_FOR: Final = "a code is good for as many machines and as long as `swarm invite` said, while that node runs"
 _ASK_AGAIN: Final = "run `swarm invite` there for a new one"
 
 
@@ -46,8 +47,7 @@ def check_invitation(invitation: Invitation, identity: NodeIdentity, roster: Ros
     if roster is not None and others and roster.swarm != invitation.swarm:
         names = ", ".join(entry.name for entry in others[:5])
         raise InvitationError(
-            f"this node is a member of another swarm, with {names}: to leave that one first, run "
-            f"`swarm revoke {identity.node_id}` here"
+            f"this node is a member of another swarm, with {names}: to leave that one first, run `swarm leave` here"
         )
 
 
@@ -79,8 +79,8 @@ async def join(
             f"let TCP {invitation.port} in while you join (`swarm doctor` there)"
         )
     raise PairingError(
-        f"nobody takes this invitation any more, or the way there is closed ({'; '.join(problems)}): it is good once, "
-        f"for ten minutes, while that node runs; {_ASK_AGAIN}"
+        f"nobody takes this invitation any more, or the way there is closed ({'; '.join(problems)}): {_GOOD_FOR}; "
+        f"{_ASK_AGAIN}"
     )
 
 
@@ -148,7 +148,10 @@ async def _exchange(
             raw = await reader.readuntil(b"\n")
         reply = JoinReply.model_validate_json(raw)
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        raise PairingError(f"{address} broke off before it answered: try once more, or {_ASK_AGAIN}") from error
+        raise PairingError(
+            f"nobody takes this invitation any more, or {address} broke off before it answered: {_GOOD_FOR}; try once "
+            f"more, or {_ASK_AGAIN}"
+        ) from error
     except ValidationError as error:
         raise PairingError(
             f"{address} answered something that is not a list of members: {first_problem(error)}"

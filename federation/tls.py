@@ -96,25 +96,18 @@ def check_certificate(certificate: bytes) -> bytes:
     return certificate
 
 
-def server_context(pem: Path, pinned: Iterable[bytes]) -> ssl.SSLContext:
-    """Answers only who shows a pinned certificate (DER). Blocks for the file."""
+def server_context(pem: Path, pinned: Iterable[bytes], *, joining: bool = False) -> ssl.SSLContext:
+    """Answers only who shows a pinned certificate (DER); with `joining`, who shows none, too. Blocks for the file."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, pem, pinned)
     context.num_tickets = 0  # a resumed session would skip the certificate, and outlive its pin
+    if joining:
+        context.verify_mode = ssl.CERT_OPTIONAL  # one that is shown is checked as ever
     return context
 
 
 def client_context(pem: Path, pinned: Iterable[bytes]) -> ssl.SSLContext:
     """Talks only to who shows a pinned certificate (DER), by whatever name or address. Blocks for the file."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, pem, pinned)
-
-
-def pairing_context(pem: Path) -> ssl.SSLContext:
-    """Shows this node's certificate and asks for none: whoever joins has nothing pinned yet. Blocks for the file."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(pem, password="")
-    context.num_tickets = 0
-    return context
 
 
 def is_encrypted(transport: asyncio.BaseTransport | None) -> bool:

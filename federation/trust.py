@@ -38,10 +38,14 @@ class TrustChange:
 class _Contexts:
     client: ssl.SSLContext
     server: ssl.SSLContext
+    joining: ssl.SSLContext
 
 
 class Trust:
-    """For the event loop's thread. Listeners are called on it, after a change, and must neither block nor raise."""
+    """For the event loop's thread. Listeners are called on it, after a change, and must not block.
+
+    One that raises is a defect, which the log names: neither the change nor the other listeners suffer from it.
+    """
 
     def __init__(
         self, identity: NodeIdentity, data_dir: Path, roster: Roster | None, refusals: Refusals | None = None
@@ -106,6 +110,11 @@ class Trust:
     def server_context(self) -> ssl.SSLContext | None:
         """For connections from members; None while open."""
         return None if self._contexts is None else self._contexts.server
+
+    @property
+    def joining_context(self) -> ssl.SSLContext | None:
+        """For connections while an invitation is live: who shows no certificate is taken, too. None while open."""
+        return None if self._contexts is None else self._contexts.joining
 
     def subscribe(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -230,18 +239,25 @@ class Trust:
                 self._is_unkept = False
             was = self.mode
             self._take(after, contexts)
+            # Written meanwhile: neither must a slow disk hold up that connections are cut, nor what is done about the
+            # change keep it from the disk.
+            saving = self._saving(after) if at_once else None
             self._report(before, after, was)
             if not same_members:
                 self._refusals.accepted()  # those were of the swarm as it was
             self._judge()
-            if at_once:
-                await self._keep(after)
+            if saving is not None:
+                await self._keep(after, saving)
         return after
 
-    async def _keep(self, roster: Roster | None) -> None:
+    def _saving(self, roster: Roster | None) -> asyncio.Future[None]:
+        """`roster` on its way to the disk, from now on."""
+        return asyncio.get_running_loop().run_in_executor(None, save_roster, self._data_dir, roster)
+
+    async def _keep(self, roster: Roster | None, saving: asyncio.Future[None] | None = None) -> None:
         """Raises RosterNotKept."""
         try:
-            await asyncio.to_thread(save_roster, self._data_dir, roster)
+            await (saving or self._saving(roster))
         except RosterError as error:
             self._is_unkept = True
             raise RosterNotKept(
@@ -276,7 +292,10 @@ class Trust:
 
     def _notify(self, change: TrustChange) -> None:
         for listener in tuple(self._listeners):
-            listener(change)
+            try:
+                listener(change)
+            except Exception:  # noqa: BLE001 - whatever it is, the others must follow
+                _log.exception("a change of the list of members was not followed everywhere: restart this node")
 
 
 def _note_failure(change: asyncio.Task[Roster | None]) -> None:
@@ -298,4 +317,8 @@ def _contexts(identity: NodeIdentity, roster: Roster | None) -> _Contexts | None
     pinned = [entry.der for entry in roster.members if entry.id != identity.node_id]
     # Its own certificate lets a node that meets itself say so; `is_member` is never true of it.
     known = [*pinned, identity.certificate]
-    return _Contexts(client_context(identity.pem, known), server_context(identity.pem, pinned))
+    return _Contexts(
+        client_context(identity.pem, known),
+        server_context(identity.pem, pinned),
+        server_context(identity.pem, pinned, joining=True),
+    )

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from swarm import program_version
-from swarm.commands.arguments import add_asking_commands, add_doctor, add_member_commands, add_models
+from swarm.commands.arguments import add_asking_commands, add_doctor, add_models
+from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import clean_tracebacks, complain, say
 from swarm.errors import SetupError, SwarmError

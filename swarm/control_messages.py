@@ -6,11 +6,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from federation.invitation import MAX_CODE_LIFE_S, MAX_CODE_USES, MIN_CODE_LIFE_S
+
 PREFIX = "/control/v1"
 INVITE_PATH = f"{PREFIX}/invite"
 JOIN_PATH = f"{PREFIX}/join"
 PEERS_PATH = f"{PREFIX}/peers"
 REVOKE_PATH = f"{PREFIX}/revoke"
+WITHDRAW_PATH = f"{PREFIX}/withdraw"
 MAX_WHO_CHARS = 256  # far beyond any id or name
 CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
 
@@ -33,6 +36,19 @@ class JoinBody(ControlMessage):
     code: str = Field(max_length=4096, repr=False)
 
 
+class InviteBody(ControlMessage):
+    """For how many machines the code is to be, and for how long; None: as long as the node gives."""
+
+    uses: int = Field(default=1, ge=1, le=MAX_CODE_USES)
+    life_s: float | None = Field(default=None, ge=MIN_CODE_LIFE_S, le=MAX_CODE_LIFE_S)
+
+
+class WithdrawBody(ControlMessage):
+    """`code`: what `swarm invite` printed, its id or the beginning of one, or "all"."""
+
+    code: str = Field(min_length=1, max_length=4096, repr=False)
+
+
 class RevokeBody(ControlMessage):
     """`who`: a node id, the beginning of one, or a name."""
 
@@ -40,17 +56,15 @@ class RevokeBody(ControlMessage):
 
 
 class Invited(ControlMessage):
-    """`code` is for `swarm join`; `was_open`: this node is paired only since this invitation.
-
-    `other_port`: where joiners connect, if not at the node's port plus one, for which firewalls are opened.
-    """
+    """`code` is for `swarm join`, `id` names it in lists; `was_open`: this node was open until this invitation."""
 
     code: str = Field(repr=False)
     addresses: tuple[str, ...]
     life_s: float
     node: str
     was_open: bool
-    other_port: int | None = None
+    id: str = ""
+    uses: int = 1  # an older node makes no others
 
 
 class Joined(ControlMessage):
@@ -67,6 +81,25 @@ class Joined(ControlMessage):
     clock_ahead_s: float | None = None
 
 
+class KnownCode(ControlMessage):
+    """A code whose time is not over: for how many machines it is, who joined by it, and how long it is good for."""
+
+    id: str
+    uses: int
+    joined: tuple[str, ...] = ()
+    ends_in_s: float
+
+    @property
+    def uses_left(self) -> int:
+        return self.uses - len(self.joined)
+
+
+class Withdrawn(ControlMessage):
+    """The codes that ended, as they were."""
+
+    codes: tuple[KnownCode, ...]
+
+
 class KnownNode(ControlMessage):
     """One other node. `state` is `absent` for a member that this node has not seen since it started."""
 
@@ -79,7 +112,7 @@ class KnownNode(ControlMessage):
 class KnownNodes(ControlMessage):
     """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked.
 
-    `problem`: this node was put out of it, and by whom.
+    `problem`: this node was put out of it, and by whom. `codes`: those that this node gave out; only while it runs.
     """
 
     mode: Literal["open", "paired"]
@@ -90,6 +123,7 @@ class KnownNodes(ControlMessage):
     nodes: tuple[KnownNode, ...] = ()
     revoked: tuple[KnownNode, ...] = ()
     problem: str | None = None
+    codes: tuple[KnownCode, ...] = ()
 
 
 class Revoked(ControlMessage):

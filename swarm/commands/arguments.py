@@ -1,6 +1,7 @@
 """The commands' command lines: names, options, help. What a command does is imported when it runs.
 
-`node_arguments.py` has the options of `swarm` itself, `bench_options.py` those of `swarm bench`.
+`node_arguments.py` has the options of `swarm` itself, `bench_options.py` those of `swarm bench`, `member_arguments.py`
+those of the commands that say who belongs to the swarm.
 """
 
 from __future__ import annotations
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 DATA_DIR = "the node's data directory, if you gave it one"
-INVITE = "Print a code for one more machine, good once and for ten minutes. The first code makes this swarm paired."
-JOIN = "Make this machine's node a member of the swarm that invites it, whether the node runs now or later."
-PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses."
-REVOKE = (
-    "Remove a node from the swarm: its connections are cut at once, here and at every member that can be reached. "
-    "With this node's own id: leave the swarm."
-)
-EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/trust.md."
 
 
 def add_asking_commands(commands: Any) -> None:
@@ -218,53 +211,3 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.node.settings import make_settings
 
     return make_settings({"data_dir": arguments.data_dir, "peer": getattr(arguments, "peer", None)})
-
-
-def _command(commands: Any, name: str, text: str, description: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=text, description=description, epilog=EXIT_CODES)
-
-
-def add_member_commands(commands: Any) -> None:
-    """All four, each with --json and --data-dir."""
-    invite = _command(commands, "invite", "print a code for one more node to join with", INVITE)
-    join = _command(commands, "join", "join the swarm that printed a code", JOIN)
-    join.add_argument(
-        "code", nargs="+", metavar="CODE", help="what `swarm invite` printed there; - reads it from stdin"
-    )
-    peers = _command(commands, "peers", "list who belongs to the swarm", PEERS)
-    revoke = _command(commands, "revoke", "remove a node from the swarm; its own id: leave it", REVOKE)
-    revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
-    for parser, run in ((invite, _invite), (join, _join), (peers, _peers), (revoke, _revoke)):
-        parser.add_argument("--json", action="store_true", help="as JSON")
-        parser.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
-        parser.set_defaults(run=run)
-
-
-def _invite(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import invite
-
-    return invite(_data_dir(arguments), arguments.json)
-
-
-def _join(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import join
-
-    return join(_data_dir(arguments), arguments.code, arguments.json)
-
-
-def _peers(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import peers
-
-    return peers(_data_dir(arguments), arguments.json)
-
-
-def _revoke(arguments: argparse.Namespace) -> int:
-    from swarm.commands.members import revoke
-
-    return revoke(_data_dir(arguments), arguments.who, arguments.json)
-
-
-def _data_dir(arguments: argparse.Namespace) -> Path:
-    from swarm.node.settings import make_settings
-
-    return make_settings({"data_dir": arguments.data_dir}).data_path

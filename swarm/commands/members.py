@@ -1,7 +1,7 @@
-"""`swarm invite`, `swarm join CODE`, `swarm peers` and `swarm revoke ID`: who belongs to the swarm, and changing it.
+"""`swarm invite`, `join CODE`, `leave`, `peers` and `revoke ID`: who belongs to the swarm, and changing it.
 
 Each asks the node that runs with the data directory, which it finds through the file that the node keeps there. Where
-none runs, `join`, `peers` and `revoke` work on the data directory itself.
+none runs, all but `invite` work on the data directory itself.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import http.client
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from federation.printable_text import one_line
-from swarm.commands.output import say
+from federation.printable_text import clean_text, one_line
+from swarm.commands.output import complain, say, write
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
     CONTROL_FILE,
@@ -25,20 +26,24 @@ from swarm.control_messages import (
     MAX_WHO_CHARS,
     PEERS_PATH,
     REVOKE_PATH,
+    WITHDRAW_PATH,
     ControlFile,
-    ControlMessage,
+    InviteBody,
     Invited,
     JoinBody,
     Joined,
+    KnownCode,
     KnownNode,
     KnownNodes,
     Refused,
     RevokeBody,
     Revoked,
+    WithdrawBody,
+    Withdrawn,
 )
 from swarm.errors import SetupError, SwarmError
 from swarm.node.folder import folder_at_rest
-from swarm.node.pairing import join_at_rest, peers_at_rest, revoke_at_rest
+from swarm.node.pairing import join_at_rest, matching, peers_at_rest, revoke_at_rest
 
 CONNECT_S = 5.0
 ANSWER_S = 60.0  # joining tries four addresses for five seconds each
@@ -108,37 +113,93 @@ def as_json(message: BaseModel) -> str:
     return json.dumps(shown, indent=2)
 
 
-def invite(data_dir: Path, json: bool) -> int:
-    """Print a code with which one more node may join. Raises SetupError where no node runs."""
-    invited = ask_running(data_dir, INVITE_PATH, Invited, ControlMessage())
+def invite(data_dir: Path, json: bool, uses: int = 1, life_s: float | None = None) -> int:
+    """Print a code with which `uses` more nodes may join, for `life_s` or as long as the node gives.
+
+    Raises SetupError where no node runs.
+    """
+    invited = ask_running(data_dir, INVITE_PATH, Invited, InviteBody(uses=uses, life_s=life_s))
     if invited is None:
-        raise SetupError(
-            f"no node runs here with {data_dir}, so there is none that the other machine could join: "
-            "start one with `swarm --federation`, then invite (--data-dir, if you gave it one)"
+        raise SetupError(_no_node_runs(data_dir))
+    if invited.uses != uses or life_s not in (None, invited.life_s):
+        raise SwarmError(
+            "the node that runs here is an older version, which makes codes for one machine and ten minutes only: "
+            "restart it, then invite again"
         )
     say(as_json(invited) if json else invite_text(invited))
     return 0
 
 
+def _no_node_runs(data_dir: Path) -> str:
+    return (
+        f"no node runs here with {data_dir}, so there is none that another machine could join: "
+        "start one with `swarm --federation`, then invite (--data-dir, if you gave it one)"
+    )
+
+
 def invite_text(invited: Invited) -> str:
+    many = invited.uses > 1
+    where = ", ".join(invited.addresses)
     lines = [
-        f"On the machine that is to join {invited.node}:",
+        f"On {'each machine' if many else 'the machine'} that is to join {invited.node}:",
         "",
         f"  swarm join {invited.code}",
         "",
-        f"Good once, for {invited.life_s / 60:.0f} minutes; whoever has it may join. It leads to "
-        f"{', '.join(invited.addresses)}.",
+        f"Good {f'for {invited.uses} machines' if many else 'once'}, for {span(invited.life_s)}; whoever has it may "
+        f"join. It leads to {where}.",
     ]
-    if invited.other_port is not None:
+    if many:
         lines.append(
-            f"Joining goes to TCP {invited.other_port} this time, as the port next to the node's is taken: a firewall "
-            "here must let that in."
+            f"It ends with this node, too. `swarm invite --list` shows who used it, `swarm invite --withdraw "
+            f"{invited.id}` ends it."
         )
     if invited.was_open:
         lines.append(
             f"{invited.node} is paired from now on: open nodes get nothing from it any more. Invite each of your nodes."
         )
     return "\n".join(map(one_line, lines))
+
+
+def list_codes(data_dir: Path, json: bool) -> int:
+    """Print the codes that the running node gave out and whose time is not over. Raises SetupError where none runs."""
+    found = ask_running(data_dir, PEERS_PATH, KnownNodes)
+    if found is None:
+        raise SetupError(_no_node_runs(data_dir))
+    if json:
+        say(as_json(Withdrawn(codes=found.codes)))
+    else:
+        say("\n".join(code_lines(found.codes)) or "no code is good now: `swarm invite` makes one")
+    return 0
+
+
+def code_lines(codes: Sequence[KnownCode]) -> list[str]:
+    """One line for each."""
+    lines: list[str] = []
+    for code in codes:
+        used_by = f"; used by {', '.join(code.joined)}" if code.joined else ""
+        left = f"{code.uses_left} of {code.uses} uses left" if code.uses_left else "used up"
+        lines.append(one_line(f"code {code.id}: {left}, ends in {span(code.ends_in_s)}{used_by}"))
+    return lines
+
+
+def withdraw(data_dir: Path, which: str, json: bool) -> int:
+    """End codes: one by its text or its id, or `all`. Raises SetupError for none such, and where no node runs."""
+    which = which.strip()
+    if not 1 <= len(which) <= MAX_TYPED_CHARS:
+        raise SetupError("say which code to end: its text, its id, or `all`; `swarm invite --list` shows them")
+    ended = ask_running(data_dir, WITHDRAW_PATH, Withdrawn, WithdrawBody(code=which))
+    if ended is None:
+        raise SetupError(f"no node runs here with {data_dir}: its codes ended with it")
+    say(as_json(ended) if json else withdrawn_text(ended))
+    return 0
+
+
+def withdrawn_text(ended: Withdrawn) -> str:
+    lines = [f"Code {code.id} ended: nobody joins by it any more." for code in ended.codes]
+    joined = [name for code in ended.codes for name in code.joined]
+    if joined:
+        lines.append(f"Who joined by it stays a member: {', '.join(joined)} (`swarm revoke NAME`).")
+    return "\n".join(map(one_line, lines)) or "There was no code to end."
 
 
 def join(data_dir: Path, words: list[str], json: bool) -> int:
@@ -180,6 +241,17 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
+def span(seconds: float) -> str:
+    """To the minute, and to the second below one, for people."""
+    left, parts = max(0, round(seconds)), list[str]()
+    left = round(left / 60) * 60 if left >= 60 else left
+    for unit, length_s in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count, left = divmod(left, length_s)
+        if count:
+            parts.append(f"{count} {unit}{'' if count == 1 else 's'}")
+    return " ".join(parts) or "0 seconds"
+
+
 def peers(data_dir: Path, json: bool) -> int:
     """Print the members, with their states where a node runs."""
     found = ask_running(data_dir, PEERS_PATH, KnownNodes) or peers_at_rest(data_dir)
@@ -197,6 +269,7 @@ def peers_text(found: KnownNodes) -> str:
         lines.insert(1, f"! {found.problem}")
     if not found.nodes:
         lines.append("nobody else" + ("" if found.mode == "open" else " yet: `swarm invite`"))
+    lines += code_lines(found.codes)
     if not found.running:
         lines.append("No node runs here now; this is from its data directory.")
     return "\n".join(map(one_line, lines))
@@ -207,10 +280,59 @@ def _row(known: KnownNode, running: bool) -> tuple[str, str, str, str]:
     return known.name, known.id[:SHOWN_ID_CHARS], state, ", ".join(known.addresses)
 
 
-def revoke(data_dir: Path, who: str, json: bool) -> int:
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether whoever gave the command means it. Raises SetupError where nobody can be asked."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise SetupError("this asks first, and there is no terminal to ask at: add --yes if it is meant")
+    write(sys.stderr, clean_text(f"{question} [y/N] "))
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    complain("Nothing has changed.")
+    return False
+
+
+def revoke(data_dir: Path, who: str, yes: bool, json: bool) -> int:
     """End the membership of `who`: an id, its beginning, or a name; this node's own id makes it leave the swarm."""
     if not 1 <= len(who.strip()) <= MAX_WHO_CHARS:
         raise SetupError("say whom to revoke: a node id, its beginning, or a name; `swarm peers` shows them")
+    if not yes:
+        known = _known(data_dir)
+        ids = matching([(known.id, known.name), *((node.id, node.name) for node in known.nodes)], who)
+        if known.mode == "paired" and len(ids) == 1:
+            who = ids[0]  # what was asked about, whatever is called so a moment later
+            if not confirmed(leave_question(known) if who == known.id else revoke_question(known, who), yes):
+                return 1
+    return _revoke(data_dir, who, json)
+
+
+def leave(data_dir: Path, yes: bool, json: bool) -> int:
+    """Make this machine's node leave its swarm, and tell the other members. Raises SetupError for an open one."""
+    known = _known(data_dir)
+    if known.mode == "open":
+        raise SetupError("this node is open: there is no swarm that it could leave")
+    if not confirmed(leave_question(known), yes):
+        return 1
+    return _revoke(data_dir, known.id, json)
+
+
+def _known(data_dir: Path) -> KnownNodes:
+    return ask_running(data_dir, PEERS_PATH, KnownNodes) or peers_at_rest(data_dir)
+
+
+def revoke_question(known: KnownNodes, node_id: str) -> str:
+    node = next(node for node in known.nodes if node.id == node_id)
+    state = f", {node.state}" if known.running else ""
+    return f"Revoke {node.name} ({node.id[:SHOWN_ID_CHARS]}{state})? It is cut off at once, and needs a new code."
+
+
+def leave_question(known: KnownNodes) -> str:
+    others = ", ".join(node.name for node in known.nodes) or "nobody else"
+    return f"Leave the swarm with {others}? {known.name} needs a new code to come back."
+
+
+def _revoke(data_dir: Path, who: str, json: bool) -> int:
     revoked = ask_running(data_dir, REVOKE_PATH, Revoked, RevokeBody(who=who))
     if revoked is None:
         with folder_at_rest(data_dir):
@@ -221,9 +343,19 @@ def revoke(data_dir: Path, who: str, json: bool) -> int:
 
 def revoke_text(revoked: Revoked) -> str:
     if revoked.itself:
-        informed = f"; {', '.join(revoked.told)} informed" if revoked.told else ""
         now = "stays closed to other nodes, because it has an API key" if revoked.closed else "is open again"
-        return f"{revoked.name} has left its swarm and {now}{informed}."
+        lines = [f"{revoked.name} has left its swarm and {now}. It keeps its id."]
+        if revoked.told:
+            lines.append(f"Informed: {', '.join(revoked.told)}.")
+        if revoked.untold:
+            first = revoked.untold[0]
+            lines.append(
+                f"Not reached: {', '.join(revoked.untold)}. They go on looking for it until one of them hears of it: "
+                f"`swarm revoke {revoked.name}` there, on {first} for instance."
+                if not revoked.told
+                else f"Not reached now: {', '.join(revoked.untold)}; the others pass it on."
+            )
+        return "\n".join(map(one_line, lines))
     lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
     if revoked.knows:
         lines.append("It has been informed, and says whom to ask for a new code.")

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from federation.hostport import pairing_port
-
 PortVerdict = Literal["open", "blocked", "unknown"]
 MDNS_PORT: Final = 5353
 _NAMES = {"mdns": MDNS_PORT}
@@ -28,38 +26,33 @@ _HARMLESS = ("ct state", "iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "icmp", 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where that is unknown.
-
-    `pairing`: the same for the TCP port where other machines join while an invitation is live.
-    """
+    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where that is unknown."""
 
     tool: str
     node: PortVerdict
     mdns: PortVerdict
     why: str = ""
-    pairing: PortVerdict = "open"
 
     def remedy(self, port: int) -> str:
         """The command that opens these ports."""
-        joining = pairing_port(port)
         match self.tool:
             case "ufw":
-                return f"sudo ufw allow {port},{joining}/tcp && sudo ufw allow {MDNS_PORT}/udp"
+                return f"sudo ufw allow {port}/tcp && sudo ufw allow {MDNS_PORT}/udp"
             case "firewalld":
-                ports = f"--add-port={port}/tcp --add-port={joining}/tcp --add-service=mdns"
+                ports = f"--add-port={port}/tcp --add-service=mdns"
                 return f"sudo firewall-cmd {ports} (again with --permanent)"
             case "nftables":
-                rules = f"tcp dport {{ {port}, {joining} }} accept; udp dport {MDNS_PORT} accept"
+                rules = f"tcp dport {port} accept; udp dport {MDNS_PORT} accept"
                 return f"let them in in the input chain: {rules}"
             case "iptables":
                 return (
-                    f"sudo iptables -I INPUT -p tcp -m multiport --dports {port},{joining} -j ACCEPT; "
+                    f"sudo iptables -I INPUT -p tcp --dport {port} -j ACCEPT; "
                     f"sudo iptables -I INPUT -p udp --dport {MDNS_PORT} -j ACCEPT"
                 )
             case "macOS":
                 return "System Settings, Network, Firewall, Options: allow incoming connections for python"
             case _:
-                return f"allow python, or TCP {port}, TCP {joining} and UDP {MDNS_PORT}, on private networks"
+                return f"allow python, or TCP {port} and UDP {MDNS_PORT}, on private networks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,6 @@ def read_nft(listing: str, port: int) -> Passage:
     """`nft list ruleset`: its chains on the way in, each of which may drop; on the way out only what names mDNS."""
     node: list[PortVerdict] = ["open"]
     mdns: list[PortVerdict] = ["open"]
-    pairing: list[PortVerdict] = ["open"]
     for hook, policy, lines in _nft_chains(listing):
         rules = [rule for rule in map(_nft_rule, lines) if rule is not None]
         jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
@@ -104,11 +96,10 @@ def read_nft(listing: str, port: int) -> Passage:
         if hook == "input":
             node.append(_unless(jumps, judge(rules, default_drop, "tcp", port)))
             mdns.append(_unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT)))
-            pairing.append(_unless(jumps, judge(rules, default_drop, "tcp", pairing_port(port))))
         elif hook == "output":
             named = [rule for rule in rules if rule.names("udp", MDNS_PORT)]
             mdns.append(judge(named, drops_by_default=False, protocol="udp", port=MDNS_PORT))
-    return Passage("nftables", _worst(node), _worst(mdns), pairing=_worst(pairing))
+    return Passage("nftables", _worst(node), _worst(mdns))
 
 
 def read_iptables(listing: str, port: int) -> Passage:
@@ -119,8 +110,7 @@ def read_iptables(listing: str, port: int) -> Passage:
     jumps = any(line.startswith("-A INPUT") and not _target(line) for line in lines)
     node = _unless(jumps, judge(rules, default_drop, "tcp", port))
     mdns = _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
-    pairing = _unless(jumps, judge(rules, default_drop, "tcp", pairing_port(port)))
-    return Passage("iptables", node, mdns, pairing=pairing)
+    return Passage("iptables", node, mdns)
 
 
 def read_ufw(status: str, port: int) -> Passage:
@@ -129,7 +119,7 @@ def read_ufw(status: str, port: int) -> Passage:
         return Passage("ufw", "open", "open")
     if "Status: active" not in status:
         return Passage("ufw", "unknown", "unknown", "does not say whether it is active")
-    return Passage("ufw", _ufw_verdict(status, port), "open", pairing=_ufw_verdict(status, pairing_port(port)))
+    return Passage("ufw", _ufw_verdict(status, port), "open")
 
 
 def read_firewalld(listing: str, port: int) -> Passage:
@@ -144,12 +134,7 @@ def read_firewalld(listing: str, port: int) -> Passage:
         return "open" if listed or by_service else "blocked"
 
     is_mdns = "mdns" in fields.get("services", "").split()
-    return Passage(
-        "firewalld",
-        verdict("tcp", port, by_service=False),
-        verdict("udp", MDNS_PORT, is_mdns),
-        pairing=verdict("tcp", pairing_port(port), by_service=False),
-    )
+    return Passage("firewalld", verdict("tcp", port, by_service=False), verdict("udp", MDNS_PORT, is_mdns))
 
 
 def read_macos(state: str) -> Passage:

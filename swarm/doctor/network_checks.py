@@ -10,7 +10,6 @@ from pydantic import BaseModel
 
 from federation import wire
 from federation.addresses import AddressKind, AnnouncedAddresses
-from federation.hostport import pairing_port
 from federation.peer import Source, Why
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
 from swarm.doctor.firewall import Passage
@@ -127,17 +126,12 @@ def check_multicast(results: Mapping[str, MulticastResult]) -> Finding:
 
 def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
     """`passages` are what each firewall found here does to the node's ports and to mDNS."""
-    joining = pairing_port(port)
     for passage in passages:
-        judged = ((f"TCP {port}", passage.node), (f"TCP {joining}", passage.pairing), ("UDP 5353 (mDNS)", passage.mdns))
+        judged = ((f"TCP {port}", passage.node), ("UDP 5353 (mDNS)", passage.mdns))
         blocked = [what for what, verdict in judged if verdict == "blocked"]
-        if "blocked" in (passage.node, passage.mdns):
+        if blocked:
             return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
-    for passage in passages:
-        if passage.pairing == "blocked":
-            message = f"{passage.tool} blocks TCP {joining}, where machines that this node invites join (`swarm join`)"
-            return warn("firewall", message, passage.remedy(port))
-    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns, passage.pairing)]
+    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns)]
     if unclear:
         remedy = unclear[0].remedy(port)
         return unknown(
@@ -154,7 +148,7 @@ def check_membership(members: int | None, problem: str | None) -> Finding:
         return fail(
             "trust",
             problem,
-            "join again, or leave with `swarm revoke` and this node's own id; until then it works alone",
+            "join again, or leave with `swarm leave`; until then it works alone",
         )
     if members is None:
         return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")

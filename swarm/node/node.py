@@ -19,6 +19,7 @@ from federation.advertisement import NodeDescription
 from federation.client import PeerClient
 from federation.hostport import parse_address
 from federation.membership import Membership
+from federation.pairing_server import PairingServer
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm import program_version
@@ -89,6 +90,7 @@ class Node:
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
         self._ports: tuple[SharedPort, ...] = ()
+        self._pairing = PairingServer()
         self.discovery: Discovery | None = None
         self._upstream_lines: list[str] = []
 
@@ -173,7 +175,7 @@ class Node:
             self.membership,
             client,
             data_dir=settings.data_path,
-            bind_hosts=setup.addresses.bind_hosts,
+            pairing=self._pairing,
             addresses=lambda: self.setup.all_announced,
             federated=settings.federated,
             say=self._console.say,
@@ -204,7 +206,7 @@ class Node:
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
-        async with shared_port(runner, listeners, trust, FLUSH_S) as self._ports:
+        async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing) as self._ports:
             yield
 
     async def _join(self) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+import unicodedata
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import FederationError, InvitationError, PairingError, RosterNotKept
-from federation.identity import IDENTITY_FILE, load_identity
-from federation.invitation import Invitation, decode
+from federation.hostport import Address
+from federation.identity import IDENTITY_FILE, NodeIdentity, load_identity
+from federation.invitation import PREFIX, Invitation, code_id, decode
 from federation.pairing_client import check_invitation, clock_difference_s, join
 from federation.roster import Endpoint, Entry, Roster
 from federation.roster_store import load_roster
 from federation.trust import Trust
-from swarm.control_messages import Joined, KnownNode, KnownNodes, Revoked
+from swarm.control_messages import Joined, KnownCode, KnownNode, KnownNodes, Revoked
 from swarm.errors import SetupError, SwarmError
 
 MIN_ID_CHARS = 4  # of an id that is given by its beginning
+ALL_CODES = "all"
 
 
 @contextmanager
@@ -71,22 +74,45 @@ def _joined(trust: Trust, invitation: Invitation, *, already: bool) -> Joined:
     )
 
 
+def matching(known: Iterable[tuple[str, str]], who: str) -> tuple[str, ...]:
+    """The ids of those (id, name) that `who` may mean: an id, else a name, else the beginning of an id."""
+    nodes, wanted = tuple(known), who.strip()
+    found = [node_id for node_id, _ in nodes if wanted.lower() == node_id]
+    found = found or [node_id for node_id, name in nodes if unicodedata.normalize("NFC", wanted) == name]
+    if not found and len(wanted) >= MIN_ID_CHARS:
+        found = [node_id for node_id, _ in nodes if node_id.startswith(wanted.lower())]
+    return tuple(found)
+
+
 def find_member(trust: Trust, who: str) -> Entry:
     """The member with that id, beginning of an id, or name. Raises SetupError that lists what there is."""
     if trust.roster is None:
         raise SetupError("this node is open, so there is nobody to revoke: `swarm invite` makes it paired")
-    wanted = who.strip()
     own = trust.roster.get(trust.node_id)
     members = trust.roster.members if own is None or not own.revoked else (own, *trust.roster.members)
-    found = [entry for entry in members if wanted.lower() == entry.id]
-    found = found or [entry for entry in members if wanted == entry.name]
-    if not found and len(wanted) >= MIN_ID_CHARS:
-        found = [entry for entry in members if entry.id.startswith(wanted.lower())]
+    ids = matching(((entry.id, entry.name) for entry in members), who)
+    found = [entry for entry in members if entry.id in ids]
     if len(found) == 1:
         return found[0]
     listing = ", ".join(f"{entry.name} ({entry.id[:8]})" for entry in (found or members))
     why = "is the name of several members: give the id" if found else "is not a member"
     raise SetupError(f"{who[:60]!r} {why}; there are {listing}")
+
+
+def find_codes(codes: Sequence[KnownCode], which: str) -> tuple[KnownCode, ...]:
+    """The codes of that id, beginning of an id, or text, or all of them. Raises SetupError where there is none."""
+    wanted = "".join(which.split()).lower()
+    if wanted == ALL_CODES:
+        return tuple(codes)
+    if wanted.startswith(PREFIX):
+        with translated():
+            wanted = code_id(decode(wanted).secret)
+    found = tuple(code for code in codes if len(wanted) >= MIN_ID_CHARS and code.id.startswith(wanted))
+    if not found:
+        listing = ", ".join(code.id for code in codes)
+        there = f"there are {listing}" if listing else "there is none"
+        raise SetupError(f"{which[:60]!r} is no code of the node that runs here; {there} (`swarm invite --list`)")
+    return found
 
 
 def check_standing(trust: Trust) -> None:
@@ -158,25 +184,57 @@ def peers_at_rest(data_dir: Path) -> KnownNodes:
 
 
 def revoke_at_rest(data_dir: Path, who: str) -> Revoked:
-    """Unpin here; the others learn of it when a node is started with this data directory."""
+    """Unpin here; the others learn of it when a node is started with this data directory.
+
+    A node that leaves tells the others at once, where they can be reached: nobody would later.
+    """
     trust = load_trust(data_dir)
     entry = find_member(trust, who)
-    itself = entry.id == trust.node_id
-    if not itself:
-        check_standing(trust)
+    if entry.id == trust.node_id:
+        return leave_at_rest(trust, entry)
+    check_standing(trust)
     try:
         with translated():
-            asyncio.run(_change(trust, None if itself else entry.id))
+            asyncio.run(_revoke(trust, entry.id))
     except SwarmError as error:
         if isinstance(error.__cause__, RosterNotKept):  # there is no process that it could hold in
             raise SwarmError(f"{error.__cause__.__cause__}: nothing has changed") from error
         raise
-    return Revoked(id=entry.id, name=entry.name, itself=itself, untold=tuple(other.name for other in trust.others))
+    untold = tuple(other.name for other in trust.others)
+    return Revoked(id=entry.id, name=entry.name, itself=False, untold=untold)
 
 
-async def _change(trust: Trust, revoked: str | None) -> None:
-    """Revoke, or without an id leave."""
-    if revoked is None:
+async def _revoke(trust: Trust, node_id: str) -> None:
+    await trust.revoke(node_id)
+
+
+def leave_at_rest(trust: Trust, entry: Entry) -> Revoked:
+    """Forget the members, then tell them, from a process of the command's own. `entry` is this node's."""
+    roster = trust.roster
+    assert roster is not None
+    others = () if entry.revoked else trust.others
+
+    async def leave() -> tuple[tuple[str, ...], tuple[str, ...]]:
         await trust.leave()
-    else:
-        await trust.revoke(revoked)
+        places = {other.id: tuple(place.address for place in other.places) for other in others}
+        return await tell_others(trust.identity, roster, others, places)
+
+    with translated():
+        told, untold = asyncio.run(leave())
+    return Revoked(id=entry.id, name=entry.name, itself=True, told=told, untold=untold)
+
+
+async def tell_others(
+    identity: NodeIdentity, roster: Roster, others: Sequence[Entry], places: Mapping[str, Sequence[Address]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell the `others` of `roster` that this node has left; the names of those who heard it, and of the rest."""
+    if not others:
+        return (), ()
+    from federation.client import tell_of_leaving  # brings aiohttp, which most commands do without
+
+    revocation = roster.revoke(identity.node_id, identity.name)
+    heard = await asyncio.gather(
+        *(tell_of_leaving(identity, other.der, places[other.id], revocation) for other in others)
+    )
+    told = tuple(other.name for other, did in zip(others, heard, strict=True) if did)
+    return told, tuple(other.name for other, did in zip(others, heard, strict=True) if not did)

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from federation.client import PeerClient, tell_revoked
-from federation.errors import FederationError, PeerError, RosterNotKept
-from federation.hostport import Address, pairing_port
+from federation.errors import FederationError, RosterNotKept
+from federation.hostport import Address
 from federation.invitation import (
     MAX_HOSTS,
     Invitation,
@@ -23,21 +23,30 @@ from federation.invitation import (
     JoinRequest,
     PairingTiming,
     ProofResult,
+    code_id,
     encode,
     inviter_proof,
 )
 from federation.membership import Membership
-from federation.pairing_listener import PairingListener
-from federation.roster import Endpoint, Entry, Roster
-from federation.roster_sync import LOOK_S, TELL_TIMEOUT_S, RosterSync
+from federation.pairing_server import PairingServer
+from federation.roster import Endpoint, Entry
+from federation.roster_sync import LOOK_S, RosterSync
 from federation.tasks import cancel_and_wait
 from federation.timing import MAX_ADDRESSES_PER_PEER
-from federation.tls import fingerprint, pairing_context
+from federation.tls import fingerprint
 from federation.trust import Trust, TrustChange
-from swarm.control_messages import Invited, Joined, KnownNode, KnownNodes, Revoked
+from swarm.control_messages import Invited, Joined, KnownCode, KnownNode, KnownNodes, Revoked, Withdrawn
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.peers.control import ControlServer
-from swarm.node.pairing import check_standing, find_member, join_swarm, known_revoked, translated
+from swarm.node.pairing import (
+    check_standing,
+    find_codes,
+    find_member,
+    join_swarm,
+    known_revoked,
+    tell_others,
+    translated,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +58,9 @@ USED_OR_OLD = "this invitation was used already, is too old, or was withdrawn: r
 class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
-    `bind_hosts` are what the node listens on; `addresses` tells where others reach it now, the best first. A node that
-    is for `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of its own.
+    `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first. A
+    node that is for `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of
+    its own.
     """
 
     def __init__(
@@ -60,7 +70,7 @@ class TrustService:
         client: PeerClient,
         *,
         data_dir: Path,
-        bind_hosts: tuple[str, ...],
+        pairing: PairingServer,
         addresses: Callable[[], tuple[Address, ...]],
         federated: bool,
         say: Callable[[str], None],
@@ -78,13 +88,9 @@ class TrustService:
         self._members_only = members_only
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
-        timing = timing or PairingTiming()
-        self._invitations = Invitations(fingerprint(trust.identity.certificate), life_s=timing.code_life_s)
-        self._usual_port = pairing_port(addresses()[0].port)
-        context = pairing_context(trust.identity.pem)
-        self._listener = PairingListener(
-            bind_hosts, self._usual_port, context, self._redeem, exchange_s=timing.exchange_s
-        )
+        life_s = (timing or PairingTiming()).code_life_s
+        self._invitations = Invitations(fingerprint(trust.identity.certificate), life_s=life_s)
+        self._pairing = pairing
         self._codes_changed = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,43 +114,49 @@ class TrustService:
         self._invitations.withdraw_all()
         tasks = [task for task in (self._watch, *self._tasks) if task is not None]
         await cancel_and_wait(*tasks)
-        await self._listener.close(at_once=True)
+        await self._pairing.close(at_once=True)
 
     @property
-    def pairing_port(self) -> int | None:
-        """Where whoever is invited connects; None while no code is live."""
-        return self._listener.port
+    def takes_joiners(self) -> bool:
+        """Whether a code is live."""
+        return self._pairing.is_open
 
     # What the commands ask
 
-    async def invite(self) -> Invited:
+    async def invite(self, uses: int = 1, life_s: float | None = None) -> Invited:
         if not self._federated:
             raise SetupError(
                 "this node takes part in no federation: start it with `swarm --federation` and invite then"
             )
         check_standing(self._trust)
         was_open = self._trust.mode == "open"
-        try:
-            port = await self._listener.open()
-        except OSError as error:
-            raise SwarmError(f"cannot listen for whoever is invited: {error.strerror}") from error
-        try:
-            with translated():
-                roster = await self._trust.found(self._places)
-        except BaseException:
-            self._watch_codes()  # closes the port again, unless another code is live
-            raise
-        secret = self._invitations.issue(time.monotonic())
+        with translated():
+            roster = await self._trust.found(self._places)
+            secret = self._invitations.issue(time.monotonic(), uses, life_s)
         self._watch_codes()
-        hosts = tuple(address.host for address in self._addresses()[:MAX_HOSTS])
-        invitation = Invitation(roster.swarm, fingerprint(self._trust.identity.certificate), secret, hosts, port)
+        addresses = self._addresses()[:MAX_HOSTS]
+        mine = fingerprint(self._trust.identity.certificate)
+        hosts = tuple(address.host for address in addresses)
         return Invited(
-            code=encode(invitation),
-            addresses=tuple(map(str, invitation.addresses)),
-            life_s=self._invitations.life_s,
+            code=encode(Invitation(roster.swarm, mine, secret, hosts, addresses[0].port)),
+            addresses=tuple(map(str, addresses)),
+            life_s=self._invitations.life_s if life_s is None else life_s,
             node=self._trust.identity.name,
             was_open=was_open,
-            other_port=None if port == self._usual_port else port,
+            id=code_id(secret),
+            uses=uses,
+        )
+
+    def withdraw(self, code: str) -> Withdrawn:
+        ended = find_codes(self._codes(), code)
+        self._invitations.withdraw(known.id for known in ended)
+        self._codes_changed.set()
+        return Withdrawn(codes=ended)
+
+    def _codes(self) -> tuple[KnownCode, ...]:
+        return tuple(
+            KnownCode(id=code.id, uses=code.uses, joined=code.joined, ends_in_s=code.ends_in_s)
+            for code in self._invitations.states(time.monotonic())
         )
 
     async def join(self, code: str) -> Joined:
@@ -182,6 +194,7 @@ class TrustService:
             nodes=nodes,
             revoked=known_revoked(roster, self._trust.node_id),
             problem=self._trust.problem,
+            codes=self._codes(),
         )
 
     async def revoke(self, who: str) -> Revoked:
@@ -217,52 +230,42 @@ class TrustService:
         return tuple(place.address for place in entry.places) if peer is None else peer.addresses
 
     async def _leave(self, entry: Entry) -> Revoked:
-        """Tell the others that this node is out, then forget them."""
+        """Forget the others, then tell them: what the disk does not take has not happened, and nobody heard of it."""
         roster = self._trust.roster
         assert roster is not None
-        revocation = roster if entry.revoked else roster.revoke(entry.id, entry.name)
         others = () if entry.revoked else self._trust.others
-        told = await asyncio.gather(*(self._tell_of_leaving(other, revocation) for other in others))
-        self._withdraw_codes()
+        places = {other.id: self._found_at(other) for other in others}
         with translated():
             await (self._trust.leave_for_own(self._places) if self._members_only else self._trust.leave())
+        self._withdraw_codes()
+        told, untold = await tell_others(self._trust.identity, roster, others, places)
         if self._members_only:
             self._say(f"* this node has left its swarm. {STAYS_CLOSED}")
             log.warning("this node has left its swarm. %s", STAYS_CLOSED)
-        told_names = tuple(name for name in told if name is not None)
-        return Revoked(id=entry.id, name=entry.name, itself=True, told=told_names, closed=self._members_only)
-
-    async def _tell_of_leaving(self, member: Entry, revocation: Roster) -> str | None:
-        """Tell a member, where it is or was last, that this node left; its name if it was reached. Nobody else will."""
-        peer = next((peer for peer in self._membership.alive() if peer.id == member.id), None)
-        addresses = self._found_at(member) if peer is None else (peer.address,)
-
-        async def reach(address: Address) -> bool:
-            try:
-                await self._client.exchange_roster(address, revocation, TELL_TIMEOUT_S)
-            except PeerError as error:  # it cuts the connection of who is not a member any more, this one's
-                log.debug("%s: %s", member.name, error)
-                return peer is not None
-            return True
-
-        reached = await asyncio.gather(*map(reach, addresses))
-        return (member.name if peer is None else peer.label) if any(reached) else None
+        closed = self._members_only
+        return Revoked(id=entry.id, name=entry.name, itself=True, told=told, untold=untold, closed=closed)
 
     # What joiners ask
 
     async def _redeem(self, request: JoinRequest, host: str) -> JoinReply:
         certificate = request.der
         joiner = fingerprint(certificate)
-        outcome, secret = self._invitations.redeem(joiner, request.proof, time.monotonic())
+        redeemed = self._invitations.redeem(joiner, request.name, request.proof, host, time.monotonic())
         self._codes_changed.set()
-        if outcome is not ProofResult.RIGHT:
-            if outcome is ProofResult.WITHDRAWN:
-                self._say(f"! an invitation is withdrawn: {host} tried too many wrong codes")
+        if redeemed.result is ProofResult.TOO_MANY:
+            if redeemed.is_news:
+                self._say(f"! {host} tried too many wrong codes: it has to wait. Codes stay good")
+                log.warning("%s tried too many wrong codes: it is not heard for %.0f s", host, redeemed.wait_s)
+            return JoinReply(refusal="too many wrong codes came from your address: wait a minute, then try once more")
+        if redeemed.result is ProofResult.WRONG:
             log.warning("refused a joiner at %s: its code is not live", host)
             return JoinReply(refusal=USED_OR_OLD)
+        secret = redeemed.secret
         try:
             roster = await self._trust.admit(certificate, request.name, _places_of(request, host))
         except FederationError as error:
+            self._invitations.give_back(secret, joiner)
+            self._watch_codes()
             return JoinReply(refusal=str(error))
         self._start(self._tell())
         mine = fingerprint(self._trust.identity.certificate)
@@ -273,14 +276,17 @@ class TrustService:
     async def _tell(self) -> None:
         await self._sync.push_to_all()
 
-    # Keeping the pairing port open no longer than there is a code for it
+    # Taking joiners no longer than there is a code for them
 
     def _withdraw_codes(self) -> None:
         self._invitations.withdraw_all()
         self._codes_changed.set()
 
     def _watch_codes(self) -> None:
+        """Take joiners from now on, while a code is live."""
         self._codes_changed.set()
+        if self._invitations.next_end(time.monotonic()) is not None:
+            self._pairing.open(self._redeem)
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._close_when_over(), name="invitations")
 
@@ -289,9 +295,10 @@ class TrustService:
             self._codes_changed.clear()
             ends_at = self._invitations.next_end(time.monotonic())
             if ends_at is None:
-                await self._listener.close()
+                await self._pairing.close()
                 if self._invitations.next_end(time.monotonic()) is None:
                     return
+                self._pairing.open(self._redeem)
                 continue
             try:
                 async with asyncio.timeout(max(0.0, ends_at - time.monotonic())):
@@ -306,6 +313,9 @@ class TrustService:
             self._say(f"* {entry.name} is a member of this swarm")
         for entry in change.left:
             self._say(f"* {entry.name} is not a member of this swarm any more")
+            for known in self._invitations.withdraw_known_to(fingerprint(entry.der)):  # it could come back by it
+                self._say(f"* code {known} is withdrawn, because {entry.name} knows it: `swarm invite` makes a new one")
+                self._codes_changed.set()
         if change.excluded is not None:
             self._say(f"! {change.excluded}")
             self._withdraw_codes()  # nobody would take whom this node invites

@@ -15,6 +15,7 @@ from federation.client import PeerClient
 from federation.hostport import Address
 from federation.invitation import PairingTiming
 from federation.membership import Membership
+from federation.pairing_server import PairingServer
 from federation.trust import Trust
 from swarm.consensus.options import Strategy, StreamMode
 from swarm.engines.engine import Engine
@@ -97,6 +98,7 @@ class RunningNode:
         self.said: list[str] = []  # what its console shows of trust
         self.id = f"id-{name}" if self.trust is None else self.trust.node_id
         self._stack = AsyncExitStack()
+        self._pairing = PairingServer(exchange_s=(self._options.pairing or PairingTiming()).exchange_s)
         self.condition = Condition()
         self.address = Address("127.0.0.1", 0)
 
@@ -189,7 +191,7 @@ class RunningNode:
             self.membership,
             self.client,
             data_dir=trust.identity.pem.parent,
-            bind_hosts=("127.0.0.1",),
+            pairing=self._pairing,
             addresses=lambda: (self.address,),
             federated=self._options.federated,
             say=self.said.append,
@@ -217,7 +219,7 @@ class RunningNode:
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
             self._ports = await stack.enter_async_context(
-                shared_port(runner, (listener,), self.trust, limits=self._options.port)
+                shared_port(runner, (listener,), self.trust, limits=self._options.port, pairing=self._pairing)
             )
             return
         await runner.setup()

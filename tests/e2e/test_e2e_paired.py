@@ -47,7 +47,7 @@ async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: 
         assert refusal is not None
         assert "members_only" in refusal
 
-    await swarm_command(kitchen, tmp_path, "revoke", "attic")
+    await swarm_command(kitchen, tmp_path, "revoke", "attic", "--yes")
     await all_see((kitchen, study), (kitchen, study), OUT_S)
     await all_see((attic,), (attic,), PAIRED_S)
     assert attic.output.count("this node was revoked by kitchen: ask for a new code") == 1

@@ -138,7 +138,7 @@ async def test_a_key_is_no_lock_on_an_open_federation_and_pairing_first_makes_it
         await kitchen.ready()
         assert "with an API key; members need none" in kitchen.output
         assert "members_only" in (await get_text(f"{kitchen.url}/federation/v1/node") or "")
-        left = await swarm_command(kitchen, tmp_path, "revoke", "kitchen")
+        left = await swarm_command(kitchen, tmp_path, "revoke", "kitchen", "--yes")
         assert (left["itself"], left["closed"]) == (True, True)
         assert "It has an API key, so it stays closed to other nodes" in kitchen.output
         assert "members_only" in (await get_text(f"{kitchen.url}/federation/v1/node") or "")

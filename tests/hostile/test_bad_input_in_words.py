@@ -79,7 +79,7 @@ async def test_an_invitation_that_is_none_says_why(
 async def test_an_invitation_that_is_too_old_says_so(make_node: MakeNode, swarm: Command, tmp_path: Path) -> None:
     async with make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)) as kitchen:
         code = (await kitchen.trust_service.invite()).code
-        await soon(lambda: kitchen.trust_service.pairing_port is None)
+        await soon(lambda: not kitchen.trust_service.takes_joiners)
         exit_code, _, errors = await swarm("--data-dir", str(tmp_path / "study"), "join", code)
         assert exit_code == 1
         assert "nobody takes this invitation any more" in errors

@@ -17,6 +17,7 @@ from swarm.control_messages import (
     JOIN_PATH,
     PEERS_PATH,
     REVOKE_PATH,
+    WITHDRAW_PATH,
     ControlFile,
     Joined,
     KnownNodes,
@@ -69,7 +70,8 @@ async def test_without_the_secret_or_from_a_browser_nothing_is_done(
         sent = {name: text.replace("SECRET", control.secret) for name, text in headers.items()}
         if headers.get("Authorization") == "SECRET":
             sent = {"Authorization": control.secret}
-        for method, path in (("POST", INVITE_PATH), ("POST", JOIN_PATH), ("GET", PEERS_PATH), ("POST", REVOKE_PATH)):
+        posts = (INVITE_PATH, JOIN_PATH, REVOKE_PATH, WITHDRAW_PATH)
+        for method, path in (("GET", PEERS_PATH), *(("POST", path) for path in posts)):
             assert await asked(control, method, path, sent) in (401, 403), path
         assert kitchen.trust is not None
         assert kitchen.trust.mode == "open"
@@ -115,11 +117,11 @@ async def test_the_commands_from_the_first_invitation_to_the_last_goodbye(
             assert "say whom to revoke" in capsys.readouterr().err
         assert await command("revoke", "attic", *at_kitchen) == 2
         assert "'attic' is not a member; there are kitchen" in capsys.readouterr().err
-        assert await command("revoke", study.id[:6], *at_kitchen) == 0
+        assert await command("revoke", study.id[:6], "--yes", *at_kitchen) == 0
         assert "study" in capsys.readouterr().out
         assert await command("peers", *at_kitchen) == 0
         assert "revoked" in capsys.readouterr().out
-        assert await command("revoke", "kitchen", *at_kitchen) == 0
+        assert await command("revoke", "kitchen", "-y", *at_kitchen) == 0
         assert "is open again" in capsys.readouterr().out
         assert await command("revoke", "study", *at_kitchen) == 2
         assert "this node is open" in capsys.readouterr().err
@@ -146,7 +148,7 @@ async def test_joining_reading_and_revoking_work_at_rest_and_inviting_does_not(
     assert await command("join", code, "--json", *at_rest) == 0, "and while the inviter is away"
     told = json.loads(capsys.readouterr().out)
     assert (told["already"], told["inviter"], told["members"]) == (True, "kitchen", ["kitchen"])
-    assert await command("revoke", "kitchen", *at_rest) == 0
+    assert await command("revoke", "kitchen", "--yes", *at_rest) == 0
     assert open_trust(tmp_path, "study").others == ()
 
 

@@ -207,7 +207,7 @@ async def test_an_invitation_that_cannot_be_kept_fails_aloud_and_changes_nothing
         assert not isinstance(caught.value, SetupError), "exit code 1"
         assert kitchen.trust.mode == "open"
         assert load_roster(data_dir) is None
-        await eventually(lambda: kitchen.trust_service.pairing_port is None)
+        await eventually(lambda: not kitchen.trust_service.takes_joiners)
         assert (await kitchen.trust_service.invite()).was_open, "and it works once there is room"
         assert load_roster(data_dir) is not None
 
@@ -242,7 +242,7 @@ def test_what_a_node_holds_is_not_changed_behind_its_back(tmp_path: Path) -> Non
     """A node that starts has read its list, and would write it over what a command puts there."""
     paired_trusts(tmp_path, "kitchen", "study")
     with hold_folder(tmp_path / "kitchen", "kitchen"), pytest.raises(SetupError, match="starts, stops or hangs"):
-        revoke(tmp_path / "kitchen", "study", json=False)
+        revoke(tmp_path / "kitchen", "study", yes=True, json=False)
     assert len(open_trust(tmp_path, "kitchen").others) == 1
     with folder_at_rest(tmp_path / "nowhere"):
         assert not (tmp_path / "nowhere").exists()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,34 +15,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.errors import PairingError
-from federation.hostport import pairing_port
 from federation.invitation import (
-    MAX_LIVE_CODES,
     MAX_REQUEST_BYTES,
-    MAX_WRONG_PROOFS,
     Invitation,
-    Invitations,
     JoinReply,
     JoinRequest,
     PairingTiming,
-    ProofResult,
     decode,
     encode,
     joiner_proof,
 )
 from federation.pairing_client import join
-from federation.pairing_listener import MAX_CONNECTIONS, PairingListener
+from federation.pairing_server import MAX_JOINING_OF_NETWORK
 from federation.roster import encoded
 from federation.roster_store import load_roster
-from federation.tls import fingerprint, pairing_context
-from swarm.commands.members import invite_text
+from federation.tls import fingerprint, server_context
 from swarm.errors import SetupError, SwarmError
 from swarm.node.pairing import join_at_rest
 from tests.doubles.clients import connect
 from tests.doubles.paired import identity, open_trust
 from tests.doubles.running_node import RunningNode, run_nodes
 from tests.doubles.waiting import eventually
-from tests.trust.conftest import MakeNode
+from tests.trust.conftest import MakeNode, joiners_port
 
 WAIT_S = 10.0
 
@@ -61,7 +55,7 @@ def knock_anyway() -> ssl.SSLContext:
 
 
 async def say(invitation: Invitation, line: bytes) -> JoinReply | None:
-    """What the pairing port answers to a line; None where it just closes."""
+    """What is answered to a line; None where it just closes."""
     address = invitation.addresses[0]
     reader, writer = await asyncio.open_connection(address.host, address.port, ssl=knock_anyway())
     try:
@@ -165,12 +159,12 @@ async def test_of_two_that_use_a_code_at_once_one_joins(make_node: MakeNode) -> 
         assert len(kitchen.trust.others) == 1
 
 
-async def test_a_code_that_is_too_old_closes_the_port(make_node: MakeNode) -> None:
+async def test_a_code_that_is_too_old_lets_nobody_in(make_node: MakeNode) -> None:
     kitchen, study = make_node("kitchen", pairing=PairingTiming(code_life_s=0.1)), make_node("study")
     async with run_nodes(kitchen, study):
         code = (await kitchen.trust_service.invite()).code
-        await eventually(lambda: kitchen.trust_service.pairing_port is None)
-        with pytest.raises(SwarmError, match=r"any more.*\(127.0.0.1:\d+: Connection refused\).*swarm invite"):
+        await eventually(lambda: not kitchen.trust_service.takes_joiners)
+        with pytest.raises(SwarmError, match=r"nobody takes this invitation any more.*swarm invite"):
             await study.trust_service.join(code)
         later = (await kitchen.trust_service.invite()).code
         assert later != code
@@ -188,17 +182,23 @@ async def test_where_nobody_answers_at_all_the_firewall_is_named(tmp_path: Path)
     assert "swarm invite" not in said, "a new code cannot help"
 
 
-async def test_an_invitation_says_where_it_leads_if_not_to_the_usual_port(make_node: MakeNode) -> None:
-    kitchen = make_node("kitchen")
-    async with kitchen:
-        usual = pairing_port(kitchen.address.port)
-        with ExitStack() as stack:
-            with suppress(OSError):  # somebody has it already: just as well
-                stack.enter_context(socket.create_server(("127.0.0.1", usual)))
-            invited = await kitchen.trust_service.invite()
-        assert invited.other_port == decode(invited.code).port != usual
-        assert f"TCP {invited.other_port} this time" in invite_text(invited)
-    assert "this time" not in invite_text(invited.model_copy(update={"other_port": None}))
+async def test_a_code_leads_to_the_node_s_own_port_while_members_go_on_as_ever(make_node: MakeNode) -> None:
+    kitchen, study, attic = (make_node(name) for name in ("kitchen", "study", "attic"))
+    async with run_nodes(kitchen, study, attic):
+        invited = await kitchen.trust_service.invite()
+        assert decode(invited.code).addresses == (kitchen.address,)
+        await study.trust_service.join(invited.code)
+        await all_alive(kitchen, study)
+        assert not kitchen.trust_service.takes_joiners
+        invited = await kitchen.trust_service.invite()  # a code is live, and members' links are made meanwhile
+        await study.stop()
+        back = make_node("study", study.trust)
+        async with back:
+            back.membership.endpoint_reported(*kitchen.address)
+            kitchen.membership.endpoint_reported(*back.address)
+            await all_alive(kitchen, back)
+            await attic.trust_service.join(invited.code)
+            await all_alive(kitchen, back, attic)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ async def test_a_man_in_the_middle_is_refused_before_the_secret_is_sent(make_nod
             settled.set()
 
     rogue = identity(tmp_path, "rogue")
-    server = await asyncio.start_server(listen_in, "127.0.0.1", 0, ssl=pairing_context(rogue.pem))
+    server = await asyncio.start_server(listen_in, "127.0.0.1", 0, ssl=server_context(rogue.pem, (), joining=True))
     kitchen, study = make_node("kitchen"), make_node("study")
     async with server, run_nodes(kitchen, study):
         invitation = decode((await kitchen.trust_service.invite()).code)
@@ -296,12 +296,11 @@ async def test_an_impostor_that_answers_is_not_believed(tmp_path: Path) -> None:
     async def redeem(_: JoinRequest, __: str) -> JoinReply:
         return JoinReply.model_validate({"answer": {"proof": "0" * 64, "roster": roster, "unix_s": 0}})
 
-    listener = PairingListener(["127.0.0.1"], 0, pairing_context(inviter.identity.pem), redeem)
-    port = await listener.open()
-    invitation = Invitation(roster.swarm, fingerprint(inviter.identity.certificate), b"s" * 16, ("127.0.0.1",), port)
-    with pytest.raises(PairingError, match="not what it invited to"):
-        await join(invitation, joiner, ())
-    await listener.close()
+    async with joiners_port(inviter, redeem, "127.0.0.1") as port:
+        mine = fingerprint(inviter.identity.certificate)
+        invitation = Invitation(roster.swarm, mine, b"s" * 16, ("127.0.0.1",), port)
+        with pytest.raises(PairingError, match="not what it invited to"):
+            await join(invitation, joiner, ())
 
 
 async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
@@ -309,7 +308,7 @@ async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
 ) -> None:
     async with make_node("kitchen") as kitchen:
         invitation = decode((await kitchen.trust_service.invite()).code)
-        await kitchen.trust_service.invite()  # another code, so that the port stays open
+        await kitchen.trust_service.invite()  # another code, so that joiners are taken still
         recorded = request_of(tmp_path, "study", invitation)
         stolen = {**json.loads(recorded), "certificate": encoded(identity(tmp_path, "rogue").certificate)}
         first = await say(invitation, json.dumps(stolen).encode())
@@ -320,41 +319,6 @@ async def test_a_recorded_request_is_worth_nothing_later_nor_to_another_key(
         assert replayed is not None
         assert "used already" in replayed.refusal
         assert {entry.name for entry in kitchen.trust.others} == {"study"}
-
-
-async def test_guessing_is_cut_short(make_node: MakeNode, tmp_path: Path) -> None:
-    async with make_node("kitchen") as kitchen:
-        invitation = decode((await kitchen.trust_service.invite()).code)
-        guess = request_of(tmp_path, "rogue", invitation, proof="0" * 64)
-        for _ in range(MAX_WRONG_PROOFS):
-            reply = await say(invitation, guess)
-            assert reply is not None
-            assert reply.answer is None
-        await eventually(lambda: kitchen.trust_service.pairing_port is None)
-        assert any("too many wrong codes" in line for line in kitchen.said)
-        with pytest.raises(ConnectionRefusedError):
-            await say(invitation, request_of(tmp_path, "study", invitation))
-        assert kitchen.trust.others == ()
-
-
-def test_codes_end_by_use_by_age_and_by_wrong_guesses() -> None:
-    mine, joiner = b"\x01" * 32, b"\x02" * 32
-    codes = Invitations(mine)
-    secret = codes.issue(now=0.0)
-    assert codes.redeem(joiner, joiner_proof(secret, joiner, mine), now=1.0)[0] is ProofResult.WRONG, (
-        "the other way round"
-    )
-    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9) == (ProofResult.RIGHT, secret)
-    assert codes.redeem(joiner, joiner_proof(secret, mine, joiner), now=599.9)[0] is ProofResult.WRONG
-    old = codes.issue(now=1000.0)
-    assert codes.redeem(joiner, joiner_proof(old, mine, joiner), now=1600.0)[0] is ProofResult.WRONG
-    guessed = codes.issue(now=2000.0)
-    outcomes = [codes.redeem(joiner, "0" * 64, now=2000.0)[0] for _ in range(MAX_WRONG_PROOFS)]
-    assert outcomes == [ProofResult.WRONG] * (MAX_WRONG_PROOFS - 1) + [ProofResult.WITHDRAWN]
-    assert codes.redeem(joiner, joiner_proof(guessed, mine, joiner), now=2000.0)[0] is ProofResult.WRONG
-    secrets = [codes.issue(now=3000.0) for _ in range(MAX_LIVE_CODES + 1)]
-    assert codes.live(3000.0) == MAX_LIVE_CODES
-    assert codes.redeem(joiner, joiner_proof(secrets[0], mine, joiner), now=3000.0)[0] is ProofResult.WRONG
 
 
 hostile_lines = st.one_of(
@@ -398,7 +362,7 @@ async def test_idle_knockers_are_few_and_do_not_last(make_node: MakeNode, tmp_pa
         invitation = decode((await kitchen.trust_service.invite()).code)
         address = invitation.addresses[0]
         links: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        for _ in range(MAX_CONNECTIONS + 4):
+        for _ in range(MAX_JOINING_OF_NETWORK + 4):
             reader, writer = await asyncio.open_connection(address.host, address.port, ssl=knock_anyway())
             stack.callback(writer.transport.abort)
             links.append((reader, writer))
@@ -413,16 +377,6 @@ async def test_idle_knockers_are_few_and_do_not_last(make_node: MakeNode, tmp_pa
         reply = await say(invitation, request_of(tmp_path, "study", invitation))
         assert reply is not None
         assert reply.answer is not None
-
-
-async def test_plain_http_at_the_pairing_port_gets_nothing(make_node: MakeNode) -> None:
-    async with make_node("kitchen") as kitchen:
-        port = decode((await kitchen.trust_service.invite()).code).port
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /federation/v1/node HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        with suppress(ConnectionError):
-            assert b"200" not in await asyncio.wait_for(reader.read(), WAIT_S)
-        writer.transport.abort()
 
 
 async def test_the_list_is_on_disk_for_its_owner_only(make_node: MakeNode, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from federation.hostport import Address
 from federation.interfaces import Interface
 from federation.invitation import Invitation, JoinAnswer, JoinReply, JoinRequest, decode, encode, inviter_proof
 from federation.pairing_client import join, with_zones
-from federation.pairing_listener import PairingListener
-from federation.tls import fingerprint, pairing_context
+from federation.tls import fingerprint
 from tests.doubles.paired import identity, open_trust
+from tests.trust.conftest import joiners_port
 
 SECRET = b"s" * 16
 
@@ -31,12 +31,9 @@ async def test_a_code_with_an_ipv6_address_is_joined(tmp_path: Path, hosts: tupl
         return JoinReply(answer=JoinAnswer(proof=proof, roster=roster, unix_s=time.time()))
 
     swarm = (await inviter.found(())).swarm
-    listener = PairingListener(hosts, 0, pairing_context(inviter.identity.pem), redeem)
-    code = encode(Invitation(swarm, mine, SECRET, ("::1",), await listener.open()))
-    try:
+    async with joiners_port(inviter, redeem, *hosts) as port:
+        code = encode(Invitation(swarm, mine, SECRET, ("::1",), port))
         answer, address = await join(decode(code), joiner, ())
-    finally:
-        await listener.close()
     assert {entry.name for entry in answer.roster.members} == {"kitchen", "study"}
     assert (address.host, came_from) == ("::1", ["::1"])
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from federation.errors import PeerError
+from federation.roster import Roster
+from federation.roster_store import load_roster, save_roster
 from federation.tls import client_context
+from federation.trust import TrustChange
 from tests.doubles.paired import paired_trusts
 from tests.doubles.running_node import RunningNode, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -113,3 +117,46 @@ async def test_a_member_that_hears_of_a_revocation_cuts_what_is_running(
             assert attic.trust is not None
             assert not attic.trust.is_member(study.id)
             await eventually(lambda: all(state.slots_free == state.slots for state in answering.pool.states()))
+
+
+async def test_a_listener_that_raises_loses_no_revocation_and_stops_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust, other = paired_trusts(tmp_path, "kitchen", "study")
+    heard: list[TrustChange] = []
+
+    def broken(_: TrustChange) -> None:
+        raise RuntimeError("a defect")
+
+    trust.subscribe(broken)
+    trust.subscribe(heard.append)
+    await trust.revoke(other.node_id)
+    kept = load_roster(tmp_path / "kitchen")
+    assert kept is not None
+    assert [entry.name for entry in kept.members] == ["kitchen"]
+    assert [entry.name for change in heard for entry in change.left] == ["study"]
+    assert "was not followed everywhere" in caplog.text
+    await trust.leave()
+    assert (trust.mode, load_roster(tmp_path / "kitchen")) == ("open", None)
+
+
+async def test_a_disk_that_hangs_does_not_hold_up_a_revocation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what listeners do comes after the list is on its way to the disk."""
+    trust, other = paired_trusts(tmp_path, "kitchen", "study")
+    began, go_on = threading.Event(), threading.Event()
+
+    def hanging(data_dir: Path, roster: Roster | None) -> None:
+        began.set()
+        assert go_on.wait(WAIT_S)
+        save_roster(data_dir, roster)
+
+    monkeypatch.setattr("federation.trust.save_roster", hanging)
+    cut = asyncio.Event()
+    trust.subscribe(lambda _: cut.set())
+    revoking = asyncio.create_task(trust.revoke(other.node_id))
+    await asyncio.wait_for(cut.wait(), WAIT_S)
+    assert began.wait(WAIT_S)
+    assert not trust.is_member(other.node_id)
+    assert not revoking.done()
+    go_on.set()
+    await revoking

@@ -315,16 +315,15 @@ async def test_neither_the_public_port_nor_a_member_s_link_decides_who_is_a_memb
                     if await asking.may(session, who, method, prefix + path):
                         assert kind_of(method, prefix + path) is None, (who, path)
         assert node.trust.roster == roster
-        assert node.trust_service.pairing_port is None
+        assert not node.trust_service.takes_joiners
 
 
-async def test_the_pairing_port_takes_joiners_and_no_commands(tmp_path: Path) -> None:
-    """Over its TLS, with the owner's secret: it answers one line, that this is no request to join."""
+async def test_whoever_shows_no_certificate_may_join_and_nothing_else(tmp_path: Path) -> None:
+    """Over TLS, with the owner's secret: the answer is one line, that this is no request to join."""
     async with running(SETTINGS[2], True, tmp_path) as (node, _):
         await node.trust_service.invite()
         assert node.trust is not None
-        roster, port = node.trust.roster, node.trust_service.pairing_port
-        assert port is not None
+        roster, port = node.trust.roster, node.address.port
         secret = control_of(node).secret
         for method, path in CONTROL:
             told = await over_tls(port, f"{method} {path} HTTP/1.1\r\nAuthorization: Bearer {secret}\r\n\r\n".encode())
@@ -333,7 +332,7 @@ async def test_the_pairing_port_takes_joiners_and_no_commands(tmp_path: Path) ->
 
 
 async def over_tls(port: int, sent: bytes) -> bytes:
-    """What the pairing port answers."""
+    """What is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting_all(None))
     writer.write(sent)
     told = await reader.read()

@@ -1,7 +1,7 @@
 """One port for clients and nodes: what begins like TLS goes to a TLS server, everything else is plain HTTP.
 
 The first byte tells them apart: a TLS connection begins with 22, the record type of a handshake, which no HTTP method
-does. So a node has one address whether it is open or paired, for `--peer`, mDNS and firewalls alike.
+does. So a node has one address whether it is open or paired, for `--peer`, mDNS, invitations and firewalls alike.
 
 `shared_port` serves an application so. `ConnectionCap` bounds how many connections there may be; what the server logs
 of bad requests, and sends of itself, is at the end.
@@ -29,6 +29,7 @@ from aiohttp.log import server_logger
 from aiohttp.web_protocol import RequestHandler
 
 from federation.accepting import Acceptor, connected
+from federation.pairing_server import PairingServer
 from federation.tasks import cancel_and_wait
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
@@ -58,9 +59,11 @@ async def shared_port(
     trust: Trust,
     flush_s: float = 0.0,
     limits: PortLimits | None = None,
+    pairing: PairingServer | None = None,
 ) -> AsyncGenerator[tuple[SharedPort, ...]]:
     """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out.
 
+    Whoever shows no certificate over TLS is given to `pairing` while that is open, and gets nothing else.
     At the end readers get `flush_s` to take what was written, the runner is cleaned up and no connection is left.
     """
     ports: tuple[SharedPort, ...] = ()
@@ -69,8 +72,9 @@ async def shared_port(
         server = runner.server
         assert server is not None, "setup makes it"
         trust.subscribe(lambda _: cut(server, trust.is_member))
+        joiners = None if pairing is None else Joiners(pairing, lambda: trust.joining_context)
         ports = tuple(
-            SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits)
+            SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits, joiners)
             for listener in listeners
         )
         async with AsyncExitStack() as stack:
@@ -82,6 +86,27 @@ async def shared_port(
         await runner.cleanup()
         for port in ports:
             await port.cut()
+
+
+@dataclass(frozen=True, slots=True)
+class Joiners:
+    """Who takes joiners while it is open, and the context for TLS connections then."""
+
+    pairing: PairingServer
+    tls: Callable[[], ssl.SSLContext | None]
+
+
+class _Chosen(asyncio.Protocol):
+    """Until the handshake is over nobody knows whose connection it is: then `choose` gives the protocol for it."""
+
+    def __init__(self, choose: Callable[[asyncio.Transport], asyncio.BaseProtocol]) -> None:
+        self._choose = choose
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        protocol = self._choose(transport)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 class SharedPort:
@@ -98,8 +123,10 @@ class SharedPort:
         tls: Callable[[], ssl.SSLContext | None],
         is_member: Callable[[str | None], bool] = lambda _: True,
         limits: PortLimits | None = None,
+        joiners: Joiners | None = None,
     ) -> None:
         self._limits = limits or PortLimits()
+        self._joiners = joiners
         self.server = server
         self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
@@ -167,15 +194,38 @@ class SharedPort:
                 log.debug("a connection came to nothing: %s", error)
                 return
             raise
-        await self._serve(connection, host, self._tls() if first == TLS_HANDSHAKE else None)
+        joiners = self._joiners if first == TLS_HANDSHAKE else None
+        for_joiners = joiners.tls() if joiners is not None and joiners.pairing.is_open else None
+        if joiners is not None and for_joiners is not None:
+            choose = partial(self._member_or_joiner, joiners.pairing, host)
+            await self._serve(connection, host, for_joiners, lambda: _Chosen(choose), self._is_known)
+        else:
+            context = self._tls() if first == TLS_HANDSHAKE else None
+            await self._serve(connection, host, context, self.server, self._is_member)
 
-    async def _serve(self, connection: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
-        """Give the connection to the server; a transport that cannot be made has closed it."""
+    def _member_or_joiner(
+        self, pairing: PairingServer, host: str, transport: asyncio.Transport
+    ) -> asyncio.BaseProtocol:
+        return pairing.take(transport, host) if member_of(transport) is None else self.server()
+
+    def _is_known(self, node_id: str | None) -> bool:
+        """Whether it is a member, or has been given to who takes joiners."""
+        return node_id is None or self._is_member(node_id)
+
+    async def _serve(
+        self,
+        connection: socket.socket,
+        host: str,
+        context: ssl.SSLContext | None,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        is_known: Callable[[str | None], bool],
+    ) -> None:
+        """Give the connection to `protocol`; a transport that cannot be made has closed it."""
         self._cap.make_room()
         try:
-            transport, _ = await connected(self.server, connection, context, HANDSHAKE_S)
+            transport, _ = await connected(protocol, connection, context, HANDSHAKE_S)
             self._served.add(transport)
-            if context is not None and not self._is_member(member_of(transport)):
+            if context is not None and not is_known(member_of(transport)):
                 transport.abort()
         except ssl.SSLError as error:
             self._note_refused(host, error)

@@ -26,8 +26,10 @@ from swarm.control_messages import (
     JOIN_PATH,
     PEERS_PATH,
     REVOKE_PATH,
+    WITHDRAW_PATH,
     ControlFile,
     ControlMessage,
+    InviteBody,
     Invited,
     JoinBody,
     Joined,
@@ -35,6 +37,8 @@ from swarm.control_messages import (
     Refused,
     RevokeBody,
     Revoked,
+    WithdrawBody,
+    Withdrawn,
 )
 from swarm.errors import BadRequest, SetupError, SwarmError
 from swarm.gateway.http.bodies import BODIES, BodyBudget, read_body
@@ -51,7 +55,8 @@ log = logging.getLogger(__name__)
 class TrustCommands(Protocol):
     """Does what the commands ask. Raises SetupError for what can never work, other SwarmErrors for what failed."""
 
-    async def invite(self) -> Invited: ...
+    async def invite(self, uses: int = 1, life_s: float | None = None) -> Invited: ...
+    def withdraw(self, code: str) -> Withdrawn: ...
     async def join(self, code: str) -> Joined: ...
     def peers(self) -> KnownNodes: ...
     async def revoke(self, who: str) -> Revoked: ...
@@ -72,6 +77,7 @@ class ControlServer:
         app.router.add_post(JOIN_PATH, self._join)
         app.router.add_get(PEERS_PATH, self._peers)
         app.router.add_post(REVOKE_PATH, self._revoke)
+        app.router.add_post(WITHDRAW_PATH, self._withdraw)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
 
     async def __aenter__(self) -> Self:
@@ -115,8 +121,13 @@ class ControlServer:
         except SwarmError as error:
             return answer(Refused(message=str(error)), 409)
 
-    async def _invite(self, _: web.Request) -> web.Response:
-        return answer(await self._commands.invite())
+    async def _invite(self, request: web.Request) -> web.Response:
+        body = await read_body(request, InviteBody)
+        return answer(await self._commands.invite(body.uses, body.life_s))
+
+    async def _withdraw(self, request: web.Request) -> web.Response:
+        body = await read_body(request, WithdrawBody)
+        return answer(self._commands.withdraw(body.code))
 
     async def _join(self, request: web.Request) -> web.Response:
         body = await read_body(request, JoinBody)
