@@ -19,7 +19,7 @@ from swarm.errors import SetupError
 
 LISTEN_BACKLOG: Final = 1024
 PORT_TRIES: Final = 8  # for --port 0: a port that is free for one family may be taken for the other
-PORT_STEP: Final = 2  # to another node's: the port after a node's own is where it listens for whoever it invites
+PORT_STEP: Final = 2  # to another node's: the port after a node's own is where one of 0.1 takes whoever it invites
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 

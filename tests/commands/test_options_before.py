@@ -35,6 +35,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("invite",): {"--data-dir"},
     ("join", "-"): {"--data-dir"},
     ("peers",): {"--data-dir"},
+    ("leave",): {"--data-dir"},
     ("revoke", "study"): {"--data-dir"},
 }
 

@@ -71,11 +71,14 @@ class HalfDone:
 
 
 @pytest.mark.parametrize("request_sent", [b"GET /federation/v1/node HTTP/1.1\r\nHost: kitchen\r\n\r\n", b""])
+@pytest.mark.parametrize("inviting", [False, True])
 async def test_a_handshake_that_began_before_brings_nothing_and_is_closed(
-    make_node: MakeNode, tmp_path: Path, request_sent: bytes
+    make_node: MakeNode, tmp_path: Path, request_sent: bytes, inviting: bool
 ) -> None:
     kitchen_trust, study = paired_trusts(tmp_path, "kitchen", "study")
     async with make_node("kitchen", kitchen_trust) as kitchen:
+        if inviting:  # then the port takes who shows no certificate, too
+            await kitchen.trust_service.invite()
         client = HalfDone(client_context(study.identity.pem, [kitchen_trust.identity.certificate]))
         await client.begin(kitchen)
         await kitchen.trust_service.revoke("study")
