@@ -38,7 +38,7 @@ from federation.peer import (
 from federation.peer_table import Changes, PeerTable
 from federation.probing import ProbeQuestion, ProbeReply, Sight, parse_news, reply_to
 from federation.static_peers import load_peers, save_peers
-from federation.tasks import cancel_and_wait, report_crash
+from federation.tasks import cancel_and_wait, report_crash, tell_each
 from federation.timing import MAX_STATIC, SMALL_SWARM_PEERS, Timing
 
 MAX_CHANGES: Final = 64  # kept in the log: an eventful day of a home swarm, a few seconds of a switch that is restarted
@@ -58,9 +58,9 @@ _log = logging.getLogger(__name__)
 class Membership:
     """Probes from `__aenter__` to `__aexit__`, which says goodbye and leaves no task behind.
 
-    For the event loop's thread only. Subscribers are called on it, after the change, and must neither block nor raise.
-    Without `data_dir` the addresses given with --peer are not kept. `is_open`: whether peers are told apart by their
-    addresses only, or by their certificates.
+    For the event loop's thread only. Subscribers are called on it, after the change, and must not block; what one
+    raises is logged. Without `data_dir` the addresses given with --peer are not kept. `is_open`: whether peers are
+    told apart by their addresses only, or by their certificates.
     """
 
     def __init__(
@@ -324,8 +324,7 @@ class Membership:
         """Log each change once, call the subscribers, and ask a newcomer whom it knows."""
         for change in changes:
             self._log.note(change, time.monotonic())
-            for subscriber in tuple(self._subscribers):
-                subscriber(change)
+            tell_each(self._subscribers, change)
             if isinstance(change, PeerJoined):  # only a probe brings one, so the tasks are running
                 self._tasks.create_task(self._acquaintance.meet(change.peer))
         if changes:

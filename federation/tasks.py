@@ -1,9 +1,10 @@
-"""Background tasks: ending them so that no cancellation is lost, and reporting those that crash."""
+"""Background tasks: ending them so that no cancellation is lost, reporting those that crash, telling subscribers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -74,3 +75,14 @@ def report_crash(task: asyncio.Task[Any], log: logging.Logger, consequence: str)
             log.critical("%s: restart this node and report this", consequence, exc_info=error)
 
     task.add_done_callback(report)
+
+
+def tell_each(callbacks: Iterable[Callable[..., None]], *news: object) -> None:
+    """Call each with `news`. One that raises, which is a defect, is logged: the others and the caller go on."""
+    for callback in tuple(callbacks):
+        try:
+            callback(*news)
+        except Exception:
+            log.exception(
+                "%s failed on %.200r; what follows goes on", getattr(callback, "__qualname__", callback), news
+            )

@@ -15,6 +15,7 @@ from federation.errors import RosterError, RosterNotKept
 from federation.identity import NodeIdentity
 from federation.roster import Endpoint, Entry, Exclusion, Refusals, Roster, exclusion_in, new_roster
 from federation.roster_store import load_roster, save_roster
+from federation.tasks import tell_each
 from federation.tls import client_context, server_context
 
 Mode = Literal["open", "paired"]
@@ -291,11 +292,7 @@ class Trust:
         self._notify(change)
 
     def _notify(self, change: TrustChange) -> None:
-        for listener in tuple(self._listeners):
-            try:
-                listener(change)
-            except Exception:  # noqa: BLE001 - whatever it is, the others must follow
-                _log.exception("a change of the list of members was not followed everywhere: restart this node")
+        tell_each(self._listeners, change)
 
 
 def _note_failure(change: asyncio.Task[Roster | None]) -> None:

@@ -14,28 +14,41 @@ from swarm import program_version
 from swarm.commands.arguments import add_asking_commands, add_doctor, add_models
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
-from swarm.commands.output import clean_tracebacks, complain, say
+from swarm.commands.output import (
+    OutputLost,
+    clean_tracebacks,
+    complain,
+    flush,
+    in_background,
+    interrupted,
+    open_standard_streams,
+    say,
+)
+from swarm.commands.parser import Parser
+from swarm.environment import keep_this_machine_direct
 from swarm.errors import SetupError, SwarmError
 from swarm.logs import set_up_logging
 
 OK, FAILED, USAGE = 0, 1, 2
+OWN_PACKAGES = frozenset({"swarm", "federation", "hardware"})
 
 DESCRIPTION = """\
-Run a node of your local swarm: it serves a language model that fits this machine, finds the other nodes of your
-network, and answers the OpenAI API at http://127.0.0.1:17615/v1 with the power of all of them."""
+Run a node of your local swarm: it serves a language model that fits this
+machine, finds the other nodes of your network, and answers the OpenAI API at
+http://127.0.0.1:17615/v1 with the power of all of them."""
 
 EXAMPLES = """\
 examples:
-  swarm --federation                        join the swarm of this network, choose a model that fits
-  swarm --federation --model demo           with the tiny embedded model: no download
-  swarm --peer 192.168.1.20:17615           where mDNS does not reach: one node's address is enough
-  swarm --model qwen3:4b:q4_k_m             serve this model, this machine only
-  swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys (or --api-key, SWARM_API_KEY)
-  swarm --upstream http://127.0.0.1:11434   ask this Ollama where no node can answer
-  swarm models fit                          which models fit this machine
-  swarm status                              who is in the swarm, and who serves what
-  swarm chat                                talk to the swarm
-  swarm invite                              print a code for `swarm join`: only members are peers from then on
+  swarm --federation               join the swarm of this network
+  swarm --federation --model demo  with the embedded model: no download
+  swarm --peer 192.168.1.20:17615  where mDNS does not reach: one node is enough
+  swarm --model qwen3:4b:q4_k_m    serve this model, on this machine only
+  swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys
+  swarm --upstream http://127.0.0.1:11434   ask Ollama where no node can answer
+  swarm models fit                 which models fit this machine
+  swarm status                     who is in the swarm, and who serves what
+  swarm chat                       talk to the swarm
+  swarm invite                     a code for `swarm join`: members only, then
 """
 
 
@@ -47,8 +60,8 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="swarm",
         usage=USAGE_LINE,
         description=DESCRIPTION,
@@ -73,32 +86,57 @@ def run(arguments: argparse.Namespace) -> int:
     if sys.platform == "win32":  # its event loop has no signal handlers, and cannot accept from a socket of our own
         raise SetupError("a node does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
     from swarm.commands.terminal import Terminal
-    from swarm.node.run import serve
+    from swarm.node.run import end_process, serve
     from swarm.node.settings import ENVIRONMENT, NAMES, make_settings
 
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, getattr(arguments, "config", None))
     os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
-    set_up_logging(settings.log_level)
-    serve(settings, Terminal())
-    return 0
+    set_up_logging(settings.log_level, complain)
+    with in_background():
+        serve(settings, Terminal())
+    end_process()
+    return OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     if argv is None:  # run as a program
+        open_standard_streams()
         clean_tracebacks()
+    keep_this_machine_direct(os.environ)
     try:
-        arguments = read_line(build_parser(), sys.argv[1:] if argv is None else argv)
-        return arguments.run(arguments)
+        try:
+            arguments = read_line(build_parser(), sys.argv[1:] if argv is None else argv)
+            return arguments.run(arguments)
+        finally:
+            flush()
     except SetupError as error:
         complain(f"swarm: {error}")
         return USAGE
     except SwarmError as error:
         complain(f"swarm: {error}")
         return FAILED
-    except KeyboardInterrupt:
+    except OutputLost as error:
+        if not error.by_reader:
+            complain(f"swarm: the output cannot be written: {error.strerror}")
         return FAILED
+    except ModuleNotFoundError as error:
+        if (package := str(error.name).partition(".")[0]) in OWN_PACKAGES:
+            raise
+        complain(f"swarm: {missing_package(package)}")
+        return USAGE
+    except KeyboardInterrupt:
+        interrupted()
+        return FAILED
+
+
+def missing_package(package: str) -> str:
+    """What to do where a package that this program needs is not there."""
+    return (
+        f"the package {package!r} is missing from this Python ({sys.executable}). In a checkout start with "
+        "./scripts/run instead, which makes an environment with everything in .venv; or run .venv/bin/python main.py"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Final
 
@@ -46,9 +48,24 @@ class LogFormatter(logging.Formatter):
         return "\n".join([first, *(INDENT + line for line in rest)])
 
 
-def set_up_logging(level: str) -> None:
-    """Log lines on standard error, each with the id of its request."""
-    handler = logging.StreamHandler()
+class LineHandler(logging.Handler):
+    """Hands each entry to `write` as text. A failure there is nobody's but the log's."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._write(self.format(record))
+        except Exception:  # noqa: BLE001 - the base class's way would write the record's words to the terminal as they are
+            with suppress(Exception):
+                self._write(f"an entry of {record.name} cannot be written: {record.msg!r:.200}")
+
+
+def set_up_logging(level: str, write: Callable[[str], None]) -> None:
+    """Log lines go to `write`, each with the id of its request."""
+    handler = LineHandler(write)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(LogFormatter(LINE_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import logging
+import os
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
@@ -15,10 +16,14 @@ import aiohttp
 import psutil
 import pytest
 
+from swarm.logs import LineHandler
 from swarm.registry.embedded import embedded_model_path
 from tests.doubles.loop_watch import watching_the_loop
 
 pytest_plugins = ["tests.all_skipped"]
+
+for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[variable]  # tests ask nodes on this machine, some by libraries that would ask a proxy for them
 
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
 MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
@@ -38,7 +43,7 @@ def log_goes_where_it_went() -> Iterator[None]:
     yield
     root.setLevel(level)
     for handler in set(root.handlers) - before:
-        if type(handler) is logging.StreamHandler:  # pytest's own are of other types
+        if isinstance(handler, LineHandler):
             root.removeHandler(handler)
 
 

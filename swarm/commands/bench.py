@@ -18,7 +18,7 @@ from pathlib import Path
 from swarm import program_version
 from swarm.commands.bench_endpoint import MeasuredEndpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
-from swarm.commands.output import complain, draw, say
+from swarm.commands.output import complain, interrupted, is_terminal, say, show_progress
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots
@@ -71,7 +71,7 @@ class DrawingProgress:
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = 0
-        self._live = sys.stderr.isatty()
+        self._live = is_terminal(sys.stderr)
         self._began = time.monotonic()
         self._said_at = self._began
 
@@ -85,15 +85,13 @@ class DrawingProgress:
     def end(self) -> None:
         if self._total:
             self._say(time.monotonic())
-        if self._live:
-            complain()
 
     def _say(self, now: float) -> None:
         rate = self._done / max(now - self._began, 1e-3)
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
         line = f"  {self._done} of {self._total} samples, {rate:.1f}/s{left}"
         if self._live:
-            draw(sys.stderr, f"\r\x1b[K{line}")
+            show_progress(sys.stderr, line)
         else:
             complain(line)
 
@@ -109,6 +107,7 @@ def bench_votes(options: BenchOptions) -> int:
     try:
         asyncio.run(run.draw())
     except KeyboardInterrupt:
+        interrupted()
         problem = "interrupted"
     except SwarmError as error:
         if not run.plans:

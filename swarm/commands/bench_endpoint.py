@@ -205,6 +205,9 @@ class Silent:
     def say(self, line: str) -> None:
         """Shows nothing."""
 
+    def interrupted(self) -> None:
+        """Shows nothing."""
+
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
         """Shows nothing."""
 

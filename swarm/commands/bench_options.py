@@ -30,18 +30,26 @@ _BOUNDS = (
 )
 
 _DESCRIPTION = """\
-Measure what votes buy: draw samples of each model once, then count every vote of any size over them. Reports accuracy
-against the number of votes beside the four baselines (greedy, one sample, the best model's own vote at equal tokens,
-any right answer), what agreement is worth, what stopping early saves and what liars cost, all with intervals."""
+Measure what votes buy: draw samples of each model once, then count every vote
+of any size over them. Reports accuracy against the number of votes beside the
+four baselines (greedy, one sample, the best model's own vote at equal tokens,
+any right answer), what agreement is worth, what stopping early saves and what
+liars cost, all with intervals."""
 
 _EPILOG = """\
-questions: one JSON object a line with "question" (or "messages") and "answer"; optional "kind" (number, choice, json,
-tool_calls, code, text), "tools", "response_format", "options" (how many choices there are). Or: arithmetic, tools.
+questions: one JSON object a line with "question" (or "messages") and "answer";
+optional "kind" (number, choice, json, tool_calls, code, text), "tools",
+"response_format", "options" (how many choices there are). Or: arithmetic,
+tools.
 
 examples:
-  swarm bench votes --embedded                                    the embedded models, nothing else needed (minutes)
-  swarm bench votes --questions mine.jsonl --report votes.md      this machine's node, your questions
-  swarm bench votes --url http://127.0.0.1:8080 --models qwen3 --questions mine.jsonl --store samples.jsonl
+  the embedded models, nothing else needed (minutes):
+    swarm bench votes --embedded
+  this machine's node, your questions:
+    swarm bench votes --questions mine.jsonl --report votes.md
+  another endpoint, in several runs:
+    swarm bench votes --url http://127.0.0.1:8080 --models qwen3 \\
+        --questions mine.jsonl --store samples.jsonl
 """
 
 

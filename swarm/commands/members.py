@@ -17,7 +17,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from federation.printable_text import clean_text, one_line
-from swarm.commands.output import complain, say, write
+from swarm.commands.output import complain, is_terminal, read_standard_input, say, write
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
     CONTROL_FILE,
@@ -204,7 +204,7 @@ def withdrawn_text(ended: Withdrawn) -> str:
 
 def join(data_dir: Path, words: list[str], json: bool) -> int:
     """Make this machine's node, running or not, a member; `-` reads the code from standard input, unseen by `ps`."""
-    code = sys.stdin.read(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
+    code = read_standard_input(MAX_TYPED_CHARS) if words == [FROM_STANDARD_INPUT] else "".join(words)
     if len(code) > MAX_TYPED_CHARS:
         raise SetupError("this is not an invitation: `swarm invite` prints one word")
     joined = ask_running(data_dir, JOIN_PATH, Joined, JoinBody(code=code))
@@ -284,7 +284,7 @@ def confirmed(question: str, yes: bool) -> bool:
     """Whether whoever gave the command means it. Raises SetupError where nobody can be asked."""
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise SetupError("this asks first, and there is no terminal to ask at: add --yes if it is meant")
     write(sys.stderr, clean_text(f"{question} [y/N] "))
     if sys.stdin.readline().strip().lower() in ("y", "yes"):

@@ -19,7 +19,7 @@ from swarm.errors import SetupError
 SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
 WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
 USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice
-UPSTREAM = f"Off unless --upstream is set: nothing leaves your network. The key comes from {KEY_VARIABLE} alone."
+UPSTREAM = f"off unless --upstream is set; the key comes from {KEY_VARIABLE} alone"
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +110,8 @@ def _add_model(group: Any) -> None:
 def _add_voting(group: Any) -> None:
     many, modes = f"most answers to compare, 1 to {MAX_VOTES} (default 5)", " | ".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
-    group.add_argument("--strategy", choices=STRATEGIES, help="how answers are chosen (default auto)")
+    strategies = f"how answers are chosen (default auto): {', '.join(STRATEGIES)}"
+    group.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=strategies)
     group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"streamed votes show: {modes}")
 
 

@@ -48,7 +48,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_NoRedirects)
+# Nodes are in this network: what is asked of them, and the API key, are no business of a proxy for the internet.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
 
 def get_json(api: NodeApi, path: str) -> dict[str, Any]:

@@ -2,24 +2,44 @@
 
 Most of what is shown holds the words of others: names, answers, errors. They are written as text only, without control
 characters. The few escape sequences that this program draws with go through `draw`, which removes all others.
+
+A standard stream may be closed, full, or a terminal whose user pressed Ctrl-S. A command whose output is lost ends
+(`OutputLost`). A node serves others: it writes `in_background`, where nothing fails and nothing waits.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 import threading
 import traceback
 import unicodedata
+from collections import deque
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Final, TextIO
 
 from federation.printable_text import TextCleaner, clean_text, one_line
+from swarm.errors import SetupError
 
 # Colours, erasing to the end of the line or of the screen, and going up to the first column of an earlier line.
 _OWN: Final = re.compile(r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,3}m|[KJ]|[0-9]{1,5}F)|\r(?=\x1b\[K)|\A\r")
 
 ELLIPSIS: Final = "…"
+MAX_WAITING_TEXTS: Final = 2000  # that a node keeps for a terminal that takes none: more than anybody reads
+SHOW_S: Final = 1.0  # that a node which ends waits for its last lines to be taken
+
+
+class OutputLost(OSError):
+    """Standard output takes no more: whoever read it has gone, the disk is full, or it was closed."""
+
+    @property
+    def by_reader(self) -> bool:
+        """Whether the reader left, as `head` does when it has enough: nothing is wrong then."""
+        return self.errno == errno.EPIPE
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
@@ -33,8 +53,20 @@ def say_line(line: str) -> None:
 
 
 def complain(text: str = "") -> None:
-    """Write a problem, or how far the work is, to standard error."""
-    write(sys.stderr, clean_text(text) + "\n")
+    """Write a problem, or how far the work is, to standard error. Never fails."""
+    with suppress(OutputLost):
+        write(sys.stderr, clean_text(text) + "\n")
+
+
+def interrupted() -> None:
+    """Begin a new line after the `^C` that a terminal shows for Ctrl-C."""
+    if is_terminal(sys.stderr):
+        complain()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits there. Of a stream that was closed, or never was: nobody."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 class Stream:
@@ -58,14 +90,156 @@ def draw(out: TextIO, painted: str) -> None:
     write(out, "".join(parts))
 
 
-def write(out: TextIO, clean: str) -> None:
-    """Write text that is clean already; a terminal whose encoding lacks a character shows "?" for it."""
-    encoding = out.encoding or "utf-8"
+def show_progress(out: TextIO, line: str) -> None:
+    """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails."""
+    with suppress(OutputLost):
+        draw(out, f"\r\x1b[K{line}")
+        _screen.unfinished = out
+
+
+def write(out: TextIO | None, clean: str) -> None:
+    """Write text that is clean already; a terminal whose encoding lacks a character shows "?" for it.
+
+    `out` None is a stream that this program was started without. Raises OutputLost; in the background, never.
+    """
+    _screen.write(out, clean)
+
+
+class _Screen:
+    """The standard streams. One text at a time: no thread's line is torn by another's.
+
+    `unfinished` is the terminal whose last line is one of progress, without an end.
+    """
+
+    def __init__(self) -> None:
+        self.unfinished: TextIO | None = None
+        self._lock = threading.RLock()
+        self._background: _Background | None = None
+
+    def write(self, out: TextIO | None, clean: str) -> None:
+        if out is None or out.closed:
+            return
+        background = self._background
+        with self._lock:
+            if self.unfinished is not None and not clean.startswith("\r"):
+                ended, self.unfinished = self.unfinished, None
+                if ended is out or is_terminal(out):
+                    clean = clean if ended is out and clean == "\n" else f"\n{clean}"
+            if background is None:
+                write_now(out, clean)
+        if background is not None:
+            background.add(out, clean)
+
+    @contextmanager
+    def in_background(self) -> Generator[None]:
+        self._background = background = _Background()
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            self._background = None
+            if not background.finish():
+                os._exit(1 if failed else 0)  # that thread holds the stream's lock: Python's own end would wait for it
+
+
+class _Background:
+    """A thread that writes what is added; where it is held up for long, later texts are left out, and counted."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[TextIO, str]] = deque()
+        self._left_out = 0
+        self._over = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def add(self, out: TextIO, clean: str) -> None:
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING_TEXTS:
+                self._left_out += 1
+                return
+            if self._left_out:
+                clean, self._left_out = f"({self._left_out} lines were left out here)\n{clean}", 0
+            self._waiting.append((out, clean))
+            self._changed.notify()
+
+    def finish(self) -> bool:
+        """Whether all is written, SHOW_S later at most."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+        self._thread.join(SHOW_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._over)
+                if not self._waiting:
+                    return
+                out, clean = self._waiting.popleft()
+            with suppress(OutputLost):
+                write_now(out, clean)
+
+
+_screen = _Screen()
+
+
+def in_background() -> AbstractContextManager[None]:
+    """While the block runs, what is written comes out a little later: it never fails, and nobody waits for it."""
+    return _screen.in_background()
+
+
+def write_now(out: TextIO, clean: str) -> None:
+    """Write, and wait for it. After OutputLost the stream leads nowhere, and everything else can be written to it."""
     try:
-        out.write(clean)
-    except UnicodeEncodeError:
-        out.write(clean.encode(encoding, "replace").decode(encoding))
-    out.flush()
+        encoding = out.encoding or "utf-8"
+        try:
+            out.write(clean)
+        except UnicodeEncodeError:
+            out.write(clean.encode(encoding, "replace").decode(encoding))
+        out.flush()
+    except (OSError, ValueError) as error:  # ValueError: it was closed
+        _lead_nowhere(out)
+        raise OutputLost(getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)) from error
+
+
+def flush() -> None:
+    """Write what is left in the standard streams, and end an unfinished line of progress. Raises OutputLost."""
+    with suppress(OutputLost):
+        write(sys.stderr, "")
+    write(sys.stdout, "")
+
+
+def read_standard_input(most_chars: int) -> str:
+    """What comes on standard input, so many characters at most. Raises SetupError where that is nothing readable."""
+    try:
+        text = "" if sys.stdin is None or sys.stdin.closed else sys.stdin.read(most_chars)
+        text.encode()  # some locales let any byte pass
+    except (OSError, UnicodeError) as error:
+        raise SetupError(f"standard input cannot be read as text: {error}") from error
+    return text
+
+
+def _lead_nowhere(out: TextIO) -> None:
+    """What is still in the stream's buffer, and what comes, is dropped: else the interpreter complains at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, out.fileno())
+        os.close(nowhere)
+
+
+def open_standard_streams() -> None:
+    """Give the descriptors 0 to 2 something harmless where this program was started without them.
+
+    Else the next file or connection that is opened becomes standard output, and is written to by any library.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
 
 
 def clean_tracebacks() -> None:

@@ -16,7 +16,17 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from federation.printable_text import clean_line, one_line
-from swarm.commands.output import columns_of, draw, say, say_line
+from swarm.commands.output import (
+    OutputLost,
+    columns_of,
+    cut,
+    draw,
+    interrupted,
+    is_terminal,
+    say,
+    say_line,
+    show_progress,
+)
 from swarm.errors import SetupError
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.model_memory import size_text
@@ -32,18 +42,15 @@ class Terminal:
     """A node's console on standard output. In a file or pipe progress is one line per tenth."""
 
     def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
+        self._live = is_terminal(sys.stdout)
         self._drawn_at = 0.0
         self._started_at = 0.0
         self._first_bytes = 0
         self._last_share = 0.0
-        self._open_line = False
 
     def say(self, line: str) -> None:
-        if self._open_line:
-            say()
-            self._open_line = False
-        say_line(line)
+        with suppress(OutputLost):  # what was shown is a courtesy; what is done goes on
+            say_line(line)
 
     def progress(self, what: str, done_bytes: int, total_bytes: int | None) -> None:
         now = time.monotonic()
@@ -52,10 +59,11 @@ class Terminal:
         share = done_bytes / total_bytes if total_bytes else 0.0
         finished = share >= 1.0
         if self._live and (now - self._drawn_at >= REDRAW_S or finished):
-            draw(sys.stdout, f"\r\x1b[K  {one_line(self._line(what, done_bytes, total_bytes, now))}")
-            self._drawn_at, self._open_line = now, True
+            line = one_line(self._line(what, done_bytes, total_bytes, now))
+            show_progress(sys.stdout, cut(f"  {line}", terminal_size(sys.stdout).columns - 1))
+            self._drawn_at = now
         elif not self._live and (share - self._last_share >= LOG_STEP or finished):
-            say_line(f"  {self._line(what, done_bytes, total_bytes, now)}")
+            self.say(f"  {self._line(what, done_bytes, total_bytes, now)}")
             self._last_share = share
 
     def _line(self, what: str, done_bytes: int, total_bytes: int | None, now: float) -> str:
@@ -66,9 +74,12 @@ class Terminal:
         left = f", {_duration((total_bytes - done_bytes) / rate)} left" if rate > 0 and done_bytes < total_bytes else ""
         return f"downloading {what}: {done_bytes / total_bytes:.0%} of {size_text(total_bytes)}{speed}{left}"
 
+    def interrupted(self) -> None:
+        interrupted()
+
     @property
     def can_ask(self) -> bool:
-        return self._live and sys.stdin.isatty()
+        return self._live and is_terminal(sys.stdin)
 
     def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
         self.say(question)
@@ -88,7 +99,6 @@ def _typed(prompt: str, stop: threading.Event) -> str:
     say(prompt, end="")
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         if stop.is_set():
-            say()
             raise WorkStopped
     line = os.read(sys.stdin.fileno(), MAX_ANSWER_BYTES)
     if not line:

@@ -25,14 +25,13 @@ from swarm.commands.ballot_view import (
     verdict_lines,
 )
 from swarm.commands.node_client import NodeApi
-from swarm.commands.output import complain, cut, write
+from swarm.commands.output import complain, cut, interrupted, is_terminal, read_standard_input, write
 from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
 from swarm.commands.vote_stream import VoteRequest, VoteResult, VoteState, VoteUpdate, hold_vote
 from swarm.errors import SetupError
 
 CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
 STDIN = "-"
-STDOUT = 1  # the file descriptor
 MAX_QUESTION_CHARS = 16 * 2**20  # of standard input: the node reads no more in one body
 TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
 LOG_COLUMNS = 100  # of the final result in a file or pipe
@@ -158,7 +157,7 @@ def answer_lines(result: VoteResult, view: View) -> list[str]:
 
 def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
     """Whether `out` is a terminal that can move its cursor."""
-    return out.isatty() and environment.get("TERM", "") != "dumb"
+    return is_terminal(out) and environment.get("TERM", "") != "dumb"
 
 
 def may_colour(environment: Mapping[str, str]) -> bool:
@@ -173,10 +172,8 @@ def vote(api: NodeApi, request: VoteRequest, output: OutputForm) -> int:
         with screen.ticking() if isinstance(screen, LiveScreen) else nullcontext():
             result = _watch(api, request, screen)
     except KeyboardInterrupt:
+        interrupted()
         complain("swarm: cancelled; the node stops its voters")
-        raise
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # else the interpreter complains at its end
         return NONE
     return CONSENSUS if result.state.quorum and not result.state.degraded else NONE
 
@@ -202,7 +199,7 @@ def _screen(output: OutputForm) -> Screen:
 
 def read_question(words: Sequence[str]) -> str:
     """The question of the command line, or of standard input where that is `-`. Raises SetupError for none."""
-    question = sys.stdin.read(MAX_QUESTION_CHARS) if list(words) == [STDIN] else " ".join(words)
+    question = read_standard_input(MAX_QUESTION_CHARS) if list(words) == [STDIN] else " ".join(words)
     if not question.strip():
         raise SetupError('the question is empty: swarm vote "QUESTION", or `-` to read it from standard input')
     return question.strip()

@@ -18,6 +18,10 @@ class Console(Protocol):
         """How far a download is; called often."""
         ...
 
+    def interrupted(self) -> None:
+        """Ctrl-C was pressed, which a terminal shows as `^C`: the next line is to begin a new one."""
+        ...
+
     @property
     def can_ask(self) -> bool:
         """Whether somebody is there to answer."""

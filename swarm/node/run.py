@@ -20,10 +20,9 @@ OPEN_FILES = 8192  # clients (at most 2,048 requests, each with a connection to 
 
 
 def serve(settings: Settings, console: Console) -> None:
-    """Run a node in this process until it is stopped. Raises SetupError if it cannot start."""
+    """Run a node in this process until it is stopped, then `end_process()`. Raises SetupError if it cannot start."""
     raise_limit()
     asyncio.run(run_node(settings, console))
-    end_process()
 
 
 async def run_node(settings: Settings, console: Console) -> None:
@@ -34,7 +33,9 @@ async def run_node(settings: Settings, console: Console) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
-    def on_signal() -> None:
+    def on_signal(number: int) -> None:
+        if number == signal.SIGINT:
+            console.interrupted()
         if stop.is_set():
             os._exit(1)
         faulthandler.dump_traceback_later(GONE_S, exit=True)  # code 1, after telling what each thread was doing
@@ -43,7 +44,7 @@ async def run_node(settings: Settings, console: Console) -> None:
 
     def watch_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number)
 
     watch_signals()
     starting = asyncio.create_task(_started(settings, console), name="start")
@@ -68,8 +69,6 @@ def end_process() -> None:
     """
     if engines_left():
         logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)
     faulthandler.cancel_dump_traceback_later()
 

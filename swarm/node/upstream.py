@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
+from urllib.parse import urlsplit
 
-from swarm.engines.upstream.address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream
+from swarm.engines.upstream.address import KEY_VARIABLE, URL_VARIABLE, UpstreamMode, parse_upstream, proxy_to
 from swarm.errors import SetupError
 from swarm.node.settings import Settings
 from swarm.routing.upstream import UpstreamOffer, UpstreamPlan
@@ -36,6 +39,7 @@ def read_upstream(settings: Settings) -> UpstreamPlan | None:
             f"--upstream-mode only loads no local model, and --model {settings.model} asks for one: drop one of them"
         )
     address = parse_upstream(settings.upstream)
+    address = replace(address, proxy=proxy_to(address, os.environ))
     return UpstreamPlan(address, mode, settings.upstream_model, settings.upstream_slots, settings.queue)
 
 
@@ -54,6 +58,8 @@ def banner_lines(plan: UpstreamPlan, has_key: bool) -> list[str]:
     """What may leave this machine or network, and where to."""
     address = plan.address
     lines = [f"  upstream   {address.host} ({plan.mode}): {WHAT_IS_SENT[plan.mode]}; {WHERE_IT_GOES[address.reach]}"]
+    if address.proxy is not None:
+        lines.append(f"             through the proxy {urlsplit(address.proxy).hostname}, as the environment says")
     if has_key and not address.encrypted and address.reach != "machine":
         lines.append("             its key and your requests go there unencrypted: use https if you can")
     return lines

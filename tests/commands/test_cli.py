@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from swarm.cli import main
+from swarm.cli import build_parser, main
 from swarm.commands.chat import vote_line
+from swarm.commands.parser import Parser
 from swarm.commands.status import render
 from swarm.commands.terminal import Terminal
 from swarm.gateway.observing.view import parse_view
@@ -28,7 +30,21 @@ def test_help_is_grouped_and_has_examples(capsys: pytest.CaptureFixture[str]) ->
     assert "swarm --federation" in text
     assert all(option in text for option in ("--votes", "--strategy", "--vote-stream"))
     assert all(group in text for group in ("network:", "model:", "voting:", "general:", "commands:"))
-    assert len(text.splitlines()) <= 92
+    assert len(text.splitlines()) <= 100
+
+
+def parsers(parser: Parser) -> Iterator[Parser]:
+    yield parser
+    for below in parser.commands().values():
+        yield from parsers(below)
+
+
+def test_every_help_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = list(parsers(build_parser()))
+    assert len(found) > 14
+    too_long = [line for parser in found for line in parser.format_help().splitlines() if len(line) > 80]
+    assert not too_long
 
 
 def test_on_windows_a_node_names_the_remedy(

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from federation.tasks import cancel_and_wait, finished, report_crash
+from federation.tasks import cancel_and_wait, finished, report_crash, tell_each
 
 
 class Worker:
@@ -205,3 +205,14 @@ async def test_what_work_ended_with_is_raised_for_everybody_who_waits() -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="no disk"):
             await finished(working)
+
+
+def test_a_subscriber_that_fails_keeps_no_news_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[str] = []
+
+    def fails(news: str) -> None:
+        raise OSError(f"no space left for {news}")
+
+    tell_each([fails, heard.append, fails, heard.append], "news")
+    assert heard == ["news", "news"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]

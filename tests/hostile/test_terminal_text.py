@@ -105,10 +105,10 @@ ALLOWED = {
     "swarm/engines/llama_cpp/xllamacpp_host.py": "JSON for the parent process, through a pipe",
 }
 MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`, to flush it
-    "swarm/commands/terminal.py": {"sys.stdout.isatty()", "draw(sys.stdout"},
-    "swarm/commands/bench.py": {"sys.stderr.isatty()", "draw(sys.stderr"},
+    "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_progress(sys.stdout"},
+    "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_progress(sys.stderr"},
+    "swarm/commands/parser.py": {"file is sys.stderr"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
-    "swarm/node/run.py": {"sys.stdout.flush()", "sys.stderr.flush()"},
 }
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
 WRITERS = {"StreamHandler", "print_exc", "print_exception", "print_stack", "print_tb", "pprint", "print_help"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
@@ -23,12 +24,16 @@ EXAMPLE = "http://127.0.0.1:11434/v1"
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAddress:
-    """`bases` are the URLs that endpoints may be under, the likeliest first; `host` is all that is shown of them."""
+    """`bases` are the URLs that endpoints may be under, the likeliest first; `host` is all that is shown of them.
+
+    `proxy` is the URL of the HTTP proxy on the way there, if any.
+    """
 
     bases: tuple[str, ...]
     host: str
     reach: Literal["machine", "network", "internet"]
     encrypted: bool
+    proxy: str | None = None
 
 
 def parse_upstream(url: str) -> UpstreamAddress:
@@ -69,3 +74,36 @@ def reach_of(host: str) -> Literal["machine", "network", "internet"]:
     if address.is_loopback:
         return "machine"
     return "network" if address.is_private or address.is_link_local else "internet"
+
+
+def proxy_to(address: UpstreamAddress, environment: Mapping[str, str]) -> str | None:
+    """The proxy that the environment names for `address`: for the internet only, what is nearer is asked directly.
+
+    As elsewhere, lower-case variables count first, HTTPS_PROXY and HTTP_PROXY before ALL_PROXY, and NO_PROXY excepts
+    hosts. Raises SetupError for a proxy of another kind than HTTP.
+    """
+    if address.reach != "internet":
+        return None
+    for name in ("https_proxy" if address.encrypted else "http_proxy", "all_proxy"):
+        variable = name if environment.get(name) else name.upper()
+        if proxy := environment.get(variable, "").strip():
+            break
+    else:
+        return None
+    excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    if any(_covers(entry.strip().lower(), address.host.lower()) for entry in excepted.split(",")):
+        return None
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    if not url.startswith(("http://", "https://")):
+        kind = url.partition("://")[0]
+        raise SetupError(
+            f"{variable} names a {kind} proxy, and upstreams are asked through HTTP proxies only: name one in "
+            f"{'HTTPS_PROXY' if address.encrypted else 'HTTP_PROXY'}, or except the upstream: NO_PROXY={address.host}"
+        )
+    return url
+
+
+def _covers(entry: str, host: str) -> bool:
+    """Whether an entry of NO_PROXY (a name and what is below it, with or without a port, or `*`) covers `host`."""
+    name = host if ":" in entry else host.partition(":")[0]
+    return entry == "*" or (bool(entry) and (name == entry.lstrip(".") or name.endswith(f".{entry.lstrip('.')}")))

@@ -213,7 +213,9 @@ class UpstreamHttp:
             raise UpstreamFailed(self.host, "this node is closing")
         answered = False
         try:
-            async with self._session.request(method, url, data=data, allow_redirects=False) as response:
+            async with self._session.request(
+                method, url, data=data, allow_redirects=False, proxy=self.address.proxy
+            ) as response:
                 answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:

@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from federation import wire
+from federation.tasks import tell_each
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
 from swarm.gateway.http.access import REQUESTS_PATH, is_between_nodes
 from swarm.logs import current_request_id
@@ -183,13 +184,12 @@ class Condition:
         self._tell()
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back after every change, which must neither block nor raise; the returned function ends that."""
+        """Call back after every change, which must not block; the returned function ends that."""
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
     def _tell(self) -> None:
-        for callback in tuple(self._subscribers):
-            callback()
+        tell_each(self._subscribers)
 
     @contextmanager
     def finding_a_model(self, node: str, for_peer: bool = False) -> Generator[None]:
