@@ -154,7 +154,7 @@ def _only(options: Sequence[_Option], names: Sequence[str]) -> list[_Option]:
         if option.interface in names
     ]
     if not asked:
-        raise AddressError(f"--interface {', '.join(names)} has no address now; {_available(options)}")
+        raise AddressError(f"--interface {', '.join(names)} has no address now; {_available(options, '--interface')}")
     return sorted(asked, key=lambda option: option.rank)
 
 
@@ -212,11 +212,19 @@ def _reason(best: _Option, options: Sequence[_Option]) -> str:
     return f"{best.interface}: {words}" + (f"; passed over {others}" if others else "")
 
 
-def _available(options: Sequence[_Option]) -> str:
+def _available(options: Sequence[_Option], setting: str = "--host") -> str:
+    """What there is instead, and how to do without: an end of the message on `setting`."""
     if not options:
         return "this machine has no network address now"
-    listing = ", ".join(f"{option.ip} ({option.interface})" for option in options)
-    return f"this machine has {listing}; or leave --host out"
+    if setting == "--interface":
+        interfaces = dict.fromkeys(option.interface for option in options)
+        listing = ", ".join(
+            f"{name} ({', '.join(str(option.ip) for option in options if option.interface == name)})"
+            for name in interfaces
+        )
+    else:
+        listing = ", ".join(f"{option.ip} ({option.interface})" for option in options)
+    return f"this machine has {listing}; or leave {setting} out"
 
 
 @dataclass(frozen=True, slots=True)

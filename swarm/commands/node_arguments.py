@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.parser import Parser, unknown_words
 from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
 from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
@@ -140,12 +141,14 @@ def _add_general(group: Any) -> None:
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
 
 
-def read_line(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """What `parser` makes of the command line. Raises SetupError for an option whose command does not take it."""
     if not words or not words[0].startswith("-"):
         return parser.parse_args(words)
     given, unknown = _node_parser().parse_known_args(words)
     command: list[str] = given.command_line
+    if unknown and not any(word.partition("=")[0] in parser.options() for word in unknown):  # --help, --version
+        parser.error(unknown_words(unknown, parser.prog, parser.options(), ()))
     if unknown or not command:
         return parser.parse_args(words)
     taken = parser.parse_args(command)
@@ -159,9 +162,9 @@ def read_line(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse
     return parser.parse_args([*command[:names], *before, *command[names:]])
 
 
-def _node_parser() -> argparse.ArgumentParser:
+def _node_parser() -> Parser:
     """Takes options of the node up to the first word that is none, and leaves the rest in `command_line`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="swarm", usage=USAGE_LINE, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     add_node_options(parser)

@@ -6,7 +6,6 @@ field here and an option in `commands/node_arguments.py`. Whatever is refused is
 
 from __future__ import annotations
 
-import logging
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 APPLICATION = "local-swarm"
 MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/http/in_progress.py`)
 DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
+LEVELS = ("debug", "info", "warning", "error")
 MAX_SHOWN_CHARS = 100  # of a value that is refused
 
 
@@ -52,7 +52,7 @@ def _between(least: int, most: int) -> AfterValidator:
 
 
 def _level(name: str) -> str:
-    if name.upper() not in logging.getLevelNamesMapping():
+    if name.lower() not in LEVELS:
         raise PydanticCustomError("log_level", "is no level: use debug, info, warning or error")
     return name
 

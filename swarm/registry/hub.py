@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import re
+import sys
 import threading
 import time
 import urllib.error
@@ -94,13 +95,20 @@ def _answers(timeout_s: float) -> bool:
     if not address.startswith(("http://", "https://")):
         return False
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=timeout_s):
+        with _through_proxies().open(urllib.request.Request(address, method="HEAD"), timeout=timeout_s):
             return True
     except urllib.error.HTTPError as error:
         error.close()
         return error.code < 500
     except (OSError, ValueError, http.client.HTTPException):  # no answer, or HF_ENDPOINT is no address
         return False
+
+
+def _through_proxies() -> urllib.request.OpenerDirector:
+    """By the proxies that huggingface_hub's client takes: ALL_PROXY, too, which urllib does not know."""
+    named = urllib.request.getproxies()
+    everything = {scheme: named["all"] for scheme in ("http", "https") if "all" in named}
+    return urllib.request.build_opener(urllib.request.ProxyHandler({**everything, **named}))
 
 
 def describe(repo: str, file: str, revision: str | None = None) -> HubFile:
@@ -252,6 +260,11 @@ def _hub_errors(repo: str, file: str | None) -> Generator[None]:
         raise SetupError(
             f"cannot download {what}: {endpoint()} does not answer ({type(error).__name__}: {error}); "
             "check the network or HF_ENDPOINT and run it again: it goes on where it stopped"
+        ) from error
+    except ImportError as error:  # of the HTTP client: its support for SOCKS is a package of its own
+        raise SetupError(
+            f"cannot download {what}: the environment names a SOCKS proxy, which needs a package more: "
+            f"{sys.executable} -m pip install socksio; or name an HTTP proxy in HTTPS_PROXY"
         ) from error
     except OSError as error:
         raise _from_os_error(error, what) from error

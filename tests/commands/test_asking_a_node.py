@@ -39,7 +39,7 @@ def answering(status: int, body: bytes, headers: dict[str, str] | None = None) -
             except ConnectionError:
                 return
 
-        do_GET = do_POST = answer  # noqa: N815 - the base class's names
+        do_GET = do_POST = do_HEAD = answer  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             return

@@ -200,3 +200,73 @@ def test_help_and_status_import_nothing_heavy(arguments: list[str]) -> None:
     assert "swarm.cli" in loaded
     heavy = {"pydantic", "aiohttp", "cryptography", "zeroconf", "psutil", "xllamacpp", "jsonschema"}
     assert heavy & loaded == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("--fedration", "did you mean --federation?"),
+        ("--feredation --model demo", "did you mean --federation?"),
+        ("-federation", "did you mean --federation?"),
+        ("--api_key=x", "did you mean --api-key?"),
+        ("--models demo", "did you mean --model?"),
+        ("statuss", "did you mean 'status'?"),
+        ("model list", "did you mean 'models'?"),
+        ("models lst", "did you mean 'list'?"),
+        ("--strategy majorty", "did you mean 'majority'?"),
+        ("status --jsn", "`swarm status --help`"),
+        ("vote --temprature 0 hello", "did you mean --temperature?"),
+        ("models list --federation", "--federation is an option of the node; `swarm models list` does not take it"),
+        ("--interfase eth0", "did you mean --interface?"),
+        ("--xyzzy status", "unrecognized arguments: --xyzzy"),
+        ("--xyzzy", "(`swarm --help` lists what there is)"),
+    ],
+)
+def test_what_is_misspelt_is_named_with_what_was_meant(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(line.split())
+    assert left.value.code == 2
+    assert told.replace("`swarm status --help`", "did you mean --json?") in capsys.readouterr().err
+
+
+def test_words_of_a_wrong_line_reach_no_terminal_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may be names of files, by a pattern of the shell."""
+    for words in (["--\x1b]0;owned\x07x"], ["\x9d0;x\x9cstatus"], ["status", "\x1b[2J"], ["--port", "\x1b[31m"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        written = capsys.readouterr().err
+        assert all(char.isprintable() or char == "\n" for char in written), written
+
+
+def test_an_interface_that_is_not_there_is_named_with_those_that_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--federation", "--interface", "eth99", "--port", "0", "--data-dir", str(tmp_path), "--model", "demo"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "--interface eth99" in told
+    assert "this machine has " in told
+    assert "(127.0.0.1" in told
+    assert "--host" not in told
+
+
+@pytest.mark.parametrize(("level", "code"), [("loud", 2), ("NOTSET", 2), ("5", 2), ("", 2)])
+def test_a_level_of_the_log_that_there_is_not_is_a_sentence(
+    level: str, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text(f'log_level = "{level}"\n')
+    assert main(["--config", str(config), "--model", "demo"]) == code
+    assert "is no level: use debug, info, warning or error" in capsys.readouterr().err
+
+
+def test_without_its_packages_the_program_says_how_to_start_it(tmp_path: Path) -> None:
+    """`python main.py` of a fresh checkout, by a Python that has none of them."""
+    bare = [sys.executable, "-S", "-E", str(ROOT / "main.py")]
+    for words, code in ((["--model", "demo"], 2), (["models", "list"], 2), (["--help"], 0), (["--version"], 0)):
+        done = subprocess.run([*bare, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert ("./scripts/run" in done.stderr) == (code == 2)

@@ -16,6 +16,7 @@ from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.hostport import Address
 from federation.membership import Membership, useful_hints
 from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, PeerLeft, PeerState, Why
+from federation.peer_table import PeerTable
 from federation.static_peers import load_peers, save_peers
 from federation.timing import Timing
 
@@ -70,6 +71,30 @@ async def test_a_killed_peer_is_out_and_its_restart_is_noticed(fake_node: Any, j
         kitchen.claims["instance"] = "run-2"
         await kitchen.start()
         await until(here, here.alive)
+
+
+async def test_a_subscriber_that_fails_ends_no_probing(
+    fake_node: Any, joined: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a console whose terminal has gone."""
+
+    def fails(change: Change) -> None:
+        raise BrokenPipeError(f"nobody reads of {change}")
+
+    async with fake_node("kitchen") as kitchen, joined(fake_node("here"), (kitchen.address,)) as here:
+        changes: list[Change] = []
+        here.subscribe(fails)
+        here.subscribe(changes.append)
+        await until(here, here.alive)
+        await kitchen.stop()
+        await until(here, lambda: not here.alive())
+        kitchen.claims["instance"] = "run-2"
+        await kitchen.start()
+        await until(here, here.alive)
+        assert [type(change) for change in changes if not isinstance(change, PeerChanged)] == [
+            *(PeerJoined, PeerLeft, PeerJoined)
+        ]
+    assert "BrokenPipeError" in caplog.text
 
 
 async def test_a_frozen_peer_is_out_and_back_when_it_thaws(fake_node: Any, joined: Any, until: Any) -> None:
@@ -271,14 +296,14 @@ class Alarm(logging.Handler):
 
 
 async def test_a_defect_is_loud_and_not_swallowed(
-    fake_node: Any, joined: Any, caplog: pytest.LogCaptureFixture
+    fake_node: Any, joined: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(_: Change) -> None:
-        raise ZeroDivisionError("a subscriber's defect")
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect of the table")
 
     async def meet_the_defect(address: Address) -> None:
-        async with joined(fake_node("here"), (address,)) as here:
-            here.subscribe(broken)
+        async with joined(fake_node("here"), (address,)):
+            monkeypatch.setattr(PeerTable, "probe_answered", broken)
             await asyncio.wait_for(alarm.rung.wait(), WAIT_S)
 
     alarm = Alarm()

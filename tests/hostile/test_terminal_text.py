@@ -104,7 +104,8 @@ ALLOWED = {
     "swarm/commands/output.py": "the place",
     "swarm/engines/llama_cpp/xllamacpp_host.py": "JSON for the parent process, through a pipe",
 }
-MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`, to flush it
+MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
+    "main.py": {"sys.stderr.write("},  # a constant, for a Python that can import nothing of ours
     "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_progress(sys.stdout"},
     "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_progress(sys.stderr"},
     "swarm/commands/parser.py": {"file is sys.stderr"},
