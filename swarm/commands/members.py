@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from federation.printable_text import clean_text, one_line
-from swarm.commands.output import complain, is_terminal, read_standard_input, say, write
+from federation.printable_text import one_line
+from swarm.commands.output import complain, is_terminal, read_standard_input, say
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
     CONTROL_FILE,
@@ -286,7 +286,7 @@ def confirmed(question: str, yes: bool) -> bool:
         return True
     if not is_terminal(sys.stdin):
         raise SetupError("this asks first, and there is no terminal to ask at: add --yes if it is meant")
-    write(sys.stderr, clean_text(f"{question} [y/N] "))
+    complain(f"{question} [y/N] ", end="")
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
     complain("Nothing has changed.")

@@ -52,10 +52,10 @@ def say_line(line: str) -> None:
     write(sys.stdout, one_line(line) + "\n")
 
 
-def complain(text: str = "") -> None:
+def complain(text: str = "", *, end: str = "\n") -> None:
     """Write a problem, or how far the work is, to standard error. Never fails."""
     with suppress(OutputLost):
-        write(sys.stderr, clean_text(text) + "\n")
+        write(sys.stderr, clean_text(text) + end)
 
 
 def interrupted() -> None:
