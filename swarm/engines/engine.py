@@ -14,7 +14,7 @@ Rules that hold for every implementation, and that `tests/engines/test_contract.
 `refuse_too_long` tells prompts that cannot fit by their bytes: no token stands for more of them than the longest of the
 vocabulary. llama.cpp counts a prompt's tokens before it refuses it, and copies it several times on the way: 7 MB of
 text took 1.5 GB for a context of 2,048 tokens. So what is certain to be too long is refused before it waits, is written
-as JSON or is sent. What only may be too long, the engine counts. Pure.
+as JSON or is sent. What only `may_be_too_long` the engine counts, which takes no slot. Pure.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Protocol
 
 from federation.advertisement import Capabilities
-from swarm.errors import ContextExceeded
+from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import EventStream, GenerationRequest, Prompt, texts_of
 
 UNKNOWN_TOKEN_BYTES = 1024  # where the vocabulary is not known, or leaves text out: four times the longest seen (256)
 MIN_TOKEN_BYTES = 16  # a vocabulary of single bytes has special tokens, too
 # Filling in the middle cuts what is far from the caret: editors send whole files, which are read and not kept.
 INFILL_BYTES = 2**20
+TEMPLATE_TOKENS, TURN_TOKENS = 512, 16  # of a chat template: its own system turn and words on tools; around each turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +186,12 @@ def longest_token_bytes(tokenizer: str | None, longest: int | None) -> int:
     return max(longest, MIN_TOKEN_BYTES)
 
 
+def refuse_unable(engine: Engine) -> None:
+    """Raises BadRequest where the model of `engine` writes no text at all."""
+    if not engine.capabilities.generates:
+        raise BadRequest(f"model {engine.model_id!r} writes no text: it is for embeddings or reranking", "model")
+
+
 def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:
     """Raises ContextExceeded for a prompt that cannot fit an engine's context, whatever its tokens are."""
     room = most_bytes(model)
@@ -195,6 +202,25 @@ def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:
     if request.suffix is not None:
         room = max(room, INFILL_BYTES)
     _refuse_bytes(texts_of(request), room, model.context_tokens)
+
+
+def may_be_too_long(request: GenerationRequest, model: LoadedModel) -> bool:
+    """Whether the prompt's tokens must be counted to know that it fits: none of them stands for less than a byte.
+
+    What a chat template writes around the turns is taken for no more than so many tokens. What is filled in the middle
+    is cut, and prompts given as tokens are counted already.
+    """
+    if most_bytes(model) is None or request.suffix is not None or isinstance(request.prompt, tuple):
+        return False
+    around = 0 if request.messages is None else TEMPLATE_TOKENS + TURN_TOKENS * len(request.messages)
+    return prompt_bytes(request) + around >= model.context_tokens
+
+
+def prompt_bytes(request: GenerationRequest) -> int:
+    """The bytes of every text that goes into the prompt."""
+    return sum(
+        len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")) for text in texts_of(request)
+    )
 
 
 def refuse_too_long_texts(texts: Sequence[Prompt], model: LoadedModel) -> None:

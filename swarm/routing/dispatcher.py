@@ -119,6 +119,11 @@ class Dispatcher:
         """The requests that are asked of nobody, because engines ended over them."""
         return self._router.pills
 
+    @property
+    def utilities(self) -> UtilityRoom:
+        """Turns of calls that lease no worker, and of prompts that are counted before they wait for one."""
+        return self._client.utilities
+
     def circuits(self) -> Mapping[str, CircuitState]:
         """How requests to each peer fare, by node id; closed for those that are not named."""
         return self._router.circuits()

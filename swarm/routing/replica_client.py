@@ -35,7 +35,7 @@ from swarm.routing.preference import RoutingReason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
-from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, run_here
+from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, refuse_what_does_not_fit, run_here
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
 from swarm.workers.pool import GaveWay, ModelWorkers, Recall, WorkerPool
 
@@ -75,7 +75,7 @@ class ReplicaClient:
         self._router = router
         self._upstreams = upstreams
         self._room = WaitingRoom(peers_idle)
-        self._utilities = utilities or UtilityRoom()
+        self.utilities = utilities or UtilityRoom()
 
     async def candidates(
         self,
@@ -96,7 +96,7 @@ class ReplicaClient:
         if replica.local:
             workers = self._workers(replica)
             source = local_candidates(
-                workers, request, count, replica.node, deadline, self.pills, on_event, meter, gives_way
+                workers, request, count, replica.node, deadline, self.pills, self.utilities, on_event, meter, gives_way
             )
         else:
             refuse_to_send(replica, request)
@@ -136,12 +136,12 @@ class ReplicaClient:
         """The answer to a call that generates nothing."""
         if replica.upstream:
             asked = call.of(self._upstreams.of(replica).http, replica.model)
-            answer = await run_here(self._workers(replica), asked, deadline, self._utilities, self.pills, replica.node)
+            answer = await run_here(self._workers(replica), asked, deadline, self.utilities, self.pills, replica.node)
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
             return answer
         if replica.local:
-            return await run_here(self._workers(replica), call, deadline, self._utilities, self.pills, replica.node)
+            return await run_here(self._workers(replica), call, deadline, self.utilities, self.pills, replica.node)
         with self._guarded(replica, call.content), self._router.asking(replica, deadline, slots=int(call.leases)):
             return await ask_peer(self._client, replica, call, deadline)
 
@@ -170,7 +170,7 @@ class ReplicaClient:
         elsewhere: Elsewhere | None,
     ) -> AsyncGenerator[Delta | Finish, None]:
         workers = self._workers(replica)
-        refuse_too_long(request, workers.engine.loaded)
+        await refuse_what_does_not_fit(workers, request, choices, self.utilities, self.pills, replica.node)
         served_at_once = workers.state().slots_free >= choices and not workers.waiting
         waiting = nullcontext()
         if elsewhere is not None and not served_at_once:
@@ -270,6 +270,7 @@ async def local_candidates(
     node: str,
     deadline: float,
     pills: PoisonPills,
+    room: UtilityRoom,
     on_event: OnEvent | None = None,
     meter: Meter | None = None,
     gives_way: bool = False,
@@ -285,9 +286,12 @@ async def local_candidates(
     it, since one answer of a shared prefill cannot be stopped alone. Whoever has no answer by then has GAVE_WAY for its
     error, after the workers were given back.
     """
-    refuse_too_long(request, workers.engine.loaded)
     asked, content = time.perf_counter(), RequestContent.of(request)
     pills.refuse(content)
+    if gives_way:  # it never waits
+        refuse_too_long(request, workers.engine.loaded)
+    else:
+        await refuse_what_does_not_fit(workers, request, count, room, pills, node)
     left = dict.fromkeys(range(count), f"{IDLE_SEAT}@{node}")  # the voters without an answer
     try:
         async with AsyncExitStack() as stack:

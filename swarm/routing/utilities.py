@@ -14,10 +14,28 @@ from pydantic import TypeAdapter, ValidationError
 from federation.client import PeerClient
 from federation.errors import PeerError
 from federation.wire import UTILITIES_PATH
-from swarm.engines.engine import Capabilities, Engine, LoadedModel
+from swarm.engines.engine import (
+    Capabilities,
+    Engine,
+    LoadedModel,
+    may_be_too_long,
+    prompt_bytes,
+    refuse_too_long,
+    refuse_unable,
+)
 from swarm.engines.upstream.upstream_http import UpstreamHttp
-from swarm.errors import BadRequest, DeadlineExceeded, PeerFailed, PeerMalformed, Unavailable, UnknownModel
-from swarm.generation import JsonObject
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    DeadlineExceeded,
+    EngineDied,
+    EngineFailed,
+    PeerFailed,
+    PeerMalformed,
+    Unavailable,
+    UnknownModel,
+)
+from swarm.generation import GenerationRequest, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
 from swarm.routing.poison_pills import PoisonPills, RequestContent
@@ -30,6 +48,9 @@ SMALL_BYTES = 64 * 1024  # what a chat's prompt has, to be counted beside it
 SMALL_AT_ONCE = 2  # of the four threads that an engine has beside those of its answers
 MOST_UTILITY_BYTES = 32 * 2**20  # waiting and running: some seconds of work
 UTILITY_RETRY_AFTER_S = 2
+COUNTED_BYTES = (
+    4 * 2**20
+)  # of prompts that wait to be refused; beyond it they are where their turn comes to be answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +154,10 @@ class UtilityRoom:
         self._small = asyncio.Semaphore(SMALL_AT_ONCE)
         self._large = asyncio.Semaphore(1)
 
+    def has_room_to_count(self, size_bytes: int) -> bool:
+        """Whether so much text is counted within about a second, those that are here included."""
+        return self._held_bytes + size_bytes <= COUNTED_BYTES
+
     @asynccontextmanager
     async def turn(self, size_bytes: int) -> AsyncGenerator[None]:
         """Waits for the call's turn, and holds it. Raises Unavailable where too many bytes wait already."""
@@ -169,6 +194,34 @@ async def run_here(
         if not limit.expired():
             raise
         raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
+
+
+async def refuse_what_does_not_fit(
+    workers: ModelWorkers, request: GenerationRequest, count: int, room: UtilityRoom, pills: PoisonPills, node: str
+) -> None:
+    """Raises BadRequest for what can never be answered, before it waits for `count` workers.
+
+    Where it would be served at once, the engine itself refuses a prompt whose tokens are too many. Else they are
+    counted here, which takes no worker and no place in the queue; not where too much is being counted already.
+    """
+    engine = workers.engine
+    refuse_unable(engine)
+    refuse_too_long(request, engine.loaded)
+    if workers.state().slots_free >= count or not may_be_too_long(request, engine.loaded):
+        return
+    size_bytes = prompt_bytes(request)
+    if not room.has_room_to_count(size_bytes):
+        return
+    try:
+        async with room.turn(size_bytes):
+            with pills.guard(RequestContent.of(request), node):
+                tokens = await workers.running.count_tokens(request)
+    except EngineDied:
+        raise
+    except (Unavailable, EngineFailed):  # whoever gives it a worker says what is wrong
+        return
+    if tokens >= engine.loaded.context_tokens:
+        raise ContextExceeded(tokens, engine.loaded.context_tokens)
 
 
 async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], deadline: float) -> A:

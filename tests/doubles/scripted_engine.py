@@ -50,6 +50,8 @@ class ScriptedEngine:
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
         self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it
         self.utility_gate.set()
+        self.prompt_tokens = PROMPT_TOKENS  # of every prompt that is counted
+        self.counted = 0  # prompts, so far
         self.can: dict[str, bool] = {}  # capabilities other than the usual
         self.has: dict[str, int] = {}  # sizes other than the usual
         self._model_id = model_id
@@ -126,7 +128,8 @@ class ScriptedEngine:
             await self._count(running=-1)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
-        return PROMPT_TOKENS
+        self.counted += 1
+        return self.prompt_tokens
 
     async def aclose(self) -> None:
         self.closed = True

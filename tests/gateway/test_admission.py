@@ -11,6 +11,7 @@ import pytest
 
 from federation.tasks import cancel_and_wait
 from swarm.gateway.answers.answer_form import Pacing
+from swarm.routing.utilities import COUNTED_BYTES
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -199,3 +200,82 @@ async def test_a_node_takes_only_so_many_requests_and_still_reports() -> None:
         busy.gate.set()
         assert (await second).status == 200
         assert (await busy.client.chat(swarm=SINGLE)).status == 200
+
+
+# A prompt that cannot fit is told so at once: counting needs no worker, and no place in the queue.
+
+TOO_LONG = "word " * 300  # may be more tokens than the context holds, and may be fewer: it must be counted
+SAID = [{"role": "user", "content": TOO_LONG}]
+APIS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": SAID},
+    "/v1/completions": {"prompt": TOO_LONG},
+    "/v1/messages": {"messages": SAID, "max_tokens": 5},
+    "/v1/responses": {"input": TOO_LONG},
+}
+CONTEXT = 1024
+
+
+def counting(engine: ScriptedEngine) -> None:
+    """From now on it counts prompts, and finds them too long."""
+    engine.has["longest_token_bytes"] = 16
+    engine.prompt_tokens = CONTEXT
+
+
+@pytest.mark.parametrize("queue", [0, 64])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", APIS)
+async def test_a_prompt_that_cannot_fit_is_refused_at_once_while_all_workers_are_busy(
+    path: str, stream: bool, queue: int
+) -> None:
+    async with busy_node(queue=queue) as busy:
+        counting(busy.engine)
+        reply = await busy.client.post(path, {"model": "swarm", "stream": stream, **APIS[path]})
+        assert reply.status == 400
+        assert f"{CONTEXT} tokens" in reply.error["message"]
+        assert (busy.waiting, len(busy.engine.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_vote_on_a_prompt_that_cannot_fit_is_refused_at_once_too(stream: bool) -> None:
+    async with busy_node() as busy:
+        counting(busy.engine)
+        reply = await busy.client.chat(TOO_LONG, stream=stream, swarm=VOTE)
+        assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+        assert busy.waiting == 0
+
+
+@pytest.mark.parametrize("swarm", [SINGLE, VOTE], ids=["single", "vote"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_busy_peer_refuses_a_prompt_that_cannot_fit_at_once(stream: bool, swarm: dict[str, Any]) -> None:
+    async with busy_node() as busy, AsyncExitStack() as stack:
+        counting(busy.engine)
+        known = NodeOptions(peers=[busy.node.address])
+        asked = await stack.enter_async_context(RunningNode("study", options=known))
+        client = await stack.enter_async_context(connect(asked.url))
+        reply = await client.chat(TOO_LONG, stream=stream, swarm=swarm)
+        assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+        assert busy.waiting == 0
+
+
+async def test_a_prompt_that_surely_fits_is_not_counted_and_one_that_does_fit_waits() -> None:
+    async with busy_node() as busy:
+        counting(busy.engine)
+        short = asyncio.create_task(busy.client.chat(swarm=SINGLE))
+        await eventually(lambda: busy.waiting == 1)
+        assert busy.engine.counted == 0
+        busy.engine.prompt_tokens = CONTEXT - 1
+        fits = asyncio.create_task(busy.client.chat(TOO_LONG, swarm=SINGLE))
+        await eventually(lambda: busy.waiting == 2)
+        assert busy.engine.counted == 1
+        busy.gate.set()
+        assert [(await task).status for task in (short, fits)] == [200, 200]
+
+
+async def test_where_too_much_is_being_counted_a_prompt_waits_uncounted() -> None:
+    async with busy_node() as busy:
+        counting(busy.engine)
+        async with busy.node.dispatcher.utilities.turn(COUNTED_BYTES):
+            waits = asyncio.create_task(busy.client.chat(TOO_LONG, swarm=SINGLE))
+            await eventually(lambda: busy.waiting == 1)
+        assert busy.engine.counted == 0
+        await cancel_and_wait(waits)

@@ -16,8 +16,18 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from federation.tasks import cancel_and_wait, finished, report_crash
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens, longest_token_bytes
+from swarm.engines.engine import (
+    Capabilities,
+    Embeddings,
+    EngineSpec,
+    LoadedModel,
+    Ranking,
+    Tokens,
+    longest_token_bytes,
+    refuse_unable,
+)
 from swarm.engines.free_memory import trim
+from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
@@ -191,15 +201,14 @@ class XllamacppEngine:
         return self._stalled
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_impossible(request)
+        check(request)
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self._loaded.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self._loaded.slots} answers at once", param="n")
         if request.suffix is not None and not self._capabilities.infill:
             raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
-        if not self._capabilities.generates:
-            raise BadRequest(f"model {self.model_id!r} writes no text: it is for embeddings or reranking", "model")
+        refuse_unable(self)
         return self.http.stream(request, n)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
@@ -266,6 +275,7 @@ def uses_gpu() -> bool:
 
 def check(request: GenerationRequest) -> None:
     refuse_impossible(request)
+    refuse_impossible_turns(request)
 
 
 def estimate(shape: ModelShape, load: Load) -> MemoryNeed:

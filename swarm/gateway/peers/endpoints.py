@@ -162,6 +162,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
             dispatcher.node,
             deadline,
             dispatcher.pills,
+            dispatcher.utilities,
             on_event,
             gives_way=body.gives_way,
         )
