@@ -45,7 +45,7 @@ class Answer:
         return {candidate["voter"].split("@")[1] for candidate in counted}
 
 
-async def ask(node: NodeProcess, question: str = QUESTION, **swarm: object) -> Answer:
+async def ask(node: NodeProcess, question: str = QUESTION, model: str = "demo", **swarm: object) -> Answer:
     """The node's answer; `swarm` is the request extension. Raises openai.APIError."""
     async with AsyncOpenAI(
         base_url=f"{node.url}/v1",
@@ -54,7 +54,7 @@ async def ask(node: NodeProcess, question: str = QUESTION, **swarm: object) -> A
         timeout=ANSWER_TIMEOUT_S,
     ) as client:
         completion = await client.chat.completions.create(
-            model="demo", messages=[{"role": "user", "content": question}], extra_body={"swarm": swarm}
+            model=model, messages=[{"role": "user", "content": question}], extra_body={"swarm": swarm}
         )
     assert completion.model_extra is not None, "no extension fields"
     return Answer(completion.choices[0].message.content or "", completion.model_extra["swarm"])

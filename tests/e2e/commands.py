@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.node_process import PROGRAM, NodeProcess, environment
+from tests.e2e.node_process import NodeProcess, environment
 
 COMMAND_TIMEOUT_S: Final = 30.0
 
@@ -16,7 +16,7 @@ COMMAND_TIMEOUT_S: Final = 30.0
 async def swarm_command(node: NodeProcess, folder: Path, *words: str) -> dict[str, object]:
     """What a `swarm` command on the node's own machine prints with --json."""
     home = folder / node.name
-    command = (*PROGRAM, *words, "--json", "--data-dir", str(home / "data"))
+    command = (*node.program, *words, "--json", "--data-dir", str(home / "data"))
     if node.machine is not None:
         command = tuple(node.machine.command(*command))
     done = await asyncio.to_thread(

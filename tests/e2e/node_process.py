@@ -36,7 +36,8 @@ class NodeProcess:
     """A node serving the embedded model, from `start` (or `with`) to `kill`; it can be started again afterwards.
 
     `arguments` are added to the command line; `machine` None means this machine, on a free loopback port. `listener`
-    is handed over to each run, as systemd does it, and stays open between them. `program` takes main.py's arguments.
+    is handed over to each run, as systemd does it, and stays open between them. `program` takes main.py's arguments,
+    also those of the commands on its machine.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class NodeProcess:
         arguments: Sequence[str] = (),
         listener: socket.socket | None = None,
         program: Sequence[str] = PROGRAM,
+        model: str = "demo",
     ) -> None:
         self.name = name
-        self._program = tuple(program)
+        self.program = tuple(program)
+        self._model = model
         self._folder = folder
         self.machine = machine
         self._arguments = tuple(arguments)
@@ -63,9 +66,18 @@ class NodeProcess:
 
     def start(self) -> None:
         """Start it; what earlier runs wrote is dropped."""
-        options = ("--model", "demo", "--threads", "1", "--name", self.name, "--data-dir", str(self._folder / "data"))
+        options = (
+            "--model",
+            self._model,
+            "--threads",
+            "1",
+            "--name",
+            self.name,
+            "--data-dir",
+            str(self._folder / "data"),
+        )
         place = () if self.machine else ("--port", "0")
-        command = (*self._program, *options, *place, *self._arguments)
+        command = (*self.program, *options, *place, *self._arguments)
         listeners = [] if self._listener is None else [self._listener]
         if listeners:
             command = command_with_listeners(command, listeners)
