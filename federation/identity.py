@@ -12,11 +12,13 @@ import re
 import socket
 import ssl
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from federation.advertisement import MAX_NAME_CHARS
 from federation.errors import CertificateError, IdentityError
+from federation.printable_text import printable
 from federation.small_files import write_atomically
 from federation.tls import check_certificate, make_certificate, node_id_of
 
@@ -26,7 +28,9 @@ FALLBACK_NAME = "node"
 _MAX_FILE_BYTES = 8192  # the file holds one key and one certificate, under 1,000 bytes
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
-_UNFIT_IN_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+MAX_NAME_BYTES = 192  # of UTF-8: with its key it fits a string of an mDNS TXT record (255)
+_UNFIT_IN_NAME = re.compile(r"[ -]+")
+_SIGNS_IN_NAME = frozenset("._-")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 log = logging.getLogger(__name__)
@@ -46,9 +50,19 @@ class NodeIdentity:
 
 
 def display_name(wanted: str | None = None) -> str:
-    """`wanted`, or the first label of the host name, reduced to letters, digits and `._-`; never empty."""
+    """`wanted`, or the host name's first label, reduced to letters and digits of any script and `._-`; never empty.
+
+    What needs ASCII makes its own form of it (headers, mDNS instance names); the network knows it as UTF-8.
+    """
     source = wanted if wanted is not None else socket.gethostname().split(".")[0]
-    return _UNFIT_IN_NAME.sub("-", source).strip("-.")[:MAX_NAME_CHARS] or FALLBACK_NAME
+    shown = printable(unicodedata.normalize("NFC", source))
+    name = _UNFIT_IN_NAME.sub("-", "".join(char if _fits_in_name(char) else " " for char in shown)).strip("-.")
+    return name[:MAX_NAME_CHARS].encode()[:MAX_NAME_BYTES].decode(errors="ignore") or FALLBACK_NAME
+
+
+def _fits_in_name(char: str) -> bool:
+    """Letters with the marks that belong to them, digits, and the signs that names have."""
+    return char in _SIGNS_IN_NAME or unicodedata.category(char)[0] in "LMN"
 
 
 def load_identity(data_dir: Path, name: str | None = None) -> NodeIdentity:

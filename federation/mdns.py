@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import logging
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -32,7 +33,8 @@ RECORD_TTL_S: Final = 120  # of all our records: what a vanished node left behin
 RESOLVE_TIMEOUT_MS: Final = 3000  # asking for the address of a name; zeroconf repeats the question within it
 REPROPOSE_S: Final = 10.0  # what is still announced is proposed again, for peers forgotten or refused meanwhile
 MAX_SERVICES: Final = 256  # names remembered; anyone on the network can announce any number
-MAX_RESOLVING: Final = 32  # names being resolved at once
+MAX_RESOLVING: Final = 32  # names being resolved at once; as many as MAX_SERVICES wait for their turn
+FALLBACK_LABEL: Final = "node"  # for names without a letter of ASCII; people read the name in the TXT record
 _LABEL_BYTES: Final = 63  # longest DNS label (RFC 1035)
 _ID_CHARS_IN_LABEL: Final = 12  # of the node id: keeps instance names apart, and short
 _INSTANCE_CHARS_IN_HOST: Final = 6  # of this run's mark: keeps the host names of two nodes with one id apart
@@ -90,6 +92,9 @@ class MdnsDiscovery:
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._found: dict[str, Claim] = {}  # by instance name
+        self._waiting: dict[str, None] = {}  # names to be resolved, in order of arrival
+        self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._unresolved: dict[str, None] = {}  # names that did not answer in time, and are asked for once more
         self._tasks: set[asyncio.Task[None]] = set()
         self._reopening = asyncio.Lock()
 
@@ -151,8 +156,11 @@ class MdnsDiscovery:
         self._start(self._repropose())
 
     async def _close(self) -> None:
+        self._waiting.clear()  # first: whoever is cancelled would begin with the next
+        self._unresolved.clear()
         tasks = tuple(self._tasks)
         await cancel_and_wait(*tasks)
+        self._resolving.clear()
         if self._browser is not None:
             await self._browser.async_cancel()
         if self._zeroconf is not None:
@@ -194,8 +202,37 @@ class MdnsDiscovery:
         if state_change is ServiceStateChange.Removed:
             if (gone := self._found.pop(name, None)) is not None:
                 self._on_goodbye(gone[0])
-        elif len(self._tasks) < MAX_RESOLVING:
-            self._start(self._resolve(zeroconf, name))
+            self._waiting.pop(name, None)
+            self._unresolved.pop(name, None)
+            if (resolving := self._resolving.pop(name, None)) is not None:
+                resolving.cancel()
+                self._resolve_next(zeroconf)
+        elif name in self._waiting or len(self._waiting) < MAX_SERVICES:
+            self._waiting[name] = None
+            self._resolve_next(zeroconf)
+        else:
+            self._unresolve(name)
+
+    def _resolve_next(self, zeroconf: Zeroconf) -> None:
+        for name in [name for name in self._waiting if name not in self._resolving]:
+            if len(self._resolving) >= MAX_RESOLVING:
+                return
+            del self._waiting[name]
+            self._resolving[name] = self._start(self._resolve_in_turn(zeroconf, name))
+
+    async def _resolve_in_turn(self, zeroconf: Zeroconf, name: str) -> None:
+        self._unresolved.pop(name, None)
+        try:
+            await self._resolve(zeroconf, name)
+        finally:
+            if self._resolving.get(name) is asyncio.current_task():
+                del self._resolving[name]
+            self._resolve_next(zeroconf)
+
+    def _unresolve(self, name: str) -> None:
+        """Ask for it once more when there is time."""
+        if len(self._unresolved) < MAX_SERVICES:
+            self._unresolved[name] = None
 
     async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
         try:
@@ -204,7 +241,8 @@ class MdnsDiscovery:
         except ZeroconfError as error:
             _log.debug("mDNS name %s cannot be resolved: %s", printable(name), error)
             return
-        if not is_complete:
+        if not is_complete:  # a packet was lost, or nobody is there
+            self._unresolve(name)
             return
         claim = read_claim(info, allow_loopback=self._is_local, on_bare_cable=self._is_on_bare_cable)
         if claim is not None and claim[0] == self._node.id:
@@ -235,15 +273,19 @@ class MdnsDiscovery:
             await asyncio.sleep(self._repropose_s)
             for node_id, addresses in tuple(self._found.values()):
                 self._propose(node_id, addresses)
+            if not self._waiting and self._zeroconf is not None:  # newcomers come first
+                self._waiting, self._unresolved = self._unresolved, {}
+                self._resolve_next(self._zeroconf.zeroconf)
 
     def _propose(self, node_id: str, addresses: tuple[Address, ...]) -> None:
         for address in addresses:
             self._on_proposed(address, node_id)
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def read_claim(info: AsyncServiceInfo, *, allow_loopback: bool, on_bare_cable: bool = False) -> Claim | None:
@@ -272,7 +314,8 @@ def _service_info(node: NodeDescription, addresses: Sequence[str], port: int) ->
     short_id = node.id[:_ID_CHARS_IN_LABEL]
     run = (node.instance or "")[:_INSTANCE_CHARS_IN_HOST].strip("-")
     room_bytes = _LABEL_BYTES - len(short_id) - 1
-    label = f"{_UNFIT_IN_LABEL.sub('-', node.name)[:room_bytes]} {short_id}"
+    plain = unicodedata.normalize("NFKD", node.name).encode("ascii", "ignore").decode()  # accents go, letters stay
+    label = f"{_UNFIT_IN_LABEL.sub('-', plain)[:room_bytes].strip('-') or FALLBACK_LABEL} {short_id}"
     return AsyncServiceInfo(
         SERVICE_TYPE,
         f"{label}.{SERVICE_TYPE}",

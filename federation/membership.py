@@ -322,13 +322,23 @@ class Membership:
 
     def _apply(self, changes: Changes) -> None:
         """Log each change once, call the subscribers, and ask a newcomer whom it knows."""
-        for change in changes:
+        for change in map(self._without_itself, changes):
             self._log.note(change, time.monotonic())
             tell_each(self._subscribers, change)
             if isinstance(change, PeerJoined):  # only a probe brings one, so the tasks are running
                 self._tasks.create_task(self._acquaintance.meet(change.peer))
         if changes:
             self._wake.set()
+
+    def _without_itself(self, change: Change) -> Change:
+        """What is said of this node's own address where it was given with --peer, and drop that."""
+        if not isinstance(change, AddressRejected) or change.why is not Why.ITSELF or change.address not in self._kept:
+            return change
+        self._kept = tuple(address for address in self._kept if address != change.address)
+        if change.address not in self._listed:
+            self._table.withdrawn(change.address)
+        self._tasks.create_task(self._keep(self._kept))  # only a probe tells, so the tasks are running
+        return replace(change, reason="is this node's own address: --peer is for another's", dropped=True)
 
     async def _static_addresses(self) -> tuple[Address, ...]:
         """Those given now and those kept from earlier starts; what is new is kept."""

@@ -110,6 +110,7 @@ class AddressRejected:
     """What answers (or does not) at `address` is not a peer, because of `reason`. Reported once per reason.
 
     `node_id` is whose address it is said to be, so that a node with several is reported once; None for unknown.
+    `dropped`: it was given with --peer, can never lead to a peer, and is kept no longer.
     """
 
     address: Address
@@ -117,6 +118,7 @@ class AddressRejected:
     reason: str
     why: Why = Why.DOWN
     node_id: str | None = field(default=None, compare=False)
+    dropped: bool = field(default=False, compare=False)
 
 
 Change = PeerJoined | PeerChanged | PeerLeft | AddressRejected

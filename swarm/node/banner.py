@@ -109,6 +109,8 @@ class PeerNews:
                     self._once("paired", node_id or str(address), f"! {address} belongs to a paired swarm: {remedy}")
                 elif source is Source.STATIC:  # others' nodes may well be near; this one somebody wants
                     self._once("stranger", node_id or str(address), f"! {reason}")
+            case AddressRejected(address, dropped=True):
+                self._say(f"! --peer {address} is this node's own address: it is dropped; give another node's")
             case AddressRejected():
                 pass
 

@@ -19,7 +19,7 @@ from federation.small_files import remove_temporaries
 from swarm.errors import SetupError
 
 LOCK_FILE: Final = "node.lock"  # never removed: whoever waits at a removed file and whoever makes a new one both lock
-_MAX_HOLDER_BYTES: Final = 256  # a process id and a name of at most 64 characters
+_MAX_HOLDER_BYTES: Final = 256  # a process id and a name of at most 192 bytes
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def folder_at_rest(data_dir: Path) -> Generator[None]:
 
 
 def _taken_words(data_dir: Path, holder: bytes) -> str:
-    pid, _, name = holder.decode("ascii", errors="replace").partition(" ")
+    pid, _, name = holder.decode(errors="replace").partition(" ")
     who = f" ({name}, process {pid})" if pid.isdecimal() and name else ""
     return (
         f"another node{who} runs with the data directory {data_dir} already: one folder is one node. "

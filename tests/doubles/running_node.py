@@ -251,7 +251,7 @@ class RunningNode:
             models=models,
             slots_free=sum(model.slots_free for model in models),
             draining=self.condition.draining,
-            instance=f"run-of-{self.name}",
+            instance=f"run-of-{self.name.encode().hex() if not self.name.isascii() else self.name}",
             mode="open" if self.trust is None else self.trust.mode,
             roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
         )

@@ -17,7 +17,7 @@ from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.netns
 
-NAMES = ("kitchen", "study", "attic")
+NAMES = ("küche", "study", "attic")  # the version before takes any letters, too
 PAIRED_S = 15.0
 OUT_S = 6.0
 
@@ -58,13 +58,13 @@ async def test_open_they_are_one_swarm_then_paired_by_codes_of_either(swarm: Swa
     invited = await swarm_command(kitchen, tmp_path, "invite", "--uses", "2", "--for", "1h")
     for node in (study, attic):  # by one code, which names the node's own port
         joined = await swarm_command(node, tmp_path, "join", str(invited["code"]))
-        assert joined["inviter"] == "kitchen"
+        assert joined["inviter"] == "küche"
     await all_see(swarm.nodes, swarm.nodes, PAIRED_S)
     for node in swarm:
         await voted_on(node, NAMES, votes=12)
 
     left = await swarm_command(attic, tmp_path, "leave", "--yes")
-    assert sorted(left["told"]) == ["kitchen", "study"]  # type: ignore[call-overload]
+    assert sorted(left["told"]) == ["küche", "study"]  # type: ignore[call-overload]
     await all_see((kitchen, study), (kitchen, study), OUT_S)
     invited = await swarm_command(study, tmp_path, "invite")  # whose code names a port of its own
     assert all(str(address).endswith(":17616") for address in invited["addresses"])  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ async def test_open_they_are_one_swarm_then_paired_by_codes_of_either(swarm: Swa
     await swarm_command(kitchen, tmp_path, "revoke", "study", "--yes")
     await all_see((kitchen, attic), (kitchen, attic), OUT_S)
     await all_see((study,), (study,), PAIRED_S)
-    assert "this node was revoked by kitchen" in study.output
+    assert "this node was revoked by küche" in study.output
     for node in swarm:
         assert "Traceback" not in node.logs()
 

@@ -16,9 +16,22 @@ from federation.timing import MAX_STATIC
         ("Anna's Mac", "Anna-s-Mac"),
         ("  ", "node"),
         ("", "node"),
-        ("küche", "k-che"),
+        ("küche", "küche"),
+        ("ku\u0308che", "küche"),  # as a Mac types it
+        ("厨房", "厨房"),
+        ("रसोई", "रसोई"),  # vowel signs are marks
+        ("مطبخ", "مطبخ"),
+        ("Büro 2. Stock", "Büro-2.-Stock"),
+        ("🦊 fox", "fox"),
+        ("🦊", "node"),
         ("a\nb", "a-b"),
+        ("a\x1b[2Jb", "a-2Jb"),
+        ("a\u202eb", "a-b"),  # turns text around
+        ("a\u3164b", "a-b"),  # a letter that shows nothing
+        ("a\u200bb", "a-b"),
         ("x" * 99, "x" * 64),
+        ("厨" * 99, "厨" * 64),
+        ("\U00020000" * 99, "\U00020000" * 48),
     ],
 )
 def test_names_are_made_fit_for_logs_and_voters(wanted: str, shown: str) -> None:

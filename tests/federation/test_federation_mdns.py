@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from zeroconf import ServiceStateChange
 from zeroconf.asyncio import AsyncServiceInfo
 
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
-from federation.mdns import MdnsDiscovery, read_claim
+from federation.identity import display_name
+from federation.mdns import MAX_RESOLVING, MAX_SERVICES, MdnsDiscovery, _service_info, read_claim
 from federation.wire import SERVICE_TYPE
+from tests.doubles.waiting import eventually
 
 LOOPBACK = ("127.0.0.1",)
 WAIT_S = 10.0
@@ -168,3 +172,120 @@ async def test_a_copy_of_its_own_identity_elsewhere_is_proposed() -> None:
     async with discovery(original, heard), elsewhere:
         await heard.until(lambda: (Address("127.0.0.1", 17616), original.id) in heard.proposals)
     assert Address("127.0.0.1", 17615) not in {address for address, _ in heard.proposals}
+
+
+class Questions:
+    """Stands for asking the network for the addresses of names: each question waits until it is answered here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.gates: dict[str, asyncio.Future[bool]] = {}
+        questions = self
+
+        class Info(AsyncServiceInfo):
+            async def async_request(self, zc: object, timeout: float, *_: object, **__: object) -> bool:  # noqa: ASYNC109 - zeroconf's
+                questions.asked.append(self.name)
+                gate = questions.gates[self.name] = asyncio.get_running_loop().create_future()
+                return await gate
+
+        monkeypatch.setattr("federation.mdns.AsyncServiceInfo", Info)
+        monkeypatch.setattr(
+            "federation.mdns.read_claim",
+            lambda info, **_: (info.name.split(".")[0], (Address("10.0.0.1", 17615),)),
+        )
+
+    def answer(self, *names: str, known: bool = True) -> None:
+        for name in names:
+            if not self.gates[name].done():
+                self.gates[name].set_result(known)
+
+
+@asynccontextmanager
+async def browsing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Questions, Heard, Callable[..., None]]]:
+    """What is asked of the network, what comes of it, and saying that a name was announced or removed."""
+    heard, questions = Heard(), Questions(monkeypatch)
+    visitor = MdnsDiscovery(
+        node("visitor"), LOOPBACK, 17615, on_proposed=heard.proposed, on_goodbye=heard.goodbye, announce=False,
+        repropose_s=0.02,
+    )  # fmt: skip
+    async with visitor as found:
+        zeroconf = found._zeroconf
+        assert zeroconf is not None
+
+        def said(number: int, change: ServiceStateChange = ServiceStateChange.Added) -> None:
+            found._on_change(zeroconf.zeroconf, SERVICE_TYPE, name_of(number), change)
+
+        yield questions, heard, said
+
+
+def name_of(number: int) -> str:
+    return f"n{number}.{SERVICE_TYPE}"
+
+
+async def turns(times: int = 5) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def test_names_beyond_those_being_resolved_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with browsing(monkeypatch) as (questions, heard, said):
+        for number in range(200):
+            said(number)
+        await turns()
+        assert questions.asked == [name_of(number) for number in range(MAX_RESOLVING)]
+        while len(heard.proposals) < 200:
+            questions.answer(*questions.asked)
+            await turns()
+        assert {node_id for _, node_id in heard.proposals} == {f"n{number}" for number in range(200)}
+
+
+async def test_a_name_that_did_not_answer_is_asked_for_again_until_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with browsing(monkeypatch) as (questions, heard, said):
+        said(1)
+        said(2)
+        await turns()
+        questions.answer(name_of(1), name_of(2), known=False)
+        said(2, ServiceStateChange.Removed)  # in the same moment
+        await eventually(lambda: questions.asked.count(name_of(1)) == 2)
+        questions.answer(name_of(1))
+        await heard.until(lambda: "n1" in {node_id for _, node_id in heard.proposals})
+        assert questions.asked.count(name_of(2)) == 1
+        said(2)  # it is back
+        await turns()
+        questions.answer(name_of(2))
+        await heard.until(lambda: "n2" in {node_id for _, node_id in heard.proposals})
+
+
+async def test_a_flood_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with browsing(monkeypatch) as (questions, _, said):
+        for number in range(5 * MAX_SERVICES):
+            said(number)
+            said(number)
+            if number % 2:
+                said(number, ServiceStateChange.Removed)
+        await turns()
+        assert len(questions.asked) == MAX_RESOLVING
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("kitchen", "kitchen"),
+        ("Küche", "Kuche"),
+        ("厨房", "node"),
+        ("-", "node"),
+        ("厨房-2", "2"),
+        ("x" * 64, "x" * 50),
+    ],
+)
+def test_what_is_announced_of_a_name(name: str, label: str) -> None:
+    description = NodeDescription(id="abcdefghijklmnop", name=name, version="0", url="http://x:1")
+    info = _service_info(description, LOOPBACK, 17615)
+    assert info.name == f"{label} abcdefghijkl.{SERVICE_TYPE}"
+    assert info.decoded_properties["n"] == name
+
+
+def test_the_longest_name_fits_its_record() -> None:
+    for longest in (display_name("\U00020000" * 99), display_name("厨" * 99)):
+        assert len(f"n={longest}".encode()) <= 255
+        _service_info(NodeDescription(id="a" * 52, name=longest, version="0", url="http://x:1"), LOOPBACK, 17615)

@@ -19,6 +19,8 @@ from federation.peer import AddressRejected, Change, PeerChanged, PeerJoined, Pe
 from federation.peer_table import PeerTable
 from federation.static_peers import load_peers, save_peers
 from federation.timing import Timing
+from swarm.node.banner import PeerNews
+from tests.doubles.waiting import eventually
 
 WAIT_S = 10.0
 
@@ -209,6 +211,26 @@ async def test_this_node_under_another_address_is_no_peer(fake_node: Any, joined
         assert here.peers() == ()
         (change,) = changes
         assert change.reason == "is this node itself"
+
+
+async def test_its_own_address_given_as_a_peer_is_dropped_with_a_sentence(
+    fake_node: Any, joined: Any, until: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    async with fake_node("here") as node, PeerClient(node.description.id) as client:
+        news = PeerNews(said.append, "here", lambda: True)
+        save_peers(tmp_path, [node.address, Address("nas.invalid", 1)])  # as earlier versions kept it
+        membership = Membership(node.description, client, static_peers=(node.address,), data_dir=tmp_path)
+        membership.subscribe(news.show)
+        async with membership:
+            await until(membership, lambda: bool(said))
+            await eventually(lambda: load_peers(tmp_path) == (Address("nas.invalid", 1),))
+        assert said == [f"! --peer {node.address} is this node's own address: it is dropped; give another node's"]
+        async with Membership(node.description, client, data_dir=tmp_path) as later:
+            later.listed([node.address])  # one --peer-file for all machines may well name each of them
+            later.subscribe(news.show)
+            await until(later, lambda: bool(later.rejected()))
+    assert len(said) == 1
 
 
 async def test_mdns_reports_are_taken_up(fake_node: Any, joined: Any, until: Any) -> None:

@@ -30,6 +30,8 @@ from federation.pairing_server import MAX_JOINING_OF_NETWORK
 from federation.roster import encoded
 from federation.roster_store import load_roster
 from federation.tls import fingerprint, server_context
+from swarm.commands.members import peers_text
+from swarm.commands.output import columns_of
 from swarm.errors import SetupError, SwarmError
 from swarm.node.pairing import join_at_rest
 from tests.doubles.clients import connect
@@ -390,3 +392,24 @@ async def test_the_list_is_on_disk_for_its_owner_only(make_node: MakeNode, tmp_p
             for file in ("node.pem", "roster.json", "control.json"):
                 assert (tmp_path / name / file).stat().st_mode & 0o777 == 0o600, file
     assert not (tmp_path / "kitchen" / "control.json").exists()
+
+
+async def test_a_name_with_letters_of_any_script_stays_what_it_is(make_node: MakeNode, tmp_path: Path) -> None:
+    kitchen, chef = make_node("küche"), make_node("厨房")
+    async with run_nodes(kitchen, chef):
+        joined = await chef.trust_service.join((await kitchen.trust_service.invite()).code)
+        assert joined.inviter == "küche"
+        await all_alive(kitchen, chef)
+        async with connect(kitchen.url) as client:
+            reply = await client.chat(swarm={"votes": 12})
+        assert reply.headers["X-Swarm-Node"] == "k%C3%BCche", "headers are ASCII"
+        voters = {candidate["voter"].split("@")[1] for candidate in reply.json["swarm"]["candidates"]}
+        assert voters == {"küche", "厨房"}
+        shown = peers_text(chef.trust_service.peers()).splitlines()
+        assert [columns_of(line[: line.index("  ")]) for line in shown] == [4, 5]
+        assert (
+            len({columns_of(line[: line.index(word)]) for line, word in zip(shown, ("this", "alive"), strict=True)})
+            == 1
+        )
+        assert (await kitchen.trust_service.revoke("厨房")).name == "厨房"
+        assert (await kitchen.trust_service.revoke("ku\u0308che")).itself, "as a Mac types it"

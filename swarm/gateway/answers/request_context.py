@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -60,7 +61,7 @@ class RequestContext:
 
     def headers(self, verdict: Verdict | None = None) -> dict[str, str]:
         """What the response says of itself; the vote's figures are known only where it does not stream."""
-        headers = {"X-Swarm-Node": self._dispatcher.node.encode("ascii", "replace").decode()}
+        headers = {"X-Swarm-Node": quote(self._dispatcher.node, safe="")}
         headers[REQUEST_ID_HEADER] = current_request_id.get()
         if verdict is not None:
             headers["X-Swarm-Votes"] = str(verdict.votes)

@@ -173,8 +173,16 @@ class Caller:
 
 def machine_names(host_name: str, node_name: str) -> frozenset[str]:
     """How this machine is called: its host name, whole and short, and the node's, also with private suffixes."""
-    labels = {host_name.lower(), host_name.lower().partition(".")[0], node_name.lower()} - {""}
+    labels = {host_name.lower(), host_name.lower().partition(".")[0], node_name.lower(), in_dns(node_name)} - {""}
     return frozenset(label + suffix for label in labels for suffix in PRIVATE_SUFFIXES)
+
+
+def in_dns(name: str) -> str:
+    """The name as browsers send it where it has other letters than ASCII's (`xn--...`); "" for what DNS cannot have."""
+    try:
+        return name.lower().encode("idna").decode()
+    except UnicodeError:
+        return ""
 
 
 def allowed_host(text: str) -> str:
