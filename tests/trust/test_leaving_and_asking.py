@@ -22,6 +22,8 @@ from tests.trust.test_joining import all_alive
 class Typist:
     """A terminal at which somebody types `answer`; `reads` counts how often it was asked."""
 
+    closed = False
+
     def __init__(self, answer: str) -> None:
         self._answer = answer
         self.reads = 0
