@@ -104,6 +104,11 @@ class ResponseFormat(Frozen):
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchemaFormat | None = None
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether a schema must be kept in everything that it says."""
+        return self.json_schema is not None and bool(self.json_schema.strict)
+
 
 class ExtraText(Frozen):
     """Another file of the project that is being written, for filling in the middle. llama.cpp's own names."""

@@ -14,7 +14,8 @@ from rapidfuzz import fuzz
 
 from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
-from swarm.consensus.schema import breach, canonical_json, coerced, parse_json, without_defaults
+from swarm.consensus.schema import canonical_json, coerced, parse_json, without_defaults
+from swarm.engines.schema_check import violations
 from swarm.generation import JsonObject, ResponseFormat, ToolCall, ToolSpec
 
 MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared
@@ -56,8 +57,8 @@ def read_demanded_json(text: str, form: ResponseFormat) -> JsonAnswer | Flaw:
     schema: JsonObject = {"type": "object"}
     if form.type == "json_schema" and form.json_schema is not None:
         schema = form.json_schema.schema_
-    if (broken := breach(schema, value.json)) is not None:
-        return Flaw(AbstainReason.BREAKS_SCHEMA, broken)
+    if broken := violations(schema, value.json):
+        return Flaw(AbstainReason.BREAKS_SCHEMA, f"{broken[0].path}: {broken[0].keyword}")
     return json_answer(without_defaults(schema, value.json))
 
 
@@ -154,6 +155,6 @@ def _arguments(call: ToolCall, schema: JsonObject) -> str | Flaw:
     if not isinstance(value, dict):
         return Flaw(AbstainReason.MALFORMED_ARGUMENTS, f"{call.name}: not an object")
     value = coerced(schema, value)
-    if (broken := breach(schema, value)) is not None:
-        return Flaw(AbstainReason.BREAKS_SCHEMA, f"{call.name} {broken}")
+    if broken := violations(schema, value):
+        return Flaw(AbstainReason.BREAKS_SCHEMA, f"{call.name} {broken[0].path}: {broken[0].keyword}")
     return canonical_json(without_defaults(schema, value))

@@ -146,10 +146,15 @@ UNJUDGEABLE: list[JsonObject] = [
     {"properties": {"a": {"$ref": 5}}},
     {"properties": {"a": {"multipleOf": 0}}},
     {"required": 5},
+    {"allOf": [{"patternProperties": {"(x+x+)+y": {}}}], "unevaluatedProperties": False},
+    {"properties": {"a": {"pattern": r"^(x+)\1$"}}},
+    {"properties": {"a": {"pattern": "(?=y)"}}},
+]
+JUDGED: list[JsonObject] = [  # in linear time
     {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"pattern": "(x+x+)+y"}}},
     {"properties": {"a": {"pattern": "(x+x+)+y"}}},
     {"patternProperties": {"(x+x+)+y": {"type": "string"}}, "additionalProperties": False},
-    {"allOf": [{"patternProperties": {"(x+x+)+y": {}}}], "unevaluatedProperties": False},
+    {"patternProperties": {"^(x+x+)+$": {"type": "string"}}},
     {"properties": {"a": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "(x+x+)+y"}}},
 ]
 
@@ -158,6 +163,12 @@ UNJUDGEABLE: list[JsonObject] = [
 def test_a_schema_that_cannot_be_judged_in_bounded_time_refuses_nobody(schema: JsonObject) -> None:
     hostile = "x" * 60
     assert answer(f'{{"a": "{hostile}", "{hostile}": 1}}', by_schema(schema)).key
+
+
+@pytest.mark.parametrize("schema", JUDGED)
+def test_an_expression_is_judged_however_python_would_read_it(schema: JsonObject) -> None:
+    hostile = "x" * 60
+    assert flaw(f'{{"a": "{hostile}", "{hostile}": 1}}', by_schema(schema)) is AbstainReason.BREAKS_SCHEMA
 
 
 def test_unique_items_are_told_apart_by_value() -> None:

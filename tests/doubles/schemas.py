@@ -138,10 +138,18 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         {**record(a={"$ref": "#/x/y"}), "x": {"y": {"type": "string", "minLength": 9, "maxLength": 3}}},
         "is more than",
     ),
-    "a minimum beyond 64 bits": (record(a={"type": "integer", "minimum": 10**30}), "64 bits"),
+    "a minimum beyond 64 bits": (record(a={"type": "integer", "minimum": 10**30}), "cannot be enforced"),
+    "a fraction beyond 64 bits": (
+        record(a={"type": "integer", "minimum": 1e30, "maximum": 1e31}),
+        "cannot be enforced",
+    ),
     "properties in a list": ({"type": "object", "properties": [1]}, "object of schemas"),
     "a property that is a number": (record(a=5), "a schema is an object, not 5"),
-    "a property that must not be": (record(a=False), "a schema is an object, not False"),
+    "a property that must not be and is required": (record(a=False), "no value of finite size"),
+    "items that must not be and are required": (
+        record(a={"type": "array", "items": False, "minItems": 1}),
+        "no value of finite size",
+    ),
     "items that are a number": (record(a={"type": "array", "items": 5}), "a schema is an object, not 5"),
     "required as a word": ({"type": "object", "properties": {"a": {}}, "required": "a"}, "required must be a list"),
     "a required property that is not allowed": (
@@ -158,6 +166,21 @@ POSSIBLE: dict[str, Schema] = {
     "an array of itself": with_definition({"type": "array", "items": SELF}),
     "optional": record(a={"type": ["string", "null"]}),
     "any property": record(a=True),
+    "a property that must not be": {"type": "object", "properties": {"a": False, "b": {"type": "null"}}},
+    "no items": record(a={"type": "array", "items": False}),
+    "a pair and no more": record(a={"type": "array", "prefixItems": [{"type": "null"}], "items": False}),
+    "bounds that every double keeps": record(
+        a={"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1e300}
+    ),
+    "bounds that every integer keeps": record(a={"type": "integer", "minimum": -1e308, "maximum": 1e30}),
+    "an exclusive bound of draft 4": record(a={"type": "integer", "minimum": 3, "exclusiveMinimum": True}),
+    "references that need escapes": {
+        **record(a={"$ref": "#/$defs/a~1b"}, b={"$ref": "#/$defs/c~0d"}, c={"$ref": "#/$defs/e%20f"}),
+        "$defs": {"a/b": {"type": "null"}, "c~d": {"type": "boolean"}, "e f": {"enum": [1]}},
+    },
+    "a dash behind a class": record(a={"type": "string", "pattern": r"^[\w-\.]{1,3}$"}),
+    "more repeats than llama.cpp has": record(a={"type": "string", "pattern": "^a{2001}$"}),
+    "escapes that are none": record(a={"type": "string", "pattern": r"^\/api\/[a-z]$"}),
     "forty levels": nested(40),
     "twelve doublings": chain(12),
     "all of two objects": record(a={"allOf": [record(x={"type": "boolean"}), record(y={"type": "boolean"})]}),

@@ -77,10 +77,16 @@ def test_everything_else_is_left_to_llama_cpp(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("parameters", "schema"),
     [
-        ({}, {"type": "object"}),
-        ({"description": "nothing to say"}, {"description": "nothing to say", "type": "object"}),
+        ({}, {"type": "object", "properties": {}}),
+        ({"type": "object"}, {"type": "object", "properties": {}}),
+        ({"type": "object", "properties": {}}, {"type": "object", "properties": {}}),
+        ({"description": "none"}, {"description": "none", "type": "object", "properties": {}}),
+        ({"additionalProperties": True}, {"type": "object"}),
         (PARAMETERS, PARAMETERS),
-        ({"properties": {}, "anyOf": [{"required": ["a"]}]}, {"properties": {}}),
+        (
+            {"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]},
+            {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+        ),
     ],
 )
 def test_arguments_are_an_object_whatever_the_parameters_leave_unsaid(parameters: Any, schema: Any) -> None:
@@ -97,12 +103,14 @@ def test_each_tool_keeps_its_own_definitions() -> None:
     tools = (tool("f", tree("string")), tool("g", tree("integer")))
     grammar = call_grammar(request(tools=tools, tool_choice="required"))
     assert grammar is not None
-    text = json.dumps(grammar.schema)
-    for number in (0, 1):
-        for place in ("", "/$defs/V", "/$defs/N"):
-            assert f'"#/$defs/arguments{number}{place}"' in text
-    assert text.count('"$ref": "#/$defs/arguments') == 8
-    assert '"$ref": "#"' not in text
+    definitions: Any = grammar.schema["$defs"]
+    for number, kind in enumerate(("string", "integer")):
+        assert definitions[f"arguments{number}xV"] == {"type": kind}
+        assert definitions[f"arguments{number}xN"]["properties"] == {
+            "v": {"$ref": f"#/$defs/arguments{number}xV"},
+            "n": {"$ref": f"#/$defs/arguments{number}xroot"},
+        }
+    assert '"$ref": "#"' not in json.dumps(grammar.schema)
 
 
 CALLS = [

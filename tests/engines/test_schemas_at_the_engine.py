@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from swarm.consensus.schema import breach
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
+from swarm.engines.schema_check import violations
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.schemas import POSSIBLE, record
@@ -94,10 +94,10 @@ async def test_answers_and_arguments_keep_their_schema(engine: XllamacppEngine, 
     schema = HELD[name]
     text, _, reason = await answer(engine, asking(**for_answer(schema), seed=seed))
     assert reason == "stop"
-    assert breach(schema, json.loads(text)) is None
+    assert violations(schema, json.loads(text)) == ()
     text, arguments, reason = await answer(engine, asking(**for_call(schema), seed=seed))
     assert (text, reason) == ("", "tool_calls")
-    assert breach(schema, json.loads(arguments)) is None
+    assert violations(schema, json.loads(arguments)) == ()
 
 
 async def test_what_only_llama_cpp_sees_names_the_field_too(engine: XllamacppEngine) -> None:

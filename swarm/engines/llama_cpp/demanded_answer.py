@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.engines.llama_cpp.grammar import definition, hoisted
+from swarm.engines.llama_cpp.schema_words import OBJECT_KEYWORDS
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import (
     Delta,
@@ -39,7 +40,8 @@ from swarm.generation import (
 
 SAID = ("content", "reasoning_content", "tool_calls")  # the parts of a turn that say something
 _WHITE_SPACE = " \t\r\n"
-_SHAPED = frozenset({"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"})
+_TYPED = frozenset({"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"})
+_SHAPED = _TYPED - {"type"} | OBJECT_KEYWORDS
 _BRACKET_OR_STRING = re.compile(r'[{}\[\]"]')
 _STRING_END = re.compile(r'["\\]')
 
@@ -98,14 +100,11 @@ def _call(function: FunctionSpec, part: str) -> JsonObject:
 
 
 def arguments_schema(function: FunctionSpec) -> JsonObject:
-    """The parameters as a schema that only objects keep: `{}` and a bare description say nothing of the type.
-
-    Alternatives beside `properties` (one of these is required, ...) go: llama.cpp would see nothing else.
-    """
+    """The parameters as a schema that only objects keep. A tool that names none takes none: its arguments are `{}`."""
     schema = function.parameters
-    if "properties" in schema:
-        schema = {keyword: value for keyword, value in schema.items() if keyword not in ("anyOf", "oneOf")}
-    return schema if _SHAPED & schema.keys() else {**schema, "type": "object"}
+    if not _SHAPED & schema.keys():
+        return {**schema, "type": "object", "properties": {}}
+    return schema if _TYPED & schema.keys() else {**schema, "type": "object"}
 
 
 class CallReader:

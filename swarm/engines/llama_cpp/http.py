@@ -29,13 +29,14 @@ from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking,
 from swarm.engines.llama_cpp.demanded_answer import (
     CallGrammar,
     CallReader,
+    arguments_schema,
     begun_turn,
     call_grammar,
     continuing,
     demanded_schema,
     refuse_impossible_turns,
 )
-from swarm.engines.llama_cpp.grammar import grammar_schema, whole_document
+from swarm.engines.llama_cpp.grammar import whole_document
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
@@ -209,13 +210,17 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
         if request.stop:  # which of them was hit is in no field of OpenAI's
             body |= {"verbose": True, "response_fields": [STOPPING_WORD]}
     body |= within_bounds(body)
-    for tool in body.get("tools", ()):
-        tool["function"]["parameters"] = grammar_schema(tool["function"]["parameters"])
+    for tool, spec in zip(body.get("tools", ()), request.tools, strict=False):
+        tool["function"]["parameters"] = whole_document(arguments_schema(spec.function)).schema or {}
     if calls is not None:
         body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
     elif (schema := demanded_schema(request.response_format)) is not None:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": whole_document(schema)}}
+        strict = request.response_format is not None and request.response_format.is_strict
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"schema": whole_document(schema, strict).schema or {}},
+        }
     return body
 
 

@@ -8,24 +8,17 @@ of both, from the parts of an expression outward, in one pass. Pure.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-MAX_WAYS = 4096  # through one token: two places that each may end at any of 64 characters; 100 tokens took 0.1 s
+from swarm.engines.patterns import Anchor, Chars, Choice, Pattern, Ranges, Repeat, Sequence
+
+MAX_WAYS = 65**2  # through one token: two places that each may end behind any of 64 characters; 100 tokens took 0.1 s
 MAX_PLACES = 64  # held beside each other; two hundred took 27 ms a token
-MAX_NESTING = 100  # groups in groups
 MAX_REPEATS = 2000  # of one part: llama.cpp's own limit
 TOKEN_CHARS = 64  # the longest tokens that repeat one character: rulers of dashes and indentation
 ENDLESS = 10**9  # where ways are no longer counted
 OTHERS = 64  # characters beyond ASCII are told apart by their number modulo this
 EVERY = (1 << (128 + OTHERS)) - 1
-
-_TOKEN = re.compile(
-    r"\[(?P<negated>\^?)(?P<members>\]?(?:\\.|[^\]\\])*)\]|\\x(?P<code>[0-9A-F]{2})|\\(?P<escape>.)"
-    r"|(?P<open>\((?:\?:)?)|(?P<close>\))|(?P<either>\|)|(?P<count>[*+?]|\{\d*,?\d*\})|(?P<one>.)",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,80 +41,41 @@ class Piece:
     rules: int = 0
 
 
-def pattern_cost(pattern: str) -> Piece | None:
-    """What a pattern in the words of a grammar costs; None where that is too much for it to be enforced."""
-    piece = _parsed(pattern.removeprefix("^").removesuffix("$"))
+def pattern_cost(pattern: Pattern) -> Piece | None:
+    """What a pattern without anchors costs; None where that is too much for it to be enforced."""
+    piece = _piece(pattern)
     return None if piece is None or piece.ways > MAX_WAYS or piece.most_places > MAX_PLACES else piece
 
 
-def _parsed(pattern: str) -> Piece | None:
-    """The whole expression; None for one that is nested too deep, or that this reader does not know."""
-    groups: list[list[list[Piece]]] = [[[]]]  # of each open group the branches, of each branch the pieces
-    for token in _TOKEN.finditer(pattern):
-        branch = groups[-1][-1]
-        if token["open"]:
-            if len(groups) > MAX_NESTING:
-                return None
-            groups.append([[]])
-        elif token["close"]:
-            if len(groups) == 1:
-                return None
-            closed = _either(groups.pop())
-            groups[-1][-1].append(closed)
-        elif token["either"]:
-            groups[-1].append([])
-        elif token["count"]:
-            least, most = _counts(token["count"])
-            if not branch or max(least, most or 0) > MAX_REPEATS:
-                return None
-            branch[-1] = _repeated(branch[-1], least, most)
-        else:
-            branch.append(_characters(token))
-    return _either(groups[0]) if len(groups) == 1 else None
+def _piece(part: Pattern) -> Piece | None:
+    """What a part costs; None for what repeats more often than llama.cpp can, and for anchors."""
+    match part:
+        case Chars():
+            bits = _bits(part.ranges)
+            return Piece(first=bits, any=bits, nullable=False, places=1, most_places=1, rules=1)
+        case Repeat():
+            inside = None if max(part.least, part.most or 0) > MAX_REPEATS else _piece(part.part)
+            return None if inside is None else _repeated(inside, part.least, part.most)
+        case Sequence():
+            pieces = [_piece(inside) for inside in part.parts]
+            return None if None in pieces else _sequence([piece for piece in pieces if piece is not None])
+        case Choice():
+            pieces = [_piece(inside) for inside in part.branches]
+            return None if None in pieces else _either([piece for piece in pieces if piece is not None])
+        case Anchor():
+            return None
 
 
-def _characters(token: re.Match[str]) -> Piece:
-    if token["members"] is not None:
-        bits = _class_bits(token["members"])
-        bits = EVERY & ~(bits & ((1 << 128) - 1)) if token["negated"] else bits
-    elif token["code"]:
-        bits = _bit(chr(int(token["code"], 16)))
-    else:
-        bits = _bit(token["escape"] or token["one"])
-    return Piece(first=bits, any=bits, nullable=False, places=1, most_places=1, rules=1)
-
-
-def _bit(char: str) -> int:
-    code = ord(char)
-    return 1 << (code if code < 128 else 128 + code % OTHERS)
-
-
-def _class_bits(members: str) -> int:
-    bits, chars = 0, [chr(int(code, 16)) if code else one for code, one in _members(members)]
-    position = 0
-    while position < len(chars):
-        if position + 2 < len(chars) and chars[position + 1] == "-":
-            low, high = ord(chars[position]), ord(chars[position + 2])
-            bits |= ((1 << max(0, min(high, 127) - low + 1)) - 1) << low if low < 128 else 0
-            bits |= EVERY & ~((1 << 128) - 1) if high > 127 else 0
-            position += 3
-        else:
-            bits |= _bit(chars[position])
-            position += 1
+def _bits(ranges: Ranges) -> int:
+    bits = 0
+    for low, high in ranges:
+        if low < 128:
+            bits |= ((1 << (min(high, 127) - low + 1)) - 1) << low
+        if high > 127:
+            first = max(low, 128)
+            codes = range(first, min(high, first + OTHERS) + 1)
+            bits |= EVERY & ~((1 << 128) - 1) if len(codes) > OTHERS else sum(1 << (128 + c % OTHERS) for c in codes)
     return bits
-
-
-def _members(members: str) -> Iterable[tuple[str, str]]:
-    return re.findall(r"\\x([0-9A-Fa-f]{2})|\\?(.)", members, re.DOTALL)
-
-
-def _counts(text: str) -> tuple[int, int | None]:
-    """The least and the most of a quantifier; None for no limit."""
-    if text in "*+?":
-        return int(text == "+"), 1 if text == "?" else None
-    least, comma, most = text[1:-1].partition(",")
-    low = int(least[:9] or 0)
-    return low, low if not comma else int(most[:9]) if most else None
 
 
 def _after(before: Piece, after: Piece) -> Piece:
@@ -154,8 +108,7 @@ def _sequence(pieces: list[Piece]) -> Piece:
     return replace(whole, most_places=max(most, whole.most_places))
 
 
-def _either(branches: list[list[Piece]]) -> Piece:
-    members = [_sequence(branch) for branch in branches]
+def _either(members: list[Piece]) -> Piece:
     if len(members) == 1:
         return members[0]
     first = everything = goes_on = 0

@@ -9,7 +9,7 @@ Three numbers, in the order of what goes wrong when they are large:
 * rules: the size of the grammar. A repetition is written out, `maxLength: 1000` as a thousand rules.
 
 The sums are of upper bounds and saturate. Linear in the schema, but for a few rounds where definitions refer to
-themselves. Pure; works on schemas that `schema_refusal` has found well-formed, in the words of `grammar_schema`.
+themselves. Pure; works on schemas in llama.cpp's words, as `grammar.py` writes them: all merged, one name a reference.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from swarm.engines.llama_cpp.grammar import grammar_pattern
-from swarm.engines.llama_cpp.pattern_cost import Piece, pattern_cost
+from swarm.engines.llama_cpp.grammar_pattern import said_cost
+from swarm.engines.llama_cpp.schema_words import is_integer, target_of
 from swarm.generation import JsonObject
 
 MAX_PATHS = 2000  # a thousand enum values are a thousand
@@ -101,36 +101,14 @@ class _Meter:
         self._refers_to_itself = False
         self._paths_of: dict[int, int] = {}
         self._heads_of: dict[int, Heads | None] = {}
-        self._copies: dict[str, int] = {}
 
     def cost(self) -> Cost:
         return Cost(
             paths=max(map(self._paths, self._parts)),
             alike=self._settled_places(),
-            rules=min(sum(map(self._rules, self._parts)), ENDLESS),
+            rules=min(sum(map(_own_rules, self._parts)), ENDLESS),
             texts=sum(map(_own_texts, self._parts)),
         )
-
-    def _rules(self, schema: JsonObject) -> int:
-        copied = sum(map(self._copied, _members(schema, "allOf")))
-        return _own_rules(schema) + copied
-
-    def _copied(self, member: JsonValue) -> int:
-        """What llama.cpp writes once more for a member of `allOf`: what it refers to is copied into the whole."""
-        if not isinstance(member, dict):
-            return 0
-        reference = member.get("$ref")
-        if not isinstance(reference, str):
-            return min(sum(map(self._copied, _members(member, "allOf", "anyOf", "oneOf"))), ENDLESS)
-        if reference in self._open:
-            return ENDLESS
-        if reference not in self._copies:
-            self._open.add(reference)
-            target = target_of(self._root, reference)
-            own = sum(map(_own_rules, parts_of(target, follow=False)))
-            self._copies[reference] = min(own + self._copied(target), ENDLESS)
-            self._open.discard(reference)
-        return self._copies[reference]
 
     def _paths(self, schema: JsonValue) -> int:
         """Ways to begin."""
@@ -220,7 +198,7 @@ class _Meter:
     def _object_heads(self, schema: JsonObject) -> set[Head]:
         """llama.cpp writes what is required first, in the order of the properties."""
         properties, required = schema.get("properties"), schema.get("required")
-        if "allOf" in schema or not isinstance(properties, dict) or not isinstance(required, list):
+        if not isinstance(properties, dict) or not isinstance(required, list):
             return {("object",)}
         names = set(map(str, required))
         first = next((name for name in properties if name in names), None)
@@ -235,19 +213,8 @@ class _Meter:
         return {("object", first, json.dumps(constant)) for constant in constants}
 
 
-def target_of(root: JsonValue, reference: str) -> JsonObject:
-    """What a reference leads to; nothing in particular where it leads nowhere."""
-    target = root
-    for step in reference.split("/")[1:]:
-        if isinstance(target, dict):
-            target = target.get(step)
-        elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
-            target = target[int(step)]
-    return target if isinstance(target, dict) else {}
-
-
-def parts_of(root: JsonObject, follow: bool = True) -> Iterator[JsonObject]:
-    """`root` and every schema in it, each once; what only references lead to with `follow`."""
+def parts_of(root: JsonObject) -> Iterator[JsonObject]:
+    """`root` and every schema in it or referred to, each once."""
     waiting: list[JsonValue] = [root]
     seen: set[int] = set()
     while waiting:
@@ -258,7 +225,7 @@ def parts_of(root: JsonObject, follow: bool = True) -> Iterator[JsonObject]:
         yield schema
         waiting.extend(_inside(schema))
         waiting.extend(_members(schema, "anyOf", "oneOf"))
-        if follow and isinstance(reference := schema.get("$ref"), str):
+        if isinstance(reference := schema.get("$ref"), str):
             waiting.append(target_of(root, reference))
 
 
@@ -271,8 +238,8 @@ def _members(schema: JsonObject, *keywords: str) -> list[JsonValue]:
 
 
 def _inside(schema: JsonObject) -> list[JsonValue]:
-    """The schemas of what is in a value of `schema`, and those that it keeps all at once."""
-    found = _members(schema, "allOf", "prefixItems", "items")
+    """The schemas of what is in a value of `schema`."""
+    found = _members(schema, "prefixItems", "items")
     properties = schema.get("properties")
     found.extend(properties.values() if isinstance(properties, dict) else ())
     found.extend(value for name in ("items", "additionalProperties") if isinstance(value := schema.get(name), dict))
@@ -310,7 +277,7 @@ def _own_alternatives(schema: JsonObject) -> int:
         found.append(len(constants))
     if isinstance(given, list):
         found.append(len(given))
-    if isinstance(pattern, str) and (cost := _cost_of_pattern(pattern)) is not None:
+    if isinstance(pattern, str) and (cost := said_cost(pattern)) is not None:
         found.append(cost.most_places)
     return max(found)
 
@@ -324,12 +291,12 @@ def _optional(schema: JsonObject) -> int:
 def _own_rules(schema: JsonObject) -> int:
     rules = RULES_OF_A_SCHEMA + len(_constants(schema) or ()) + _optional(schema) ** 2 // OPTIONAL_SHARE
     pattern = schema.get("pattern")
-    if isinstance(pattern, str) and (cost := _cost_of_pattern(pattern)) is not None:
+    if isinstance(pattern, str) and (cost := said_cost(pattern)) is not None:
         rules += cost.rules
     else:
         rules += _repeats(schema, "minLength", "maxLength")
     rules += _repeats(schema, "minItems", "maxItems")
-    for keyword in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+    for keyword in ("minimum", "maximum") if is_integer(schema) else ():  # of other numbers they are not written
         bound = schema.get(keyword)
         if isinstance(bound, int | float):
             digits = len(str(int(bound)))
@@ -341,11 +308,6 @@ def _repeats(schema: JsonObject, low: str, high: str) -> int:
     least, most = schema.get(low, 0), schema.get(high, 0)
     written = [count for count in (least, most) if isinstance(count, int) and count <= MAX_WRITTEN_REPEATS]
     return max(written, default=0)
-
-
-def _cost_of_pattern(pattern: str) -> Piece | None:
-    said = grammar_pattern(pattern)
-    return None if said is None else pattern_cost(said)
 
 
 def _own_texts(schema: JsonObject) -> int:

@@ -5,6 +5,9 @@ length whose minimum is above its maximum never returns, thousands of alternativ
 request's time, a contradiction is answered with something that breaks the schema. What a well-formed schema may cost
 is in `schema_cost.py`; all schemas of a request are one grammar, and are bounded together. Pure.
 
+Where a schema is `strict`, it is refused for a keyword that the grammar cannot hold an answer to (`grammar.py`). Else
+the answer is checked when it is there, and says what it breaks.
+
 `is_answerable` says whether any value of finite size can keep a schema, as far as its types and references say: a list
 node whose `next` must be another such node has no end, and `allOf` of a string and a number has no value. What is not
 understood counts as answerable.
@@ -12,23 +15,25 @@ understood counts as answerable.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from swarm.engines.llama_cpp.demanded_answer import demanded_schema, refuse_impossible_turns
-from swarm.engines.llama_cpp.grammar import (
+from swarm.engines.llama_cpp.demanded_answer import arguments_schema, demanded_schema, refuse_impossible_turns
+from swarm.engines.llama_cpp.grammar import MOST_DIGITS, TooLarge, Unkept, whole_document
+from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS
+from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
+from swarm.engines.llama_cpp.schema_words import (
     DATA_KEYWORDS,
-    MAX_PATTERN_CHARS,
-    MOST_DIGITS,
     NAMED_SCHEMAS,
+    bound,
     integer_bounds,
     is_integer,
-    merged,
+    pointer_steps,
+    target_of,
 )
-from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
+from swarm.engines.patterns import InvalidPattern, UnsupportedPattern, read_pattern
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest, JsonObject
 
@@ -51,9 +56,8 @@ MAX_TEXT_CHARS = 20_000  # of a name, a constant or one enum value: it is writte
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-MAX_BOUND = 2**64  # what generators of schemas write for "any integer"
+MEASURES = frozenset({*LEAST, *MOST, *(keyword for pair in COUNTS for keyword in pair)})
 MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
-UNKNOWN_TO_PYTHON = ("bad escape", "unknown extension")  # \p{L}, (?<name>...): regular in JavaScript
 
 Path = tuple[str, ...]  # from the schema's root: keywords and names
 
@@ -75,30 +79,54 @@ def refuse_impossible_schemas(request: GenerationRequest) -> None:
         parameters = tool.function.parameters
         if parameters.get("type", "object") != "object":
             raise BadRequest(f"{where}.type is {parameters['type']!r:.100}: arguments are an object", param=where)
-        costs.append(_refuse(parameters, where))
+        costs.append(_refuse(parameters, where, bool(tool.function.strict), arguments_schema(tool.function)))
     wanted = demanded_schema(request.response_format)
     if wanted is not None:
-        costs.append(_refuse(wanted, "response_format.json_schema.schema"))
+        strict = request.response_format is not None and request.response_format.is_strict
+        costs.append(_refuse(wanted, "response_format.json_schema.schema", strict, wanted))
     if len(costs) > 1 and (excess := together(costs).beyond()) is not None:
         raise BadRequest(f"tools: all schemas of the request together: {excess}", param="tools")
 
 
-def _refuse(schema: JsonObject, where: str) -> Cost:
-    """What `schema` costs. Raises BadRequest where no answer can be held to it."""
+def _refuse(schema: JsonObject, where: str, strict: bool, used: JsonObject) -> Cost:
+    """What `used`, the schema that is made of `schema`, costs. Raises BadRequest where no answer can be held to it."""
     look = _Look(schema)
     for path, problem in look.everywhere():
-        place = "".join(f".{name}" if name.isidentifier() else f"[{name}]" for name in path)
-        raise BadRequest(f"{where}{place:.300}: {problem}", param=where)
+        raise BadRequest(f"{where}{_place(path)}: {problem}", param=where)
     try:
         answerable = is_answerable(schema)
-        cost = schema_cost(schema)
+        written = whole_document(used, strict)
+        cost = Cost() if written.schema is None else schema_cost(written.schema)
     except RecursionError:
         raise BadRequest(f"{where}: references lead too deep to be followed", param=where) from None
-    if not answerable:
+    except TooLarge:
+        raise BadRequest(
+            f"{where}: costs too much: what `allOf`, `$ref` and alternatives put together is endless, or too large: "
+            "nest fewer",
+            param=where,
+        ) from None
+    if written.schema is None or not answerable:
         raise BadRequest(f"{where}: no value of finite size can keep this schema", param=where)
     if (excess := cost.beyond()) is not None:
         raise BadRequest(f"{where}: {excess}", param=where)
+    if strict and written.unkept:
+        raise BadRequest(_not_kept(where, written.unkept), param=where)
     return cost
+
+
+def _place(path: Path) -> str:
+    return "".join(f".{name}" if name.isidentifier() else f"[{name}]" for name in path)[:300]
+
+
+def _not_kept(where: str, unkept: tuple[Unkept, ...]) -> str:
+    first = unkept[0]
+    others = len({each.keyword for each in unkept} - {first.keyword})
+    more = f" (and {others} more keywords)" if others > 1 else " (and another keyword)" if others else ""
+    return (
+        f"{where}{_place(first.path)}.{first.keyword}: with strict: true, every keyword is enforced or refused, and "
+        f"{first.keyword} cannot be enforced here{more}: leave it out, or leave strict out, and the answer is "
+        "checked and says in swarm.schema_violations what it breaks"
+    )
 
 
 @dataclass(slots=True)
@@ -125,7 +153,7 @@ class _Look:
         if self.parts > MAX_PARTS or len(path) > 2 * MAX_DEPTH:
             yield (), f"a schema of more than {MAX_PARTS} parts or {MAX_DEPTH} levels: make it smaller"
             return
-        if schema is True:
+        if isinstance(schema, bool):
             return
         if not isinstance(schema, dict):
             yield path, f"a schema is an object, not {schema!r:.60}"
@@ -135,10 +163,8 @@ class _Look:
         self.seen.add(id(schema))
         for problem in self._own(schema):
             yield path, problem
-        whole = merged(schema)
-        if whole is not schema:  # llama.cpp sees the members of an `allOf` as one
-            for problem in _range_problems(whole):
-                yield path, problem
+        for problem in _range_problems(_with_members(schema)):
+            yield path, problem
         reference = schema.get("$ref")
         if isinstance(reference, str) and reference not in self.resolved:
             yield from self._reference_problems(reference, path)
@@ -162,7 +188,7 @@ class _Look:
                     yield path, problem
             for number, member in enumerate(value):
                 yield from self.problems(member, (*path, str(number)))
-        elif keyword == "items" or (keyword == "additionalProperties" and not isinstance(value, bool)):
+        elif keyword in ("items", "additionalProperties"):
             yield from self.problems(value, path)
 
     def _count_alternatives(self, more: int) -> Iterator[str]:
@@ -189,23 +215,30 @@ class _Look:
         if not (reference == "#" or reference.startswith("#/")):
             yield path, f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"
             return
+        names = False  # whether what a step leads from has names, not keywords
+        for step in pointer_steps(reference):
+            if step in DATA_KEYWORDS and not names:
+                yield path, f"$ref {reference!r:.100} leads into {step}, which holds values"
+                return
+            names = step in NAMED_SCHEMAS and not names
+        target = self._led_to(reference)
+        if target is None:
+            yield path, f"$ref {reference!r:.100} leads nowhere"
+        elif not isinstance(target, dict | bool):
+            yield path, f"$ref {reference!r:.100} leads to no schema"
+        elif isinstance(target, dict):
+            self.referred.append((target, path))
+
+    def _led_to(self, reference: str) -> JsonValue:
         target: JsonValue = self.root
-        names = False  # whether what `target` has are names, not keywords
-        for step in reference.split("/")[1:]:
+        for step in pointer_steps(reference):
             if isinstance(target, dict) and step in target:
-                if step in DATA_KEYWORDS and not names:
-                    yield path, f"$ref {reference!r:.100} leads into {step}, which holds values"
-                    return
-                target, names = target[step], step in NAMED_SCHEMAS and not names
+                target = target[step]
             elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
                 target = target[int(step)]
             else:
-                yield path, f"$ref {reference!r:.100} leads nowhere"
-                return
-        if not isinstance(target, dict):
-            yield path, f"$ref {reference!r:.100} leads to no schema"
-            return
-        self.referred.append((target, path))
+                return None
+        return target
 
     def _enum_problems(self, values: JsonValue) -> Iterator[str]:
         if not isinstance(values, list) or not values:
@@ -219,17 +252,18 @@ class _Look:
         if not isinstance(pattern, str):
             yield f"pattern is {pattern!r:.60}: it must be a regular expression"
             return
-        if len(pattern) > MAX_PATTERN_CHARS:
+        if len(pattern) > MAX_PATTERN_CHARS:  # it is not enforced, nor looked at
             return
         self.patterns_chars += len(pattern)
         if self.patterns_chars > MAX_PATTERNS_CHARS:
             yield f"more than {MAX_PATTERNS_CHARS} characters of patterns in one schema"
             return
         try:
-            re.compile(pattern)
-        except (re.error, RecursionError, OverflowError) as error:
-            if not str(error).startswith(UNKNOWN_TO_PYTHON):
-                yield f"pattern {pattern!r:.100} is no regular expression: {error}"
+            read_pattern(pattern)
+        except InvalidPattern as error:
+            yield f"pattern {pattern!r:.100} is no regular expression: {error}"
+        except (UnsupportedPattern, RecursionError):
+            pass
 
 
 def _type_problems(given: JsonValue) -> Iterator[str]:
@@ -244,6 +278,21 @@ def _type_problems(given: JsonValue) -> Iterator[str]:
             return
     if len(set(map(str, names))) < len(names):
         yield "type names one type twice"
+
+
+def _with_members(schema: JsonObject) -> JsonObject:
+    """`schema` with the counts and bounds of the members of its `allOf`, the narrowest of each."""
+    members = schema.get("allOf")
+    made = dict(schema)
+    for member in members if isinstance(members, list) else ():
+        for keyword, value in member.items() if isinstance(member, dict) else ():
+            own = made.get(keyword)
+            if keyword == "type" and own is None:
+                made[keyword] = value
+            elif keyword in MEASURES and isinstance(value, int | float) and not isinstance(value, bool):
+                narrower = min if keyword.startswith(("max", "exclusiveMax")) else max
+                made[keyword] = narrower(own, value) if isinstance(own, int | float) else value
+    return made
 
 
 def _range_problems(schema: JsonObject) -> Iterator[str]:
@@ -269,13 +318,14 @@ def _count_problems(schema: JsonObject, low: str, high: str) -> Iterator[str]:
 def _bound_problems(schema: JsonObject) -> Iterator[str]:
     for keyword in LEAST + MOST:
         value = schema.get(keyword, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_BOUND:
-            yield f"{keyword} is {value!r:.60}: it must be a number within 64 bits"
+        draft_4 = isinstance(value, bool) and keyword.startswith("exclusive")
+        if not draft_4 and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield f"{keyword} is {value!r:.60}: it must be a number"
             return
     for low in LEAST:
         for high in MOST:
-            least, most = schema.get(low), schema.get(high)
-            if not isinstance(least, int | float) or not isinstance(most, int | float):
+            least, most = bound(schema, low), bound(schema, high)
+            if least is None or most is None:
                 continue
             if least > most:
                 yield f"{low} {least} is more than {high} {most}"
@@ -334,7 +384,7 @@ class _Search:
     def has_value(self, schema: JsonValue) -> bool:
         self.steps += 1
         if self.steps > MAX_STEPS or not isinstance(schema, dict):
-            return True
+            return schema is not False
         reference = schema.get("$ref")
         if isinstance(reference, str):
             return self._referred_has_value(reference)
@@ -368,21 +418,24 @@ class _Search:
             if not all(map(self.has_value, members)):
                 return False
         least = schema.get("minItems", 0)
-        return not (isinstance(least, int) and least > 0) or self.has_value(schema.get("items"))
+        return not (isinstance(least, int) and least > 0) or self._item_has_value(schema, least)
+
+    def _item_has_value(self, schema: JsonObject, least: int) -> bool:
+        """Whether there are items enough, as far as the first that must be there says."""
+        items, prefix = schema.get("items", True), schema.get("prefixItems")
+        if isinstance(items, list):
+            prefix, items = items, True
+        if isinstance(prefix, list) and prefix:
+            return all(map(self.has_value, prefix[:least])) and (least <= len(prefix) or self.has_value(items))
+        return self.has_value(items)
 
     def _target(self, reference: str) -> JsonValue:
-        target: JsonValue = self._root
-        for step in reference.split("/")[1:]:
-            if isinstance(target, dict):
-                target = target.get(step)
-            elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
-                target = target[int(step)]
-        return target
+        return target_of(self._root, reference)
 
     def _types(self, schema: JsonValue, followed: int) -> frozenset[str]:
         """The types that a value of `schema` may have."""
         if not isinstance(schema, dict) or followed > MAX_FOLLOWED:
-            return ALL_TYPES
+            return frozenset() if schema is False else ALL_TYPES
         reference, every, given = schema.get("$ref"), schema.get("allOf"), schema.get("type")
         if isinstance(reference, str):
             return self._types(self._target(reference), followed + 1)
