@@ -210,8 +210,7 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
         if request.stop:  # which of them was hit is in no field of OpenAI's
             body |= {"verbose": True, "response_fields": [STOPPING_WORD]}
     body |= within_bounds(body)
-    for tool, spec in zip(body.get("tools", ()), request.tools, strict=False):
-        tool["function"]["parameters"] = whole_document(arguments_schema(spec.function)).schema or {}
+    name_parameters(body, request)
     if calls is not None:
         body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
@@ -222,6 +221,12 @@ def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -
             "json_schema": {"schema": whole_document(schema, strict).schema or {}},
         }
     return body
+
+
+def name_parameters(body: Mapping[str, Any], request: GenerationRequest) -> None:
+    """The parameters of the tools in `body` in llama.cpp's words: it compiles them wherever it shows them."""
+    for tool, spec in zip(body.get("tools", ()), request.tools, strict=False):
+        tool["function"]["parameters"] = whole_document(arguments_schema(spec.function)).schema or {}
 
 
 def within_bounds(body: ParsedJson) -> dict[str, Any]:
@@ -317,6 +322,7 @@ class LlamaHttp:
     async def prompt_text(self, request: GenerationRequest) -> str:
         refuse_impossible_turns(request)
         whole = request_body(request, 1) | continuing(request)
+        name_parameters(whole, request)
         wanted = self.plain.body({k: v for k, v in whole.items() if k in PROMPT_PARTS})
         return str((await self._json("/apply-template", wanted))["prompt"])
 

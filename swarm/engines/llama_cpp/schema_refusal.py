@@ -68,10 +68,11 @@ def refuse_impossible(request: GenerationRequest) -> None:
     refuse_impossible_turns(request)
 
 
-def refuse_impossible_schemas(request: GenerationRequest) -> None:
+def refuse_impossible_schemas(request: GenerationRequest, every_keyword: bool = True) -> None:
     """Raises BadRequest naming the field of the first schema in `request` that no answer could be held to.
 
-    Or that costs too much to be held to. For schemas as large as they may be this takes some 100 ms.
+    Or that costs too much to be held to, or, with `every_keyword`, that is strict and says what no grammar can keep.
+    For schemas as large as they may be this takes some 100 ms.
     """
     costs: list[Cost] = []
     for number, tool in enumerate(request.tools):
@@ -79,10 +80,12 @@ def refuse_impossible_schemas(request: GenerationRequest) -> None:
         parameters = tool.function.parameters
         if parameters.get("type", "object") != "object":
             raise BadRequest(f"{where}.type is {parameters['type']!r:.100}: arguments are an object", param=where)
-        costs.append(_refuse(parameters, where, bool(tool.function.strict), arguments_schema(tool.function)))
+        costs.append(
+            _refuse(parameters, where, every_keyword and bool(tool.function.strict), arguments_schema(tool.function))
+        )
     wanted = demanded_schema(request.response_format)
     if wanted is not None:
-        strict = request.response_format is not None and request.response_format.is_strict
+        strict = every_keyword and request.response_format is not None and request.response_format.is_strict
         costs.append(_refuse(wanted, "response_format.json_schema.schema", strict, wanted))
     if len(costs) > 1 and (excess := together(costs).beyond()) is not None:
         raise BadRequest(f"tools: all schemas of the request together: {excess}", param="tools")
