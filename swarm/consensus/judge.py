@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from swarm.consensus.reading import without_reasoning
+from swarm.consensus.reading import answer_of
 from swarm.consensus.schema import parse_json
 from swarm.consensus.strategies import AUTO, Ballot, Group, VotingStrategy, group_weight
+from swarm.engines.thoughts import answer_in
 from swarm.generation import Candidate, GenerationRequest, JsonObject, JsonSchemaFormat, ResponseFormat
 
 JUDGE: VotingStrategy = AUTO  # what stands until the judge has spoken, and where it says nothing that can be read
@@ -66,7 +67,7 @@ def judge_request(request: GenerationRequest, groups: Sequence[Group]) -> Genera
 
 def judged(answer_text: str, groups: Sequence[Group]) -> int | None:
     """The index in `groups` of the answer that the judge picked; None where its reply does not say."""
-    said = without_reasoning(answer_text)
+    said = answer_in(answer_text)
     if said is None:
         return None
     letter = _letter(said.strip())
@@ -100,7 +101,7 @@ def _said(ballot: Ballot) -> str:
     candidate: Candidate = ballot.candidate
     if candidate.tool_calls:
         return "\n".join(f"calls {call.name} with {call.arguments}" for call in candidate.tool_calls)
-    return without_reasoning(candidate.text) or candidate.text
+    return answer_of(candidate) or candidate.text
 
 
 def _conversation(request: GenerationRequest) -> list[str]:

@@ -5,7 +5,6 @@ One without a say is neither for nor against anything.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from swarm.consensus.answers import AbstainReason, Flaw
@@ -20,14 +19,12 @@ from swarm.consensus.json_answer import (
 )
 from swarm.consensus.question import Question
 from swarm.consensus.text_answer import TextAnswer, read_text
+from swarm.engines.thoughts import answer_in
 from swarm.generation import GAVE_WAY, Candidate
 
 MAX_ANSWER_CHARS = 500_000  # about 125,000 tokens; also bounds what Unicode normalisation may swell to
 
 MAX_REMEMBERED = 256  # readings per question; a ballot has at most 128 candidates
-
-_THINK, _THOUGHT = "<think>", "</think>"
-_CLOSING_LINE = re.compile(r"^[ \t]*</think>|</think>[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
             return Flaw(AbstainReason.CUT)
         call = read_tool_calls(candidate.tool_calls, question.tools, question.parallel_tool_calls)
         return call if isinstance(call, Flaw) else Reading(call=call)
-    said = without_reasoning(text)
+    said = answer_of(candidate)
     if said is None:
         return Flaw(AbstainReason.UNCLOSED_REASONING)
     if not said.strip():
@@ -81,17 +78,9 @@ def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
     return _read_words(question, said, cut)
 
 
-def without_reasoning(text: str) -> str | None:
-    """What follows the leading `<think>` block, or None if that never closes.
-
-    Some templates open the block in the prompt, so a closing tag that starts or ends a line counts without an opening
-    one; a tag within a line is something that the answer talks about.
-    """
-    if text.lstrip().startswith(_THINK):
-        _, closing, answer = text.partition(_THOUGHT)
-        return answer if closing else None
-    closed = _CLOSING_LINE.search(text)
-    return text if closed is None or _THINK in text[: closed.start()] else text[closed.end() :]
+def answer_of(candidate: Candidate) -> str | None:
+    """The text of `candidate` without a thought; None if that never closes. Where it was parted already, as it is."""
+    return candidate.text if candidate.reasoning else answer_in(candidate.text)
 
 
 def _read_words(question: Question, said: str, cut: bool) -> Reading | Flaw:

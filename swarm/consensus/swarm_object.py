@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from swarm.consensus.answers import Flaw
 from swarm.consensus.question import Question
-from swarm.consensus.reading import read, without_reasoning
+from swarm.consensus.reading import answer_of, read
 from swarm.consensus.verdict import CandidateSummary, Verdict
 from swarm.consensus.weights import WEIGHT_DECIMALS
 from swarm.generation import Candidate, JsonObject
@@ -101,7 +101,7 @@ def short_answer(question: Question, candidate: Candidate) -> str:
     reading = read(question, candidate)
     if not isinstance(reading, Flaw) and reading.final is not None:
         return shortened(_value(reading.final.value))
-    said = without_reasoning(candidate.text)
+    said = answer_of(candidate)
     return shortened(candidate.text if said is None else said)
 
 

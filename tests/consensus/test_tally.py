@@ -9,8 +9,9 @@ import pytest
 from swarm.consensus.answers import AbstainReason
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.reading import MAX_ANSWER_CHARS, without_reasoning
+from swarm.consensus.reading import MAX_ANSWER_CHARS
 from swarm.consensus.tally import MAX_CANDIDATES, Tally, is_settled, tally
+from swarm.engines.thoughts import answer_in
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
 from tests.doubles.own_weights import by_voter, each_its_own_model
 
@@ -111,7 +112,7 @@ def test_reasoning_is_not_compared() -> None:
     ["Models write <think> first.", 'A "</think>" tag ends it.', "First <think>, then\n</think>", '{"a": "</think>"}'],
 )
 def test_a_reply_about_think_tags_is_no_reasoning(text: str) -> None:
-    assert without_reasoning(text) == text
+    assert answer_in(text) == text
 
 
 def test_text_that_was_cut_counts_half_and_wins_only_where_all_were() -> None:

@@ -5,10 +5,8 @@ stream, and take the GIL twice a token. Over the listener a stream is one socket
 listener in another process looks the same (`xllamacpp_host.py`). The listener is given a random key.
 
 What llama.cpp's own parsers leave in an answer's text is moved out of it by `AnswerReader`: calls that were demanded
-(`demanded_answer.py`), the DELETEs that keep what clients wrote from being tokens (`plain_text.py`), and thoughts,
-`<think>` ... `</think>`, of a model whose template says nothing of them (a fine-tune with a plain template, thinking
-switched off in the template). Only a block that begins the answer is a thought; later ones are something that the
-answer talks about.
+(`demanded_answer.py`), the DELETEs that keep what clients wrote from being tokens (`plain_text.py`), and thoughts of a
+model whose template says nothing of them (`thoughts.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import aiohttp
 
@@ -50,6 +47,7 @@ from swarm.engines.openai_dialect import (
     sse_data,
     translate_error,
 )
+from swarm.engines.thoughts import ThoughtReader
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
 from swarm.generation import (
     MIN_REPEAT_PENALTY,
@@ -72,7 +70,6 @@ WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # e
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
 UNREADABLE = "does not match the expected"  # an answer and the turn it continues, together, in the template's form
-OPENING, CLOSING = "<think>", "</think>"  # of a thought
 
 
 @asynccontextmanager
@@ -117,71 +114,6 @@ class InfillReader:
             )
             events.append(Finish(index, reason, usage, chunk.get(STOPPING_WORD) or None))
         return events
-
-
-class ThoughtReader:
-    """Moves the thought at the beginning of one answer's text to `reasoning`. Text is held back only while unclear."""
-
-    def __init__(self) -> None:
-        self._state: Literal["beginning", "opened", "thinking", "thought", "answering"] = "beginning"
-        self._held = ""
-
-    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
-        """The events to show instead of `event`."""
-        if isinstance(event, Finish):
-            return [*self._rest(event.choice), event]
-        if self._state == "answering":
-            return [event]
-        if not event.text:
-            return [*self._rest(event.choice), event] if event.tool_calls else [event]
-        reasoning, text = self._split(self._held + event.text)
-        if not (reasoning or text or event.reasoning or event.logprobs or event.tool_calls):
-            return []
-        return [replace(event, reasoning=event.reasoning + reasoning, text=text)]
-
-    def _split(self, text: str) -> tuple[str, str]:
-        """What of `text` is thought and what is answer, as far as that is known; the rest is held back."""
-        self._held = ""
-        if self._state == "beginning":
-            begun = text.lstrip()
-            if OPENING.startswith(begun[: len(OPENING)]) and len(begun) < len(OPENING):
-                self._held = text
-                return "", ""
-            if not begun.startswith(OPENING):
-                self._state = "answering"
-                return "", text
-            self._state = "opened"
-            text = begun.removeprefix(OPENING)
-        if self._state == "opened":
-            text = text.lstrip("\n")
-            self._state = "thinking" if text else "opened"
-        if self._state == "thinking":
-            return self._think(text)
-        if self._state == "opened":
-            return "", ""
-        answer = text.lstrip()
-        self._state = "answering" if answer else "thought"
-        return "", answer
-
-    def _think(self, text: str) -> tuple[str, str]:
-        thought, closing, answer = text.partition(CLOSING)
-        if not closing:
-            kept = _beginning_of(CLOSING, text)
-            self._held = text[len(text) - kept :]
-            return text[: len(text) - kept], ""
-        self._state = "thought"
-        return thought, self._split(answer)[1] if answer else ""
-
-    def _rest(self, choice: int) -> list[Delta | Finish]:
-        held, self._held = self._held, ""
-        if not held:
-            return []
-        return [Delta(choice, reasoning=held) if self._state == "thinking" else Delta(choice, held)]
-
-
-def _beginning_of(mark: str, text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `mark`."""
-    return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
 
 
 class AnswerReader:

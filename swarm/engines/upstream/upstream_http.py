@@ -21,6 +21,7 @@ from pydantic import JsonValue
 
 from swarm.engines.engine import Embeddings
 from swarm.engines.openai_dialect import EventTooLargeError, request_body, sse_data
+from swarm.engines.thoughts import ThoughtReader
 from swarm.engines.upstream.address import UpstreamAddress
 from swarm.engines.upstream.reader import UpstreamReader, error_object, read_embeddings, refused
 from swarm.errors import Unavailable, UpstreamFailed
@@ -122,7 +123,7 @@ class UpstreamHttp:
     async def stream(self, request: GenerationRequest) -> EventStream:
         """One answer's events. Closing the iterator closes the connection, which stops the work."""
         chat = request.messages is not None
-        reader = UpstreamReader(chat)
+        reader, thoughts = UpstreamReader(chat), ThoughtReader()
         async with (
             self._post("/chat/completions" if chat else "/completions", upstream_body(request)) as response,
             aclosing(self._chunks(response)) as chunks,
@@ -131,10 +132,12 @@ class UpstreamHttp:
                 if chunk is None:
                     reader.ended = True
                 elif (delta := reader.delta(chunk)) is not None:
-                    yield delta
+                    for event in thoughts.read(delta) if chat else (delta,):
+                        yield event
         if not reader.ended:
             raise UpstreamFailed(self.host, "it ended the stream before the answer was complete")
-        yield reader.finish()
+        for event in thoughts.read(reader.finish()):
+            yield event
 
     async def embed(
         self, model: str, texts: Sequence[Prompt], more: Mapping[str, JsonValue] | None = None

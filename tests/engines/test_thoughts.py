@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import pairwise
 
-from swarm.engines.llama_cpp.http import ThoughtReader
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.engines.thoughts import ThoughtReader, answer_in, parted
 from swarm.generation import Delta, Finish, ToolCallDelta, Usage
 
 END = Finish(0, "stop", Usage())
@@ -56,3 +60,36 @@ def test_what_llama_cpp_has_found_itself_goes_through() -> None:
     reader = ThoughtReader()
     for event in (Delta(0, reasoning="hm"), Delta(0, "Paris", logprobs={"content": []})):
         assert reader.read(event) == [event]
+
+
+WORDS = st.lists(st.sampled_from(["<think>", "</think>", "<", "think", "/", ">", " ", "\n", "Paris", "hm"]), max_size=9)
+
+
+@given(words=WORDS, cuts=st.lists(st.integers(0, 60), max_size=6))
+def test_a_stream_reads_as_the_whole_answer_does_however_it_is_cut(words: list[str], cuts: list[int]) -> None:
+    text = "".join(words)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = [text[start:end] for start, end in pairwise(places)]
+    thought, answer, closed = parted(text)
+    assert read(pieces) == (thought, answer)
+    compared = answer_in(text)
+    assert (compared is None) == (not closed)
+    if compared is not None and (thought or answer != text):
+        assert compared == answer, "votes compare what clients are shown"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>hm</think> Paris", "Paris"),
+        ("<think>never done", None),
+        ("<think>", None),
+        ("hm\n</think>\nParis", "\nParis"),
+        ("hm </think>\nParis", "\nParis"),
+        ("a </think> tag within a line", "a </think> tag within a line"),
+        ("Models write <think> and then\n</think>", "Models write <think> and then\n</think>"),
+        ("Paris", "Paris"),
+    ],
+)
+def test_what_is_compared(text: str, answer: str | None) -> None:
+    assert answer_in(text) == answer
