@@ -10,12 +10,15 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, cast
 
+from pydantic import JsonValue
+
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import (
     Delta,
     Finish,
     FinishReason,
     GenerationRequest,
+    JsonObject,
     ToolCallDelta,
     Usage,
 )
@@ -106,17 +109,40 @@ class ChunkReader:
         return events
 
     def _delta(self, choice: ParsedJson) -> Delta | None:
+        logprobs = token_logprobs(choice.get("logprobs"))
         if not self._chat:
-            text, logprobs = choice.get("text") or "", choice.get("logprobs")
+            text = choice.get("text") or ""
             return Delta(choice["index"], text, logprobs=logprobs) if text or logprobs else None
-        delta = choice["delta"]
+        delta = choice["delta"] if "delta" in choice else choice["message"]  # of an answer that was not streamed
         content, reasoning = delta.get("content"), delta.get("reasoning_content")
-        calls, logprobs = delta.get("tool_calls"), choice.get("logprobs")
+        calls = tuple(_tool_call(place, call) for place, call in enumerate(delta.get("tool_calls") or ()))
         if not (content or reasoning or calls or logprobs):
             return None
-        return Delta(
-            choice["index"], content or "", reasoning or "", tuple(map(_tool_call, calls)) if calls else (), logprobs
-        )
+        return Delta(choice["index"], content or "", reasoning or "", calls, logprobs)
+
+
+def token_logprobs(logprobs: JsonValue) -> JsonValue:
+    """Log-probabilities in the one form that they have inside: chat's, an object for each token in `content`.
+
+    Servers tell those of plain completions in parallel lists, whose offsets are their own; anything else stays.
+    """
+    given = logprobs if isinstance(logprobs, dict) else {}
+    tokens, values, tops = (given.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    if not (isinstance(tokens, list) and isinstance(values, list) and len(tokens) == len(values)):
+        return logprobs
+    above = tops if isinstance(tops, list) and len(tops) == len(tokens) else [None] * len(tokens)
+    content: list[JsonValue] = [
+        {**_one_logprob(token, value), "top_logprobs": [_one_logprob(*each) for each in top.items()]}
+        if isinstance(top, dict)
+        else {**_one_logprob(token, value), "top_logprobs": []}
+        for token, value, top in zip(tokens, values, above, strict=True)
+    ]
+    return {"content": content}
+
+
+def _one_logprob(token: JsonValue, value: JsonValue) -> JsonObject:
+    text = str(token)
+    return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
 
 def stop_sequence_of(choice: ParsedJson, chunk: ParsedJson) -> str:
@@ -127,9 +153,11 @@ def stop_sequence_of(choice: ParsedJson, chunk: ParsedJson) -> str:
     return word if isinstance(word, str) else ""  # others have the token there that ended the answer
 
 
-def _tool_call(call: ParsedJson) -> ToolCallDelta:
+def _tool_call(place: int, call: ParsedJson) -> ToolCallDelta:
     function = as_object(call.get("function"))
-    return ToolCallDelta(call.get("index", 0), call.get("id"), function.get("name"), function.get("arguments") or "")
+    return ToolCallDelta(
+        call.get("index", place), call.get("id"), function.get("name"), function.get("arguments") or ""
+    )
 
 
 def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:

@@ -176,6 +176,8 @@ class Dispatcher:
         can answer `request` at all (`EngineEntry.check`): that takes its time, and this does not.
         """
         self.pills.refuse(RequestContent.of(request))  # first: the engine that it ended may still be gone
+        if request.max_tokens == 0:  # it reads a prompt and says nothing: there is nothing to vote on
+            options = replace(options, strategy=Strategy.SINGLE)
         offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
         able = self._able(request, offers, local_only)
         voters = able

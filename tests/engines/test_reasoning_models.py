@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import xllamacpp
 
 from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.chat_templates import PLAIN, templated
 
-PLAIN = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 KNOWS_THOUGHTS = PLAIN.replace(
     "{{ m.content }}",
     "{% if m.role == 'assistant' and m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
@@ -35,37 +30,6 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]},
     },
 }
-
-
-class Dictated(LlamaHttp):
-    """An engine whose model says `words`, by grammar: the demo model does not think of itself."""
-
-    words: str | None = None
-
-    @asynccontextmanager
-    async def _post(self, path: str, body: Any) -> AsyncIterator[Any]:
-        if self.words is not None and path == "/v1/chat/completions":
-            body = {**body, "grammar": f"root ::= {json.dumps(self.words)}"}
-        async with super()._post(path, body) as response:
-            yield response
-
-
-@asynccontextmanager
-async def thinking(model: Path, template: str, words: str | None = None) -> AsyncIterator[Dictated]:
-    params: Any = xllamacpp.CommonParams()
-    params.model.path = str(model)
-    params.n_parallel, params.n_ctx = 1, 1024
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.chat_template, params.use_jinja = template, True
-    params.ui, params.verbosity, params.port, params.hostnames = False, -1, 0, ["127.0.0.1"]
-    server: Any = xllamacpp.Server(params)
-    http = Dictated(server.listening_address, "")
-    http.words = words
-    try:
-        yield http
-    finally:
-        await http.aclose()
-        del server
 
 
 async def answer(http: LlamaHttp, **fields: Any) -> tuple[str, str, list[Any], Finish]:
@@ -90,14 +54,14 @@ async def answer(http: LlamaHttp, **fields: Any) -> tuple[str, str, list[Any], F
     ids=["the template knows thoughts", "the template opens one", "the template knows nothing of them"],
 )
 async def test_thoughts_are_parted_whatever_the_template_says(demo_model: Path, template: str, words: str) -> None:
-    async with thinking(demo_model, template, words) as http:
+    async with templated(demo_model, template, words) as http:
         reasoning, text, _, finish = await answer(http)
     assert (reasoning.strip(), text) == ("Paris", "Hello there")
     assert finish.usage.completion_tokens > 6, "thoughts count"
 
 
 async def test_a_thought_that_does_not_end_is_no_answer_and_no_call(demo_model: Path) -> None:
-    async with thinking(demo_model, OPENS_THEM) as http:
+    async with templated(demo_model, OPENS_THEM) as http:
         reasoning, text, calls, finish = await answer(http, tools=[TOOL], tool_choice="required", max_tokens=12)
     assert reasoning
     assert (text, calls, finish.reason) == ("", [], "length")
@@ -105,7 +69,7 @@ async def test_a_thought_that_does_not_end_is_no_answer_and_no_call(demo_model: 
 
 async def test_a_model_that_may_think_still_keeps_the_grammar(demo_model: Path) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": TOOL["function"]["parameters"]}}
-    async with thinking(demo_model, KNOWS_THOUGHTS) as http:
+    async with templated(demo_model, KNOWS_THOUGHTS) as http:
         _, text, calls, finish = await answer(http, tools=[TOOL], tool_choice="required")
         assert (text, finish.reason) == ("", "tool_calls")
         assert json.loads("".join(call.arguments for call in calls))["n"] in (1, 2)
@@ -116,7 +80,7 @@ async def test_a_model_that_may_think_still_keeps_the_grammar(demo_model: Path) 
 async def test_thoughts_in_the_history_are_in_the_prompt(demo_model: Path) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     thought = [turns[0], {**turns[1], "reasoning_content": "many words of thought"}, turns[2]]
-    async with thinking(demo_model, KNOWS_THOUGHTS) as http:
+    async with templated(demo_model, KNOWS_THOUGHTS) as http:
         plain, longer = [
             await http.count_tokens(GenerationRequest.model_validate({"model": "demo", "messages": messages}))
             for messages in (turns, thought)
@@ -127,7 +91,7 @@ async def test_thoughts_in_the_history_are_in_the_prompt(demo_model: Path) -> No
 async def test_a_model_is_told_not_to_think(demo_model: Path) -> None:
     """As Qwen's templates have it: the thought is opened and closed for the model."""
     request = GenerationRequest.model_validate({"model": "demo", "messages": [{"role": "user", "content": "a"}]})
-    async with thinking(demo_model, MAY_BE_TOLD) as http:
+    async with templated(demo_model, MAY_BE_TOLD) as http:
         free = await http.prompt_text(request)
         told = await http.prompt_text(request.model_copy(update={"thinking": False}))
     assert "</think>" not in free

@@ -73,7 +73,7 @@ TOOL = {"name": "f", "input_schema": {"type": "object"}}
             },
             r"content\[0\].input",
         ),
-        ({"max_tokens": 0}, "^max_tokens"),
+        ({"max_tokens": -1}, "^max_tokens"),
         ({"max_tokens": None}, "^max_tokens"),
         ({"temperature": 1.5}, "^temperature"),
         ({"temperature": "0.5"}, "^temperature"),

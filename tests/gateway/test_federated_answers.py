@@ -106,6 +106,27 @@ async def test_calls_reasoning_and_log_probabilities_cross_unchanged() -> None:
         assert choice["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_of_a_continuation_are_the_same_through_a_peer(stream: bool) -> None:
+    def token(text: str) -> Delta:
+        entry = {"token": text, "logprob": -0.5, "bytes": list(text.encode())}
+        return Delta(text=text, logprobs={"content": [{**entry, "top_logprobs": [entry]}]})
+
+    async with Swarm() as swarm:
+        await swarm.add("study", token("é"), token(" then"), token(" more"))
+        await swarm.add("kitchen")
+        found: list[Any] = []
+        for name in ("study", "kitchen"):
+            client = await swarm.client(name)
+            body = {"model": "m", "prompt": "a", "logprobs": 1, "stream": stream}
+            reply = await client.post("/v1/completions", body)
+            choices = [each for chunk in reply.chunks for each in chunk["choices"]] if stream else reply.json["choices"]
+            found.append([each["logprobs"] for each in choices if each.get("logprobs")])
+        assert found[0] == found[1]
+        assert [offset for each in found[0] for offset in each["text_offset"]] == [0, 1, 6]
+        assert [value for each in found[0] for value in each["token_logprobs"]] == [-0.5] * 3
+
+
 async def test_every_field_of_a_request_reaches_the_peers_engine() -> None:
     async with Swarm() as swarm:
         await swarm.add("study", "yes")

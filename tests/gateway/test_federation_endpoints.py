@@ -137,7 +137,7 @@ async def test_more_votes_than_workers_gives_those_there_are(stage: Stage) -> No
 
 @pytest.mark.parametrize(
     "fields",
-    [{"temperature": -1}, {"top_k": -5}, {"max_tokens": 0}, {"logit_bias": {"x": 1}}, {"messages": []}],
+    [{"temperature": -1}, {"top_k": -5}, {"max_tokens": -1}, {"logit_bias": {"x": 1}}, {"messages": []}],
     ids=str,
 )
 @pytest.mark.parametrize("endpoint", ["candidates", "generate"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
@@ -46,9 +47,10 @@ async def test_echo_puts_the_prompt_first_once(client: Client, stream: bool) -> 
         assert text == "one two" + choice["text"]
 
 
-async def test_log_probabilities_of_a_continuation_are_parallel_lists(ai: AsyncOpenAI) -> None:
+@pytest.mark.parametrize("tops", [0, 2])
+async def test_log_probabilities_of_a_continuation_are_parallel_lists(ai: AsyncOpenAI, tops: int) -> None:
     answer = await ai.completions.create(
-        model="demo", prompt="The capital of", max_tokens=4, logprobs=2, echo=True, temperature=0
+        model="demo", prompt="The capital of", max_tokens=4, logprobs=tops, temperature=0
     )
     choice = answer.choices[0]
     found = choice.logprobs
@@ -58,8 +60,50 @@ async def test_log_probabilities_of_a_continuation_are_parallel_lists(ai: AsyncO
     assert found.top_logprobs is not None
     assert found.token_logprobs is not None
     assert len(found.tokens) == len(found.token_logprobs) == len(found.top_logprobs) == 4
+    assert {len(top) for top in found.top_logprobs} == {tops}
     for token, offset in zip(found.tokens, found.text_offset, strict=True):
         assert choice.text[offset : offset + len(token)] == token
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"max_tokens": 0}, {"prompt": ["a", "b"]}, {"prompt": [5, 6]}, {"stream": True}]
+)
+async def test_log_probabilities_of_the_prompt_are_refused_not_made_up(client: Client, fields: dict[str, Any]) -> None:
+    """Evaluations would take the answer's for the prompt's: `echo` shows these, too, and no engine tells them."""
+    body = {"model": "demo", "prompt": "The capital of", "max_tokens": 1, "echo": True, "logprobs": 1, **fields}
+    reply = await client.post("/v1/completions", body)
+    assert reply.status == 400
+    assert "echo with logprobs" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["demo", "swarm"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_tokens_may_be_asked_for(client: Client, model: str, stream: bool) -> None:
+    """It reads the prompt, and so warms the cache; with `echo` it says the prompt again."""
+    prompt = f"A prompt that nobody has sent before, {model} {stream}"
+    body = {"model": model, "prompt": prompt, "max_tokens": 0, "echo": True, "n": 2 if model == "demo" else 1}
+    reply = await client.post(
+        "/v1/completions", {**body, "stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
+    )
+    assert reply.status == 200
+    chunks = reply.chunks if stream else [reply.json]
+    for index in range(body["n"]):  # type: ignore[call-overload]
+        choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+        assert "".join(choice["text"] for choice in choices) == prompt
+        assert choices[-1]["finish_reason"] == "length"
+    usage = chunks[-1]["usage"]
+    assert usage["completion_tokens"] == 0
+    again = await client.post("/v1/completions", {**body, "n": 1})
+    assert again.json["usage"]["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 1
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_a_chat_may_ask_for_no_tokens(client: Client, field: str) -> None:
+    reply = await client.chat(model="demo", **{field: 0})
+    assert reply.status == 200
+    choice = reply.json["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+    assert reply.json["usage"]["completion_tokens"] == 0
 
 
 async def test_filling_in_the_middle_is_refused_not_ignored(ai: AsyncOpenAI) -> None:

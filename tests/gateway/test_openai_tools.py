@@ -130,3 +130,28 @@ async def test_tools_that_cannot_work_are_refused(client: Client, fields: dict[s
     reply = await client.post("/v1/chat/completions", {"model": "demo", "messages": ASK, "tools": [WEATHER], **fields})
     assert reply.status == 400
     assert re.search(message, reply.error["message"])
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_come_with_tools(client: Client, choice: str, stream: bool) -> None:
+    """Of every token: llama.cpp refuses them in a stream, and its parser of calls drops most."""
+    body = {"model": "demo", "messages": ASK, "temperature": 0, "tools": [WEATHER], "tool_choice": choice, **SINGLE}
+    sent = {**body, "logprobs": True, "top_logprobs": 2, "stream": stream, "stream_options": {"include_usage": True}}
+    reply = await client.post("/v1/chat/completions", sent if stream else {**sent, "stream_options": None})
+    assert reply.status == 200, reply.text
+    chunks = reply.chunks if stream else [reply.json]
+    choices = [each for chunk in chunks for each in chunk["choices"]]
+    entries = [entry for each in choices if each.get("logprobs") for entry in each["logprobs"]["content"]]
+    said = [each["delta" if stream else "message"] for each in choices]
+    assert any(each.get("tool_calls") for each in said)
+    assert choices[-1]["finish_reason"] == "tool_calls"
+    assert len(entries) == chunks[-1]["usage"]["completion_tokens"]
+    assert all(entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2 for entry in entries)
+
+
+async def test_log_probabilities_alone_have_no_alternatives(client: Client) -> None:
+    reply = await client.chat(model="demo", logprobs=True, max_tokens=4, swarm={"strategy": "single"})
+    entries = reply.json["choices"][0]["logprobs"]["content"]
+    assert len(entries) == 4
+    assert all(entry["top_logprobs"] == [] for entry in entries)

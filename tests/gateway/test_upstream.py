@@ -274,6 +274,19 @@ async def test_a_server_that_does_not_stream_is_streamed_for(server: UpstreamSer
         assert (await at.client.chat()).json["choices"][0]["message"]["reasoning_content"] == "hm"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_thoughts_that_an_upstream_leaves_in_its_text_are_parted(server: UpstreamServer, stream: bool) -> None:
+    server.pieces = (text("<th"), text("ink>hm</thi"), text("nk>\n\nfrom above"), ending(), usage(), DONE)
+    async with house(server, "only") as at:
+        reply = await at.client.chat(model="big", stream=stream)
+        if stream:
+            deltas = [choice["delta"] for chunk in reply.chunks for choice in chunk["choices"]]
+            thought = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+        else:
+            thought = reply.json["choices"][0]["message"]["reasoning_content"]
+        assert (thought, reply.said() if stream else content(reply)) == ("hm", "from above")
+
+
 async def test_a_client_that_leaves_is_heard_of_upstream(server: UpstreamServer) -> None:
     server.pieces = (text("a"), asyncio.Event())
     async with house(server, "only") as at:

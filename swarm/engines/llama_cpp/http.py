@@ -16,13 +16,17 @@ import io
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import aiohttp
+from pydantic import JsonValue
 
 from swarm.engines.assembly import numbered, together
+from swarm.engines.chat_turns import CAN_SAY_ALL, TEMPLATE_PROBES, TemplateAbilities, abilities, said_by
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
+from swarm.engines.llama_cpp.begun_call import BegunCallReader, call_of, may_call
 from swarm.engines.llama_cpp.demanded_answer import (
     CallGrammar,
     CallReader,
@@ -117,15 +121,26 @@ class InfillReader:
 
 
 class AnswerReader:
-    """What is no text moved out of the text of one answer. Completions (not `chat`) have no thoughts or DELETEs."""
+    """What is no text moved out of the text of one answer. Completions (not `chat`) have no thoughts or DELETEs.
 
-    def __init__(self, chat: bool, calls: CallGrammar | None, restored: Restored) -> None:
+    Of an answer that was to have no token nothing is shown: llama.cpp makes one all the same. And of a token's
+    likeliest neighbours no more than were asked for.
+    """
+
+    def __init__(self, request: GenerationRequest, calls: CallGrammar | None, restored: Restored) -> None:
+        chat = request.messages is not None
+        self._nothing = request.max_tokens == 0
+        self._without_neighbours = request.logprobs and not request.top_logprobs
         self._restored = restored if chat else None
         self._thoughts = ThoughtReader() if chat else None
         self._calls = None if calls is None else CallReader(calls)
 
     def read(self, event: Delta | Finish) -> list[Delta | Finish]:
         """The events to show instead of `event`."""
+        if self._nothing:
+            return [_with_no_token(event)] if isinstance(event, Finish) else []
+        if self._without_neighbours and isinstance(event, Delta) and event.logprobs is not None:
+            event = replace(event, logprobs=_without_neighbours(event.logprobs))
         events = [event] if self._restored is None else self._restored.read(event)
         if self._thoughts is not None:
             events = [shown for each in events for shown in self._thoughts.read(each)]
@@ -134,17 +149,42 @@ class AnswerReader:
         return [shown for event in events if (shown := self._calls.read(event)) is not None]
 
 
-def engine_body(request: GenerationRequest, n: int, calls: CallGrammar | None) -> dict[str, Any]:
-    """OpenAI's JSON as llama.cpp takes it: schemas in terms of grammars, enforced calls as a schema of the answer."""
+def _with_no_token(end: Finish) -> Finish:
+    return Finish(end.choice, "length", end.usage.model_copy(update={"completion_tokens": 0}))
+
+
+def _without_neighbours(logprobs: JsonValue) -> JsonValue:
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    entries = content if isinstance(content, list) else []
+    return {"content": [{**entry, "top_logprobs": []} for entry in entries if isinstance(entry, dict)]}
+
+
+def engine_body(
+    request: GenerationRequest, n: int, calls: CallGrammar | None, shows_tools: bool = True
+) -> dict[str, Any]:
+    """OpenAI's JSON as llama.cpp takes it: schemas in terms of grammars, enforced calls as a schema of the answer.
+
+    Tools go along where the chat template `shows_tools`; else they are in the turns already.
+    """
     body = request_body(request, n)
     if request.messages is not None:
         body |= continuing(request)
         if request.stop:  # which of them was hit is in no field of OpenAI's
             body |= {"verbose": True, "response_fields": [STOPPING_WORD]}
+    if not shows_tools:
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(name, None)
+    if request.logprobs:  # by its own name: it refuses the other one in streams with tools
+        body = {name: value for name, value in body.items() if name not in ("logprobs", "top_logprobs")}
+        body["n_probs"] = max(request.top_logprobs, 1)
+        if is_whole(request, shows_tools):
+            body["stream"] = False
+            del body["stream_options"]
     body |= within_bounds(body)
     name_parameters(body, request)
     if calls is not None:
-        body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
+        if shows_tools:
+            body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
     elif (schema := demanded_schema(request.response_format)) is not None:
         strict = request.response_format is not None and request.response_format.is_strict
@@ -159,6 +199,11 @@ def name_parameters(body: Mapping[str, Any], request: GenerationRequest) -> None
     """The parameters of the tools in `body` in llama.cpp's words: it compiles them wherever it shows them."""
     for tool, spec in zip(body.get("tools", ()), request.tools, strict=False):
         tool["function"]["parameters"] = whole_document(arguments_schema(spec.function)).schema or {}
+
+
+def is_whole(request: GenerationRequest, shows_tools: bool) -> bool:
+    """Whether llama.cpp is to answer in one piece: its parser of calls holds text back, and drops what goes with it."""
+    return request.logprobs and bool(request.tools) and shows_tools
 
 
 def within_bounds(body: ParsedJson) -> dict[str, Any]:
@@ -184,6 +229,7 @@ class LlamaHttp:
     def __init__(self, address: str, key: str) -> None:
         self._address = address
         self.plain = PlainText()  # of the model's vocabulary, once that is read
+        self.template = CAN_SAY_ALL  # what the model's chat template can say, once it was tried
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
         connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
@@ -199,26 +245,60 @@ class LlamaHttp:
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
-        if n > 1 and may_be_empty(request):
+        if n > 1 and (may_be_empty(request) or is_whole(request, self.template.tools)):
             # llama.cpp ends one answer to an empty prompt at once, and the others wait for that one's prefill for ever.
+            # Of several whole answers it counts only one.
             return together([self._answers(numbered(request, choice), 1) for choice in range(n)])
+        if not self.template.tools and may_call(request):
+            return self._words_or_calls(request, n)
         return self._answers(request, n)
+
+    async def _words_or_calls(self, request: GenerationRequest, n: int) -> EventStream:
+        """Answers in words, each until it begins a call, if it does: that is generated anew, as a call alone."""
+        readers = [BegunCallReader([tool.function.name for tool in request.tools]) for _ in range(n)]
+        unfinished = set(range(n))
+        async with aclosing(self._answers(request, n)) as words:
+            async for event in words:
+                reader = readers[event.choice]
+                if isinstance(event, Finish):
+                    unfinished.discard(event.choice)
+                for shown in reader.read(event):
+                    yield shown
+                if all(readers[choice].called is not None for choice in unfinished):
+                    break
+        calling = [choice for choice, reader in enumerate(readers) if reader.called is not None]
+        calls = [
+            self._answers(call_of(request, readers[choice].called or "", readers[choice].spoken_tokens), 1)
+            for choice in calling
+        ]
+        async with aclosing(together(calls)) as events:
+            async for event in events:
+                choice = calling[event.choice]
+                if isinstance(event, Delta):  # what was thought before the call has been shown
+                    yield replace(event, choice=choice, reasoning="")
+                else:
+                    counted = event.usage.completion_tokens + readers[choice].spoken_tokens
+                    yield replace(
+                        event, choice=choice, usage=event.usage.model_copy(update={"completion_tokens": counted})
+                    )
 
     async def _answers(self, request: GenerationRequest, n: int) -> EventStream:
         refuse_impossible_turns(request)
+        request = said_by(self.template, request)
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-        body = self.plain.body(engine_body(request, n, calls))
+        body = self.plain.body(engine_body(request, n, calls, self.template.tools))
         cached = await self.prefill.warm(body) if is_long(request) else None
         reader = ChunkReader(chat, cached)
         if request.suffix is not None:
             path, body, reader = "/infill", infill_body(body), InfillReader()
-        answers = [AnswerReader(chat, calls, Restored(self.plain)) for _ in range(n)]
+        answers = [AnswerReader(request, calls, Restored(self.plain)) for _ in range(n)]
         unfinished = n
         async with naming_the_field(request), self._post(path, body) as response:
             try:
-                async for data in sse_data(self._arriving(response.content.iter_any())):
+                arriving = self._arriving(response.content.iter_any())
+                async for data in sse_data(arriving) if body["stream"] else in_one(arriving):
                     if data == b"[DONE]":
                         break
                     for raw in reader.events(json.loads(data)):
@@ -253,9 +333,11 @@ class LlamaHttp:
 
     async def prompt_text(self, request: GenerationRequest) -> str:
         refuse_impossible_turns(request)
+        request = said_by(self.template, request)
         whole = request_body(request, 1) | continuing(request)
         name_parameters(whole, request)
-        wanted = self.plain.body({k: v for k, v in whole.items() if k in PROMPT_PARTS})
+        parts = [part for part in PROMPT_PARTS if self.template.tools or part not in ("tools", "tool_choice")]
+        wanted = self.plain.body({part: whole[part] for part in parts if part in whole})
         return str((await self._json("/apply-template", wanted))["prompt"])
 
     async def count_tokens(self, request: GenerationRequest) -> int:
@@ -281,7 +363,7 @@ class LlamaHttp:
     async def loaded(self) -> tuple[LoadedModel, Capabilities]:
         """What the server says of its model and slots, and what can be asked of them."""
         props: ParsedJson = await self._json("/props", None)
-        template = as_object(props.get("chat_template_caps"))
+        self.template = await self._tried_template()
         self.prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         model = LoadedModel(
             slots=int(props["total_slots"]),
@@ -291,7 +373,7 @@ class LlamaHttp:
             eos_token=str(props.get("eos_token", "")),
         )
         capabilities = Capabilities(
-            tools=bool(template.get("supports_tools", True)),
+            tools=self.template.tools,
             grammar=True,
             logprobs=True,
             embeddings=True,
@@ -299,6 +381,19 @@ class LlamaHttp:
             infill=await self._can_infill(),
         )
         return model, capabilities
+
+    async def _tried_template(self) -> TemplateAbilities:
+        """What the chat template can say, by letting it: its own words for that it has none."""
+        rendered: dict[str, str | None] = {}
+        for name, probe in TEMPLATE_PROBES.items():
+            body = {"messages": probe.messages, **({"tools": probe.tools} if probe.tools else {})}
+            try:
+                rendered[name] = str((await self._json("/apply-template", body))["prompt"])
+            except EngineDied:
+                raise
+            except (BadRequest, EngineFailed):
+                rendered[name] = None
+        return abilities(rendered)
 
     async def _can_infill(self) -> bool:
         """Whether the vocabulary has the tokens for it: looked at before the body, which is empty here."""
@@ -361,7 +456,8 @@ class LlamaHttp:
             text = b"" if body is None else json.dumps(body).encode()
             data = io.BytesIO(text) if text else None  # sent in pieces, however large
             async with self._without_a_slot if path in WITHOUT_A_SLOT else nullcontext():
-                with self._waiting(len(text)):
+                whole = body is not None and body.get("stream") is False
+                with self._waiting(len(text), begun=whole):
                     response = await self._session.request(method, self._address + path, data=data)
                 async with response:
                     if response.status != 200:
@@ -383,6 +479,11 @@ class LlamaHttp:
         if self._unloaded:
             return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
         return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
+
+
+async def in_one(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """All of `chunks` as one."""
+    yield b"".join([chunk async for chunk in chunks])
 
 
 def tokens_in(answer: bytes) -> int:

@@ -21,7 +21,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line
-from swarm.engines.openai_dialect import ParsedJson, as_object, stop_sequence_of
+from swarm.engines.openai_dialect import ParsedJson, as_object, stop_sequence_of, token_logprobs
 from swarm.engines.upstream.address import KEY_VARIABLE
 from swarm.errors import UpstreamRefusal, UpstreamRefused
 from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
@@ -63,7 +63,7 @@ class UpstreamReader:
             self.ended = True
         self.stop_sequence = stop_sequence_of(choice, chunk) or self.stop_sequence
         given = choice.get("logprobs")
-        logprobs: JsonValue = cast("JsonValue", given) if isinstance(given, dict) and given else None
+        logprobs = token_logprobs(cast("JsonValue", given)) if isinstance(given, dict) and given else None
         if not self.chat:
             text = _text(choice.get("text"))
             return Delta(0, text, logprobs=logprobs) if text or logprobs else None

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, PositiveInt, RequestedModel, left_out
+from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, MaxTokens, RequestedModel, left_out
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -252,7 +252,7 @@ class MessagesBody(PromptBody):
     `effort` and the like are ignored, and logged: how much a local model thinks is up to it.
     """
 
-    max_tokens: PositiveInt
+    max_tokens: MaxTokens
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1), AfterValidator(steady_temperature)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -61,6 +61,7 @@ _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
 RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
+MaxTokens = Annotated[int, Field(ge=0, le=MAX_INT)]  # 0: nothing is generated; the prompt is read, and cached
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 PromptTokens = Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(min_length=1, fail_fast=True)]
 
@@ -195,7 +196,7 @@ class Sampling(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: PositiveInt | None = None
+    max_tokens: MaxTokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(steady_temperature)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
@@ -263,7 +264,7 @@ class ChatCompletionBody(Sampling):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_completion_tokens: PositiveInt | None = None
+    max_completion_tokens: MaxTokens | None = None
     tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -303,7 +304,8 @@ class ChatCompletionBody(Sampling):
     def to_request(self) -> GenerationRequest:
         """The request for text that this body means."""
         shared = self._shared()
-        shared["max_tokens"] = self.max_completion_tokens or self.max_tokens
+        if self.max_completion_tokens is not None:
+            shared["max_tokens"] = self.max_completion_tokens
         return GenerationRequest(
             **shared,
             messages=tuple(message.to_engine() for message in self.messages),
@@ -346,6 +348,11 @@ class CompletionBody(Sampling):
             raise ValueError("a prompt of tokens needs the model whose tokens they are: name it")
         if self.suffix and (tokens or self.logprobs is not None):
             raise ValueError("a suffix needs a prompt that is text, and no logprobs")
+        if self.echo and self.logprobs is not None:
+            raise ValueError(
+                "echo with logprobs asks for the log-probabilities of the prompt's own tokens, which no engine here "
+                "tells: leave one of the two out"
+            )
         return self
 
     @property

@@ -146,7 +146,7 @@ class InfillBody(Sampling):
     def to_request(self) -> GenerationRequest:
         shared = self._shared()
         if self.n_predict is not None and self.n_predict >= 0:
-            shared["max_tokens"] = max(1, self.n_predict)  # editors send 0 to warm the cache: a token more does no harm
+            shared["max_tokens"] = self.n_predict  # editors send 0 to warm the cache
         return GenerationRequest(
             **shared,
             prompt=self.input_prefix + self.prompt,

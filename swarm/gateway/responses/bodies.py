@@ -10,7 +10,7 @@ from typing import Annotated, Literal, cast
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import PositiveInt, Sampling, hosted_type
+from swarm.gateway.openai.bodies import MaxTokens, Sampling, hosted_type
 from swarm.gateway.responses.input_items import MAX_ITEMS, InputItem, OtherItem, ReasoningItem, messages_of
 from swarm.generation import (
     MAX_TOOLS,
@@ -133,7 +133,7 @@ class ResponsesBody(Sampling):
 
     input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     instructions: str | None = None
-    max_output_tokens: PositiveInt | None = None
+    max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ResponsesToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -207,7 +207,8 @@ class ResponsesBody(Sampling):
     def to_request(self) -> GenerationRequest:
         """The request for text that this body means."""
         shared = self._shared()
-        shared["max_tokens"] = self.max_output_tokens or self.max_tokens
+        if self.max_output_tokens is not None:
+            shared["max_tokens"] = self.max_output_tokens
         tools, choice = chosen(self.tools or [], self.tool_choice)
         wanted = self.text.format if self.text else None
         return GenerationRequest(
