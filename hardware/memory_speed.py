@@ -15,8 +15,8 @@ from typing import Final
 
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, HardwareSnapshot, ModelMemory
 
-COPY_S: Final = 0.06  # of copying; with the first touch of its memory a measurement takes under 0.2 s
-COPY_BYTES: Final = 128 * MIB_BYTES  # touched in all: more than most caches hold
+COPY_S: Final = 0.04  # of copying; with the first touch of its memory a measurement takes under 0.2 s
+COPY_BYTES: Final = 96 * MIB_BYTES  # touched in all: more than most caches hold
 MOST_COPIERS: Final = 8  # a desktop's memory is busy with fewer
 TRAFFIC: Final = 2  # bytes that pass for each byte copied: one is read, one written
 
@@ -25,7 +25,7 @@ TRAFFIC: Final = 2  # bytes that pass for each byte copied: one is read, one wri
 MEMORY_SHARE: Final = 0.7
 CORE_BYTES_PER_S: Final = 10e9
 PLAIN_CORE_BYTES_PER_S: Final = 2.5e9  # without vector instructions for whole numbers
-VECTORS: Final = frozenset({"avx2", "avx512f", "neon", "asimd", "dotprod", "sve"})
+VECTORS: Final = frozenset({"avx2", "avx512f", "neon", "dotprod"})
 
 # The slowest cards of each size, in GB/s: RTX 3050 and RX 6400, RTX 4060 Ti 16 GB, RTX A6000 and L40, A100 80 GB.
 CARD_BYTES_PER_S: Final = ((12, 190e9), (30, 280e9), (60, 600e9), (math.inf, 1500e9))  # below this many GiB

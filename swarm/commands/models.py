@@ -25,6 +25,7 @@ from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.static_peers import load_peers
 from federation.tls import node_id_of
+from hardware.memory_speed import weights_bytes_per_s
 from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.output import complain, say
@@ -167,7 +168,9 @@ def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
     catalogue = Catalogue.load()
     local = _scan(settings, catalogue)
     engine = chosen_engine("auto")
-    capacity = capacity_of(engine, engine_memory(engine, probe_hardware()), load, local)
+    snapshot = probe_hardware()
+    memory = engine_memory(engine, snapshot)
+    capacity = capacity_of(engine, memory, load, local, weights_bytes_per_s(snapshot, memory))
     rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
     say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
     return 0

@@ -81,15 +81,18 @@ class Terminal:
     def can_ask(self) -> bool:
         return self._live and is_terminal(sys.stdin)
 
-    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int | str:
         self.say(question)
         for number, option in enumerate(options, 1):
             self.say(f"  {number}  {option}")
         while True:
-            text = _typed(f"number (Enter for 1, 1-{len(options)}): ", stop or threading.Event()).strip()
+            prompt = f"number (Enter for 1, 1-{len(options)}), or a model's name: "
+            text = _typed(prompt, stop or threading.Event()).strip()
             if not text:
                 return 0
-            if text.isdecimal() and 1 <= int(text) <= len(options):
+            if not text.isdecimal():
+                return text
+            if 1 <= int(text) <= len(options):
                 return int(text) - 1
             self.say(f"{text!r} is not a number from 1 to {len(options)}")
 

@@ -27,8 +27,8 @@ class Console(Protocol):
         """Whether somebody is there to answer."""
         ...
 
-    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
-        """The index of the option the person takes (the first for a plain Enter). Blocks.
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int | str:
+        """The index of the option that the person takes (the first for a plain Enter), or the name typed. Blocks.
 
         Raises WorkStopped soon after `stop` is set, and SetupError where there is no answer to come.
         """

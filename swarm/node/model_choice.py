@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
 from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
@@ -17,15 +18,23 @@ from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
-from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
+from swarm.registry.fit import (
+    Capacity,
+    best_first,
+    expected_tokens_per_s,
+    explain_misfit,
+    is_quick,
+    offers,
+    pick,
+    speed_words,
+)
 from swarm.registry.gguf_header import GgufFacts, read_model, stem_of, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
-from swarm.registry.local import LocalModels, scan
+from swarm.registry.local import LocalModel, LocalModels, scan
 from swarm.registry.model_memory import Load, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
-CPU_MAX_ACTIVE_PARAMS_B = 8.0  # 4.5 GB read per token: 5-10 tokens a second from a desktop's memory, the least to enjoy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +54,15 @@ def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemor
     return memory_for_models(snapshot, gpu_allowed=found and engine.uses_gpu())
 
 
-def capacity_of(engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels) -> Capacity:
+def capacity_of(
+    engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels, bytes_per_s: float | None = None
+) -> Capacity:
     """What this machine offers. Raises SetupError where its free memory is unknown."""
     if memory.free_bytes is None:
         raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
-    return Capacity(memory.free_bytes, load, engine.formats, measured=local.measured(), estimate=engine.estimate)
+    return Capacity(
+        memory.free_bytes, load, engine.formats, bytes_per_s, measured=local.measured(), estimate=engine.estimate
+    )
 
 
 def choose_model(
@@ -67,7 +80,7 @@ def choose_model(
     if not engine.formats:
         context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
         return ChosenModel(settings.model or engine.name, None, context_tokens, None, engine.about)
-    choosing = _Choosing(settings, engine, engine_memory(engine, snapshot), console, nearby, stop)
+    choosing = _Choosing(settings, engine, snapshot, console, nearby, stop)
     return choosing.named(settings.model) if settings.model else choosing.best()
 
 
@@ -78,14 +91,15 @@ class _Choosing:
         self,
         settings: Settings,
         engine: EngineEntry,
-        memory: ModelMemory,
+        snapshot: HardwareSnapshot,
         console: Console,
         nearby: Nearby | None,
         stop: threading.Event | None,
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._memory = memory
+        self._snapshot = snapshot
+        self._memory = engine_memory(engine, snapshot)
         self._console = console
         self._nearby = nearby
         self._stop = stop
@@ -137,14 +151,14 @@ class _Choosing:
             if near is not None:
                 return self._fetch(near, "the best that a peer has and that fits here (no network beyond it)", local)
             return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
-        wanted = self._best_to_download(local)
-        return self._fetch(*wanted, local) if wanted else self._embedded("demo", "as chosen; often wrong")
+        return self._best_to_download(local)
 
     def _scan(self) -> LocalModels:
         return scan(self._settings.models_dir, self._catalogue)
 
     def _capacity(self, local: LocalModels) -> Capacity:
-        return capacity_of(self._engine, self._memory, self._load, local)
+        speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
+        return capacity_of(self._engine, self._memory, self._load, local, speed)
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
@@ -177,12 +191,11 @@ class _Choosing:
         """What the name leaves open (size, quantization) is chosen by what fits."""
         choices = matches(ref, self._catalogue, self._engine.formats, local.own_names)
         capacity = self._capacity(local)
-        fitting = [choice for choice in choices if judge(choice, capacity).fits]
-        if not fitting:
+        best = best_first(choices, capacity)[0]
+        if not best.fits:
             closest = min(choices, key=lambda choice: capacity.need(choice).total_bytes)
             raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._loadable))
-        best = ranked(fitting, capacity.formats)[0]
-        return self._fetch(best, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
+        return self._fetch(best.choice, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
     def _fetch(self, choice: CatalogueChoice, reason: str, local: LocalModels) -> ChosenModel:
         here = local.by_id().get(choice.id)
@@ -198,9 +211,19 @@ class _Choosing:
             self._console.say(f"  passed over: {problem}")
         able = (model for model in local.models if model.format in self._engine.formats)
         usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
-        for model, facts in sorted(usable, key=lambda pair: pair[1].params, reverse=True):
+        if not usable:
+            return None
+        speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
+
+        def preference(pair: tuple[LocalModel, GgufFacts]) -> tuple[bool, float]:
+            """The largest of those that are quick, else the quickest."""
+            facts = pair[1]
+            rate = expected_tokens_per_s(facts.size_bytes * facts.active_params / max(1, facts.params), speed)
+            return is_quick(rate), facts.params if is_quick(rate) else rate
+
+        for model, facts in sorted(usable, key=preference, reverse=True):
             try:
-                return self._file(model.path, model.id, "the largest on this disk that fits", facts)
+                return self._file(model.path, model.id, "the best on this disk that fits", facts)
             except SetupError as error:
                 self._console.say(f"  passed over: {error}")
         return None
@@ -211,26 +234,32 @@ class _Choosing:
         choices = [choice for choice in self._loadable if choice.variant.sha256 in here]
         if not choices:
             return None
-        capacity = self._capacity(local)
-        fitting = [choice for choice in choices if judge(choice, capacity).fits]
-        return ranked(fitting, capacity.formats)[0] if fitting else None
+        best = best_first(choices, self._capacity(local))[0]
+        return best.choice if best.fits else None
 
-    def _best_to_download(self, local: LocalModels) -> tuple[CatalogueChoice, str] | None:
-        """What to download, and why; None where the person prefers the embedded model."""
-        slow = self._memory.pool == "ram"
-        capacity = replace(self._capacity(local), max_active_params_b=CPU_MAX_ACTIVE_PARAMS_B if slow else None)
-        best = pick(self._loadable, capacity)
+    def _best_to_download(self, local: LocalModels) -> ChosenModel:
+        """What is taken where nobody is there to ask, or what the person takes or names instead."""
+        capacity = self._capacity(local)
+        usual = self._catalogue.choices(roles=["general"], formats=self._engine.formats)
+        best = pick(usual, capacity)
         if self._settings.auto or not self._console.can_ask:
-            return best.choice, best.reason
-        fitting = [choice for choice in ranked(self._loadable, capacity.formats) if judge(choice, capacity).fits]
-        offered = fitting[:OFFERED]
+            return self._fetch(best.choice, best.reason, local)
+        offered = offers(usual, capacity, OFFERED)
         options = [
-            f"{choice.id}  ({size_text(capacity.shape(choice).weights_bytes)} to download)" for choice in offered
+            f"{fit.choice.id}  ({size_text(fit.need.weights_bytes)} to download{speed_words(fit)})" for fit in offered
         ]
         embedded = "demo  (the embedded demonstration model: nothing to download, often wrong)"
         question = "No model is on this disk yet. Which one should this node serve?"
-        taken = self._console.choose(question, [*options, embedded], self._stop)
-        return (offered[taken], "as chosen") if taken < len(offered) else None
+        while True:
+            taken = self._console.choose(question, [*options, embedded], self._stop)
+            if taken == len(offered):
+                return self._embedded("demo", "as chosen; often wrong")
+            if isinstance(taken, int):
+                return self._fetch(offered[taken].choice, "as chosen", local)
+            try:
+                return self.named(taken)
+            except SetupError as error:  # it does not exist, or does not fit: another may
+                self._console.say(str(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from federation.printable_text import one_line
-from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
-from swarm.registry.fit import Capacity, judge, ranked
+from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
+from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quick, rate_text
 from swarm.registry.local import LocalModel, LocalModels
 from swarm.registry.model_memory import size_text
 
 JsonRow = dict[str, str | int | float | bool | None]
 
 COLUMN_GAP = "  "
-RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS"})
+RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ class ListRow:
 
 @dataclass(frozen=True, slots=True)
 class FitRow:
-    """One model against this machine's memory; `why` says what is missing where it does not fit."""
+    """One model against this machine's memory; `why` says what is missing where it does not fit.
+
+    `tokens_per_s` are expected, not measured, of one answer alone. `default` is what a node takes by itself.
+    """
 
     name: str
     params_b: float
@@ -45,9 +48,11 @@ class FitRow:
     size_bytes: int
     needs_bytes: int
     needs_estimated: bool
+    tokens_per_s: float | None
     fits: bool
     why: str
     on_disk: bool
+    default: bool
 
 
 def row_json(row: ListRow | FitRow) -> JsonRow:
@@ -63,11 +68,14 @@ def list_rows(catalogue: Catalogue, local: LocalModels, formats: Sequence[Format
 
 
 def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: LocalModels) -> list[FitRow]:
-    """`choices` against `capacity`: what fits, best first, then what does not."""
+    """`choices` against `capacity`: what fits and is quick, best first, then what is slow, then what does not fit."""
     here = local.by_id()
     rows: list[FitRow] = []
-    for choice in ranked(choices, capacity.formats):
-        verdict = judge(choice, capacity)
+    judged = best_first(choices, capacity)
+    usual = best_first([choice for choice in choices if choice.entry.role == "general"], capacity)
+    default = usual[0].choice if usual and usual[0].fits else None
+    for verdict in judged:
+        choice, rate = verdict.choice, verdict.tokens_per_s
         rows.append(
             FitRow(
                 name=choice.id,
@@ -78,12 +86,14 @@ def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: Loca
                 size_bytes=verdict.need.weights_bytes,
                 needs_bytes=verdict.need.total_bytes,
                 needs_estimated=verdict.need.estimated,
+                tokens_per_s=None if rate is None else round(rate, 1),
                 fits=verdict.fits,
                 why=verdict.why,
                 on_disk=choice.id in here,
+                default=choice is default,
             )
         )
-    return sorted(rows, key=lambda row: not row.fits)
+    return rows
 
 
 def list_text(rows: Sequence[ListRow]) -> str:
@@ -108,9 +118,16 @@ def list_text(rows: Sequence[ListRow]) -> str:
 def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
     """The table of `swarm models fit`, under a line that says against what."""
     load = capacity.load
-    head = f"{size_text(capacity.free_bytes)} free, {load.slots} x {load.context_tokens} tokens of context\n"
-    return head + _table(
-        ("NAME", "PARAMS", "FORMAT", "SIZE", "NEEDS", "FITS", "ON DISK", "WHY NOT"),
+    head = f"{size_text(capacity.free_bytes)} free, {load.slots} x {load.context_tokens} tokens of context"
+    if capacity.bytes_per_s is not None:
+        head += (
+            f"; tokens/s are expected, with {capacity.bytes_per_s / GIGA:.0f} GB of weights read a second: "
+            f"below {LEAST_TOKENS_PER_S:.0f} is slow"
+        )
+    default = next((row.name for row in rows if row.default), None)
+    last = "" if default is None else f"`swarm --auto` takes {default} where no model is on the disk\n"
+    table = _table(
+        ("NAME", "PARAMS", "FORMAT", "SIZE", "NEEDS", "TOKENS/S", "FITS", "ON DISK", "WHY NOT"),
         [
             (
                 row.name,
@@ -118,13 +135,15 @@ def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
                 row.format,
                 _size(row.size_bytes, row.needs_estimated),
                 _size(row.needs_bytes, row.needs_estimated),
-                "yes" if row.fits else "no",
+                "" if row.tokens_per_s is None else f"~{rate_text(row.tokens_per_s)}",
+                "no" if not row.fits else "yes" if is_quick(row.tokens_per_s) else "slow",
                 "yes" if row.on_disk else "",
                 row.why,
             )
             for row in rows
         ],
     )
+    return f"{head}\n{table}{last}"
 
 
 def _catalogue_row(choice: CatalogueChoice, here: LocalModel | None) -> ListRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -10,16 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
+from hardware.memory_speed import weights_bytes_per_s
+from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
 from swarm.node.model_choice import choose_model, engine_memory
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
-from swarm.registry.catalogue import Catalogue
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.file_hashes import FileHashes, hash_file
+from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity
 from swarm.registry.hub import Progress
+from swarm.registry.model_memory import Load
 
 GIB = 2**30
 
@@ -27,10 +31,11 @@ GIB = 2**30
 class Listener:
     """A console that remembers, and takes the option it was told to take."""
 
-    def __init__(self, takes: int | None = None) -> None:
+    def __init__(self, takes: int | None = None, types: Sequence[str] = ()) -> None:
         self.lines: list[str] = []
         self.options: Sequence[str] = ()
         self._takes = takes
+        self._types = list(types)
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -40,11 +45,13 @@ class Listener:
 
     @property
     def can_ask(self) -> bool:
-        return self._takes is not None
+        return self._takes is not None or bool(self._types)
 
-    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int:
-        assert self._takes is not None
+    def choose(self, question: str, options: Sequence[str], stop: threading.Event | None = None) -> int | str:
         self.options = options
+        if self._types:
+            return self._types.pop(0)
+        assert self._takes is not None
         return self._takes if self._takes >= 0 else len(options) + self._takes
 
 
@@ -138,8 +145,40 @@ def test_a_person_is_offered_what_fits_and_may_take_the_embedded_one(tmp_path: P
     listener = Listener(takes=-1)
     chosen = choose_model(settings(tmp_path), machine(), listener)
     assert chosen.model_id == "demo"
-    assert len(listener.options) == 6
-    assert "to download" in listener.options[0]
+    assert 4 <= len(listener.options) <= 6
+    assert re.search(r" \([0-9.]+ [GM]iB to download, about [0-9.]+ tokens/s expected\)$", listener.options[0])
+
+
+@pytest.mark.usefixtures("hub_answers")
+def test_a_name_that_is_typed_instead_is_taken_and_a_wrong_one_asked_again(tmp_path: Path) -> None:
+    listener = Listener(types=["qwen33", "llama3.3:70b", "demo:b"])
+    chosen = choose_model(settings(tmp_path), machine(), listener)
+    assert chosen.model_id == "demo:b"
+    assert "did you mean qwen3" in listener.lines[0]
+    assert "What would fit" in listener.lines[1]
+
+
+@pytest.mark.usefixtures("hub_answers")
+@pytest.mark.parametrize(("cores", "free_gib"), [(2, 3), (2, 23), (4, 6), (8, 15), (16, 60)])
+def test_what_is_taken_unasked_answers_quickly_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, free_gib: int
+) -> None:
+    fetched: list[CatalogueChoice] = []
+
+    def fetch(choice: CatalogueChoice, *_: object) -> Path:
+        fetched.append(choice)
+        raise SetupError("no download here")
+
+    monkeypatch.setattr("swarm.node.model_choice.download_choice", fetch)
+    snapshot = HardwareSnapshot(Cpu(usable_cores=cores), Memory(free_bytes=free_gib * GIB))
+    for console, auto in ((Listener(takes=0), True), (Listener(), False), (Listener(takes=0), False)):
+        with pytest.raises(SetupError, match="no download here"):
+            choose_model(settings(tmp_path, auto=auto), snapshot, console)
+    assert len(set(fetched)) == 1, "Enter, --auto and no terminal mean the same"
+    assert fetched[0].entry.role == "general"
+    speed = weights_bytes_per_s(snapshot, ModelMemory("ram", free_gib * GIB))
+    room = Capacity(free_gib * GIB, Load(4096, 4), bytes_per_s=speed)
+    assert (room.tokens_per_s(fetched[0]) or 0) >= LEAST_TOKENS_PER_S
 
 
 @pytest.mark.usefixtures("hub_answers")

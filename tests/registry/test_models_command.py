@@ -230,3 +230,14 @@ def test_an_embedding_model_is_served_and_said_to_be_one(tmp_path: Path, make_gg
 def test_a_path_that_may_be_of_the_hub_says_how_that_is_written(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"does not exist: .* a file of the hub is written hf:OWNER/REPO/FILE"):
         choose_model(Settings(data_dir=tmp_path, model="unsloth/Qwen3-8B-GGUF:Q4_K_M"), machine(), Listener())
+
+
+def test_of_what_is_on_disk_the_largest_that_is_quick_is_taken(
+    tmp_path: Path, make_gguf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_gguf("models/small.gguf")
+    large = make_gguf("models/large.gguf", tokens=2000)
+    monkeypatch.setattr("swarm.node.model_choice.weights_bytes_per_s", lambda *_: large.stat().st_size * 100.0)
+    assert choose_model(Settings(data_dir=tmp_path), machine(), Listener()).model_id == "large"
+    monkeypatch.setattr("swarm.node.model_choice.weights_bytes_per_s", lambda *_: large.stat().st_size * 2.0)
+    assert choose_model(Settings(data_dir=tmp_path), machine(), Listener()).model_id == "small"

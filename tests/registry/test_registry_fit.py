@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, CatalogueEntry, Variant
-from swarm.registry.fit import Capacity, explain_misfit, judge, pick, ranked
+from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, explain_misfit, judge, offers, pick, ranked
 from swarm.registry.model_memory import (
     GIB,
     RESERVE_BYTES,
@@ -226,11 +226,52 @@ def test_a_context_that_the_model_lacks_passes_it_over() -> None:
     assert "short:x:q4_k_m: its context is 2048 tokens and 4096 were asked" in taken.reason
 
 
-def test_slow_memory_limits_the_active_weights() -> None:
-    choices = [*model("dense", 70, "q4_k_m"), *model("experts", 30, "q4_k_m", active_b=3), *model("small", 4, "q4_k_m")]
-    taken = pick(choices, Capacity(80 * GIB, Load(4096), max_active_params_b=10))
+DENSE, EXPERTS, SMALL = (
+    model("dense", 70, "q4_k_m"), model("experts", 30, "q4_k_m", active_b=3), model("small", 4, "q4_k_m"),
+)  # fmt: skip
+
+
+def test_what_would_answer_too_slowly_is_passed_over() -> None:
+    taken = pick([*DENSE, *EXPERTS, *SMALL], Capacity(80 * GIB, Load(4096), bytes_per_s=20e9))
     assert taken.choice.id == "experts:x:q4_k_m"
-    assert "dense:x:q4_k_m: too slow here: reads 70B weights per token, over the limit of 10B" in taken.reason
+    assert "free, about 10 tokens/s expected (the next better, dense:x:q4_k_m: too slow here, about 0.5" in taken.reason
+
+
+def test_where_nothing_is_quick_the_fastest_is_taken() -> None:
+    taken = pick([*DENSE, *SMALL], Capacity(80 * GIB, Load(4096), bytes_per_s=2e9))
+    assert taken.choice.id == "small:x:q4_k_m"
+    assert taken.reason.startswith("the fastest that fits: needs ")
+
+
+def test_the_order_is_quick_slow_too_large() -> None:
+    judged = best_first(
+        [*DENSE, *EXPERTS, *SMALL, *model("tiny", 1, "q4_k_m")], Capacity(21 * GIB, Load(4096), bytes_per_s=8e9)
+    )
+    assert [(fit.choice.entry.family, fit.fits, fit.is_quick) for fit in judged] == [
+        ("tiny", True, True), ("experts", True, False), ("small", True, False), ("dense", False, False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("id_", "rate"), [("qwen3:0.6b:q8_0", 14.8), ("qwen3:30b-a3b:q4_k_m", 4.9), ("llama3.2:1b:q4_k_m", 11.8)]
+)
+def test_a_token_reads_each_active_weight_once(id_: str, rate: float) -> None:
+    room = Capacity(64 * GIB, Load(4096), bytes_per_s=10e9)
+    assert room.tokens_per_s(CHOICES[id_]) == pytest.approx(rate, abs=0.1)
+    assert replace(room, bytes_per_s=None).tokens_per_s(CHOICES[id_]) is None
+
+
+@pytest.mark.parametrize("gigabytes_per_s", [2, 5, 10, 30, 100, 300, 1500])
+@pytest.mark.parametrize("free_gib", [2, 4, 8, 16, 22, 64])
+def test_what_is_offered_is_quick_and_goes_down_to_half_a_gigabyte(gigabytes_per_s: int, free_gib: int) -> None:
+    room = Capacity(free_gib * GIB, Load(4096, slots=4), bytes_per_s=gigabytes_per_s * 1e9)
+    offered = offers(GENERAL, room, 5)
+    assert offered[0].choice == pick(GENERAL, room).choice
+    assert all(fit.fits and (fit.tokens_per_s or 0) >= LEAST_TOKENS_PER_S for fit in offered)
+    sizes = [fit.need.weights_bytes for fit in offered]
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert sizes[-1] <= 0.6e9
+    assert len(offered) <= 5
 
 
 def test_real_numbers_replace_estimates() -> None:
@@ -245,10 +286,10 @@ def test_real_numbers_replace_estimates() -> None:
 
 def test_nothing_fits_says_what_is_missing() -> None:
     with pytest.raises(SetupError) as caught:
-        pick(GENERAL, Capacity(GIB, Load(8192)))
+        pick(GENERAL, Capacity(GIB, Load(8192, slots=4)))
     said = str(caught.value)
     assert said.startswith("no model fits; the smallest is ")
-    for part in ("weights", "KV cache", "1 x 8192 tokens", "compute", "reserve", "1.0 GiB is free", "short"):
+    for part in ("weights", "KV cache", "4 x 8192 tokens", "compute", "reserve", "1.0 GiB is free", "short"):
         assert part in said
 
 

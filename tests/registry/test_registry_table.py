@@ -14,18 +14,21 @@ from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_j
 
 CATALOGUE = Catalogue.load()
 NOTHING = LocalModels((), ())
-ROOM = Capacity(12 * GIB, Load(8192, slots=2))
+ROOM = Capacity(12 * GIB, Load(8192, slots=2), bytes_per_s=28e9)
 
 
 def test_the_fit_table_reads_like_this() -> None:
-    wanted = {"qwen3:32b:q4_k_m", "qwen3:30b-a3b:q4_k_m", "qwen3:8b:q4_k_m"}
+    wanted = {"qwen3:32b:q4_k_m", "qwen3:30b-a3b:q4_k_m", "qwen3:8b:q4_k_m", "qwen3:4b:q4_k_m"}
     choices = [choice for choice in CATALOGUE.choices() if choice.id in wanted]
     assert fit_text(fit_rows(choices, ROOM, NOTHING), ROOM) == (
-        "12.0 GiB free, 2 x 8192 tokens of context\n"
-        "NAME                      PARAMS  FORMAT       SIZE      NEEDS  FITS  ON DISK  WHY NOT\n"
-        "qwen3:8b:q4_k_m             8.2B  gguf     ~5.1 GiB   ~8.3 GiB  yes\n"
-        "qwen3:32b:q4_k_m           32.8B  gguf    ~19.8 GiB  ~24.7 GiB  no             12.7 GiB short\n"
-        "qwen3:30b-a3b:q4_k_m  30.5B/3.3B  gguf    ~18.4 GiB  ~20.8 GiB  no             8.8 GiB short\n"
+        "12.0 GiB free, 2 x 8192 tokens of context; "
+        "tokens/s are expected, with 28 GB of weights read a second: below 8 is slow\n"
+        "NAME                      PARAMS  FORMAT       SIZE      NEEDS  TOKENS/S  FITS  ON DISK  WHY NOT\n"
+        "qwen3:4b:q4_k_m               4B  gguf     ~2.6 GiB   ~5.7 GiB       ~11  yes\n"
+        "qwen3:8b:q4_k_m             8.2B  gguf     ~5.1 GiB   ~8.3 GiB      ~5.5  slow\n"
+        "qwen3:32b:q4_k_m           32.8B  gguf    ~19.8 GiB  ~24.7 GiB      ~1.4  no             12.7 GiB short\n"
+        "qwen3:30b-a3b:q4_k_m  30.5B/3.3B  gguf    ~18.4 GiB  ~20.8 GiB       ~13  no             8.8 GiB short\n"
+        "`swarm --auto` takes qwen3:4b:q4_k_m where no model is on the disk\n"
     )
 
 
