@@ -21,6 +21,9 @@ MAX_MESSAGE_CHARS = 2000  # quoted of an error that the node answers
 ANSWER_TIMEOUT_S = 600.0  # between two pieces of an answer; heartbeats come every ten seconds
 
 
+DONE_LINE = b"data: [DONE]"
+
+
 class NodeUnreachable(SwarmError):
     """No node answers at the URL."""
 
@@ -71,11 +74,13 @@ def get_json(api: NodeApi, path: str) -> dict[str, Any]:
 def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
     """The events of a streamed answer as JSON objects. Closing it cuts the connection, so that the node stops.
 
-    Raises as `get_json` does.
+    Raises as `get_json` does, and NodeUnreachable for an answer that ends too soon.
     """
     request = api.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
         for line in _lines(response, request.full_url):
+            if line.rstrip() == DONE_LINE:
+                return
             if line.startswith(b"data: {"):
                 event = _event(line[6:], request.full_url)
                 error: object = event.get("error")
@@ -83,6 +88,7 @@ def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict
                     detail = cast("dict[str, object]", error)
                     raise _refusal(str(detail.get("message")), detail.get("type") == "invalid_request_error")
                 yield event
+    raise NodeUnreachable(f"{request.full_url} broke off before the answer was complete: the node may have ended")
 
 
 def _event(raw: bytes, url: str) -> dict[str, Any]:

@@ -1,0 +1,318 @@
+"""`swarm chat` on a real terminal, with a node: what is shown, what is kept, what Ctrl-C, Ctrl-D and a dead node do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from swarm.commands import chat as chat_command
+from swarm.commands.chat import Conversation
+from swarm.commands.node_client import NodeApi, NodeUnreachable
+from swarm.consensus.options import Strategy
+from swarm.errors import SwarmError
+from tests.commands.test_asking_a_node import answering
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.doubles.scripted_engine import Script, ScriptedEngine, saying
+from tests.doubles.waiting import eventually
+from tests.e2e.node_process import PROGRAM, NodeProcess, environment
+
+ENDED_S = 60.0  # far above what any of these takes on a busy machine
+CTRL_C, CTRL_D, UP = b"\x03", b"\x04", b"\x1b[A"
+PROSE, OTHER = "The sky is blue because of scattering.", "Bananas sing loudly at night."
+
+
+class Typist:
+    """Somebody at a terminal in which `swarm chat` runs. `screen` is all that it has shown."""
+
+    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
+        self._master, self._process = master, process
+        self._read = 0
+        self._more = asyncio.Event()
+        self.screen = ""
+        asyncio.get_running_loop().add_reader(master, self._take)
+
+    def _take(self) -> None:
+        try:
+            self.screen += os.read(self._master, 65536).decode(errors="replace").replace("\r\n", "\n")
+        except OSError:  # the program has gone
+            asyncio.get_running_loop().remove_reader(self._master)
+        self._more.set()
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    async def sees(self, text: str) -> str:
+        """Return when `text` has come after what was seen before; everything from there to its end."""
+        timed_out = asyncio.get_running_loop().call_later(ENDED_S, self._more.set)
+        try:
+            while (found := self.screen.find(text, self._read)) < 0:
+                assert asyncio.get_running_loop().time() < timed_out.when(), self.screen
+                self._more.clear()
+                await self._more.wait()
+        finally:
+            timed_out.cancel()
+        before, self._read = self._read, found + len(text)
+        return self.screen[before : self._read]
+
+    async def says(self, line: str) -> None:
+        await self.sees("> ")
+        self.type(line.encode() + b"\n")
+        await self.sees(f"{line}\n")
+
+    async def left(self) -> int:
+        """The exit code, once it has ended."""
+        return await asyncio.to_thread(self._process.wait, ENDED_S)
+
+
+@asynccontextmanager
+async def at_a_terminal(url: str, folder: Path) -> AsyncGenerator[Typist]:
+    master, slave = pty.openpty()
+    command = [*PROGRAM, "chat", "--url", url]
+    more = {**environment(folder), "TERM": "xterm", "INPUTRC": os.devnull}
+    with subprocess.Popen(  # noqa: ASYNC220 - starting one blocks for a moment only
+        command, stdin=slave, stdout=slave, stderr=slave, env=more, start_new_session=True, preexec_fn=own_terminal
+    ) as process:
+        os.close(slave)
+        typist = Typist(master, process)
+        try:
+            yield typist
+        finally:
+            asyncio.get_running_loop().remove_reader(master)
+            process.kill()
+            os.close(master)
+
+
+def own_terminal() -> None:
+    """Make the terminal the controlling one, so that it makes signals of Ctrl-C."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@asynccontextmanager
+async def node(
+    script: Script, options: NodeOptions | None = None
+) -> AsyncGenerator[tuple[RunningNode, ScriptedEngine]]:
+    engine = ScriptedEngine(script, slots=3)
+    async with RunningNode(
+        "kitchen", ready(engine), options=options or NodeOptions(strategy=Strategy.SINGLE)
+    ) as kitchen:
+        yield kitchen, engine
+
+
+def conversation_of(engine: ScriptedEngine) -> list[tuple[str, object]]:
+    """The messages of the last request."""
+    return [(message["role"], message["content"]) for message in engine.requests[-1].messages or ()]
+
+
+async def test_a_conversation_has_a_memory_a_history_and_an_end(tmp_path: Path) -> None:
+    async with node(saying("Hello!", "Once more.")) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+        await me.says("hi there")
+        await me.sees("Hello!")
+        await me.sees("ms]\n")
+        await me.says("")
+        await me.says("   ")
+        await me.sees("> ")
+        me.type(UP + UP + b"\n")  # past the line of spaces
+        await me.sees("Once more.")
+        assert len(engine.requests) == 2, "an empty line asks nothing"
+        assert conversation_of(engine) == [("user", "hi there"), ("assistant", "Hello!"), ("user", "hi there")]
+        await me.sees("> ")
+        me.type(CTRL_D)
+        assert await me.left() == 0
+
+
+async def test_the_winner_of_a_vote_is_shown_and_kept(tmp_path: Path) -> None:
+    voting = NodeOptions(votes=3, strategy=Strategy.MEDOID)
+    async with node(saying(OTHER, PROSE), voting) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+        await me.says("why is the sky blue?")
+        await me.sees(OTHER)
+        assert "the vote preferred the answer of" in await me.sees(PROSE)
+        await me.sees("ms")
+        await me.says("go on")
+        await me.sees(PROSE)
+        assert ("assistant", PROSE) in conversation_of(engine)
+        assert ("assistant", OTHER) not in conversation_of(engine)
+
+
+async def test_ctrl_c_stops_the_answer_then_the_conversation(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    def script(_: object, voter: int) -> list[str | asyncio.Event]:
+        return ["To be or", gate, " not to be."] if voter == 0 else ["Yes."]
+
+    async with node(script) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+        await me.says("recite")
+        await me.sees("To be or")
+        me.type(CTRL_C)
+        assert "\n  [stopped]\n" in await me.sees("[stopped]\n")
+        await eventually(lambda: engine.running == 0)
+        assert engine.cancelled == 1, "the node has stopped, too"
+        await me.says("go on")
+        await me.sees("Yes.")
+        assert conversation_of(engine) == [("user", "recite"), ("assistant", "To be or"), ("user", "go on")]
+        await me.sees("> ")
+        me.type(CTRL_C)
+        assert await me.left() == 0
+        assert me.screen.endswith("\n")
+
+
+async def test_ctrl_c_before_the_first_word_takes_the_question_back(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with (
+        node(lambda _, voter: [gate, "late"] if voter == 0 else ["Yes."]) as (kitchen, engine),
+        at_a_terminal(kitchen.url, tmp_path) as me,
+    ):
+        await me.says("hello?")
+        await eventually(lambda: engine.running == 1)
+        me.type(CTRL_C)
+        await me.says("hello!")
+        await me.sees("Yes.")
+        assert conversation_of(engine) == [("user", "hello!")]
+
+
+async def test_what_fails_is_said_and_the_conversation_goes_on(tmp_path: Path) -> None:
+    def script(_: object, voter: int) -> list[str | Exception]:
+        return [SwarmError("out of \x1b[31mluck")] if voter == 0 else ["Here I am."]
+
+    async with node(script) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+        await me.says("are you there?")
+        await me.sees("swarm: ")
+        await me.says("and now?")
+        await me.sees("Here I am.")
+        assert conversation_of(engine) == [("user", "and now?")]
+        await kitchen.stop()
+        await me.says("still?")
+        await me.sees("swarm: no node answers at")
+        await me.sees("> ")
+        me.type(CTRL_D)
+        assert await me.left() == 0
+
+
+async def test_an_answer_that_is_cut_off_is_said(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with (
+        node(lambda _, __: ["To be or", gate]) as (kitchen, _),
+        at_a_terminal(kitchen.url, tmp_path) as me,
+    ):
+        await me.says("recite")
+        await me.sees("To be or")
+        await kitchen.stop()
+        await me.sees("swarm: ")
+        assert "\n> " in await me.sees("> ")
+        me.type(CTRL_D)
+        assert await me.left() == 0
+
+
+async def test_a_node_that_is_killed_before_it_answers_is_said(tmp_path: Path) -> None:
+    with NodeProcess("kitchen", tmp_path / "node") as real:
+        await real.ready()
+        async with at_a_terminal(real.url, tmp_path) as me:
+            await me.says("hello")
+            await me.sees("ms]\n")
+            real.send(signal.SIGSTOP)
+            await me.says("are you there?")
+            real.kill()
+            await me.sees("swarm: ")
+            await me.says("hello?")
+            await me.sees("no node answers")
+            await me.sees("> ")
+            me.type(CTRL_D)
+            assert await me.left() == 0
+
+
+WINNER = '{"strategy": "medoid", "winner": "Zeus@kitchen", "confirmed": false, "winner_message": {"content": "blue"}}'
+DELTA = b'data: {"choices": [{"delta": {"content": "red"}}]}\n\n'
+
+
+def conversation(url: str, live: bool = True) -> Conversation:
+    return Conversation(NodeApi(url), "swarm", live)
+
+
+def test_the_winner_is_what_the_conversation_goes_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    end = f'data: {{"choices": [], "swarm": {WINNER}}}\n\ndata: [DONE]\n\n'.encode()
+    with answering(200, DELTA + end) as (url, _):
+        talk = conversation(url)
+        assert talk.ask("what colour?").text == "blue"
+    assert [message["content"] for message in talk.messages] == ["what colour?", "blue"]
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:3] == ["red", "  [the vote preferred the answer of Zeus@kitchen:]", "blue"]
+
+
+@pytest.mark.parametrize("body", [DELTA, DELTA + b"data: {}\n\n", DELTA + b": still working\n\n"])
+def test_an_answer_without_its_end_is_cut_off(body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(200, body) as (url, _):
+        talk = conversation(url)
+        with pytest.raises(NodeUnreachable, match="broke off before the answer was complete"):
+            talk.ask("what colour?")
+    assert capsys.readouterr().out == "red\n"
+    assert [message["content"] for message in talk.messages] == ["what colour?", "red"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"choices": null}',
+        '{"choices": [1, {"delta": 2}, {"delta": {"content": 3}}]}',
+        '{"swarm": "no"}',
+        '{"swarm": {"winner_message": {"content": 1}}}',
+        '{"swarm": {"strategy": "single"}}',
+        '{"choices": {}, "swarm": {"agreement": "all"}}',
+    ],
+)
+def test_a_node_of_another_version_is_understood_as_far_as_it_goes(event: str) -> None:
+    with answering(200, DELTA + f"data: {event}\n\ndata: [DONE]\n\n".encode()) as (url, _):
+        assert conversation(url).ask("what colour?").text == "red"
+
+
+@contextmanager
+def piped(url: str, folder: Path, *words: str) -> Generator[subprocess.Popen[str]]:
+    command = [*PROGRAM, "chat", "--url", url, *words]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(folder)
+    ) as process:
+        yield process
+
+
+async def test_in_a_pipe_each_line_is_a_question_and_only_winners_come_out(tmp_path: Path) -> None:
+    voting = NodeOptions(votes=3, strategy=Strategy.MEDOID)
+    async with node(saying(OTHER, PROSE), voting) as (kitchen, engine):
+        with piped(kitchen.url, tmp_path) as process:
+            out, _ = await asyncio.to_thread(process.communicate, "why?\n\nand why?\n", ENDED_S)
+        assert process.returncode == 0
+    assert OTHER not in out
+    assert out.count(PROSE) == 2
+    assert ">" not in out
+    assert ("assistant", PROSE) in conversation_of(engine)
+
+
+async def test_a_lone_question_that_is_stopped_ends_with_1(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with node(lambda _, __: ["To be", gate]) as (kitchen, engine):
+        with piped(kitchen.url, tmp_path, "recite") as process:
+            await eventually(lambda: engine.running > 0)
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(process.wait, ENDED_S) == 1
+            await eventually(lambda: engine.running == 0)
+
+
+def test_what_is_typed_and_is_no_text_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter([UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), EOFError()])
+
+    def typed(*_: object) -> str:
+        raise next(lines)
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert chat_command.chat(NodeApi("http://127.0.0.1:9"), "swarm", "") == 0
+    assert "cannot be read as text" in capsys.readouterr().err
