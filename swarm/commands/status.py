@@ -49,6 +49,13 @@ def access_line(access: AccessEntry) -> str | None:
             return None
 
 
+def alone_line(access: AccessEntry) -> str:
+    """Of a node without peers, and what to do about it."""
+    if access.peers == "none":
+        return "  no peers: this node takes part in no federation (start it with `swarm --federation`)"
+    return "  no peers: `swarm doctor` says what may be in the way; --peer HOST:PORT leads to a node without mDNS"
+
+
 def since(at: str, now: datetime) -> str:
     """The time from then to `now`, in words."""
     return lasting(max(0.0, (now - datetime.fromisoformat(at.replace("Z", "+00:00"))).total_seconds()))
@@ -116,7 +123,7 @@ def render(view: FederationView) -> str:
         for member in view.trust.absent
     ]
     if not view.peers and not view.trust.absent:
-        lines.append("  no peers")
+        lines.append(alone_line(view.access))
     lines += [change_line(change, now) for change in view.changes[-SHOWN_CHANGES:]]
     lines += [
         f"  no peer at {rejected.address} ({rejected.source}): {rejected.why}: {rejected.reason}"

@@ -21,20 +21,48 @@ _NFT_PORTS = re.compile(r"\b(?P<protocol>tcp|udp|th) dport (?P<ports>\{[^}]*\}|\
 _TABLES_PORTS = re.compile(r"--dports? (?P<ports>\S+)")
 _UFW_TO = re.compile(r"^(?P<ports>Anywhere|\d[\d,:]*)(?:/tcp)?(?= )")
 _VERDICT = re.compile(r"\b(?P<verdict>accept|drop|reject)\b")
-_HARMLESS = ("ct state", "iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "icmp", "conntrack", "--state", "meta l4proto")
+_HARMLESS = (
+    *("ct state", "icmp", "conntrack", "--state", "meta l4proto"),
+    *("iif lo", 'iif "lo"', 'iifname "lo"', "-i lo", "oif lo", 'oif "lo"', 'oifname "lo"', "-o lo"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the firewall `tool` does to the node's TCP port and to mDNS; `why` where that is unknown."""
+    """What the firewall `tool` does to the node's TCP port and to mDNS on the way in; `why` where that is unknown.
+
+    `node_out` and `mdns_out`: the same on the way out, to the port of other nodes.
+    """
 
     tool: str
     node: PortVerdict
     mdns: PortVerdict
     why: str = ""
+    node_out: PortVerdict = "open"
+    mdns_out: PortVerdict = "open"
+
+    def blocked(self, port: int) -> list[str]:
+        """What does not pass, in words."""
+        judged = (
+            (f"TCP {port}", self.node),
+            ("UDP 5353 (mDNS)", self.mdns),
+            (f"TCP {port} on the way out, to other nodes", self.node_out),
+            ("UDP 5353 (mDNS) on the way out", self.mdns_out),
+        )
+        return [what for what, verdict in judged if verdict == "blocked"]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether everything could be judged."""
+        return "unknown" not in (self.node, self.mdns, self.node_out, self.mdns_out)
 
     def remedy(self, port: int) -> str:
-        """The command that opens these ports."""
+        """The commands that open what does not pass, or may not."""
+        ways = [self._remedy_in(port)] if {"blocked", "unknown"} & {self.node, self.mdns} else []
+        ways += [self._remedy_out(port)] if {"blocked", "unknown"} & {self.node_out, self.mdns_out} else []
+        return "; ".join(ways)
+
+    def _remedy_in(self, port: int) -> str:
         match self.tool:
             case "ufw":
                 return f"sudo ufw allow {port}/tcp && sudo ufw allow {MDNS_PORT}/udp"
@@ -42,8 +70,7 @@ class Passage:
                 ports = f"--add-port={port}/tcp --add-service=mdns"
                 return f"sudo firewall-cmd {ports} (again with --permanent)"
             case "nftables":
-                rules = f"tcp dport {port} accept; udp dport {MDNS_PORT} accept"
-                return f"let them in in the input chain: {rules}"
+                return f"let them in in the input chain: tcp dport {port} accept; udp dport {MDNS_PORT} accept"
             case "iptables":
                 return (
                     f"sudo iptables -I INPUT -p tcp --dport {port} -j ACCEPT; "
@@ -53,6 +80,15 @@ class Passage:
                 return "System Settings, Network, Firewall, Options: allow incoming connections for python"
             case _:
                 return f"allow python, or TCP {port} and UDP {MDNS_PORT}, on private networks"
+
+    def _remedy_out(self, port: int) -> str:
+        """Of the tools whose rules for what goes out are read."""
+        if self.tool == "nftables":
+            return f"let them out in the output chain: tcp dport {port} accept; udp dport {MDNS_PORT} accept"
+        return (
+            f"sudo iptables -I OUTPUT -p tcp --dport {port} -j ACCEPT; "
+            f"sudo iptables -I OUTPUT -p udp --dport {MDNS_PORT} -j ACCEPT"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +122,35 @@ def judge(rules: Sequence[Rule], drops_by_default: bool, protocol: str, port: in
 
 
 def read_nft(listing: str, port: int) -> Passage:
-    """`nft list ruleset`: its chains on the way in, each of which may drop; on the way out only what names mDNS."""
-    node: list[PortVerdict] = ["open"]
-    mdns: list[PortVerdict] = ["open"]
+    """`nft list ruleset`: its chains on the way in and out, each of which may drop."""
+    verdicts: dict[str, list[PortVerdict]] = {name: ["open"] for name in ("node", "mdns", "node_out", "mdns_out")}
     for hook, policy, lines in _nft_chains(listing):
+        if hook not in ("input", "output"):
+            continue
         rules = [rule for rule in map(_nft_rule, lines) if rule is not None]
         jumps = any(" jump " in f" {line} " or " goto " in f" {line} " for line in lines)
-        default_drop = policy == "drop"
-        if hook == "input":
-            node.append(_unless(jumps, judge(rules, default_drop, "tcp", port)))
-            mdns.append(_unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT)))
-        elif hook == "output":
-            named = [rule for rule in rules if rule.names("udp", MDNS_PORT)]
-            mdns.append(judge(named, drops_by_default=False, protocol="udp", port=MDNS_PORT))
-    return Passage("nftables", _worst(node), _worst(mdns))
+        way = "" if hook == "input" else "_out"
+        for name, protocol, wanted in (("node", "tcp", port), ("mdns", "udp", MDNS_PORT)):
+            verdicts[name + way].append(_unless(jumps, judge(rules, policy == "drop", protocol, wanted)))
+    worst: dict[str, PortVerdict] = {name: _worst(found) for name, found in verdicts.items()}
+    return Passage("nftables", worst["node"], worst["mdns"], "", worst["node_out"], worst["mdns_out"])
 
 
 def read_iptables(listing: str, port: int) -> Passage:
-    """`iptables -S INPUT`."""
-    lines = listing.splitlines()
-    default_drop = any(re.match(r"-P INPUT (DROP|REJECT)", line) for line in lines)
+    """`iptables -S`."""
+    node, mdns = _iptables_chain(listing, "INPUT", port)
+    node_out, mdns_out = _iptables_chain(listing, "OUTPUT", port)
+    return Passage("iptables", node, mdns, "", node_out, mdns_out)
+
+
+def _iptables_chain(listing: str, chain: str, port: int) -> tuple[PortVerdict, PortVerdict]:
+    """What a chain does to the node's port, and to mDNS."""
+    lines = [line for line in listing.splitlines() if re.match(rf"-[PA] {chain}\b", line)]
+    default_drop = any(re.match(rf"-P {chain} (DROP|REJECT)", line) for line in lines)
     rules = [rule for rule in map(_iptables_rule, lines) if rule is not None]
-    jumps = any(line.startswith("-A INPUT") and not _target(line) for line in lines)
+    jumps = any(line.startswith("-A") and not _target(line) for line in lines)
     node = _unless(jumps, judge(rules, default_drop, "tcp", port))
-    mdns = _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
-    return Passage("iptables", node, mdns)
+    return node, _unless(jumps, judge(rules, default_drop, "udp", MDNS_PORT))
 
 
 def read_ufw(status: str, port: int) -> Passage:
@@ -194,14 +234,14 @@ def _nft_rule(line: str) -> Rule | None:
 
 def _iptables_rule(line: str) -> Rule | None:
     target = _target(line)
-    if not line.startswith("-A INPUT") or not target:
+    if not line.startswith("-A ") or not target:
         return None
     if target == "accept" and any(words in line for words in _HARMLESS):
         return None
     protocol = re.search(r"-p (\w+)", line)
     named = _TABLES_PORTS.search(line)
     ports = None if named is None else _ports(named["ports"].replace(":", "-"))
-    sure = not re.search(r" (-s|-i|-d|--src-range|--limit|!) ", line)
+    sure = not re.search(r" (-s|-i|-o|-d|--src-range|--limit|!) ", line)
     return Rule(target, None if protocol is None else protocol[1], ports, sure)
 
 

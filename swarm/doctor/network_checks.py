@@ -13,6 +13,7 @@ from federation.addresses import AddressKind, AnnouncedAddresses
 from federation.peer import Source, Why
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
 from swarm.doctor.firewall import Passage
+from swarm.node.listeners import another_port
 
 CLOCK_WARN_S: Final = 30.0  # more than any round trip or header's rounding explains
 CLOCK_FAIL_S: Final = 300.0  # half the life of an invitation
@@ -73,10 +74,12 @@ def check_port(port: int, use: PortUse, detail: str = "") -> Finding:
             return fail(
                 "port",
                 f"{port} is taken by another program{f' ({detail})' if detail else ''}",
-                f"stop it, or use another: swarm --port {port + 1}",
+                f"stop it, or use another: swarm --port {another_port(port)}",
             )
         case "refused":
-            return fail("port", f"{port} cannot be listened on: {detail}", "use another: swarm --port 17616")
+            return fail(
+                "port", f"{port} cannot be listened on: {detail}", f"use another: swarm --port {another_port(port)}"
+            )
 
 
 def check_interfaces(chosen: AnnouncedAddresses | None, problem: str = "") -> Finding:
@@ -127,11 +130,9 @@ def check_multicast(results: Mapping[str, MulticastResult]) -> Finding:
 def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
     """`passages` are what each firewall found here does to the node's ports and to mDNS."""
     for passage in passages:
-        judged = ((f"TCP {port}", passage.node), ("UDP 5353 (mDNS)", passage.mdns))
-        blocked = [what for what, verdict in judged if verdict == "blocked"]
-        if blocked:
+        if blocked := passage.blocked(port):
             return fail("firewall", f"{passage.tool} blocks {' and '.join(blocked)}", passage.remedy(port))
-    unclear = [passage for passage in passages if "unknown" in (passage.node, passage.mdns)]
+    unclear = [passage for passage in passages if not passage.is_clear]
     if unclear:
         remedy = unclear[0].remedy(port)
         return unknown(

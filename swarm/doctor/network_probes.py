@@ -82,7 +82,7 @@ def _linux_firewalls(port: int) -> list[Passage]:
     if shutil.which("nft"):
         found.append(_read("nftables", _output("nft", "list", "ruleset"), lambda text: read_nft(text, port)))
     if shutil.which("iptables"):
-        found.append(_read("iptables", _output("iptables", "-S", "INPUT"), lambda text: read_iptables(text, port)))
+        found.append(_read("iptables", _output("iptables", "-S"), lambda text: read_iptables(text, port)))
     return found
 
 

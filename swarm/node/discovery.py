@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from federation.addresses import AddressWatch, AnnouncedAddresses, choose_addresses
 from federation.advertisement import NodeDescription
@@ -28,8 +28,40 @@ def chosen_addresses(settings: Settings) -> AnnouncedAddresses:
 log = logging.getLogger(__name__)
 
 
+NOBODY_S: Final = 15.0  # without any other node: the first ones take two seconds to be found
+
+
+def nobody_line(by_mdns: bool, given: Sequence[str], paired: bool) -> str:
+    """What is said once to somebody whose node has found no other; `given` are the addresses of --peer."""
+    who = "no other member of this swarm" if paired else "no other node"
+    if by_mdns:
+        where = f" (none answers at {', '.join(given)} either)" if given else ""
+        remedy = (
+            "start one with `swarm --federation` on another machine of this network. Where one runs already, "
+            "`swarm doctor` says what is in the way, and --peer HOST:PORT needs no mDNS"
+        )
+        return f"! {who} was found yet{where}: {remedy}"
+    at = ", ".join(given) or "the addresses in --peer-file"
+    return f"! {who} answers yet at {at}: start it there; `swarm doctor` checks the address and the way there"
+
+
+async def say_if_alone(
+    found: Callable[[], object],
+    line: Callable[[], str],
+    say: Callable[[str], None],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """After NOBODY_S, once: `line`, unless anybody was `found`."""
+    await sleep(NOBODY_S)
+    if not found():
+        say(line())
+
+
 class Discovery:
-    """From `__aenter__` to `__aexit__`. `moved` is called with other addresses, before anybody else learns of them."""
+    """From `__aenter__` to `__aexit__`. `moved` is called with other addresses, before anybody else learns of them.
+
+    `say` tells the person in front of the node.
+    """
 
     def __init__(
         self,
@@ -38,7 +70,9 @@ class Discovery:
         describe: Callable[[], NodeDescription],
         moved: Callable[[AnnouncedAddresses], None],
         port: int,
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         self._settings = settings
         self._membership = membership
         self._describe = describe
@@ -61,6 +95,7 @@ class Discovery:
             )
             self._note_mdns()
         self._run(AddressWatch(lambda: chosen_addresses(self._settings), self._seen).run(), "address watch")
+        self._run(say_if_alone(self._membership.peers, self._nobody_line, self._say), "look for others")
         if self._settings.peer_file is not None:
             self._run(StaticList(self._settings.peer_file, self._membership.listed).run(), "peer file")
         return self
@@ -96,6 +131,9 @@ class Discovery:
             self._note_mdns()
         if changed or slept:
             self._membership.woke()
+
+    def _nobody_line(self) -> str:
+        return nobody_line(self._settings.federation, self._settings.peer, self._describe().mode == "paired")
 
     def _note_mdns(self) -> None:
         self._membership.sources["mdns"] = self.problem

@@ -214,7 +214,7 @@ class Node:
         news = PeerNews(self._console.say, setup.identity.name, lambda: setup.trust.mode == "open")
         self.membership.subscribe(news.show)
         discovery = self.discovery = await self._stack.enter_async_context(
-            Discovery(self.settings, self.membership, self.describe, self._moved, self.setup.port)
+            Discovery(self.settings, self.membership, self.describe, self._moved, self.setup.port, self._console.say)
         )
         self.setup.trust.subscribe(lambda _: discovery.announce())
         if discovery.problem:

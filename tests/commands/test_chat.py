@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,81 +19,15 @@ from swarm.errors import SwarmError
 from tests.commands.test_asking_a_node import answering
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import Script, ScriptedEngine, saying
+from tests.doubles.typist import CTRL_C, CTRL_D, ENDED_S, UP, Typist, at_a_terminal
 from tests.doubles.waiting import eventually
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 
-ENDED_S = 60.0  # far above what any of these takes on a busy machine
-CTRL_C, CTRL_D, UP = b"\x03", b"\x04", b"\x1b[A"
 PROSE, OTHER = "The sky is blue because of scattering.", "Bananas sing loudly at night."
 
 
-class Typist:
-    """Somebody at a terminal in which `swarm chat` runs. `screen` is all that it has shown."""
-
-    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
-        self._master, self._process = master, process
-        self._read = 0
-        self._more = asyncio.Event()
-        self.screen = ""
-        asyncio.get_running_loop().add_reader(master, self._take)
-
-    def _take(self) -> None:
-        try:
-            self.screen += os.read(self._master, 65536).decode(errors="replace").replace("\r\n", "\n")
-        except OSError:  # the program has gone
-            asyncio.get_running_loop().remove_reader(self._master)
-        self._more.set()
-
-    def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    async def sees(self, text: str) -> str:
-        """Return when `text` has come after what was seen before; everything from there to its end."""
-        timed_out = asyncio.get_running_loop().call_later(ENDED_S, self._more.set)
-        try:
-            while (found := self.screen.find(text, self._read)) < 0:
-                assert asyncio.get_running_loop().time() < timed_out.when(), self.screen
-                self._more.clear()
-                await self._more.wait()
-        finally:
-            timed_out.cancel()
-        before, self._read = self._read, found + len(text)
-        return self.screen[before : self._read]
-
-    async def says(self, line: str) -> None:
-        await self.sees("> ")
-        self.type(line.encode() + b"\n")
-        await self.sees(f"{line}\n")
-
-    async def left(self) -> int:
-        """The exit code, once it has ended."""
-        return await asyncio.to_thread(self._process.wait, ENDED_S)
-
-
-@asynccontextmanager
-async def at_a_terminal(url: str, folder: Path) -> AsyncGenerator[Typist]:
-    master, slave = pty.openpty()
-    command = [*PROGRAM, "chat", "--url", url]
-    more = {**environment(folder), "TERM": "xterm", "INPUTRC": os.devnull}
-    with subprocess.Popen(  # noqa: ASYNC220 - starting one blocks for a moment only
-        command, stdin=slave, stdout=slave, stderr=slave, env=more, start_new_session=True, preexec_fn=own_terminal
-    ) as process:
-        os.close(slave)
-        typist = Typist(master, process)
-        try:
-            yield typist
-        finally:
-            asyncio.get_running_loop().remove_reader(master)
-            process.kill()
-            os.close(master)
-
-
-def own_terminal() -> None:
-    """Make the terminal the controlling one, so that it makes signals of Ctrl-C."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def chatting(url: str, folder: Path) -> AbstractAsyncContextManager[Typist]:
+    return at_a_terminal(folder, "chat", "--url", url)
 
 
 @asynccontextmanager
@@ -115,7 +47,7 @@ def conversation_of(engine: ScriptedEngine) -> list[tuple[str, object]]:
 
 
 async def test_a_conversation_has_a_memory_a_history_and_an_end(tmp_path: Path) -> None:
-    async with node(saying("Hello!", "Once more.")) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+    async with node(saying("Hello!", "Once more.")) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
         await me.says("hi there")
         await me.sees("Hello!")
         await me.sees("ms]\n")
@@ -133,7 +65,7 @@ async def test_a_conversation_has_a_memory_a_history_and_an_end(tmp_path: Path) 
 
 async def test_the_winner_of_a_vote_is_shown_and_kept(tmp_path: Path) -> None:
     voting = NodeOptions(votes=3, strategy=Strategy.MEDOID)
-    async with node(saying(OTHER, PROSE), voting) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+    async with node(saying(OTHER, PROSE), voting) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
         await me.says("why is the sky blue?")
         await me.sees(OTHER)
         assert "the vote preferred the answer of" in await me.sees(PROSE)
@@ -150,7 +82,7 @@ async def test_ctrl_c_stops_the_answer_then_the_conversation(tmp_path: Path) -> 
     def script(_: object, voter: int) -> list[str | asyncio.Event]:
         return ["To be or", gate, " not to be."] if voter == 0 else ["Yes."]
 
-    async with node(script) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+    async with node(script) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
         await me.says("recite")
         await me.sees("To be or")
         me.type(CTRL_C)
@@ -161,8 +93,7 @@ async def test_ctrl_c_stops_the_answer_then_the_conversation(tmp_path: Path) -> 
         await me.sees("Yes.")
         assert conversation_of(engine) == [("user", "recite"), ("assistant", "To be or"), ("user", "go on")]
         await me.sees("> ")
-        me.type(CTRL_C)
-        assert await me.left() == 0
+        assert await me.leaves_on_ctrl_c() == 0
         assert me.screen.endswith("\n")
 
 
@@ -170,7 +101,7 @@ async def test_ctrl_c_before_the_first_word_takes_the_question_back(tmp_path: Pa
     gate = asyncio.Event()
     async with (
         node(lambda _, voter: [gate, "late"] if voter == 0 else ["Yes."]) as (kitchen, engine),
-        at_a_terminal(kitchen.url, tmp_path) as me,
+        chatting(kitchen.url, tmp_path) as me,
     ):
         await me.says("hello?")
         await eventually(lambda: engine.running == 1)
@@ -184,7 +115,7 @@ async def test_what_fails_is_said_and_the_conversation_goes_on(tmp_path: Path) -
     def script(_: object, voter: int) -> list[str | Exception]:
         return [SwarmError("out of \x1b[31mluck")] if voter == 0 else ["Here I am."]
 
-    async with node(script) as (kitchen, engine), at_a_terminal(kitchen.url, tmp_path) as me:
+    async with node(script) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
         await me.says("are you there?")
         await me.sees("swarm: ")
         await me.says("and now?")
@@ -202,7 +133,7 @@ async def test_an_answer_that_is_cut_off_is_said(tmp_path: Path) -> None:
     gate = asyncio.Event()
     async with (
         node(lambda _, __: ["To be or", gate]) as (kitchen, _),
-        at_a_terminal(kitchen.url, tmp_path) as me,
+        chatting(kitchen.url, tmp_path) as me,
     ):
         await me.says("recite")
         await me.sees("To be or")
@@ -216,7 +147,7 @@ async def test_an_answer_that_is_cut_off_is_said(tmp_path: Path) -> None:
 async def test_a_node_that_is_killed_before_it_answers_is_said(tmp_path: Path) -> None:
     with NodeProcess("kitchen", tmp_path / "node") as real:
         await real.ready()
-        async with at_a_terminal(real.url, tmp_path) as me:
+        async with chatting(real.url, tmp_path) as me:
             await me.says("hello")
             await me.sees("ms]\n")
             real.send(signal.SIGSTOP)

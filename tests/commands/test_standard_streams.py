@@ -7,6 +7,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 from swarm.commands import output
 from swarm.commands.terminal import Terminal
 from swarm.logs import LineHandler
+from tests.doubles.typist import CTRL_C, at_a_terminal
 from tests.e2e.node_process import PROGRAM, environment
 
 ENDS_S = 60.0  # far above what any of these takes on a busy machine
@@ -214,3 +216,19 @@ def test_lines_of_many_threads_are_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     lines = [line.rpartition("\x1b[K")[2] for line in screen.getvalue().replace("\r", "\n").split("\n")]
     assert sum(len(line) == 50 for line in lines) == 800
     assert all(len(set(line)) <= 1 for line in lines)
+
+
+async def test_nothing_is_glued_to_the_c_of_ctrl_c(tmp_path: Path) -> None:
+    options = ("--model", "demo", "--port", "0", "--data-dir", str(tmp_path / "data"), "--log-level", "debug")
+    async with at_a_terminal(tmp_path, *options) as me:
+        await me.sees("ready: ")
+        me.type(CTRL_C)
+        assert await me.left() == 0
+        await me.sees("^C\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with at_a_terminal(tmp_path, "vote", "--url", url, "hello") as me:
+            await me.sees("asking the swarm")
+            me.type(CTRL_C)
+            assert await me.left() == 1
+            assert "\nswarm: cancelled" in await me.sees("swarm: cancelled")

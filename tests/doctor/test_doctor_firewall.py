@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from swarm.doctor.finding import Level
 from swarm.doctor.firewall import (
     Passage,
     read_firewalld,
@@ -13,6 +14,7 @@ from swarm.doctor.firewall import (
     read_ufw,
     read_windows,
 )
+from swarm.doctor.network_checks import check_firewall
 
 PORT = 17615
 
@@ -45,7 +47,6 @@ LOOPBACK = 'iif "lo" accept'
         (nft("accept", "tcp dport 17615 counter packets 3 bytes 180 drop"), "blocked", "open"),
         (nft("accept", "udp dport 5353 counter name dropped drop"), "open", "blocked"),
         (nft("accept", "tcp dport 22 accept", "counter packets 0 bytes 0 reject"), "blocked", "blocked"),
-        (nft("accept", "udp dport 5353 drop", hook="output"), "open", "blocked"),
         (nft("drop", hook="forward"), "open", "open"),
         (nft("accept") + nft("drop"), "blocked", "blocked"),
     ],
@@ -108,6 +109,51 @@ def test_every_remedy_opens_the_one_port_and_mdns(tool: str) -> None:
     assert "17615" in remedy
     assert "17616" not in remedy, "machines join at the node's own port"
     assert "mdns" in remedy or "5353" in remedy
+
+
+OUTPUT_DROP = "-P INPUT ACCEPT\n-P OUTPUT DROP\n"
+
+
+@pytest.mark.parametrize(
+    ("passage", "node_out", "mdns_out"),
+    [
+        (read_nft(nft("accept", "udp dport 5353 drop", hook="output"), PORT), "open", "blocked"),
+        (read_nft(nft("drop", ESTABLISHED, 'oif "lo" accept', hook="output"), PORT), "blocked", "blocked"),
+        (read_nft(nft("drop", "tcp dport 17615 accept", "udp dport mdns accept", hook="output"), PORT), "open", "open"),
+        (read_nft(nft("drop", "udp dport { 53, 5353 } accept", hook="output"), PORT), "blocked", "open"),
+        (read_nft(nft("drop", "jump LOCAL", hook="output"), PORT), "unknown", "unknown"),
+        (read_nft(nft("drop", 'oifname "eth0" accept', hook="output"), PORT), "unknown", "unknown"),
+        (read_nft(nft("drop"), PORT), "open", "open"),
+        (read_iptables(OUTPUT_DROP, PORT), "blocked", "blocked"),
+        (read_iptables(f"{OUTPUT_DROP}-A OUTPUT -o lo -j ACCEPT", PORT), "blocked", "blocked"),
+        (read_iptables(f"{OUTPUT_DROP}-A OUTPUT -p udp -m udp --dport 5353 -j ACCEPT", PORT), "blocked", "open"),
+        (read_iptables("-P OUTPUT ACCEPT\n-A OUTPUT -p udp -m udp --dport 5353 -j DROP", PORT), "open", "blocked"),
+        (read_iptables("-P OUTPUT ACCEPT\n-A INPUT -p udp --dport 5353 -j DROP", PORT), "open", "open"),
+        (read_iptables(f"{OUTPUT_DROP}-A OUTPUT -j ufw-before-output", PORT), "unknown", "unknown"),
+    ],
+)
+def test_what_goes_out_may_be_blocked_too(passage: Passage, node_out: str, mdns_out: str) -> None:
+    assert (passage.node_out, passage.mdns_out) == (node_out, mdns_out)
+    if passage.tool == "nftables" and "input" not in passage.remedy(PORT):
+        assert passage.node == "open"
+
+
+@pytest.mark.parametrize(
+    ("passage", "chain", "other"),
+    [
+        (read_nft(nft("accept", "udp dport 5353 drop", hook="output"), PORT), "output", "input"),
+        (read_nft(nft("accept", "udp dport 5353 drop"), PORT), "input", "output"),
+        (read_iptables(OUTPUT_DROP, PORT), "OUTPUT", "INPUT"),
+        (read_iptables("-P INPUT DROP", PORT), "INPUT", "OUTPUT"),
+    ],
+)
+def test_the_chain_that_blocks_is_the_one_that_is_named(passage: Passage, chain: str, other: str) -> None:
+    finding = check_firewall(PORT, [passage])
+    assert finding.level is Level.FAIL
+    assert ("on the way out" in finding.message) == (chain.lower() == "output")
+    assert finding.remedy is not None
+    assert chain in finding.remedy
+    assert other not in finding.remedy
 
 
 def test_what_asks_for_each_program_is_unknown_while_it_is_on() -> None:
