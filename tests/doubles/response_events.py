@@ -56,7 +56,7 @@ def built(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def text_in(item: dict[str, Any]) -> str:
     """Everything that was written into one item."""
     parts = [*item.get("summary", ()), *item.get("content", ())]
-    return "".join(part["text"] for part in parts) + item.get("arguments", "")
+    return "".join(part["text"] for part in parts) + item.get("arguments", "") + item.get("input", "")
 
 
 def ended(events: list[dict[str, Any]]) -> Response:

@@ -141,7 +141,7 @@ def test_what_is_asked_reaches_the_request() -> None:
         temperature=0.5,
         top_p=0.9,
         parallel_tool_calls=False,
-        tools=[FUNCTION, {"type": "web_search"}, {"type": "custom", "name": "x"}, {"type": "namespace", "tools": []}],
+        tools=[FUNCTION, {"type": "web_search"}, {"type": "a_tool_of_the_future", "name": 5}],
         tool_choice={"type": "function", "name": "f"},
         text={"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}, "verbosity": "low"},
         include=["reasoning.encrypted_content", "message.output_text.logprobs"],
@@ -184,6 +184,90 @@ def test_the_choice_among_tools(choice: Any, names: list[str], made: str) -> Non
     assert request.tool_choice == made
 
 
+def test_tools_that_are_no_functions_become_functions() -> None:
+    patch = {
+        "type": "custom",
+        "name": "patch",
+        "description": "Edits.",
+        "format": {"type": "grammar", "syntax": "lark", "definition": "start: A"},
+    }
+    number = {
+        "type": "custom",
+        "name": "dial",
+        "format": {"type": "grammar", "syntax": "regex", "definition": "[0-9]|x"},
+    }
+    space = {
+        "type": "namespace",
+        "name": "mcp__files__",
+        "description": "Files",
+        "tools": [OTHER, patch, {"type": "mcp"}],
+    }
+    body = parse(tools=[patch, number, space, {"type": "namespace", "name": "n", "tools": [OTHER]}])
+    specs = {tool.function.name: tool.function for tool in body.to_request().tools}
+    assert list(specs) == ["patch", "dial", "mcp__files__g", "mcp__files__patch", "n__g"]
+    assert specs["patch"].description == "Edits.\n\nThe input follows this grammar (lark):\nstart: A"
+    assert specs["patch"].parameters["required"] == ["input"]
+    assert specs["dial"].parameters["properties"] == {"input": {"type": "string", "pattern": "^(?:[0-9]|x)$"}}
+    offered = {name: (tool.name, tool.custom, tool.namespace) for name, (tool, _) in body.offered.items()}
+    assert offered["mcp__files__patch"] == ("patch", True, "mcp__files__")
+    assert offered["n__g"] == ("g", False, "n")
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "made"),
+    [
+        ({"type": "custom", "name": "c"}, ["f", "c", "n__g"], "c"),
+        ({"type": "function", "name": "g"}, ["f", "c", "n__g"], "n__g"),
+        ({"type": "function", "name": "g", "namespace": "n"}, ["f", "c", "n__g"], "n__g"),
+        ({"type": "allowed_tools", "tools": [{"type": "custom", "name": "c"}]}, ["c"], "auto"),
+        ({"type": "allowed_tools", "tools": [{"type": "namespace", "name": "n"}, {"type": "mcp"}]}, ["n__g"], "auto"),
+    ],
+    ids=str,
+)
+def test_the_choice_among_tools_of_every_kind(choice: Any, names: list[str], made: str) -> None:
+    space = {"type": "namespace", "name": "n", "tools": [OTHER]}
+    request = parse(tools=[FUNCTION, {"type": "custom", "name": "c"}, space], tool_choice=choice).to_request()
+    assert [tool.function.name for tool in request.tools] == names
+    chosen = request.tool_choice
+    assert (chosen.function.name if isinstance(chosen, NamedToolChoice) else chosen) == made
+
+
+def test_tools_that_come_with_the_input_are_offered() -> None:
+    added = {"type": "additional_tools", "role": "developer", "tools": [OTHER, {"type": "web_search"}]}
+    request = parse(input=[USER, added], tools=[FUNCTION], tool_choice={"type": "function", "name": "g"}).to_request()
+    assert [tool.function.name for tool in request.tools] == ["f", "g"]
+
+
+def test_a_call_of_a_namespace_is_shown_under_the_name_that_the_model_knows() -> None:
+    call = {**called("c1"), "namespace": "mcp__files__"}
+    (made,) = turns([USER, call, OUTPUT])[1]["tool_calls"]
+    assert made["function"]["name"] == "mcp__files__f"
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ({"type": "wat"}, []),
+        ({"type": "wat", "text": "so"}, [{"role": "user", "content": "so"}]),
+        (
+            {"type": "agent_message", "role": "assistant", "content": [{"type": "output_text", "text": "so"}]},
+            [{"role": "assistant", "content": "so"}],
+        ),
+        ({"type": "agent_message", "author": "x", "content": [{"type": "encrypted_content", "data": "x"}]}, []),
+        ({"type": "configuration_update", "reasoning": {"effort": "low"}}, []),
+        ({"role": "critic", "content": "no"}, [{"role": "user", "content": "no"}]),
+        (
+            {"role": "user", "content": [{"type": "smell"}, {"type": "note", "text": "so"}]},
+            [{"role": "user", "content": "[smell left out: this model reads text only]so"}],
+        ),
+        ({**OUTPUT, "output": {"a": 1}}, [{"role": "tool", "tool_call_id": "c1", "content": '{"a": 1}'}]),
+    ],
+    ids=str,
+)
+def test_what_is_unknown_in_a_history_is_text_or_left_out(item: Any, expected: list[dict[str, Any]]) -> None:
+    assert turns([USER, item]) == [USER, *expected]
+
+
 def test_what_clients_send_beside_the_question_is_taken() -> None:
     parse(
         store=True,
@@ -212,21 +296,21 @@ def test_what_clients_send_beside_the_question_is_taken() -> None:
         ({"input": [5]}, "input[0]", ""),
         ({"input": ["hello"]}, "input[0]", ""),
         ({"input": [{"type": "message"}]}, "input[0].role", "required|content"),
-        ({"input": [{"role": "nobody", "content": "x"}]}, "input[0].role", ""),
+        ({"input": [{"role": "", "content": "x"}]}, "input[0].role", ""),
+        ({"input": [{"role": 5, "content": "x"}]}, "input[0].role", ""),
         ({"input": [{"role": "user"}]}, "input[0].content", "required"),
         ({"input": [{"role": "user", "content": 5}]}, "input[0].content", ""),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "required"),
-        ({"input": [{"role": "user", "content": [{"type": "smell"}]}]}, "input[0].content[0]", "smell"),
+        ({"input": [{"role": "user", "content": [{"type": 5}]}]}, "input[0].content[0].type", ""),
         ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].type", "send the item itself"),
         ({"input": [USER, {"id": "msg_1"}]}, "input[1]", "send the item itself"),
-        ({"input": [USER, {"type": "wat"}]}, "input[1].type", "unknown type of item.*'wat'"),
         ({"input": [USER, {"type": 5}]}, "input[1].type", ""),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id", "required"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output", "required"),
-        ({"input": [{"type": "function_call_output", "call_id": "c", "output": {}}]}, "input[0].output", ""),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": 5}]}, "input[0].output", ""),
         ({"input": [{"type": "web_search_call"}, THOUGHT]}, "input", "anything that a model reads"),
         ({"instructions": 5}, "instructions", ""),
-        ({"max_output_tokens": 0}, "max_output_tokens", ""),
+        ({"max_output_tokens": -1}, "max_output_tokens", ""),
         ({"temperature": 3}, "temperature", ""),
         ({"temperature": "1"}, "temperature", ""),
         ({"top_p": 2}, "top_p", ""),
@@ -236,6 +320,14 @@ def test_what_clients_send_beside_the_question_is_taken() -> None:
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", ""),
         ({"tools": [{"type": "function"}]}, "tools[0].name", "required"),
         ({"tools": [{"type": "function", "name": ""}]}, "tools[0].name", ""),
+        ({"tools": [{"type": "web_search"}, {"type": "custom"}]}, "tools[1].name", "required"),
+        ({"tools": [{"type": "custom", "name": "c", "format": {"type": "grammar"}}]}, "tools[0].format", "definition"),
+        (
+            {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function"}]}]},
+            "tools[0].tools[0].name",
+            "",
+        ),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [OTHER, OTHER]}]}, "tools", "two tools .* 'n__g'"),
         ({"tools": [{"type": "function", "name": "f", "parameters": 5}]}, "tools[0].parameters", ""),
         ({"tools": [5]}, "tools[0]", ""),
         ({"tools": [{**FUNCTION, "parameters": {"minimum": float("inf")}}]}, "tools", "not finite"),

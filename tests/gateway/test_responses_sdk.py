@@ -177,7 +177,11 @@ async def test_what_codex_sends(client: Client) -> None:
         tools=[
             WEATHER,
             {"type": "web_search", "external_web_access": False},
-            {"type": "custom", "name": "apply_patch", "format": {"type": "grammar", "syntax": "lark"}},
+            {
+                "type": "custom",
+                "name": "apply_patch",
+                "format": {"type": "grammar", "syntax": "lark", "definition": 'start: "*** Begin Patch"'},
+            },
             {"type": "local_shell"},
             {"type": "namespace", "name": "mcp", "tools": [WEATHER]},
         ],
@@ -191,7 +195,7 @@ async def test_what_codex_sends(client: Client) -> None:
         client_metadata={"x": "y"},
     )
     response = ended(read_events((await client.post("/v1/responses", body)).text))
-    assert [tool.type for tool in response.tools] == ["function"]
+    assert [tool.type for tool in response.tools] == ["function", "custom", "namespace"]
     assert response.usage is not None
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, takewhile
 from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, MaxTokens, RequestedModel, left_out
+from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, MaxTokens, RequestedModel, left_out, readable_text
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -72,27 +72,37 @@ class ThinkingBlock(Part):
     thinking: str
 
 
-class UnusedBlock(Part):
-    """What only Anthropic's own models and hosted tools can read; it is left out, as hosted tools themselves are."""
-
-    type: Literal[
-        "redacted_thinking",
-        "server_tool_use",
-        "web_search_tool_result",
-        "web_fetch_tool_result",
-        "code_execution_tool_result",
-        "bash_code_execution_tool_result",
-        "text_editor_code_execution_tool_result",
-        "tool_search_tool_result",
-        "mcp_tool_use",
-        "mcp_tool_result",
-    ]
+# What only Anthropic's own models and hosted tools can read: left out, whatever text it has, as hosted tools are.
+UNUSED = frozenset(
+    {
+        "redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result",
+        "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
+        "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result", "mcp_tool_listing", "fallback", "tool_addition",
+        "tool_removal",
+    }
+)  # fmt: skip
 
 
-class UnreadableBlock(Part):
-    """Content that is no text: a note takes its place."""
+class OtherBlock(Part):
+    """What is no text here, and what this server does not know: a history never ends a conversation.
 
-    type: Literal["image", "document", "search_result", "container_upload", "tool_reference", "browser_state"]
+    Its text is read, if it has any (search results, what was compacted, a document that is plain text).
+    """
+
+    type: str
+    title: JsonValue = None
+    text: JsonValue = None
+    content: JsonValue = None
+    source: JsonValue = None
+
+    @property
+    def words(self) -> str:
+        """What a model can read of it."""
+        source = self.source if isinstance(self.source, dict) else {}
+        plain = source.get("data") if source.get("type") == "text" else source.get("content")
+        if self.text is None and self.content is None and plain is None:
+            return ""
+        return readable_text([self.title, self.text, self.content, plain])
 
 
 class ToolResultBlock(Part):
@@ -104,15 +114,34 @@ class ToolResultBlock(Part):
     is_error: bool | None = None
 
 
-ResultBlock = Annotated[TextBlock | UnreadableBlock, Field(discriminator="type")]
-UserBlock = Annotated[TextBlock | ToolResultBlock | UnreadableBlock, Field(discriminator="type")]
+def block_kind(block: object) -> str:
+    """By which model a block is read. Those that this server knows have their places; a misplaced one is refused."""
+    kind = cast("dict[str, object]", block).get("type") if isinstance(block, dict) else getattr(block, "type", None)
+    return kind if kind in ("text", "thinking", "tool_use", "tool_result") else "other"
+
+
+ResultBlock = Annotated[
+    Annotated[TextBlock, Tag("text")] | Annotated[OtherBlock, Tag("other")], Discriminator(block_kind)
+]
+UserBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[OtherBlock, Tag("other")],
+    Discriminator(block_kind),
+]
 AssistantBlock = Annotated[
-    TextBlock | ThinkingBlock | ToolUseBlock | UnusedBlock | UnreadableBlock, Field(discriminator="type")
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[OtherBlock, Tag("other")],
+    Discriminator(block_kind),
 ]
 
 
 class UserTurn(Part):
-    role: Literal["user"]
+    """A user's turn, or that of somebody whose role this server does not know."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | Annotated[list[UserBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
@@ -125,10 +154,21 @@ class SystemTurn(Part):
     """An instruction in mid-conversation, which newer clients send."""
 
     role: Literal["system"]
-    content: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
+    content: str | Annotated[list[ResultBlock], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
-Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Field(discriminator="role")]
+def turn_kind(turn: object) -> str:
+    """By which model a turn is read."""
+    role = cast("dict[str, object]", turn).get("role") if isinstance(turn, dict) else getattr(turn, "role", None)
+    return role if role in ("assistant", "system") else "user"
+
+
+Turn = Annotated[
+    Annotated[UserTurn, Tag("user")]
+    | Annotated[AssistantTurn, Tag("assistant")]
+    | Annotated[SystemTurn, Tag("system")],
+    Discriminator(turn_kind),
+]
 
 
 class Tool(Part):
@@ -316,9 +356,9 @@ def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Tu
     return tuple(messages)
 
 
-def system_text(system: str | Sequence[TextBlock]) -> str:
+def system_text(system: str | Sequence[ResultBlock]) -> str:
     """The instructions as one text, without ATTRIBUTION's line."""
-    blocks = [system] if isinstance(system, str) else [block["text"] for block in system]
+    blocks = [system] if isinstance(system, str) else _texts(system)
     return "\n".join(text for text in map(_without_attribution, blocks) if text)
 
 
@@ -338,8 +378,8 @@ def _texts(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterat
     for block in blocks:
         if isinstance(block, dict):
             yield block["text"]
-        elif isinstance(block, UnreadableBlock):
-            yield left_out(block.type)
+        elif isinstance(block, OtherBlock) and block.type not in UNUSED:
+            yield block.words or left_out(block.type)
 
 
 def _user(blocks: Blocks) -> list[JsonObject]:

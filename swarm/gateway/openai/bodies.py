@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -26,6 +27,15 @@ from typing_extensions import TypedDict
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
+from swarm.gateway.openai.tools import (
+    ChatToolChoice,
+    CustomDefinition,
+    FunctionCallChoice,
+    HostedTool,
+    as_input,
+    chosen_among,
+    of_functions,
+)
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -34,9 +44,9 @@ from swarm.generation import (
     MIN_REPEAT_PENALTY,
     SEED_MASK,
     ExtraText,
+    FunctionSpec,
     GenerationRequest,
     JsonObject,
-    NamedToolChoice,
     Prompt,
     ResponseFormat,
     ToolChoice,
@@ -57,6 +67,19 @@ MAX_PROMPTS = 32  # of one request; OpenAI takes more, evaluation harnesses send
 MAX_EXTRA_TEXTS = 64  # files beside the one that is filled in; editors send up to 16 pieces
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 MAX_LOGGED_FIELDS = 1000  # unknown names to remember: they come from clients
+MAX_SHOWN_TYPE_CHARS = 64  # of a part's type that this server does not know
+READABLE = (
+    "title",
+    "url",
+    "text",
+    "content",
+    "stdout",
+    "stderr",
+    "output",
+    "result",
+)  # where text is, as others send it
+MAX_READ_LEVELS = 8  # of nesting: what others send has three
+ROLES = {"developer": "system", "function": "tool", **{role: role for role in ("system", "user", "assistant", "tool")}}
 _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
 RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
@@ -73,56 +96,115 @@ class TextPart(TypedDict):
     text: str
 
 
-class UnreadPart(TypedDict):
-    """What no model here can look at. Refusing it would end every later turn of that conversation too."""
+class RefusalPart(TypedDict):
+    """What an assistant said instead of an answer."""
 
-    type: Literal["image_url", "input_audio", "file"]
+    type: Literal["refusal"]
+    refusal: str
 
 
-ContentPart = Annotated[TextPart | UnreadPart, Discriminator("type")]
+class OtherPart(TypedDict):
+    """What this server does not know, or no model here can look at: read as far as it is text.
+
+    Refusing it would end every later turn of that conversation too.
+    """
+
+    type: str
+    text: NotRequired[JsonValue]
+    content: NotRequired[JsonValue]
+
+
+def part_kind(part: object) -> str:
+    """By which of the three a part is read."""
+    kind = cast("dict[str, object]", part).get("type") if isinstance(part, dict) else None
+    return kind if kind in ("text", "refusal") else "other"
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[RefusalPart, Tag("refusal")] | Annotated[OtherPart, Tag("other")],
+    Discriminator(part_kind),
+]
 
 
 class MessageFunction(Part):
+    """A function that was called. Clients send the arguments as the text that they are, as an object, or not at all."""
+
     name: str
-    arguments: str = "{}"
+    arguments: JsonValue = "{}"
+
+    @property
+    def arguments_text(self) -> str:
+        """The arguments as the JSON text of an object."""
+        given = "{}" if self.arguments is None else self.arguments
+        return as_object(given if isinstance(given, str) else json.dumps(given, ensure_ascii=False))
+
+
+class MessageCustomCall(Part):
+    """A custom tool that was called."""
+
+    name: str
+    input: str = ""
 
 
 class MessageToolCall(Part):
-    id: str = ""
-    type: Literal["function"] = "function"
-    function: MessageFunction
+    """A call that an assistant made. One of a type that this server does not know is a function of that name."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str | None = None
+    type: str = "function"
+    function: MessageFunction | None = None
+    custom: MessageCustomCall | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> MessageToolCall:
+        if self.type in ("function", "custom") and getattr(self, self.type) is None:
+            raise ValueError(f"a call of type {self.type} needs its {self.type}")
+        return self
 
     def to_engine(self) -> JsonObject:
-        function: JsonObject = {"name": self.function.name, "arguments": as_object(self.function.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
+        function: JsonObject
+        if self.function is not None:
+            function = {"name": self.function.name, "arguments": self.function.arguments_text}
+        elif self.custom is not None:
+            function = {"name": self.custom.name, "arguments": as_input(self.custom.input)}
+        else:
+            function = {"name": self.type, "arguments": as_object(json.dumps(self.model_extra, ensure_ascii=False))}
+        return {"id": self.id or "", "type": "function", "function": function}
 
 
 class Message(Part):
-    """One turn. Assistant turns may have tool calls and no content."""
+    """One turn. Assistant turns may have tool calls and no content; a role that nobody knows speaks as a user does."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Annotated[str, Field(min_length=1, max_length=64)]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_TOOL_CALLS, fail_fast=True)] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None
+    function_call: MessageFunction | None = None  # what a call was before there were several
     reasoning_content: Annotated[str | None, Field(validation_alias=AliasChoices("reasoning_content", "reasoning"))] = (
         None
     )
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
-        if self.content is None and self.role != "assistant":
+        if self.content is None and self.role not in ("assistant", "tool", "function"):
             raise ValueError(f"a {self.role} message needs content")
         return self
 
     def to_engine(self) -> JsonObject:
-        """The turn as chat templates know it: `developer` is a system turn, parts are one text."""
+        """The turn as chat templates know it: one of four roles, and parts are one text."""
         content = self.content
         if isinstance(content, list):
             content = "".join(map(text_of, content))
-        wire: JsonObject = {"role": "system" if self.role == "developer" else self.role, "content": content or ""}
+        wire: JsonObject = {"role": ROLES.get(self.role, "user"), "content": content or self.refusal or ""}
         if self.tool_calls:
             wire["tool_calls"] = [call.to_engine() for call in self.tool_calls]
+        elif self.function_call is not None:
+            call = MessageToolCall(id=former_id(self.function_call.name), function=self.function_call)
+            wire["tool_calls"] = [call.to_engine()]
+        if self.role == "function" and self.tool_call_id is None:
+            wire["tool_call_id"] = former_id(self.name or "")
         for field in ("name", "tool_call_id", "reasoning_content"):
             value: str | None = getattr(self, field)
             if value is not None:
@@ -133,15 +215,36 @@ class Message(Part):
 def text_of(part: ContentPart) -> str:
     """A part as text."""
     if part["type"] == "text":
-        return part["text"]
-    return left_out(part["type"].removeprefix("input_").removesuffix("_url"))
+        return cast("TextPart", part)["text"]
+    if part["type"] == "refusal":
+        return cast("RefusalPart", part)["refusal"]
+    return readable_text(cast("JsonObject", part)) or left_out(part["type"])
 
 
 def left_out(kind: str) -> str:
     """The note that content leaves which is no text: neither does one picture make every later turn of a conversation
     fail, nor does an answer pass for one about it.
     """
-    return f"[{kind} left out: this model reads text only]"
+    name = kind.removeprefix("input_").removesuffix("_url")[:MAX_SHOWN_TYPE_CHARS]
+    return f"[{name} left out: this model reads text only]"
+
+
+def readable_text(value: JsonValue, levels: int = MAX_READ_LEVELS) -> str:
+    """What a model can read in a piece of a history that this server does not know; "" where there is no text."""
+    match value:
+        case str():
+            return value
+        case list() if levels:
+            return "\n".join(filter(None, (readable_text(member, levels - 1) for member in value)))
+        case dict() if levels:
+            return readable_text([value[name] for name in READABLE if name in value], levels - 1)
+        case _:
+            return ""
+
+
+def former_id(name: str) -> str:
+    """What ties a call to its result where both have no id, as before there were several calls in a turn."""
+    return f"call_{name}"
 
 
 def as_object(arguments: str) -> str:
@@ -260,70 +363,92 @@ class TemplateSwitches(Part):
     enable_thinking: bool | None = None
 
 
+def tool_kind(tool: object) -> str:
+    """By which model a tool is read."""
+    kind = cast("dict[str, object]", tool).get("type") if isinstance(tool, dict) else getattr(tool, "type", "function")
+    return kind if kind in ("function", "custom") else "hosted" if isinstance(kind, str) else "function"
+
+
+ChatTool = Annotated[
+    Annotated[ToolSpec, Tag("function")]
+    | Annotated[CustomDefinition, Tag("custom")]
+    | Annotated[HostedTool, Tag("hosted")],
+    Discriminator(tool_kind),
+]
+
+
 class ChatCompletionBody(Sampling):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: MaxTokens | None = None
-    tools: Annotated[list[ToolSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ChatToolChoice | None = None
+    functions: Annotated[list[FunctionSpec], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    function_call: FunctionCallChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: TemplateSwitches | None = None
 
-    @field_validator("tools", mode="before")
-    @classmethod
-    def _functions_only(cls, value: object) -> object:
-        """Clients offer hosted tools (web_search, custom, ...) to every server; only functions reach a model."""
-        if not isinstance(value, list):
-            return value
-        tools = cast("list[object]", value)
-        return [tool for tool in tools if hosted_type(tool) is None]
-
     @model_validator(mode="after")
     def _consistent(self) -> ChatCompletionBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
-        if self.tool_choice not in (None, "auto", "none") and not self.tools:
-            raise ValueError("tool_choice needs tools of type function")
-        names = [tool.function.name for tool in self.tools or ()]
-        if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
-            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        self._callable()
         wanted = self.response_format
         if wanted and wanted.type == "json_schema" and not wanted.json_schema:
             raise ValueError("response_format json_schema needs a json_schema")
-        schemas = [tool.function.parameters for tool in self.tools or ()]
+        schemas = [tool.function.parameters for tool in self.specs()]
         if wanted and wanted.json_schema:
             schemas.append(wanted.json_schema.schema_)
         if not all(map(is_finite, schemas)):
             raise ValueError("a schema has a number that is not finite")
         return self
 
+    @property
+    def custom(self) -> frozenset[str]:
+        """The names of the custom tools: their calls have an input, not arguments."""
+        return frozenset(tool.custom.name for tool in self.tools or () if isinstance(tool, CustomDefinition))
+
+    @property
+    def offers_functions(self) -> bool:
+        """Whether the client speaks of functions as before there were tools, and wants to be answered so."""
+        return bool(self.functions) and not self.tools
+
+    def specs(self) -> list[ToolSpec]:
+        """The tools as functions."""
+        if self.offers_functions:
+            return [ToolSpec(function=function) for function in self.functions or ()]
+        offered = [tool for tool in self.tools or () if not isinstance(tool, HostedTool)]
+        return [tool if isinstance(tool, ToolSpec) else tool.custom.spec() for tool in offered]
+
+    def _callable(self) -> tuple[tuple[ToolSpec, ...], ToolChoice]:
+        """The functions to show to the model, and how free it is among them. Raises ValueError if there are none."""
+        choice = of_functions(self.function_call) if self.offers_functions else self.tool_choice
+        specs = self.specs()
+        if not specs and (choice is None or isinstance(choice, str)) and choice != "required":
+            return (), choice or "auto"
+        return chosen_among(specs, choice)
+
     def to_request(self) -> GenerationRequest:
         """The request for text that this body means."""
         shared = self._shared()
         if self.max_completion_tokens is not None:
             shared["max_tokens"] = self.max_completion_tokens
+        tools, choice = self._callable()
         return GenerationRequest(
             **shared,
             messages=tuple(message.to_engine() for message in self.messages),
-            # What a model must not call it is not shown: it would write the call into its answer.
-            tools=() if self.tool_choice == "none" else tuple(self.tools or ()),
-            tool_choice=self.tool_choice or "auto",
-            parallel_tool_calls=self.parallel_tool_calls is not False,
+            tools=tools,
+            tool_choice=choice,
+            parallel_tool_calls=self.parallel_tool_calls is not False and not self.offers_functions,
             response_format=self.response_format,
             logprobs=bool(self.logprobs),
             thinking=self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking,
             top_logprobs=self.top_logprobs or 0,
         )
-
-
-def hosted_type(tool: object) -> str | None:
-    """The type of a tool that is no function; None for functions, and for what is no tool at all."""
-    kind = cast("dict[str, object]", tool).get("type") if isinstance(tool, dict) else None
-    return kind if isinstance(kind, str) and kind != "function" else None
 
 
 class CompletionBody(Sampling):

@@ -77,12 +77,24 @@ def summed(usages: Sequence[Usage]) -> Usage:
 
 def openai_form(body: ChatCompletionBody) -> OpenAIForm:
     """The shapes in which `body` wants its answer."""
-    return OpenAIForm(CompletionShape("chat", body.model, body.include_usage, may_call=bool(body.tools)))
+    shape = CompletionShape(
+        "chat",
+        body.model,
+        body.include_usage,
+        may_call=bool(body.specs()),
+        custom=body.custom,
+        functions=body.offers_functions,
+    )
+    return OpenAIForm(shape)
 
 
 def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> GenerationRequest:
-    """The request of `body`, with the body as it came: an upstream, if any, gets every field that the client sent."""
-    return body.to_request().model_copy(update={"original": http.get(RAW_BODY)})
+    """The request of `body`, with the body as it came: an upstream, if any, gets every field that the client sent.
+
+    But for tools that are no functions here: an upstream would call them in a form that is not read.
+    """
+    differs = isinstance(body, ChatCompletionBody) and (body.custom or body.offers_functions)
+    return body.to_request().model_copy(update={"original": None if differs else http.get(RAW_BODY)})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 
 from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason, message_object
 from swarm.gateway.http.bodies import compact
+from swarm.gateway.openai.tools import input_of
 from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
 
 STOP_REASON = "stop_reason"  # of a choice: vLLM's name for the stop sequence that was hit, which OpenAI has none for
@@ -81,6 +83,8 @@ class CompletionShape:
     include_usage: bool = False
     echo: str = ""
     may_call: bool = False  # tools are offered
+    custom: frozenset[str] = frozenset()  # which of them take free text
+    functions: bool = False  # they were offered as functions, as before there were tools, and are called so
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -126,15 +130,36 @@ class CompletionShape:
             parts.append(f'"reasoning_content":{compact(event.reasoning)}')
         if event.text:
             parts.append(f'"content":{compact(event.text)}')
-        if event.tool_calls:
-            parts.append(f'"tool_calls":{compact([_call_delta(call) for call in event.tool_calls])}')
+        if event.tool_calls and self.functions:
+            parts.extend(f'"function_call":{compact(_function(call))}' for call in event.tool_calls if call.index == 0)
+        elif event.tool_calls:
+            parts.append(f'"tool_calls":{compact([self._call_delta(call) for call in event.tool_calls])}')
         return f'{{"index":{event.choice},"delta":{{{",".join(parts)}}}{logprobs},"finish_reason":null}}'
+
+    def _call_delta(self, call: ToolCallDelta) -> JsonObject:
+        if call.id is None:
+            return {"index": call.index, "function": {"arguments": call.arguments}}
+        known: JsonObject = {"index": call.index, "id": call.id}
+        if call.name in self.custom:
+            return {**known, "type": "custom", "custom": {"name": call.name, "input": ""}}
+        return {**known, "type": "function", "function": _function(call)}
+
+    def inputs(self, choice: int, inputs: Mapping[int, Sequence[str]]) -> str:
+        """A choice with the inputs of its calls of custom tools, by their index."""
+        calls: list[JsonValue] = [
+            {"index": index, "custom": {"input": input_of("".join(parts))}} for index, parts in inputs.items()
+        ]
+        return f'{{"index":{choice},"delta":{{"tool_calls":{compact(calls)}}},"finish_reason":null}}'
+
+    def reason(self, reason: FinishReason) -> str:
+        """Why a choice ended, in the words of its client."""
+        return "function_call" if self.functions and reason == "tool_calls" else reason
 
     def finish(self, choice: int, reason: FinishReason, stop: str | None = None) -> str:
         """A choice's last chunk: nothing new, why it ended, and by which stop sequence, if by one."""
         empty = '"delta":{}' if self.kind == "chat" else '"text":""'
         word = "" if stop is None else f',"{STOP_REASON}":{compact(stop)}'
-        return f'{{"index":{choice},{empty},"finish_reason":"{reason}"{word}}}'
+        return f'{{"index":{choice},{empty},"finish_reason":"{self.reason(reason)}"{word}}}'
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         """The response of a request that does not stream."""
@@ -146,21 +171,36 @@ class CompletionShape:
 
     def _choice(self, index: int, candidate: Candidate) -> JsonObject:
         reason = honest_reason(candidate.finish_reason or "stop", bool(candidate.tool_calls))
-        ended: JsonObject = {"finish_reason": reason}
+        ended: JsonObject = {"finish_reason": self.reason(reason)}
         if candidate.stop_sequence is not None:
             ended[STOP_REASON] = candidate.stop_sequence
         if self.kind == "chat":
-            message, logprobs = message_object(candidate), candidate.logprobs
+            message, logprobs = self._message(candidate), candidate.logprobs
             return {"index": index, "message": message, "logprobs": logprobs, **ended}
         text, logprobs = self.echo + candidate.text, text_logprobs(candidate.logprobs, len(self.echo))
         return {"index": index, "text": text, "logprobs": logprobs, **ended}
 
+    def _message(self, candidate: Candidate) -> JsonObject:
+        message = message_object(candidate)
+        calls = message.pop("tool_calls", None)
+        if not isinstance(calls, list):
+            return message
+        if self.functions:
+            first = candidate.tool_calls[0]
+            return {**message, "function_call": {"name": first.name, "arguments": first.arguments}}
+        return {**message, "tool_calls": [self._called(call) for call in calls if isinstance(call, dict)]}
 
-def _call_delta(call: ToolCallDelta) -> JsonObject:
-    if call.id is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function: JsonObject = {"name": call.name or "", "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+    def _called(self, call: JsonObject) -> JsonObject:
+        match call:
+            case {"id": known, "function": {"name": str(name), "arguments": str(arguments)}} if name in self.custom:
+                return {"id": known, "type": "custom", "custom": {"name": name, "input": input_of(arguments)}}
+            case _:
+                return call
+
+
+def _function(call: ToolCallDelta) -> JsonObject:
+    """What a call's piece says of its function: the first one its name."""
+    return {"arguments": call.arguments} if call.id is None else {"name": call.name or "", "arguments": call.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +231,7 @@ class ChunkWriter:
         self._unopened = set(range(choices))
         self._calls = [CallOpening() for _ in range(choices)]
         self._written_chars = [len(shape.echo)] * choices
+        self._inputs: list[dict[int, list[str]]] = [{} for _ in range(choices)]  # of custom tools: JSON that grows
 
     async def begin(self) -> None:
         """Every choice's first chunk."""
@@ -201,8 +242,11 @@ class ChunkWriter:
 
     async def delta(self, event: Delta) -> None:
         if event.tool_calls:
-            calls = tuple(map(self._calls[event.choice].opened, event.tool_calls))
+            opened = map(self._calls[event.choice].opened, event.tool_calls)
+            calls = tuple(call for call in opened if not self._holds_input(event.choice, call))
             event = replace(event, tool_calls=calls)
+            if not (calls or event.text or event.reasoning or event.logprobs):
+                return
         if self._shape.kind == "text":
             if event.logprobs is not None:
                 event = replace(event, logprobs=text_logprobs(event.logprobs, self._written_chars[event.choice]))
@@ -213,9 +257,22 @@ class ChunkWriter:
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
         """The choice's last chunk; with `extension` it carries the `swarm` object."""
         reason = honest_reason(event.reason, self._calls[event.choice].any)
+        if inputs := self._inputs[event.choice]:
+            await self._chunk(event.choice, self._shape.inputs(event.choice, inputs), self._tail)
         await self._chunk(
             event.choice, self._shape.finish(event.choice, reason, event.stop_sequence), self._shape.tail(extension)
         )
+
+    def _holds_input(self, choice: int, call: ToolCallDelta) -> bool:
+        """Whether a call's piece is kept until all of its input is there: pieces are of JSON, and the input is text."""
+        inputs = self._inputs[choice]
+        if call.id is not None and call.name in self._shape.custom:
+            inputs[call.index] = [call.arguments]
+            return False
+        if call.index not in inputs:
+            return False
+        inputs[call.index].append(call.arguments)
+        return True
 
     async def ballot(self, standing: JsonObject) -> None:
         """A chunk without choices that says how the vote stands."""

@@ -10,10 +10,12 @@ from swarm.errors import BadRequest, ContextExceeded, SwarmError, UnknownModel
 from swarm.gateway.answers.answer_form import CallOpening
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import http_error
+from swarm.gateway.openai.tools import OfferedTool, input_of
 from swarm.gateway.responses.response_object import (
     ResponseObject,
     Status,
     call_item,
+    call_item_id,
     logprob_entries,
     message_item,
     new_id,
@@ -60,17 +62,23 @@ class _OpenText:
 
 @dataclass(slots=True)
 class _OpenCall:
-    """A function call that is being written."""
+    """A call that is being written. Its arguments go out as they come; a custom tool's input is text, and they JSON."""
 
     id: str
     output_index: int
     call_id: str
-    name: str
+    tool: OfferedTool
     head: str
     arguments: list[str] = field(default_factory=list[str])
 
+    @property
+    def text(self) -> str:
+        """What the call says, as far as it has come."""
+        said = "".join(self.arguments)
+        return input_of(said) if self.tool.custom and said else said
+
     def item(self, status: Status) -> JsonObject:
-        return call_item(self.id, self.call_id, self.name, "".join(self.arguments), status)
+        return call_item(self.id, self.call_id, self.tool, self.text, status)
 
 
 class ResponseEvents:
@@ -211,13 +219,13 @@ class ResponseEvents:
         if not delta.arguments:
             return written
         call.arguments.append(delta.arguments)
-        return written + self._delta(call.head, delta.arguments)
+        return written if call.tool.custom else written + self._delta(call.head, delta.arguments)
 
     def _open_call(self, call_id: str, name: str) -> str:
-        item_id, output_index = new_id("fc"), len(self._output)
+        tool = self._response.tool(name)
+        item_id, output_index = call_item_id(tool), len(self._output)
         place: JsonObject = {"item_id": item_id, "output_index": output_index}
-        head = _delta_head("response.function_call_arguments", place)
-        call = _OpenCall(item_id, output_index, call_id, name, head)
+        call = _OpenCall(item_id, output_index, call_id, tool, _delta_head(_events_of(tool), place))
         self._calls.append(call)
         begun = call.item("in_progress")
         self._output.append(begun)
@@ -226,10 +234,22 @@ class ResponseEvents:
     def _close_call(self, call: _OpenCall, status: Status) -> str:
         whole = self._output[call.output_index] = call.item(status)
         done: JsonObject = {"item_id": call.id, "output_index": call.output_index}
-        done.update(name=call.name, arguments="".join(call.arguments))
-        return self._event("response.function_call_arguments.done", done) + self._event(
-            "response.output_item.done", {"output_index": call.output_index, "item": whole}
+        if call.tool.custom:
+            written = self._delta(call.head, call.text)
+            done["input"] = call.text
+        else:
+            written = ""
+            done.update(name=call.tool.name, arguments=call.text)
+        return (
+            written
+            + self._event(f"{_events_of(call.tool)}.done", done)
+            + self._event("response.output_item.done", {"output_index": call.output_index, "item": whole})
         )
+
+
+def _events_of(tool: OfferedTool) -> str:
+    """How the events of a call's text are called: <events>.delta, <events>.done."""
+    return "response.custom_tool_call_input" if tool.custom else "response.function_call_arguments"
 
 
 def _delta_head(text: str, place: JsonObject) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NotRequired, cast
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
 from typing_extensions import TypedDict
 
 from swarm.gateway.http.bodies import Part
@@ -17,22 +17,34 @@ from swarm.gateway.openai.bodies import (
     MessageFunction,
     MessageToolCall,
     left_out,
+    readable_text,
 )
+from swarm.gateway.openai.tools import as_input, flat_name
+from swarm.gateway.responses.tools import ResponsesTool, ResponsesTools
 from swarm.generation import MAX_MESSAGES, JsonObject
 
 MAX_ITEMS = MAX_MESSAGES - 1  # the instructions are one message more
 
-# Records of tools that other servers run. Clients send a whole history to whoever answers next: it must not fail here.
+# Read by models of their own; every other item is read as far as it has a role and text.
+_READ = (
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "additional_tools",
+)
+# Records of tools that other servers run, and what only their models can read: left out, whatever text they have.
 _FOREIGN = frozenset(
     {
-        "additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction",
-        "compaction_summary", "compaction_trigger", "computer_call", "computer_call_output", "file_search_call",
-        "ghost_snapshot", "image_generation_call", "local_shell_call", "local_shell_call_output",
+        "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction",
+        "compaction_summary", "compaction_trigger", "computer_call", "computer_call_output", "configuration_update",
+        "file_search_call", "ghost_snapshot", "image_generation_call", "local_shell_call", "local_shell_call_output",
         "mcp_approval_request", "mcp_approval_response", "mcp_call", "mcp_list_tools", "program", "program_output",
         "shell_call", "shell_call_output", "tool_search_call", "tool_search_output", "web_search_call",
     }
 )  # fmt: skip
-_READ = ("message", "reasoning", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 
 
 class TextContent(TypedDict):
@@ -47,21 +59,39 @@ class RefusalContent(TypedDict):
     refusal: str
 
 
-class UnreadContent(TypedDict):
-    """What no model here can look at."""
+class OtherContent(TypedDict):
+    """What this server does not know, or no model here can look at: read as far as it is text."""
 
-    type: Literal["input_image", "input_file", "input_audio"]
+    type: str
+    text: NotRequired[JsonValue]
+    content: NotRequired[JsonValue]
 
 
-ItemContent = Annotated[TextContent | RefusalContent | UnreadContent, Discriminator("type")]
+_TEXTS = frozenset({"input_text", "output_text", "text", "reasoning_text", "summary_text"})
+
+
+def content_kind(part: object) -> str:
+    """By which of the three a part is read."""
+    kind = cast("dict[str, object]", part).get("type") if isinstance(part, dict) else None
+    if kind == "refusal":
+        return "refusal"
+    return "text" if isinstance(kind, str) and kind in _TEXTS else "other"
+
+
+ItemContent = Annotated[
+    Annotated[TextContent, Tag("text")]
+    | Annotated[RefusalContent, Tag("refusal")]
+    | Annotated[OtherContent, Tag("other")],
+    Discriminator(content_kind),
+]
 Contents = str | Annotated[list[ItemContent], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class MessageItem(Part):
     """One turn in words; clients may leave its type out."""
 
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
+    type: str = "message"
+    role: Annotated[str, Field(min_length=1, max_length=64)]
     content: Contents
 
 
@@ -82,7 +112,8 @@ class FunctionCallItem(Part):
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str = "{}"
+    namespace: str | None = None
+    arguments: JsonValue = "{}"
 
 
 class CustomCallItem(Part):
@@ -91,38 +122,54 @@ class CustomCallItem(Part):
     type: Literal["custom_tool_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     input: str = ""
 
     @property
     def arguments(self) -> str:
-        """The free text as the arguments of a function: {"input": text}."""
-        return json.dumps({"input": self.input}, ensure_ascii=False)
+        """The free text as the arguments of the function that the tool is here."""
+        return as_input(self.input)
 
 
 class CallOutputItem(Part):
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: str | None = None
-    output: Contents
+    output: Contents | JsonObject | None
 
 
-class OtherItem(Part):
-    """An item that no model reads: left out where clients send it routinely, else refused."""
+class ReferenceItem(Part):
+    """An object with an id and neither type nor role is a reference, whose type may be left out."""
 
-    # An object with an id and neither type nor role is a reference, whose type may be left out.
     model_config = ConfigDict(validate_default=True)
     type: str = "item_reference"
 
     @field_validator("type")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name == "item_reference":
-            raise ValueError(
-                "this server keeps no earlier items to refer to: send the item itself "
-                "(clients do so when told to store nothing, `store: false`)"
-            )
-        if name not in _FOREIGN:
-            raise ValueError(f"unknown type of item; this server reads {', '.join(_READ)}")
-        return name
+    def _refused(cls, name: str) -> str:
+        raise ValueError(
+            "this server keeps no earlier items to refer to: send the item itself "
+            "(clients do so when told to store nothing, `store: false`)"
+        )
+
+
+class AdditionalToolsItem(Part):
+    """More tools, offered in mid-conversation."""
+
+    type: Literal["additional_tools"]
+    tools: ResponsesTools
+
+
+class OtherItem(Part):
+    """An item that this server does not know: a history never ends a conversation, so its text is read, if any."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    role: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What a model can read of it."""
+        return "" if self.type in _FOREIGN else readable_text(self.model_extra)
 
 
 def item_kind(item: object) -> str:
@@ -132,7 +179,9 @@ def item_kind(item: object) -> str:
     fields = cast("dict[str, object]", item)
     kind = fields.get("type")
     if kind is None:
-        return "other" if "id" in fields and "role" not in fields else "message"
+        return "reference" if "id" in fields and "role" not in fields else "message"
+    if kind == "item_reference":
+        return "reference"
     return kind if isinstance(kind, str) and kind in _READ else "other"
 
 
@@ -143,9 +192,22 @@ InputItem = Annotated[
     | Annotated[CustomCallItem, Tag("custom_tool_call")]
     | Annotated[CallOutputItem, Tag("function_call_output")]
     | Annotated[CallOutputItem, Tag("custom_tool_call_output")]
+    | Annotated[AdditionalToolsItem, Tag("additional_tools")]
+    | Annotated[ReferenceItem, Tag("reference")]
     | Annotated[OtherItem, Tag("other")],
     Discriminator(item_kind),
 ]
+
+
+def is_unread(item: InputItem) -> bool:
+    """Whether there is nothing in it that an answer could follow on."""
+    return isinstance(item, ReasoningItem | AdditionalToolsItem) or (isinstance(item, OtherItem) and not item.text)
+
+
+def added_tools(given: str | list[InputItem]) -> list[ResponsesTool]:
+    """The tools that came with the input."""
+    items = [] if isinstance(given, str) else given
+    return [tool for item in items if isinstance(item, AdditionalToolsItem) for tool in item.tools]
 
 
 def text_of(content: str | list[ItemContent]) -> str:
@@ -156,13 +218,20 @@ def text_of(content: str | list[ItemContent]) -> str:
 
 
 def _part_text(part: ItemContent) -> str:
-    match part["type"]:
+    match content_kind(part):
+        case "text":
+            return cast("TextContent", part)["text"]
         case "refusal":
-            return part["refusal"]
-        case "input_image" | "input_file" | "input_audio" as kind:
-            return left_out(kind.removeprefix("input_"))
+            return cast("RefusalContent", part)["refusal"]
         case _:
-            return part["text"]
+            return readable_text(cast("JsonObject", part)) or left_out(part["type"])
+
+
+def _output_text(output: Contents | JsonObject | None) -> str:
+    """A tool's result as text: JSON where a client sent an object."""
+    if isinstance(output, dict):
+        return json.dumps(output, ensure_ascii=False)
+    return text_of(output or "")
 
 
 def messages_of(instructions: str | None, given: str | list[InputItem]) -> tuple[JsonObject, ...]:
@@ -204,15 +273,17 @@ class _Turns:
             case FunctionCallItem() | CustomCallItem():
                 if len(self._calls) == MAX_TOOL_CALLS:
                     self.close()
-                function = MessageFunction(name=item.name, arguments=item.arguments)
+                function = MessageFunction(name=flat_name(item.namespace, item.name), arguments=item.arguments)
                 self._calls.append(MessageToolCall(id=item.call_id, function=function))
             case MessageItem():
                 self.close()
                 self.closed.append(Message(role=item.role, content=text_of(item.content)))
             case CallOutputItem():
                 self.close()
-                self.closed.append(Message(role="tool", content=text_of(item.output), tool_call_id=item.call_id))
-            case OtherItem():
+                self.closed.append(Message(role="tool", content=_output_text(item.output), tool_call_id=item.call_id))
+            case OtherItem() if item.text:
+                self.add(MessageItem(role=item.role or "user", content=item.text))
+            case _:
                 pass
 
     def _begin_if_spoken(self) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import JsonValue
 
 from swarm.gateway.answers.answer_form import with_unique_ids
-from swarm.gateway.responses.bodies import FunctionTool, ResponsesBody
+from swarm.gateway.openai.tools import HostedTool, OfferedTool, input_of
+from swarm.gateway.responses.bodies import ResponsesBody
+from swarm.gateway.responses.tools import CustomTextTool, FunctionTool, NamespaceTool, ResponsesTool
 from swarm.generation import Candidate, FinishReason, JsonObject, Usage
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 ThoughtForm = Literal["reasoning_text", "summary_text"]
+ToolOf = Callable[[str], OfferedTool]  # by the name that a model uses
 
 _CUT_SHORT: dict[FinishReason, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -54,31 +57,35 @@ def reasoning_item(item_id: str, form: ThoughtForm, text: str) -> JsonObject:
     return {"id": item_id, "type": "reasoning", "summary": [], "content": parts}
 
 
-def call_item(item_id: str, call_id: str, name: str, arguments: str, status: Status) -> JsonObject:
-    """{"id", "type": "function_call", "status", "call_id", "name", "arguments"}."""
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": status,
-        "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
-    }
+def call_item(item_id: str, call_id: str, tool: OfferedTool, arguments: str, status: Status) -> JsonObject:
+    """{"id", "type", "status", "call_id", "name"} and "arguments", or the "input" of a custom tool."""
+    kind, said = ("custom_tool_call", "input") if tool.custom else ("function_call", "arguments")
+    item: JsonObject = {"id": item_id, "type": kind, "status": status, "call_id": call_id, "name": tool.name}
+    if tool.namespace is not None:
+        item["namespace"] = tool.namespace
+    return {**item, said: arguments}
 
 
-def output_of(candidate: Candidate, form: ThoughtForm) -> list[JsonValue]:
+def call_item_id(tool: OfferedTool) -> str:
+    """A new id for a call of `tool`."""
+    return new_id("ctc" if tool.custom else "fc")
+
+
+def output_of(candidate: Candidate, form: ThoughtForm, tool_of: ToolOf) -> list[JsonValue]:
     """A whole answer's items: what was thought, said, and called. There is always one; the last may be cut short."""
     output: list[JsonValue] = []
     status = status_of(candidate.finish_reason or "stop")
     if candidate.reasoning:
         output.append(reasoning_item(new_id("rs"), form, candidate.reasoning))
     if candidate.text or not (output or candidate.tool_calls):
-        said = "completed" if candidate.tool_calls else status
-        output.append(message_item(new_id("msg"), [text_part(candidate.text, candidate.logprobs)], said))
+        ended = "completed" if candidate.tool_calls else status
+        output.append(message_item(new_id("msg"), [text_part(candidate.text, candidate.logprobs)], ended))
     calls = with_unique_ids(candidate.tool_calls)
     for place, call in enumerate(calls, 1):
         called = status if place == len(calls) else "completed"
-        output.append(call_item(new_id("fc"), call.id, call.name, call.arguments, called))
+        tool = tool_of(call.name)
+        said = input_of(call.arguments) if tool.custom else call.arguments
+        output.append(call_item(call_item_id(tool), call.id, tool, said, called))
     return output
 
 
@@ -106,7 +113,7 @@ def _is_thought(item: JsonValue) -> bool:
 def _chars(value: JsonValue) -> int:
     """How much text an item or its parts have."""
     match value:
-        case {"text": str(text)} | {"arguments": str(text)}:
+        case {"text": str(text)} | {"arguments": str(text)} | {"input": str(text)}:
             return len(text)
         case dict():
             return sum(_chars(value.get(parts)) for parts in ("summary", "content"))
@@ -130,6 +137,11 @@ class ResponseObject:
         reasoning = self.body.reasoning
         return "summary_text" if reasoning is not None and reasoning.summary is not None else "reasoning_text"
 
+    def tool(self, name: str) -> OfferedTool:
+        """What the client knows a function as that a model calls `name`: models call what was not offered, too."""
+        known = self.body.offered.get(name)
+        return OfferedTool(name) if known is None else known[0]
+
     def begun(self) -> JsonObject:
         """The response before there is any of it."""
         return self._with("in_progress", [], None)
@@ -140,7 +152,7 @@ class ResponseObject:
 
     def whole(self, candidate: Candidate, extension: JsonObject | None) -> JsonObject:
         """The response of a request that does not stream; `extension` is the `swarm` object."""
-        output = output_of(candidate, self.thought_form)
+        output = output_of(candidate, self.thought_form, self.tool)
         return self.ended(candidate.finish_reason or "stop", output, candidate.usage, extension)
 
     def ended(
@@ -184,7 +196,7 @@ class ResponseObject:
             "top_logprobs": body.top_logprobs or 0,
             "text": {"format": _format(body)},
             "tool_choice": _choice(body),
-            "tools": [_tool(tool) for tool in body.tools or ()],
+            "tools": _tools(body.tools or ()),
             "usage": usage,
             "user": None,
             "safety_identifier": None,
@@ -211,7 +223,21 @@ def _choice(body: ResponsesBody) -> JsonValue:
     return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)
 
 
-def _tool(tool: FunctionTool) -> JsonObject:
+def _tools(tools: Iterable[ResponsesTool]) -> list[JsonValue]:
+    """Those that were offered to the model, as OpenAI writes them."""
+    return [_tool(tool) for tool in tools if not isinstance(tool, HostedTool)]
+
+
+def _tool(tool: FunctionTool | CustomTextTool | NamespaceTool) -> JsonObject:
+    if isinstance(tool, NamespaceTool):
+        return {
+            "type": "namespace",
+            "name": tool.name,
+            "description": tool.description or "",
+            "tools": _tools(tool.tools),
+        }
+    if isinstance(tool, CustomTextTool):
+        return tool.model_dump(mode="json", exclude_none=True)
     return {
         "type": "function",
         "name": tool.name,
