@@ -169,8 +169,8 @@ def add_models(commands: Any) -> None:
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("--json", action="store_true", help="as JSON")
         if name == "fit":
-            action.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="default 4096")
-            action.add_argument("--workers", type=int, default=4, metavar="N", help="default 4")
+            action.add_argument("--context", type=int, metavar="TOKENS", help="default 16384, or the model's own")
+            action.add_argument("--workers", type=int, metavar="N", help="default 1")
         action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
         action.set_defaults(run=_models_list if name == "list" else _models_fit)
     for name, text in (("pull", "download a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
@@ -191,9 +191,9 @@ def _models_list(arguments: argparse.Namespace) -> int:
 
 def _models_fit(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import fit_models
-    from swarm.registry.model_memory import Load
+    from swarm.registry.model_memory import AskedLoad
 
-    return fit_models(_settings(arguments), Load(arguments.context, arguments.workers), arguments.json)
+    return fit_models(_settings(arguments), AskedLoad(arguments.context, arguments.workers), arguments.json)
 
 
 def _models_pull(arguments: argparse.Namespace) -> int:

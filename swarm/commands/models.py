@@ -43,7 +43,7 @@ from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.local import LocalModel, LocalModels, remove, scan
-from swarm.registry.model_memory import Load, size_text
+from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
 
@@ -163,14 +163,14 @@ def list_models(settings: Settings, as_json: bool) -> int:
     return 0
 
 
-def fit_models(settings: Settings, load: Load, as_json: bool) -> int:
+def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
     catalogue = Catalogue.load()
     local = _scan(settings, catalogue)
     engine = chosen_engine("auto")
     snapshot = probe_hardware()
     memory = engine_memory(engine, snapshot)
-    capacity = capacity_of(engine, memory, load, local, weights_bytes_per_s(snapshot, memory))
+    capacity = capacity_of(engine, memory, asked, local, weights_bytes_per_s(snapshot, memory))
     rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
     say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
     return 0

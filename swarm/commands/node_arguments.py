@@ -85,11 +85,11 @@ def _add_model(group: Any) -> None:
     group.add_argument(
         "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
     )
-    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default 4)")
+    group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default: up to 4, as fit)")
     group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
     group.add_argument(
-        "--context", type=int, metavar="TOKENS", help="tokens per answer, prompt included (default 4096)"
+        "--context", type=int, metavar="TOKENS", help="of a conversation (default: what fits, up to 32768)"
     )
     where = group.add_mutually_exclusive_group()
     where.add_argument(

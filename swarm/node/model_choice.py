@@ -6,7 +6,7 @@ A name that does not exist or does not fit is refused with the numbers; nothing 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hardware.memory_speed import weights_bytes_per_s
@@ -14,7 +14,7 @@ from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
 from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
-from swarm.node.settings import DEFAULT_CONTEXT_TOKENS, Settings
+from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import Nearby, download, download_choice
 from swarm.registry.embedded import embedded_model_path
@@ -31,7 +31,7 @@ from swarm.registry.fit import (
 from swarm.registry.gguf_header import GgufFacts, read_model, stem_of, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
 from swarm.registry.local import LocalModel, LocalModels, scan
-from swarm.registry.model_memory import Load, size_text
+from swarm.registry.model_memory import MOST_CONTEXT_TOKENS, MOST_WORKERS, AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
@@ -39,13 +39,18 @@ OFFERED = 5  # models in the question to a person: the best, and smaller ones th
 
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
-    """A model to load. `path` is None for an engine without weights; `reason` says in words why this one."""
+    """A model to load. `path` is None for an engine without weights; `reason` says in words why this one.
+
+    `context_reason` says in words why its context is no larger.
+    """
 
     model_id: str
     path: Path | None
     context_tokens: int
+    slots: int
     params: int | None
     reason: str
+    context_reason: str
 
 
 def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemory:
@@ -55,13 +60,18 @@ def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemor
 
 
 def capacity_of(
-    engine: EngineEntry, memory: ModelMemory, load: Load, local: LocalModels, bytes_per_s: float | None = None
+    engine: EngineEntry, memory: ModelMemory, asked: AskedLoad, local: LocalModels, bytes_per_s: float | None = None
 ) -> Capacity:
     """What this machine offers. Raises SetupError where its free memory is unknown."""
     if memory.free_bytes is None:
         raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
     return Capacity(
-        memory.free_bytes, load, engine.formats, bytes_per_s, measured=local.measured(), estimate=engine.estimate
+        memory.free_bytes,
+        asked.judged,
+        engine.formats,
+        bytes_per_s,
+        measured=local.measured(),
+        estimate=engine.estimate,
     )
 
 
@@ -78,8 +88,8 @@ def choose_model(
     """
     engine = chosen_engine(settings.engine)
     if not engine.formats:
-        context_tokens = settings.context or DEFAULT_CONTEXT_TOKENS
-        return ChosenModel(settings.model or engine.name, None, context_tokens, None, engine.about)
+        name, context_tokens = settings.model or engine.name, settings.context or MOST_CONTEXT_TOKENS
+        return ChosenModel(name, None, context_tokens, settings.workers or MOST_WORKERS, None, engine.about, "as asked")
     choosing = _Choosing(settings, engine, snapshot, console, nearby, stop)
     return choosing.named(settings.model) if settings.model else choosing.best()
 
@@ -105,7 +115,7 @@ class _Choosing:
         self._stop = stop
         self._catalogue = Catalogue.load()
         self._loadable = self._catalogue.choices(formats=engine.formats)
-        self._load = Load(settings.context or DEFAULT_CONTEXT_TOKENS, settings.workers)
+        self._asked = AskedLoad(settings.context, settings.workers)
 
     def named(self, name: str) -> ChosenModel:
         """Exactly what the user named."""
@@ -158,7 +168,7 @@ class _Choosing:
 
     def _capacity(self, local: LocalModels) -> Capacity:
         speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
-        return capacity_of(self._engine, self._memory, self._load, local, speed)
+        return capacity_of(self._engine, self._memory, self._asked, local, speed)
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
@@ -170,22 +180,20 @@ class _Choosing:
             raise SetupError(why)
         if facts.embeds_only:
             reason = f"{reason}; an embedding model: it answers /v1/embeddings and no chats"
-        load = replace(self._load, context_tokens=self._context_tokens(facts))
-        self._check_fits(facts, model_id, load)
-        return ChosenModel(model_id, path, load.context_tokens, facts.params, reason)
-
-    def _context_tokens(self, facts: GgufFacts) -> int:
-        """What the user asked (`_check_fits` refuses too much); else the default, or all that the model has."""
-        asked = self._settings.context
-        return asked or min(self._load.context_tokens, facts.context_tokens or self._load.context_tokens)
-
-    def _check_fits(self, facts: GgufFacts, model_id: str, load: Load) -> None:
         free_bytes = self._memory.free_bytes
-        too_long = facts.context_tokens is not None and load.context_tokens > facts.context_tokens
-        too_large = free_bytes is not None and self._engine.estimate(facts.shape, load).total_bytes > free_bytes
-        if too_long or too_large:
-            capacity = Capacity(free_bytes or 0, load, self._engine.formats, estimate=self._engine.estimate)
+        load = self._asked.largest(facts.shape, free_bytes, self._engine.estimate)
+        if load is None:
+            capacity = Capacity(
+                free_bytes or 0, self._asked.judged, self._engine.formats, estimate=self._engine.estimate
+            )
             raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._loadable))
+        why = self._context_reason(load.context_tokens, facts)
+        return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why)
+
+    def _context_reason(self, context_tokens: int, facts: GgufFacts) -> str:
+        if self._settings.context is not None:
+            return "as asked with --context"
+        return "all that this model has" if context_tokens == facts.context_tokens else "all that fits in free memory"
 
     def _catalogue_name(self, ref: CatalogueRef, local: LocalModels) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""

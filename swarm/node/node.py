@@ -30,7 +30,7 @@ from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import PeerNews, banner, isolation_words
+from swarm.node.banner import PeerNews, banner, context_words, isolation_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
@@ -241,7 +241,7 @@ class Node:
         nearby = self._files and self._files.nearby
         chosen = await stoppable(partial(choose_model, settings, self._snapshot, self._console, nearby))
         threads = compute_threads(settings, self._snapshot)
-        spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, settings.workers, threads)
+        spec = EngineSpec(chosen.model_id, chosen.path, chosen.context_tokens, chosen.slots, threads)
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")
 
         if (words := isolation_words(settings.isolation)) is not None:
@@ -261,6 +261,8 @@ class Node:
         self._console.say(
             f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}"
         )
+        if (words := context_words(context, chosen.context_reason)) is not None:
+            self._console.say(f"  context    {words}")
         self._console.say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
 
     def describe(self) -> NodeDescription:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 APPLICATION = "local-swarm"
 MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/http/in_progress.py`)
-DEFAULT_CONTEXT_TOKENS = 4096  # a long chat; more costs memory that a better model could use
 LEVELS = ("debug", "info", "warning", "error")
 MAX_SHOWN_CHARS = 100  # of a value that is refused
 
@@ -82,7 +81,7 @@ class Settings:
     auto: bool = False
     engine: EngineName = "auto"
     isolation: Isolation = "auto"
-    workers: Annotated[int, _between(1, 64)] = 4
+    workers: Annotated[int, _between(1, 64)] | None = None
     queue: Annotated[int, _between(0, MAX_QUEUE)] = DEFAULT_QUEUE
     threads: Annotated[int, _between(1, 512)] | None = None
     context: Annotated[int, _between(256, 10_000_000)] | None = None

@@ -14,9 +14,15 @@ from dataclasses import dataclass, field
 from swarm.errors import SetupError
 from swarm.registry.catalogue import GIGA, CatalogueChoice, Format
 from swarm.registry.gguf_bytes import is_low
-from swarm.registry.model_memory import Load, MemoryNeed, ModelShape, memory_needed, size_text
+from swarm.registry.model_memory import (
+    MIN_CONTEXT_TOKENS,
+    Load,
+    MemoryNeed,
+    ModelShape,
+    memory_needed,
+    size_text,
+)
 
-MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
 LEAST_TOKENS_PER_S = 8.0  # about as fast as people read; a default is not slower where there is a choice
 TOKEN_OVERHEAD_S = 0.004  # of a token beside its weights: sampling, the small steps of each layer
 SMALLEST_OFFER_BYTES = 500_000_000  # quickly downloaded, and the least that still talks
@@ -44,7 +50,8 @@ class Capacity:
         return self.measured.get(choice.id) or choice.shape
 
     def need(self, choice: CatalogueChoice) -> MemoryNeed:
-        return self.estimate(self.shape(choice), self.load)
+        shape = self.shape(choice)
+        return self.estimate(shape, self.load.carried_by(shape))
 
     def tokens_per_s(self, choice: CatalogueChoice) -> float | None:
         """What is to be expected of one answer alone; None where the machine's speed is not known."""
@@ -101,8 +108,9 @@ def judge(choice: CatalogueChoice, capacity: Capacity) -> Fit:
 
 
 def _misfit(shape: ModelShape, need: MemoryNeed, capacity: Capacity) -> str:
-    if shape.context_tokens is not None and capacity.load.context_tokens > shape.context_tokens:
-        return f"its context is {shape.context_tokens} tokens and {capacity.load.context_tokens} were asked"
+    context_tokens = capacity.load.carried_by(shape).context_tokens
+    if shape.context_tokens is not None and context_tokens > shape.context_tokens:
+        return f"its context is {shape.context_tokens} tokens and {context_tokens} were asked"
     if need.total_bytes > capacity.free_bytes:
         return f"{size_text(need.total_bytes - capacity.free_bytes)} short"
     return ""
@@ -200,7 +208,8 @@ def explain_misfit(name: str, shape: ModelShape, capacity: Capacity, alternative
 
     To be called where it does not; `name` and `shape` may be those of a file outside the catalogue.
     """
-    need, load = capacity.estimate(shape, capacity.load), capacity.load
+    load = capacity.load.carried_by(shape)
+    need = capacity.estimate(shape, load)
     if shape.context_tokens is not None and load.context_tokens > shape.context_tokens:
         return (
             f"{name} has a context of {shape.context_tokens} tokens and {load.context_tokens} were asked: "
@@ -234,10 +243,11 @@ def _remedies(name: str, shape: ModelShape, capacity: Capacity, alternatives: Se
 
 def _smaller_load(shape: ModelShape, capacity: Capacity) -> Load | None:
     """The gentlest cut of the load that fits: the context halved as often as needed, with all slots, then with one."""
-    for slots in dict.fromkeys((capacity.load.slots, 1)):
-        context_tokens = capacity.load.context_tokens
+    load = capacity.load.carried_by(shape)
+    for slots in dict.fromkeys((load.slots, 1)):
+        context_tokens = load.context_tokens
         while context_tokens >= MIN_CONTEXT_TOKENS:
-            cut = Load(context_tokens, slots, capacity.load.cache_type)
+            cut = Load(context_tokens, slots, load.cache_type)
             if capacity.estimate(shape, cut).total_bytes <= capacity.free_bytes:
                 return cut
             context_tokens //= 2

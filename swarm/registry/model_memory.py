@@ -18,7 +18,8 @@ else from the catalogue, else it is estimated from the parameter count.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from swarm.errors import SetupError
@@ -108,15 +109,25 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a model is asked to carry: `slots` requests at once, of `context_tokens` each, prompt and answer."""
+    """What a model is asked to carry: `slots` requests at once, of `context_tokens` each, prompt and answer.
+
+    `at_most`: nobody asked for so many tokens, and a model that was trained on fewer carries those.
+    """
 
     context_tokens: int
     slots: int = 1
     cache_type: CacheType = "f16"
+    at_most: bool = False
 
     def __post_init__(self) -> None:
         if self.context_tokens < 1 or self.slots < 1:
             raise SetupError(f"{self.slots} slots of {self.context_tokens} tokens of context: give 1 or more of each")
+
+    def carried_by(self, shape: ModelShape) -> Load:
+        """What a model of `shape` carries of it."""
+        if not self.at_most or shape.context_tokens is None:
+            return self
+        return replace(self, context_tokens=min(self.context_tokens, shape.context_tokens))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,61 @@ class MemoryNeed:
     @property
     def total_bytes(self) -> int:
         return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.reserve_bytes
+
+
+MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
+# What clients of today say before anybody has asked anything: Open WebUI 7,000 tokens, Codex 8,300, Claude Code 23,000.
+MOST_CONTEXT_TOKENS = 32_768
+CONTEXT_STEPS = (
+    MOST_CONTEXT_TOKENS, 24_576, 16_384, 12_288, 8192, 6144, 4096, 3072, 2048, 1536, MIN_CONTEXT_TOKENS,
+)  # fmt: skip
+JUDGED_CONTEXT_TOKENS = 16_384  # a model that is chosen for somebody has room for one such conversation
+UNKNOWN_LOAD_TOKENS = 8192  # of each of two workers, where nobody knows how much memory is free
+MOST_WORKERS = 4  # more write no more in all on a small machine, and each is slower
+CONTEXT_SHARE = 0.9  # of the free memory, for one conversation and a second one beside it
+WORKERS_SHARE = 0.5  # ... for more of them, which only votes and company need
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLoad:
+    """What the user said of the load: tokens of context, and workers; None where that is left to the node."""
+
+    context_tokens: int | None = None
+    slots: int | None = None
+
+    @property
+    def judged(self) -> Load:
+        """The load that a model is held against before it is chosen for somebody."""
+        return Load(self.context_tokens or JUDGED_CONTEXT_TOKENS, self.slots or 1, at_most=not self.context_tokens)
+
+    def largest(
+        self, shape: ModelShape, free_bytes: int | None, estimate: Callable[[ModelShape, Load], MemoryNeed]
+    ) -> Load | None:
+        """The largest load that fits: first the context, up to MOST_CONTEXT_TOKENS and the model's own, then workers.
+
+        A second worker comes where there is room for it, so that nobody waits for somebody else's answer; more only
+        where they leave half of the memory free. None where nothing fits, and where the model has no such context.
+        """
+        trained_tokens = shape.context_tokens or MOST_CONTEXT_TOKENS
+        if shape.context_tokens is not None and (self.context_tokens or 0) > shape.context_tokens:
+            return None
+        most = min(MOST_CONTEXT_TOKENS, trained_tokens)
+        if free_bytes is None:
+            return Load(self.context_tokens or min(UNKNOWN_LOAD_TOKENS, most), self.slots or 2)
+
+        def fits(load: Load, share: float) -> bool:
+            return estimate(shape, load).total_bytes <= share * free_bytes
+
+        least = self.slots or 1
+        steps = [most, *(step for step in CONTEXT_STEPS if step < most)]
+        contexts = steps if self.context_tokens is None else [self.context_tokens]
+        loads = [Load(context_tokens, least) for context_tokens in contexts]
+        chosen = next((load for share in (CONTEXT_SHARE, 1.0) for load in loads if fits(load, share)), None)
+        if chosen is None or self.slots is not None:
+            return chosen
+        more = [replace(chosen, slots=slots) for slots in range(MOST_WORKERS, 1, -1)]
+        shares = {load: CONTEXT_SHARE if load.slots == 2 else WORKERS_SHARE for load in more}
+        return next((load for load in more if fits(load, shares[load])), chosen)
 
 
 def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:

@@ -14,11 +14,15 @@ from swarm.registry.catalogue import Catalogue, CatalogueChoice, CatalogueEntry,
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, explain_misfit, judge, offers, pick, ranked
 from swarm.registry.model_memory import (
     GIB,
+    MIB,
+    MIN_CONTEXT_TOKENS,
     RESERVE_BYTES,
+    AskedLoad,
     CacheShape,
     CacheType,
     LayerGroup,
     Load,
+    MemoryNeed,
     ModelShape,
     memory_needed,
     size_text,
@@ -362,3 +366,48 @@ def test_cheaper_cache_types_cost_less() -> None:
     types: list[CacheType] = ["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
     costs = [memory_needed(LLAMA_8B, Load(8192, cache_type=cache_type)).kv_bytes for cache_type in types]
     assert all(more > less for more, less in pairwise(costs))
+
+
+# What a node takes on where nobody said: a conversation as long as fits, before many workers.
+
+
+def plain(shape: ModelShape, load: Load) -> MemoryNeed:
+    """100 MiB, and a MiB for each 1,024 tokens of each worker."""
+    return MemoryNeed(100 * MIB, load.context_tokens * load.slots * 1024, 0, 0, estimated=False)
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "trained", "asked", "load"),
+    [
+        (10_000, 131_072, AskedLoad(), Load(32_768, 4)),
+        (10_000, 8192, AskedLoad(), Load(8192, 4)),  # all that it has
+        (10_000, None, AskedLoad(), Load(32_768, 4)),
+        (10_000, 700, AskedLoad(), Load(700, 4)),
+        (450, 131_072, AskedLoad(), Load(32_768, 3)),  # a third one leaves half of the memory free, a fourth does not
+        (190, 131_072, AskedLoad(), Load(32_768, 2)),
+        (150, 131_072, AskedLoad(), Load(32_768, 1)),  # the conversation comes before a second worker
+        (140, 131_072, AskedLoad(), Load(24_576, 1)),
+        (105, 131_072, AskedLoad(), Load(4096, 1)),  # all of the memory only where a tenth of it is too much
+        (101, 131_072, AskedLoad(), Load(MIN_CONTEXT_TOKENS, 1)),
+        (100, 131_072, AskedLoad(), None),
+        (150, 131_072, AskedLoad(slots=4), Load(8192, 4)),
+        (10_000, 131_072, AskedLoad(context_tokens=65_536), Load(65_536, 4)),
+        (160, 131_072, AskedLoad(context_tokens=50_000), Load(50_000, 1)),
+        (140, 131_072, AskedLoad(context_tokens=50_000), None),  # never less than was asked
+        (10_000, 8192, AskedLoad(context_tokens=9000), None),
+        (10_000, 131_072, AskedLoad(2048, 7), Load(2048, 7)),
+        (None, 131_072, AskedLoad(), Load(8192, 2)),
+        (None, 2048, AskedLoad(slots=1), Load(2048, 1)),
+        (None, 2048, AskedLoad(4096), None),
+    ],
+)
+def test_the_largest_load_that_fits(free_mib: int | None, trained: int | None, asked: AskedLoad, load: Load) -> None:
+    free_bytes = None if free_mib is None else free_mib * MIB
+    assert asked.largest(replace(LLAMA_8B, context_tokens=trained), free_bytes, plain) == load
+
+
+def test_a_model_that_is_chosen_has_room_for_one_long_conversation_or_all_that_it_has() -> None:
+    small = replace(LLAMA_8B, context_tokens=8192)
+    assert AskedLoad().judged.carried_by(LLAMA_8B).context_tokens == 16_384
+    assert AskedLoad().judged.carried_by(small).context_tokens == 8192
+    assert AskedLoad(context_tokens=9000).judged.carried_by(small).context_tokens == 9000, "as asked, and refused"
