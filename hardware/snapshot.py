@@ -126,17 +126,25 @@ class HardwareSnapshot:
         return max(self.gpus, key=lambda gpu: gpu.memory_total_bytes or 0, default=None)
 
     @property
+    def has_gpu(self) -> bool:
+        return bool(self.gpus) or self.apple is not None
+
+    @property
     def model_memory(self) -> ModelMemory:
         """The memory that a model may use now, where the engine can use a GPU."""
         return memory_for_models(self)
 
-    def as_json(self) -> JsonObject:
-        """A JSON object of all fields, plus the derived limits; unknown values are null."""
+    def as_json(self, gpu_used: bool = True) -> JsonObject:
+        """A JSON object of all fields, plus the derived limits; unknown values are null.
+
+        `gpu_used`: whether the engine computes on a GPU where there is one, on which `model_memory` depends.
+        """
         found: JsonObject = {name: _jsonable(value) for name, value in asdict(self).items()}
         apple = found["apple"]
         if isinstance(apple, dict) and self.apple is not None:
             apple["gpu_limit_bytes"] = self.apple.gpu_limit_bytes
-        found["model_memory"] = _jsonable(asdict(self.model_memory))
+        found["model_memory"] = _jsonable(asdict(memory_for_models(self, gpu_used)))
+        found["gpu_used"] = gpu_used and self.has_gpu
         return found
 
 

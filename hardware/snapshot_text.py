@@ -1,19 +1,42 @@
 """The snapshot as aligned plain text, for a person who has never seen it."""
 
-from hardware.snapshot import GIB_BYTES, AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory
+from hardware.snapshot import (
+    GIB_BYTES,
+    AppleSilicon,
+    Cpu,
+    Gpu,
+    HardwareSnapshot,
+    Memory,
+    ModelMemory,
+    memory_for_models,
+)
 
 _LABEL_CHARS = 16  # the longest label ("  instructions") and a gap
 
 
-def render(snapshot: HardwareSnapshot) -> str:
-    """Several lines, each "label  value"; sizes in GiB; ends without a newline."""
+def unused_gpu(snapshot: HardwareSnapshot) -> str | None:
+    """What a node says where its engine computes on the CPU although there is a GPU; None where there is none."""
+    names = [gpu.name for gpu in snapshot.gpus] or ([f"the GPU of {snapshot.apple.chip}"] if snapshot.apple else [])
+    if not names:
+        return None
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}: not used, this build of the engine computes on the CPU"
+
+
+def render(snapshot: HardwareSnapshot, gpu_used: bool = True) -> str:
+    """Several lines, each "label  value"; sizes in GiB; ends without a newline.
+
+    `gpu_used`: whether the engine computes on a GPU where there is one; its memory counts only then.
+    """
     rows = [
         ("System", _joined(" ", snapshot.operating_system, snapshot.cpu.architecture)),
         *_cpu_rows(snapshot.cpu),
         ("Memory", _memory(snapshot.memory)),
         *_gpu_rows(snapshot),
-        ("For models", _model_memory(snapshot)),
+        ("For models", _model_memory(memory_for_models(snapshot, gpu_used))),
     ]
+    if not gpu_used and (words := unused_gpu(snapshot)) is not None:
+        rows.append(("", words))
     lines = [f"{label:<{_LABEL_CHARS}}{value}" for label, value in rows]
     return "\n".join([*lines, *_note_lines(snapshot.notes)])
 
@@ -68,8 +91,7 @@ def _apple(apple: AppleSilicon) -> str:
     return f"{apple.chip}: {_joined(', ', cores, shared)}"
 
 
-def _model_memory(snapshot: HardwareSnapshot) -> str:
-    memory = snapshot.model_memory
+def _model_memory(memory: ModelMemory) -> str:
     where = {
         "vram": f"the memory of {memory.gpu.name}" if memory.gpu else "GPU memory",
         "unified": "memory that CPU and GPU share",

@@ -30,10 +30,10 @@ from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.output import complain, say
 from swarm.commands.terminal import Terminal
-from swarm.engines.registry import chosen_engine
+from swarm.engines.registry import AUTO, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
-from swarm.node.model_choice import capacity_of, engine_memory
+from swarm.node.model_choice import capacity_of, engine_memory, gpu_line
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
@@ -173,6 +173,8 @@ def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     capacity = capacity_of(engine, memory, asked, local, weights_bytes_per_s(snapshot, memory))
     rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
     say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
+    if not as_json and (words := gpu_line(AUTO, snapshot)) is not None:
+        say(words)
     return 0
 
 

@@ -15,10 +15,12 @@ from swarm import program_version
 from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, own_node, peer_probes
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
+from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import given_keys
 from swarm.node.discovery import chosen_addresses
+from swarm.node.model_choice import computes_on_gpu
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 
@@ -35,7 +37,11 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     """What a node needs of its machine: engine, models, memory, disk, keys, packages."""
     yield machine_checks.check_engine(machine_probes.probe_engine())
     yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
-    yield machine_checks.check_memory(probe_hardware().memory)
+    snapshot = probe_hardware()
+    yield machine_checks.check_memory(snapshot.memory)
+    gpu = machine_checks.check_gpu(snapshot, computes_on_gpu(chosen_engine(settings.engine), snapshot))
+    if gpu is not None:
+        yield gpu
     yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
     key_files = ((settings.api_key_file, "--api-key-file"), (settings.admin_key_file, "--admin-key-file"))
     yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, key_files))

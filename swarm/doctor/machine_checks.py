@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hardware.snapshot import GIB_BYTES, MIB_BYTES, Memory
+from hardware.snapshot import GIB_BYTES, MIB_BYTES, HardwareSnapshot, Memory
+from hardware.snapshot_text import unused_gpu
 from swarm.doctor.finding import Finding, fail, ok, unknown, warn
 
 LITTLE_MEMORY_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth talking to need about one
@@ -71,6 +72,23 @@ def check_memory(memory: Memory) -> Finding:
     if memory.free_bytes < NO_MEMORY_BYTES:
         return fail("memory", message, remedy)
     return warn("memory", message, remedy) if memory.free_bytes < LITTLE_MEMORY_BYTES else ok("memory", message)
+
+
+def check_gpu(snapshot: HardwareSnapshot, gpu_used: bool) -> Finding | None:
+    """None where there is no GPU. One that shares the machine's memory brings less: that it is not used is no fault."""
+    if not snapshot.has_gpu:
+        return None
+    if gpu_used:
+        names = [gpu.name for gpu in snapshot.gpus] or ["Apple's"]
+        return ok("GPU", f"{names[0]}: the engine computes on it")
+    words = unused_gpu(snapshot) or ""
+    if snapshot.gpus and all(gpu.integrated for gpu in snapshot.gpus):
+        return ok("GPU", words)
+    remedy = (
+        "install a build of xllamacpp that uses it (its project page names those for CUDA, ROCm and Vulkan), or run "
+        "a server that does, such as llama-server or Ollama, and give it with --upstream"
+    )
+    return warn("GPU", words, remedy)
 
 
 def check_disk(folder: DataFolder) -> Finding:

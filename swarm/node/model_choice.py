@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
+from hardware.snapshot_text import unused_gpu
 from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
@@ -53,10 +54,22 @@ class ChosenModel:
     context_reason: str
 
 
+def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
+    """Whether there is a GPU here that this build of `engine` can use. Blocks: the library may be loaded."""
+    return snapshot.has_gpu and engine.uses_gpu()
+
+
 def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemory:
     """Where `engine` would put a model: on a GPU only if this build of it can use one. Blocks."""
-    found = bool(snapshot.gpus) or snapshot.apple is not None
-    return memory_for_models(snapshot, gpu_allowed=found and engine.uses_gpu())
+    return memory_for_models(snapshot, gpu_allowed=computes_on_gpu(engine, snapshot))
+
+
+def gpu_line(engine_name: str, snapshot: HardwareSnapshot) -> str | None:
+    """What the banner says of a GPU that models are not computed on; None where there is none. Blocks."""
+    engine = chosen_engine(engine_name)
+    if not engine.formats or not snapshot.has_gpu or engine.uses_gpu():
+        return None
+    return unused_gpu(snapshot)
 
 
 def capacity_of(

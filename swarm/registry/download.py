@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from swarm.errors import SetupError
 from swarm.registry.catalogue import CatalogueChoice
 from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, WorkStopped, hash_file, keep_hashes
+from swarm.registry.gguf_bytes import MAGIC, is_no_model
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.model_memory import size_text
@@ -145,9 +146,9 @@ def download(
         return _download_folder(ref.repo, folder, models_dir, _Fetching(models_dir, progress, nearby, stop), progress)
     check_hub_file(ref.file)
     targets = [folder / part for part in part_paths(Path(ref.file))]
-    if not all(target.is_file() for target in targets):
+    if not all(_is_here(target) for target in targets):
         with locked(models_dir, ref.repo, progress):
-            missing = [target for target in targets if not target.is_file()]  # another process may have brought some
+            missing = [target for target in targets if not _is_here(target)]  # another process may have brought some
             known = {targets[0]: sha256}
             wanted = [
                 _Wanted(ref.repo, target.relative_to(folder).as_posix(), target, known.get(target))
@@ -155,6 +156,15 @@ def download(
             ]
             _Fetching(models_dir, progress, nearby, stop).fetch_all(wanted)
     return targets[0]
+
+
+def _is_here(target: Path) -> bool:
+    """Whether the file is there. A page or an error instead, which earlier versions kept, is brought again."""
+    try:
+        with target.open("rb") as file:
+            return not is_no_model(file.read(len(MAGIC)))
+    except OSError:
+        return False
 
 
 def _until(stop: threading.Event | None, progress: Progress) -> Progress:
@@ -303,8 +313,12 @@ def _defect(path: Path, hashes: FileHashes, source: HubFile, sha256: str | None)
         return "" if hashes.sha256 == expected else f"its sha256 is {hashes.sha256} instead of {expected}"
     if source.git_sha1 is not None:
         found = _git_sha1(path, hashes.size_bytes)
-        return "" if found == source.git_sha1 else f"its git hash is {found} instead of {source.git_sha1}"
-    return ""
+        if found != source.git_sha1:
+            return f"its git hash is {found} instead of {source.git_sha1}"
+        return ""
+    with path.open("rb") as file:  # a mirror that tells no hash
+        is_model = not source.file.lower().endswith(".gguf") or file.read(len(MAGIC)) == MAGIC
+    return "" if is_model else "it is not a GGUF file"
 
 
 def file_sha256(path: Path) -> str:

@@ -217,12 +217,17 @@ def _key_value(cursor: _Cursor, header: Header, wanted: Callable[[str], bool]) -
         header.values[key] = value
 
 
+def is_no_model(beginning: bytes) -> str | None:
+    """What a file is instead that begins like this, in words; None where it may be a model."""
+    return next((words for known, words in NO_MODELS.items() if beginning.startswith(known)), None)
+
+
 def _preamble(cursor: _Cursor, size_bytes: int) -> tuple[int, int]:
     if size_bytes < 24:
         raise GgufDefect(f"it has {size_bytes} bytes, less than any header")
     magic = cursor.take(4)
     if magic != MAGIC:
-        kind = next((words for beginning, words in NO_MODELS.items() if magic.lower().startswith(beginning)), "")
+        kind = is_no_model(magic) or ""
         raise GgufDefect(f"it is not a GGUF file{kind}: it begins with {magic!r}")
     version = cursor.kind()
     if version not in VERSIONS:

@@ -43,6 +43,7 @@ TRIES = 6  # in a row that bring no byte more
 RETRY_S = 1.0
 ASK_AGAIN = frozenset({408, 429})  # statuses of a hub that is busy
 MAX_REPO_FILES = 1000  # an MLX model has under 50
+PAGES = frozenset({"text/html", "application/xhtml+xml"})  # what networks answer that want a login first
 MAX_LISTED = 12  # files of a repository that a message names: most have one for each quantization
 # What a repository needs to run as an MLX model. No code: nothing that is downloaded is ever executed.
 MLX_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
@@ -95,8 +96,9 @@ def _answers(timeout_s: float) -> bool:
     if not address.startswith(("http://", "https://")):
         return False
     try:
-        with _through_proxies().open(urllib.request.Request(address, method="HEAD"), timeout=timeout_s):
-            return True
+        asked = urllib.request.Request(f"{address}/api/models?limit=1", method="HEAD")
+        with _through_proxies().open(asked, timeout=timeout_s) as answer:
+            return answer.headers.get_content_type() not in PAGES  # no network that wants a login first
     except urllib.error.HTTPError as error:
         error.close()
         return error.code < 500
@@ -112,16 +114,22 @@ def _through_proxies() -> urllib.request.OpenerDirector:
 
 
 def describe(repo: str, file: str, revision: str | None = None) -> HubFile:
-    """What the hub says of `file`, now or at `revision`. Raises SetupError without such a file, or an answer."""
+    """What the hub says of `file`, now or at `revision`. Raises SetupError without such a file, or an answer.
+
+    An answer without a commit and a hash is not the hub's, whatever its status: the network answers for it, with a page
+    to log in, or a proxy does.
+    """
     hub = _library()
     with _hub_errors(repo, file):
         url = hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint())
         found = hub.get_hf_file_metadata(url, timeout=METADATA_TIMEOUT_S, endpoint=endpoint())
     etag: str = (found.etag or "").lower()
+    if found.commit_hash is None or not etag or found.size is None:
+        raise not_the_hub(f"{repo}/{file}")
     return HubFile(
         repo=repo,
         file=file,
-        commit=found.commit_hash or "main",
+        commit=found.commit_hash,
         size_bytes=found.size,
         sha256=etag if _is_hex(etag, 64) else None,
         git_sha1=etag if _is_hex(etag, 40) else None,
@@ -143,6 +151,14 @@ def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
     for file in files:
         check_hub_file(file)
     return info.sha or "main", tuple(files)
+
+
+def not_the_hub(what: str) -> SetupError:
+    """For an answer with status 200 that is no file of the hub's."""
+    return SetupError(
+        f"cannot download {what}: what answers for {endpoint()} is not the hub but a page or a proxy; log in to this "
+        "network with a browser, or check HF_ENDPOINT and the proxy, and run it again"
+    )
 
 
 def file_of(ref: HubRef, formats: Sequence[Format]) -> HubRef:
@@ -224,16 +240,31 @@ def _rest(source: HubFile, into: BinaryIO, have_bytes: int) -> Generator[tuple[i
     timeout_s: float = _library("huggingface_hub.constants").HF_HUB_DOWNLOAD_TIMEOUT
     with hub.get_session().stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as response:
         utils.hf_raise_for_status(response)
+        length = response.headers.get("Content-Length", "")
+        _check_answer(source, response, int(length) if length.isdecimal() else None)
         if have_bytes and response.status_code != http.HTTPStatus.PARTIAL_CONTENT:
             into.seek(0)
             into.truncate()
             have_bytes = 0
-        length = response.headers.get("Content-Length", "")
         announced = have_bytes + int(length) if length.isdecimal() else None
         for piece in response.iter_bytes():
             into.write(piece)
             have_bytes += len(piece)
             yield have_bytes, source.size_bytes or announced
+
+
+def _check_answer(source: HubFile, response: Any, length: int | None) -> None:
+    """Raises SetupError for an answer that cannot be the file, before a byte of it is kept or one kept is lost."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    is_page = kind in PAGES or (kind == "application/json" and not source.file.endswith(".json"))
+    if is_page:
+        raise not_the_hub(f"{source.repo}/{source.file}")
+    is_whole = response.status_code == http.HTTPStatus.OK and length is not None and source.size_bytes is not None
+    if is_whole and length != source.size_bytes:
+        raise SetupError(
+            f"cannot download {source.repo}/{source.file}: {endpoint()} sends {length} bytes instead of "
+            f"{source.size_bytes}: the file was just replaced, or a page or a proxy answers; run it again"
+        )
 
 
 @contextmanager

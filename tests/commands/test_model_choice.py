@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import threading
@@ -13,10 +14,11 @@ import pytest
 
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
+from swarm.cli import main
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
-from swarm.node.model_choice import choose_model, engine_memory
+from swarm.node.model_choice import choose_model, engine_memory, gpu_line
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
@@ -231,6 +233,38 @@ def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.M
     assert engine_memory(engine, snapshot).pool == "vram"
     mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
     assert engine_memory(engine, mac).pool == "unified"
+
+
+CARD = HardwareSnapshot(
+    memory=Memory(16 * GIB, 8 * GIB),
+    gpus=(Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB),),
+)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, used: bool
+) -> None:
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: used)
+    for module in ("doctor", "models"):
+        monkeypatch.setattr(f"swarm.commands.{module}.probe_hardware", lambda: CARD)
+    words = "RTX: not used, this build of the engine computes on the CPU"
+    assert gpu_line("auto", CARD) == (None if used else words)
+    assert gpu_line("auto", HardwareSnapshot()) is None
+    assert gpu_line("echo", CARD) is None
+
+    assert main(["doctor", "--hardware"]) == 0
+    text = capsys.readouterr().out
+    assert (words in text) is not used
+    assert ("23.0 GiB now, in the memory of RTX" if used else "8.0 GiB now, in RAM, computed on the CPU") in text
+    assert main(["doctor", "--hardware", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model_memory"]["pool"], found["gpu_used"]) == (("vram", True) if used else ("ram", False))
+
+    assert main(["models", "fit", "--data-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("23.0 GiB free, " if used else "8.0 GiB free, ")
+    assert (words in text) is not used
 
 
 class Neighbour:

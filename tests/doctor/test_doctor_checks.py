@@ -8,7 +8,7 @@ import pytest
 
 from federation.addresses import AnnouncedAddresses, choose_addresses
 from federation.interfaces import Interface
-from hardware.snapshot import GIB_BYTES, MIB_BYTES, Memory
+from hardware.snapshot import GIB_BYTES, MIB_BYTES, AppleSilicon, Gpu, HardwareSnapshot, Memory
 from swarm.commands.doctor import conclusion, text_of
 from swarm.doctor.finding import Finding, Level, exit_code, fail, ok, unknown, warn
 from swarm.doctor.firewall import Passage
@@ -18,6 +18,7 @@ from swarm.doctor.machine_checks import (
     SecretFile,
     check_disk,
     check_engine,
+    check_gpu,
     check_keys,
     check_memory,
     check_models,
@@ -38,6 +39,30 @@ from swarm.doctor.network_checks import (
 
 def on(name: str, *ips: str) -> AnnouncedAddresses:
     return choose_addresses((Interface("lo", ("127.0.0.1",)), Interface(name, ips)))
+
+
+CARD = HardwareSnapshot(gpus=(Gpu("nvidia", "RTX 4090", memory_total_bytes=24 * GIB_BYTES),))
+SHARED = HardwareSnapshot(gpus=(Gpu("amd", "Radeon 780M", integrated=True),))
+APPLE = HardwareSnapshot(apple=AppleSilicon("Apple M2"))
+UNUSED = "not used, this build of the engine computes on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "used", "level", "said"),
+    [
+        (HardwareSnapshot(), False, None, ""),
+        (CARD, True, Level.OK, "RTX 4090: the engine computes on it"),
+        (CARD, False, Level.WARN, f"RTX 4090: {UNUSED}"),
+        (replace(CARD, gpus=CARD.gpus * 4), False, Level.WARN, f"RTX 4090 and 3 more: {UNUSED}"),
+        (SHARED, False, Level.OK, f"Radeon 780M: {UNUSED}"),
+        (APPLE, True, Level.OK, "Apple's: the engine computes on it"),
+        (APPLE, False, Level.WARN, f"the GPU of Apple M2: {UNUSED}"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_said(snapshot: HardwareSnapshot, used: bool, level: Level | None, said: str) -> None:
+    finding = check_gpu(snapshot, used)
+    assert (finding and finding.level) == level
+    assert finding is None or finding.message == said
 
 
 PEER = PeerFacts("10.0.0.2:17615", "study", version="1.0", clock_ahead_s=0.3, sees_us=True)

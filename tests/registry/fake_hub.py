@@ -30,6 +30,15 @@ class Upload:
 
 
 @dataclass
+class Portal:
+    """What a network answers everything with until somebody logs in; `after_asking` only the files themselves."""
+
+    content: bytes
+    kind: str = "text/html"
+    after_asking: bool = False
+
+
+@dataclass
 class Hub:
     """The fake hub: `repos` is what it has; the rest is what goes wrong, and what it was asked."""
 
@@ -41,6 +50,7 @@ class Hub:
     asked: list[str] = field(default_factory=list)  # "METHOD path [range]"
     encodings: set[str] = field(default_factory=set)  # that bodies were asked for in
     authorized: list[str] = field(default_factory=list)  # paths that came with a token
+    portal: Portal | None = None  # answers instead
     url: str = ""
     storage_url: str = ""
 
@@ -74,6 +84,12 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             hub.asked.append(f"{self.command} {self.path}" + (f" {wanted}" if wanted else ""))
             if self.headers.get("Authorization"):
                 hub.authorized.append(self.path)
+            portal = hub.portal
+            if portal is not None and (not portal.after_asking or (self.command == "GET" and "/api/" not in self.path)):
+                self.empty(200, {"Content-Type": portal.kind} if portal.kind else {}, len(portal.content))
+                if self.command == "GET":
+                    self.wfile.write(portal.content)
+                return
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path.partition("?")[0]):
                 self.model_info(match[1])
             elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
@@ -81,7 +97,7 @@ def handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif match := re.fullmatch(r"/stored/([^/]+/[^/]+)/(.+)", self.path):
                 self.body(hub.repos[match[1]][match[2]])
             else:
-                self.empty(200 if self.path == "/" else 404)
+                self.empty(200 if self.path in ("/", "/api/models?limit=1") else 404)
 
         def model_info(self, repo: str) -> None:
             if self.refused(repo):

@@ -26,7 +26,7 @@ from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, file_sha256, locked
 from swarm.registry.hub import describe, fetch, hub_reachable
 from swarm.registry.names import HubRef
-from tests.registry.fake_hub import COMMIT, Hub, Upload
+from tests.registry.fake_hub import COMMIT, Hub, Portal, Upload
 
 REPO = "owner/repo-GGUF"
 FILE = "model-q4_k_m.gguf"
@@ -175,7 +175,7 @@ def test_wrong_bytes_are_removed_and_named(stocked: Hub, models_dir: Path) -> No
 
 def test_a_body_of_the_wrong_length_is_never_taken(stocked: Hub, models_dir: Path) -> None:
     stocked.put(REPO, FILE, Upload(CONTENT, served=CONTENT + b"surplus"))
-    with pytest.raises(SetupError, match="it broke off; run it again"):
+    with pytest.raises(SetupError, match=r"sends 200007 bytes instead of 200000: .*; run it again"):
         download(REF, models_dir)
     assert visible(models_dir) == []
     stocked.put(REPO, FILE, Upload(CONTENT))
@@ -196,6 +196,62 @@ def test_the_catalogues_hash_is_checked_where_the_hub_has_none(stocked: Hub, mod
         download(REF, models_dir, sha256="0" * 64)
     assert visible(models_dir) == []
     assert download(REF, models_dir, sha256=hashlib.sha256(CONTENT).hexdigest()).read_bytes() == CONTENT
+
+
+LOGIN = b"<html>Log in</html>"
+
+
+@pytest.mark.parametrize(
+    ("portal", "etag"),
+    [
+        ({"content": LOGIN, "kind": "text/html"}, None),
+        ({"content": LOGIN, "kind": "text/html; charset=utf-8"}, None),
+        ({"content": LOGIN, "kind": ""}, None),
+        ({"content": b'{"error": "no"}', "kind": "application/json"}, None),
+        ({"content": b"", "kind": "text/html"}, None),
+        ({"content": LOGIN, "kind": "text/html", "after_asking": True}, None),
+        ({"content": LOGIN, "kind": "application/octet-stream", "after_asking": True}, None),
+        ({"content": b'{"error": "no"}', "kind": "application/json", "after_asking": True}, None),
+        ({"content": LOGIN, "kind": "text/html", "after_asking": True}, "some-mirror-tag"),
+        ({"content": LOGIN.ljust(len(CONTENT)), "kind": "", "after_asking": True}, "some-mirror-tag"),
+        ({"content": b"GGUF".ljust(len(CONTENT)), "kind": "", "after_asking": True}, None),
+        ({"content": CONTENT[:-1], "kind": "", "after_asking": True}, None),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_is_not_the_hubs_answer_is_refused_and_nothing_of_it_kept(
+    hub: Hub, models_dir: Path, portal: dict[str, object], etag: str | None, begun: bool
+) -> None:
+    """A network that wants a login first answers everything, with status 200; a proxy cuts a file short."""
+    hub.put(REPO, FILE, Upload(CONTENT, etag=etag))
+    if begun:
+        hub.cuts, hub.cut_rest = [1000], True
+        with pytest.raises(SetupError):
+            download(REF, models_dir)
+        hub.cut_rest = False
+        assert [path.stat().st_size for path in leftovers(models_dir)] == [1000]
+    hub.portal = Portal(**portal)  # type: ignore[arg-type]  # of the table above
+    with pytest.raises(SetupError, match=r"not the hub but a page .*; log in|bytes instead of|damaged and was removed"):
+        download(REF, models_dir)
+    assert visible(models_dir) == []
+    assert LOGIN not in b"".join(path.read_bytes() for path in leftovers(models_dir))
+
+    hub.portal = None
+    hub.put(REPO, FILE, Upload(CONTENT))
+    assert download(REF, models_dir).read_bytes() == CONTENT, "asked again, and begun where it stopped"
+
+
+def test_what_an_earlier_version_took_for_a_model_is_asked_for_again(stocked: Hub, models_dir: Path) -> None:
+    path = models_dir / "owner--repo-GGUF" / FILE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"<html>login</html>")
+    assert download(REF, models_dir).read_bytes() == CONTENT
+
+
+def test_a_network_that_wants_a_login_is_no_hub(hub: Hub) -> None:
+    assert hub_reachable()
+    hub.portal = Portal(LOGIN)
+    assert not hub_reachable()
 
 
 def test_a_catalogue_choice_is_downloaded(hub: Hub, models_dir: Path) -> None:
