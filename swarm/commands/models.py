@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -28,10 +29,12 @@ from federation.tls import node_id_of
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.probe import probe_hardware
 from swarm import program_version
+from swarm.commands.members import ask_running
 from swarm.commands.output import complain, say
 from swarm.commands.terminal import Terminal
+from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.engines.registry import AUTO, chosen_engine
-from swarm.errors import SetupError
+from swarm.errors import SetupError, SwarmError
 from swarm.node.console import Console
 from swarm.node.model_choice import capacity_of, engine_memory, gpu_line
 from swarm.node.pairing import own_membership
@@ -46,6 +49,8 @@ from swarm.registry.local import LocalModel, LocalModels, remove, scan
 from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
+
+log = logging.getLogger(__name__)
 
 BROWSE_S = 1.5  # what a node takes to be found
 ANSWER_S = 2.0
@@ -95,10 +100,25 @@ async def _visiting(settings: Settings, named: Sequence[Address], console: Conso
             if found is None:
                 kept = await asyncio.to_thread(load_peers, settings.data_path)
                 members = [place.address for entry in (trust.others if trust else ()) for place in entry.places]
-                found = await _who_answers(client, [*named, *members, *kept, *await _found_nearby(client, visitor_id)])
+                running = await asyncio.to_thread(_known_to_own_node, settings.data_path)
+                near = await _found_nearby(client, visitor_id)
+                found = await _who_answers(client, [*named, *running, *members, *kept, *near])
             return found
 
-        yield LanFiles(client, peers, asyncio.get_running_loop(), say=console.say)
+        # Only members answer a member: what they call a file is believed where the hub cannot be asked.
+        loop, paired = asyncio.get_running_loop(), trust is not None
+        yield LanFiles(client, peers, loop, say=console.say, believe_names=lambda: paired)
+
+
+def _known_to_own_node(data_dir: Path) -> list[Address]:
+    """Where the node that runs with this data directory finds others now, whatever their ports; none if none runs."""
+    try:
+        known = ask_running(data_dir, PEERS_PATH, KnownNodes)
+        nodes = () if known is None else known.nodes
+        return [parse_address(address) for node in nodes for address in node.addresses]
+    except (SwarmError, FederationError) as error:
+        log.info("the node that runs here was not asked for others: %s", error)
+        return []
 
 
 async def _found_nearby(client: PeerClient, visitor_id: str) -> list[Address]:

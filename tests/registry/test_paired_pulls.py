@@ -62,6 +62,33 @@ async def test_it_finds_the_members_by_their_list_alone(tmp_path: Path, hub: Hub
     assert hub.bodies == 0
 
 
+async def test_a_member_is_believed_what_a_file_is_called_while_the_hub_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue knows no hash of it, and nobody answers for the hub."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    holder = Holder(tmp_path)
+    async with holder.node:
+        assert await holder.pull("study") == 0
+        assert (tmp_path / "study" / "models" / f"{OWNER}--{REPO}" / FILE).read_bytes() == CONTENT
+        assert await holder.pull("visitor") == 2, "a stranger gets nothing"
+
+
+async def test_the_node_that_runs_here_knows_where_the_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of members says nothing of kitchen's port: the running node of the same data directory found it."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("swarm.commands.models.BROWSE_S", 0.0)
+    holder = Holder(tmp_path)
+    arguments = ["models", "pull", NAME, "--data-dir", str(tmp_path / "study")]
+    async with holder.node:
+        options = NodeOptions(trust=holder.study, peers=[holder.node.address])
+        async with RunningNode("study", options=options):
+            assert await asyncio.wait_for(asyncio.to_thread(main, arguments), WAIT_S) == 0
+        assert (tmp_path / "study" / "models" / f"{OWNER}--{REPO}" / FILE).read_bytes() == CONTENT
+
+
 async def test_strangers_get_no_list_and_no_byte(tmp_path: Path, hub: Hub) -> None:
     hub.put(f"{OWNER}/{REPO}", FILE, Upload(CONTENT))
     holder = Holder(tmp_path)
