@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 class SwarmError(Exception):
@@ -35,25 +36,35 @@ class SwarmError(Exception):
 
 
 class BadRequest(SwarmError):
-    """Input that can never work. `param` names the offending field in OpenAI's terms, if one is to blame."""
+    """Input that can never work. `param` names the offending field as chat and completions do, if one is to blame."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same error, in the words of an API that calls fields otherwise."""
+        again = type(self).__new__(type(self), *self.args)
+        again.__dict__.update(self.__dict__)
+        again.param = self.param and names.get(self.param, self.param)
+        return again
 
 
 class ContextExceeded(BadRequest):
     """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated.
 
     `at_least`: the tokens were not counted; the prompt's length in bytes shows that there cannot be fewer.
+    `param` is the field with the prompt, None where that is not known.
     """
 
-    def __init__(self, prompt_tokens: int, context_tokens: int, at_least: bool = False) -> None:
+    def __init__(
+        self, prompt_tokens: int, context_tokens: int, at_least: bool = False, *, param: str | None = None
+    ) -> None:
         super().__init__(
             f"the prompt has {'at least ' if at_least else ''}{prompt_tokens} tokens "
             f"and the context holds {context_tokens}: "
             "shorten it, or start the node with a larger --context",
-            param="messages",
+            param=param,
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens

@@ -153,6 +153,11 @@ class GenerationRequest(Frozen):
     thinking: bool | None = None
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
 
+    @property
+    def prompt_field(self) -> str:
+        """Which field has the prompt."""
+        return "prompt" if self.messages is None else "messages"
+
 
 GAVE_WAY = "gave way: somebody else waited for the worker"  # the `error` of a vote that nobody had asked for
 

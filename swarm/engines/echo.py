@@ -78,7 +78,7 @@ class EchoEngine:
         prompt = await self.count_tokens(request)
         room = self.spec.context_tokens - prompt
         if room <= 0:
-            raise ContextExceeded(prompt, self.spec.context_tokens)
+            raise ContextExceeded(prompt, self.spec.context_tokens, param=request.prompt_field)
         answer, reason, stop = self._answer(request, room)
         async with self._slots:
             for token in answer:

@@ -198,10 +198,10 @@ def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:
     if room is None:
         return
     if isinstance(request.prompt, tuple):
-        _refuse_tokens(request.prompt, model.context_tokens)
+        _refuse_tokens(request.prompt, model.context_tokens, request.prompt_field)
     if request.suffix is not None:
         room = max(room, INFILL_BYTES)
-    _refuse_bytes(texts_of(request), room, model.context_tokens)
+    _refuse_bytes(texts_of(request), room, model.context_tokens, request.prompt_field)
 
 
 def may_be_too_long(request: GenerationRequest, model: LoadedModel) -> bool:
@@ -223,14 +223,14 @@ def prompt_bytes(request: GenerationRequest) -> int:
     )
 
 
-def refuse_too_long_texts(texts: Sequence[Prompt], model: LoadedModel) -> None:
-    """The same for texts of which each is a prompt."""
+def refuse_too_long_texts(texts: Sequence[Prompt], model: LoadedModel, field: str) -> None:
+    """The same for texts of which each is a prompt: what `field` has."""
     room = most_bytes(model)
     for text in texts if room is not None else ():
         if isinstance(text, str):
-            _refuse_bytes([text], room or 0, model.context_tokens)
+            _refuse_bytes([text], room or 0, model.context_tokens, field)
         else:
-            _refuse_tokens(text, model.context_tokens)
+            _refuse_tokens(text, model.context_tokens, field)
 
 
 def most_bytes(model: LoadedModel) -> int | None:
@@ -238,16 +238,16 @@ def most_bytes(model: LoadedModel) -> int | None:
     return None if model.longest_token_bytes is None else model.context_tokens * model.longest_token_bytes
 
 
-def _refuse_bytes(texts: Iterable[str], room: int, context_tokens: int) -> None:
+def _refuse_bytes(texts: Iterable[str], room: int, context_tokens: int, field: str) -> None:
     size = 0
     for text in texts:
         # Characters first: what has too many of them needs no copy for its bytes to be counted.
         size += len(text) if text.isascii() or size + len(text) > room else len(text.encode("utf-8", "surrogatepass"))
         if size > room:
             per_token = max(room // context_tokens, 1)
-            raise ContextExceeded(-(-size // per_token), context_tokens, at_least=True)
+            raise ContextExceeded(-(-size // per_token), context_tokens, at_least=True, param=field)
 
 
-def _refuse_tokens(tokens: Sequence[int], context_tokens: int) -> None:
+def _refuse_tokens(tokens: Sequence[int], context_tokens: int, field: str) -> None:
     if len(tokens) > context_tokens:
-        raise ContextExceeded(len(tokens), context_tokens)
+        raise ContextExceeded(len(tokens), context_tokens, param=field)

@@ -85,7 +85,7 @@ class ChunkReader:
     def events(self, chunk: ParsedJson) -> list[Delta | Finish]:
         """The events in one chunk, in order. Raises the chunk's error if it is one."""
         if "error" in chunk:
-            raise translate_error(int(chunk["error"].get("code", 500)), chunk)
+            raise translate_error(int(chunk["error"].get("code", 500)), chunk, "messages" if self._chat else "prompt")
         events: list[Delta | Finish] = []
         for choice in chunk["choices"]:
             delta = self._delta(choice)
@@ -185,12 +185,12 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
     return body
 
 
-def translate_error(status: int, body: ParsedJson) -> SwarmError:
-    """llama.cpp's error object as one of ours."""
+def translate_error(status: int, body: ParsedJson, field: str | None = None) -> SwarmError:
+    """llama.cpp's error object as one of ours; `field` had the prompt."""
     detail = as_object(body.get("error"))
     message = str(detail.get("message") or f"the engine answered {status}")
     if detail.get("type") == "exceed_context_size_error":
-        return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)))
+        return ContextExceeded(int(detail.get("n_prompt_tokens", 0)), int(detail.get("n_ctx", 0)), param=field)
     if too_large := _TOO_LARGE.match(message):  # a text that must be pooled at once; llama.cpp calls it a server error
         had, most = too_large.groups()
         return BadRequest(f"a text has {had} tokens, and this model takes {most} at once here: split it", param="input")

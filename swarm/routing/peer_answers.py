@@ -38,6 +38,7 @@ MAX_NAME_CHARS = 64  # of a voter's name
 MAX_MESSAGE_CHARS = 500  # quoted of a peer's error
 MAX_TOKENS = 2**31  # counts beyond it are no counts
 MAX_LOGPROBS_LEVELS = 16  # of nesting; OpenAI's have 5, and what writes JSON for clients ends near a thousand
+PROMPT_FIELDS = ("messages", "prompt", "input", "documents")  # between nodes
 LEADER_LINE = b'{"leader":'  # how a line with a step of the leader's answer begins: no candidate has this field
 
 OnEvent = Callable[[Delta | Finish], Awaitable[None]]
@@ -266,7 +267,8 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
     message = printable(str(detail.get("message") or f"answered {status}"))[:MAX_MESSAGE_CHARS]
     match detail.get("code"), detail.get("n_prompt_tokens"), detail.get("n_ctx"):
         case "context_length_exceeded", int(prompt_tokens), int(context_tokens):
-            return ContextExceeded(prompt_tokens, context_tokens)
+            param = detail.get("param")
+            return ContextExceeded(prompt_tokens, context_tokens, param=param if param in PROMPT_FIELDS else None)
         case "context_length_exceeded" | "invalid_value", _, _:
             return BadRequest(message)
         case "engine_failed", _, _ if detail.get("died") is True:  # older nodes say no more than that it failed

@@ -212,7 +212,8 @@ def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
     if not replica.upstream and replica.context_tokens is not None and request.suffix is None:
         chars = prompt_chars(request)
         if chars > replica.context_tokens * UNKNOWN_TOKEN_BYTES:
-            raise ContextExceeded(chars // UNKNOWN_TOKEN_BYTES, replica.context_tokens, at_least=True)
+            tokens = chars // UNKNOWN_TOKEN_BYTES
+            raise ContextExceeded(tokens, replica.context_tokens, at_least=True, param=request.prompt_field)
 
 
 class Meter:

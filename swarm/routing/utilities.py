@@ -221,7 +221,7 @@ async def refuse_what_does_not_fit(
     except (Unavailable, EngineFailed):  # whoever gives it a worker says what is wrong
         return
     if tokens >= engine.loaded.context_tokens:
-        raise ContextExceeded(tokens, engine.loaded.context_tokens)
+        raise ContextExceeded(tokens, engine.loaded.context_tokens, param=request.prompt_field)
 
 
 async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], deadline: float) -> A:

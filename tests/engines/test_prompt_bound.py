@@ -73,13 +73,13 @@ def test_tokens_are_counted_as_they_are() -> None:
     with pytest.raises(ContextExceeded, match="has 101 tokens"):
         refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 101), MODEL)
     with pytest.raises(ContextExceeded):
-        refuse_too_long_texts(["x", (1,) * 101], MODEL)
+        refuse_too_long_texts(["x", (1,) * 101], MODEL, "input")
 
 
 def test_each_of_several_texts_has_the_context_for_itself() -> None:
-    refuse_too_long_texts([FITS] * 5, MODEL)
+    refuse_too_long_texts([FITS] * 5, MODEL, "input")
     with pytest.raises(ContextExceeded):
-        refuse_too_long_texts([FITS, TOO_LONG], MODEL)
+        refuse_too_long_texts([FITS, TOO_LONG], MODEL, "input")
 
 
 def test_files_around_the_caret_may_be_longer_than_the_context() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -137,6 +137,27 @@ async def test_a_prompt_beyond_the_context_names_both_numbers(
     assert reply.error["code"] == "context_length_exceeded"
     assert reply.error["n_prompt_tokens"] > 2000
     assert reply.error["n_ctx"] == 1024
+    assert reply.error["param"] == "messages"
+
+
+@pytest.mark.parametrize("words", [1500, 30_000], ids=["counted", "by its bytes"])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", lambda text: {"prompt": text}, "prompt"),
+        ("/v1/completions", lambda text: {"prompt": [5] * text.count("word")}, "prompt"),
+        ("/v1/responses", lambda text: {"input": text}, "input"),
+        ("/v1/responses", lambda text: {"input": "a", "instructions": text}, "input"),
+        ("/v1/embeddings", lambda text: {"input": [text]}, "input"),
+    ],
+    ids=["completion", "completion of tokens", "response", "response by its instructions", "embedding"],
+)
+async def test_a_prompt_beyond_the_context_names_the_field_that_has_it(
+    client: Client, path: str, fields: Callable[[str], dict[str, Any]], param: str, words: int
+) -> None:
+    reply = await client.post(path, {"model": "demo", **fields("word " * words)})
+    assert reply.status == 400
+    assert reply.error["param"] == param, reply.text
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -69,6 +69,9 @@ READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the eng
 PROMPT_PARTS = (
     "messages", "tools", "tool_choice", "chat_template_kwargs", "continue_final_message", "add_generation_prompt"
 )  # fmt: skip
+PROMPT_FIELDS = {
+    "messages": "messages", "prompt": "prompt", "input_prefix": "prompt", "input": "input", "documents": "documents",
+}  # fmt: skip
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
@@ -461,7 +464,7 @@ class LlamaHttp:
                     response = await self._session.request(method, self._address + path, data=data)
                 async with response:
                     if response.status != 200:
-                        raise translate_error(response.status, await _error_body(response))
+                        raise translate_error(response.status, await _error_body(response), prompt_field(body))
                     yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # It never had the request, so that this says nothing against it.
@@ -479,6 +482,11 @@ class LlamaHttp:
         if self._unloaded:
             return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
         return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
+
+
+def prompt_field(body: ParsedJson | None) -> str | None:
+    """Which field of a request to llama.cpp has the prompt, by its name in the client's; None where none has."""
+    return next((name for key, name in PROMPT_FIELDS.items() if key in (body or ())), None)
 
 
 async def in_one(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

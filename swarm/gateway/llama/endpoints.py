@@ -177,7 +177,10 @@ async def infill(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, InfillBody)
     options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
     asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
-    return await request.app[ANSWER_SERVICE].answer(request, asked)
+    try:
+        return await request.app[ANSWER_SERVICE].answer(request, asked)
+    except BadRequest as error:
+        raise error.renamed({"prompt": "input_prefix"}) from error
 
 
 def routes() -> list[web.RouteDef]:

@@ -262,7 +262,7 @@ def embed(body: EmbeddingBody) -> UtilityCall[Embeddings]:
         fits,
         EMBED,
         leases=True,
-        check=lambda model: refuse_too_long_texts(texts, model),
+        check=lambda model: refuse_too_long_texts(texts, model, "input"),
         upstream=lambda http, model: http.embed(model, texts, more),
     )
 
@@ -286,7 +286,7 @@ def rerank(body: RerankBody) -> UtilityCall[Ranking]:
         fits,
         RERANK,
         leases=True,
-        check=lambda model: refuse_too_long_texts([body.query, *passages], model),
+        check=lambda model: refuse_too_long_texts([body.query, *passages], model, "documents"),
     )
 
 

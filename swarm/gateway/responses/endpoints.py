@@ -74,9 +74,7 @@ async def responses(request: web.Request) -> web.StreamResponse:
     try:
         return await request.app[ANSWER_SERVICE].answer(request, asked)
     except BadRequest as error:
-        if error.param == "messages":  # what engines call a conversation
-            error.param = "input"
-        raise
+        raise error.renamed({"messages": "input"}) from error
 
 
 def routes() -> list[web.RouteDef]:
