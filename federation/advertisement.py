@@ -68,7 +68,7 @@ class Capabilities:
     `GET /props`. Those marked KEPT_HERE leave out the peers: nodes of protocol 1 are not told them.
     """
 
-    tools: bool = field(default=False, metadata=KEPT_HERE)
+    tools: bool = True  # False where its chat template knows none: they are shown, and called, in a general form
     grammar: bool = field(default=False, metadata=KEPT_HERE)
     logprobs: bool = field(default=False, metadata=KEPT_HERE)
     embeddings: bool = False

@@ -58,7 +58,7 @@ class EchoEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(embeddings=True, rerank=True, infill=True)
+        return Capabilities(tools=False, embeddings=True, rerank=True, infill=True)
 
     @property
     def loaded(self) -> LoadedModel:

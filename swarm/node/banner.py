@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from federation import wire
+from federation.advertisement import Capabilities
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
 from swarm import program_version
 from swarm.engines.registry import Isolation
@@ -81,6 +82,13 @@ def isolation_words(isolation: Isolation) -> str | None:
     if isolation != "never":
         return None
     return "none (--in-process): a crash or a hang of the library is this node's; leave the option out to be safe"
+
+
+def tools_words(can: Capabilities) -> str | None:
+    """What the banner says of a model whose chat template knows no tools."""
+    if can.tools or not can.generates:
+        return None
+    return "in a general form: this model's chat template knows none, so it may answer in words where it should call"
 
 
 def models_of(peer: Peer) -> str:

@@ -30,7 +30,7 @@ from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import PeerNews, banner, context_words, isolation_words
+from swarm.node.banner import PeerNews, banner, context_words, isolation_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
@@ -265,6 +265,8 @@ class Node:
         )
         if (words := context_words(context, chosen.context_reason)) is not None:
             self._console.say(f"  context    {words}")
+        if (words := tools_words(workers.engine.capabilities)) is not None:
+            self._console.say(f"  tools      {words}")
         self._console.say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
 
     def describe(self) -> NodeDescription:

@@ -101,6 +101,20 @@ class Replica:
         return self.suspect or self.circuit == "open"
 
 
+def for_tools(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """The replicas as a request with tools sees them: a model whose template knows none counts for WEAK_SHARE of it.
+
+    It calls in a general form, which it was not trained on: so a smaller model that was is asked before it, unless it
+    is so much smaller that it would have no vote beside it.
+    """
+    return tuple(
+        replica
+        if replica.capabilities.tools or replica.params is None
+        else replace(replica, params=max(int(replica.params * WEAK_SHARE), 1))
+        for replica in replicas
+    )
+
+
 def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:
     """Every served model id, each once, sorted."""
     return tuple(sorted({replica.model for replica in replicas}))

@@ -21,7 +21,7 @@ from swarm.engines.upstream.upstream_engine import UpstreamEngine
 from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest
-from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.replicas import SWARM_ALIAS, Replica, able, for_tools
 from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
 from swarm.workers.pool import DEFAULT_QUEUE, ModelWorkers
 from swarm.workers.slots import worker_names
@@ -89,12 +89,12 @@ def who_can(
 ) -> tuple[Replica, ...]:
     """The replicas that may answer `request`, upstreams among them where their mode gives them a part.
 
-    Where there is a `suffix`, only those that can fill in the middle. As the only engine an upstream takes part in
-    everything it has a model for, as a voter in what is asked of the alias; else, and in every mode, it answers what
-    nobody else serves. Raises UnknownModel and BadRequest, and Unavailable while an upstream cannot be reached that
-    might serve it.
+    Where there are tools, models that know none count for less (`for_tools`). Where there is a `suffix`, only those
+    that can fill in the middle. As the only engine an upstream takes part in everything it has a model for, as a voter
+    in what is asked of the alias; else, and in every mode, it answers what nobody else serves. Raises UnknownModel and
+    BadRequest, and Unavailable while an upstream cannot be reached that might serve it.
     """
-    here, name = tuple(replicas), request.model
+    here, name = for_tools(replicas) if request.tools else tuple(replicas), request.model
 
     def choose() -> tuple[Replica, ...]:
         found = able(name, here)

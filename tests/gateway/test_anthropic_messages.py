@@ -110,6 +110,22 @@ async def test_the_token_limit_is_told_as_such(claude: anthropic.AsyncAnthropic)
     assert answer.usage.output_tokens == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_message_of_no_tokens_warms_the_cache(client: Client, stream: bool) -> None:
+    turns = [{"role": "user", "content": f"A prompt that is sent for nothing but the cache, stream {stream}"}]
+    body = {"model": "demo", "max_tokens": 0, "messages": turns}
+    reply = await client.post("/v1/messages", {**body, "stream": stream})
+    assert reply.status == 200
+    if stream:
+        assert '"stop_reason":"max_tokens"' in reply.text
+        assert "text_delta" not in reply.text
+    else:
+        assert (reply.json["content"], reply.json["stop_reason"]) == ([], "max_tokens")
+        assert reply.json["usage"]["output_tokens"] == 0
+    again = (await client.post("/v1/messages", {**body, "max_tokens": 4, **SINGLE})).json["usage"]
+    assert again["cache_read_input_tokens"] > again["input_tokens"]
+
+
 async def test_a_stop_sequence_ends_the_answer_and_is_left_out(claude: anthropic.AsyncAnthropic) -> None:
     answer = await ask(claude, stop_sequences=["nowhere", " capital"])
     assert text_of(answer).strip() == "The"

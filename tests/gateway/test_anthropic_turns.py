@@ -81,6 +81,17 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
             [{"role": "user", "content": "a\n<system-reminder>\nbe brief\n</system-reminder>\nb"}],
         ),
         (
+            [said("user", "a"), said("system", "be brief")],
+            [{"role": "user", "content": "<system-reminder>\nbe brief\n</system-reminder>\na"}],
+        ),
+        (
+            [said("user", result("a", "1"), text("b")), said("system", "be brief")],
+            [
+                {"role": "tool", "tool_call_id": "a", "content": "1"},
+                {"role": "user", "content": "<system-reminder>\nbe brief\n</system-reminder>\nb"},
+            ],
+        ),
+        (
             [said("user", result("a", "1")), said("system", "be brief")],
             [
                 {"role": "tool", "tool_call_id": "a", "content": "1"},
@@ -99,7 +110,8 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
     ids=[
         "string", "blocks", "a picture", "a picture as a result", "same role twice", "an answer in pieces",
         "thinking and call", "result before words", "two results", "empty result", "no blocks",
-        "system in the middle", "system at the end", "system first", "redacted",
+        "system in the middle", "system behind words", "system behind a result and words", "system at the end",
+        "system first", "redacted",
     ],
 )  # fmt: skip
 def test_turns(turns: list[Any], expected: list[Any]) -> None:

@@ -196,6 +196,7 @@ async def test_the_alias_invites_every_model_and_a_name_only_its_own() -> None:
             ("b", ["study"]),
             ("swarm", ["kitchen", "study"]),
         ]
+        assert {model["tools"] for model in listed} == {"native"}
 
 
 async def test_several_choices_come_from_a_peer_in_one_call() -> None:

@@ -92,6 +92,13 @@ async def test_tools_to_the_end(ai: AsyncOpenAI, extra: dict[str, Any], stream: 
     assert not [item for item in second.output if item.type == "function_call"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_may_be_asked_for_beside_tools(ai: AsyncOpenAI, stream: bool) -> None:
+    fields = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "tools": [WEATHER]}
+    response = await answer(ai, stream, sent(ASK, **fields), SINGLE)
+    assert [item.name for item in response.output if item.type == "function_call"] == ["get_weather"]
+
+
 async def answer(ai: AsyncOpenAI, stream: bool, fields: dict[str, Any], extra: dict[str, Any]) -> Any:
     if not stream:
         return await ai.responses.create(**fields, extra_body=extra)

@@ -26,6 +26,7 @@ from swarm.routing.upstream import (
     who_can,
 )
 from swarm.routing.utilities import EMBED, READ, UtilityCall
+from tests.doubles.replicas import replica
 
 MOST, RANKS = Capabilities(embeddings=True, infill=True), Capabilities(rerank=True, generates=False)
 HERE = Replica("kitchen", "kitchen", "m", 4, 4, capabilities=MOST)
@@ -187,3 +188,24 @@ def test_two_upstreams_at_one_address_are_refused() -> None:
     plan = UpstreamPlan(parse_upstream("https://api.example.com/v1"))
     with pytest.raises(SetupError, match=r"two upstreams are at api\.example\.com: name each address once"):
         Upstreams([Upstream(plan, "one"), Upstream(plan, "other")])
+
+
+@pytest.mark.parametrize(
+    ("size", "tools", "first"),
+    [
+        (3_000_000_000, True, "knows"),
+        (3_000_000_000, False, "knows none"),
+        (1_000_000_000, True, "knows none"),
+    ],
+)
+def test_with_tools_a_model_that_knows_them_is_asked_first_unless_it_is_tiny(
+    size: int, tools: bool, first: str
+) -> None:
+    without = Capabilities(tools=False)
+    replicas = [
+        replica("here", model="knows none", params=8_000_000_000, capabilities=without),
+        replica("attic", model="knows", params=size),
+    ]
+    spec: Any = [{"type": "function", "function": {"name": "f"}}] if tools else []
+    asked = GenerationRequest.model_validate({"model": "swarm", "messages": [], "tools": spec})
+    assert by_preference(who_can(asked, replicas))[0].model == first

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, cast
 from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from swarm.engines.chat_turns import reminded
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, MaxTokens, RequestedModel, left_out, readable_text
@@ -38,9 +39,6 @@ from swarm.routing.policy import VoteOptions
 # with it no two prompts share a beginning, so that the whole conversation would be prefilled anew each time.
 ATTRIBUTION = "x-anthropic-billing-header:"
 FAILED = "Error: "  # before the result of a tool that failed: chat templates have no other word for it
-# Many chat templates refuse a system message after the first. Moved to the front it would change the beginning of every
-# later prompt; so it is said where it stands, in the words by which Claude Code marks its own notes to the model.
-REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 
 
 class TextBlock(TypedDict):
@@ -351,8 +349,10 @@ def engine_messages(system: str | Sequence[TextBlock] | None, turns: Sequence[Tu
     if instructions:
         messages.append({"role": "system", "content": instructions})
     for answered, group in groupby(turns[len(leading) :], key=lambda turn: turn.role == "assistant"):
-        blocks = [block for turn in group for block in _blocks(turn)]
-        messages.extend([_assistant(blocks)] if answered else _user(blocks))
+        if answered:
+            messages.append(_assistant([block for turn in group for block in _blocks(turn)]))
+        else:
+            messages.extend(_asked(group))
     return tuple(messages)
 
 
@@ -367,8 +367,6 @@ def _without_attribution(text: str) -> str:
 
 
 def _blocks(turn: Turn) -> Blocks:
-    if isinstance(turn, SystemTurn):
-        return (TextBlock(type="text", text=REMINDER.format(system_text(turn.content))),)
     if isinstance(turn.content, str):
         return (TextBlock(type="text", text=turn.content),)
     return turn.content
@@ -382,11 +380,24 @@ def _texts(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterat
             yield block.words or left_out(block.type)
 
 
-def _user(blocks: Blocks) -> list[JsonObject]:
-    """Tool results first: templates want them right after the calls. Then what the user says, if anything."""
-    results = [_result(block) for block in blocks if isinstance(block, ToolResultBlock)]
-    texts = list(_texts(blocks))
-    return results if results and not texts else [*results, {"role": "user", "content": "\n".join(texts)}]
+def _asked(turns: Iterable[Turn]) -> list[JsonObject]:
+    """Tool results first: templates want them right after the calls. Then what is said, if anything, in one turn.
+
+    An instruction of the system's stands before the user's own words (`reminded`).
+    """
+    results: list[JsonObject] = []
+    said: list[JsonObject] = []
+    for turn in turns:
+        if isinstance(turn, SystemTurn):
+            said.append({"role": "system", "content": system_text(turn.content)})
+            continue
+        blocks = _blocks(turn)
+        results += [_result(block) for block in blocks if isinstance(block, ToolResultBlock)]
+        if texts := list(_texts(blocks)):
+            said.append({"role": "user", "content": "\n".join(texts)})
+    if results and not said:
+        return results
+    return [*results, {"role": "user", "content": "\n".join(str(each["content"]) for each in reminded(said))}]
 
 
 def _result(block: ToolResultBlock) -> JsonObject:

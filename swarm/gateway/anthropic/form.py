@@ -99,11 +99,12 @@ def usage_object(usage: Usage) -> JsonObject:
 
 
 def content_blocks(candidate: Candidate) -> list[JsonValue]:
-    """The answer's blocks: never none, since clients look at the first without asking."""
+    """The answer's blocks: never none, since clients look at the first without asking; but where none was wanted."""
     blocks: list[JsonValue] = []
     if candidate.reasoning:
         blocks.append(thinking_block(candidate.reasoning))
-    if candidate.text or not (candidate.reasoning or candidate.tool_calls):
+    wanted = candidate.finish_reason != "length" or candidate.usage.completion_tokens > 0
+    if candidate.text or (wanted and not (candidate.reasoning or candidate.tool_calls)):
         blocks.append(text_block(candidate.text))
     blocks.extend(tool_use_block(call.name, json.loads(as_object(call.arguments))) for call in candidate.tool_calls)
     return blocks

@@ -222,13 +222,17 @@ class EmbeddingList(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model that this node or a peer serves. `nodes` are those that do."""
+    """A model that this node or a peer serves. `nodes` are those that do.
+
+    `tools`: whether its chat template knows them (`native`), or they are shown and called in a `general` form.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     nodes: list[str]
+    tools: Literal["native", "general"] | None = None
 
 
 class ModelListing(BaseModel):

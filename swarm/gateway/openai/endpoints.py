@@ -140,11 +140,16 @@ def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
 
 
 def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict[str, object]:
-    """One entry of the list; `nodes` is our own extension."""
+    """One entry of the list; `nodes` and `tools` are our own extensions.
+
+    Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
+    """
+    writing = [r.capabilities for r in replicas if name in (SWARM_ALIAS, r.model) and r.capabilities.generates]
+    tools = {"tools": "native" if any(can.tools for can in writing) else "general"} if writing else {}
     nodes = sorted({replica.node for replica in replicas if name in (SWARM_ALIAS, replica.model)})
     upstream = {r.node for r in replicas if r.upstream and r.model == name}
     owner = upstream.pop() if len(nodes) == len(upstream) == 1 else "local-swarm"
-    return {"id": name, "object": "model", "created": created, "owned_by": owner, "nodes": nodes}
+    return {"id": name, "object": "model", "created": created, "owned_by": owner, "nodes": nodes, **tools}
 
 
 async def models(request: web.Request) -> web.Response:
