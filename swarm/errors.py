@@ -50,6 +50,18 @@ class BadRequest(SwarmError):
         return again
 
 
+class UnsupportedEncoding(BadRequest):
+    """A body in a coding, or in characters, that this node does not read; `accepted` is what it does, for a header."""
+
+    def __init__(self, message: str, accepted: str | None = None) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
+class UnmetExpectation(BadRequest):
+    """What a client expects before it sends its body, and this node does not know."""
+
+
 class ContextExceeded(BadRequest):
     """A prompt of `prompt_tokens` does not fit a context of `context_tokens`; nothing was truncated.
 

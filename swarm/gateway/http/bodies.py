@@ -12,6 +12,7 @@ What goes out has no spaces and non-ASCII as it is, and is always valid JSON, wh
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextvars
 import gc
 import json
@@ -19,9 +20,10 @@ import math
 import re
 import reprlib
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -34,7 +36,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from swarm.engines.free_memory import TRIM_EVERY_S, trim
-from swarm.errors import BadRequest, Unavailable
+from swarm.errors import BadRequest, Unavailable, UnsupportedEncoding
 
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
 MAX_MARKS = 500_000  # brackets and commas, those in texts included (a token each): bounds how long parsing blocks
@@ -50,6 +52,15 @@ RAW_BODY = web.RequestKey("raw_body", bytes)  # as it came, once it was read, wh
 BODY_TIMEOUT = web.AppKey("body_timeout", float)  # seconds, where it is another than BODY_TIMEOUT_S
 KEEPS_BODIES = web.AppKey("keeps_bodies", bool)  # an upstream is sent the body itself
 BODY_BYTES = web.RequestKey("body_bytes", int)  # how large it was, once it was read
+CODINGS = frozenset({"gzip", "x-gzip", "deflate", "x-deflate"})
+ACCEPTED_CODINGS = "gzip, deflate"
+GZIP_BITS, ZLIB_BITS = 31, 15  # of zlib: with gzip's header, and with its own; without any for fewer than none
+ZLIB_BYTE = 8  # how zlib's header begins, in its lower half
+DECODED_BYTES = 64 * 1024  # of one piece: a few bytes may become a thousand times as many
+MAX_MEMBERS = 64  # of one body; tools that write in pieces make a few
+MAX_SHOWN_CODING_CHARS = 80
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";]*)", re.IGNORECASE)
+_READ_CHARSETS = re.compile(r"(us-)?ascii|(iso-?8859|latin|windows|cp)-?\d{1,4}(-\d{1,2})?")
 _WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _quote = reprlib.Repr()  # of a bad value: enough to recognise it, whatever its size
 _quote.maxstring = _quote.maxother = 80
@@ -99,7 +110,8 @@ async def read_bytes(request: web.Request) -> bytes:
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except web.RequestPayloadError as error:
-        raise BadRequest("the body is not encoded as its headers say: send it plain, or as gzip or deflate") from error
+        raise BadRequest("the body is not sent as its headers say: see Content-Length and Transfer-Encoding") from error
+    raw = as_utf8(raw, request.headers.get("Content-Type", ""))
     request[BODY_BYTES] = len(raw)
     if request.app.get(KEEPS_BODIES):
         request[RAW_BODY] = raw
@@ -108,13 +120,113 @@ async def read_bytes(request: web.Request) -> bytes:
 
 async def _pieces(request: web.Request) -> bytes:
     raw = bytearray()
-    async for piece in request.content.iter_any():
-        size = len(raw) + len(piece)
-        if size > request.client_max_size:
-            raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
-        request.app[BODIES].came(request, size)
-        raw += piece
+    decoder = decoder_of(request.headers.getall("Content-Encoding", ()))
+    async for sent in request.content.iter_any():
+        for piece in decoder.pieces(sent):
+            size = len(raw) + len(piece)
+            if size > request.client_max_size:
+                raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+            request.app[BODIES].came(request, size)
+            raw += piece
+    decoder.end()
     return bytes(raw)  # pydantic would copy the other one, and keep both
+
+
+# How a body is encoded: in which coding, and in which characters
+
+
+class PlainDecoder:
+    """A body that comes as it is."""
+
+    def pieces(self, sent: bytes) -> Iterator[bytes]:
+        """What `sent` amounts to, never more than some 64 KiB at once, however small it was made."""
+        yield sent
+
+    def end(self) -> None:
+        """All has come. Raises BadRequest where something is missing."""
+
+
+class Inflating(Protocol):
+    """What `zlib.decompressobj` gives, whose own type has no name."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class ZlibDecoder(PlainDecoder):
+    """gzip, one member or several, or deflate, with its header or, as some send it, without."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding = coding
+        self._gzip = coding.removeprefix("x-") == "gzip"
+        self._inflating: Inflating | None = None
+        self._members = 0
+
+    def pieces(self, sent: bytes) -> Iterator[bytes]:
+        try:
+            while sent:
+                inflating = self._begun(sent)
+                yield inflating.decompress(sent, DECODED_BYTES)
+                sent = inflating.unconsumed_tail or inflating.unused_data
+        except zlib.error as error:
+            raise BadRequest(f"the body is not {self._coding}, as its Content-Encoding says: {error}") from error
+
+    def _begun(self, sent: bytes) -> Inflating:
+        """Who decompresses what comes next: a new one for the first byte of a member."""
+        inflating = self._inflating
+        if inflating is None or inflating.eof:
+            bits = GZIP_BITS if self._gzip else ZLIB_BITS if sent[0] & 0xF == ZLIB_BYTE else -ZLIB_BITS
+            inflating = self._inflating = zlib.decompressobj(bits)
+            self._members += 1
+            if self._members > MAX_MEMBERS:
+                raise BadRequest(f"the body is {self._coding} of more than {MAX_MEMBERS} members")
+        return inflating
+
+    def end(self) -> None:
+        if self._inflating is not None and not self._inflating.eof:
+            raise BadRequest(f"the body is {self._coding} that ends too early")
+
+
+def decoder_of(headers: Sequence[str]) -> PlainDecoder:
+    """Who decodes a body with these Content-Encoding headers. Raises UnsupportedEncoding."""
+    codings = [coding for header in headers for each in header.split(",") if (coding := each.strip().lower())]
+    codings = [coding for coding in codings if coding != "identity"]
+    if not codings:
+        return PlainDecoder()
+    if len(codings) == 1 and codings[0] in CODINGS:
+        return ZlibDecoder(codings[0])
+    raise UnsupportedEncoding(
+        f"the Content-Encoding is {', '.join(codings)[:MAX_SHOWN_CODING_CHARS]!r}: "
+        "send the body plain, or as gzip or deflate",
+        ACCEPTED_CODINGS,
+    )
+
+
+def as_utf8(raw: bytes, content_type: str) -> bytes:
+    """A body of JSON in UTF-8 and without a byte order mark, whatever Unicode it came in, or charset it names.
+
+    Raises UnsupportedEncoding for a charset that is not among CHARSETS, BadRequest for bytes that are not of it.
+    """
+    found = _CHARSET.search(content_type)
+    named = found[1].strip().lower().replace("_", "-") if found else ""
+    charset = json.detect_encoding(raw)
+    if charset == "utf-8" and named and not named.startswith("utf"):
+        if not is_read_charset(named):
+            raise UnsupportedEncoding(f"the charset is {named[:MAX_SHOWN_CODING_CHARS]!r}: send JSON in UTF-8")
+        charset = named
+    if charset == "utf-8":
+        return raw  # what is not UTF-8 after all is no JSON, which is said with its place
+    if charset == "utf-8-sig":
+        return raw[len(codecs.BOM_UTF8) :]
+    try:
+        return raw.decode(charset).encode()
+    except (UnicodeError, LookupError) as error:
+        raise BadRequest(f"the body is not JSON: it is not in {charset}, as it seems: {error}") from error
 
 
 def parse_body(raw: bytes, schema: type[M]) -> M:
@@ -188,6 +300,17 @@ async def off_loop(call: Callable[[], R]) -> R:
     """What `call` returns, or raises, when its turn has come."""
     context = contextvars.copy_context()  # the request's id, for the log
     return await asyncio.get_running_loop().run_in_executor(_THREAD, context.run, call)
+
+
+def is_read_charset(name: str) -> bool:
+    """Whether text in `name` is decoded: one byte a character, which is what clients name that do not say UTF-8."""
+    if _READ_CHARSETS.fullmatch(name) is None:
+        return False
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return False
+    return True
 
 
 class BodyBudget:

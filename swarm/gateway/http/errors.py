@@ -29,6 +29,8 @@ from swarm.errors import (
     UnknownFile,
     UnknownModel,
     UnknownRequest,
+    UnmetExpectation,
+    UnsupportedEncoding,
     UpstreamFailed,
     UpstreamRefused,
 )
@@ -50,6 +52,8 @@ HTTP_REFUSALS = {
     416: ("range_not_satisfiable", "the range begins behind the end of the file, whose size is in Content-Range"),
     413: ("body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes"),
 }
+EXPECTED = web.RequestKey("expected", str)  # an Expect header that nobody here can meet
+MAX_SHOWN_CHARS = 80  # of a header, in an error
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
 INTERNAL_ERROR = "this node made an error; see its log"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
@@ -100,6 +104,12 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(
                 400, "exceed_context_size_error", "context_length_exceeded", message, error.param, extra=sizes
             )
+        case UnsupportedEncoding():
+            accepted = {} if error.accepted is None else {"Accept-Encoding": error.accepted}
+            code = "unsupported_media_type"
+            return HttpError(415, "invalid_request_error", code, message, more_headers=accepted)
+        case UnmetExpectation():
+            return HttpError(417, "invalid_request_error", "expectation_failed", message)
         case BadRequest():
             return HttpError(400, "invalid_request_error", "invalid_value", message, error.param)
         case Unauthorized():
@@ -164,6 +174,12 @@ def error_response(error: HttpError, anthropic: bool) -> web.Response:
     return web.json_response(body, status=error.status, headers=headers)
 
 
+def response_to_no_request(status: int, code: str, message: str) -> web.Response:
+    """An error for what is no HTTP: whose client it was is not known, so both APIs' readers find their fields in it."""
+    error = HttpError(status, "invalid_request_error", code, message)
+    return web.json_response({"type": "error", **error.body()}, status=status)
+
+
 def error_line(error: SwarmError) -> bytes:
     """The error object as one line, for streams whose status is out."""
     return json.dumps(http_error(error).body()).encode()
@@ -192,6 +208,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        if EXPECTED in request:
+            raise UnmetExpectation(
+                f"the Expect header is {request[EXPECTED][:MAX_SHOWN_CHARS]!r}: send 100-continue, or none"
+            )
         return await handler(request)
     except SwarmError as error:
         mapped = http_error(error)

@@ -20,23 +20,32 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.log import server_logger
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from federation.accepting import Acceptor, connected
 from federation.pairing_server import PairingServer
+from federation.printable_text import clean_line
 from federation.tasks import cancel_and_wait
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
+from swarm.gateway.http.errors import EXPECTED, response_to_no_request
 
 TLS_HANDSHAKE: Final = b"\x16"
 HANDSHAKE_S: Final = 5.0  # two round trips
 MAX_CONNECTIONS: Final = 4096  # of HTTP, idle ones too: half of the open files that a node asks for, ten KB each
+MAX_TARGET_BYTES: Final = 8190  # of a request's address, query included
+MAX_HEADER_BYTES: Final = 65_536  # of one: browsers send the cookies of everything that ever ran on localhost
+MAX_HEADERS: Final = 64  # clients send up to 30
+MAX_SHOWN_CHARS: Final = 200  # of what the parser says
 FLUSH_LOOK_S: Final = 0.01  # between two looks at what slow readers have not taken yet
 MAX_REFUSED_HOSTS: Final = 256  # whose refusal is remembered, so that it is logged once
 
@@ -128,6 +137,9 @@ class SharedPort:
         self._limits = limits or PortLimits()
         self._joiners = joiners
         self.server = server
+        if not isinstance(server.request_factory, PutRight):  # several listeners may have one server
+            server.request_factory = PutRight(server.request_factory)
+        self._connection = partial(connection_of, server)
         self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
         self._is_member = is_member
@@ -201,12 +213,12 @@ class SharedPort:
             await self._serve(connection, host, for_joiners, lambda: _Chosen(choose), self._is_known)
         else:
             context = self._tls() if first == TLS_HANDSHAKE else None
-            await self._serve(connection, host, context, self.server, self._is_member)
+            await self._serve(connection, host, context, self._connection, self._is_member)
 
     def _member_or_joiner(
         self, pairing: PairingServer, host: str, transport: asyncio.Transport
     ) -> asyncio.BaseProtocol:
-        return pairing.take(transport, host) if member_of(transport) is None else self.server()
+        return pairing.take(transport, host) if member_of(transport) is None else self._connection()
 
     def _is_known(self, node_id: str | None) -> bool:
         """Whether it is a member, or has been given to who takes joiners."""
@@ -314,6 +326,89 @@ class ConnectionCap:
     async def stop(self) -> None:
         """Leave all connections to the server's own end."""
         await cancel_and_wait(*self._leaving.values())
+
+
+# Requests as they arrive, before any middleware
+
+
+class ClientConnection(RequestHandler):
+    """A connection of the server whose errors are ours, those below every middleware too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is answered to what is no HTTP, or is more of it than is read; the connection ends with it."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        server_logger.debug("a request from %s that is none", request.remote, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        response = response_to_no_request(*refusal_of(exc))
+        response.force_close()
+        return response
+
+
+def refusal_of(error: HttpProcessingError) -> tuple[int, str, str]:
+    """The status, code and words for what the parser of HTTP refuses."""
+    if isinstance(error, LineTooLong):
+        if error.args[1] == MAX_TARGET_BYTES:
+            return 414, "uri_too_long", f"the request's address has more than {MAX_TARGET_BYTES} bytes"
+        return 431, "headers_too_large", f"a header has more than {MAX_HEADER_BYTES} bytes: send fewer cookies"
+    if "headers" in error.message and "many" in error.message.lower():
+        return 431, "headers_too_large", f"the request has more than {MAX_HEADERS} headers"
+    what = clean_line(error.message.splitlines()[0] if error.message else type(error).__name__)
+    return 400, "bad_http", f"this is no HTTP request that is understood here: {what[:MAX_SHOWN_CHARS]}"
+
+
+def connection_of(server: web.Server) -> ClientConnection:
+    """A new connection of `server`: bodies are decoded by who reads them, where a failure has the API's shape."""
+    options: dict[str, Any] = {
+        **server._kwargs,  # pyright: ignore[reportPrivateUsage] # what `AppRunner` was given for it
+        "max_line_size": MAX_TARGET_BYTES,
+        "max_field_size": MAX_HEADER_BYTES,
+        "max_headers": MAX_HEADERS,
+        "auto_decompress": False,
+    }
+    return ClientConnection(server, loop=asyncio.get_running_loop(), **options)
+
+
+class PutRight:
+    """Makes requests as `make` does, of messages whose path has no needless slashes and no Expect that nobody knows.
+
+    Before anything looks at them: who may ask follows from the path, and so does the route.
+    """
+
+    def __init__(self, make: Callable[..., web.BaseRequest]) -> None:
+        self._make = make
+
+    def __call__(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        path = plain_path(message.path)
+        if path != message.path:
+            message = message._replace(path=path, url=URL(path, encoded=True))
+        expected = message.headers.get("Expect", "")
+        if not expected or expected.lower() == "100-continue":
+            return self._make(message, *rest)
+        headers = CIMultiDict(message.headers)
+        headers.popall("Expect")
+        request = self._make(message._replace(headers=CIMultiDictProxy(headers)), *rest)
+        if isinstance(request, web.Request):
+            request[EXPECTED] = expected
+        return request
+
+
+def plain_path(target: str) -> str:
+    """A request's target without slashes that say nothing: `//v1/models/?a=b` is `/v1/models?a=b`."""
+    path, mark, query = target.partition("?")
+    if not path.startswith("/") or ("//" not in path and not path.endswith("/")):
+        return target
+    plain = "/" + "/".join(part for part in path.split("/") if part)
+    return plain + mark + query
 
 
 # What is sent to strangers, and what is logged of them

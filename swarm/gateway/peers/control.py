@@ -78,7 +78,9 @@ class ControlServer:
         app.router.add_get(PEERS_PATH, self._peers)
         app.router.add_post(REVOKE_PATH, self._revoke)
         app.router.add_post(WITHDRAW_PATH, self._withdraw)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S, auto_decompress=False
+        )
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
