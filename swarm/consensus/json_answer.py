@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 from rapidfuzz import fuzz
 
 from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
-from swarm.consensus.schema import canonical_json, coerced, parse_json, without_defaults
-from swarm.engines.schema_check import violations
-from swarm.generation import JsonObject, ResponseFormat, ToolCall, ToolSpec
+from swarm.consensus.schema import MAX_JSON_CHARS, canonical_json, coerced, parse_json, without_defaults
+from swarm.engines.schema_check import Violation, violations
+from swarm.generation import Candidate, GenerationRequest, JsonObject, ResponseFormat, ToolCall, ToolSpec
 
 MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared
 LONG_STRING_CHARS = 20  # shorter strings are names and labels: they agree exactly or not at all
@@ -54,12 +54,16 @@ def read_demanded_json(text: str, form: ResponseFormat) -> JsonAnswer | Flaw:
         value = next((found for found in blocks if not isinstance(found, Flaw)), value)
     if isinstance(value, Flaw):
         return value
-    schema: JsonObject = {"type": "object"}
-    if form.type == "json_schema" and form.json_schema is not None:
-        schema = form.json_schema.schema_
+    schema = _demanded(form)
     if broken := violations(schema, value.json):
         return Flaw(AbstainReason.BREAKS_SCHEMA, f"{broken[0].path}: {broken[0].keyword}")
     return json_answer(without_defaults(schema, value.json))
+
+
+def _demanded(form: ResponseFormat) -> JsonObject:
+    if form.type == "json_schema" and form.json_schema is not None:
+        return form.json_schema.schema_
+    return {"type": "object"}
 
 
 def read_volunteered_json(text: str) -> JsonAnswer | None:
@@ -158,3 +162,35 @@ def _arguments(call: ToolCall, schema: JsonObject) -> str | Flaw:
     if broken := violations(schema, value):
         return Flaw(AbstainReason.BREAKS_SCHEMA, f"{call.name} {broken[0].path}: {broken[0].keyword}")
     return canonical_json(without_defaults(schema, value))
+
+
+def schema_violations(request: GenerationRequest, candidate: Candidate) -> tuple[Violation, ...]:
+    """What in an answer breaks the schemas of `request`: of the tools that it calls, or of the form that was demanded.
+
+    Paths begin with `$` in a text, with `tool_calls[0].arguments` in a call. Nothing is said of an answer that was cut,
+    which says so itself, and of one that is too large to be judged.
+    """
+    if candidate.error is not None or candidate.finish_reason in ("length", "content_filter"):
+        return ()
+    if candidate.tool_calls:
+        schemas = {tool.function.name: tool.function.parameters for tool in request.tools}
+        return tuple(
+            replace(violation, path=f"tool_calls[{number}].arguments{violation.path[1:]}")
+            for number, call in enumerate(candidate.tool_calls[:MAX_CALLS])
+            if call.name in schemas
+            for violation in _broken(call.arguments.strip() or "{}", {"type": "object"}, schemas[call.name])
+        )
+    form = request.response_format
+    if form is None or form.type == "text" or request.messages is None:
+        return ()
+    return _broken(candidate.text, _demanded(form))
+
+
+def _broken(text: str, *schemas: JsonObject) -> tuple[Violation, ...]:
+    """What in the JSON `text` breaks the first of `schemas` that it breaks."""
+    if len(text) > MAX_JSON_CHARS:
+        return ()
+    value = _parsed(text)
+    if isinstance(value, Flaw):
+        return (Violation("$", "type", f"this is not JSON: {value.detail}"),)
+    return next((found for schema in schemas if (found := violations(schema, value.json))), ())

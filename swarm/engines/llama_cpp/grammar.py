@@ -34,6 +34,7 @@ from swarm.engines.llama_cpp.schema_words import (
     NO_BOUND,
     NUMBER_KEYWORDS,
     UNSAYABLE,
+    SchemaPath,
     are_disjoint,
     bound,
     conjunction,
@@ -77,8 +78,6 @@ FORMAT_PATTERNS = {
 }
 _RULE_NAME = re.compile("[^A-Za-z0-9]+")
 
-Path = tuple[str, ...]  # from the schema's root: keywords and names
-
 
 class TooLarge(Exception):
     """What would be written exceeds MAX_MADE or MAX_MERGES."""
@@ -88,7 +87,7 @@ class TooLarge(Exception):
 class Unkept:
     """A keyword at `path` of a client's schema that the grammar does not hold answers to."""
 
-    path: Path
+    path: SchemaPath
     keyword: str
 
 
@@ -155,11 +154,11 @@ class _Writer:
             self.definitions[self._names[reference]] = {} if found is None else found
         return made
 
-    def _note(self, path: Path, *keywords: str) -> None:
+    def _note(self, path: SchemaPath, *keywords: str) -> None:
         for keyword in keywords:
             self.unkept[Unkept(path, keyword)] = None
 
-    def _part(self, schema: JsonValue, path: Path) -> JsonObject | None:
+    def _part(self, schema: JsonValue, path: SchemaPath) -> JsonObject | None:
         """`schema` in llama.cpp's words; None where no value keeps it."""
         self._made += 1
         if self._made > MAX_MADE:
@@ -176,7 +175,7 @@ class _Writer:
         del self._open[opened:]
         return made
 
-    def _written(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _written(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         notes = {key: value for key, value in node.items() if key not in ASSERTING and key not in LEFT_BEHIND}
         if "$ref" in node:
             return {"$ref": self._reference(str(node["$ref"])), **notes}
@@ -212,7 +211,7 @@ class _Writer:
 
     # What must hold at once
 
-    def _flat(self, schema: JsonObject, path: Path) -> JsonObject | None:
+    def _flat(self, schema: JsonObject, path: SchemaPath) -> JsonObject | None:
         """`schema` with what its `allOf`, and a `$ref` beside other demands, lead to merged into it."""
         members = schema.get("allOf")
         given = list(members) if isinstance(members, list) else []
@@ -229,7 +228,7 @@ class _Writer:
             node = found
         return node
 
-    def _merged(self, node: JsonObject, member: JsonValue, path: Path) -> JsonObject | None:
+    def _merged(self, node: JsonObject, member: JsonValue, path: SchemaPath) -> JsonObject | None:
         if member is False:
             return None
         if not isinstance(member, dict):
@@ -275,7 +274,7 @@ class _Writer:
         typed: JsonObject = {"type": kind} if isinstance(kind, str) else {}
         return {**typed, "const": values[0]} if "enum" not in node else {**typed, "enum": values}
 
-    def _alternatives(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _alternatives(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         keyword = "anyOf" if "anyOf" in node else "oneOf"
         given = node[keyword]
         members = list(given) if isinstance(given, list) else []
@@ -345,7 +344,7 @@ class _Writer:
 
     # One type
 
-    def _typed(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _typed(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         given = node.get("type")
         names = [str(name) for name in given] if isinstance(given, list) else [str(given)] if given else []
         if not names:
@@ -363,7 +362,7 @@ class _Writer:
             return {**together, "type": plain}
         return {"anyOf": list(made)}
 
-    def _of_type(self, name: str, node: JsonObject, path: Path) -> JsonObject | None:
+    def _of_type(self, name: str, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         match name:
             case "object":
                 return self._object(node, path)
@@ -376,7 +375,7 @@ class _Writer:
             case _:
                 return {"type": name}
 
-    def _object(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _object(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         given = node.get("properties")
         properties: JsonObject = dict(given) if isinstance(given, dict) else {}
         required = list(dict.fromkeys(map(str, list_of(node.get("required")))))
@@ -416,7 +415,9 @@ class _Writer:
             shape["additionalProperties"] = False if others is None else True if others == {} else others
         return shape | _hints(node, "minProperties", "maxProperties")
 
-    def _patterned(self, properties: JsonObject, patterns: JsonValue, additional: JsonValue, path: Path) -> JsonValue:
+    def _patterned(
+        self, properties: JsonObject, patterns: JsonValue, additional: JsonValue, path: SchemaPath
+    ) -> JsonValue:
         """What other properties may be, beside those whose names match; of those that are known it is made certain."""
         found = patterns if isinstance(patterns, dict) else {}
         for name in properties:
@@ -430,7 +431,7 @@ class _Writer:
             return {"anyOf": list(found.values())} if found else False
         return additional
 
-    def _named(self, properties: JsonObject, names: JsonValue, additional: JsonValue, path: Path) -> JsonValue:
+    def _named(self, properties: JsonObject, names: JsonValue, additional: JsonValue, path: SchemaPath) -> JsonValue:
         """What other properties may be, where names must keep a schema: those it lists are written out."""
         kept = set(map(str, self._judge.kept(names, properties)))
         for name in properties:
@@ -448,7 +449,7 @@ class _Writer:
         return False
 
     def _counted(
-        self, node: JsonObject, path: Path, required: list[str], written: JsonObject, free: bool
+        self, node: JsonObject, path: SchemaPath, required: list[str], written: JsonObject, free: bool
     ) -> list[str] | None:
         """What is required where properties are counted; None where that cannot be."""
         least, most = node.get("minProperties", 0), node.get("maxProperties")
@@ -475,7 +476,7 @@ class _Writer:
                     yield keyword
                     break
 
-    def _array(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _array(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         items = node.get("items", node.get("unevaluatedItems", True))
         prefix = list_of(node.get("prefixItems"))
         if isinstance(items, list):  # as older drafts have it
@@ -499,7 +500,13 @@ class _Writer:
         return {"type": "array", **shown, **bounds, **_hints(node, "uniqueItems")}
 
     def _tuple(
-        self, node: JsonObject, path: Path, prefix: list[JsonValue], items: JsonValue, least: int, most: int | None
+        self,
+        node: JsonObject,
+        path: SchemaPath,
+        prefix: list[JsonValue],
+        items: JsonValue,
+        least: int,
+        most: int | None,
     ) -> JsonObject | None:
         """An array of exactly its first items, and of as many more as there must be: llama.cpp has no others."""
         size = max(len(prefix), least)
@@ -517,7 +524,7 @@ class _Writer:
             self._note(path, "uniqueItems")
         return {"type": "array", "prefixItems": made} if made else {"type": "array", "const": []}
 
-    def _string(self, node: JsonObject, path: Path) -> JsonObject | None:
+    def _string(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         least, most = _count(node.get("minLength")) or 0, _count(node.get("maxLength"))
         lengths = [key for key in ("minLength", "maxLength") if key in node and node[key] != 0]
         pattern, form = node.get("pattern"), node.get("format")
@@ -550,7 +557,7 @@ class _Writer:
             bounds["maxLength"] = most
         return {"type": "string", **bounds, **shown}
 
-    def _number(self, name: str, node: JsonObject, path: Path) -> JsonObject | None:
+    def _number(self, name: str, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         step = _fraction(node.get("multipleOf")) or None  # 0 is none
         if name == "number" and step is not None and step.denominator == 1:
             name = "integer"
@@ -571,7 +578,7 @@ class _Writer:
             self._note(path, "multipleOf")
         return {"type": "number", **bounds, **_hints(node, "multipleOf")}
 
-    def _integer(self, node: JsonObject, path: Path, step: Fraction | None) -> JsonObject | None:
+    def _integer(self, node: JsonObject, path: SchemaPath, step: Fraction | None) -> JsonObject | None:
         least, most = integer_bounds(node)
         if step is not None and (1 / step).denominator != 1:  # else every integer is a multiple
             unit = Fraction(step.numerator)  # of integers these are the multiples: 3/2 has 3, 6, ...

@@ -27,6 +27,7 @@ from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
 from swarm.engines.llama_cpp.schema_words import (
     DATA_KEYWORDS,
     NAMED_SCHEMAS,
+    SchemaPath,
     bound,
     integer_bounds,
     is_integer,
@@ -58,8 +59,6 @@ COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 MEASURES = frozenset({*LEAST, *MOST, *(keyword for pair in COUNTS for keyword in pair)})
 MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
-
-Path = tuple[str, ...]  # from the schema's root: keywords and names
 
 
 def refuse_impossible(request: GenerationRequest) -> None:
@@ -117,7 +116,7 @@ def _refuse(schema: JsonObject, where: str, strict: bool, used: JsonObject) -> C
     return cost
 
 
-def _place(path: Path) -> str:
+def _place(path: SchemaPath) -> str:
     return "".join(f".{name}" if name.isidentifier() else f"[{name}]" for name in path)[:300]
 
 
@@ -142,15 +141,15 @@ class _Look:
     patterns_chars: int = 0
     resolved: set[str] = field(default_factory=set[str])
     seen: set[int] = field(default_factory=set[int])  # ids of the parts that were looked at
-    referred: list[tuple[JsonObject, Path]] = field(default_factory=list[tuple[JsonObject, Path]])
+    referred: list[tuple[JsonObject, SchemaPath]] = field(default_factory=list[tuple[JsonObject, SchemaPath]])
 
-    def everywhere(self) -> Iterator[tuple[Path, str]]:
+    def everywhere(self) -> Iterator[tuple[SchemaPath, str]]:
         """What is wrong with the whole, with its place. One is enough: the walk may be left."""
         yield from self.problems(self.root, ())
         while self.referred:  # to where nobody looks for schemas, perhaps
             yield from self.problems(*self.referred.pop())
 
-    def problems(self, schema: JsonValue, path: Path) -> Iterator[tuple[Path, str]]:
+    def problems(self, schema: JsonValue, path: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
         """What is wrong with `schema` and what is in it, with its place."""
         self.parts += 1
         if self.parts > MAX_PARTS or len(path) > 2 * MAX_DEPTH:
@@ -175,7 +174,7 @@ class _Look:
             if keyword not in DATA_KEYWORDS:
                 yield from self._below(keyword, value, (*path, keyword))
 
-    def _below(self, keyword: str, value: JsonValue, path: Path) -> Iterator[tuple[Path, str]]:
+    def _below(self, keyword: str, value: JsonValue, path: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
         if keyword in NAMED_SCHEMAS:
             if not isinstance(value, dict):
                 yield path, "must be an object of schemas"
@@ -213,7 +212,7 @@ class _Look:
         if len(str(schema.get("const", ""))) > MAX_TEXT_CHARS:
             yield f"const is longer than {MAX_TEXT_CHARS} characters"
 
-    def _reference_problems(self, reference: str, path: Path) -> Iterator[tuple[Path, str]]:
+    def _reference_problems(self, reference: str, path: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
         self.resolved.add(reference)
         if not (reference == "#" or reference.startswith("#/")):
             yield path, f"$ref {reference!r:.100}: only references within the schema (#/$defs/...) can be followed"

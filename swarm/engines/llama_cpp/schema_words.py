@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from swarm.generation import JsonObject
 
+SchemaPath = tuple[str, ...]  # from a schema's root: keywords and names
 NO_BOUND = 1e300  # what generators of schemas write for "any number"
 
 DATA_KEYWORDS = frozenset({"const", "enum", "default", "example", "examples", "required"})  # values, not schemas

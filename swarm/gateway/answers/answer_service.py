@@ -6,6 +6,7 @@ vote runs its leader's; what the vote found is in its last chunk (`stream_result
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -18,7 +19,7 @@ from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
-from swarm.errors import EngineFailed
+from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.answers.answer_form import AnswerWriter, Pacing, message_object, open_stream, show_standing
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
@@ -28,6 +29,8 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonOb
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
 from swarm.routing.replica_client import finished_events
+
+log = logging.getLogger(__name__)
 
 
 class AnswerService:
@@ -85,7 +88,7 @@ async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | 
 async def whole_answer(context: RequestContext) -> web.Response:
     """The response, voted on if so planned."""
     candidates, verdict = await whole_candidates(context)
-    body = context.asked.form.whole(candidates, None if verdict is None else context.extension(verdict))
+    body = context.asked.form.whole(candidates, context.extension(verdict, candidates))
     return web.Response(text=compact(body), content_type="application/json", headers=context.headers(verdict))
 
 
@@ -112,9 +115,22 @@ async def _voted(context: RequestContext) -> Verdict:
 
 
 async def _single(context: RequestContext) -> list[Candidate]:
-    """The choices of the one replica that answers, whole."""
+    """The choices of the one replica that answers, whole; an answer that breaks a schema is made anew, once."""
+    candidates = await _choices(context)
+    if not context.may_be_made_anew(candidates):
+        return candidates
+    served = context.served
+    try:
+        (second,) = await _choices(context, anew=True)
+    except SwarmError as error:
+        log.info("an answer that breaks its schema stands, since there is no other: %s", error)
+        return candidates
+    return [context.better_of(candidates[0], served, second)]
+
+
+async def _choices(context: RequestContext, anew: bool = False) -> list[Candidate]:
     builders = [AnswerBuilder() for _ in range(context.asked.choices)]
-    async with context.deadline(), aclosing(context.events()) as events:
+    async with context.deadline(), aclosing(context.events(anew)) as events:
         async for event in events:
             builders[event.choice].add(event)
     return context.candidates(builders)
@@ -150,7 +166,7 @@ async def _stream_single(context: RequestContext, writer: AnswerWriter) -> None:
     candidates = context.candidates(builders)
     verdict = context.verdict_on(candidates)
     context.count(candidates, verdict)
-    await writer.finish(finishes[-1], None if verdict is None else context.extension(verdict))
+    await writer.finish(finishes[-1], context.extension(verdict, candidates))
     await writer.end([candidate.usage for candidate in candidates])
 
 
@@ -172,7 +188,7 @@ async def _stream_vote(context: RequestContext, writer: AnswerWriter) -> None:
 async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome: BallotResult) -> None:
     """Whatever of the answer is not out yet, then how the vote went."""
     end = stream_result(outcome)
-    extension = {**context.extension(outcome.verdict), **end.fields}
+    extension = {**(context.extension(outcome.verdict, [end.answer]) or {}), **end.fields}
     if end.unsent is not None:
         async for event in finished_events(end.unsent, 0):
             if isinstance(event, Delta):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from aiohttp import web
+from pydantic import JsonValue
 
+from swarm.consensus.json_answer import schema_violations
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
@@ -21,7 +24,7 @@ from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.generation import SEED_MASK, Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
@@ -54,6 +57,7 @@ class RequestContext:
         self._deadline = deadline
         self._started = time.perf_counter()
         self._served: Served | None = None
+        self._spent_anew: int | None = None  # tokens of the answer that was made and not given
 
     @property
     def _elapsed_ms(self) -> int:
@@ -74,11 +78,11 @@ class RequestContext:
         asked = self.asked
         return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
 
-    def events(self) -> AsyncGenerator[Delta | Finish, None]:
-        """The choices of the one replica that answers. Consume it within `deadline()`."""
+    def events(self, anew: bool = False) -> AsyncGenerator[Delta | Finish, None]:
+        """The choices of the one replica that answers; `anew`: other ones. Consume it within `deadline()`."""
         asked = self.asked
         return self._dispatcher.single(
-            asked.request,
+            sampled_anew(asked.request) if anew else asked.request,
             self.plan,
             asked.choices,
             self._deadline,
@@ -119,14 +123,52 @@ class RequestContext:
         question = Question.of(self.asked.request, Strategy.SINGLE)
         return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
 
-    def extension(self, verdict: Verdict) -> JsonObject:
-        """The `swarm` object of the response; of a single answer it has who was asked, and why."""
-        shown = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+    def broken(self, candidates: Sequence[Candidate]) -> list[JsonObject]:
+        """What in the answers breaks the request's schemas; of several choices each says which it is."""
+        made: list[JsonObject] = []
+        for choice, candidate in enumerate(candidates):
+            of: JsonObject = {"choice": choice} if len(candidates) > 1 else {}
+            made += [
+                {**of, "path": found.path, "keyword": found.keyword, "message": found.message}
+                for found in schema_violations(self.asked.request, candidate)
+            ]
+        return made
+
+    def may_be_made_anew(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether one answer breaks a schema, and another sample may keep it: at temperature 0 it is the same again."""
+        another = len(candidates) == 1 and not self.asked.local_only and self.asked.request.temperature != 0
+        return another and bool(self.broken(candidates))
+
+    def better_of(self, first: Candidate, first_served: Served | None, second: Candidate) -> Candidate:
+        """Which of two answers breaks less: the first, where they are alike. What both cost is told."""
+        better = len(self.broken([second])) < len(self.broken([first]))
+        self._spent_anew = (first if better else second).usage.completion_tokens
+        if not better:
+            self._served = first_served
+        return second if better else first
+
+    @property
+    def served(self) -> Served | None:
+        """Who answers the single request, once that is known."""
+        return self._served
+
+    def extension(self, verdict: Verdict | None, shown: Sequence[Candidate]) -> JsonObject | None:
+        """The `swarm` object of the response; of a single answer it has who was asked, and why.
+
+        And of the answers `shown` what they break of the request's schemas. None where there is nothing to tell.
+        """
+        broken = [] if self.asked.local_only else self.broken(shown)
+        breaks: JsonObject = {"schema_violations": list[JsonValue](broken)} if broken else {}
+        if verdict is None:
+            return breaks or None
+        told = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
+        if self._spent_anew is not None:
+            told |= {"made_anew": True, "total_completion_tokens": verdict.total_completion_tokens + self._spent_anew}
         served = self._served
         if served is not None and not self.asked.local_only:
             routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}
-            shown["routed"] = routed
-        return shown
+            told["routed"] = routed
+        return told | breaks
 
     def standing(self, standing: BallotStanding) -> JsonObject:
         """How the ballot stands, in the shape of the `swarm` object."""
@@ -136,6 +178,12 @@ class RequestContext:
         """Count the answer, where it is for a client and not for a peer, which counts it itself."""
         if not self.asked.local_only:
             self._metrics.answered(shown, verdict)
+
+
+def sampled_anew(request: GenerationRequest) -> GenerationRequest:
+    """The same request for another sample: of a seed there is one other, always the same."""
+    seed = random.getrandbits(31) if request.seed is None else (request.seed + 1) & SEED_MASK
+    return request.model_copy(update={"seed": seed})
 
 
 def winner_of(verdict: Verdict) -> Candidate:

@@ -36,6 +36,15 @@ class SwarmRoute(BaseModel):
     tried: Annotated[list[str], Field(description="The nodes that were asked before it and failed")]
 
 
+class SchemaViolation(BaseModel):
+    """Where an answer breaks a schema of the request."""
+
+    path: Annotated[str, Field(description="In the answer's JSON ($.price), or in a call (tool_calls[0].arguments.n)")]
+    keyword: Annotated[str, Field(description="The schema's keyword that is broken there")]
+    message: Annotated[str, Field(description="How, in words")]
+    choice: Annotated[int | None, Field(description="Which of several choices; left out where there is one")] = None
+
+
 class SwarmReport(BaseModel):
     """How the vote went. A single answer is a vote of one."""
 
@@ -93,6 +102,13 @@ class SwarmReport(BaseModel):
         Field(description="Streamed votes: whether the vote came out for the leader's answer; null: there was no "
               "quorum, or its answer did not come in"),
     ] = None  # fmt: skip
+    schema_violations: Annotated[
+        list[SchemaViolation] | None,
+        Field(description="What the answer breaks of the request's schemas; left out where it keeps them"),
+    ] = None
+    made_anew: Annotated[
+        bool | None, Field(description="Single answers: the first broke a schema, and a second was made")
+    ] = None
     winner_message: Annotated[
         dict[str, Any] | None,
         Field(description="Streamed votes: the winner's message, as in a chat completion, where another was shown"),

@@ -42,7 +42,7 @@ async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
         async with room:
             candidates, verdict = await whole_candidates(context)
         usage = add_usage([candidate.usage for candidate in candidates])
-        return context.asked.form.whole(candidates, None if verdict is None else context.extension(verdict)), usage
+        return context.asked.form.whole(candidates, context.extension(verdict, candidates)), usage
 
     try:
         async with asyncio.TaskGroup() as group:
