@@ -21,6 +21,7 @@ Prompt = str | tuple[int, ...]  # a text, or the model's own tokens of it
 MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is compared against every token
 MAX_MESSAGES = 4096  # far above any context; bounds validation work
 MAX_TOOLS = 256  # OpenAI's limit is 128
+MAX_CHOICES_OF_TEXT = 1000  # as many values as a schema may list
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 # Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
 # against a grammar, which ends its process.
@@ -99,10 +100,21 @@ class JsonSchemaFormat(Frozen):
 
 
 class ResponseFormat(Frozen):
-    """`text`, `json_object`, or `json_schema` with its schema."""
+    """`text`, `json_object`, or `json_schema` with its schema; and text that is one of `choice`, or all of `regex`.
 
-    type: Literal["text", "json_object", "json_schema"] = "text"
+    `field` is what the client called it, for refusals: other servers have other names for the same.
+    """
+
+    type: Literal["text", "json_object", "json_schema", "choice", "regex"] = "text"
     json_schema: JsonSchemaFormat | None = None
+    choice: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CHOICES_OF_TEXT)] | None = None
+    regex: str | None = None
+    field: Annotated[str | None, Field(exclude=True, repr=False)] = None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the answer must be JSON."""
+        return self.type in ("json_object", "json_schema")
 
     @property
     def is_strict(self) -> bool:
@@ -125,7 +137,8 @@ class GenerationRequest(Frozen):
     With a `suffix` the answer belongs between `prompt` and it; `input_extra` are other files that help to write it.
     `thinking` is what the client wants of a model that can think before it answers; None leaves it to the model.
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
-    node does not know. It goes to no engine and no peer.
+    node does not know. It goes to no engine and no peer. Nor does `foreign`, the name of a field by which the client
+    wants the answer constrained, and that only an upstream may know.
     """
 
     model: str
@@ -152,6 +165,7 @@ class GenerationRequest(Frozen):
     top_logprobs: int = 0
     thinking: bool | None = None
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
+    foreign: Annotated[str | None, Field(exclude=True, repr=False)] = None
 
     @property
     def prompt_field(self) -> str:

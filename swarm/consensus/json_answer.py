@@ -181,7 +181,7 @@ def schema_violations(request: GenerationRequest, candidate: Candidate) -> tuple
             for violation in _broken(call.arguments.strip() or "{}", {"type": "object"}, schemas[call.name])
         )
     form = request.response_format
-    if form is None or form.type == "text" or request.messages is None:
+    if form is None or not form.is_json or request.messages is None:
         return ()
     return _broken(candidate.text, _demanded(form))
 

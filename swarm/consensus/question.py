@@ -54,7 +54,7 @@ class Question:
     @property
     def wants_json(self) -> bool:
         """The client demanded JSON: whatever is not JSON of that form abstains."""
-        return self.response_format is not None and self.response_format.type != "text"
+        return self.response_format is not None and self.response_format.is_json
 
     @property
     def may_settle_early(self) -> bool:
@@ -73,10 +73,14 @@ class Question:
             tools=() if request.tool_choice == "none" else request.tools,
             parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format,
-            wants_final_answer=any(
-                _ASKS_FOR_FINAL_ANSWER.search(text[:MAX_SEARCHED_CHARS]) for text in _instructions(request)
-            ),
+            wants_final_answer=lists_choices(request.response_format)
+            or any(_ASKS_FOR_FINAL_ANSWER.search(text[:MAX_SEARCHED_CHARS]) for text in _instructions(request)),
         )
+
+
+def lists_choices(form: ResponseFormat | None) -> bool:
+    """Whether the client listed the texts that the answer may be: each is a choice, as it stands."""
+    return form is not None and form.type == "choice"
 
 
 def _instructions(request: GenerationRequest) -> Iterator[str]:

@@ -17,7 +17,7 @@ from swarm.consensus.json_answer import (
     read_tool_calls,
     read_volunteered_json,
 )
-from swarm.consensus.question import Question
+from swarm.consensus.question import Question, lists_choices
 from swarm.consensus.text_answer import TextAnswer, read_text
 from swarm.engines.thoughts import answer_in
 from swarm.generation import GAVE_WAY, Candidate
@@ -90,6 +90,8 @@ def _read_words(question: Question, said: str, cut: bool) -> Reading | Flaw:
     prose = Reading(text=read_text(said), cut=cut)
     if cut:
         return prose
+    if lists_choices(question.response_format):
+        return replace(prose, final=FinalAnswer("choice", said.strip()))
     return replace(
         prose,
         json=read_volunteered_json(said),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.engines.llama_cpp.demanded_answer import CallReader, call_grammar
+from swarm.engines.llama_cpp.demanded_answer import CallReader, QuotedText, call_grammar
 from swarm.errors import EngineFailed
 from swarm.generation import Delta, Finish, FinishReason, GenerationRequest, Usage
 
@@ -181,3 +181,13 @@ def test_thoughts_before_a_call_stay_thoughts() -> None:
     assert grammar is not None
     thought = Delta(0, reasoning="Paris, then")
     assert CallReader(grammar).read(thought) == thought
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=12), ascii_only=st.booleans(), data=st.data())
+def test_a_text_is_read_out_of_its_quotes_however_it_is_cut(text: str, ascii_only: bool, data: st.DataObject) -> None:
+    whole = f" {json.dumps(text, ensure_ascii=ascii_only)}\n"
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1))))
+    reader = QuotedText()
+    shown = [reader.read(Delta(0, whole[a:b])) for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    assert "".join(event.text for event in shown if isinstance(event, Delta)) == text

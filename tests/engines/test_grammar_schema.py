@@ -119,7 +119,9 @@ def test_every_definition_has_a_name_of_its_own_whatever_llama_cpp_makes_of_it()
 def test_parts_of_one_grammar_keep_their_definitions_apart() -> None:
     parts = {f"arguments{n}": {**record(v={"$ref": "#/$defs/V"}), "$defs": {"V": {"type": kind}}} for n, kind in
              enumerate(("string", "integer"))}  # fmt: skip
-    made: Any = hoisted(parts, {"$ref": definition("arguments0")})["$defs"]
+    made: Any = hoisted({name: (part, False) for name, part in parts.items()}, {"$ref": definition("arguments0")})[
+        "$defs"
+    ]
     for number, kind in enumerate(("string", "integer")):
         reference = made[f"arguments{number}"]["properties"]["v"]["$ref"]
         assert made[reference.removeprefix("#/$defs/")] == {"type": kind}

@@ -43,6 +43,10 @@ _WHITE_SPACE = " \t\r\n"
 _TYPED = frozenset({"type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"})
 _SHAPED = _TYPED - {"type"} | OBJECT_KEYWORDS
 _BRACKET_OR_STRING = re.compile(r'[{}\[\]"]')
+# What stands in a string of JSON up to an escape, or a whole one; half of a surrogate pair waits for the other.
+_TEXT_OR_ESCAPE = re.compile(
+    r'[^"\\]+|\\["\\/bfnrt]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\u(?![dD][89abAB])[0-9a-fA-F]{4}'
+)
 _STRING_END = re.compile(r'["\\]')
 
 
@@ -68,24 +72,45 @@ def call_grammar(request: GenerationRequest) -> CallGrammar | None:
     if choice == "required":
         return CallGrammar(_any_of(functions, None), names, required=True)
     answer = demanded_schema(request.response_format)
-    return None if answer is None else CallGrammar(_any_of(functions, answer), names, required=False)
+    if answer is None:
+        return None
+    return CallGrammar(_any_of(functions, answer, is_strict(request.response_format)), names, required=False)
 
 
 def demanded_schema(wanted: ResponseFormat | None) -> JsonObject | None:
     """The schema that an answer must have; None where it may be text."""
     if wanted is None or wanted.type == "text":
         return None
-    if wanted.type == "json_object" or wanted.json_schema is None:
-        return {"type": "object"}
-    return wanted.json_schema.schema_
+    match wanted.type:
+        case "choice":
+            return {"enum": list(wanted.choice or ())}
+        case "regex":
+            return {"type": "string", "pattern": f"^(?:{wanted.regex})$"}
+        case _:
+            return {"type": "object"} if wanted.json_schema is None else wanted.json_schema.schema_
 
 
-def _any_of(functions: list[FunctionSpec], answer: JsonObject | None) -> JsonObject:
+def is_quoted(request: GenerationRequest) -> bool:
+    """Whether the answer is to be a text, which the grammar has as one of JSON."""
+    return demanded_schema(request.response_format) is not None and not (
+        request.response_format is not None and request.response_format.is_json
+    )
+
+
+def is_strict(wanted: ResponseFormat | None) -> bool:
+    """Whether the demanded form must be kept in everything that it says."""
+    return wanted is not None and (wanted.is_strict or wanted.type in ("choice", "regex"))
+
+
+def _any_of(functions: list[FunctionSpec], answer: JsonObject | None, strict: bool = False) -> JsonObject:
     """A schema of a call of any of `functions`, or of `answer`. Each keeps its own `$defs` below its own name."""
-    parts = {f"arguments{number}": arguments_schema(function) for number, function in enumerate(functions)}
+    parts = {
+        f"arguments{number}": (arguments_schema(function), bool(function.strict))
+        for number, function in enumerate(functions)
+    }
     members: list[JsonObject] = [_call(function, f"arguments{number}") for number, function in enumerate(functions)]
     if answer is not None:
-        parts["answer"] = answer
+        parts["answer"] = answer, strict
         members.append({"$ref": definition("answer")})
     return hoisted(parts, members[0] if len(members) == 1 else {"anyOf": list(members)})
 
@@ -157,6 +182,42 @@ class CallReader:
         if event.reason == "stop":
             return replace(event, reason="tool_calls" if whole else "length")
         return event
+
+
+class QuotedText:
+    """Turns the JSON text of one answer that is a string into the text that it stands for."""
+
+    def __init__(self) -> None:
+        self._waiting = ""  # half of an escape
+        self._opened = False
+        self._closed = False
+
+    def read(self, event: Delta | Finish) -> Delta | Finish:
+        """The event as a client may see it."""
+        if isinstance(event, Finish) or not event.text:
+            return event
+        return replace(event, text=self._unquoted(self._waiting + event.text))
+
+    def _unquoted(self, text: str) -> str:
+        self._waiting = ""
+        if not self._opened:
+            text = text.lstrip(_WHITE_SPACE)
+            if not text:
+                return ""
+            if text[0] != '"':  # no string of JSON: whatever it is, it is shown
+                self._opened, self._closed = True, False
+                return text
+            self._opened, text = True, text[1:]
+        made: list[str] = []
+        while text and not self._closed:
+            found = _TEXT_OR_ESCAPE.match(text)
+            if found is None:
+                self._closed = text[0] == '"'
+                self._waiting = "" if self._closed else text
+                break
+            made.append(found[0] if found[0][0] != "\\" else json.loads(f'"{found[0]}"'))
+            text = text[found.end() :]
+        return "".join(made)
 
 
 class _Head:

@@ -108,11 +108,14 @@ def whole_document(schema: JsonObject, strict: bool = False) -> GrammarSchema:
     return GrammarSchema(made, tuple(writer.unkept))
 
 
-def hoisted(parts: Mapping[str, JsonObject], root: JsonObject) -> JsonObject:
-    """`root` with each part under `$defs`, where it is referred to as `definition(name)`. Raises TooLarge."""
+def hoisted(parts: Mapping[str, tuple[JsonObject, bool]], root: JsonObject) -> JsonObject:
+    """`root` with each part under `$defs`, where it is referred to as `definition(name)`. Raises TooLarge.
+
+    A part is a schema, and whether it is strict.
+    """
     definitions: JsonObject = {}
-    for name, part in parts.items():
-        writer = _Writer(part, name, strict=False)
+    for name, (part, strict) in parts.items():
+        writer = _Writer(part, name, strict)
         made = writer.whole()
         definitions[name] = {} if made is None else made
         definitions |= writer.definitions

@@ -30,11 +30,14 @@ from swarm.engines.llama_cpp.begun_call import BegunCallReader, call_of, may_cal
 from swarm.engines.llama_cpp.demanded_answer import (
     CallGrammar,
     CallReader,
+    QuotedText,
     arguments_schema,
     begun_turn,
     call_grammar,
     continuing,
     demanded_schema,
+    is_quoted,
+    is_strict,
     refuse_impossible_turns,
 )
 from swarm.engines.llama_cpp.grammar import whole_document
@@ -137,6 +140,7 @@ class AnswerReader:
         self._restored = restored if chat else None
         self._thoughts = ThoughtReader() if chat else None
         self._calls = None if calls is None else CallReader(calls)
+        self._quoted = QuotedText() if is_quoted(request) else None
 
     def read(self, event: Delta | Finish) -> list[Delta | Finish]:
         """The events to show instead of `event`."""
@@ -147,9 +151,9 @@ class AnswerReader:
         events = [event] if self._restored is None else self._restored.read(event)
         if self._thoughts is not None:
             events = [shown for each in events for shown in self._thoughts.read(each)]
-        if self._calls is None:
-            return events
-        return [shown for event in events if (shown := self._calls.read(event)) is not None]
+        if self._calls is not None:
+            events = [shown for event in events if (shown := self._calls.read(event)) is not None]
+        return events if self._quoted is None else [self._quoted.read(event) for event in events]
 
 
 def _with_no_token(end: Finish) -> Finish:
@@ -190,18 +194,17 @@ def engine_body(
             body["tool_choice"] = "none"  # to its own parser: the prompt shows the tools all the same
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": calls.schema}}
     elif (schema := demanded_schema(request.response_format)) is not None:
-        strict = request.response_format is not None and request.response_format.is_strict
-        body["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"schema": whole_document(schema, strict).schema or {}},
-        }
+        written = whole_document(schema, is_strict(request.response_format)).schema or {}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": written}}
     return body
 
 
 def name_parameters(body: Mapping[str, Any], request: GenerationRequest) -> None:
     """The parameters of the tools in `body` in llama.cpp's words: it compiles them wherever it shows them."""
     for tool, spec in zip(body.get("tools", ()), request.tools, strict=False):
-        tool["function"]["parameters"] = whole_document(arguments_schema(spec.function)).schema or {}
+        tool["function"]["parameters"] = (
+            whole_document(arguments_schema(spec.function), bool(spec.function.strict)).schema or {}
+        )
 
 
 def is_whole(request: GenerationRequest, shows_tools: bool) -> bool:

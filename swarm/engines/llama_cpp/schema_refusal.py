@@ -20,9 +20,14 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from swarm.engines.llama_cpp.demanded_answer import arguments_schema, demanded_schema, refuse_impossible_turns
+from swarm.engines.llama_cpp.demanded_answer import (
+    arguments_schema,
+    demanded_schema,
+    is_strict,
+    refuse_impossible_turns,
+)
 from swarm.engines.llama_cpp.grammar import MOST_DIGITS, TooLarge, Unkept, whole_document
-from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS
+from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS, grammar_pattern
 from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
 from swarm.engines.llama_cpp.schema_words import (
     DATA_KEYWORDS,
@@ -63,8 +68,30 @@ MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for
 
 def refuse_impossible(request: GenerationRequest) -> None:
     """Raises BadRequest for what llama.cpp could answer with no model: schemas, and turns that cannot be continued."""
+    refuse_foreign(request)
     refuse_impossible_schemas(request)
     refuse_impossible_turns(request)
+
+
+def refuse_foreign(request: GenerationRequest) -> None:
+    """Raises BadRequest for a demand on the answer's form that this engine has no way to meet."""
+    name, form = request.foreign, request.response_format
+    if name is not None:
+        raise BadRequest(
+            f"{name} would constrain the answer, and cannot be enforced here: use response_format with a json_schema, "
+            "guided_choice or guided_regex, or leave it out",
+            param=name,
+        )
+    if form is not None and form.type != "text" and request.messages is None:
+        name = form.field or "response_format"
+        raise BadRequest(f"{name}: a completion cannot be held to a form here: ask /v1/chat/completions", param=name)
+    if form is not None and form.type == "regex" and grammar_pattern(f"^(?:{form.regex})$") is None:
+        name = form.field or "response_format.regex"
+        raise BadRequest(
+            f"{name}: {form.regex!r:.100} cannot be enforced: it has a lookaround, a reference, an inner anchor, a "
+            "count above 2000, or could be matched in too many ways: write it without",
+            param=name,
+        )
 
 
 def refuse_impossible_schemas(request: GenerationRequest, every_keyword: bool = True) -> None:
@@ -83,9 +110,9 @@ def refuse_impossible_schemas(request: GenerationRequest, every_keyword: bool = 
             _refuse(parameters, where, every_keyword and bool(tool.function.strict), arguments_schema(tool.function))
         )
     wanted = demanded_schema(request.response_format)
-    if wanted is not None:
-        strict = every_keyword and request.response_format is not None and request.response_format.is_strict
-        costs.append(_refuse(wanted, "response_format.json_schema.schema", strict, wanted))
+    if wanted is not None and request.response_format is not None:
+        where = request.response_format.field or "response_format.json_schema.schema"
+        costs.append(_refuse(wanted, where, every_keyword and is_strict(request.response_format), wanted))
     if len(costs) > 1 and (excess := together(costs).beyond()) is not None:
         raise BadRequest(f"tools: all schemas of the request together: {excess}", param="tools")
 

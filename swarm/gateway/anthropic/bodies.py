@@ -317,7 +317,7 @@ class MessagesBody(PromptBody):
                     "top_p": self.top_p,
                     "top_k": self.top_k,
                     "stop": tuple(text for text in self.stop_sequences or () if text),
-                    "response_format": self._response_format(),
+                    **self.formed(self._response_format(), "output_config.format"),
                 }
             )
         )

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 from swarm.errors import BadRequest
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
+from swarm.gateway.openai.constraints import MEANINGS, constrained, with_its_schema
 from swarm.gateway.openai.tools import (
     ChatToolChoice,
     CustomDefinition,
@@ -281,11 +282,19 @@ class Body(Part):
 
     @model_validator(mode="after")
     def _log_unknown(self) -> Body:
-        for name in set(self.model_extra or ()) - _logged_fields:
+        for name in set(self.model_extra or ()) - _logged_fields - MEANINGS.keys() - {"extra_body"}:
             if len(_logged_fields) < MAX_LOGGED_FIELDS:
                 _logged_fields.add(name)
                 log.info("ignoring the unknown field %.100r of a request", name)
         return self
+
+    def formed(self, own: ResponseFormat | None, field: str = "response_format") -> dict[str, Any]:
+        """The form that the answer must have, as fields of a request; `own` is what the API itself calls it.
+
+        Raises BadRequest for demands of other servers' dialects that mean nothing, or contradict it.
+        """
+        form, foreign = constrained(self.model_extra or {}, own, field)
+        return {"response_format": form, "foreign": foreign}
 
 
 class StreamOptions(Part):
@@ -392,6 +401,11 @@ class ChatCompletionBody(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     chat_template_kwargs: TemplateSwitches | None = None
 
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _with_its_schema(cls, value: object) -> object:
+        return with_its_schema(value)
+
     @model_validator(mode="after")
     def _consistent(self) -> ChatCompletionBody:
         if self.top_logprobs is not None and not self.logprobs:
@@ -400,6 +414,10 @@ class ChatCompletionBody(Sampling):
         wanted = self.response_format
         if wanted and wanted.type == "json_schema" and not wanted.json_schema:
             raise ValueError("response_format json_schema needs a json_schema")
+        if wanted and wanted.json_schema and "schema_" not in wanted.json_schema.model_fields_set:
+            raise ValueError("response_format.json_schema needs a schema: {} allows any JSON object")
+        if wanted and wanted.type in ("choice", "regex") and getattr(wanted, wanted.type) is None:
+            raise ValueError(f"response_format {wanted.type} needs a {wanted.type}")
         schemas = [tool.function.parameters for tool in self.specs()]
         if wanted and wanted.json_schema:
             schemas.append(wanted.json_schema.schema_)
@@ -444,7 +462,7 @@ class ChatCompletionBody(Sampling):
             tools=tools,
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False and not self.offers_functions,
-            response_format=self.response_format,
+            **self.formed(self.response_format),
             logprobs=bool(self.logprobs),
             thinking=self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking,
             top_logprobs=self.top_logprobs or 0,
@@ -497,6 +515,7 @@ class CompletionBody(Sampling):
             raise BadRequest(f"prompt has {len(self.prompts)} entries; one is taken here", param="prompt")
         return GenerationRequest(
             **self._shared(),
+            **self.formed(None),
             prompt=self.prompts[0],
             suffix=self.suffix or None,
             input_extra=tuple(self.input_extra or ()),

@@ -149,6 +149,7 @@ class InfillBody(Sampling):
             shared["max_tokens"] = self.n_predict  # editors send 0 to warm the cache
         return GenerationRequest(
             **shared,
+            **self.formed(None),
             prompt=self.input_prefix + self.prompt,
             suffix=self.input_suffix,
             input_extra=tuple(self.input_extra or ()),

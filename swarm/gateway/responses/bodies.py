@@ -153,7 +153,7 @@ class ResponsesBody(Sampling):
             tools=tuple(tools),
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            response_format=wanted.to_engine() if wanted else None,
+            **self.formed(wanted.to_engine() if wanted else None, "text.format"),
             logprobs=self.wants_logprobs,
             top_logprobs=(self.top_logprobs or 0) if self.wants_logprobs else 0,
         )
