@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -145,3 +146,9 @@ def numbered(request: GenerationRequest, choice: int) -> GenerationRequest:
     if request.seed is None or choice == 0:
         return request
     return request.model_copy(update={"seed": (request.seed + choice) & SEED_MASK})
+
+
+def sampled_anew(request: GenerationRequest, number: int = 1) -> GenerationRequest:
+    """The same request for another sample, the `number`th: of a seed these are always the same."""
+    seed = random.getrandbits(31) if request.seed is None else (request.seed + number) & SEED_MASK
+    return request.model_copy(update={"seed": seed})

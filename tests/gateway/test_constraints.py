@@ -91,7 +91,7 @@ async def test_what_means_the_same_here_is_obeyed(client: Client, name: str) -> 
 async def test_other_apis_obey_them_too(client: Client, path: str) -> None:
     body = {"model": "demo", "guided_choice": COLOURS, "swarm": {"strategy": "single"}}
     asked: dict[str, Any] = (
-        {"messages": chat_body()["messages"], "max_tokens": 20} if path == "/v1/messages" else {"input": "x"}
+        {"messages": chat_body()["messages"], "max_tokens": 60} if path == "/v1/messages" else {"input": "x"}
     )
     refused = await client.post(path, {**body, **asked, "response_format": {"type": "json_object"}})
     assert refused.status == 400  # two demands

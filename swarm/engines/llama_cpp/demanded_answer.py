@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarm.engines.llama_cpp.grammar import definition, hoisted
+from swarm.engines.llama_cpp.plain_text import DELETE
 from swarm.engines.llama_cpp.schema_words import OBJECT_KEYWORDS
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import (
@@ -138,7 +139,9 @@ class CallReader:
     def __init__(self, grammar: CallGrammar) -> None:
         self._grammar = grammar
         self._heads = {
-            f'{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{{': name for name in grammar.names
+            f'{{"name":{json.dumps(said, ensure_ascii=False)},"arguments":{{': name
+            for name in grammar.names
+            for said in (name, name.replace(DELETE, ""))  # which answers come without, see `plain_text.py`
         }
         self._head = _Head()
         self._arguments: _ObjectText | None = None

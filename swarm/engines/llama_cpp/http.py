@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
@@ -23,7 +24,7 @@ from typing import Any, cast
 import aiohttp
 from pydantic import JsonValue
 
-from swarm.engines.assembly import numbered, together
+from swarm.engines.assembly import numbered, sampled_anew, together
 from swarm.engines.chat_turns import CAN_SAY_ALL, TEMPLATE_PROBES, TemplateAbilities, abilities, said_by
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.begun_call import BegunCallReader, call_of, may_call
@@ -79,7 +80,13 @@ CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
-UNREADABLE = "does not match the expected"  # an answer and the turn it continues, together, in the template's form
+# What llama.cpp's parser says of an answer (with the turn that it continues) that is not in the template's form, and ours
+# of one that is no call where one must be.
+UNREADABLE = re.compile("does not match the expected|Invalid diff|Failed to parse tool call|did not make the call")
+QUOTES_TOKENS = 4  # of the quotes around a text that the grammar has as JSON, and white space before them
+SAMPLES = 3  # of an answer, until one can be read
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -93,13 +100,18 @@ async def naming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
         field = "tools" if demanded_schema(request.response_format) is None else "response_format"
         raise BadRequest(f"{field}: {error}", param=field) from error
     except EngineFailed as error:
-        if UNREADABLE not in str(error) or begun_turn(request.messages) is None:
+        if not is_unreadable(error) or begun_turn(request.messages) is None:
             raise
         raise BadRequest(
             "messages: the last one is an assistant's and begins something that this model cannot go on with, "
             "such as half of a call: leave the turn out",
             param="messages",
         ) from error
+
+
+def is_unreadable(error: EngineFailed) -> bool:
+    """Whether the engine works, and only what the model wrote could not be read: another sample may be."""
+    return not isinstance(error, EngineDied) and UNREADABLE.search(str(error)) is not None
 
 
 def infill_body(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,6 +208,8 @@ def engine_body(
     elif (schema := demanded_schema(request.response_format)) is not None:
         written = whole_document(schema, is_strict(request.response_format)).schema or {}
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": written}}
+        if is_quoted(request) and request.max_tokens:
+            body["max_tokens"] = request.max_tokens + QUOTES_TOKENS
     return body
 
 
@@ -257,13 +271,63 @@ class LlamaHttp:
             return together([self._answers(numbered(request, choice), 1) for choice in range(n)])
         if not self.template.tools and may_call(request):
             return self._words_or_calls(request, n)
-        return self._answers(request, n)
+        return self._readable(request, n)
+
+    async def _readable(self, request: GenerationRequest, n: int) -> EventStream:
+        """Answers, each of which can be read: of those that could not be, what was shown, else another sample."""
+        spoken, unfinished = [0] * n, set(range(n))
+        try:
+            async with aclosing(self._answers(request, n)) as events:
+                async for event in events:
+                    if isinstance(event, Finish):
+                        unfinished.discard(event.choice)
+                    else:
+                        spoken[event.choice] += 1
+                    yield event
+            return
+        except EngineFailed as error:
+            if not is_unreadable(error):
+                raise
+            log.info("an answer could not be read: %s", error)
+        for choice in sorted(unfinished):
+            if spoken[choice]:
+                yield await self._cut(request, choice, spoken[choice])
+                continue
+            async with aclosing(self._sampled_again(numbered(request, choice))) as events:
+                async for event in events:
+                    yield replace(event, choice=choice)
+
+    async def _sampled_again(self, request: GenerationRequest) -> EventStream:
+        """One answer; where calls are the model's own choice, the last sample is text, whatever it looks like."""
+        for number in range(1, SAMPLES):
+            another = sampled_anew(request, number)
+            if number == SAMPLES - 1 and request.tools and call_grammar(request) is None:
+                another = another.model_copy(update={"tool_choice": "none"})
+            spoken = 0
+            try:
+                async with aclosing(self._answers(another, 1)) as events:
+                    async for event in events:
+                        spoken += isinstance(event, Delta)
+                        yield event
+                return
+            except EngineFailed as error:
+                if not is_unreadable(error):
+                    raise
+                if spoken:
+                    yield await self._cut(request, 0, spoken)
+                    return
+        raise Unavailable(f"{SAMPLES} answers in a row were in no form that can be read: ask again")
+
+    async def _cut(self, request: GenerationRequest, choice: int, spoken: int) -> Finish:
+        """The end of an answer of which `spoken` tokens were shown, and whose rest could not be read."""
+        prompt_tokens = await self.count_tokens(request)
+        return Finish(choice, "length", Usage(prompt_tokens=prompt_tokens, completion_tokens=spoken))
 
     async def _words_or_calls(self, request: GenerationRequest, n: int) -> EventStream:
         """Answers in words, each until it begins a call, if it does: that is generated anew, as a call alone."""
         readers = [BegunCallReader([tool.function.name for tool in request.tools]) for _ in range(n)]
         unfinished = set(range(n))
-        async with aclosing(self._answers(request, n)) as words:
+        async with aclosing(self._readable(request, n)) as words:
             async for event in words:
                 reader = readers[event.choice]
                 if isinstance(event, Finish):
@@ -274,7 +338,7 @@ class LlamaHttp:
                     break
         calling = [choice for choice, reader in enumerate(readers) if reader.called is not None]
         calls = [
-            self._answers(call_of(request, readers[choice].called or "", readers[choice].spoken_tokens), 1)
+            self._readable(call_of(request, readers[choice].called or "", readers[choice].spoken_tokens), 1)
             for choice in calling
         ]
         async with aclosing(together(calls)) as events:

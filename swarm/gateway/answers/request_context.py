@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -18,13 +17,13 @@ from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
-from swarm.engines.assembly import AnswerBuilder
+from swarm.engines.assembly import AnswerBuilder, sampled_anew
 from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
-from swarm.generation import SEED_MASK, Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
@@ -178,12 +177,6 @@ class RequestContext:
         """Count the answer, where it is for a client and not for a peer, which counts it itself."""
         if not self.asked.local_only:
             self._metrics.answered(shown, verdict)
-
-
-def sampled_anew(request: GenerationRequest) -> GenerationRequest:
-    """The same request for another sample: of a seed there is one other, always the same."""
-    seed = random.getrandbits(31) if request.seed is None else (request.seed + 1) & SEED_MASK
-    return request.model_copy(update={"seed": seed})
 
 
 def winner_of(verdict: Verdict) -> Candidate:

@@ -33,10 +33,7 @@ def constrained(
     Raises BadRequest for values that mean nothing, and for two demands at once.
     """
     found = list(_found(extra))
-    inner = extra.get("extra_body")
-    if isinstance(inner, dict):
-        within = cast("Mapping[str, object]", inner)
-        found += [(f"extra_body.{name}", made) for name, made in _found(within)]
+    found += [(f"extra_body.{name}", made) for name, made in _found(fields_of(extra.get("extra_body")))]
     demanded = [own_field] if own is not None and own.type != "text" else []
     demanded += [name for name, _ in found]
     if len(demanded) > 1:
@@ -99,7 +96,7 @@ def _foreign(name: str, value: object) -> Iterator[tuple[str, Made]]:
 
 def _grammar(name: str, value: object) -> Iterator[tuple[str, Made]]:
     """A grammar as text; text-generation-inference has schemas and expressions under the same name."""
-    typed: Mapping[str, object] = cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+    typed = fields_of(value)
     match typed.get("type"):
         case "json" | "json_object" | "json_schema":
             yield name, schema_form(name, typed.get("value"))
@@ -141,9 +138,14 @@ def _response_format(name: str, value: object) -> Iterator[tuple[str, Made]]:
         yield name, form
 
 
+def fields_of(value: object) -> Mapping[str, object]:
+    """The fields of a JSON object; of anything else none."""
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
+
+
 def with_its_schema(value: object) -> object:
     """A `response_format` as OpenAI has it: llama.cpp has the schema beside the type, which may be `json_object`."""
-    given = cast("Mapping[str, object]", value) if type(value) is dict else dict[str, object]()
+    given = fields_of(value)
     if given.get("type") not in ("json_object", "json_schema") or given.get("json_schema") is not None:
         return value
     if given.get("schema") in (None, {}):
