@@ -80,7 +80,7 @@ CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
-# What llama.cpp's parser says of an answer (with the turn that it continues) that is not in the template's form, and ours
+# What llama.cpp says of an answer (with the turn that it continues) that is not in the form of the template, and we
 # of one that is no call where one must be.
 UNREADABLE = re.compile("does not match the expected|Invalid diff|Failed to parse tool call|did not make the call")
 QUOTES_TOKENS = 4  # of the quotes around a text that the grammar has as JSON, and white space before them
