@@ -25,6 +25,7 @@ from swarm.commands.output import (
     say,
 )
 from swarm.commands.parser import Parser
+from swarm.commands.service_arguments import add_service
 from swarm.environment import keep_this_machine_direct
 from swarm.errors import SetupError, SwarmError
 from swarm.logs import set_up_logging
@@ -78,6 +79,7 @@ def build_parser() -> Parser:
     add_doctor(commands)
     add_models(commands)
     add_member_commands(commands)
+    add_service(commands)
     return parser
 
 

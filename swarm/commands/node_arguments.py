@@ -162,6 +162,16 @@ def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args([*command[:names], *before, *command[names:]])
 
 
+def read_node_options(words: Sequence[str]) -> dict[str, Any]:
+    """The settings that these options of a node give, as `make_settings` takes them. Ends with code 2 for others."""
+    parser = Parser(
+        prog="swarm", usage=USAGE_LINE, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    add_node_options(parser)
+    given: argparse.Namespace = parser.parse_args(words)
+    return dict(vars(given))
+
+
 def _node_parser() -> Parser:
     """Takes options of the node up to the first word that is none, and leaves the rest in `command_line`."""
     parser = Parser(

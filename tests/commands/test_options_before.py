@@ -36,6 +36,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("join", "-"): {"--data-dir"},
     ("peers",): {"--data-dir"},
     ("leave",): {"--data-dir"},
+    ("service", "status"): set(),
     ("revoke", "study"): {"--data-dir"},
 }
 

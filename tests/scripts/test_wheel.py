@@ -54,6 +54,11 @@ def test_the_folder_for_mlx_and_the_card_are_inside(unpacked: Path) -> None:
         assert (models / name).is_file(), name
 
 
+def test_the_files_of_the_service_are_inside(unpacked: Path) -> None:
+    for name in ("swarm.service", "swarm.socket", "local-swarm.plist"):
+        assert (unpacked / "swarm" / "deploy" / name).is_file(), name
+
+
 def test_the_questions_of_the_measurements_are_inside(unpacked: Path) -> None:
     for name in ("arithmetic.jsonl", "tools.jsonl"):
         assert (unpacked / "swarm" / "evaluation" / "question_sets" / name).is_file(), name
