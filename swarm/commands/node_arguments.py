@@ -6,12 +6,14 @@ Options before a command count as if they stood after it, or are refused: none i
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.commands.parser import Parser, unknown_words
+from federation.printable_text import clean_line
+from swarm.commands.parser import Parser, closest, names_model, other_words, unknown_words
 from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
 from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
@@ -142,8 +144,12 @@ def _add_general(group: Any) -> None:
 
 
 def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """What `parser` makes of the command line. Raises SetupError for an option whose command does not take it."""
+    """What `parser` makes of the command line.
+
+    Raises SetupError for an option whose command does not take it, and for the words of other programs.
+    """
     if not words or not words[0].startswith("-"):
+        _refuse_other_words(parser, words)
         return parser.parse_args(words)
     given, unknown = _node_parser().parse_known_args(words)
     command: list[str] = given.command_line
@@ -151,6 +157,7 @@ def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         parser.error(unknown_words(unknown, parser.prog, parser.options(), ()))
     if unknown or not command:
         return parser.parse_args(words)
+    _refuse_other_words(parser, command)
     taken = parser.parse_args(command)
     names = 2 if hasattr(taken, "action") else 1  # `swarm models pull`, `swarm status`
     for option, value in vars(given).items():
@@ -170,6 +177,20 @@ def read_node_options(words: Sequence[str]) -> dict[str, Any]:
     add_node_options(parser)
     given: argparse.Namespace = parser.parse_args(words)
     return dict(vars(given))
+
+
+def _refuse_other_words(parser: Parser, words: Sequence[str]) -> None:
+    """Raises SetupError for a command that is none here, where it is known what it may mean."""
+    if not words:
+        return
+    commands = parser.commands()
+    known = commands["models"].commands() if words[0] == "models" else commands
+    if (instead := other_words(words, known)) is not None:
+        raise SetupError(f"there is no `{clean_line(shlex.join(['swarm', *words[:2]]))}`: {instead}")
+    if words[0] not in commands and closest(words[0], commands) is None and names_model(words[0]):
+        raise SetupError(
+            f"{words[0]!r} is not a command: `{shlex.join(['swarm', '--model', words[0]])}` serves that model"
+        )
 
 
 def _node_parser() -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -10,6 +11,31 @@ from typing import Any, TextIO, cast
 
 from federation.printable_text import clean_line, clean_text
 from swarm.commands.output import OutputLost, write
+
+# What other programs call what this one does: `ollama run`, `lms ps`, `docker stop`.
+SERVES = frozenset(["run", "serve", "start", "up", "launch", "server", "node", "daemon", "deploy", "load", "host"])
+PULLS = frozenset(["pull", "download", "get", "install", "add", "fetch", "import"])
+REMOVES = frozenset(["rm", "remove", "delete", "uninstall", "del"])
+LISTS = frozenset(["list", "ls", "show", "search", "find", "tags", "inspect"])
+LOOKS = frozenset(["ps", "top", "nodes", "info", "ping", "health", "stats"])
+STOPS = frozenset(["stop", "down", "kill", "quit", "exit", "shutdown", "restart", "unload"])
+ASKS = frozenset(["ask", "prompt", "query", "generate", "complete", "talk", "say"])
+PAIRS = frozenset(["pair", "connect", "link", "login", "auth", "signin"])
+OTHERS = {
+    "help": "`swarm --help`, or `swarm COMMAND --help`",
+    "version": "`swarm --version`",
+    "update": "`git pull` in the checkout, then start the node again",
+    "upgrade": "`git pull` in the checkout, then start the node again",
+    "logs": "a node writes to its terminal (--log-level info says more), as a service to `journalctl -u swarm`",
+    "members": "`swarm peers`",
+    "kick": "`swarm revoke ID`",
+    "check": "`swarm doctor`",
+    "test": "`swarm doctor`",
+    "benchmark": "`swarm bench votes`",
+    "create": "models are .gguf files: `swarm --model PATH.gguf`",
+    "push": "models are .gguf files, and nodes of this network copy them: `swarm models pull NAME`",
+    "cp": "models are .gguf files: `swarm --model PATH.gguf`",
+}
 
 LIKENESS = 0.6  # of difflib: one or two letters wrong, or in the wrong order
 
@@ -59,6 +85,57 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: TextIO | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - a file of text, as argparse passes it
         with suppress(OutputLost) if file is sys.stderr else nullcontext():
             write(file, clean_text(message))
+
+
+def other_words(words: Sequence[str], known: Iterable[str]) -> str | None:
+    """What to write instead of a command line with a verb of another program, or a model in a command's place.
+
+    `words` begin with the command; None where it is one of the `known`, or nothing that is recognized.
+    """
+    verb, rest = words[0].lower(), list(words[1:])
+    of_models = verb == "models" and bool(rest)
+    if of_models:
+        verb, rest = rest[0].lower(), rest[1:]
+    if verb in known or verb.startswith("-"):
+        return None
+    name = rest[0] if rest and not rest[0].startswith("-") else None
+    options = rest if name is None else rest[1:]
+    if verb in SERVES:
+        if options and not options[0].startswith("-"):  # `run MODEL WORDS`: a question
+            options = []
+        model = [] if name is None else ["--model", name]
+        line = shlex.join(["swarm", *(model + options or ["--federation"])])
+        return f"`{line}` serves {name or 'a model'} until Ctrl-C, and `swarm chat` in another terminal talks to it"
+    if verb in PULLS:
+        return f"`{shlex.join(['swarm', 'models', 'pull', name or 'NAME'])}`"
+    if verb in REMOVES:
+        return f"`{shlex.join(['swarm', 'models', 'rm', name or 'NAME'])}`"
+    if verb in LISTS:
+        return "`swarm models list` shows models, `swarm status` what is served"
+    if of_models:
+        return None
+    if verb in LOOKS:
+        return "`swarm status` shows the nodes, and what they serve"
+    if verb in STOPS:
+        return "Ctrl-C where the node runs stops it, or SIGTERM; a service stops with `systemctl stop swarm`"
+    if verb in ASKS:
+        return f"`{shlex.join(['swarm', 'chat', *rest])}`"
+    if verb in PAIRS:
+        return "`swarm invite` on one machine prints a code, `swarm join CODE` on the other uses it"
+    return OTHERS.get(verb)
+
+
+def names_model(word: str) -> bool:
+    """Whether a word where a command belongs is a model's name."""
+    from swarm.errors import SetupError
+    from swarm.registry.catalogue import Catalogue
+    from swarm.registry.names import CatalogueRef, is_catalogued, parse_model
+
+    try:
+        ref = parse_model(word)
+    except SetupError:
+        return False
+    return is_catalogued(ref, Catalogue.load()) if isinstance(ref, CatalogueRef) else True
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from swarm.cli import build_parser, main
 from swarm.commands.node_arguments import read_line
+from swarm.commands.parser import ASKS, LISTS, LOOKS, OTHERS, PAIRS, PULLS, REMOVES, SERVES, STOPS, other_words
 from swarm.errors import SetupError
 
 VALUES = {
@@ -131,3 +133,57 @@ def test_without_the_option_the_environment_names_the_data_directory(
     assert str(tmp_path / "environment") in capsys.readouterr().err
     assert main([*command, "--data-dir", str(tmp_path / "given")]) == 2
     assert str(tmp_path / "given") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("run demo", "there is no `swarm run demo`: `swarm --model demo` serves demo until Ctrl-C, and `swarm chat`"),
+        ("run qwen3:4b why is the sky blue", "`swarm --model qwen3:4b` serves qwen3:4b"),
+        ("--port 1 run demo", "`swarm --model demo` serves demo"),
+        ("serve", "`swarm --federation` serves a model"),
+        ("serve --port 8000", "`swarm --port 8000` serves a model"),
+        ("start --model demo", "`swarm --model demo` serves a model"),
+        ("up", "`swarm --federation` serves"),
+        ("load demo:b --workers 2", "`swarm --model demo:b --workers 2` serves"),
+        ("pull qwen3:4b", "`swarm models pull qwen3:4b`"),
+        ("download", "`swarm models pull NAME`"),
+        ("rm qwen3:4b", "`swarm models rm qwen3:4b`"),
+        ("list", "`swarm models list`"),
+        ("ls", "`swarm models list`"),
+        ("models show", "`swarm models list`"),
+        ("models delete qwen3:4b", "there is no `swarm models delete`: `swarm models rm qwen3:4b`"),
+        ("models run demo", "`swarm --model demo` serves"),
+        ("ps", "`swarm status`"),
+        ("stop", "Ctrl-C where the node runs"),
+        ("PS", "`swarm status`"),
+        ("ask 'why is it so?'", "`swarm chat 'why is it so?'`"),
+        ("login", "`swarm join CODE`"),
+        ("help", "`swarm --help`"),
+        ("version", "`swarm --version`"),
+        ("demo", "'demo' is not a command: `swarm --model demo` serves that model"),
+        ("qwen3:4b", "`swarm --model qwen3:4b` serves that model"),
+        ("./my.gguf", "`swarm --model ./my.gguf` serves that model"),
+    ],
+)
+def test_the_words_of_other_programs_are_told_what_to_write(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(line)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("swarm: ")
+    assert err.count("\n") == 1
+
+
+def test_what_is_suggested_instead_exists() -> None:
+    """Every line in backquotes is one that the parser takes."""
+    words = [*SERVES, *PULLS, *REMOVES, *LISTS, *LOOKS, *STOPS, *ASKS, *PAIRS, *OTHERS]
+    parser = build_parser()
+    for word in words:
+        said = other_words([word, "demo"], parser.commands())
+        assert said is not None or word in parser.commands(), word
+        for line in re.findall(r"`swarm ([^`]+)`", said or ""):
+            if "COMMAND" in line or line in ("--help", "--version"):
+                continue
+            assert read_line(build_parser(), shlex.split(line)), line
