@@ -112,7 +112,7 @@ def why_no_model(facts: GgufFacts) -> str | None:
     else:
         return None
     beside = _models_in(path.parent, path)
-    return f"{path} is {what}, no model of its own: {instead}{f', such as {beside}' if beside else ''}"
+    return f"{path} is {what}, no model of its own: {instead}{f' (beside it: {beside})' if beside else ''}"
 
 
 def _models_in(folder: Path, but: Path | None = None) -> str:

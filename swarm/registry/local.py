@@ -70,7 +70,7 @@ class LocalModels:
 
 def _spellings(model: LocalModel) -> set[str]:
     names = [model.id, model.path.name]
-    if model.format == "gguf":
+    if model.format == "gguf" and model.in_catalogue:  # of others it is the id, or means another model
         names.append(stem_of(model.path))
     return {name.strip().casefold() for name in names}
 

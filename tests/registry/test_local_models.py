@@ -66,6 +66,7 @@ def test_a_file_that_is_called_like_another_model_keeps_its_ending(
     make_gguf(f"models/someone--else/{name}.gguf")
     (model,) = scanned(models_dir).models
     assert model.id == f"{name}.gguf"
+    assert scanned(models_dir).named(name) is None, "the name alone means the other one"
 
 
 STRANGE = ["tiny-q8_0", "My Model (v2)", "UPPER", "hf:x", "a:b:c:d", "ünïcode", "-dash", "x.y.z", "with'quote"]

@@ -207,7 +207,7 @@ def test_a_file_that_is_no_model_says_what_it_is_and_what_to_give(
     with pytest.raises(SetupError) as caught:
         choose_model(Settings(data_dir=tmp_path, model=str(path)), machine(), Listener())
     assert str(caught.value).startswith(f"{path} {said}")
-    assert str(caught.value).endswith(f", such as {beside}")
+    assert str(caught.value).endswith(f" (beside it: {beside})")
 
 
 def test_a_model_that_lacks_a_part_says_which(tmp_path: Path, make_gguf: Callable[..., Path]) -> None:

@@ -95,3 +95,10 @@ def test_a_missing_or_broken_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"schema": 1, "models": [')
     with pytest.raises(SetupError, match=r"half\.json: the file: Invalid JSON"):
         Catalogue.load(tmp_path / "half.json")
+
+
+def test_the_documents_count_what_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    files = CATALOGUE.choices(formats=["gguf"])
+    known = sum(choice.variant.sha256 is not None for choice in files)
+    assert f"knows the hashes of {known} of its {len(files)} GGUF files" in page
