@@ -103,7 +103,10 @@ class UnknownModel(SwarmError):
 
     def __init__(self, name: str, known: tuple[str, ...], why: str = "") -> None:
         listing = ", ".join(known) if known else "none"
-        super().__init__(f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing}")
+        super().__init__(
+            f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing} "
+            "(a node started with --answer-any-model answers any name)"
+        )
         self.name = name
         self.known = known
 

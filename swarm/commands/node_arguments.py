@@ -75,6 +75,11 @@ def _add_access(group: Any) -> None:
     group.add_argument(
         "--allow-origin", action="append", metavar="URL", help="let pages of this origin ask (CORS); repeatable"
     )
+    group.add_argument(
+        "--answer-any-model",
+        action="store_true",
+        help="answer names that no node serves (gpt-4o-mini) as `swarm`",
+    )
 
 
 def _add_model(group: Any) -> None:

@@ -22,7 +22,7 @@ from swarm.gateway.http.access_middleware import PeerGate, every_route_has_a_kin
 from swarm.gateway.http.bodies import BODIES, BODY_TIMEOUT, BODY_TIMEOUT_S, KEEPS_BODIES, MAX_BODY_BYTES, BodyBudget
 from swarm.gateway.http.errors import error_middleware
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Admission, Condition, closing_connections
-from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, STARTED_AT, TRUST
+from swarm.gateway.http.keys import ANSWERS_ANY, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, STARTED_AT, TRUST
 from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
@@ -65,6 +65,7 @@ def make_app(
     files: model_files.FileService | None = None,
     body_timeout_s: float = BODY_TIMEOUT_S,
     most_in_flight: int = MAX_IN_FLIGHT,
+    answers_any: bool = False,
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     quiet_about_bad_requests()
@@ -115,6 +116,7 @@ def make_app(
     app[observing.VIEW] = view
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
+    app[ANSWERS_ANY] = answers_any
     app[STARTED_AT] = int(time.time())
     for room in (openai, responses, anthropic, llama, observing, peers, model_files, pages):
         app.add_routes(with_unversioned_paths(room.routes()))

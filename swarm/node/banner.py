@@ -21,7 +21,9 @@ ANSWER_TOKENS: Final = 500  # that must fit beside it
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
-def banner(setup: NodeSetup, federated: bool, upstream_lines: Iterable[str]) -> Iterator[str]:
+def banner(
+    setup: NodeSetup, federated: bool, upstream_lines: Iterable[str], answers_any: bool = False
+) -> Iterator[str]:
     """The lines that a node begins with."""
     name, node_id = setup.identity.name, setup.identity.node_id
     yield f"Local Swarm {program_version()} · node {name} ({node_id[:8]})"
@@ -34,6 +36,8 @@ def banner(setup: NodeSetup, federated: bool, upstream_lines: Iterable[str]) -> 
     else:
         yield "  federation off: this node answers alone (start with --federation to join others)"
     yield f"  access     {access_words(setup)}"
+    if answers_any:
+        yield "  names      a model that no node serves is answered as `swarm` (--answer-any-model)"
     yield from upstream_lines
 
 

@@ -161,7 +161,7 @@ class Node:
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))
-        for line in banner(self.setup, settings.federated, self._upstream_lines):
+        for line in banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model):
             self._console.say(line)
         await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
@@ -202,6 +202,7 @@ class Node:
             access=self.setup.access,
             trust=trust,
             files=self._files and self._files.service,
+            answers_any=self.settings.answer_any_model,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S

@@ -77,6 +77,7 @@ class Settings:
     open_federation: bool = False
     allow_host: Texts = ()
     allow_origin: Texts = ()
+    answer_any_model: bool = False
     model: str | None = None
     auto: bool = False
     engine: EngineName = "auto"
@@ -124,7 +125,8 @@ class Settings:
 NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
-    "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "data_dir",
+    "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
+    "data_dir",
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values

@@ -16,7 +16,7 @@ from swarm.errors import SetupError
 VALUES = {
     "--federation": (), "--peer": ("10.0.0.2:17615",), "--peer-file": ("peers",), "--interface": ("wg0",),
     "--host": ("127.0.0.1",), "--port": ("17701",), "--name": ("status",), "--api-key": ("key",),
-    "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (),
+    "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (), "--answer-any-model": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),

@@ -80,6 +80,7 @@ class NodeOptions:
     host: str = "127.0.0.1"  # to listen on
     pairing: PairingTiming | None = None
     port: PortLimits | None = None
+    answers_any: bool = False
     body_timeout_s: float = BODY_TIMEOUT_S
     most_in_flight: int = MAX_IN_FLIGHT
     rules: RoutingRules = field(default_factory=RoutingRules)
@@ -213,6 +214,7 @@ class RunningNode:
             files=self._options.files,
             body_timeout_s=self._options.body_timeout_s,
             most_in_flight=self._options.most_in_flight,
+            answers_any=self._options.answers_any,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)

@@ -96,11 +96,11 @@ async def test_every_path_answers(client: Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["claude-of-tomorrow", "swarm"])
-async def test_an_unknown_model_is_the_default_under_the_name_asked_for(
+async def test_a_name_of_anthropics_is_the_default_and_the_answer_says_so(
     claude: anthropic.AsyncAnthropic, name: str
 ) -> None:
     answer = await ask(claude, model=name)
-    assert answer.model == name
+    assert answer.model == "swarm"
     assert "Paris" in text_of(answer)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.gateway.observing.metrics import Metrics
@@ -78,3 +80,20 @@ async def test_a_node_without_a_model_still_reports(path: str) -> None:
     kitchen = node("kitchen", engine=False)
     async with kitchen, connect(kitchen.url) as client:
         assert (await client.get(path)).status == 200
+
+
+async def test_an_answer_by_exception_is_no_client_that_left() -> None:
+    metrics = Metrics()
+    app = web.Application(middlewares=[metrics.middleware])
+
+    async def elsewhere(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/there")
+
+    app.router.add_get("/here", elsewhere)
+    async with (
+        TestServer(app) as server,
+        ClientSession() as session,
+        session.get(server.make_url("/here"), allow_redirects=False) as reply,
+    ):
+        assert reply.status == 302
+    assert 'swarm_requests_total{endpoint="/here",status="302"} 1.0' in metrics.render().decode()

@@ -6,12 +6,12 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 
 import pytest
 from aiohttp import web
 
-from swarm.gateway.http.listener import PortLimits, SharedPort, flushed
+from swarm.gateway.http.listener import ConnectionCap, PortLimits, SharedPort, flushed
 
 WAIT_S = 10.0
 SHORT_S = 0.1  # for what cannot be
@@ -147,3 +147,38 @@ async def test_what_a_slow_reader_has_not_taken_is_waited_for() -> None:
         assert await rest == big
         writer.close()
         await writer.wait_closed()
+
+
+async def test_the_most_connections_are_counted_over_all_addresses() -> None:
+    """A node has a listener for IPv4 and one for IPv6, and one bound for both."""
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(body=b"hello")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    assert runner.server is not None
+    cap = ConnectionCap(runner.server, most=4)
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    kept = REQUEST.replace(b"close", b"keep-alive")
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            await stack.enter_async_context(SharedPort(runner.server, listener, lambda: None, cap=cap))
+        writers: list[asyncio.StreamWriter] = []
+        readers: list[asyncio.StreamReader] = []
+        for number in range(8):
+            reader, writer = await asyncio.open_connection(*listeners[number % 2].getsockname())
+            writer.write(kept)
+            assert (await asyncio.wait_for(reader.readuntil(b"hello"), WAIT_S)).startswith(b"HTTP/1.1 200")
+            readers.append(reader)
+            writers.append(writer)
+        for reader in readers[:4]:
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b"", "the oldest made way, wherever they came to"
+        for reader, writer in zip(readers[4:], writers[4:], strict=True):
+            writer.write(REQUEST)
+            assert (await asyncio.wait_for(reader.read(), WAIT_S)).endswith(b"hello"), "and nobody else"
+        for writer in writers:
+            writer.transport.abort()
+    await runner.cleanup()

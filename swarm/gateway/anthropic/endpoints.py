@@ -13,7 +13,7 @@ from aiohttp import web
 from federation.tasks import cancel_and_wait
 from swarm.errors import UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
-from swarm.gateway.answers.request_context import AnswerRequest, may_leave
+from swarm.gateway.answers.request_context import AnswerRequest, may_leave, model_for
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.anthropic.form import MessageForm, MessageShape
 from swarm.gateway.anthropic.listing import model_info, page_of
@@ -25,26 +25,17 @@ from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.utility_calls import ask
 from swarm.generation import GenerationRequest
 from swarm.logs import current_request_id
-from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
-
-
-def model_for(name: str, dispatcher: Dispatcher, upstream: bool) -> str:
-    """The model that answers for `name`: itself where it is served, by the `upstream` if need be, else the alias.
-
-    Anthropic's clients ask for claude-..., several in one session, and most cannot be told otherwise.
-    """
-    return name if name in model_names(dispatcher.known(upstream)) else SWARM_ALIAS
+from swarm.routing.replicas import SWARM_ALIAS, Replica
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
     """A Message, whole or as events. A stream begins with the prompt's tokens, which are counted beside it."""
     body = await read_body(request, MessagesBody)
-    generation = body.to_request(model_for(body.model, request.app[DISPATCHER], may_leave(request, body.options)))
+    generation = body.to_request(model_for(request.app, body.model, may_leave(request, body.options)))
     counting = None
     if body.stream:
         counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
-    form = MessageForm(MessageShape(body.model, generation.stop), counting)
+    form = MessageForm(MessageShape(generation.model, generation.stop), counting)
     asked = AnswerRequest(generation, body.options, choices=1, stream=bool(body.stream), form=form)
     try:
         response = await request.app[ANSWER_SERVICE].answer(request, asked)
@@ -58,7 +49,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     """The prompt's tokens as the model would see it, chat template and tools included."""
     body = await read_body(request, PromptBody)
-    generation = body.to_request(model_for(body.model, request.app[DISPATCHER], may_leave(request)))
+    generation = body.to_request(model_for(request.app, body.model, may_leave(request)))
     return json_response({"input_tokens": await prompt_tokens(request.app, generation)})
 
 

@@ -67,7 +67,7 @@ OPERATIONS: Final = (
         Response, ResponsesBody, SSE, example=RESPOND,
     ),
     Operation(
-        "post", "/v1/messages", "Answer in Anthropic's form; a model that no node has is taken for `swarm`", ANSWERS,
+        "post", "/v1/messages", "Answer in Anthropic's form; claude-... is `swarm` where no node has it", ANSWERS,
         AnthropicMessage, MessagesBody, SSE, errors=AnthropicErrorBody, example=MESSAGES,
     ),
     Operation(

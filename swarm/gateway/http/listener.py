@@ -82,8 +82,9 @@ async def shared_port(
         assert server is not None, "setup makes it"
         trust.subscribe(lambda _: cut(server, trust.is_member))
         joiners = None if pairing is None else Joiners(pairing, lambda: trust.joining_context)
+        cap = ConnectionCap(server, (limits or PortLimits()).connections)  # one, whatever address clients come to
         ports = tuple(
-            SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits, joiners)
+            SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits, joiners, cap)
             for listener in listeners
         )
         async with AsyncExitStack() as stack:
@@ -133,6 +134,7 @@ class SharedPort:
         is_member: Callable[[str | None], bool] = lambda _: True,
         limits: PortLimits | None = None,
         joiners: Joiners | None = None,
+        cap: ConnectionCap | None = None,
     ) -> None:
         self._limits = limits or PortLimits()
         self._joiners = joiners
@@ -147,7 +149,7 @@ class SharedPort:
         self._leaving: set[asyncio.Task[None]] = set()  # those of them that made way
         self._served: WeakSet[asyncio.Transport] = WeakSet()
         self._refused: set[str] = set()
-        self._cap = ConnectionCap(server, self._limits.connections)
+        self._cap = cap or ConnectionCap(server, self._limits.connections)
 
     async def __aenter__(self) -> Self:
         self._acceptor.start()

@@ -144,11 +144,14 @@ class Metrics:
         resource = request.match_info.route.resource
         endpoint = "unknown" if resource is None else resource.canonical
         started = time.perf_counter()
-        status = CLIENT_LEFT  # unless a response says otherwise
+        status = CLIENT_LEFT  # unless an answer says otherwise
         try:
             response = await handler(request)
             status = request.get(ENDING) or str(response.status)
             return response
+        except web.HTTPException as answer:  # a redirect, say: failures have been given their shape by now
+            status = str(answer.status)
+            raise
         finally:
             self._requests.labels(endpoint, status).inc()
             self._seconds.labels(endpoint).observe(time.perf_counter() - started)

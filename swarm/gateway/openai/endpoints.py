@@ -11,6 +11,7 @@ import asyncio
 import base64
 import struct
 from collections.abc import Sequence
+from typing import TypeVar
 
 from aiohttp import web
 from pydantic import JsonValue
@@ -18,17 +19,18 @@ from pydantic import JsonValue
 from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
-from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, model_for
 from swarm.gateway.http.bodies import RAW_BODY, compact, json_response, read_body
 from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
 from swarm.gateway.openai import utility_calls
-from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
+from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm, add_usage, usage_object
 from swarm.gateway.openai.utility_calls import BATCH, DetokenizeBody, ask, embed
 from swarm.generation import GenerationRequest, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 
+B = TypeVar("B", bound=Sampling)
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
 VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
 CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, asks for the list
@@ -97,9 +99,15 @@ def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> Ge
     return body.to_request().model_copy(update={"original": None if differs else http.get(RAW_BODY)})
 
 
+def named(http: web.Request, body: B) -> B:
+    """`body` with the name of the model that answers."""
+    name = model_for(http.app, body.model, may_leave(http, body.options))
+    return body if name == body.model else body.model_copy(update={"model": name})
+
+
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """A conversation's next turn, by a vote where one can be right."""
-    body = await read_body(request, ChatCompletionBody)
+    body = named(request, await read_body(request, ChatCompletionBody))
     return await request.app[ANSWER_SERVICE].answer(
         request,
         AnswerRequest(as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
@@ -108,7 +116,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Plain text continuation: voted on only where the request says so."""
-    body = await read_body(request, CompletionBody)
+    body = named(request, await read_body(request, CompletionBody))
     options = body.options
     if not options.explicit and options.min_votes is None:
         options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)

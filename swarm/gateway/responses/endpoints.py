@@ -11,6 +11,7 @@ from swarm.gateway.answers.answer_form import SSE, Dialect, OpenStream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.bodies import read_body
+from swarm.gateway.openai.endpoints import named
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.gateway.responses.events import ResponseEvents
 from swarm.gateway.responses.response_object import ResponseObject
@@ -67,7 +68,7 @@ class ResponseWriter:
 
 async def responses(request: web.Request) -> web.StreamResponse:
     """A Response, whole or as events."""
-    body = await read_body(request, ResponsesBody)
+    body = named(request, await read_body(request, ResponsesBody))
     asked = AnswerRequest(
         body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body)
     )
