@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from swarm import program_version
+from swarm import checked_out, program_version
 from swarm.commands.arguments import add_asking_commands, add_doctor, add_models
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
@@ -57,7 +57,8 @@ class ShowVersion(argparse.Action):
     """Prints the version and ends. argparse's own action would look it up for every command."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        say(f"local-swarm {program_version()}")
+        commit = checked_out()
+        say(f"local-swarm {program_version()}" + (f" (commit {commit})" if commit else ""))
         parser.exit()
 
 

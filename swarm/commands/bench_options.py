@@ -179,7 +179,7 @@ def _add_results(group: Any) -> None:
         metavar="FILE.md",
         help="write it there as Markdown; in a file with its two marks, between them",
     )
-    group.add_argument("--plot", type=Path, metavar="FOLDER", help="two plots as SVG (needs the extra `bench`)")
+    group.add_argument("--plot", type=Path, metavar="FOLDER", help="two plots as SVG (needs matplotlib)")
     group.add_argument("--json", type=Path, metavar="FILE", help="every figure with its interval")
     group.add_argument("--save-weights", action="store_true", help="let votes weigh what each model got right here")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="where the weights are kept")

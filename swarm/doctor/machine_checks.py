@@ -118,7 +118,11 @@ def check_keys(files: Sequence[SecretFile]) -> Finding:
 def check_requirements(program: str, python: str, unmet: Sequence[str]) -> Finding:
     """`unmet` are the requirements that the installed packages do not meet, in words."""
     if unmet:
-        return fail("versions", "; ".join(unmet), "pip install --upgrade local-swarm")
+        names = " ".join(words.partition(" ")[0] for words in unmet)
+        remedy = (
+            f"in a checkout ./scripts/run renews its environment; elsewhere: python -m pip install --upgrade {names}"
+        )
+        return fail("versions", "; ".join(unmet), remedy)
     return ok("versions", f"local-swarm {program} on Python {python}, and all required packages")
 
 

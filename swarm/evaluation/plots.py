@@ -1,10 +1,11 @@
 """Two plots of the findings as SVG: accuracy against the number of votes with the baselines, and risk against coverage.
 
-The only file that needs matplotlib (the extra `bench`). The same findings give the same bytes.
+The only file that needs matplotlib (in pyproject.toml the extra `bench`). The same findings give the same bytes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def _pyplot() -> Any:
         from matplotlib import pyplot
     except ImportError as error:
         raise SetupError(
-            "--plot needs matplotlib: pip install 'local-swarm[bench]', or leave --plot out for the report as text"
+            f"--plot needs matplotlib: {sys.executable} -m pip install matplotlib, "
+            "or leave --plot out for the report as text"
         ) from error
     return pyplot
 

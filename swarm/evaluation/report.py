@@ -18,7 +18,10 @@ from swarm.evaluation.intervals import Estimate
 
 BEGIN, END = "<!-- swarm bench votes -->", "<!-- end of swarm bench votes -->"
 
-HOW_TO_PLOT = "Plots: `pip install 'local-swarm[bench]'`, then the same command with `--plot FOLDER`."
+HOW_TO_PLOT = (
+    "Plots: install matplotlib for the Python that runs this (in a checkout "
+    "`.venv/bin/python -m pip install matplotlib`), then the same command with `--plot FOLDER`."
+)
 _ABOUT = (
     "Intervals are 95 % bootstrap intervals over problems; differences are paired, problem by problem. A vote of k is "
     "the mean over random subsets of k of the samples drawn, each counted by the tally that serves requests. With 200 "

@@ -80,5 +80,5 @@ def _checksums(folder: Path) -> dict[str, str]:
 def _restoring(path: Path, here: Installation) -> str:
     """The command that brings the shipped files back."""
     if path.parent == here.packaged:
-        return "pip install --force-reinstall --no-deps local-swarm"
+        return "python -m pip install --force-reinstall --no-deps WHEEL, with the wheel that this came in"
     return f"git -C {here.root} checkout -- models/demo"

@@ -68,5 +68,5 @@ def test_an_installed_package_has_its_own(checkout: Path, here: Installation) ->
     assert embedded_model_path(here=here) == packaged / "demo.gguf"
     assert embedded_folder(here) == packaged
     (packaged / "demo.gguf").unlink()
-    with pytest.raises(SetupError, match="pip install --force-reinstall --no-deps local-swarm"):
+    with pytest.raises(SetupError, match="pip install --force-reinstall --no-deps WHEEL"):
         embedded_model_path(here=here)

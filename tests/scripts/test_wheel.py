@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from swarm import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,3 +65,24 @@ def test_the_files_of_the_service_are_inside(unpacked: Path) -> None:
 def test_the_questions_of_the_measurements_are_inside(unpacked: Path) -> None:
     for name in ("arithmetic.jsonl", "tools.jsonl"):
         assert (unpacked / "swarm" / "evaluation" / "question_sets" / name).is_file(), name
+
+
+def test_a_wheel_in_another_projects_checkout_does_not_take_its_commit(unpacked: Path) -> None:
+    project = unpacked.parent
+    (project / "pyproject.toml").write_text('[project]\nname = "theirs"\n')
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "swarm.cli", "--version"],
+        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == f"local-swarm {VERSION}\n"
+
+
+def test_the_wheel_has_the_program_s_version(unpacked: Path) -> None:
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {VERSION}\n" in metadata.read_text("utf-8")
