@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from swarm import checked_out, program_version
-from swarm.commands.arguments import add_asking_commands, add_doctor, add_models
+from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_models
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import (
@@ -81,6 +81,7 @@ def build_parser() -> Parser:
     add_models(commands)
     add_member_commands(commands)
     add_service(commands)
+    add_completion(commands, build_parser)
     return parser
 
 

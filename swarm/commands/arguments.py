@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.hostport import DEFAULT_PORT
 from swarm.commands.bench_options import add_bench, read_bench
+from swarm.commands.parser import Parser
 from swarm.consensus.options import STRATEGIES
 from swarm.environment import API_KEY, texts
 
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     from swarm.node.settings import Settings
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+SHELLS = ("bash", "zsh", "fish")
+COMPLETION_EXAMPLES = """\
+  bash: source <(swarm completion bash)   in ~/.bashrc
+  zsh:  source <(swarm completion zsh)    in ~/.zshrc, after compinit
+  fish: swarm completion fish | source    in ~/.config/fish/config.fish
+"""
 DATA_DIR = "the node's data directory, if you gave it one"
 
 
@@ -212,3 +220,23 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.node.settings import make_settings
 
     return make_settings({"data_dir": arguments.data_dir, "peer": getattr(arguments, "peer", None)})
+
+
+def add_completion(commands: Any, make_parser: Callable[[], Parser]) -> None:
+    """The command, which asks `make_parser` for all that there is to complete."""
+    parser = commands.add_parser(
+        "completion",
+        help="print what makes TAB complete commands in a shell",
+        description="Print what makes TAB complete commands, options, files and model names.\n"
+        "For good: put the line of your shell into its start-up file.",
+        epilog=COMPLETION_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=" | ".join(SHELLS))
+
+    def run(arguments: argparse.Namespace) -> int:
+        from swarm.commands.completion import completion
+
+        return completion(arguments.shell, os.environ, make_parser())
+
+    parser.set_defaults(run=run)

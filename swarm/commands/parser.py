@@ -62,9 +62,26 @@ class Parser(argparse.ArgumentParser):
         """The parser of each word that may come first; none for a command without actions."""
         found: dict[str, Parser] = {}
         for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):  # pyright: ignore[reportPrivateUsage] - its only name
-                found.update(cast("Any", action).choices)
+            if action.nargs == argparse.PARSER:
+                found.update(cast("dict[str, Parser]", action.choices))
         return found
+
+    def about_commands(self) -> list[tuple[str, str]]:
+        """The words that may come first, and what each does."""
+        groups: list[Any] = [action for action in self._actions if action.nargs == argparse.PARSER]
+        return [(entry.dest, entry.help or "") for group in groups for entry in group._get_subactions()]
+
+    def option(self, spelling: str) -> argparse.Action | None:
+        """The option that is spelt so."""
+        return self._option_string_actions.get(spelling)
+
+    def place(self, number: int) -> argparse.Action | None:
+        """What the word at that place is, not counting options; None where there may be none."""
+        for action in self._get_positional_actions():
+            if action.nargs in (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE) or number == 0:
+                return action
+            number -= 1
+        return None
 
     def chosen(self, given: argparse.Namespace) -> Parser:
         """The parser of the command that was `given`."""

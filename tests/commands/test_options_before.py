@@ -34,6 +34,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("models", "fit"): {"--data-dir", "--context", "--workers"},
     ("models", "pull", "qwen3:4b"): {"--data-dir", "--peer"},
     ("models", "rm", "qwen3:4b"): {"--data-dir"},
+    ("completion", "zsh"): set(),
     ("invite",): {"--data-dir"},
     ("join", "-"): {"--data-dir"},
     ("peers",): {"--data-dir"},

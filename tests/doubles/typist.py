@@ -72,11 +72,26 @@ class Typist:
 @asynccontextmanager
 async def at_a_terminal(folder: Path, *words: str) -> AsyncGenerator[Typist]:
     """`swarm` with these words in a terminal of its own, as if its home were `folder`; killed at the end."""
+    variables = {**environment(folder), "TERM": "xterm", "INPUTRC": os.devnull}
+    async with at_a_terminal_of([*PROGRAM, *words], variables, None) as typist:
+        yield typist
+
+
+@asynccontextmanager
+async def at_a_terminal_of(
+    command: list[str], variables: dict[str, str], folder: Path | None
+) -> AsyncGenerator[Typist]:
+    """Any program, started in `folder`."""
     master, slave = pty.openpty()
-    command = [*PROGRAM, *words]
-    more = {**environment(folder), "TERM": "xterm", "INPUTRC": os.devnull}
     with subprocess.Popen(  # noqa: ASYNC220 - starting one blocks for a moment only
-        command, stdin=slave, stdout=slave, stderr=slave, env=more, start_new_session=True, preexec_fn=own_terminal
+        command,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=variables,
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=own_terminal,
     ) as process:
         os.close(slave)
         typist = Typist(master, process)
