@@ -321,12 +321,6 @@ def _defect(path: Path, hashes: FileHashes, source: HubFile, sha256: str | None)
     return "" if is_model else "it is not a GGUF file"
 
 
-def file_sha256(path: Path) -> str:
-    """The hash of a file, in hex. Reads all of it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _git_sha1(path: Path, size_bytes: int) -> str:
     """The id git gives a blob, which the hub announces for small files; guards against damage, not against malice."""
     digest = hashlib.sha1(f"blob {size_bytes}\0".encode(), usedforsecurity=False)

@@ -1,4 +1,4 @@
-"""Which models are on this machine: in the models folder, in the hub's own cache, and in a folder the user names."""
+"""Which models are on this machine: in the models folder, and in the hub's own cache."""
 
 from __future__ import annotations
 
@@ -78,11 +78,10 @@ def _spellings(model: LocalModel) -> set[str]:
 def scan(
     models_dir: Path,
     catalogue: Catalogue,
-    extra_dir: Path | None = None,
     hub_cache: bool = True,
     most_visited: int = MAX_VISITED,
 ) -> LocalModels:
-    """Every usable model in `models_dir`, `extra_dir` and the hub's cache; of two with one id the first. Blocks.
+    """Every usable model in `models_dir` and the hub's cache; of two with one id the first. Blocks.
 
     A folder that does not exist has no models; a file that cannot be read is a problem and not an error. Of each place
     `most_visited` folder entries are looked at, or some more.
@@ -90,7 +89,7 @@ def scan(
     found: dict[str, LocalModel] = {}
     problems: list[str] = []
     seen: set[Path] = set()
-    places = [models_dir, *([extra_dir] if extra_dir else []), *([hub_cache_dir()] if hub_cache else [])]
+    places = [models_dir, *([hub_cache_dir()] if hub_cache else [])]
     for path in (path for place in places for path in _candidates(place, most_visited)):
         real = path.resolve()
         if real in seen or len(found) >= MAX_MODELS:

@@ -17,6 +17,7 @@ from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.inside_llama import busy_slots
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
 
@@ -56,7 +57,7 @@ async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[
 
 
 async def still_generating(engine: Engine) -> bool:
-    return bool(await engine.http.busy_slots()) if isinstance(engine, XllamacppEngine) else False
+    return bool(await busy_slots(engine.http)) if isinstance(engine, XllamacppEngine) else False
 
 
 async def test_an_answer_is_deltas_then_one_finish_with_its_usage(engine: Engine) -> None:

@@ -20,6 +20,7 @@ from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, EngineDied
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
 from tests.doubles.clients import connect
+from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
 from tests.doubles.running_node import RunningNode
 from tests.doubles.waiting import eventually
 
@@ -166,13 +167,13 @@ async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tupl
 
 async def until_read(engine: XllamacppEngine, asked: asyncio.Task[Any]) -> None:
     """Until a part of a prompt has been read. A slice is one step: a look at the slots would mostly find them idle."""
-    while not await engine.http.prompt_tokens_evaluated():
+    while not await prompt_tokens_evaluated(engine.http):
         assert not asked.done(), asked
         await asyncio.sleep(0)
 
 
 async def until_idle(engine: XllamacppEngine) -> None:
-    while await engine.http.busy_slots():  # noqa: ASYNC110 - llama.cpp has no event for it
+    while await busy_slots(engine.http):  # noqa: ASYNC110 - llama.cpp has no event for it
         await asyncio.sleep(0)
 
 

@@ -18,6 +18,7 @@ from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.schema_check import violations
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.inside_llama import prompt_tokens_evaluated
 from tests.doubles.schemas import POSSIBLE, record
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -115,9 +116,9 @@ async def test_forced_candidates_share_one_prefill(engine: XllamacppEngine) -> N
     request = asking(tools=tools, tool_choice="required", seed=3).model_copy(
         update={"messages": ({"role": "user", "content": "word " * 300},)}
     )
-    before = await engine.http.prompt_tokens_evaluated()
+    before = await prompt_tokens_evaluated(engine.http)
     async with aclosing(engine.candidates(request, 2)) as events:
         finishes = [event async for event in events if isinstance(event, Finish)]
     assert [finish.reason for finish in finishes] == ["tool_calls"] * 2
-    evaluated = await engine.http.prompt_tokens_evaluated() - before
+    evaluated = await prompt_tokens_evaluated(engine.http) - before
     assert evaluated < 1.5 * await engine.count_tokens(request)

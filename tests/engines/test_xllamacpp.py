@@ -19,6 +19,7 @@ from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS, library
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
 from tests.doubles.loop_watch import watching_the_loop
 from tests.e2e.asking import rambling
 
@@ -71,7 +72,7 @@ async def test_several_answers_to_an_empty_prompt_end(demo_model: Path, said: di
         async with asyncio.timeout(ENDS_S), aclosing(engine.candidates(request, 2)) as events:
             ended = sorted([event.choice async for event in events if isinstance(event, Finish)])
         assert ended == [0, 1]
-        assert await engine.http.busy_slots() == 0
+        assert await busy_slots(engine.http) == 0
 
 
 async def test_tool_calls_come_from_the_native_parser_as_deltas(demo_model: Path) -> None:
@@ -118,7 +119,7 @@ async def test_candidates_share_one_prefill(demo_model: Path) -> None:
         async with aclosing(engine.candidates(request, 4)) as events:
             finishes = [event async for event in events if isinstance(event, Finish)]
         prompt = await engine.count_tokens(request)
-        evaluated = await engine.http.prompt_tokens_evaluated()
+        evaluated = await prompt_tokens_evaluated(engine.http)
         assert len(finishes) == 4
         assert evaluated < 1.5 * prompt
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, anthropic_client
+from tests.doubles.inside_llama import busy_slots
 from tests.doubles.running_node import RunningNode
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -289,7 +290,7 @@ async def test_a_client_that_leaves_frees_the_slots(claude: anthropic.AsyncAnthr
         async for _ in stream.text_stream:
             break
     async with asyncio.timeout(5):
-        while await http.busy_slots():
+        while await busy_slots(http):
             pass
     assert workers.state().slots_free == workers.state().slots
 

@@ -32,6 +32,7 @@ from swarm.gateway.openai.utility_calls import TemplateBody
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import GenerationRequest
 from swarm.registry.gguf_header import control_texts
+from tests.doubles.inside_llama import busy_slots
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_end_token_last, write_infill_model, write_reranker
 from tests.hostile.request_grammar import Grammar, Sent
@@ -88,7 +89,7 @@ class Loaded:
         """What the slots say that are still busy after IDLE_S; nothing where all are idle."""
         try:
             async with asyncio.timeout(IDLE_S):
-                while any([await engine.http.busy_slots() for engine in self.engines]):
+                while any([await busy_slots(engine.http) for engine in self.engines]):
                     pass  # each look is a request of its own
         except TimeoutError:
             return [json.dumps(slot) for slot in await self._slots() if slot["is_processing"]]

@@ -28,8 +28,8 @@ def models_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def scanned(models_dir: Path, extra_dir: Path | None = None) -> LocalModels:
-    return scan(models_dir, CATALOGUE, extra_dir, hub_cache=False)
+def scanned(models_dir: Path) -> LocalModels:
+    return scan(models_dir, CATALOGUE, hub_cache=False)
 
 
 def test_a_folder_that_is_not_there_has_no_models(tmp_path: Path) -> None:
@@ -161,11 +161,14 @@ def test_the_hub_cache_is_read_through_its_links(
     assert (model.id, model.path) == ("qwen3:8b:q4_k_m", snapshot / QWEN_FILE)
 
 
-def test_the_models_folder_wins_over_others(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+def test_the_models_folder_wins_over_the_hubs_cache(
+    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "extra"))
     ours = make_gguf("models/same.gguf")
     make_gguf("extra/same.gguf")
     other = make_gguf("extra/other.gguf")
-    found = scanned(models_dir, tmp_path / "extra")
+    found = scan(models_dir, CATALOGUE)
     assert [model.path for model in found.models] == [ours, other]
 
 
@@ -219,9 +222,12 @@ def test_a_model_is_removed_with_all_its_files(make_gguf: MakeGguf, models_dir: 
     assert list(models_dir.iterdir()) == []
 
 
-def test_a_model_of_someone_else_is_not_removed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+def test_a_model_of_someone_else_is_not_removed(
+    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "extra"))
     path = make_gguf("extra/theirs.gguf")
-    (model,) = scanned(models_dir, tmp_path / "extra").models
+    (model,) = scan(models_dir, CATALOGUE).models
     with pytest.raises(SetupError, match=r"theirs is in .*extra, not in .*models: remove it there yourself"):
         remove(model, models_dir)
     assert path.exists()

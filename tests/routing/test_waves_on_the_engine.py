@@ -11,6 +11,7 @@ from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, connect
+from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
 from tests.doubles.running_node import NodeOptions, RunningNode
 
 PROMPT = "Tell me a story about the sea, a ship and a storm. " * 12  # far more tokens than the answers have
@@ -47,9 +48,9 @@ async def test_a_second_wave_does_not_read_the_prompt_again(demo_model: Path) ->
     async with kitchen.node, connect(kitchen.node.url) as client:
         account = await ask(client, temperature=2, seed=1, swarm=VOTES)
         assert (account["asked"], account["votes"]) == (5, 5)
-        evaluated = await kitchen.engine.http.prompt_tokens_evaluated()
+        evaluated = await prompt_tokens_evaluated(kitchen.engine.http)
         assert evaluated < 1.2 * await prompt_tokens(kitchen)
-        assert await kitchen.engine.http.busy_slots() == 0
+        assert await busy_slots(kitchen.engine.http) == 0
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7])
@@ -70,4 +71,4 @@ async def test_a_greedy_first_voter_costs_one_more_reading_at_most(demo_model: P
     kitchen = Kitchen(demo_model)
     async with kitchen.node, connect(kitchen.node.url) as client:
         await ask(client, temperature=0, seed=1, swarm=VOTES)
-        assert await kitchen.engine.http.prompt_tokens_evaluated() < 2.2 * await prompt_tokens(kitchen)
+        assert await prompt_tokens_evaluated(kitchen.engine.http) < 2.2 * await prompt_tokens(kitchen)

@@ -19,7 +19,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from pydantic import JsonValue
@@ -472,14 +472,6 @@ class LlamaHttp:
         except BadRequest as error:
             return "not supported" not in str(error)
         return True
-
-    async def busy_slots(self) -> int:
-        """Slots that are prefilling or decoding at this moment."""
-        return sum(1 for slot in cast("list[ParsedJson]", await self._json("/slots", None)) if slot["is_processing"])
-
-    async def prompt_tokens_evaluated(self) -> int:
-        """Prompt tokens prefilled since the model was loaded; those taken from a cache are not in it."""
-        return int((await self._metrics())["prompt_tokens_total"])
 
     async def _metrics(self) -> dict[str, float]:
         async with self._post("/metrics", None) as response:

@@ -1,0 +1,15 @@
+"""What llama.cpp's server says of its own work, which the product has no use for, and tests have."""
+
+from __future__ import annotations
+
+from swarm.engines.llama_cpp.http import LlamaHttp
+
+
+async def busy_slots(http: LlamaHttp) -> int:
+    """Slots that are prefilling or decoding at this moment."""
+    return sum(1 for slot in await http._json("/slots", None) if slot["is_processing"])  # pyright: ignore[reportPrivateUsage]
+
+
+async def prompt_tokens_evaluated(http: LlamaHttp) -> int:
+    """Prompt tokens prefilled since the model was loaded; those taken from a cache are not in it."""
+    return int((await http._metrics())["prompt_tokens_total"])  # pyright: ignore[reportPrivateUsage]
