@@ -112,7 +112,7 @@ async def measure(options: argparse.Namespace, path: Path) -> list[Figure]:
     speeds: dict[tuple[str, str], dict[str, list[float]]] = {case: {} for case in cases}
     async with AsyncExitStack() as stack:
         sides: list[Side] = []
-        for policy in POLICIES:
+        for policy in ("passive",) if options.passive else POLICIES:
             for threads in numbers:
                 pair = [await stack.enter_async_context(engine(path, POLICIES[policy], threads)) for _ in range(2)]
                 sides.append(Side(f"{policy}, {threads} thread{'s' if threads > 1 else ''}", *pair))
@@ -139,6 +139,7 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--model", type=Path, metavar="FILE.gguf", help="default: the random model")
     made.add_argument("--layers", type=int, metavar="N", help="of the random model (default 24)")
+    made.add_argument("--passive", action="store_true", help="leave out the threads that spin: they hold others up")
     made.add_argument("--rounds", type=int, metavar="N", help="default 6")
     made.add_argument("--tokens", type=int, metavar="N", help="per answer (default 48)")
     options = made.parse_args()
