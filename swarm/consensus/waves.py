@@ -23,7 +23,6 @@ FIRST_PATIENCE_SHARE = 1.0  # after one answer the rest of its wave gets as long
 PATIENCE_SHARE = 0.25  # ... and once half of it has, this much, if the others are out of sight and may be frozen
 RETRY_SHARE = 0.5  # of a ballot's time that must be left for a lost voter to be worth replacing
 
-TOKENS_READ_PER_WRITTEN = 5  # in the same time, about, on a CPU; a GPU reads faster still
 MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pairwise grows with the square
 DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
 _SEED_SPACE = 2**32
@@ -97,11 +96,6 @@ def prefill_costs_more(prompt_tokens: int, completion_tokens: int) -> bool:
     writing one.
     """
     return prompt_tokens > completion_tokens
-
-
-def prefill_outlasts(prompt_tokens: int, expected_tokens: int) -> bool:
-    """Whether reading a prompt again takes longer than waiting for a whole answer where it is in a cache then."""
-    return prompt_tokens > TOKENS_READ_PER_WRITTEN * expected_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,6 @@ class BallotCall:
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
-    long_prompt: bool = False  # reading it again takes longer than waiting for an answer beside which it is in a cache
 
 
 class BallotBox:
@@ -201,8 +200,10 @@ class BallotBox:
         usages = [candidate.usage for candidate in self.candidates]
         if place in warm or not self._out[place]:
             return True
+        if batch.gives_way:  # whoever comes meanwhile is not to wait for a second reading, which nobody asked for
+            return False
         if not usages:
-            return not self.call.long_prompt
+            return True
         longest = max(usage.completion_tokens for usage in usages)
         return not prefill_costs_more(max(usage.prompt_tokens for usage in usages), longest)
 

@@ -15,7 +15,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
-from swarm.consensus.waves import ballot_samplings, first_wave, prefill_outlasts
+from swarm.consensus.waves import ballot_samplings, first_wave
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, prompt_chars
 from swarm.registry.weights_file import Measurements
@@ -54,7 +54,6 @@ from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
-CHARS_PER_TOKEN = 4  # of English, about
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
 
 A = TypeVar("A")
@@ -271,11 +270,8 @@ class Dispatcher:
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
-        least = options.min_votes or 1
-        long_prompt = prefill_outlasts(prompt_chars(request) // CHARS_PER_TOKEN, expected_tokens(request))
-        batches, later = in_waves(
-            seats, samplings, first, give_way=plan.idle_only and least == 1, long_prompt=long_prompt
-        )
+        give_way = plan.idle_only and (options.min_votes or 1) == 1
+        batches, later = in_waves(seats, samplings, first, give_way=give_way)
         return BallotCall(
             question=question,
             wanted=plan.wanted,
@@ -295,7 +291,6 @@ class Dispatcher:
             min_votes=options.min_votes or 1,
             min_agreement=options.min_agreement,
             progress=options.progress,
-            long_prompt=long_prompt,
         )
 
     def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:

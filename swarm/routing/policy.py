@@ -358,18 +358,17 @@ def in_waves(
     first: int,
     *,
     give_way: bool = False,
-    long_prompt: bool = False,
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
     """The batches of the first `first` seats, and those of the rest; each seat has its own sampling.
 
-    Where votes `give_way`, all but the first do, which therefore runs by itself: of answers that share a prefill none
-    can be stopped alone. A `long_prompt` is not read twice at its place: the others there are held back.
+    Where votes `give_way`, all but the first do, which runs by itself: of answers that share a prefill none can be
+    stopped alone. The others at its place are held back until the prompt is in the cache there.
     """
     dealt = list(zip(seats, samplings, strict=True))
     if not give_way:
         return batches_of(dealt[:first]), batches_of(dealt[first:])
     lead, *extra = dealt
-    now = [seat for seat in extra[: first - 1] if not (long_prompt and key_of(seat[0]) == key_of(lead[0]))]
+    now = [seat for seat in extra[: first - 1] if key_of(seat[0]) != key_of(lead[0])]
     later = [seat for seat in extra if seat not in now]
     batches, held = (tuple(replace(batch, gives_way=True) for batch in batches_of(some)) for some in (now, later))
     return (*batches_of([lead]), *batches), held

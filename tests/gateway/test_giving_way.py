@@ -41,27 +41,44 @@ def gave_way(reply: Reply) -> list[str]:
     return [voter for voter, why in parts(reply).items() if why == "gave way"]
 
 
+def answer_of(kind: str) -> str:
+    return "true" if kind == "json" else "16"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", COUNTED)
 async def test_all_votes_but_the_first_give_way_at_once_to_who_waits(stage: Stage, kind: str, stream: bool) -> None:
     text, fields = COUNTED[kind]
-    may_end, never = asyncio.Event(), asyncio.Event()
-    first: list[Step] = [may_end, "true" if kind == "json" else "16"]
+    never = asyncio.Event()
+    first: list[Step] = [answer_of(kind)]
     stage.engine.script = lambda request, voter: (
         ["hello"] if request.max_tokens == 9 else first if voter == 0 else [never]
     )
     voted = asyncio.create_task(stage.client.chat(text, stream=stream, **fields))
-    await stage.engine.until(lambda engine: engine.running >= SLOTS - 1)
+    await stage.engine.until(lambda engine: engine.running == SLOTS - 1)
     others = [asyncio.create_task(stage.client.chat("hi", max_tokens=9)) for _ in range(SLOTS - 1)]
     for reply in await asyncio.gather(*others):
         assert reply.json["choices"][0]["message"]["content"] == "hello"
-    assert not voted.done()
-    assert stage.engine.cancelled == SLOTS - 2, "the first wave but for the first voter"
-    may_end.set()
+    assert stage.engine.cancelled == SLOTS - 1
     reply = await voted
-    assert len(gave_way(reply)) == SLOTS - 2
+    assert len(gave_way(reply)) == SLOTS - 1
     account = (reply.json if not stream else next(chunk for chunk in reply.chunks if "swarm" in chunk))["swarm"]
     assert (account["votes"], account["outcome"], account["degraded"]) == (1, "single", False)
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+async def test_beside_the_first_answer_nothing_runs_that_nobody_asked_for(stage: Stage, kind: str) -> None:
+    """The other votes would read the prompt again, and whoever comes would wait for that; afterwards it is cached."""
+    text, fields = COUNTED[kind]
+    may_end = asyncio.Event()
+    stage.engine.script = lambda *_: [may_end, answer_of(kind)]
+    voted = asyncio.create_task(stage.client.chat(text, **fields))
+    await stage.engine.until(lambda engine: engine.running > 0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert stage.engine.running == 1
+    may_end.set()
+    assert (await voted).json["swarm"]["votes"] > 1
 
 
 async def test_votes_that_were_asked_for_do_not_give_way(stage: Stage) -> None:
@@ -110,16 +127,3 @@ async def test_votes_for_another_node_give_way_to_the_peers_own_clients() -> Non
         account = (await voted).json["swarm"]
         assert {voter.split("@")[1] for voter in gave_way(await voted)} == {"study"}
         assert (account["votes"], account["winner"].split("@")[1], account["degraded"]) == (1, "kitchen", False)
-
-
-async def test_a_long_prompt_is_not_read_twice_beside_the_first_answer(stage: Stage) -> None:
-    """The others wait until it is in a worker's cache: reading it again would take longer than the answer."""
-    gate = asyncio.Event()
-    stage.engine.script = lambda *_: [gate, "16"]
-    voted = asyncio.create_task(stage.client.chat("word " * 3000 + ASK))
-    await stage.engine.until(lambda engine: engine.running > 0)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert stage.engine.running == 1
-    gate.set()
-    assert (await voted).json["swarm"]["votes"] > 1

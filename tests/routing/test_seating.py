@@ -34,20 +34,13 @@ def test_a_wave_is_the_beginning_of_the_seats() -> None:
     assert (shown(first), shown(later)) == ([("here", [0, 2]), ("a", [1])], [("a", [3]), ("here", [4])])
 
 
-def test_of_votes_that_give_way_the_first_runs_by_itself() -> None:
+def test_of_votes_that_give_way_the_first_runs_by_itself_at_its_place() -> None:
     here, there = replica("here"), replica("a")
     seats, samplings = [here, there, here, here, there], [sampling(seed) for seed in range(5)]
     first, later = in_waves(seats, samplings, 3, give_way=True)
-    assert (shown(first), shown(later)) == ([("here", [0]), ("a", [1]), ("here", [2])], [("here", [3]), ("a", [4])])
-    assert [batch.gives_way for batch in (*first, *later)] == [False, True, True, True, True]
-    assert all(batch.gives_way for batch in seated_anew(later, OwnVoters({}, frozenset()), seats, idle_only=True))
-
-
-def test_of_a_long_prompt_the_first_is_alone_at_its_place() -> None:
-    here, there = replica("here"), replica("a")
-    samplings = [sampling(seed) for seed in range(5)]
-    first, later = in_waves([here, there, here, here, there], samplings, 3, give_way=True, long_prompt=True)
     assert (shown(first), shown(later)) == ([("here", [0]), ("a", [1])], [("here", [2, 3]), ("a", [4])])
+    assert [batch.gives_way for batch in (*first, *later)] == [False, True, True, True]
+    assert all(batch.gives_way for batch in seated_anew(later, OwnVoters({}, frozenset()), seats, idle_only=True))
 
 
 def test_a_second_wave_runs_at_home_where_the_prompt_is_warm_or_nowhere() -> None:
