@@ -230,6 +230,12 @@ def exact_answer(
     }
 
 
+def asking_for_a_number(body: Json) -> Json:
+    """The same request, and that it wants a number: one of those that `auto` votes on."""
+    first = {"role": "system", "content": "Reply with only a number."}
+    return body | {"messages": [first, *body["messages"]]}
+
+
 def special_tokens(engine: Endpoint) -> dict[str, float]:
     """A `logit_bias` without which random weights would now and then end an answer, or begin a tool call."""
     reply = asyncio.run(post(engine, "/tokenize", {"content": SPECIAL_TEXT, "parse_special": True}))

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from load import CHAT, Json, RunError, body_of, exact_answer, post, special_tokens
+from load import CHAT, Json, RunError, asking_for_a_number, body_of, exact_answer, post, special_tokens
 from measure import Figure, Target, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
 from report import parser, progress, publish, read_environment
@@ -70,7 +70,8 @@ class Clients:
         return int(reply["swarm"]["asked"])
 
     def _body(self, strategy: str) -> Json:
-        return exact_answer(self.node.model, self.dice, self.bias, self.tokens) | {"swarm": {"strategy": strategy}}
+        body = exact_answer(self.node.model, self.dice, self.bias, self.tokens) | {"swarm": {"strategy": strategy}}
+        return asking_for_a_number(body)  # prose is answered once, whatever is idle
 
 
 def compare(clients: Clients, rounds: int) -> tuple[dict[str, list[Load]], tuple[float, ...]]:

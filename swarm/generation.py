@@ -248,6 +248,11 @@ GenerationEvent = Delta | Finish
 EventStream = AsyncGenerator[GenerationEvent, None]  # closing it cancels
 
 
+def is_greedy(request: GenerationRequest) -> bool:
+    """Whether sampling leaves nothing to chance, so that one model answers twice in the same words."""
+    return request.temperature == 0 or request.top_k == 1
+
+
 def prompt_chars(request: GenerationRequest) -> int:
     """How long the prompt is, in characters or tokens: never more than its bytes."""
     if isinstance(request.prompt, tuple):

@@ -75,7 +75,7 @@ def _add_vote(commands: Any) -> None:
     )
     _add_url(parser)
     parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
-    parser.add_argument("--votes", type=int, metavar="N", help="voters to ask (default: those that are idle)")
+    parser.add_argument("--votes", type=int, metavar="N", help="voters to ask (default 5)")
     strategies = f"how the answer is chosen (default: the node's): {', '.join(STRATEGIES)}"
     parser.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=strategies)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the question")

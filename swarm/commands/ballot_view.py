@@ -138,7 +138,7 @@ def tally_rows(state: VoteState, columns: int) -> list[Spans]:
     """One bar an answer, as long as its share of all that is and may still be cast: past the middle it must win."""
     groups = state.groups
     cast = sum(part.weight for group in groups for part in group)
-    if state.strategy in ("first", "single") or not cast:
+    if state.strategy == "first" or "single" in (state.strategy, state.stopped_by) or not cast:
         return []
     bar_columns = min(MAX_BAR_COLUMNS, max(columns - 34, 6))
     rows: list[Spans] = []
@@ -168,6 +168,7 @@ def outcome_rows(state: VoteState) -> list[Spans]:
         rows.append(_labelled("dissent", f"{letter(index)}  {', '.join(names[:MAX_DISSENTERS])}{more}: {said}"))
     if state.strategy == "judge":
         rows.append(_labelled("judge", "none decided: the vote stands" if state.judge is None else state.judge))
+    rows += [_labelled("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
     return [*rows, _labelled("cost", cost_text(state))]
 
 
@@ -180,8 +181,10 @@ def verdict_row(state: VoteState) -> Spans:
         why = state.shortfall or "no quorum"
         return _labelled("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
     if state.strategy in ("first", "single") or state.agreement is None:
-        return _labelled("verdict", f"{winner}'s answer; it was compared with no other", "bold")
-    agree = f"{state.agreement:.0%} agree, of {counted(state.votes, 'vote')}"
+        why = f" ({state.why})" if state.why else ""
+        return _labelled("verdict", f"{winner}'s answer; it was compared with no other{why}", "bold")
+    majority = ", no majority" if state.outcome == "plurality" else ""
+    agree = f"{state.agreement:.0%} agree, of {counted(state.votes, 'vote')}{majority}"
     likeness = "" if state.similarity is None else f", likeness to the others {state.similarity:.2f}"
     weights = ", weights as measured" if state.weights == "measured" else ""
     return _labelled("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")

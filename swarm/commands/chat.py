@@ -164,7 +164,7 @@ def overruled_line(account: Mapping[str, Any]) -> str:
 def vote_line(account: Mapping[str, Any]) -> str:
     """One line on who answered and how the vote went."""
     ms = f"{account.get('elapsed_ms', '?')} ms"
-    if account.get("strategy") == "single":
+    if "single" in (account.get("strategy"), account.get("stopped_by")):
         return f"  [{account.get('winner')}, {ms}]"
     share = account.get("agreement")
     agreement = f"{share:.0%} agree" if isinstance(share, int | float) else "no agreement"

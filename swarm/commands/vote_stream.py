@@ -20,6 +20,7 @@ from swarm.commands.output import cut
 from swarm.errors import SwarmError
 from swarm.generation import Frozen, JsonObject
 
+DEFAULT_VOTES = 5  # what a node asks by itself where votes are wanted
 MAX_COUNT = 10**9  # of voters, groups, weights: anything above it is none
 MAX_PARTS = 256  # voters in one vote; a node asks at most 128
 MAX_LINE_CHARS = 400  # of a text before it is cleaned: nodes send half of that, no terminal shows more
@@ -53,6 +54,14 @@ class PendingSeats(Frozen):
     seats: Count = 1
 
 
+class LeftOutModel(Frozen):
+    """A model with no part in the vote, and why."""
+
+    model: Line
+    nodes: Annotated[tuple[Line, ...], Field(max_length=MAX_PARTS)] = ()
+    why: Line = ""
+
+
 class VoteState(Frozen):
     """How a vote stands or ended. `saved`: planned voters that were never asked, or cancelled."""
 
@@ -74,6 +83,9 @@ class VoteState(Frozen):
     wasted_tokens: int | None = None
     weights: Line | None = None
     shortfall: Line | None = None
+    outcome: Line | None = None
+    why: Line | None = None
+    left_out: Annotated[tuple[LeftOutModel, ...], Field(max_length=MAX_PARTS)] = ()
     judge: Line | None = None
     candidates: Annotated[tuple[VoterPart, ...], Field(max_length=MAX_PARTS)] = ()
     out: Annotated[tuple[PendingSeats, ...], Field(max_length=MAX_PARTS)] = ()
@@ -123,7 +135,7 @@ def _objects(account: JsonObject) -> list[JsonObject]:
 
 @dataclass(frozen=True, slots=True)
 class VoteRequest:
-    """What to ask, and how to vote on it; None leaves it to the node."""
+    """What to ask, and how to vote on it; None leaves it to the node, but that it is to hold a vote."""
 
     question: str
     model: str = "swarm"
@@ -138,7 +150,8 @@ class VoteRequest:
         """The body of a chat completion request. The answer is not streamed during the vote, but sent at its end."""
         system: list[JsonObject] = [] if self.system is None else [{"role": "system", "content": self.system}]
         shown = None if self.strategy == "single" else "buffer"  # a lone answer streams in one way only
-        swarm: JsonObject = {"votes": self.votes, "strategy": self.strategy, "progress": True, "stream": shown}
+        votes = DEFAULT_VOTES if self.votes is None and self.strategy in (None, "auto") else self.votes
+        swarm: JsonObject = {"votes": votes, "strategy": self.strategy, "progress": True, "stream": shown}
         body: JsonObject = {
             "model": self.model,
             "messages": [*system, {"role": "user", "content": self.question}],

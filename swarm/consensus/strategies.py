@@ -14,8 +14,9 @@ of their own: equal or not, they are counted under every strategy.
 | `first`, `single` | no vote: the first usable answer in the order given; nothing is compared                     |
 
 Ties: summed weight, then the best single voter's weight, then the mean log-probability (where one model gave all the
-answers), then the voter's id. The order of arrival never counts. Weights are exact fractions: sums of floats depend on
-the order of their terms.
+answers), then the voter's id. Where a question is to be answered alike whenever it is asked, the place of the seat goes
+before the last two, which depend on who was free. The order of arrival never counts. Weights are exact fractions: sums
+of floats depend on the order of their terms.
 """
 
 from __future__ import annotations
@@ -36,18 +37,23 @@ from swarm.generation import Candidate
 ZERO = Fraction(0)
 _ONE, _HALF = Fraction(1), Fraction(1, 2)
 
+Place = tuple[int, str]  # the number of the batch, then what stands for the answer's words
+NO_PLACE: Place = (0, "")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ballot:
     """One candidate that votes. `confidence` is its mean log-probability where comparable, else minus infinity.
 
-    `weight` is what it weighs at the stage that is being counted; before any weights, what it counts by heads.
+    `weight` is what it weighs at the stage that is being counted; before any weights, what it counts by heads. `place`
+    orders ballots that are otherwise alike, where that is not left to their voters' names.
     """
 
     candidate: Candidate
     reading: Reading
     weight: Fraction
     confidence: float
+    place: Place = NO_PLACE
 
     @property
     def heads(self) -> Fraction:
@@ -55,9 +61,9 @@ class Ballot:
         return _HALF if self.reading.cut else _ONE
 
     @property
-    def rank(self) -> tuple[bool, Fraction, float, str]:
+    def rank(self) -> tuple[bool, Fraction, Place, float, str]:
         """Sorts the best representative of equal answers first; a complete answer before one that was cut."""
-        return self.reading.cut, -self.weight, -self.confidence, self.candidate.voter
+        return self.reading.cut, -self.weight, self.place, -self.confidence, self.candidate.voter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +78,12 @@ class Group:
         return total_weight(self.ballots)
 
     @property
-    def rank(self) -> tuple[Fraction, Fraction, float, str]:
+    def rank(self) -> tuple[Fraction, Fraction, Place, float, str]:
         """Sorts the group that wins first."""
         return (
             -self.weight,
             -max(ballot.weight for ballot in self.ballots),
+            min(ballot.place for ballot in self.ballots),
             -max(ballot.confidence for ballot in self.ballots),
             min(ballot.candidate.voter for ballot in self.ballots),
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 
 from swarm.consensus.answers import AbstainReason, Abstention, Flaw
 from swarm.consensus.count import POSTERIOR_STOP, Lead, VoteCount, count, kind_alone, posterior, stands
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
-from swarm.consensus.strategies import ZERO, Ballot, Group, group_weight, race
+from swarm.consensus.strategies import NO_PLACE, ZERO, Ballot, Group, Place, group_weight, race
 from swarm.consensus.weights import EQUAL, VoterWeights
 from swarm.generation import Candidate
 
@@ -48,8 +49,15 @@ class Tally:
         return group_weight(self.groups)
 
 
-def tally(question: Question, candidates: Sequence[Candidate], weights: VoterWeights = EQUAL) -> Tally:
+def tally(
+    question: Question,
+    candidates: Sequence[Candidate],
+    weights: VoterWeights = EQUAL,
+    places: Mapping[str, Place] = MappingProxyType({}),
+) -> Tally:
     """Count `candidates` under `question`; `weights` are by model and kind, and without weight there is no vote.
+
+    `places` of voters go before their names where answers are otherwise alike.
 
     The result is the same for every order of `candidates`, except that `first` and `single` take the first usable one.
     A voter given twice counts once. Raises ValueError for more than MAX_CANDIDATES.
@@ -58,7 +66,7 @@ def tally(question: Question, candidates: Sequence[Candidate], weights: VoterWei
         raise ValueError(f"{len(candidates)} candidates: ask at most {MAX_CANDIDATES}")
     if not question.strategy.compares:
         return _race_tally(question, *race(question, candidates))
-    ballots, abstentions = _admit(question, sorted(candidates, key=_content))
+    ballots, abstentions = _admit(question, sorted(candidates, key=_content), places)
     if not ballots:
         return _nothing_valid(question, tuple(abstentions))
     standing = count(question, _with_confidence(ballots), weights)
@@ -90,7 +98,9 @@ def is_settled(tally: Tally, outstanding: Sequence[str | None]) -> bool:
     return tally.leads is None or not outstanding or stands(tally.leads, outstanding, tally.weights)
 
 
-def _admit(question: Question, candidates: Sequence[Candidate]) -> tuple[list[Ballot], list[Abstention]]:
+def _admit(
+    question: Question, candidates: Sequence[Candidate], places: Mapping[str, Place]
+) -> tuple[list[Ballot], list[Abstention]]:
     """Who votes and who abstains. Of a voter that occurs twice, only the first candidate that can vote does."""
     ballots: dict[str, Ballot] = {}
     abstentions: list[Abstention] = []
@@ -101,7 +111,7 @@ def _admit(question: Question, candidates: Sequence[Candidate]) -> tuple[list[Ba
         elif candidate.voter in ballots:
             abstentions.append(Abstention(candidate, AbstainReason.DUPLICATE))
         else:
-            ballot = Ballot(candidate, reading, Fraction(1), -math.inf)
+            ballot = Ballot(candidate, reading, Fraction(1), -math.inf, places.get(candidate.voter, NO_PLACE))
             ballots[candidate.voter] = replace(ballot, weight=ballot.heads)
     return list(ballots.values()), abstentions
 

@@ -11,13 +11,15 @@ from swarm.consensus.answers import AbstainReason
 from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.strategies import ZERO, Ballot, Group
+from swarm.consensus.strategies import ZERO, Ballot, Group, Place
 from swarm.consensus.tally import Tally, models_counted, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate
 
 StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "deadline", "first", "single"]
-VerdictOutcome = Literal["consensus", "degraded", "single"]
+VerdictOutcome = Literal["consensus", "plurality", "degraded", "single"]
+
+MAJORITY = 0.5  # of the votes counted, and of their weight: an answer needs more than this to be a consensus
 
 # Without one valid ballot the least flawed answer is still better than none; the order is how usable it is as it is.
 _BEST_EFFORT = (
@@ -84,10 +86,17 @@ class Verdict:
 
     @property
     def outcome(self) -> VerdictOutcome:
-        """`consensus` only where a quorum's answers, of more than one party, were compared; else `single`."""
+        """`consensus`: more than half of the votes counted agree, and have more than half of the weight.
+
+        `plurality`: they were compared, and no answer has that. `single`: one answer stands for itself, or all are of
+        one party. `degraded`: no quorum, or less agreement than was asked for.
+        """
         if self.degraded:
             return "degraded"
-        return "single" if self.agreement is None else "consensus"
+        if self.agreement is None:
+            return "single"
+        agreeing = sum(part.group == 0 for part in self.candidates)
+        return "consensus" if self.agreement > MAJORITY and agreeing > MAJORITY * self.votes else "plurality"
 
 
 def decide(
@@ -105,8 +114,9 @@ def decide(
     saved: int = 0,
     wasted_tokens: int | None = None,
     peers: Mapping[str, str] = MappingProxyType({}),
+    places: Mapping[str, Place] = MappingProxyType({}),
 ) -> Verdict:
-    """The verdict on `candidates`, those that failed included, of `asked` voters; `weights` as for `tally`.
+    """The verdict on `candidates`, those that failed included, of `asked` voters; `weights`, `places` as for `tally`.
 
     `outstanding` has the models of the seats that were asked and have not answered (by default none is known). `judge`
     is the reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least
@@ -114,7 +124,7 @@ def decide(
     its candidates: answers of one peer alone agree with nobody, however many they are.
     """
     races = not question.strategy.compares
-    counted = tally(question, candidates, weights)
+    counted = tally(question, candidates, weights, places)
     ruled = None if judge is None or question.strategy != Strategy.JUDGE else _ruled(counted, judge)
     counted = ruled or counted
     short = _shortfall(counted, _unanswered(counted, asked, outstanding, stopped_by), min_votes, races)

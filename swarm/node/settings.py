@@ -86,7 +86,7 @@ class Settings:
     queue: Annotated[int, _between(0, MAX_QUEUE)] = DEFAULT_QUEUE
     threads: Annotated[int, _between(1, 512)] | None = None
     context: Annotated[int, _between(256, 10_000_000)] | None = None
-    votes: Annotated[int, _between(1, MAX_VOTES)] = 5
+    votes: Annotated[int, _between(1, MAX_VOTES)] | None = None
     strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
     upstream: str | None = None

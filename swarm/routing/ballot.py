@@ -207,12 +207,13 @@ async def judgement(
     """What `judge` says of the answers in `groups`; a failure is a candidate with its error, and the vote stands."""
     question = judge_request(request, groups)
     failed = Candidate(voter=f"judge@{judge.node}", node=judge.node, model=judge.model)
+    said = failed.model_copy(update={"error": "no answer came"})
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             async with aclosing(client.candidates(judge, question, 1, deadline)) as answers:
-                async for candidate in answers:
-                    return candidate
-        return failed.model_copy(update={"error": "no answer came"})
+                async for candidate in answers:  # to its end: who is left early has not been seen to answer
+                    said = candidate
+        return said
     except TimeoutError:
         error = "the request's deadline passed"
     except SwarmError as failure:

@@ -10,11 +10,12 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from swarm.consensus.judge import disputed
 from swarm.consensus.options import StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
-from swarm.consensus.strategies import Group
+from swarm.consensus.strategies import Group, Place
 from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
 from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
@@ -84,6 +85,8 @@ class BallotCall:
     `replace` finds a batch for a lost one, given how many seats each party has or will have.
     With `stream_leader` the first batch's first voter's events are taken from its first word on; `live` of it is shown.
     With `progress` there is news of the ballot.
+    `strongest` are the models of the strongest seats: the vote is not over for them because others were quicker.
+    `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
     """
 
     question: Question
@@ -102,6 +105,8 @@ class BallotCall:
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
+    strongest: frozenset[str] = frozenset()
+    repeatable: bool = False
 
 
 class BallotBox:
@@ -127,6 +132,9 @@ class BallotBox:
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
         self._counted: tuple[int, Tally] | None = None
+        self._batches: list[Batch] = []
+        self._own: set[ReplicaKey] = set()
+        self._places: dict[str, Place] = {}
         for batch in call.batches:
             self._ask(batch)
 
@@ -150,18 +158,30 @@ class BallotBox:
         """The tally of everybody known, made once for each arrival."""
         known = self._known
         if self._counted is None or self._counted[0] != len(known):
-            self._counted = len(known), tally(self.call.question, known, self.call.weights)
+            self._counted = len(known), tally(self.call.question, known, self.call.weights, self._places)
         return self._counted[1]
 
     @property
     def may_be_cut(self) -> bool:
         """Half of those asked (and `min_votes`) have answered: the rest gets a grace, not the whole deadline.
 
-        Who gave way is not among them: it says nothing of how long an answer takes.
+        Who gave way is not among them: it says nothing of how long an answer takes. Not while one of the strongest is
+        waited for and none has answered. A repeatable vote waits for this node's own voters, whose lengths are all that
+        makes them slow; only a peer may be frozen.
         """
+        if self.held or self.lead.pending or self._strongest_is_out:
+            return False
+        if self.call.repeatable and any(self._out[place] for place in self._own):
+            return False
         asked, answered = self.asked - self._gave_way, len(self.candidates) - self._gave_way
-        enough = max(-(-asked // 2), min(self.call.min_votes, asked))
-        return not self.held and answered >= enough and not self.lead.pending
+        return answered >= max(-(-asked // 2), min(self.call.min_votes, asked))
+
+    @property
+    def _strongest_is_out(self) -> bool:
+        """One of the strongest has been asked and has not answered, and no other of them has."""
+        strongest = self.call.strongest
+        out = any(count and model in strongest for (_, model), count in self._out.items())
+        return out and not any(candidate.model in strongest for candidate in self.candidates)
 
     def _ask(self, batch: Batch) -> None:
         self.asked += len(batch.samplings)
@@ -169,6 +189,9 @@ class BallotBox:
 
     def _seat(self, batch: Batch) -> None:
         replica = batch.replica
+        self._batches.append(batch)
+        if replica.local and not replica.upstream:
+            self._own.add(key_of(replica))
         self._nodes[replica.node_id] = replica.node
         self._seated[replica.party] += len(batch.samplings)
         if not replica.local:
@@ -188,7 +211,7 @@ class BallotBox:
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
             return ()
         self._doubtful = True
-        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated))
+        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
         now = tuple(batch for batch in seated if at_once or self._can_begin(batch, warm))
         self.held = tuple(batch for batch in seated if batch not in now)
         for batch in now:
@@ -229,6 +252,9 @@ class BallotBox:
             return self.lead.take(report.batch, item)
         item = self._under_its_own_name(item)
         self._out[key_of(report.batch.replica)] -= 1
+        if self.call.repeatable:
+            number = next(index for index, batch in enumerate(self._batches) if batch is report.batch)
+            self._places[item.voter] = number, words_of(item)
         self.candidates.append(item)
         if item.error == GAVE_WAY:  # somebody waits where it voted: the vote goes on with what it has
             self._gave_way, self.held = self._gave_way + 1, ()
@@ -294,8 +320,19 @@ class BallotBox:
         if counted.votes < self.call.min_votes:
             return None
         if is_settled(counted, [*self._models_out(), *self._models_held()]):
-            return "unbeatable_lead"
+            return "unbeatable_lead" if self._is_in_these_words else None
         return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None
+
+    @property
+    def _is_in_these_words(self) -> bool:
+        """Whoever is out would say the same as the winner at most, and not in the words that are given.
+
+        Only a repeatable vote has to know that: the words of its first seat are given before any others.
+        """
+        if not (self.call.repeatable and self.outstanding) or self.counted.winner is None:
+            return True
+        first = self._batches[0]
+        return len(first.samplings) == 1 and self._places[self.counted.winner.voter][0] == 0
 
     def news(self) -> BallotStanding | None:
         """How the ballot stands, where that is wanted and has changed since it was last asked for."""
@@ -347,7 +384,14 @@ class BallotBox:
             saved=unneeded if stopped_by in STOPS_THAT_SAVE else 0,
             wasted_tokens=wasted_tokens,
             peers=self._peers,
+            places=self._places,
         )
+
+
+def words_of(candidate: Candidate) -> str:
+    """What stands for the words of an answer: the same for the same ones, whoever said them."""
+    calls = [(call.name, call.arguments) for call in candidate.tool_calls]
+    return blake2b(repr((candidate.text, calls)).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 class Leader:

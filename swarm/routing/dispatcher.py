@@ -16,8 +16,8 @@ from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import ballot_samplings, first_wave
-from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, UnknownModel
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, prompt_chars
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, Unavailable, UnknownModel
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, is_greedy, prompt_chars
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
@@ -25,13 +25,19 @@ from swarm.routing.observations import ConductCounts, Demand, dissents, findings
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.policy import (
+    LONG_PROMPT_CHARS,
+    NOT_MEASURED,
+    Asking,
     Batch,
     Defaults,
+    LeftOut,
+    MeasuredOdds,
     Plan,
     VoteOptions,
     in_waves,
+    left_out,
     make_plan,
-    measured_strength,
+    measured_odds,
     room_left,
     sampled_here_too,
     seat_weights,
@@ -39,9 +45,17 @@ from swarm.routing.policy import (
     strategy_of,
     stream_mode,
     strongest_first,
+    strongest_models,
     with_a_say,
 )
-from swarm.routing.preference import by_our_measure, by_preference, expected_tokens, fit_to_vote, with_slots_for
+from swarm.routing.preference import (
+    assessed,
+    by_our_measure,
+    by_preference,
+    expected_tokens,
+    fit_to_vote,
+    with_slots_for,
+)
 from swarm.routing.prefix import Prefixes, prefixes_of
 from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, with_sampling
 from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
@@ -70,7 +84,7 @@ class Dispatcher:
         report_traffic: Callable[[str, bool], None],
         node_id: str,
         node: str,
-        default_votes: int,
+        default_votes: int | None,
         default_strategy: Strategy,
         upstreams: Upstreams | None = None,
         default_stream: StreamMode | None = None,
@@ -89,7 +103,7 @@ class Dispatcher:
         )
         self._node_id = node_id
         self.node = node
-        self._defaults = Defaults(default_votes, default_strategy, default_stream)
+        self._defaults = Defaults.of(default_votes, default_strategy, default_stream)
         self._measurements = measurements or {}
         self._demand = Demand()
         self._leaving = leaving
@@ -178,23 +192,64 @@ class Dispatcher:
         if request.max_tokens == 0:  # it reads a prompt and says nothing: there is nothing to vote on
             options = replace(options, strategy=Strategy.SINGLE)
         offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
-        able = self._able(request, offers, local_only)
+        strategy = strategy_of(options, self._defaults.strategy)
+        able = self._able(request, self.replicas(local_only), offers, strategy)
         voters = able
         if self._measurements:
-            question = Question.of(request, strategy_of(options, self._defaults.strategy))
-            voters = with_a_say(able, question, self._measurements)
+            voters = with_a_say(able, Question.of(request, strategy), self._measurements)
         ranked = self._ranked(request, able, offers, prefixes, choices)
-        plan = make_plan(
-            ranked, options, self._defaults, prompt_chars(request), choices, self._demand.peak(), voters=voters
+        chars = prompt_chars(request)
+        # Reading what a long prompt wants takes its time, and where it decides nothing it is not read.
+        decided = local_only or options.wants_a_vote or chars > LONG_PROMPT_CHARS
+        asking = Asking(
+            prompt_chars=chars,
+            choices=choices,
+            countable=decided or Question.of(request, strategy).countable,
+            greedy=request.model != SWARM_ALIAS and is_greedy(request),
         )
-        return replace(plan, prefixes=prefixes, engines=frozenset(replica.engine for replica in able))
+        plan = make_plan(ranked, options, self._defaults, asking, self._demand.peak(), voters=voters)
+        return replace(
+            plan,
+            prefixes=prefixes,
+            engines=frozenset(replica.engine for replica in able),
+            left_out=() if plan.why == "asked for" else self._left_out(able, voters, options),
+        )
+
+    def _left_out(
+        self, able: Sequence[Replica], voters: Sequence[Replica], options: VoteOptions
+    ) -> tuple[LeftOut, ...]:
+        if len({replica.model for replica in able}) < 2:  # nearly always: nobody is compared
+            return ()
+        sizes = {replica.model: replica.params for replica in self.replicas() if replica.params is not None}
+        return left_out(able, voters, options.wants_a_vote, sizes)
 
     def _able(
-        self, request: GenerationRequest, offers: Sequence[UpstreamOffer], local_only: bool
+        self,
+        request: GenerationRequest,
+        replicas: Sequence[Replica],
+        offers: Sequence[UpstreamOffer] = (),
+        strategy: Strategy = Strategy.AUTO,
     ) -> tuple[Replica, ...]:
-        """Who may answer `request` now, as voters or alone."""
+        """Who of `replicas` may answer `request` now, as voters or alone; for the alias with how strong each is."""
         with self._choosing():
-            return who_can(request, self.replicas(local_only), offers)
+            able = who_can(request, replicas, offers)
+        if request.model != SWARM_ALIAS:
+            return able
+        odds = self._odds(request, strategy, able)
+        return assessed(able, odds.of, weighed=odds.weighed)
+
+    def _odds(self, request: GenerationRequest, strategy: Strategy, replicas: Sequence[Replica]) -> MeasuredOdds:
+        if not self._measurements:
+            return NOT_MEASURED
+        models = {replica.model for replica in replicas if not replica.upstream}
+        return measured_odds(self._measurements, Question.of(request, strategy), sorted(models))
+
+    def _able_among(self, others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
+        """Who of the nodes can answer `request`; maybe nobody."""
+        try:
+            return self._able(request, others)
+        except (UnknownModel, BadRequest, Unavailable):
+            return ()
 
     def _ranked(
         self,
@@ -225,6 +280,7 @@ class Dispatcher:
                     async with aclosing(ballot) as progress:
                         async for item in progress:
                             if isinstance(item, BallotResult):
+                                self._remember(plan, item)
                                 self._settle(item.verdict, options)
                             shown = shown or isinstance(item, Delta)
                             yield item
@@ -238,6 +294,15 @@ class Dispatcher:
                     log.warning("no voter could answer, asking %s: %s", last.node, error)
                     plan, alone = replace(plan, seats=(last,)), True
 
+    def _remember(self, plan: Plan, result: BallotResult) -> None:
+        """Note where the conversation was answered: where the winner is, or the leader whose words were shown."""
+        answer = result.leader or result.verdict.winner
+        if answer is not None and answer.error is None:
+            asked = (*plan.seats, *self._everywhere())  # a voter may have been replaced, or moved
+            place = next((r.key for r in asked if (r.node, r.model) == (answer.node, answer.model)), None)
+            if place is not None:
+                self._router.affinity.answered(plan.prefixes, place)
+
     def _settle(self, verdict: Verdict, options: VoteOptions) -> None:
         """Note who dissented. Raises NoConsensus for a degraded verdict, where the client wants none."""
         nodes = {replica.node: replica.node_id for replica in self._peers()}
@@ -250,7 +315,7 @@ class Dispatcher:
         """Who may still answer where no voter could: a node with no seat (its model is weaker), then an upstream."""
         asked = {replica.node_id for replica in plan.seats}
         others = [replica for replica in self.replicas() if replica.node_id not in asked]
-        best = best_of(others, request)
+        best = next(iter(by_preference(self._able_among(others, request))), None)
         above = last_resorts(request.model, plan.seats, self._offers(options.upstream))
         return best or next(iter(above), None)
 
@@ -259,12 +324,11 @@ class Dispatcher:
     ) -> BallotCall:
         """The planned ballot: who is asked at first and later, how they are run, replaced and judged."""
         question = Question.of(request, plan.strategy)
-        models = [replica.model for replica in plan.seats]
         weights = seat_weights(question, self._measurements, plan.seats)
-        planned = self._router.warmed(plan.seats, plan.prefixes)
-        seats = strongest_first(planned, measured_strength(self._measurements, question, models))
-        self._router.affinity.answered(plan.prefixes, seats[0].key)  # the leader's slot has the prompt
-        base = request.seed if request.seed is not None else random.getrandbits(31)
+        odds = self._odds(request, plan.strategy, plan.seats).of
+        seats = strongest_first(self._router.warmed(plan.seats, plan.prefixes), odds)
+        repeatable = request.seed is not None or is_greedy(request)
+        base = RequestContent.of(request).seed if repeatable else random.getrandbits(31)
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
         models = [replica.model for replica in seats]
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
@@ -291,6 +355,8 @@ class Dispatcher:
             min_votes=options.min_votes or 1,
             min_agreement=options.min_agreement,
             progress=options.progress,
+            strongest=strongest_models(seats, odds),
+            repeatable=repeatable,
         )
 
     def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
@@ -310,8 +376,8 @@ class Dispatcher:
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
         try:
-            able = who_can(request, self._everywhere())
-        except (UnknownModel, BadRequest):  # whoever voted has left since, or is an upstream
+            able = self._able(request, self._everywhere())
+        except (UnknownModel, BadRequest, Unavailable):  # whoever voted has left since, or is an upstream
             able = plan.seats
         return await judgement(self._client, best_judge(able), request, groups, deadline)
 
@@ -327,7 +393,7 @@ class Dispatcher:
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
         others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
-        fit = fit_to_vote(able_among(others, request))
+        fit = fit_to_vote(self._able_among(others, request), asked_for=not plan.idle_only)
         room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
@@ -355,7 +421,8 @@ class Dispatcher:
 
         def rank_again() -> tuple[Replica, ...]:
             offers = self._offers(upstream, local_only)
-            return self._ranked(request, self._able(request, offers, local_only), offers, plan.prefixes, choices)
+            able = self._able(request, self.replicas(local_only), offers, plan.requested)
+            return self._ranked(request, able, offers, plan.prefixes, choices)
 
         answer = SingleAnswer(
             self._client, self._router, request, plan, rank_again, choices, deadline, on_served, whole, local_only
@@ -381,16 +448,3 @@ class Dispatcher:
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
         return await self._client.utility(replicas[-1], call, deadline), replicas[-1]
-
-
-def best_of(others: Sequence[Replica], request: GenerationRequest) -> Replica | None:
-    """Whom of the nodes to ask instead; None where none of them can answer `request`."""
-    return next(iter(by_preference(able_among(others, request))), None)
-
-
-def able_among(others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
-    """Who of the nodes can answer `request`; maybe nobody."""
-    try:
-        return who_can(request, others)
-    except (UnknownModel, BadRequest):
-        return ()

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from swarm.engines.openai_dialect import request_body
 from swarm.errors import EngineDied, PeerFailed, PeerVanished
-from swarm.generation import GenerationRequest
+from swarm.generation import SEED_MASK, GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ class RequestContent:
     def key(self) -> bytes:
         said = {name: value for name, value in self._body().items() if name not in VARIED}
         return sha256(json.dumps([self._kind, said], sort_keys=True).encode()).digest()
+
+    @property
+    def seed(self) -> int:
+        """A seed for those who are to say the same whenever they are asked the same."""
+        return int.from_bytes(self.key[:4]) & SEED_MASK
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
@@ -26,15 +27,22 @@ from swarm.consensus.waves import SamplingChange
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
 from swarm.registry.weights_file import Measurements
-from swarm.routing.preference import by_our_measure, fit_to_vote
+from swarm.routing.preference import (
+    by_our_measure,
+    fit_to_vote,
+    held_models,
+    models_known_here,
+    strength_in,
+)
 from swarm.routing.prefix import NO_PREFIXES, Prefixes
 from swarm.routing.replicas import Replica, ReplicaKey, model_names
 
 LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one voter only (long contexts vote badly)
+DEFAULT_VOTES = 5  # the least with which one error of two does no harm; gains beyond are small for what they cost
 RATIOS = (MAX_RATIO, 3, 2, 1.5, 1)  # of the heaviest voter to the lightest, tried in this order
+WhyOnce = Literal["asked for", "prose", "long prompt", "temperature 0", "one voter", "no idle seats"]
 COUNTING = (Strategy.MAJORITY, Strategy.WEIGHTED)  # chosen where there are answers to count, not prose to read
 
-Strength = Callable[[Replica], float]
 Seat = tuple[Replica, SamplingChange]
 
 
@@ -58,14 +66,48 @@ class VoteOptions:
         """The client itself wants a vote: it is honoured and queues, where a node's default only takes what is idle."""
         return self.votes is not None or self.strategy not in (Strategy.AUTO, Strategy.SINGLE)
 
+    @property
+    def wants_a_vote(self) -> bool:
+        """Whether something of it means a vote, whatever the question is."""
+        return self.explicit or (self.min_votes or 1) > 1 or self.stop == StopRule.POSTERIOR
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What this node does where a request does not say."""
+    """What this node does where a request does not say. `votes_on_all`: its owner wants a vote on every question."""
 
-    votes: int
+    votes: int = DEFAULT_VOTES
     strategy: Strategy = Strategy.AUTO
     stream: StreamMode | None = None  # None: by what is asked
+    votes_on_all: bool = False
+
+    @staticmethod
+    def of(votes: int | None, strategy: Strategy, stream: StreamMode | None = None) -> Defaults:
+        """As the node's owner has set it: a number of votes (None: not said), or a strategy other than `auto`."""
+        return Defaults(votes or DEFAULT_VOTES, strategy, stream, votes is not None or strategy != Strategy.AUTO)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What of a request decides how often it is answered.
+
+    `countable`: its answers can be told equal or not. `greedy`: it names a model and leaves nothing to chance
+    (temperature 0), so that a second answer of that model would be the first again.
+    """
+
+    prompt_chars: int = 0
+    choices: int = 1
+    countable: bool = True
+    greedy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A model that has no seat on these nodes, and why."""
+
+    model: str
+    nodes: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +118,8 @@ class Plan:
     best first: whoever is first does, the others are the order of failover. `wanted` is what the setting asks for, in
     voters. `idle_only`: no other client waits for any of them. `parties` can vote, and so no peer has more than its
     `share` of the seats wanted. `prefixes` is what the conversation is known again by. `engines` are those of
-    everybody who may answer, by name; None for those of peers.
+    everybody who may answer, by name; None for those of peers. `requested` is the strategy that was asked for, by the
+    request or the node, and `why` says for one answer of it why it is one. `left_out` has no part in it.
     """
 
     strategy: Strategy
@@ -86,6 +129,9 @@ class Plan:
     parties: frozenset[str] = frozenset()
     engines: frozenset[str | None] = frozenset()
     prefixes: Prefixes = NO_PREFIXES
+    requested: Strategy = Strategy.AUTO
+    why: WhyOnce | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def mode(self) -> Literal["single", "vote"]:
@@ -142,8 +188,7 @@ def make_plan(
     ranked: Sequence[Replica],
     options: VoteOptions,
     defaults: Defaults,
-    prompt_chars: int,
-    choices: int = 1,
+    asking: Asking,
     peak_requests: int = 0,
     *,
     voters: Sequence[Replica] | None = None,
@@ -151,30 +196,95 @@ def make_plan(
     """One answer or a ballot, and who is asked.
 
     `ranked` may answer alone, best first, and are not empty; `voters` may vote (by default the same).
-    Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. An explicit number of votes or a
-    named strategy is honoured and queues; else only idle slots are taken, down to one (or to `min_votes`), and one for
-    a very long prompt. `peak_requests` ran at once lately: on this node they keep their slots. Raises BadRequest for a
-    posterior stop that means nothing here.
+    Several `choices` (OpenAI's n) are answers for the client to compare, never a vote. Votes that the request asks for
+    (a number, a strategy) are honoured and queue. Else only idle slots are taken, down to one (or to `min_votes`); and
+    where neither the request nor the node's owner asked for votes, only what can be counted is voted on at all: prose
+    is answered once, as well as the best can. `peak_requests` ran at once lately: on this node they keep their slots.
+    Raises BadRequest for a posterior stop that means nothing here.
     """
-    strategy = strategy_of(options, defaults.strategy)
+    requested = strategy_of(options, defaults.strategy)
     least = options.min_votes or 1
     wanted = min(max(options.votes or defaults.votes, least), MAX_VOTES)
-    if choices > 1 or strategy == Strategy.SINGLE or wanted == 1:
-        return Plan(Strategy.SINGLE, 1, tuple(ranked))
-    single = Plan(Strategy.SINGLE, wanted, tuple(ranked))
-    fit = fit_to_vote(ranked if voters is None else voters)
+
+    def once(why: WhyOnce, of: int = 1) -> Plan:
+        return Plan(Strategy.SINGLE, of, tuple(ranked), requested=requested, why=why)
+
+    if asking.choices > 1 or requested == Strategy.SINGLE or wanted == 1:
+        return once("asked for")
+    fit = fit_to_vote(ranked if voters is None else voters, options.wants_a_vote)
     if options.stop == StopRule.POSTERIOR:
         check_posterior(fit, wanted)
-    parties = parties_of(fit)
+
+    def vote(seats: tuple[Replica, ...], idle_only: bool = False) -> Plan:
+        return Plan(requested, wanted, seats, idle_only, parties_of(fit), requested=requested)
+
     if options.explicit:
-        return Plan(strategy, wanted, spread(fit, wanted, idle_only=False), parties=parties)
-    if prompt_chars > LONG_PROMPT_CHARS and least == 1:
-        return single
+        return vote(spread(fit, wanted, idle_only=False))
+    if not (options.wants_a_vote or defaults.votes_on_all):
+        if not asking.countable:
+            return once("prose")
+        if asking.greedy:
+            return once("temperature 0")
+    if asking.prompt_chars > LONG_PROMPT_CHARS and least == 1:
+        return once("long prompt", wanted)
     spare = tuple(replace(r, slots_free=spare_slots(r, peak_requests)) if r.local else r for r in fit)
-    plan = Plan(strategy, wanted, spread(spare, wanted, idle_only=True), idle_only=True, parties=parties)
+    plan = vote(spread(spare, wanted, idle_only=True), idle_only=True)
     if plan.asked < least:
-        plan = Plan(strategy, wanted, spread(fit, least, idle_only=False), parties=parties)
-    return plan if plan.asked > 1 else single
+        plan = vote(spread(fit, least, idle_only=False))
+    if plan.asked > 1:
+        return plan
+    return once("one voter" if sum(r.slots for r in fit) == 1 else "no idle seats", wanted)
+
+
+def left_out(
+    able: Sequence[Replica], voters: Sequence[Replica], asked_for: bool, sizes: Mapping[str, int | None]
+) -> tuple[LeftOut, ...]:
+    """Who of those that are `able` to answer has no part in a vote for which `voters` were found, and why.
+
+    `sizes` has the parameters of each model: where tools are wanted, one that has no form for them counts for less.
+    """
+    fit = {replica.key for replica in fit_to_vote(voters, asked_for)}
+    say = {replica.key for replica in voters}
+    strength = strength_in(able)
+    strongest = max(able, key=lambda replica: (strength(replica)[1], replica.model))
+    most = f"{strongest.model}'s {sized(sizes.get(strongest.model) or strength(strongest)[1])}"
+    known, held = models_known_here(able), held_models(able)
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for replica in able:
+        if replica.key not in fit:
+            why = (
+                _why_out(replica, strength(replica)[1], sizes.get(replica.model), most, known, held)
+                if replica.key in say
+                else "measured to be no better than a guess"
+            )
+            nodes.setdefault((replica.model, why), []).append(replica.node)
+    return tuple(LeftOut(model, tuple(sorted(where)), why) for (model, why), where in sorted(nodes.items()))
+
+
+def _why_out(
+    replica: Replica, counted: int, params: int | None, most: str, known: Collection[str], held: Collection[str]
+) -> str:
+    if replica.weak and params is not None and params > counted:
+        return f"has no form of its own for tools: its {sized(params)} parameters count for a quarter, beside {most}"
+    if replica.weak:
+        return f"{sized(counted)} parameters, less than a quarter of {most}"
+    if replica.troubled:
+        return "does not answer"
+    if replica.weight <= 0:
+        return "has weight 0 in [routing.weights]"
+    if replica.pinned is False and replica.model in held:
+        return "the model is pinned to other nodes"
+    if replica.model not in known:
+        return "its size is not known here: ask for it by its name"
+    return "others go before"
+
+
+def sized(params: int) -> str:
+    """A model's parameters as people write them: 135M, 7.6B."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if params >= unit:
+            return f"{params / unit:.1f}".removesuffix(".0") + letter
+    return str(params)
 
 
 def spare_slots(replica: Replica, peak_requests: int) -> int:
@@ -263,12 +373,33 @@ def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
     return StreamMode.BUFFER if mode is None and question.strategy in COUNTING else StreamMode.LEADER
 
 
-def measured_strength(measurements: Measurements, question: Question, models: Iterable[str]) -> Strength:
-    """How good each of `models` was measured to be at what `question` asks for; all alike where one was not."""
+@dataclass(frozen=True, slots=True)
+class MeasuredOdds:
+    """By model the log odds of being right; of all models or of none. `weighed`: a vote is weighed by these very."""
+
+    of: Mapping[str, float] = field(default_factory=dict[str, float])
+    weighed: bool = False
+
+
+NOT_MEASURED = MeasuredOdds()
+
+
+def measured_odds(measurements: Measurements, question: Question, models: Iterable[str]) -> MeasuredOdds:
+    """How good each of `models` was measured to be at what `question` asks for.
+
+    Nobody measures prose or programs by counting: where that is asked, what all were measured at stands for it.
+    """
+    names = tuple(models)
+    counts = [measurements.get(model, {}) for model in names]
     kind = _expected_kind(question)
-    counts = {model: measurements.get(model, {}).get(kind) for model in models}
-    odds = {model: log_odds(measured) for model, measured in counts.items() if measured is not None}
-    return lambda replica: odds.get(replica.model, 0.0) if len(odds) == len(counts) else 0.0
+    if all(kind in of_model for of_model in counts):
+        odds = {name: log_odds(of_model[kind]) for name, of_model in zip(names, counts, strict=True)}
+        return MeasuredOdds(odds, weighed=bool(odds) and question.strategy != Strategy.MAJORITY)
+    common = [kind for kind in KINDS if all(kind in of_model for of_model in counts)]
+    if kind not in ("text", "code") or not common:
+        return NOT_MEASURED
+    mean = (sum(log_odds(of_model[kind]) for kind in common) / len(common) for of_model in counts)
+    return MeasuredOdds(dict(zip(names, mean, strict=True)))
 
 
 def _expected_kind(question: Question) -> Kind:
@@ -276,10 +407,12 @@ def _expected_kind(question: Question) -> Kind:
         return "tool_calls"
     if question.wants_json:
         return "json"
-    return "number" if question.wants_final_answer else "text"
+    if question.wants_final_answer:
+        return "number"
+    return "code" if question.wants_code else "text"
 
 
-def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0) -> tuple[Replica, ...]:
+def strongest_first(seats: Sequence[Replica], odds: Mapping[str, float] = MappingProxyType({})) -> tuple[Replica, ...]:
     """The strongest voter, who leads, before the others: by what was measured, and the model's size.
 
     Of equals the one who knows the conversation, then this node's.
@@ -287,10 +420,18 @@ def strongest_first(seats: Sequence[Replica], strength: Strength = lambda _: 0.0
 
     def key(place: int) -> tuple[float, int, bool, bool]:
         replica = seats[place]
-        return -strength(replica), -(replica.params or 0), not replica.warm, not replica.local
+        return -odds.get(replica.model, 0.0), -(replica.params or 0), not replica.warm, not replica.local
 
     first = min(range(len(seats)), key=key)
     return (seats[first], *seats[:first], *seats[first + 1 :])
+
+
+def strongest_models(seats: Sequence[Replica], odds: Mapping[str, float] = MappingProxyType({})) -> frozenset[str]:
+    """The models in a ballot than which none is stronger; none where that is all of them."""
+    strength = {seat.model: (odds.get(seat.model, 0.0), seat.params or 0) for seat in seats}
+    most = max(strength.values(), default=None)
+    strongest = frozenset(model for model, own in strength.items() if own == most)
+    return strongest if len(strongest) < len(strength) else frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,12 +459,13 @@ class Batch:
 class OwnVoters:
     """What a ballot's own voters mean for the next: `running` at each place, `warm` where a prompt is in a cache.
 
-    `seated` is how many seats each party has had so far, whatever became of them.
+    `seated` is how many seats each party has had so far, whatever became of them; `asked` are the nodes that had any.
     """
 
     running: Mapping[ReplicaKey, int]
     warm: frozenset[ReplicaKey]
     seated: Mapping[str, int] = field(default_factory=dict[str, int])
+    asked: frozenset[str] = frozenset()
 
 
 Reseat = Callable[[Sequence[Batch], OwnVoters], tuple[Batch, ...]]
@@ -385,7 +527,8 @@ def seated_anew(
 
     A batch moves as a whole, so that its seeds do not depend on who was how fast. With `idle_only` no more is asked of
     any place than is idle by now: spare capacity is what nobody else wants. Without it voters queue at home. No peer
-    gets more than its `share` of the ballot's seats by a move.
+    gets more than its `share` of the ballot's seats by a move, and the first voter of a node does not move: every node
+    is asked before any is asked twice.
     """
     planned = Counter(own.seated)
     for batch in held:
@@ -407,7 +550,7 @@ def seated_anew(
             and not replica.troubled
             and (share is None or replica.local or planned[replica.party] + seats <= share)
         ]
-        if home not in own.warm and better:
+        if home not in own.warm and batch.replica.node_id in own.asked and better:
             place = min(better)
             chosen.add(place)
             planned[batch.replica.party] -= seats

@@ -1,21 +1,25 @@
 """Who is asked first, and in one word why. Pure: everything that decides stands in the replicas.
 
-The order, first difference decides: the rank (an upstream that is the only engine, or only a fallback); who can be
-trusted to answer (no suspicion, no open circuit); pins; a weight of 0 goes last; a model with a free slot; the stronger
-model; where the conversation's last answer was made, if a slot is free there; the expected time; here; the names.
+The order, first difference decides: the rank (an upstream that is the only engine, or only a fallback); no open
+circuit; who is not too weak beside the strongest; no suspicion; pins; a weight of 0 goes last; the stronger model, for
+which a request waits; where the conversation's last answer was made, if a slot is free there; the expected time; here;
+the names.
+
+How strong a model is: what was measured of it, where that was of all; else its parameters, as far as this node can
+check them. What a peer says of its own model is neither.
 
 The expected time is waiting, then writing, in seconds, as far as either can be known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
-from swarm.routing.replicas import Replica
+from swarm.routing.replicas import WEAK_SHARE, Replica
 
 EXPECTED_TOKENS = 256  # of an answer that is not bounded to less: two or three paragraphs
 ASSUMED_TOKENS_PER_S = 20.0  # where nobody's speed is known: a small model on a plain machine
@@ -110,22 +114,18 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = E
     everything = tuple(replicas)
     assumed = speed_to_assume(everything)
     strength = strength_in(everything)
-    roomy = {
-        strength(replica)
-        for replica in everything
-        if replica.slots_free >= choices and not replica.troubled and replica.weight > 0
-    }
     held = held_models(everything)
 
-    def key(replica: Replica) -> tuple[int, int, bool, bool, bool, int, bool, float, bool, str, str]:
-        strong = strength(replica)
+    def key(replica: Replica) -> tuple[int, bool, bool, bool, bool, bool, Strength, bool, float, bool, str, str]:
+        measured, params = strength(replica)
         return (
             replica.rank,
-            _trouble(replica),
+            replica.circuit == "open",
+            replica.weak,
+            replica.suspect,
             replica.pinned is False and replica.model in held,
             replica.weight <= 0,
-            strong not in roomy,
-            -strong,
+            (-measured, -params),
             not is_warm(replica, choices),
             cost_s(replica, tokens, assumed, choices),
             not replica.local,
@@ -136,17 +136,68 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = E
     return tuple(sorted(everything, key=key))
 
 
-def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], int]:
-    """How strong a replica is: its parameters, or where they are not known, those of the same model here; else 0."""
+Strength = tuple[float, int]
+
+
+def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], Strength]:
+    """How strong a replica is: what was measured, then its parameters, or where they are not known those of its model.
+
+    0 for what is not known.
+    """
     known: dict[str, int] = {}
     for replica in replicas:
         known[replica.model] = max(known.get(replica.model, 0), replica.params or 0)
-    return lambda replica: replica.params or known[replica.model]
+    return lambda replica: (replica.measured or 0.0, replica.params or known[replica.model])
+
+
+def assessed(replicas: Sequence[Replica], odds: Mapping[str, float], *, weighed: bool = False) -> tuple[Replica, ...]:
+    """The replicas that may answer for `swarm`, each with how it stands to the strongest of them.
+
+    `odds`: by model, the log odds of being right that were measured; they say who is strong where all models have them.
+    Too weak is one with less than WEAK_SHARE of the most parameters. Where answers are `weighed` by what was measured,
+    nobody is: the weights see to that. One whose size is not known is never called weak (see `fit_to_vote`).
+    """
+    models = {replica.model for replica in replicas if not replica.upstream}
+    if len(models) < 2:
+        return tuple(replicas)
+    if odds.keys() >= models:
+        replicas = [replace(r, measured=odds[r.model]) if r.model in odds else r for r in replicas]
+    if weighed:
+        return tuple(replicas)
+    strength = strength_in(replicas)
+    wanted = [replica for replica in replicas if replica.weight > 0 and replica.pinned is not False] or replicas
+    most = max(strength(replica)[1] for replica in wanted)
+    return tuple(replace(r, weak=True) if 0 < strength(r)[1] < WEAK_SHARE * most else r for r in replicas)
+
+
+ENOUGH_PARTIES = 3  # whose word for the size of their models makes a fact of it: more than one or two can lie
+
+
+def strong_enough(replicas: Sequence[Replica], asked_for: bool = False) -> list[Replica]:
+    """Those that are not too weak, however few; everybody, where requests to all the strong ones fail.
+
+    A peer's model is known by its name alone, so whoever takes a large one makes others look weak. That puts nobody out
+    of a vote that was `asked_for`, where it is the word of one or two peers; not so this node's own file, or the one
+    other member of a paired swarm, beside which there is no majority to protect.
+    """
+    strong = [replica for replica in replicas if not replica.weak]
+    if all(replica.circuit == "open" for replica in strong):
+        return list(replicas)
+    return strong if not asked_for or _beyond_doubt(strong, replicas) else list(replicas)
+
+
+def _beyond_doubt(strong: Sequence[Replica], everybody: Sequence[Replica]) -> bool:
+    parties = {replica.party for replica in everybody}
+    invited = len(parties) <= 2 and all(replica.local or replica.member for replica in everybody)
+    if invited or len(parties) == 1 or any(replica.local for replica in strong):
+        return True
+    return len({replica.party for replica in strong if replica.params is not None}) >= ENOUGH_PARTIES
 
 
 def models_known_here(replicas: Iterable[Replica]) -> frozenset[str]:
-    """The models that this node runs itself, or whose size it knows from elsewhere than the peer that serves them."""
-    return frozenset(r.model for r in replicas if not r.upstream and (r.local or r.params is not None))
+    """The models that this node runs itself, has measured, or whose size it knows from elsewhere than their peers."""
+    known = (r for r in replicas if not r.upstream and (r.local or r.params is not None or r.measured is not None))
+    return frozenset(replica.model for replica in known)
 
 
 def by_our_measure(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
@@ -166,11 +217,6 @@ def is_warm(replica: Replica, choices: int = 1) -> bool:
     return replica.warm and replica.slots_free >= choices
 
 
-def _trouble(replica: Replica) -> int:
-    """0 for one that may be expected to answer."""
-    return 2 if replica.circuit == "open" else int(replica.suspect)
-
-
 def with_slots_for(choices: int, replicas: Sequence[Replica], tokens: int = EXPECTED_TOKENS) -> tuple[Replica, ...]:
     """Those that can give `choices` answers at once, best first. Raises BadRequest if that is more than any has."""
     found = by_preference((replica for replica in replicas if replica.slots >= choices), choices, tokens)
@@ -183,12 +229,14 @@ def with_slots_for(choices: int, replicas: Sequence[Replica], tokens: int = EXPE
     return found
 
 
-def fit_to_vote(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+def fit_to_vote(replicas: Sequence[Replica], asked_for: bool = False) -> tuple[Replica, ...]:
     """Those whom a ballot asks: not the troubled while others can, only the pinned where there are, no weight of 0.
 
-    Of several models (the alias), one whose size this node cannot check has no seat while others can vote.
+    Of several models (the alias), one that is too weak has no seat (see `strong_enough`), and one whose size this node
+    cannot check has none while others can vote: nobody outvotes anybody by a name that says nothing.
     """
-    fit = [replica for replica in replicas if not replica.troubled] or list(replicas)
+    fit = strong_enough(replicas, asked_for)
+    fit = [replica for replica in fit if not replica.troubled] or fit
     checked = models_known_here(fit)
     fit = [replica for replica in fit if replica.upstream or replica.model in checked] if checked else fit
     held = held_models(fit)
@@ -206,6 +254,8 @@ def reason_for(ranked: Sequence[Replica], choices: int = 1, tokens: int = EXPECT
         return "only one"
     if not first.troubled and all(other.troubled for other in others):
         return "others failing"
+    if not first.weak and all(other.weak for other in others):
+        return "strongest model"
     others = [other for other in others if other.troubled == first.troubled]
     if first.pinned and any(other.pinned is False and other.model == first.model for other in others):
         return "pinned"
@@ -216,10 +266,11 @@ def reason_for(ranked: Sequence[Replica], choices: int = 1, tokens: int = EXPECT
 
 def _reason_among_equals(first: Replica, others: Sequence[Replica], choices: int, tokens: int) -> RoutingReason:
     strength = strength_in((first, *others))
+    others = [other for other in others if other.weak == first.weak and strength(other) == strength(first)]
+    if not others:
+        return "strongest model"
     if first.slots_free >= choices and all(other.slots_free < choices for other in others):
         return "free slot"
-    if all(strength(other) < strength(first) for other in others):
-        return "strongest model"
     if is_warm(first, choices):
         return "warm prefix"
     everybody = (first, *others)

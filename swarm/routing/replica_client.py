@@ -92,7 +92,8 @@ class ReplicaClient:
         Where they give way, some are candidates with that error, as soon as somebody else waits for their workers.
         """
         request = request.model_copy(update={"model": replica.model})
-        account, guard = nullcontext(), nullcontext()
+        content = RequestContent.of(request)
+        account, guard = nullcontext(None), nullcontext()
         if replica.local:
             workers = self._workers(replica)
             source = local_candidates(
@@ -100,12 +101,15 @@ class ReplicaClient:
             )
         else:
             refuse_to_send(replica, request)
-            guard = self._guarded(replica, RequestContent.of(request))
+            guard = self._guarded(replica, content)
             account = self._router.asking(replica, deadline, count)
             source = peer_candidates(self._client, replica, request, count, deadline, on_event, gives_way)
-        with guard, account:
+        with guard, account as asked:
             async with aclosing(source) as answers:
                 async for candidate in answers:
+                    if asked is not None and candidate.error is None:  # before it is given: the reader may need no more
+                        asked.answered()
+                        self.pills.answered(content)
                     sent_bytes = 0 if replica.local else candidate.size_bytes
                     usage = self._router.believed(replica, candidate.usage, sent_bytes)
                     yield candidate if usage is candidate.usage else candidate.model_copy(update={"usage": usage})
@@ -183,9 +187,9 @@ class ReplicaClient:
             stack.enter_context(self.pills.guard(RequestContent.of(request), replica.node))
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
-                    yield event
                     if isinstance(event, Finish) and choices == 1:
                         note_speed(workers, event, begun)
+                    yield event
 
     async def _peer_choices(
         self, replica: Replica, request: GenerationRequest, choices: int, deadline: float
@@ -201,9 +205,13 @@ class ReplicaClient:
     async def _peer_events(
         self, replica: Replica, request: GenerationRequest, deadline: float
     ) -> AsyncGenerator[Delta | Finish, None]:
-        with self._guarded(replica, RequestContent.of(request)), self._router.asking(replica, deadline):
+        content = RequestContent.of(request)
+        with self._guarded(replica, content), self._router.asking(replica, deadline) as asked:
             async with aclosing(peer_events(self._client, replica, request, deadline)) as events:
                 async for event in events:
+                    if isinstance(event, Finish):
+                        asked.answered()
+                        self.pills.answered(content)
                     yield event
 
 

@@ -15,9 +15,7 @@ from swarm.registry.known_sizes import checked_params
 from swarm.workers.pool import ModelState
 
 SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
-WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (consensus notes)
-ENOUGH_VOTERS = 3  # the least useful number of votes
-
+WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (arXiv 2502.00674)
 
 UNTOLD = Capabilities()  # of a model that says nothing of itself
 ReplicaKey = tuple[str, str]  # of a replica: its node's id and its model
@@ -43,7 +41,9 @@ class Replica:
     decided (`weight`; `pinned`, False where the model is pinned to others, None where to nobody), whether it has
     `answered` lately, what was measured then (`first_s` to the first event where a slot was free, and
     `own_tokens_per_s` from then on, as if nobody else were answered there), and whether the conversation's last answer
-    came from there (`warm`).
+    came from there (`warm`). And of a request for `swarm`, for which models are compared (`preference.assessed`): the
+    log odds of a right answer that were `measured`, where all of them were, and whether it is too `weak` to be asked
+    beside the strongest.
     """
 
     node_id: str
@@ -76,6 +76,8 @@ class Replica:
     answered: bool = False
     owner: str = ""
     member: bool = False
+    measured: float | None = None
+    weak: bool = False
 
     @property
     def local(self) -> bool:
@@ -129,10 +131,9 @@ def named(name: str, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
 
 
 def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-    """The replicas that may answer for `name`: that model's, or for the alias all but the weak ones.
+    """The replicas that may answer for `name`: that model's, or for the alias all that write text.
 
-    Models with less than a quarter of the strongest one's parameters are left out while at least three voters remain:
-    each of this node's slots, and each peer once. Raises UnknownModel with the list of what there is.
+    Raises UnknownModel with the list of what there is.
     """
     everything = tuple(replicas)
     if name != SWARM_ALIAS:
@@ -143,23 +144,7 @@ def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     everything = tuple(replica for replica in everything if replica.capabilities.generates)
     if not everything:
         raise UnknownModel(name, (), "no node has loaded a model yet")
-    strongest = max((replica.params or 0) for replica in everything)
-    strong = tuple(r for r in everything if r.params is None or r.params >= WEAK_SHARE * strongest)
-    return strong if _can_do_alone(strong, everything) else everything
-
-
-def _can_do_alone(strong: Sequence[Replica], everything: Sequence[Replica]) -> bool:
-    """Whether the weak may be left out: never because of what one or two peers call their models.
-
-    Beside a single peer that somebody invited there is no majority to protect: there its slots count like this node's.
-    """
-    parties = {replica.party for replica in everything}
-    trusted = len(parties) <= 2 and all(replica.local or replica.member for replica in everything)
-    if trusted or len(parties) == 1:
-        return sum(replica.slots for replica in strong) >= ENOUGH_VOTERS
-    own = sum(replica.slots for replica in strong if replica.local)
-    peers = {replica.party for replica in strong if not replica.local and replica.params is not None}
-    return own + len(peers) >= ENOUGH_VOTERS
+    return everything
 
 
 def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:

@@ -93,6 +93,22 @@ class RoutingListener(Protocol):
         ...
 
 
+class Asked:
+    """A request that a peer has. `trial`: it decides on the peer's circuit, until it is answered."""
+
+    def __init__(self, note: Callable[[], None], trial: bool) -> None:
+        self._note = note
+        self._noted = False
+        self.trial = trial
+
+    def answered(self) -> None:
+        """A whole answer has come; noted once."""
+        self.trial = False
+        if not self._noted:
+            self._noted = True
+            self._note()
+
+
 class Router:
     """`report_traffic` is called with how peers did; `clock` is monotonic seconds, that of `Replica.reported_at`."""
 
@@ -149,35 +165,40 @@ class Router:
         return tuple(replace(r, warm=True) if r.key == place else r for r in replicas)
 
     @contextmanager
-    def asking(self, replica: Replica, deadline: float, slots: int = 1) -> Generator[None]:
+    def asking(self, replica: Replica, deadline: float, slots: int = 1) -> Generator[Asked]:
         """A request to a peer, which holds or awaits `slots` there. What becomes of the block is what became of it.
 
-        A failure is the peer's unless the request's own time was up. Being busy or refusing it is an answer. That its
-        engine ended over the request is one, too, and all the same a failure: who says so of everything is left alone.
+        Whoever may leave the block early says when it was `answered`: what comes after a whole answer is the reader's
+        affair. A failure is the peer's unless the request's own time was up. Being busy or refusing it is an answer.
+        That its engine ended over the request is one, too, and all the same a failure: who says so of everything is
+        left alone.
         """
-        place, trial = replica.key, self._circuits.begin(replica.key)
+        asked = Asked(lambda: self._answered(replica), trial=self._circuits.begin(replica.key))
         try:
-            with self._outstanding.asked(place, slots):
-                yield
+            with self._outstanding.asked(replica.key, slots):
+                yield asked
         except PeerFailed as error:
             if isinstance(error, PeerMalformed):
                 self.conduct.note(replica.node_id, malformed=1)
             if self._clock() >= deadline:
-                self._leave(replica, trial)
+                self._leave(replica, asked.trial)
             else:
-                self._failed(replica, trial)
+                self._failed(replica, asked.trial)
             raise
         except EngineDied:
             self._report_traffic(replica.node_id, True)
-            self._count_failure(replica, trial)
+            self._count_failure(replica, asked.trial)
             raise
         except Exception:  # a refusal
-            self._circuits.answered(place)
+            self._circuits.answered(replica.key)
             raise
         except BaseException:  # the client left
-            self._leave(replica, trial)
+            self._leave(replica, asked.trial)
             raise
-        self._circuits.answered(place)
+        asked.answered()
+
+    def _answered(self, replica: Replica) -> None:
+        self._circuits.answered(replica.key)
         self._report_traffic(replica.node_id, True)
 
     def _leave(self, replica: Replica, trial: bool) -> None:

@@ -22,7 +22,7 @@ from swarm.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from swarm.generation import Delta, Finish, GenerationRequest, Usage
+from swarm.generation import Delta, Finish, GenerationRequest
 from swarm.routing.observations import Demand
 from swarm.routing.poison_pills import RequestContent
 from swarm.routing.policy import Plan
@@ -167,28 +167,30 @@ class SingleAnswer:
     async def _measured(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
-        first: float | None = None
-        held_s, usage, sent_bytes = 0.0, Usage(), 0
+        first = asked
+        held_s, sent_bytes, left = 0.0, 0, self._choices
+        begun = False
         events = self._client.events(
             replica, self._request, self._choices, self._deadline, self._served, self._elsewhere
         )
         async with aclosing(events):
             async for event in events:
                 came = time.monotonic()
-                if first is None:
-                    first = came
+                if not begun:
+                    begun, first = True, came
                     self._report_choice(replica)
                 if isinstance(event, Finish):
                     usage = self._router.believed(replica, event.usage, sent_bytes)
                     event = event if usage is event.usage else replace(event, usage=usage)
+                    left -= 1
+                    if not left:  # before it is given: whoever has it may ask for no more
+                        self._router.affinity.answered(self._plan.prefixes, replica.key)
+                        if self._choices == 1 and held_s <= MAX_HELD_SHARE * (came - asked):
+                            self._router.note_pace(replica, first - asked, came - first, usage)
                 elif not replica.local:
                     sent_bytes += event.size_bytes
                 yield event
                 held_s += time.monotonic() - came
-        self._router.affinity.answered(self._plan.prefixes, replica.key)
-        ended = time.monotonic()
-        if first is not None and self._choices == 1 and held_s <= MAX_HELD_SHARE * (ended - asked):
-            self._router.note_pace(replica, first - asked, ended - first, usage)
 
     def _report_choice(self, replica: Replica) -> None:
         after = f", after {', '.join(self._tried[:MAX_NAMED])}" if self._tried else ""

@@ -52,7 +52,9 @@ def test_an_unbeatable_lead_always_gives_the_outcome_of_the_full_vote(votes: lis
 def test_the_scenes_cover_every_way_to_end(votes: list[tuple[Scene, Held]]) -> None:
     endings = Counter(held.verdict.stopped_by for _, held in votes)
     assert endings.keys() == {"unbeatable_lead", "all_in", "deadline"}
-    assert {held.verdict.outcome for _, held in votes} == {"consensus", "degraded", "single"}
+    assert {held.verdict.outcome for _, held in votes} == {
+        "consensus", "plurality", "degraded", "single",
+    }  # fmt: skip
     assert {held.verdict.kind for _, held in votes} == {"number", "choice", "tool_calls", "json", "code", "text"}
     assert {held.verdict.weights for _, held in votes} == {"equal", "measured"}
 
@@ -61,10 +63,20 @@ def test_no_degraded_outcome_is_called_a_consensus(votes: list[tuple[Scene, Held
     for _, held in votes:
         verdict = held.verdict
         assert (verdict.outcome == "degraded") == verdict.degraded == (not verdict.quorum) == bool(verdict.shortfall)
-        if verdict.outcome == "consensus":
+        if verdict.outcome in ("consensus", "plurality"):
             assert verdict.winner is not None
             assert 2 * verdict.votes >= verdict.asked
             assert verdict.votes > 1
+
+
+def test_only_more_than_half_of_the_votes_and_of_their_weight_is_a_consensus(votes: list[tuple[Scene, Held]]) -> None:
+    for _, held in votes:
+        verdict = held.verdict
+        agreeing = sum(part.group == 0 for part in verdict.candidates)
+        most = verdict.agreement is not None and verdict.agreement > 0.5 and 2 * agreeing > verdict.votes
+        assert (verdict.outcome == "consensus") == (most and not verdict.degraded)
+        if verdict.outcome == "consensus":
+            assert verdict.margin > 0
 
 
 def test_every_seat_is_heard_cancelled_or_never_asked(votes: list[tuple[Scene, Held]]) -> None:

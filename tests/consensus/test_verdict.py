@@ -212,7 +212,8 @@ def test_a_call_needs_the_agreement_that_was_asked_for(
         min_agreement=min_agreement,
     )
     assert (decided.shortfall, decided.degraded, decided.quorum) == (shortfall, shortfall is not None, True)
-    assert decided.outcome == ("degraded" if shortfall else "single" if len(amounts) == 1 else "consensus")
+    met = "single" if len(amounts) == 1 else "plurality" if len(amounts) == 4 else "consensus"
+    assert decided.outcome == ("degraded" if shortfall else met)
 
 
 def test_words_need_no_agreement_for_tools() -> None:

@@ -62,7 +62,7 @@ class NodeOptions:
     For these tests a model called "large" is as if in the catalogue.
     """
 
-    votes: int = 5
+    votes: int | None = None
     strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
     peers: Sequence[Address] = ()

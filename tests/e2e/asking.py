@@ -67,7 +67,7 @@ async def voted_on(node: NodeProcess, voters: Collection[str], **swarm: object) 
     """
 
     async def answer() -> Answer:
-        answer = await ask(node, **swarm)
+        answer = await ask(node, **{"votes": 5, **swarm})
         assert "Paris" in answer.text
         assert answer.voting_nodes <= set(voters)
         return answer

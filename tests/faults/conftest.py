@@ -17,6 +17,9 @@ from tests.faults.trial import Trial
 __all__ = ["lasting_swarm", "line_trial", "network", "pytest_runtest_makereport", "swarm", "trial"]
 
 
+VOTING = ("--federation", "--votes", "5")  # also on prose, of which this model's words are known
+
+
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     with network_or_skip(("kitchen", "study", "attic")) as network:
@@ -26,7 +29,7 @@ def network() -> Iterator[Network]:
 @pytest.fixture
 def swarm(network: Network, tmp_path: Path) -> Iterator[Swarm]:
     """One for each test: they end and start its nodes."""
-    with federated(network.machines, tmp_path, "--federation") as swarm:
+    with federated(network.machines, tmp_path, *VOTING) as swarm:
         asyncio.run(swarm.whole())
         yield swarm
 
@@ -40,7 +43,7 @@ def trial(network: Network, swarm: Swarm) -> Iterator[Trial]:
 @pytest.fixture(scope="module")
 def lasting_swarm(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     """One for all tests of a module that leave the processes alone."""
-    with federated(network.machines, tmp_path_factory.mktemp("lasting"), "--federation") as swarm:
+    with federated(network.machines, tmp_path_factory.mktemp("lasting"), *VOTING) as swarm:
         asyncio.run(swarm.whole())
         yield swarm
 

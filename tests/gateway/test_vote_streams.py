@@ -15,6 +15,7 @@ from swarm.consensus.options import STREAM_MODES, StreamMode
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta
+from swarm.routing.ballot import MIN_GRACE_S
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.response_events import ended, read_events, text_in
@@ -305,14 +306,37 @@ async def test_a_thinker_lost_in_mid_thought_costs_nobody_the_answer() -> None:
         assert (answer.account["leader"], answer.account["confirmed"]) == (None, None)
 
 
-async def test_a_silent_leader_holds_nothing_up() -> None:
+async def test_a_silent_leader_holds_nothing_up_where_others_are_as_strong() -> None:
     """Everybody else has answered; whoever was to lead has not said a word, and is stopped."""
     async with House() as house:
-        await house.add("study", [asyncio.Event()], params=9_000_000)
-        client = await house.add("kitchen", PROSE, PROSE)
+        client = await house.add("kitchen", [asyncio.Event()], PROSE, PROSE)
         answer = shown(CHAT, await client.post(CHAT, asking(CHAT, "leader")))
         assert (answer.text, answer.account["stream"]) == (PROSE, "buffer")
-        await house.engines["study"].until(lambda engine: engine.running == 0 and engine.cancelled == 1)
+        await house.engines["kitchen"].until(lambda engine: engine.running == 0 and engine.cancelled == 1)
+
+
+async def test_the_strongest_is_waited_for_however_quick_the_others_are() -> None:
+    async with House() as house:
+        gate = asyncio.Event()
+        await house.add("study", [gate, PROSE], params=4_000_000)
+        client = await house.add("kitchen", OTHER, OTHER)
+        vote = asyncio.create_task(client.post(CHAT, asking(CHAT, "leader")))
+        await house.engines["kitchen"].until(lambda engine: len(engine.requests) == 1 and engine.running == 0)
+        await asyncio.wait({vote}, timeout=3 * MIN_GRACE_S)
+        assert not vote.done(), "a grace of half an instant would be over"
+        gate.set()
+        account = shown(CHAT, await vote).account
+        assert sorted(part["voter"].split("@")[1] for part in account["candidates"]) == ["kitchen", "kitchen", "study"]
+
+
+async def test_the_strongest_is_not_waited_for_beyond_the_deadline() -> None:
+    async with House() as house:
+        await house.add("study", [asyncio.Event()], params=4_000_000)
+        client = await house.add("kitchen", OTHER, OTHER)
+        body = asking(CHAT, "leader")
+        body["swarm"] = {**body["swarm"], "deadline_s": 0.5}
+        answer = shown(CHAT, await client.post(CHAT, body))
+        assert (answer.text, answer.account["stopped_by"]) == (OTHER, "deadline")
 
 
 @pytest.mark.parametrize("mode", STREAM_MODES)

@@ -16,7 +16,7 @@ from tests.doubles.clients import Reply, chat_body
 from tests.doubles.scripted_engine import PROMPT_TOKENS
 from tests.doubles.stage import SLOTS, Stage, staged
 
-CHAT = "/v1/chat/completions"
+CHAT, SUM = "/v1/chat/completions", "What is 9 + 7?"
 SHORT_S = 0.4  # until deadlines that are meant to pass; what is meant to arrive by then takes milliseconds
 
 
@@ -91,21 +91,125 @@ async def test_the_answer_is_a_voters_own_words(stage: Stage) -> None:
 @pytest.mark.parametrize(("busy", "asked"), [(0, 4), (1, 3), (2, 2), (3, 1), (4, 1)])
 async def test_auto_asks_only_idle_workers_and_says_so(stage: Stage, busy: int, asked: int) -> None:
     gate = asyncio.Event()
-    stage.engine.script = lambda _, voter: [gate, "busy"] if voter < busy else ["yes"]
+    stage.engine.script = lambda _, voter: [gate, "busy"] if voter < busy else ["Answer: 16"]
     others = [asyncio.create_task(stage.client.chat(swarm={"strategy": "single"})) for _ in range(busy)]
     await stage.engine.until(lambda engine: engine.running == busy)
-    vote = asyncio.create_task(stage.client.chat())
+    vote = asyncio.create_task(stage.client.chat(SUM))
     if busy == SLOTS:
         await stage.until_waiting(1)
     else:
         await vote
     gate.set()
     account = swarm_of(await vote)
-    assert (account["asked"], account["wanted"]) == (asked, 5)
-    assert (account["strategy"], account["stopped_by"]) == (
-        ("single", "single") if asked == 1 else ("auto", account["stopped_by"])
-    )
+    assert (account["asked"] + account["saved"], account["wanted"], account["strategy"]) == (asked, 5, "auto")
+    alone = (account["outcome"], account["stopped_by"], account.get("why"))
+    assert (alone == ("single", "single", "no idle seats")) == (asked == 1), alone
     await asyncio.gather(*others)
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    "a sum": {"messages": [{"role": "user", "content": SUM}]},
+    "a number": {"messages": [{"role": "user", "content": "Reply with only a number: how many legs has a spider?"}]},
+    "a choice": {"messages": [{"role": "user", "content": "Which is a fruit?\nA) a stone\nB) an apple\nC) a car"}]},
+    "yes or no": {"messages": [{"role": "user", "content": "Is the sky blue? Answer with yes or no."}]},
+    "json": {"response_format": {"type": "json_object"}},
+    "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+    "code": {"messages": [{"role": "user", "content": "Write a Python function that adds two numbers."}]},
+}
+
+
+@pytest.mark.parametrize("fields", COUNTED.values(), ids=COUNTED)
+async def test_what_can_be_counted_is_voted_on_unasked(stage: Stage, fields: dict[str, Any]) -> None:
+    stage.voters_say(*['{"a": 1}'] * 4)
+    account = swarm_of(await stage.client.chat(**fields))
+    assert (account["strategy"], account["wanted"]) == ("auto", 5)
+    assert account["asked"] > 1
+    assert "why" not in account
+
+
+PROSE: dict[str, dict[str, Any]] = {
+    "a story": {"messages": [{"role": "user", "content": "Tell me a story about 3 pigs."}]},
+    "a context": {"messages": [{"role": "user", "content": "Context: the war of 1914. Who began it?\nAnswer:"}]},
+    "calls forbidden": {"tools": COUNTED["tools"]["tools"], "tool_choice": "none"},
+    "text as text": {"response_format": {"type": "text"}},
+    "an outline": {"messages": [{"role": "user", "content": "Summarize:\nA. Introduction\nB. Methods"}]},
+    "about a program": {"messages": [{"role": "user", "content": "Write an email about our Java program."}]},
+    "the node's own word": {"swarm": {"strategy": "auto"}},
+    "what a stream would show": {"swarm": {"on_no_quorum": "error", "deadline_s": 9}},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", PROSE.values(), ids=PROSE)
+async def test_prose_is_answered_once_and_the_account_says_why(
+    stage: Stage, fields: dict[str, Any], stream: bool
+) -> None:
+    reply = await stage.client.chat(stream=stream, **fields)
+    account = swarm_of(reply)
+    told = {name: account[name] for name in ("strategy", "outcome", "stopped_by", "why", "asked", "wanted", "votes")}
+    assert told == {
+        "strategy": "auto",
+        "outcome": "single",
+        "stopped_by": "single",
+        "why": "prose",
+        "asked": 1,
+        "wanted": 1,
+        "votes": 1,
+    }
+    assert (account["agreement"], account["routed"]["node"]) == (None, "kitchen")
+    assert len(stage.engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"votes": 3}, {"strategy": "majority"}, {"strategy": "medoid"}, {"min_votes": 2}],
+    ids=lambda wanted: next(iter(wanted)),
+)
+async def test_prose_is_voted_on_where_the_request_asks_for_it(stage: Stage, wanted: dict[str, Any]) -> None:
+    account = swarm_of(await stage.client.chat("Tell me a story.", swarm=wanted))
+    assert account["asked"] + account["saved"] > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "why"),
+    [
+        ({"votes": 3}, 3, None),
+        ({"strategy": Strategy.MEDOID}, 4, None),
+        ({"votes": 1}, 1, "asked for"),
+        ({"strategy": Strategy.SINGLE}, 1, "asked for"),
+        ({}, 1, "prose"),
+    ],
+    ids=["--votes 3", "--strategy medoid", "--votes 1", "--strategy single", "neither"],
+)
+async def test_a_node_whose_owner_asked_for_votes_votes_on_prose_too(
+    options: dict[str, Any], asked: int, why: str | None
+) -> None:
+    async with AsyncExitStack() as stack:
+        stage = await staged(stack, **options)
+        account = swarm_of(await stage.client.chat("Tell me a story."))
+        assert (account["asked"], account.get("why")) == (asked, why)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "why"),
+    [
+        ("scripted", {"temperature": 0}, "temperature 0"),
+        ("scripted", {"temperature": 1e-9}, "temperature 0"),
+        ("scripted", {"top_k": 1}, "temperature 0"),
+        ("scripted", {"temperature": 0, "seed": 3}, "temperature 0"),
+        ("scripted", {"temperature": 0, "swarm": {"votes": 3}}, None),
+        ("scripted", {"temperature": 0, "swarm": {"strategy": "majority"}}, None),
+        ("scripted", {"temperature": 0.1}, None),
+        ("scripted", {"seed": 3}, None),
+        ("swarm", {"temperature": 0}, None),
+    ],
+)
+async def test_a_named_model_at_temperature_0_answers_once(
+    stage: Stage, model: str, fields: dict[str, Any], why: str | None
+) -> None:
+    account = swarm_of(await stage.client.chat(SUM, model=model, **fields))
+    assert account.get("why") == why
+    assert (account["outcome"] == "single") == (why is not None)
 
 
 async def test_explicit_votes_wait_for_workers(stage: Stage) -> None:
@@ -185,7 +289,7 @@ async def test_a_leader_streams_and_is_confirmed(stage: Stage) -> None:
     gate = asyncio.Event()
     prose = "The sky is blue because of scattering."
     stage.voters_say(["The sky is blue ", "because of scattering."], *([[gate, prose]] * 3))
-    async with stage.client.open(CHAT, chat_body(stream=True)) as response:
+    async with stage.client.open(CHAT, chat_body(stream=True, swarm={"votes": 4})) as response:
         while b"because of scattering." not in await response.content.readuntil(b"\n\n"):
             pass  # the leader's words are here while the others have not begun
         gate.set()
@@ -196,7 +300,7 @@ async def test_a_leader_streams_and_is_confirmed(stage: Stage) -> None:
 
 async def test_a_confirmed_leader_is_called_the_winner(stage: Stage) -> None:
     stage.voters_say(*["Grass is green in spring."] * 4)
-    account = swarm_of(await stage.client.chat(stream=True))
+    account = swarm_of(await stage.client.chat(stream=True, swarm={"votes": 4}))
     assert account["confirmed"] is True
     assert account["leader"] == account["winner"] == stage.names[0]
     assert "winner_message" not in account
@@ -205,7 +309,7 @@ async def test_a_confirmed_leader_is_called_the_winner(stage: Stage) -> None:
 async def test_an_overruled_leader_is_named_with_the_winners_answer(stage: Stage) -> None:
     other = "Grass is green in spring."
     stage.voters_say("Bananas sing loudly at night.", other, other, other)
-    reply = await stage.client.chat(stream=True)
+    reply = await stage.client.chat(stream=True, swarm={"votes": 4})
     account = swarm_of(reply)
     assert reply.said() == "Bananas sing loudly at night.", "what was streamed is not taken back"
     assert account["confirmed"] is False

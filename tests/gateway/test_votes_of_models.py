@@ -48,7 +48,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "code": chat_body("Write a Python function in a code block.", max_tokens=60),
     "text": chat_body("Tell me a story.", max_tokens=24),
 }
-SHOWN_LIVE = ("number", "code", "text")  # nothing in these requests says that the answer would be acted on
+SHOWN_LIVE = ("code", "text")  # nothing in these requests says that the answer would be acted on
 # What the tiny models' answers can turn out to be: they need not do as they are told where nothing enforces it.
 KINDS = {"number": {"number"}, "json": {"json"}, "tool_calls": {"tool_calls"}}
 

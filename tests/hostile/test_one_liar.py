@@ -84,8 +84,10 @@ async def test_one_liar_of_four_decides_no_answer_and_has_one_seat(tmp_path: Pat
             assert said(reply) == TRUTH, account
             assert account["outcome"] == "consensus"
             assert seats_of(account, "liar") <= 1
-        unasked = await swarm.client.chat(SUM)  # as most clients ask: with idle seats only
-        assert said(unasked) == TRUTH
+        unasked = (await swarm.client.chat(SUM)).json  # as most clients ask: of the strongest, by the names here known
+        named = lie == "the name of a large model"
+        assert unasked["choices"][0]["message"]["content"] == (LIE if named else TRUTH)
+        assert unasked["swarm"]["outcome"] == ("single" if named else "consensus"), "alone it agrees with nobody"
 
 
 @pytest.mark.parametrize("mode", ["open", "paired"])

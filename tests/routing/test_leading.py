@@ -15,7 +15,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonOb
 from swarm.registry.weights_file import Measured
 from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
-from swarm.routing.policy import Batch, measured_strength, stream_mode, strongest_first
+from swarm.routing.policy import Batch, measured_odds, stream_mode, strongest_first
 from swarm.routing.replicas import Replica
 
 WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
@@ -80,12 +80,12 @@ def test_what_would_be_acted_on_is_shown_when_it_is_decided(
 
 
 def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:
-    small_here, large, unknown = replica("here", 2, here=True), replica("a", 9), replica("b", None)
+    small_here, large, unknown = replica("here", 2, here=True), replica("a", 9), replica("b", None, model="odd")
     large_here = replica("here", 9, here=True, model="large")
     for order in itertools.permutations([small_here, large, unknown, large_here]):
         others = [each for each in order if each is not large_here]
         assert strongest_first(order) == (large_here, *others), "the order of the rest is the plan's"
-        assert strongest_first(order, lambda each: 2.0 if each is unknown else 1.0)[0] is unknown
+        assert strongest_first(order, {"m": 1.0, "odd": 2.0, "large": 1.0})[0] is unknown
         assert strongest_first(others)[0] is large
 
 
@@ -100,10 +100,20 @@ def test_strength_is_what_was_measured_in_the_kind_that_is_asked_for() -> None:
     measured = {"small": {"text": good, "number": bad}, "large": {"text": bad}}
     small, large = replica("a", 1, model="small"), replica("b", 9, model="large")
     seats = [small, large]
-    strength = measured_strength(measured, PROSE, ["small", "large"])
-    assert strongest_first(seats, strength)[0] is small
-    strength = measured_strength(measured, ACTED_ON["a number"], ["small", "large"])
-    assert strongest_first(seats, strength)[0] is large, "not all were measured, so size decides"
+    odds = measured_odds(measured, PROSE, ["small", "large"])
+    assert strongest_first(seats, odds.of)[0] is small
+    odds = measured_odds(measured, ACTED_ON["a number"], ["small", "large"])
+    assert strongest_first(seats, odds.of)[0] is large, "not all were measured, so size decides"
+
+
+def test_of_prose_that_nobody_measures_the_measured_kinds_speak() -> None:
+    good, bad = Measured(45, 50, 5), Measured(10, 50, 5)
+    measured = {"small": {"number": good, "tool_calls": bad}, "large": {"number": bad}}
+    prose = measured_odds(measured, PROSE, ["small", "large"])
+    assert (prose.of["small"] > prose.of["large"], prose.weighed) == (True, False)
+    assert not measured_odds(measured, PROSE, ["small", "large", "new"]).of
+    assert not measured_odds(measured, ACTED_ON["json"], ["small", "large"]).of, "what is counted has a kind of its own"
+    assert measured_odds(measured, ACTED_ON["a number"], ["small", "large"]).weighed
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from swarm.consensus.options import Strategy
 from swarm.routing.policy import (
     LONG_PROMPT_CHARS,
     MAX_VOTES,
+    Asking,
     Defaults,
     VoteOptions,
     make_plan,
@@ -151,27 +152,27 @@ def test_the_requests_strategy_goes_before_the_nodes(options: VoteOptions, defau
 def test_load_decides_how_many_are_asked_unless_the_client_does(
     free: int, options: VoteOptions, defaults: Defaults, mode: str, wanted: int, count: int
 ) -> None:
-    plan = make_plan([replica("here", free=free)], options, defaults, prompt_chars=10)
+    plan = make_plan([replica("here", free=free)], options, defaults, Asking(10))
     assert (plan.mode, plan.wanted, plan.asked) == (mode, wanted, count)
 
 
 def test_a_very_long_prompt_is_answered_once_unless_the_client_wants_votes() -> None:
     here = [replica("here")]
-    assert make_plan(here, VoteOptions(), FIVE, LONG_PROMPT_CHARS).mode == "vote"
-    assert make_plan(here, VoteOptions(), FIVE, LONG_PROMPT_CHARS + 1).mode == "single"
-    assert make_plan(here, VoteOptions(votes=3), FIVE, LONG_PROMPT_CHARS + 1).asked == 3
+    assert make_plan(here, VoteOptions(), FIVE, Asking(LONG_PROMPT_CHARS)).mode == "vote"
+    assert make_plan(here, VoteOptions(), FIVE, Asking(LONG_PROMPT_CHARS + 1)).mode == "single"
+    assert make_plan(here, VoteOptions(votes=3), FIVE, Asking(LONG_PROMPT_CHARS + 1)).asked == 3
 
 
 def test_several_choices_are_asked_of_one_replica_and_never_a_vote() -> None:
     ranked = (replica("here"), replica("a"))
-    plan = make_plan(ranked, VoteOptions(votes=3), FIVE, 10, choices=3)
+    plan = make_plan(ranked, VoteOptions(votes=3), FIVE, Asking(10, choices=3))
     assert (plan.mode, plan.strategy, plan.asked, plan.seats) == ("single", Strategy.SINGLE, 1, ranked)
 
 
 def test_a_lone_answer_keeps_the_order_of_failover_and_a_vote_asks_its_voters_alone() -> None:
     ranked, voters = (replica("a"), replica("b")), [replica("b")]
-    assert make_plan(ranked, VoteOptions(Strategy.SINGLE), FIVE, 10, voters=voters).seats == ranked
-    assert set(make_plan(ranked, VoteOptions(votes=2), FIVE, 10, voters=voters).seats) == set(voters)
+    assert make_plan(ranked, VoteOptions(Strategy.SINGLE), FIVE, Asking(10), voters=voters).seats == ranked
+    assert set(make_plan(ranked, VoteOptions(votes=2), FIVE, Asking(10), voters=voters).seats) == set(voters)
 
 
 any_options = st.builds(
@@ -192,7 +193,7 @@ any_options = st.builds(
 def test_every_plan_asks_somebody_and_never_more_than_wanted(
     replicas: list[Replica], options: VoteOptions, votes: int, strategy: Strategy, chars: int
 ) -> None:
-    plan = make_plan(replicas, options, Defaults(votes, strategy), chars)
+    plan = make_plan(replicas, options, Defaults(votes, strategy), Asking(chars))
     assert 1 <= plan.asked <= plan.wanted <= MAX_VOTES
     assert plan.strategy != Strategy.SINGLE if plan.mode == "vote" else plan.asked == 1
     busy = sum(max(0, count - seat.slots_free) for seat, count in Counter(plan.seats).items())

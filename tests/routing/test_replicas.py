@@ -30,30 +30,5 @@ def test_without_any_model_the_alias_is_unknown_too_and_says_why() -> None:
         able("x", [])
 
 
-@pytest.mark.parametrize(
-    ("sizes", "invited"),
-    [
-        ([100, 100, 100, 24], [100, 100, 100]),
-        ([100, 100, 100, 25], [100, 100, 100, 25]),
-        ([100, 100, 1], [100, 100, 1]),
-        ([100, 1, 1, 1], [100, 1, 1, 1]),
-        ([100, 100, 100, None], [100, 100, 100, None]),
-        ([None, None], [None, None]),
-        ([5], [5]),
-    ],
-    ids=["weak", "a quarter", "too few without", "one strong", "unknown size", "all unknown", "alone"],
-)
-def test_the_alias_leaves_weak_models_out_while_three_voters_remain(
-    sizes: list[int | None], invited: list[int | None]
-) -> None:
-    replicas = [replica(f"m{i}", params) for i, params in enumerate(sizes)]
-    assert [r.params for r in able(SWARM_ALIAS, replicas)] == invited
-
-
-def test_voters_are_counted_by_slots() -> None:
-    strong, weak = replica("strong", 100, slots=3), replica("weak", 1)
-    assert able(SWARM_ALIAS, [strong, weak]) == (strong,)
-
-
 def test_every_model_is_named_once() -> None:
     assert model_names([replica("b", 1), replica("a", 1), replica("b", 1)]) == ("a", "b")

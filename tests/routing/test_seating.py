@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
 from swarm.consensus.waves import SamplingChange
-from swarm.routing.policy import Batch, OwnVoters, batches_of, in_waves, key_of, seated_anew
+from swarm.routing.policy import (
+    MAX_VOTES,
+    Batch,
+    OwnVoters,
+    batches_of,
+    in_waves,
+    key_of,
+    seated_anew,
+    spread,
+    strongest_first,
+)
 from swarm.routing.replicas import Replica
+from tests.doubles.replicas import replica as nodes_replica
 
 NOBODY = OwnVoters({}, frozenset())
 
@@ -53,7 +67,7 @@ def test_a_second_wave_runs_at_home_where_the_prompt_is_warm_or_nowhere() -> Non
 def test_a_batch_moves_as_a_whole_to_where_its_prompt_is_warm() -> None:
     here, there = replica("here"), replica("a")
     held = [Batch(here, (sampling(1), sampling(2)))]
-    own = OwnVoters({key_of(here): 1}, frozenset({key_of(there)}))
+    own = OwnVoters({key_of(here): 1}, frozenset({key_of(there)}), asked=frozenset({"here", "a"}))
     assert shown(seated_anew(held, own, [here, there], idle_only=False)) == [("a", [1, 2])]
     assert shown(seated_anew(held, own, [here, replica("a", free=1)], idle_only=False)) == [("here", [1, 2])]
     other = replica("a", model="other")
@@ -65,7 +79,7 @@ def test_a_batch_moves_as_a_whole_to_where_its_prompt_is_warm() -> None:
 def test_two_batches_do_not_share_one_warm_prompt() -> None:
     here, a, b = replica("here"), replica("a"), replica("b")
     held = [Batch(here, (sampling(1),)), Batch(a, (sampling(2),))]
-    own = OwnVoters({}, frozenset({key_of(b)}))
+    own = OwnVoters({}, frozenset({key_of(b)}), asked=frozenset({"here", "a", "b"}))
     assert shown(seated_anew(held, own, [here, a, b], idle_only=False)) == [("b", [1]), ("a", [2])]
 
 
@@ -86,3 +100,44 @@ def test_a_peers_old_news_of_our_own_first_wave_does_not_count_against_the_secon
 def test_an_upstream_stays_where_it_is() -> None:
     held = [Batch(replica("cloud", upstream=True), (sampling(1),))]
     assert seated_anew(held, NOBODY, [replica("here")], idle_only=True) == tuple(held)
+
+
+def test_the_first_voter_of_a_node_does_not_move_to_where_the_prompt_is_warm() -> None:
+    here, there = replica("here"), replica("a")
+    held = [Batch(there, (sampling(1),)), Batch(there, (sampling(2, 0.5),))]
+    warm = frozenset({key_of(here)})
+    asked = OwnVoters({}, warm, asked=frozenset({"here"}))
+    assert shown(seated_anew(held, asked, [here, there], idle_only=False)) == [("a", [1]), ("a", [2])]
+    again = OwnVoters({}, warm, asked=frozenset({"here", "a"}))
+    assert shown(seated_anew(held, again, [here, there], idle_only=False)) == [("here", [1]), ("a", [2])]
+
+
+@given(
+    slots=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    busy=st.lists(st.integers(0, 5), min_size=6, max_size=6),
+    votes=st.integers(1, MAX_VOTES),
+    idle_only=st.booleans(),
+    first=st.integers(1, MAX_VOTES),
+    warm=st.booleans(),
+)
+def test_every_able_node_is_asked_before_any_has_a_second_seat(
+    slots: list[int], busy: list[int], votes: int, idle_only: bool, first: int, warm: bool
+) -> None:
+    """Whatever the slots of each, whoever is busy, in both waves, and wherever the second wave may move to."""
+    names = ["here", *"abcde"][: len(slots)]
+    nodes = [
+        nodes_replica(name, slots=count, free=max(0, count - taken))
+        for name, count, taken in zip(names, slots, busy, strict=False)
+    ]
+    dealt = spread(nodes, votes, idle_only)
+    assume(dealt)
+    seats = strongest_first(dealt)
+    able = {node.node for node in nodes if (node.slots_free if idle_only else node.slots)}
+    first = min(first, len(seats))
+    now, held = in_waves(seats, [sampling(seed) for seed in range(len(seats))], first)
+    order = [seat.node for seat in seats]
+    asked = {batch.replica.node for batch in now}
+    assert len(set(order[: len(able)])) == min(len(able), len(order)), "the first seats are of as many nodes"
+    own = OwnVoters({}, frozenset(key_of(node) for node in nodes if warm and node.node in asked), {}, frozenset(asked))
+    later = {batch.replica.node for batch in seated_anew(held, own, nodes, idle_only=False)}
+    assert asked | later == set(order), "and nobody loses its first seat to a second one"

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from federation.advertisement import Capabilities
 from swarm.routing.policy import (
     MAX_VOTES,
+    Asking,
     Defaults,
+    LeftOut,
     VoteOptions,
+    left_out,
     make_plan,
     parties_of,
     room_left,
@@ -20,7 +24,8 @@ from swarm.routing.policy import (
     share_of_a_peer,
     spread,
 )
-from swarm.routing.replicas import SWARM_ALIAS, Replica, able
+from swarm.routing.preference import assessed, fit_to_vote
+from swarm.routing.replicas import Replica, for_tools
 from tests.doubles.replicas import replica
 
 
@@ -135,7 +140,7 @@ def test_what_a_peer_says_of_itself_moves_no_seat(peers: list[Replica], votes: i
 
 
 def test_a_loss_leaves_a_larger_share_to_those_who_are_left_and_none_to_who_had_it() -> None:
-    plan = make_plan([replica("here"), replica("a"), replica("b")], VoteOptions(votes=5), Defaults(5), 10)
+    plan = make_plan([replica("here"), replica("a"), replica("b")], VoteOptions(votes=5), Defaults(5), Asking(10))
     assert (plan.share(), plan.share(without="b")) == (1, 2)
     assert room_left(replica("a", slots=9), 2, {"a": 1}) == 1
     assert room_left(replica("a", slots=9), 1, {"a": 1}) == 0
@@ -146,30 +151,129 @@ def test_a_loss_leaves_a_larger_share_to_those_who_are_left_and_none_to_who_had_
 def test_a_model_of_unknown_size_has_no_seat_while_another_can_vote() -> None:
     stranger, known = replica("liar", model="made-up", **BIG), replica("a", model="demo", params=2_000_000)
     for others in ([replica("here", model="echo")], [known]):
-        plan = make_plan([stranger, *others], VoteOptions(votes=5), Defaults(5), 10)
+        plan = make_plan([stranger, *others], VoteOptions(votes=5), Defaults(5), Asking(10))
         assert "liar" not in {seat.node for seat in plan.seats}
-    alone = make_plan([stranger, replica("b", model="other")], VoteOptions(votes=4), Defaults(5), 10)
+    alone = make_plan([stranger, replica("b", model="other")], VoteOptions(votes=4), Defaults(5), Asking(10))
     assert {seat.node for seat in alone.seats} == {"liar", "b"}
-    assert make_plan([stranger, replace(known, suspect=True)], VoteOptions(votes=2), Defaults(5), 10).asked == 2
+    assert make_plan([stranger, replace(known, suspect=True)], VoteOptions(votes=2), Defaults(5), Asking(10)).asked == 2
 
 
-def test_a_large_name_of_one_or_two_peers_puts_nobody_out() -> None:
+def voting(replicas: list[Replica], asked_for: bool = True) -> list[Replica]:
+    return [r for r in replicas if r.key in {fit.key for fit in fit_to_vote(assessed(replicas, {}), asked_for)}]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "invited"),
+    [
+        ([100, 100, 100, 24], [100, 100, 100]),
+        ([100, 100, 100, 25], [100, 100, 100, 25]),
+        ([100, 100, 1], [100, 100]),
+        ([100, 1, 1, 1], [100]),
+        ([2, 2, 135], [135]),
+        ([100, 30, 5], [100, 30]),
+        ([5], [5]),
+    ],
+    ids=["weak", "a quarter", "few are left", "one is left", "in any order", "by the strongest alone", "alone"],
+)
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_weak_models_have_no_seat_beside_this_nodes_own_however_few_are_left(
+    sizes: list[int], invited: list[int], asked_for: bool
+) -> None:
+    largest = max(sizes)
+    nodes = [replica(f"n{i}", model=f"m{i}", params=size) for i, size in enumerate(sizes)]
+    nodes = [replace(node, url=None) if node.params == largest else node for node in nodes]
+    assert [r.params for r in voting(nodes, asked_for)] == invited
+
+
+def test_a_large_name_of_one_or_two_peers_puts_nobody_out_of_a_vote_that_is_asked_for() -> None:
     large = {"model": "llama3.3:70b", "params": 70_000_000_000, "slots": 32}
     small = [replica("here", params=2), replica("a", params=2), replica("b", params=2)]
     liars = [replica(f"liar-{number}", **large) for number in range(3)]
     for count in (1, 2):
-        assert able(SWARM_ALIAS, [*small, *liars[:count]]) == (*small, *liars[:count])
-    assert able(SWARM_ALIAS, [*small, *liars]) == tuple(liars), "three can: docs/trust.md says so"
+        assert voting([*small, *liars[:count]]) == [*small, *liars[:count]]
+        assert voting([*small, *liars[:count]], asked_for=False) == liars[:count], "as prose: the strongest answers"
+    assert voting([*small, *liars]) == liars, "three can: docs/trust.md says so"
     same = [replace(liar, owner="10.0.0.9") for liar in liars]
-    assert able(SWARM_ALIAS, [*small, *same]) == (*small, *same), "and never from one address"
+    assert voting([*small, *same]) == [*small, *same], "and never from one address"
 
 
 def test_beside_one_peer_it_counts_whether_somebody_invited_it() -> None:
     here, peer = replica("here", params=2), replica("a", model="large", params=9)
-    assert able(SWARM_ALIAS, [here, peer]) == (here, peer)
-    assert able(SWARM_ALIAS, [here, replace(peer, member=True)]) == (replace(peer, member=True),)
+    invited = replace(peer, member=True)
+    assert voting([here, peer]) == [here, peer]
+    assert voting([here, invited]) == [invited]
+
+
+def test_measured_weights_give_the_small_their_seats() -> None:
+    here, small = replica("here", model="large", params=100), replica("a", model="small", params=2)
+    odds = {"large": 1.0, "small": 2.0}
+    assert fit_to_vote(assessed([here, small], odds, weighed=True)) == (
+        replace(here, measured=1.0),
+        replace(small, measured=2.0),
+    )
+    assert [r.model for r in fit_to_vote(assessed([here, small], odds))] == ["large"], "of something else"
+    assert [r.model for r in fit_to_vote(assessed([here, small], {"small": 2.0}, weighed=False))] == ["large"]
+
+
+def test_a_measured_model_of_unknown_size_has_a_seat() -> None:
+    here, own = replica("here", params=100), replica("a", model="custom")
+    assert len(fit_to_vote(assessed([here, own], {"m": 1.0, "custom": 1.0}, weighed=True))) == 2
+    assert fit_to_vote(assessed([here, own], {})) == (here,)
+
+
+def test_a_strong_node_that_its_owner_gave_no_weight_makes_nobody_weak() -> None:
+    here, idle = replica("here", params=2), replica("a", model="large", params=100, weight=0.0, member=True)
+    assert voting([here, idle]) == [here]
+
+
+def test_the_weak_vote_where_requests_to_all_the_strong_fail() -> None:
+    here, failing = replica("here", params=2), replica("a", model="large", params=100, circuit="open", member=True)
+    assert voting([here, failing]) == [here]
+    assert voting([here, replace(failing, circuit="closed", suspect=True)])[0].node == "a", "a doubt is no failure"
+
+
+@given(
+    sizes=st.lists(st.integers(1, 1000), min_size=2, max_size=8),
+    slots=st.lists(st.integers(1, 6), min_size=8, max_size=8),
+    votes=st.integers(1, MAX_VOTES),
+)
+def test_no_vote_has_a_seat_under_a_quarter_of_this_nodes_own_model(
+    sizes: list[int], slots: list[int], votes: int
+) -> None:
+    most = 1000
+    nodes = [replica("here", model="own", params=most, slots=slots[0])]
+    nodes += [replica(f"n{i}", model=f"m{i}", params=size, slots=slots[i % 8]) for i, size in enumerate(sizes)]
+    for options in (VoteOptions(), VoteOptions(votes=votes)):
+        plan = make_plan(assessed(nodes, {}), options, Defaults(5), Asking(10))
+        if plan.mode == "vote":
+            assert all((seat.params or 0) >= most / 4 for seat in plan.seats)
 
 
 def test_limits_name_every_party_once() -> None:
     room = {replica("here"): 4, replica("a", owner="x"): 4, replica("b", owner="x"): 4}
     assert seat_limits(room, 4) == {"here": 4, "x": 1}
+
+
+def test_who_has_no_seat_is_told_with_the_reason() -> None:
+    nodes = [
+        replica("here", model="strong", params=134_515_008),
+        replica("a", model="demo", params=2_166_720),
+        replica("b", model="demo", params=2_166_720),
+        replica("c", model="custom", reported_params=10**15),
+        replica("d", model="strong", params=134_515_008, circuit="open"),
+        replica("e", model="strong", params=134_515_008, weight=0.0),
+    ]
+    able = assessed(nodes, {})
+    sizes = {node.model: node.params for node in nodes}
+    assert left_out(able, able, False, sizes) == (
+        LeftOut("custom", ("c",), "its size is not known here: ask for it by its name"),
+        LeftOut("demo", ("a", "b"), "2.2M parameters, less than a quarter of strong's 134.5M"),
+        LeftOut("strong", ("d",), "does not answer"),
+        LeftOut("strong", ("e",), "has weight 0 in [routing.weights]"),
+    )
+    assert left_out(able, able[:1], False, sizes)[0].why == "measured to be no better than a guess"
+    calling = replica("here", model="new", params=8 * 10**9, capabilities=Capabilities(tools=True))
+    old = replica("a", model="old", params=7 * 10**9, capabilities=Capabilities(tools=False))
+    tools = assessed(for_tools([calling, old]), {})
+    (told,) = left_out(tools, tools, False, {"new": calling.params, "old": old.params})
+    assert told.why == "has no form of its own for tools: its 7B parameters count for a quarter, beside new's 8B"

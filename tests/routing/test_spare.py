@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.routing.observations import DEMAND_WINDOW_S, MAX_NOTED, Demand
-from swarm.routing.policy import Defaults, VoteOptions, make_plan, spare_slots
+from swarm.routing.policy import Asking, Defaults, VoteOptions, make_plan, spare_slots
 from swarm.routing.replicas import Replica
 
 
@@ -55,17 +55,17 @@ def test_a_request_leaves_the_others_of_late_their_slots(free: int, peak: int, s
 
 
 def test_clients_that_are_all_ready_at_once_get_one_slot_each() -> None:
-    plan = make_plan([replica(4)], VoteOptions(), Defaults(5), 10, peak_requests=4)
+    plan = make_plan([replica(4)], VoteOptions(), Defaults(5), Asking(10), peak_requests=4)
     assert (plan.mode, plan.asked, plan.wanted) == ("single", 1, 5)
 
 
 def test_what_peers_leave_idle_is_theirs_to_say() -> None:
-    plan = make_plan([replica(4), replica(3, "http://a")], VoteOptions(), Defaults(5), 10, peak_requests=4)
+    plan = make_plan([replica(4), replica(3, "http://a")], VoteOptions(), Defaults(5), Asking(10), peak_requests=4)
     assert plan.asked == 2, "three idle ones there; but beside one here they would outvote it"
     two = [replica(4), replica(3, "http://a"), replica(3, "http://b")]
-    assert make_plan(two, VoteOptions(), Defaults(5), 10, peak_requests=4).asked == 3
+    assert make_plan(two, VoteOptions(), Defaults(5), Asking(10), peak_requests=4).asked == 3
 
 
 def test_an_explicit_number_is_honoured_whatever_the_demand() -> None:
-    plan = make_plan([replica(0)], VoteOptions(votes=3), Defaults(5), 10, peak_requests=9)
+    plan = make_plan([replica(0)], VoteOptions(votes=3), Defaults(5), Asking(10), peak_requests=9)
     assert (plan.asked, plan.idle_only) == (3, False)

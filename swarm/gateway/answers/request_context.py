@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from aiohttp import web
@@ -120,11 +120,15 @@ class RequestContext:
         return [builder.candidate(voter, replica.node, replica.model, self._elapsed_ms) for builder in builders]
 
     def verdict_on(self, candidates: Sequence[Candidate]) -> Verdict | None:
-        """How a single answer is reported, as a vote of one; None for several choices, which nobody judged."""
+        """How a single answer is reported, as a vote of one; None for several choices, which nobody judged.
+
+        Its strategy is the one that was asked for: `auto` answers prose once.
+        """
         if len(candidates) != 1:
             return None
         question = Question.of(self.asked.request, Strategy.SINGLE)
-        return decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
+        verdict = decide(question, candidates, asked=1, wanted=self.plan.wanted, stopped_by="single")
+        return replace(verdict, strategy=self.plan.requested)
 
     def broken(self, candidates: Sequence[Candidate]) -> list[JsonObject]:
         """What in the answers breaks the request's schemas; of several choices each says which it is."""
@@ -156,7 +160,7 @@ class RequestContext:
         return self._served
 
     def extension(self, verdict: Verdict | None, shown: Sequence[Candidate]) -> JsonObject | None:
-        """The `swarm` object of the response; of a single answer it has who was asked, and why.
+        """The `swarm` object of the response; of a single answer it has why it is one, who was asked, and why.
 
         And of the answers `shown` what they break of the request's schemas. None where there is nothing to tell.
         """
@@ -167,6 +171,12 @@ class RequestContext:
         told = swarm_object(verdict, coordinator=self._dispatcher.node, elapsed_ms=self._elapsed_ms)
         if self._spent_anew is not None:
             told |= {"made_anew": True, "total_completion_tokens": verdict.total_completion_tokens + self._spent_anew}
+        if self.plan.why is not None:
+            told["why"] = self.plan.why
+        if self.plan.left_out:
+            told["left_out"] = [
+                {"model": model.model, "nodes": list(model.nodes), "why": model.why} for model in self.plan.left_out
+            ]
         served = self._served
         if served is not None and not self.asked.local_only:
             routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}

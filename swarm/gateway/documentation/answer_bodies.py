@@ -7,12 +7,13 @@ here may come along. What the node reports of itself is not here: `observing/vie
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from federation.advertisement import Capabilities
 from swarm.generation import FinishReason
+from swarm.routing.policy import WhyOnce
 from swarm.routing.preference import REASONS
 
 
@@ -45,14 +46,25 @@ class SchemaViolation(BaseModel):
     choice: Annotated[int | None, Field(description="Which of several choices; left out where there is one")] = None
 
 
+class SwarmLeftOut(BaseModel):
+    """A model with no part in the vote."""
+
+    model: Annotated[str, Field(description="The model")]
+    nodes: Annotated[list[str], Field(description="The nodes that serve it")]
+    why: Annotated[str, Field(description="Why it was not asked")]
+
+
 class SwarmReport(BaseModel):
     """How the vote went. A single answer is a vote of one."""
 
     strategy: Annotated[str, Field(description="How the answer was chosen")]
     kind: Annotated[str, Field(description="What was compared: tool_calls, json, code, number, choice or text")]
     outcome: Annotated[
-        Literal["consensus", "degraded", "single"] | None,
-        Field(description="consensus: a quorum's answers were compared. single: one answer stands for itself"),
+        Literal["consensus", "plurality", "degraded", "single"] | None,
+        Field(
+            description="consensus: more than half of the votes counted agree, with a quorum. plurality: a quorum "
+            "voted, and no answer has more than half. degraded: no quorum. single: one answer stands for itself"
+        ),
     ] = None
     votes: Annotated[int, Field(description="Valid ballots")]
     asked: Annotated[int, Field(description="Voters that were asked")]
@@ -85,6 +97,10 @@ class SwarmReport(BaseModel):
         int | None, Field(description="Tokens of answers that were stopped before their end, as far as known")
     ] = None
     candidates: Annotated[list[SwarmCandidate], Field(description="Every voter, the winning group first")]
+    why: Annotated[str | None, Field(description="Single answers: why one: " + ", ".join(get_args(WhyOnce)))] = None
+    left_out: Annotated[
+        list[SwarmLeftOut] | None, Field(description="Models that could answer and had no seat, and why")
+    ] = None
     routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
     similarity: Annotated[
         float | None, Field(description="How like the winner the other answers are, where likeness decided")
