@@ -107,7 +107,7 @@ SERVED = [kind for kind in RouteKind if kind is not RouteKind.TRUST]
 WITH_ADMIN_KEYS = "**manage**, with `--admin-key-file`"
 ROWS = {
     RouteKind.HEALTH: "**health**: `/livez`, `/readyz`, `/health`",
-    RouteKind.DOCUMENTATION: "**documentation**: `/docs`, `/openapi.json`",
+    RouteKind.DOCUMENTATION: "**documentation**: `/`, `/docs`, `/openapi.json`",
     RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`",
     RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/metrics`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",

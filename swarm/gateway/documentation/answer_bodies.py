@@ -279,6 +279,18 @@ class Cancelled(BaseModel):
     cancelled: int
 
 
+class Start(BaseModel):
+    """What answers here, and the paths of what there is."""
+
+    name: Literal["local-swarm"]
+    about: str
+    api: str
+    documentation: str
+    openapi: str
+    models: str
+    health: str
+
+
 class Alive(BaseModel):
     status: Literal["ok"]
 

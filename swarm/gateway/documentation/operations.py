@@ -30,6 +30,7 @@ from swarm.gateway.documentation.answer_bodies import (
     OpenApiDocument,
     Reranking,
     Response,
+    Start,
     TextCompletion,
     TokenList,
 )
@@ -42,6 +43,7 @@ from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"
+PAGE: Final = "text/html"
 ANSWERS, TEXTS, MODELS, NODE, MANAGEMENT = "Answers", "Texts and tokens", "Models", "Node", "Management"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
@@ -103,6 +105,7 @@ OPERATIONS: Final = (
         others=OF_ASKING,
     ),
     Operation("post", "/v1/props", "Always refused: settings are given where the node is started", MODELS),
+    Operation("get", "/", "What this is and where to go: a page for browsers, else JSON", NODE, Start, streams=PAGE),
     Operation("get", "/livez", "Does the process answer?", NODE, Alive),
     Operation("get", "/readyz", "Is this node ready to be asked?", NODE, Alive, others={503: NotReady}),
     Operation("get", "/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),

@@ -1,16 +1,30 @@
-"""`/openapi.json`, and `/docs`: a page that shows it and tries it out, from this node alone (no CDN)."""
+"""`/openapi.json`, `/docs`, a page that shows it and tries it out, and `/`, which says what this is and where to go.
+
+All from this node alone (no CDN).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import html
 from pathlib import Path
 
 from aiohttp import web
 
 from swarm import program_version
-from swarm.gateway.http.bodies import compact
+from swarm.gateway.http.bodies import compact, json_response
 
+# What programs are told at `/`; people see a page.
+START = {
+    "name": "local-swarm",
+    "about": "a Local Swarm node: OpenAI's and Anthropic's APIs, answered by the computers of a swarm",
+    "api": "/v1",
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "models": "/v1/models",
+    "health": "/readyz",
+}
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
 _FOLDER = Path(__file__).parent / "page"
 # The page runs its own script and style, asks its own node, and nobody may frame it.
@@ -48,6 +62,15 @@ async def page(_: web.Request) -> web.Response:
     return web.Response(text=await asyncio.to_thread(page_file, "page.html"), content_type="text/html", headers=HEADERS)
 
 
+async def start(request: web.Request) -> web.Response:
+    """`/`: a page for browsers, JSON for everybody else."""
+    if "text/html" not in request.headers.get("Accept", ""):
+        return json_response(START)
+    text = await asyncio.to_thread(page_file, "start.html")
+    api = html.escape(f"{request.scheme}://{request.host}/v1")  # its Host was looked at before it came here
+    return web.Response(text=text.replace("@API@", api), content_type="text/html", headers=HEADERS)
+
+
 async def file(request: web.Request) -> web.Response:
     """A script or style of the page; 404 for any other name."""
     name = request.match_info["name"]
@@ -57,5 +80,10 @@ async def file(request: web.Request) -> web.Response:
 
 
 def routes() -> list[web.RouteDef]:
-    """The document and its page."""
-    return [web.get("/openapi.json", document), web.get("/docs", page), web.get("/docs/{name}", file)]
+    """The document and the pages."""
+    return [
+        web.get("/", start),
+        web.get("/openapi.json", document),
+        web.get("/docs", page),
+        web.get("/docs/{name}", file),
+    ]

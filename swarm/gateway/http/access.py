@@ -78,7 +78,7 @@ _WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
 
 ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.HEALTH: ("GET /livez", "GET /readyz", "GET /health", "GET /v1/health"),
-    RouteKind.DOCUMENTATION: ("GET /openapi.json", "GET /docs", "GET /docs/{name}"),
+    RouteKind.DOCUMENTATION: ("GET /", "GET /openapi.json", "GET /docs", "GET /docs/{name}"),
     RouteKind.API: (
         "POST /v1/chat/completions", "POST /v1/completions", "POST /v1/responses", "POST /v1/messages",
         "POST /v1/messages/count_tokens", "POST /v1/embeddings", "POST /v1/infill", "POST /v1/tokenize",
