@@ -48,7 +48,9 @@ async def version_of(node: NodeProcess) -> str:
     return str(view["node"]["version"])
 
 
-async def test_open_they_are_one_swarm_then_paired_by_codes_of_either(swarm: Swarm, tmp_path: Path) -> None:
+async def test_open_they_are_one_swarm_then_paired_by_codes_of_either(
+    swarm: Swarm, tmp_path: Path, program_before: tuple[str, ...]
+) -> None:
     await swarm.whole()
     kitchen, study, attic = swarm.nodes
     assert await version_of(study) == VERSION
@@ -71,6 +73,14 @@ async def test_open_they_are_one_swarm_then_paired_by_codes_of_either(swarm: Swa
     await swarm_command(attic, tmp_path, "join", str(invited["code"]))
     await all_see(swarm.nodes, swarm.nodes, PAIRED_S)
     await voted_on(attic, NAMES, votes=12)
+
+    for program in (program_before, PROGRAM):  # downgraded and updated again, with the same data directory
+        attic.kill()
+        attic.program = program
+        attic.start()
+        await attic.ready()
+        assert await version_of(attic) == await version_of(study if program is program_before else kitchen)
+        await all_see(swarm.nodes, swarm.nodes, PAIRED_S)
 
     await swarm_command(kitchen, tmp_path, "revoke", "study", "--yes")
     await all_see((kitchen, attic), (kitchen, attic), OUT_S)
