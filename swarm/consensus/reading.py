@@ -19,7 +19,7 @@ from swarm.consensus.json_answer import (
 )
 from swarm.consensus.question import Question, lists_choices
 from swarm.consensus.text_answer import TextAnswer, read_text
-from swarm.engines.thoughts import answer_in
+from swarm.engines.thoughts import CLOSING, OPENING, answer_in
 from swarm.generation import GAVE_WAY, Candidate
 
 MAX_ANSWER_CHARS = 500_000  # about 125,000 tokens; also bounds what Unicode normalisation may swell to
@@ -80,7 +80,10 @@ def _read(question: Question, candidate: Candidate) -> Reading | Flaw:
 
 def answer_of(candidate: Candidate) -> str | None:
     """The text of `candidate` without a thought; None if that never closes. Where it was parted already, as it is."""
-    return candidate.text if candidate.reasoning else answer_in(candidate.text)
+    text = candidate.text
+    if candidate.reasoning or not (OPENING in text or CLOSING in text):
+        return text
+    return answer_in(text)
 
 
 def _read_words(question: Question, said: str, cut: bool) -> Reading | Flaw:
