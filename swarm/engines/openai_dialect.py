@@ -33,6 +33,7 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "content_filter": "content_filter",
 }
 _TOO_LARGE = re.compile(r"input \((\d+) tokens\) is too large to process\D+(\d+)")
+_IN_A_TEMPLATE = "While executing "  # how llama.cpp's errors in templates begin, whatever their status
 NO_TOKENS = (
     "these numbers are not tokens of this model: send text, or what its own /tokenize gives "
     "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
@@ -185,6 +186,10 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
     return body
 
 
+class TemplateRefused(BadRequest):
+    """The model's chat template refused a conversation, or cannot show one of its tools."""
+
+
 def translate_error(status: int, body: ParsedJson, field: str | None = None) -> SwarmError:
     """llama.cpp's error object as one of ours; `field` had the prompt."""
     detail = as_object(body.get("error"))
@@ -196,6 +201,9 @@ def translate_error(status: int, body: ParsedJson, field: str | None = None) -> 
         return BadRequest(f"a text has {had} tokens, and this model takes {most} at once here: split it", param="input")
     if "invalid tokens" in message or "_M_range_check" in message:
         return BadRequest(NO_TOKENS, param="tokens")
+    if _IN_A_TEMPLATE in message:
+        why = message.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
+        return TemplateRefused(f"this model's chat template does not take this conversation: {why}", param=field)
     if status in (400, 404, 422, 501):
         return BadRequest(message.removeprefix(SCHEMA_COMPLAINT))
     return EngineFailed(f"the engine failed: {message}")

@@ -67,6 +67,13 @@ TEMPLATES: Mapping[str, str] = {
         "<|im_start|>user\n{{ system }}\n{{ m.content }}<|im_end|>\n"
         "{% else %}" + _TURN + "{% endif %}{% endfor %}" + _BEGIN
     ),
+    "reads the schemas of tools": (
+        "{% for t in tools or [] %}{{ t.function.description }}: "
+        "{% for name, each in t.function.parameters.properties.items() %}"
+        "{{ {'string': 'str', 'integer': 'int'}[each.type] }}{% endfor %}\n{% endfor %}"
+        "{% for m in messages %}" + _TURN + "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}"
+        "{% endfor %}{% endfor %}" + _BEGIN
+    ),
     "needs a user": (
         "{% if not messages | selectattr('role', 'equalto', 'user') | list %}"
         "{{ raise_exception('No user query found in messages.') }}{% endif %}" + PLAIN

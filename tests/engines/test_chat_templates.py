@@ -11,6 +11,7 @@ import pytest
 
 from swarm.engines.chat_turns import CAN_SAY_ALL
 from swarm.engines.llama_cpp.http import LlamaHttp
+from swarm.errors import BadRequest
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.chat_templates import PLAIN, TEMPLATES, templated
 
@@ -221,6 +222,37 @@ async def test_words_are_streamed_as_they_come(demo_model: Path) -> None:
             deltas = [event async for event in stream if isinstance(event, Delta)]
     assert len(deltas) > 5
     assert all(delta.logprobs for delta in deltas)
+
+
+async def test_tools_that_a_template_cannot_show_are_said_in_words(demo_model: Path) -> None:
+    """Some read the schemas, and break over a type that is a list, or is not there."""
+    odd = {"type": "object", "properties": {"city": {"type": ["string", "null"]}}, "required": ["city"]}
+    usual = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+    def offering(parameters: dict[str, Any], **fields: Any) -> GenerationRequest:
+        function = {"name": "weather", "description": "about weather", "parameters": parameters}
+        return asked([user("Weather?")], tools=[{"type": "function", "function": function}], **fields)
+
+    async with templated(demo_model, TEMPLATES["reads the schemas of tools"]) as http:
+        _, can = await http.loaded()
+        assert can.tools
+        for _ in range(2):
+            assert "You can call functions" in await http.prompt_text(offering(odd))
+            text, [(name, _)], finish = await answer(http, offering(odd, tool_choice="required", max_tokens=60))
+            assert (text, name, finish.reason) == ("", "weather", "tool_calls")
+            await answer(http, offering(odd))
+        assert "You can call functions" not in await http.prompt_text(offering(usual))
+
+
+async def test_what_no_form_helps_against_is_the_callers_to_hear(demo_model: Path) -> None:
+    refused = "{% if 'x' in m.content %}{{ raise_exception('no x here') }}{% endif %}"
+    refusal = "{% for m in messages %}" + refused + "{% endfor %}"
+    async with templated(demo_model, refusal + PLAIN) as http:
+        await http.loaded()
+        for tools in ([], TOOLS):
+            with pytest.raises(BadRequest, match=r"^this model's chat template does not take .*: no x here$") as caught:
+                await answer(http, asked([user("x")], tools=tools))
+            assert caught.value.param == "messages"
 
 
 async def test_untried_every_template_is_left_alone() -> None:

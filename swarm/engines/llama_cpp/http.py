@@ -12,6 +12,7 @@ model whose template says nothing of them (`thoughts.py`).
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import logging
@@ -50,6 +51,7 @@ from swarm.engines.openai_dialect import (
     ChunkReader,
     EventTooLargeError,
     ParsedJson,
+    TemplateRefused,
     as_object,
     request_body,
     sse_data,
@@ -76,6 +78,7 @@ PROMPT_PARTS = (
 PROMPT_FIELDS = {
     "messages": "messages", "prompt": "prompt", "input_prefix": "prompt", "input": "input", "documents": "documents",
 }  # fmt: skip
+MAX_NOT_SHOWN = 1024  # of 32 bytes each
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
@@ -250,6 +253,9 @@ class LlamaHttp:
         self._address = address
         self.plain = PlainText()  # of the model's vocabulary, once that is read
         self.template = CAN_SAY_ALL  # what the model's chat template can say, once it was tried
+        self._not_shown: set[bytes] = (
+            set()
+        )  # digests of tools that it cannot show all the same: some read their schemas
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
         connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
@@ -268,10 +274,41 @@ class LlamaHttp:
         if n > 1 and (may_be_empty(request) or is_whole(request, self.template.tools)):
             # llama.cpp ends one answer to an empty prompt at once, and the others wait for that one's prefill for ever.
             # Of several whole answers it counts only one.
-            return together([self._answers(numbered(request, choice), 1) for choice in range(n)])
-        if not self.template.tools and may_call(request):
-            return self._words_or_calls(request, n)
-        return self._readable(request, n)
+            return together([self._with_tools(numbered(request, choice), 1) for choice in range(n)])
+        return self._with_tools(request, n) if request.tools else self._readable(request, n)
+
+    def _can_say(self, request: GenerationRequest) -> TemplateAbilities:
+        if self._not_shown and tools_digest(request) in self._not_shown:
+            return replace(self.template, tools=False)
+        return self.template
+
+    async def _with_tools(self, request: GenerationRequest, n: int) -> EventStream:
+        """Answers with the tools as the template shows them; where it cannot, as for one that knows none."""
+        while True:
+            can, begun = self._can_say(request), False
+            words = not can.tools and may_call(request)
+            try:
+                async with aclosing((self._words_or_calls if words else self._readable)(request, n)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except TemplateRefused:
+                if begun or not self._note_refusal(request, can):
+                    raise
+
+    def _note_refusal(self, request: GenerationRequest, can: TemplateAbilities) -> bool:
+        """Whether to try once more, without the template's own way to show tools: that may have been the reason."""
+        digest = tools_digest(request)
+        if not can.tools:  # it was not
+            self._not_shown.discard(digest)
+            return False
+        if not request.tools:
+            return False
+        if len(self._not_shown) >= MAX_NOT_SHOWN:
+            self._not_shown.clear()
+        self._not_shown.add(digest)
+        return True
 
     async def _readable(self, request: GenerationRequest, n: int) -> EventStream:
         """Answers, each of which can be read: of those that could not be, what was shown, else another sample."""
@@ -354,11 +391,12 @@ class LlamaHttp:
 
     async def _answers(self, request: GenerationRequest, n: int) -> EventStream:
         refuse_impossible_turns(request)
-        request = said_by(self.template, request)
+        can = self._can_say(request)
+        request = said_by(can, request)
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
-        body = self.plain.body(engine_body(request, n, calls, self.template.tools))
+        body = self.plain.body(engine_body(request, n, calls, can.tools))
         cached = await self.prefill.warm(body) if is_long(request) else None
         reader = ChunkReader(chat, cached)
         if request.suffix is not None:
@@ -403,12 +441,18 @@ class LlamaHttp:
 
     async def prompt_text(self, request: GenerationRequest) -> str:
         refuse_impossible_turns(request)
-        request = said_by(self.template, request)
-        whole = request_body(request, 1) | continuing(request)
-        name_parameters(whole, request)
-        parts = [part for part in PROMPT_PARTS if self.template.tools or part not in ("tools", "tool_choice")]
-        wanted = self.plain.body({part: whole[part] for part in parts if part in whole})
-        return str((await self._json("/apply-template", wanted))["prompt"])
+        while True:
+            can = self._can_say(request)
+            said = said_by(can, request)
+            whole = request_body(said, 1) | continuing(said)
+            name_parameters(whole, said)
+            parts = [part for part in PROMPT_PARTS if can.tools or part not in ("tools", "tool_choice")]
+            wanted = self.plain.body({part: whole[part] for part in parts if part in whole})
+            try:
+                return str((await self._json("/apply-template", wanted))["prompt"])
+            except TemplateRefused:
+                if not self._note_refusal(request, can):
+                    raise
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         text = await self.prompt_text(request) if request.prompt is None else request.prompt
@@ -541,6 +585,11 @@ class LlamaHttp:
         if self._unloaded:
             return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
         return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
+
+
+def tools_digest(request: GenerationRequest) -> bytes:
+    """By which the tools of a request are known again."""
+    return hashlib.sha256("\n".join(tool.model_dump_json() for tool in request.tools).encode()).digest()
 
 
 def prompt_field(body: ParsedJson | None) -> str | None:
