@@ -103,11 +103,6 @@ class MdnsDiscovery:
         """Why discovery does not work, for people to read; None while it does."""
         return self._problem
 
-    @property
-    def instance_name(self) -> str:
-        """The name announced, which a conflict on the network may have changed."""
-        return self._info.name
-
     async def __aenter__(self) -> Self:
         await self._open()
         return self

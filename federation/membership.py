@@ -200,11 +200,6 @@ class Membership:
             if is_stranger(peer.id):
                 self._apply(self._table.expelled(peer.id, reason, time.monotonic()))
 
-    async def add_static(self, address: Address) -> None:
-        """As if `address` had been given with --peer: kept, and retried for ever."""
-        self._give(address)
-        await self._keep(dict.fromkeys((*self._kept, address)))
-
     def listed(self, addresses: Sequence[Address]) -> None:
         """What --peer-file lists now: as if given with --peer, but not kept, and forgotten when no longer listed."""
         for address in self._listed - set(addresses) - set(self._kept):

@@ -345,11 +345,6 @@ class PeerTable:
         alive = [record for record in self._held.records.values() if record.state is PeerState.ALIVE]
         return tuple(map(self._held.hint, alive[:MAX_HINTS]))
 
-    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
-        """Every address held, proven or not; or those of one source."""
-        held = self._held.contacts.values()
-        return tuple(contact.address for contact in held if source is None or contact.source is source)
-
     def rejected(self) -> tuple[AddressRejected, ...]:
         """What has been proposed and leads to no peer, with the reason last found."""
         held = self._held.contacts.values()

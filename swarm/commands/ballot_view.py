@@ -9,7 +9,6 @@ from federation.printable_text import one_line
 from swarm.commands.output import columns_of, cut, fitted
 from swarm.commands.vote_stream import VoterPart, VoteState
 
-MIN_COLUMNS = 20  # of a terminal; below it nothing is worth reading, and lines are simply cut
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
 MAX_NAME_COLUMNS, MAX_MODEL_COLUMNS = 24, 20
 MAX_BAR_COLUMNS = 30

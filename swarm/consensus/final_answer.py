@@ -194,12 +194,6 @@ _ONE_LETTER_UNITS = frozenset("mgshlwvj")  # any other single letter is taken fo
 _UNIT_MARKS = frozenset("/^*.-'%°()")
 
 
-def parse_number(text: str) -> Fraction | None:
-    """The one number that `text` states, or None if it states none, several, or an expression."""
-    quantity = parse_quantity(text)
-    return None if quantity is None else quantity[0]
-
-
 def parse_quantity(text: str) -> tuple[Fraction, Unit | None] | None:
     """The one number that `text` states, with its unit of measure if it names one that is known."""
     if len(text) > MAX_NUMBER_CHARS:

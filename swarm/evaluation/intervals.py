@@ -19,9 +19,6 @@ class Estimate:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
 
 def mean_of(values: Sequence[float]) -> Estimate:
     """The mean of one value for each problem. Raises ValueError without any."""

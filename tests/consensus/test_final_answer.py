@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from swarm.consensus.final_answer import FinalAnswer, find_final_answer, parse_number
+from swarm.consensus.final_answer import FinalAnswer, find_final_answer, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ from swarm.consensus.final_answer import FinalAnswer, find_final_answer, parse_n
     ],
 )
 def test_a_number_is_read_by_its_value(text: str, value: Fraction) -> None:
-    assert parse_number(text) == value
+    found = parse_quantity(text)
+    assert found is not None
+    assert found[0] == value
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_a_number_is_read_by_its_value(text: str, value: Fraction) -> None:
     ],
 )
 def test_what_is_no_single_number_is_not_read_as_one(text: str) -> None:
-    assert parse_number(text) is None
+    assert parse_quantity(text) is None
 
 
 NUMBER_42 = FinalAnswer("number", Fraction(42))

@@ -26,8 +26,17 @@ def node(name: str, **changed: object) -> NodeDescription:
     return NodeDescription.model_validate(fields)
 
 
-class CheckedTable(PeerTable):
-    """A peer table whose invariants are checked after each event."""
+class OpenTable(PeerTable):
+    """A peer table that shows what it holds."""
+
+    def addresses(self, source: Source | None = None) -> tuple[Address, ...]:
+        """Every address held, proven or not; or those of one source."""
+        held = self._held.contacts.values()
+        return tuple(contact.address for contact in held if source is None or contact.source is source)
+
+
+class CheckedTable(OpenTable):
+    """One whose invariants are checked after each event, too."""
 
 
 def _checked(name: str) -> Callable[..., object]:
@@ -48,7 +57,7 @@ for name, member in vars(PeerTable).items():
 CheckedTable.due_probes = _checked("due_probes")
 
 
-def make_table(**options: Any) -> PeerTable:
+def make_table(**options: Any) -> CheckedTable:
     return CheckedTable("id-here", self_name="here", self_instance="run-1", random=lambda: 0.5, **options)
 
 
@@ -64,7 +73,7 @@ def fail(table: PeerTable, address: Address, now: float, refused: bool = False) 
     return table.probe_failed(address, "timed out", refused, now)
 
 
-def with_kitchen(source: Source = Source.MDNS) -> PeerTable:
+def with_kitchen(source: Source = Source.MDNS) -> CheckedTable:
     """A table that has had kitchen as an alive peer since time 0."""
     table = make_table()
     table.proposed(KITCHEN, source, 0.0)

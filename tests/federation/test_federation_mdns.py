@@ -93,7 +93,7 @@ async def test_a_name_conflict_is_resolved_by_renaming(caplog: pytest.LogCapture
         await heard.until(lambda: original.id in {node_id for _, node_id in heard.proposals})
         async with discovery(copy, Heard()) as second:
             await heard.until(lambda: copy.id in {node_id for _, node_id in heard.proposals})
-            assert second.instance_name == first.instance_name.replace(f".{SERVICE_TYPE}", f"-2.{SERVICE_TYPE}")
+            assert second._info.name == first._info.name.replace(f".{SERVICE_TYPE}", f"-2.{SERVICE_TYPE}")
     assert "is taken: announcing as" in caplog.text
 
 

@@ -206,7 +206,7 @@ async def test_this_node_under_another_address_is_no_peer(fake_node: Any, joined
     async with joined(node) as here:
         changes: list[Change] = []
         here.subscribe(changes.append)
-        await here.add_static(Address("localhost", node.address.port))
+        here.listed([Address("localhost", node.address.port)])
         await until(here, lambda: bool(changes))
         assert here.peers() == ()
         (change,) = changes
@@ -257,9 +257,9 @@ async def test_peers_given_once_are_remembered(fake_node: Any, until: Any, joine
     async with fake_node("kitchen") as kitchen, PeerClient("id-here") as client:
         node = fake_node("here").description
         save_peers(tmp_path, [Address("nas.invalid", 1)])
-        async with Membership(node, client, static_peers=(kitchen.address,), data_dir=tmp_path) as first:
+        given = (kitchen.address, Address("attic.invalid", 2))
+        async with Membership(node, client, static_peers=given, data_dir=tmp_path) as first:
             await until(first, first.alive)
-            await first.add_static(Address("attic.invalid", 2))
         assert load_peers(tmp_path) == (Address("nas.invalid", 1), kitchen.address, Address("attic.invalid", 2))
         async with Membership(node, client, data_dir=tmp_path) as second:
             await until(second, second.alive)

@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from federation.advertisement import NodeDescription
 from federation.hostport import Address
 from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source
-from federation.peer_table import Changes, PeerTable
+from federation.peer_table import Changes
 from federation.probing import News, NewsKind, ProbeAnswer
 from federation.timing import MAX_PROBES_AT_ONCE, TableBounds
+from tests.doubles.peer_tables import OpenTable
 
 BOUNDS = TableBounds(
     peers=4, static=3, unproven=3, addresses_per_peer=2, peers_per_address=2, unproven_per_address=2
@@ -31,7 +32,7 @@ class AnyHistory(RuleBasedStateMachine):
     @initialize(seed=st.randoms(use_true_random=False))
     def begin(self, seed: object) -> None:
         self.now = 100.0
-        self.table = PeerTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random, bounds=BOUNDS)
+        self.table = OpenTable(SELF_ID, self_name="name", self_instance="run-1", random=seed.random, bounds=BOUNDS)
         self.in_flight: list[Address] = []
         self.members: set[str] = set()
         self.before: dict[str, PeerState] = {}

@@ -289,7 +289,7 @@ async def test_a_running_node_tells_of_peers_and_of_its_end() -> None:
     async with run_nodes(study, kitchen):
         async with kitchen.membership:
             kitchen.app[CHANGES].subscribe(into(told))
-            await kitchen.membership.add_static(study.address)
+            kitchen.membership.listed([study.address])
             await eventually(lambda: any("peers" in change.parts for change in told))
             kitchen.condition.draining = True
             await eventually(lambda: told[-1].after.draining)

@@ -171,7 +171,7 @@ async def test_open_and_paired_nodes_ignore_each_other_and_say_why(
         async with make_node("visitor") as visitor:
             with pytest.raises(PeerMembersOnly, match=r"belongs to a paired swarm .*swarm invite` there"):
                 await visitor.client.describe(kitchen.address, WAIT_S)
-            await visitor.membership.add_static(kitchen.address)
+            visitor.membership.listed([kitchen.address])
             await visitor.until(lambda: bool(visitor.membership.rejected()))
             assert [rejected.why for rejected in visitor.membership.rejected()] == [Why.UNTRUSTED]
             with pytest.raises(PeerUntrusted, match=r"is an open node.*swarm invite"):

@@ -29,7 +29,6 @@ from typing import Literal
 from federation.tasks import cancel_and_wait
 from swarm.errors import SwarmError
 
-ASK_EVERY_S = 1.0  # between an answer and the next question: half a millisecond of each second
 LOOK_S = 1.0  # between two looks at a question that is not answered
 
 State = Literal["alive", "stalled", "wedged"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, JsonValue, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from swarm.gateway.documentation.answer_bodies import ErrorBody
-from swarm.gateway.http.access import RouteKind, is_between_nodes, kind_of
+from swarm.gateway.http.access import RouteKind, kind_of
 from swarm.generation import JsonObject
 
 Method = Literal["get", "post", "delete", "put", "patch"]
@@ -111,19 +111,6 @@ def make_document(operations: Sequence[Operation], version: str) -> JsonObject:
             },
         },
     }  # fmt: skip
-
-
-def undocumented(routes: Collection[tuple[str, str]], operations: Sequence[Operation]) -> set[tuple[str, str]]:
-    """Of `routes` (method, path) those for clients that no operation describes, under their own path or with /v1."""
-    known = {(operation.method, operation.path) for operation in operations}
-    return {
-        (method, path)
-        for method, path in ((method.lower(), path) for method, path in routes)
-        if method not in ("head", "options")
-        and not is_between_nodes(path)
-        and not path.startswith("/docs")
-        and not {(method, path), (method, f"/v1{path}")} & known
-    }
 
 
 def refusals(operation: Operation) -> tuple[int, ...]:
