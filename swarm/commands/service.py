@@ -79,7 +79,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServicePlace:
     """Which manager of services, and whose services: one user's or the system's."""
 
     manager: Manager
@@ -89,19 +89,19 @@ class Place:
         return ("systemctl", *(("--user",) if self.scope == "user" else ()), *words)
 
 
-def place_of(machine: Machine, scope: Scope | None) -> Place:
+def place_of(machine: Machine, scope: Scope | None) -> ServicePlace:
     """Where services go on this machine. Raises SetupError where there is no manager that is known here."""
     scope = scope or ("system" if machine.user_id == 0 else "user")
     match machine.platform:
         case "linux":
-            return Place("systemd", scope)
+            return ServicePlace("systemd", scope)
         case "darwin":
-            return Place("launchd", scope)
+            return ServicePlace("launchd", scope)
         case other:
             raise SetupError(f"services are made for systemd and launchd, and this is {other}: see docs/deploy.md")
 
 
-def check_running(machine: Machine, place: Place) -> None:
+def check_running(machine: Machine, place: ServicePlace) -> None:
     """Raises SetupError where the manager does not run, or not for this user."""
     if place.scope == "system" and machine.user_id != 0:
         raise SetupError("the system's services are root's: use sudo, or --user for one of your own")
@@ -221,7 +221,7 @@ def node_command(machine: Machine, options: Sequence[str]) -> tuple[NodeCommand,
     return NodeCommand(program_of(machine.executable, ROOT), given, hosts, settings.port), settings
 
 
-def files_of(machine: Machine, place: Place, command: NodeCommand) -> tuple[ServiceFile, ...]:
+def files_of(machine: Machine, place: ServicePlace, command: NodeCommand) -> tuple[ServiceFile, ...]:
     """What belongs to the service. Raises SetupError as `systemd_files` does."""
     templates = PACKAGED if PACKAGED.is_dir() else ROOT / "deploy"
     if place.manager == "systemd":
@@ -232,11 +232,11 @@ def files_of(machine: Machine, place: Place, command: NodeCommand) -> tuple[Serv
     return (launchd_file(command, place.scope, templates, machine.home, machine.root, user),)
 
 
-def data_of(place: Place) -> Path:
-    return SYSTEM_DATA if place == Place("systemd", "system") else default_data_dir()
+def data_of(place: ServicePlace) -> Path:
+    return SYSTEM_DATA if place == ServicePlace("systemd", "system") else default_data_dir()
 
 
-def log_of(place: Place) -> str:
+def log_of(place: ServicePlace) -> str:
     if place.manager == "launchd":
         return "/Library/Logs/local-swarm.log" if place.scope == "system" else "~/Library/Logs/local-swarm.log"
     return "journalctl -u swarm" if place.scope == "system" else "journalctl --user -u swarm"
@@ -264,7 +264,7 @@ def _refuse_others(standings: Mapping[Path, Standing]) -> None:
             )
 
 
-def _state(machine: Machine, place: Place) -> str:
+def _state(machine: Machine, place: ServicePlace) -> str:
     if place.manager == "launchd":
         listed = machine.run(("launchctl", "print", f"{_domain(machine, place)}/{LABEL}"))
         return ACTIVE if "state = running" in listed.stdout else "not running"
@@ -278,7 +278,7 @@ def _state(machine: Machine, place: Place) -> str:
     return f"{active} ({sub}), {enabled}{again}"
 
 
-def _domain(machine: Machine, place: Place) -> str:
+def _domain(machine: Machine, place: ServicePlace) -> str:
     return "system" if place.scope == "system" else f"gui/{machine.user_id}"
 
 
@@ -311,7 +311,7 @@ def _write(file: ServiceFile) -> None:
 
 
 def _starting(
-    machine: Machine, place: Place, files: Sequence[ServiceFile], *, is_new: bool
+    machine: Machine, place: ServicePlace, files: Sequence[ServiceFile], *, is_new: bool
 ) -> tuple[tuple[str, ...], ...]:
     if place.manager == "launchd":
         bootstrap = ("launchctl", "bootstrap", _domain(machine, place), str(files[0].path))
@@ -320,7 +320,7 @@ def _starting(
     return (reload, enable) if is_new else (reload, enable, place.control("restart", SERVICE))
 
 
-def _stopping(machine: Machine, place: Place, there: Sequence[Path]) -> tuple[str, ...]:
+def _stopping(machine: Machine, place: ServicePlace, there: Sequence[Path]) -> tuple[str, ...]:
     if place.manager == "launchd":
         return ("launchctl", "bootout", f"{_domain(machine, place)}/{LABEL}")
     return place.control(
@@ -328,12 +328,12 @@ def _stopping(machine: Machine, place: Place, there: Sequence[Path]) -> tuple[st
     )  # the socket would start it again
 
 
-def _afterwards(machine: Machine, place: Place, settings: Settings) -> list[str]:
+def _afterwards(machine: Machine, place: ServicePlace, settings: Settings) -> list[str]:
     """What whoever installed it should know."""
     lines = [f"Its log: {log_of(place)}; the swarm: swarm status"]
-    if place == Place("systemd", "system"):
+    if place == ServicePlace("systemd", "system"):
         lines.append(f"Its commands need its folder: sudo swarm invite --data-dir {SYSTEM_DATA}")
-    if place == Place("systemd", "user"):
+    if place == ServicePlace("systemd", "user"):
         lines.append("It runs while you are logged in; from boot on: loginctl enable-linger")
     ignored = sorted(name for name in machine.environ if name.startswith("SWARM_"))
     if ignored:
