@@ -15,8 +15,10 @@ from typing import Final
 
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, HardwareSnapshot, ModelMemory
 
-COPY_S: Final = 0.04  # of copying; with the first touch of its memory a measurement takes under 0.2 s
-COPY_BYTES: Final = 96 * MIB_BYTES  # touched in all: more than most caches hold
+COPY_S: Final = 0.03  # of copying; with the first touch of its memory a measurement takes some 0.15 s
+COPY_BYTES: Final = 128 * MIB_BYTES  # touched in all: more than most caches hold
+LITTLE_COPY_BYTES: Final = 32 * MIB_BYTES  # on machines with little memory, whose caches are small
+LITTLE_MEMORY_BYTES: Final = 4 * GIB_BYTES
 MOST_COPIERS: Final = 8  # a desktop's memory is busy with fewer
 TRAFFIC: Final = 2  # bytes that pass for each byte copied: one is read, one written
 
@@ -41,29 +43,32 @@ APPLE_BYTES_PER_S: Final = {
 def weights_bytes_per_s(snapshot: HardwareSnapshot, memory: ModelMemory, threads: int | None = None) -> float:
     """Bytes of weights read a second by a model in `memory`, computed by `threads` (None: all usable cores but one).
 
-    Blocks for up to 0.2 s the first time where the CPU computes, or an unknown chip.
+    Blocks for about 0.2 s the first time where the CPU computes, or an unknown chip.
     """
     if memory.pool == "vram":
         size_gib = ((memory.gpu and memory.gpu.memory_total_bytes) or 0) / GIB_BYTES
         return MEMORY_SHARE * next(speed for below, speed in CARD_BYTES_PER_S if size_gib < below)
     usable = snapshot.cpu.usable_cores or 2
+    touched_bytes = COPY_BYTES if (snapshot.memory.free_bytes or 0) > LITTLE_MEMORY_BYTES else LITTLE_COPY_BYTES
     if memory.pool == "unified":
         chip = (snapshot.apple.chip if snapshot.apple else "").removeprefix("Apple").strip()
-        return MEMORY_SHARE * (APPLE_BYTES_PER_S.get(chip) or copied_bytes_per_s(min(usable, MOST_COPIERS)))
+        return MEMORY_SHARE * (
+            APPLE_BYTES_PER_S.get(chip) or copied_bytes_per_s(min(usable, MOST_COPIERS), touched_bytes)
+        )
     threads = threads or max(1, usable - 1)
     known = snapshot.cpu.instruction_sets
     has_vectors = known is None or not VECTORS.isdisjoint(known)
     arithmetic = threads * (CORE_BYTES_PER_S if has_vectors else PLAIN_CORE_BYTES_PER_S)
-    return min(MEMORY_SHARE * copied_bytes_per_s(min(threads, MOST_COPIERS)), arithmetic)
+    return min(MEMORY_SHARE * copied_bytes_per_s(min(threads, MOST_COPIERS), touched_bytes), arithmetic)
 
 
 @cache
-def copied_bytes_per_s(threads: int) -> float:
+def copied_bytes_per_s(threads: int, touched_bytes: int = COPY_BYTES) -> float:
     """Bytes that pass between `threads` cores and memory in a second, reads and writes together. Measured once.
 
     Each thread's own time counts: programs that share its core do not make the memory look slower.
     """
-    size_bytes = COPY_BYTES // (2 * threads)
+    size_bytes = touched_bytes // (2 * threads)
     rates: list[float] = []
     start = threading.Barrier(threads)
 

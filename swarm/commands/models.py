@@ -45,7 +45,7 @@ from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
-from swarm.registry.local import LocalModel, LocalModels, remove, scan
+from swarm.registry.local import LocalModel, LocalModels, damaged, remove, scan
 from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
@@ -286,8 +286,10 @@ def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel
         case CatalogueRef() as ref:
             parts = str(ref).split(":")
             return [m for m in local.models if m.in_catalogue and m.id.split(":")[: len(parts)] == parts]
-        case FileRef():
-            return []
+        case FileRef(path):
+            folders = (path.parent, settings.models_dir, *settings.models_dir.glob("*/"))
+            places = {(folder / path.name).resolve() for folder in folders}
+            return [found for place in sorted(places) if (found := damaged(place, settings.models_dir)) is not None]
 
 
 def _scan(settings: Settings, catalogue: Catalogue) -> LocalModels:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from swarm.errors import SetupError
 from swarm.registry.catalogue import CatalogueChoice
 from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, WorkStopped, hash_file, keep_hashes
-from swarm.registry.gguf_bytes import MAGIC, is_no_model
+from swarm.registry.gguf_bytes import MAGIC, GgufDefect, is_no_model, read_header
 from swarm.registry.gguf_header import part_paths
 from swarm.registry.hub import HubFile, Progress, describe, fetch, list_mlx_model
 from swarm.registry.model_memory import size_text
@@ -159,11 +159,15 @@ def download(
 
 
 def _is_here(target: Path) -> bool:
-    """Whether the file is there. A page or an error instead, which earlier versions kept, is brought again."""
+    """Whether the file is there. A damaged one is brought again, and a page that was once taken for a model."""
     try:
         with target.open("rb") as file:
-            return not is_no_model(file.read(len(MAGIC)))
-    except OSError:
+            beginning = file.read(len(MAGIC))
+            if beginning == MAGIC:
+                file.seek(0)
+                read_header(file, target.stat().st_size, lambda key: False)
+            return is_no_model(beginning) is None
+    except (OSError, GgufDefect):
         return False
 
 

@@ -113,9 +113,9 @@ def remove(model: LocalModel, models_dir: Path) -> int:
     if not model.path.resolve().is_relative_to(models_dir.resolve()):
         raise SetupError(f"{model.id} is in {model.path.parent}, not in {models_dir}: remove it there yourself")
     try:
-        if model.facts is None:
+        if model.path.is_dir():
             shutil.rmtree(model.path)
-        for part in model.facts.parts if model.facts else ():
+        for part in model.facts.parts if model.facts else [model.path] if model.path.is_file() else []:
             part.unlink()
             hashes_path(part).unlink(missing_ok=True)
         if model.path.parent != models_dir and not any(model.path.parent.iterdir()):
@@ -123,6 +123,14 @@ def remove(model: LocalModel, models_dir: Path) -> int:
     except OSError as error:
         raise SetupError(f"cannot remove {model.path}: {error.strerror or error}") from error
     return model.size_bytes
+
+
+def damaged(path: Path, models_dir: Path) -> LocalModel | None:
+    """A file of ours that no model can be read from, to be removed; None where there is none. Blocks."""
+    inside = path.resolve().is_relative_to(models_dir.resolve())
+    if not inside or path.suffix.lower() != ".gguf" or not path.is_file():
+        return None
+    return LocalModel(printable(path.name), path, "gguf", path.stat().st_size, False, None)
 
 
 def hub_cache_dir() -> Path:

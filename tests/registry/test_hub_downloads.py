@@ -248,6 +248,14 @@ def test_what_an_earlier_version_took_for_a_model_is_asked_for_again(stocked: Hu
     assert download(REF, models_dir).read_bytes() == CONTENT
 
 
+def test_a_model_that_is_cut_short_on_the_disk_is_asked_for_again(hub: Hub, models_dir: Path, demo_model: Path) -> None:
+    content = demo_model.read_bytes()
+    hub.put(REPO, FILE, Upload(content))
+    path = download(REF, models_dir)
+    path.write_bytes(content[:-1000])
+    assert download(REF, models_dir).read_bytes() == content
+
+
 def test_a_network_that_wants_a_login_is_no_hub(hub: Hub) -> None:
     assert hub_reachable()
     hub.portal = Portal(LOGIN)

@@ -104,6 +104,18 @@ def test_other_names_of_what_is_here_remove_it_too(
     assert capsys.readouterr().out.startswith(f"removed {removed} (")
 
 
+@pytest.mark.parametrize("spelled", ["path", "name"])
+def test_a_damaged_file_is_named_by_the_list_and_removed_by_that_name(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], spelled: str
+) -> None:
+    path = data_dir / "models" / FOLDER / "broken.gguf"
+    path.write_bytes(b"<html>login</html>")
+    assert swarm("list", data_dir=data_dir) == 0
+    assert f"not listed: cannot use {path}" in capsys.readouterr().err
+    assert swarm("rm", str(path) if spelled == "path" else path.name, data_dir=data_dir) == 0
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
