@@ -5,7 +5,8 @@ from __future__ import annotations
 from federation.hostport import Address
 from federation.peer import AddressRejected, Change, Source, Why, why_of
 from federation.peer_table import PeerTable
-from swarm.node.banner import MAX_SHOWN, PeerNews
+from swarm.engines.engine import Capabilities
+from swarm.node.banner import MAX_SHOWN, PeerNews, tools_words
 from tests.doubles.peer_tables import ATTIC, KITCHEN, KITCHEN_WIFI, answer, make_table, node
 
 PAIRED = f"! {KITCHEN} belongs to a paired swarm: run `swarm invite` there, then `swarm join CODE` here"
@@ -106,3 +107,9 @@ def test_what_was_said_once_is_remembered_within_bounds() -> None:
 def test_what_a_paired_node_answers_an_open_one_is_no_other_service() -> None:
     assert why_of("untrusted") is Why.UNTRUSTED
     assert why_of("status") is Why.NO_NODE
+
+
+def test_a_model_that_knows_no_tools_is_told_of_where_it_writes() -> None:
+    assert tools_words(Capabilities(tools=True)) is None
+    assert tools_words(Capabilities(tools=False, generates=False)) is None
+    assert "chat template knows none" in (tools_words(Capabilities(tools=False)) or "")
