@@ -8,7 +8,8 @@ is capped. What cannot be judged within these bounds counts as kept. `format` is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -24,6 +25,7 @@ from swarm.generation import JsonObject
 
 MAX_CHECKS = 20_000  # keyword evaluations for one value, about 0.1 s; `$ref` and `anyOf` can multiply without end
 MAX_SCHEMA_DEPTH = 100
+MAX_NESTED = 100  # keywords within keywords: four frames each, of the thousand that Python has
 MAX_VIOLATIONS = 16  # of one value: who breaks a schema in more places is told of these
 MAX_MESSAGE_CHARS = 200
 Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
@@ -62,11 +64,24 @@ class _Checks(FormatChecker):
     def __init__(self) -> None:
         super().__init__(formats=())
         self._left = MAX_CHECKS
+        self._nested = 0
 
     def spend(self) -> None:
         self._left -= 1
         if self._left < 0:
             raise _OutOfChecks
+
+    @contextmanager
+    def nested(self) -> Generator[None]:
+        """One keyword within others. Python's own limit must not be reached: jsonschema's Rust parts panic there."""
+        self.spend()
+        self._nested += 1
+        try:
+            if self._nested > MAX_NESTED:
+                raise _OutOfChecks
+            yield
+        finally:
+            self._nested -= 1
 
 
 def violations(schema: JsonObject, value: JsonValue) -> tuple[Violation, ...]:
@@ -92,21 +107,23 @@ class Judge:
         except _UNJUDGEABLE:
             self._validator = None
 
-    def kept(self, part: JsonValue, values: Iterable[JsonValue]) -> list[JsonValue]:
-        """Those of `values` that keep `part`, or cannot be judged."""
+    def kept(self, part: JsonValue, values: Iterable[JsonValue]) -> tuple[list[JsonValue], bool]:
+        """Those of `values` that keep `part`, or cannot be judged; and whether all could be judged."""
         values = list(values)
         try:
             validator = self._validator and self._validator.evolve(schema=_modern(part, MAX_SCHEMA_DEPTH))
         except _UNJUDGEABLE:
-            return values
-        return [value for value in values if not (validator and _breaks(validator, value))]
+            validator = None
+        broken = [None if validator is None else _breaks(validator, value) for value in values]
+        kept = [value for value, breaks in zip(values, broken, strict=True) if not breaks]
+        return kept, None not in broken
 
 
-def _breaks(validator: Any, value: JsonValue) -> bool:
+def _breaks(validator: Any, value: JsonValue) -> bool | None:
     try:
         return next(iter(validator.iter_errors(value)), None) is not None
     except _UNJUDGEABLE:
-        return False
+        return None
 
 
 def _validator(schema: JsonObject) -> Any:
@@ -142,9 +159,9 @@ def _modern(schema: JsonValue, depth_left: int) -> Any:
 
 
 def _counted(check: Keyword) -> Keyword:
-    def counted(validator: Any, argument: Any, instance: Any, schema: Any) -> Iterable[ValidationError] | None:
-        validator.format_checker.spend()
-        return check(validator, argument, instance, schema)
+    def counted(validator: Any, argument: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        with validator.format_checker.nested():
+            yield from check(validator, argument, instance, schema) or ()
 
     return counted
 

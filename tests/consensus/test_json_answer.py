@@ -139,6 +139,8 @@ UNJUDGEABLE: list[JsonObject] = [
     ENDLESS,
     {"$ref": "#"},
     {"allOf": [{"$ref": "#"}, {"$ref": "#"}]},
+    {"not": {"$ref": "#"}},
+    {"$defs": {"a": {"not": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "$ref": "#/$defs/a"},
     {"$ref": "https://example.invalid/schema.json"},
     {"$ref": "file:///etc/passwd"},
     {"type": "nonsense"},

@@ -49,6 +49,20 @@ def unkept(schema: Any) -> list[str]:
                 "required": ["a"],
             },
         ),
+        ({"allOf": [{"const": 1}, {"const": True}]}, None),
+        ({"allOf": [{"minLength": 3}, {"maxLength": 2}], "type": "string"}, None),
+        (
+            {"allOf": [{"items": {"maxLength": 2}}, {"prefixItems": [TEXT]}], "type": "array"},
+            {"type": "array", "prefixItems": [{"type": "string", "maxLength": 2}]},
+        ),
+        (
+            {"properties": {"b": {}}, "required": ["a"], "patternProperties": {"^a": TEXT}},
+            {"type": "object", "properties": {"b": {}, "a": TEXT}, "required": ["a"]},
+        ),
+        (
+            {"allOf": [{"properties": {"a": TEXT}}, {"unevaluatedProperties": False}]},
+            {"type": "object", "properties": {}, "additionalProperties": False},
+        ),
         ({"type": ["integer", "number", "null"]}, {"type": ["number", "null"]}),
         ({"type": "integer", "enum": [1, "x", 2.0, 2.5]}, {"type": "integer", "enum": [1, 2.0]}),
         ({"enum": ["ab", "abc"], "maxLength": 2}, {"enum": ["ab"]}),

@@ -20,9 +20,11 @@ from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.inside_llama import prompt_tokens_evaluated
 from tests.doubles.schemas import POSSIBLE, record
+from tests.engines.test_grammar_schema import KEPT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+ENDLESS = {"a condition that says nothing", "notes"}  # texts that a model this small may not end
 ANSWER_S = 60.0  # a hang is forever; this is for a busy machine
 EMAIL = r"^[\w.+-]{1,8}@[^@\s]{1,8}\.[a-z]{2,3}$"
 HELD = {
@@ -36,6 +38,23 @@ HELD = {
     "bounds": (record(a={"type": "integer", "minimum": -5, "maximum": 10})),
     "a date": (record(a={"type": "string", "format": "date"})),
     "at most two": (record(a={"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2})),
+    "a text of escapes that are none": (record(a={"type": "string", "pattern": r"^\/api\/[a-z]{2}$"})),
+    "a dash behind a class": (record(a={"type": "string", "pattern": r"^[\w-\.]{3}$"})),
+    "quotes and backslashes": (record(a={"type": "string", "pattern": r'^["\\]{2}\n$'})),
+    "what is merged of two": {
+        "$defs": {"B": record(x={"type": "boolean"})},
+        "allOf": [{"$ref": "#/$defs/B"}, record(z={"enum": [1, 2]})],
+    },
+    "one of two required": {
+        "properties": {"x": {"type": "null"}, "y": {"type": "null"}},
+        "type": "object",
+        "anyOf": [{"required": ["x"]}, {"required": ["y"]}],
+    },
+    "a name that nobody describes": {
+        "properties": {"y": {"type": "null"}},
+        "required": ["y", "z"],
+        "patternProperties": {"z": {"enum": [1]}},
+    },
     "a short text": (record(a={"type": "string", "maxLength": 12})),
 }
 
@@ -71,6 +90,18 @@ def for_answer(schema: Any) -> dict[str, Any]:
 
 def for_call(schema: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}], "tool_choice": "required"}
+
+
+@pytest.mark.parametrize("name", KEPT)
+async def test_whatever_is_told_to_be_kept_is_kept_at_a_high_temperature(engine: XllamacppEngine, name: str) -> None:
+    schema = record(a=KEPT[name])
+    ended = 0
+    for seed in range(3):
+        text, _, reason = await answer(engine, asking(**for_answer(schema), max_tokens=60, seed=seed, temperature=1.5))
+        if reason == "stop":
+            ended += 1
+            assert violations(schema, json.loads(text)) == (), text
+    assert ended or name in ENDLESS
 
 
 @pytest.mark.parametrize("name", POSSIBLE)

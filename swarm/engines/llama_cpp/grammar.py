@@ -65,6 +65,7 @@ MAX_MULTIPLES = 256  # values that are written one by one
 MAX_SPAN, STEP = 5, Fraction(1, 100)
 # For the least above it, or the most below its negative, `schema_refusal.py` wants the other bound: `minimum` 10**16
 # and no maximum never returns.
+MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
 MOST_DIGITS = 10**15  # llama.cpp writes integers of 16 digits at most: a bound beyond that says nothing, and costs most
 
 _LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
@@ -183,7 +184,7 @@ class _Writer:
         if "$ref" in node:
             return {"$ref": self._reference(str(node["$ref"])), **notes}
         if "const" in node or "enum" in node:
-            made = self._constants(node)
+            made = self._constants(node, path)
             return None if made is None else {**notes, **made}
         self._note(path, *(key for key in UNSAYABLE if self._says(node, key)))
         for rest in objects_of(node.get(ALSO)):
@@ -256,22 +257,25 @@ class _Writer:
         self._merges += 1 + len(dict_of(node.get("properties"))) + len(dict_of(member.get("properties")))
         if self._merges > MAX_MERGES:
             raise TooLarge
-        return None if flat is None else conjunction(node, flat)
+        return None if flat is None else conjunction(node, _with_own_scope(flat))
 
     # Constants and alternatives
 
-    def _constants(self, node: JsonObject) -> JsonObject | None:
+    def _constants(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         """The constants that keep everything else. llama.cpp looks at nothing else."""
         given = node.get("enum")
         values = list(given) if isinstance(given, list) else [node["const"]]
         if "const" in node and "enum" in node:
             values = [value for value in values if is_same(value, node["const"])]
         rest: JsonObject = {key: value for key, value in node.items() if key in ASSERTING - {"const", "enum"}}
-        kind = rest.get("type")
-        if set(rest) == {"type"} and isinstance(kind, str):
-            values = [value for value in values if kind in types_of(value)]
-        elif rest:
-            values = self._judge.kept(rest, values)
+        kind = rest.pop("type", None)
+        if kind is not None:
+            names = {str(name) for name in (kind if isinstance(kind, list) else [kind])}
+            values = [value for value in values if names & {*types_of(value)}]
+        if rest:
+            values, judged = self._judge.kept(rest, values)
+            if not judged:
+                self._note(path, "const" if "const" in node else "enum")
         if not values:
             return None
         typed: JsonObject = {"type": kind} if isinstance(kind, str) else {}
@@ -385,15 +389,15 @@ class _Writer:
         additional = node.get("additionalProperties", node.get("unevaluatedProperties"))
         if additional is None and "properties" not in node:
             additional = True
-        if patterns := node.get("patternProperties"):
+        patterns = dict_of(node.get("patternProperties"))
+        for name in required:
+            if name not in properties:
+                matched = any(is_matched(pattern, name) for pattern in patterns)
+                properties[name] = True if matched or additional is None else additional
+        if patterns:
             additional = self._patterned(properties, patterns, additional, path)
         if (names := node.get("propertyNames", True)) not in (True, {}, {"type": "string"}):
             additional = self._named(properties, names, additional, path)
-        for name in required:
-            if name not in properties and additional is not None:
-                properties[name] = additional
-            elif name not in properties:
-                properties[name] = True
         written: JsonObject = {}
         for name, schema in properties.items():
             made = self._part(schema, (*path, "properties", name))
@@ -419,24 +423,26 @@ class _Writer:
         return shape | _hints(node, "minProperties", "maxProperties")
 
     def _patterned(
-        self, properties: JsonObject, patterns: JsonValue, additional: JsonValue, path: SchemaPath
+        self, properties: JsonObject, patterns: JsonObject, additional: JsonValue, path: SchemaPath
     ) -> JsonValue:
         """What other properties may be, beside those whose names match; of those that are known it is made certain."""
-        found = patterns if isinstance(patterns, dict) else {}
         for name in properties:
-            for pattern, schema in found.items():
+            for pattern, schema in patterns.items():
                 if is_matched(pattern, name):
                     properties[name] = {"allOf": [properties[name], schema]}
         if additional is None or (additional is False and properties):  # none but those that are named are written
             return additional
         self._note(path, "patternProperties")
         if additional is False:
-            return {"anyOf": list(found.values())} if found else False
+            return {"anyOf": list(patterns.values())}
         return additional
 
     def _named(self, properties: JsonObject, names: JsonValue, additional: JsonValue, path: SchemaPath) -> JsonValue:
         """What other properties may be, where names must keep a schema: those it lists are written out."""
-        kept = set(map(str, self._judge.kept(names, properties)))
+        found, judged = self._judge.kept(names, properties)
+        kept = set(map(str, found))
+        if not judged:
+            self._note(path, "propertyNames")
         for name in properties:
             if name not in kept:
                 properties[name] = False
@@ -487,6 +493,8 @@ class _Writer:
         least, most = _count(node.get("minItems")) or 0, _count(node.get("maxItems"))
         if "contains" in node and (node.get("minContains") != 0 or "maxContains" in node):
             self._note(path, "contains")
+        if most is not None and least > most:
+            return None
         if prefix:
             return self._tuple(node, path, prefix, items, least, most)
         made = self._part(items, (*path, "items"))
@@ -529,6 +537,8 @@ class _Writer:
 
     def _string(self, node: JsonObject, path: SchemaPath) -> JsonObject | None:
         least, most = _count(node.get("minLength")) or 0, _count(node.get("maxLength"))
+        if most is not None and least > most:
+            return None
         lengths = [key for key in ("minLength", "maxLength") if key in node and node[key] != 0]
         pattern, form = node.get("pattern"), node.get("format")
         form = form if isinstance(form, str) else None
@@ -583,6 +593,14 @@ class _Writer:
 
     def _integer(self, node: JsonObject, path: SchemaPath, step: Fraction | None) -> JsonObject | None:
         least, most = integer_bounds(node)
+        if least is not None and most is not None and least > most:
+            return None
+        if least is not None and least > MOST_DIGITS and (most is None or most > MAX_INTEGER):
+            self._note(path, "minimum")  # no integer that llama.cpp writes, and it would never end to write the bound
+            least = None
+        if most is not None and most < -MOST_DIGITS and (least is None or least < -MAX_INTEGER):
+            self._note(path, "maximum")
+            most = None
         if step is not None and (1 / step).denominator != 1:  # else every integer is a multiple
             unit = Fraction(step.numerator)  # of integers these are the multiples: 3/2 has 3, 6, ...
             within = least is not None and most is not None
@@ -598,6 +616,16 @@ class _Writer:
         if most is not None and (most < MOST_DIGITS or (least or 0) > MOST_DIGITS):
             made["maximum"] = most
         return made
+
+
+def _with_own_scope(member: JsonObject) -> JsonObject:
+    """A schema to be merged into another: what it calls unevaluated is what it does not name itself."""
+    made = dict(member)
+    for keyword, own in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
+        if keyword in made:
+            value = made.pop(keyword)
+            made.setdefault(own, value)
+    return made
 
 
 def _both(beside: JsonObject, member: JsonValue) -> JsonValue:

@@ -26,7 +26,7 @@ from swarm.engines.llama_cpp.demanded_answer import (
     is_strict,
     refuse_impossible_turns,
 )
-from swarm.engines.llama_cpp.grammar import MOST_DIGITS, TooLarge, Unkept, whole_document
+from swarm.engines.llama_cpp.grammar import MAX_INTEGER, MOST_DIGITS, TooLarge, Unkept, whole_document
 from swarm.engines.llama_cpp.grammar_pattern import MAX_PATTERN_CHARS, grammar_pattern
 from swarm.engines.llama_cpp.schema_cost import Cost, schema_cost, together
 from swarm.engines.llama_cpp.schema_words import (
@@ -63,7 +63,6 @@ TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", 
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 LEAST, MOST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 MEASURES = frozenset({*LEAST, *MOST, *(keyword for pair in COUNTS for keyword in pair)})
-MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
 
 
 def refuse_impossible(request: GenerationRequest) -> None:

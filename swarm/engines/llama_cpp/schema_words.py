@@ -102,7 +102,7 @@ def conjunction(one: JsonObject, other: JsonObject) -> JsonObject | None:
     for keyword, value in other.items():
         if keyword == ALSO:
             continue
-        if keyword not in made or made[keyword] == value or keyword not in ASSERTING:
+        if keyword not in made or keyword not in ASSERTING or is_same(made[keyword], value):
             made.setdefault(keyword, value)
             continue
         own = made[keyword]
@@ -115,6 +115,7 @@ def conjunction(one: JsonObject, other: JsonObject) -> JsonObject | None:
             made[keyword] = joined
     for schema, beside in ((one, other), (other, one)):
         _hold_additional(made, schema, beside)
+        _hold_items(made, schema, beside)
     if also:
         made[ALSO] = [*list_of(made.get(ALSO)), *also]
     return made
@@ -132,7 +133,7 @@ def _joined(keyword: str, own: JsonValue, value: JsonValue) -> JsonValue:
         return list[JsonValue](dict.fromkeys([*map(str, list_of(own)), *map(str, list_of(value))])) or None
     if keyword in LARGER | SMALLER and isinstance(own, int | float) and isinstance(value, int | float):
         return max(own, value) if keyword in LARGER else min(own, value)
-    if keyword in ALL_OF_BOTH:
+    if keyword in ALL_OF_BOTH and not (isinstance(own, list) or isinstance(value, list)):
         return {"allOf": [own, value]}
     if keyword in NAMED_SCHEMAS and isinstance(own, dict) and isinstance(value, dict):
         shared: JsonObject = {name: {"allOf": [own[name], value[name]]} for name in own.keys() & value.keys()}
@@ -175,6 +176,17 @@ def _hold_additional(made: JsonObject, schema: JsonObject, beside: JsonObject) -
 
 
 ALL_TYPES = frozenset({"object", "array", "string", "number", "boolean", "null"})  # an integer is a number
+
+
+def _hold_items(made: JsonObject, schema: JsonObject, beside: JsonObject) -> None:
+    """The first items that `beside` has alone are items of `schema` like all others."""
+    items, own, others = schema.get("items", True), list_of(schema.get("prefixItems")), beside.get("prefixItems")
+    if items is True or isinstance(items, list) or not isinstance(others, list):
+        return
+    made["prefixItems"] = [
+        {"allOf": [item, items]} if number >= len(own) else item
+        for number, item in enumerate(list_of(made.get("prefixItems")))
+    ]
 
 
 def implied_type(node: JsonObject) -> str | None:
