@@ -142,9 +142,14 @@ class RequestContext:
         return made
 
     def may_be_made_anew(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether one answer breaks a schema, and another sample may keep it: at temperature 0 it is the same again."""
-        another = len(candidates) == 1 and not self.asked.local_only and self.asked.request.temperature != 0
-        return another and bool(self.broken(candidates))
+        """Whether one answer breaks a schema, and another sample may keep it: at temperature 0 it is the same again.
+
+        An upstream is asked once: its answers are somebody's money.
+        """
+        if len(candidates) != 1 or self.asked.local_only or self.asked.request.temperature == 0:
+            return False
+        asked_upstream = self._served is not None and self._served.replica.upstream
+        return not asked_upstream and bool(self.broken(candidates))
 
     def better_of(self, first: Candidate, first_served: Served | None, second: Candidate) -> Candidate:
         """Which of two answers breaks less: the first, where they are alike. What both cost is told."""
