@@ -11,6 +11,7 @@ import errno
 import http
 import http.client
 import importlib
+import json
 import logging
 import os
 import queue
@@ -138,9 +139,7 @@ def describe(repo: str, file: str, revision: str | None = None) -> HubFile:
 
 def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
     """The commit and the files of an MLX model, weights and tokenizer, no code. Raises SetupError where it is none."""
-    with _hub_errors(repo, None):
-        info = _library().HfApi(endpoint=endpoint()).model_info(repo, timeout=METADATA_TIMEOUT_S)
-    listed: list[str] = [sibling.rfilename for sibling in info.siblings or ()]
+    commit, listed = _repository(repo)
     files = sorted(file for file in listed if file.endswith(MLX_SUFFIXES) and "/" not in file)
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
         ggufs = [file for file in listed if file.endswith(".gguf")]
@@ -150,7 +149,7 @@ def list_mlx_model(repo: str) -> tuple[str, tuple[str, ...]]:
         raise SetupError(f"{repo} has {len(files)} files, more than the {MAX_REPO_FILES} of any model: not downloaded")
     for file in files:
         check_hub_file(file)
-    return info.sha or "main", tuple(files)
+    return commit, tuple(files)
 
 
 def not_the_hub(what: str) -> SetupError:
@@ -169,10 +168,17 @@ def file_of(ref: HubRef, formats: Sequence[Format]) -> HubRef:
     """
     if ref.file is not None or ("mlx" in formats and ref.quant is None):
         return ref
-    with _hub_errors(ref.repo, None):
-        info = _library().HfApi(endpoint=endpoint()).model_info(ref.repo, timeout=METADATA_TIMEOUT_S)
-    listed: list[str] = [sibling.rfilename for sibling in info.siblings or ()]
-    return HubRef(ref.repo, _chosen_file(ref, listed))
+    return HubRef(ref.repo, _chosen_file(ref, _repository(ref.repo)[1]))
+
+
+def _repository(repo: str) -> tuple[str, list[str]]:
+    """The commit of a repository, and the names of its files. Raises SetupError without one, or an answer."""
+    with _hub_errors(repo, None):
+        try:
+            info = _library().HfApi(endpoint=endpoint()).model_info(repo, timeout=METADATA_TIMEOUT_S)
+            return info.sha or "main", [str(sibling.rfilename) for sibling in info.siblings or ()]
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:  # a page, or some other JSON
+            raise not_the_hub(repo) from error
 
 
 def _chosen_file(ref: HubRef, listed: Sequence[str]) -> str:

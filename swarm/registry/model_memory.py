@@ -165,6 +165,9 @@ class AskedLoad:
     context_tokens: int | None = None
     slots: int | None = None
 
+    def __post_init__(self) -> None:
+        Load(1 if self.context_tokens is None else self.context_tokens, 1 if self.slots is None else self.slots)
+
     @property
     def judged(self) -> Load:
         """The load that a model is held against before it is chosen for somebody."""

@@ -24,7 +24,7 @@ from swarm.errors import SetupError
 from swarm.registry import hub as hub_module
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, locked
-from swarm.registry.hub import describe, fetch, hub_reachable
+from swarm.registry.hub import describe, fetch, file_of, hub_reachable, list_mlx_model
 from swarm.registry.names import HubRef
 from tests.registry.fake_hub import COMMIT, Hub, Portal, Upload
 
@@ -239,6 +239,16 @@ def test_what_is_not_the_hubs_answer_is_refused_and_nothing_of_it_kept(
     hub.portal = None
     hub.put(REPO, FILE, Upload(CONTENT))
     assert download(REF, models_dir).read_bytes() == CONTENT, "asked again, and begun where it stopped"
+
+
+@pytest.mark.parametrize("content", [LOGIN, b"", b'{"error": "no"}', b"[]", b"null", b'"x"'])
+@pytest.mark.parametrize("repo_only", [HubRef(REPO, None, "q4_k_m"), HubRef(REPO, None)])
+def test_a_repository_is_not_read_from_a_page(hub: Hub, repo_only: HubRef, content: bytes) -> None:
+    hub.portal = Portal(content)
+    with pytest.raises(SetupError, match="not the hub but a page"):
+        file_of(repo_only, ["gguf"])
+    with pytest.raises(SetupError, match="not the hub but a page"):
+        list_mlx_model(REPO)
 
 
 def test_what_an_earlier_version_took_for_a_model_is_asked_for_again(stocked: Hub, models_dir: Path) -> None:

@@ -77,6 +77,15 @@ def test_every_name_that_fit_prints_is_listed(data_dir: Path, capsys: pytest.Cap
     assert {row["name"] for row in json.loads(capsys.readouterr().out)} <= names
 
 
+@pytest.mark.parametrize("option", ["--workers", "--context"])
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_a_load_of_nothing_is_refused(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], option: str, number: str
+) -> None:
+    assert swarm("fit", option, number, data_dir=data_dir) == 2
+    assert f"{number} " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("typed", ["name", "upper", "path"])
 def test_every_name_that_is_listed_can_be_removed_and_pulled(
     data_dir: Path, capsys: pytest.CaptureFixture[str], typed: str
