@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from swarm import checked_out, program_version
-from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_models
+from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_models, add_service
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import (
@@ -25,7 +25,6 @@ from swarm.commands.output import (
     say,
 )
 from swarm.commands.parser import Parser
-from swarm.commands.service_arguments import add_service
 from swarm.environment import keep_this_machine_direct
 from swarm.errors import SetupError, SwarmError
 from swarm.logs import set_up_logging
