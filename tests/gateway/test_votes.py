@@ -213,6 +213,23 @@ async def test_a_named_model_at_temperature_0_answers_once(
     assert (account["outcome"] == "single") == (why is not None)
 
 
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        (("Answer: 1", "Answer: 1", "Answer: 1", "Answer: 2"), "consensus"),
+        (("Answer: 1", "Answer: 1", "Answer: 2", "Answer: 2"), "plurality"),
+        (("Answer: 1", "Answer: 1", "Answer: 2", "Answer: 3"), "plurality"),
+        (("Hi there!", "Good morning.", "Bananas sing.", "What now?"), "plurality"),
+        (("", "", "", "Answer: 1"), "degraded"),
+    ],
+)
+async def test_a_consensus_is_more_than_half_of_the_votes(stage: Stage, answers: tuple[str, ...], outcome: str) -> None:
+    stage.voters_say(*answers)
+    account = swarm_of(await stage.client.chat("say hi", swarm={"votes": 4, "min_votes": 4 if answers[0] else 1}))
+    assert account["outcome"] == outcome
+    assert account["margin"] > 0 or outcome != "consensus"
+
+
 async def test_explicit_votes_wait_for_workers(stage: Stage) -> None:
     gate = asyncio.Event()
     stage.engine.script = lambda _, voter: [gate, "busy"] if voter < 2 else [f"Answer: {voter}"]

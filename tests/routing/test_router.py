@@ -99,6 +99,20 @@ def test_failures_are_reported_and_open_the_circuit_which_a_trial_closes(asked: 
     assert (asked.circuit, asked.router.circuits()) == ("closed", {})
 
 
+@pytest.mark.parametrize("left", [GeneratorExit(), asyncio.CancelledError(), BadRequest("late"), FAILED])
+def test_a_trial_that_was_answered_closes_the_circuit_whatever_comes_after(asked: Asked, left: BaseException) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        asked.ask(FAILED)
+    asked.clock.now += FIRST_PAUSE_S
+    with suppress(BaseException), asked.router.asking(ATTIC, FAR) as trial:
+        trial.answered()
+        trial.answered()
+        raise left
+    assert asked.circuit == "closed"
+    assert asked.reports[FAILURES_TO_OPEN:][0] == ("attic", True)
+    assert asked.reports.count(("attic", True)) == 1
+
+
 def test_a_failed_trial_opens_it_again(asked: Asked) -> None:
     for _ in range(FAILURES_TO_OPEN):
         asked.ask(FAILED)
