@@ -29,7 +29,7 @@ _WITH_A_VALUE = (
 )
 # Lettered options, each on its own line, or `A) ... B) ...` in one; they are options where one is to be picked.
 _OPTIONS = re.compile(
-    r"^[ \t]{0,8}\(?A[).:][ \t]\S.{0,400}\n(?:.{0,400}\n){0,3}?[ \t]{0,8}\(?B[).:][ \t]\S|\bA\)\s?\S.{0,80}?\sB\)\s?\S",
+    r"^[ \t]{0,8}\(?A[).:][ \t]\S.{0,400}\n(?:.{0,400}\n){0,3}?[ \t]{0,8}\(?B[).:][ \t]\S|\bA\)\s?\S.{0,80}?\s\(?B\)\s?\S",
     re.MULTILINE,
 )
 _PICK = re.compile(
@@ -60,6 +60,7 @@ _ASKS_FOR_A_VALUE = re.compile(
     rf"|{_WITH_A_VALUE}"
     r"|(?<!#)####.{0,80}\banswer\b|\banswer\b.{0,80}####"
     r"|\banswer[*_]{0,4}\s{0,2}[:\uff1a]\s{0,2}[*_`]{0,3}[<\[{(]"
+    r"|\b(?:end|finish|conclude|close)\s{1,2}(?:\w{1,20}\s{1,2}){0,3}(?:with|by)\b.{0,40}\banswer[*_]{0,4}\s{0,2}[:\uff1a]"
     r"|\bfinal answer\b.{0,60}\b(?:number|integer|digits?|numeral|letter|option)\b"
     r"|\b(?:number|integer|digits?|numeral|letter|option)\b.{0,60}\bfinal answer\b",
     re.IGNORECASE,

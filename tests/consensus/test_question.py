@@ -72,3 +72,89 @@ def test_tools_count_unless_the_client_forbids_calls() -> None:
     for choice, offered in cases:
         request = GenerationRequest(model="m", prompt="hi", tools=TOOLS, tool_choice=choice)
         assert Question.of(request, Strategy.AUTO).tools == offered
+
+
+COUNTED = [
+    "What is 40 + 2?",
+    "40 + 2 =",
+    "Calculate 12 + 7 - 3",
+    "What is 6*7? End with 'Answer: <number>'.",
+    "Calculate 12 + 7. End with Answer: N",
+    "Name a colour. End your reply with 'Answer: X'.",
+    "Put the sum of the primes below 10 in \\boxed{}.",
+    "How many are left? Give the answer after ####, please.",
+    "How many legs has a spider? Reply with only a number.",
+    "Is the sky blue? Answer with yes or no.",
+    'Answer only "true" or "false": water is dry.',
+    "Respond only with the correct letter.",
+    "Give the final answer as an integer: the fifth prime.",
+    "Question: 6*7?\nAnswer:",
+    "A farmer has 17 sheep, and 9 run away. How many are left?\nAnswer:",
+    "Which of these is a fruit?\nA) stone\nB) apple\nC) car",
+    "Choose the correct answer.\n(A) up\n(B) down",
+    "Choose the correct answer: (A) up (B) down",
+    "Pick one: A) red B) blue C) green",
+    "Write a Python function that reverses a string.",
+    "Please write a SQL query that counts the users.",
+    "Implement quicksort in Rust",
+    "Convert this C code to Go.",
+]
+PROSE = [
+    "",
+    "hello",
+    "Tell me a story about 3 pigs.",
+    "Say how many there are, and why.",
+    "Context: it was founded in 1914.\n\nWho founded it?\nHelpful Answer:",
+    "I wonder whether you could answer me.",
+    "Think before you give your final answer.",
+    "#### Heading\nSummarise this.",
+    "Summarise:\nA. Introduction\nB. Methods\nC. Results",
+    "Which of my plans is better?",
+    "2024-05-06",
+    "(555) 123-4567",
+    "192.168.0.1/24",
+    "Give me a workout program.",
+    "Write a story about a Python program.",
+    "Write an email to Java Corp about the program.",
+    "Write a class reunion speech.",
+    "Why does this Python function fail?",
+    "Explain how to write a function in C.",
+    "Write a haiku in C major.",
+]
+
+
+def asked_of(text: str, **fields: object) -> Question:
+    body = {"model": "m", "messages": [user(text)], **fields}
+    return Question.of(GenerationRequest.model_validate(body), Strategy.AUTO)
+
+
+@pytest.mark.parametrize("text", COUNTED)
+def test_what_plainly_asks_for_something_to_count_is_countable(text: str) -> None:
+    assert asked_of(text).countable
+
+
+@pytest.mark.parametrize("text", PROSE)
+def test_in_doubt_it_is_prose(text: str) -> None:
+    assert not asked_of(text).countable
+
+
+def test_tools_and_forms_are_countable_whatever_is_said() -> None:
+    tool = {"type": "function", "function": {"name": "now"}}
+    assert asked_of("hello", tools=[tool]).countable
+    assert not asked_of("hello", tools=[tool], tool_choice="none").countable
+    assert asked_of("hello", response_format={"type": "json_object"}).countable
+    assert not asked_of("hello", response_format={"type": "text"}).countable
+
+
+def test_only_the_last_question_says_what_is_asked_now() -> None:
+    turns = [user("What is 40 + 2?"), {"role": "assistant", "content": "42"}, user("And why?")]
+    body = {"model": "m", "messages": turns}
+    assert not Question.of(GenerationRequest.model_validate(body), Strategy.AUTO).countable
+
+
+@pytest.mark.parametrize(
+    "part", ["answer ", "####", "A) x ", "write python, ", "\n", "1+", "number answer: ", "end with "]
+)
+def test_a_long_message_is_read_in_linear_time(part: str) -> None:
+    """Megabytes that are made for this take no seconds: of each end some thousand characters are searched."""
+    asked_of(part * (1_000_000 // len(part)))
