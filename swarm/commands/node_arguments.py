@@ -116,7 +116,8 @@ def _add_model(group: Any) -> None:
 
 
 def _add_voting(group: Any) -> None:
-    many, modes = f"answers to compare, 1 to {MAX_VOTES}: of prose, too (default: 5, of what can be counted)", " | ".join(STREAM_MODES)
+    many = f"answers to compare, 1 to {MAX_VOTES}, of prose, too (default: 5 of what can be counted)"
+    modes = " | ".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
     strategies = f"how answers are chosen (default auto): {', '.join(STRATEGIES)}"
     group.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=strategies)

@@ -29,7 +29,8 @@ _WITH_A_VALUE = (
 )
 # Lettered options, each on its own line, or `A) ... B) ...` in one; they are options where one is to be picked.
 _OPTIONS = re.compile(
-    r"^[ \t]{0,8}\(?A[).:][ \t]\S.{0,400}\n(?:.{0,400}\n){0,3}?[ \t]{0,8}\(?B[).:][ \t]\S|\bA\)\s?\S.{0,80}?\s\(?B\)\s?\S",
+    r"^[ \t]{0,8}\(?A[).:][ \t]\S.{0,400}\n(?:.{0,400}\n){0,3}?[ \t]{0,8}\(?B[).:][ \t]\S"
+    r"|\bA\)\s?\S.{0,80}?\s\(?B\)\s?\S",
     re.MULTILINE,
 )
 _PICK = re.compile(
