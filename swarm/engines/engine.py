@@ -197,8 +197,8 @@ def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:
     room = most_bytes(model)
     if room is None:
         return
-    if isinstance(request.prompt, tuple):
-        _refuse_tokens(request.prompt, model.context_tokens, request.prompt_field)
+    if isinstance(request.prompt, tuple) and len(request.prompt) >= model.context_tokens:  # an answer has one at least
+        raise ContextExceeded(len(request.prompt), model.context_tokens, param=request.prompt_field)
     if request.suffix is not None:
         room = max(room, INFILL_BYTES)
     _refuse_bytes(texts_of(request), room, model.context_tokens, request.prompt_field)

@@ -69,9 +69,9 @@ def test_texts_count_together_and_by_bytes() -> None:
 
 
 def test_tokens_are_counted_as_they_are() -> None:
-    refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 100), MODEL)
-    with pytest.raises(ContextExceeded, match="has 101 tokens"):
-        refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 101), MODEL)
+    refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 99), MODEL)
+    with pytest.raises(ContextExceeded, match="has 100 tokens and the context holds 100"):
+        refuse_too_long(GenerationRequest(model="m", prompt=(1,) * 100), MODEL)
     with pytest.raises(ContextExceeded):
         refuse_too_long_texts(["x", (1,) * 101], MODEL, "input")
 
