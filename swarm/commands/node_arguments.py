@@ -94,7 +94,7 @@ def _add_model(group: Any) -> None:
     )
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default: up to 4, as fit)")
     group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
-    group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: all cores but one)")
+    group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: as many as there are cores)")
     group.add_argument(
         "--context", type=int, metavar="TOKENS", help="of a conversation (default: what fits, up to 32768)"
     )

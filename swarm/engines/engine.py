@@ -41,7 +41,8 @@ class EngineSpec:
     """What to load, and how much of the machine it may use.
 
     `context_tokens` is what one request may fill, prompt and answer together; `slots` how many requests run at once.
-    `threads` are compute threads; `gpu_layers` None lets the library decide by free memory.
+    `threads` compute one token of one answer; `reading_threads` (None: as many) prompts, and tokens of several answers
+    at once. `gpu_layers` None lets the library decide by free memory.
     """
 
     model_id: str
@@ -50,6 +51,7 @@ class EngineSpec:
     slots: int
     threads: int
     gpu_layers: int | None = None
+    reading_threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ OFFERED = 5  # models in the question to a person: the best, and smaller ones th
 class ChosenModel:
     """A model to load. `path` is None for an engine without weights; `reason` says in words why this one.
 
-    `context_reason` says in words why its context is no larger.
+    `context_reason` says in words why its context is no larger. `weights_bytes` are read for each token.
     """
 
     model_id: str
@@ -52,6 +52,7 @@ class ChosenModel:
     params: int | None
     reason: str
     context_reason: str
+    weights_bytes: int = 0
 
 
 def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
@@ -201,7 +202,8 @@ class _Choosing:
             )
             raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._loadable))
         why = self._context_reason(load.context_tokens, facts)
-        return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why)
+        read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
+        return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why, read_bytes)
 
     def _context_reason(self, context_tokens: int, facts: GgufFacts) -> str:
         if self._settings.context is not None:

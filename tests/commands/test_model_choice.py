@@ -18,7 +18,9 @@ from swarm.cli import main
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
+from swarm.node.banner import context_words
 from swarm.node.model_choice import choose_model, engine_memory, gpu_line
+from swarm.node.node import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
@@ -293,3 +295,50 @@ def test_without_network_the_best_that_a_peer_has_and_that_fits_is_copied(tmp_pa
     assert "a peer has" in chosen.reason
     small = choose_model(settings(tmp_path / "other"), machine(GIB), Listener(), neighbour)
     assert small.model_id == "demo"
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "weights_mib", "threads"),
+    [
+        (None, 2, 93, (1, 2)),  # a small model: one thread a token, all cores for prompts
+        (None, 2, 500, (2, 2)),
+        (None, 8, 93, (7, 8)),
+        (None, 1, 93, (1, 1)),
+        (None, None, 500, (2, 2)),
+        (3, 8, 500, (3, 3)),
+    ],
+)
+def test_as_many_threads_as_pay(
+    asked: int | None, cores: int | None, weights_mib: int, threads: tuple[int, int], tmp_path: Path
+) -> None:
+    snapshot = HardwareSnapshot(Cpu(usable_cores=cores))
+    assert compute_threads(settings(tmp_path, threads=asked), snapshot, weights_mib * 2**20) == threads
+
+
+def test_a_model_says_what_is_read_of_it_for_each_token(tmp_path: Path, demo_model: Path) -> None:
+    chosen = choose_model(settings(tmp_path, model="demo"), machine(), Listener())
+    assert chosen.weights_bytes == demo_model.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({}, "all that this model has"), ({"context": 1500}, "as asked with --context")],
+)
+def test_why_a_context_is_no_larger(tmp_path: Path, given: dict[str, int], words: str) -> None:
+    chosen = choose_model(settings(tmp_path, model="demo", **given), machine(), Listener())
+    assert (chosen.context_reason, chosen.slots) == (words, 4)
+
+
+def test_of_little_memory_a_conversation_has_it_before_workers(tmp_path: Path) -> None:
+    chosen = choose_model(settings(tmp_path, model="demo"), machine(free_bytes=540 * 2**20), Listener())
+    assert (chosen.context_tokens, chosen.slots, chosen.context_reason) == (2048, 1, "all that this model has")
+
+
+def test_the_banner_says_which_clients_do_not_fit() -> None:
+    assert context_words(32_768, "all that fits in free memory") is None
+    assert context_words(23_000, "as asked with --context") == (
+        "23000 tokens, as asked with --context: too small for the prompts of Claude Code (23,000)"
+    )
+    words = context_words(2048, "all that this model has")
+    assert words is not None
+    assert words.endswith("Open WebUI (7,000), opencode (7,700), Codex (8,300), Claude Code (23,000)")

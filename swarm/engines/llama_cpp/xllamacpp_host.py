@@ -38,7 +38,7 @@ EMBEDDING_TEXT_TOKENS = 512
 ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
 LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
 # OpenMP's threads spin at every barrier unless they are told not to: beside one busy program, or a second model, an
-# engine was 10 to 20 times slower (docs/benchmarks.md). libgomp reads this once, when it is loaded.
+# engine was 10 to 20 times slower (docs/development/benchmarks.md). libgomp reads this once, when it is loaded.
 WAIT_POLICY = "passive"
 LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
 LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
@@ -113,7 +113,7 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
     params.kv_unified = True  # answers to one prompt share its cells
     params.kv_unified_per_slot = spec.context_tokens
     params.cpuparams.n_threads = spec.threads
-    params.cpuparams_batch.n_threads = spec.threads
+    params.cpuparams_batch.n_threads = spec.reading_threads or spec.threads
     if spec.gpu_layers is not None:
         params.n_gpu_layers = spec.gpu_layers
     params.cache_ram_mib = PROMPT_CACHE_MIB
@@ -152,6 +152,7 @@ def order_to_json(spec: EngineSpec, batching: Batching) -> str:
             "slots": spec.slots,
             "threads": spec.threads,
             "gpu_layers": spec.gpu_layers,
+            "reading_threads": spec.reading_threads,
             "pooling": batching.pooling,
             "step_tokens": batching.step_tokens,
         }
