@@ -342,19 +342,19 @@ def study() -> RunningNode:
     return RunningNode("study", ready(ScriptedEngine(lambda _, __: ["one ", "two"], model_id="big")))
 
 
-@pytest.mark.parametrize("model", ["big", "claude-x"])
+@pytest.mark.parametrize(("model", "said"), [("big", "big"), ("claude-x", "swarm")])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_comes_from_a_peer(model: str, stream: bool) -> None:
+async def test_an_answer_comes_from_a_peer(model: str, said: str, stream: bool) -> None:
     async with study() as peer, client_beside(peer.address) as client:
         reply = await client.post(MESSAGES, body(stream=stream, model=model))
     if stream:
         whole = streamed(reply.text)
         assert whole.blocks[0]["text"] == "one two"
-        assert (whole.start.model, whole.start.usage.input_tokens) == (model, PROMPT_TOKENS)
+        assert (whole.start.model, whole.start.usage.input_tokens) == (said, PROMPT_TOKENS)
         assert whole.usage.output_tokens == 2
     else:
         assert reply.json["content"][0]["text"] == "one two"
-        assert reply.json["model"] == model
+        assert reply.json["model"] == said
         assert reply.json["usage"]["output_tokens"] == 2
 
 
