@@ -103,10 +103,8 @@ class UnknownModel(SwarmError):
 
     def __init__(self, name: str, known: tuple[str, ...], why: str = "") -> None:
         listing = ", ".join(known) if known else "none"
-        super().__init__(
-            f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing} "
-            "(a node started with --answer-any-model answers any name)"
-        )
+        hint = " (a node started with --answer-any-model answers any name)" if known else ""
+        super().__init__(f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing}{hint}")
         self.name = name
         self.known = known
 

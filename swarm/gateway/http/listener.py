@@ -364,7 +364,7 @@ def refusal_of(error: HttpProcessingError) -> tuple[int, str, str]:
         return 431, "headers_too_large", f"a header has more than {MAX_HEADER_BYTES} bytes: send fewer cookies"
     if "headers" in error.message and "many" in error.message.lower():
         return 431, "headers_too_large", f"the request has more than {MAX_HEADERS} headers"
-    what = clean_line(error.message.splitlines()[0] if error.message else type(error).__name__)
+    what = clean_line(error.message or type(error).__name__).rstrip(" ^")  # the parser points at the place
     return 400, "bad_http", f"this is no HTTP request that is understood here: {what[:MAX_SHOWN_CHARS]}"
 
 
