@@ -58,7 +58,7 @@ def chat(api: NodeApi, model: str, question: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ChatAnswer:
     """What an answer came to: the words that count, and whether somebody stopped it."""
 
     text: str
@@ -74,7 +74,7 @@ class Conversation:
     live: bool
     messages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def ask(self, question: str) -> Answered:
+    def ask(self, question: str) -> ChatAnswer:
         """Put the question, show the answer and one line on the vote. Ctrl-C stops it, here and at the node.
 
         What was shown of an answer that was stopped or cut off stays part of the conversation; a question without any
@@ -92,7 +92,7 @@ class Conversation:
         self._keep(answered.text)
         return answered
 
-    def _ask(self, shown: Shown) -> Answered:
+    def _ask(self, shown: Shown) -> ChatAnswer:
         try:
             with closing(post_stream(self.api, "/v1/chat/completions", self._body())) as events:
                 for event in events:
@@ -100,7 +100,7 @@ class Conversation:
         except KeyboardInterrupt:
             interrupted()
             say_line(STOPPED_LINE)
-            return Answered(shown.text, stopped=True)
+            return ChatAnswer(shown.text, stopped=True)
         say()
         winner = winning_words(shown.account)
         if winner is not None:
@@ -109,7 +109,7 @@ class Conversation:
             say()
         if shown.account:
             say_line(vote_line(shown.account))
-        return Answered(shown.text if winner is None else winner)
+        return ChatAnswer(shown.text if winner is None else winner)
 
     def _body(self) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "messages": self.messages, "stream": True}
