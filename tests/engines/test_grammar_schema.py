@@ -95,6 +95,13 @@ def test_what_stands_beside_alternatives_and_references_holds_in_each() -> None:
     assert written(beside)["properties"]["a"] == {"type": "string", "minLength": 2, "maxLength": 3}
 
 
+def test_alternatives_of_what_is_required_are_let_go_where_they_would_cost_too_much() -> None:
+    names = [f"p{number}" for number in range(60)]
+    schema: Any = {"properties": {name: {} for name in names}, "anyOf": [{"required": [name]} for name in names]}
+    assert "anyOf" not in written(schema)
+    assert unkept(schema) == ["anyOf"]
+
+
 def test_a_schema_that_refers_to_itself_keeps_its_shape_for_the_reader() -> None:
     node: Any = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     moved = written(node)

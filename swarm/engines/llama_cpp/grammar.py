@@ -60,6 +60,7 @@ MAX_FOLLOWED = 32  # references in a row
 MAX_MOST_ITEMS = 1998  # above 2,000 llama.cpp leaves `maxItems` out by itself; these two more it cannot parse again
 MAX_MOST_CHARS = 2000  # of `maxLength`: the same
 MAX_NAMED_KEYS = 256  # of `propertyNames`, written as optional properties
+MAX_CONDITIONS = 250  # properties that alternatives of what is required would write out in all
 MAX_MULTIPLES = 256  # values that are written one by one
 # A number between bounds at most this far apart is one of so many hundredths, where the bounds must be kept.
 MAX_SPAN, STEP = 5, Fraction(1, 100)
@@ -290,6 +291,9 @@ class _Writer:
         beside: JsonObject = {key: value for key, value in node.items() if key in ASSERTING and key != keyword}
         for key in UNSAYABLE:
             beside.pop(key, None)
+        if _are_too_many_conditions(members, beside):
+            self._note(path, keyword)
+            return self._written(beside, path)
         made: list[JsonValue] = []
         for number, member in enumerate(members):
             place = (*path, keyword, str(number))
@@ -616,6 +620,12 @@ class _Writer:
         if most is not None and (most < MOST_DIGITS or (least or 0) > MOST_DIGITS):
             made["maximum"] = most
         return made
+
+
+def _are_too_many_conditions(members: list[JsonValue], beside: JsonObject) -> bool:
+    """Whether alternatives only say which properties are required, and are not worth as many copies of the object."""
+    conditions = all(isinstance(each, dict) and ASSERTING & each.keys() <= {"required", "type"} for each in members)
+    return conditions and len(members) * len(dict_of(beside.get("properties"))) > MAX_CONDITIONS
 
 
 def _with_own_scope(member: JsonObject) -> JsonObject:
