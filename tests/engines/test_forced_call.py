@@ -77,10 +77,10 @@ def test_everything_else_is_left_to_llama_cpp(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("parameters", "schema"),
     [
-        ({}, {"type": "object", "properties": {}}),
-        ({"type": "object"}, {"type": "object", "properties": {}}),
-        ({"type": "object", "properties": {}}, {"type": "object", "properties": {}}),
-        ({"description": "none"}, {"description": "none", "type": "object", "properties": {}}),
+        ({}, {"type": "object", "properties": {}, "const": {}}),
+        ({"type": "object"}, {"type": "object", "properties": {}, "const": {}}),
+        ({"type": "object", "properties": {}}, {"type": "object", "properties": {}, "const": {}}),
+        ({"description": "none"}, {"description": "none", "type": "object", "properties": {}, "const": {}}),
         ({"additionalProperties": True}, {"type": "object"}),
         (PARAMETERS, PARAMETERS),
         (

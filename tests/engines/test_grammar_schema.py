@@ -61,7 +61,7 @@ def unkept(schema: Any) -> list[str]:
         ),
         (
             {"allOf": [{"properties": {"a": TEXT}}, {"unevaluatedProperties": False}]},
-            {"type": "object", "properties": {}, "additionalProperties": False},
+            {"type": "object", "properties": {}, "additionalProperties": False, "const": {}},
         ),
         ({"type": ["integer", "number", "null"]}, {"type": ["number", "null"]}),
         ({"type": "integer", "enum": [1, "x", 2.0, 2.5]}, {"type": "integer", "enum": [1, 2.0]}),

@@ -69,14 +69,14 @@ MAX_SPAN, STEP = 5, Fraction(1, 100)
 MAX_INTEGER = 2**63 - 2  # llama.cpp counts in 64 bits, and takes their ends for no bound
 MOST_DIGITS = 10**15  # llama.cpp writes integers of 16 digits at most: a bound beyond that says nothing, and costs most
 
-_LABEL = "[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
+_LABEL = "[A-Za-z0-9]{1,30}(-[A-Za-z0-9]{1,30})?"  # bounded: a small model does not end by itself
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 FORMAT_PATTERNS = {
-    "email": rf"^[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@{_LABEL}(\.{_LABEL})*\.[A-Za-z]{{2,12}}$",
-    "hostname": rf"^{_LABEL}(\.{_LABEL})*$",
+    "email": rf"^[A-Za-z0-9_+-]{{1,30}}(\.[A-Za-z0-9_+-]{{1,30}})?@{_LABEL}(\.{_LABEL})?\.[A-Za-z]{{2,12}}$",
+    "hostname": rf"^{_LABEL}(\.{_LABEL}){{0,2}}$",
     "ipv4": rf"^{_BYTE}(\.{_BYTE}){{3}}$",
     "ipv6": "^[0-9a-f]{1,4}(:[0-9a-f]{1,4}){7}$",
-    "uri": r"^[a-z][a-z0-9+.-]*:[!#-\[\]-~]+$",
+    "uri": r"^[a-z][a-z0-9+.-]{0,20}:[!#-\[\]-~]{1,500}$",
 }
 _RULE_NAME = re.compile("[^A-Za-z0-9]+")
 
@@ -420,6 +420,8 @@ class _Writer:
         shape: JsonObject = {"type": "object"}
         if written or not free:
             shape["properties"] = written
+        if not written and not free:
+            shape["const"] = {}  # without the white space that it may have else
         if counted:
             shape["required"] = list[JsonValue](counted)
         if additional is not None and (written or additional is not True):
