@@ -345,7 +345,8 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
     if candidate.text:
         yield Delta(choice, candidate.text, logprobs=candidate.logprobs)
     for index, call in enumerate(candidate.tool_calls):
-        yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),))
+        logprobs = None if candidate.text or index else candidate.logprobs  # once
+        yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),), logprobs=logprobs)
     yield Finish(choice, candidate.finish_reason or "stop", candidate.usage, candidate.stop_sequence)
 
 

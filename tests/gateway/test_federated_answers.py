@@ -106,6 +106,21 @@ async def test_calls_reasoning_and_log_probabilities_cross_unchanged() -> None:
         assert choice["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("fields", [{}, {"n": 2}, {"swarm": {"votes": 2}}], ids=["one", "choices", "vote"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_of_a_call_cross_too(fields: dict[str, Any], stream: bool) -> None:
+    logprobs = {"content": [{"token": "x", "logprob": -0.5, "top_logprobs": []}]}
+    call = Delta(tool_calls=(ToolCallDelta(0, "c1", "f", "{}"),), logprobs=logprobs)
+    async with Swarm() as swarm:
+        await swarm.add("study", call)
+        await swarm.add("kitchen")
+        client = await swarm.client("kitchen")
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        reply = await client.chat(model="m", logprobs=True, tools=tools, stream=stream, **fields)
+        choices = [each for chunk in reply.chunks for each in chunk["choices"]] if stream else reply.json["choices"]
+        assert [each["logprobs"] for each in choices if each.get("logprobs")] == [logprobs] * fields.get("n", 1)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_log_probabilities_of_a_continuation_are_the_same_through_a_peer(stream: bool) -> None:
     def token(text: str) -> Delta:
