@@ -116,4 +116,4 @@ async def test_each_answers_for_the_other_what_only_it_serves(
         assert "Paris" in (await ask(study, model="demo")).text
         answer = await ask(kitchen, model="demo:b")
         assert answer.text
-        assert {candidate["voter"].split("@")[1] for candidate in answer.swarm["candidates"]} == {"study"}
+        assert {candidate["voter"].rpartition("@")[2] for candidate in answer.swarm["candidates"]} == {"study"}
