@@ -498,6 +498,6 @@ def log_change(change: Change) -> None:
         case PeerLeft(peer, reason):
             _log.info("%s left: %s", peer.label, reason)
         case AddressRejected(address, source, reason, why):
-            matters = source is Source.STATIC and why not in SHOWN
+            matters = source is Source.STATIC and why not in SHOWN and not change.dropped  # the console says that
             level = logging.WARNING if matters else logging.INFO
             _log.log(level, "no peer at %s (%s): %s", address, source.word, reason)

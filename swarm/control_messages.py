@@ -130,6 +130,7 @@ class Revoked(ControlMessage):
     """`told` and `untold` are names of other members; those untold learn of it from the next member that they meet.
 
     `knows`: the node that was put out took note of it. `closed`: this node has left, and is not open all the same.
+    `codes`: the ids of the codes that ended with it, since the node that was put out could have come back by them.
     """
 
     id: str
@@ -139,6 +140,7 @@ class Revoked(ControlMessage):
     untold: tuple[str, ...] = ()
     knows: bool = False
     closed: bool = False
+    codes: tuple[str, ...] = ()
 
 
 class Refused(ControlMessage):

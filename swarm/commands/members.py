@@ -357,6 +357,8 @@ def revoke_text(revoked: Revoked) -> str:
             )
         return "\n".join(map(one_line, lines))
     lines = [f"{revoked.name} ({revoked.id}) is revoked: it gets nothing from this node any more."]
+    for code in revoked.codes:
+        lines.append(f"Code {code} is withdrawn, because it knows that: `swarm invite` makes a new one.")
     if revoked.knows:
         lines.append("It has been informed, and says whom to ask for a new code.")
     if revoked.told:

@@ -203,6 +203,7 @@ class TrustService:
             return await self._leave(entry)
         check_standing(self._trust)
         places = self._found_at(entry)
+        live = [code.id for code in self._codes() if code.uses_left]
         not_kept: RosterNotKept | None = None
         try:
             with translated():
@@ -222,7 +223,9 @@ class TrustService:
         if not_kept is not None:
             known = f"{', '.join(told)} know of it" if told else "nobody else knows of it yet"
             raise SwarmError(f"{entry.name} is revoked here, and {known}; {not_kept}") from not_kept
-        return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows)
+        left = {code.id for code in self._codes()}
+        ended = tuple(code for code in live if code not in left)
+        return Revoked(id=entry.id, name=entry.name, itself=False, told=told, untold=untold, knows=knows, codes=ended)
 
     def _found_at(self, entry: Entry) -> tuple[Address, ...]:
         """Where a member answers now, or did last."""

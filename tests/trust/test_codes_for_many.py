@@ -27,7 +27,7 @@ from federation.invitation import (
 )
 from swarm.cli import main
 from swarm.commands import member_arguments
-from swarm.commands.members import code_lines, invite_text, span
+from swarm.commands.members import code_lines, invite_text, revoke_text, span
 from swarm.control_messages import Invited, KnownCode
 from swarm.errors import SetupError, SwarmError
 from tests.doubles.running_node import run_nodes
@@ -238,6 +238,9 @@ async def test_whoever_is_put_out_does_not_come_back_by_the_code_it_knows(make_n
         assert again is not None
         assert again.answer is None
         assert not (await study.trust_service.join(other)).already, "somebody invites it again"
+        done = await kitchen.trust_service.revoke("study")
+        assert done.codes == (code_id(decode(other).secret),)
+        assert f"Code {done.codes[0]} is withdrawn, because it knows that" in revoke_text(done)
 
 
 async def test_a_withdrawn_code_lets_nobody_in_and_who_used_it_stays(
