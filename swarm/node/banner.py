@@ -14,10 +14,6 @@ from swarm.gateway.http.access import PeersAccess
 from swarm.node.setup import NodeSetup
 from swarm.node.trust import trust_words
 
-# What clients say before their user has said anything, in tokens: measured with a first "hello" of each.
-OWN_PROMPTS: Final = (("Open WebUI", 7_000), ("opencode", 7_700), ("Codex", 8_300), ("Claude Code", 23_000))
-ANSWER_TOKENS: Final = 500  # that must fit beside it
-
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
@@ -68,17 +64,6 @@ def _without_key(peers: PeersAccess, open_federation: bool) -> str:
             )
         case "nobody":
             return "; closed to nodes: this one has no members"
-
-
-def context_words(context_tokens: int, reason: str) -> str | None:
-    """What the banner says of a context that is too small for what some clients say by themselves; None where none is.
-
-    `reason` says in words why it is no larger.
-    """
-    small = [f"{name} ({tokens:,})" for name, tokens in OWN_PROMPTS if tokens + ANSWER_TOKENS > context_tokens]
-    if not small:
-        return None
-    return f"{context_tokens} tokens, {reason}: too small for the prompts of {', '.join(small)}"
 
 
 def isolation_words(isolation: Isolation) -> str | None:

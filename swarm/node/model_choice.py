@@ -36,6 +36,9 @@ from swarm.registry.model_memory import MOST_CONTEXT_TOKENS, MOST_WORKERS, Asked
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
+# What clients say before their user has said anything, in tokens: measured with a first "hello" of each.
+OWN_PROMPTS = (("Open WebUI", 7_000), ("opencode", 7_700), ("Codex", 8_300), ("Claude Code", 23_000))
+ANSWER_TOKENS = 500  # that must fit beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,17 @@ class ChosenModel:
 def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
     """Whether there is a GPU here that this build of `engine` can use. Blocks: the library may be loaded."""
     return snapshot.has_gpu and engine.uses_gpu()
+
+
+def context_words(context_tokens: int, reason: str) -> str | None:
+    """What the banner says of a context that is too small for what some clients say by themselves; None where none is.
+
+    `reason` says in words why it is no larger.
+    """
+    small = [f"{name} ({tokens:,})" for name, tokens in OWN_PROMPTS if tokens + ANSWER_TOKENS > context_tokens]
+    if not small:
+        return None
+    return f"{context_tokens} tokens, {reason}: too small for the prompts of {', '.join(small)}"
 
 
 def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemory:

@@ -30,13 +30,13 @@ from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import PeerNews, banner, context_words, isolation_words, tools_words
+from swarm.node.banner import PeerNews, banner, isolation_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
-from swarm.node.model_choice import choose_model, gpu_line
+from swarm.node.model_choice import choose_model, context_words, gpu_line
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.trust import TrustService

@@ -18,8 +18,7 @@ from swarm.cli import main
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
-from swarm.node.banner import context_words
-from swarm.node.model_choice import choose_model, engine_memory, gpu_line
+from swarm.node.model_choice import choose_model, context_words, engine_memory, gpu_line
 from swarm.node.node import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
