@@ -28,7 +28,7 @@ LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import with
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
     "chat": {"files": 40, "touched": 67, "hand_offs": 78, "generators": 5},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
-    "model": {"files": 26, "touched": 29, "hand_offs": 38, "generators": 6},
+    "model": {"files": 27, "touched": 30, "hand_offs": 41, "generators": 7},
 }
 
 
