@@ -135,6 +135,11 @@ async def test_a_call_that_never_comes_is_to_be_asked_for_again(
         await answer(engine, request())
 
 
+async def test_what_has_few_tokens_may_be_cut_before_its_first_word(engine: LlamaHttp, script: Scripted) -> None:
+    script.answers = [[UNREADABLE]] * SAMPLES
+    assert await answer(engine, request(max_tokens=1)) == ([""], {0: "length"})
+
+
 async def test_other_failures_are_no_matter_of_the_sample(engine: LlamaHttp, script: Scripted) -> None:
     script.answers = [[BROKEN]]
     with pytest.raises(EngineFailed, match="GPU"):

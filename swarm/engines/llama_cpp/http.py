@@ -353,7 +353,10 @@ class LlamaHttp:
                 if spoken:
                     yield await self._cut(request, 0, spoken)
                     return
-        raise Unavailable(f"{SAMPLES} answers in a row were in no form that can be read: ask again")
+        if request.max_tokens is None:
+            raise Unavailable(f"{SAMPLES} answers in a row were in no form that can be read: ask again")
+        # Cut within what would have been its beginning: a fence before JSON, which the grammar of llama.cpp allows.
+        yield await self._cut(request, 0, request.max_tokens)
 
     async def _cut(self, request: GenerationRequest, choice: int, spoken: int) -> Finish:
         """The end of an answer of which `spoken` tokens were shown, and whose rest could not be read."""
