@@ -33,7 +33,7 @@ from swarm.commands.members import ask_running
 from swarm.commands.output import complain, say
 from swarm.commands.terminal import Terminal
 from swarm.control_messages import PEERS_PATH, KnownNodes
-from swarm.engines.registry import AUTO, chosen_engine
+from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.node.console import Console
 from swarm.node.model_choice import capacity_of, engine_memory, gpu_line
@@ -193,7 +193,7 @@ def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     capacity = capacity_of(engine, memory, asked, local, weights_bytes_per_s(snapshot, memory))
     rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
     say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
-    if not as_json and (words := gpu_line(AUTO, snapshot)) is not None:
+    if not as_json and (words := gpu_line(engine, snapshot)) is not None:
         say(words)
     return 0
 

@@ -79,9 +79,8 @@ def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemor
     return memory_for_models(snapshot, gpu_allowed=computes_on_gpu(engine, snapshot))
 
 
-def gpu_line(engine_name: str, snapshot: HardwareSnapshot) -> str | None:
+def gpu_line(engine: EngineEntry, snapshot: HardwareSnapshot) -> str | None:
     """What the banner says of a GPU that models are not computed on; None where there is none. Blocks."""
-    engine = chosen_engine(engine_name)
     if not engine.formats or not snapshot.has_gpu or engine.uses_gpu():
         return None
     return unused_gpu(snapshot)
@@ -118,6 +117,8 @@ def choose_model(
     if not engine.formats:
         name, context_tokens = settings.model or engine.name, settings.context or MOST_CONTEXT_TOKENS
         return ChosenModel(name, None, context_tokens, settings.workers or MOST_WORKERS, None, engine.about, "as asked")
+    if (words := gpu_line(engine, snapshot)) is not None:
+        console.say(f"  GPU        {words}")
     choosing = _Choosing(settings, engine, snapshot, console, nearby, stop)
     return choosing.named(settings.model) if settings.model else choosing.best()
 

@@ -36,7 +36,7 @@ from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
-from swarm.node.model_choice import choose_model, context_words, gpu_line
+from swarm.node.model_choice import choose_model, context_words
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.trust import TrustService
@@ -260,8 +260,6 @@ class Node:
             reading_threads=reading,
         )
         self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")
-        if (words := await asyncio.to_thread(gpu_line, settings.engine, self._snapshot)) is not None:
-            self._console.say(f"  GPU        {words}")
 
         if (words := isolation_words(settings.isolation)) is not None:
             self._console.say(f"  isolation  {words}")

@@ -250,9 +250,12 @@ def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
     for module in ("doctor", "models"):
         monkeypatch.setattr(f"swarm.commands.{module}.probe_hardware", lambda: CARD)
     words = "RTX: not used, this build of the engine computes on the CPU"
-    assert gpu_line("auto", CARD) == (None if used else words)
-    assert gpu_line("auto", HardwareSnapshot()) is None
-    assert gpu_line("echo", CARD) is None
+    assert gpu_line(chosen_engine("auto"), CARD) == (None if used else words)
+    assert gpu_line(chosen_engine("auto"), HardwareSnapshot()) is None
+    assert gpu_line(chosen_engine("echo"), CARD) is None
+    listener = Listener()
+    choose_model(settings(tmp_path, model="demo"), CARD, listener)
+    assert listener.lines == ([] if used else [f"  GPU        {words}"])
 
     assert main(["doctor", "--hardware"]) == 0
     text = capsys.readouterr().out

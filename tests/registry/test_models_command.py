@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.hostport import Address
 from swarm.cli import main
 from swarm.errors import SetupError
 from swarm.node.model_choice import choose_model
@@ -23,11 +24,16 @@ REPO = "owner/repo-GGUF"
 FOLDER = "owner--repo-GGUF"
 
 
+async def nobody(visitor_id: str) -> list[Address]:
+    """Who announces himself by mDNS."""
+    return []
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """No models of other programs, no peers, and no hub where a test has none."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr("swarm.commands.models.BROWSE_S", 0.0)
+    monkeypatch.setattr("swarm.commands.models._announced", nobody)
     if "hub" not in request.fixturenames:
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 

@@ -79,7 +79,6 @@ async def test_the_node_that_runs_here_knows_where_the_others_are(
 ) -> None:
     """The list of members says nothing of kitchen's port: the running node of the same data directory found it."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("swarm.commands.models.BROWSE_S", 0.0)
     holder = Holder(tmp_path)
     arguments = ["models", "pull", NAME, "--data-dir", str(tmp_path / "study")]
     async with holder.node:
