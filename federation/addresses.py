@@ -103,7 +103,7 @@ def choose_addresses(
     """What to bind and announce. `host_setting` is --host, `default_route` the local addresses on it.
 
     `only` are the interfaces of --interface: nothing else is announced, and a VPN among them counts like any network.
-    Raises AddressError when --host is no address of this machine, or no --interface has one.
+    Raises AddressError when --host is no address of this machine or of --interface, or no --interface has one.
     """
     options = [
         _Option(interface.name, ip, classify(interface.name, ip), str(ip) in default_route)
@@ -114,7 +114,12 @@ def choose_addresses(
     if host_setting is not None:
         asked = _parse_host(host_setting, options)
         if not asked.is_unspecified:
-            return _exactly(asked, options)
+            chosen = _exactly(asked, options)
+            if only and chosen.interface not in only:
+                raise AddressError(
+                    f"--host {asked} is on {chosen.interface}, not on --interface {', '.join(only)}: leave one out"
+                )
+            return chosen
         family = [option for option in options if option.ip.version == asked.version]
         return _announce(_only(family, only), (asked.version,))
     best_version = options[0].ip.version if options else 4

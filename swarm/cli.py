@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from federation.printable_text import one_line
 from swarm import checked_out, program_version
 from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_models, add_service
 from swarm.commands.member_arguments import add_member_commands
@@ -115,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             flush()
     except SetupError as error:
-        complain(f"swarm: {error}")
+        complain(f"swarm: {one_line(str(error))}")
         return USAGE
     except SwarmError as error:
-        complain(f"swarm: {error}")
+        complain(f"swarm: {one_line(str(error))}")
         return FAILED
     except OutputLost as error:
         if not error.by_reader:

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from federation.printable_text import clean_line, one_line
 from swarm import program_version
 from swarm.commands.bench_endpoint import MeasuredEndpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
@@ -115,7 +116,7 @@ def bench_votes(options: BenchOptions) -> int:
         problem = str(error)
     if problem is not None:
         kept = f" The same command continues from them ({options.store})." if options.store else ""
-        complain(f"swarm: {problem}; {len(store.samples)} samples were drawn.{kept}")
+        complain(f"swarm: {one_line(problem)}; {len(store.samples)} samples were drawn.{kept}")
     findings = run.findings()
     if not findings:
         complain("swarm: no question has all of its samples yet: nothing to report")
@@ -148,7 +149,7 @@ class VotesBenchmark:
                 self.notes += [note] if note not in self.notes else []
             self.plans = plans
             wanted = missing(plans, self._store)
-            complain(f"{len(wanted)} samples of {', '.join(endpoints)} to draw")
+            complain(clean_line(f"{len(wanted)} samples of {', '.join(endpoints)} to draw"))
             with self._store.recording():
                 await draw_samples(wanted, endpoints, self._options.parallel, self._store)
 
@@ -184,7 +185,13 @@ def _chosen(wanted: Sequence[str], offered: Sequence[str]) -> list[str]:
         raise SetupError(f"the endpoint has {len(offered)} models: name those to ask with --models")
     if not wanted and not offered:
         raise SetupError("the endpoint has no model to ask")
-    return list(dict.fromkeys(wanted or offered))
+    chosen = list(dict.fromkeys(wanted or offered))
+    for model in chosen:
+        if one_line(model) != model:  # the report is text, and what stands in it is to mean nothing else
+            raise SetupError(
+                f"the name of a model there is no plain text ({one_line(model)}): name others with --models"
+            )
+    return chosen
 
 
 def _question_set(name: str, options: BenchOptions) -> QuestionSet:

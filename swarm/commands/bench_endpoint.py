@@ -16,6 +16,7 @@ from typing import Annotated, Any, Self
 import aiohttp
 from pydantic import Field, ValidationError
 
+from federation.printable_text import clean_line
 from swarm.commands.node_client import NodeUnreachable
 from swarm.errors import SwarmError
 from swarm.evaluation.questions import Problem
@@ -192,7 +193,7 @@ class MeasuredEndpoint:
 def _shown(said: bytes) -> str:
     """The message in an error body in OpenAI's form, else its beginning."""
     try:
-        return str(json.loads(said)["error"]["message"])[:MAX_SAID_CHARS]
+        return clean_line(str(json.loads(said)["error"]["message"])[:MAX_SAID_CHARS])
     except (ValueError, KeyError, TypeError):
         return repr(said[:MAX_SAID_CHARS].decode(errors="replace"))
 

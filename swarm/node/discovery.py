@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 from federation.addresses import AddressWatch, AnnouncedAddresses, choose_addresses
 from federation.advertisement import NodeDescription
+from federation.errors import AddressError
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
 from federation.membership import Membership
@@ -21,6 +22,11 @@ from swarm.node.settings import Settings
 
 def chosen_addresses(settings: Settings) -> AnnouncedAddresses:
     """What to listen on and announce now. Raises AddressError."""
+    if settings.interface and not settings.federated and settings.host is None:
+        raise AddressError(
+            f"--interface {', '.join(settings.interface)} is for a node that others find, and this one takes part in "
+            "no federation: add --federation, or --host with the address to listen on"
+        )
     host = settings.host or (None if settings.federated else "127.0.0.1")
     return choose_addresses(read_interfaces(), host, default_route_addresses(), settings.interface)
 

@@ -252,6 +252,16 @@ def test_an_interface_that_is_not_there_is_named_with_those_that_are(
     assert "--host" not in told
 
 
+def test_an_interface_without_a_federation_is_not_passed_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--interface", "lo", "--port", "0", "--data-dir", str(tmp_path), "--model", "demo"]
+    assert main(words) == 2
+    assert "--interface lo is for a node that others find" in capsys.readouterr().err
+    assert main([*words[2:], "--interface", "eth99", "--host", "127.0.0.1"]) == 2
+    assert "--host 127.0.0.1 is on lo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("level", "code"), [("loud", 2), ("NOTSET", 2), ("5", 2), ("", 2)])
 def test_a_level_of_the_log_that_there_is_not_is_a_sentence(
     level: str, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -225,6 +225,11 @@ def hostile_view() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def hostile_models() -> dict[str, Any]:
+    """/v1/models, and what every other question of the measurements is answered with."""
+    return {"data": [{"id": WORST}], "error": {"message": WORST}, "choices": [{"message": {"content": WORST}}]}
+
+
 def events(*contents: str) -> bytes:
     """A streamed chat in so many pieces, with the account of a vote."""
     chunks: list[dict[str, Any]] = [{"choices": [{"delta": {"content": content}}]} for content in contents]
@@ -282,6 +287,12 @@ REFUSAL = json.dumps({"error": {"message": WORST, "type": "invalid_request_error
         (lambda _: (400, REFUSAL), ("vote", "hello"), "swarm: A"),
         (lambda _: (200, b"data: " + REFUSAL + b"\n\n"), ("vote", "hello"), "swarm: A"),
         (lambda _: (200, WORST.encode("utf-8", "replace")), ("status",), "swarm: "),
+        (
+            lambda _: (200, json.dumps(hostile_models()).encode()),
+            ("bench", "votes", "--limit", "2"),
+            "no plain text (A",
+        ),
+        (lambda _: (400, REFUSAL), ("bench", "votes"), "swarm: "),
     ],
     ids=[
         "status",
@@ -293,16 +304,35 @@ REFUSAL = json.dumps({"error": {"message": WORST, "type": "invalid_request_error
         "vote refused",
         "vote fails",
         "rubbish",
+        "bench",
+        "bench refused",
     ],
 )
 def test_what_a_hostile_node_says_is_only_shown(answers: Answers, command: tuple[str, ...], shown: str) -> None:
     with saying(answers) as url:
         name, *question = command
-        terminal = Terminal(name, "--url", url, *question)
+        words = [name, "--url", url, *question] if name != "bench" else [*command, "--url", url]
+        terminal = Terminal(*words)
     assert shown in terminal.written
-    assert not stray(terminal.written, draws=name == "vote")
+    assert not stray(terminal.written, draws=name in ("vote", "bench"))
     assert "\x1b[8m" not in terminal.written
     assert "\nforged: line" not in terminal.written.replace("\r\n", "\n") or name == "chat", "only an answer has lines"
+
+
+def test_what_the_doctor_meets_is_only_shown(tmp_path: Path) -> None:
+    """A node on its own port, and a peer, that say the worst of themselves."""
+
+    def answers(path: str) -> tuple[int, bytes]:
+        if path == "/v1/federation/health":
+            return 200, json.dumps(hostile_view()).encode()
+        return 200, json.dumps({"id": WORST, "name": WORST, "version": WORST, "protocol": WORST, "url": WORST}).encode()
+
+    with saying(answers) as url, saying(lambda _: (500, REFUSAL)) as other:
+        port, peer = url.rpartition(":")[2], other.removeprefix("http://")
+        terminal = Terminal("doctor", "--port", port, "--peer", peer, "--data-dir", tmp_path)
+    assert "peer 127.0.0.1" in terminal.written
+    assert not stray(terminal.written, draws=False)
+    assert "\nforged: line" not in terminal.written.replace("\r\n", "\n")
 
 
 async def test_what_a_hostile_model_says_is_only_shown() -> None:
