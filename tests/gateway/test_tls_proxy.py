@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -132,11 +133,11 @@ async def proxied(name: str, folder: Path, port: int) -> AsyncIterator[Proxied]:
 @asynccontextmanager
 async def _running(command: list[str], said: Path) -> AsyncIterator[None]:
     with said.open("wb") as out:
-        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out, start_new_session=True)
     try:
         yield
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # nginx's workers, too
         await process.wait()
 
 
