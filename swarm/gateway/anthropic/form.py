@@ -111,8 +111,8 @@ def content_blocks(candidate: Candidate) -> list[JsonValue]:
 
 
 def text_block(text: str = "") -> JsonObject:
-    """{"type": "text", "text": ...}: without `citations`, as Anthropic sends it; the AI SDK takes no null."""
-    return {"type": "text", "text": text}
+    """{"type": "text", "text": ..., "citations": []}: Anthropic's schema wants the key, and the AI SDK no null."""
+    return {"type": "text", "text": text, "citations": []}
 
 
 def thinking_block(thinking: str = "") -> JsonObject:
