@@ -8,6 +8,7 @@ import gc
 import inspect
 import logging
 import os
+import signal
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ for variable in [name for name in os.environ if name.lower().endswith("_proxy")]
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
 MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
 SETTLE_S = 2.0  # for connection handlers that notice a closed client
+
+
+def pytest_configure() -> None:
+    """Programs that tests start can be interrupted, also where these tests run behind `nohup` or `&`."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -211,7 +211,10 @@ def piped(url: str, folder: Path, *words: str) -> Generator[subprocess.Popen[str
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(folder)
     ) as process:
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()  # does nothing to one that has ended; else the test would wait for it
 
 
 async def test_in_a_pipe_each_line_is_a_question_and_only_winners_come_out(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Answer:
     def voting_nodes(self) -> set[str]:
         """The nodes whose candidates were counted; one that abstained was not."""
         counted = (candidate for candidate in self.swarm["candidates"] if candidate["group"] is not None)
-        return {candidate["voter"].split("@")[1] for candidate in counted}
+        return {candidate["voter"].rpartition("@")[2] for candidate in counted}
 
 
 async def ask(node: NodeProcess, question: str = QUESTION, model: str = "demo", **swarm: object) -> Answer:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.network import Machine, Network
+from tests.e2e.network import Machine, Network, run
 from tests.e2e.swarm_of_nodes import federated
 from tests.e2e.test_e2e_discovery import configure
 from tests.e2e.test_e2e_paired import PAIRED_S, swarm_command
 from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.netns
+
+OWN_S = 10.0  # duplicate address detection takes one or two
 
 
 @pytest.fixture
@@ -23,12 +25,22 @@ def pair() -> Iterator[tuple[Machine, Machine]]:
         yield kitchen, study
 
 
+async def addresses_are_its_own(machine: Machine) -> None:
+    """Return once the machine may use its addresses: for a second it asks whether another has them."""
+
+    async def tentative() -> str:
+        return run(*machine.command("ip", "-6", "address", "show", "dev", "eth0", "tentative"))
+
+    await eventually(tentative, OWN_S, f"{machine.name} may use its addresses", until=lambda listed: not listed)
+
+
 @pytest.mark.parametrize("prefix", ["fd77::", "fe80::"])
 async def test_two_machines_pair_over_ipv6(pair: tuple[Machine, Machine], tmp_path: Path, prefix: str) -> None:
     for number, machine in enumerate(pair, 1):
         configure(machine, "address", "flush", "dev", "eth0", "scope", "global")
         if prefix == "fd77::":
             configure(machine, "address", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
+        await addresses_are_its_own(machine)
     with federated(pair, tmp_path, "--federation") as swarm:
         for node in swarm:
             await node.ready()

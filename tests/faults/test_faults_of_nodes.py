@@ -59,7 +59,7 @@ async def test_votes_of_a_node_that_was_frozen_come_too_late_to_count(trial: Tri
         counted = await votes_counted(kitchen)
     finally:
         attic.send(signal.SIGCONT)
-    voters = {one["voter"].split("@")[1]: one["group"] is not None for one in account["candidates"]}
+    voters = {one["voter"].rpartition("@")[2]: one["group"] is not None for one in account["candidates"]}
     assert voters == {"kitchen": True, "study": True} | ({"attic": False} if "attic" in voters else {})
     await trial.agreed(BACK_S)
     await all_have(trial, SLOTS, BUSY_S)

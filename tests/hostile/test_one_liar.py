@@ -225,4 +225,4 @@ async def test_an_outsider_cannot_send_a_node_to_other_addresses_in_a_peers_name
             headers = {"x_swarm_from": "id-attic", "x_swarm_news": news}
             assert (await client.get(wire.NODE_PATH, **headers)).status == 200
             assert not any(target.address in peer.addresses for peer in node.membership.peers())
-            assert target.address not in node.membership._table.addresses()
+            assert target.address not in node.membership._table._held.contacts

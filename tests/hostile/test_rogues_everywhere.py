@@ -23,6 +23,7 @@ ANSWER_S = 10.0
 KEY = "a-key-of-the-kitchen"
 # What a stranger on the network gets from a node that is paired and wants an API key, and why.
 OPEN_TO_ALL = {
+    "/": "what this is and where to go: the same on every node of a version",
     "/livez": "supervisors have no key, and it says only that the process answers",
     "/readyz": "the same, and whether a model can be reached",
     "/health": "the same under llama.cpp's name",
