@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S: Final = 1.5  # one lost SYN and a slow round trip; then another replica is the better bet
 IDLE_TIMEOUT_S: Final = 5.0  # peers send at least a heartbeat each second: five missed ones are no jitter
+# Headers come with the first heartbeat, and until then another node can be asked at no loss.
+FIRST_SIGN_S: Final = 3.0
+SLOWEST_UPLOAD_BYTES_PER_S: Final = 1_000_000  # what a large body adds to that
 TELL_LEAVING_S: Final = 3.0  # for each member; whoever leaves waits for it once
 TELL_REVOKED_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
@@ -233,7 +236,8 @@ class PeerClient:
         """POST JSON bytes and hand the answer over unread, whatever its status.
 
         `hops` counts this call and `deadline_s` is what is left of the request's time: both travel along.
-        `idle_s` bounds the wait for the headers and between two pieces of the body; None leaves only the deadline.
+        `idle_s` bounds the wait between two pieces of the body, and for the headers if FIRST_SIGN_S is longer; None
+        leaves only the deadline.
         Leaving the context before the end cuts the connection, which cancels the work there.
         A kept connection that breaks off is tried anew once; a fresh one had the request, and raises PeerBrokeOff.
         """
@@ -244,7 +248,8 @@ class PeerClient:
             wire.HOPS_HEADER: str(hops),
             wire.DEADLINE_HEADER: str(max(1, int(deadline_s * 1000))),
         }
-        timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
+        first_s = None if idle_s is None else min(idle_s, FIRST_SIGN_S + len(body) / SLOWEST_UPLOAD_BYTES_PER_S)
+        timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=first_s)
         with translated(url):
             way = _Way()
             try:
@@ -256,6 +261,8 @@ class PeerClient:
                     response = await self._send(url + path, body, sent, timeout, way)
                 except aiohttp.ClientConnectorError:  # it ended in between, perhaps over this very request
                     raise error from None
+        if response.connection is not None and response.connection.protocol is not None:
+            response.connection.protocol.read_timeout = idle_s
         try:
             yield PeerResponse(response, url, self._limits)
         finally:
