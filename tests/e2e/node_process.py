@@ -21,6 +21,7 @@ from tests.e2e.waiting import eventually
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROGRAM: Final = (sys.executable, str(ROOT / "main.py"))
 READY_S: Final = 30.0  # takes a second alone; several nodes start at once beside other tests on two cores
+SAID_S: Final = 5.0  # a thread of its own writes to terminals
 KILL_TIMEOUT_S: Final = 10.0  # the kernel takes milliseconds
 
 _API_LINE = re.compile(r"^\s*API\s+(?P<url>http://[^/\s]+)/v1\b", re.MULTILINE)
@@ -122,6 +123,18 @@ class NodeProcess:
     def exit_code(self) -> int | None:
         """None while it runs."""
         return None if self._process is None else self._process.poll()
+
+    async def says(self, words: str) -> None:
+        """Return when its terminal has a line with `words`, an expression: a moment after what they are about."""
+        line = re.compile(words, re.MULTILINE)
+
+        async def said() -> bool:
+            return line.search(self.output) is not None or line.search(self.errors) is not None
+
+        try:
+            await eventually(said, SAID_S, words)
+        except AssertionError as error:
+            raise AssertionError(f"{self.name} does not say {words}\n{self.logs()}") from error
 
     async def ready(self) -> None:
         """Return when it says that it is ready; fails at once if it ends instead."""

@@ -33,7 +33,7 @@ async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: 
     await swarm_command(study, tmp_path, "join", str(invited["code"]))
     await all_see((kitchen, study), (kitchen, study), PAIRED_S)
     await all_see((attic,), (attic,), PAIRED_S)
-    assert "belongs to a paired swarm" in attic.output
+    await attic.says("belongs to a paired swarm")
 
     invited = await swarm_command(study, tmp_path, "invite")
     await swarm_command(attic, tmp_path, "join", str(invited["code"]))
@@ -50,6 +50,7 @@ async def test_three_open_nodes_become_a_paired_swarm_and_one_is_put_out(swarm: 
     await swarm_command(kitchen, tmp_path, "revoke", "attic", "--yes")
     await all_see((kitchen, study), (kitchen, study), OUT_S)
     await all_see((attic,), (attic,), PAIRED_S)
+    await attic.says("this node was revoked")
     assert attic.output.count("this node was revoked by kitchen: ask for a new code") == 1
 
     study.kill()

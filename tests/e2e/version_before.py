@@ -29,4 +29,7 @@ def program_of_version_before(folder: Path) -> tuple[str, ...]:
         raise LookupError(f"{VERSION} is not in the history here (git archive {COMMIT[:12]}): {' '.join(words[-1:])}")
     with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
+    installed = folder / f"local_swarm-{VERSION}.dist-info"  # found before that of the version that is installed here
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: local-swarm\nVersion: {VERSION}\n")
     return (sys.executable, str(folder / "main.py"))

@@ -55,7 +55,7 @@ from swarm.engines.schema_check import Judge
 from swarm.generation import JsonObject
 
 MAX_MADE = 20_000  # schemas written for one request's part: four times what a client may send
-MAX_MERGES = 50_000  # schemas merged into others, and their properties
+MAX_MERGES = 8000  # schemas merged into others, and their properties: 10 us each
 MAX_FOLLOWED = 32  # references in a row
 MAX_MOST_ITEMS = 1998  # above 2,000 llama.cpp leaves `maxItems` out by itself; these two more it cannot parse again
 MAX_MOST_CHARS = 2000  # of `maxLength`: the same
