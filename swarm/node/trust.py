@@ -29,6 +29,7 @@ from federation.invitation import (
 )
 from federation.membership import Membership
 from federation.pairing_server import PairingServer
+from federation.peer import Peer
 from federation.roster import Endpoint, Entry
 from federation.roster_sync import LOOK_S, RosterSync
 from federation.tasks import cancel_and_wait
@@ -181,7 +182,7 @@ class TrustService:
                     id=entry.id,
                     name=seen[entry.id].label if entry.id in seen else entry.name,
                     state=seen[entry.id].state.value if entry.id in seen else "absent",
-                    addresses=tuple(str(place.address) for place in entry.places),
+                    addresses=_addresses(seen.get(entry.id), entry),
                 )
                 for entry in self._trust.others
             )
@@ -331,6 +332,12 @@ class TrustService:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _addresses(peer: Peer | None, entry: Entry) -> tuple[str, ...]:
+    """Where a member answers now, then where the list of members has it, which may be behind."""
+    now = () if peer is None else peer.addresses
+    return tuple(dict.fromkeys(str(address) for address in (*now, *(place.address for place in entry.places))))
 
 
 def trust_words(trust: Trust) -> str:

@@ -19,6 +19,7 @@ from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CONTENT, FILE, HASHES, OWNER, REPO, SHA256, CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts
 from tests.doubles.running_node import NodeOptions, RunningNode
+from tests.doubles.waiting import eventually
 from tests.registry.fake_hub import Hub, Upload
 
 NAME = f"hf:{OWNER}/{REPO}/{FILE}"
@@ -83,7 +84,8 @@ async def test_the_node_that_runs_here_knows_where_the_others_are(
     arguments = ["models", "pull", NAME, "--data-dir", str(tmp_path / "study")]
     async with holder.node:
         options = NodeOptions(trust=holder.study, peers=[holder.node.address])
-        async with RunningNode("study", options=options):
+        async with RunningNode("study", options=options) as study:
+            await eventually(lambda: bool(study.membership.alive()))
             assert await asyncio.wait_for(asyncio.to_thread(main, arguments), WAIT_S) == 0
         assert (tmp_path / "study" / "models" / f"{OWNER}--{REPO}" / FILE).read_bytes() == CONTENT
 

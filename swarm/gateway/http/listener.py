@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -168,7 +168,8 @@ class SharedPort:
         It may take its time to read the last words, or to agree that the encryption ends.
         """
         for transport in tuple(self._served):
-            transport.abort()
+            with suppress(AttributeError):  # asyncio's, where it has flushed what it had and closed by itself
+                transport.abort()
         await asyncio.sleep(0)  # transports close their sockets on the loop's next turn
 
     async def stop(self, leave_waiting: bool = False) -> None:
