@@ -36,6 +36,7 @@ from swarm.engines.llama_cpp.schema_words import (
     bound,
     integer_bounds,
     is_integer,
+    led_to,
     pointer_steps,
     target_of,
 )
@@ -249,24 +250,13 @@ class _Look:
                 yield path, f"$ref {reference!r:.100} leads into {step}, which holds values"
                 return
             names = step in NAMED_SCHEMAS and not names
-        target = self._led_to(reference)
+        target = led_to(self.root, reference)
         if target is None:
             yield path, f"$ref {reference!r:.100} leads nowhere"
         elif not isinstance(target, dict | bool):
             yield path, f"$ref {reference!r:.100} leads to no schema"
         elif isinstance(target, dict):
             self.referred.append((target, path))
-
-    def _led_to(self, reference: str) -> JsonValue:
-        target: JsonValue = self.root
-        for step in pointer_steps(reference):
-            if isinstance(target, dict) and step in target:
-                target = target[step]
-            elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
-                target = target[int(step)]
-            else:
-                return None
-        return target
 
     def _enum_problems(self, values: JsonValue) -> Iterator[str]:
         if not isinstance(values, list) or not values:

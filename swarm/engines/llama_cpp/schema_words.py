@@ -54,8 +54,8 @@ def pointer_steps(reference: str) -> list[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in steps]
 
 
-def target_of(root: JsonValue, reference: str) -> JsonValue:
-    """What a reference leads to; `{}`, nothing in particular, where it leads nowhere."""
+def led_to(root: JsonValue, reference: str) -> JsonValue:
+    """What a reference leads to, schema or not; None where it leads nowhere."""
     target = root
     for step in pointer_steps(reference):
         if isinstance(target, dict) and step in target:
@@ -63,7 +63,13 @@ def target_of(root: JsonValue, reference: str) -> JsonValue:
         elif isinstance(target, list) and step.isdecimal() and len(step) < 6 and int(step) < len(target):
             target = target[int(step)]
         else:
-            return {}
+            return None
+    return target
+
+
+def target_of(root: JsonValue, reference: str) -> JsonValue:
+    """The schema that a reference leads to; `{}`, nothing in particular, where it leads to none."""
+    target = led_to(root, reference)
     return target if isinstance(target, dict | bool) else {}
 
 
