@@ -46,20 +46,18 @@ _SUM = re.compile(
 )
 _NO_PART_OF_A_DATE = frozenset("+*^\u00d7\u00f7")
 _OPERATION = re.compile(r"[\d)]\s{0,4}[+*/^%\u00d7\u00f7\u2212-]\s{0,4}[\d(]")
-# An explicit request for a final answer that can be counted. `####` is a Markdown heading too: it needs "answer" near.
+# A value, or a mark for one. `####` is a Markdown heading too: it needs "answer" near.
+_MARKED = rf"\\boxed\b|{_WITH_A_VALUE}|(?<!#)####.{{0,80}}\banswer\b|\banswer\b.{{0,80}}####"
+# An explicit request for a final answer that can be counted.
 _ASKS_FOR_FINAL_ANSWER = re.compile(
-    r"\\boxed\b"
+    rf"{_MARKED}"
     r"|\banswer[*_]{0,4}\s{0,2}[:\uff1a]"
-    r"|\bfinal answer\b"
-    rf"|{_WITH_A_VALUE}"
-    r"|(?<!#)####.{0,80}\banswer\b|\banswer\b.{0,80}####",
+    r"|\bfinal answer\b",
     re.IGNORECASE,
 )
 # The same, where it cannot be meant of prose: "Answer:" ends many a prompt that wants a paragraph.
 _ASKS_FOR_A_VALUE = re.compile(
-    r"\\boxed\b"
-    rf"|{_WITH_A_VALUE}"
-    r"|(?<!#)####.{0,80}\banswer\b|\banswer\b.{0,80}####"
+    rf"{_MARKED}"
     r"|\banswer[*_]{0,4}\s{0,2}[:\uff1a]\s{0,2}[*_`]{0,3}[<\[{(]"
     r"|\b(?:end|finish|conclude|close)\s{1,2}(?:\w{1,20}\s{1,2}){0,3}(?:with|by)\b.{0,40}\banswer[*_]{0,4}\s{0,2}[:\uff1a]"
     r"|\bfinal answer\b.{0,60}\b(?:number|integer|digits?|numeral|letter|option)\b"
