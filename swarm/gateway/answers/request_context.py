@@ -18,6 +18,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
 from swarm.engines.assembly import AnswerBuilder, sampled_anew
+from swarm.engines.schema_check import Violation
 from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
@@ -61,6 +62,7 @@ class RequestContext:
         self._started = time.perf_counter()
         self._served: Served | None = None
         self._spent_anew: int | None = None  # tokens of the answer that was made and not given
+        self._judged: list[tuple[Candidate, tuple[Violation, ...]]] = []  # once each: a large schema takes 0.1 s
 
     @property
     def _elapsed_ms(self) -> int:
@@ -137,9 +139,16 @@ class RequestContext:
             of: JsonObject = {"choice": choice} if len(candidates) > 1 else {}
             made += [
                 {**of, "path": found.path, "keyword": found.keyword, "message": found.message}
-                for found in schema_violations(self.asked.request, candidate)
+                for found in self._violations(candidate)
             ]
         return made
+
+    def _violations(self, candidate: Candidate) -> tuple[Violation, ...]:
+        known = next((found for judged, found in self._judged if judged is candidate), None)
+        if known is None:
+            known = schema_violations(self.asked.request, candidate)
+            self._judged.append((candidate, known))
+        return known
 
     def may_be_made_anew(self, candidates: Sequence[Candidate]) -> bool:
         """Whether one answer breaks a schema, and another sample may keep it: at temperature 0 it is the same again.
