@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -98,12 +98,6 @@ async def shared_port(
             await port.cut()
 
 
-def is_open(transport: asyncio.Transport) -> bool:
-    """Whether its socket is: asyncio's `abort` fails on one that flushed what it had and then closed by itself."""
-    connection = transport.get_extra_info("socket")
-    return connection is None or connection.fileno() >= 0
-
-
 @dataclass(frozen=True, slots=True)
 class Joiners:
     """Who takes joiners while it is open, and the context for TLS connections then."""
@@ -174,7 +168,7 @@ class SharedPort:
         It may take its time to read the last words, or to agree that the encryption ends.
         """
         for transport in tuple(self._served):
-            if is_open(transport):
+            with suppress(AttributeError):  # asyncio's, where it has flushed what it had and closed by itself
                 transport.abort()
         await asyncio.sleep(0)  # transports close their sockets on the loop's next turn
 
