@@ -43,7 +43,7 @@ examples:
   swarm --federation               join the swarm of this network
   swarm --federation --model demo  with the embedded model: no download
   swarm --peer 192.168.1.20:17615  where mDNS does not reach: one node is enough
-  swarm --model qwen3:4b:q4_k_m    serve this model, on this machine only
+  swarm --model qwen3:4b --model demo       both stay loaded, others on demand
   swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys
   swarm --upstream http://127.0.0.1:11434   ask Ollama where no node can answer
   swarm models fit                 which models fit this machine

@@ -173,7 +173,7 @@ def _values(action: argparse.Action, current: str, before: str, models: Callable
         known = [(str(choice), "") for choice in action.choices]
     elif action.type is Path:
         return Completion("directories" if action.metavar in ("DIR", "FOLDER") else "files")
-    elif "MODEL" in str(action.metavar) or action.dest in ("model", "wanted"):
+    elif "MODEL" in str(action.metavar) or action.dest in ("model", "default_model", "wanted"):
         known = [(name, "") for name in models()]
     else:
         known = []
@@ -200,7 +200,7 @@ def model_names() -> list[str]:
 
     try:
         catalogue = Catalogue.load()
-        rows = list_rows(catalogue, scan(make_settings({}).models_dir, catalogue))
+        rows = list_rows(catalogue, scan(make_settings({}).own_models_dir, catalogue))
     except (SwarmError, OSError):
         rows = []
     names = dict.fromkeys([*EMBEDDED_NAMES, *(row.name for row in rows)])

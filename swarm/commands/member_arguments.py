@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any, Final
 
 from swarm.commands.arguments import DATA_DIR
+from swarm.quantities import seconds_of
 
 INVITE = (
     "Print a code with which one more machine may join, or --uses many. The first code makes this swarm paired. "
@@ -25,20 +25,17 @@ YES = "do not ask first; needed where there is no terminal"
 MIN_LIFE_S: Final = 60  # a minute; the control endpoint holds both bounds, too
 MAX_LIFE_S: Final = 7 * 86_400
 MAX_USES: Final = 127
-_UNITS: Final = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
-_SPAN: Final = re.compile(r"(?:[0-9]{1,7}[dhms])+", re.IGNORECASE)
 
 
 def life_of(text: str) -> float:
     """Seconds of a time such as 30m, 1h, 2d or 1h30m, within what a code may be good for. Raises ArgumentTypeError."""
-    wanted = text.strip()
-    if not _SPAN.fullmatch(wanted):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time: write it like 30m, 1h, 2d or 1h30m")
-    parts = re.findall(r"([0-9]+)([dhms])", wanted.lower())
-    seconds = sum(int(count) * _UNITS[unit] for count, unit in parts)
+    try:
+        seconds = seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} {error}") from error
     if not MIN_LIFE_S <= seconds <= MAX_LIFE_S:
         raise argparse.ArgumentTypeError(f"{text[:40]} is not between 1m and 7d, which a code may be good for")
-    return float(seconds)
+    return seconds
 
 
 def uses_of(text: str) -> int:

@@ -214,7 +214,7 @@ def pull_model(settings: Settings, name: str) -> int:
         terminal.progress(called, done_bytes, total_bytes)
 
     with files_nearby(settings, terminal) as nearby:
-        path = download(ref, settings.models_dir, progress, sha256=sha256, nearby=nearby)
+        path = download(ref, settings.own_models_dir, progress, sha256=sha256, nearby=nearby)
     terminal.say(str(path))
     with suppress(SetupError):  # what cannot be read is said by whoever is to load it
         if path.is_file() and (why := why_no_model(read_gguf(path))) is not None:
@@ -264,9 +264,9 @@ def remove_model(settings: Settings, name: str) -> int:
     if len(fitting) > 1:
         raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
     if not fitting:
-        ours = [model.id for model in local.models if model.path.is_relative_to(settings.models_dir)]
-        raise SetupError(f"{name} is not downloaded; in {settings.models_dir}: {', '.join(ours) or 'nothing'}")
-    freed_bytes = remove(fitting[0], settings.models_dir)
+        ours = [model.id for model in local.models if model.path.is_relative_to(settings.own_models_dir)]
+        raise SetupError(f"{name} is not downloaded; in {settings.own_models_dir}: {', '.join(ours) or 'nothing'}")
+    freed_bytes = remove(fitting[0], settings.own_models_dir)
     say(f"removed {fitting[0].id} ({size_text(freed_bytes)})")
     return 0
 
@@ -279,7 +279,7 @@ def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel
         case EmbeddedRef():
             raise SetupError(f"{name} comes with this program: it is not removed")
         case HubRef(repo, file):
-            folder = settings.models_dir / folder_name(repo)
+            folder = settings.own_models_dir / folder_name(repo)
             if file is not None:
                 return [model for model in local.models if model.path == folder / file]
             return [model for model in local.models if folder in (model.path, *model.path.parents)]
@@ -287,13 +287,13 @@ def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel
             parts = str(ref).split(":")
             return [m for m in local.models if m.in_catalogue and m.id.split(":")[: len(parts)] == parts]
         case FileRef(path):
-            folders = (path.parent, settings.models_dir, *settings.models_dir.glob("*/"))
+            folders = (path.parent, settings.own_models_dir, *settings.own_models_dir.glob("*/"))
             places = {(folder / path.name).resolve() for folder in folders}
-            return [found for place in sorted(places) if (found := damaged(place, settings.models_dir)) is not None]
+            return [found for place in sorted(places) if (found := damaged(place, settings.own_models_dir)) is not None]
 
 
 def _scan(settings: Settings, catalogue: Catalogue) -> LocalModels:
-    return scan(settings.models_dir, catalogue)
+    return scan(settings.own_models_dir, catalogue)
 
 
 def _json(rows: list[ListRow] | list[FitRow]) -> str:

@@ -78,16 +78,24 @@ def _add_access(group: Any) -> None:
     group.add_argument(
         "--answer-any-model",
         action="store_true",
-        help="answer names that no node serves (gpt-4o-mini) as `swarm`",
+        help="answer names that no node has (gpt-4o-mini) as `swarm`",
     )
 
 
 def _add_model(group: Any) -> None:
     group.add_argument(
         "--model",
+        action="append",
         metavar="MODEL",
-        help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE (default: best that fits)",
+        help="demo | NAME[:SIZE[:QUANT]] | PATH.gguf | hf:OWNER/REPO/FILE; repeatable (default: the best)",
     )
+    group.add_argument("--default-model", metavar="NAME", help="loaded for `swarm` where no model is")
+    group.add_argument(
+        "--models-dir", action="append", type=Path, metavar="DIR", help="look for models here, too; repeatable"
+    )
+    group.add_argument("--ttl", metavar="TIME", help="unload models idle this long: 30m (default: never)")
+    group.add_argument("--max-models", type=int, metavar="N", help="loaded at once (default: as many as fit)")
+    group.add_argument("--memory", metavar="SIZE", help="most that models may take: 8G (default: all free)")
     group.add_argument("--auto", action="store_true", help="take the best fitting model without asking")
     group.add_argument(
         "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
@@ -111,7 +119,7 @@ def _add_model(group: Any) -> None:
         dest="isolation",
         action="store_const",
         const="never",
-        help="run no model in its own process: if the library hangs, so does the node",
+        help="run models in this process: if one hangs, so does all",
     )
 
 

@@ -26,7 +26,7 @@ SYSTEM_UNITS: Final = Path("etc/systemd/system")
 SYSTEM_DATA: Final = Path("/var/lib/local-swarm")
 DEFAULT_OPTIONS: Final = ("--federation", "--auto")
 CREDENTIALS: Final = {"--api-key-file": "api-keys", "--admin-key-file": "admin-keys", "--config": "config"}
-FILE_OPTIONS: Final = frozenset({*CREDENTIALS, "--peer-file", "--data-dir"})
+FILE_OPTIONS: Final = frozenset({*CREDENTIALS, "--peer-file", "--data-dir", "--models-dir"})
 PRIVATE_FOLDERS: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # hidden by ProtectHome= and PrivateTmp=
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_@%+=:,./${}-]+")
 _MARK: Final = re.compile(r"^(?:# |<!-- )Written by `swarm service install`; sha256 of the rest: ([0-9a-f]{64})", re.M)

@@ -36,7 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 def examine_machine(settings: Settings) -> Iterator[Finding]:
     """What a node needs of its machine: engine, models, memory, disk, keys, packages."""
     yield machine_checks.check_engine(machine_probes.probe_engine())
-    yield machine_checks.check_models(*machine_probes.probe_models(settings.models_dir))
+    yield machine_checks.check_models(*machine_probes.probe_models(settings.own_models_dir))
     snapshot = probe_hardware()
     yield machine_checks.check_memory(snapshot.memory)
     gpu = machine_checks.check_gpu(snapshot, computes_on_gpu(chosen_engine(settings.engine), snapshot))

@@ -69,7 +69,7 @@ def make_files(
         membership.report_traffic(node_id, ok=False)
 
     nearby = LanFiles(client, peers, loop, say=say, believe_names=is_paired, failed=failed)
-    return NodeFiles(FileService(SharedFiles(settings.models_dir), Transfers(is_busy)), nearby)
+    return NodeFiles(FileService(SharedFiles(settings.own_models_dir), Transfers(is_busy)), nearby)
 
 
 @asynccontextmanager

@@ -115,12 +115,12 @@ def choose_model(
     """
     engine = chosen_engine(settings.engine)
     if not engine.formats:
-        name, context_tokens = settings.model or engine.name, settings.context or MOST_CONTEXT_TOKENS
+        name, context_tokens = next(iter(settings.model), engine.name), settings.context or MOST_CONTEXT_TOKENS
         return ChosenModel(name, None, context_tokens, settings.workers or MOST_WORKERS, None, engine.about, "as asked")
     if (words := gpu_line(engine, snapshot)) is not None:
         console.say(f"  GPU        {words}")
     choosing = _Choosing(settings, engine, snapshot, console, nearby, stop)
-    return choosing.named(settings.model) if settings.model else choosing.best()
+    return choosing.named(settings.model[0]) if settings.model else choosing.best()
 
 
 class _Choosing:
@@ -148,7 +148,7 @@ class _Choosing:
 
     def named(self, name: str) -> ChosenModel:
         """Exactly what the user named."""
-        models_dir = self._settings.models_dir
+        models_dir = self._settings.own_models_dir
         try:
             ref = parse_model(name)
         except SetupError:
@@ -193,7 +193,7 @@ class _Choosing:
         return self._best_to_download(local)
 
     def _scan(self) -> LocalModels:
-        return scan(self._settings.models_dir, self._catalogue)
+        return scan(self._settings.own_models_dir, self._catalogue)
 
     def _capacity(self, local: LocalModels) -> Capacity:
         speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
@@ -239,7 +239,7 @@ class _Choosing:
         here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
         if here is None:
-            path = download_choice(choice, self._settings.models_dir, report, self._nearby, self._stop)
+            path = download_choice(choice, self._settings.own_models_dir, report, self._nearby, self._stop)
         else:
             path = here.path
         return self._file(path, choice.id, reason)

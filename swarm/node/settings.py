@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -24,6 +24,23 @@ from swarm.engines.registry import EngineName, Isolation
 from swarm.engines.upstream.address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.environment import texts
 from swarm.errors import SetupError
+from swarm.node.model_settings import (
+    MAX_SHOWN_CHARS,
+    MOST_LOADED,
+    AliasTable,
+    ByName,
+    Folders,
+    MemorySize,
+    ModelName,
+    ModelSettings,
+    PeerRules,
+    Texts,
+    TimeToLive,
+    ambiguous_alias,
+    between,
+    known_in,
+    place_of,
+)
 from swarm.routing.rules import RoutingRules, read_rules
 from swarm.workers.pool import DEFAULT_QUEUE
 
@@ -33,21 +50,11 @@ if TYPE_CHECKING:
 APPLICATION = "local-swarm"
 MAX_QUEUE = 1024  # of --queue: half of all that a node takes on (`gateway/http/in_progress.py`)
 LEVELS = ("debug", "info", "warning", "error")
-MAX_SHOWN_CHARS = 100  # of a value that is refused
 
 
 def default_data_dir() -> Path:
     """Where models, the node's identity and known peers are kept, after each system's custom."""
     return user_data_path(APPLICATION, appauthor=False)
-
-
-def _between(least: int, most: int) -> AfterValidator:
-    def check(value: int) -> int:
-        if not least <= value <= most:
-            raise PydanticCustomError("range", "is out of range: use {least} to {most}", {"least": least, "most": most})
-        return value
-
-    return AfterValidator(check)
 
 
 def _level(name: str) -> str:
@@ -56,20 +63,24 @@ def _level(name: str) -> str:
     return name
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """One node's settings, checked. None lets the node choose. A single text stands for a list of one."""
+    """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
+
+    `ttl` is seconds, infinite for `never`; `memory` bytes. `aliases`, `models`, `peers` and `routing` are in a
+    configuration file only.
+    """
 
     federation: bool = False
     peer: Texts = ()
     peer_file: Path | None = None
     host: str | None = None
     interface: Texts = ()
-    port: Annotated[int, _between(0, 65535)] = DEFAULT_PORT
+    port: Annotated[int, between(0, 65535)] = DEFAULT_PORT
     name: str | None = None
     api_key: Texts = field(default=(), repr=False)
     api_key_file: Path | None = None
@@ -78,22 +89,30 @@ class Settings:
     allow_host: Texts = ()
     allow_origin: Texts = ()
     answer_any_model: bool = False
-    model: str | None = None
+    model: Models = ()
+    models_dir: Folders = ()
+    default_model: ModelName | None = None
+    ttl: TimeToLive | None = None
+    max_models: Annotated[int, between(1, MOST_LOADED)] | None = None
+    memory: MemorySize | None = None
+    aliases: AliasTable = field(default_factory=dict[str, str])
+    models: ByName = field(default_factory=dict[str, ModelSettings])
+    peers: PeerRules = field(default_factory=PeerRules)
     auto: bool = False
     engine: EngineName = "auto"
     isolation: Isolation = "auto"
-    workers: Annotated[int, _between(1, 64)] | None = None
-    queue: Annotated[int, _between(0, MAX_QUEUE)] = DEFAULT_QUEUE
-    threads: Annotated[int, _between(1, 512)] | None = None
-    context: Annotated[int, _between(256, 10_000_000)] | None = None
-    votes: Annotated[int, _between(1, MAX_VOTES)] | None = None
+    workers: Annotated[int, between(1, 64)] | None = None
+    queue: Annotated[int, between(0, MAX_QUEUE)] = DEFAULT_QUEUE
+    threads: Annotated[int, between(1, 512)] | None = None
+    context: Annotated[int, between(256, 10_000_000)] | None = None
+    votes: Annotated[int, between(1, MAX_VOTES)] | None = None
     strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
     upstream: str | None = None
     upstream_mode: UpstreamMode | None = None
     upstream_model: str | None = None
-    upstream_slots: Annotated[int, _between(1, 256)] = DEFAULT_SLOTS
-    routing: RoutingRules = field(default_factory=RoutingRules)  # in a configuration file only
+    upstream_slots: Annotated[int, between(1, 256)] = DEFAULT_SLOTS
+    routing: RoutingRules = field(default_factory=RoutingRules)
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
     log_level: LogLevel = "warning"
     config: Path | None = None
@@ -107,14 +126,43 @@ class Settings:
             )
         return strategy
 
+    @field_validator("max_models")
+    @classmethod
+    def _room_for_those_named(cls, most: int | None, info: ValidationInfo) -> int | None:
+        named: Sequence[str] = info.data.get("model", ())
+        if most is not None and most < len(named):
+            raise PydanticCustomError(
+                "max_models",
+                "is fewer than the {named} of --model, which stay loaded: use {named} or more",
+                {"named": len(named)},
+            )
+        return most
+
+    @field_validator("aliases", "models")
+    @classmethod
+    def _one_meaning_each(cls, value: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        if info.field_name == "aliases":
+            pairs: list[tuple[str, str]] = list(value.items())
+        else:
+            pairs = [*info.data.get("aliases", {}).items()]
+            pairs += [(alias, name) for name, model in value.items() for alias in model.aliases]
+        if (problem := ambiguous_alias(pairs)) is not None:
+            raise PydanticCustomError("alias", "{problem}", {"problem": problem})
+        return value
+
     @property
     def data_path(self) -> Path:
         return self.data_dir or default_data_dir()
 
     @property
-    def models_dir(self) -> Path:
+    def own_models_dir(self) -> Path:
         """Where downloaded models are kept."""
         return self.data_path / "models"
+
+    @property
+    def all_aliases(self) -> Mapping[str, str]:
+        """Those of `[aliases]`, and those that `[models."NAME"]` gives to its model."""
+        return {alias: name for name, model in self.models.items() for alias in model.aliases} | dict(self.aliases)
 
     @property
     def federated(self) -> bool:
@@ -130,6 +178,7 @@ BY_OWN_NAME = (
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values
+TABLES = frozenset({"aliases", "models", "peers"})  # of a configuration file, with settings of their own in them
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -197,7 +246,11 @@ def _refused(problem: ErrorDetails, written: Mapping[str, str]) -> SetupError:
     before = written.get(name, f"{option_of(name)} ")
     if name in SECRET:
         return SetupError(f"{before.rstrip('= ')}: {_what_is_wrong(problem)}")
-    shown = value if isinstance(value, str) and not before.endswith("= ") else repr(value)
+    if name in TABLES and (len(problem["loc"]) > 1 or problem["type"] == "alias"):
+        where = before.removesuffix(f"{name} = ").removesuffix(f"{option_of(name)} ")
+        return SetupError(f"{where}{place_of(problem)}{_what_is_wrong(problem)}")
+    as_typed = isinstance(value, str) and value.strip() and not before.endswith("= ")
+    shown: str = value if as_typed else repr(value)
     return SetupError(f"{before}{shown[:MAX_SHOWN_CHARS]} {_what_is_wrong(problem)}")
 
 
@@ -209,13 +262,20 @@ def _what_is_wrong(problem: ErrorDetails) -> str:
             return f"is none of the choices: use {context['expected']}"
         case "int":
             return "is not a whole number"
+        case "float":
+            return "is not a number"
         case "bool":
             return "is neither true nor false"
         case "string" | "path":
             return "is not text"
         case "tuple":
             return "is not a list"
+        case "dict" | "dataclass":
+            return "is not a table"
+        case "too":
+            return f"has {context['actual_length']} entries: use {context['max_length']} at most"
         case "unexpected":
-            return f"is no setting; there are: {', '.join(NAMES)}"
+            known = ", ".join(known_in(problem["loc"]) or NAMES)
+            return f"is no setting; there are: {known}"
         case _:
             return problem["msg"]

@@ -34,9 +34,9 @@ def read_upstream(settings: Settings) -> UpstreamPlan | None:
                 raise SetupError(f"--upstream-{name} {given} needs --upstream URL (or {URL_VARIABLE})")
         return None
     mode = settings.upstream_mode or "fallback"
-    if mode == "only" and settings.model is not None:
+    if mode == "only" and settings.model:
         raise SetupError(
-            f"--upstream-mode only loads no local model, and --model {settings.model} asks for one: drop one of them"
+            f"--upstream-mode only loads no local model, and --model {settings.model[0]} asks for one: drop one of them"
         )
     address = parse_upstream(settings.upstream)
     address = replace(address, proxy=proxy_to(address, os.environ))

@@ -18,6 +18,8 @@ VALUES = {
     "--host": ("127.0.0.1",), "--port": ("17701",), "--name": ("status",), "--api-key": ("key",),
     "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (), "--answer-any-model": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
+    "--default-model": ("demo",), "--models-dir": ("there",), "--ttl": ("30m",), "--max-models": ("2",),
+    "--memory": ("8G",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),
     "--vote-stream": ("buffer",),
@@ -75,7 +77,7 @@ def test_what_stands_after_the_command_wins_and_lists_are_one() -> None:
 
 def test_an_option_s_value_is_no_command() -> None:
     given = read_line(build_parser(), ["--name", "status", "--model", "chat"])
-    assert (given.name, given.model, given.command) == ("status", "chat", None)
+    assert (given.name, given.model, given.command) == ("status", ["chat"], None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def test_numbers_out_of_range_are_named_with_their_bounds(given: dict[str, int])
 
 def test_the_data_dir_may_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert make_settings({"data_dir": Path("~/swarm")}).models_dir == tmp_path / "swarm" / "models"
-    assert Settings(data_dir=tmp_path).models_dir == tmp_path / "models"
+    assert make_settings({"data_dir": Path("~/swarm")}).own_models_dir == tmp_path / "swarm" / "models"
+    assert Settings(data_dir=tmp_path).own_models_dir == tmp_path / "models"
 
 
 def test_the_environment_may_name_the_data_dir_and_the_command_line_wins(
@@ -108,6 +109,107 @@ def test_no_setting_is_passed_over_or_changed_afterwards() -> None:
         settings.port = 1  # type: ignore[misc]
     with pytest.raises(ValueError, match="out of range"):
         replace(settings, port=-1)
+
+
+FULL = """
+model = ["demo", "qwen3:4b"]
+models_dir = "/big/disk"
+default_model = "qwen3:4b"
+ttl = "1h30m"
+max_models = 3
+memory = "1.5G"
+[aliases]
+"gpt-4o-mini" = "qwen3:4b"
+[models."qwen3:4b"]
+ttl = "never"
+pin = true
+context = 4096
+slots = 2
+threads = 3
+gpu_layers = 0
+engine = "xllamacpp"
+aliases = "house model"
+kv_cache = "q8_0"
+[models."qwen3:4b".sampling]
+temperature = 0.2
+top_k = 40
+[peers]
+manage = true
+"""
+
+
+def test_what_is_decided_of_models_is_read_from_a_file(tmp_path: Path) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text(FULL)
+    settings = make_settings({}, config, {})
+    assert (settings.model, settings.models_dir) == (("demo", "qwen3:4b"), (Path("/big/disk"),))
+    assert (settings.ttl, settings.memory, settings.max_models) == (5400.0, 3 * 2**29, 3)
+    assert settings.all_aliases == {"gpt-4o-mini": "qwen3:4b", "house model": "qwen3:4b"}
+    model = settings.models["qwen3:4b"]
+    assert (model.ttl, model.pin, model.context, model.kv_cache) == (math.inf, True, 4096, "q8_0")
+    assert model.sampling.given() == {"temperature": 0.2, "top_k": 40}
+    assert (settings.peers.manage, settings.peers.loads_a_minute) == (True, 1)
+    given = make_settings({"model": ["demo"], "ttl": "30m", "memory": "8GiB", "max_models": 1}, config, {})
+    assert (given.model, given.ttl, given.memory, given.max_models) == (("demo",), 1800.0, 8 * 2**30, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = 3", "model = 3 is not a list"),
+        ("ttl = 'x'", "ttl = 'x' is no time: write it like 30m, 1h, 2d or 1h30m, or never"),
+        ("ttl = 0", "ttl = 0 is out of range: use 1s to 366d, or never"),
+        ("ttl = true", "ttl = True is no time"),
+        ("memory = '8'", "memory = '8' is no size: write it like 512M, 8G or 1.5G"),
+        ("memory = 5", "memory = 5 is out of range: use 1M to 1024T"),
+        ("max_models = 0", "max_models = 0 is out of range: use 1 to 64"),
+        ("max_models = 1\nmodel = ['a', 'b']", "max_models = 1 is fewer than the 2 of --model, which stay loaded"),
+        ("models_dir = 3", "models_dir = 3 is not a list"),
+        (f"models_dir = {['x'] * 70}", "has 70 entries: use 64 at most"),
+        ("default_model = ''", "default_model = '' is no name of a model"),
+        ("aliases = 3", "aliases = 3 is not a table"),
+        ("[aliases]\nSwarm = 'x'", "[aliases] 'Swarm' is the name of the swarm itself: choose another"),
+        ("[aliases]\n'demo:b' = 'x'", "[aliases] 'demo:b' is the name of an embedded model: choose another"),
+        ("[aliases]\na = 3", '[aliases] "a" = 3 is not text'),
+        ("[aliases]\na = 'b'\nb = 'c'", "[aliases] 'a' means 'b', which is an alias itself: write the model"),
+        ("[aliases]\na = 'b'\n[models.x]\naliases = ['A']", "[models] 'A' cannot mean both 'b' and 'x': leave one"),
+        ("models = 3", "models = 3 is not a table"),
+        ("[models]\nx = 3", '[models]: "x" = 3 is not a table'),
+        ("[models.x]\ntll = 3", "[models.\"x\"] 'tll' is no setting; there are: ttl, pin, context, slots"),
+        ("[models.x]\nttl = 'soon'", "[models.\"x\"] ttl = 'soon' is no time"),
+        ("[models.x]\npin = 'yes'", "[models.\"x\"] pin = 'yes' is neither true nor false"),
+        ("[models.x]\ncontext = 3", '[models."x"] context = 3 is out of range: use 256 to'),
+        ("[models.x]\nengine = 'y'", "[models.\"x\"] engine = 'y' is none of the choices: use 'auto', 'xllamacpp'"),
+        ("[models.x]\nkv_cache = 'q3'", "[models.\"x\"] kv_cache = 'q3' is none of the choices: use 'f32', 'f16'"),
+        ("[models.x]\naliases = ['swarm']", "[models.\"x\"] aliases = 'swarm' is the name of the swarm itself"),
+        ("[models.x.sampling]\ntop_p = 5", '[models."x".sampling] top_p = 5 is out of range: use 0 to 1'),
+        ("[models.x.sampling]\ntemperature = nan", '[models."x".sampling] temperature = nan is out of range: use 0'),
+        ("[models.x.sampling]\nheat = 5", "[models.\"x\".sampling] 'heat' is no setting; there are: temperature"),
+        ("[models.'']\npin = true", "[models] '' is no name of a model: use 1 to 256 characters"),
+        ("[peers]\nmanage = 'no'", "[peers] manage = 'no' is neither true nor false"),
+        ("[peers]\nmange = true", "[peers] 'mange' is no setting; there are: manage, loads_a_minute"),
+        ("peers = 1", "peers = 1 is not a table"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "swarm.toml"
+    config.write_text(text)
+    with pytest.raises(SetupError) as caught:
+        make_settings({}, config, {})
+    assert str(caught.value).startswith(f"--config {config}: ")
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_what_is_decided_of_models_on_the_command_line_is_refused_by_its_option() -> None:
+    for given, message in (
+        ({"ttl": "x"}, "--ttl x is no time: write it like 30m"),
+        ({"memory": "lots"}, "--memory lots is no size: write it like 512M"),
+        ({"max_models": 65}, "--max-models 65 is out of range: use 1 to 64"),
+        ({"default_model": " "}, "--default-model ' ' is no name of a model"),
+    ):
+        with pytest.raises(SetupError, match=f"^{message}"):
+            make_settings(given, None, {})
 
 
 def test_a_text_stands_for_a_list_of_one_and_a_long_value_is_cut(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_several_things_broken_at_once_are_all_named(
     (damaged / "SHA256SUMS").write_bytes((embedded_model_path().parent / "SHA256SUMS").read_bytes())
     (damaged / "demo.gguf").write_bytes(embedded_model_path().read_bytes()[:-1])
     monkeypatch.setattr(embedded, "embedded_folder", lambda _: damaged)
-    settings.models_dir.mkdir(parents=True)
-    (settings.models_dir / "qwen.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
+    settings.own_models_dir.mkdir(parents=True)
+    (settings.own_models_dir / "qwen.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
     (settings.data_path / IDENTITY_FILE).write_text("{}")
     found = failed(examine_machine(settings))
     assert set(found) == {"engine", "models", "keys"}

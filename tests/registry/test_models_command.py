@@ -67,7 +67,7 @@ def test_every_name_that_is_listed_is_a_model(data_dir: Path, capsys: pytest.Cap
     for row in here:
         name = str(row["name"])
         for typed in (name, name.upper(), Path(str(row["path"])).name, str(row["path"])):
-            chosen = choose_model(Settings(data_dir=data_dir, model=typed), machine(), Listener())
+            chosen = choose_model(Settings(data_dir=data_dir, model=(typed,)), machine(), Listener())
             assert str(chosen.path) == row["path"], typed
         assert chosen.model_id == Path(str(row["path"])).stem.lower(), "a path is served under its file's name"
     for row in rows:
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_model_says_what_it_is_and_what_to_give(
     beside = make_gguf("files/the-model.gguf")
     path = make_gguf("files/odd.gguf", **keys)
     with pytest.raises(SetupError) as caught:
-        choose_model(Settings(data_dir=tmp_path, model=str(path)), machine(), Listener())
+        choose_model(Settings(data_dir=tmp_path, model=(str(path),)), machine(), Listener())
     assert str(caught.value).startswith(f"{path} {said}")
     assert str(caught.value).endswith(f" (beside it: {beside})")
 
@@ -241,22 +241,22 @@ def test_a_model_that_lacks_a_part_says_which(tmp_path: Path, make_gguf: Callabl
     path = make_gguf("big-00001-of-00003.gguf")
     shutil.copy(path, tmp_path / "big-00003-of-00003.gguf")
     with pytest.raises(SetupError, match=r"big-00002-of-00003\.gguf does not exist: the model is in 3 parts"):
-        choose_model(Settings(data_dir=tmp_path, model=str(path)), machine(), Listener())
+        choose_model(Settings(data_dir=tmp_path, model=(str(path),)), machine(), Listener())
     with pytest.raises(SetupError, match=r"is part 3 of 3: give the first part, big-00001-of-00003\.gguf"):
         choose_model(
-            Settings(data_dir=tmp_path, model=str(tmp_path / "big-00003-of-00003.gguf")), machine(), Listener()
+            Settings(data_dir=tmp_path, model=(str(tmp_path / "big-00003-of-00003.gguf"),)), machine(), Listener()
         )
 
 
 def test_an_embedding_model_is_served_and_said_to_be_one(tmp_path: Path, make_gguf: Callable[..., Path]) -> None:
     path = make_gguf("bert.gguf", pooling_type=1)
-    chosen = choose_model(Settings(data_dir=tmp_path, model=str(path)), machine(), Listener())
+    chosen = choose_model(Settings(data_dir=tmp_path, model=(str(path),)), machine(), Listener())
     assert chosen.reason.endswith("an embedding model: it answers /v1/embeddings and no chats")
 
 
 def test_a_path_that_may_be_of_the_hub_says_how_that_is_written(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"does not exist: .* a file of the hub is written hf:OWNER/REPO/FILE"):
-        choose_model(Settings(data_dir=tmp_path, model="unsloth/Qwen3-8B-GGUF:Q4_K_M"), machine(), Listener())
+        choose_model(Settings(data_dir=tmp_path, model=("unsloth/Qwen3-8B-GGUF:Q4_K_M",)), machine(), Listener())
 
 
 def test_of_what_is_on_disk_the_largest_that_is_quick_is_taken(

@@ -1,0 +1,217 @@
+"""What the user decided of models: for all, and by name in a configuration file's `[aliases]` and `[models."NAME"]`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from federation.advertisement import MAX_MODEL_ID_CHARS
+from swarm.engines.registry import EngineName
+from swarm.generation import MIN_REPEAT_PENALTY
+from swarm.quantities import SIZE_FORM, TIME_FORM, bytes_of, seconds_of
+from swarm.registry.model_memory import CacheType
+from swarm.registry.names import EMBEDDED_NAMES
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+MAX_SHOWN_CHARS: Final = 100  # of a value that is refused
+SWARM: Final = "swarm"  # the name for whatever the swarm answers best with: no alias may hide it
+MAX_ALIASES: Final = 256
+MAX_MODELS: Final = 256  # tables of models; a node has fewer
+MOST_LOADED: Final = 64  # of --max-models: as many as a node tells its peers of
+MAX_MODEL_DIRS: Final = 64
+LEAST_TTL_S, MOST_TTL_S = 1.0, 366 * 86_400.0
+LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES = 1 << 20, 1 << 50
+NEVER: Final = "never"
+MAX_LOADS_A_MINUTE: Final = 60
+
+
+def between(least: float, most: float) -> AfterValidator:
+    """The bounds of a number."""
+
+    def check(value: float) -> float:
+        if not least <= value <= most:
+            raise PydanticCustomError("range", "is out of range: use {least} to {most}", {"least": least, "most": most})
+        return value
+
+    return AfterValidator(check)
+
+
+def _seconds(value: object) -> float:
+    """A number of seconds, a text such as 30m, or `never`."""
+    if isinstance(value, str) and value.strip().lower() == NEVER:
+        return math.inf
+    seconds = _number(value, seconds_of)
+    if seconds is None:
+        raise PydanticCustomError("time", "is no time: {form}, or never", {"form": TIME_FORM})
+    if seconds != math.inf and not LEAST_TTL_S <= seconds <= MOST_TTL_S:
+        raise PydanticCustomError("time", "is out of range: use 1s to 366d, or never")
+    return seconds
+
+
+def _size(value: object) -> int:
+    """A number of bytes, or a text such as 8G."""
+    size_bytes = _number(value, bytes_of)
+    if size_bytes is None:
+        raise PydanticCustomError("size", "is no size: {form}", {"form": SIZE_FORM})
+    if not LEAST_MEMORY_BYTES <= size_bytes <= MOST_MEMORY_BYTES:
+        raise PydanticCustomError("size", "is out of range: use 1M to 1024T")
+    return int(size_bytes)
+
+
+def _number(value: object, read: Callable[[str], float]) -> float | None:
+    """The number, or what `read` makes of a text; None for what is neither."""
+    if isinstance(value, str):
+        try:
+            return read(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value) else None
+
+
+def _name(text: str) -> str:
+    if not text.strip() or len(text) > MAX_MODEL_ID_CHARS or not text.isprintable():
+        raise PydanticCustomError(
+            "name", "is no name of a model: use 1 to {most} characters on one line", {"most": MAX_MODEL_ID_CHARS}
+        )
+    return text.strip()
+
+
+def _alias(text: str) -> str:
+    if text.casefold() == SWARM:
+        raise PydanticCustomError("alias", "is the name of the swarm itself: choose another")
+    if text.casefold() in EMBEDDED_NAMES:
+        raise PydanticCustomError("alias", "is the name of an embedded model: choose another")
+    return text
+
+
+TimeToLive = Annotated[float, BeforeValidator(_seconds)]
+MemorySize = Annotated[int, BeforeValidator(_size)]
+ModelName = Annotated[str, AfterValidator(_name)]
+Alias = Annotated[ModelName, AfterValidator(_alias)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Aliases = Annotated[
+    tuple[Alias, ...],
+    Field(max_length=MAX_ALIASES),
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+]
+Folders = Annotated[
+    tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+    Field(max_length=MAX_MODEL_DIRS),
+    BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value),
+]
+Probability = Annotated[float, between(0, 1)]
+Penalty = Annotated[float, between(-2, 2)]
+TokenCount = Annotated[int, between(1, 2**31 - 1)]
+
+CHECKED = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=CHECKED)
+class SamplingDefaults:
+    """`[models."NAME".sampling]`: what a request that does not say it is answered with. None: the engine's own."""
+
+    temperature: Annotated[float, between(0, 2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, between(0, 2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repeat_penalty: Annotated[float, between(MIN_REPEAT_PENALTY, 10)] | None = None
+    max_tokens: TokenCount | None = None
+
+    def given(self) -> Mapping[str, float | int]:
+        """Those that are set, by the names of a request's fields."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, config=CHECKED)
+class ModelSettings:
+    """`[models."NAME"]`: what holds for one model. None: what holds for all, or what the node chooses.
+
+    `ttl` is seconds, infinite for `never`; a pinned model is never unloaded to make room.
+    """
+
+    ttl: TimeToLive | None = None
+    pin: StrictBool = False
+    context: Annotated[int, between(256, 10_000_000)] | None = None
+    slots: Annotated[int, between(1, 64)] | None = None
+    threads: Annotated[int, between(1, 512)] | None = None
+    gpu_layers: Annotated[int, between(0, 1000)] | None = None
+    engine: EngineName | None = None
+    aliases: Aliases = ()
+    kv_cache: CacheType | None = None
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+
+@dataclass(frozen=True, slots=True, config=CHECKED)
+class PeerRules:
+    """`[peers]`: what members of a paired swarm may do here beyond asking.
+
+    `manage`: they may have models pulled, pinned and unloaded. `loads_a_minute`: as many may be loaded for what they
+    ask; 0 is none.
+    """
+
+    manage: StrictBool = False
+    loads_a_minute: Annotated[int, between(0, MAX_LOADS_A_MINUTE)] = 1
+
+
+ByName = Annotated[Mapping[ModelName, ModelSettings], Field(max_length=MAX_MODELS)]
+AliasTable = Annotated[Mapping[Alias, ModelName], Field(max_length=MAX_ALIASES)]
+
+
+def ambiguous_alias(pairs: Iterable[tuple[str, str]]) -> str | None:
+    """What is wrong with aliases, given with what each means: two meanings, or the name of another alias."""
+    meanings: dict[str, str] = {}
+    for alias, name in pairs:
+        if (other := meanings.setdefault(alias.casefold(), name)) != name:
+            return f"{alias!r} cannot mean both {other!r} and {name!r}: leave one of them out"
+    for alias, name in meanings.items():
+        if name.casefold() in meanings:
+            return f"{alias!r} means {name!r}, which is an alias itself: write the model that it means"
+    return None
+
+
+def place_of(problem: ErrorDetails) -> str:
+    """Where in a table of a configuration file something is wrong, and its value, as the user wrote it."""
+    name, *inside = (str(part) for part in problem["loc"])
+    shown = f"{repr(problem['input'])[:MAX_SHOWN_CHARS]} "
+    if not inside:  # of all entries together
+        return f"[{name}] "
+    if inside[-1] == "[key]":
+        return f"[{name}] {shown}"
+    if name == "models" and len(inside) == 1:
+        return f'[models]: "{inside[0]}" = {shown}'
+    table = f"[{name}]"
+    if name == "models":
+        model, *inside = inside
+        table = f'[models."{model}"]'
+        if inside[0] == "sampling" and len(inside) > 1:
+            table, inside = f'[models."{model}".sampling]', inside[1:]
+    setting = inside[0]  # what follows it is an entry of a list
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{table} {setting!r} "
+    written = f'"{setting}"' if name == "aliases" else setting
+    return f"{table} {written} = {shown}"
+
+
+def known_in(loc: Sequence[int | str]) -> Sequence[str]:
+    """The settings of the table that this place is in; none where it is in no table of these."""
+    match tuple(loc):
+        case ("models", _, "sampling", _):
+            kind: Any = SamplingDefaults
+        case ("models", _, _):
+            kind = ModelSettings
+        case ("peers", _):
+            kind = PeerRules
+        case _:
+            return ()
+    return [setting.name for setting in fields(kind)]
