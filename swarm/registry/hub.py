@@ -98,7 +98,7 @@ def _answers(timeout_s: float) -> bool:
         return False
     try:
         asked = urllib.request.Request(f"{address}/api/models?limit=1", method="HEAD")
-        with _through_proxies().open(asked, timeout=timeout_s) as answer:
+        with through_proxies().open(asked, timeout=timeout_s) as answer:
             return answer.headers.get_content_type() not in PAGES  # no network that wants a login first
     except urllib.error.HTTPError as error:
         error.close()
@@ -107,11 +107,11 @@ def _answers(timeout_s: float) -> bool:
         return False
 
 
-def _through_proxies() -> urllib.request.OpenerDirector:
+def through_proxies(*handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
     """By the proxies that huggingface_hub's client takes: ALL_PROXY, too, which urllib does not know."""
     named = urllib.request.getproxies()
     everything = {scheme: named["all"] for scheme in ("http", "https") if "all" in named}
-    return urllib.request.build_opener(urllib.request.ProxyHandler({**everything, **named}))
+    return urllib.request.build_opener(urllib.request.ProxyHandler({**everything, **named}), *handlers)
 
 
 def describe(repo: str, file: str, revision: str | None = None) -> HubFile:

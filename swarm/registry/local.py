@@ -196,7 +196,7 @@ def _own_name(path: Path, catalogue: Catalogue) -> str:
 def _mlx_model(folder: Path, catalogue: Catalogue) -> LocalModel | None:
     """The model in `folder`; None for weights of another kind (plain transformers) that the catalogue does not name."""
     repo = _repo_of(folder)
-    choice = next((c for c in catalogue.choices(formats=["mlx"]) if c.variant.repo.lower() == repo), None)
+    choice = next((c for c in catalogue.choices(formats=["mlx"]) if c.variant.place.lower() == repo), None)
     if choice is None and not (repo or "").startswith("mlx-community/"):
         return None
     try:
@@ -212,7 +212,7 @@ def _choice_of_file(path: Path, catalogue: Catalogue) -> CatalogueChoice | None:
     """The catalogue's variant with this file name, of this repository where the folder tells which."""
     repo = _repo_of(path.parent)
     named = (c for c in catalogue.choices(formats=["gguf"]) if (c.variant.file or "").lower() == path.name.lower())
-    return next((choice for choice in named if repo in (None, choice.variant.repo.lower())), None)
+    return next((choice for choice in named if repo in (None, choice.variant.place.lower())), None)
 
 
 def _repo_of(folder: Path) -> str | None:

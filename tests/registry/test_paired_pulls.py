@@ -14,7 +14,7 @@ from federation.file_exchange import FilePeer, list_files, read_piece
 from federation.roster import Endpoint
 from swarm.cli import main
 from swarm.gateway.peers.model_files import FileService
-from swarm.registry.names import HubRef
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from tests.doubles.clients import connect
 from tests.doubles.file_nodes import CONTENT, FILE, HASHES, OWNER, REPO, SHA256, CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts
@@ -115,7 +115,9 @@ async def test_who_is_revoked_while_copying_gets_no_more_and_is_told_why(
     tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    wanted = HubRef(f"{OWNER}/{REPO}", FILE), SHA256, NAME
+    (entry, *_) = Catalogue.load().models
+    source = {"repo": f"{OWNER}/{REPO}", "file": FILE, "sha256": SHA256}
+    wanted = CatalogueChoice(entry, entry.variants[0].model_copy(update=source))
     monkeypatch.setattr("swarm.commands.models._what_to_pull", lambda *_: wanted)
     holder = Holder(tmp_path, stop_at=2**20)
     async with holder.node:
