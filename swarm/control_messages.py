@@ -112,7 +112,8 @@ class KnownNode(ControlMessage):
 class KnownNodes(ControlMessage):
     """Who belongs to the swarm, as `swarm peers` shows it. `running` False: from the disk, nobody was asked.
 
-    `problem`: this node was put out of it, and by whom. `codes`: those that this node gave out; only while it runs.
+    `problem`: this node was put out of it, and by whom. `codes`: those that this node gave out; only while it runs, as
+    `api`: the base URL of its API for programs of this machine, which nodes of earlier versions do not say.
     """
 
     mode: Literal["open", "paired"]
@@ -124,6 +125,7 @@ class KnownNodes(ControlMessage):
     revoked: tuple[KnownNode, ...] = ()
     problem: str | None = None
     codes: tuple[KnownCode, ...] = ()
+    api: str | None = None
 
 
 class Revoked(ControlMessage):

@@ -186,6 +186,7 @@ class Node:
             data_dir=settings.data_path,
             pairing=self._pairing,
             addresses=lambda: self.setup.all_announced,
+            local=setup.local,
             federated=settings.federated,
             say=self._console.say,
             members_only=setup.access.members_only,

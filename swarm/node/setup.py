@@ -22,6 +22,8 @@ from swarm.node.settings import Settings
 from swarm.node.upstream import read_upstream
 from swarm.routing.upstream import UpstreamPlan
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSetup:
@@ -39,6 +41,11 @@ class NodeSetup:
     @property
     def announced(self) -> Address:
         return make_address(self.addresses.announce[0], self.port)
+
+    @property
+    def local(self) -> Address:
+        """Where this node's API is, from this machine: of the addresses it listens on the one that may manage it."""
+        return make_address(LOOPBACK, self.port) if self.addresses.is_everywhere else self.announced
 
     @property
     def all_announced(self) -> tuple[Address, ...]:

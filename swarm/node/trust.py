@@ -59,9 +59,9 @@ USED_OR_OLD = "this invitation was used already, is too old, or was withdrawn: r
 class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
-    `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first. A
-    node that is for `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of
-    its own.
+    `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first,
+    `local` where programs of this machine do. A node that is for `members_only` (it has an API key) never stands open:
+    when it leaves its swarm, it becomes one of its own.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class TrustService:
         addresses: Callable[[], tuple[Address, ...]],
         federated: bool,
         say: Callable[[str], None],
+        local: Address | None = None,
         members_only: bool = False,
         look_s: float = LOOK_S,
         timing: PairingTiming | None = None,
@@ -84,6 +85,7 @@ class TrustService:
         self._client = client
         self._data_dir = data_dir
         self._addresses = addresses
+        self._local = local
         self._federated = federated
         self._say = say
         self._members_only = members_only
@@ -196,6 +198,7 @@ class TrustService:
             revoked=known_revoked(roster, self._trust.node_id),
             problem=self._trust.problem,
             codes=self._codes(),
+            api=None if self._local is None else f"http://{self._local}",
         )
 
     async def revoke(self, who: str) -> Revoked:
