@@ -1,4 +1,4 @@
-"""Times and sizes as people write them on a command line or in a configuration file. Imports nothing that is slow."""
+"""Times, sizes and progress, as people write them and as they are told. Imports nothing that is slow."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def bytes_of(text: str) -> int:
     if found is None:
         raise ValueError(f"is no size: {SIZE_FORM}")
     return int(float(found[1]) * _BYTES[found[2].lower()])
+
+
+def left_words(seconds: float) -> str:
+    """A time to wait: `3 s`, `2 min 5 s`, `1 h 20 min`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def load_words(name: str, share: float | None, left_s: float | None) -> str:
+    """How far the load of a model is: `loading qwen3:4b 62 %, 3 s left`; what is not known is left out."""
+    known = [] if share is None else [f"{min(1.0, max(0.0, share)):.0%}".replace("%", " %")]
+    known += [] if left_s is None else [f"{left_words(left_s)} left"]
+    return f"loading {name} {', '.join(known)}".rstrip()

@@ -28,6 +28,7 @@ from swarm.commands.output import (
     show_progress,
 )
 from swarm.errors import SetupError
+from swarm.quantities import left_words
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.model_memory import size_text
 
@@ -71,7 +72,9 @@ class Terminal:
         speed = f", {size_text(int(rate))}/s" if rate > 0 else ""
         if not total_bytes:
             return f"downloading {what}: {size_text(done_bytes)}{speed}"
-        left = f", {_duration((total_bytes - done_bytes) / rate)} left" if rate > 0 and done_bytes < total_bytes else ""
+        left = (
+            f", {left_words((total_bytes - done_bytes) / rate)} left" if rate > 0 and done_bytes < total_bytes else ""
+        )
         return f"downloading {what}: {done_bytes / total_bytes:.0%} of {size_text(total_bytes)}{speed}{left}"
 
     def interrupted(self) -> None:
@@ -108,12 +111,6 @@ def _typed(prompt: str, stop: threading.Event) -> str:
         say()
         raise SetupError("no model was chosen: name one with --model, or let the node choose with --auto")
     return line.decode(errors="replace")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def terminal_size(out: TextIO) -> os.terminal_size:

@@ -1,4 +1,4 @@
-"""What a node shows the person in front of it: who it is when it starts, and which peers come and go."""
+"""What a node shows the person in front of it: who it is when it starts, which peers and models come and go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from swarm.engines.registry import Isolation
 from swarm.gateway.http.access import PeersAccess
 from swarm.node.setup import NodeSetup
 from swarm.node.trust import trust_words
+from swarm.quantities import left_words
+from swarm.workers.life import LifeEvent
 
+LEAST_TOLD_S: Final = 1.0  # of a load; below it nobody has waited
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
@@ -137,3 +140,46 @@ class PeerNews:
             self._shown[what, who] = None
             if len(self._shown) > MAX_SHOWN:
                 del self._shown[next(iter(self._shown))]
+
+
+class ModelNews:
+    """Says each change in the life of this node's models in a line."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._began: dict[str, float] = {}  # monotonic seconds, of loads
+
+    def show(self, event: LifeEvent) -> None:
+        if event.after == "loading":
+            self._began[event.model_id] = event.at
+        began = self._began.get(event.model_id)
+        if event.after != "loading":
+            self._began.pop(event.model_id, None)
+        took_s = None if began is None else event.at - began
+        if (words := life_words(event, took_s)) is not None:
+            self._say(words)
+
+
+def life_words(event: LifeEvent, took_s: float | None = None) -> str | None:
+    """What the person in front of the node is told of a change; None for one that is no news. `took_s`: of a load."""
+    name, reason = event.model_id, event.reason
+    match event.before, event.after:
+        case _, "loading":
+            return f"* loading {name}: {reason}"
+        case "loading", "ready":
+            took = "" if took_s is None or took_s < LEAST_TOLD_S else f" after {left_words(took_s)}"
+            return f"* {name} is ready{took}"
+        case "loading", "unloading":
+            return f"* the load of {name} is given up: {reason}"
+        case "draining", "ready":
+            return f"* {name} stays: {reason}"
+        case _, "draining":
+            return f"* {name} ends what it runs, and is unloaded then: {reason}"
+        case "unloading", "available":
+            return f"* {name} is unloaded: {reason}"
+        case "failed", "available":
+            return f"* {name} is not loaded again by itself: {reason}"
+        case _, "failed":
+            return f"! {name} failed: {reason}"
+        case _:
+            return None
