@@ -7,7 +7,7 @@ https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +15,9 @@ MAX_FILE_BYTES = 4 * 1024 * 1024  # /proc/cpuinfo of a 1024-core machine is abou
 MAX_LEVELS = 64  # Kubernetes nests about 6; bounds the walk whatever /proc/self/cgroup says
 
 _V2 = ""  # the name of the unified hierarchy in /proc/self/cgroup
+# In memory.stat: pages of files not used lately, those used lately, and of both those that are mapped.
+_CACHE_V2 = "inactive_file", "active_file", "file_mapped"
+_CACHE_V1 = "total_inactive_file", "total_active_file", "total_mapped_file"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -114,29 +117,33 @@ def read_directories(root: Path, controller: str) -> tuple[Path, ...]:
     return tuple(root / found.lstrip("/") for found in group_directories(controller, mounts, groups))
 
 
-def read_memory_limits(root: Path) -> tuple[MemoryLimit, ...]:
-    """The memory limit of every group that has one."""
+def read_memory_limits(root: Path, directories: Sequence[Path] | None = None) -> tuple[MemoryLimit, ...]:
+    """The memory limit of every group that has one. `directories` are those of `read_directories`, where known."""
     return tuple(
         limit
-        for directory in read_directories(root, "memory")
+        for directory in (read_directories(root, "memory") if directories is None else directories)
         for limit in (
-            _memory_limit(directory, "memory.max", "memory.current", "inactive_file"),
-            _memory_limit(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            _memory_limit(directory, "memory.max", "memory.current", _CACHE_V2),
+            _memory_limit(directory, "memory.limit_in_bytes", "memory.usage_in_bytes", _CACHE_V1),
         )
         if limit is not None
     )
 
 
-def _memory_limit(directory: Path, limit_file: str, usage_file: str, cache_key: str) -> MemoryLimit | None:
+def _memory_limit(
+    directory: Path, limit_file: str, usage_file: str, cache_keys: tuple[str, str, str]
+) -> MemoryLimit | None:
     limit_bytes = read_int(directory / limit_file)
     if limit_bytes is None or limit_bytes < 0:
         return None
     used_bytes = read_int(directory / usage_file)
     if used_bytes is None:
         return MemoryLimit(limit_bytes, None)
-    # Pages of files not used lately count as usage but are dropped on demand (what `docker stats` subtracts too).
-    cache_bytes = parse_memory_stat(read_text(directory / "memory.stat") or "").get(cache_key, 0)
-    free_bytes = limit_bytes - max(0, used_bytes - cache_bytes)
+    # Pages of files not used lately count as usage but are dropped on demand (what `docker stats` subtracts too). Those
+    # that are mapped are in use, whichever list they are on: the weights of a model that runs.
+    stat = parse_memory_stat(read_text(directory / "memory.stat") or "")
+    inactive, active, mapped = (stat.get(key, 0) for key in cache_keys)
+    free_bytes = limit_bytes - max(0, used_bytes - min(inactive, max(0, inactive + active - mapped)))
     return MemoryLimit(limit_bytes, min(limit_bytes, max(0, free_bytes)))
 
 

@@ -48,6 +48,7 @@ class EchoEngine:
         self.tokens_generated = 0
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stalled: str | None = None
+        self.taken_bytes: int | None = None
         self._slots = asyncio.Semaphore(spec.slots)
         self._closed = False
         self._numbers: dict[str, int] = {}  # each word's token, given out in order of appearance

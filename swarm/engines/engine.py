@@ -136,6 +136,11 @@ class Engine(Protocol):
         """Why it is doubted that the engine still computes: nobody is sent there meanwhile. None while all is well."""
         ...
 
+    @property
+    def taken_bytes(self) -> int | None:
+        """RAM that the model was measured to take, the most so far; None where that is not known, as of a GPU's."""
+        ...
+
     def check(self, request: GenerationRequest) -> None:
         """Raises BadRequest for what this engine can answer with no model: see `EngineModule.check`."""
         ...

@@ -25,10 +25,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from swarm.registry.model_memory import size_text
+from hardware.pools import PoolName
+from swarm.registry.model_memory import GIB, MIB, size_text
 from swarm.workers.life import LEAVING, Phase
 
-PoolName = str  # "ram", "unified", "vram0"
 Bytes = Mapping[PoolName, int]
 
 STALE_S = 300.0  # a person who has not come back to a model for so long has turned to something else
@@ -36,6 +36,7 @@ SOON_S = 60.0  # a model that was wanted a minute ago is half as likely to be wa
 LEAST_LOAD_S = 0.05  # what was never measured, or takes no time, is still no reason to unload it for nothing
 MOST_PATIENCE_S = 10.0  # that a busy model goes on taking new requests while another waits for its room
 MOST_LOOKS = 1000  # at sets of models that could go: all of ten, and the likely ones of more; a few milliseconds
+RESERVE_SHARE, LEAST_RESERVE_BYTES, MOST_RESERVE_BYTES = 20, 256 * MIB, 2 * GIB  # a twentieth, within reason
 PLAINLY = 2  # times the memory needed must be there for a load beside another one
 
 _NOTHING: Bytes = {}
@@ -271,6 +272,11 @@ def next_expiry(held: Sequence[Holding]) -> float | None:
         (holding.wanted_at + holding.ttl_s for holding in held if holding.removable and holding.ttl_s is not None),
         default=None,
     )
+
+
+def reserve_of(total_bytes: int) -> int:
+    """What is left to the system of a pool of that size: for the moment between a look and a load, and for others."""
+    return max(LEAST_RESERVE_BYTES, min(total_bytes // RESERVE_SHARE, MOST_RESERVE_BYTES))
 
 
 def pool_words(pool: PoolName) -> str:

@@ -46,6 +46,7 @@ class ScriptedEngine:
         self.cancelled = 0
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stalled: str | None = None
+        self.taken_bytes: int | None = None
         self.closed = False
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
         self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it

@@ -43,6 +43,10 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncItera
     await loaded.aclose()
 
 
+def embedded_bytes(path: Path) -> int:
+    return path.stat().st_size
+
+
 async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[dict[int, str], dict[int, Finish]]:
     texts: dict[int, str] = dict.fromkeys(range(n), "")
     finishes: dict[int, Finish] = {}
@@ -235,3 +239,15 @@ async def test_an_engine_that_works_is_not_doubted(engine: Engine) -> None:
 async def test_capabilities_say_what_was_granted(engine: Engine) -> None:
     assert engine.loaded.slots == SLOTS
     assert engine.loaded.context_tokens == CONTEXT_TOKENS
+
+
+async def test_what_it_takes_is_measured_where_that_can_be(engine: Engine, demo_model: Path) -> None:
+    taken_bytes = engine.taken_bytes
+    if isinstance(engine, EchoEngine):
+        assert taken_bytes is None
+        return
+    assert taken_bytes is not None
+    # Its cache and buffers come on top of the weights; a process of its own has Python and the library as well.
+    assert embedded_bytes(demo_model) < taken_bytes < 2**30
+    await engine.aclose()
+    assert (engine.taken_bytes or 0) >= taken_bytes, "the most that was seen"

@@ -17,6 +17,7 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, host_answer
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS, library
+from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
@@ -239,3 +240,19 @@ async def test_any_number_of_slots_loads(demo_model: Path, slots: int) -> None:
     async with aclosing(await load_xllamacpp(spec(demo_model, slots=slots))) as engine:
         assert engine.loaded.slots == slots
         assert (await engine.embed(["hello"])).vectors
+
+
+@pytest.mark.parametrize("isolation", ["never", "always"])
+async def test_what_a_model_takes_of_a_gpu_is_not_known(
+    demo_model: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process's memory says nothing of it."""
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.computes_on_gpu", lambda spec: True)
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.host_answer", _with_gpu)
+    engine = await load_xllamacpp(spec(demo_model), isolation)
+    assert engine.taken_bytes is None
+    await engine.aclose()
+
+
+def _with_gpu(line: bytes, path: Path | None) -> dict[str, object]:
+    return {**host_answer(line, path), "gpu": True}

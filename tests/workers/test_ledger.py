@@ -23,6 +23,7 @@ from swarm.workers.ledger import (
     make_room,
     next_expiry,
     plan,
+    reserve_of,
     under_pressure,
 )
 from swarm.workers.life import Phase
@@ -352,6 +353,11 @@ class TestPressure:
 
     def test_a_pool_of_which_nothing_is_known_is_under_no_pressure(self) -> None:
         assert under_pressure([held("a", 6)], {}, {"ram": 10}, NOW) == ()
+
+
+@pytest.mark.parametrize(("total", "reserve"), [(2 * GIB, GIB // 4), (16 * GIB, 16 * GIB // 20), (128 * GIB, 2 * GIB)])
+def test_the_reserve(total: int, reserve: int) -> None:
+    assert reserve_of(total) == reserve
 
 
 def test_models_expire_when_nobody_wanted_them_for_long() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from federation.tasks import cancel_and_wait, finished, report_crash
+from hardware.memory import resident_bytes
 from swarm.engines.engine import (
     Capabilities,
     Embeddings,
@@ -38,7 +39,9 @@ from swarm.engines.llama_cpp.xllamacpp_host import (
     Batching,
     Pooling,
     RunningServer,
+    computes_on_gpu,
     has_gpu,
+    library,
     load_limit_s,
     order_to_json,
     start_server,
@@ -78,6 +81,11 @@ class ServerProcess(Protocol):
     where: str
     given_up: str  # what `end` does, in words
 
+    @property
+    def taken_bytes(self) -> int | None:
+        """See `Engine`."""
+        ...
+
     async def ended(self) -> str:
         """Return, with words for it, when it has ended by itself."""
         ...
@@ -97,8 +105,9 @@ class InThisProcess:
     where = "engine in the node's process"
     given_up = "is given up, while its threads go on"
 
-    def __init__(self, running: RunningServer) -> None:
+    def __init__(self, running: RunningServer, taken_bytes: int | None = None) -> None:
         self._running: RunningServer | None = running
+        self.taken_bytes = taken_bytes
 
     async def ended(self) -> str:
         return await asyncio.get_running_loop().create_future()
@@ -130,7 +139,22 @@ class EngineHost:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._killed = False
+        self._taken_bytes: int | None = None
+        self.on_gpu = False
         self.where = f"engine host (pid {process.pid})"
+
+    @property
+    def taken_bytes(self) -> int | None:
+        """The most that it was seen to have: under pressure the system drops weights, which come back as they are used.
+
+        The library and Python are among it.
+        """
+        if self.on_gpu:
+            return None
+        seen = resident_bytes(self._process.pid) if self._process.returncode is None else None
+        if seen is not None:
+            self._taken_bytes = max(seen, self._taken_bytes or 0)
+        return self._taken_bytes
 
     async def ended(self) -> str:
         return f"ended with {await self._process.wait()}"
@@ -199,6 +223,10 @@ class XllamacppEngine:
     @property
     def stalled(self) -> str | None:
         return self._stalled
+
+    @property
+    def taken_bytes(self) -> int | None:
+        return self._home.taken_bytes
 
     def check(self, request: GenerationRequest) -> None:
         check(request)
@@ -316,8 +344,19 @@ def _read(path: Path) -> GgufModel | None:
 
 
 async def _load_in_process(spec: EngineSpec, model: GgufModel | None, limits: Limits | None) -> XllamacppEngine:
-    running = await asyncio.to_thread(start_server, spec, Batching.of(spec, model and model.facts))
-    return await _connect(spec, model, running.address, running.key, InThisProcess(running), limits)
+    running, taken_bytes = await asyncio.to_thread(_start_measured, spec, Batching.of(spec, model and model.facts))
+    return await _connect(spec, model, running.address, running.key, InThisProcess(running, taken_bytes), limits)
+
+
+def _start_measured(spec: EngineSpec, batching: Batching) -> tuple[RunningServer, int | None]:
+    """The server, and by how much this process has grown meanwhile: nothing else does while the GIL is held. Blocks."""
+    library()  # is there for every model, and no part of this one
+    before = resident_bytes()
+    running = start_server(spec, batching)
+    after = resident_bytes()
+    if before is None or after is None or after <= before or computes_on_gpu(spec):
+        return running, None
+    return running, after - before
 
 
 async def _load_in_host(
@@ -346,8 +385,9 @@ async def _load_in_host(
             await process.stdin.drain()
             answer = host_answer(await process.stdout.readline(), spec.path)
             if "error" in answer:
-                raise EngineFailed(answer["error"])
-            return await _connect(spec, model, answer["address"], answer["key"], home, limits)
+                raise EngineFailed(str(answer["error"]))
+            home.on_gpu = answer.get("gpu") is True
+            return await _connect(spec, model, str(answer["address"]), str(answer["key"]), home, limits)
     except TimeoutError:
         await home.end()
         raise EngineFailed(
@@ -359,14 +399,14 @@ async def _load_in_host(
         raise
 
 
-def host_answer(line: bytes, path: Path | None) -> dict[str, str]:
+def host_answer(line: bytes, path: Path | None) -> dict[str, object]:
     """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
     try:
         answer: object = json.loads(line)
     except ValueError:
         answer = None
     if isinstance(answer, dict):
-        return cast("dict[str, str]", answer)
+        return cast("dict[str, object]", answer)
     return {"error": f"the engine host ended while loading {path}: its log says why, or its chat template ends it"}
 
 

@@ -2,11 +2,11 @@
 
     python -m swarm.engines.llama_cpp.xllamacpp_host < one JSON line of `order_to_json`; then the pipe is held open
 
-The host answers one JSON line, {"address", "key"} or {"error"}, and serves its one model on loopback. It ends when its
-standard input ends, so it never outlives the node, not even one killed with SIGKILL; one that hangs while it loads ends
-by a timer in C. JSON on pipes only: no pickle. `xllamacpp.py` starts hosts, and starts the server in the node's own
-process where that is safe. Everything here blocks: the constructor and the destructor of `xllamacpp.Server` hold the
-GIL for as long as they run, 0.1 s for the embedded model, 1 s for 0.5 GB.
+The host answers one JSON line, {"address", "key", "gpu"} or {"error"}, and serves its one model on loopback; "gpu" is
+whether a GPU computes it. It ends when its standard input ends, so it never outlives the node, not even one killed with
+SIGKILL; one that hangs while it loads ends by a timer in C. JSON on pipes only: no pickle. `xllamacpp.py` starts hosts,
+and starts the server in the node's own process where that is safe. Everything here blocks: the constructor and the
+destructor of `xllamacpp.Server` hold the GIL for as long as they run, 0.1 s for the embedded model, 1 s for 0.5 GB.
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ def has_gpu() -> bool:
     return any(device["type"] != cpu for device in xllamacpp.get_device_info())
 
 
+def computes_on_gpu(spec: EngineSpec) -> bool:
+    """Whether a model that was just loaded has weights on a GPU. Loads the library."""
+    return spec.gpu_layers != 0 and has_gpu()
+
+
 def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningServer:
     """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
 
@@ -183,7 +188,8 @@ def serve() -> NoReturn:
         sys.stdout.flush()
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
-    sys.stdout.write(json.dumps({"address": running.address, "key": running.key}) + "\n")
+    answer = {"address": running.address, "key": running.key, "gpu": computes_on_gpu(spec)}
+    sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     trim_from_time_to_time()
     sys.stdin.read()

@@ -28,6 +28,7 @@ class UpstreamEngine:
         self._slots = slots
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stalled: str | None = None
+        self.taken_bytes: int | None = None
 
     @property
     def model_id(self) -> str:
