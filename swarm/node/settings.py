@@ -42,7 +42,7 @@ from swarm.node.model_settings import (
     place_of,
 )
 from swarm.routing.rules import RoutingRules, read_rules
-from swarm.workers.pool import DEFAULT_QUEUE
+from swarm.workers.model_workers import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

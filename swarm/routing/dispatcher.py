@@ -442,9 +442,9 @@ class Dispatcher:
         self._router.attempt()
         for replica in replicas[:-1]:
             try:
-                return await self._client.utility(replica, call, deadline), replica
+                return await self._client.utility(replica, call, deadline, local_only), replica
             except EngineDied:
                 raise
             except FAILING_OVER as error:
                 self._router.fail_over(replica, error)
-        return await self._client.utility(replicas[-1], call, deadline), replicas[-1]
+        return await self._client.utility(replicas[-1], call, deadline, local_only), replicas[-1]

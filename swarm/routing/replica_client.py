@@ -10,7 +10,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from federation.client import PeerClient
 from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, refuse_too_long
-from swarm.errors import ContextExceeded, PeerFailed, Unavailable, UpstreamFailed
+from swarm.errors import ContextExceeded, PeerFailed, UpstreamFailed
 from swarm.generation import (
     GAVE_WAY,
     Candidate,
@@ -37,19 +37,24 @@ from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, refuse_what_does_not_fit, run_here
 from swarm.routing.waiting_room import Elsewhere, WaitingRoom
-from swarm.workers.pool import GaveWay, ModelWorkers, Recall, WorkerPool
+from swarm.workers.model_workers import GaveWay, ModelWorkers, Recall
+from swarm.workers.pool import WorkerPool
 
 IDLE_SEAT = "idle"  # in the place of a worker's name where a voter that gives way found none
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Who answers a single request: why that one, and who was `tried` before it and failed."""
+    """Who answers a single request: why that one, and who was `tried` before it and failed.
+
+    `loaded_s` is how long the request waited for its model to be loaded on this node, None where it ran already.
+    """
 
     voter: str
     replica: Replica
     reason: RoutingReason = "only one"
     tried: tuple[str, ...] = ()
+    loaded_s: float | None = None
 
 
 OnServed = Callable[[Served], None]
@@ -95,10 +100,7 @@ class ReplicaClient:
         content = RequestContent.of(request)
         account, guard = nullcontext(None), nullcontext()
         if replica.local:
-            workers = self._workers(replica)
-            source = local_candidates(
-                workers, request, count, replica.node, deadline, self.pills, self.utilities, on_event, meter, gives_way
-            )
+            source = self._own_candidates(replica, request, count, deadline, on_event, meter, gives_way)
         else:
             refuse_to_send(replica, request)
             guard = self._guarded(replica, content)
@@ -114,6 +116,24 @@ class ReplicaClient:
                     usage = self._router.believed(replica, candidate.usage, sent_bytes)
                     yield candidate if usage is candidate.usage else candidate.model_copy(update={"usage": usage})
 
+    async def _own_candidates(
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        count: int,
+        deadline: float,
+        on_event: OnEvent | None,
+        meter: Meter | None,
+        gives_way: bool,
+    ) -> AsyncGenerator[Candidate, None]:
+        async with self._workers(replica, deadline, if_loaded=gives_way) as workers:
+            source = local_candidates(
+                workers, request, count, replica.node, deadline, self.pills, self.utilities, on_event, meter, gives_way
+            )
+            async with aclosing(source) as answers:
+                async for candidate in answers:
+                    yield candidate
+
     def events(
         self,
         replica: Replica,
@@ -122,30 +142,33 @@ class ReplicaClient:
         deadline: float,
         on_served: OnServed,
         elsewhere: Elsewhere | None = None,
+        for_peer: bool = False,
     ) -> EventStream:
-        """The events of `choices` answers; `on_served` is called with who gives them.
+        """The events of `choices` answers; `on_served` is called with who gives them. `for_peer`: another node asked.
 
         Raises SoonerElsewhere before the first one, where `elsewhere` names a peer while the request waits here.
         """
         request = request.model_copy(update={"model": replica.model})
         if replica.local:
-            return self._local_events(replica, request, choices, deadline, on_served, elsewhere)
+            return self._local_events(replica, request, choices, deadline, on_served, elsewhere, for_peer)
         on_served(Served(replica.node, replica))
         refuse_to_send(replica, request)
         if choices > 1:
             return self._peer_choices(replica, request, choices, deadline)
         return self._peer_events(replica, request, deadline)
 
-    async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float) -> A:
-        """The answer to a call that generates nothing."""
+    async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float, for_peer: bool = False) -> A:
+        """The answer to a call that generates nothing. `for_peer`: another node asked."""
         if replica.upstream:
             asked = call.of(self._upstreams.of(replica).http, replica.model)
-            answer = await run_here(self._workers(replica), asked, deadline, self.utilities, self.pills, replica.node)
+            async with self._workers(replica, deadline) as workers:
+                answer = await run_here(workers, asked, deadline, self.utilities, self.pills, replica.node)
             if not call.fits(answer):
                 raise UpstreamFailed(replica.node, f"it sent an answer to {call.name} that does not fit the question")
             return answer
         if replica.local:
-            return await run_here(self._workers(replica), call, deadline, self.utilities, self.pills, replica.node)
+            async with self._workers(replica, deadline, for_peer) as workers:
+                return await run_here(workers, call, deadline, self.utilities, self.pills, replica.node)
         with self._guarded(replica, call.content), self._router.asking(replica, deadline, slots=int(call.leases)):
             return await ask_peer(self._client, replica, call, deadline)
 
@@ -158,11 +181,16 @@ class ReplicaClient:
         """A peer that works on `content` within the block."""
         return self.pills.guard(content, replica.node, replica.node_id, lambda: self._is_peer(replica.node_id))
 
-    def _workers(self, replica: Replica) -> ModelWorkers:
-        workers = self._upstreams.of(replica).workers if replica.upstream else self._pool.get(replica.model)
-        if workers is None:
-            raise Unavailable(f"model {replica.model!r} was unloaded meanwhile")
-        return workers
+    @asynccontextmanager
+    async def _workers(
+        self, replica: Replica, deadline: float, for_peer: bool = False, if_loaded: bool = False
+    ) -> AsyncGenerator[ModelWorkers]:
+        """Those of a replica that is asked through this node: its model, loaded if need be, stays within the block."""
+        if replica.upstream:
+            yield self._upstreams.of(replica).workers
+            return
+        async with self._pool.using(replica.model, deadline, for_peer, if_loaded) as workers:
+            yield workers
 
     async def _local_events(
         self,
@@ -172,17 +200,19 @@ class ReplicaClient:
         deadline: float,
         on_served: OnServed,
         elsewhere: Elsewhere | None,
+        for_peer: bool,
     ) -> AsyncGenerator[Delta | Finish, None]:
-        workers = self._workers(replica)
-        await refuse_what_does_not_fit(workers, request, choices, self.utilities, self.pills, replica.node)
-        served_at_once = workers.state().slots_free >= choices and not workers.waiting
-        waiting = nullcontext()
-        if elsewhere is not None and not served_at_once:
-            waiting = self._room.waits(replica.model, choices, elsewhere)
+        asked, waiting = time.perf_counter(), nullcontext()
         async with AsyncExitStack() as stack:
+            workers = await stack.enter_async_context(self._workers(replica, deadline, for_peer))
+            loaded_s = None if replica.state == "ready" else time.perf_counter() - asked
+            await refuse_what_does_not_fit(workers, request, choices, self.utilities, self.pills, replica.node)
+            served_at_once = workers.state().slots_free >= choices and not workers.waiting
+            if elsewhere is not None and not served_at_once:
+                waiting = self._room.waits(replica.model, choices, elsewhere)
             async with waiting:
                 lease = await stack.enter_async_context(workers.lease(choices, deadline))
-            on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica))
+            on_served(Served(f"{lease.workers[0].name}@{replica.node}", replica, loaded_s=loaded_s))
             begun = time.perf_counter()
             stack.enter_context(self.pills.guard(RequestContent.of(request), replica.node))
             async with aclosing(lease.engine.candidates(request, choices)) as events:

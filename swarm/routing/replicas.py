@@ -12,7 +12,7 @@ from federation.hostport import neighbourhood
 from federation.peer import Peer, PeerState
 from swarm.errors import BadRequest, UnknownModel
 from swarm.registry.known_sizes import checked_params
-from swarm.workers.pool import ModelState
+from swarm.workers.model_workers import ModelState
 
 SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
 WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (arXiv 2502.00674)
@@ -78,6 +78,7 @@ class Replica:
     member: bool = False
     measured: float | None = None
     weak: bool = False
+    state: str = "ready"
 
     @property
     def local(self) -> bool:

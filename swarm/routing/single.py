@@ -72,6 +72,7 @@ class SingleAnswer:
         self._deadline = deadline
         self._on_served = on_served
         self._whole = whole
+        self._stays = stays
         self._elsewhere = None if stays else self._sooner
         self._tried: list[str] = []
         self._failed: set[ReplicaKey] = set()
@@ -162,7 +163,7 @@ class SingleAnswer:
         self._reason = "next best"
 
     def _served(self, served: Served) -> None:
-        self._on_served(Served(served.voter, served.replica, self._reason, tuple(self._tried[:MAX_NAMED])))
+        self._on_served(replace(served, reason=self._reason, tried=tuple(self._tried[:MAX_NAMED])))
 
     async def _measured(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
@@ -171,7 +172,7 @@ class SingleAnswer:
         held_s, sent_bytes, left = 0.0, 0, self._choices
         begun = False
         events = self._client.events(
-            replica, self._request, self._choices, self._deadline, self._served, self._elsewhere
+            replica, self._request, self._choices, self._deadline, self._served, self._elsewhere, self._stays
         )
         async with aclosing(events):
             async for event in events:

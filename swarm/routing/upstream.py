@@ -23,7 +23,7 @@ from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, Unknow
 from swarm.generation import GenerationRequest
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able, for_tools
 from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
-from swarm.workers.pool import DEFAULT_QUEUE, ModelWorkers
+from swarm.workers.model_workers import DEFAULT_QUEUE, ModelWorkers
 from swarm.workers.slots import worker_names
 
 FIRST, LAST = -1, 1  # ranks among replicas: the only engine here, or asked only where nobody else can answer

@@ -40,7 +40,7 @@ from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.replicas import SWARM_ALIAS, Replica, named
-from swarm.workers.pool import ModelWorkers
+from swarm.workers.model_workers import ModelWorkers
 
 A = TypeVar("A")
 

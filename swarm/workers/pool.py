@@ -1,6 +1,9 @@
-"""This node's engines and their workers: who holds a worker of which model, and an engine that broke loaded again.
+"""This node's models: those that run, those that could, and how one comes and goes.
 
-An engine that broke is loaded again soon at first, then ever later, but always some time (`BackOff`).
+A model's life is in `life.py`, who has to go for whom in `ledger.py`; here are the effects. One task, the *keeper*,
+loads and unloads: whoever wants a model that does not run waits for it in order of arrival, and one load serves all
+that wait. Whoever uses a model holds it (`using`), and what is held is never unloaded. A waiter that leaves takes only
+itself away: a load that others wait for, or that has begun, goes on.
 """
 
 from __future__ import annotations
@@ -9,436 +12,708 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Protocol
 
-from federation.tasks import cancel_and_wait, report_crash
+from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Capabilities, Engine
-from swarm.errors import SwarmError, Unavailable
-from swarm.moving_mean import moving_mean
-from swarm.workers.slots import (
-    QueueListener,
-    Refusal,
-    SlotTable,
-    Ticket,
-    Worker,
-    expected_wait_s,
-    retry_after_s,
-    worker_names,
-)
+from swarm.errors import EngineFailed, SwarmError, Unavailable, UnknownModel
+from swarm.workers.ledger import Bytes, Holding, NoRoom, Resume, Room, Wait, Wanted, expired, plan, under_pressure
+from swarm.workers.life import Life, LifeEvent, Phase
+from swarm.workers.model_workers import DEFAULT_QUEUE, Loader, LoadProgress, ModelState, ModelWorkers
+from swarm.workers.slots import QueueListener, retry_after_s, worker_names
 
 log = logging.getLogger(__name__)
 
-DEFAULT_QUEUE = 64  # requests that wait for one model's slots; more than a minute of work on a small machine
-RELOAD_RETRY_AFTER_S = 5  # told to clients while it loads: about one load of a large model from a warm disk
-LOOK_S = 1.0  # between two looks at whether an engine that stalled goes on: only then do those who wait get its slots
-FIRST_S = 1.0  # from a break to the next load; then doubled
-MOST_S = 300.0  # a person who has mended the reason waits no longer than that
-RAN_WELL_S = 60.0  # after so long it is as good as new
-SUSPECT_AFTER = 3  # breaks in a row: chance, a full memory or a bad request explain one or two
+LOOK_S = 0.25  # between two looks at whether models that are to go are idle, while somebody waits for their memory
+TICK_S = 5.0  # between two looks at free memory and at models that nobody has wanted for long
+MEMORY_BACK_S = 3.0  # a system may take so long to have the memory of a process that ended
+MEMORY_LOOKS = 60  # in that time
+BACK_SHARE = 0.8  # of what an unloaded model took: what is back by then is all that comes
+PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
+UNKNOWN_LOAD_S = 10.0  # where nothing is known: a small model from a slow disk
+FIRST_RETRY_S, MOST_RETRY_S = 2.0, 300.0  # after a load that failed; doubled each time
+NO_ROOM_RETRY_AFTER_S = 60  # what does not fit may fit when somebody has closed a program
 
-
-Loader = Callable[[], Awaitable[Engine]]
-T = TypeVar("T")
+UNTOLD = Capabilities()  # of a model that nobody has loaded
+Use = Callable[[], None]  # gives a hold back
 
 
 @dataclass(frozen=True, slots=True)
-class ModelState:
-    """What the node can say of one model it serves.
+class LoadOption:
+    """One way to load a model: `slots` answers at once of `context_tokens` each, for which it takes `need`."""
 
-    `problem` is None while it runs; `stalled` says why it is doubted that it still computes: it has no free slot then.
+    context_tokens: int
+    slots: int
+    need: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loadable:
+    """A model that this node can load. `options` has the best way first and the smallest last; never empty.
+
+    `fingerprint` and `sha256` say what it is, `also` by which other names people know it. One that is not `listed` is
+    loaded when asked for by name, and shown to clients only while it runs. `ttl_s` None: it stays until its memory is
+    wanted.
     """
 
     model_id: str
-    engine: str
-    slots: int
-    slots_free: int
-    context_tokens: int
-    capabilities: Capabilities
-    params: int | None
-    tokens_per_s: float | None
-    problem: str | None
-    waiting: int = 0
-    wait_s: float | None = None
-    stalled: str | None = None
+    options: tuple[LoadOption, ...]
+    load: Callable[[LoadOption], Awaitable[Engine]]
+    engine: str = "xllamacpp"
+    params: int | None = None
+    size_bytes: int = 0
+    fingerprint: str | None = None
+    sha256: str | None = None
+    capabilities: Capabilities = UNTOLD
+    expected_load_s: float | None = None
+    listed: bool = True
+    ttl_s: float | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def context_tokens(self) -> int:
+        return self.options[0].context_tokens
+
+    @property
+    def slots(self) -> int:
+        return self.options[0].slots
 
 
-class GaveWay(Exception):
-    """Somebody else waits for the workers of a lease that gives way, or had them first."""
+class ModelSource(Protocol):
+    """The models that lie on this node's disks. Both are cheap and touch no disk."""
+
+    def find(self, model_id: str) -> Loadable | None:
+        """The model of exactly this id."""
+        ...
+
+    def all(self) -> Sequence[Loadable]:
+        """All of them."""
+        ...
 
 
-class Recall:
-    """Whether the workers of a lease are wanted back. For the one task that works with them."""
+class NoModels:
+    """The source of a node that loads nothing by itself."""
 
-    def __init__(self) -> None:
-        self._called = False
-        self._limit: asyncio.Timeout | None = None
+    def find(self, model_id: str) -> Loadable | None:
+        del model_id
+        return None
 
-    def call(self) -> None:
-        """They are, from now on: whoever waits in `until` is interrupted."""
-        self._called = True
-        if self._limit is not None:
-            self._limit.reschedule(asyncio.get_running_loop().time())
+    def all(self) -> Sequence[Loadable]:
+        return ()
 
-    async def until(self, coming: Awaitable[T]) -> T:
-        """What `coming` brings. Raises GaveWay, cancelling it, as soon as the workers are wanted back."""
-        self._limit = limit = asyncio.timeout(0 if self._called else None)
-        try:
-            async with limit:
-                return await coming
-        except TimeoutError:
-            if limit.expired():
-                raise GaveWay from None
-            raise
-        finally:
-            self._limit = None
+
+NO_BYTES: Bytes = MappingProxyType({})
+
+
+def no_figures() -> Bytes:
+    """Where nobody reads how much memory is free: nothing is bounded then."""
+    return NO_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """Workers held for one request, and the engine they belong to. `recall` is set where it gives way."""
+class MemoryRules:
+    """`free` reads what the system has, now; a pool that it leaves out is taken for boundless. See `ledger.make_room`.
 
-    engine: Engine
-    workers: tuple[Worker, ...]
-    recall: Recall | None = None
+    `limit` is the most that all models may take together, `reserve` what is left free, `most_models` how many run.
+    """
+
+    free: Callable[[], Bytes] = no_figures
+    limit: Bytes = field(default_factory=no_figures)
+    reserve: Bytes = field(default_factory=no_figures)
+    most_models: int | None = None
 
 
-class BackOff:
-    """Counts what breaks in a row. Pure: the caller brings the time, in monotonic seconds."""
+@dataclass(frozen=True, slots=True)
+class PoolPace:
+    """Seconds: see the constants of these names."""
 
-    def __init__(self) -> None:
-        self._in_a_row = 0
-        self._started_s: float | None = None
+    look_s: float = LOOK_S
+    tick_s: float = TICK_S
+    memory_back_s: float = MEMORY_BACK_S
+    peer_load_s: float = PEER_LOAD_S
 
-    def started(self, now_s: float) -> None:
-        """It runs."""
-        self._started_s = now_s
 
-    def broke(self, now_s: float) -> float:
-        """It broke, or could not be started: how long to wait before it is started again."""
-        if self._started_s is not None and now_s - self._started_s >= RAN_WELL_S:
-            self._in_a_row = 0
-        self._started_s = None
-        self._in_a_row += 1
-        return min(FIRST_S * 2 ** min(self._in_a_row - 1, 32), MOST_S)
+class LoadTimes(Protocol):
+    """Who keeps how long loads took."""
 
-    @property
-    def in_a_row(self) -> int:
-        """How often it broke since it last ran well."""
-        return self._in_a_row
+    def note_load(self, model: Loadable, took_s: float) -> None: ...
 
-    @property
-    def suspect(self) -> bool:
-        """Whether it is to blame itself."""
-        return self._in_a_row >= SUSPECT_AFTER
+
+class NoRoomFor(Unavailable):
+    """A model does not fit beside what stays, with the numbers."""
 
 
 @dataclass(slots=True, eq=False)
-class _Run:
-    """One loaded engine, its slots and who waits for them: over when the engine breaks, never continued by another."""
+class _Wish:
+    """A load that is asked for since `since`, and who waits for it: for a hold on the model, once it runs."""
 
-    engine: Engine
-    table: SlotTable
-    waiting: dict[Ticket, asyncio.Future[None]] = field(default_factory=dict[Ticket, "asyncio.Future[None]"])
-    recalls: dict[Ticket, Recall] = field(default_factory=dict[Ticket, Recall])
+    model_id: str
+    since: float
+    for_peer: bool
+    stays: bool = False  # it is loaded even where nobody waits
+    waiters: list[asyncio.Future[Use]] = field(default_factory=list["asyncio.Future[Use]"])
+
+    def refuse(self, error: SwarmError) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+
+class _OwnModel:
+    """One model of this node, from its first load on. `tell` hears of every change."""
+
+    def __init__(self, model_id: str, tell: Callable[[LifeEvent], None], clock: Callable[[], float]) -> None:
+        self.life = Life(model_id, clock())
+        self.workers: ModelWorkers | None = None
+        self.stack = AsyncExitStack()  # what ends with its engine
+        self.model: Loadable | None = None
+        self.option: LoadOption | None = None
+        self.users = 0
+        self.wanted_at = clock()
+        self.pinned = False
+        self.load_s: float | None = None
+        self.failures = 0
+        self.goes_for: str | None = None  # whose room it drains for
+        self.gone: list[asyncio.Future[None]] = []  # who waits for its end
+        self._tell = tell
+        self._clock = clock
 
     @property
-    def idle(self) -> int:
-        """Workers that a newcomer would get at once: none while the engine is doubted."""
-        return 0 if self.engine.stalled else self.table.idle
+    def model_id(self) -> str:
+        return self.life.model_id
 
     @property
-    def obtainable(self) -> int:
-        """The same, with those of who gives way."""
-        return 0 if self.engine.stalled else self.table.obtainable
+    def phase(self) -> Phase:
+        return self.life.phase
 
-    def serve(self) -> None:
-        for ticket in self.table.call_back():
-            self.recalls[ticket].call()
-        if self.engine.stalled:
-            return
-        for ticket in self.table.grants():
-            granted = self.waiting[ticket]
-            if not granted.done():  # else its owner was cancelled, and is about to give the workers back
-                granted.set_result(None)
+    def go(self, phase: Phase, reason: str, retry_at: float | None = None) -> None:
+        self._tell(self.life.move(phase, reason, self._clock(), retry_at))
 
-    def end(self, error: SwarmError) -> None:
-        """Refuse everybody who still waits."""
-        for granted in self.waiting.values():
-            if not granted.done():
-                granted.set_exception(error)
+    @property
+    def open(self) -> bool:
+        """Whether newcomers may use it: one whose engine broke says so itself."""
+        return self.workers is not None and self.phase in ("ready", "failed")
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses it, by a hold or by a lease."""
+        state = None if self.workers is None else self.workers.state()
+        works = state is not None and state.problem is None and (state.slots_free < state.slots or state.waiting > 0)
+        return not self.users and not works
+
+    @property
+    def taken(self) -> Bytes:
+        """What its engine was measured to take; what it was estimated to need where that is not known."""
+        if self.option is None:
+            return NO_BYTES
+        measured = None if self.workers is None else self.workers.engine.taken_bytes
+        if measured is None or len(self.option.need) != 1:
+            return self.option.need
+        return dict.fromkeys(self.option.need, measured)
+
+    def use(self) -> Use:
+        """A hold on it, as the function that gives it back."""
+        self.users += 1
+        self.wanted_at = self._clock()
+        return self._give_back
+
+    def _give_back(self) -> None:
+        self.users -= 1
+        self.wanted_at = self._clock()
+
+    def holding(self) -> Holding:
+        loads = self.phase == "loading" and self.option is not None
+        return Holding(
+            self.model_id,
+            NO_BYTES if loads else self.taken,
+            idle=self.idle,
+            pinned=self.pinned,
+            wanted_at=self.wanted_at,
+            load_s=self.load_s or UNKNOWN_LOAD_S,
+            phase=self.phase,
+            growth=self.option.need if loads and self.option else NO_BYTES,
+            ttl_s=None if self.model is None else self.model.ttl_s,
+        )
+
+    def heard(self, problem: str | None) -> None:
+        """Its engine broke, for this reason, or is loaded again."""
+        if problem is not None and self.phase in ("ready", "draining"):
+            self.go("failed", problem)
+        elif problem is None and self.phase == "failed":
+            self.go("loading", "its engine broke")
+            self.go("ready", "its engine is loaded again")
 
 
-class ModelWorkers:
-    """One model's engine, its named workers, and the task that reloads it. Use as `async with`.
+class WorkerPool:
+    """Every model this node serves itself. Use as `async with`.
 
-    `names` gives each new worker its name; at most `queue` requests wait for them; `clock` is monotonic seconds, and
-    `sleep` waits for it. Whether an engine that stalled goes on is looked at each `look_s`.
+    At most `queue` requests wait for each model's workers. `listeners` are told of waits and refusals; add to them at
+    any time. `source` has the models that can be loaded, by the rules of `memory`; `clock` is monotonic seconds.
     """
 
     def __init__(
         self,
-        load: Loader,
-        names: Iterator[str],
-        params: int | None,
-        clock: Callable[[], float] = time.monotonic,
+        node_id: str,
         queue: int = DEFAULT_QUEUE,
-        listeners: Sequence[QueueListener] = (),
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        look_s: float = LOOK_S,
+        source: ModelSource | None = None,
+        memory: MemoryRules | None = None,
+        times: LoadTimes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pace: PoolPace | None = None,
     ) -> None:
-        self._load = load
-        self._look_s = look_s
-        self._sleep = sleep
-        self._names = names
-        self._queue = queue
-        self._listeners = listeners
-        self._named: list[Worker] = []
-        self._params = params
-        self._clock = clock
-        self._run: _Run | None = None
-        self._problem: str | None = None
-        self._backoff = BackOff()
-        self._next_start: float | None = None  # an instant of the clock; None while it runs or is being loaded
-        self._tokens_per_s: float | None = None
-        self._service_s: float | None = None
-
-    async def __aenter__(self) -> ModelWorkers:
-        await self._start()
-        self._keeper = asyncio.create_task(self._reload_when_broken(), name=f"keeper of {self._engine.model_id}")
-        report_crash(self._keeper, log, f"{self._keeper.get_name()} ended")  # the node goes on, without this model
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        try:
-            await cancel_and_wait(self._keeper)
-        finally:  # whoever ends this may be cancelled meanwhile: an engine is never left behind
-            self._stop("the node is shutting down")
-            await self._engine.aclose()
-
-    @property
-    def engine(self) -> Engine:
-        """The engine loaded last."""
-        return self._engine
-
-    @property
-    def workers(self) -> tuple[Worker, ...]:
-        """As many as the engine loaded last has slots."""
-        return tuple(self._named[: self._engine.loaded.slots])
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for workers."""
-        return 0 if self._run is None else self._run.table.waiting
-
-    def state(self) -> ModelState:
-        model = self._engine.loaded
-        return ModelState(
-            model_id=self._engine.model_id,
-            engine=self._engine.name,
-            slots=model.slots,
-            slots_free=0 if self._run is None else self._run.idle,
-            context_tokens=model.context_tokens,
-            capabilities=self._engine.capabilities,
-            params=self._params,
-            tokens_per_s=self._tokens_per_s,
-            problem=self._problem,
-            waiting=self.waiting,
-            wait_s=self.expected_wait_s(),
-            stalled=None if self._run is None else self._run.engine.stalled,
-        )
-
-    def measured(self, tokens_per_s: float) -> None:
-        """Take note of the speed of one finished answer (a moving average; new ones count a fifth)."""
-        self._tokens_per_s = moving_mean(self._tokens_per_s, tokens_per_s)
-
-    def expected_wait_s(self, count: int = 1) -> float | None:
-        """How long a request for `count` workers that came now would wait; None while that is unknown."""
-        if self._run is None:
-            return None
-        table = self._run.table
-        slots = len(table.workers)
-        return expected_wait_s(min(count, slots), self._run.obtainable, table.queued, slots, self._service_s)
-
-    @asynccontextmanager
-    async def lease(self, count: int, deadline: float | None = None, gives_way: bool = False) -> AsyncGenerator[Lease]:
-        """Hold `count` workers (at most all), waiting in order of arrival.
-
-        Raises Unavailable while the engine is being reloaded, if it breaks while waiting, for a full queue, and where
-        the wait is expected to last beyond `deadline`, an instant of the clock. While it is stalled nobody gets any.
-
-        A lease that `gives_way` never waits: it has at most what is idle, and none raises GaveWay. Its workers are to
-        be given back as soon as its `recall` says so, since somebody waits for them.
-        """
-        run = self._run
-        if run is None:
-            raise self._not_running()
-        if gives_way and not run.idle:
-            raise GaveWay
-        ticket = self._ask(run, count, deadline, gives_way)
-        recall = None
-        if gives_way:
-            recall = run.recalls[ticket] = Recall()
-        granted = run.waiting[ticket] = asyncio.get_running_loop().create_future()
-        asked, served = self._clock(), None
-        try:
-            run.serve()
-            await granted
-            served = self._clock()
-            for listener in self._listeners:
-                listener.waited(served - asked)
-            yield Lease(run.engine, ticket.granted, recall)
-        finally:
-            del run.waiting[ticket]
-            run.recalls.pop(ticket, None)
-            run.table.give_back(ticket)
-            if served is not None and not ticket.called_back:  # what was cut short says nothing of how long others take
-                self._service_s = moving_mean(self._service_s, self._clock() - served)
-            run.serve()
-
-    def _ask(self, run: _Run, count: int, deadline: float | None, gives_way: bool) -> Ticket:
-        """A place in the queue. Raises Unavailable, saying when to come back, where none is worth having."""
-        wait_s = self.expected_wait_s(count)
-        if wait_s is not None and deadline is not None and wait_s > max(left_s := deadline - self._clock(), 0):
-            self._tell_refusal("deadline")
-            raise Unavailable(
-                f"the wait for {run.engine.model_id!r} is about {wait_s:.0f} s and the request's deadline is in "
-                f"{left_s:.0f} s: try again later, or allow more time",
-                retry_after_s=retry_after_s(wait_s),
-            )
-        ticket = run.table.ask(count, gives_way)
-        if ticket is None:
-            self._tell_refusal("queue_full")
-            raise Unavailable(
-                f"{run.table.waiting} requests are already waiting for {run.engine.model_id!r}: try again later",
-                retry_after_s=retry_after_s(wait_s),
-            )
-        return ticket
-
-    def _tell_refusal(self, why: Refusal) -> None:
-        for listener in self._listeners:
-            listener.refused(why)
-
-    @property
-    def running(self) -> Engine:
-        """The engine, for what needs no worker. Raises Unavailable while it is being reloaded."""
-        if self._run is None:
-            raise self._not_running()
-        return self._run.engine
-
-    @property
-    def refusal(self) -> Unavailable | None:
-        """What to tell who asks for this model while it does not run; None while it does."""
-        return None if self._run is not None else self._not_running()
-
-    def _not_running(self) -> Unavailable:
-        wait_s = None if self._next_start is None else self._next_start - self._clock()
-        again = "it is being loaded again" if wait_s is None else f"it is loaded again in {max(wait_s, 0):.0f} s"
-        suspect = ""
-        if self._backoff.suspect:
-            suspect = (
-                f"; it broke {self._backoff.in_a_row} times in a row, so its file is suspect: see this node's log, and "
-                "`swarm doctor`"
-            )
-        return Unavailable(
-            f"model {self._engine.model_id!r} is not running: {self._problem}{suspect}; {again}",
-            retry_after_s=RELOAD_RETRY_AFTER_S if wait_s is None else max(1, math.ceil(wait_s)),
-        )
-
-    async def _start(self) -> None:
-        """Load the engine and offer its slots, which may be fewer or more than the last one's."""
-        engine = await self._load()
-        for slot in range(len(self._named), engine.loaded.slots):
-            self._named.append(Worker(next(self._names), slot))
-        self._engine = engine
-        self._run = _Run(engine, SlotTable(self.workers, self._queue))
-        self._problem = None
-        self._backoff.started(self._clock())
-
-    def _stop(self, problem: str) -> None:
-        self._problem = problem
-        run, self._run = self._run, None
-        if run is not None:
-            run.end(self._not_running())
-
-    async def _reload_when_broken(self) -> None:
-        while True:
-            self._stop(await self._broken())
-            await self._engine.aclose()
-            while self._run is None:
-                await self._wait_for_its_turn()
-                try:
-                    await self._start()
-                except (SwarmError, OSError) as error:
-                    self._problem = str(error)
-            log.warning("engine %s: is loaded again", self._engine.model_id)
-
-    async def _broken(self) -> str:
-        """Why the engine broke, once it has; meanwhile a stall that is over lets those who wait have its slots."""
-        failed = self._engine.failed
-        while not failed.done():
-            await asyncio.wait({failed}, timeout=self._look_s)
-            if self._run is not None:
-                self._run.serve()
-        return failed.result()
-
-    async def _wait_for_its_turn(self) -> None:
-        """An engine that breaks again and again is loaded ever more rarely, but it is: what was missing may be back."""
-        wait_s = self._backoff.broke(self._clock())
-        self._next_start = self._clock() + wait_s
-        log.log(
-            logging.ERROR if self._backoff.suspect else logging.WARNING,
-            "engine %s: %s: loading it again in %.0f s",
-            self._engine.model_id,
-            self._problem,
-            wait_s,
-        )
-        await self._sleep(wait_s)
-        self._next_start = None
-
-
-class WorkerPool:
-    """Every model this node serves itself. Use as `async with`; models are loaded by `serve`.
-
-    At most `queue` requests wait for each model. `listeners` are told of waits and refusals; add to them at any time.
-    """
-
-    def __init__(self, node_id: str, queue: int = DEFAULT_QUEUE) -> None:
         self._names = worker_names(node_id)
         self._queue = queue
+        self._source: ModelSource = source or NoModels()
+        self._memory = memory or MemoryRules()
+        self._times = times
+        self._clock = clock
+        self._pace = pace or PoolPace()
         self.listeners: list[QueueListener] = []
-        self._models: dict[str, ModelWorkers] = {}
-        self._stack = AsyncExitStack()
+        self._subscribers: list[Callable[[LifeEvent], None]] = []
+        self._models: dict[str, _OwnModel] = {}
+        self._wishes: dict[str, _Wish] = {}  # what is to be loaded, or is being loaded, by model; in order of arrival
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._pinned: set[str] = set()
+        self._peers_load_at = 0.0
+        self._wake = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def __aenter__(self) -> WorkerPool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._models.clear()
-        await self._stack.aclose()
+        self._closing = True
+        for wish in self._wishes.values():
+            wish.refuse(Unavailable("the node is shutting down: ask another node"))
+        try:
+            await cancel_and_wait(self._keeper, *self._loads.values())
+        finally:
+            models = list(self._models.values())
+            self._models.clear()
+            async with AsyncExitStack() as stack:  # all of them, whatever one raises
+                for own in models:
+                    stack.push_async_callback(own.stack.aclose)
+                    for gone in own.gone:
+                        if not gone.done():
+                            gone.set_result(None)
 
-    async def serve(self, load: Loader, params: int | None = None) -> ModelWorkers:
-        """Load one more model and offer it. `params` is its parameter count, where known."""
-        model = ModelWorkers(load, self._names, params, queue=self._queue, listeners=self.listeners)
-        workers = await self._stack.enter_async_context(model)
-        self._models[workers.engine.model_id] = workers
-        return workers
+    # What there is
 
     def get(self, model_id: str) -> ModelWorkers | None:
-        return self._models.get(model_id)
-
-    def refusal(self, model_id: str | None) -> Unavailable | None:
-        """What to tell who asks for a model of this node that does not run now; `model_id` None for any of them."""
-        wanted = self._models.values() if model_id is None else filter(None, [self._models.get(model_id)])
-        refusals = [refusal for workers in wanted if (refusal := workers.refusal) is not None]
-        return min(refusals, key=lambda refusal: refusal.retry_after_s, default=None)
+        """The workers of a model that is loaded."""
+        own = self._models.get(model_id)
+        return None if own is None else own.workers
 
     def states(self) -> tuple[ModelState, ...]:
-        return tuple(workers.state() for workers in self._models.values())
+        """Every model that is loaded, on its way to or from it, or could not be loaded."""
+        return tuple(self._state(own) for own in self._models.values() if own.phase != "available")
+
+    def loadables(self) -> tuple[Loadable, ...]:
+        """The models that could be loaded and are not."""
+        return tuple(model for model in self._source.all() if self._rests(model.model_id))
+
+    def loadable(self, model_id: str) -> Loadable | None:
+        """The same for one of them."""
+        return self._source.find(model_id) if self._rests(model_id) else None
+
+    def _rests(self, model_id: str) -> bool:
+        own = self._models.get(model_id)
+        return own is None or (own.workers is None and own.phase in ("available", "failed"))
+
+    def engine_of(self, model_id: str) -> str | None:
+        """The name of the engine that runs the model, or would; None for none of this node's."""
+        own = self._models.get(model_id)
+        if own is not None and own.workers is not None:
+            return own.workers.engine.name
+        model = self._source.find(model_id)
+        return None if model is None else model.engine
+
+    def _state(self, own: _OwnModel) -> ModelState:
+        if own.workers is not None:
+            state = own.workers.state()
+        else:
+            model = own.model
+            assert model is not None, "what has no workers came from the source"
+            option = own.option or model.options[0]
+            wish = self._wishes.get(own.model_id)
+            state = ModelState(
+                model_id=own.model_id,
+                engine=model.engine,
+                slots=option.slots,
+                slots_free=0,
+                context_tokens=option.context_tokens,
+                capabilities=model.capabilities,
+                params=model.params,
+                tokens_per_s=None,
+                problem=None,
+                waiting=0 if wish is None else len(wish.waiters),
+            )
+        return replace(
+            state,
+            phase=own.phase,
+            reason=own.life.reason,
+            pinned=own.pinned,
+            fingerprint=own.model and own.model.fingerprint,
+            sha256=own.model and own.model.sha256,
+            size_bytes=own.model and own.model.size_bytes,
+            taken_bytes=sum(own.taken.values()) or None,
+            load=self._progress(own),
+            also=own.model.also if own.model else (),
+        )
+
+    def _progress(self, own: _OwnModel) -> LoadProgress | None:
+        if own.model_id not in self._loads:
+            return None
+        return LoadProgress(self._clock() - own.life.since, own.model and own.model.expected_load_s)
+
+    def refusal(self, model_id: str | None) -> Unavailable | None:
+        """What to tell who asks for a loaded model that does not run now; `model_id` None for any of them."""
+        models = self._models.values() if model_id is None else filter(None, [self._models.get(model_id)])
+        loaded = (own.workers for own in models if own.workers is not None)
+        refusals = [refusal for workers in loaded if (refusal := workers.refusal) is not None]
+        return min(refusals, key=lambda refusal: refusal.retry_after_s, default=None)
 
     def expected_wait_s(self) -> float | None:
         """The shortest wait for one worker of any model; None while no model knows."""
-        waits = [workers.expected_wait_s() for workers in self._models.values()]
+        loaded = (own.workers for own in self._models.values() if own.workers is not None)
+        waits = [workers.expected_wait_s() for workers in loaded]
         return min((wait for wait in waits if wait is not None), default=None)
+
+    def subscribe(self, callback: Callable[[LifeEvent], None]) -> None:
+        """Call `callback` with every change in a model's life, from now on."""
+        self._subscribers.append(callback)
+
+    def _tell(self, event: LifeEvent) -> None:
+        log.info("model %s: %s: %s", event.model_id, event.after, event.reason)
+        tell_each(self._subscribers, event)
+
+    # What is asked for
+
+    async def serve(self, load: Loader, params: int | None = None) -> ModelWorkers:
+        """Load one more model, whatever it takes, and keep it. `params` is its parameter count, where known."""
+        workers = ModelWorkers(load, self._names, params, queue=self._queue, listeners=self.listeners)
+        stack = AsyncExitStack()
+        await stack.enter_async_context(workers)
+        own = _OwnModel(workers.engine.model_id, self._tell, self._clock)
+        own.workers, own.stack, own.pinned = workers, stack, True
+        workers.on_change = own.heard
+        self._models[own.model_id] = own
+        own.go("loading", "given at the start")
+        own.go("ready", "given at the start")
+        return workers
+
+    @asynccontextmanager
+    async def using(
+        self, model_id: str, deadline: float | None = None, for_peer: bool = False, if_loaded: bool = False
+    ) -> AsyncGenerator[ModelWorkers]:
+        """The workers of a model, loaded if need be; it is not unloaded within the block. Raises as `ensure` does.
+
+        `if_loaded`: nothing is loaded for this, and Unavailable raised where it does not run.
+        """
+        own = self._models.get(model_id)
+        if if_loaded and (own is None or not own.open):
+            raise Unavailable(f"model {model_id!r} is not loaded")
+        give_back = await self._hold(model_id, deadline, for_peer)
+        try:
+            workers = self._models[model_id].workers
+            assert workers is not None, "what is held is loaded"
+            yield workers
+        finally:
+            give_back()
+            self._wake.set()
+
+    async def ensure(self, model_id: str, deadline: float | None = None, for_peer: bool = False) -> None:
+        """Return when the model is loaded.
+
+        Raises UnknownModel for none of this node's, Unavailable where it will not be loaded by `deadline` (an instant
+        of the clock), where there is no room for it, or where peers (`for_peer`) have caused a load too lately, and
+        EngineFailed where the load fails.
+        """
+        (await self._hold(model_id, deadline, for_peer))()
+
+    def begin(self, model_id: str, for_peer: bool = False) -> None:
+        """Have the model loaded, for whoever comes later. Raises at once what `ensure` does without waiting."""
+        own = self._models.get(model_id)
+        if own is None or not own.open:
+            self._wish(model_id, None, for_peer).stays = True
+            self._stir()
+
+    async def _hold(self, model_id: str, deadline: float | None, for_peer: bool) -> Use:
+        own = self._models.get(model_id)
+        if own is not None and own.open:
+            return own.use()
+        wish = self._wish(model_id, deadline, for_peer)
+        waiter: asyncio.Future[Use] = asyncio.get_running_loop().create_future()
+        wish.waiters.append(waiter)
+        self._stir()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                waiter.result()()  # it came in the same moment
+            raise
+        finally:
+            wish.waiters.remove(waiter)
+            if self._is_idle(wish):
+                del self._wishes[model_id]
+                self._stir()
+
+    def _is_idle(self, wish: _Wish) -> bool:
+        """Whether nobody waits for it any more, and its load has not begun."""
+        is_current = self._wishes.get(wish.model_id) is wish
+        return is_current and not wish.waiters and not wish.stays and wish.model_id not in self._loads
+
+    def _wish(self, model_id: str, deadline: float | None, for_peer: bool) -> _Wish:
+        """The wish to join, or a new one. Raises what is refused at once."""
+        if self._closing:
+            raise Unavailable("the node is shutting down: ask another node")
+        now, own = self._clock(), self._models.get(model_id)
+        model = own.model if own is not None and own.workers is not None else self._source.find(model_id)
+        if model is None and own is None:
+            raise UnknownModel(model_id, tuple(state.model_id for state in self.states()))
+        if own is not None and own.workers is None and now < (retry_at := own.life.retry_at or now):
+            left_s = math.ceil(retry_at - now)
+            raise Unavailable(f"model {model_id!r} could not be loaded: {own.life.reason}; again in {left_s} s", left_s)
+        load_s = None if model is None else model.expected_load_s
+        if deadline is not None and load_s is not None and now + load_s > deadline:
+            raise Unavailable(
+                f"model {model_id!r} takes about {load_s:.0f} s to load, and the request's deadline is in "
+                f"{max(0.0, deadline - now):.0f} s: try again later, or allow more time",
+                retry_after_s(load_s),
+            )
+        known = self._wishes.get(model_id)
+        if known is not None:
+            known.for_peer = known.for_peer and for_peer
+            return known
+        if for_peer:
+            self._count_for_peers(now)
+        wish = self._wishes[model_id] = _Wish(model_id, now, for_peer)
+        return wish
+
+    def _count_for_peers(self, now: float) -> None:
+        """Raises Unavailable where peers have caused a load too lately."""
+        if now < self._peers_load_at:
+            left_s = math.ceil(self._peers_load_at - now)
+            raise Unavailable(f"peers had this node load a model lately: it loads for them again in {left_s} s", left_s)
+        self._peers_load_at = now + self._pace.peer_load_s
+
+    async def unload(self, model_id: str, reason: str = "as asked") -> None:
+        """Return when the model is unloaded; what runs on it ends first, and what comes meanwhile has it loaded again.
+
+        Raises UnknownModel for one that is not loaded.
+        """
+        own = self._models.get(model_id)
+        if own is not None and model_id in self._loads:
+            await asyncio.wait({self._loads[model_id]})
+        if own is None or own.phase == "available" or self._models.get(model_id) is not own:
+            raise UnknownModel(model_id, tuple(state.model_id for state in self.states()), "it is not loaded")
+        if own.phase == "failed":
+            own.go("available", reason)
+            self._forget(own)
+            await own.stack.aclose()
+            return
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        own.gone.append(gone)
+        own.goes_for = None
+        if own.phase == "ready":
+            own.go("draining", reason)
+        self._stir()
+        await gone
+
+    def pin(self, model_id: str, pinned: bool = True) -> None:
+        """Never make room by unloading this model; or do so again. Raises UnknownModel for none of this node's."""
+        own = self._models.get(model_id)
+        if own is None and self._source.find(model_id) is None:
+            raise UnknownModel(model_id, tuple(state.model_id for state in self.states()))
+        (self._pinned.add if pinned else self._pinned.discard)(model_id)
+        if own is not None:
+            own.pinned = pinned
+        self._wake.set()
+
+    # The keeper
+
+    def _stir(self) -> None:
+        """Something has changed that the keeper is to act on."""
+        self._wake.set()
+        if self._keeper is None and not self._closing:
+            self._keeper = asyncio.create_task(self._keep(), name="keeper of the models")
+            report_crash(self._keeper, log, "models are not loaded any more")
+
+    async def _keep(self) -> None:
+        while True:
+            self._wake.clear()
+            await self._unload_what_goes()
+            await self._carry_out_plan()
+            waits = self._wishes.keys() - self._loads.keys()
+            leaving = any(own.phase == "draining" for own in self._models.values())
+            try:
+                async with asyncio.timeout(self._pace.look_s if waits or leaving else self._pace.tick_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _unload_what_goes(self) -> None:
+        for own in [own for own in self._models.values() if own.phase == "draining"]:
+            if own.goes_for is not None and own.goes_for not in self._wishes and not own.gone:
+                own.go("ready", "its memory is not wanted any more")
+                self._grant(own)
+            elif own.idle:
+                await self._unload(own)
+        held, now = self._held(), self._clock()
+        for model_id in expired(held, now):
+            await self._unload_idle(model_id, "nobody wanted it for long")
+        for model_id in under_pressure(held, self._memory.free(), self._memory.reserve, now):
+            await self._unload_idle(model_id, "other programs need the memory")
+
+    async def _unload_idle(self, model_id: str, reason: str) -> None:
+        own = self._models.get(model_id)
+        if own is not None and own.phase == "ready" and own.idle and not own.pinned:
+            own.go("draining", reason)
+            await self._unload(own)
+
+    async def _unload(self, own: _OwnModel) -> None:
+        """Its memory is back afterwards, as far as the system gives it back soon."""
+        own.go("unloading", own.life.reason)
+        before, taken = dict(self._memory.free()), own.taken
+        stack, own.stack, own.workers, own.goes_for = own.stack, AsyncExitStack(), None, None
+        try:
+            await stack.aclose()
+            for _ in range(MEMORY_LOOKS):
+                if _is_back(before, self._memory.free(), taken):
+                    break
+                await asyncio.sleep(self._pace.memory_back_s / MEMORY_LOOKS)
+        finally:
+            own.option = None
+            own.go("available", own.life.reason)
+            self._forget(own)
+
+    def _forget(self, own: _OwnModel) -> None:
+        if self._models.get(own.model_id) is own:
+            del self._models[own.model_id]
+        for gone in own.gone:
+            if not gone.done():
+                gone.set_result(None)
+
+    def _held(self) -> list[Holding]:
+        return [own.holding() for own in self._models.values() if own.option is not None or own.workers is not None]
+
+    async def _carry_out_plan(self) -> None:
+        """Begin what can be loaded, refuse what never can, have room made for the rest."""
+        queue: list[Wanted] = []
+        for wish in list(self._wishes.values()):
+            own = self._models.get(wish.model_id)
+            if wish.model_id in self._loads:
+                continue
+            if own is not None and own.open:
+                self._grant(own)
+            elif (model := self._source.find(wish.model_id)) is None:
+                if own is None or own.workers is None:
+                    self._refuse(wish, UnknownModel(wish.model_id, (), "its file is gone"))
+            else:
+                queue.append(Wanted(wish.model_id, tuple(option.need for option in model.options), wish.since))
+        if not queue:
+            return
+        rules = self._memory
+        held, free = self._held(), self._memory.free()
+        for wanted, decision in plan(queue, held, free, rules.limit, rules.reserve, rules.most_models, self._clock()):
+            wish = self._wishes.get(wanted.model_id)
+            if wish is None:  # whoever waited left while others were unloaded
+                continue
+            match decision:
+                case NoRoom():
+                    self._refuse(wish, NoRoomFor(decision.words, NO_ROOM_RETRY_AFTER_S))
+                case Resume():
+                    own = self._models.get(wanted.model_id)
+                    if own is not None and own.phase == "draining" and not own.gone:
+                        own.go("ready", "its memory is not wanted any more")
+                        self._grant(own)
+                case Wait():
+                    for model_id in decision.drain:
+                        self._drain(self._models[model_id], wanted.model_id)
+                case Room(unload=()):
+                    self._begin_load(wish, decision.option)
+                case Room():  # it is planned anew once they are gone, and what was theirs is counted
+                    for model_id in decision.unload:
+                        await self._unload_idle(model_id, f"its memory is wanted for {wanted.model_id}")
+                    self._wake.set()
+                    return
+
+    def _drain(self, own: _OwnModel, wanted_for: str) -> None:
+        if own.phase == "ready" and not own.pinned:
+            own.go("draining", f"its memory is wanted for {wanted_for}")
+            own.goes_for = wanted_for
+
+    def _refuse(self, wish: _Wish, error: SwarmError) -> None:
+        del self._wishes[wish.model_id]
+        wish.refuse(error)
+
+    def _begin_load(self, wish: _Wish, choice: int) -> None:
+        model = self._source.find(wish.model_id)
+        assert model is not None, "it was planned for in this turn of the loop"
+        own = self._models.get(wish.model_id)
+        if own is None:
+            own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
+            own.pinned = wish.model_id in self._pinned
+        own.model, own.option = model, model.options[choice]
+        own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
+        task = asyncio.create_task(self._load(own, wish, choice), name=f"load of {wish.model_id}")
+        report_crash(task, log, f"{task.get_name()} ended")
+        self._loads[wish.model_id] = task
+
+    async def _load(self, own: _OwnModel, wish: _Wish, choice: int) -> None:
+        model = own.model
+        assert model is not None
+        try:
+            try:
+                workers = await self._enter(own, model)
+            except EngineFailed as error:
+                if choice + 1 >= len(model.options):
+                    raise
+                log.warning("model %s: %s: it is tried once more, with less context", own.model_id, error)
+                own.option = model.options[choice + 1]
+                workers = await self._enter(own, model)
+        except (SwarmError, OSError) as error:
+            own.failures += 1
+            retry_at = self._clock() + min(FIRST_RETRY_S * 2 ** (own.failures - 1), MOST_RETRY_S)
+            own.option = None
+            own.go("failed", str(error), retry_at)
+            self._refuse(wish, error if isinstance(error, SwarmError) else EngineFailed(str(error)))
+        else:
+            own.workers, own.failures = workers, 0
+            own.load_s = self._clock() - own.life.since
+            if self._times is not None:
+                self._times.note_load(model, own.load_s)
+            own.go("ready", "it is loaded")
+            self._grant(own)
+        finally:
+            del self._loads[own.model_id]
+            self._wake.set()
+
+    async def _enter(self, own: _OwnModel, model: Loadable) -> ModelWorkers:
+        async def load() -> Engine:
+            assert own.option is not None
+            return await model.load(own.option)
+
+        workers = ModelWorkers(
+            load, self._names, model.params, queue=self._queue, listeners=self.listeners, on_change=own.heard
+        )
+        return await own.stack.enter_async_context(workers)
+
+    def _grant(self, own: _OwnModel) -> None:
+        """Everybody who waits for it has it."""
+        wish = self._wishes.pop(own.model_id, None)
+        for waiter in () if wish is None else wish.waiters:
+            if not waiter.done():
+                waiter.set_result(own.use())
+
+
+def _is_back(before: Bytes, now: Bytes, taken: Bytes) -> bool:
+    """Whether most of what was taken is free."""
+    return all(
+        now[pool] >= before[pool] + BACK_SHARE * size for pool, size in taken.items() if pool in now and pool in before
+    )

@@ -36,7 +36,8 @@ from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
-from swarm.workers.pool import DEFAULT_QUEUE, WorkerPool
+from swarm.workers.model_workers import DEFAULT_QUEUE
+from swarm.workers.pool import WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it

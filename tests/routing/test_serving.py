@@ -13,7 +13,7 @@ from federation.peer import Peer, PeerState, Source
 from swarm.engines.engine import Capabilities
 from swarm.routing.policy import spread
 from swarm.routing.replicas import local_replicas, peer_replicas, served_models
-from swarm.workers.pool import ModelState
+from swarm.workers.model_workers import ModelState
 
 CAN = Capabilities(tools=True, grammar=True, logprobs=True, embeddings=True)
 STATE = ModelState("demo", "xllamacpp", 4, 3, 2048, CAN, 2_000_000, 120.0, None)

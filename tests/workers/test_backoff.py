@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.workers.pool import MOST_S, RAN_WELL_S, BackOff
+from swarm.workers.model_workers import MOST_S, RAN_WELL_S, BackOff
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
-from swarm.workers.pool import GaveWay, Loader, ModelWorkers, WorkerPool
+from swarm.workers.model_workers import GaveWay, Loader, ModelWorkers
+from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import QueueListener, Refusal, worker_names
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually

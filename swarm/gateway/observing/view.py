@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from swarm.routing.dispatcher import Dispatcher
     from swarm.routing.observations import ConductCounts
     from swarm.routing.upstream import Upstream
-    from swarm.workers.pool import ModelState, WorkerPool
-
+    from swarm.workers.model_workers import ModelState
+from swarm.workers.pool import WorkerPool
 
 # What the node reports over HTTP. Docstrings and field names appear in /openapi.json.
 

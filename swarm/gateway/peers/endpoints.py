@@ -137,13 +137,13 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     left_s = deadline_s(request)
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
-    workers = app[POOL].get(generation.model)
-    if workers is None:
-        raise UnknownModel(generation.model, tuple(state.model_id for state in app[POOL].states()))
-    await refuse_impossible(generation, [workers.engine.name], request.get(BODY_BYTES, 0))
+    pool, model = app[POOL], generation.model
+    engine = pool.engine_of(model)
+    if engine is None:
+        raise UnknownModel(model, tuple(state.model_id for state in pool.states()))
+    await refuse_impossible(generation, [engine], request.get(BODY_BYTES, 0))
     if app[CONDITION].draining:
         raise Unavailable("this node is shutting down: ask another node")
-    count = min(body.votes, len(workers.workers))
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
@@ -155,21 +155,23 @@ async def candidates(request: web.Request) -> web.StreamResponse:
 
         dispatcher, on_event = app[DISPATCHER], send_step if body.leader else None
         deadline = time.monotonic() + left_s
-        answers = local_candidates(
-            workers,
-            generation,
-            count,
-            dispatcher.node,
-            deadline,
-            dispatcher.pills,
-            dispatcher.utilities,
-            on_event,
-            gives_way=body.gives_way,
-        )
         try:
-            async with asyncio.timeout(left_s), aclosing(answers):
-                async for candidate in answers:
-                    await out.write(candidate.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            using = pool.using(model, deadline, for_peer=True, if_loaded=body.gives_way)
+            async with asyncio.timeout(left_s), using as workers:
+                answers = local_candidates(
+                    workers,
+                    generation,
+                    min(body.votes, len(workers.workers)),
+                    dispatcher.node,
+                    deadline,
+                    dispatcher.pills,
+                    dispatcher.utilities,
+                    on_event,
+                    gives_way=body.gives_way,
+                )
+                async with aclosing(answers):
+                    async for candidate in answers:
+                        await out.write(candidate.model_dump_json(exclude_defaults=True).encode() + b"\n")
         except TimeoutError:
             raise DeadlineExceeded("the caller's deadline passed") from None
     return out.response

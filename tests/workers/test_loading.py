@@ -1,0 +1,262 @@
+"""Models that are loaded when asked for, share one memory, and make room for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+
+import pytest
+
+from federation.tasks import cancel_and_wait
+from swarm.errors import EngineFailed, Unavailable, UnknownModel
+from swarm.registry.model_memory import MIB
+from swarm.workers.life import LifeEvent
+from swarm.workers.pool import NoRoomFor, WorkerPool
+from tests.doubles.machine import Machine
+from tests.doubles.waiting import eventually
+
+
+def phases(pool: WorkerPool) -> dict[str, str]:
+    return {state.model_id: state.phase for state in pool.states()}
+
+
+async def test_a_model_is_loaded_when_it_is_asked_for_and_stays() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool() as pool:
+        assert pool.get("a") is None
+        assert [model.model_id for model in pool.loadables()] == ["a"]
+        async with pool.using("a") as workers, workers.lease(1) as lease:
+            assert lease.engine.model_id == "a"
+        assert phases(pool) == {"a": "ready"}
+        assert pool.loadables() == ()
+    assert all(engine.closed for engine in machine.engines)
+
+
+async def test_all_who_wait_for_one_model_have_one_load() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    machine.gate.clear()
+    async with machine.pool() as pool:
+        waiting = [asyncio.create_task(pool.ensure("a")) for _ in range(5)]
+        await eventually(lambda: phases(pool) == {"a": "loading"})
+        waiting[0].cancel()
+        machine.gate.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, *[type(None)] * 4]
+        assert machine.loads == ["a"]
+
+
+async def test_whoever_leaves_before_its_load_begins_causes_none() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    machine.add("b", 950)
+    machine.gate.clear()
+    async with machine.pool() as pool:
+        first = asyncio.create_task(pool.ensure("a"))
+        await eventually(lambda: phases(pool) == {"a": "loading"})
+        second = asyncio.create_task(pool.ensure("b"))
+        await asyncio.sleep(0)
+        await cancel_and_wait(second)
+        machine.gate.set()
+        await first
+        assert machine.loads == ["a"]
+
+
+async def test_the_idle_go_for_what_is_wanted_and_the_busy_finish_first() -> None:
+    machine = Machine()
+    for name in "abc":
+        machine.add(name, 400)
+    async with machine.pool() as pool, AsyncExitStack() as busy:
+        await pool.ensure("a")
+        await busy.enter_async_context(pool.using("b"))
+        await pool.ensure("c")
+        assert phases(pool) == {"b": "ready", "c": "ready"}
+        await busy.enter_async_context(pool.using("c"))
+        again = asyncio.create_task(pool.ensure("a"))
+        await eventually(lambda: "draining" in phases(pool).values())
+        assert not again.done()
+        await busy.aclose()
+        await again
+        assert "a" in phases(pool)
+    assert machine.most <= 800
+
+
+async def test_what_drains_for_somebody_who_left_goes_on() -> None:
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 600)
+    async with machine.pool() as pool, pool.using("a"):
+        waiting = asyncio.create_task(pool.ensure("b"))
+        await eventually(lambda: phases(pool) == {"a": "draining"})
+        newcomer = asyncio.create_task(pool.ensure("a"))
+        await asyncio.sleep(0)
+        assert not newcomer.done()
+        await cancel_and_wait(waiting)
+        await newcomer
+        assert phases(pool) == {"a": "ready"}
+    assert machine.loads == ["a"]
+
+
+async def test_a_pinned_model_never_goes_and_the_numbers_are_told() -> None:
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 600)
+    async with machine.pool() as pool:
+        pool.pin("a")
+        await pool.ensure("a")
+        with pytest.raises(NoRoomFor, match=r"b needs 600 MiB of RAM and at most 400 MiB could be free.*Unpin one"):
+            await pool.ensure("b")
+        pool.pin("a", False)
+        await pool.ensure("b")
+        assert phases(pool) == {"b": "ready"}
+
+
+async def test_less_context_is_tried_once_where_the_first_load_fails() -> None:
+    machine = Machine()
+    machine.add("a", 500, 300, 100)
+    machine.failures["a"] = [EngineFailed("no memory")]
+    async with machine.pool() as pool:
+        await pool.ensure("a")
+        assert [state.taken_bytes for state in pool.states()] == [300 * MIB]
+        assert machine.loads == ["a", "a"]
+
+
+async def test_a_load_that_fails_is_told_to_all_and_tried_again_later() -> None:
+    machine, now = Machine(), [0.0]
+    machine.add("a", 100)
+    machine.failures["a"] = [EngineFailed("it is damaged")]
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        results = await asyncio.gather(pool.ensure("a"), pool.ensure("a"), return_exceptions=True)
+        assert [str(error) for error in results] == ["it is damaged"] * 2
+        with pytest.raises(Unavailable, match=r"could not be loaded: it is damaged; again in \d s"):
+            await pool.ensure("a")
+        now[0] += 3.0
+        await pool.ensure("a")
+        assert machine.loads == ["a", "a"]
+
+
+async def test_a_deadline_before_the_load_can_end_is_refused_at_once() -> None:
+    machine = Machine()
+    machine.add("a", 100, load_s=30.0)
+    async with machine.pool(clock=lambda: 0.0) as pool:
+        with pytest.raises(Unavailable, match="takes about 30 s to load") as caught:
+            await pool.ensure("a", deadline=10.0)
+        assert caught.value.retry_after_s == 30
+        assert machine.loads == []
+
+
+async def test_peers_cause_one_load_a_minute() -> None:
+    machine, now = Machine(), [0.0]
+    for name in "abc":
+        machine.add(name, 100)
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        await pool.ensure("a", for_peer=True)
+        with pytest.raises(Unavailable, match="again in 60 s"):
+            await pool.ensure("b", for_peer=True)
+        await pool.ensure("b")
+        await pool.ensure("b", for_peer=True)
+        now[0] += 61
+        await pool.ensure("c", for_peer=True)
+
+
+async def test_what_nobody_knows_is_unknown() -> None:
+    async with Machine().pool() as pool:
+        with pytest.raises(UnknownModel):
+            await pool.ensure("a")
+        with pytest.raises(UnknownModel):
+            await pool.unload("a")
+        with pytest.raises(UnknownModel):
+            pool.pin("a")
+
+
+async def test_an_unload_waits_for_what_runs_and_newcomers_have_it_again() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool() as pool:
+        async with pool.using("a"):
+            unloading = asyncio.create_task(pool.unload("a"))
+            await eventually(lambda: phases(pool) == {"a": "draining"})
+        await unloading
+        assert phases(pool) == {}
+        assert machine.taken == 0
+        await pool.ensure("a")
+
+
+async def test_idle_models_go_after_their_time() -> None:
+    machine, now = Machine(), [0.0]
+    machine.add("a", 100, ttl_s=60.0)
+    machine.add("b", 100)
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        await pool.ensure("a")
+        await pool.ensure("b")
+        now[0] += 61
+        await eventually(lambda: phases(pool) == {"b": "ready"})
+
+
+async def test_idle_models_go_when_other_programs_need_the_memory() -> None:
+    machine = Machine()
+    machine.add("a", 300)
+    async with machine.pool(reserve=100) as pool:
+        await pool.ensure("a")
+        machine.others = 670
+        await eventually(lambda: phases(pool) == {})
+
+
+async def test_every_change_is_told() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    heard: list[LifeEvent] = []
+    async with machine.pool() as pool:
+        pool.subscribe(heard.append)
+        await pool.ensure("a")
+        await pool.unload("a")
+    assert [event.after for event in heard] == ["loading", "ready", "draining", "unloading", "available"]
+
+
+async def test_a_file_that_is_gone_is_no_model_any_more() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool() as pool:
+        await pool.ensure("a")
+        del machine.models["a"]
+        await pool.ensure("a")  # what is loaded needs no file
+        await pool.unload("a")
+        with pytest.raises(UnknownModel):
+            await pool.ensure("a")
+
+
+async def test_an_end_in_mid_load_leaves_nothing_behind() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    machine.gate.clear()
+    async with machine.pool() as pool:
+        waiting = asyncio.create_task(pool.ensure("a"))
+        await eventually(lambda: machine.loads == ["a"])
+    with pytest.raises(Unavailable, match="shutting down"):
+        await waiting
+    assert machine.taken == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_many_clients_of_many_models_all_get_their_own(seed: int) -> None:
+    """Five models in the memory of three: whoever asks is answered by the model it named, and nobody starves."""
+    machine, chance = Machine(total=1000), random.Random(seed)
+    for name in "abcde":
+        machine.add(name, chance.choice((300, 330)), 250)
+    async with machine.pool() as pool:
+
+        async def client(number: int) -> None:
+            own = random.Random(f"{seed} {number}")
+            for _ in range(25):
+                name = own.choice("abcde")
+                async with pool.using(name) as workers, workers.lease(own.choice((1, 1, 2))) as lease:
+                    assert lease.engine.model_id == name
+                    await asyncio.sleep(own.choice((0, 0, 0.001)))
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as clients:
+            for number in range(8):
+                clients.create_task(client(number))
+    assert machine.taken == 0
+    assert machine.most <= 1000
