@@ -143,8 +143,7 @@ class _Choosing:
         self._nearby = nearby
         self._stop = stop
         self._catalogue = Catalogue.load()
-        loadable = self._catalogue.choices(formats=engine.formats)
-        self._advisable = tuple(choice for choice in loadable if not choice.entry.by_name_only)
+        self._advisable = self._catalogue.choices(formats=engine.formats, unasked=True)
         self._asked = AskedLoad(settings.context, settings.workers)
 
     def named(self, name: str) -> ChosenModel:
@@ -280,7 +279,7 @@ class _Choosing:
     def _best_to_download(self, local: LocalModels) -> ChosenModel:
         """What is taken where nobody is there to ask, or what the person takes or names instead."""
         capacity = self._capacity(local)
-        usual = self._catalogue.choices(roles=["general"], formats=self._engine.formats)
+        usual = self._catalogue.choices(roles=["general"], formats=self._engine.formats, unasked=True)
         best = pick(usual, capacity)
         if self._settings.auto or not self._console.can_ask:
             return self._fetch(best.choice, best.reason, local)

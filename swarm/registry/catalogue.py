@@ -19,7 +19,7 @@ from swarm.registry.gguf_bytes import BITS_PER_WEIGHT
 from swarm.registry.model_memory import CacheShape, LayerGroup, ModelShape
 
 Format = Literal["gguf", "mlx"]
-Role = Literal["general", "code", "reasoning", "test"]  # of the last kind none is ever taken that was not named
+Role = Literal["general", "code", "reasoning"]
 
 GIGA = 1_000_000_000
 # An estimated file size errs on the large side: quantizers keep some tensors at more bits than the name says, and
@@ -67,7 +67,8 @@ class Wheel(_Strict):
 class Variant(_Strict):
     """One way to get a model: a GGUF file, or an MLX repository (`file` is None). `sha256` is of `file`.
 
-    It comes from the hub's `repo`, or out of a `wheel`.
+    It comes from the hub's `repo`, or out of a `wheel`. What comes out of a wheel is for where no hub can be reached,
+    and for tests: it is taken by its full name only, never offered, advised or picked.
     """
 
     quant: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -119,11 +120,6 @@ class CatalogueEntry(_Strict):
         return f"{self.family}:{self.size}"
 
     @property
-    def by_name_only(self) -> bool:
-        """Whether this is never taken, offered or advised by itself: too small to be of use to anybody but tests."""
-        return self.role == "test"
-
-    @property
     def effective_params_b(self) -> float:
         """How large a dense model this one answers like: for experts the geometric mean of all and active.
 
@@ -143,6 +139,11 @@ class CatalogueChoice:
     def id(self) -> str:
         """`family:size:quant`, unique in the catalogue."""
         return f"{self.entry.name}:{self.variant.quant}"
+
+    @property
+    def by_name_only(self) -> bool:
+        """Whether this is never taken unless its full name is given."""
+        return self.variant.wheel is not None
 
     @property
     def bits_per_weight(self) -> float:
@@ -194,12 +195,19 @@ class Catalogue(_Strict):
     @property
     def by_name_only(self) -> frozenset[str]:
         """The ids of what is never taken by itself, not even where it is on the disk."""
-        return frozenset(choice.id for choice in self.choices() if choice.entry.by_name_only)
+        return frozenset(choice.id for choice in self.choices() if choice.by_name_only)
 
     def choices(
-        self, roles: Iterable[Role] | None = None, formats: Iterable[Format] | None = None
+        self,
+        roles: Iterable[Role] | None = None,
+        formats: Iterable[Format] | None = None,
+        *,
+        unasked: bool = False,
     ) -> tuple[CatalogueChoice, ...]:
-        """All variants, in order; narrowed to `roles` and `formats` where given."""
+        """All variants, in order; narrowed to `roles` and `formats` where given.
+
+        `unasked` leaves out what is taken by its full name only.
+        """
         wanted_roles = None if roles is None else set(roles)
         wanted_formats = None if formats is None else set(formats)
         return tuple(
@@ -208,6 +216,7 @@ class Catalogue(_Strict):
             if wanted_roles is None or entry.role in wanted_roles
             for variant in entry.variants
             if wanted_formats is None or variant.format in wanted_formats
+            if not unasked or variant.wheel is None
         )
 
 

@@ -168,7 +168,7 @@ def matches(
         sizes = dict.fromkeys(choice.entry.size for choice in family)
         raise SetupError(f"{ref.family} does not come in size {ref.size!r}; it comes in {_listed(sizes)}")
     found = [choice for choice in sized if choice.variant.format in formats]
-    exact = [choice for choice in found if ref.quant in (None, choice.variant.quant)]
+    exact = [choice for choice in found if ref.quant == choice.variant.quant or _is_meant(choice, ref)]
     if exact:
         return tuple(exact)
     there = f"there is {_listed(choice.id for choice in found)}" if found else "choose another of `swarm models list`"
@@ -177,6 +177,11 @@ def matches(
         kind = " or ".join(sorted(others)).upper()
         raise SetupError(f"{ref} comes as {kind} only, which no engine here runs; {there}")
     raise SetupError(f"there is no {ref}; {there}")
+
+
+def _is_meant(choice: CatalogueChoice, ref: CatalogueRef) -> bool:
+    """Whether a name without a quantization may mean `choice`."""
+    return ref.quant is None and not choice.by_name_only
 
 
 def is_catalogued(ref: CatalogueRef, catalogue: Catalogue) -> bool:

