@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 from federation.printable_text import one_line
 from swarm.commands.node_client import NodeApi, get_json
 from swarm.commands.output import say
+from swarm.quantities import load_words
 
 if TYPE_CHECKING:
-    from swarm.gateway.observing.view import AccessEntry, ChangeEntry, FederationView, PeerEntry, UpstreamEntry
+    from swarm.gateway.observing.view import (
+        AccessEntry,
+        ChangeEntry,
+        FederationView,
+        OwnModel,
+        PeerEntry,
+        UpstreamEntry,
+    )
 
 SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
@@ -94,6 +102,32 @@ def problem_lines(peer: PeerEntry, mode: str) -> list[str]:
     return [f"  ! {peer.name} ({peer.id[:SHOWN_ID_CHARS]}): {'; '.join(peer.problems)}", f"    {remedy}"]
 
 
+def own_model_line(model: OwnModel) -> str:
+    """One model of the node that was asked: in which state it is, what it takes, and how far it is loaded."""
+    from swarm.registry.model_memory import size_text  # only for an answer that is there
+
+    if model.state == "loading":
+        share, left_s = (None, None) if model.loading is None else (model.loading.share, model.loading.left_s)
+        waiting = f" ({model.waiting} waiting for it)" if model.waiting else ""
+        return f"  {load_words(model.id, share, left_s)}{waiting}"
+    facts = [f"{model.state}: {model.reason}" if model.reason else model.state]
+    if model.state in ("ready", "draining"):
+        facts.append(f"{model.slots_free} of {model.slots} slots free")
+    facts += [f"{model.waiting} waiting"] if model.waiting else []
+    facts += [f"{size_text(model.taken_bytes)} of memory"] if model.taken_bytes else []
+    facts += ["pinned"] if model.pinned else []
+    facts += [model.problem] if model.problem and model.problem != model.reason else []
+    return f"  own model {model.id}: {', '.join(facts)}"
+
+
+def memory_lines(models: Sequence[OwnModel]) -> list[str]:
+    """What the models of the node take together, where there are several."""
+    from swarm.registry.model_memory import size_text
+
+    taken = [model.taken_bytes for model in models if model.taken_bytes]
+    return [f"  memory: its {len(taken)} models take {size_text(sum(taken))}"] if len(taken) > 1 else []
+
+
 def change_line(change: ChangeEntry, now: datetime) -> str:
     """One change among the peers."""
     times = f" ({change.times} times within a minute)" if change.times > 1 else ""
@@ -114,7 +148,9 @@ def render(view: FederationView) -> str:
         lines.append(upstream_line(view.upstream))
     for model, nodes in sorted(view.models.items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
-    if not view.models and not (view.upstream and view.upstream.model):
+    lines += map(own_model_line, view.own_models)
+    lines += memory_lines(view.own_models)
+    if not view.models and not view.own_models and not (view.upstream and view.upstream.model):
         lines.append("  no model is running yet")
     for peer in view.peers:
         lines += [peer_line(peer, view.changes, now), *problem_lines(peer, node.mode)]

@@ -149,6 +149,29 @@ def test_status_names_everyone() -> None:
     assert "found by mdns" in text
 
 
+def test_status_says_what_each_model_of_the_node_does() -> None:
+    node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": "open", "id": "y"}
+    common = {"engine": "xllamacpp", "slots": 2, "slots_free": 1, "waiting": 0, "problem": None}
+    own = [
+        {**common, "id": "qwen3:4b", "state": "ready", "pinned": True, "taken_bytes": 3 << 30},
+        {**common, "id": "demo", "state": "draining", "waiting": 2, "taken_bytes": 63 << 20, "problem": "it stalls"},
+        {**common, "id": "demo:b", "state": "loading", "waiting": 3, "loading": {"share": 0.62, "left_s": 3.2}},
+        {**common, "id": "demo:c", "state": "loading"},
+        {**common, "id": "bad", "state": "failed", "reason": "its file is cut short"},
+        {**common, "id": "old"},
+    ]
+    view = {"status": "ok", "node": node, "peers": [], "models": {}, "own_models": own}
+    assert render(parse_view(view)).splitlines()[1:8] == [
+        "  own model qwen3:4b: ready, 1 of 2 slots free, 3.0 GiB of memory, pinned",
+        "  own model demo: draining, 1 of 2 slots free, 2 waiting, 63 MiB of memory, it stalls",
+        "  loading demo:b 62 %, 3 s left (3 waiting for it)",
+        "  loading demo:c",
+        "  own model bad: failed: its file is cut short",
+        "  own model old: ready, 1 of 2 slots free",
+        "  memory: its 2 models take 3.1 GiB",
+    ]
+
+
 def test_status_says_since_when_and_why_a_peer_is_dead_and_who_is_absent() -> None:
     node = {"name": "kitchen", "url": "http://10.0.0.1:17615", "version": "1", "mode": "paired", "id": "y"}
     peer = {

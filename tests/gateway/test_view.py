@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -48,7 +48,7 @@ PEER = PeerEntry(
 MODEL = OwnModel(id="demo", engine="scripted", slots=4, slots_free=4, waiting=0, problem=None)
 
 
-def view(*peers: PeerEntry, status: str = "ok", **more: Any) -> NodeView:
+def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MODEL,), **more: Any) -> NodeView:
     """A view with these peers; `more` is what differs from an idle node's."""
     federation = FederationView(
         status=status,
@@ -61,10 +61,11 @@ def view(*peers: PeerEntry, status: str = "ok", **more: Any) -> NodeView:
         names=(),
         sources=(),
         models={"demo": ["kitchen"]},
+        own_models=models,
         upstream=None,
     )
     idle = NodeView(
-        federation=federation, models=(MODEL,), loading=False, draining=False, requests=0, file_transfers=None,
+        federation=federation, loading=False, draining=False, requests=0, file_transfers=None,
         peers_by_state={}, changes_to_state={},
     )  # fmt: skip
     return replace(idle, **more)
@@ -124,11 +125,13 @@ def test_a_peers_account_is_told_whole() -> None:
     assert asdict(ConductEntry()) == asdict(ConductCounts())
 
 
-@pytest.mark.parametrize("key", ["trust", "access", "changes", "rejected", "names", "sources", "upstream"])
+@pytest.mark.parametrize(
+    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream"]
+)
 def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> None:
-    told = json_object(view(PEER).federation)
+    told = json_object(view(PEER, models=()).federation)
     del told[key]
-    assert parse_view(told) == view(PEER).federation
+    assert parse_view(told) == view(PEER, models=()).federation
 
 
 @pytest.mark.parametrize("key", ["circuit", "conduct", "problems"])
@@ -153,6 +156,7 @@ def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key
         (view(PEER, status="draining", draining=True), {"node"}),
         (view(PEER, status="loading the model", loading=True, models=()), {"node", "models"}),
         (view(PEER, models=(replace(MODEL, problem="broke"),)), {"models"}),
+        (view(PEER, models=(MODEL, replace(MODEL, id="b", state="loading"))), {"models"}),
         (view(PEER, requests=3), {"requests"}),
     ],
 )

@@ -48,7 +48,7 @@ def changed_parts(before: NodeView, after: NodeView) -> frozenset[ViewPart]:
     differing: dict[ViewPart, bool] = {
         "node": (before.loading, before.draining, _of_node(old)) != (after.loading, after.draining, _of_node(new)),
         "peers": _of_peers(old) != _of_peers(new),
-        "models": (before.models, old.models) != (after.models, new.models),
+        "models": _of_models(old) != _of_models(new),
         "requests": before.requests != after.requests,
     }
     return frozenset(part for part, differs in differing.items() if differs)
@@ -62,6 +62,10 @@ def _of_node(view: FederationView) -> object:
 def _of_peers(view: FederationView) -> object:
     peers = [replace(peer, rtt_ms=None, last_seen_s=0.0) for peer in view.peers]
     return peers, view.changes, view.rejected, view.names
+
+
+def _of_models(view: FederationView) -> object:
+    return view.models, [replace(model, loading=None) for model in view.own_models]
 
 
 class ViewChanges:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from swarm.routing.dispatcher import Dispatcher
     from swarm.routing.observations import ConductCounts
     from swarm.routing.upstream import Upstream
-    from swarm.workers.model_workers import ModelState
+    from swarm.workers.model_workers import LoadProgress, ModelState
 from swarm.workers.pool import WorkerPool
 
 # What the node reports over HTTP. Docstrings and field names appear in /openapi.json.
@@ -181,8 +181,39 @@ class UpstreamEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadEntry:
+    """How far the load of a model is: `share` from 0 to 1, `left_s` seconds; None where nothing is known."""
+
+    share: float | None = None
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnModel:
+    """A model that this node runs, or that comes or goes; `problem` says why it does not run now, or is doubted to
+    compute.
+
+    `state` is loading, ready, draining, unloading or failed, `reason` why it failed. A `pinned` one is not unloaded to
+    make room. `size_bytes` are on the disk, `taken_bytes` in memory, as measured. `waiting` requests have no slot yet.
+    """
+
+    id: str
+    engine: str
+    slots: int
+    slots_free: int
+    waiting: int
+    problem: str | None
+    state: str = "ready"
+    reason: str | None = None
+    pinned: bool = False
+    size_bytes: int | None = None
+    taken_bytes: int | None = None
+    loading: LoadEntry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FederationView:
-    """The swarm as this node sees it. `models` says which nodes serve each model.
+    """The swarm as this node sees it. `models` says which nodes serve each model; `own_models` has those of this node.
 
     `status` is ok, or why this node is not ready. `peers` has dead ones, too, until they are forgotten.
     """
@@ -197,6 +228,7 @@ class FederationView:
     names: tuple[NameEntry, ...]
     sources: tuple[SourceEntry, ...]
     models: dict[str, list[str]]
+    own_models: tuple[OwnModel, ...]
     upstream: UpstreamEntry | None
 
 
@@ -225,21 +257,6 @@ class RequestListing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnModel:
-    """A model that this node runs; `problem` says why it does not run now, or is doubted to compute.
-
-    `waiting` requests have no slot yet.
-    """
-
-    id: str
-    engine: str
-    slots: int
-    slots_free: int
-    waiting: int
-    problem: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
     """This node at one moment.
 
@@ -249,13 +266,17 @@ class NodeView:
     """
 
     federation: FederationView
-    models: tuple[OwnModel, ...]
     loading: bool
     draining: bool
     requests: int
     file_transfers: int | None
     peers_by_state: Mapping[str, int]
     changes_to_state: Mapping[str, int]
+
+    @property
+    def models(self) -> tuple[OwnModel, ...]:
+        """Those of this node."""
+        return self.federation.own_models
 
     @property
     def peers_alive(self) -> int:
@@ -278,11 +299,10 @@ class ViewSources:
 
     def look(self) -> NodeView:
         """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
-        membership, states = self.membership, self.pool.states()
+        membership = self.membership
         peers, changes = membership.peers(), membership.change_counts()
         return NodeView(
             federation=self._federation(peers),
-            models=tuple(map(own_model, states)),
             loading=self.condition.loading,
             draining=self.condition.draining,
             requests=len(self.condition.in_progress),
@@ -333,6 +353,7 @@ class ViewSources:
             names=tuple(map(name_entry, membership.names())),
             sources=tuple(SourceEntry(source=name, problem=why) for name, why in membership.sources.items()),
             models=served,
+            own_models=tuple(map(own_model, self.pool.states())),
             upstream=upstream_entry(next(iter(self.dispatcher.upstreams), None)),
         )
 
@@ -349,6 +370,20 @@ def own_model(state: ModelState) -> OwnModel:
         slots_free=state.slots_free,
         waiting=state.waiting,
         problem=state.problem or state.stalled,
+        state=state.phase,
+        reason=state.reason if state.phase == "failed" else None,
+        pinned=state.pinned,
+        size_bytes=state.size_bytes,
+        taken_bytes=state.taken_bytes,
+        loading=None if state.load is None else load_entry(state.load),
+    )
+
+
+def load_entry(load: LoadProgress) -> LoadEntry:
+    """How far a load is, in figures that people read."""
+    share, left_s = load.share, load.left_s
+    return LoadEntry(
+        share=None if share is None else round(share, 2), left_s=None if left_s is None else round(left_s, 1)
     )
 
 
@@ -471,7 +506,8 @@ def json_object(entry: object) -> dict[str, object]:
 
 # What nodes of earlier versions leave out of their answer, and what is read instead: that there is nothing to report.
 _LEFT_OUT: Mapping[str, object] = {
-    "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "upstream": None,
+    "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "own_models": (),
+    "upstream": None,
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
