@@ -34,22 +34,22 @@ LOG_EVERY_S = 10.0  # between two lines of progress in a file or pipe
 TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions whose file does not set them
 MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
 
-Wanted = tuple[SampleKey, Problem]
+MissingSample = tuple[SampleKey, Problem]
 
 
-def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[Wanted]:
+def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[MissingSample]:
     """What is still to be drawn, problem by problem, so that an interrupted run has some problems complete."""
     wanted = ((key, problem) for plan in plans for problem in plan.questions.problems for key in plan.keys(problem))
     return [(key, problem) for key, problem in wanted if key not in store.samples]
 
 
 async def draw_samples(
-    wanted: Sequence[Wanted], endpoints: Mapping[str, MeasuredEndpoint], parallel: int, store: SampleStore
+    wanted: Sequence[MissingSample], endpoints: Mapping[str, MeasuredEndpoint], parallel: int, store: SampleStore
 ) -> None:
     """Draw all that is `wanted`, at most `parallel` at once from each of `endpoints` (by model); an error ends it."""
     progress = DrawingProgress(len(wanted))
 
-    async def work(endpoint: MeasuredEndpoint, queue: Iterator[Wanted]) -> None:
+    async def work(endpoint: MeasuredEndpoint, queue: Iterator[MissingSample]) -> None:
         for key, problem in queue:
             store.add(await endpoint.sample(problem, key))
             progress.step()

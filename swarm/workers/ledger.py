@@ -1,8 +1,8 @@
 """Who gets memory, and who has to go for it: sizes and instants in, decisions out. Pure.
 
 What may be taken of a pool is the least of what the system has free, less what it keeps in reserve and what those that
-are held have yet to take, and of what the limit leaves. Only models that are ready, idle and not pinned are unloaded.
-Busy ones may be asked to drain, never cut short. `make_room` tries, in this order:
+are held have yet to take, and of what the limit leaves. Only models that nobody uses and that are not pinned are
+unloaded. Busy ones may be asked to drain, never cut short. `make_room` tries, in this order:
 
 1. the best two options, at the cost of idle models that nobody wanted for `STALE_S`;
 2. every option, the best first, at the cost of any idle model: a short context is worse than a second load;
@@ -47,8 +47,9 @@ class Holding:
     """A model that has memory. Its id is unique among those held.
 
     `taken` is part of what the system says is not free; `growth` is what it may take beyond that: of a model that
-    loads, what is missing of its need. `idle`: nobody uses it or waits for it. `wanted_at`: when a request last came
-    for it or ended. `load_s`: what its return would cost. Instants are monotonic seconds.
+    loads, what is missing of its need. One that has `failed` is held while its engine is to be loaded again: it has
+    taken nothing. `idle`: nobody uses it or waits for it. `wanted_at`: when a request last came for it or ended.
+    `load_s`: what its return would cost. Instants are monotonic seconds.
     """
 
     model_id: str
@@ -63,13 +64,13 @@ class Holding:
 
     @property
     def removable(self) -> bool:
-        """Whether it may be unloaded at once."""
-        return self.phase == "ready" and self.idle and not self.pinned
+        """Whether it may be unloaded at once: nobody can use one whose engine broke."""
+        return not self.pinned and (self.phase == "failed" or (self.phase == "ready" and self.idle))
 
     @property
     def drainable(self) -> bool:
         """Whether it may be unloaded, now or once it is idle."""
-        return self.phase == "ready" and not self.pinned
+        return not self.pinned and self.phase in ("ready", "failed")
 
     def harm(self, now: float) -> float:
         """What unloading it is expected to cost, in seconds of loading."""
@@ -359,7 +360,7 @@ def _decide(wanted: Wanted, books: _Books, now: float) -> tuple[Decision, frozen
         return Wait(unload), soon.union(unload)  # an engine that is ending takes seconds, and its memory is back
     drained = _drained(wanted, books, leaving, now)
     if drained is not None:
-        busy_s = sum(holding.load_s for holding in held if holding.model_id in drained and not holding.idle)
+        busy_s = sum(holding.load_s for holding in held if holding.model_id in drained and not holding.removable)
         patient_until = wanted.since + min(busy_s, MOST_PATIENCE_S)
         waits = Wait((), patient_until) if now < patient_until else Wait(drained)
         return waits, leaving.union(drained)

@@ -7,9 +7,10 @@
 | `ready` | it answers | `draining`: others need its room, or it is to go; `unloading`: the same, and nobody uses it; `failed`: its engine broke |
 | `draining` | finishes what it runs and those who waited, takes nothing new | `unloading`; `ready`: its room is not needed any more; `failed` |
 | `unloading` | its engine ends, its memory comes back | `available` |
-| `failed` | does not run, for a reason; loaded again at some time | `loading`: its time has come; `available`: it is given up, or its file is gone |
+| `failed` | does not run, for a reason; loaded again at some time | `loading`: its time has come; `available`: others need its room, it is to go, or its file is gone |
 
-A model that is not `available` takes memory, or is promised some, but for a `failed` one.
+A model that is not `available` takes memory, or is promised some; a `failed` one where its engine broke, and it is
+loaded again by itself.
 """  # noqa: E501 - a row of the table is a line
 
 from __future__ import annotations

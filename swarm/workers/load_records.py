@@ -36,17 +36,17 @@ _Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 _Size = Annotated[int, Field(gt=0, lt=2**60)]
 
 
-class _Model(BaseModel):
+class _ModelLoads(BaseModel):
     model_config = ConfigDict(extra="ignore")
     seconds: _Seconds | None = None
     taken: dict[str, _Size] = Field(default_factory=dict)
 
 
-class _Kept(BaseModel):
+class _LoadsFile(BaseModel):
     model_config = ConfigDict(extra="ignore")
     version: Literal[1] = 1
     bytes_per_s: dict[str, Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]] = Field(default_factory=dict)
-    models: dict[str, _Model] = Field(default_factory=dict)
+    models: dict[str, _ModelLoads] = Field(default_factory=dict)
 
 
 class LoadRecords:
@@ -56,7 +56,7 @@ class LoadRecords:
     """
 
     def __init__(self) -> None:
-        self._kept = _Kept()
+        self._kept = _LoadsFile()
         self.changed = False
 
     @staticmethod
@@ -65,7 +65,7 @@ class LoadRecords:
         records = LoadRecords()
         try:
             with path.open("rb") as file:
-                records._kept = _Kept.model_validate_json(file.read(MAX_FILE_BYTES))
+                records._kept = _LoadsFile.model_validate_json(file.read(MAX_FILE_BYTES))
         except FileNotFoundError:
             pass
         except (OSError, ValidationError) as error:
@@ -114,10 +114,10 @@ class LoadRecords:
         taken[option] = max(taken.pop(option, 0), taken_bytes)
         _forget_first(taken, MOST_OPTIONS)
 
-    def _model(self, fingerprint: str) -> _Model:
+    def _model(self, fingerprint: str) -> _ModelLoads:
         """To be changed; it is the last one to be forgotten."""
         models = self._kept.models
-        model = models.pop(fingerprint, None) or _Model()
+        model = models.pop(fingerprint, None) or _ModelLoads()
         models[fingerprint] = model
         _forget_first(models, MOST_MODELS)
         self.changed = True
@@ -135,6 +135,6 @@ def _option(context_tokens: int, slots: int) -> str:
     return f"{context_tokens}x{slots}"
 
 
-def _forget_first(entries: dict[str, float] | dict[str, int] | dict[str, _Model], most: int) -> None:
+def _forget_first(entries: dict[str, float] | dict[str, int] | dict[str, _ModelLoads], most: int) -> None:
     while len(entries) > most:
         del entries[next(iter(entries))]

@@ -188,6 +188,20 @@ def decide(
             id="what is promised to one that loads is not free, and it is not interrupted",
         ),
         pytest.param(
+            wanted(8),
+            [held("broken", 0, idle=False, phase="failed", growth=6)],
+            {"free": 9},
+            Room(0, ("broken",)),
+            id="an engine that broke is not waited for",
+        ),
+        pytest.param(
+            wanted(8),
+            [held("broken", 0, phase="failed", growth=6, pinned=True), held("a", 6)],
+            {"free": 9},
+            Room(0, ("a",)),
+            id="but keeps its room if it is pinned",
+        ),
+        pytest.param(
             wanted(1),
             [held("a", 1, ago=200), held("b", 1)],
             {"free": 9, "most_models": 2},
@@ -374,7 +388,7 @@ def test_models_expire_when_nobody_wanted_them_for_long() -> None:
     assert next_expiry(holdings[2:]) is None
 
 
-PHASES: list[Phase] = ["ready", "ready", "ready", "loading", "draining", "unloading"]
+PHASES: list[Phase] = ["ready", "ready", "ready", "failed", "loading", "draining", "unloading"]
 SIZES = st.integers(0, 12)
 HOLDINGS = st.lists(
     st.builds(
@@ -439,7 +453,7 @@ def test_whatever_is_held(
             assert not any(fits(options[option], set(unload) - {model_id}) for model_id in unload)
         case Wait(drain, again_at):
             assert all(by_id[model_id].drainable for model_id in drain)
-            leaves = any(holding.phase != "ready" for holding in holdings)
+            leaves = any(holding.phase in ("loading", "draining", "unloading") for holding in holdings)
             assert drain or leaves or again_at is not None
             assert again_at is None or NOW - 60 < again_at <= NOW + MOST_PATIENCE_S
             assert any(fits(option, may_leave) for option in options)

@@ -46,6 +46,7 @@ class MadeUpModel:
     pinned: bool = False
     ttl_s: float | None = None
     failing_loads: int = 0
+    back_after_s: float | None = None  # its engine, when it broke: loaded again by itself; None: never, though it tries
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ class Driver:
         request = self.requests[number]
         serving = self.serving[request.model % len(self.serving)]
         serving.wanted_at = self.now
+        if serving.life.phase == "failed":
+            self.ends[number] = "failed"
+            return
         if serving.life.phase == "ready":
             serving.admitted.append(number)
             self._serve(serving)
@@ -144,8 +148,20 @@ class Driver:
             self._move(serving, "failed", "its engine broke")
             for number in (*serving.running, *serving.admitted):
                 self.ends[number] = "failed"
+            serving.growth = serving.taken  # so much it was measured to take, and will again
             serving.running, serving.admitted, serving.taken = [], [], {}
-            self._move(serving, "available", "it is loaded again when it is wanted")
+            broken = self.events[-1]
+            if serving.model.back_after_s is not None:
+                self._at(self.now + serving.model.back_after_s, lambda: self._come_back(serving, broken))
+
+    def _come_back(self, serving: Serving, broken: LifeEvent) -> None:
+        """Its engine is loaded again, unless it was unloaded meanwhile."""
+        if [event for event in self.events if event.model_id == broken.model_id][-1] is not broken:
+            return
+        serving.taken, serving.growth = serving.growth, {}
+        self._move(serving, "loading", "its engine broke")
+        self._move(serving, "ready", "its engine is loaded again")
+        self._admit(serving)
 
     # What the plan says.
 
@@ -173,7 +189,7 @@ class Driver:
         queue = [
             Wanted(serving.life.model_id, serving.model.options, min(self.requests[n].at for n in serving.waiting))
             for serving in self.serving
-            if serving.waiting and serving.life.phase != "loading"
+            if serving.waiting and serving.life.phase not in ("loading", "failed")
         ]
         machine = self.machine
         decided = plan(queue, self.held(), self.free(), machine.limit, machine.reserve, machine.most_models, self.now)
@@ -242,16 +258,19 @@ class Driver:
 
     def _evict(self, model_id: str, reason: str) -> None:
         serving = self._named(model_id)
-        assert serving.life.phase == "ready"
+        assert serving.life.phase in ("ready", "failed")
         assert serving.idle, "a busy model was to be unloaded"
         assert not serving.model.pinned, "a pinned model was to be unloaded"
-        self._unload(serving, reason)
+        if serving.life.phase == "failed":
+            serving.growth = {}
+            self._move(serving, "available", reason)
+        else:
+            self._unload(serving, reason)
 
     def _drain(self, serving: Serving, for_whom: str) -> None:
-        assert serving.life.phase == "ready"
         assert not serving.model.pinned, "a pinned model was to drain"
         if serving.idle:
-            self._unload(serving, f"{for_whom} needs its room")
+            self._evict(serving.life.model_id, f"{for_whom} needs its room")
         else:
             self._move(serving, "draining", f"{for_whom} needs its room")
 
@@ -342,6 +361,7 @@ MODELS = st.lists(
         pinned=st.sampled_from([False, False, False, True]),
         ttl_s=st.sampled_from([None, None, 5.0]),
         failing_loads=st.sampled_from([0, 0, 0, 1]),
+        back_after_s=st.sampled_from([None, 2.0, 20.0]),
     ),
     min_size=1,
     max_size=6,
