@@ -226,16 +226,20 @@ class _OwnModel:
         self.wanted_at = self._clock()
 
     def holding(self) -> Holding:
-        loads = self.phase == "loading" and self.option is not None
+        promised = NO_BYTES
+        if self.phase == "loading" and self.option is not None:
+            promised = self.option.need
+        elif self.phase == "failed":  # its engine has given back what it took, and will take it again
+            promised = self.taken
         return Holding(
             self.model_id,
-            NO_BYTES if loads else self.taken,
+            NO_BYTES if promised else self.taken,
             idle=self.idle,
             pinned=self.pinned,
             wanted_at=self.wanted_at,
             load_s=self.load_s or UNKNOWN_LOAD_S,
             phase=self.phase,
-            growth=self.option.need if loads and self.option else NO_BYTES,
+            growth=promised,
             ttl_s=None if self.model is None else self.model.ttl_s,
         )
 
@@ -513,9 +517,7 @@ class WorkerPool:
         if own is None or own.phase == "available" or self._models.get(model_id) is not own:
             raise UnknownModel(model_id, tuple(state.model_id for state in self.states()), "it is not loaded")
         if own.phase == "failed":
-            own.go("available", reason)
-            self._forget(own)
-            await own.stack.aclose()
+            await self._give_up(own, reason)
             return
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         own.gone.append(gone)
@@ -564,6 +566,8 @@ class WorkerPool:
                 self._grant(own)
             elif own.idle:
                 await self._unload(own)
+        for own in [own for own in self._models.values() if own.phase == "failed" and own.gone]:
+            await self._give_up(own, "as asked")
         held, now = self._held(), self._clock()
         for model_id in expired(held, now):
             await self._unload_idle(model_id, "nobody wanted it for long")
@@ -572,9 +576,19 @@ class WorkerPool:
 
     async def _unload_idle(self, model_id: str, reason: str) -> None:
         own = self._models.get(model_id)
-        if own is not None and own.phase == "ready" and own.idle and not own.pinned:
+        if own is None or own.pinned:
+            return
+        if own.phase == "failed":
+            await self._give_up(own, reason)
+        elif own.phase == "ready" and own.idle:
             own.go("draining", reason)
             await self._unload(own)
+
+    async def _give_up(self, own: _OwnModel, reason: str) -> None:
+        """Its engine broke: it is not loaded again before somebody wants it."""
+        own.go("available", reason)
+        self._forget(own)
+        await own.stack.aclose()
 
     async def _unload(self, own: _OwnModel) -> None:
         """Its memory is back afterwards, as far as the system gives it back soon."""
@@ -634,7 +648,7 @@ class WorkerPool:
                         self._grant(own)
                 case Wait():
                     for model_id in decision.drain:
-                        self._drain(self._models[model_id], wanted.model_id)
+                        await self._drain(model_id, wanted.model_id)
                 case Room(unload=()):
                     self._begin_load(wish, decision.option)
                 case Room():  # it is planned anew once they are gone, and what was theirs is counted
@@ -643,8 +657,11 @@ class WorkerPool:
                     self._wake.set()
                     return
 
-    def _drain(self, own: _OwnModel, wanted_for: str) -> None:
-        if own.phase == "ready" and not own.pinned:
+    async def _drain(self, model_id: str, wanted_for: str) -> None:
+        own = self._models.get(model_id)
+        if own is not None and own.phase == "failed":
+            await self._unload_idle(model_id, f"its memory is wanted for {wanted_for}")
+        elif own is not None and own.phase == "ready" and not own.pinned:
             own.go("draining", f"its memory is wanted for {wanted_for}")
             own.goes_for = wanted_for
 

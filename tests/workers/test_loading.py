@@ -137,6 +137,45 @@ async def test_a_load_that_fails_is_told_to_all_and_tried_again_later() -> None:
         assert machine.loads == ["a", "a"]
 
 
+async def test_a_model_whose_engine_broke_is_not_waited_for() -> None:
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 600)
+    machine.failures["a"] = []
+    async with machine.pool() as pool:
+        await pool.ensure("a")
+        machine.engines[0].failed.set_result("it broke")
+        await eventually(lambda: phases(pool) == {"a": "failed"})
+        machine.failures["a"] = [EngineFailed("it stays broken")] * 100
+        await pool.ensure("b")
+        assert phases(pool) == {"b": "ready"}
+        assert machine.engines[0].closed
+
+
+async def test_a_pinned_model_whose_engine_broke_keeps_its_room() -> None:
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 600)
+    async with machine.pool() as pool:
+        pool.pin("a")
+        await pool.ensure("a")
+        machine.engines[0].failed.set_result("it broke")
+        await eventually(lambda: phases(pool) == {"a": "failed"})
+        with pytest.raises(NoRoomFor, match=r"at most 400 MiB could be free.*Pinned: a \(600 MiB\)"):
+            await pool.ensure("b")
+
+
+async def test_an_unload_ends_where_the_engine_breaks_over_what_runs() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool() as pool, pool.using("a"):
+        unloading = asyncio.create_task(pool.unload("a"))
+        await eventually(lambda: phases(pool) == {"a": "draining"})
+        machine.engines[0].failed.set_result("it broke")
+        await unloading
+        assert phases(pool) == {}
+
+
 async def test_a_deadline_before_the_load_can_end_is_refused_at_once() -> None:
     machine = Machine()
     machine.add("a", 100, load_s=30.0)
