@@ -192,15 +192,15 @@ def _about(text: str | None) -> str:
 def model_names() -> list[str]:
     """The models of the catalogue and of the usual data directory by name, as far as no shell needs quotes for them."""
     from swarm.errors import SwarmError
+    from swarm.node.model_choice import model_store
     from swarm.node.settings import make_settings
     from swarm.registry.catalogue import Catalogue
-    from swarm.registry.local import scan
     from swarm.registry.names import EMBEDDED_NAMES
     from swarm.registry.table import list_rows
 
     try:
         catalogue = Catalogue.load()
-        rows = list_rows(catalogue, scan(make_settings({}).own_models_dir, catalogue))
+        rows = list_rows(catalogue, model_store(make_settings({})).look())
     except (SwarmError, OSError):
         rows = []
     names = dict.fromkeys([*EMBEDDED_NAMES, *(row.name for row in rows)])

@@ -36,7 +36,7 @@ from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.node.console import Console
-from swarm.node.model_choice import capacity_of, engine_memory, gpu_line
+from swarm.node.model_choice import capacity_of, engine_memory, gpu_line, model_store
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
@@ -45,9 +45,9 @@ from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
-from swarm.registry.local import LocalModel, LocalModels, damaged, remove, scan
 from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
+from swarm.registry.stored import StoredModel, StoredModels, damaged, remove
 from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def list_models(settings: Settings, as_json: bool) -> int:
     """Print every model of the catalogue and of this disk that an engine here can load."""
     catalogue = Catalogue.load()
     formats = chosen_engine("auto").formats
-    local = _scan(settings, catalogue)
+    local = _scan(settings)
     rows = list_rows(catalogue, local, formats)
     say(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
     unread = [*local.problems, *(f"{m.path} is {m.format.upper()}" for m in local.models if m.format not in formats)]
@@ -186,7 +186,7 @@ def list_models(settings: Settings, as_json: bool) -> int:
 def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
     catalogue = Catalogue.load()
-    local = _scan(settings, catalogue)
+    local = _scan(settings)
     engine = chosen_engine("auto")
     snapshot = probe_hardware()
     memory = engine_memory(engine, snapshot)
@@ -228,7 +228,7 @@ def pull_model(settings: Settings, name: str) -> int:
 def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
     """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
     catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
-    local = _scan(settings, catalogue)
+    local = _scan(settings)
     try:
         ref = parse_model(name)
     except SetupError:
@@ -257,7 +257,7 @@ def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | Hub
 
 def remove_model(settings: Settings, name: str) -> int:
     """Delete a downloaded model. Only what this program downloaded: the hub's own cache is other programs' too."""
-    local = _scan(settings, Catalogue.load())
+    local = _scan(settings)
     fitting = _meant(local, settings, name)
     if len(fitting) > 1:
         raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
@@ -269,7 +269,7 @@ def remove_model(settings: Settings, name: str) -> int:
     return 0
 
 
-def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel]:
+def _meant(local: StoredModels, settings: Settings, name: str) -> list[StoredModel]:
     """The models of this disk that `name` may mean. Raises SetupError for what is never removed."""
     if (found := local.named(name)) is not None:
         return [found]
@@ -290,8 +290,8 @@ def _meant(local: LocalModels, settings: Settings, name: str) -> list[LocalModel
             return [found for place in sorted(places) if (found := damaged(place, settings.own_models_dir)) is not None]
 
 
-def _scan(settings: Settings, catalogue: Catalogue) -> LocalModels:
-    return scan(settings.own_models_dir, catalogue)
+def _scan(settings: Settings) -> StoredModels:
+    return model_store(settings).look()
 
 
 def _json(rows: list[ListRow] | list[FitRow]) -> str:

@@ -29,11 +29,14 @@ from swarm.registry.fit import (
     pick,
     speed_words,
 )
-from swarm.registry.gguf_header import GgufFacts, read_model, stem_of, why_no_model
+from swarm.registry.gguf_header import GgufFacts, read_model, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
-from swarm.registry.local import LocalModel, LocalModels, scan
+from swarm.registry.model_ids import NamesOfCatalogue
+from swarm.registry.model_index import INDEX_FILE
 from swarm.registry.model_memory import MOST_CONTEXT_TOKENS, MOST_WORKERS, AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
+from swarm.registry.places import ModelPlaces
+from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
 # What clients say before their user has said anything, in tokens: measured with a first "hello" of each.
@@ -56,6 +59,12 @@ class ChosenModel:
     reason: str
     context_reason: str
     weights_bytes: int = 0
+
+
+def model_store(settings: Settings) -> ModelStore:
+    """The models of this machine, with what was read of them kept in the data directory."""
+    places = ModelPlaces.of(settings.own_models_dir, settings.models_dir)
+    return ModelStore(places, Catalogue.load(), settings.data_path / INDEX_FILE)
 
 
 def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
@@ -87,7 +96,7 @@ def gpu_line(engine: EngineEntry, snapshot: HardwareSnapshot) -> str | None:
 
 
 def capacity_of(
-    engine: EngineEntry, memory: ModelMemory, asked: AskedLoad, local: LocalModels, bytes_per_s: float | None = None
+    engine: EngineEntry, memory: ModelMemory, asked: AskedLoad, local: StoredModels, bytes_per_s: float | None = None
 ) -> Capacity:
     """What this machine offers. Raises SetupError where its free memory is unknown."""
     if memory.free_bytes is None:
@@ -144,6 +153,7 @@ class _Choosing:
         self._stop = stop
         self._catalogue = Catalogue.load()
         self._advisable = self._catalogue.choices(formats=engine.formats, unasked=True)
+        self._store = model_store(settings)
         self._asked = AskedLoad(settings.context, settings.workers)
 
     def named(self, name: str) -> ChosenModel:
@@ -160,17 +170,17 @@ class _Choosing:
                 return self._embedded(embedded, "the embedded demonstration model: two million parameters, often wrong")
             case FileRef(path):
                 here = None if path.exists() else self._on_disk(name, self._scan())
-                return here or self._file(path, stem_of(path).lower(), f"from {path}")
+                return here or self._file(path, NamesOfCatalogue(self._catalogue).id_of_file(path), f"from {path}")
             case HubRef():
                 ref = file_of(ref, self._engine.formats)
                 report = _Report(self._console, ref.file or ref.repo)
                 path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
-                return self._file(path, stem_of(path).lower(), f"as named, {ref.repo}")
+                return self._file(path, NamesOfCatalogue(self._catalogue).id_of_file(path), f"as named, {ref.repo}")
             case CatalogueRef():
                 local = self._scan()
                 return self._on_disk(name, local) or self._catalogue_name(ref, local)
 
-    def _on_disk(self, name: str, local: LocalModels) -> ChosenModel | None:
+    def _on_disk(self, name: str, local: StoredModels) -> ChosenModel | None:
         """The model of this disk that is called `name`, which no engine has to replace by another."""
         model = local.named(name)
         if model is None:
@@ -192,10 +202,10 @@ class _Choosing:
             return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
         return self._best_to_download(local)
 
-    def _scan(self) -> LocalModels:
-        return scan(self._settings.own_models_dir, self._catalogue)
+    def _scan(self) -> StoredModels:
+        return self._store.look()
 
-    def _capacity(self, local: LocalModels) -> Capacity:
+    def _capacity(self, local: StoredModels) -> Capacity:
         speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
         return capacity_of(self._engine, self._memory, self._asked, local, speed)
 
@@ -225,7 +235,7 @@ class _Choosing:
             return "as asked with --context"
         return "all that this model has" if context_tokens == facts.context_tokens else "all that fits in free memory"
 
-    def _catalogue_name(self, ref: CatalogueRef, local: LocalModels) -> ChosenModel:
+    def _catalogue_name(self, ref: CatalogueRef, local: StoredModels) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
         choices = matches(ref, self._catalogue, self._engine.formats, local.own_names)
         capacity = self._capacity(local)
@@ -235,7 +245,7 @@ class _Choosing:
             raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._advisable))
         return self._fetch(best.choice, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
-    def _fetch(self, choice: CatalogueChoice, reason: str, local: LocalModels) -> ChosenModel:
+    def _fetch(self, choice: CatalogueChoice, reason: str, local: StoredModels) -> ChosenModel:
         here = local.by_id().get(choice.id)
         report = _Report(self._console, choice.id)
         if here is None:
@@ -244,17 +254,18 @@ class _Choosing:
             path = here.path
         return self._file(path, choice.id, reason)
 
-    def _best_on_disk(self, local: LocalModels) -> ChosenModel | None:
+    def _best_on_disk(self, local: StoredModels) -> ChosenModel | None:
         for problem in local.problems:
             self._console.say(f"  passed over: {problem}")
         unasked = self._catalogue.by_name_only
-        able = (m for m in local.models if m.format in self._engine.formats and m.id not in unasked)
+        listed = (model for model in local.models if model.listed and model.id not in unasked)
+        able = (model for model in listed if model.format in self._engine.formats)
         usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
         if not usable:
             return None
         speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
 
-        def preference(pair: tuple[LocalModel, GgufFacts]) -> tuple[bool, float]:
+        def preference(pair: tuple[StoredModel, GgufFacts]) -> tuple[bool, float]:
             """The largest of those that are quick, else the quickest."""
             facts = pair[1]
             rate = expected_tokens_per_s(facts.size_bytes * facts.active_params / max(1, facts.params), speed)
@@ -267,7 +278,7 @@ class _Choosing:
                 self._console.say(f"  passed over: {error}")
         return None
 
-    def _best_nearby(self, local: LocalModels) -> CatalogueChoice | None:
+    def _best_nearby(self, local: StoredModels) -> CatalogueChoice | None:
         """The best that fits of those whose files peers have."""
         here = {} if self._nearby is None else self._nearby.sizes()
         choices = [choice for choice in self._advisable if choice.variant.sha256 in here]
@@ -276,7 +287,7 @@ class _Choosing:
         best = best_first(choices, self._capacity(local))[0]
         return best.choice if best.fits else None
 
-    def _best_to_download(self, local: LocalModels) -> ChosenModel:
+    def _best_to_download(self, local: StoredModels) -> ChosenModel:
         """What is taken where nobody is there to ask, or what the person takes or names instead."""
         capacity = self._capacity(local)
         usual = self._catalogue.choices(roles=["general"], formats=self._engine.formats, unasked=True)

@@ -49,18 +49,18 @@ def embedded_model_path(name: str = EMBEDDED_NAMES[0], here: Installation = HERE
 
 def is_shipped(path: Path) -> bool:
     """Whether `path`, wherever it lies, is byte for byte a model that comes with this program. Reads small files."""
-    checksums = _checksums(embedded_folder())
-    shipped = {(embedded_folder() / name).stat().st_size for name in checksums if (embedded_folder() / name).is_file()}
+    known = checksums(embedded_folder())
+    shipped = {(embedded_folder() / name).stat().st_size for name in known if (embedded_folder() / name).is_file()}
     if not path.is_file() or path.stat().st_size not in shipped:
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() in checksums.values()
+    return hashlib.sha256(path.read_bytes()).hexdigest() in known.values()
 
 
 def _problem_with(path: Path) -> str | None:
     """What keeps `path` from being used; None if it is the file that was shipped."""
     if not path.is_file():
         return f"is missing ({path} does not exist)"
-    expected = _checksums(path.parent).get(path.name)
+    expected = checksums(path.parent).get(path.name)
     if expected is None:
         return f"cannot be checked ({path.parent / CHECKSUMS_FILE} does not list it)"
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
@@ -68,7 +68,7 @@ def _problem_with(path: Path) -> str | None:
     return None
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     """File name -> sha256 in hex."""
     try:
         lines = (folder / CHECKSUMS_FILE).read_text(encoding="ascii").splitlines()

@@ -5,11 +5,12 @@ Format: ggml's docs/gguf.md. Nothing is allocated or looped over by a number fro
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 MAGIC = b"GGUF"
 NO_MODELS = {b"<": " but a web page", b"{": " but JSON", b"vers": " but a Git LFS pointer to one (`git lfs pull`)"}
@@ -25,6 +26,8 @@ MAX_ARRAY_ITEMS = 1 << 22  # vocabularies reach 2**18, their merges 2**20; bound
 MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
 MAX_ALIGNMENT = 1 << 16
 CHUNK_BYTES = 1 << 20
+LARGE_TABLE = 4096  # strings: of more, and as many, the walk over one takes longer than its sha256
+BEGINNING_BYTES = 4096  # of a table, by which it is looked up
 TOKENS, TOKEN_TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
 _SCALARS: dict[int, struct.Struct] = {
@@ -75,6 +78,14 @@ class TokenTable:
     numbers: dict[str, int] = field(default_factory=dict[str, int])
 
 
+class StringTable(NamedTuple):
+    """A large array of strings, most often a vocabulary or its merges: where its items lie, and the sha256 of them."""
+
+    start: int
+    end: int
+    sha256: bytes
+
+
 @dataclass(slots=True)
 class Header:
     """The kept key-values, the length of every array by its key, all keys, and the tensors.
@@ -89,6 +100,27 @@ class Header:
     keys: set[str] = field(default_factory=set[str])
     tensors: tuple[Tensor, ...] = ()
     longest_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    end: int = 0  # where the header ends in the file, in bytes
+    tables: list[StringTable] = field(default_factory=list[StringTable])
+
+
+class KnownTables:
+    """Tables of strings that were met before: models of one family have the same, and walking one takes a second per
+    three million strings. What is skipped was compared by its sha256. Any thread may ask.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._known: dict[tuple[int, bytes], tuple[int, bytes, int]] = {}
+
+    def find(self, count: int, beginning: bytes) -> tuple[int, bytes, int] | None:
+        """Size, sha256 and longest string of the table of `count` strings that began like this; None: not met yet."""
+        return self._known.get((count, beginning))
+
+    def note(self, count: int, beginning: bytes, table: tuple[int, bytes, int]) -> None:
+        if len(self._known) >= self._most:
+            self._known.clear()
+        self._known[count, beginning] = table
 
 
 class _Cursor:
@@ -152,6 +184,37 @@ class _Cursor:
                 self.skip(length)
         return longest
 
+    def digest(self, start: int, end: int) -> bytes:
+        """The sha256 of the file's bytes from `start` to `end`; the cursor stays where it is, with an empty window."""
+        here = self.position
+        digest = hashlib.sha256()
+        self._file.seek(start)
+        while start < end and (chunk := self._file.read(min(CHUNK_BYTES, end - start))):
+            digest.update(chunk)
+            start += len(chunk)
+        self._window_end = self._file.seek(here)
+        self._window, self._at = b"", 0
+        return digest.digest()
+
+    def peek(self, count: int) -> bytes:
+        """The next `count` bytes, fewer at the end of the file, without moving on."""
+        self._fill(min(count, self._size_bytes - self.position))
+        return self._window[self._at : self._at + count]
+
+    def skip_table(self, count: int, known: KnownTables) -> tuple[StringTable, int]:
+        """Move over a large table of `count` strings, in one step where it is known; it, and the longest one's size."""
+        start, beginning = self.position, self.peek(BEGINNING_BYTES)
+        if (met := known.find(count, beginning)) is not None:
+            size_bytes, sha256, longest = met
+            if start + size_bytes <= self._size_bytes and self.digest(start, start + size_bytes) == sha256:
+                self.skip(size_bytes)
+                return StringTable(start, start + size_bytes, sha256), longest
+        longest = self.skip_strings(count)
+        end = self.position
+        sha256 = self.digest(start, end)
+        known.note(count, beginning, (end - start, sha256, longest))
+        return StringTable(start, end, sha256), longest
+
     def strings(self, count: int) -> tuple[list[bytes], int]:
         """The next `count` strings, one longer than MAX_TOKEN_BYTES left empty, and the longest one's size."""
         found: list[bytes] = []
@@ -178,19 +241,46 @@ class _Cursor:
         self._window_end += len(more)
 
 
-def read_header(file: BinaryIO, size_bytes: int, wanted: Callable[[str], bool], vocabulary: bool = False) -> Header:
+def read_header(
+    file: BinaryIO,
+    size_bytes: int,
+    wanted: Callable[[str], bool],
+    vocabulary: bool = False,
+    known: KnownTables | None = None,
+) -> Header:
     """The header of an open file of `size_bytes`, keeping the values of `wanted` keys, in one pass.
 
-    With `vocabulary` the texts of its tokens, too: 0.2 s for 256,000 of them. Raises GgufDefect, OSError.
+    With `vocabulary` the texts of its tokens, too: 0.2 s for 256,000 of them. With `known` large tables of strings are
+    noted in `Header.tables`. Raises GgufDefect, OSError.
     """
     cursor = _Cursor(file, size_bytes)
     tensor_count, key_count = _preamble(cursor, size_bytes)
     header = Header(TokenTable() if vocabulary else None)
     for _ in range(key_count):
-        _key_value(cursor, header, wanted)
+        _key_value(cursor, header, wanted, known)
     alignment = header.values.get("general.alignment", 32)
     header.tensors = _tensors(cursor, tensor_count, size_bytes, alignment)
+    header.end = cursor.position
     return header
+
+
+def digest_header(file: BinaryIO, header: Header) -> bytes:
+    """The sha256 of a header read with `known`: of its bytes, in which the sha256 of each large table stands for it.
+
+    It depends on the file's bytes alone, not on what was known. Raises OSError.
+    """
+    digest, at = hashlib.sha256(), 0
+    for table in [*header.tables, StringTable(header.end, header.end, b"")]:
+        file.seek(at)
+        while at < table.start:
+            chunk = file.read(min(CHUNK_BYTES, table.start - at))
+            if not chunk:
+                raise GgufDefect(f"it ends in the middle of its header, at byte {at}")
+            digest.update(chunk)
+            at += len(chunk)
+        digest.update(table.sha256)
+        at = table.end
+    return digest.digest()
 
 
 def read_tokens(file: BinaryIO, size_bytes: int) -> TokenTable:
@@ -204,12 +294,14 @@ def read_tokens(file: BinaryIO, size_bytes: int) -> TokenTable:
     return table
 
 
-def _key_value(cursor: _Cursor, header: Header, wanted: Callable[[str], bool]) -> None:
+def _key_value(
+    cursor: _Cursor, header: Header, wanted: Callable[[str], bool], known: KnownTables | None = None
+) -> None:
     """The next key, and what `header` keeps of its value."""
     key = cursor.text("a key", MAX_KEY_BYTES)
     header.keys.add(key)
     kind = cursor.kind()
-    value = _array(cursor, key, header) if kind == _ARRAY else _single(cursor, kind)
+    value = _array(cursor, key, header, known) if kind == _ARRAY else _single(cursor, kind)
     table = header.tokens
     if table is not None and kind != _ARRAY and key.startswith("tokenizer.") and isinstance(value, int):
         table.numbers[key] = int(value)
@@ -253,7 +345,7 @@ def _single(cursor: _Cursor, kind: int) -> Value | None:
     return cursor.number(layout)
 
 
-def _array(cursor: _Cursor, key: str, header: Header) -> Value | None:
+def _array(cursor: _Cursor, key: str, header: Header, known: KnownTables | None) -> Value | None:
     """The numbers of a short array, or None for what is skipped; notes the length of either, and the vocabulary."""
     kind, count = _array_head(cursor)
     header.array_lengths[key] = count
@@ -261,6 +353,9 @@ def _array(cursor: _Cursor, key: str, header: Header) -> Value | None:
     if kind == _STRING:
         if table is not None and key == TOKENS:
             table.texts, header.longest_bytes[key] = cursor.strings(count)
+        elif known is not None and count >= LARGE_TABLE:
+            found, header.longest_bytes[key] = cursor.skip_table(count, known)
+            header.tables.append(found)
         else:
             header.longest_bytes[key] = cursor.skip_strings(count)
         return None

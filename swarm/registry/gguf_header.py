@@ -7,22 +7,35 @@ tokenizes with `parse_special`, which it does with whole conversations, what cli
 
 from __future__ import annotations
 
+import hashlib
 import re
 import stat
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from federation.printable_text import printable
 from swarm.errors import SetupError
-from swarm.registry.gguf_bytes import FILE_TYPES, TOKENS, GgufDefect, Header, TokenTable, read_header, read_tokens
+from swarm.registry.gguf_bytes import (
+    FILE_TYPES,
+    TOKENS,
+    GgufDefect,
+    Header,
+    KnownTables,
+    TokenTable,
+    digest_header,
+    read_header,
+    read_tokens,
+)
 from swarm.registry.model_memory import CACHE_KEYS, ArchKeys, CacheShape, ModelShape, cache_shape
 
 MAX_PARTS = 256  # a terabyte in parts of 4 GB
 GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred
+RANK_POOLING = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
 MAX_NAMED = 4  # files of a folder that a message names
 
@@ -71,8 +84,13 @@ class GgufFacts:
 
     @property
     def embeds_only(self) -> bool:
-        """Whether this is an embedding model: it pools its tokens and does not write."""
-        return bool(self.pooling_type)
+        """Whether this is an embedding or a reranking model: it pools its tokens and does not write."""
+        return bool(self.pooling_type) or "bert" in self.architecture
+
+    @property
+    def reranks(self) -> bool:
+        """Whether it scores a text against a question, and makes no vectors."""
+        return self.pooling_type == RANK_POOLING
 
     @property
     def shape(self) -> ModelShape:
@@ -97,10 +115,40 @@ def read_gguf(path: Path) -> GgufFacts:
     return _facts(parts, [_read_part(part) for part in parts])
 
 
+@dataclass(frozen=True, slots=True)
+class GgufIdentity:
+    """A model by its header alone. `fingerprint`: 64 hex, of the metadata and the tensor table of all its parts."""
+
+    facts: GgufFacts
+    fingerprint: str
+
+
+_KNOWN_TABLES: Final = KnownTables()
+
+
+def read_identity(path: Path) -> GgufIdentity:
+    """The facts of the model in `path`, all parts of it, and what tells its content from others'. Blocks.
+
+    Raises SetupError with the file, what is wrong with it and the remedy.
+    """
+    parts = part_paths(path)
+    digest, read = hashlib.sha256(), list[tuple[int, Header]]()
+    for part in parts:
+        size_bytes, header, header_digest = _read_whole_header(part)
+        digest.update(header_digest)
+        read.append((size_bytes, header))
+    return GgufIdentity(_facts(parts, read), digest.hexdigest())
+
+
+def is_projector(facts: GgufFacts) -> bool:
+    """Whether this is the image part of a vision model, which goes with the model itself."""
+    return facts.architecture == PROJECTOR or facts.kind == "mmproj"
+
+
 def why_no_model(facts: GgufFacts) -> str | None:
     """Why nothing can be generated with this file alone, and what to give instead; None where it is a model. Blocks."""
     path = facts.parts[0]
-    if facts.architecture == PROJECTOR or facts.kind == "mmproj":
+    if is_projector(facts):
         what, instead = f"the image part of a vision model (architecture {facts.architecture})", "give the model itself"
     elif facts.kind == "adapter":
         what = f"an adapter (LoRA) for a model of architecture {facts.architecture}"
@@ -208,6 +256,19 @@ def stem_of(path: Path) -> str:
 
 
 def _read_part(path: Path, vocabulary: bool = False) -> tuple[int, Header]:
+    with _opened_part(path) as (file, size_bytes):
+        return size_bytes, read_header(file, size_bytes, _wanted, vocabulary)
+
+
+def _read_whole_header(path: Path) -> tuple[int, Header, bytes]:
+    with _opened_part(path) as (file, size_bytes):
+        header = read_header(file, size_bytes, _wanted, known=_KNOWN_TABLES)
+        return size_bytes, header, digest_header(file, header)
+
+
+@contextmanager
+def _opened_part(path: Path) -> Generator[tuple[BinaryIO, int]]:
+    """The file, open, and its size. Raises SetupError for what is wrong with it, while it is read too."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -217,7 +278,7 @@ def _read_part(path: Path, vocabulary: bool = False) -> tuple[int, Header]:
         if not stat.S_ISREG(status.st_mode):
             raise GgufDefect("it is not a regular file")  # opening a named pipe would wait for its writer
         with path.open("rb") as file:
-            return status.st_size, read_header(file, status.st_size, _wanted, vocabulary)
+            yield file, status.st_size
     except FileNotFoundError as error:
         match = _PART.fullmatch(path.name)
         if match is not None and int(match["number"]) > 1:

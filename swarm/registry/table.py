@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from federation.printable_text import one_line
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quick, rate_text
-from swarm.registry.local import LocalModel, LocalModels
 from swarm.registry.model_memory import size_text
+from swarm.registry.stored import Role, StoredModel, StoredModels
 
 JsonRow = dict[str, str | int | float | bool | None]
 
 COLUMN_GAP = "  "
+ROLE_WORDS: Mapping[Role, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
@@ -60,14 +61,18 @@ def row_json(row: ListRow | FitRow) -> JsonRow:
     return asdict(row)
 
 
-def list_rows(catalogue: Catalogue, local: LocalModels, formats: Sequence[Format] = ("gguf",)) -> list[ListRow]:
+def list_rows(catalogue: Catalogue, local: StoredModels, formats: Sequence[Format] = ("gguf",)) -> list[ListRow]:
     """Of what an engine here loads, the catalogue in its order, then what else is on this machine."""
     here = local.by_id()
     rows = [_catalogue_row(choice, here.get(choice.id)) for choice in catalogue.choices(formats=formats)]
-    return rows + [_local_row(model) for model in local.models if not model.in_catalogue and model.format in formats]
+    return rows + [
+        _local_row(model)
+        for model in local.models
+        if model.listed and not model.in_catalogue and model.format in formats
+    ]
 
 
-def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: LocalModels) -> list[FitRow]:
+def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: StoredModels) -> list[FitRow]:
     """`choices` against `capacity`: what fits and is quick, best first, then what is slow, then what does not fit."""
     here = local.by_id()
     rows: list[FitRow] = []
@@ -147,7 +152,7 @@ def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
     return f"{head}\n{table}{last}"
 
 
-def _catalogue_row(choice: CatalogueChoice, here: LocalModel | None) -> ListRow:
+def _catalogue_row(choice: CatalogueChoice, here: StoredModel | None) -> ListRow:
     return ListRow(
         name=choice.id,
         role=choice.entry.role,
@@ -162,12 +167,12 @@ def _catalogue_row(choice: CatalogueChoice, here: LocalModel | None) -> ListRow:
     )
 
 
-def _local_row(model: LocalModel) -> ListRow:
+def _local_row(model: StoredModel) -> ListRow:
     facts = model.facts
     sparse = facts is not None and facts.active_params < facts.params
     return ListRow(
         name=model.id,
-        role="embedding" if facts and facts.embeds_only else None,
+        role=ROLE_WORDS[model.role],
         params_b=facts.params / 1e9 if facts else None,
         active_params_b=facts.active_params / 1e9 if facts and sparse else None,
         quant=facts.quant if facts else None,

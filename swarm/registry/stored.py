@@ -1,0 +1,395 @@
+"""The models that lie on a disk of this machine, whatever program put them there: one content, one model, one id.
+
+`ModelStore.look` walks the places (`places.py`), reads what is new or changed (`model_index.py`), joins what has the
+same content, gives each its id (`model_ids.py`), and says in a sentence each what cannot be used. Nothing is written,
+moved or deleted outside the data directory.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from federation.printable_text import printable
+from swarm.errors import SetupError
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
+from swarm.registry.embedded import embedded_folder, embedded_model_path, file_stem
+from swarm.registry.file_hashes import WorkStopped, hashes_path
+from swarm.registry.gguf_header import GgufFacts, is_projector, why_no_model
+from swarm.registry.model_ids import AmbiguousModel, Claim, NamesOfCatalogue, assign_ids, meant
+from swarm.registry.model_index import Entry, ModelIndex
+from swarm.registry.model_memory import ModelShape
+from swarm.registry.names import EMBEDDED_NAMES
+from swarm.registry.places import SOURCES, FoundFile, ModelPlaces, Source
+
+MAX_MODELS = 1000
+LOOK_AGAIN_S = 30.0
+SAVE_EVERY_S = 2.0  # while a slow disk is read for the first time
+
+Role = Literal["writes", "embeds", "reranks"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model on disk. `id` is its full catalogue name where it is one, else made of its file's.
+
+    `path` is its first part, or its folder; `size_bytes` is of all parts. `fingerprint` (64 hex) is of its header;
+    `sha256` of its file, where that is known without hashing it. `facts` is None for MLX. `also` are other names that
+    mean it; `projector` is its image part, `template` what Ollama keeps as its chat template (in Go's language).
+    """
+
+    id: str
+    path: Path
+    format: Format
+    size_bytes: int
+    source: Source
+    fingerprint: str
+    sha256: str | None
+    facts: GgufFacts | None
+    in_catalogue: bool
+    also: tuple[str, ...] = ()
+    projector: Path | None = None
+    template: Path | None = None
+
+    @property
+    def role(self) -> Role:
+        """What it is for: to write, to turn text into vectors, or to score texts against a question."""
+        if self.facts is None or not self.facts.embeds_only:
+            return "writes"
+        return "reranks" if self.facts.reranks else "embeds"
+
+    @property
+    def listed(self) -> bool:
+        """Whether clients are told of it while it is not loaded: not of the embedded ones, which every node has."""
+        return self.source != "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModels:
+    """What a look found; `problems` are what looks like a model and cannot be used, a sentence each.
+
+    `reserved` are names of the catalogue: they are no beginnings of other names.
+    """
+
+    models: tuple[StoredModel, ...] = ()
+    problems: tuple[str, ...] = ()
+    reserved: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def by_id(self) -> Mapping[str, StoredModel]:
+        return {model.id: model for model in self.models}
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The ids of those that the catalogue does not have, without the embedded ones."""
+        return tuple(model.id for model in self.models if not model.in_catalogue and model.listed)
+
+    def named(self, name: str) -> StoredModel | None:
+        """The model that a person names: by id, another name, its path, or a beginning that only one has.
+
+        Raises SetupError where several may be meant.
+        """
+        here = self.by_id()
+        if name in here:
+            return here[name]
+        if (found := self._at_path(name)) is not None:
+            return found
+        known = {model.id: model.also for model in self.models}
+        is_reserved = name.strip().lower() in self.reserved
+        try:
+            id_ = _whole_name(name, known) if is_reserved else meant(name, known, loose=True)
+        except AmbiguousModel as error:
+            raise SetupError(str(error)) from error
+        return None if id_ is None else here[id_]
+
+    def _at_path(self, name: str) -> StoredModel | None:
+        if "/" not in name and "\\" not in name:
+            return None
+        try:
+            path = Path(name).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return next((model for model in self.models if model.path.resolve() == path), None)
+
+    def measured(self) -> Mapping[str, ModelShape]:
+        """Real numbers for the fit, by catalogue id, of those whose file tells them."""
+        return {model.id: model.facts.shape for model in self.models if model.in_catalogue and model.facts}
+
+
+def _whole_name(name: str, known: Mapping[str, Collection[str]]) -> str | None:
+    """The id that `name` means by its whole: as if no name had a beginning."""
+    wanted = name.strip().casefold()
+    fitting = {id_: names for id_, names in known.items() if wanted in {text.casefold() for text in (id_, *names)}}
+    return meant(name, fitting, loose=True)
+
+
+class ModelStore:
+    """The models of `places`. Every method blocks and may be called from any thread.
+
+    `index` is the file in which is kept what was read; None keeps it in memory alone.
+    """
+
+    def __init__(self, places: ModelPlaces, catalogue: Catalogue, index: Path | None = None) -> None:
+        self._places = places
+        self._names = NamesOfCatalogue(catalogue)
+        self._index = ModelIndex(index)
+        self._lock = threading.Lock()
+        self._looked_at: float | None = None
+        self._latest = StoredModels()
+
+    @property
+    def latest(self) -> StoredModels:
+        """What the last look found; empty before the first. Reads no disk."""
+        return self._latest
+
+    def look(self, max_age_s: float = LOOK_AGAIN_S, stop: threading.Event | None = None) -> StoredModels:
+        """What is there, looked at again where the last look is older. One looks at a time, others wait for it.
+
+        Raises WorkStopped soon after `stop` is set; what was read until then is kept.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if self._looked_at is None or now - self._looked_at >= max_age_s:
+                try:
+                    self._latest = self._look(stop)
+                finally:
+                    self._index.save()
+                self._looked_at = now
+            return self._latest
+
+    def _look(self, stop: threading.Event | None) -> StoredModels:
+        problems: dict[str, None] = {}
+        files: dict[tuple[int, int], list[FoundFile]] = {}  # links to one file are one file
+        for found in (*_embedded(), *self._places.files(stop)):
+            if isinstance(found, str):
+                problems[found] = None
+            elif found.file_id in files or len(files) < MAX_MODELS:
+                files.setdefault(found.file_id, []).append(found)
+        read: list[_ReadFile] = []
+        saved_at = time.monotonic()
+        for links in files.values():
+            if stop is not None and stop.is_set():
+                raise WorkStopped
+            read.append(_ReadFile(tuple(links), self._index.entry(links[0])))
+            if time.monotonic() - saved_at > SAVE_EVERY_S:
+                self._index.save()
+                saved_at = time.monotonic()
+        return self._of(read, list(problems))
+
+    def _of(self, read: Sequence[_ReadFile], problems: list[str]) -> StoredModels:
+        usable: list[_ReadFile] = []
+        projectors: dict[Path, list[_ReadFile]] = {}  # by folder
+        for file in read:
+            facts = file.entry.facts
+            if file.entry.defect is not None:
+                problems.append(file.entry.defect)
+            elif facts is not None and is_projector(facts):
+                projectors.setdefault(file.best.path.parent, []).append(file)
+            elif facts is not None and (why := why_no_model(facts)) is not None:
+                problems.append(why)
+            elif not file.best.is_folder or self._names.is_mlx_repo(file.best.repo):
+                usable.append(file)
+        contents = self._joined(usable)
+        claims = [content.claim(self._names) for content in contents]
+        ids = assign_ids(claims)
+        models = tuple(
+            content.model(ids[claim], claim, self._names, projectors)
+            for content, claim in zip(contents, claims, strict=True)
+        )
+        problems += _alone(projectors, models)
+        return StoredModels(models, tuple(dict.fromkeys(problems)), self._names.taken)
+
+    def _joined(self, files: Sequence[_ReadFile]) -> list[_Content]:
+        """The files by their content, in the order in which they were found."""
+        by_header: dict[str, list[_ReadFile]] = {}
+        for file in files:
+            by_header.setdefault(file.entry.fingerprint, []).append(file)
+        contents: dict[tuple[str, str], list[_ReadFile]] = {}
+        for fingerprint, alike in by_header.items():
+            hashes = [file.sha256 or "" for file in alike]
+            if len(alike) > 1 and not all(hashes):  # what only one of them has tells nothing
+                hashes = [self._index.sampled(file.links[0]) for file in alike]
+            for file, content in zip(alike, hashes, strict=True):
+                contents.setdefault((fingerprint, content if len(alike) > 1 else ""), []).append(file)
+        return [_Content(tuple(alike), content) for (_, content), alike in contents.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    """One file, by all links to it, and what was read of it."""
+
+    links: tuple[FoundFile, ...]
+    entry: Entry
+
+    @property
+    def best(self) -> FoundFile:
+        return min(self.links, key=_rank)
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file; None of a model in several."""
+        if len(self.entry.state) > 1:
+            return None
+        return self.entry.sha256 or next((link.sha256 for link in self.links if link.sha256), None)
+
+
+def _rank(found: FoundFile) -> int:
+    return SOURCES.index(found.source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """One content, by all files that have it; `content` tells it from others with its header, "" where none are."""
+
+    files: tuple[_ReadFile, ...]
+    content: str
+
+    @property
+    def links(self) -> list[FoundFile]:
+        """The best to use first."""
+        return sorted((link for file in self.files for link in file.links), key=_rank)
+
+    @property
+    def sha256(self) -> str | None:
+        return next((file.sha256 for file in self.files if file.sha256), None)
+
+    def choice(self, names: NamesOfCatalogue) -> CatalogueChoice | None:
+        for link in self.links:
+            if link.is_folder:
+                found = names.mlx_choice(link.repo)
+            else:
+                found = names.choice((link.path.name, *link.also), link.repo, self.sha256)
+            if found is not None:
+                return found
+        return None
+
+    def claim(self, names: NamesOfCatalogue) -> Claim:
+        """What it wants to be called: as shipped, as in the catalogue, else as the first file of the best place."""
+        fingerprint = self.files[0].entry.fingerprint
+        links = self.links
+        if links[0].source == "embedded":
+            return Claim(links[0].name, 0, fingerprint, self.content)
+        if (choice := self.choice(names)) is not None:
+            return Claim(choice.id, _rank(links[0]), fingerprint, self.content)
+        chosen = min(links, key=lambda link: (_rank(link), link.name.lower()))
+        is_plain = chosen.source == "ollama" and ":" in chosen.name
+        name = chosen.name.lower() if is_plain else names.id_of_stem(chosen.name)
+        return Claim(name, _rank(links[0]), fingerprint, self.content)
+
+    def model(
+        self, id_: str, claim: Claim, names: NamesOfCatalogue, projectors: Mapping[Path, Sequence[_ReadFile]]
+    ) -> StoredModel:
+        """The model, called `id_`."""
+        file = min(self.files, key=lambda file: _rank(file.best))
+        best, choice, facts = file.best, self.choice(names), file.entry.facts
+        also: dict[str, str] = {}  # by spelling
+        for link in self.links:
+            for name in (*link.also, *([link.name] if choice or names.is_free(link.name) else [])):
+                also.setdefault(name.casefold(), name)
+        also.pop(id_.casefold(), None)
+        if id_ != claim.name:
+            also.pop(claim.name.casefold(), None)  # that is another one's
+        return StoredModel(
+            id=id_,
+            path=best.path,
+            format="mlx" if best.is_folder else "gguf",
+            size_bytes=facts.size_bytes if facts else best.size_bytes,
+            source=best.source,
+            fingerprint=file.entry.fingerprint,
+            sha256=self.sha256,
+            facts=facts,
+            in_catalogue=choice is not None and best.source != "embedded",
+            also=tuple(also.values()),
+            projector=next((link.projector for link in self.links if link.projector), None)
+            or self._projector_beside(projectors),
+            template=next((link.template for link in self.links if link.template), None),
+        )
+
+    def _projector_beside(self, projectors: Mapping[Path, Sequence[_ReadFile]]) -> Path | None:
+        for link in self.links:
+            beside = [file.best for file in projectors.get(link.path.parent, ())]
+            own = _words(link.name)
+            fitting = [found for found in beside if link.repo is not None or (_words(found.name) or {""}) <= own]
+            if fitting:
+                return min(fitting, key=lambda found: _projector_rank(found, own)).path
+        return None
+
+
+# Of several image parts of one model: what differs by words of the name is another's; of formats the usual one first.
+_PROJECTOR_FORMATS = ("f16", "bf16", "q8_0", "f32")
+_NO_NAMES = frozenset({"mmproj", "model", "gguf", "f16", "bf16", "f32", "q8", "0"})
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower())) - _NO_NAMES - {""}
+
+
+def _projector_rank(found: FoundFile, own: set[str]) -> tuple[int, int, str]:
+    name = found.name.lower()
+    formats = [number for number, text in enumerate(_PROJECTOR_FORMATS) if re.search(rf"(^|[^a-z]){text}$", name)]
+    return len(_words(name) - own), min(formats, default=len(_PROJECTOR_FORMATS)), name
+
+
+def _alone(projectors: Mapping[Path, Sequence[_ReadFile]], models: Iterable[StoredModel]) -> Iterator[str]:
+    """The image parts whose model is not here."""
+    taken = {model.projector.parent for model in models if model.projector is not None}
+    for folder, files in projectors.items():
+        for file in files if folder not in taken else ():
+            if file.entry.facts is not None and (why := why_no_model(file.entry.facts)) is not None:
+                yield why
+
+
+def _embedded() -> Iterator[FoundFile | str]:
+    for name in EMBEDDED_NAMES:
+        path = embedded_folder() / f"{file_stem(name)}.gguf"
+        try:
+            status = path.stat()
+        except OSError:
+            try:
+                embedded_model_path(name)  # which says what is missing, and what restores it
+            except SetupError as error:
+                yield str(error)
+            continue
+        yield FoundFile(
+            path=path,
+            source="embedded",
+            name=name,
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            file_id=(status.st_dev, status.st_ino),
+            also=(path.name,),
+        )
+
+
+def remove(model: StoredModel, own_dir: Path) -> int:
+    """Delete a model that we downloaded, and its folder if that is empty then; returns the bytes freed.
+
+    Raises SetupError for a model outside `own_dir`: it belongs to someone else.
+    """
+    if not model.path.resolve().is_relative_to(own_dir.resolve()):
+        raise SetupError(f"{model.id} is in {model.path.parent}, not in {own_dir}: remove it there yourself")
+    try:
+        if model.path.is_dir():
+            shutil.rmtree(model.path)
+        for part in model.facts.parts if model.facts else [model.path] if model.path.is_file() else []:
+            part.unlink()
+            hashes_path(part).unlink(missing_ok=True)
+        if model.path.parent != own_dir and not any(model.path.parent.iterdir()):
+            model.path.parent.rmdir()
+    except OSError as error:
+        raise SetupError(f"cannot remove {model.path}: {error.strerror or error}") from error
+    return model.size_bytes
+
+
+def damaged(path: Path, own_dir: Path) -> StoredModel | None:
+    """A file of ours that no model can be read from, to be removed; None where there is none. Blocks."""
+    inside = path.resolve().is_relative_to(own_dir.resolve())
+    if not inside or path.suffix.lower() != ".gguf" or not path.is_file():
+        return None
+    size_bytes = path.stat().st_size
+    return StoredModel(printable(path.name), path, "gguf", size_bytes, "own", "", None, None, in_catalogue=False)
