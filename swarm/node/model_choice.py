@@ -31,7 +31,6 @@ from swarm.registry.fit import (
 )
 from swarm.registry.gguf_header import GgufFacts, read_model, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
-from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_index import INDEX_FILE
 from swarm.registry.model_memory import MOST_CONTEXT_TOKENS, MOST_WORKERS, AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
@@ -170,12 +169,12 @@ class _Choosing:
                 return self._embedded(embedded, "the embedded demonstration model: two million parameters, often wrong")
             case FileRef(path):
                 here = None if path.exists() else self._on_disk(name, self._scan())
-                return here or self._file(path, NamesOfCatalogue(self._catalogue).id_of_file(path), f"from {path}")
+                return here or self._named_file(path, f"from {path}")
             case HubRef():
                 ref = file_of(ref, self._engine.formats)
                 report = _Report(self._console, ref.file or ref.repo)
                 path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
-                return self._file(path, NamesOfCatalogue(self._catalogue).id_of_file(path), f"as named, {ref.repo}")
+                return self._named_file(path, f"as named, {ref.repo}")
             case CatalogueRef():
                 local = self._scan()
                 return self._on_disk(name, local) or self._catalogue_name(ref, local)
@@ -211,6 +210,12 @@ class _Choosing:
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
+
+    def _named_file(self, path: Path, reason: str) -> ChosenModel:
+        if path.is_dir():
+            return self._file(path, path.name, reason)  # which says what to give instead
+        model = self._store.at(path)
+        return self._file(path, model.id, reason, model.facts)
 
     def _file(self, path: Path, model_id: str, reason: str, facts: GgufFacts | None = None) -> ChosenModel:
         """A GGUF file, its header read (unless its `facts` are known) and its needs checked before any native code."""

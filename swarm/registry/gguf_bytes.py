@@ -352,7 +352,11 @@ def _array(cursor: _Cursor, key: str, header: Header, known: KnownTables | None)
     table = header.tokens
     if kind == _STRING:
         if table is not None and key == TOKENS:
+            start = cursor.position
             table.texts, header.longest_bytes[key] = cursor.strings(count)
+            if known is not None and count >= LARGE_TABLE:
+                end = cursor.position
+                header.tables.append(StringTable(start, end, cursor.digest(start, end)))
         elif known is not None and count >= LARGE_TABLE:
             found, header.longest_bytes[key] = cursor.skip_table(count, known)
             header.tables.append(found)

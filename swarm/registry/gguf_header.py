@@ -131,13 +131,17 @@ def read_identity(path: Path) -> GgufIdentity:
 
     Raises SetupError with the file, what is wrong with it and the remedy.
     """
-    parts = part_paths(path)
+    return _identity(part_paths(path))[0]
+
+
+def _identity(parts: tuple[Path, ...], vocabulary: bool = False) -> tuple[GgufIdentity, list[Header]]:
     digest, read = hashlib.sha256(), list[tuple[int, Header]]()
-    for part in parts:
-        size_bytes, header, header_digest = _read_whole_header(part)
-        digest.update(header_digest)
+    for number, part in enumerate(parts):
+        with _opened_part(part) as (file, size_bytes):
+            header = read_header(file, size_bytes, _wanted, vocabulary and number == 0, _KNOWN_TABLES)
+            digest.update(digest_header(file, header))
         read.append((size_bytes, header))
-    return GgufIdentity(_facts(parts, read), digest.hexdigest())
+    return GgufIdentity(_facts(parts, read), digest.hexdigest()), [header for _, header in read]
 
 
 def is_projector(facts: GgufFacts) -> bool:
@@ -174,8 +178,9 @@ def _models_in(folder: Path, but: Path | None = None) -> str:
 
 
 def _model(parts: tuple[Path, ...]) -> GgufModel:
-    read = [_read_part(part, vocabulary=number == 0) for number, part in enumerate(parts)]
-    return GgufModel(_facts(parts, read), _control_texts(parts[0], read[0][1].tokens or TokenTable()))
+    identity, headers = _identity(parts, vocabulary=True)
+    texts = _control_texts(parts[0], headers[0].tokens or TokenTable())
+    return GgufModel(identity.facts, texts, identity.fingerprint)
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -189,10 +194,11 @@ def _state(path: Path) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class GgufModel:
-    """A model that is about to be loaded: its facts, and the texts of its control tokens."""
+    """A model that is about to be loaded: its facts, the texts of its control tokens, and what tells its content."""
 
     facts: GgufFacts
     control_texts: frozenset[str]
+    fingerprint: str
 
 
 class GgufReader:
@@ -255,15 +261,9 @@ def stem_of(path: Path) -> str:
     return printable(match["stem"] if match else path.stem)
 
 
-def _read_part(path: Path, vocabulary: bool = False) -> tuple[int, Header]:
+def _read_part(path: Path) -> tuple[int, Header]:
     with _opened_part(path) as (file, size_bytes):
-        return size_bytes, read_header(file, size_bytes, _wanted, vocabulary)
-
-
-def _read_whole_header(path: Path) -> tuple[int, Header, bytes]:
-    with _opened_part(path) as (file, size_bytes):
-        header = read_header(file, size_bytes, _wanted, known=_KNOWN_TABLES)
-        return size_bytes, header, digest_header(file, header)
+        return size_bytes, read_header(file, size_bytes, _wanted)
 
 
 @contextmanager

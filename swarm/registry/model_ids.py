@@ -13,7 +13,6 @@ from pathlib import Path
 from federation.printable_text import printable
 from swarm.errors import BadRequest, SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
-from swarm.registry.gguf_header import stem_of
 from swarm.registry.names import EMBEDDED_NAMES, CatalogueRef, parse_model
 
 MAX_ID_CHARS = 200  # a file's name has 255 at most; leaves room for what tells it apart, within what peers take
@@ -95,11 +94,6 @@ class NamesOfCatalogue:
         """
         name = printable(stem).strip().lower()[:MAX_ID_CHARS].rstrip()
         return name if self.is_free(name) else f"{name}.gguf"
-
-    def id_of_file(self, path: Path) -> str:
-        """What a file is called that somebody named by its path, or by where it was downloaded from."""
-        choice = self.choice((path.name,), repo_of(path.parent), None)
-        return choice.id if choice else self.id_of_stem(stem_of(path))
 
     def is_free(self, name: str) -> bool:
         """Whether `name` alone means nothing else: in the catalogue, on the hub, or as a path."""

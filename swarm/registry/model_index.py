@@ -23,7 +23,7 @@ from federation.small_files import write_atomically
 from swarm.errors import SetupError
 from swarm.registry.embedded import CHECKSUMS_FILE, checksums
 from swarm.registry.file_hashes import kept_hashes
-from swarm.registry.gguf_header import GgufFacts, part_paths, read_identity
+from swarm.registry.gguf_header import GgufFacts, part_paths, read_identity, read_model
 from swarm.registry.places import FoundFile
 
 MAX_INDEX_BYTES = 64 << 20  # of MAX_KEPT files, most of them with under 2 KB
@@ -156,7 +156,7 @@ def _read(found: FoundFile, state: State) -> Entry:
             return Entry(state=state, fingerprint=_mlx_fingerprint(found.path))
         if found.source == "embedded":
             return _read_embedded(found, state)
-        identity = read_identity(found.path)
+        identity = read_model(found.path) if found.is_named else read_identity(found.path)
     except SetupError as error:
         return Entry(state=state, defect=str(error))
     return Entry(state=state, facts=identity.facts, fingerprint=identity.fingerprint)

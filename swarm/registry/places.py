@@ -54,7 +54,7 @@ class FoundFile:
 
     `name` is what it would be called, without `.gguf`; `also` are other names it has where it was found. `sha256` is of
     the file, as the program that put it there has checked it. `file_id` is the same for all links to one file.
-    `projector` and `template` are named by its program.
+    `projector` and `template` are named by its program. `is_named`: somebody gave its path, to be served as `name`.
     """
 
     path: Path
@@ -69,6 +69,7 @@ class FoundFile:
     projector: Path | None = None
     template: Path | None = None
     is_folder: bool = False
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,23 @@ class _Environment:
         yield Place("ollama", self.home / ".ollama" / "models")
         if self.platform not in ("win32", "darwin"):
             yield from (Place("ollama", Path(folder)) for folder in SYSTEM_OLLAMA)
+
+
+def file_at(path: Path) -> FoundFile:
+    """A file that somebody named by its path, wherever it lies. Raises OSError."""
+    status = path.stat()
+    repo = repo_of(path.parent)
+    return FoundFile(
+        path=path,
+        source="folder",
+        name=stem_of(path),
+        size_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        file_id=(status.st_dev, status.st_ino),
+        also=(path.name, f"hf:{repo}/{path.name}") if repo else (path.name,),
+        repo=repo,
+        is_named=True,
+    )
 
 
 def hub_cache_dir(environment: Mapping[str, str] | None = None) -> Path:

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,12 +22,12 @@ from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.embedded import embedded_folder, embedded_model_path, file_stem
 from swarm.registry.file_hashes import WorkStopped, hashes_path
-from swarm.registry.gguf_header import GgufFacts, is_projector, why_no_model
+from swarm.registry.gguf_header import GgufFacts, is_projector, read_gguf, why_no_model
 from swarm.registry.model_ids import AmbiguousModel, Claim, NamesOfCatalogue, assign_ids, meant
 from swarm.registry.model_index import Entry, ModelIndex
 from swarm.registry.model_memory import ModelShape
 from swarm.registry.names import EMBEDDED_NAMES
-from swarm.registry.places import SOURCES, FoundFile, ModelPlaces, Source
+from swarm.registry.places import SOURCES, FoundFile, ModelPlaces, Source, file_at
 
 MAX_MODELS = 1000
 LOOK_AGAIN_S = 30.0
@@ -139,6 +140,7 @@ class ModelStore:
         self._names = NamesOfCatalogue(catalogue)
         self._index = ModelIndex(index)
         self._lock = threading.Lock()
+        self._named: dict[Path, None] = {}
         self._looked_at: float | None = None
         self._latest = StoredModels()
 
@@ -146,6 +148,34 @@ class ModelStore:
     def latest(self) -> StoredModels:
         """What the last look found; empty before the first. Reads no disk."""
         return self._latest
+
+    def at(self, path: Path) -> StoredModel:
+        """The model in the file that somebody named by its path, wherever it lies; looks find it from now on.
+
+        It keeps its name, whatever else is called so. Reads that file alone. Raises SetupError where it is no model.
+        """
+        with self._lock:
+            try:
+                found = file_at(path)
+            except OSError:
+                read_gguf(path)  # which says what is wrong, and the remedy
+                raise
+            shipped = (file for file in _embedded() if isinstance(file, FoundFile))
+            found = next((file for file in shipped if file.file_id == found.file_id), found)
+            file = _ReadFile((found,), self._index.entry(found))
+            known = next((model for model in self._latest.models if model.path.resolve() == path.resolve()), None)
+            if known is not None:
+                return known
+            if file.entry.defect is not None:
+                raise SetupError(file.entry.defect)
+            if file.entry.facts is not None and (why := why_no_model(file.entry.facts)) is not None:
+                raise SetupError(why)
+            if found.is_named:
+                self._named[path] = None
+            self._index.save()
+            content = _Content((file,), "")
+            claim = content.claim(self._names)
+            return content.model(claim.name, claim, self._names, {})
 
     def look(self, max_age_s: float = LOOK_AGAIN_S, stop: threading.Event | None = None) -> StoredModels:
         """What is there, looked at again where the last look is older. One looks at a time, others wait for it.
@@ -165,9 +195,11 @@ class ModelStore:
     def _look(self, stop: threading.Event | None) -> StoredModels:
         problems: dict[str, None] = {}
         files: dict[tuple[int, int], list[FoundFile]] = {}  # links to one file are one file
-        for found in (*_embedded(), *self._places.files(stop)):
+        for found in (*_embedded(), *self._named_files(), *self._places.files(stop)):
             if isinstance(found, str):
                 problems[found] = None
+            elif found.is_folder and not self._names.is_mlx_repo(found.repo):
+                continue  # weights of another kind
             elif found.file_id in files or len(files) < MAX_MODELS:
                 files.setdefault(found.file_id, []).append(found)
         read: list[_ReadFile] = []
@@ -181,6 +213,11 @@ class ModelStore:
                 saved_at = time.monotonic()
         return self._of(read, list(problems))
 
+    def _named_files(self) -> Iterator[FoundFile]:
+        for path in self._named:
+            with suppress(OSError):  # it is gone
+                yield file_at(path)
+
     def _of(self, read: Sequence[_ReadFile], problems: list[str]) -> StoredModels:
         usable: list[_ReadFile] = []
         projectors: dict[Path, list[_ReadFile]] = {}  # by folder
@@ -192,7 +229,7 @@ class ModelStore:
                 projectors.setdefault(file.best.path.parent, []).append(file)
             elif facts is not None and (why := why_no_model(facts)) is not None:
                 problems.append(why)
-            elif not file.best.is_folder or self._names.is_mlx_repo(file.best.repo):
+            else:
                 usable.append(file)
         contents = self._joined(usable)
         claims = [content.claim(self._names) for content in contents]
@@ -239,7 +276,7 @@ class _ReadFile:
 
 
 def _rank(found: FoundFile) -> int:
-    return SOURCES.index(found.source)
+    return -1 if found.is_named else SOURCES.index(found.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +326,8 @@ class _Content:
         best, choice, facts = file.best, self.choice(names), file.entry.facts
         also: dict[str, str] = {}  # by spelling
         for link in self.links:
-            for name in (*link.also, *([link.name] if choice or names.is_free(link.name) else [])):
+            is_own = choice is not None or link.source == "embedded" or names.is_free(link.name)
+            for name in (*link.also, *([link.name] if is_own else [])):
                 also.setdefault(name.casefold(), name)
         also.pop(id_.casefold(), None)
         if id_ != claim.name:
@@ -371,6 +409,8 @@ def remove(model: StoredModel, own_dir: Path) -> int:
 
     Raises SetupError for a model outside `own_dir`: it belongs to someone else.
     """
+    if model.source == "embedded":
+        raise SetupError(f"{model.id} comes with this program: it is not removed")
     if not model.path.resolve().is_relative_to(own_dir.resolve()):
         raise SetupError(f"{model.id} is in {model.path.parent}, not in {own_dir}: remove it there yourself")
     try:

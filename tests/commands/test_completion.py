@@ -14,6 +14,7 @@ import pytest
 from swarm.cli import build_parser, main
 from swarm.commands.arguments import SHELLS
 from swarm.commands.completion import SAFE_NAME, SCRIPTS, WORDS, complete, model_names
+from tests.doubles.tiny_models import write_named_model
 from tests.doubles.typist import at_a_terminal_of
 from tests.e2e.node_process import PROGRAM
 
@@ -90,14 +91,12 @@ def test_every_command_and_option_is_offered() -> None:
     assert all("\t" not in about and "\n" not in about for _, about in complete(parser, ["-"], lambda: ()).words)
 
 
-def test_the_models_are_those_that_may_be_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, demo_model: Path
-) -> None:
+def test_the_models_are_those_that_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SWARM_DATA_DIR", str(tmp_path))
     folder = tmp_path / "models" / "someone--tiny"
     folder.mkdir(parents=True)
     for name in ("tiny", "evil\x1b]0;owned\x07", "with space", "$(reboot)", "`reboot`"):
-        (folder / f"{name}.gguf").write_bytes(demo_model.read_bytes())
+        write_named_model(folder / f"{name}.gguf")
     found = model_names()
     assert {"demo", "qwen3:4b:q4_k_m"} <= set(found)
     assert any("tiny" in name for name in found)

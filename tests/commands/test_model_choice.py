@@ -27,6 +27,7 @@ from swarm.registry.file_hashes import FileHashes, hash_file
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity
 from swarm.registry.hub import Progress
 from swarm.registry.model_memory import Load
+from tests.doubles.tiny_models import write_named_model
 
 GIB = 2**30
 
@@ -86,10 +87,9 @@ def test_without_network_and_models_the_embedded_one_serves_and_says_so(tmp_path
     assert "no network" in chosen.reason
 
 
-def test_a_model_on_disk_is_taken_before_any_download(tmp_path: Path, demo_model: Path) -> None:
+def test_a_model_on_disk_is_taken_before_any_download(tmp_path: Path) -> None:
     folder = tmp_path / "models" / "someone--tiny"
-    folder.mkdir(parents=True)
-    shutil.copy(demo_model, folder / "tiny.gguf")
+    write_named_model(folder / "tiny.gguf")
     (folder / "broken.gguf").write_bytes(b"no model")
     listener = Listener()
     chosen = choose_model(settings(tmp_path), machine(), listener)

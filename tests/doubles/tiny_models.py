@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def write_reranker(target: Path) -> None:
     matrix("blk.0.ffn_up.weight", FEED_FORWARD, HIDDEN)
     matrix("blk.0.ffn_down.weight", HIDDEN, FEED_FORWARD)
     _finish(writer)
+
+
+def write_named_model(target: Path, name: str | None = None, source: str = "demo") -> Path:
+    """An embedded model with a name of its own inside, by which it is another content: that of the file, or `name`."""
+    content = embedded_model_path(source).read_bytes()
+    old, new = source.encode(), hashlib.sha256((name or target.stem).encode()).hexdigest()[: len(source)].encode()
+    key = b"general.name" + (8).to_bytes(4, "little") + len(old).to_bytes(8, "little")
+    assert content.count(key + old) == 1
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content.replace(key + old, key + new))
+    return target
 
 
 def write_infill_model(target: Path) -> None:

@@ -58,7 +58,7 @@ def read(url: str) -> str:
 
 async def test_a_node_starts_with_a_model_that_a_peer_has(holder: NodeProcess, tmp_path: Path, hub: Hub) -> None:
     peer = holder.url.removeprefix("http://")
-    with NodeProcess("needy", tmp_path / "needy", arguments=(*HERE, "--peer", peer, "--model", NAME)) as needy:
+    with NodeProcess("needy", tmp_path / "needy", model=NAME, arguments=(*HERE, "--peer", peer)) as needy:
         await needy.ready()
         served = json.loads(await asyncio.to_thread(read, needy.url + "/v1/models"))["data"]
         assert "tiny" in {model["id"] for model in served}
@@ -95,10 +95,10 @@ async def test_ctrl_c_ends_a_pull_at_once_and_leaves_no_file(tmp_path: Path, hub
 async def test_ctrl_c_ends_a_node_that_still_copies_its_model(tmp_path: Path, hub: Hub) -> None:
     hub.put(f"{OWNER}/{REPO_NAME}", MODEL, Upload(CONTENT))
     stalled = SharingNode("stalled", stocked(tmp_path / "shared"), CountingTransfers(stop_at=0))
-    model = ("--model", f"hf:{OWNER}/{REPO_NAME}/{MODEL}")
+    model = f"hf:{OWNER}/{REPO_NAME}/{MODEL}"
     async with stalled:
-        arguments = (*HERE, *model, "--peer", str(stalled.address))
-        with NodeProcess("needy", tmp_path / "needy", arguments=arguments) as needy:
+        arguments = (*HERE, "--peer", str(stalled.address))
+        with NodeProcess("needy", tmp_path / "needy", model=model, arguments=arguments) as needy:
             await stalled.transfers.reached.wait()
             needy.send(signal.SIGINT)
             await needy.ended(ENDED_S)

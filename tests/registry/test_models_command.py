@@ -18,6 +18,7 @@ from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.names import CatalogueRef, parse_model, resolve
 from tests.commands.test_model_choice import Listener, machine
+from tests.doubles.tiny_models import write_named_model
 from tests.registry.fake_hub import Hub, Upload
 
 REPO = "owner/repo-GGUF"
@@ -39,12 +40,11 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.Fixtu
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, demo_model: Path) -> Path:
+def data_dir(tmp_path: Path) -> Path:
     """Models of the user's own: called like anything, and one of the catalogue."""
     models = tmp_path / "data" / "models"
     for name in ("tiny-q8_0", "My Model (v2)", "demo", "unsloth--Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M", f"{FOLDER}/Deep-F16"):
-        (models / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(demo_model, models / f"{name}.gguf")
+        write_named_model(models / f"{name}.gguf")
     return tmp_path / "data"
 
 
@@ -62,14 +62,14 @@ def test_every_name_that_is_listed_is_a_model(data_dir: Path, capsys: pytest.Cap
     assert {row["format"] for row in rows} == {"gguf"}, "only what an engine here runs"
     here = [row for row in rows if row["path"]]
     assert {row["name"] for row in here} == {
-        "tiny-q8_0", "My Model (v2)", "demo.gguf", "qwen3:8b:q4_k_m", "Deep-F16",
+        "tiny-q8_0", "my model (v2)", "demo.gguf", "qwen3:8b:q4_k_m", "deep-f16",
     }  # fmt: skip
     for row in here:
         name = str(row["name"])
         for typed in (name, name.upper(), Path(str(row["path"])).name, str(row["path"])):
             chosen = choose_model(Settings(data_dir=data_dir, model=(typed,)), machine(), Listener())
             assert str(chosen.path) == row["path"], typed
-        assert chosen.model_id == Path(str(row["path"])).stem.lower(), "a path is served under its file's name"
+            assert chosen.model_id == name, "one file has one name, however it is asked for"
     for row in rows:
         if not row["path"]:
             ref = parse_model(str(row["name"]))
@@ -109,8 +109,8 @@ def test_every_name_that_is_listed_can_be_removed_and_pulled(
 
 @pytest.mark.parametrize(
     ("name", "removed"),
-    [("qwen3", "qwen3:8b:q4_k_m"), ("qwen3:8b", "qwen3:8b:q4_k_m"), (f"hf:{REPO}/Deep-F16.gguf", "Deep-F16"),
-     (f"https://huggingface.co/{REPO}/resolve/main/Deep-F16.gguf", "Deep-F16"), (f"hf:{REPO}", "Deep-F16")],
+    [("qwen3", "qwen3:8b:q4_k_m"), ("qwen3:8b", "qwen3:8b:q4_k_m"), (f"hf:{REPO}/Deep-F16.gguf", "deep-f16"),
+     (f"https://huggingface.co/{REPO}/resolve/main/Deep-F16.gguf", "deep-f16"), (f"hf:{REPO}", "deep-f16")],
 )  # fmt: skip
 def test_other_names_of_what_is_here_remove_it_too(
     data_dir: Path, capsys: pytest.CaptureFixture[str], name: str, removed: str
@@ -142,11 +142,9 @@ def test_a_damaged_file_is_named_by_the_list_and_removed_by_that_name(
     ],
 )
 def test_what_is_not_ours_is_not_removed(
-    data_dir: Path, demo_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
-    theirs = tmp_path / "hub-cache" / "models--their--repo" / "snapshots" / "c0ffee" / "theirs.gguf"
-    theirs.parent.mkdir(parents=True)
-    shutil.copy(demo_model, theirs)
+    theirs = write_named_model(tmp_path / "hub-cache" / "models--their--repo" / "snapshots" / "c0ffee" / "theirs.gguf")
     assert swarm("rm", name, data_dir=data_dir) == 2
     assert re.search(said, capsys.readouterr().err)
     assert theirs.exists()

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity
-from swarm.registry.local import LocalModels, scan
 from swarm.registry.model_memory import GIB, Load
+from swarm.registry.places import ModelPlaces, Place
+from swarm.registry.stored import ModelStore, StoredModels
 from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_json
 
 CATALOGUE = Catalogue.load()
-NOTHING = LocalModels((), ())
+NOTHING = StoredModels()
 ROOM = Capacity(12 * GIB, Load(8192, slots=2), bytes_per_s=28e9)
+
+
+def stored(folder: Path) -> StoredModels:
+    return ModelStore(ModelPlaces((Place("own", folder),), packages=False), CATALOGUE).look()
 
 
 def test_the_fit_table_reads_like_this() -> None:
@@ -42,7 +47,7 @@ def test_every_row_is_json() -> None:
 def test_what_is_here_is_marked_and_measured(make_gguf: Callable[..., Path], tmp_path: Path) -> None:
     known = make_gguf("models/unsloth--Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf")
     make_gguf("models/mine.gguf", pooling_type=1)
-    local = scan(tmp_path / "models", CATALOGUE, hub_cache=False)
+    local = stored(tmp_path / "models")
     rows = {row.name: row for row in list_rows(CATALOGUE, local)}
     assert rows["qwen3:8b:q4_k_m"].path == str(known)
     assert rows["qwen3:8b:q4_k_m"].size_bytes == known.stat().st_size
@@ -57,7 +62,7 @@ def test_what_is_here_is_marked_and_measured(make_gguf: Callable[..., Path], tmp
 
 def test_the_list_is_aligned_and_complete(make_gguf: Callable[..., Path], tmp_path: Path) -> None:
     make_gguf("models/mine.gguf")
-    text = list_text(list_rows(CATALOGUE, scan(tmp_path / "models", CATALOGUE, hub_cache=False)))
+    text = list_text(list_rows(CATALOGUE, stored(tmp_path / "models")))
     lines = text.splitlines()
     assert lines[0].split() == ["NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON", "DISK"]
     assert len(lines) == 1 + len(CATALOGUE.choices(formats=["gguf"])) + 1

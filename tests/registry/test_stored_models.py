@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity, judge
-from swarm.registry.local import LocalModels, hub_cache_dir, remove, scan
+from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_memory import Load
+from swarm.registry.places import FoundFile, ModelPlaces, Place, Source, hub_cache_dir
+from swarm.registry.stored import ModelStore, StoredModels, remove
 
 MakeGguf = Callable[..., Path]
 CATALOGUE = Catalogue.load()
@@ -28,12 +31,21 @@ def models_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def scanned(models_dir: Path) -> LocalModels:
-    return scan(models_dir, CATALOGUE, hub_cache=False)
+def look(*places: tuple[Source, Path], index: Path | None = None) -> StoredModels:
+    """What lies in these places, without what every node has."""
+    found = ModelStore(ModelPlaces(tuple(Place(*place) for place in places), packages=False), CATALOGUE, index).look()
+    return replace(found, models=tuple(model for model in found.models if model.listed))
+
+
+NOTHING = StoredModels(reserved=NamesOfCatalogue(CATALOGUE).taken)
+
+
+def scanned(models_dir: Path) -> StoredModels:
+    return look(("own", models_dir))
 
 
 def test_a_folder_that_is_not_there_has_no_models(tmp_path: Path) -> None:
-    assert scanned(tmp_path / "none") == LocalModels((), ())
+    assert scanned(tmp_path / "none") == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -42,7 +54,7 @@ def test_a_folder_that_is_not_there_has_no_models(tmp_path: Path) -> None:
         (f"{QWEN_REPO}/{QWEN_FILE}", "qwen3:8b:q4_k_m"),
         (QWEN_FILE, "qwen3:8b:q4_k_m"),
         (QWEN_FILE.lower(), "qwen3:8b:q4_k_m"),
-        (f"someone--else/{QWEN_FILE}", "Qwen3-8B-Q4_K_M"),
+        (f"someone--else/{QWEN_FILE}", "qwen3-8b-q4_k_m"),
         ("mine.gguf", "mine"),
         ("deep/er/still/mine.gguf", "mine"),
     ],
@@ -65,16 +77,18 @@ def test_a_file_that_is_called_like_another_model_keeps_its_ending(
 ) -> None:
     make_gguf(f"models/someone--else/{name}.gguf")
     (model,) = scanned(models_dir).models
-    assert model.id == f"{name}.gguf"
-    assert scanned(models_dir).named(name) is None, "the name alone means the other one"
+    assert model.id == f"{name.lower()}.gguf"
+    if not name.endswith(".gguf"):
+        assert scanned(models_dir).named(name) is None, "the name alone means the other one"
 
 
 STRANGE = ["tiny-q8_0", "My Model (v2)", "UPPER", "hf:x", "a:b:c:d", "ünïcode", "-dash", "x.y.z", "with'quote"]
 
 
 def test_every_name_leads_back_to_its_file(make_gguf: MakeGguf, models_dir: Path) -> None:
-    for name in (*STRANGE, "demo", "qwen3", f"{QWEN_REPO}/{QWEN_FILE.removesuffix('.gguf')}"):
-        make_gguf(f"models/{name}.gguf")
+    names = (*STRANGE, "demo", "qwen3", f"{QWEN_REPO}/{QWEN_FILE.removesuffix('.gguf')}")
+    for number, name in enumerate(names):
+        make_gguf(f"models/{name}.gguf", tokens=32 + number)
     local = scanned(models_dir)
     assert len(local.models) == len(STRANGE) + 3
     for model in local.models:
@@ -84,12 +98,38 @@ def test_every_name_leads_back_to_its_file(make_gguf: MakeGguf, models_dir: Path
 
 
 def test_a_name_that_may_be_two_files_says_which(make_gguf: MakeGguf, models_dir: Path) -> None:
-    make_gguf("models/One.gguf")
-    make_gguf("models/one.gguf")
-    local = scanned(models_dir)
-    assert {(found := local.named(name)) and found.id for name in ("One", "one")} == {"One", "one"}
-    with pytest.raises(SetupError, match="'ONE' may be One or one: give one of them"):
-        local.named("ONE")
+    first, second = make_gguf("models/one/same.gguf"), make_gguf("models/two/same.gguf", tokens=33)
+    found = scanned(models_dir)
+    plain, other = sorted(found.models, key=lambda model: len(model.id))
+    assert (plain.id, other.id) == ("same", f"same@{other.fingerprint[:6]}")
+    assert {plain.path, other.path} == {first, second}
+    assert found.named("Same") == plain, "an id is an id"
+    assert found.named(str(first)) != found.named(str(second))
+    with pytest.raises(SetupError, match=r"'same\.gguf' may be same or same@[0-9a-f]{6}: give one of them"):
+        found.named("same.gguf")
+
+
+def test_the_same_content_in_two_places_is_one_model(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
+    theirs = make_gguf("extra/theirs.gguf")
+    ours = models_dir / "ours.gguf"
+    shutil.copy(theirs, ours)
+    found = look(("folder", tmp_path / "extra"), ("own", models_dir))
+    (model,) = found.models
+    assert (model.id, model.path, model.source) == ("ours", ours, "own")
+    assert [found.named(name) for name in ("theirs", "theirs.gguf", "ours.gguf")] == [model] * 3
+
+
+def test_weights_that_differ_under_one_header_are_two_models(make_gguf: MakeGguf, models_dir: Path) -> None:
+    first = make_gguf("models/one/same.gguf")
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    second = models_dir / "two" / "same.gguf"
+    second.parent.mkdir()
+    second.write_bytes(content)
+    plain, other = sorted(scanned(models_dir).models, key=lambda model: len(model.id))
+    assert plain.fingerprint == other.fingerprint
+    assert other.id.startswith("same@")
+    assert {plain.path, other.path} == {first, second}
 
 
 def test_real_numbers_reach_the_fit(make_gguf: MakeGguf, models_dir: Path) -> None:
@@ -122,18 +162,22 @@ def test_a_broken_file_is_a_problem_and_the_rest_is_found(make_gguf: MakeGguf, m
     assert "broken.gguf: it is not a GGUF file but a web page: it begins with b'<htm'" in found.problems[0]
 
 
-def test_projectors_partial_files_and_hidden_folders_are_left_out(make_gguf: MakeGguf, models_dir: Path) -> None:
-    make_gguf("models/mmproj.gguf", architecture="clip")
+def test_partial_files_and_hidden_folders_are_left_out(make_gguf: MakeGguf, models_dir: Path) -> None:
     make_gguf("models/.partial/o--r/model.gguf")
     (models_dir / "model.gguf.0123456789abcdef").write_bytes(b"GGUF")
-    assert scanned(models_dir) == LocalModels((), ())
+    assert scanned(models_dir) == NOTHING
 
 
 def make_mlx(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(1000))
+    (folder / "config.json").write_text(json.dumps({"name": folder.name}))
+    header = json.dumps({"weight": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(1000))
     return folder
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def test_mlx_folders_are_models(models_dir: Path) -> None:
@@ -141,34 +185,32 @@ def test_mlx_folders_are_models(models_dir: Path) -> None:
     other = make_mlx(models_dir / "mlx-community--Something-4bit")
     make_mlx(models_dir / "openai--whisper")
     models = {model.id: model for model in scanned(models_dir).models}
-    assert list(models) == ["qwen3:4b:4bit", "mlx-community--Something-4bit"]
+    assert list(models) == ["qwen3:4b:4bit", "mlx-community--something-4bit"]
     assert models["qwen3:4b:4bit"].path == known
-    assert models["qwen3:4b:4bit"].size_bytes == 1002
-    assert models["mlx-community--Something-4bit"].path == other
+    assert models["qwen3:4b:4bit"].size_bytes == size_of(known)
+    assert models["mlx-community--something-4bit"].path == other
 
 
-def test_the_hub_cache_is_read_through_its_links(
-    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = tmp_path / "cache"
-    blob = make_gguf("blob")
-    snapshot = cache / "models--unsloth--Qwen3-8B-GGUF" / "snapshots" / "c0ffee"
+def test_the_hub_cache_is_read_through_its_links(make_gguf: MakeGguf, tmp_path: Path) -> None:
+    repo = tmp_path / "cache" / "models--unsloth--Qwen3-8B-GGUF"
+    (choice,) = (choice for choice in CATALOGUE.choices() if choice.id == "qwen3:8b:q4_k_m")
+    sha256 = str(choice.variant.sha256)
+    blob = make_gguf(f"cache/{repo.name}/blobs/{sha256}")
+    snapshot = repo / "snapshots" / "c0ffee"
     snapshot.mkdir(parents=True)
     (snapshot / QWEN_FILE).symlink_to(blob)
     (snapshot / "copy.gguf").symlink_to(blob)
-    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
-    (model,) = scan(models_dir, CATALOGUE).models
-    assert (model.id, model.path) == ("qwen3:8b:q4_k_m", snapshot / QWEN_FILE)
+    found = look(("hugging face", tmp_path / "cache"))
+    (model,) = found.models
+    assert (model.id, model.path, model.sha256) == ("qwen3:8b:q4_k_m", snapshot / QWEN_FILE, sha256)
+    assert found.named(f"hf:unsloth/Qwen3-8B-GGUF/{QWEN_FILE}") == found.named("copy") == model
 
 
-def test_the_models_folder_wins_over_the_hubs_cache(
-    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "extra"))
+def test_the_models_folder_wins_over_the_hubs_cache(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
     ours = make_gguf("models/same.gguf")
     make_gguf("extra/same.gguf")
-    other = make_gguf("extra/other.gguf")
-    found = scan(models_dir, CATALOGUE)
+    other = make_gguf("extra/other.gguf", tokens=33)
+    found = look(("own", models_dir), ("hugging face", tmp_path / "extra"))
     assert [model.path for model in found.models] == [ours, other]
 
 
@@ -176,8 +218,9 @@ def test_links_that_go_round_end(make_gguf: MakeGguf, models_dir: Path) -> None:
     make_gguf("models/one.gguf")
     for n in range(10):
         (models_dir / f"loop{n}").symlink_to(models_dir)
-    found = scan(models_dir, CATALOGUE, hub_cache=False, most_visited=10**9)  # 10**6, were every link followed
-    assert [model.id for model in found.models] == ["one"]
+    places = ModelPlaces((Place("own", models_dir),), packages=False)
+    found = list(places.files(most_visited=10**9))  # 10**6, were every link followed
+    assert [file.name for file in found if isinstance(file, FoundFile)] == ["one"]
 
 
 def test_a_link_to_another_disk_is_followed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
@@ -201,14 +244,8 @@ def test_an_unreadable_folder_is_passed_over(make_gguf: MakeGguf, models_dir: Pa
         ({"HOME": "/home/someone"}, "/home/someone/.cache/huggingface/hub"),
     ],
 )
-def test_the_hub_cache_is_where_the_library_has_it(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
-) -> None:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, folder in environment.items():
-        monkeypatch.setenv(name, folder)
-    assert hub_cache_dir() == Path(os.path.normpath(expected))
+def test_the_hub_cache_is_where_the_library_has_it(environment: dict[str, str], expected: str) -> None:
+    assert hub_cache_dir(environment) == Path(expected)
 
 
 def test_a_model_is_removed_with_all_its_files(make_gguf: MakeGguf, models_dir: Path) -> None:
@@ -216,18 +253,15 @@ def test_a_model_is_removed_with_all_its_files(make_gguf: MakeGguf, models_dir: 
     (models_dir / "o--r").mkdir()
     for n in (1, 2):
         shutil.copy(whole, models_dir / "o--r" / f"a-0000{n}-of-00002.gguf")
-    make_mlx(models_dir / "mlx-community--Qwen3-4B-4bit")
+    mlx_bytes = size_of(make_mlx(models_dir / "mlx-community--Qwen3-4B-4bit"))
     freed = [remove(model, models_dir) for model in scanned(models_dir).models]
-    assert sorted(freed) == sorted([1002, 2 * whole.stat().st_size])
+    assert sorted(freed) == sorted([mlx_bytes, 2 * whole.stat().st_size])
     assert list(models_dir.iterdir()) == []
 
 
-def test_a_model_of_someone_else_is_not_removed(
-    make_gguf: MakeGguf, tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "extra"))
+def test_a_model_of_someone_else_is_not_removed(make_gguf: MakeGguf, tmp_path: Path, models_dir: Path) -> None:
     path = make_gguf("extra/theirs.gguf")
-    (model,) = scan(models_dir, CATALOGUE).models
+    (model,) = look(("own", models_dir), ("hugging face", tmp_path / "extra")).models
     with pytest.raises(SetupError, match=r"theirs is in .*extra, not in .*models: remove it there yourself"):
         remove(model, models_dir)
     assert path.exists()
