@@ -73,6 +73,7 @@ def make_app(
     metrics = Metrics()
     in_progress = condition.in_progress
     pool.listeners.append(metrics)
+    pool.subscribe(metrics.lived)
     admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"), most_in_flight)
     dispatcher.listeners.append(metrics)
     access = access or AccessRules()
@@ -89,6 +90,7 @@ def make_app(
     metrics.show(view.look)
     changes = ViewChanges(view.look)
     membership.subscribe(changes.notice)
+    pool.subscribe(changes.notice)
     condition.subscribe(changes.notice)
     if trust is not None:
         trust.subscribe(changes.notice)

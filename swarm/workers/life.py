@@ -34,6 +34,16 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = MappingProxyType(
 )
 LEAVING: frozenset[Phase] = frozenset({"draining", "unloading"})  # its memory comes back by itself
 
+# Why a model goes, as people are told, and the same in one word for figures.
+Cause = Literal["room", "idle", "pressure", "asked", "other"]
+WANTED_FOR = "its memory is wanted for "  # and the model that wants it
+UNWANTED = "nobody wanted it for long"
+UNDER_PRESSURE = "other programs need the memory"
+AS_ASKED = "as asked"
+_CAUSES: Mapping[str, Cause] = MappingProxyType({UNWANTED: "idle", UNDER_PRESSURE: "pressure", AS_ASKED: "asked"})
+# A load that was over, or not seen, when it was told.
+GIVEN, MENDED = "given at the start", "its engine is loaded again"
+
 
 class IllegalTransition(Exception):
     """A defect of the caller: no model's life goes that way."""
@@ -48,6 +58,11 @@ class LifeEvent:
     after: Phase
     reason: str
     at: float
+
+    @property
+    def cause(self) -> Cause:
+        """The reason in one word, where it is one to go."""
+        return "room" if self.reason.startswith(WANTED_FOR) else _CAUSES.get(self.reason, "other")
 
 
 @dataclass(slots=True)

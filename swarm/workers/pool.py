@@ -22,7 +22,7 @@ from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import EngineFailed, SwarmError, Unavailable, UnknownModel
 from swarm.workers.ledger import Bytes, Holding, NoRoom, Resume, Room, Wait, Wanted, expired, plan, under_pressure
-from swarm.workers.life import Life, LifeEvent, Phase
+from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, Life, LifeEvent, Phase
 from swarm.workers.model_workers import DEFAULT_QUEUE, Loader, LoadProgress, ModelState, ModelWorkers
 from swarm.workers.slots import QueueListener, retry_after_s, worker_names
 
@@ -249,7 +249,7 @@ class _OwnModel:
             self.go("failed", problem)
         elif problem is None and self.phase == "failed":
             self.go("loading", "its engine broke")
-            self.go("ready", "its engine is loaded again")
+            self.go("ready", MENDED)
 
 
 class WorkerPool:
@@ -407,8 +407,8 @@ class WorkerPool:
         own.workers, own.stack, own.pinned = workers, stack, True
         workers.on_change = own.heard
         self._models[own.model_id] = own
-        own.go("loading", "given at the start")
-        own.go("ready", "given at the start")
+        own.go("loading", GIVEN)
+        own.go("ready", GIVEN)
         return workers
 
     @asynccontextmanager
@@ -506,7 +506,7 @@ class WorkerPool:
             raise Unavailable(f"peers had this node load a model lately: it loads for them again in {left_s} s", left_s)
         self._peers_load_at = now + self._pace.peer_load_s
 
-    async def unload(self, model_id: str, reason: str = "as asked") -> None:
+    async def unload(self, model_id: str, reason: str = AS_ASKED) -> None:
         """Return when the model is unloaded; what runs on it ends first, and what comes meanwhile has it loaded again.
 
         Raises UnknownModel for one that is not loaded.
@@ -567,12 +567,12 @@ class WorkerPool:
             elif own.idle:
                 await self._unload(own)
         for own in [own for own in self._models.values() if own.phase == "failed" and own.gone]:
-            await self._give_up(own, "as asked")
+            await self._give_up(own, AS_ASKED)
         held, now = self._held(), self._clock()
         for model_id in expired(held, now):
-            await self._unload_idle(model_id, "nobody wanted it for long")
+            await self._unload_idle(model_id, UNWANTED)
         for model_id in under_pressure(held, self._memory.free(), self._memory.reserve, now):
-            await self._unload_idle(model_id, "other programs need the memory")
+            await self._unload_idle(model_id, UNDER_PRESSURE)
 
     async def _unload_idle(self, model_id: str, reason: str) -> None:
         own = self._models.get(model_id)
@@ -653,16 +653,16 @@ class WorkerPool:
                     self._begin_load(wish, decision.option)
                 case Room():  # it is planned anew once they are gone, and what was theirs is counted
                     for model_id in decision.unload:
-                        await self._unload_idle(model_id, f"its memory is wanted for {wanted.model_id}")
+                        await self._unload_idle(model_id, f"{WANTED_FOR}{wanted.model_id}")
                     self._wake.set()
                     return
 
     async def _drain(self, model_id: str, wanted_for: str) -> None:
         own = self._models.get(model_id)
         if own is not None and own.phase == "failed":
-            await self._unload_idle(model_id, f"its memory is wanted for {wanted_for}")
+            await self._unload_idle(model_id, f"{WANTED_FOR}{wanted_for}")
         elif own is not None and own.phase == "ready" and not own.pinned:
-            own.go("draining", f"its memory is wanted for {wanted_for}")
+            own.go("draining", f"{WANTED_FOR}{wanted_for}")
             own.goes_for = wanted_for
 
     def _refuse(self, wish: _Wish, error: SwarmError) -> None:

@@ -83,6 +83,10 @@ class Machine:
     def all(self) -> Sequence[Loadable]:
         return tuple(self.models.values())
 
+    def rules(self, reserve: int = 0, most_models: int | None = None) -> MemoryRules:
+        """What a pool may take of it, with so many MiB left free."""
+        return MemoryRules(self.free, reserve={"ram": reserve * MIB}, most_models=most_models)
+
     def pool(
         self,
         reserve: int = 0,
@@ -90,7 +94,7 @@ class Machine:
         clock: Callable[[], float] | None = None,
         pace: PoolPace = QUICK,
     ) -> WorkerPool:
-        memory = MemoryRules(self.free, reserve={"ram": reserve * MIB}, most_models=most_models)
+        memory = self.rules(reserve, most_models)
         if clock is None:
             return WorkerPool("node", source=self, memory=memory, pace=pace)
         return WorkerPool("node", source=self, memory=memory, pace=pace, clock=clock)

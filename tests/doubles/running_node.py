@@ -37,7 +37,7 @@ from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
 from swarm.workers.model_workers import DEFAULT_QUEUE
-from swarm.workers.pool import WorkerPool
+from swarm.workers.pool import MemoryRules, ModelSource, PoolPace, WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it
@@ -87,6 +87,9 @@ class NodeOptions:
     rules: RoutingRules = field(default_factory=RoutingRules)
     failure_limits: FailureLimits = DEFAULT_LIMITS
     most_utility_bytes: int = MOST_UTILITY_BYTES
+    source: ModelSource | None = None  # the models that it could load, by the rules of `memory`
+    memory: MemoryRules | None = None
+    pool_pace: PoolPace | None = None
 
 
 class RunningNode:
@@ -143,7 +146,9 @@ class RunningNode:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options = self._options
-        self.pool = await stack.enter_async_context(WorkerPool(self.id, options.queue))
+        self.pool = await stack.enter_async_context(
+            WorkerPool(self.id, options.queue, options.source, options.memory, pace=options.pool_pace)
+        )
         for load in self._loaders:
             await self.pool.serve(load, options.params)
         self.client = client = await stack.enter_async_context(

@@ -8,7 +8,9 @@ from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.gateway.observing.metrics import Metrics
+from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, LifeEvent, Phase
 from tests.doubles.clients import Client, connect
+from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
@@ -97,3 +99,54 @@ async def test_an_answer_by_exception_is_no_client_that_left() -> None:
     ):
         assert reply.status == 302
     assert 'swarm_requests_total{endpoint="/here",status="302"} 1.0' in metrics.render().decode()
+
+
+def life(model: str, *steps: tuple[Phase, str, float]) -> list[LifeEvent]:
+    """What the pool tells of a model that becomes each of these, for a reason, at an instant."""
+    before: Phase = "available"
+    events: list[LifeEvent] = []
+    for after, reason, at in steps:
+        events.append(LifeEvent(model, before, after, reason, at))
+        before = after
+    return events
+
+
+def test_loads_and_unloads_are_counted_by_words_that_nobody_can_multiply() -> None:
+    metrics = Metrics()
+    reasons = [f"{WANTED_FOR}qwen3:4b", f"{WANTED_FOR}demo", UNWANTED, UNDER_PRESSURE, AS_ASKED, "what nobody knows"]
+    for number, reason in enumerate(reasons):
+        for event in life(
+            f"m{number}", ("loading", "it was asked for", 1.0), ("ready", "it is loaded", 3.0),
+            ("draining", reason, 4.0), ("unloading", reason, 5.0), ("available", reason, 6.0),
+        ):  # fmt: skip
+            metrics.lived(event)
+    broken: list[tuple[Phase, str, float]] = [("loading", "", 1.0), ("failed", "it is damaged", 90.0)]
+    mended: list[tuple[Phase, str, float]] = [
+        ("loading", GIVEN, 1.0), ("ready", GIVEN, 1.0), ("failed", "it ended", 2.0), ("loading", "", 3.0),
+        ("ready", MENDED, 3.0),
+    ]  # fmt: skip
+    for event in life("broken", *broken) + life("mended", *mended):
+        metrics.lived(event)
+    text = metrics.render().decode()
+    for line in [
+        'swarm_model_loads_total{to="ready"} 8.0', 'swarm_model_loads_total{to="failed"} 1.0',
+        'swarm_model_unloads_total{cause="room"} 2.0', 'swarm_model_unloads_total{cause="idle"} 1.0',
+        'swarm_model_unloads_total{cause="pressure"} 1.0', 'swarm_model_unloads_total{cause="asked"} 1.0',
+        'swarm_model_unloads_total{cause="other"} 1.0',
+        "swarm_model_load_seconds_count 6.0", "swarm_model_load_seconds_sum 12.0",
+    ]:  # fmt: skip
+        assert line in text
+
+
+async def test_memory_is_shown_for_each_model_that_takes_some() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    machine.add("b", 200)
+    options = NodeOptions(source=machine, memory=machine.rules(), pool_pace=QUICK)
+    async with RunningNode("kitchen", options=options) as kitchen, connect(kitchen.url) as client:
+        await kitchen.pool.ensure("b")
+        found = await samples(client)
+        assert {labels: value for (name, labels), value in found.items() if name == "swarm_model_memory_bytes"} == {
+            ("b",): 200 * 2**20
+        }
+        assert found["swarm_model_loads_total", ("ready",)] == 1

@@ -17,6 +17,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from swarm.commands.status import render
+from swarm.errors import EngineFailed
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.gateway.http.bodies import compact
@@ -36,6 +37,7 @@ from swarm.gateway.observing.view import (
 )
 from swarm.routing.observations import ConductCounts
 from tests.doubles.clients import connect
+from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
@@ -298,3 +300,25 @@ async def test_a_running_node_tells_of_peers_and_of_its_end() -> None:
             kitchen.condition.draining = True
             await eventually(lambda: told[-1].after.draining)
         assert {"node"} <= told[-1].parts
+
+
+async def test_models_that_come_and_go_for_requests_leave_the_node_ready_and_are_told() -> None:
+    machine = Machine(total=250)
+    for name in ("a", "b", "broken"):
+        machine.add(name, 150)
+    machine.failures["broken"] = [EngineFailed("its file is damaged")]
+    options = NodeOptions(source=machine, memory=machine.rules(), pool_pace=QUICK)
+    told: list[ViewChange] = []
+    async with RunningNode("kitchen", options=options) as kitchen, connect(kitchen.url) as client:
+        kitchen.app[CHANGES].subscribe(into(told))
+        assert (await client.get("/readyz")).status == 200, "nothing is loaded, and all of it can be"
+        await kitchen.pool.ensure("a")
+        await kitchen.pool.ensure("b")  # for which the other goes
+        with pytest.raises(EngineFailed):
+            await kitchen.pool.ensure("broken")
+        states = {model.id: (model.state, model.reason) for model in kitchen.app[VIEW].look().models}
+        assert states == {"broken": ("failed", "its file is damaged")}
+        assert (await client.get("/readyz")).status == 200
+        kitchen.pool.pin("broken")
+        assert (await client.get("/readyz")).json["reason"] == "model 'broken': its file is damaged"
+        await eventually(lambda: bool(told) and told[-1].after.models[0].state == "failed")

@@ -16,6 +16,7 @@ from swarm.consensus.verdict import Verdict
 from swarm.gateway.http.in_progress import CLIENT_LEFT, ENDING
 from swarm.gateway.observing.view import NodeView
 from swarm.generation import Candidate
+from swarm.workers.life import GIVEN, MENDED, LifeEvent
 from swarm.workers.slots import Refusal
 
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -87,6 +88,22 @@ class Metrics:
         self._moved = Counter(
             "swarm_requests_moved", "Requests that left this node's queue for an idle peer", registry=self.registry
         )
+        self._loads = Counter(
+            "swarm_model_loads", "Loads of models, by how they ended: ready or failed", ["to"], registry=self.registry
+        )
+        self._load_seconds = Histogram(
+            "swarm_model_load_seconds",
+            "Time of loads that ended well, the wait for memory not included",
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self._unloads = Counter(
+            "swarm_model_unloads",
+            "Models unloaded: for another's room, idle for long, other programs' pressure, or as asked",
+            ["cause"],
+            registry=self.registry,
+        )
+        self._loading_since: dict[str, float] = {}  # models of this node, bounded by its pool
 
     def show(self, look: Callable[[], NodeView]) -> None:
         """Show the gauges of the view that `look` makes, whenever somebody asks."""
@@ -138,6 +155,18 @@ class Metrics:
         """A request left this node's queue for an idle peer."""
         self._moved.inc()
 
+    def lived(self, event: LifeEvent) -> None:
+        """One of this node's models comes or goes."""
+        if event.after == "loading":
+            self._loading_since[event.model_id] = event.at
+        elif event.after == "unloading":
+            self._unloads.labels(event.cause).inc()
+        if event.before == "loading":
+            since = self._loading_since.pop(event.model_id, event.at)
+            self._loads.labels("ready" if event.after == "ready" else "failed").inc()
+            if event.after == "ready" and event.reason not in (GIVEN, MENDED):
+                self._load_seconds.observe(event.at - since)
+
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count every request under its route, never under a path that a client made up."""
@@ -185,6 +214,13 @@ class ViewGauges(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        memory = GaugeMetricFamily(
+            "swarm_model_memory_bytes", "Memory that models of this node take, measured or estimated", labels=["model"]
+        )
+        for model in view.models:
+            if model.taken_bytes is not None and model.state != "failed":
+                memory.add_metric([model.id], model.taken_bytes)
+        yield memory
         peers = GaugeMetricFamily("swarm_peers", "Peers known, by state", labels=["state"])
         changes = CounterMetricFamily("swarm_peer_changes", "Peers' changes of state, by the new one", labels=["to"])
         for state in PeerState:

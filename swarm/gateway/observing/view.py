@@ -312,15 +312,19 @@ class ViewSources:
         )
 
     def not_ready(self) -> str | None:
-        """Why this node's own model does not answer now, in one line; None while it does."""
+        """Why this node does not answer as it was started to, in one line; None while it does.
+
+        Models that were loaded because somebody asked come, go and fail without that: only pinned ones count.
+        """
         if self.condition.draining:
             return "draining"
         if self.condition.loading:  # it passes requests on already; who restarts nodes in turn must wait for its model
             return "loading the model"
         for state in self.pool.states():  # others may answer for it: a balancer asks them without this detour
-            if state.problem is not None or state.stalled is not None:
-                return f"model {state.model_id!r}: {state.problem or state.stalled}"
-        if self.dispatcher.offered():
+            problem = state.problem or state.stalled or (state.reason if state.phase == "failed" else None)
+            if problem is not None and state.pinned:
+                return f"model {state.model_id!r}: {problem}"
+        if self.dispatcher.known() or self.pool.loadables():
             return None
         upstreams = self.dispatcher.upstreams
         if (problem := next((offer.problem for offer in upstreams.offers() if offer.problem), None)) is not None:
