@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from federation.printable_text import one_line
 from swarm import checked_out, program_version
-from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_models, add_service
+from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_service
 from swarm.commands.member_arguments import add_member_commands
+from swarm.commands.model_arguments import add_models
 from swarm.commands.node_arguments import USAGE_LINE, add_node_options, read_line
 from swarm.commands.output import (
     OutputLost,

@@ -1,7 +1,7 @@
 """The commands' command lines: names, options, help. What a command does is imported when it runs.
 
-`node_arguments.py` has the options of `swarm` itself, `bench_options.py` those of `swarm bench`, `member_arguments.py`
-those of the commands that say who belongs to the swarm.
+`node_arguments.py` has the options of `swarm` itself, `bench_options.py` those of `swarm bench`, `model_arguments.py`
+those of `swarm models`, `member_arguments.py` those of the commands that say who belongs to the swarm.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from federation.hostport import DEFAULT_PORT
 from swarm.commands.bench_options import add_bench, read_bench
 from swarm.commands.parser import Parser
 from swarm.consensus.options import STRATEGIES
 from swarm.environment import API_KEY, texts
-
-if TYPE_CHECKING:
-    from swarm.node.settings import Settings
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 SHELLS = ("bash", "zsh", "fish")
@@ -108,14 +105,14 @@ def _status(arguments: argparse.Namespace) -> int:
     from swarm.commands.node_client import NodeApi
     from swarm.commands.status import status
 
-    return status(NodeApi(arguments.url, _client_key(arguments)), arguments.json)
+    return status(NodeApi(arguments.url, client_key(arguments)), arguments.json)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
     from swarm.commands.chat import chat
     from swarm.commands.node_client import NodeApi
 
-    return chat(NodeApi(arguments.url, _client_key(arguments)), arguments.model, " ".join(arguments.question))
+    return chat(NodeApi(arguments.url, client_key(arguments)), arguments.model, " ".join(arguments.question))
 
 
 def _vote(arguments: argparse.Namespace) -> int:
@@ -133,16 +130,16 @@ def _vote(arguments: argparse.Namespace) -> int:
         temperature=arguments.temperature,
         max_tokens=arguments.max_tokens,
     )
-    return vote(NodeApi(arguments.url, _client_key(arguments)), request, arguments.output)
+    return vote(NodeApi(arguments.url, client_key(arguments)), request, arguments.output)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     from swarm.commands.bench import bench_votes
 
-    return bench_votes(read_bench(arguments, _client_key(arguments)))
+    return bench_votes(read_bench(arguments, client_key(arguments)))
 
 
-def _client_key(arguments: argparse.Namespace) -> str | None:
+def client_key(arguments: argparse.Namespace) -> str | None:
     """The key to send: the one given, or the first of those that a node started here would want."""
     return arguments.api_key or next(iter(texts(os.environ, API_KEY)), None)
 
@@ -177,64 +174,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     names = ("peer", "peer_file", "port", "host", "interface", "data_dir")
     given = {name: getattr(arguments, name) for name in names}
     return doctor(make_settings(given, arguments.config), arguments.json)
-
-
-def add_models(commands: Any) -> None:
-    """The command and its actions."""
-    parser = commands.add_parser(
-        "models",
-        help="list, fit, pull or remove models",
-        description="The models of the registry and of this disk.",
-        epilog="More in docs/models.md.",
-    )
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    for name, text in (("list", "every model in the registry"), ("fit", "what fits this machine, best first")):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.add_argument("--json", action="store_true", help="as JSON")
-        if name == "fit":
-            action.add_argument("--context", type=int, metavar="TOKENS", help="default 16384, or the model's own")
-            action.add_argument("--workers", type=int, metavar="N", help="default 1")
-        action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
-        action.set_defaults(run=_models_list if name == "list" else _models_fit)
-    for name, text in (("pull", "download a model, from a peer or the hub"), ("rm", "remove a downloaded model")):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.add_argument("wanted", metavar="NAME[:SIZE[:QUANT]]")
-        action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
-        if name == "pull":
-            words = "a node that may have it; repeatable"
-            action.add_argument("--peer", action="append", metavar="HOST:PORT", help=words)
-        action.set_defaults(run=_models_pull if name == "pull" else _models_rm)
-
-
-def _models_list(arguments: argparse.Namespace) -> int:
-    from swarm.commands.models import list_models
-
-    return list_models(_settings(arguments), arguments.json)
-
-
-def _models_fit(arguments: argparse.Namespace) -> int:
-    from swarm.commands.models import fit_models
-    from swarm.registry.model_memory import AskedLoad
-
-    return fit_models(_settings(arguments), AskedLoad(arguments.context, arguments.workers), arguments.json)
-
-
-def _models_pull(arguments: argparse.Namespace) -> int:
-    from swarm.commands.models import pull_model
-
-    return pull_model(_settings(arguments), arguments.wanted)
-
-
-def _models_rm(arguments: argparse.Namespace) -> int:
-    from swarm.commands.models import remove_model
-
-    return remove_model(_settings(arguments), arguments.wanted)
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    from swarm.node.settings import make_settings
-
-    return make_settings({"data_dir": arguments.data_dir, "peer": getattr(arguments, "peer", None)})
 
 
 def add_completion(commands: Any, make_parser: Callable[[], Parser]) -> None:

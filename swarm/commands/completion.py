@@ -19,6 +19,7 @@ from swarm.commands.parser import Parser
 
 WORDS = "SWARM_COMPLETE"  # the words after the program's own, each with a line's end; the last is being typed
 SEVERAL = (argparse.ONE_OR_MORE, argparse.ZERO_OR_MORE)
+HERE = "NAME"  # how a model is called in help that must be here already
 SAFE_NAME = re.compile(r"[\w.:/@+-]+", re.ASCII)  # other names are for the user to quote, and no shell reads them here
 
 BASH = """\
@@ -116,8 +117,9 @@ def completion(shell: str, environment: Mapping[str, str], parser: Parser) -> in
     return 0
 
 
-def complete(parser: Parser, words: Sequence[str], models: Callable[[], Iterable[str]]) -> Completion:
-    """What may stand in the place of the last of `words`, of which a part may be there; `models` are names of models.
+def complete(parser: Parser, words: Sequence[str], models: Callable[[bool], Iterable[str]]) -> Completion:
+    """What may stand in the place of the last of `words`, of which a part may be there; `models` gives names of models,
+    where it is told so of those alone that are here already.
 
     The words before it are taken as the parser would take them.
     """
@@ -167,14 +169,14 @@ def _options(parser: Parser, given: set[str], current: str) -> Iterable[tuple[st
                 yield spelling, _about(action.help)
 
 
-def _values(action: argparse.Action, current: str, before: str, models: Callable[[], Iterable[str]]) -> Completion:
+def _values(action: argparse.Action, current: str, before: str, models: Callable[[bool], Iterable[str]]) -> Completion:
     """What the option or word may be; `before` stands in front of it in the same word."""
     if action.choices is not None:
         known = [(str(choice), "") for choice in action.choices]
     elif action.type is Path:
         return Completion("directories" if action.metavar in ("DIR", "FOLDER") else "files")
     elif "MODEL" in str(action.metavar) or action.dest in ("model", "default_model", "wanted"):
-        known = [(name, "") for name in models()]
+        known = [(name, "") for name in models(action.dest == "wanted" and action.metavar == HERE)]
     else:
         known = []
     return Completion("words", tuple((before + word, about) for word, about in _chosen(known, current)))
@@ -189,19 +191,18 @@ def _about(text: str | None) -> str:
     return (text or "").partition(";")[0].partition(" (")[0]
 
 
-def model_names() -> list[str]:
-    """The models of the catalogue and of the usual data directory by name, as far as no shell needs quotes for them."""
+def model_names(only_here: bool = False) -> list[str]:
+    """The models by name, as far as no shell needs quotes for them: of this disk, else of the catalogue, too."""
     from swarm.errors import SwarmError
     from swarm.node.model_choice import model_store
     from swarm.node.settings import make_settings
     from swarm.registry.catalogue import Catalogue
     from swarm.registry.names import EMBEDDED_NAMES
-    from swarm.registry.table import list_rows
 
+    names = list(EMBEDDED_NAMES)
     try:
-        catalogue = Catalogue.load()
-        rows = list_rows(catalogue, model_store(make_settings({})).look())
+        names += [] if only_here else [choice.id for choice in Catalogue.load().choices(formats=["gguf"])]
+        names += [model.id for model in model_store(make_settings({})).look().models]
     except (SwarmError, OSError):
-        rows = []
-    names = dict.fromkeys([*EMBEDDED_NAMES, *(row.name for row in rows)])
-    return [name for name in names if SAFE_NAME.fullmatch(name)]
+        pass
+    return [name for name in dict.fromkeys(names) if SAFE_NAME.fullmatch(name)]

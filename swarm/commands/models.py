@@ -1,4 +1,4 @@
-"""`swarm models`: list the models, say which fit, download one, remove one.
+"""`swarm models fit`, `pull` and `rm`: which models fit this machine, bringing one to this disk, removing one.
 
 `swarm models pull` copies from nodes first: those named with --peer, those a node here has stored, and those found by
 mDNS. It only asks, and announces nothing.
@@ -10,10 +10,12 @@ import asyncio
 import json
 import logging
 import secrets
+import shlex
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from federation.addresses import choose_addresses
@@ -24,6 +26,7 @@ from federation.file_exchange import FilePeer
 from federation.hostport import DEFAULT_PORT, Address, parse_address
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
+from federation.printable_text import printable
 from federation.static_peers import load_peers
 from federation.tls import node_id_of
 from hardware.memory_speed import weights_bytes_per_s
@@ -31,6 +34,7 @@ from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.members import ask_running
 from swarm.commands.output import complain, say
+from swarm.commands.running_models import NodePlace, holders_of
 from swarm.commands.terminal import Terminal
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.engines.registry import chosen_engine
@@ -42,13 +46,13 @@ from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
 from swarm.registry.download import download, download_choice, folder_name
 from swarm.registry.embedded import embedded_model_path
-from swarm.registry.gguf_header import read_gguf, why_no_model
+from swarm.registry.gguf_header import read_gguf, stem_of, why_no_model
 from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.stored import StoredModel, StoredModels, damaged, remove
-from swarm.registry.table import FitRow, ListRow, fit_rows, fit_text, list_rows, list_text, row_json
+from swarm.registry.table import fit_rows, fit_text, row_json
 
 log = logging.getLogger(__name__)
 
@@ -170,30 +174,20 @@ async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
     return FilePeer(node.id, node.name, address)
 
 
-def list_models(settings: Settings, as_json: bool) -> int:
-    """Print every model of the catalogue and of this disk that an engine here can load."""
-    catalogue = Catalogue.load()
-    formats = chosen_engine("auto").formats
-    local = _scan(settings)
-    rows = list_rows(catalogue, local, formats)
-    say(_json(rows) if as_json else list_text(rows), end="\n" if as_json else "")
-    unread = [*local.problems, *(f"{m.path} is {m.format.upper()}" for m in local.models if m.format not in formats)]
-    for line in unread:
-        complain(f"swarm: not listed: {line}")
-    return 0
-
-
 def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
     catalogue = Catalogue.load()
-    local = _scan(settings)
+    local = model_store(settings).look()
     engine = chosen_engine("auto")
     snapshot = probe_hardware()
     memory = engine_memory(engine, snapshot)
     capacity = capacity_of(engine, memory, asked, local, weights_bytes_per_s(snapshot, memory))
     rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
-    say(_json(rows) if as_json else fit_text(rows, capacity), end="\n" if as_json else "")
-    if not as_json and (words := gpu_line(engine, snapshot)) is not None:
+    if as_json:
+        say(json.dumps([row_json(row) for row in rows], indent=2))
+        return 0
+    say(fit_text(rows, capacity), end="")
+    if (words := gpu_line(engine, snapshot)) is not None:
         say(words)
     return 0
 
@@ -228,7 +222,7 @@ def pull_model(settings: Settings, name: str) -> int:
 def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
     """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
     catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
-    local = _scan(settings)
+    local = model_store(settings).look()
     try:
         ref = parse_model(name)
     except SetupError:
@@ -255,18 +249,68 @@ def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | Hub
             return here.path if here else choice
 
 
-def remove_model(settings: Settings, name: str) -> int:
-    """Delete a downloaded model. Only what this program downloaded: the hub's own cache is other programs' too."""
-    local = _scan(settings)
+def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bool) -> int:
+    """Delete a downloaded model, and say who else has it. Only what this program downloaded: other programs' files are
+    theirs. Raises SetupError for one that the node which runs here has loaded.
+    """
+    own_dir, local = settings.own_models_dir, model_store(settings).look()
     fitting = _meant(local, settings, name)
     if len(fitting) > 1:
         raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
     if not fitting:
-        ours = [model.id for model in local.models if model.path.is_relative_to(settings.own_models_dir)]
-        raise SetupError(f"{name} is not downloaded; in {settings.own_models_dir}: {', '.join(ours) or 'nothing'}")
-    freed_bytes = remove(fitting[0], settings.own_models_dir)
-    say(f"removed {fitting[0].id} ({size_text(freed_bytes)})")
+        ours = [model.id for model in local.models if model.path.is_relative_to(own_dir)]
+        raise SetupError(f"{name} is not downloaded; in {own_dir}: {', '.join(ours) or 'nothing'}")
+    model = _own_copy(fitting[0], own_dir)
+    holders = holders_of(settings, place, model.id)
+    if holders.here is not None and not dry_run:
+        unload = shlex.join(["swarm", "models", "unload", model.id])
+        raise SetupError(f"{model.id} is {holders.here} on the node that runs here: `{unload}` first")
+    image_part = _image_part(model, local, own_dir)
+    with_it = "" if image_part is None else f" and its image part {image_part.name} ({_size_of(image_part)})"
+    freed_bytes = model.size_bytes
+    if not dry_run:
+        if image_part is not None:
+            image_part.unlink(missing_ok=True)
+        freed_bytes = remove(model, own_dir)
+    say(f"{'would remove' if dry_run else 'removed'} {model.id} ({size_text(freed_bytes)}){with_it}")
+    if dry_run and holders.here is not None:
+        say(f"  it is {holders.here} on the node that runs here: unload it first")
+    for path in model.copies:
+        say(f"  a copy stays at {path}, which is not this program's to remove")
+    if holders.others:
+        say(f"  {', '.join(holders.others)} {'has' if len(holders.others) == 1 else 'have'} it, too")
     return 0
+
+
+def _own_copy(model: StoredModel, own_dir: Path) -> StoredModel:
+    """The model as it lies in our folder, where it is used from another: this program's copy is the one to remove."""
+    if _is_in(model.path, own_dir):
+        return model
+    here = next((path for path in model.copies if _is_in(path, own_dir)), None)
+    if here is None or (copy := damaged(here, own_dir)) is None:
+        return model
+    shipped = {model.path} if model.source == "embedded" else set[Path]()
+    rest = tuple(path for path in (model.path, *model.copies) if path != here and path not in shipped)
+    return replace(copy, id=printable(stem_of(here)) if shipped else model.id, facts=read_gguf(here), copies=rest)
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _image_part(model: StoredModel, local: StoredModels, own_dir: Path) -> Path | None:
+    """The projector that nothing needs without this model, if it was downloaded by this program."""
+    path = model.projector
+    if path is None or not _is_in(path, own_dir):
+        return None
+    return None if any(other.projector == path for other in local.models if other.id != model.id) else path
+
+
+def _size_of(path: Path) -> str:
+    try:
+        return size_text(path.stat().st_size)
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _meant(local: StoredModels, settings: Settings, name: str) -> list[StoredModel]:
@@ -288,11 +332,3 @@ def _meant(local: StoredModels, settings: Settings, name: str) -> list[StoredMod
             folders = (path.parent, settings.own_models_dir, *settings.own_models_dir.glob("*/"))
             places = {(folder / path.name).resolve() for folder in folders}
             return [found for place in sorted(places) if (found := damaged(place, settings.own_models_dir)) is not None]
-
-
-def _scan(settings: Settings) -> StoredModels:
-    return model_store(settings).look()
-
-
-def _json(rows: list[ListRow] | list[FitRow]) -> str:
-    return json.dumps([row_json(row) for row in rows], indent=2)

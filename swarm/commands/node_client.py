@@ -60,8 +60,20 @@ def get_json(api: NodeApi, path: str) -> dict[str, Any]:
 
     Raises NodeUnreachable where none answers, SetupError for a request that can never work, else SwarmError.
     """
-    with _open(api.request(path), TIMEOUT_S) as response:
-        raw = response.read(MAX_JSON_BYTES + 1)
+    return _object(api, api.request(path), TIMEOUT_S)
+
+
+def post_json(api: NodeApi, path: str, body: dict[str, Any], timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+    """The JSON object that the node answers to `body`, within `timeout_s`. Raises as `get_json` does."""
+    return _object(api, api.request(path, body), timeout_s)
+
+
+def _object(api: NodeApi, request: urllib.request.Request, timeout_s: float) -> dict[str, Any]:
+    with _open(request, timeout_s) as response:
+        try:
+            raw = response.read(MAX_JSON_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise _broke_off(request.full_url, error) from error
     try:
         found: object = json.loads(raw) if len(raw) <= MAX_JSON_BYTES else None
     except (ValueError, RecursionError):
@@ -103,7 +115,11 @@ def _lines(response: Any, url: str) -> Iterator[bytes]:
         while line := response.readline(MAX_LINE_BYTES):
             yield line
     except (OSError, http.client.HTTPException) as error:
-        raise NodeUnreachable(f"{url} broke off before the answer was complete ({error})") from error
+        raise _broke_off(url, error) from error
+
+
+def _broke_off(url: str, error: Exception) -> NodeUnreachable:
+    return NodeUnreachable(f"{url} broke off before the answer was complete ({error})")
 
 
 def _refusal(message: str, callers_fault: bool) -> SwarmError:

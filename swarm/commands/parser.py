@@ -13,12 +13,14 @@ from federation.printable_text import clean_line, clean_text
 from swarm.commands.output import OutputLost, write
 
 # What other programs call what this one does: `ollama run`, `lms ps`, `docker stop`.
-SERVES = frozenset(["run", "serve", "start", "up", "launch", "server", "node", "daemon", "deploy", "load", "host"])
+SERVES = frozenset(["run", "serve", "start", "up", "launch", "server", "node", "daemon", "deploy", "host"])
 PULLS = frozenset(["pull", "download", "get", "install", "add", "fetch", "import"])
+LOADS = frozenset(["load", "preload", "warm"])
+UNLOADS = frozenset(["unload", "eject", "offload", "evict"])
 REMOVES = frozenset(["rm", "remove", "delete", "uninstall", "del"])
 LISTS = frozenset(["list", "ls", "show", "search", "find", "tags", "inspect"])
 LOOKS = frozenset(["ps", "top", "nodes", "info", "ping", "health", "stats"])
-STOPS = frozenset(["stop", "down", "kill", "quit", "exit", "shutdown", "restart", "unload"])
+STOPS = frozenset(["stop", "down", "kill", "quit", "exit", "shutdown", "restart"])
 ASKS = frozenset(["ask", "prompt", "query", "generate", "complete", "talk", "say"])
 PAIRS = frozenset(["pair", "connect", "link", "login", "auth", "signin"])
 OTHERS = {
@@ -125,6 +127,9 @@ def other_words(words: Sequence[str], known: Iterable[str]) -> str | None:
         return f"`{line}` serves {name or 'a model'} until Ctrl-C, and `swarm chat` in another terminal talks to it"
     if verb in PULLS:
         return f"`{shlex.join(['swarm', 'models', 'pull', name or 'NAME'])}`"
+    for verbs, action in ((LOADS, "load"), (UNLOADS, "unload"), ({"pin", "keep"}, "pin")):
+        if verb in verbs:
+            return f"`{shlex.join(['swarm', 'models', action, name or 'NAME'])}`"
     if verb in REMOVES:
         return f"`{shlex.join(['swarm', 'models', 'rm', name or 'NAME'])}`"
     if verb in LISTS:

@@ -57,6 +57,7 @@ class StoredModel:
     also: tuple[str, ...] = ()
     projector: Path | None = None
     template: Path | None = None
+    copies: tuple[Path, ...] = ()
 
     @property
     def role(self) -> Role:
@@ -346,6 +347,7 @@ class _Content:
             projector=next((link.projector for link in self.links if link.projector), None)
             or self._projector_beside(projectors),
             template=next((link.template for link in self.links if link.template), None),
+            copies=tuple(other.best.path for other in self.files if other is not file),
         )
 
     def _projector_beside(self, projectors: Mapping[Path, Sequence[_ReadFile]]) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from federation.printable_text import one_line
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
@@ -11,27 +12,52 @@ from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quic
 from swarm.registry.model_memory import size_text
 from swarm.registry.stored import Role, StoredModel, StoredModels
 
-JsonRow = dict[str, str | int | float | bool | None]
+JsonRow = dict[str, str | int | float | bool | list[str] | None]
+STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 COLUMN_GAP = "  "
 ROLE_WORDS: Mapping[Role, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
-@dataclass(frozen=True, slots=True)
+class ServedModel(Protocol):
+    """A model as a running node lists it. `state` is its best on any of `nodes`, in the words of `STATES`."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def nodes(self) -> tuple[str, ...]: ...
+    @property
+    def pinned(self) -> bool: ...
+    @property
+    def context_tokens(self) -> int | None: ...
+    @property
+    def size_bytes(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListRow:
-    """One model that can be had, or is here. Sizes of models that are not here are mostly estimates."""
+    """One model that this machine or its swarm has, or that could be had.
+
+    `state` is None for one that would have to be downloaded, whose size is mostly an estimate. `nodes` have it, as the
+    running node knows them; `source` and `path` say where it is on this disk, `also` by which other names it is known.
+    """
 
     name: str
+    state: str | None
+    pinned: bool
+    nodes: tuple[str, ...]
     role: str | None
     params_b: float | None
     active_params_b: float | None
     quant: str | None
-    format: str
+    format: str | None
     context_tokens: int | None
-    size_bytes: int
+    size_bytes: int | None
     size_estimated: bool
+    source: str | None
     path: str | None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +83,32 @@ class FitRow:
 
 
 def row_json(row: ListRow | FitRow) -> JsonRow:
-    """A row as a flat JSON object, field for field."""
+    """A row as a JSON object, field for field."""
     return asdict(row)
 
 
-def list_rows(catalogue: Catalogue, local: StoredModels, formats: Sequence[Format] = ("gguf",)) -> list[ListRow]:
-    """Of what an engine here loads, the catalogue in its order, then what else is on this machine."""
-    here = local.by_id()
-    rows = [_catalogue_row(choice, here.get(choice.id)) for choice in catalogue.choices(formats=formats)]
-    return rows + [
-        _local_row(model)
-        for model in local.models
-        if model.listed and not model.in_catalogue and model.format in formats
-    ]
+def list_rows(
+    catalogue: Catalogue,
+    stored: StoredModels,
+    served: Mapping[str, ServedModel],
+    formats: Sequence[Format] = ("gguf",),
+    *,
+    everything: bool = False,
+) -> list[ListRow]:
+    """What is loaded, then what could be, by name; with `everything` the rest of the catalogue in its order, too.
+
+    Only what an engine here loads, of this disk and the catalogue. The embedded models are shown where they are loaded,
+    and with `everything`.
+    """
+    choices = {choice.id: choice for choice in catalogue.choices(formats=formats)}
+    here = {model.id: model for model in stored.models if model.format in formats}
+    shown = [id_ for id_, model in here.items() if everything or model.listed or id_ in served]
+    had = dict.fromkeys([*served, *shown])
+    rows = [_row(id_, here.get(id_), served.get(id_), choices.get(id_)) for id_ in had]
+    rows.sort(key=lambda row: (STATES.index(row.state) if row.state in STATES else len(STATES), row.name))
+    if everything:
+        rows += [_row(id_, None, None, choice) for id_, choice in choices.items() if id_ not in had]
+    return rows
 
 
 def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: StoredModels) -> list[FitRow]:
@@ -105,15 +144,17 @@ def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: Stor
 def list_text(rows: Sequence[ListRow]) -> str:
     """The table of `swarm models list`."""
     return _table(
-        ("NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON DISK"),
+        ("NAME", "STATE", "NODE", "ROLE", "PARAMS", "CONTEXT", "SIZE", "SOURCE", "ON THIS DISK"),
         [
             (
                 row.name,
+                f"{row.state or ''}{', pinned' if row.pinned else ''}",
+                ", ".join(row.nodes),
                 row.role or "",
                 _params(row.params_b, row.active_params_b),
                 "" if row.context_tokens is None else str(row.context_tokens),
-                row.format,
-                _size(row.size_bytes, row.size_estimated),
+                "" if row.size_bytes is None else _size(row.size_bytes, row.size_estimated),
+                row.source or "",
                 row.path or "",
             )
             for row in rows
@@ -152,35 +193,35 @@ def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
     return f"{head}\n{table}{last}"
 
 
-def _catalogue_row(choice: CatalogueChoice, here: StoredModel | None) -> ListRow:
+def _row(name: str, here: StoredModel | None, there: ServedModel | None, choice: CatalogueChoice | None) -> ListRow:
+    """What is known of one model: of a file the most exactly, else by the node that has it, else by the catalogue."""
+    facts = None if here is None else here.facts
+    entry = None if choice is None else choice.entry
+    params_b, active_params_b = (None, None) if entry is None else (entry.params_b, entry.active_params_b)
+    if facts is not None:
+        sparse = facts.active_params < facts.params
+        params_b, active_params_b = facts.params / GIGA, facts.active_params / GIGA if sparse else None
+    size_bytes = choice.shape.weights_bytes if choice else None
+    context_tokens = facts.context_tokens if facts else entry.context_tokens if entry else None
+    if there is not None:
+        size_bytes, context_tokens = there.size_bytes or size_bytes, there.context_tokens or context_tokens
+    is_choice = here is None and there is None
     return ListRow(
-        name=choice.id,
-        role=choice.entry.role,
-        params_b=choice.entry.params_b,
-        active_params_b=choice.entry.active_params_b,
-        quant=choice.variant.quant,
-        format=choice.variant.format,
-        context_tokens=choice.entry.context_tokens,
-        size_bytes=here.size_bytes if here else choice.shape.weights_bytes,
-        size_estimated=here is None and not choice.shape.weights_exact,
+        name=name,
+        state=there.state if there else "available" if here else None,
+        pinned=there is not None and there.pinned,
+        nodes=there.nodes if there else (),
+        role=(entry.role if entry else None) or (ROLE_WORDS[here.role] if here else None),
+        params_b=params_b,
+        active_params_b=active_params_b,
+        quant=facts.quant if facts else choice.variant.quant if choice else None,
+        format=here.format if here else choice.variant.format if choice else None,
+        context_tokens=context_tokens,
+        size_bytes=here.size_bytes if here else size_bytes,
+        size_estimated=is_choice and choice is not None and not choice.shape.weights_exact,
+        source=here.source if here else None,
         path=str(here.path) if here else None,
-    )
-
-
-def _local_row(model: StoredModel) -> ListRow:
-    facts = model.facts
-    sparse = facts is not None and facts.active_params < facts.params
-    return ListRow(
-        name=model.id,
-        role=ROLE_WORDS[model.role],
-        params_b=facts.params / 1e9 if facts else None,
-        active_params_b=facts.active_params / 1e9 if facts and sparse else None,
-        quant=facts.quant if facts else None,
-        format=model.format,
-        context_tokens=facts.context_tokens if facts else None,
-        size_bytes=model.size_bytes,
-        size_estimated=False,
-        path=str(model.path),
+        also=here.also if here else (),
     )
 
 

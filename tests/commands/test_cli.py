@@ -114,7 +114,7 @@ def test_doctor_prints_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_are_listed_and_fitted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["models", "list", "--data-dir", str(tmp_path)]) == 0
+    assert main(["models", "list", "--all", "--data-dir", str(tmp_path)]) == 0
     assert "qwen2.5-coder:7b:q4_k_m" in capsys.readouterr().out
     assert main(["models", "fit", "--json", "--data-dir", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out)

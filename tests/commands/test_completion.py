@@ -19,12 +19,16 @@ from tests.doubles.typist import at_a_terminal_of
 from tests.e2e.node_process import PROGRAM
 
 MODELS = ("demo", "demo:b", "qwen3:4b:q4_k_m", "qwen3:8b:q4_k_m")
+HERE_ALREADY = ("demo", "tiny-q8_0")
 SHELL_S = 60.0
 
 
 def words(line: str) -> list[str]:
     """What may stand at the end of `line`."""
-    return [word for word, _ in complete(build_parser(), line.split(" "), lambda: MODELS).words]
+    return [
+        word
+        for word, _ in complete(build_parser(), line.split(" "), lambda here: HERE_ALREADY if here else MODELS).words
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,10 +46,16 @@ def words(line: str) -> list[str]:
         ("--strategy m", ["majority", "medoid"], ["auto"]),
         ("--engine ", ["auto", "xllamacpp"], ["status"]),
         ("--name ", [], ["status"]),
-        ("models ", ["list", "fit", "pull", "rm"], ["status"]),
+        ("models ", ["list", "load", "unload", "pin", "fit", "pull", "rm"], ["status"]),
         ("models --data-dir x ", [], ["list"]),
         ("models pull ", list(MODELS), ["list"]),
         ("models pull demo ", [], list(MODELS)),
+        ("models load ", list(HERE_ALREADY), ["qwen3:4b:q4_k_m"]),
+        ("models unload t", ["tiny-q8_0"], ["demo"]),
+        ("models pin x --", ["--off", "--on"], ["--pin"]),
+        ("models rm ", list(HERE_ALREADY), ["qwen3:4b:q4_k_m"]),
+        ("--default-model q", ["qwen3:4b:q4_k_m"], ["demo"]),
+        ("--model demo --mod", ["--model", "--models-dir"], []),
         ("models fit --", ["--context", "--json"], ["--federation"]),
         ("chat --model d", ["demo", "demo:b"], []),
         ("chat hello ", [], ["status"]),
@@ -73,12 +83,13 @@ def test_what_may_stand_there(line: str, some: list[str], none: list[str]) -> No
     ("line", "kind"),
     [
         ("--config ", "files"), ("--config=", "files"), ("--peer-file x", "files"), ("--data-dir ", "directories"),
-        ("models list --data-dir x", "directories"), ("bench votes --plot ", "directories"),
+        ("--models-dir ", "directories"), ("models list --data-dir x", "directories"),
+        ("bench votes --plot ", "directories"),
         ("bench votes --report x", "files"), ("--model ", "words"),
     ],
 )  # fmt: skip
 def test_files_are_the_shell_s_to_find(line: str, kind: str) -> None:
-    assert complete(build_parser(), line.split(" "), lambda: MODELS).kind == kind
+    assert complete(build_parser(), line.split(" "), lambda here: HERE_ALREADY if here else MODELS).kind == kind
 
 
 def test_every_command_and_option_is_offered() -> None:
@@ -88,7 +99,7 @@ def test_every_command_and_option_is_offered() -> None:
         for path, below in ((name, command), *((f"{name} {action}", of) for action, of in command.commands().items())):
             long = {option for option in below.options() if option.startswith("--")}
             assert set(words(f"{path} --")) == long, path
-    assert all("\t" not in about and "\n" not in about for _, about in complete(parser, ["-"], lambda: ()).words)
+    assert all("\t" not in about and "\n" not in about for _, about in complete(parser, ["-"], lambda _: ()).words)
 
 
 def test_the_models_are_those_that_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,7 +185,7 @@ Ask = Callable[[Path, str], list[str]]
     ("line", "found"),
     [
         ("sta", ["status"]),
-        ("models ", ["fit", "list", "pull", "rm"]),
+        ("models ", ["fit", "list", "load", "pin", "pull", "rm", "unload"]),
         ("--fed", ["--federation"]),
         ("completion ", ["bash", "fish", "zsh"]),
         ("--model dem", ["demo", "demo:b", "demo:c"]),

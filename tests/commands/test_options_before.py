@@ -10,7 +10,20 @@ import pytest
 
 from swarm.cli import build_parser, main
 from swarm.commands.node_arguments import read_line
-from swarm.commands.parser import ASKS, LISTS, LOOKS, OTHERS, PAIRS, PULLS, REMOVES, SERVES, STOPS, other_words
+from swarm.commands.parser import (
+    ASKS,
+    LISTS,
+    LOADS,
+    LOOKS,
+    OTHERS,
+    PAIRS,
+    PULLS,
+    REMOVES,
+    SERVES,
+    STOPS,
+    UNLOADS,
+    other_words,
+)
 from swarm.errors import SetupError
 
 VALUES = {
@@ -32,10 +45,13 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
     ("doctor",): {"--peer", "--peer-file", "--port", "--host", "--interface", "--data-dir", "--config"},
-    ("models", "list"): {"--data-dir"},
-    ("models", "fit"): {"--data-dir", "--context", "--workers"},
-    ("models", "pull", "qwen3:4b"): {"--data-dir", "--peer"},
-    ("models", "rm", "qwen3:4b"): {"--data-dir"},
+    ("models", "list"): {"--data-dir", "--models-dir", "--api-key"},
+    ("models", "fit"): {"--data-dir", "--models-dir", "--context", "--workers"},
+    ("models", "load", "qwen3:4b"): {"--data-dir", "--models-dir", "--api-key"},
+    ("models", "unload", "qwen3:4b"): {"--data-dir", "--models-dir", "--api-key"},
+    ("models", "pin", "qwen3:4b"): {"--data-dir", "--models-dir", "--api-key"},
+    ("models", "pull", "qwen3:4b"): {"--data-dir", "--models-dir", "--peer"},
+    ("models", "rm", "qwen3:4b"): {"--data-dir", "--models-dir", "--api-key"},
     ("completion", "zsh"): set(),
     ("invite",): {"--data-dir"},
     ("join", "-"): {"--data-dir"},
@@ -148,7 +164,10 @@ def test_without_the_option_the_environment_names_the_data_directory(
         ("serve --port 8000", "`swarm --port 8000` serves a model"),
         ("start --model demo", "`swarm --model demo` serves a model"),
         ("up", "`swarm --federation` serves"),
-        ("load demo:b --workers 2", "`swarm --model demo:b --workers 2` serves"),
+        ("load demo:b", "there is no `swarm load demo:b`: `swarm models load demo:b`"),
+        ("unload demo:b", "`swarm models unload demo:b`"),
+        ("pin", "`swarm models pin NAME`"),
+        ("models eject demo", "there is no `swarm models eject`: `swarm models unload demo`"),
         ("pull qwen3:4b", "`swarm models pull qwen3:4b`"),
         ("download", "`swarm models pull NAME`"),
         ("rm qwen3:4b", "`swarm models rm qwen3:4b`"),
@@ -181,7 +200,7 @@ def test_the_words_of_other_programs_are_told_what_to_write(
 
 def test_what_is_suggested_instead_exists() -> None:
     """Every line in backquotes is one that the parser takes."""
-    words = [*SERVES, *PULLS, *REMOVES, *LISTS, *LOOKS, *STOPS, *ASKS, *PAIRS, *OTHERS]
+    words = [*SERVES, *PULLS, *LOADS, *UNLOADS, *REMOVES, *LISTS, *LOOKS, *STOPS, *ASKS, *PAIRS, *OTHERS]
     parser = build_parser()
     for word in words:
         said = other_words([word, "demo"], parser.commands())

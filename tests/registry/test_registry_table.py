@@ -38,7 +38,7 @@ def test_the_fit_table_reads_like_this() -> None:
 
 
 def test_every_row_is_json() -> None:
-    rows = [*list_rows(CATALOGUE, NOTHING), *fit_rows(CATALOGUE.choices(), ROOM, NOTHING)]
+    rows = [*list_rows(CATALOGUE, NOTHING, {}, everything=True), *fit_rows(CATALOGUE.choices(), ROOM, NOTHING)]
     assert len(rows) == len(CATALOGUE.choices(formats=["gguf"])) + len(CATALOGUE.choices())
     for row in rows:
         assert json.loads(json.dumps(row_json(row)))["name"] == row.name
@@ -48,7 +48,7 @@ def test_what_is_here_is_marked_and_measured(make_gguf: Callable[..., Path], tmp
     known = make_gguf("models/unsloth--Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf")
     make_gguf("models/mine.gguf", pooling_type=1)
     local = stored(tmp_path / "models")
-    rows = {row.name: row for row in list_rows(CATALOGUE, local)}
+    rows = {row.name: row for row in list_rows(CATALOGUE, local, {}, everything=True)}
     assert rows["qwen3:8b:q4_k_m"].path == str(known)
     assert rows["qwen3:8b:q4_k_m"].size_bytes == known.stat().st_size
     assert not rows["qwen3:8b:q4_k_m"].size_estimated
@@ -60,18 +60,23 @@ def test_what_is_here_is_marked_and_measured(make_gguf: Callable[..., Path], tmp
     assert not fits["qwen3:14b:q4_k_m"].on_disk
 
 
+HEADS = ["NAME", "STATE", "NODE", "ROLE", "PARAMS", "CONTEXT", "SIZE", "SOURCE", "ON", "THIS", "DISK"]
+
+
 def test_the_list_is_aligned_and_complete(make_gguf: Callable[..., Path], tmp_path: Path) -> None:
     make_gguf("models/mine.gguf")
-    text = list_text(list_rows(CATALOGUE, stored(tmp_path / "models")))
+    here = stored(tmp_path / "models")
+    assert [row.name for row in list_rows(CATALOGUE, here, {})] == ["mine"]
+    text = list_text(list_rows(CATALOGUE, here, {}, everything=True))
     lines = text.splitlines()
-    assert lines[0].split() == ["NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON", "DISK"]
-    assert len(lines) == 1 + len(CATALOGUE.choices(formats=["gguf"])) + 1
-    column = lines[0].index("FORMAT")
-    assert {line[column:].split()[0] for line in lines[1:]} == {"gguf"}
-    assert lines[-1].startswith("mine ")
-    assert lines[-1].endswith("mine.gguf")
+    assert lines[0].split() == HEADS
+    assert len(lines) == 1 + len(CATALOGUE.choices(formats=["gguf"])) + len(here.models)
+    column = lines[0].index("STATE")
+    assert [line[column:].startswith("available") for line in lines[1:]].count(True) == len(here.models)
+    (mine,) = (line for line in lines if line.startswith("mine "))
+    assert mine.endswith("mine.gguf")
     assert not any(line != line.rstrip() for line in lines)
 
 
 def test_an_empty_table_has_its_heads() -> None:
-    assert list_text([]).split() == ["NAME", "ROLE", "PARAMS", "CONTEXT", "FORMAT", "SIZE", "ON", "DISK"]
+    assert list_text([]).split() == HEADS
