@@ -101,6 +101,15 @@ def disk_errors(what: str) -> Generator[None]:
         raise SetupError(f"cannot store {what}: {error.strerror or error}; check --data-dir") from error
 
 
+@contextmanager
+def _staying_there(what: str) -> Generator[None]:
+    """What is on its way may be deleted by anybody, and in the middle of it, too."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SetupError(f"{what} was removed while it arrived: run it again") from error
+
+
 HASH_DIGITS_IN_NAME = 16
 
 log = logging.getLogger(__name__)
@@ -250,8 +259,7 @@ class _Fetching:
             def report(done_bytes: int, of_bytes: int | None, before_bytes: int = before_bytes) -> None:
                 self._progress(before_bytes + done_bytes, of_bytes if len(sources) == 1 else total_bytes)
 
-            self._fetch_one(one, source, partial, report)
-            before_bytes += one.target.stat().st_size
+            before_bytes += self._fetch_one(one, source, partial, report)
 
     def _source(self, one: _Wanted) -> HubFile:
         """What is known of a file; the hub is asked only where no peer has it, or nobody else knows its hash."""
@@ -277,9 +285,10 @@ class _Fetching:
         _check_announced(source, one.sha256)
         return source
 
-    def _fetch_one(self, one: _Wanted, source: HubFile, partial: Path, progress: Progress) -> None:
+    def _fetch_one(self, one: _Wanted, source: HubFile, partial: Path, progress: Progress) -> int:
+        """Bring a file to its place; its size in bytes."""
         what = f"{source.repo}/{source.file}"
-        with disk_errors(what):
+        with disk_errors(what), _staying_there(what):
             partial.parent.mkdir(parents=True, exist_ok=True)
             hashes = self._fetch_nearby(source.sha256 or one.sha256, partial, progress)
             if hashes is None:
@@ -298,6 +307,7 @@ class _Fetching:
                 keep_hashes(one.target, hashes, one.target.stat().st_mtime_ns)
             for stale in partial.parent.glob(f"{partial.stem}.*"):  # of a version that the hub has since replaced
                 stale.unlink(missing_ok=True)
+        return hashes.size_bytes
 
     def _fetch_nearby(self, sha256: str | None, partial: Path, progress: Progress) -> FileHashes | None:
         """Of what peers have brought whole; else what they brought is the beginning of the partial file."""
