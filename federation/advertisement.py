@@ -1,8 +1,11 @@
-"""What a node says about itself and about others: the JSON of GET node and GET peers, parsed and bounded."""
+"""What a node says about itself and about others: the JSON of GET node, peers and loadable, parsed and bounded."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -34,6 +37,12 @@ MAX_SLOTS = 4096  # sequences one engine decodes at once; real ones have under 6
 MAX_RATE = 1e7  # tokens per second
 MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --queue, 1,024 at most
 MAX_WAIT_S = 1e6  # eleven days: far above any deadline
+MAX_STATE_CHARS = 16  # "unloading" has 9
+MAX_SIZE_BYTES = 1 << 50  # a petabyte of one model, all parts together
+MAX_LOADABLE = 256  # models that one node tells of beside those that it serves
+MAX_LOADABLE_BYTES = 192 * 1024  # of that list: 256 models with usual names and their other names are under 100 KiB
+MAX_ALSO = 8  # other names of one model: a program each, the catalogue's and the file's
+_DIGEST_CHARS = 16  # of a list: 64 bits, and it decides no more than whether the list is fetched again
 
 
 def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -50,9 +59,19 @@ def _reachable_host(host: str) -> str:
         raise ValueError(str(error)) from error
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _digest_or_none(value: str | None) -> str | None:
+    """A sha256 in lower-case hex, else None: what cannot be compared says nothing."""
+    return value if value is not None and _SHA256.fullmatch(value) else None
+
+
 NodeId = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{MAX_ID_CHARS - 1}}}$")]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), AfterValidator(printable)]
+Digest = Annotated[Annotated[str, Field(max_length=128)] | None, AfterValidator(_digest_or_none)]
+State = Annotated[str, Field(min_length=1, max_length=MAX_STATE_CHARS), AfterValidator(printable)]
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
 
 
@@ -81,23 +100,19 @@ class Capabilities:
 ADVERTISED: Final = tuple(each.name for each in fields(Capabilities) if each.metadata.get("advertised", True))
 
 
-class ServedModel(WireModel):
-    """One model a node has loaded. `slots_free` of `slots` sequences are idle; `params` is a count, None if unknown.
+class KnownModel(WireModel):
+    """What is told of any model. `params` is a count, and None wherever something is not known.
 
-    `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. In JSON
-    each advertised capability is a field beside the others, and none is called `capabilities`.
+    `fingerprint` (of its header and tensor table) and `sha256` (of its file) say what it is. In JSON each advertised
+    capability is a field beside the others, and none is called `capabilities`.
     """
 
     id: ModelId
     context_tokens: Annotated[int, Field(ge=1, le=MAX_CONTEXT_TOKENS)] | None = None
     params: Annotated[int, Field(ge=1, le=MAX_PARAMS)] | None = None
-    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
-    slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
-    tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
     capabilities: Capabilities = Capabilities()
-    waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
-    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
-    fingerprint: Annotated[str, Field(max_length=128), AfterValidator(printable)] | None = None
+    fingerprint: Digest = None
+    sha256: Digest = None
 
     @model_validator(mode="before")
     @classmethod
@@ -118,11 +133,60 @@ class ServedModel(WireModel):
         return flat
 
 
+class ServedModel(KnownModel):
+    """One model a node has loaded. `slots_free` of `slots` sequences are idle.
+
+    `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. One
+    whose `state` is not "ready" takes nothing new, and says that it has no slots: older nodes read no more than that.
+    """
+
+    slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
+    slots_free: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
+    tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
+    waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
+    wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
+    state: State = "ready"
+
+
+class LoadableModel(KnownModel):
+    """One model that lies on a node's disk and is not served there, with what it would be.
+
+    `size_bytes` are those of all its files, and `load_s` is how long a whole load is expected to take. `fits`: there is
+    room for it, or would be once idle models are unloaded. `also` are names that people know it by. `state` is
+    "available" or "loading"; any other says that it cannot be had now.
+    """
+
+    size_bytes: Annotated[int, Field(ge=0, le=MAX_SIZE_BYTES)] = 0
+    slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = 1
+    load_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
+    prefill_tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
+    state: State = "available"
+    fits: bool = True
+    also: Annotated[tuple[ModelId, ...], Field(max_length=MAX_ALSO)] = ()
+
+
+class LoadableList(WireModel):
+    """The body of GET loadable. `left_out` further models did not find room in it."""
+
+    models: Annotated[tuple[LoadableModel, ...], Field(max_length=MAX_LOADABLE)] = ()
+    left_out: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loadables:
+    """What a node could load, as it told or tells it. `digest` is that of the very bytes."""
+
+    digest: str
+    models: tuple[LoadableModel, ...]
+    left_out: int = 0
+
+
 class NodeDescription(WireModel):
     """What a node says about itself. `url` is its own claim: peers use the address that they reached it at.
 
     `instance` differs between two runs of the same node, so that a copied data directory can be told from a restart.
-    `roster` is the digest of a paired node's list of members: where it differs, the two lists are merged.
+    `roster` is the digest of a paired node's list of members: where it differs, the two lists are merged. `loadable` is
+    that of the list of models which it could load (GET loadable), None where there are none.
     """
 
     id: NodeId
@@ -137,6 +201,7 @@ class NodeDescription(WireModel):
     hardware: Annotated[dict[str, JsonValue], AfterValidator(_small_json)] = Field(default_factory=dict)
     instance: NodeId | None = None
     roster: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
+    loadable: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
 
 
 class PeerHint(WireModel):
@@ -194,3 +259,28 @@ def parse_hints(raw: bytes) -> tuple[PeerHint, ...]:
         return PeerHints.model_validate_json(raw).peers
     except ValidationError as error:
         raise AdvertisementError(f"does not list peers: {first_problem(error)}") from error
+
+
+def list_body(models: Sequence[LoadableModel]) -> bytes:
+    """The answer of GET loadable with as many of `models` as it takes: those that fit first, then by id.
+
+    The same models in another order are the same bytes.
+    """
+    wanted = sorted(models, key=lambda model: (not model.fits, model.id))
+    told = [model.model_dump_json(exclude_defaults=True) for model in wanted[:MAX_LOADABLE]]
+    size_bytes = len('{"models":[],"left_out":1000000}')
+    for count, text in enumerate(told):
+        size_bytes += len(text.encode()) + 1
+        if size_bytes > MAX_LOADABLE_BYTES:
+            del told[count:]
+            break
+    return f'{{"models":[{",".join(told)}],"left_out":{min(len(wanted) - len(told), MAX_WAITING)}}}'.encode()
+
+
+def parse_loadable(raw: bytes) -> Loadables:
+    """The answer of GET loadable; raises AdvertisementError that says what is wrong, in one line."""
+    try:
+        found = LoadableList.model_validate_json(raw)
+    except ValidationError as error:
+        raise AdvertisementError(f"does not list what it could load: {first_problem(error)}") from error
+    return Loadables(hashlib.sha256(raw).hexdigest()[:_DIGEST_CHARS], found.models, found.left_out)

@@ -24,7 +24,15 @@ import aiohttp
 from pydantic import JsonValue
 
 from federation import wire
-from federation.advertisement import Goodbye, NodeDescription, PeerHint, parse_hints
+from federation.advertisement import (
+    MAX_LOADABLE_BYTES,
+    Goodbye,
+    Loadables,
+    NodeDescription,
+    PeerHint,
+    parse_hints,
+    parse_loadable,
+)
 from federation.errors import (
     PeerProtocolError,
     PeerRefused,
@@ -169,6 +177,12 @@ class PeerClient:
         raw = await self.get_json(address, wire.PEERS_PATH, timeout_s)
         with agreed(address):
             return parse_hints(raw)
+
+    async def loadable(self, address: Address, timeout_s: float = _TIMING.list_timeout_s) -> Loadables:
+        """The models that the node at `address` could load."""
+        raw = await self.get_json(address, wire.LOADABLE_PATH, timeout_s, limit_bytes=MAX_LOADABLE_BYTES)
+        with agreed(address):
+            return parse_loadable(raw)
 
     async def goodbye(
         self,

@@ -266,6 +266,8 @@ class Membership:
                 self._apply(self._table.tick(now))
                 for address in self._table.due_probes(now):
                     self._start_probe(address, now)
+                for peer in self._table.due_lists(now):
+                    self._tasks.create_task(self._acquaintance.learn_loadable(peer))
                 await self._sleep_until(self._table.next_due())
 
     async def _sleep_until(self, due_at: float | None) -> None:
@@ -384,6 +386,16 @@ class PeerExchange:
         """Ask a newcomer whom it knows, unless that is nobody new or others are being asked already."""
         if self._asking < ASKED_AT_ONCE and self._table.sees_otherwise(peer.id):
             await self._learn_from(peer)
+
+    async def learn_loadable(self, peer: Peer) -> None:
+        """Ask a peer which models it could load. A failure is not held against it: probes say whether it is well."""
+        found = None
+        try:
+            found = await self._client.loadable(peer.address, self._timing.list_timeout_s)
+        except PeerError as error:
+            _log.debug("%s does not say what it could load: %s", peer.label, error)
+        finally:
+            self._table.list_received(peer.id, found, time.monotonic())
 
     async def say_goodbye(self, instance: str | None) -> None:
         """Tell every living peer, all at once; those that do not take note in time will find out by probing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-from federation.advertisement import NodeDescription
+from federation.advertisement import LoadableModel, NodeDescription
 from federation.hostport import Address
 
 
@@ -65,6 +65,7 @@ class Peer:
     rtt_ms: float | None
     last_answer_at: float
     described_at: float = 0.0  # when the probe was sent whose answer `description` is
+    loadable: tuple[LoadableModel, ...] = ()  # that it could load, by the list last had of it
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Self
 
-from federation.advertisement import NodeDescription, PeerHint
+from federation.advertisement import Loadables, NodeDescription, PeerHint
 from federation.hostport import Address, neighbourhood
 from federation.peer import AddressRejected, Peer, PeerState, Source, Why
 from federation.probing import ProbeAnswer
@@ -173,10 +173,47 @@ class Record:
     addresses: list[Address] = field(default_factory=list[Address])
     answer: ProbeAnswer | None = None  # the last one, tag and all; None until a probe brought it
     one_way_since: float | None = None  # it answers, and has said since then that it cannot reach this node
+    listing: Listing = field(default_factory=lambda: Listing())
 
     @property
     def is_dead(self) -> bool:
         return self.state is PeerState.DEAD
+
+
+@dataclass(slots=True)
+class Listing:
+    """What one peer could load, as last had of it, and when to ask for it (again). Times are on the table's clock.
+
+    It is asked for where the peer's description names another digest; `misses` questions in a row brought none that is
+    named, so that whoever changes it all the time is asked ever more rarely.
+    """
+
+    held: Loadables | None = None
+    in_flight: bool = False
+    due_at: float = 0.0
+    misses: int = 0
+
+    def is_due(self, named: str | None, now: float) -> bool:
+        """Whether to ask a peer that names the digest `named` now."""
+        if named is None or self.in_flight or (self.held is not None and self.held.digest == named):
+            return False
+        return now >= self.due_at
+
+    def start(self, now: float, timing: Timing) -> None:
+        """It is asked for."""
+        self.in_flight = True
+        self.due_at = now + timing.list_interval_s
+
+    def end(self, found: Loadables | None, named: str | None, now: float, timing: Timing) -> None:
+        """`found` came, or nothing that can be used, of a peer that names the digest `named`."""
+        self.in_flight = False
+        self.held = found or self.held
+        if found is not None and found.digest == named:
+            self.misses = 0
+            return
+        pause_s = timing.list_interval_s * 2 ** min(self.misses, _MAX_DOUBLINGS)
+        self.misses += 1
+        self.due_at = now + min(pause_s, timing.list_retry_cap_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +416,7 @@ class PeerRecords:
             rtt_ms=self.contacts[record.route].rtt_ms,
             last_answer_at=record.last_answer_at,
             described_at=record.described_at,
+            loadable=() if description.loadable is None or (held := record.listing.held) is None else held.models,
         )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random as random_module
 from collections.abc import Callable, Iterable
 
-from federation.advertisement import MAX_HINTS, NodeDescription, PeerHint
+from federation.advertisement import MAX_HINTS, Loadables, NodeDescription, PeerHint
 from federation.hostport import Address, same_host, worth_a_probe
 from federation.peer import (
     AddressRejected,
@@ -47,7 +47,7 @@ from federation.peer_records import (
     why_self,
 )
 from federation.probing import HintAllowance, News, NewsBoard, NewsKind, ProbeAnswer, ProbeQuestion, Sight, view_digest
-from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, TableBounds, Timing
+from federation.timing import CONFLICTS_TO_REJECT, DEAD_AFTER_FAILURES, LISTS_AT_ONCE, TableBounds, Timing
 
 Changes = tuple[Change, ...]
 
@@ -317,6 +317,23 @@ class PeerTable:
         starts = (self._schedule.next_start(held, self._held.role_of(held)) for held in self._held.contacts.values())
         verdicts = (self._verdict_at(record) for record in self._held.records.values())
         return min((at for at in (*starts, *verdicts) if at is not None), default=None)
+
+    def due_lists(self, now: float) -> tuple[Peer, ...]:
+        """The peers to ask now for what they could load; each counts as being asked until `list_received`."""
+        records = self._held.records.values()
+        room = LISTS_AT_ONCE - sum(record.listing.in_flight for record in records)
+        alive = (record for record in records if not record.is_dead)
+        due = [record for record in alive if record.listing.is_due(record.description.loadable, now)]
+        due.sort(key=lambda record: record.listing.due_at)
+        for record in due[: max(room, 0)]:
+            record.listing.start(now, self._timing)
+        return tuple(self._held.view(record) for record in due[: max(room, 0)])
+
+    def list_received(self, node_id: str, found: Loadables | None, now: float) -> None:
+        """What that peer could load came, None where it could not be had: then it is asked ever more rarely."""
+        record = self._held.records.get(node_id)
+        if record is not None:
+            record.listing.end(found, record.description.loadable, now, self._timing)
 
     # Queries
 

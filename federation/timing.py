@@ -24,6 +24,7 @@ MAX_PEERS_PER_ADDRESS = max(4, MAX_PEERS // 16)  # of an open swarm: containers 
 MAX_UNPROVEN_PER_ADDRESS = 2 * MAX_PEERS_PER_ADDRESS  # one caller can name any number of its own ports
 MAX_UNPROVEN = 128  # addresses that never answered; anyone can propose them, and a whole swarm must fit
 MAX_STATIC = 64  # --peer addresses; each is retried for ever
+LISTS_AT_ONCE = 4  # peers asked for what they could load; a whole swarm may say at once that it has changed
 MAX_PROBES_AT_ONCE = 6  # of one address in use: chances lost independently, the last of which leaves in time to count
 
 SMALL_SWARM_PEERS = 8  # so many are each asked every second
@@ -64,6 +65,9 @@ class Timing:
     conflict_window_s: float = 3.0  # two processes that both answered as one id within this time are two nodes
     one_way_s: float = 5.0  # it answers and says so long that it cannot reach this node: out here as it is there
     exchange_interval_s: float = 10.0  # asking peers for further peers: joining is immediate, this only repairs
+    list_interval_s: float = 1.0  # between two questions for one peer's list of models; doubled after one in vain
+    list_retry_cap_s: float = 60.0  # whose list cannot be had is asked again when it says that there is another
+    list_timeout_s: float = 5.0  # a hundred kilobytes over Wi-Fi, beside answers
     goodbye_timeout_s: float = 1.0  # shutting down waits no longer than this for peers to take note
     stall_s: float = 2.0  # this process looks at the clock each second; what it slept longer is nobody's silence
     jitter: float = 0.1  # share of an interval, either way: nodes started together do not stay in step

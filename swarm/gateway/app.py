@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from federation.advertisement import NodeDescription
+from federation.advertisement import NodeDescription, list_body
 from federation.membership import Membership
 from federation.trust import Trust
 from swarm.gateway.answers.answer_form import PACING, Pacing
@@ -22,7 +22,17 @@ from swarm.gateway.http.access_middleware import PeerGate, every_route_has_a_kin
 from swarm.gateway.http.bodies import BODIES, BODY_TIMEOUT, BODY_TIMEOUT_S, KEEPS_BODIES, MAX_BODY_BYTES, BodyBudget
 from swarm.gateway.http.errors import error_middleware
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Admission, Condition, closing_connections
-from swarm.gateway.http.keys import ANSWERS_ANY, CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, STARTED_AT, TRUST
+from swarm.gateway.http.keys import (
+    ANSWERS_ANY,
+    CONDITION,
+    DESCRIBE,
+    DISPATCHER,
+    LIST_LOADABLE,
+    MEMBERSHIP,
+    POOL,
+    STARTED_AT,
+    TRUST,
+)
 from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
@@ -66,6 +76,7 @@ def make_app(
     body_timeout_s: float = BODY_TIMEOUT_S,
     most_in_flight: int = MAX_IN_FLIGHT,
     answers_any: bool = False,
+    list_loadable: Callable[[], bytes] = lambda: list_body(()),
 ) -> web.Application:
     """The application that serves clients and peers of this node."""
     quiet_about_bad_requests()
@@ -113,6 +124,7 @@ def make_app(
     app[METRICS] = metrics
     app[CONDITION] = condition
     app[DESCRIBE] = describe
+    app[LIST_LOADABLE] = list_loadable
     app[PACING] = pacing
     app[model_files.FILES] = files
     app[observing.VIEW] = view

@@ -17,5 +17,6 @@ FAST = Timing(
     lost_retry_cap_s=0.1,
     unproven_retry_cap_s=0.1,
     exchange_interval_s=0.1,
+    list_interval_s=0.05,
     goodbye_timeout_s=1.0,
 )

@@ -6,13 +6,19 @@ from hypothesis import strategies as st
 
 from federation.advertisement import (
     MAX_HINTS,
+    MAX_LOADABLE,
+    MAX_LOADABLE_BYTES,
     MAX_MODELS,
+    Capabilities,
+    LoadableModel,
     NodeDescription,
     PeerHint,
     PeerHints,
     ServedModel,
+    list_body,
     parse_description,
     parse_hints,
+    parse_loadable,
 )
 from federation.errors import AdvertisementError
 from federation.hostport import Address
@@ -91,7 +97,7 @@ def test_rubbish_is_one_line_that_says_what_is_wrong(raw: bytes) -> None:
     | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps).map(str.encode)
 )
 def test_no_bytes_make_parsing_fail_otherwise(raw: bytes) -> None:
-    for parse in (parse_description, parse_hints):
+    for parse in (parse_description, parse_hints, parse_loadable):
         with pytest.raises(AdvertisementError):
             parse(raw)
 
@@ -115,3 +121,69 @@ def test_a_hint_must_name_a_host(host: str) -> None:
     raw = json.dumps({"peers": [{"id": "a", "name": "a", "host": host, "port": 1}]}).encode()
     with pytest.raises(AdvertisementError):
         parse_hints(raw)
+
+
+# What a node could load
+
+PRINT = "0a" * 32
+QWEN = LoadableModel(
+    id="qwen3:4b", fingerprint=PRINT, size_bytes=2_600_000_000, params=4_000_000_000, context_tokens=8192, slots=4,
+    capabilities=Capabilities(tools=False, infill=True), load_s=3.5, fits=False, also=("qwen3-4b-q4_k_m",),
+)  # fmt: skip
+
+
+def test_what_could_be_loaded_survives_the_wire_in_any_order() -> None:
+    small = LoadableModel(id="a")
+    found = parse_loadable(list_body([QWEN, small]))
+    assert found.models == (small, QWEN), "what fits comes first"
+    assert found == parse_loadable(list_body([small, QWEN]))
+    assert found.digest != parse_loadable(list_body([small])).digest
+    assert parse_loadable(b"{}").models == ()
+
+
+@pytest.mark.parametrize("name_chars", [8, 250])
+def test_a_list_that_is_too_long_says_how_much_it_leaves_out(name_chars: int) -> None:
+    many = [
+        LoadableModel(id=f"{number:0{name_chars}}", fits=number >= 100, sha256=PRINT, also=("x" * name_chars,) * 8)
+        for number in range(MAX_LOADABLE + 100)
+    ]
+    body = list_body(many)
+    found = parse_loadable(body)
+    assert len(body) <= MAX_LOADABLE_BYTES
+    assert 0 < len(found.models) <= MAX_LOADABLE
+    assert len(found.models) + found.left_out == len(many)
+    assert all(model.fits for model in found.models), "what fits has the room"
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"id": ""}, "models.0.id"),
+        ({"id": "x" * 257}, "models.0.id"),
+        ({"size_bytes": -1}, "size_bytes"),
+        ({"load_s": -0.5}, "load_s"),
+        ({"load_s": "soon"}, "load_s"),
+        ({"slots": 0}, "slots"),
+        ({"state": "x" * 17}, "state"),
+        ({"also": ["x"] * 9}, "also"),
+        ({"also": [""]}, "also"),
+        ({"fingerprint": "f" * 129}, "fingerprint"),
+    ],
+)
+def test_a_list_with_a_model_that_cannot_be_is_one_line(changed: dict[str, object], complaint: str) -> None:
+    with pytest.raises(AdvertisementError, match=rf"^does not list what it could load: .*{complaint}"):
+        parse_loadable(json.dumps({"models": [{"id": "m", **changed}]}).encode())
+    with pytest.raises(AdvertisementError):
+        parse_loadable(json.dumps({"models": [{"id": "m"}] * (MAX_LOADABLE + 1)}).encode())
+
+
+@pytest.mark.parametrize("said", ["", "abc", PRINT.upper(), PRINT[1:] + "g", "\x1b[31m"])
+def test_what_is_no_digest_tells_no_content(said: str) -> None:
+    described = parse_description(as_sent(models=[{"id": "m", "fingerprint": said, "sha256": said}])).models[0]
+    assert (described.fingerprint, described.sha256) == (None, None)
+    assert parse_description(as_sent(models=[{"id": "m", "sha256": PRINT}])).models[0].sha256 == PRINT
+
+
+def test_a_state_of_the_future_is_read() -> None:
+    assert parse_loadable(b'{"models": [{"id": "m", "state": "dreaming"}]}').models[0].state == "dreaming"
+    assert parse_description(as_sent(models=[{"id": "m", "state": "dreaming"}])).models[0].state == "dreaming"

@@ -11,7 +11,14 @@ import pytest
 from aiohttp import web
 
 from federation import wire
-from federation.advertisement import PeerHint, PeerHints
+from federation.advertisement import (
+    MAX_LOADABLE_BYTES,
+    LoadableModel,
+    PeerHint,
+    PeerHints,
+    list_body,
+    parse_loadable,
+)
 from federation.client import MAX_JSON_BYTES, PeerClient
 from federation.hostport import Address
 from federation.membership import Membership, useful_hints
@@ -388,3 +395,49 @@ async def test_what_a_list_names_is_asked_but_not_kept(fake_node: Any, until: An
             membership.listed(())
             assert membership.names() == ()
         assert load_peers(tmp_path) == ()
+
+
+async def test_what_a_peer_could_load_is_fetched_when_it_changes_and_only_then(
+    fake_node: Any, joined: Any, reply: Any
+) -> None:
+    async with fake_node("kitchen") as kitchen, joined(fake_node("here"), (kitchen.address,)) as here:
+        for names in (("qwen3:4b",), ("qwen3:4b", "llama3.2:3b"), ("tiny",)):
+            body = list_body([LoadableModel(id=name) for name in names])
+            kitchen.answers[wire.LOADABLE_PATH] = reply(body)
+            kitchen.claims["loadable"] = parse_loadable(body).digest
+            wanted = parse_loadable(body).models
+            await eventually(lambda wanted=wanted: [peer.loadable for peer in here.alive()] == [wanted])
+        probes = sum(path == wire.NODE_PATH for path, *_ in kitchen.requests)
+        await eventually(lambda: sum(path == wire.NODE_PATH for path, *_ in kitchen.requests) > probes + 5)
+        assert 3 <= sum(path == wire.LOADABLE_PATH for path, *_ in kitchen.requests) <= 6, "a race asks once more"
+        del kitchen.claims["loadable"]
+        await eventually(lambda: [peer.loadable for peer in here.alive()] == [()])
+
+
+LISTS_THAT_ARE_NONE = {
+    "gone": (404, b"{}"),
+    "no JSON": (200, b"["),
+    "no list": (200, b'{"models": 5}'),
+    "too many": (200, b'{"models": [' + b",".join([b'{"id": "m"}'] * 257) + b"]}"),
+    "too large": (200, b'{"models": []' + b" " * MAX_LOADABLE_BYTES + b"}"),
+    "deep": (200, b'{"models": ' + b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS_THAT_ARE_NONE)
+async def test_a_peer_whose_list_is_none_stays_a_peer(
+    fake_node: Any, joined: Any, until: Any, reply: Any, kind: str
+) -> None:
+    status, body = LISTS_THAT_ARE_NONE[kind]
+    async with fake_node("kitchen", loadable="digest") as kitchen:
+        kitchen.answers[wire.LOADABLE_PATH] = reply(body, status=status)
+        async with joined(fake_node("here"), (kitchen.address,)) as here:
+            changes: list[Change] = []
+            here.subscribe(changes.append)
+            await eventually(lambda: sum(path == wire.LOADABLE_PATH for path, *_ in kitchen.requests) >= 3)
+            assert [(peer.state, peer.loadable) for peer in here.alive()] == [(PeerState.ALIVE, ())]
+            assert not any(isinstance(change, PeerLeft) for change in changes)
+            body = list_body([LoadableModel(id="m")])
+            kitchen.answers[wire.LOADABLE_PATH] = reply(body)
+            kitchen.claims["loadable"] = parse_loadable(body).digest
+            await eventually(lambda: len(here.alive()[0].loadable) == 1)

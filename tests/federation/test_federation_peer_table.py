@@ -1,11 +1,14 @@
 """The peer table's transitions, one by one, on a clock that the test holds."""
 
+from itertools import pairwise
+
 import pytest
 
-from federation.advertisement import ServedModel
+from federation.advertisement import LoadableModel, Loadables, ServedModel
 from federation.hostport import Address
-from federation.peer import AddressRejected, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
+from federation.peer import AddressRejected, Peer, PeerChanged, PeerJoined, PeerLeft, PeerState, Source, Why
 from federation.probing import ProbeAnswer
+from federation.timing import LISTS_AT_ONCE
 from tests.doubles.peer_tables import (
     ATTIC,
     KITCHEN,
@@ -202,3 +205,77 @@ def test_what_a_peer_serves_is_a_change_and_its_load_is_not() -> None:
     )
     assert isinstance(change, PeerChanged)
     assert change.reason == "is now paired; now serves a, b"
+
+
+# What peers could load
+
+QWEN = Loadables("digest-1", (LoadableModel(id="qwen3:4b"),))
+EMPTY = Loadables("digest-2", ())
+
+
+def labels(peers: tuple[Peer, ...]) -> list[str]:
+    return [peer.label for peer in peers]
+
+
+def test_a_list_is_asked_for_once_where_its_digest_is_new_and_kept_as_long_as_the_peer() -> None:
+    table = with_kitchen()
+    assert table.due_lists(0.0) == (), "it names none"
+    answer(table, KITCHEN, node("kitchen", loadable="digest-1"), 1.0)
+    assert labels(table.due_lists(1.0)) == ["kitchen"]
+    assert table.due_lists(100.0) == (), "it is being asked"
+    table.list_received("id-kitchen", QWEN, 101.0)
+    assert table.alive()[0].loadable == QWEN.models
+    assert table.due_lists(1000.0) == ()
+    answer(table, KITCHEN, node("kitchen", loadable="digest-2"), 1001.0)
+    assert labels(table.due_lists(1001.0)) == ["kitchen"]
+    table.list_received("id-kitchen", EMPTY, 1001.5)
+    assert table.alive()[0].loadable == ()
+    answer(table, KITCHEN, node("kitchen", loadable="digest-1"), 1001.6)
+    assert table.due_lists(1001.6) == (), "not twice within its interval"
+    assert labels(table.due_lists(1001.0 + TIMING.list_interval_s)) == ["kitchen"]
+    table.list_received("id-kitchen", QWEN, 1002.0)
+    answer(table, KITCHEN, node("kitchen"), 1003.0)
+    assert table.alive()[0].loadable == (), "one of an older version took its place"
+
+
+def test_a_list_that_cannot_be_had_is_asked_for_ever_more_rarely_and_what_was_known_stays() -> None:
+    table = with_kitchen()
+    answer(table, KITCHEN, node("kitchen", loadable="digest-1"), 1.0)
+    table.due_lists(1.0)
+    table.list_received("id-kitchen", QWEN, 1.0)
+    answer(table, KITCHEN, node("kitchen", loadable="digest-3"), 2.0)
+    asked: list[float] = []
+    for tick in range(2, 400):
+        if table.due_lists(float(tick)):
+            asked.append(tick)
+            table.list_received("id-kitchen", None if len(asked) % 2 else EMPTY, float(tick))
+    pauses = [later - earlier for earlier, later in pairwise(asked)]
+    assert pauses[:6] == [1, 2, 4, 8, 16, 32]
+    assert set(pauses[6:]) == {TIMING.list_retry_cap_s}
+    assert states(table) == {"kitchen": "alive"}
+
+
+def test_the_dead_are_not_asked_and_the_forgotten_have_no_list() -> None:
+    table = with_kitchen()
+    answer(table, KITCHEN, node("kitchen", loadable="digest-1"), 1.0)
+    table.goodbye("id-kitchen", 1.5, "run-1")
+    assert table.due_lists(2.0) == ()
+    answer(table, KITCHEN, node("kitchen", loadable="digest-1"), 3.0)
+    assert table.due_lists(3.0)
+    table.expelled("id-kitchen", "revoked", 3.5)
+    table.list_received("id-kitchen", QWEN, 4.0)
+    assert table.peers() == ()
+
+
+def test_a_swarm_whose_lists_all_change_is_asked_a_few_at_a_time() -> None:
+    table = make_table()
+    for number in range(20):
+        address = Address(f"10.0.1.{number + 1}", 17615)
+        table.proposed(address, Source.MDNS, 0.0)
+        answer(table, address, node(f"n{number}", loadable="digest-1"), 0.0)
+    first = table.due_lists(1.0)
+    assert len(first) == LISTS_AT_ONCE
+    assert table.due_lists(1.0) == ()
+    table.list_received(first[0].id, QWEN, 1.0)
+    (next_one,) = table.due_lists(1.0)
+    assert next_one.id not in {peer.id for peer in first}

@@ -16,10 +16,22 @@ SHA256 = "ab" * 32
 
 NODE: dict[str, Any] = {
     "id": "id-attic", "name": "attic", "version": "0.1.0", "protocol": 1, "url": "http://127.0.0.1:1", "mode": "open",
-    "models": [{"id": "m", "context_tokens": 4096, "params": 9, "slots": 2, "slots_free": 1, "tokens_per_s": 5.5}],
+    "models": [{"id": "m", "context_tokens": 4096, "params": 9, "slots": 2, "slots_free": 1, "tokens_per_s": 5.5,
+                "fingerprint": SHA256, "state": "ready", "sha256": None}],
     "slots_free": 1, "draining": False, "hardware": {"cpu": "x", "cores": 4}, "instance": "run-1", "roster": None,
+    "loadable": "5",
 }  # fmt: skip
 PEERS: dict[str, Any] = {"peers": [{"id": "id-study", "name": "study", "host": "192.168.1.9", "port": 17615}]}
+LOADABLE: dict[str, Any] = {
+    "models": [
+        {
+            "id": "qwen3:4b", "fingerprint": SHA256, "sha256": None, "size_bytes": 5, "params": 9, "context_tokens": 96,
+            "slots": 3, "tools": True, "load_s": 1.5, "prefill_tokens_per_s": None, "state": "available", "fits": True,
+            "also": ["a", "b"],
+        }
+    ],
+    "left_out": 5,
+}  # fmt: skip
 ROSTER: dict[str, Any] = {
     "swarm": "0123456789abcdef",
     "entries": [{"id": "id-study", "epoch": 2, "certificate": None, "name": "study", "places": PEERS["peers"]}],
@@ -152,5 +164,5 @@ FRAMES: tuple[Callable[[bytes], bytes], ...] = (
 )
 
 # Ten thousand messages in all; each test counts its own.
-PARSED, OVER_SOCKETS, THROUGH_A_NODE, REQUESTS = 6800, 1200, 300, 1700
+PARSED, OVER_SOCKETS, THROUGH_A_NODE, REQUESTS = 6750, 1250, 300, 1700
 ROUNDS = 50  # Hypothesis gives each a seed, the same ones in every run

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation.advertisement import parse_description, parse_hints
+from federation.advertisement import list_body, parse_description, parse_hints, parse_loadable
 from federation.client import PeerClient
 from federation.errors import FederationError, PeerError
 from federation.file_exchange import FilePeer, list_files, parse_file_list, parse_pieces, piece_hashes, read_piece
@@ -115,6 +115,7 @@ Parser = Callable[[bytes, random.Random], object]
 PARSERS: Mapping[str, tuple[Parser, tuple[Any, ...]]] = {
     "node": (lambda raw, _: parse_description(raw).model_dump_json(), (malformed.NODE,)),
     "peers": (lambda raw, _: [hint.address for hint in parse_hints(raw)], (malformed.PEERS,)),
+    "loadable": (lambda raw, _: list_body(parse_loadable(raw).models), (malformed.LOADABLE,)),
     "roster": (lambda raw, _: parse_roster(raw).digest, (malformed.ROSTER,)),
     "models": (lambda raw, _: parse_file_list(raw), (malformed.FILES,)),
     "pieces": (lambda raw, _: parse_pieces(raw).span(0), (malformed.PIECES,)),
@@ -181,6 +182,7 @@ def ways_to_ask(
     return {
         "node": ((malformed.NODE,), lambda: client.describe(at, ANSWER_S)),
         "peers": ((malformed.PEERS,), lambda: client.peers(at, ANSWER_S)),
+        "loadable": ((malformed.LOADABLE,), lambda: client.loadable(at, ANSWER_S)),
         "goodbye": (({"status": "ok"},), lambda: client.goodbye(at, "id-here", ANSWER_S)),
         "roster": ((malformed.ROSTER,), lambda: client.exchange_roster(at, Roster(swarm="0" * 16), ANSWER_S)),
         "models": ((malformed.FILES,), lambda: list_files(client, peer)),

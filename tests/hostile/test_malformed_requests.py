@@ -81,6 +81,7 @@ POSTED: dict[str, tuple[Any, ...]] = {
 GOT = (
     wire.NODE_PATH,
     wire.PEERS_PATH,
+    wire.LOADABLE_PATH,
     wire.MODELS_PATH,
     f"{wire.MODELS_PATH}/{SHA256}",
     f"{wire.MODELS_PATH}/x/pieces",

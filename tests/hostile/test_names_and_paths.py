@@ -177,8 +177,9 @@ class OddPeer:
             wire.NODE_PATH: {
                 "id": "id-attic", "name": self.name, "version": self.name, "protocol": 1, "url": "http://x",
                 "models": [{"id": self.name, "slots": 1, "slots_free": 1, "fingerprint": self.name}],
-                "hardware": {self.name: self.name}, "instance": "run-1",
+                "hardware": {self.name: self.name}, "instance": "run-1", "loadable": self.name,
             },
+            wire.LOADABLE_PATH: {"models": [{"id": self.name, "sha256": self.name, "also": [self.name]}]},
             wire.PEERS_PATH: {"peers": [{"id": "id-b", "name": self.name, "host": self.name, "port": 1}]},
             wire.MODELS_PATH: {"files": [{"sha256": SHA256, "size_bytes": 6, "name": self.name}]},
         }.get(request.path, {"size_bytes": 6, "piece_bytes": 8 << 20, "pieces": [SHA256]})  # fmt: skip
@@ -200,3 +201,8 @@ async def test_a_peer_with_an_odd_name_leaves_no_trace(tmp_path: Path, name: str
                 for peer in membership.alive():
                     assert peer.name.isprintable()
                     assert all(model.id.isprintable() for model in peer.description.models)
+                if membership.alive():
+                    await eventually(lambda: all(peer.loadable for peer in membership.alive()))
+                    (found,) = membership.alive()[0].loadable
+                    assert all(text.isprintable() for text in (found.id, *found.also))
+                    assert found.sha256 is None

@@ -110,7 +110,9 @@ async def test_a_rogue_gets_nothing_from_any_endpoint_between_nodes(
 ) -> None:
     async with together(*pair) as (kitchen, _):
         endpoints = between_nodes(kitchen)
-        assert {wire.NODE_PATH, wire.PEERS_PATH, *BODIES, wire.ROSTER_PATH} <= {path for _, path in endpoints}
+        assert {wire.NODE_PATH, wire.PEERS_PATH, wire.LOADABLE_PATH, *BODIES, wire.ROSTER_PATH} <= {
+            path for _, path in endpoints
+        }
         for kind, rogue in rogues(tmp_path).items():
             for method, path in endpoints:
                 got = await rogue.get(kitchen, method, path, X_Swarm_From=pair[1].id, Authorization="Bearer x")

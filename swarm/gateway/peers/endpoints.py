@@ -27,7 +27,7 @@ from swarm.gateway.answers.answer_service import ANSWER_SERVICE, refuse_impossib
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
-from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, MEMBERSHIP, POOL, TRUST
+from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, LIST_LOADABLE, MEMBERSHIP, POOL, TRUST
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES
@@ -84,6 +84,11 @@ async def peers(request: web.Request) -> web.Response:
     """The nodes that this one knows, as hints: ids and addresses."""
     hints = PeerHints(peers=request.app[MEMBERSHIP].hints())
     return web.Response(text=hints.model_dump_json(), content_type="application/json")
+
+
+async def loadable(request: web.Request) -> web.Response:
+    """The models that this node could load; its description names the digest of these bytes."""
+    return web.Response(body=request.app[LIST_LOADABLE](), content_type="application/json")
 
 
 async def goodbye(request: web.Request) -> web.Response:
@@ -211,6 +216,7 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get(wire.NODE_PATH, node),
         web.get(wire.PEERS_PATH, peers),
+        web.get(wire.LOADABLE_PATH, loadable),
         web.post(wire.GOODBYE_PATH, goodbye),
         web.post(wire.ROSTER_PATH, roster),
         web.post(wire.CANDIDATES_PATH, candidates),
