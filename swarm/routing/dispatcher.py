@@ -21,6 +21,7 @@ from swarm.generation import Candidate, Delta, Finish, GenerationRequest, is_gre
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
+from swarm.routing.loadables import OwnLoadables, Stock, loadable_replicas, requests_at_work
 from swarm.routing.observations import ConductCounts, Demand, dissents, findings, size_mismatch
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.poison_pills import PoisonPills, RequestContent
@@ -58,7 +59,20 @@ from swarm.routing.preference import (
 )
 from swarm.routing.prefix import Prefixes, prefixes_of
 from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, with_sampling
-from swarm.routing.replicas import SWARM_ALIAS, CircuitState, Replica, local_replicas, resting_replicas
+from swarm.routing.replicas import (
+    SWARM_ALIAS,
+    CircuitState,
+    Holder,
+    ModelNames,
+    NameKeeper,
+    Replica,
+    called_by,
+    holders_of,
+    local_replicas,
+    own_sizes,
+    resting_replicas,
+    served_models,
+)
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.single import FAILING_OVER, SingleAnswer
@@ -93,9 +107,14 @@ class Dispatcher:
         rules: RoutingRules | None = None,
         failure_limits: FailureLimits = DEFAULT_LIMITS,
         utilities: UtilityRoom | None = None,
+        loadables: OwnLoadables | None = None,
+        peer_stocks: Callable[[], tuple[Stock, ...]] = tuple,
     ) -> None:
         self._pool = pool
-        self._peers = peers
+        self._told = peers
+        self._loadables = loadables or OwnLoadables()
+        self._peer_stocks = peer_stocks
+        self._names = NameKeeper()
         self._router = Router(report_traffic, rules, limits=failure_limits)
         self.upstreams = upstreams or Upstreams()
         self._client = ReplicaClient(
@@ -121,11 +140,49 @@ class Dispatcher:
         """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
         return self._router.with_local_knowledge(self._here() + self._peers())
 
+    def _peers(self) -> tuple[Replica, ...]:
+        """What peers serve, by the names that models have here."""
+        told = self._told()
+        return called_by(self._model_names(told, self._peer_stocks()), told, self._own_sizes())
+
+    def _own_sizes(self) -> dict[str, int]:
+        loadable = {model.id: model.params for model in self._loadables.models() if model.params is not None}
+        return loadable | own_sizes(self._pool.states())
+
+    def _model_names(self, told: tuple[Replica, ...], stocks: tuple[Stock, ...]) -> ModelNames:
+        """What models are called here, by what this node and its peers have, loaded or not."""
+        states = self._pool.states()
+        own = local_replicas(states, self._node_id, self.node) + resting_replicas(states, self._node_id, self.node)
+        stored = (Holder(self._node_id, self._node_id, True, self._loadables.models()),)
+        return self._names.names(holders_of(own + told) + stored + tuple(stock.holder for stock in stocks))
+
+    @property
+    def names(self) -> ModelNames:
+        """What models are called here, and by which further names people may mean them."""
+        return self._model_names(self._told(), self._peer_stocks())
+
+    def loadable(self, model: str | None = None) -> tuple[Replica, ...]:
+        """Where models could be loaded, here (unless this node leaves) and on peers; only `model`, where it is given.
+
+        Not in any order: see `soonest_ready`.
+        """
+        stocks = self._peer_stocks()
+        names, sizes = self._model_names(self._told(), stocks), self._own_sizes()
+        if not self._leaving():
+            stocks = (self._own_stock(), *stocks)
+        found = loadable_replicas(stocks, names, sizes, model)
+        return self._router.with_local_knowledge(found, everything=False)
+
+    def _own_stock(self) -> Stock:
+        served = served_models(self._pool.states())
+        models, unlisted = self._loadables.models(), self._loadables.unlisted
+        return Stock(self._node_id, self.node, models, at_work=requests_at_work(served), unlisted=unlisted)
+
     def _peers_idle(self) -> bool:
         return any(replica.slots_free for replica in self._router.with_local_knowledge(self._peers(), everything=False))
 
     def _is_peer(self, node_id: str) -> bool:
-        return any(replica.node_id == node_id for replica in self._peers())
+        return any(replica.node_id == node_id for replica in self._told())
 
     @property
     def pills(self) -> PoisonPills:

@@ -96,7 +96,7 @@ class ReplicaClient:
 
         Where they give way, some are candidates with that error, as soon as somebody else waits for their workers.
         """
-        request = request.model_copy(update={"model": replica.model})
+        request = request.model_copy(update={"model": replica.model_there})
         content = RequestContent.of(request)
         account, guard = nullcontext(None), nullcontext()
         if replica.local:
@@ -148,7 +148,7 @@ class ReplicaClient:
 
         Raises SoonerElsewhere before the first one, where `elsewhere` names a peer while the request waits here.
         """
-        request = request.model_copy(update={"model": replica.model})
+        request = request.model_copy(update={"model": replica.model_there})
         if replica.local:
             return self._local_events(replica, request, choices, deadline, on_served, elsewhere, for_peer)
         on_served(Served(replica.node, replica))

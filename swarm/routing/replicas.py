@@ -1,11 +1,15 @@
-"""Where models can be run, here and on peers, as one list of plain facts; and what this node says that it serves."""
+"""Where models can be run, here and on peers, as one list of plain facts; and what this node says that it serves.
+
+A model is its content, as far as that is known, and its name only what it is called: see `names_by_content`.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from federation.advertisement import MAX_WAIT_S, Capabilities, ServedModel
 from federation.hostport import neighbourhood
@@ -15,10 +19,11 @@ from swarm.registry.known_sizes import checked_params
 from swarm.workers.model_workers import ModelState
 
 SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
+SHOWN_CHARS = 6  # of a content after a name that two contents have
 WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (arXiv 2502.00674)
 
 UNTOLD = Capabilities()  # of a model that says nothing of itself
-ReplicaKey = tuple[str, str]  # of a replica: its node's id and its model
+ReplicaKey = tuple[str, str]  # of a replica: its node's id and its model, by the name that it has there
 CircuitState = Literal["closed", "open", "half_open"]
 
 
@@ -34,6 +39,11 @@ class Replica:
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `reported_at`.
+
+    `fingerprint` and `sha256` are the content of the model, None where it is not known, `served_as` the name by which
+    its node knows it where that is another than `model`. One whose `state` is not "ready" is not loaded: see
+    `loadables.py`, which also fills `load_s` (how long that would take), `fits`, `size_bytes`, `also` (further names),
+    `listed` and `at_work` (the requests that its whole node has).
 
     `node` is the name that is shown; `name` the node's own, where two nodes share one.
 
@@ -78,7 +88,16 @@ class Replica:
     member: bool = False
     measured: float | None = None
     weak: bool = False
+    fingerprint: str | None = None
+    sha256: str | None = None
+    served_as: str = ""
     state: str = "ready"
+    load_s: float | None = None
+    fits: bool = True
+    size_bytes: int | None = None
+    also: tuple[str, ...] = ()
+    listed: bool = True
+    at_work: int = 0
 
     @property
     def local(self) -> bool:
@@ -86,7 +105,12 @@ class Replica:
 
     @property
     def key(self) -> ReplicaKey:
-        return self.node_id, self.model
+        return self.node_id, self.model_there
+
+    @property
+    def model_there(self) -> str:
+        """The model by the name that its node knows."""
+        return self.served_as or self.model
 
     @property
     def party(self) -> str:
@@ -124,8 +148,11 @@ def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:
 
 
 def named(name: str, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """The replicas of the model called `name`. Raises UnknownModel with the list of what there is."""
+    """The replicas of the model called `name`, here or there. Raises UnknownModel with the list of what there is."""
     found = tuple(replica for replica in replicas if replica.model == name)
+    if not found:
+        called = next((replica.model for replica in replicas if replica.served_as == name), None)
+        found = tuple(replica for replica in replicas if replica.model == called)
     if not found:
         raise UnknownModel(name, (*model_names(replicas), *([SWARM_ALIAS] if replicas else [])))
     return found
@@ -164,6 +191,8 @@ def _served(state: ModelState) -> ServedModel:
         capabilities=state.capabilities,
         waiting=state.waiting,
         wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
+        fingerprint=state.fingerprint,
+        sha256=state.sha256,
     )
 
 
@@ -201,7 +230,7 @@ def peer_replicas(
             params=checked_params(model.id, own),
             reported_params=model.params,
             reported_tokens_per_s=model.tokens_per_s,
-            owner="" if members else neighbourhood(peer.addresses) or "",
+            owner=owner_of(peer, members),
             member=members,
             name=peer.name,
             reported_at=peer.described_at,
@@ -209,8 +238,13 @@ def peer_replicas(
         )
         for peer in peers
         for model in peer.description.models
-        if model.slots and not peer.description.draining
+        if model.slots and model.state == "ready" and not peer.description.draining
     )
+
+
+def owner_of(peer: Peer, members: bool) -> str:
+    """For whom what a peer has counts, beside its own id (see `Replica.party`)."""
+    return "" if members else neighbourhood(peer.addresses) or ""
 
 
 def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = None, suspect: bool = False) -> Replica:
@@ -228,4 +262,225 @@ def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = No
         waiting=model.waiting,
         wait_s=model.wait_s,
         suspect=suspect,
+        fingerprint=model.fingerprint,
+        sha256=model.sha256,
     )
+
+
+# What is one model
+
+
+class Identified(Protocol):
+    """What a node says of one of its models: what it is called there, and what it is."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fingerprint(self) -> str | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def also(self) -> tuple[str, ...]: ...
+
+
+class Identity(NamedTuple):
+    """The least that is `Identified`."""
+
+    id: str
+    fingerprint: str | None = None
+    sha256: str | None = None
+    also: tuple[str, ...] = ()
+
+
+class Holder(NamedTuple):
+    """The models that one node has, loaded or not, as names are given by them; `party` as in `Replica`."""
+
+    node_id: str
+    party: str
+    local: bool
+    models: tuple[Identified, ...]
+
+
+class Content(NamedTuple):
+    """What a model is, as far as that is known: at least one is not empty."""
+
+    fingerprint: str
+    sha256: str
+
+    def agrees(self, other: Content | None) -> bool:
+        """Whether nothing that both know is different, and they know something that can be compared."""
+        if other is None:
+            return False
+        pairs = [(own, its) for own, its in zip(self, other, strict=True) if own and its]
+        return bool(pairs) and all(own == its for own, its in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """What models are called here. `others` has the name of each that its node calls otherwise, by node and model.
+
+    `contents` says which content a name stands for. `known` has for every name the further ones by which people may
+    mean it, and `own` the same of this node's own models: those come first, for what peers say is a claim.
+    """
+
+    others: Mapping[ReplicaKey, str] = field(default_factory=dict[ReplicaKey, str])
+    contents: Mapping[str, Content] = field(default_factory=dict[str, Content])
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    own: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+
+    def of(self, node_id: str, model: str) -> str:
+        return self.others.get((node_id, model), model)
+
+
+class _Copy(NamedTuple):
+    holder: Holder
+    model: Identified
+
+
+def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None) -> ModelNames:
+    """What each model is called here: one content has one name, whatever its nodes call it, and one name one content.
+
+    Contents are the same where all that both sides know of them is equal, the fingerprint of the header and the sha256
+    of the file. What tells neither counts by its name alone, as every model of an older node does.
+
+    This node's own models keep their names. Of another content that several call differently, the name is the one that
+    it had `before`, else the one that most parties use, else the first in the alphabet. Where two contents have one
+    name, it stays with this node's own, else with the one that had it before, else with the one that most parties have,
+    else with the least fingerprint; the others get a part of theirs after it, as in `qwen3:4b@a1b2c3`. So nobody who
+    comes later takes a name from those who have it, and whoever tells another content only puts itself apart.
+    """
+    copies = {
+        (holder.node_id, model.id): _Copy(holder, model)
+        for holder in holders
+        for model in reversed(holder.models)  # of two that one node calls alike the first counts
+    }
+    had: Mapping[str, Content] = {} if before is None else before.contents
+    content_of = _contents(copies, had)
+    of_content: dict[Content, list[_Copy]] = {}
+    claimed: dict[str, set[Content | None]] = {}
+    for key, copy in copies.items():
+        content = content_of.get(key)
+        claimed.setdefault(copy.model.id, set()).add(content)
+        if content is not None:
+            of_content.setdefault(content, []).append(copy)
+    given = {copies[key].model.id: content for key, content in content_of.items() if copies[key].holder.local}
+    called = {content: name for name, content in sorted(given.items(), reverse=True)}  # of two own names the first
+    wanted = {content: _name_of(content, found, had) for content, found in of_content.items() if content not in called}
+
+    def standing(content: Content) -> tuple[bool, int, Content]:
+        return not content.agrees(had.get(wanted[content])), -_parties(of_content[content]), content
+
+    for content in sorted(wanted, key=standing):
+        name = wanted[content]
+        if name in given:
+            twins = [other for other in of_content if other.fingerprint == content.fingerprint]
+            shown = content.sha256 if len(twins) > 1 or not content.fingerprint else content.fingerprint
+            suffixes = (f"{name}@{shown[:count]}" for count in range(SHOWN_CHARS, len(shown) + 1))
+            numbered = (f"{name}@{shown}-{number}" for number in itertools.count(2))
+            name = next(
+                each
+                for each in itertools.chain(suffixes, numbered)
+                if each not in given and claimed.get(each, set()) <= {content}
+            )
+        given[name], called[content] = content, name
+    others = {
+        key: called[content]
+        for key, content in content_of.items()
+        if not copies[key].holder.local and called[content] != key[1]
+    }
+    return ModelNames(others, given, _further(copies, others, own=False), _further(copies, others, own=True))
+
+
+def _further(
+    copies: Mapping[ReplicaKey, _Copy], others: Mapping[ReplicaKey, str], own: bool
+) -> dict[str, frozenset[str]]:
+    """The further names of every name; of this node's `own` models only."""
+    found: dict[str, set[str]] = {}
+    for key, copy in copies.items():
+        if copy.holder.local or not own:
+            found.setdefault(others.get(key, key[1]), set()).update((copy.model.id, *copy.model.also))
+    return {name: frozenset(further - {name}) for name, further in found.items()}
+
+
+def _contents(copies: Mapping[ReplicaKey, _Copy], had: Mapping[str, Content]) -> dict[ReplicaKey, Content]:
+    """The content of each copy of which anything is known.
+
+    A fingerprint is known at once, a sha256 when a file was hashed: who knows the first only is taken for one of those
+    who know both, where there are several for this node's own, else for the one that most are.
+    """
+    files: dict[str, dict[str, list[_Copy]]] = {}  # by fingerprint, then by sha256
+    for copy in copies.values():
+        files.setdefault(copy.model.fingerprint or "", {}).setdefault(copy.model.sha256 or "", []).append(copy)
+    prints = {
+        sha256: fingerprint
+        for fingerprint, hashed in sorted(files.items())
+        for sha256 in hashed
+        if sha256 and fingerprint
+    }
+    found: dict[ReplicaKey, Content] = {}
+    for fingerprint, hashed in files.items():
+        hashes = [sha256 for sha256 in hashed if sha256]
+
+        def standing(sha256: str, fingerprint: str = fingerprint, hashed: Any = hashed) -> tuple[bool, bool, int, str]:
+            own = any(copy.holder.local for copy in hashed[sha256])
+            known = Content(fingerprint, sha256) in had.values()
+            return not own, not known, -_parties(hashed[sha256]), sha256
+
+        most = min(hashes, key=standing, default="")
+        for sha256, held in hashed.items():
+            for copy in held:
+                if fingerprint:
+                    found[copy.holder.node_id, copy.model.id] = Content(fingerprint, sha256 or most)
+                elif sha256:
+                    found[copy.holder.node_id, copy.model.id] = Content(prints.get(sha256, ""), sha256)
+    return found
+
+
+def _name_of(content: Content, copies: Sequence[_Copy], had: Mapping[str, Content]) -> str:
+    """What a content that this node does not have itself would be called, were it alone."""
+    callers: dict[str, list[_Copy]] = {}
+    for copy in copies:
+        callers.setdefault(copy.model.id, []).append(copy)
+    return min(callers, key=lambda name: (not content.agrees(had.get(name)), -_parties(callers[name]), name))
+
+
+def _parties(copies: Iterable[_Copy]) -> int:
+    return len({copy.holder.party for copy in copies})
+
+
+def holders_of(replicas: Iterable[Replica]) -> tuple[Holder, ...]:
+    """What the nodes of `replicas`, as they were told, have loaded."""
+    return tuple(
+        Holder(r.node_id, r.party, r.local, (Identity(r.model_there, r.fingerprint, r.sha256, r.also),))
+        for r in replicas
+    )
+
+
+def called_by(names: ModelNames, replicas: Iterable[Replica], own: Mapping[str, int]) -> tuple[Replica, ...]:
+    """The replicas, as they were told, under the names that their models have here.
+
+    `own` are the sizes of this node's own models, by id: they are those of the same content, whatever it is called, and
+    say nothing of another content of that name.
+    """
+    return tuple(_called(names.of(*replica.key), replica, own) for replica in replicas)
+
+
+def _called(name: str, told: Replica, own: Mapping[str, int]) -> Replica:
+    if name == told.model:
+        return told
+    params = own.get(name) or (checked_params(told.model) if told.model in own else told.params)
+    return replace(told, model=name, served_as=told.model, params=params)
+
+
+class NameKeeper:
+    """The names that models have here, found anew only where what nodes have has changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Holder, ...] = ()
+        self._names = ModelNames()
+
+    def names(self, holders: tuple[Holder, ...]) -> ModelNames:
+        """As `names_by_content`, going on from what it last said."""
+        if holders != self._of:
+            self._of, self._names = holders, names_by_content(holders, self._names)
+        return self._names

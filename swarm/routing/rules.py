@@ -94,7 +94,7 @@ def ruled(replicas: Iterable[Replica], rules: RoutingRules) -> tuple[Replica, ..
 
 
 def _is_pinned(replica: Replica, rules: RoutingRules) -> bool | None:
-    nodes = rules.pins.get(replica.model)
+    nodes = rules.pins.get(replica.model) or rules.pins.get(replica.model_there)
     return None if nodes is None else any(node in names_of(replica) for node in nodes)
 
 

@@ -231,7 +231,7 @@ async def ask_peer(client: PeerClient, replica: Replica, call: UtilityCall[A], d
         stream = client.stream_lines(
             replica.url,
             f"{UTILITIES_PATH}/{call.name}",
-            {**call.body, "model": replica.model},
+            {**call.body, "model": replica.model_there},
             request_id=current_request_id.get(),
             hops=HOPS,
             deadline_s=remaining_s(deadline),

@@ -53,8 +53,8 @@ def test_a_capability_goes_from_the_engine_to_the_wire_and_to_replicas_by_its_fi
 def test_the_wire_is_that_of_protocol_1() -> None:
     (served,) = served_models([STATE])
     assert list(json.loads(served.model_dump_json())) == [
-        "id", "context_tokens", "params", "slots", "slots_free", "tokens_per_s", "tools", "embeddings", "rerank",
-        "infill", "generates", "waiting", "wait_s", "fingerprint",
+        "id", "context_tokens", "params", "tools", "embeddings", "rerank", "infill", "generates", "fingerprint",
+        "sha256", "slots", "slots_free", "tokens_per_s", "waiting", "wait_s", "state",
     ]  # fmt: skip
     assert ServedModel.model_validate({"id": "m"}).capabilities.tools, "of nodes that do not say, as it was"
     nonsense = ServedModel.model_validate({"id": "m", "capabilities": ["of", "the future"], "infill": True})
