@@ -149,11 +149,11 @@ class ServedModel(KnownModel):
 
 
 class LoadableModel(KnownModel):
-    """One model that lies on a node's disk and is not served there, with what it would be.
+    """One model that lies on a node's disk, with what it is or would be when it is loaded.
 
     `size_bytes` are those of all its files, and `load_s` is how long a whole load is expected to take. `fits`: there is
     room for it, or would be once idle models are unloaded. `also` are names that people know it by. `state` is
-    "available" or "loading"; any other says that it cannot be had now.
+    "available" (not loaded), "loading", or "ready": then it is served, too; any other says that it cannot be had now.
     """
 
     size_bytes: Annotated[int, Field(ge=0, le=MAX_SIZE_BYTES)] = 0

@@ -44,6 +44,7 @@ from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.loadables import OwnLoadables, Stock, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.workers.pool import WorkerPool
@@ -102,6 +103,7 @@ class Node:
         self._pairing = PairingServer()
         self.discovery: Discovery | None = None
         self._upstream_lines: list[str] = []
+        self._loadables = OwnLoadables()
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -129,6 +131,9 @@ class Node:
     def _peers(self) -> tuple[Replica, ...]:
         members = self.setup.trust.mode == "paired"
         return peer_replicas(self.membership.alive(), own_sizes(self.pool.states()), members)
+
+    def _peer_stocks(self) -> tuple[Stock, ...]:
+        return peer_stocks(self.membership.alive(), self.setup.trust.mode == "paired")
 
     def _others_serve(self) -> bool:
         return bool(self.dispatcher.replicas())
@@ -167,6 +172,8 @@ class Node:
             measurements=await asyncio.to_thread(known_weights, settings.data_path),
             leaving=lambda: self.condition.draining,
             rules=settings.routing,
+            loadables=self._loadables,
+            peer_stocks=self._peer_stocks,
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))
@@ -213,6 +220,7 @@ class Node:
             trust=trust,
             files=self._files and self._files.service,
             answers_any=self.settings.answer_any_model,
+            list_loadable=self._loadables.body,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
@@ -301,4 +309,5 @@ class Node:
             instance=self.setup.instance,
             mode=trust.mode,
             roster=None if trust.roster is None else trust.roster.digest,
+            loadable=self._loadables.digest,
         )

@@ -1,5 +1,7 @@
 """Models that lie on a disk, here or on peers, and where one of them is loaded for a request.
 
+A node tells of all that it has: those that run, too, for their further names and sizes.
+
 Every node chooses by the same figures, those that each node tells of itself, and none prefers itself: two nodes that
 want one model at the same moment choose the same place, and that is one load.
 """
@@ -218,6 +220,7 @@ def loadable_replicas(
         _replica(stock, loadable, name, own or {})
         for stock in stocks
         for loadable in stock.models
+        if loadable.state != "ready" and names.has(stock.node_id, loadable)
         for name in [names.of(stock.node_id, loadable.id)]
         if model in (None, name)
     )

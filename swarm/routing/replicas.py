@@ -6,10 +6,13 @@ A model is its content, as far as that is known, and its name only what it is ca
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from federation.advertisement import MAX_WAIT_S, Capabilities, ServedModel
 from federation.hostport import neighbourhood
@@ -19,6 +22,9 @@ from swarm.registry.known_sizes import checked_params
 from swarm.workers.model_workers import ModelState
 
 SWARM_ALIAS = "swarm"  # "whatever this swarm does best"
+FEW_MODELS = 500  # so many of all nodes together are named as soon as anything changes, in 10 ms
+NAMING_S = 30e-6  # for one model, where every name is several contents'
+NAMING_SHARE = 0.05  # of the time at most, for names of more
 SHOWN_CHARS = 6  # of a content after a name that two contents have
 WEAK_SHARE = 0.25  # members under this share of the strongest model's parameters lower a vote (arXiv 2502.00674)
 
@@ -319,17 +325,24 @@ class Content(NamedTuple):
 class ModelNames:
     """What models are called here. `others` has the name of each that its node calls otherwise, by node and model.
 
-    `contents` says which content a name stands for. `known` has for every name the further ones by which people may
-    mean it, and `own` the same of this node's own models: those come first, for what peers say is a claim.
+    `contents` says which content a name stands for, and `content_of` which one each model is. `known` has for every
+    name the further ones by which people may mean it, and `own` the same of this node's own models: those come first,
+    for what peers say is a claim.
     """
 
     others: Mapping[ReplicaKey, str] = field(default_factory=dict[ReplicaKey, str])
     contents: Mapping[str, Content] = field(default_factory=dict[str, Content])
+    content_of: Mapping[ReplicaKey, Content] = field(default_factory=dict[ReplicaKey, Content])
     known: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     own: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
     def of(self, node_id: str, model: str) -> str:
         return self.others.get((node_id, model), model)
+
+    def has(self, node_id: str, model: Identified) -> bool:
+        """Whether that model was there, with this content, when the names were found."""
+        content = Content(model.fingerprint or "", model.sha256 or "")
+        return not any(content) or content.agrees(self.content_of.get((node_id, model.id)))
 
 
 class _Copy(NamedTuple):
@@ -340,8 +353,9 @@ class _Copy(NamedTuple):
 def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None) -> ModelNames:
     """What each model is called here: one content has one name, whatever its nodes call it, and one name one content.
 
-    Contents are the same where all that both sides know of them is equal, the fingerprint of the header and the sha256
-    of the file. What tells neither counts by its name alone, as every model of an older node does.
+    A node may be given more than once; of two models that it calls alike the first counts. Contents are the same where
+    all that both sides know of them is equal, the fingerprint of the header and the sha256 of the file. What tells
+    neither counts by its name alone, as every model of an older node does.
 
     This node's own models keep their names. Of another content that several call differently, the name is the one that
     it had `before`, else the one that most parties use, else the first in the alphabet. Where two contents have one
@@ -349,13 +363,9 @@ def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None
     else with the least fingerprint; the others get a part of theirs after it, as in `qwen3:4b@a1b2c3`. So nobody who
     comes later takes a name from those who have it, and whoever tells another content only puts itself apart.
     """
-    copies = {
-        (holder.node_id, model.id): _Copy(holder, model)
-        for holder in holders
-        for model in reversed(holder.models)  # of two that one node calls alike the first counts
-    }
+    copies = {(holder.node_id, model.id): _Copy(holder, model) for holder in merged(holders) for model in holder.models}
     had: Mapping[str, Content] = {} if before is None else before.contents
-    content_of = _contents(copies, had)
+    content_of = _contents(copies, {} if before is None else before.content_of)
     of_content: dict[Content, list[_Copy]] = {}
     claimed: dict[str, set[Content | None]] = {}
     for key, copy in copies.items():
@@ -370,25 +380,41 @@ def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None
     def standing(content: Content) -> tuple[bool, int, Content]:
         return not content.agrees(had.get(wanted[content])), -_parties(of_content[content]), content
 
+    files_of = Counter(content.fingerprint for content in of_content)
     for content in sorted(wanted, key=standing):
         name = wanted[content]
         if name in given:
-            twins = [other for other in of_content if other.fingerprint == content.fingerprint]
-            shown = content.sha256 if len(twins) > 1 or not content.fingerprint else content.fingerprint
-            suffixes = (f"{name}@{shown[:count]}" for count in range(SHOWN_CHARS, len(shown) + 1))
-            numbered = (f"{name}@{shown}-{number}" for number in itertools.count(2))
-            name = next(
-                each
-                for each in itertools.chain(suffixes, numbered)
-                if each not in given and claimed.get(each, set()) <= {content}
-            )
+            tells = content.fingerprint if files_of[content.fingerprint] == 1 else content.sha256
+            apart = _names_apart(name, tells or content.sha256)
+            name = next(each for each in apart if each not in given and claimed.get(each, set()) <= {content})
         given[name], called[content] = content, name
     others = {
         key: called[content]
         for key, content in content_of.items()
         if not copies[key].holder.local and called[content] != key[1]
     }
-    return ModelNames(others, given, _further(copies, others, own=False), _further(copies, others, own=True))
+    known, own = (_further(copies, others, own=own) for own in (False, True))
+    return ModelNames(others, given, content_of, known, own)
+
+
+def merged(holders: Iterable[Holder]) -> tuple[Holder, ...]:
+    """Each node once, in no order that depends on theirs, with the least that tells what its models are."""
+    nodes: dict[str, tuple[Holder, dict[str, Identity]]] = {}
+    for holder in holders:
+        _, models = nodes.setdefault(holder.node_id, (holder, {}))
+        for model in holder.models:
+            known = models.get(model.id) or Identity(model.id, model.fingerprint, model.sha256, model.also)
+            models[model.id] = known if known.also else known._replace(also=model.also)
+    return tuple(
+        Holder(node_id, holder.party, holder.local, tuple(models[name] for name in sorted(models)))
+        for node_id, (holder, models) in sorted(nodes.items())
+    )
+
+
+def _names_apart(name: str, digest: str) -> Iterator[str]:
+    """What a content may be called whose name is another's, best first; endless."""
+    yield from (f"{name}@{digest[:count]}" for count in range(SHOWN_CHARS, len(digest) + 1))
+    yield from (f"{name}@{digest}-{number}" for number in itertools.count(2))
 
 
 def _further(
@@ -402,38 +428,37 @@ def _further(
     return {name: frozenset(further - {name}) for name, further in found.items()}
 
 
-def _contents(copies: Mapping[ReplicaKey, _Copy], had: Mapping[str, Content]) -> dict[ReplicaKey, Content]:
+def _contents(copies: Mapping[ReplicaKey, _Copy], before: Mapping[ReplicaKey, Content]) -> dict[ReplicaKey, Content]:
     """The content of each copy of which anything is known.
 
-    A fingerprint is known at once, a sha256 when a file was hashed: who knows the first only is taken for one of those
-    who know both, where there are several for this node's own, else for the one that most are.
+    A fingerprint is known at once, a sha256 when a file was hashed. Who tells the first only, while there are several
+    files of that header, is taken for one of those it was taken for `before`, else of this node's, else of most.
     """
     files: dict[str, dict[str, list[_Copy]]] = {}  # by fingerprint, then by sha256
+    prints: dict[str, str] = {}  # by sha256
     for copy in copies.values():
-        files.setdefault(copy.model.fingerprint or "", {}).setdefault(copy.model.sha256 or "", []).append(copy)
-    prints = {
-        sha256: fingerprint
-        for fingerprint, hashed in sorted(files.items())
-        for sha256 in hashed
-        if sha256 and fingerprint
-    }
+        fingerprint, sha256 = copy.model.fingerprint or "", copy.model.sha256 or ""
+        files.setdefault(fingerprint, {}).setdefault(sha256, []).append(copy)
+        if fingerprint and sha256:
+            prints[sha256] = min(fingerprint, prints.get(sha256, fingerprint))
     found: dict[ReplicaKey, Content] = {}
     for fingerprint, hashed in files.items():
-        hashes = [sha256 for sha256 in hashed if sha256]
-
-        def standing(sha256: str, fingerprint: str = fingerprint, hashed: Any = hashed) -> tuple[bool, bool, int, str]:
-            own = any(copy.holder.local for copy in hashed[sha256])
-            known = Content(fingerprint, sha256) in had.values()
-            return not own, not known, -_parties(hashed[sha256]), sha256
-
-        most = min(hashes, key=standing, default="")
+        likeliest = min((sha256 for sha256 in hashed if sha256), key=lambda it: _standing(it, hashed[it]), default="")
         for sha256, held in hashed.items():
             for copy in held:
-                if fingerprint:
-                    found[copy.holder.node_id, copy.model.id] = Content(fingerprint, sha256 or most)
+                key = copy.holder.node_id, copy.model.id
+                was = before.get(key)
+                if fingerprint and not sha256 and was is not None and was.sha256 in hashed:
+                    found[key] = Content(fingerprint, was.sha256 or likeliest)
+                elif fingerprint:
+                    found[key] = Content(fingerprint, sha256 or likeliest)
                 elif sha256:
-                    found[copy.holder.node_id, copy.model.id] = Content(prints.get(sha256, ""), sha256)
+                    found[key] = Content(prints.get(sha256, ""), sha256)
     return found
+
+
+def _standing(sha256: str, copies: Sequence[_Copy]) -> tuple[bool, int, str]:
+    return not any(copy.holder.local for copy in copies), -_parties(copies), sha256
 
 
 def _name_of(content: Content, copies: Sequence[_Copy], had: Mapping[str, Content]) -> str:
@@ -459,10 +484,15 @@ def holders_of(replicas: Iterable[Replica]) -> tuple[Holder, ...]:
 def called_by(names: ModelNames, replicas: Iterable[Replica], own: Mapping[str, int]) -> tuple[Replica, ...]:
     """The replicas, as they were told, under the names that their models have here.
 
+    Whose content has no name yet is left out: it may be another than that which has its name.
     `own` are the sizes of this node's own models, by id: they are those of the same content, whatever it is called, and
     say nothing of another content of that name.
     """
-    return tuple(_called(names.of(*replica.key), replica, own) for replica in replicas)
+    return tuple(
+        _called(names.of(*replica.key), replica, own)
+        for replica in replicas
+        if names.has(replica.node_id, Identity(replica.model, replica.fingerprint, replica.sha256))
+    )
 
 
 def _called(name: str, told: Replica, own: Mapping[str, int]) -> Replica:
@@ -473,14 +503,29 @@ def _called(name: str, told: Replica, own: Mapping[str, int]) -> Replica:
 
 
 class NameKeeper:
-    """The names that models have here, found anew only where what nodes have has changed."""
+    """The names that models have here, found anew only where what nodes have has changed. `clock` is monotonic seconds.
 
-    def __init__(self) -> None:
+    Nodes that have thousands of models, and others every second, cost no more than NAMING_SHARE of the time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: tuple[Holder, ...] = ()
         self._of: tuple[Holder, ...] = ()
         self._names = ModelNames()
+        self._due_at = -math.inf
 
     def names(self, holders: tuple[Holder, ...]) -> ModelNames:
         """As `names_by_content`, going on from what it last said."""
-        if holders != self._of:
-            self._of, self._names = holders, names_by_content(holders, self._names)
+        if holders == self._told:
+            return self._names
+        models = sum(len(holder.models) for holder in holders)
+        if models > FEW_MODELS:
+            now = self._clock()
+            if now < self._due_at:
+                return self._names
+            self._due_at = now + models * NAMING_S / NAMING_SHARE
+        self._told, found = holders, merged(holders)
+        if found != self._of:
+            self._of, self._names = found, names_by_content(found, self._names)
         return self._names

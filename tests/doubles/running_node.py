@@ -31,6 +31,7 @@ from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.loadables import OwnLoadables, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
@@ -90,6 +91,8 @@ class NodeOptions:
     source: ModelSource | None = None  # the models that it could load, by the rules of `memory`
     memory: MemoryRules | None = None
     pool_pace: PoolPace | None = None
+    loadables: OwnLoadables = field(default_factory=OwnLoadables)
+    contents: Mapping[str, str] = field(default_factory=dict[str, str])  # the fingerprint that it tells of a model
 
 
 class RunningNode:
@@ -179,6 +182,8 @@ class RunningNode:
             rules=options.rules,
             failure_limits=options.failure_limits,
             utilities=UtilityRoom(options.most_utility_bytes),
+            loadables=options.loadables,
+            peer_stocks=lambda: peer_stocks(self.membership.alive(), members=self.trust is not None),
         )
         self.condition.loading = False
         await self._listen(stack)
@@ -221,6 +226,7 @@ class RunningNode:
             body_timeout_s=self._options.body_timeout_s,
             most_in_flight=self._options.most_in_flight,
             answers_any=self._options.answers_any,
+            list_loadable=self._options.loadables.body,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
@@ -250,7 +256,11 @@ class RunningNode:
             unsubscribe()
 
     def describe(self) -> NodeDescription:
-        models = served_models(self.pool.states())
+        told = self._options.contents
+        models = tuple(
+            model.model_copy(update={"fingerprint": told[model.id]}) if model.id in told else model
+            for model in served_models(self.pool.states())
+        )
         return NodeDescription(
             id=self.id,
             name=self.name,
@@ -262,6 +272,7 @@ class RunningNode:
             instance=f"run-of-{self.name.encode().hex() if not self.name.isascii() else self.name}",
             mode="open" if self.trust is None else self.trust.mode,
             roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
+            loadable=self._options.loadables.digest,
         )
 
 
