@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -92,7 +92,7 @@ class NodeOptions:
     memory: MemoryRules | None = None
     pool_pace: PoolPace | None = None
     loadables: OwnLoadables = field(default_factory=OwnLoadables)
-    contents: Mapping[str, str] = field(default_factory=dict[str, str])  # the fingerprint that it tells of a model
+    contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
 class RunningNode:
@@ -154,6 +154,8 @@ class RunningNode:
         )
         for load in self._loaders:
             await self.pool.serve(load, options.params)
+        if options.contents:
+            self._know_contents(options.contents)
         self.client = client = await stack.enter_async_context(
             options.client(self.id) if self.trust is None else PeerClient(self.id, trust=self.trust)
         )
@@ -192,6 +194,12 @@ class RunningNode:
         if options.peers or self.trust is not None:
             await stack.enter_async_context(self.membership)
             await self.until(lambda: len(self.membership.alive()) == len(options.peers))
+
+    def _know_contents(self, contents: Mapping[str, str]) -> None:
+        states = self.pool.states
+        self.pool.states = lambda: tuple(  # type: ignore[method-assign]
+            replace(state, fingerprint=contents.get(state.model_id)) for state in states()
+        )
 
     def _peers(self) -> tuple[Replica, ...]:
         known = {**self._options.sizes, **own_sizes(self.pool.states())}
@@ -256,11 +264,7 @@ class RunningNode:
             unsubscribe()
 
     def describe(self) -> NodeDescription:
-        told = self._options.contents
-        models = tuple(
-            model.model_copy(update={"fingerprint": told[model.id]}) if model.id in told else model
-            for model in served_models(self.pool.states())
-        )
+        models = served_models(self.pool.states())
         return NodeDescription(
             id=self.id,
             name=self.name,
