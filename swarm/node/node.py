@@ -44,7 +44,7 @@ from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.loadables import OwnLoadables, Stock, peer_stocks
+from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.workers.pool import WorkerPool
@@ -103,7 +103,6 @@ class Node:
         self._pairing = PairingServer()
         self.discovery: Discovery | None = None
         self._upstream_lines: list[str] = []
-        self._loadables = OwnLoadables()
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -146,6 +145,8 @@ class Node:
         for listener in listeners:
             self._stack.callback(listener.close)
         self.pool = await self._stack.enter_async_context(WorkerPool(self.setup.identity.node_id, settings.queue))
+        self._loadables = OwnLoadables(look_at(self.pool))
+        self.pool.subscribe(lambda _: self._loadables.changed())
         client = await self._stack.enter_async_context(
             PeerClient(
                 self.setup.identity.node_id, self.setup.announced if settings.federated else None, self.setup.trust

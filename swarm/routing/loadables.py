@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from federation.advertisement import (
     MAX_ALSO,
@@ -30,6 +30,7 @@ from federation.peer import Peer, PeerState
 from swarm.registry.known_sizes import checked_params
 from swarm.routing.preference import EXPECTED_TOKENS, known_speed, speed_to_assume, waiting_s
 from swarm.routing.replicas import Holder, ModelNames, Replica, owner_of
+from swarm.workers.model_workers import ModelState
 
 ASSUMED_BYTES_PER_S = 200e6  # of a load where no load was measured: a plain SSD, and what an engine does beside
 LEAST_LOAD_S = 1.0  # an engine's start; differences below it decide nothing
@@ -38,6 +39,9 @@ SECOND_MARGIN = 1.5  # a queue must be expected to last so many times a load, be
 SECOND_LEAST_S = 5.0  # and so long: a short queue is gone before anything is loaded
 LIST_AGE_S = 2.0  # of what a node tells that it could load; what memory is free is looked at no more often
 SIGNIFICANT_DIGITS = 2  # of a told load time: a list that changes with each measurement is fetched again each time
+
+
+_HINDERED: Final = {"available": 0, "loading": 0, "draining": 1, "unloading": 1}  # what fails, or is not known: last
 
 
 class Storable(Protocol):
@@ -98,6 +102,25 @@ def _facts_of(model: Storable, state: str, fits: bool) -> tuple[object, ...]:
         model.model_id, model.fingerprint, model.sha256, model.size_bytes, model.params, model.context_tokens,
         model.slots, model.capabilities, model.listed, model.also, load_s, state, fits,
     )  # fmt: skip
+
+
+class Stores(Protocol):
+    """What has this node's models (`workers.pool.WorkerPool`)."""
+
+    def stored(self) -> Sequence[Storable]: ...
+    def states(self) -> Sequence[ModelState]: ...
+
+
+def look_at(
+    pool: Stores, fits: Callable[[Storable], bool] = lambda _: True
+) -> Callable[[], Iterable[tuple[Storable, str, bool]]]:
+    """What `OwnLoadables` looks at: the models of `pool`, each as far as it is in its life."""
+
+    def look() -> Iterable[tuple[Storable, str, bool]]:
+        phases = {state.model_id: state.phase for state in pool.states()}
+        return [(model, phases.get(model.model_id, "available"), fits(model)) for model in pool.stored()]
+
+    return look
 
 
 class OwnLoadables:
@@ -270,20 +293,21 @@ def ready_in_s(replica: Replica) -> float:
 def soonest_ready(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
     """Where to load a model that nobody runs: best first, the rest is the order of failover.
 
-    The first difference decides: no trouble; pins, and a weight of 0 goes last; there is room for it; it is being
-    loaded there already; it is ready soonest, within a factor; the node does least, within a factor; and by lot, the
-    same lot for every node that asks, but another for each model. There is no preference for this node: others, which
-    see the same, would not share it. A model that cannot be had (it failed, or is just leaving) is left out.
+    The first difference decides: no trouble; pins, and a weight of 0 goes last; where it is just leaving, and at last
+    where it failed; there is room for it; it is being loaded there already; it is ready soonest, within a factor; the
+    node does least, within a factor; and by lot, the same lot for every node that asks, but another for each model.
+    There is no preference for this node: others, which see the same, would not share it.
     """
-    usable = [replica for replica in replicas if replica.state in ("available", "loading")]
-    held = any(replica.pinned and not replica.troubled for replica in usable)
+    everything = tuple(replicas)
+    held = any(replica.pinned and not replica.troubled for replica in everything)
 
-    def key(replica: Replica) -> tuple[bool, bool, bool, bool, bool, int, int, bytes, str]:
+    def key(replica: Replica) -> tuple[bool, bool, bool, int, bool, bool, int, int, bytes, str]:
         octaves = math.log2(ready_in_s(replica))
         return (
             replica.troubled,
             held and replica.pinned is False,
             replica.weight <= 0,
+            _HINDERED.get(replica.state, len(_HINDERED)),
             not replica.fits and replica.state != "loading",
             replica.state != "loading",
             math.floor(octaves * BUCKETS_PER_OCTAVE),
@@ -292,7 +316,7 @@ def soonest_ready(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
             replica.node_id,
         )
 
-    return tuple(sorted(usable, key=key))
+    return tuple(sorted(everything, key=key))
 
 
 def _lot(replica: Replica) -> bytes:
@@ -316,7 +340,8 @@ def worth_a_second(
     if any(replica.state == "loading" for replica in others):
         return None
     busy = {replica.node_id for replica in running}
-    idle = [r for r in others if r.fits and not r.at_work and not r.troubled and r.weight > 0 and r.node_id not in busy]
+    able = [replica for replica in others if replica.state == "available" and replica.fits and replica.weight > 0]
+    idle = [replica for replica in able if not replica.at_work and not replica.troubled and replica.node_id not in busy]
     if not idle or idle[0].pinned is False:
         return None
     assumed = speed_to_assume(running)

@@ -182,29 +182,31 @@ def able(name: str, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
 
 
 def served_models(states: Iterable[ModelState]) -> tuple[ServedModel, ...]:
-    """What this node reports to peers; a model whose engine is down is not served."""
-    return tuple(_served(state) for state in states if state.problem is None)
+    """What this node reports to peers; a model whose engine is down is not served, and one that goes has no slots."""
+    return tuple(_served(state) for state in states if state.problem is None and state.phase in ("ready", "draining"))
 
 
 def _served(state: ModelState) -> ServedModel:
+    takes_more = state.phase == "ready"
     return ServedModel(
         id=state.model_id,
         context_tokens=state.context_tokens,
         params=state.params,
-        slots=state.slots,
-        slots_free=state.slots_free,
+        slots=state.slots if takes_more else 0,
+        slots_free=state.slots_free if takes_more else 0,
         tokens_per_s=state.tokens_per_s,
         capabilities=state.capabilities,
         waiting=state.waiting,
         wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
         fingerprint=state.fingerprint,
         sha256=state.sha256,
+        state=state.phase,
     )
 
 
 def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
-    """This node's own models."""
-    return tuple(_local(state, node_id, node) for state in states if state.problem is None)
+    """This node's own models that run; those on their way to that or from it are no replicas yet, or none any more."""
+    return tuple(_local(state, node_id, node) for state in states if state.problem is None and state.phase == "ready")
 
 
 def resting_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
@@ -213,7 +215,8 @@ def resting_replicas(states: Iterable[ModelState], node_id: str, node: str) -> t
 
 
 def _local(state: ModelState, node_id: str, node: str) -> Replica:
-    return replace(replica_of(_served(state), node_id, node), engine=state.engine)
+    told = replica_of(_served(state), node_id, node)
+    return replace(told, engine=state.engine, size_bytes=state.size_bytes, also=state.also)
 
 
 def own_sizes(states: Iterable[ModelState]) -> dict[str, int]:

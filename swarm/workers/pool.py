@@ -317,6 +317,10 @@ class WorkerPool:
         """Every model that is loaded, on its way to or from it, or could not be loaded."""
         return tuple(self._state(own) for own in self._models.values() if own.phase != "available")
 
+    def stored(self) -> Sequence[Loadable]:
+        """Every model that lies on this node's disks, loaded or not."""
+        return self._source.all()
+
     def loadables(self) -> tuple[Loadable, ...]:
         """The models that could be loaded and are not."""
         return tuple(model for model in self._source.all() if self._rests(model.model_id))

@@ -31,7 +31,7 @@ from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, Measurements
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.loadables import OwnLoadables, peer_stocks
+from swarm.routing.loadables import OwnLoadables, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
@@ -91,7 +91,7 @@ class NodeOptions:
     source: ModelSource | None = None  # the models that it could load, by the rules of `memory`
     memory: MemoryRules | None = None
     pool_pace: PoolPace | None = None
-    loadables: OwnLoadables = field(default_factory=OwnLoadables)
+    loadables: OwnLoadables | None = None  # what it tells in place of what its pool could load
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -154,6 +154,8 @@ class RunningNode:
         )
         for load in self._loaders:
             await self.pool.serve(load, options.params)
+        self.loadables = options.loadables or OwnLoadables(look_at(self.pool))
+        self.pool.subscribe(lambda _: self.loadables.changed())
         if options.contents:
             self._know_contents(options.contents)
         self.client = client = await stack.enter_async_context(
@@ -184,7 +186,7 @@ class RunningNode:
             rules=options.rules,
             failure_limits=options.failure_limits,
             utilities=UtilityRoom(options.most_utility_bytes),
-            loadables=options.loadables,
+            loadables=self.loadables,
             peer_stocks=lambda: peer_stocks(self.membership.alive(), members=self.trust is not None),
         )
         self.condition.loading = False
@@ -234,7 +236,7 @@ class RunningNode:
             body_timeout_s=self._options.body_timeout_s,
             most_in_flight=self._options.most_in_flight,
             answers_any=self._options.answers_any,
-            list_loadable=self._options.loadables.body,
+            list_loadable=self.loadables.body,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
@@ -276,7 +278,7 @@ class RunningNode:
             instance=f"run-of-{self.name.encode().hex() if not self.name.isascii() else self.name}",
             mode="open" if self.trust is None else self.trust.mode,
             roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
-            loadable=self._options.loadables.digest,
+            loadable=self.loadables.digest,
         )
 
 

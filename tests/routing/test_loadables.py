@@ -61,9 +61,12 @@ def test_the_first_difference_decides(worse: dict[str, Any], better: dict[str, A
         assert order(loadable(names[0], **worse), loadable(names[1], **better)) == [names[1], names[0]]
 
 
-@pytest.mark.parametrize("state", ["failed", "unloading", "draining", "dreaming", "ready"])
-def test_what_cannot_be_had_now_is_left_out(state: str) -> None:
-    assert order(loadable("a", state=state), loadable("b")) == ["b"]
+def test_what_is_leaving_or_has_failed_comes_last() -> None:
+    states = ("dreaming", "failed", "draining", "available", "loading")
+    found = soonest_ready(loadable(f"n{place}", state=state) for place, state in enumerate(states))
+    assert [each.state for each in found][:3] == ["loading", "available", "draining"]
+    roomless = loadable("a", state="available", fits=False)
+    assert order(roomless, loadable("b", state="unloading")) == ["a", "b"]
 
 
 def test_equal_ones_are_drawn_by_the_same_lot_for_all_and_another_for_each_model() -> None:
@@ -135,6 +138,7 @@ def busy(node: str = "a", wait_s: float = 60.0, **facts: Any) -> Replica:
         ([busy()], [loadable("b", fits=False)], None),
         ([busy()], [loadable("b", suspect=True)], None),
         ([busy()], [loadable("b", weight=0.0)], None),
+        ([busy()], [loadable("b", state="failed")], None),
         ([busy(pinned=True)], [loadable("b", pinned=False)], None),
         ([busy()], [loadable("b"), loadable("c", state="loading")], None),
         ([busy()], [loadable("a")], None),
