@@ -206,6 +206,9 @@ class Silent:
     def say(self, line: str) -> None:
         """Shows nothing."""
 
+    def loading(self, line: str) -> None:
+        """Shows nothing."""
+
     def interrupted(self) -> None:
         """Shows nothing."""
 

@@ -138,6 +138,8 @@ def _open(request: urllib.request.Request, timeout_s: float) -> Any:
             message = str(json.loads(raw)["error"]["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
             message = f"{request.full_url} answered {error.code}"
+        if error.code == 405:
+            message = f"the node at {request.full_url} is of an earlier version, which does not do this: update it"
         if error.code == 401:
             message += " (here: --api-key KEY, or SWARM_API_KEY in the environment)"
         raise _refusal(message, error.code in (400, 404)) from error

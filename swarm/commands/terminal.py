@@ -77,6 +77,10 @@ class Terminal:
         )
         return f"downloading {what}: {done_bytes / total_bytes:.0%} of {size_text(total_bytes)}{speed}{left}"
 
+    def loading(self, line: str) -> None:
+        if self._live:
+            show_progress(sys.stdout, cut(f"  {one_line(line)}", terminal_size(sys.stdout).columns - 1))
+
     def interrupted(self) -> None:
         interrupted()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Self
 
 from federation import wire
 from federation.advertisement import Capabilities
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
+from federation.tasks import cancel_and_wait
 from swarm import program_version
 from swarm.engines.registry import Isolation
 from swarm.gateway.http.access import PeersAccess
+from swarm.node.console import Console
 from swarm.node.setup import NodeSetup
 from swarm.node.trust import trust_words
-from swarm.quantities import left_words
+from swarm.quantities import left_words, load_words
 from swarm.workers.life import LifeEvent
+from swarm.workers.model_workers import ModelState
 
+LOOK_S: Final = 0.5  # between two looks at how far loads are
 LEAST_TOLD_S: Final = 1.0  # of a load; below it nobody has waited
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
@@ -143,21 +148,44 @@ class PeerNews:
 
 
 class ModelNews:
-    """Says each change in the life of this node's models in a line."""
+    """Says each change in the life of this node's models in a line, and shows how far loads are while there are some.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    `states` tells of all models of the node. For the event loop's thread; what is shown ends with `__aexit__`.
+    """
+
+    def __init__(self, console: Console, states: Callable[[], Sequence[ModelState]], look_s: float = LOOK_S) -> None:
+        self._console = console
+        self._states = states
+        self._look_s = look_s
         self._began: dict[str, float] = {}  # monotonic seconds, of loads
+        self._follower: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._follower is not None:
+            await cancel_and_wait(self._follower)
 
     def show(self, event: LifeEvent) -> None:
+        began = self._began.pop(event.model_id, None)
+        if (words := life_words(event, None if began is None else event.at - began)) is not None:
+            self._console.say(words)
         if event.after == "loading":
             self._began[event.model_id] = event.at
-        began = self._began.get(event.model_id)
-        if event.after != "loading":
-            self._began.pop(event.model_id, None)
-        took_s = None if began is None else event.at - began
-        if (words := life_words(event, took_s)) is not None:
-            self._say(words)
+            if self._follower is None or self._follower.done():
+                self._follower = asyncio.create_task(self._follow(), name="progress of loads")
+
+    async def _follow(self) -> None:
+        while self._began:
+            words = [
+                load_words(state.model_id, state.load.share, state.load.left_s)
+                for state in self._states()
+                if state.phase == "loading" and state.load is not None
+            ]
+            if words:
+                self._console.loading("; ".join(words))
+            await asyncio.sleep(self._look_s)
 
 
 def life_words(event: LifeEvent, took_s: float | None = None) -> str | None:

@@ -18,6 +18,10 @@ class Console(Protocol):
         """How far a download is; called often."""
         ...
 
+    def loading(self, line: str) -> None:
+        """How far models are loaded, in place of the last such line; called often, and of no use but to a person."""
+        ...
+
     def interrupted(self) -> None:
         """Ctrl-C was pressed, which a terminal shows as `^C`: the next line is to begin a new one."""
         ...

@@ -30,7 +30,7 @@ from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import PeerNews, banner, isolation_words, tools_words
+from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
@@ -184,6 +184,8 @@ class Node:
         if settings.federated:
             await self._join()
         await self._load_model()
+        models = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
+        self.pool.subscribe(models.show)
 
     def _trust_service(self, client: PeerClient) -> TrustService:
         setup, settings = self.setup, self.settings

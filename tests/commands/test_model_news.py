@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from swarm.node.banner import ModelNews
+from swarm.engines.engine import Capabilities
+from swarm.node.banner import ModelNews, life_words
 from swarm.quantities import bytes_of, left_words, load_words, seconds_of
 from swarm.workers.life import TRANSITIONS, LifeEvent, Phase
+from swarm.workers.model_workers import LoadProgress, ModelState
+from tests.commands.test_model_choice import Listener
+from tests.doubles.waiting import eventually
+
+
+class Heard(Listener):
+    """The console of a node, and how far it showed loads to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+
+    def loading(self, line: str) -> None:
+        self.loads.append(line)
 
 
 def told(*lives: tuple[Phase, str, float]) -> list[str]:
     """What is said of a model that goes through these phases, each for a reason and at a time."""
     lines: list[str] = []
-    news = ModelNews(lines.append)
+    began: float | None = None
     for (before, _, _), (after, reason, at) in pairwise([("available", "", 0.0), *lives]):
-        news.show(LifeEvent("qwen3:4b", before, after, reason, at))
+        words = life_words(LifeEvent("qwen3:4b", before, after, reason, at), None if began is None else at - began)
+        began = at if after == "loading" else None
+        lines += [] if words is None else [words]
     return lines
 
 
@@ -56,10 +74,29 @@ def test_what_went_wrong_and_what_was_given_up_is_said() -> None:
 def test_every_change_has_words_but_the_one_that_another_follows_at_once() -> None:
     silent = []
     for before, after in ((before, after) for before, following in TRANSITIONS.items() for after in following):
-        lines: list[str] = []
-        ModelNews(lines.append).show(LifeEvent("m", before, after, "why", 0.0))
-        silent += [] if lines else [(before, after)]
+        words = life_words(LifeEvent("m", before, after, "why", 0.0))
+        silent += [] if words else [(before, after)]
     assert set(silent) == {("ready", "unloading"), ("draining", "unloading")}
+
+
+async def test_how_far_loads_are_is_shown_while_there_are_some() -> None:
+    heard = Heard()
+    loading = ModelState(
+        model_id="qwen3:4b", engine="echo", slots=1, slots_free=0, context_tokens=2048, capabilities=Capabilities(),
+        params=None, tokens_per_s=None, problem=None, phase="loading", load=LoadProgress(6.2, 10.0),
+    )  # fmt: skip
+    ready = replace(loading, model_id="demo", phase="ready", load=None)
+    async with ModelNews(heard, lambda: (ready, loading), look_s=0.001) as news:
+        news.show(LifeEvent("qwen3:4b", "available", "loading", "it was asked for", 1.0))
+        await eventually(lambda: len(heard.loads) > 2)
+        news.show(LifeEvent("qwen3:4b", "loading", "ready", "it is loaded", 4.0))
+    assert set(heard.loads) == {"loading qwen3:4b 62 %, 4 s left"}
+    assert heard.lines == ["* loading qwen3:4b: it was asked for", "* qwen3:4b is ready after 3 s"]
+
+
+async def test_a_node_that_ends_shows_no_load_any_more() -> None:
+    async with ModelNews(Heard(), lambda: (), look_s=60.0) as news:
+        news.show(LifeEvent("qwen3:4b", "available", "loading", "it was asked for", 1.0))
 
 
 def test_how_far_a_load_is_in_words() -> None:

@@ -259,6 +259,14 @@ def test_a_refusal_is_shown_as_the_node_words_it(
     assert capsys.readouterr().err == f"swarm: {said}\n"
 
 
+def test_a_node_that_loads_nothing_when_asked_is_said_to_be_older(
+    node: Told, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node.answers["/v1/models/load"] = (405, {"error": {"message": "this endpoint does not take that method"}})
+    assert swarm("load", "tiny-q8_0", data_dir=data_dir) == 1
+    assert f"the node at {node.url}/v1/models/load is of an earlier version" in capsys.readouterr().err
+
+
 def test_how_far_a_load_is_is_shown(node: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("swarm.commands.running_models.show_progress", lambda _, line: lines.append(line))
