@@ -9,7 +9,13 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NAMED: Final = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml|json|sh))`")
-MADE: Final = {"config.toml", "control.json", "trail-1.json", "weights.json"}  # files that a user or a run makes
+MADE: Final = {
+    "config.toml",
+    "control.json",
+    "trail-1.json",
+    "uv.toml",
+    "weights.json",
+}  # that a user or a run makes
 
 
 def tracked() -> list[str]:

@@ -301,6 +301,9 @@ def test_who_else_has_what_is_removed_is_said(
 ) -> None:
     other = tmp_path / "elsewhere" / "models--unsloth--Qwen3-8B-GGUF" / "snapshots" / "c0ffee" / "Qwen3-8B-Q4_K_M.gguf"
     other.parent.mkdir(parents=True)
+    begun = data_dir / "models" / ".partial" / "unsloth--Qwen3-8B-GGUF" / "Qwen3-8B-Q8_0.gguf.0123456789abcdef"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"x" * (2 << 20))
     own = data_dir / "models" / "unsloth--Qwen3-8B-GGUF" / "Qwen3-8B-Q4_K_M.gguf"
     shutil.copy(own, other)
     for words, verb in ((("--dry-run",), "would remove"), ((), "removed")):
@@ -308,7 +311,8 @@ def test_who_else_has_what_is_removed_is_said(
         assert swarm("rm", "qwen3:8b", *words, data_dir=data_dir) == 0
         first, *rest = capsys.readouterr().out.splitlines()
         assert first.startswith(f"{verb} qwen3:8b:q4_k_m (")
-        assert rest == [f"  a copy stays at {other}, which is not this program's to remove", "  attic has it, too"]
+        assert rest[0] == f"  2 MiB of unfinished downloads from there stay in {begun.parents[1]}"
+        assert rest[1:] == [f"  a copy stays at {other}, which is not this program's to remove", "  attic has it, too"]
     assert not own.parent.exists()
     assert other.exists()
 
