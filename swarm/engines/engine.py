@@ -28,6 +28,7 @@ from typing import Protocol
 from federation.advertisement import Capabilities
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import EventStream, GenerationRequest, Prompt, texts_of
+from swarm.registry.model_memory import CacheType
 
 UNKNOWN_TOKEN_BYTES = 1024  # where the vocabulary is not known, or leaves text out: four times the longest seen (256)
 MIN_TOKEN_BYTES = 16  # a vocabulary of single bytes has special tokens, too
@@ -42,7 +43,7 @@ class EngineSpec:
 
     `context_tokens` is what one request may fill, prompt and answer together; `slots` how many requests run at once.
     `threads` compute one token of one answer; `reading_threads` (None: as many) prompts, and tokens of several answers
-    at once. `gpu_layers` None lets the library decide by free memory.
+    at once. `gpu_layers` None lets the library decide by free memory. Keys and values are kept as `cache_type`.
     """
 
     model_id: str
@@ -52,6 +53,7 @@ class EngineSpec:
     threads: int
     gpu_layers: int | None = None
     reading_threads: int | None = None
+    cache_type: CacheType = "f16"
 
 
 @dataclass(frozen=True)

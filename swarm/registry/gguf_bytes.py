@@ -50,7 +50,6 @@ _WHOLE = (4, 5)  # of 32 bits, as token types are
 _STRING = 8
 _ARRAY = 9
 _LENGTH = struct.Struct("<Q")
-_TENSOR_ENDS = tuple(struct.Struct(f"<{'Q' * count}IQ") for count in range(MAX_DIMENSIONS + 1))  # sizes, type, offset
 _TYPE = struct.Struct("<I")
 
 Value = int | float | bool | str | tuple[int | float | bool, ...]
@@ -407,9 +406,8 @@ def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
     dimensions = cursor.kind()
     if dimensions > MAX_DIMENSIONS:
         raise GgufDefect(f"tensor {name!r} has {dimensions} dimensions")
-    layout = _TENSOR_ENDS[dimensions]
-    *sizes, kind, offset = layout.unpack(cursor.take(layout.size))
-    elements = math.prod(sizes)
+    elements = math.prod(cursor.length() for _ in range(dimensions))
+    kind, offset = cursor.kind(), cursor.length()
     if kind not in TENSOR_TYPES:
         return Tensor(name, elements, None, None), offset
     type_name, block_elements, block_bytes = TENSOR_TYPES[kind]

@@ -156,6 +156,7 @@ UNKNOWN_LOAD_TOKENS = 8192  # of each of two workers, where nobody knows how muc
 MOST_WORKERS = 4  # more write no more in all on a small machine, and each is slower
 CONTEXT_SHARE = 0.9  # of the free memory, for one conversation and a second one beside it
 WORKERS_SHARE = 0.5  # ... for more of them, which only votes and company need
+SHARES_TRIED = (1.0, 0.7, 0.5, 0.35, 0.25)  # of a machine's memory, for a model that has others beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,33 @@ class AskedLoad:
         more = [replace(chosen, slots=slots) for slots in range(MOST_WORKERS, 1, -1)]
         shares = {load: CONTEXT_SHARE if load.slots == 2 else WORKERS_SHARE for load in more}
         return next((load for load in more if fits(load, shares[load])), chosen)
+
+    def ways(
+        self,
+        shape: ModelShape,
+        free_bytes: int | None,
+        most_bytes: int | None,
+        estimate: Callable[[ModelShape, Load], MemoryNeed],
+    ) -> tuple[Load, ...]:
+        """The loads to try for a model that is loaded beside others, the best first and the smallest last.
+
+        `free_bytes` are free now, `most_bytes` would be if this model were alone. What is free now is enough where it
+        holds one conversation as long as a model is chosen for: others are not unloaded for a longer one. Empty where
+        the model has no such context as was asked for.
+        """
+        now = self.largest(shape, free_bytes, estimate)
+        if free_bytes is None or most_bytes is None or self.largest(shape, 1 << 60, estimate) is None:
+            return () if now is None else (now,)
+        enough = min(self.context_tokens or JUDGED_CONTEXT_TOKENS, shape.context_tokens or JUDGED_CONTEXT_TOKENS)
+        found = [now] if now is not None and now.context_tokens >= enough else []
+        if not found:
+            sizes = sorted({free_bytes, *(int(most_bytes * share) for share in SHARES_TRIED)}, reverse=True)
+            found = [load for size in sizes if (load := self.largest(shape, size, estimate)) is not None]
+        least_tokens = self.context_tokens or min(MIN_CONTEXT_TOKENS * 2, shape.context_tokens or MIN_CONTEXT_TOKENS)
+        least = Load(least_tokens, self.slots or 1)
+        found += [replace(load, slots=1) for load in found if self.slots is None and load.slots > 1]
+        smaller = {load: estimate(shape, load).total_bytes for load in (*found, least)}
+        return tuple(sorted(smaller, key=lambda load: (smaller[load], load.context_tokens), reverse=True))
 
 
 def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:

@@ -53,15 +53,17 @@ class LoadOption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loadable:
-    """A model that this node can load. `options` has the best way first and the smallest last; never empty.
+    """A model that this node can load.
 
-    `fingerprint` and `sha256` say what it is, `also` by which other names people know it. One that is not `listed` is
-    loaded when asked for by name, and shown to clients only while it runs. `ttl_s` None: it stays until its memory is
-    wanted.
+    `options` are the ways to load it where so much is free, the best first and the smallest last, never none; `usual`
+    is the one on this machine while nothing else runs. `fingerprint` and `sha256` say what it is, `also` by which other
+    names people know it. One that is not `listed` is loaded when asked for by name, and shown to clients only while it
+    runs. `ttl_s` None: it stays until its memory is wanted.
     """
 
     model_id: str
-    options: tuple[LoadOption, ...]
+    usual: LoadOption
+    options: Callable[[Bytes], tuple[LoadOption, ...]]
     load: Callable[[LoadOption], Awaitable[Engine]]
     engine: str = "xllamacpp"
     params: int | None = None
@@ -76,15 +78,15 @@ class Loadable:
 
     @property
     def context_tokens(self) -> int:
-        return self.options[0].context_tokens
+        return self.usual.context_tokens
 
     @property
     def slots(self) -> int:
-        return self.options[0].slots
+        return self.usual.slots
 
 
 class ModelSource(Protocol):
-    """The models that lie on this node's disks. Both are cheap and touch no disk."""
+    """The models that lie on this node's disks. Both are cheap, and touch no disk."""
 
     def find(self, model_id: str) -> Loadable | None:
         """The model of exactly this id."""
@@ -109,7 +111,7 @@ class NoModels:
 NO_BYTES: Bytes = MappingProxyType({})
 
 
-def no_figures() -> Bytes:
+async def nobody_reads() -> Bytes:
     """Where nobody reads how much memory is free: nothing is bounded then."""
     return NO_BYTES
 
@@ -121,9 +123,9 @@ class MemoryRules:
     `limit` is the most that all models may take together, `reserve` what is left free, `most_models` how many run.
     """
 
-    free: Callable[[], Bytes] = no_figures
-    limit: Bytes = field(default_factory=no_figures)
-    reserve: Bytes = field(default_factory=no_figures)
+    free: Callable[[], Awaitable[Bytes]] = nobody_reads
+    limit: Bytes = field(default_factory=lambda: NO_BYTES)
+    reserve: Bytes = field(default_factory=lambda: NO_BYTES)
     most_models: int | None = None
 
 
@@ -137,10 +139,12 @@ class PoolPace:
     peer_load_s: float = PEER_LOAD_S
 
 
-class LoadTimes(Protocol):
-    """Who keeps how long loads took."""
+class LoadListener(Protocol):
+    """Who keeps what loads took."""
 
-    def note_load(self, model: Loadable, took_s: float) -> None: ...
+    def note_load(self, model: Loadable, way: LoadOption, took_s: float, taken_bytes: int | None) -> None:
+        """A load took so long, and its engine so much memory, None where nobody knows."""
+        ...
 
 
 class NoRoomFor(Unavailable):
@@ -265,7 +269,7 @@ class WorkerPool:
         queue: int = DEFAULT_QUEUE,
         source: ModelSource | None = None,
         memory: MemoryRules | None = None,
-        times: LoadTimes | None = None,
+        records: LoadListener | None = None,
         clock: Callable[[], float] = time.monotonic,
         pace: PoolPace | None = None,
     ) -> None:
@@ -273,7 +277,7 @@ class WorkerPool:
         self._queue = queue
         self._source: ModelSource = source or NoModels()
         self._memory = memory or MemoryRules()
-        self._times = times
+        self._records = records
         self._clock = clock
         self._pace = pace or PoolPace()
         self.listeners: list[QueueListener] = []
@@ -347,7 +351,7 @@ class WorkerPool:
         else:
             model = own.model
             assert model is not None, "what has no workers came from the source"
-            option = own.option or model.options[0]
+            option = own.option or model.usual
             wish = self._wishes.get(own.model_id)
             state = ModelState(
                 model_id=own.model_id,
@@ -505,6 +509,8 @@ class WorkerPool:
 
     def _count_for_peers(self, now: float) -> None:
         """Raises Unavailable where peers have caused a load too lately."""
+        if self._pace.peer_load_s == math.inf:
+            raise Unavailable("this node loads nothing for peers ([peers] loads_a_minute = 0)", NO_ROOM_RETRY_AFTER_S)
         if now < self._peers_load_at:
             left_s = math.ceil(self._peers_load_at - now)
             raise Unavailable(f"peers had this node load a model lately: it loads for them again in {left_s} s", left_s)
@@ -548,9 +554,18 @@ class WorkerPool:
         self._wake.set()
         if self._keeper is None and not self._closing:
             self._keeper = asyncio.create_task(self._keep(), name="keeper of the models")
-            report_crash(self._keeper, log, "models are not loaded any more")
+            report_crash(self._keeper, log, "loading models failed")
 
     async def _keep(self) -> None:
+        try:
+            await self._keep_on()
+        except Exception:  # a defect: nobody waits for what will not come, and whoever comes next starts it anew
+            self._keeper = None
+            for wish in list(self._wishes.values()):
+                self._refuse(wish, EngineFailed(f"{wish.model_id} could not be loaded: see this node's log"))
+            raise
+
+    async def _keep_on(self) -> None:
         while True:
             self._wake.clear()
             await self._unload_what_goes()
@@ -575,7 +590,7 @@ class WorkerPool:
         held, now = self._held(), self._clock()
         for model_id in expired(held, now):
             await self._unload_idle(model_id, UNWANTED)
-        for model_id in under_pressure(held, self._memory.free(), self._memory.reserve, now):
+        for model_id in under_pressure(held, await self._memory.free(), self._memory.reserve, now):
             await self._unload_idle(model_id, UNDER_PRESSURE)
 
     async def _unload_idle(self, model_id: str, reason: str) -> None:
@@ -597,12 +612,12 @@ class WorkerPool:
     async def _unload(self, own: _OwnModel) -> None:
         """Its memory is back afterwards, as far as the system gives it back soon."""
         own.go("unloading", own.life.reason)
-        before, taken = dict(self._memory.free()), own.taken
+        before, taken = await self._memory.free(), own.taken
         stack, own.stack, own.workers, own.goes_for = own.stack, AsyncExitStack(), None, None
         try:
             await stack.aclose()
             for _ in range(MEMORY_LOOKS):
-                if _is_back(before, self._memory.free(), taken):
+                if _is_back(before, await self._memory.free(), taken):
                     break
                 await asyncio.sleep(self._pace.memory_back_s / MEMORY_LOOKS)
         finally:
@@ -622,7 +637,11 @@ class WorkerPool:
 
     async def _carry_out_plan(self) -> None:
         """Begin what can be loaded, refuse what never can, have room made for the rest."""
+        if not self._wishes.keys() - self._loads.keys():
+            return
+        free = await self._memory.free()
         queue: list[Wanted] = []
+        options: dict[str, tuple[LoadOption, ...]] = {}
         for wish in list(self._wishes.values()):
             own = self._models.get(wish.model_id)
             if wish.model_id in self._loads:
@@ -633,12 +652,10 @@ class WorkerPool:
                 if own is None or own.workers is None:
                     self._refuse(wish, UnknownModel(wish.model_id, (), "its file is gone"))
             else:
-                queue.append(Wanted(wish.model_id, tuple(option.need for option in model.options), wish.since))
-        if not queue:
-            return
-        rules = self._memory
-        held, free = self._held(), self._memory.free()
-        for wanted, decision in plan(queue, held, free, rules.limit, rules.reserve, rules.most_models, self._clock()):
+                options[wish.model_id] = ways = model.options(free)
+                queue.append(Wanted(wish.model_id, tuple(way.need for way in ways), wish.since))
+        rules, now = self._memory, self._clock()
+        for wanted, decision in plan(queue, self._held(), free, rules.limit, rules.reserve, rules.most_models, now):
             wish = self._wishes.get(wanted.model_id)
             if wish is None:  # whoever waited left while others were unloaded
                 continue
@@ -654,7 +671,7 @@ class WorkerPool:
                     for model_id in decision.drain:
                         await self._drain(model_id, wanted.model_id)
                 case Room(unload=()):
-                    self._begin_load(wish, decision.option)
+                    self._begin_load(wish, options[wanted.model_id][decision.option :])
                 case Room():  # it is planned anew once they are gone, and what was theirs is counted
                     for model_id in decision.unload:
                         await self._unload_idle(model_id, f"{WANTED_FOR}{wanted.model_id}")
@@ -670,33 +687,33 @@ class WorkerPool:
             own.goes_for = wanted_for
 
     def _refuse(self, wish: _Wish, error: SwarmError) -> None:
-        del self._wishes[wish.model_id]
+        self._wishes.pop(wish.model_id, None)
         wish.refuse(error)
 
-    def _begin_load(self, wish: _Wish, choice: int) -> None:
+    def _begin_load(self, wish: _Wish, options: Sequence[LoadOption]) -> None:
+        """Load what is wished in the first of the ways in `options`; if that fails, once more in the second."""
         model = self._source.find(wish.model_id)
-        assert model is not None, "it was planned for in this turn of the loop"
+        if model is None:  # its file went meanwhile
+            return
         own = self._models.get(wish.model_id)
         if own is None:
             own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
             own.pinned = wish.model_id in self._pinned
-        own.model, own.option = model, model.options[choice]
+        own.model, own.option = model, options[0]
         own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
-        task = asyncio.create_task(self._load(own, wish, choice), name=f"load of {wish.model_id}")
+        task = asyncio.create_task(self._load(own, wish, model, options), name=f"load of {wish.model_id}")
         report_crash(task, log, f"{task.get_name()} ended")
         self._loads[wish.model_id] = task
 
-    async def _load(self, own: _OwnModel, wish: _Wish, choice: int) -> None:
-        model = own.model
-        assert model is not None
+    async def _load(self, own: _OwnModel, wish: _Wish, model: Loadable, options: Sequence[LoadOption]) -> None:
         try:
             try:
                 workers = await self._enter(own, model)
             except EngineFailed as error:
-                if choice + 1 >= len(model.options):
+                if len(options) == 1:
                     raise
                 log.warning("model %s: %s: it is tried once more, with less context", own.model_id, error)
-                own.option = model.options[choice + 1]
+                own.option = options[1]
                 workers = await self._enter(own, model)
         except (SwarmError, OSError) as error:
             own.failures += 1
@@ -707,8 +724,8 @@ class WorkerPool:
         else:
             own.workers, own.failures = workers, 0
             own.load_s = self._clock() - own.life.since
-            if self._times is not None:
-                self._times.note_load(model, own.load_s)
+            if self._records is not None and own.option is not None:
+                self._records.note_load(model, own.option, own.load_s, workers.engine.taken_bytes)
             own.go("ready", "it is loaded")
             self._grant(own)
         finally:

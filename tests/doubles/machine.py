@@ -62,19 +62,25 @@ class Machine:
             await self.gate.wait()
             if failures := self.failures.get(model_id):
                 raise failures.pop(0)
-            if self.free()["ram"] < option.need["ram"]:
+            if (await self.free())["ram"] < option.need["ram"]:
                 raise EngineFailed(f"no memory for {model_id}")
             engine = SizedEngine(self, model_id, option.need["ram"], option.slots)
             self.engines.append(engine)
             return engine
 
         found = Loadable(
-            model_id=model_id, options=options, load=load, engine="scripted", expected_load_s=load_s, ttl_s=ttl_s
+            model_id=model_id,
+            usual=options[0],
+            options=lambda _: options,
+            load=load,
+            engine="scripted",
+            expected_load_s=load_s,
+            ttl_s=ttl_s,
         )
         self.models[model_id] = found
         return found
 
-    def free(self) -> dict[str, int]:
+    async def free(self) -> dict[str, int]:
         return {"ram": (self.total - self.others - self.taken) * MIB}
 
     def find(self, model_id: str) -> Loadable | None:

@@ -121,6 +121,8 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
     params.cpuparams_batch.n_threads = spec.reading_threads or spec.threads
     if spec.gpu_layers is not None:
         params.n_gpu_layers = spec.gpu_layers
+    cache_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{spec.cache_type.upper()}")
+    params.cache_type_k = params.cache_type_v = cache_type.value  # quantized values need flash attention: on by itself
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
     batching = batching or Batching.of(spec, None)
@@ -158,6 +160,7 @@ def order_to_json(spec: EngineSpec, batching: Batching) -> str:
             "threads": spec.threads,
             "gpu_layers": spec.gpu_layers,
             "reading_threads": spec.reading_threads,
+            "cache_type": spec.cache_type,
             "pooling": batching.pooling,
             "step_tokens": batching.step_tokens,
         }
