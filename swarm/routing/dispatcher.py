@@ -63,7 +63,7 @@ from swarm.routing.replicas import (
     SWARM_ALIAS,
     CircuitState,
     Holder,
-    ModelNames,
+    KnownNames,
     NameKeeper,
     Replica,
     called_by,
@@ -149,7 +149,7 @@ class Dispatcher:
         loadable = {model.id: model.params for model in self._loadables.models() if model.params is not None}
         return loadable | own_sizes(self._pool.states())
 
-    def _model_names(self, told: tuple[Replica, ...], stocks: tuple[Stock, ...]) -> ModelNames:
+    def _model_names(self, told: tuple[Replica, ...], stocks: tuple[Stock, ...]) -> KnownNames:
         """What models are called here, by what this node and its peers have, loaded or not."""
         states = self._pool.states()
         own = local_replicas(states, self._node_id, self.node) + resting_replicas(states, self._node_id, self.node)
@@ -157,20 +157,21 @@ class Dispatcher:
         return self._names.names(holders_of(own + told) + stored + tuple(stock.holder for stock in stocks))
 
     @property
-    def names(self) -> ModelNames:
+    def names(self) -> KnownNames:
         """What models are called here, and by which further names people may mean them."""
         return self._model_names(self._told(), self._peer_stocks())
 
     def loadable(self, model: str | None = None) -> tuple[Replica, ...]:
         """Where models could be loaded, here (unless this node leaves) and on peers; only `model`, where it is given.
 
-        Not in any order: see `soonest_ready`.
+        Not in any order: see `soonest_ready`. None where it runs: what a peer says of its load comes before its list.
         """
-        stocks = self._peer_stocks()
-        names, sizes = self._model_names(self._told(), stocks), self._own_sizes()
+        stocks, told = self._peer_stocks(), self._told()
+        names, sizes = self._model_names(told, stocks), self._own_sizes()
+        running = {replica.key for replica in told}
         if not self._leaving():
             stocks = (self._own_stock(), *stocks)
-        found = loadable_replicas(stocks, names, sizes, model)
+        found = [each for each in loadable_replicas(stocks, names, sizes, model) if each.key not in running]
         return self._router.with_local_knowledge(found, everything=False)
 
     def _own_stock(self) -> Stock:

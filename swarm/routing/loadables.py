@@ -29,7 +29,7 @@ from federation.advertisement import (
 from federation.peer import Peer, PeerState
 from swarm.registry.known_sizes import checked_params
 from swarm.routing.preference import EXPECTED_TOKENS, known_speed, speed_to_assume, waiting_s
-from swarm.routing.replicas import Holder, ModelNames, Replica, owner_of
+from swarm.routing.replicas import Holder, KnownNames, Replica, owner_of
 from swarm.workers.model_workers import ModelState
 
 ASSUMED_BYTES_PER_S = 200e6  # of a load where no load was measured: a plain SSD, and what an engine does beside
@@ -233,7 +233,7 @@ def peer_stocks(peers: Iterable[Peer], members: bool = False) -> tuple[Stock, ..
 
 
 def loadable_replicas(
-    stocks: Iterable[Stock], names: ModelNames, own: dict[str, int] | None = None, model: str | None = None
+    stocks: Iterable[Stock], names: KnownNames, own: dict[str, int] | None = None, model: str | None = None
 ) -> tuple[Replica, ...]:
     """Where a model could be loaded, as replicas without a free slot; only `model`, where it is given.
 

@@ -325,7 +325,7 @@ class Content(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelNames:
+class KnownNames:
     """What models are called here. `others` has the name of each that its node calls otherwise, by node and model.
 
     `contents` says which content a name stands for, and `content_of` which one each model is. `known` has for every
@@ -353,7 +353,7 @@ class _Copy(NamedTuple):
     model: Identified
 
 
-def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None) -> ModelNames:
+def names_by_content(holders: Iterable[Holder], before: KnownNames | None = None) -> KnownNames:
     """What each model is called here: one content has one name, whatever its nodes call it, and one name one content.
 
     A node may be given more than once; of two models that it calls alike the first counts. Contents are the same where
@@ -397,7 +397,7 @@ def names_by_content(holders: Iterable[Holder], before: ModelNames | None = None
         if not copies[key].holder.local and called[content] != key[1]
     }
     known, own = (_further(copies, others, own=own) for own in (False, True))
-    return ModelNames(others, given, content_of, known, own)
+    return KnownNames(others, given, content_of, known, own)
 
 
 def merged(holders: Iterable[Holder]) -> tuple[Holder, ...]:
@@ -484,7 +484,7 @@ def holders_of(replicas: Iterable[Replica]) -> tuple[Holder, ...]:
     )
 
 
-def called_by(names: ModelNames, replicas: Iterable[Replica], own: Mapping[str, int]) -> tuple[Replica, ...]:
+def called_by(names: KnownNames, replicas: Iterable[Replica], own: Mapping[str, int]) -> tuple[Replica, ...]:
     """The replicas, as they were told, under the names that their models have here.
 
     Whose content has no name yet is left out: it may be another than that which has its name.
@@ -515,10 +515,10 @@ class NameKeeper:
         self._clock = clock
         self._told: tuple[Holder, ...] = ()
         self._of: tuple[Holder, ...] = ()
-        self._names = ModelNames()
+        self._names = KnownNames()
         self._due_at = -math.inf
 
-    def names(self, holders: tuple[Holder, ...]) -> ModelNames:
+    def names(self, holders: tuple[Holder, ...]) -> KnownNames:
         """As `names_by_content`, going on from what it last said."""
         if holders == self._told:
             return self._names

@@ -183,5 +183,11 @@ async def test_what_peers_could_load_is_known_here_by_its_content_and_gone_with_
         assert kitchen.dispatcher.names.known["qwen3:4b"] == {"qwen3-4b-q4_k_m", "llama3.2:3b"}
         assert kitchen.dispatcher.names.own == {"qwen3:4b": frozenset()}
         assert kitchen.dispatcher.loadable("qwen3-4b-q4_k_m") == (), "by its name here"
+        engine = ScriptedEngine(saying("hello"), model_id="qwen3-4b-q4_k_m")
+        await attic.pool.serve(ready(engine))
+        await eventually(lambda: [each.node for each in kitchen.dispatcher.loadable("qwen3:4b")] == ["kitchen"])
+        assert kitchen.dispatcher.loadable("qwen3:4b")[0].local, (
+            "what runs there is not loaded there, whatever is listed"
+        )
         await attic.stop()
         await eventually(lambda: [each.node for each in kitchen.dispatcher.loadable()] == ["kitchen"])

@@ -22,7 +22,7 @@ from swarm.routing.loadables import (
     soonest_ready,
     worth_a_second,
 )
-from swarm.routing.replicas import ModelNames, Replica, names_by_content
+from swarm.routing.replicas import KnownNames, Replica, names_by_content
 from tests.doubles.replicas import Clock, replica
 
 X, Y = "aa" * 32, "bb" * 32
@@ -252,7 +252,7 @@ def test_peers_tell_where_models_could_be_loaded() -> None:
     assert apart.params != 5
     assert loadable_replicas(stocks, names, {}, "qwen3:4b")[0].node == "attic"
     assert loadable_replicas(stocks, names, {}, "r") == (), "it is served"
-    assert loadable_replicas(stocks, ModelNames(), {}) == (), "whose content has no name yet"
+    assert loadable_replicas(stocks, KnownNames(), {}) == (), "whose content has no name yet"
 
 
 def test_nothing_is_loaded_at_a_peer_that_leaves_and_one_in_doubt_is_known_to_be() -> None:

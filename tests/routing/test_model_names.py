@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from swarm.routing.replicas import (
     Holder,
     Identity,
-    ModelNames,
+    KnownNames,
     NameKeeper,
     Replica,
     called_by,
@@ -33,7 +33,7 @@ def holder(node: str, *models: tuple[str, ...], party: str | None = None) -> Hol
     )
 
 
-def called(holders: list[Holder], before: ModelNames | None = None) -> dict[str, str]:
+def called(holders: list[Holder], before: KnownNames | None = None) -> dict[str, str]:
     """The name here of each model, as NODE/ID."""
     names = names_by_content(holders, before)
     return {f"{h.node_id}/{m.id}": names.of(h.node_id, m.id) for h in holders for m in h.models}
