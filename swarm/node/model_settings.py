@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -16,6 +16,7 @@ from federation.advertisement import MAX_MODEL_ID_CHARS
 from swarm.engines.registry import EngineName
 from swarm.generation import MIN_REPEAT_PENALTY
 from swarm.quantities import SIZE_FORM, TIME_FORM, bytes_of, seconds_of
+from swarm.registry.model_ids import BOUNDARIES
 from swarm.registry.model_memory import CacheType
 from swarm.registry.names import EMBEDDED_NAMES
 
@@ -178,6 +179,30 @@ def ambiguous_alias(pairs: Iterable[tuple[str, str]]) -> str | None:
         if name.casefold() in meanings:
             return f"{alias!r} means {name!r}, which is an alias itself: write the model that it means"
     return None
+
+
+def settings_for(
+    models: Mapping[str, ModelSettings], model_id: str, also: Collection[str] = ()
+) -> tuple[str | None, ModelSettings]:
+    """The settings of a model, and the name of the table that they are in; of several that mean it the closest.
+
+    A table means the model of that id or other name (`also`), in any case, and every one whose id it is the beginning
+    of, up to a `:`, `-`, `@`, `.` or `_`: `qwen3:4b` means `qwen3:4b:q4_k_m`, whatever its quantization. None where no
+    table means it.
+    """
+    own, others = model_id.casefold(), {name.casefold() for name in also}
+
+    def closeness(name: str) -> tuple[int, int]:
+        wanted = name.casefold()
+        if wanted in (own, *others):
+            return 3 if wanted == own else 2, 0
+        begins = own.startswith(wanted) and own[len(wanted) : len(wanted) + 1] in BOUNDARIES
+        return int(begins), len(wanted)
+
+    closest = max(models, key=closeness, default=None)
+    if closest is None or closeness(closest)[0] == 0:
+        return None, ModelSettings()
+    return closest, models[closest]
 
 
 def place_of(problem: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
+from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.settings import Settings, make_settings
 
 
@@ -151,6 +152,28 @@ def test_what_is_decided_of_models_is_read_from_a_file(tmp_path: Path) -> None:
     assert (settings.peers.manage, settings.peers.loads_a_minute) == (True, 1)
     given = make_settings({"model": ["demo"], "ttl": "30m", "memory": "8GiB", "max_models": 1}, config, {})
     assert (given.model, given.ttl, given.memory, given.max_models) == (("demo",), 1800.0, 8 * 2**30, 1)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "also", "table"),
+    [
+        ("qwen3:4b:q4_k_m", (), "qwen3:4b:q4_k_m"),
+        ("QWEN3:4B:Q4_K_M", (), "qwen3:4b:q4_k_m"),
+        ("qwen3:4b:q8_0", (), "qwen3:4b"),
+        ("qwen3:4b", (), "qwen3:4b"),
+        ("qwen3:8b:q4_k_m", (), "qwen3"),
+        ("qwen32", (), None),
+        ("my-file-q4", ("llama3.2:3b", "hf:o/r/f.gguf"), "Llama3.2:3B"),
+        ("qwen3-by-me", ("llama3.2:3b",), "Llama3.2:3B"),
+        ("demo", (), None),
+    ],
+)
+def test_the_closest_table_is_a_model_s(model_id: str, also: tuple[str, ...], table: str | None) -> None:
+    names = ("qwen3", "qwen3:4b", "qwen3:4b:q4_k_m", "Llama3.2:3B")
+    models = {name: ModelSettings(context=1000 + number) for number, name in enumerate(names)}
+    expected = ModelSettings() if table is None else models[table]
+    assert settings_for(models, model_id, also) == (table, expected)
+    assert settings_for({}, model_id, also) == (None, ModelSettings())
 
 
 @pytest.mark.parametrize(
