@@ -30,7 +30,7 @@ from federation.peer import Peer, PeerState
 from swarm.registry.known_sizes import checked_params
 from swarm.routing.preference import EXPECTED_TOKENS, known_speed, speed_to_assume, waiting_s
 from swarm.routing.replicas import Holder, KnownNames, Replica, owner_of
-from swarm.workers.model_workers import ModelState
+from swarm.workers.pool import WorkerPool
 
 ASSUMED_BYTES_PER_S = 200e6  # of a load where no load was measured: a plain SSD, and what an engine does beside
 LEAST_LOAD_S = 1.0  # an engine's start; differences below it decide nothing
@@ -104,21 +104,12 @@ def _facts_of(model: Storable, state: str, fits: bool) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-class Stores(Protocol):
-    """What has this node's models (`workers.pool.WorkerPool`)."""
-
-    def stored(self) -> Sequence[Storable]: ...
-    def states(self) -> Sequence[ModelState]: ...
-
-
-def look_at(
-    pool: Stores, fits: Callable[[Storable], bool] = lambda _: True
-) -> Callable[[], Iterable[tuple[Storable, str, bool]]]:
+def look_at(pool: WorkerPool) -> Callable[[], Iterable[tuple[Storable, str, bool]]]:
     """What `OwnLoadables` looks at: the models of `pool`, each as far as it is in its life."""
 
     def look() -> Iterable[tuple[Storable, str, bool]]:
         phases = {state.model_id: state.phase for state in pool.states()}
-        return [(model, phases.get(model.model_id, "available"), fits(model)) for model in pool.stored()]
+        return [(model, phases.get(model.model_id, "available"), pool.fits(model)) for model in pool.stored()]
 
     return look
 

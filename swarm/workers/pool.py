@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -287,6 +288,7 @@ class WorkerPool:
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._pinned: set[str] = set()
         self._peers_load_at = 0.0
+        self._free: Bytes | None = None  # when last looked; None before
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._closing = False
@@ -324,6 +326,27 @@ class WorkerPool:
     def stored(self) -> Sequence[Loadable]:
         """Every model that lies on this node's disks, loaded or not."""
         return self._source.all()
+
+    def fits(self, model: Loadable) -> bool:
+        """Whether its weights would find room, by what was free when last looked, were all unloaded but the pinned.
+
+        For a choice among nodes; whether it is loaded is planned when it is wanted.
+        """
+        if self._free is None:  # nothing was ever loaded
+            self._stir()
+            return True
+        pinned, rest = Counter[str](), Counter[str]()
+        for own in self._models.values():
+            (pinned if own.pinned else rest).update(own.taken)
+        rules = self._memory
+        for pool, need in model.usual.need.items():
+            least = min(need, model.size_bytes) if model.size_bytes else need
+            room = [rules.limit[pool] - pinned[pool]] if pool in rules.limit else []
+            if pool in self._free:
+                room.append(self._free[pool] + rest[pool] - rules.reserve.get(pool, 0))
+            if room and min(room) < least:
+                return False
+        return True
 
     def loadables(self) -> tuple[Loadable, ...]:
         """The models that could be loaded and are not."""
@@ -590,7 +613,8 @@ class WorkerPool:
         held, now = self._held(), self._clock()
         for model_id in expired(held, now):
             await self._unload_idle(model_id, UNWANTED)
-        for model_id in under_pressure(held, await self._memory.free(), self._memory.reserve, now):
+        self._free = await self._memory.free()
+        for model_id in under_pressure(held, self._free, self._memory.reserve, now):
             await self._unload_idle(model_id, UNDER_PRESSURE)
 
     async def _unload_idle(self, model_id: str, reason: str) -> None:

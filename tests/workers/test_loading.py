@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -299,3 +300,22 @@ async def test_many_clients_of_many_models_all_get_their_own(seed: int) -> None:
                 clients.create_task(client(number))
     assert machine.taken == 0
     assert machine.most <= 1000
+
+
+async def test_whether_a_model_could_be_had_is_told_by_memory_without_what_is_pinned() -> None:
+    machine = Machine(total=1000)
+    small, large, huge = machine.add("small", 300), machine.add("large", 800), machine.add("huge", 1100)
+    async with machine.pool() as pool:
+        assert pool.fits(huge), "nobody has looked yet"
+        await eventually(lambda: not pool.fits(huge))
+        assert pool.fits(large)
+        async with pool.using("small"):
+            await eventually(lambda: pool.fits(large))  # it would be unloaded
+            pool.pin("small")
+            await eventually(lambda: not pool.fits(large))
+            assert pool.fits(small)
+        machine.others = 300
+        pool.pin("small", False)
+        await eventually(lambda: not pool.fits(large))
+        weights = replace(large, size_bytes=600 * MIB)
+        assert pool.fits(weights), "with less context"
