@@ -71,7 +71,7 @@ NodeId = Annotated[str, Field(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{MAX_ID_CHARS - 1
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(printable)]
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), AfterValidator(printable)]
 Digest = Annotated[Annotated[str, Field(max_length=128)] | None, AfterValidator(_digest_or_none)]
-State = Annotated[str, Field(min_length=1, max_length=MAX_STATE_CHARS), AfterValidator(printable)]
+StateWord = Annotated[str, Field(min_length=1, max_length=MAX_STATE_CHARS), AfterValidator(printable)]
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
 
 
@@ -145,7 +145,7 @@ class ServedModel(KnownModel):
     tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
     waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
-    state: State = "ready"
+    state: StateWord = "ready"
 
 
 class LoadableModel(KnownModel):
@@ -160,7 +160,7 @@ class LoadableModel(KnownModel):
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = 1
     load_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     prefill_tokens_per_s: Annotated[float, Field(ge=0, le=MAX_RATE)] | None = None
-    state: State = "available"
+    state: StateWord = "available"
     fits: bool = True
     also: Annotated[tuple[ModelId, ...], Field(max_length=MAX_ALSO)] = ()
 

@@ -53,6 +53,7 @@ from swarm.registry.model_memory import AskedLoad, size_text
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.stored import StoredModel, StoredModels, damaged, remove
 from swarm.registry.table import fit_rows, fit_text, row_json
+from swarm.registry.unfinished import arrived_bytes, drop_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +258,10 @@ def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bo
     fitting = _meant(local, settings, name)
     if len(fitting) > 1:
         raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
+    if not fitting and (arrived := _arrived(own_dir, name)):
+        freed_bytes = sum((arrived_bytes if dry_run else drop_unfinished)(own_dir, *one) for one in arrived)
+        say(f"{'would remove' if dry_run else 'removed'} what had arrived of {name} ({size_text(freed_bytes)})")
+        return 0
     if not fitting:
         ours = [model.id for model in local.models if model.path.is_relative_to(own_dir)]
         raise SetupError(f"{name} is not downloaded; in {own_dir}: {', '.join(ours) or 'nothing'}")
@@ -282,6 +287,20 @@ def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bo
     if holders.others:
         say(f"  {', '.join(holders.others)} {'has' if len(holders.others) == 1 else 'have'} it, too")
     return 0
+
+
+def _arrived(own_dir: Path, name: str) -> list[tuple[str, str | None]]:
+    """What a download of `name` that broke off has left: where it is from, and the file."""
+    match parse_model(name):
+        case HubRef(repo, file):
+            wanted: list[tuple[str, str | None]] = [(repo, file)]
+        case CatalogueRef() as ref:
+            parts = str(ref).split(":")
+            choices = [c for c in Catalogue.load().choices() if c.id.split(":")[: len(parts)] == parts]
+            wanted = [(choice.variant.place, choice.variant.file) for choice in choices]
+        case _:
+            wanted = []
+    return [one for one in wanted if arrived_bytes(own_dir, *one)]
 
 
 def _own_copy(model: StoredModel, own_dir: Path) -> StoredModel:

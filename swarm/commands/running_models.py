@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,9 +30,11 @@ from swarm.node.settings import Settings
 from swarm.quantities import left_words, load_words
 from swarm.registry.catalogue import Catalogue, Format
 from swarm.registry.model_ids import AmbiguousModel, meant
+from swarm.registry.model_memory import size_text
 from swarm.registry.names import FileRef, HubRef, parse_model
 from swarm.registry.stored import StoredModel, StoredModels
 from swarm.registry.table import list_rows, list_text, row_json
+from swarm.registry.unfinished import arrived_bytes, unfinished
 
 MODELS_PATH, HEALTH_PATH = "/v1/models", "/v1/federation/health"
 IN_MEMORY = frozenset({"loading", "ready", "draining", "unloading"})
@@ -111,7 +113,21 @@ def list_models(settings: Settings, place: NodePlace, *, everything: bool, as_js
         say("there is no model here yet: `swarm models fit` shows which fit, `swarm models pull NAME` brings one")
     for problem in [*stored.problems, *_unusable(stored, formats)]:
         complain(f"swarm: not listed: {problem}")
+    if not place.url:
+        for name, arrived in _unfinished(settings, catalogue):
+            rest = f"`swarm models pull {name}` goes on with it, `swarm models rm {name}` removes it"
+            complain(f"swarm: not listed: of {name} {size_text(arrived)} arrived, not all of it: {rest}")
     return 0
+
+
+def _unfinished(settings: Settings, catalogue: Catalogue) -> Iterator[tuple[str, int]]:
+    """The downloads that broke off, as they are named to go on, and how many bytes have arrived."""
+    ids = {(choice.variant.place, choice.variant.file): choice.id for choice in catalogue.choices()}
+    for one in unfinished(settings.own_models_dir):
+        is_repository = (one.place, None) in ids or not one.files
+        for file in () if one.is_going else (None,) if is_repository else one.files:
+            name = ids.get((one.place, file)) or "/".join(["hf:" + one.place, *([file] if file else [])])
+            yield name, arrived_bytes(settings.own_models_dir, one.place, file)
 
 
 def load_model(settings: Settings, place: NodePlace, name: str, *, on: str | None, pin: bool | None) -> int:

@@ -50,6 +50,7 @@ _WHOLE = (4, 5)  # of 32 bits, as token types are
 _STRING = 8
 _ARRAY = 9
 _LENGTH = struct.Struct("<Q")
+_TENSOR_ENDS = tuple(struct.Struct(f"<{'Q' * count}IQ") for count in range(MAX_DIMENSIONS + 1))  # sizes, type, offset
 _TYPE = struct.Struct("<I")
 
 Value = int | float | bool | str | tuple[int | float | bool, ...]
@@ -406,8 +407,9 @@ def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
     dimensions = cursor.kind()
     if dimensions > MAX_DIMENSIONS:
         raise GgufDefect(f"tensor {name!r} has {dimensions} dimensions")
-    elements = math.prod(cursor.length() for _ in range(dimensions))
-    kind, offset = cursor.kind(), cursor.length()
+    layout = _TENSOR_ENDS[dimensions]
+    *sizes, kind, offset = layout.unpack(cursor.take(layout.size))
+    elements = math.prod(sizes)
     if kind not in TENSOR_TYPES:
         return Tensor(name, elements, None, None), offset
     type_name, block_elements, block_bytes = TENSOR_TYPES[kind]

@@ -393,7 +393,7 @@ def _ollama_files(place: Place, walked: _Walked, most_visited: int) -> Iterator[
         projector = _blob(blobs, first.projector) if first.projector else None
         yield FoundFile(
             path=path,
-            source=place.source,
+            source="ollama",
             name=_short_ollama_name(first.name),
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,

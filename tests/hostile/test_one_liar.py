@@ -44,16 +44,31 @@ class House:
 
 @asynccontextmanager
 async def house(
-    folder: Path, mode: str, *lies: tuple[str, Claims], honest: int = 3, own_slots: int = 2
+    folder: Path,
+    mode: str,
+    *lies: tuple[str, Claims],
+    honest: int = 3,
+    own_slots: int = 2,
+    contents: tuple[str | None, str | None] = (None, None),
 ) -> AsyncIterator[House]:
-    """`honest` nodes that say the truth, the last of which is asked and has `own_slots`; and a liar for each lie."""
+    """`honest` nodes that say the truth, the last of which is asked and has `own_slots`; and a liar for each lie.
+
+    `contents` are the fingerprints that the liars and the honest tell of their models.
+    """
     names = [*(f"liar-{number}" for number in range(len(lies))), *(f"honest-{number}" for number in range(honest))]
     trusts = paired_trusts(folder, *names) if mode == "paired" else (None,) * len(names)
     async with AsyncExitStack() as stack:
         nodes: list[RunningNode] = []
         for number, (name, trust) in enumerate(zip(names, trusts, strict=True)):
-            options = NodeOptions(peers=[node.address for node in nodes], trust=trust, params=2_166_720)
-            if number < len(lies):
+            is_liar = number < len(lies)
+            model, told = (lies[number][0] if is_liar else "demo"), contents[not is_liar]
+            options = NodeOptions(
+                peers=[node.address for node in nodes],
+                trust=trust,
+                params=2_166_720,
+                contents={} if told is None else {model: told},
+            )
+            if is_liar:
                 model, claims = lies[number]
                 node: RunningNode = liar(name, options, model=model, claims=claims)
             else:
@@ -97,6 +112,39 @@ async def test_two_liars_of_five_decide_no_answer_where_the_honest_agree(tmp_pat
         for _ in range(9):
             reply = await swarm.client.chat(SUM, swarm={"votes": 5, "min_votes": 5})
             assert (said(reply), seats_of(reply.json["swarm"], "liar")) == (TRUTH, 2)
+
+
+HONEST, OTHER = "aa" * 32, "00" * 32
+BIG = Claims(70_600_000_000)
+
+
+@pytest.mark.parametrize("mode", ["open", "paired"])
+@pytest.mark.parametrize("own_slots", [2, 0], ids=["of its own", "of peers"])
+@pytest.mark.parametrize(
+    ("lie", "told", "seats"),
+    [
+        (("demo", Claims()), HONEST, 1),
+        ((LARGE, BIG), HONEST, 1),
+        (("better-than-all", Claims()), HONEST, 1),
+        (("demo", Claims()), OTHER, 0),
+        (("demo", Claims()), None, 1),
+    ],
+    ids=["copies", "copies under a large name", "copies under a name of its own", "tells another", "tells none"],
+)
+async def test_a_liar_gains_nothing_by_the_content_that_it_tells(
+    tmp_path: Path, mode: str, own_slots: int, lie: tuple[str, Claims], told: str | None, seats: int
+) -> None:
+    """Whoever copies a content has the seat of one that copies a name; whoever tells another puts itself apart."""
+    async with house(tmp_path, mode, lie, honest=4, own_slots=own_slots, contents=(told, HONEST)) as swarm:
+        for _ in range(3):
+            reply = await swarm.client.chat(SUM, model="demo", swarm={"votes": 5, "min_votes": 5})
+            assert said(reply) == TRUTH, reply.json["swarm"]
+            assert seats_of(reply.json["swarm"], "liar") <= seats
+        unasked = (await swarm.client.chat(SUM, swarm={"votes": 5, "min_votes": 5})).json
+        assert unasked["choices"][0]["message"]["content"] == TRUTH
+        assert seats_of(unasked["swarm"], "liar") <= 1
+        listed = {model["id"] for model in (await swarm.client.get("/v1/models")).json["data"]}
+        assert listed == {"demo", "swarm"} | ({"demo@000000"} if told == OTHER else set())
 
 
 async def test_where_the_honest_are_split_a_liars_vote_counts_like_any_other(tmp_path: Path) -> None:

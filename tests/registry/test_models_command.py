@@ -120,6 +120,34 @@ def test_other_names_of_what_is_here_remove_it_too(
     assert capsys.readouterr().out.startswith(f"removed {removed} (")
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("m.gguf", f"hf:{REPO}/m.gguf"), ("qwen3-0.6b.gguf", "qwen3:0.6b:q8_0"), ("whole", "hf:mlx/tiny")],
+)
+def test_what_broke_off_is_named_by_the_list_and_removed_by_that_name(
+    data_dir: Path, hub: Hub, capsys: pytest.CaptureFixture[str], file: str, name: str
+) -> None:
+    """As it is named to go on: by the hub's name, the catalogue's, or that of a whole repository."""
+    (choice,) = (choice for choice in Catalogue.load().choices() if choice.id == "qwen3:0.6b:q8_0")
+    hub.put(REPO, "m.gguf", Upload(bytes(300_000)))
+    hub.put(choice.variant.place, choice.variant.file or "", Upload(bytes(300_000), etag=choice.variant.sha256))
+    hub.cuts, hub.cut_rest = [200_000], True
+    if file == "whole":
+        staging = data_dir / "models" / ".partial" / "mlx--tiny.0123456789abcdef"
+        staging.mkdir(parents=True)
+        (staging / "model.safetensors").write_bytes(bytes(200_000))
+    else:
+        assert swarm("pull", name, data_dir=data_dir) == 2
+    capsys.readouterr()
+    assert swarm("list", data_dir=data_dir) == 0
+    assert f"of {name} 1 MiB arrived, not all of it: `swarm models pull {name}` goes on" in capsys.readouterr().err
+    for words, said in ((["--dry-run"], "would remove"), ([], "removed")):
+        assert swarm("rm", name, *words, data_dir=data_dir) == 0
+        assert capsys.readouterr().out == f"{said} what had arrived of {name} (1 MiB)\n"
+    assert swarm("rm", name, data_dir=data_dir) == 2
+    assert f"{name} is not downloaded" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("spelled", ["path", "name"])
 def test_a_damaged_file_is_named_by_the_list_and_removed_by_that_name(
     data_dir: Path, capsys: pytest.CaptureFixture[str], spelled: str

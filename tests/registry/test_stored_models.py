@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import SetupError
+from swarm.registry import model_index
 from swarm.registry.catalogue import Catalogue
+from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.fit import Capacity, judge
+from swarm.registry.gguf_header import GgufIdentity, read_gguf, read_identity, read_model
 from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_memory import Load
 from swarm.registry.places import FoundFile, ModelPlaces, Place, Source, hub_cache_dir
@@ -273,3 +278,120 @@ def test_a_model_that_is_gone_already_is_said(make_gguf: MakeGguf, models_dir: P
     path.unlink()
     with pytest.raises(SetupError, match=r"cannot remove .*one\.gguf: No such file"):
         remove(model, models_dir)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose headers are read."""
+    noted: list[str] = []
+
+    def read(path: Path) -> GgufIdentity:
+        noted.append(path.name)
+        return read_identity(path)
+
+    monkeypatch.setattr(model_index, "read_identity", read)
+    return noted
+
+
+def test_a_file_is_read_once_for_as_long_as_it_stays_the_same(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    index = tmp_path / "data" / "models.json"
+    make_gguf("models/one.gguf", rope__dimension_count=8)
+    for number in (1, 2):
+        shutil.copy(make_gguf(tokens=33), models_dir / f"two-0000{number}-of-00002.gguf")
+    (models_dir / "broken.gguf").write_bytes(b"<html>")
+    first = look(("own", models_dir), index=index)
+    assert [model.id for model in first.models] == ["one", "two"]
+    assert len(first.problems) == 1
+    assert reads, "the first time"
+    reads.clear()
+    assert look(("own", models_dir), index=index) == first, "by another process"
+    assert reads == []
+    os.utime(models_dir / "two-00002-of-00002.gguf", ns=(1, 1))
+    make_gguf("models/broken.gguf", tokens=34)
+    assert [model.id for model in look(("own", models_dir), index=index).models] == ["broken", "one", "two"]
+    assert sorted(reads) == ["broken.gguf", "two-00001-of-00002.gguf"]
+    (models_dir / "one.gguf").unlink()
+    assert [model.id for model in look(("own", models_dir), index=index).models] == ["broken", "two"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"version": 2, "files": {}}', b'{"version": 1, "files": {"/x": 7}}', b"\xff"]
+)
+def test_a_damaged_index_is_made_again(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, content: bytes, reads: list[str]
+) -> None:
+    make_gguf("models/one.gguf")
+    index = tmp_path / "models.json"
+    index.write_bytes(content)
+    for _ in range(2):
+        assert [model.id for model in look(("own", models_dir), index=index).models] == ["one"]
+    assert reads.count("one.gguf") == 1
+
+
+def test_an_index_that_cannot_be_written_is_done_without(make_gguf: MakeGguf, models_dir: Path, tmp_path: Path) -> None:
+    make_gguf("models/one.gguf")
+    (tmp_path / "file").touch()
+    found = look(("own", models_dir), index=tmp_path / "file" / "models.json")
+    assert [model.id for model in found.models] == ["one"]
+
+
+def test_an_index_forgets_what_is_gone_where_it_grows(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_index, "MAX_KEPT", 4)  # three are the embedded ones
+    index = tmp_path / "models.json"
+    for number in range(3):
+        path = make_gguf(f"models/{number}.gguf", tokens=32 + number)
+        look(("own", models_dir), index=index)
+        path.unlink()
+    kept = json.loads(index.read_text())["files"]
+    assert {Path(name).name for name in kept} == {"demo.gguf", "demo-b.gguf", "demo-c.gguf", "2.gguf"}
+
+
+def test_what_was_found_is_looked_at_again_when_it_is_old(make_gguf: MakeGguf, models_dir: Path) -> None:
+    store = ModelStore(ModelPlaces((Place("own", models_dir),), packages=False), CATALOGUE)
+    assert store.latest == StoredModels()
+    before = store.look()
+    make_gguf("models/new.gguf")
+    assert store.look() is before is store.latest
+    assert "new" in store.look(max_age_s=0.0).by_id()
+
+
+def test_what_was_read_before_a_stop_is_kept(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, reads, index = threading.Event(), list[str](), tmp_path / "models.json"
+    for number in range(4):
+        make_gguf(f"models/{number}.gguf", tokens=32 + number)
+
+    def read(path: Path) -> GgufIdentity:
+        reads.append(path.name)
+        if path.name == "1.gguf":
+            stop.set()
+        return read_identity(path)
+
+    monkeypatch.setattr(model_index, "read_identity", read)
+    places = ModelPlaces((Place("own", models_dir),), packages=False)
+    with pytest.raises(WorkStopped):
+        ModelStore(places, CATALOGUE, index).look(stop=stop)
+    assert len(ModelStore(places, CATALOGUE, index).look().models) == 7
+    assert [name for name in reads if name[0].isdigit()] == ["0.gguf", "1.gguf", "2.gguf", "3.gguf"]
+
+
+def test_a_fingerprint_is_of_the_header_alone_however_it_is_read(make_gguf: MakeGguf, tmp_path: Path) -> None:
+    path = make_gguf("large.gguf", tokens=5000)
+    identities = [read_identity(path) for _ in range(2)]  # walked, then known by its vocabulary
+    assert identities[0] == identities[1]
+    assert identities[0].facts == read_gguf(path)
+    assert read_model(path).fingerprint == identities[0].fingerprint
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "weights.gguf").write_bytes(content)
+    assert read_identity(tmp_path / "weights.gguf").fingerprint == identities[0].fingerprint
+    at = content.index(b"token 4999")
+    content[at : at + 5] = b"TOKEN"
+    (tmp_path / "token.gguf").write_bytes(content)
+    assert read_identity(tmp_path / "token.gguf").fingerprint != identities[0].fingerprint
+    assert read_identity(path).facts.longest_token_bytes == len("token 4999")

@@ -114,18 +114,19 @@ def test_a_model_is_called(case: str) -> None:
         assert called(list(order)) == wanted, "whoever is asked first"
 
 
-def test_a_name_stays_with_who_had_it_however_many_come_with_another_content() -> None:
+def test_a_name_stays_with_who_had_it_unless_more_have_another_content() -> None:
     first = [holder("a", ("m", Y))]
     names = names_by_content(first)
-    crowd = [holder(node, ("m", X)) for node in "bcd"]
-    assert called([*first, *crowd], names) == {"a/m": "m", "b/m": "m@aaaaaa", "c/m": "m@aaaaaa", "d/m": "m@aaaaaa"}
-    assert called([*first, *crowd])["b/m"] == "m", "of strangers the most"
-    hashed = [holder("a", ("m", Y, Z)), *crowd]
-    assert called(hashed, names)["a/m"] == "m", "what is learned of it later is no other content"
-    without = names_by_content(crowd, names)
-    assert without.of("b", "m") == "m", "who has it is gone"
-    renamed = [holder("a", ("m", Y)), holder("e", ("l", Y)), holder("f", ("l", Y))]
-    assert set(called(renamed, names).values()) == {"m"}, "and a content keeps the name that it had"
+    other = [*first, holder("b", ("m", X))]
+    assert called(other)["b/m"] == "m", "of two strangers the least"
+    assert called(other, names) == {"a/m": "m", "b/m": "m@aaaaaa"}
+    assert called([holder("a", ("m", Y, Z)), other[1]], names)["a/m"] == "m", "more is known of it"
+    more = [*other, holder("c", ("m", X))]
+    assert called(more, names) == {"a/m": "m@bbbbbb", "b/m": "m", "c/m": "m"}, "a majority has the name"
+    again = names_by_content(more, names)
+    assert called(other, again) == {"a/m": "m@bbbbbb", "b/m": "m"}, "and keeps it while it is no minority"
+    renamed = [holder("a", ("m", Y)), holder("e", ("l", Y))]
+    assert set(called(renamed, names).values()) == {"m"}, "a content keeps the name that it had"
 
 
 def test_whoever_copies_a_content_takes_no_name_and_whoever_tells_another_is_apart() -> None:
