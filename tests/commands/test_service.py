@@ -293,10 +293,11 @@ def test_how_words_are_written_and_files_are_found(tmp_path: Path) -> None:
         "--x", '"a b"', '""', '"q\\"\\\\"', "5%%", "$$HOME", "${STATE_DIRECTORY}",
     ]  # fmt: skip
     (tmp_path / "x.gguf").touch()
-    given = ["--config=c", "--model", "x.gguf", "--model", "demo", "--model=hf:a/b", "--votes=3"]
+    given = ["--config=c", "--model", "x.gguf", "--model", "demo", "--model=hf:a/b", "--models-dir=m", "--votes=3"]
     config, model = str(tmp_path / "c"), str(tmp_path / "x.gguf")
     assert absolute_options(given, tmp_path) == (
-        "--config", config, "--model", model, "--model", "demo", "--model", "hf:a/b", "--votes=3",
+        "--config", config, "--model", model, "--model", "demo", "--model", "hf:a/b",
+        "--models-dir", str(tmp_path / "m"), "--votes=3",
     )  # fmt: skip
     assert program_of(tmp_path / "python", tmp_path) == (str(tmp_path / "python"), "-m", "swarm.cli")
     (tmp_path / "main.py").touch()
