@@ -39,7 +39,7 @@ from swarm.registry.unfinished import arrived_bytes, unfinished
 MODELS_PATH, HEALTH_PATH = "/v1/models", "/v1/federation/health"
 IN_MEMORY = frozenset({"loading", "ready", "draining", "unloading"})
 SWARM = "swarm"  # an entry of the node's list that is no model
-LOAD_TIMEOUT_S = 1800.0  # the largest models from slow disks, and a copy over the network before
+LOAD_TIMEOUT_S = 5400.0  # an hour for a copy over the network, and half an hour for the largest models from slow disks
 DRAIN_TIMEOUT_S = 1800.0  # what a model runs may take so long to end
 LOOK_S = 0.5  # between two looks at how far a load is
 
