@@ -22,6 +22,10 @@ UTILITIES_PATH: Final = f"{PREFIX}/utilities"  # POST .../NAME; answers NDJSON, 
 ROSTER_PATH: Final = f"{PREFIX}/roster"  # POST a paired swarm's list of members; answers the two lists merged
 MODELS_PATH: Final = f"{PREFIX}/models"  # GET: the files this node shares; .../SHA256 the bytes (Range)
 PIECES_SUFFIX: Final = "/pieces"  # GET .../SHA256/pieces: the hash of each piece
+LOAD_PATH: Final = f"{PREFIX}/load"  # POST {"model"}; these four answer NDJSON, one line after the heartbeats
+UNLOAD_PATH: Final = f"{PREFIX}/unload"  # POST {"model"}
+PIN_PATH: Final = f"{PREFIX}/pin"  # POST {"model", "pinned"}
+PULL_PATH: Final = f"{PREFIX}/pull"  # POST {"model", "sha256"?}
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 
 MEMBERS_ONLY: Final = "members_only"  # the code of the 403 with which a paired node answers an open one

@@ -6,7 +6,7 @@ Both spellings of every path: with `/v1` as OpenAI's clients ask, and without it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
@@ -15,6 +15,14 @@ from federation.membership import Membership
 from federation.trust import Trust
 from swarm.gateway.answers.answer_form import PACING, Pacing
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
+from swarm.gateway.answers.model_names import (
+    NAMES,
+    LookAgain,
+    ModelNames,
+    SamplingOf,
+    as_engines_have_it,
+    look_at_nothing,
+)
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
@@ -23,7 +31,6 @@ from swarm.gateway.http.bodies import BODIES, BODY_TIMEOUT, BODY_TIMEOUT_S, KEEP
 from swarm.gateway.http.errors import error_middleware
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Admission, Condition, closing_connections
 from swarm.gateway.http.keys import (
-    ANSWERS_ANY,
     CONDITION,
     DESCRIBE,
     DISPATCHER,
@@ -41,7 +48,7 @@ from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.peers import endpoints as peers
-from swarm.gateway.peers import model_files
+from swarm.gateway.peers import management, model_files
 from swarm.gateway.responses import endpoints as responses
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
@@ -77,8 +84,15 @@ def make_app(
     most_in_flight: int = MAX_IN_FLIGHT,
     answers_any: bool = False,
     list_loadable: Callable[[], bytes] = lambda: list_body(()),
+    aliases: Mapping[str, str] | None = None,
+    look_again: LookAgain = look_at_nothing,
+    sampling: SamplingOf = as_engines_have_it,
+    pull: management.Pull | None = None,
 ) -> web.Application:
-    """The application that serves clients and peers of this node."""
+    """The application that serves clients and peers of this node.
+
+    `aliases`, `look_again`, `sampling` and `answers_any` are as in `ModelNames`, `pull` as in `management`.
+    """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
     metrics = Metrics()
@@ -117,7 +131,8 @@ def make_app(
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
-    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing)
+    app[NAMES] = names = ModelNames(dispatcher, aliases, answers_any, look_again, sampling)
+    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
     app[MEMBERSHIP] = membership
@@ -130,9 +145,9 @@ def make_app(
     app[observing.VIEW] = view
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
-    app[ANSWERS_ANY] = answers_any
+    app[management.PULL] = pull
     app[STARTED_AT] = int(time.time())
-    for room in (openai, responses, anthropic, llama, observing, peers, model_files, pages):
+    for room in (openai, responses, anthropic, llama, observing, peers, model_files, management, pages):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

@@ -57,6 +57,7 @@ def read_access(settings: Settings, node_name: str) -> AccessRules:
         admin_digests=tuple(dict.fromkeys(map(digest, admin_keys))),
         federated=settings.federated,
         open_federation=settings.open_federation,
+        members_manage=settings.peers.manage,
     )
 
 

@@ -17,13 +17,14 @@ from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import ballot_samplings, first_wave
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, Unavailable, UnknownModel
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, is_greedy, prompt_chars
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, is_greedy, prompt_chars
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
 from swarm.routing.loadables import OwnLoadables, Stock, loadable_replicas, requests_at_work
 from swarm.routing.observations import ConductCounts, Demand, dissents, findings, size_mismatch
 from swarm.routing.peer_answers import OnEvent
+from swarm.routing.peer_models import Action, ModelDone, ask_to
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.policy import (
     LONG_PROMPT_CHARS,
@@ -69,6 +70,7 @@ from swarm.routing.replicas import (
     called_by,
     holders_of,
     local_replicas,
+    model_names,
     own_sizes,
     resting_replicas,
     served_models,
@@ -117,10 +119,11 @@ class Dispatcher:
         self._names = NameKeeper()
         self._router = Router(report_traffic, rules, limits=failure_limits)
         self.upstreams = upstreams or Upstreams()
+        self._peer_client = client
         self._client = ReplicaClient(
             pool, client, self._router, self.upstreams, self._peers_idle, self._is_peer, utilities
         )
-        self._node_id = node_id
+        self._node_id = self.node_id = node_id
         self.node = node
         self._defaults = Defaults.of(default_votes, default_strategy, default_stream)
         self._measurements = measurements or {}
@@ -178,6 +181,15 @@ class Dispatcher:
         served = served_models(self._pool.states())
         models, unlisted = self._loadables.models(), self._loadables.unlisted
         return Stock(self._node_id, self.node, models, at_work=requests_at_work(served), unlisted=unlisted)
+
+    async def have(self, peer: Replica, action: Action, body: JsonObject, deadline: float) -> ModelDone:
+        """What the node of `peer` does with its model `body["model"]`. Raises as `peer_models.ask_to` does."""
+        return await ask_to(self._peer_client, peer, action, body, deadline, self.model_names())
+
+    def model_names(self) -> tuple[str, ...]:
+        """Every name that clients are shown: all models but those that are listed only while they run, and the alias."""
+        names = model_names((*self.known(), *(replica for replica in self.loadable() if replica.listed)))
+        return (*names, SWARM_ALIAS) if names else ()
 
     def _peers_idle(self) -> bool:
         return any(replica.slots_free for replica in self._router.with_local_knowledge(self._peers(), everything=False))

@@ -97,7 +97,7 @@ async def test_the_sdk_understands_the_refusal(locked: RunningNode) -> None:
             await ai.models.list()
     assert caught.value.code == "invalid_api_key"
     async with openai_client(locked.url).with_options(api_key=KEY) as ai:
-        assert [model.id for model in (await ai.models.list()).data] == ["scripted", "swarm"]
+        assert [model.id for model in (await ai.models.list()).data] == ["swarm", "scripted"]
 
 
 async def test_a_node_without_keys_takes_any() -> None:

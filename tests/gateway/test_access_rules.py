@@ -299,15 +299,27 @@ def test_who_may_ask_as_a_node(federated: bool, key: bool, aloud: bool, mode: An
     [
         ("GET", "/federation/v1/node", True), ("GET", "/federation/v1/models/{sha256}", True),
         ("GET", "/federation/v1/made-up", True), ("POST", CANCEL, False), ("GET", "/v1/models", False),
-        ("GET", "/livez", False), ("GET", "/metrics", False),
+        ("GET", "/livez", False), ("GET", "/metrics", False), ("POST", "/v1/models/load", False),
+        ("POST", "/federation/v1/load", True), ("POST", "/federation/v1/unload", False),
     ],
 )  # fmt: skip
 def test_a_member_asks_what_nodes_ask(method: str, path: str, passes: bool) -> None:
     if passes:
-        check_member(Caller(method, path, is_node=True))
+        check_member(AccessRules(), Caller(method, path, is_node=True))
     else:
         with pytest.raises(Forbidden):
-            check_member(Caller(method, path, is_node=True))
+            check_member(AccessRules(), Caller(method, path, is_node=True))
+
+
+@pytest.mark.parametrize("action", ["unload", "pin", "pull"])
+def test_members_manage_models_where_the_owner_lets_them_and_nobody_else_does(action: str) -> None:
+    path, allows = f"/federation/v1/{action}", AccessRules(members_manage=True)
+    check_member(allows, Caller("POST", path, is_node=True))
+    for rules in (allows, AccessRules(federated=False, members_manage=True), AccessRules(open_federation=True)):
+        with pytest.raises(Forbidden, match="members of its paired swarm only"):
+            check_caller(rules, Caller("POST", path, keys=["admin"], from_loopback=True))
+    with pytest.raises(Forbidden, match="manage = true"):
+        check_member(AccessRules(), Caller("POST", path, is_node=True))
 
 
 def test_a_route_that_decided_who_is_a_member_would_be_refused_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,8 +309,8 @@ async def test_the_sdk_tells_the_errors_apart(claude: anthropic.AsyncAnthropic) 
 async def test_models_are_listed_in_the_shape_of_whoever_asks(claude: anthropic.AsyncAnthropic, client: Client) -> None:
     listed = [model async for model in await claude.models.list()]
     assert [(model.type, model.id, model.display_name) for model in listed] == [
-        ("model", "demo", "demo"),
         ("model", "swarm", "swarm"),
+        ("model", "demo", "demo"),
     ]
     assert listed[0].max_input_tokens == 1024
     assert (await claude.models.retrieve("demo")).display_name == "demo"
@@ -324,12 +324,12 @@ async def test_models_are_listed_in_the_shape_of_whoever_asks(claude: anthropic.
 
 async def test_the_list_of_models_has_pages(claude: anthropic.AsyncAnthropic) -> None:
     first = await claude.models.list(limit=1)
-    assert ([model.id for model in first.data], first.has_more) == (["demo"], True)
-    assert (first.first_id, first.last_id) == ("demo", "demo")
-    assert [model.id async for model in first] == ["demo", "swarm"]
-    back = await claude.models.list(before_id="swarm")
-    assert ([model.id for model in back.data], back.has_more) == (["demo"], False)
-    assert (await claude.models.list(after_id="swarm")).data == []
+    assert ([model.id for model in first.data], first.has_more) == (["swarm"], True)
+    assert (first.first_id, first.last_id) == ("swarm", "swarm")
+    assert [model.id async for model in first] == ["swarm", "demo"]
+    back = await claude.models.list(before_id="demo")
+    assert ([model.id for model in back.data], back.has_more) == (["swarm"], False)
+    assert (await claude.models.list(after_id="demo")).data == []
     wrong: list[dict[str, Any]] = [
         {"limit": 0},
         {"limit": 1001},

@@ -102,7 +102,7 @@ async def test_a_model_that_is_loaded_again_stays_in_the_list_and_leaves_what_pe
     async with a_house() as house:
         house.engine.failed.set_result(BROKE)
         await eventually(lambda: house.node.pool.states()[0].problem is not None)
-        assert [model["id"] for model in (await house.client.get("/v1/models")).json["data"]] == ["m", "swarm"]
+        assert [model["id"] for model in (await house.client.get("/v1/models")).json["data"]] == ["swarm", "m"]
         assert (await house.client.get("/v1/models/m")).status == 200
         assert house.node.describe().models == ()
         told = await house.client.get("/readyz")

@@ -208,9 +208,9 @@ async def test_the_alias_invites_every_model_and_a_name_only_its_own() -> None:
         assert [candidate["model"] for candidate in named["candidates"]] == ["b", "b"]
         listed = (await client.get("/v1/models")).json["data"]
         assert [(model["id"], model["nodes"]) for model in listed] == [
+            ("swarm", ["kitchen", "study"]),
             ("a", ["kitchen"]),
             ("b", ["study"]),
-            ("swarm", ["kitchen", "study"]),
         ]
         assert {model["tools"] for model in listed} == {"native"}
 

@@ -51,7 +51,7 @@ EITHER_WAY = pytest.mark.parametrize("through_a_peer", [False, True])
 async def test_it_is_told_what_the_model_can(strict_model: Path, through_a_peer: bool) -> None:
     async with strict_swarm(strict_model, through_a_peer) as asked:
         listed = (await asked.get("/v1/models")).json["data"]
-        assert [(model["id"], model["tools"]) for model in listed] == [("strict", "general"), ("swarm", "general")]
+        assert [(model["id"], model["tools"]) for model in listed] == [("swarm", "general"), ("strict", "general")]
         assert (await asked.get("/v1/props?model=strict")).json["swarm"]["can"]["tools"] is False
 
 

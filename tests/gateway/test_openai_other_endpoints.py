@@ -137,7 +137,7 @@ async def test_dimensions_other_than_the_models_are_refused_with_its_own(ai: Asy
 
 async def test_every_model_and_the_alias_are_listed(ai: AsyncOpenAI) -> None:
     listed = [model async for model in ai.models.list()]
-    assert [model.id for model in listed] == ["demo", "swarm"]
+    assert [model.id for model in listed] == ["swarm", "demo"]
     assert all(model.object == "model" and model.owned_by == "local-swarm" and model.created > 0 for model in listed)
     assert (await ai.models.retrieve("demo")).id == "demo"
 

@@ -105,6 +105,7 @@ WORDS = {
 }
 SERVED = [kind for kind in RouteKind if kind is not RouteKind.TRUST]
 WITH_ADMIN_KEYS = "**manage**, with `--admin-key-file`"
+WHERE_ALLOWED = "**manage from another node**, with `[peers] manage = true`"
 ROWS = {
     RouteKind.HEALTH: "**health**: `/livez`, `/readyz`, `/health`",
     RouteKind.DOCUMENTATION: "**documentation**: `/`, `/docs`, `/openapi.json`",
@@ -112,7 +113,8 @@ ROWS = {
     RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/metrics`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
-    RouteKind.MANAGEMENT: "**manage**: `/swarm/v1/requests`, cancel",
+    RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
+    RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`), `/swarm/v1/requests`, cancel",
     RouteKind.TRUST: "**trust**: invite, join, revoke",
 }
 
@@ -133,6 +135,7 @@ class Setting:
             admin_digests=(digest(ADMIN_KEY),) if admin else (),
             federated=self.federated,
             open_federation=self.federated and self.key and not self.paired,
+            members_manage=admin,
         )
 
 
@@ -229,7 +232,8 @@ def in_words(who: frozenset[str], asked: Iterable[str]) -> str:
 async def column(setting: Setting, admin: bool, folder: Path) -> dict[RouteKind, str]:
     """Who may ask for each kind, measured; fails where two routes of one kind differ.
 
-    Without admin keys one route of each kind but management is enough: the other half asks all.
+    Without admin keys one route of each kind but management is enough: the other half asks all. With them, members may
+    manage, too, where there are any.
     """
     async with running(setting, admin, folder) as (node, member):
         asking = Asking(node, member, admin, elsewhere())
@@ -261,8 +265,10 @@ async def test_the_table_is_what_running_nodes_answer(tmp_path: Path) -> None:
         for kind in SERVED:
             cells[ROWS[kind]].append(plain[kind])
             # An admin key is no more than a client's key, but for management.
-            assert admin[kind] == plain[kind] or kind is RouteKind.MANAGEMENT, (setting.title, kind)
+            managed = kind in (RouteKind.MANAGEMENT, RouteKind.MEMBERS)
+            assert admin[kind] == plain[kind] or managed, (setting.title, kind)
         cells.setdefault(WITH_ADMIN_KEYS, []).append(admin[RouteKind.MANAGEMENT])
+        cells.setdefault(WHERE_ALLOWED, []).append(admin[RouteKind.MEMBERS])
     cells[ROWS[RouteKind.TRUST]] = ["the owner's secret"] * len(SETTINGS)  # the tests below
     table = as_rows(cells)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
@@ -287,8 +293,8 @@ def test_a_route_that_is_in_no_row_keeps_the_node_from_starting() -> None:
         return web.Response()
 
     app = web.Application()
-    app.router.add_post("/v1/models/load", answer)
-    with pytest.raises(LookupError, match=r"POST /v1/models/load has no kind: name it in `http/access\.py`"):
+    app.router.add_post("/v1/models/rename", answer)
+    with pytest.raises(LookupError, match=r"POST /v1/models/rename has no kind: name it in `http/access\.py`"):
         every_route_has_a_kind(app)
 
 

@@ -21,6 +21,7 @@ from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.answers.answer_form import AnswerWriter, Pacing, message_object, open_stream, show_standing
+from swarm.gateway.answers.model_names import ModelNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
@@ -36,16 +37,19 @@ log = logging.getLogger(__name__)
 class AnswerService:
     """Turns requests into responses with a dispatcher's help."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing, names: ModelNames
+    ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._condition = condition
         self._pacing = pacing
+        self._names = names
 
     async def answer(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
         context = self.planned(http, asked)
-        await refuse_impossible(asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
+        await refuse_impossible(context.asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
         if asked.stream:
             return await streamed_answer(http, context, self._pacing)
         return await whole_answer(context)
@@ -53,7 +57,8 @@ class AnswerService:
     def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         """The work on `asked`, not begun. Raises what no plan can be made for."""
         options = replace(asked.options, upstream=may_leave(http, asked.options))
-        asked = replace(asked, options=options)
+        request = asked.request if asked.local_only else self._names.sampled(asked.request)
+        asked = replace(asked, request=request, options=options)
         with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
             plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)
         return RequestContext(

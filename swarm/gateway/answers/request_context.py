@@ -23,7 +23,6 @@ from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
-from swarm.gateway.http.keys import ANSWERS_ANY, DISPATCHER
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
@@ -31,9 +30,6 @@ from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.routing.replica_client import Served
-from swarm.routing.replicas import SWARM_ALIAS, model_names
-
-ANTHROPICS = "claude-"  # how the models are called that Anthropic's clients ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,18 +209,6 @@ def winner_of(verdict: Verdict) -> Candidate:
         reasons = "; ".join(f"{c.voter}: {c.abstained}" for c in verdict.candidates)
         raise EngineFailed(f"no voter gave an answer: {reasons}")
     return verdict.winner
-
-
-def model_for(app: web.Application, name: str, upstream: bool = True) -> str:
-    """The model that answers for `name`: itself where it is served, by the `upstream` if need be; or the alias.
-
-    One rule for every API. Anthropic's clients ask for claude-..., several names in one session, and most cannot be
-    told otherwise: such names are the alias. Any other is what it says, and unknown where it is not served, unless the
-    node was started with --answer-any-model. The answer bears the name that answered.
-    """
-    if name == SWARM_ALIAS or name in model_names(app[DISPATCHER].known(upstream)):
-        return name
-    return SWARM_ALIAS if app[ANSWERS_ANY] or name.startswith(ANTHROPICS) else name
 
 
 def may_leave(http: web.Request, options: VoteOptions | None = None) -> bool:

@@ -6,32 +6,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from aiohttp import web
 
 from federation.tasks import cancel_and_wait
-from swarm.errors import UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
-from swarm.gateway.answers.request_context import AnswerRequest, may_leave, model_for
+from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.anthropic.form import MessageForm, MessageShape
 from swarm.gateway.anthropic.listing import model_info, page_of
 from swarm.gateway.http.bodies import json_response, read_body
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, ANTHROPIC_VERSION
-from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
+from swarm.gateway.http.keys import STARTED_AT
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.openai import utility_calls
+from swarm.gateway.openai.listing import model_list, model_named
 from swarm.gateway.openai.utility_calls import ask
 from swarm.generation import GenerationRequest
 from swarm.logs import current_request_id
-from swarm.routing.replicas import SWARM_ALIAS, Replica
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
     """A Message, whole or as events. A stream begins with the prompt's tokens, which are counted beside it."""
     body = await read_body(request, MessagesBody)
-    generation = body.to_request(model_for(request.app, body.model, may_leave(request, body.options)))
+    name = await request.app[NAMES].answering(body.model, may_leave(request, body.options))
+    generation = body.to_request(name)
     counting = None
     if body.stream:
         counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
@@ -49,7 +49,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
 async def count_tokens(request: web.Request) -> web.StreamResponse:
     """The prompt's tokens as the model would see it, chat template and tools included."""
     body = await read_body(request, PromptBody)
-    generation = body.to_request(model_for(request.app, body.model, may_leave(request)))
+    generation = body.to_request(await request.app[NAMES].answering(body.model, may_leave(request)))
     return json_response({"input_tokens": await prompt_tokens(request.app, generation)})
 
 
@@ -63,27 +63,15 @@ async def models(request: web.Request) -> web.Response:
     """Every model that is served, in the shape of whoever asks; Anthropic's in pages, as large as is asked for."""
     if ANTHROPIC_VERSION not in request.headers:
         return await openai.models(request)
-    replicas = request.app[DISPATCHER].known(may_leave(request))
     created = request.app[STARTED_AT]
-    infos = [model_info(name, serving(name, replicas), created) for name in openai.names_of(replicas)]
-    return json_response(page_of(infos, request.query))
+    return json_response(page_of([model_info(model, created) for model in model_list(request)], request.query))
 
 
 async def model(request: web.Request) -> web.Response:
     """One entry of the list. Raises UnknownModel."""
     if ANTHROPIC_VERSION not in request.headers:
         return await openai.model(request)
-    name = request.match_info["id"]
-    replicas = request.app[DISPATCHER].known(may_leave(request))
-    names = openai.names_of(replicas)
-    if name not in names:
-        raise UnknownModel(name, names)
-    return json_response(model_info(name, serving(name, replicas), request.app[STARTED_AT]))
-
-
-def serving(name: str, replicas: Sequence[Replica]) -> list[Replica]:
-    """Who may answer for `name`."""
-    return [replica for replica in replicas if name in (SWARM_ALIAS, replica.model)]
+    return json_response(model_info(model_named(request, request.match_info["id"]), request.app[STARTED_AT]))
 
 
 def routes() -> list[web.RouteDef]:

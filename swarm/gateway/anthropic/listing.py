@@ -8,23 +8,22 @@ from datetime import UTC, datetime
 from pydantic import JsonValue
 
 from swarm.errors import BadRequest
+from swarm.gateway.openai.listing import ListedModel
 from swarm.generation import JsonObject
-from swarm.routing.replicas import Replica
 
 MAX_PAGE = 1000  # Anthropic's bound; its default of 20 would hide models from clients that do not page
 
 
-def model_info(name: str, replicas: Sequence[Replica], created_s: int) -> JsonObject:
-    """One entry: served by `replicas` since the Unix time `created_s`. A prompt may fill the largest context there is.
+def model_info(model: ListedModel, created_s: int) -> JsonObject:
+    """One entry, there since the Unix time `created_s`. A prompt may fill the largest context there is.
 
     The keys that clients require are there; those of dates and families that no model here has are null.
     """
-    contexts = [replica.context_tokens for replica in replicas if replica.context_tokens is not None]
-    most = max(contexts, default=None)
+    most = model.context_tokens
     return {
         "type": "model",
-        "id": name,
-        "display_name": name,
+        "id": model.name,
+        "display_name": model.name,
         "created_at": datetime.fromtimestamp(created_s, UTC).isoformat().replace("+00:00", "Z"),
         "lifecycle": "active",
         "max_input_tokens": most,

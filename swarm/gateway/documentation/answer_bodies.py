@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from federation.advertisement import Capabilities
+from swarm.gateway.observing.view import LoadEntry
 from swarm.generation import FinishReason
 from swarm.routing.policy import WhyOnce
 from swarm.routing.preference import REASONS
@@ -253,23 +254,61 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-class ModelEntry(BaseModel):
-    """A model that this node or a peer serves. `nodes` are those that do.
+ModelStateWord = Literal["ready", "loading", "draining", "unloading", "available", "failed"]
 
-    `tools`: whether its chat template knows them (`native`), or they are shown and called in a `general` form.
+
+class LlamaStatus(BaseModel):
+    """What llama-server's router says of a model."""
+
+    value: Literal["loaded", "loading", "unloaded"]
+
+
+class Modalities(BaseModel):
+    """What a model takes, and what it gives: text, embeddings or scores (of documents)."""
+
+    input: list[Literal["text"]]
+    output: list[Literal["text", "embeddings", "scores"]]
+
+
+class ModelEntry(BaseModel):
+    """A model that lies or runs on `nodes`: `states` is how it is on each, `state` the best of these.
+
+    One that is `available` is loaded when somebody asks for it. `context_tokens` is the largest there is, of those that
+    run it where somebody does. `tools`: whether its chat template knows them (`native`), or they are shown and called
+    in a `general` form. `aliases` are those of this node's configuration. `pinned` and `loading` are of this node.
     """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    state: ModelStateWord
+    status: LlamaStatus
     nodes: list[str]
+    states: dict[str, ModelStateWord]
+    context_tokens: int | None
+    size_bytes: int | None
+    modalities: Modalities
     tools: Literal["native", "general"] | None = None
+    aliases: list[str] | None = None
+    pinned: bool | None = None
+    loading: LoadEntry | None = None
 
 
 class ModelListing(BaseModel):
     object: Literal["list"]
     data: list[ModelEntry]
+
+
+class ModelManaged(BaseModel):
+    """What became of the model on `node`. `load_ms`: how long its load took, 0 where it was loaded already."""
+
+    model: str
+    node: str
+    state: ModelStateWord
+    success: Literal[True]
+    load_ms: int | None = None
+    pinned: bool | None = None
 
 
 class Cancelled(BaseModel):

@@ -25,6 +25,7 @@ from swarm.gateway.documentation.answer_bodies import (
     InputTokens,
     ModelEntry,
     ModelListing,
+    ModelManaged,
     ModelProperties,
     NotReady,
     OpenApiDocument,
@@ -39,6 +40,7 @@ from swarm.gateway.http.access import REQUESTS_PATH
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import JsonObject
 
@@ -96,10 +98,11 @@ OPERATIONS: Final = (
     Operation("post", "/v1/reranking", "The same as /v1/rerank", TEXTS, Reranking, RerankBody, example=RANK),
     Operation("post", "/v1/embeddings", "A vector for each text", ANSWERS, EmbeddingList, EmbeddingBody, example=EMBED),
     Operation(
-        "get", "/v1/models", "Every model of this node and its peers; with `anthropic-version` in Anthropic's form",
+        "get", "/v1/models",
+        "Every model of this node and its peers, loaded or not; with `anthropic-version` in Anthropic's form",
         MODELS, ModelListing,
     ),
-    Operation("get", "/v1/models/{id}", "One model", MODELS, ModelEntry),
+    Operation("get", "/v1/models/{id}", "One model, by any of its names", MODELS, ModelEntry),
     Operation(
         "get", "/v1/props", "Facts of the model that ?model= names, else of `swarm`", MODELS, ModelProperties,
         others=OF_ASKING,
@@ -115,4 +118,16 @@ OPERATIONS: Final = (
     Operation("get", "/openapi.json", "This document", NODE, OpenApiDocument),
     Operation("get", REQUESTS_PATH, "The requests in progress", MANAGEMENT, RequestListing),
     Operation("post", REQUESTS_PATH + "/{id}/cancel", "End a request in progress", MANAGEMENT, Cancelled),
+    Operation(
+        "post", "/v1/models/load", "Load a model, here or on the node that is named; answered when it is ready",
+        MANAGEMENT, ModelManaged, LoadBody, example={"model": "demo:b"},
+    ),
+    Operation(
+        "post", "/v1/models/unload", "Unload a model, when it has finished what it runs", MANAGEMENT,
+        ModelManaged, UnloadBody, example={"model": "demo:b"},
+    ),
+    Operation(
+        "post", "/v1/models/pin", "Load a model and keep it loaded, or let it make room again", MANAGEMENT,
+        ModelManaged, PinBody, example={"model": "demo:b", "pinned": True},
+    ),
 )  # fmt: skip

@@ -23,7 +23,8 @@ the key. A node that is in no federation has no peers, so there the key guards t
 
 **Management** changes what the node does for everybody, so a client's key alone is not enough: it takes this machine
 itself (and a key, where clients need one: a reverse proxy on this machine makes everybody come from it), or an admin
-key. Never a page of another origin, allow-listed or not, and never another node.
+key. Never a page of another origin, allow-listed or not, and never another node: what members of a paired swarm may
+change has routes of its own between nodes, and they do only where this node's owner lets them (`[peers] manage`).
 """
 
 from __future__ import annotations
@@ -68,11 +69,12 @@ class RouteKind(StrEnum):
     STATUS = "status"
     NODES = "what nodes ask"
     FILES = "model files"
+    MEMBERS = "what members manage"
     MANAGEMENT = "management"
     TRUST = "trust"
 
 
-BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES})
+BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.MEMBERS})
 REQUESTS_PATH: Final = "/swarm/v1/requests"  # a prefix of our own, for what no other server has a name for
 _WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
 
@@ -89,13 +91,17 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",
-        f"GET {wire.LOADABLE_PATH}",
+        f"GET {wire.LOADABLE_PATH}", f"POST {wire.LOAD_PATH}",
     ),
     RouteKind.FILES: (
         f"GET {wire.MODELS_PATH}", f"GET {wire.MODELS_PATH}/{{sha256}}",
         f"GET {wire.MODELS_PATH}/{{sha256}}{wire.PIECES_SUFFIX}",
     ),
-    RouteKind.MANAGEMENT: (f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel"),
+    RouteKind.MEMBERS: (f"POST {wire.UNLOAD_PATH}", f"POST {wire.PIN_PATH}", f"POST {wire.PULL_PATH}"),
+    RouteKind.MANAGEMENT: (
+        f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel",
+        "POST /v1/models/load", "POST /v1/models/unload", "POST /v1/models/pin",
+    ),
     RouteKind.TRUST: (),  # asked at the control endpoint only: a route of this kind would be refused to everybody
 }  # fmt: skip
 
@@ -127,6 +133,7 @@ class AccessRules:
     admin_digests: tuple[bytes, ...] = field(default=(), repr=False)  # as good as a client's key, too
     federated: bool = True
     open_federation: bool = False  # with a key: nodes that are not members may ask all the same
+    members_manage: bool = False  # members of the paired swarm may have models unloaded, pinned and copied here
 
     @property
     def wants_key(self) -> bool:
@@ -275,6 +282,11 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             return
         case RouteKind.NODES | RouteKind.FILES if rules.federated:
             check_node(rules)
+        case RouteKind.MEMBERS:
+            raise Forbidden(
+                "a node's models are managed by members of its paired swarm only, where it has `[peers] manage = true`",
+                "management_not_allowed",
+            )
         case RouteKind.MANAGEMENT:
             check_management(rules, caller)
         case RouteKind.TRUST:
@@ -309,10 +321,18 @@ def check_management(rules: AccessRules, caller: Caller) -> None:
     raise Forbidden(f"{rule}: {remedy}", "management_not_allowed")
 
 
-def check_member(caller: Caller) -> None:
-    """Raises Forbidden for a member, proved by its certificate, that asks for anything but what nodes ask."""
+def check_member(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden for a member, proved by its certificate, that asks for anything but what nodes ask.
+
+    And for what only those may ask that this node lets manage its models.
+    """
     if caller.kind not in BETWEEN_NODES:
         raise Forbidden("members ask for what is between nodes only", "not_for_members")
+    if caller.kind is RouteKind.MEMBERS and not rules.members_manage:
+        raise Forbidden(
+            "that node's models are not managed by other nodes: `[peers] manage = true` in its configuration allows it",
+            "management_not_allowed",
+        )
 
 
 def check_key(rules: AccessRules, caller: Caller) -> None:

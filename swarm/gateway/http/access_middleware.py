@@ -87,7 +87,7 @@ class Gatekeeper:
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         caller = caller_of(request)
         if MEMBER in request:  # its certificate says more than any header, and no browser has one
-            check_member(caller)
+            check_member(self._rules, caller)
             return await handler(request)
         check_host(self._rules, caller.hosts)
         origin = check_origin(self._rules, caller)

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from federation import wire
 from federation.tasks import tell_each
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
-from swarm.gateway.http.access import REQUESTS_PATH, is_between_nodes
+from swarm.gateway.http.access import RouteKind, is_between_nodes, kind_of
 from swarm.logs import current_request_id
 from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import retry_after_s
@@ -225,6 +225,12 @@ def closing_connections(condition: Condition) -> Callable[[web.Request, web.Stre
     return close
 
 
+def is_management(request: web.Request) -> bool:
+    """Whether its route is for those who manage this node."""
+    resource = request.match_info.route.resource
+    return resource is not None and kind_of(request.method, resource.canonical) is RouteKind.MANAGEMENT
+
+
 class Admission:
     """Bounds the requests in progress that ask for work: all those by POST, but for management, which frees it.
 
@@ -242,8 +248,7 @@ class Admission:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Raises Unavailable, which says when to come back, where the node has as many as it takes."""
-        asks_for_work = request.method == "POST" and not request.path.startswith(REQUESTS_PATH)
-        if not asks_for_work or request.path in ALWAYS_TAKEN:
+        if request.method != "POST" or request.path in ALWAYS_TAKEN or is_management(request):
             return await handler(request)
         if len(self._in_progress) >= self._most:
             self._refused()

@@ -19,6 +19,5 @@ MEMBERSHIP = web.AppKey("membership", Membership)
 CONDITION = web.AppKey("condition", Condition)
 DESCRIBE: web.AppKey[Callable[[], NodeDescription]] = web.AppKey("describe")
 LIST_LOADABLE: web.AppKey[Callable[[], bytes]] = web.AppKey("list_loadable")  # the body of GET loadable
-ANSWERS_ANY = web.AppKey("answers_any", bool)  # a name that no node serves is answered by the alias
 STARTED_AT = web.AppKey("started_at", int)
 TRUST = web.AppKey("trust", Trust)

@@ -19,6 +19,7 @@ from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
+from swarm.gateway.openai.endpoints import named
 from swarm.gateway.openai.utility_calls import (
     DetokenizeBody,
     InfillBody,
@@ -174,7 +175,7 @@ def final(model: str, content: str, reason: FinishReason, usage: Usage, extensio
 
 async def infill(request: web.Request) -> web.StreamResponse:
     """One continuation at the caret; never voted on, since no two are the same."""
-    body = await read_body(request, InfillBody)
+    body = await named(request, await read_body(request, InfillBody))
     options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
     asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
     try:

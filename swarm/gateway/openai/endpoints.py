@@ -17,18 +17,19 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from swarm.consensus.options import Strategy
-from swarm.errors import BadRequest, UnknownModel
+from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
-from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, model_for
+from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave
 from swarm.gateway.http.bodies import RAW_BODY, compact, json_response, read_body
-from swarm.gateway.http.keys import DISPATCHER, STARTED_AT
+from swarm.gateway.http.keys import STARTED_AT
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
+from swarm.gateway.openai.listing import model_list, model_named, model_object
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm, add_usage, usage_object
 from swarm.gateway.openai.utility_calls import BATCH, DetokenizeBody, ask, embed
 from swarm.generation import GenerationRequest, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
-from swarm.routing.replicas import SWARM_ALIAS, Replica, model_names
 
 B = TypeVar("B", bound=Sampling)
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
@@ -99,15 +100,15 @@ def as_asked(http: web.Request, body: ChatCompletionBody | CompletionBody) -> Ge
     return body.to_request().model_copy(update={"original": None if differs else http.get(RAW_BODY)})
 
 
-def named(http: web.Request, body: B) -> B:
+async def named(http: web.Request, body: B) -> B:
     """`body` with the name of the model that answers."""
-    name = model_for(http.app, body.model, may_leave(http, body.options))
+    name = await http.app[NAMES].answering(body.model, may_leave(http, body.options))
     return body if name == body.model else body.model_copy(update={"model": name})
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """A conversation's next turn, by a vote where one can be right."""
-    body = named(request, await read_body(request, ChatCompletionBody))
+    body = await named(request, await read_body(request, ChatCompletionBody))
     return await request.app[ANSWER_SERVICE].answer(
         request,
         AnswerRequest(as_asked(request, body), body.options, body.choices, bool(body.stream), openai_form(body)),
@@ -116,7 +117,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """Plain text continuation: voted on only where the request says so."""
-    body = named(request, await read_body(request, CompletionBody))
+    body = await named(request, await read_body(request, CompletionBody))
     options = body.options
     if not options.explicit and options.min_votes is None:
         options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
@@ -142,32 +143,13 @@ async def echoed(request: web.Request, body: CompletionBody) -> str:
     return (await ask(request.app, body.model, call))[0]
 
 
-def names_of(replicas: tuple[Replica, ...]) -> tuple[str, ...]:
-    """What a client may ask for."""
-    return (*model_names(replicas), SWARM_ALIAS) if replicas else ()
-
-
-def model_object(name: str, replicas: tuple[Replica, ...], created: int) -> dict[str, object]:
-    """One entry of the list; `nodes` and `tools` are our own extensions.
-
-    Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
-    """
-    writing = [r.capabilities for r in replicas if name in (SWARM_ALIAS, r.model) and r.capabilities.generates]
-    tools = {"tools": "native" if any(can.tools for can in writing) else "general"} if writing else {}
-    nodes = sorted({replica.node for replica in replicas if name in (SWARM_ALIAS, replica.model)})
-    upstream = {r.node for r in replicas if r.upstream and r.model == name}
-    owner = upstream.pop() if len(nodes) == len(upstream) == 1 else "local-swarm"
-    return {"id": name, "object": "model", "created": created, "owned_by": owner, "nodes": nodes, **tools}
-
-
 async def models(request: web.Request) -> web.Response:
-    """{"object": "list", "data": [model, ...]}: every model that is served, and the alias, which is the last."""
-    replicas = request.app[DISPATCHER].known(may_leave(request))
-    of_model: dict[str, list[Replica]] = {SWARM_ALIAS: list(replicas)}
-    for replica in replicas:
-        of_model.setdefault(replica.model, []).append(replica)
-    data = [model_object(name, tuple(of_model[name]), request.app[STARTED_AT]) for name in names_of(replicas)]
-    listing: dict[str, object] = {"object": "list", "data": data}
+    """{"object": "list", "data": [model, ...]}: every model of every node, after `swarm`, which is all of them."""
+    created = request.app[STARTED_AT]
+    listing: dict[str, object] = {
+        "object": "list",
+        "data": [model_object(model, created) for model in model_list(request)],
+    }
     if CODEX_VERSION in request.query:
         # It reads `models`, whose entries hold its own prompts for its maker's models, and reports an error where there
         # is none. Nobody else is shown it: some clients would take an empty `models` for the whole list.
@@ -177,12 +159,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def model(request: web.Request) -> web.Response:
     """One entry of the list. Raises UnknownModel."""
-    name = request.match_info["id"]
-    replicas = request.app[DISPATCHER].known(may_leave(request))
-    names = names_of(replicas)
-    if name not in names:
-        raise UnknownModel(name, names)
-    return json_response(model_object(name, replicas, request.app[STARTED_AT]))
+    return json_response(model_object(model_named(request, request.match_info["id"]), request.app[STARTED_AT]))
 
 
 async def embeddings(request: web.Request) -> web.Response:

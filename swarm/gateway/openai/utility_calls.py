@@ -28,7 +28,7 @@ from swarm.engines.engine import (
 )
 from swarm.engines.openai_dialect import request_body
 from swarm.errors import BadRequest
-from swarm.gateway.answers.request_context import model_for
+from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.http.bodies import Part, off_loop, read_body
 from swarm.gateway.http.keys import CONDITION, DISPATCHER
 from swarm.gateway.openai.bodies import (
@@ -335,6 +335,6 @@ PEER_UTILITIES: Mapping[str, PeerUtility] = {
 
 async def ask(app: web.Application, model: str, call: UtilityCall[A], upstream: bool = True) -> tuple[A, Replica]:
     """The answer to a call, and whose it is; not without `upstream` the upstream's."""
-    dispatcher, model = app[DISPATCHER], model_for(app, model, upstream)
+    dispatcher, model = app[DISPATCHER], await app[NAMES].answering(model, upstream)
     with app[CONDITION].finding_a_model(dispatcher.node):
         return await dispatcher.utility(model, call, time.monotonic() + UTILITY_DEADLINE_S, upstream=upstream)

@@ -68,7 +68,7 @@ class ResponseWriter:
 
 async def responses(request: web.Request) -> web.StreamResponse:
     """A Response, whole or as events."""
-    body = named(request, await read_body(request, ResponsesBody))
+    body = await named(request, await read_body(request, ResponsesBody))
     asked = AnswerRequest(
         body.to_request(), body.options, choices=1, stream=bool(body.stream), form=ResponsesForm(body)
     )

@@ -1,0 +1,109 @@
+"""Which model the name in a request means: one rule for every API.
+
+A name is, in this order: `swarm`; the id of a model of this node; an alias of this node's configuration; the id of a
+model that a peer or an upstream has; in any case, a further name of a model (Ollama's, `hf:...`, LM Studio's); the
+beginning of a name that only one model has, up to a `:`, `-`, `@`, `.` or `_`. This node's own models come before those
+of which peers say so. It reaches only what a node has stored: no request downloads anything, or opens a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final
+
+from aiohttp import web
+
+from swarm.generation import GenerationRequest
+from swarm.registry.model_ids import meant
+from swarm.routing.dispatcher import Dispatcher
+from swarm.routing.replicas import SWARM_ALIAS
+
+ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clients ask for
+
+LookAgain = Callable[[], Awaitable[object]]
+SamplingOf = Callable[[str, Collection[str]], Mapping[str, float | int]]
+
+
+async def look_at_nothing() -> None:
+    """Of a node whose models do not change."""
+
+
+def as_engines_have_it(model_id: str, also: Collection[str]) -> Mapping[str, float | int]:
+    """Where nobody has decided how a model is sampled."""
+    del model_id, also
+    return {}
+
+
+class ModelNames:
+    """What names mean on this node. `aliases` are the user's; `look_again` looks for models that are new on the disk.
+
+    `sampling` has what the user decided of a model, given with its id and its further names: fields of a request that
+    hold where it does not say them. With `answers_any` names that nobody knows mean `swarm`.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        aliases: Mapping[str, str] | None = None,
+        answers_any: bool = False,
+        look_again: LookAgain = look_at_nothing,
+        sampling: SamplingOf = as_engines_have_it,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._aliases = {alias.casefold(): (alias, name) for alias, name in (aliases or {}).items()}
+        self._answers_any = answers_any
+        self.look_again = look_again
+        self._sampling = sampling
+
+    async def answering(self, name: str, upstream: bool = True) -> str:
+        """The model that answers for `name`, by the `upstream` if need be; the answer bears this name.
+
+        Anthropic's clients ask for claude-..., several names in one session, and most cannot be told otherwise: such
+        names are `swarm` where no node has them. Any other that nobody knows is returned as it is, or as the alias
+        stands for it, and is unknown to whoever plans the answer. Raises AmbiguousModel for one that may mean several.
+        """
+        found = self.meant(name, upstream)
+        if found is not None:
+            return found
+        wanted = self._unaliased(name)
+        if self._answers_any or (wanted == name and name.startswith(ANTHROPICS)):
+            return SWARM_ALIAS
+        await self.look_again()
+        return self.meant(name, upstream) or wanted
+
+    def meant(self, name: str, upstream: bool = True) -> str | None:
+        """The model that `name` means; None where no node is known to have it. Raises AmbiguousModel."""
+        names = self._dispatcher.names
+        if name == SWARM_ALIAS or name in names.own:
+            return name
+        wanted = self._unaliased(name)
+        if wanted == SWARM_ALIAS or wanted in names.known:
+            return wanted
+        offered = {replica.model: () for replica in self._dispatcher.offered(upstream) if replica.upstream}
+        if wanted in offered:
+            return wanted
+        return meant(wanted, names.own, loose=False) or meant(wanted, {**offered, **names.known}, loose=False)
+
+    def _unaliased(self, name: str) -> str:
+        _, wanted = self._aliases.get(name.casefold(), (name, name))
+        return wanted
+
+    def aliases_of(self, model_id: str) -> tuple[str, ...]:
+        """The user's aliases that mean this model."""
+        further = {model_id.casefold(), *(name.casefold() for name in self.further(model_id))}
+        return tuple(sorted(alias for alias, name in self._aliases.values() if name.casefold() in further))
+
+    def further(self, model_id: str) -> frozenset[str]:
+        """The names beside its id by which people may mean a model."""
+        return self._dispatcher.names.known.get(model_id, frozenset())
+
+    def sampled(self, request: GenerationRequest) -> GenerationRequest:
+        """`request` with what the user decided for its model where it does not say."""
+        if request.model == SWARM_ALIAS:
+            return request
+        given = self._sampling(request.model, self.further(request.model))
+        unsaid = {name: value for name, value in given.items() if getattr(request, name) is None}
+        return request.model_copy(update=unsaid) if unsaid else request
+
+
+NAMES = web.AppKey("names", ModelNames)

@@ -1,0 +1,154 @@
+"""The list of models: what is known of each, on whatever node it lies or runs; `swarm`, which is all of them, first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from swarm.engines.engine import Capabilities
+from swarm.errors import UnknownModel
+from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.request_context import may_leave
+from swarm.gateway.http.keys import DISPATCHER, POOL
+from swarm.gateway.observing.view import load_entry
+from swarm.generation import JsonObject
+from swarm.routing.replicas import SWARM_ALIAS, Replica
+from swarm.workers.model_workers import ModelState
+
+STATES: Final = ("ready", "loading", "draining", "unloading", "available", "failed")  # of a model, the best first
+_LLAMAS: Final[Mapping[str, str]] = {"ready": "loaded", "loading": "loading"}  # llama-server's words; else unloaded
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """One entry, of a model or of all. `states` says how it is on each node; `own` is its life on this one."""
+
+    name: str
+    replicas: tuple[Replica, ...]
+    states: Mapping[str, str]
+    own: ModelState | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """Where it is furthest."""
+        return min(self.states.values(), key=_rank)
+
+    @property
+    def listed(self) -> bool:
+        """Whether clients are shown it: models that only tests and examples use are while they run."""
+        return self.state != "available" or any(replica.listed for replica in self.replicas)
+
+    @property
+    def writing(self) -> tuple[Replica, ...]:
+        """Where it writes text."""
+        return tuple(replica for replica in self.replicas if replica.capabilities.generates)
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The largest context of those that run it; of those that could, where nobody does."""
+        running = [replica for replica in self.replicas if replica.state == "ready"]
+        contexts = (replica.context_tokens for replica in running or self.replicas)
+        return max((context for context in contexts if context is not None), default=None)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Of its file; of all models it is no size."""
+        if self.name == SWARM_ALIAS:
+            return None
+        return next((replica.size_bytes for replica in self.replicas if replica.size_bytes), None)
+
+
+def _rank(state: str) -> int:
+    return STATES.index(state) if state in STATES else len(STATES)
+
+
+def model_list(request: web.Request) -> list[ListedModel]:
+    """Every model that a client is shown, by its name, after `swarm`; nothing where there is none."""
+    listed = [model for model in _models(request).values() if model.listed]
+    return [_swarm(listed), *listed] if listed else []
+
+
+def model_named(request: web.Request, name: str) -> ListedModel:
+    """One of them, or one that is not shown, by any of its names. Raises UnknownModel, and BadRequest for several."""
+    models = _models(request)
+    meant = request.app[NAMES].meant(name, may_leave(request))
+    if meant == SWARM_ALIAS and models:
+        return _swarm([model for model in models.values() if model.listed] or list(models.values()))
+    if meant not in models:
+        raise UnknownModel(name, request.app[DISPATCHER].model_names())
+    return models[meant]
+
+
+def _models(request: web.Request) -> dict[str, ListedModel]:
+    app = request.app
+    dispatcher, names = app[DISPATCHER], app[NAMES]
+    own = {state.model_id: state for state in app[POOL].states()}
+    found: dict[str, dict[tuple[str, str], Replica]] = {}
+    for replica in (*dispatcher.known(may_leave(request)), *dispatcher.loadable()):
+        found.setdefault(replica.model, {}).setdefault(replica.key, replica)
+    models: dict[str, ListedModel] = {}
+    for name in sorted(found):
+        replicas = tuple(found[name].values())
+        states: dict[str, str] = {}
+        for replica in replicas:
+            state = own[name].phase if replica.local and name in own else replica.state
+            states[replica.node] = min(states.get(replica.node, state), state, key=_rank)
+        states = {node: states[node] for node in sorted(states)}
+        models[name] = ListedModel(name, replicas, states, own.get(name), names.aliases_of(name))
+    return models
+
+
+def _swarm(models: Sequence[ListedModel]) -> ListedModel:
+    """All models as one: it is as far on each node as the one that is furthest there."""
+    states: dict[str, str] = {}
+    for model in models:
+        for node, state in model.states.items():
+            states[node] = min(states.get(node, state), state, key=_rank)
+    replicas = tuple(replica for model in models for replica in model.replicas)
+    return ListedModel(SWARM_ALIAS, replicas, {node: states[node] for node in sorted(states)})
+
+
+def model_object(model: ListedModel, created: int) -> JsonObject:
+    """The entry in OpenAI's form, which ends with `owned_by`, and llama-server's `status`; the rest is our own.
+
+    Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
+    """
+    upstream = {replica.node for replica in model.replicas if replica.upstream and model.name != SWARM_ALIAS}
+    nodes: list[JsonValue] = list(model.states)
+    entry: JsonObject = {
+        "id": model.name,
+        "object": "model",
+        "created": created,
+        "owned_by": next(iter(upstream)) if len(nodes) == len(upstream) == 1 else "local-swarm",
+        "state": model.state,
+        "status": {"value": _LLAMAS.get(model.state, "unloaded")},
+        "nodes": nodes,
+        "states": dict[str, JsonValue](model.states),
+        "context_tokens": model.context_tokens,
+        "size_bytes": model.size_bytes,
+        "modalities": {"input": ["text"], "output": _output([replica.capabilities for replica in model.replicas])},
+    }
+    if model.writing:
+        entry["tools"] = "native" if any(replica.capabilities.tools for replica in model.writing) else "general"
+    if model.aliases:
+        entry["aliases"] = list[JsonValue](model.aliases)
+    if model.own is not None:
+        entry["pinned"] = model.own.pinned
+        if model.own.load is not None:
+            load = load_entry(model.own.load)
+            entry["loading"] = {"share": load.share, "left_s": load.left_s}
+    return entry
+
+
+def _output(abilities: Sequence[Capabilities]) -> list[JsonValue]:
+    kinds = {
+        "text": any(can.generates for can in abilities),
+        "embeddings": any(can.embeddings for can in abilities),
+        "scores": any(can.rerank for can in abilities),
+    }
+    return [kind for kind, there_is in kinds.items() if there_is]
