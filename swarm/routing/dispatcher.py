@@ -187,7 +187,7 @@ class Dispatcher:
         return await ask_to(self._peer_client, peer, action, body, deadline, self.model_names())
 
     def model_names(self) -> tuple[str, ...]:
-        """Every name that clients are shown: all models but those that are listed only while they run, and the alias."""
+        """Every name that clients are shown: the alias, and models, some of them only while they run."""
         names = model_names((*self.known(), *(replica for replica in self.loadable() if replica.listed)))
         return (*names, SWARM_ALIAS) if names else ()
 

@@ -20,11 +20,13 @@ from federation.trust import Trust
 from swarm.consensus.options import Strategy, StreamMode
 from swarm.engines.engine import Engine
 from swarm.gateway.answers.answer_form import Pacing
+from swarm.gateway.answers.model_names import LookAgain, SamplingOf, as_engines_have_it, look_at_nothing
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Condition
 from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
+from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
@@ -92,6 +94,10 @@ class NodeOptions:
     memory: MemoryRules | None = None
     pool_pace: PoolPace | None = None
     loadables: OwnLoadables | None = None  # what it tells in place of what its pool could load
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    look_again: LookAgain = look_at_nothing
+    sampling: SamplingOf = as_engines_have_it
+    pull: Pull | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -237,6 +243,10 @@ class RunningNode:
             most_in_flight=self._options.most_in_flight,
             answers_any=self._options.answers_any,
             list_loadable=self.loadables.body,
+            aliases=self._options.aliases,
+            look_again=self._look_again,
+            sampling=self._options.sampling,
+            pull=self._options.pull,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
@@ -252,6 +262,10 @@ class RunningNode:
         stack.push_async_callback(port.cut)
         stack.push_async_callback(runner.cleanup)
         self._ports = (await stack.enter_async_context(port),)
+
+    async def _look_again(self) -> None:
+        await self._options.look_again()
+        self.loadables.changed()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when `condition` holds, looking again after each change among the peers."""

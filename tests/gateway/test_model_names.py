@@ -1,15 +1,18 @@
-"""Names of models that no node serves: one rule for every API."""
+"""What names in requests mean: one rule for every API, whether a model runs, lies on a disk, or is nobody's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
 
 from tests.doubles.clients import Client, connect
+from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
 
@@ -86,3 +89,98 @@ async def test_a_stream_says_who_answers(ask: Ask, path: str) -> None:
     reply = await ask(True).post(path, {"model": "gpt-4o-mini", "stream": True, **BODIES[path]})
     assert '"model":"swarm"' in reply.text
     assert "gpt-4o-mini" not in reply.text
+
+
+# Names of models that lie on the disk
+
+
+OLLAMA, HUB, PLAIN = "Llama3.2:3b", "hf:Qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf", "llama3.2-3b-instruct"
+
+
+def a_disk() -> Machine:
+    machine = Machine(total=10_000)
+    for name, *also in (
+        (PLAIN, OLLAMA), ("qwen3:4b", HUB, "qwen3-4b-q4_k_m"), ("qwen3:8b",), ("gemma-3:1b@a1b2c3",),
+    ):  # fmt: skip
+        machine.models[name] = replace(machine.add(name, 100), also=tuple(also))
+    return machine
+
+
+@asynccontextmanager
+async def node_with(machine: Machine, **options: Any) -> AsyncIterator[tuple[RunningNode, Client]]:
+    given = NodeOptions(source=machine, memory=machine.rules(), pool_pace=QUICK, **options)
+    async with RunningNode("kitchen", options=given) as node, connect(node.url) as client:
+        yield node, client
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("qwen3:4b", "qwen3:4b"), ("QWEN3:4B", "qwen3:4b"), ("qwen3-4b-q4_k_m", "qwen3:4b"), (HUB, "qwen3:4b"),
+        ("llama3.2:3b", PLAIN), ("llama3.2", PLAIN), ("gemma-3:1b", "gemma-3:1b@a1b2c3"),
+        ("gpt-4o-mini", "qwen3:4b"), ("GPT-4o-Mini", "qwen3:4b"), ("small", PLAIN),
+    ],
+)  # fmt: skip
+async def test_every_name_of_a_model_reaches_it(name: str, meant: str) -> None:
+    aliases = {"gpt-4o-mini": "qwen3:4b", "small": OLLAMA}
+    async with node_with(a_disk(), aliases=aliases) as (_, client):
+        reply = await client.get(f"/v1/models/{quote(name, safe='')}")
+        assert (reply.status, reply.json["id"]) == (200, meant), reply.text
+        reply = await client.post("/v1/models/load", {"model": name})
+        assert (reply.status, reply.json["model"]) == (200, meant), reply.text
+        reply = await client.chat(model=name, swarm=SINGLE)
+        assert (reply.status, reply.json["model"]) == (200, meant), reply.text
+        assert reply.json["choices"][0]["message"]["content"] == f"I am {meant}"
+
+
+@pytest.mark.parametrize("path", [*BODIES, "/v1/models/load"])
+async def test_what_may_be_two_models_is_refused_and_both_are_named(path: str) -> None:
+    async with node_with(a_disk()) as (_, client):
+        reply = await client.post(path, {"model": "qwen3", **BODIES.get(path, {})})
+        assert reply.status == 400
+        assert "'qwen3' may be qwen3:4b or qwen3:8b: give one of them" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["qwen", "hf:Qwen/Qwen3-8B-GGUF", "/models/qwen3.gguf", "../qwen3:4b", "gpt-4o"])
+async def test_no_name_in_a_request_downloads_or_opens_anything(name: str) -> None:
+    machine = a_disk()
+    async with node_with(machine) as (_, client):
+        assert (await client.chat(model=name)).status == 404
+        assert (await client.post("/v1/models/load", {"model": name})).status == 404
+    assert not machine.loads
+
+
+async def test_a_model_that_is_new_on_the_disk_is_found_by_the_first_that_asks_for_it() -> None:
+    machine, looked = Machine(), 0
+
+    async def look_again() -> None:
+        nonlocal looked
+        looked += 1
+        machine.add("new", 10)
+
+    async with node_with(machine, look_again=look_again) as (_, client):
+        assert (await client.chat(model="claude-9")).status in (404, 503), "which stands for all models: nobody looks"
+        assert looked == 0
+        reply = await client.post("/v1/models/load", {"model": "new"})
+        assert (reply.status, looked) == (200, 1)
+        assert (await client.chat(model="old")).status == 404
+        assert looked == 2
+
+
+async def test_what_the_user_decided_of_a_model_holds_where_a_request_does_not_say() -> None:
+    def sampling(model_id: str, also: Collection[str]) -> Mapping[str, float | int]:
+        assert also == ({OLLAMA} if model_id == PLAIN else also)
+        return {"temperature": 0.25, "top_k": 7, "max_tokens": 5} if model_id == PLAIN else {}
+
+    machine = a_disk()
+    async with node_with(machine, sampling=sampling) as (_, client):
+        for model in (PLAIN, "qwen3:4b"):
+            await client.post("/v1/models/load", {"model": model})
+        await client.chat(model=OLLAMA, temperature=1.5, swarm=SINGLE)
+        await client.post("/v1/messages", {"model": PLAIN, "messages": TURN, "max_tokens": 9, "swarm": SINGLE})
+        await client.post("/v1/responses", {"model": PLAIN, "input": "hello", "swarm": SINGLE})
+        await client.chat(model="qwen3:4b", swarm=SINGLE)
+    own, other = machine.engines
+    given = [(request.temperature, request.top_k, request.max_tokens) for request in own.requests]
+    assert given == [(1.5, 7, 5), (0.25, 7, 9), (0.25, 7, 5)]
+    assert [request.top_k for request in other.requests] == [None]
