@@ -60,16 +60,18 @@ class LoadShare(BaseModel):
     left_s: float | None = None
 
 
-class ListedModel(BaseModel):
+class ModelEntry(BaseModel):
     """An entry of a node's list of models. Nodes of earlier versions list what is loaded, and no more than ids."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     id: str
     state: str = "ready"
     nodes: tuple[str, ...] = ()
+    states: Mapping[str, str] = Field(default_factory=dict[str, str])
     context_tokens: int | None = None
     size_bytes: int | None = None
     pinned: bool = False
+    aliases: tuple[str, ...] = ()
     loading: LoadShare | None = None
 
 
@@ -77,10 +79,10 @@ class ModelListing(BaseModel):
     """What `GET /v1/models` answers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    data: tuple[ListedModel, ...] = Field(default=())
+    data: tuple[ModelEntry, ...] = Field(default=())
 
     @property
-    def models(self) -> Mapping[str, ListedModel]:
+    def models(self) -> Mapping[str, ModelEntry]:
         return {model.id: model for model in self.data if model.id != SWARM}
 
 
@@ -200,7 +202,7 @@ def _needed(settings: Settings, place: NodePlace) -> NodeApi:
     return node
 
 
-def served_by(node: NodeApi) -> Mapping[str, ListedModel]:
+def served_by(node: NodeApi) -> Mapping[str, ModelEntry]:
     """The models that the node lists, by id. Raises SwarmError."""
     try:
         return ModelListing.model_validate(get_json(node, MODELS_PATH)).models
@@ -208,7 +210,7 @@ def served_by(node: NodeApi) -> Mapping[str, ListedModel]:
         raise SwarmError(f"{node.url} lists its models in a form that this version does not read") from error
 
 
-def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, ListedModel]:
+def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, ModelEntry]:
     """What the node lists. Where nobody named it, this disk can be listed without it."""
     if node is None:
         return {}
@@ -239,7 +241,7 @@ class OwnHealth(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     node: NodeName
-    own_models: tuple[ListedModel, ...] = ()
+    own_models: tuple[ModelEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +314,9 @@ def meant_id(settings: Settings, place: NodePlace, node: NodeApi, name: str) -> 
     stored = StoredModels() if place.url else model_store(settings).look()
     if (here := _of_file(stored, name)) is not None:
         return here.id
-    known: dict[str, Sequence[str]] = dict.fromkeys(served_by(node), ())
-    known |= {model.id: model.also for model in stored.models}
+    served = served_by(node)
+    known: dict[str, Sequence[str]] = {id_: entry.aliases for id_, entry in served.items()}
+    known |= {model.id: (*model.also, *known.get(model.id, ())) for model in stored.models}
     try:
         return meant(name, known, loose=True) or name
     except AmbiguousModel as error:

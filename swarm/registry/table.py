@@ -12,7 +12,7 @@ from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quic
 from swarm.registry.model_memory import size_text
 from swarm.registry.stored import Role, StoredModel, StoredModels
 
-JsonRow = dict[str, str | int | float | bool | list[str] | None]
+JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | None]
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 COLUMN_GAP = "  "
@@ -21,12 +21,19 @@ RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
 class ServedModel(Protocol):
-    """A model as a running node lists it. `state` is its best on any of `nodes`, in the words of `STATES`."""
+    """A model as a running node lists it. `state` is its best on any of `nodes`, in the words of `STATES`.
+
+    `states` says how it is on each, where the node says that.
+    """
 
     @property
     def state(self) -> str: ...
     @property
     def nodes(self) -> tuple[str, ...]: ...
+    @property
+    def states(self) -> Mapping[str, str]: ...
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
     @property
     def pinned(self) -> bool: ...
     @property
@@ -47,6 +54,7 @@ class ListRow:
     state: str | None
     pinned: bool
     nodes: tuple[str, ...]
+    states: Mapping[str, str]
     role: str | None
     params_b: float | None
     active_params_b: float | None
@@ -149,7 +157,7 @@ def list_text(rows: Sequence[ListRow]) -> str:
             (
                 row.name,
                 f"{row.state or ''}{', pinned' if row.pinned else ''}",
-                ", ".join(row.nodes),
+                ", ".join(_on_node(row, node) for node in row.nodes),
                 row.role or "",
                 _params(row.params_b, row.active_params_b),
                 "" if row.context_tokens is None else str(row.context_tokens),
@@ -160,6 +168,12 @@ def list_text(rows: Sequence[ListRow]) -> str:
             for row in rows
         ],
     )
+
+
+def _on_node(row: ListRow, node: str) -> str:
+    """The node, with the state that the model has there where that is another one."""
+    there = row.states.get(node, row.state)
+    return node if there == row.state else f"{node} ({there})"
 
 
 def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
@@ -211,6 +225,7 @@ def _row(name: str, here: StoredModel | None, there: ServedModel | None, choice:
         state=there.state if there else "available" if here else None,
         pinned=there is not None and there.pinned,
         nodes=there.nodes if there else (),
+        states=there.states if there else {},
         role=(entry.role if entry else None) or (ROLE_WORDS[here.role] if here else None),
         params_b=params_b,
         active_params_b=active_params_b,
@@ -221,7 +236,7 @@ def _row(name: str, here: StoredModel | None, there: ServedModel | None, choice:
         size_estimated=is_choice and choice is not None and not choice.shape.weights_exact,
         source=here.source if here else None,
         path=str(here.path) if here else None,
-        also=here.also if here else (),
+        also=(*(here.also if here else ()), *(there.aliases if there else ())),
     )
 
 

@@ -24,8 +24,10 @@ LISTED = [
     {"id": "swarm", "object": "model", "state": "ready", "nodes": ["attic", "kitchen"]},
     {"id": "tiny-q8_0", "state": "ready", "nodes": ["kitchen"], "context_tokens": 2048, "pinned": True},
     {"id": "qwen3:8b:q4_k_m", "state": "available", "nodes": ["attic", "kitchen"], "size_bytes": 5 << 30},
+    {"id": "gemma3:4b", "state": "draining", "nodes": ["attic", "cellar"], "aliases": ["gpt-4o-mini"],
+     "states": {"attic": "draining", "cellar": "available"}},
     {"id": "llama3.2:3b", "state": "loading", "nodes": ["attic"], "loading": {"share": 0.62, "left_s": 3.2}},
-]
+]  # fmt: skip
 
 
 @dataclass
@@ -110,8 +112,8 @@ def test_the_list_is_of_the_swarm_and_of_this_disk(
     node: Told, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = rows(data_dir, capsys)
-    assert list(found) == ["tiny-q8_0", "llama3.2:3b", "my model (v2)", "qwen3:8b:q4_k_m"]
-    assert [row["state"] for row in found.values()] == ["ready", "loading", "available", "available"]
+    assert list(found) == ["tiny-q8_0", "llama3.2:3b", "gemma3:4b", "my model (v2)", "qwen3:8b:q4_k_m"]
+    assert [row["state"] for row in found.values()] == ["ready", "loading", "draining", "available", "available"]
     tiny = found["tiny-q8_0"]
     assert (tiny["nodes"], tiny["pinned"], tiny["source"], tiny["context_tokens"]) == (["kitchen"], True, "own", 2048)
     assert Path(tiny["path"]).name == "tiny-q8_0.gguf"
@@ -119,12 +121,13 @@ def test_the_list_is_of_the_swarm_and_of_this_disk(
     assert (away["nodes"], away["path"], away["source"]) == (["attic"], None, None)
     assert found["qwen3:8b:q4_k_m"]["size_bytes"] < 5 << 30, "what is here was measured"
     everything = rows(data_dir, capsys, "--all")
-    assert list(everything)[:3] == ["tiny-q8_0", "llama3.2:3b", "demo"], "the embedded ones, too"
+    assert list(everything)[:4] == ["tiny-q8_0", "llama3.2:3b", "gemma3:4b", "demo"], "the embedded ones, too"
     assert everything["qwen3:4b:q4_k_m"]["state"] is None
     assert swarm("list", data_dir=data_dir) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["NAME", "STATE", "NODE"]
-    assert lines[1].startswith("tiny-q8_0        ready, pinned  kitchen ")
+    assert lines[1].split()[:4] == ["tiny-q8_0", "ready,", "pinned", "kitchen"]
+    assert lines[3].split()[:5] == ["gemma3:4b", "draining", "attic,", "cellar", "(available)"]
 
 
 def test_without_a_node_the_list_is_of_this_disk(
@@ -183,7 +186,8 @@ def test_a_node_that_is_named_is_asked_alone_and_with_the_key(
         ("{models}/My Model (v2).gguf", "my model (v2)"),
         ("My Model (v2)", "my model (v2)"),
         ("llama", "llama3.2:3b"),
-        ("gpt-4o-mini", "gpt-4o-mini"),
+        ("GPT-4o-mini", "gemma3:4b"),
+        ("who-knows", "who-knows"),
     ],
 )
 def test_whatever_a_model_is_called_its_id_is_sent(
