@@ -44,7 +44,7 @@ from swarm.node.model_choice import capacity_of, engine_memory, gpu_line, model_
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
-from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, folder_name, unfinished_bytes
+from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, folder_name
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import read_gguf, stem_of, why_no_model
 from swarm.registry.hub import file_of
@@ -280,7 +280,7 @@ def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bo
     say(f"{'would remove' if dry_run else 'removed'} {model.id} ({size_text(freed_bytes)}){with_it}")
     if dry_run and holders.here is not None:
         say(f"  it is {holders.here} on the node that runs here: unload it first")
-    if (left_bytes := unfinished_bytes(own_dir, model.path.parent)) > 0:
+    if (left_bytes := arrived_bytes(own_dir, model.path.parent.name.replace("--", "/", 1))) > 0:
         say(f"  {size_text(left_bytes)} of unfinished downloads from there stay in {own_dir / PARTIAL_FOLDER}")
     for path in model.copies:
         say(f"  a copy stays at {path}, which is not this program's to remove")

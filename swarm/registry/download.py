@@ -18,7 +18,7 @@ import os
 import shutil
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,16 +77,6 @@ def locked(
         yield
     finally:
         lock.release()
-
-
-def unfinished_bytes(models_dir: Path, folder: Path) -> int:
-    """What is left of downloads that did not end, of the repository whose files are in `folder`. Blocks."""
-    if folder == models_dir:
-        return 0
-    with suppress(OSError):
-        places = list((models_dir / PARTIAL_FOLDER).glob(f"{folder.name}*"))
-        return sum(taken_bytes(path) for place in places for path in place.rglob("*") if path.is_file())
-    return 0
 
 
 def _on_its_way_bytes(models_dir: Path, repo: str) -> int:
