@@ -26,8 +26,9 @@ from measure import Figure, Target, interleaved, ratios
 from report import parser, progress, publish, read_environment
 
 from swarm.registry.catalogue import Catalogue
+from swarm.registry.found_files import Place
 from swarm.registry.gguf_header import read_gguf
-from swarm.registry.places import ModelPlaces, Place
+from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModels
 
 FAMILIES = {"llama": 32_000, "smollm": 49_152, "llama3": 128_256, "qwen": 151_936, "gemma": 262_144}

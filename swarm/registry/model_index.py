@@ -23,8 +23,8 @@ from federation.small_files import write_atomically
 from swarm.errors import SetupError
 from swarm.registry.embedded import CHECKSUMS_FILE, checksums
 from swarm.registry.file_hashes import kept_hashes
+from swarm.registry.found_files import FoundFile
 from swarm.registry.gguf_header import GgufFacts, part_paths, read_identity, read_model
-from swarm.registry.places import FoundFile
 
 MAX_INDEX_BYTES = 64 << 20  # of MAX_KEPT files, most of them with under 2 KB
 MAX_KEPT = 5_000  # files; of more those are forgotten that were not found this time

@@ -22,12 +22,13 @@ from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.embedded import embedded_folder, embedded_model_path, file_stem
 from swarm.registry.file_hashes import WorkStopped, hashes_path
+from swarm.registry.found_files import SOURCES, FoundFile, Source, file_at
 from swarm.registry.gguf_header import GgufFacts, is_projector, read_gguf, why_no_model
 from swarm.registry.model_ids import AmbiguousModel, Claim, NamesOfCatalogue, assign_ids, meant
 from swarm.registry.model_index import Entry, ModelIndex
 from swarm.registry.model_memory import ModelShape
 from swarm.registry.names import EMBEDDED_NAMES
-from swarm.registry.places import SOURCES, FoundFile, ModelPlaces, Source, file_at
+from swarm.registry.places import ModelPlaces
 
 MAX_MODELS = 1000
 LOOK_AGAIN_S = 30.0

@@ -19,7 +19,8 @@ from hypothesis import strategies as some
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.file_hashes import WorkStopped, hash_file, keep_hashes
-from swarm.registry.places import ModelPlaces, Place, Source
+from swarm.registry.found_files import Place, Source
+from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from tests.doubles.tiny_models import write_named_model
 
@@ -313,7 +314,7 @@ def test_what_cannot_be_used_is_named_once_with_the_remedy(
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr("swarm.registry.places.os.scandir", guarded)
+    monkeypatch.setattr("swarm.registry.found_files.os.scandir", guarded)
     found = look(("own", own), ("ollama", ollama.root), ("folder", tmp_path / "missing"), ("folder", own))
     assert set(listed(found)) == {"good", "base:1b"}
     expected = [

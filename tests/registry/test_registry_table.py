@@ -8,8 +8,9 @@ from pathlib import Path
 
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity
+from swarm.registry.found_files import Place
 from swarm.registry.model_memory import GIB, Load
-from swarm.registry.places import ModelPlaces, Place
+from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModels
 from swarm.registry.table import fit_rows, fit_text, list_rows, list_text, row_json
 

@@ -17,10 +17,11 @@ from swarm.registry import model_index
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.fit import Capacity, judge
+from swarm.registry.found_files import FoundFile, Place, Source
 from swarm.registry.gguf_header import GgufIdentity, read_gguf, read_identity, read_model
 from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_memory import Load
-from swarm.registry.places import FoundFile, ModelPlaces, Place, Source, hub_cache_dir
+from swarm.registry.places import ModelPlaces, hub_cache_dir
 from swarm.registry.stored import ModelStore, StoredModels, remove
 
 MakeGguf = Callable[..., Path]
