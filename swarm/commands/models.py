@@ -234,7 +234,8 @@ def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | Hub
         case EmbeddedRef(embedded):
             return embedded_model_path(embedded)
         case HubRef():
-            return file_of(ref, formats)
+            here = local.called(str(ref))  # whoever brought it
+            return here.path if here else file_of(ref, formats)
         case FileRef():
             if (here := local.named(name)) is None:
                 raise SetupError(

@@ -171,6 +171,9 @@ class _Choosing:
                 here = None if path.exists() else self._on_disk(name, self._scan())
                 return here or self._named_file(path, f"from {path}")
             case HubRef():
+                local = self._scan()
+                if (model := local.called(str(ref))) is not None:  # whoever brought it
+                    return self._stored(model)
                 ref = file_of(ref, self._engine.formats)
                 report = _Report(self._console, ref.file or ref.repo)
                 path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
@@ -182,8 +185,9 @@ class _Choosing:
     def _on_disk(self, name: str, local: StoredModels) -> ChosenModel | None:
         """The model of this disk that is called `name`, which no engine has to replace by another."""
         model = local.named(name)
-        if model is None:
-            return None
+        return None if model is None else self._stored(model)
+
+    def _stored(self, model: StoredModel) -> ChosenModel:
         if model.format not in self._engine.formats:
             raise SetupError(f"{model.id} ({model.path}) is {model.format.upper()}, which no engine here runs")
         return self._file(model.path, model.id, "as named, on this disk", model.facts)

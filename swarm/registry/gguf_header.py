@@ -37,6 +37,7 @@ MAX_PARTS = 256  # a terabyte in parts of 4 GB
 GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferred
 RANK_POOLING = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
+PROJECTOR_TENSORS = ("v.", "mm.", "a.")  # beginnings of its tensors' names: no model of llama.cpp's has such
 MAX_NAMED = 4  # files of a folder that a message names
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -69,6 +70,7 @@ class GgufFacts:
     tokenizer: str | None = None  # the kind, in GGUF's words: gpt2, llama, bert, ...
     longest_token_bytes: int | None = None  # as written in the file
     kind: str | None = None  # general.type: model where it is said at all, adapter, mmproj, vocab, imatrix
+    holds_projector: bool = False  # its image or sound part is in the same file, as Ollama writes some models
 
     @property
     def kv_heads(self) -> int | None:
@@ -152,6 +154,11 @@ def is_projector(facts: GgufFacts) -> bool:
 def why_no_model(facts: GgufFacts) -> str | None:
     """Why nothing can be generated with this file alone, and what to give instead; None where it is a model. Blocks."""
     path = facts.parts[0]
+    if facts.holds_projector:
+        return (
+            f"{path} is a model with its image part in the same file, as Ollama keeps some; llama.cpp wants the two "
+            "apart: give the model of the hub, hf:OWNER/REPO/FILE.gguf"
+        )
     if is_projector(facts):
         what, instead = f"the image part of a vision model (architecture {facts.architecture})", "give the model itself"
     elif facts.kind == "adapter":
@@ -330,6 +337,8 @@ def _facts(parts: tuple[Path, ...], read: list[tuple[int, Header]]) -> GgufFacts
         tokenizer=tokenizer if isinstance(tokenizer, str) else None,
         longest_token_bytes=first.longest_bytes.get(TOKENS),
         kind=kind if isinstance(kind, str) and kind else None,
+        holds_projector=architecture != PROJECTOR
+        and any(tensor.name.startswith(PROJECTOR_TENSORS) for header in headers for tensor in header.tensors),
     )
 
 

@@ -18,6 +18,7 @@ from swarm.registry.names import EMBEDDED_NAMES, CatalogueRef, parse_model
 MAX_ID_CHARS = 200  # a file's name has 255 at most; leaves room for what tells it apart, within what peers take
 FINGERPRINT_DIGITS = 6
 BOUNDARIES = frozenset(":-@._")  # where the beginning of a name may end that stands for the whole
+REPOSITORY_ENDS = frozenset(":/")
 MAX_NAMED = 8  # models that a message names
 
 
@@ -140,8 +141,8 @@ def meant(name: str, known: Mapping[str, Collection[str]], *, loose: bool) -> st
     """The id of `known` (id -> its other names) that `name` means; None: none.
 
     The id itself; else, in any case, an id or another name; else the beginning that only one has, of an id or of
-    another name: any (`loose`, for people who type), or one that ends before a `:`, `-`, `@`, `.` or `_`. Raises
-    AmbiguousModel naming those that it may mean.
+    another name: any (`loose`, for people who type), or one that ends before a `:`, `-`, `@`, `.` or `_`; of what has a
+    `/` in it, only one that ends before a `/` or `:`. Raises AmbiguousModel naming those that it may mean.
     """
     if name in known:
         return name
@@ -158,4 +159,9 @@ def meant(name: str, known: Mapping[str, Collection[str]], *, loose: bool) -> st
 
 
 def _begins(text: str, wanted: str, loose: bool) -> bool:
-    return text.startswith(wanted) and (loose or text[len(wanted) : len(wanted) + 1] in BOUNDARIES)
+    if not text.startswith(wanted):
+        return False
+    following = text[len(wanted) : len(wanted) + 1]
+    if "/" in wanted:  # a repository's name: one that begins alike is another one
+        return following in REPOSITORY_ENDS
+    return loose or following in BOUNDARIES

@@ -3,7 +3,7 @@
 {"version": 1, "files": {"/models/a.gguf": {"state": [[1234, 1700000000000000000]], "facts": {...}, ...}}}
 
 Reading a header takes milliseconds, of a slow disk more: 500 files are read once, not at every start. A file that is
-damaged, or of another version, counts as none and is written anew.
+damaged, or of another version, counts as none and is written anew: the version changes with what is read of a model.
 """
 
 from __future__ import annotations

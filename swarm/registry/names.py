@@ -55,6 +55,10 @@ class HubRef:
     file: str | None
     quant: str | None = None
 
+    def __str__(self) -> str:
+        below = f"/{self.file}" if self.file else f":{self.quant}" if self.quant else ""
+        return f"hf:{self.repo}{below}"
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRef:

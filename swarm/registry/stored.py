@@ -97,18 +97,26 @@ class StoredModels:
 
         Raises SetupError where several may be meant.
         """
-        here = self.by_id()
-        if name in here:
-            return here[name]
         if (found := self._at_path(name)) is not None:
             return found
+        if name.strip().lower() in self.reserved:
+            return self.called(name)
+        return self._meant(name, {model.id: model.also for model in self.models})
+
+    def called(self, name: str) -> StoredModel | None:
+        """The model that has exactly this id or other name, in any case. Raises SetupError where several have it."""
+        wanted = name.strip().casefold()
         known = {model.id: model.also for model in self.models}
-        is_reserved = name.strip().lower() in self.reserved
+        return self._meant(
+            name, {id_: also for id_, also in known.items() if wanted in {text.casefold() for text in (id_, *also)}}
+        )
+
+    def _meant(self, name: str, known: Mapping[str, Collection[str]]) -> StoredModel | None:
         try:
-            id_ = _whole_name(name, known) if is_reserved else meant(name, known, loose=True)
+            id_ = meant(name, known, loose=True)
         except AmbiguousModel as error:
             raise SetupError(str(error)) from error
-        return None if id_ is None else here[id_]
+        return None if id_ is None else self.by_id()[id_]
 
     def _at_path(self, name: str) -> StoredModel | None:
         if "/" not in name and "\\" not in name:
@@ -122,13 +130,6 @@ class StoredModels:
     def measured(self) -> Mapping[str, ModelShape]:
         """Real numbers for the fit, by catalogue id, of those whose file tells them."""
         return {model.id: model.facts.shape for model in self.models if model.in_catalogue and model.facts}
-
-
-def _whole_name(name: str, known: Mapping[str, Collection[str]]) -> str | None:
-    """The id that `name` means by its whole: as if no name had a beginning."""
-    wanted = name.strip().casefold()
-    fitting = {id_: names for id_, names in known.items() if wanted in {text.casefold() for text in (id_, *names)}}
-    return meant(name, fitting, loose=True)
 
 
 class ModelStore:
@@ -329,7 +330,8 @@ class _Content:
         also: dict[str, str] = {}  # by spelling
         for link in self.links:
             is_own = choice is not None or link.source == "embedded" or names.is_free(link.name)
-            for name in (*link.also, *([link.name] if is_own else [])):
+            quant = [f"hf:{link.repo}:{facts.quant}"] if link.repo and facts and facts.quant else []
+            for name in (*link.also, *quant, *([link.name] if is_own else [])):
                 also.setdefault(name.casefold(), name)
         also.pop(id_.casefold(), None)
         if id_ != claim.name:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 from swarm.errors import SetupError
 from swarm.registry import model_index
@@ -396,3 +398,17 @@ def test_a_fingerprint_is_of_the_header_alone_however_it_is_read(make_gguf: Make
     (tmp_path / "token.gguf").write_bytes(content)
     assert read_identity(tmp_path / "token.gguf").fingerprint != identities[0].fingerprint
     assert read_identity(path).facts.longest_token_bytes == len("token 4999")
+
+
+def test_a_model_that_holds_its_image_part_is_named_with_the_reason(models_dir: Path) -> None:
+    models_dir.mkdir(exist_ok=True)
+    writer = GGUFWriter(models_dir / "vision.gguf", "gemma3")
+    for name in ("token_embd.weight", "v.blk.0.attn_q.weight"):
+        writer.add_tensor(name, np.ones((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = scanned(models_dir)
+    assert not found.models
+    assert "vision.gguf is a model with its image part in the same file, as Ollama keeps some" in found.problems[0]
