@@ -154,11 +154,11 @@ def model_names(replicas: Iterable[Replica]) -> tuple[str, ...]:
 
 
 def named(name: str, replicas: Sequence[Replica]) -> tuple[Replica, ...]:
-    """The replicas of the model called `name`, here or there. Raises UnknownModel with the list of what there is."""
+    """The replicas of the model called `name` here. Raises UnknownModel with the list of what there is.
+
+    What another node calls so may be another content: which name is meant is for whoever has the names (`KnownNames`).
+    """
     found = tuple(replica for replica in replicas if replica.model == name)
-    if not found:
-        called = next((replica.model for replica in replicas if replica.served_as == name), None)
-        found = tuple(replica for replica in replicas if replica.model == called)
     if not found:
         raise UnknownModel(name, (*model_names(replicas), *([SWARM_ALIAS] if replicas else [])))
     return found

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.errors import UnknownModel
 from swarm.routing.replicas import (
     Holder,
     Identity,
@@ -187,8 +188,9 @@ def test_replicas_have_the_names_of_here_and_are_asked_by_their_own() -> None:
     ]
     assert [r.key for r in found] == [r.key for r in told], "what is remembered of a place outlasts its names"
     assert [r.node for r in named("m", found)] == [OWN, "a", "c"]
-    assert [r.node for r in named("qwen", found)] == [OWN, "a", "c"], "by any name that it has"
     assert [r.node for r in named("m@bbbbbb", found)] == ["b"]
+    with pytest.raises(UnknownModel):
+        named("m", found[2:3])  # what b calls so is another content, even while nobody else runs any
 
 
 def test_what_people_may_mean_by_a_name_is_known_and_this_nodes_own_apart() -> None:
