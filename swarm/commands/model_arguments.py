@@ -132,6 +132,7 @@ def _add_node(action: argparse.ArgumentParser) -> None:
 def _add_places(action: argparse.ArgumentParser) -> None:
     action.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
     action.add_argument("--models-dir", action="append", type=Path, metavar="DIR", help=MODELS_DIR)
+    action.add_argument("--config", type=Path, metavar="FILE", help="as you gave it to the node")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -183,7 +184,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.node.settings import make_settings
 
     names = ("data_dir", "models_dir", "peer")
-    return make_settings({name: getattr(arguments, name, None) for name in names})
+    return make_settings({name: getattr(arguments, name, None) for name in names}, arguments.config)
 
 
 def _place(arguments: argparse.Namespace) -> NodePlace:
