@@ -160,7 +160,10 @@ def pin_model(settings: Settings, place: NodePlace, name: str, *, on: str | None
     body: dict[str, Any] = {"model": model_id, "pinned": pinned, **({"node": on} if on else {})}
     with LoadShown(node, model_id, on):
         done = _done(node, "/pin", body, LOAD_TIMEOUT_S)
-    kept = "stays loaded until it is unloaded" if pinned else "is unloaded where its memory is wanted"
+    if pinned:
+        kept = "stays loaded until it is unloaded"
+    else:
+        kept = "is not loaded, and not kept" if done.state == "available" else "is unloaded where its memory is wanted"
     say(f"{done.model} on {done.node} {kept}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
@@ -18,6 +19,8 @@ from swarm.cli import main
 from swarm.commands.node_client import NodeApi
 from swarm.commands.running_models import LoadShare, LoadShown
 from swarm.control_messages import KnownNodes
+from tests.doubles.machine import QUICK, Machine
+from tests.doubles.running_node import NodeOptions, RunningNode
 
 KITCHEN = {"name": "kitchen"}
 LISTED = [
@@ -329,3 +332,46 @@ def test_the_image_part_goes_with_the_last_model_that_needs_it(
     assert swarm("rm", "qwen3:8b", data_dir=data_dir) == 0
     assert " and its image part mmproj-F16.gguf (1 MiB)" in capsys.readouterr().out
     assert not folder.exists()
+
+
+async def test_a_real_node_does_what_it_is_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    machine = Machine(total=500)
+    for name in ("tiny-q8_0", "llama3.2:3b"):
+        machine.add(name, 300)
+    options = NodeOptions(
+        source=machine, memory=machine.rules(), pool_pace=QUICK, aliases={"gpt-4o-mini": "llama3.2:3b"}
+    )
+
+    async def swarm_models(*words: str) -> tuple[int, list[str]]:
+        code = await asyncio.to_thread(main, ["models", *words, "--url", node.url, "--data-dir", str(tmp_path)])
+        told = capsys.readouterr()
+        return code, (told.out + told.err).splitlines()
+
+    async def states() -> dict[str, str]:
+        code, lines = await swarm_models("list", "--json")
+        assert code == 0
+        return {row["name"]: row["state"] for row in json.loads("\n".join(lines))}
+
+    async with RunningNode("kitchen", options=options) as node:
+        assert await states() == {"tiny-q8_0": "available", "llama3.2:3b": "available"}
+        assert await swarm_models("load", "tiny") == (0, ["tiny-q8_0 is ready on kitchen"])
+        assert await states() == {"tiny-q8_0": "ready", "llama3.2:3b": "available"}
+        assert await swarm_models("load", "gpt-4o-mini", "--pin") == (0, ["llama3.2:3b is ready on kitchen, and stays"])
+        assert await states() == {"llama3.2:3b": "ready", "tiny-q8_0": "available"}, "there was no room for both"
+        code, lines = await swarm_models("load", "tiny", "--on", "kitchen")
+        assert code == 1
+        assert "300 MiB" in lines[0], "the numbers, of a node whose memory is pinned"
+        assert await swarm_models("pin", "llama", "--off") == (
+            0, ["llama3.2:3b on kitchen is unloaded where its memory is wanted"],
+        )  # fmt: skip
+        assert await swarm_models("unload", "llama") == (
+            0, ["llama3.2:3b is unloaded on kitchen: it loads again when it is asked for"],
+        )  # fmt: skip
+        assert await states() == {"llama3.2:3b": "available", "tiny-q8_0": "available"}
+        assert await swarm_models("pin", "llama", "--off") == (
+            0, ["llama3.2:3b on kitchen is not loaded, and not kept"],
+        )  # fmt: skip
+        code, lines = await swarm_models("load", "no-such-model")
+        assert (code, "no-such-model" in lines[0]) == (2, True)
+        code, lines = await swarm_models("load", "tiny", "--on", "attic")
+        assert (code, "attic" in lines[0]) == (2, True)
