@@ -18,7 +18,7 @@ from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
 from swarm.gateway.answers.model_names import (
     NAMES,
     LookAgain,
-    ModelNames,
+    RequestedNames,
     SamplingOf,
     as_engines_have_it,
     look_at_nothing,
@@ -91,7 +91,7 @@ def make_app(
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
-    `aliases`, `look_again`, `sampling` and `answers_any` are as in `ModelNames`, `pull` as in `management`.
+    `aliases`, `look_again`, `sampling` and `answers_any` are as in `RequestedNames`, `pull` as in `management`.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -131,7 +131,7 @@ def make_app(
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
-    app[NAMES] = names = ModelNames(dispatcher, aliases, answers_any, look_again, sampling)
+    app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling)
     app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

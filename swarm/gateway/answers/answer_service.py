@@ -21,7 +21,7 @@ from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.answers.answer_form import AnswerWriter, Pacing, message_object, open_stream, show_standing
-from swarm.gateway.answers.model_names import ModelNames
+from swarm.gateway.answers.model_names import RequestedNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
@@ -38,7 +38,7 @@ class AnswerService:
     """Turns requests into responses with a dispatcher's help."""
 
     def __init__(
-        self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing, names: ModelNames
+        self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing, names: RequestedNames
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics

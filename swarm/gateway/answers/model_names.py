@@ -34,7 +34,7 @@ def as_engines_have_it(model_id: str, also: Collection[str]) -> Mapping[str, flo
     return {}
 
 
-class ModelNames:
+class RequestedNames:
     """What names mean on this node. `aliases` are the user's; `look_again` looks for models that are new on the disk.
 
     `sampling` has what the user decided of a model, given with its id and its further names: fields of a request that
@@ -106,4 +106,4 @@ class ModelNames:
         return request.model_copy(update=unsaid) if unsaid else request
 
 
-NAMES = web.AppKey("names", ModelNames)
+NAMES = web.AppKey("names", RequestedNames)

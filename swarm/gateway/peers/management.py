@@ -43,14 +43,14 @@ PULL: web.AppKey[Pull | None] = web.AppKey("pull")
 
 log = logging.getLogger(__name__)
 
-NodeName = Annotated[str, Field(min_length=1, max_length=MAX_NODE_CHARS, description="A node's name or id")]
+RequestedNode = Annotated[str, Field(min_length=1, max_length=MAX_NODE_CHARS, description="A node's name or id")]
 
 
 class LoadBody(Part):
     """`POST /v1/models/load`. `pin`: the model stays until it is unloaded; false: it makes room for others again."""
 
     model: RequestedModel
-    node: NodeName | None = None
+    node: RequestedNode | None = None
     pin: StrictBool | None = None
 
 
@@ -58,14 +58,14 @@ class UnloadBody(Part):
     """`POST /v1/models/unload`."""
 
     model: RequestedModel
-    node: NodeName | None = None
+    node: RequestedNode | None = None
 
 
 class PinBody(Part):
     """`POST /v1/models/pin`: `pinned` has the model loaded, and it stays; false: it makes room for others again."""
 
     model: RequestedModel
-    node: NodeName | None = None
+    node: RequestedNode | None = None
     pinned: StrictBool
 
 
