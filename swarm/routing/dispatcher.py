@@ -18,6 +18,7 @@ from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import ballot_samplings, first_wave
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, is_greedy, prompt_chars
+from swarm.quantities import load_words
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
@@ -80,6 +81,7 @@ from swarm.routing.rules import RoutingRules
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall, UtilityRoom
+from swarm.workers.model_workers import LoadProgress
 from swarm.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
@@ -190,6 +192,27 @@ class Dispatcher:
         """Every name that clients are shown: the alias, and models, some of them only while they run."""
         names = model_names((*self.known(), *(replica for replica in self.loadable() if replica.listed)))
         return (*names, SWARM_ALIAS) if names else ()
+
+    def load_words(self, replica: Replica, since_s: float) -> str | None:
+        """How far the load of a model is that was asked for `since_s` ago, in a line; None once it is over.
+
+        What a peer loads is told by the time that it takes there.
+        """
+        name = replica.model if replica.local else f"{replica.model} on {replica.node}"
+        progress = LoadProgress(since_s, replica.load_s)
+        if replica.local:
+            state = next((state for state in self._pool.states() if state.model_id == replica.model_there), None)
+            if state is not None and state.phase in ("ready", "failed"):
+                return None
+            if state is None or state.load is None:  # others have to make room first
+                return f"waiting to load {name}"
+            progress = state.load
+        return load_words(name, progress.share, progress.left_s)
+
+    def load_took_s(self, replica: Replica) -> float | None:
+        """How long the last load of this node's model took; None of another's, and where it is not known."""
+        states = self._pool.states() if replica.local else ()
+        return next((state.load_s for state in states if state.model_id == replica.model_there), None)
 
     def _peers_idle(self) -> bool:
         return any(replica.slots_free for replica in self._router.with_local_knowledge(self._peers(), everything=False))

@@ -71,7 +71,7 @@ class ModelState:
     `problem` is None while it runs; `stalled` says why it is doubted that it still computes: it has no free slot then.
     `phase` is where it is in its life, for that `reason`; only a `ready` one is asked. `fingerprint` and `sha256` say
     what it is, None where nobody knows; `taken_bytes` of memory it was measured to take, or needs. `load` while it is
-    loaded for the first time.
+    loaded for the first time, and `load_s` is how long that took.
     """
 
     model_id: str
@@ -94,6 +94,7 @@ class ModelState:
     size_bytes: int | None = None
     taken_bytes: int | None = None
     load: LoadProgress | None = None
+    load_s: float | None = None
     also: tuple[str, ...] = ()
 
 

@@ -398,6 +398,7 @@ class WorkerPool:
             size_bytes=own.model and own.model.size_bytes,
             taken_bytes=sum(own.taken.values()) or None,
             load=self._progress(own),
+            load_s=own.load_s,
             also=own.model.also if own.model else (),
         )
 

@@ -23,6 +23,7 @@ from typing import Protocol, runtime_checkable
 
 from aiohttp import web
 
+from federation.printable_text import printable
 from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed, SwarmError
 from swarm.gateway.http.errors import INTERNAL_ERROR, error_line
@@ -39,6 +40,7 @@ from swarm.generation import (
     new_call_id,
 )
 
+TOLD_AFTER_S = 0.3  # a request that waits for a load is told so: what has no room is refused by then
 _DRAWN = re.compile("[A-Za-z0-9]{32}")  # an id that llama.cpp has drawn for a call
 log = logging.getLogger(__name__)
 
@@ -177,6 +179,7 @@ class Pacing:
     patience_s: float = 60.0  # Claude Code and Codex give up on streams without an event for 300 s
     peer_beat_s: float = 1.0  # a peer takes 5 s of silence for a frozen node
     stalled_s: float = 30.0  # a reader this slow holds workers that others wait for
+    told_s: float = 1.0  # between two comments on how far a load is
 
 
 PACING = web.AppKey("pacing", Pacing)
@@ -184,17 +187,24 @@ PACING = web.AppKey("pacing", Pacing)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one kind of stream says what: its headers, a heartbeat, and a failure."""
+    """How one kind of stream says what: its headers, a heartbeat, a failure, and a comment, where it can have one."""
 
     headers: Mapping[str, str]
     heartbeat: bytes
     failure: Callable[[SwarmError], bytes]
+    comment: Callable[[str], bytes] | None = None
+
+
+def sse_comment(words: str) -> bytes:
+    """A line that every reader of event streams passes over."""
+    return f": {printable(words)}\n\n".encode()
 
 
 SSE = Dialect(
     {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     b": still working\n\n",
     lambda error: b"data: " + error_line(error) + b"\n\n",
+    sse_comment,
 )
 NDJSON = Dialect({"Content-Type": "application/x-ndjson"}, b"\n", lambda error: error_line(error) + b"\n")
 
@@ -251,6 +261,19 @@ class OpenStream:
             await self.write(self._dialect.heartbeat)
         else:
             await self.on_silence()
+
+    async def tell(self, progress: Callable[[], str | None], every_s: float) -> None:
+        """Write what `progress` says as comments, until it says nothing more; not where the stream has none.
+
+        The first is written a moment later: what is refused by then still gets its status.
+        """
+        comment = self._dialect.comment
+        while comment is not None:
+            await asyncio.sleep(every_s if self.begun else min(every_s, TOLD_AFTER_S))
+            words = progress()
+            if words is None:
+                return
+            await self.write(comment(words))
 
     async def watch(self, beat_s: float, stalled_s: float) -> None:
         """Write a heartbeat whenever `beat_s` went by without a write; cut the connection of a reader that stalls."""

@@ -6,6 +6,7 @@ vote runs its leader's; what the vote found is in its last chunk (`stream_result
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -14,13 +15,21 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 
+from federation.tasks import cancel_and_wait
 from swarm.consensus.options import StreamMode
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import EngineFailed, SwarmError
-from swarm.gateway.answers.answer_form import AnswerWriter, Pacing, message_object, open_stream, show_standing
+from swarm.gateway.answers.answer_form import (
+    AnswerWriter,
+    OpenStream,
+    Pacing,
+    message_object,
+    open_stream,
+    show_standing,
+)
 from swarm.gateway.answers.model_names import RequestedNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
@@ -151,16 +160,41 @@ async def streamed_answer(http: web.Request, context: RequestContext, pacing: Pa
     pace = (beat_s, pacing.stalled_s, pacing.patience_s)
     async with open_stream(http, form.dialect, context.headers(), *pace) as out:
         writer = form.writer(out, context.asked.choices)
-        await (_stream_vote(context, writer) if context.plan.mode == "vote" else _stream_single(context, writer))
+        telling = Telling(out, context, pacing.told_s)
+        try:
+            stream = _stream_vote if context.plan.mode == "vote" else _stream_single
+            await stream(context, writer, telling)
+        finally:
+            await telling.aclose()
     return out.response
 
 
-async def _stream_single(context: RequestContext, writer: AnswerWriter) -> None:
+class Telling:
+    """Tells a client, in comments of its stream, how far the load is for which its answer waits.
+
+    Nothing is told where the model ran already. `over` ends it: the answer has begun.
+    """
+
+    def __init__(self, out: OpenStream, context: RequestContext, every_s: float) -> None:
+        self._task: asyncio.Task[None] | None = None
+        if context.waits_for_load and not context.asked.local_only:
+            self._task = asyncio.create_task(out.tell(context.load_words, every_s), name="telling of a load")
+
+    def over(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def aclose(self) -> None:
+        await cancel_and_wait(self._task)
+
+
+async def _stream_single(context: RequestContext, writer: AnswerWriter, telling: Telling) -> None:
     """The one replica's choices as they come; the last choice to end carries the `swarm` object."""
     builders = [AnswerBuilder() for _ in range(context.asked.choices)]
     finishes: list[Finish] = []
     async with context.deadline(), aclosing(context.events()) as events:
         async for event in events:
+            telling.over()
             builders[event.choice].add(event)
             if isinstance(event, Delta):
                 await writer.delta(event)
@@ -175,18 +209,20 @@ async def _stream_single(context: RequestContext, writer: AnswerWriter) -> None:
     await writer.end([candidate.usage for candidate in candidates])
 
 
-async def _stream_vote(context: RequestContext, writer: AnswerWriter) -> None:
+async def _stream_vote(context: RequestContext, writer: AnswerWriter, telling: Telling) -> None:
     """What may be shown while the ballot runs, and how it came out."""
     async with aclosing(context.vote(stream=True)) as progress:
         async for item in progress:
             match item:
                 case Delta():
+                    telling.over()
                     await writer.delta(item)
                 case Begun():
                     await writer.begin()
                 case BallotStanding():
                     await show_standing(writer, context.standing(item))
                 case BallotResult():
+                    telling.over()
                     await _stream_outcome(context, writer, item)
 
 

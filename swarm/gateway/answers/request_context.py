@@ -110,6 +110,29 @@ class RequestContext:
                 raise DeadlineExceeded("the request's deadline passed while it waited for a worker") from None
             raise DeadlineExceeded("the answer was not complete by the request's deadline") from None
 
+    @property
+    def waits_for_load(self) -> bool:
+        """Whether the model had to be loaded for this request, as it was planned."""
+        return bool(self.plan.seats) and self.plan.seats[0].state != "ready"
+
+    def load_words(self) -> str | None:
+        """How far the load is that the answer waits for, in a line; None once it is over."""
+        return self._dispatcher.load_words(self.plan.seats[0], time.perf_counter() - self._started)
+
+    def _loaded(self) -> JsonObject:
+        """What was loaded for this request, where something was."""
+        if not self.waits_for_load or self.asked.local_only:
+            return {}
+        replica, seconds = self.plan.seats[0], None
+        if self._served is not None:
+            replica, seconds = self._served.replica, self._served.loaded_s
+        if replica.state == "ready":  # another one answered
+            return {}
+        if seconds is None:
+            seconds = self._dispatcher.load_took_s(replica)
+        ms = None if seconds is None else round(seconds * 1000)
+        return {"loaded": {"model": replica.model, "node": replica.node, "ms": ms}}
+
     def candidates(self, builders: Sequence[AnswerBuilder]) -> list[Candidate]:
         """The choices as finished answers of whoever served them."""
         if self._served is None:
@@ -191,7 +214,7 @@ class RequestContext:
         if served is not None and not self.asked.local_only:
             routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}
             told["routed"] = routed
-        return told | breaks
+        return told | self._loaded() | breaks
 
     def standing(self, standing: BallotStanding) -> JsonObject:
         """How the ballot stands, in the shape of the `swarm` object."""

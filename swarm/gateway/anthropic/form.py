@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from swarm.errors import SwarmError
-from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason
+from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason, sse_comment
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import ANTHROPIC_REQUEST_ID_HEADER, anthropic_error_object, http_error
 from swarm.gateway.openai.bodies import as_object
@@ -278,7 +278,7 @@ class MessageForm:
     def dialect(self) -> Dialect:
         """Anthropic's ping as heartbeat, its error event as failure."""
         headers = {**SSE.headers, ANTHROPIC_REQUEST_ID_HEADER: current_request_id.get()}
-        return Dialect(headers, sse_event("ping", {"type": "ping"}).encode(), failure)
+        return Dialect(headers, sse_event("ping", {"type": "ping"}).encode(), failure, sse_comment)
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         return self.shape.whole(candidates[0], extension)
