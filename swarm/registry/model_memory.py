@@ -213,22 +213,22 @@ class AskedLoad:
         """The loads to try for a model that is loaded beside others, the best first and the smallest last.
 
         `free_bytes` are free now, `most_bytes` would be if this model were alone. What is free now is enough where it
-        holds one conversation as long as a model is chosen for: others are not unloaded for a longer one. Empty where
-        the model has no such context as was asked for.
+        holds one conversation as long as a model is chosen for: others are not unloaded for a longer one.
         """
         now = self.largest(shape, free_bytes, estimate)
-        if free_bytes is None or most_bytes is None or self.largest(shape, 1 << 60, estimate) is None:
-            return () if now is None else (now,)
-        enough = min(self.context_tokens or JUDGED_CONTEXT_TOKENS, shape.context_tokens or JUDGED_CONTEXT_TOKENS)
-        found = [now] if now is not None and now.context_tokens >= enough else []
-        if not found:
-            sizes = sorted({free_bytes, *(int(most_bytes * share) for share in SHARES_TRIED)}, reverse=True)
-            found = [load for size in sizes if (load := self.largest(shape, size, estimate)) is not None]
         least_tokens = self.context_tokens or min(MIN_CONTEXT_TOKENS * 2, shape.context_tokens or MIN_CONTEXT_TOKENS)
-        least = Load(least_tokens, self.slots or 1)
-        found += [replace(load, slots=1) for load in found if self.slots is None and load.slots > 1]
-        smaller = {load: estimate(shape, load).total_bytes for load in (*found, least)}
-        return tuple(sorted(smaller, key=lambda load: (smaller[load], load.context_tokens), reverse=True))
+        found = [Load(least_tokens, self.slots or 1)]
+        enough = min(self.context_tokens or JUDGED_CONTEXT_TOKENS, shape.context_tokens or JUDGED_CONTEXT_TOKENS)
+        if now is not None:
+            found.append(now)
+        if free_bytes is not None and (now is None or now.context_tokens < enough):
+            most = free_bytes if most_bytes is None else max(most_bytes, free_bytes)
+            tried = (self.largest(shape, int(most * share), estimate) for share in SHARES_TRIED)
+            found += [load for load in tried if load is not None]
+        if self.slots is None:
+            found += [replace(load, slots=1) for load in found]
+        sizes = {load: estimate(shape, load).total_bytes for load in found}
+        return tuple(sorted(sizes, key=lambda load: (sizes[load], load.context_tokens, load.slots), reverse=True))
 
 
 def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:

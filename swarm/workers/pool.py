@@ -129,6 +129,11 @@ class MemoryRules:
     reserve: Bytes = field(default_factory=lambda: NO_BYTES)
     most_models: int | None = None
 
+    def room(self, pool: str, free_bytes: int | None) -> int | None:
+        """What of `free_bytes` one model may take; None where nothing is known and nothing limited."""
+        rest = None if free_bytes is None else max(0, free_bytes - self.reserve.get(pool, 0))
+        return min((size for size in (rest, self.limit.get(pool)) if size is not None), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolPace:
@@ -292,6 +297,10 @@ class WorkerPool:
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._closing = False
+
+    def load_from(self, source: ModelSource, memory: MemoryRules, records: LoadListener) -> None:
+        """From now on the models of `source` can be loaded; before anything is wanted."""
+        self._source, self._memory, self._records = source, memory, records
 
     async def __aenter__(self) -> WorkerPool:
         return self

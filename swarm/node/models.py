@@ -1,0 +1,285 @@
+"""The models of a running node: what its store has, how each is loaded on this machine, and what loads took.
+
+`NodeModels` is where the worker pool finds what it may load. It looks at the disk in the background, and again when
+somebody names what it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from federation.tasks import cancel_and_wait
+from hardware.pools import FreeMemory, PoolName, pool_limits, pool_of, pool_totals
+from hardware.snapshot import HardwareSnapshot
+from swarm.engines.engine import Capabilities, Engine, EngineSpec
+from swarm.engines.registry import EngineEntry, Isolation, chosen_engine
+from swarm.node.model_choice import engine_memory
+from swarm.node.model_settings import ModelSettings
+from swarm.node.settings import Settings
+from swarm.registry.file_hashes import WorkStopped, stoppable
+from swarm.registry.gguf_header import GgufFacts
+from swarm.registry.model_memory import AskedLoad, Load, MemoryNeed, ModelShape
+from swarm.registry.stored import ModelStore, StoredModel, StoredModels
+from swarm.workers.ledger import Bytes, reserve_of
+from swarm.workers.load_records import LoadRecords
+from swarm.workers.pool import Loadable, LoadOption, MemoryRules
+
+LOOK_S = 30.0  # between two looks at the disk
+LOOK_AGAIN_S = 2.0  # since the last one, where somebody names a model that is not known
+RECORDS_FILE = "loads.json"
+# Of weights read for each token. A second thread costs 30 % more computing time a token at 93 MiB, and 10 % at 500.
+SMALL_WEIGHTS_BYTES = 256 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+def compute_threads(threads: int | None, snapshot: HardwareSnapshot, weights_bytes: int) -> tuple[int, int]:
+    """The engine's threads for a token, and for a prompt: all usable cores, since they wait without spinning.
+
+    Of a small model they wait for each other as long as they compute: a token has one less, so that a busy program
+    beside it holds up none of them. `threads` is what the user decided.
+    """
+    if threads is not None:
+        return threads, threads
+    cores = snapshot.cpu.usable_cores or 2
+    return max(1, cores - 1) if weights_bytes < SMALL_WEIGHTS_BYTES else cores, cores
+
+
+def read_for_each_token(facts: GgufFacts) -> int:
+    """Bytes of weights: of a mixture of experts those of the chosen ones."""
+    return facts.size_bytes * facts.active_params // max(1, facts.params)
+
+
+class NodeModels:
+    """The `ModelSource` of the worker pool, and who keeps what loads took.
+
+    Make it in a thread: it reads a file, and asks engines whether they use a GPU.
+    """
+
+    def __init__(self, store: ModelStore, settings: Settings, snapshot: HardwareSnapshot) -> None:
+        self._store = store
+        self._settings = settings
+        self._snapshot = snapshot
+        self._free = FreeMemory(snapshot)
+        self._totals = pool_totals(snapshot)
+        self._records_path = settings.data_path / RECORDS_FILE
+        self._records = LoadRecords.read(self._records_path)
+        self._given: dict[str, StoredModel] = {}  # what was chosen before the disk was looked at, by id
+        self._looked: StoredModels | None = None
+        self._loadable: dict[str, Loadable] = {}
+        self._on_look: Callable[[], None] = lambda: None
+        names = {settings.engine, *(model.engine or settings.engine for model in settings.models.values())}
+        engines = {engine.name: engine for engine in map(chosen_engine, names)}
+        self._pools = {name: pool_of(engine_memory(each, snapshot), snapshot) for name, each in engines.items()}
+        self._rules = self._memory_rules()
+
+    @property
+    def memory(self) -> MemoryRules:
+        """What the models may take of this machine."""
+        return self._rules
+
+    def _memory_rules(self) -> MemoryRules:
+        pools, most = set(self._pools.values()), self._settings.memory
+        limit = {pool: size for pool, size in pool_limits(self._snapshot).items() if pool in pools}
+        if most is not None:
+            limit = {pool: min(most, limit.get(pool, most)) for pool in pools}
+        reserve = {pool: reserve_of(size) for pool, size in self._totals.items() if pool in pools}
+        return MemoryRules(self._read_free, limit, reserve, self._settings.max_models)
+
+    async def _read_free(self) -> Mapping[PoolName, int]:
+        """Bytes free in each pool now. RAM is read at once, a GPU's memory by a tool that takes its time."""
+        pools = set(self._pools.values())
+        if pools <= {"ram", "unified"}:
+            return self._free.read(pools)
+        return await asyncio.to_thread(self._free.read, pools)
+
+    # What there is
+
+    def take(self, path: Path) -> StoredModel:
+        """The model in the file at `path`, which can be loaded from now on. Blocks. Raises SetupError for no model."""
+        model = self._store.at(path)
+        self._given[model.id] = model
+        self._looked = None
+        return model
+
+    def find(self, model_id: str) -> Loadable | None:
+        return self._current().get(model_id)
+
+    def all(self) -> Sequence[Loadable]:
+        return tuple(self._current().values())
+
+    def _current(self) -> Mapping[str, Loadable]:
+        found = self._store.latest
+        if found is not self._looked:
+            self._looked = found
+            models = {**found.by_id(), **{id_: model for id_, model in self._given.items() if model.path.exists()}}
+            self._loadable = {
+                model.id: self._made(model, model.facts) for model in models.values() if model.facts is not None
+            }
+        return self._loadable
+
+    def decided(self, model_id: str, also: Sequence[str] = ()) -> ModelSettings:
+        """What the user decided of this model: by its id, another of its names, or the beginning of its id."""
+        tables = self._settings.models
+        for name in (model_id, *also):
+            if name in tables:
+                return tables[name]
+        return next((table for name, table in tables.items() if model_id.startswith(f"{name}:")), ModelSettings())
+
+    def _made(self, model: StoredModel, facts: GgufFacts) -> Loadable:
+        decided = self.decided(model.id, model.also)
+        way = _Way.of(model, facts, decided, self._settings, self._snapshot)
+        pool, rules = self._pools[way.engine.name], self._rules
+        most_bytes = rules.room(pool, self._totals.get(pool))
+
+        def options(free: Bytes) -> tuple[LoadOption, ...]:
+            return tuple(
+                LoadOption(load.context_tokens, load.slots, {pool: self._need_bytes(model, way, load)})
+                for load in way.loads(rules.room(pool, free.get(pool)), most_bytes)
+            )
+
+        ttl_s = decided.ttl if decided.ttl is not None else self._settings.ttl
+        return Loadable(
+            model_id=model.id,
+            usual=options(self._totals)[0],
+            options=options,
+            load=way.loader(),
+            engine=way.engine.name,
+            params=facts.params,
+            size_bytes=model.size_bytes,
+            fingerprint=model.fingerprint,
+            sha256=model.sha256,
+            capabilities=Capabilities(
+                embeddings=model.role != "reranks", rerank=model.role == "reranks", generates=model.role == "writes"
+            ),
+            expected_load_s=self._records.expected_s(model.fingerprint, model.size_bytes, model.source),
+            listed=model.listed,
+            ttl_s=None if ttl_s in (None, math.inf) else ttl_s,
+            also=model.also,
+        )
+
+    def _need_bytes(self, model: StoredModel, way: _Way, load: Load) -> int:
+        estimated = way.estimate(way.facts.shape, load).total_bytes
+        return self._records.need_bytes(model.fingerprint, load.context_tokens, load.slots, estimated)
+
+    def note_load(self, model: Loadable, way: LoadOption, took_s: float, taken_bytes: int | None) -> None:
+        stored = self._given.get(model.model_id) or self._store.latest.by_id().get(model.model_id)
+        if stored is None:
+            return
+        self._records.note_load(stored.fingerprint, stored.size_bytes, stored.source, took_s)
+        if taken_bytes is not None:
+            self._records.note_taken(stored.fingerprint, way.context_tokens, way.slots, taken_bytes)
+        self._looked = None  # what is expected of its next load has changed
+
+    # Looking
+
+    async def look_again(self) -> None:
+        """Look at the disk, unless that was done lately: somebody names a model that is not known."""
+        before = self._store.latest
+        try:
+            found = await stoppable(partial(self._store.look, LOOK_AGAIN_S))
+        except WorkStopped:
+            return
+        if found is not before:
+            self._on_look()
+
+    @asynccontextmanager
+    async def looking(self, on_look: Callable[[], None]) -> AsyncGenerator[None]:
+        """While it runs, the disk is looked at now and then, and what loads took is kept; `on_look` is called then."""
+        self._on_look = on_look
+        task = asyncio.create_task(self._look_now_and_then(), name="looking for models")
+        try:
+            yield
+        finally:
+            await cancel_and_wait(task)
+            await asyncio.to_thread(self._write_records)
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.look_again()
+            except Exception:  # a node without this goes on, with the models that it knows
+                log.exception("the disk could not be looked at for models")
+            await asyncio.sleep(LOOK_S)
+            await asyncio.to_thread(self._write_records)
+
+    def _write_records(self) -> None:
+        if self._records.changed:
+            try:
+                self._records.write(self._records_path)
+            except OSError as error:
+                log.warning("what loads took is not kept: %s", error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one model is loaded here: by which engine, with how many threads, and what the user said of its load."""
+
+    model: StoredModel
+    facts: GgufFacts
+    engine: EngineEntry
+    asked: AskedLoad
+    decided: ModelSettings
+    threads: tuple[int, int]
+    isolation: Isolation
+
+    @staticmethod
+    def of(
+        model: StoredModel, facts: GgufFacts, decided: ModelSettings, settings: Settings, snapshot: HardwareSnapshot
+    ) -> _Way:
+        context_tokens = decided.context or settings.context
+        if context_tokens is not None and facts.context_tokens is not None:
+            context_tokens = min(context_tokens, facts.context_tokens)  # it has no more; `--model` refused it
+        return _Way(
+            model,
+            facts,
+            chosen_engine(decided.engine or settings.engine),
+            AskedLoad(context_tokens, decided.slots or settings.workers),
+            decided,
+            compute_threads(decided.threads or settings.threads, snapshot, read_for_each_token(facts)),
+            settings.isolation,
+        )
+
+    def estimate(self, shape: ModelShape, load: Load) -> MemoryNeed:
+        return self.engine.estimate(shape, replace(load, cache_type=self.decided.kv_cache or load.cache_type))
+
+    def loads(self, free_bytes: int | None, most_bytes: int | None) -> tuple[Load, ...]:
+        """The best first; at least one."""
+        return self.asked.ways(self.facts.shape, free_bytes, most_bytes, self.estimate)
+
+    def loader(self) -> Callable[[LoadOption], Awaitable[Engine]]:
+        """Loads it; once more in a process of its own, if it has to be: what broke breaks alone from then on."""
+        isolation = self.isolation
+
+        async def load(option: LoadOption) -> Engine:
+            nonlocal isolation
+            engine = await self.engine.load(self._spec(option), isolation)
+            engine.failed.add_done_callback(broke)
+            return engine
+
+        def broke(ended: asyncio.Future[str]) -> None:
+            nonlocal isolation
+            if not ended.cancelled():
+                isolation = "always"
+
+        return load
+
+    def _spec(self, option: LoadOption) -> EngineSpec:
+        threads, reading = self.threads
+        return EngineSpec(
+            self.model.id,
+            self.model.path,
+            option.context_tokens,
+            option.slots,
+            threads,
+            gpu_layers=self.decided.gpu_layers,
+            reading_threads=reading,
+            cache_type=self.decided.kv_cache or "f16",
+        )
