@@ -51,6 +51,13 @@ class NoQuorum(StrEnum):
     ERROR = "error"
 
 
+class OnLoading(StrEnum):
+    """What a request does whose model is not loaded: wait until it is, or be told when to come back."""
+
+    WAIT = "wait"
+    REJECT = "reject"
+
+
 STRATEGIES: tuple[str, ...] = tuple(strategy.value for strategy in Strategy)
 STREAM_MODES: tuple[str, ...] = tuple(mode.value for mode in StreamMode)
 

@@ -110,25 +110,30 @@ def capacity_of(
     )
 
 
-def choose_model(
+def choose_models(
     settings: Settings,
     snapshot: HardwareSnapshot,
     console: Console,
+    store: ModelStore | None = None,
     nearby: Nearby | None = None,
     stop: threading.Event | None = None,
-) -> ChosenModel:
-    """The model to serve. Blocks: reads files, may ask the person, may download, from `nearby` first.
+) -> tuple[ChosenModel, ...]:
+    """The models to load at the start, at least one, each once: those that are named, else the best.
 
-    Raises SetupError, and WorkStopped where `stop` was set during a download.
+    Blocks: reads files, may ask the person, may download, from `nearby` first. Raises SetupError, and WorkStopped where
+    `stop` was set during a download.
     """
     engine = chosen_engine(settings.engine)
     if not engine.formats:
         name, context_tokens = next(iter(settings.model), engine.name), settings.context or MOST_CONTEXT_TOKENS
-        return ChosenModel(name, None, context_tokens, settings.workers or MOST_WORKERS, None, engine.about, "as asked")
+        slots = settings.workers or MOST_WORKERS
+        return (ChosenModel(name, None, context_tokens, slots, None, engine.about, "as asked"),)
     if (words := gpu_line(engine, snapshot)) is not None:
         console.say(f"  GPU        {words}")
-    choosing = _Choosing(settings, engine, snapshot, console, nearby, stop)
-    return choosing.named(settings.model[0]) if settings.model else choosing.best()
+    choosing = _Choosing(settings, engine, snapshot, console, store or model_store(settings), nearby, stop)
+    names = settings.model or ((settings.default_model,) if settings.default_model else ())
+    chosen = [choosing.named(name) for name in names] or [choosing.best()]
+    return tuple({model.model_id: model for model in chosen}.values())
 
 
 class _Choosing:
@@ -140,6 +145,7 @@ class _Choosing:
         engine: EngineEntry,
         snapshot: HardwareSnapshot,
         console: Console,
+        store: ModelStore,
         nearby: Nearby | None,
         stop: threading.Event | None,
     ) -> None:
@@ -152,7 +158,7 @@ class _Choosing:
         self._stop = stop
         self._catalogue = Catalogue.load()
         self._advisable = self._catalogue.choices(formats=engine.formats, unasked=True)
-        self._store = model_store(settings)
+        self._store = store
         self._asked = AskedLoad(settings.context, settings.workers)
 
     def named(self, name: str) -> ChosenModel:

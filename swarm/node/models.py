@@ -162,6 +162,7 @@ class NodeModels:
             expected_load_s=self._records.expected_s(model.fingerprint, model.size_bytes, model.source),
             listed=model.listed,
             ttl_s=None if ttl_s in (None, math.inf) else ttl_s,
+            pinned=decided.pin,
             also=model.also,
         )
 
@@ -256,7 +257,7 @@ class _Way:
 
     def loader(self) -> Callable[[LoadOption], Awaitable[Engine]]:
         """Loads it; once more in a process of its own, if it has to be: what broke breaks alone from then on."""
-        isolation = self.isolation
+        isolation: Isolation = self.isolation
 
         async def load(option: LoadOption) -> Engine:
             nonlocal isolation

