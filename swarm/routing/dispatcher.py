@@ -357,8 +357,8 @@ class Dispatcher:
         if replica.local:
             self._pool.begin(replica.model_there)
         raise Unavailable(
-            f"model {replica.model!r} is not loaded; on {replica.node} that takes about {seconds} s: come back then, or "
-            'say "on_loading": "wait"',
+            f"model {replica.model!r} is not loaded; {replica.node} needs about {seconds} s for that: come back then, "
+            'or say "on_loading": "wait"',
             retry_after_s(seconds),
         )
 

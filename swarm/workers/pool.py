@@ -336,7 +336,8 @@ class WorkerPool:
 
     def states(self) -> tuple[ModelState, ...]:
         """Every model that is loaded, on its way to or from it, or could not be loaded."""
-        return tuple(self._state(own) for own in self._models.values() if own.phase != "available")
+        told = (own for own in self._models.values() if own.phase != "available")
+        return tuple(self._state(own) for own in told if own.workers is not None or own.model is not None)
 
     def stored(self) -> Sequence[Loadable]:
         """Every model that lies on this node's disks, loaded or not."""
