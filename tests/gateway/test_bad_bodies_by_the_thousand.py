@@ -77,7 +77,8 @@ async def test_ten_thousand_bad_bodies_break_nothing(
             return await problem(session, demo_node.url, sent)
 
     caplog.clear()
-    sent = batch(seed, demo_node.post_paths, BODIES // ROUNDS)
+    paths = [path for path in demo_node.post_paths if not path.endswith("/unload")]  # they would do as they say
+    sent = batch(seed, paths, BODIES // ROUNDS)
     problems = await asyncio.gather(*map(send, sent))
     assert [found for found in problems if found] == []
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
