@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from swarm.cli import main
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
-from swarm.node.model_choice import ChosenModel, choose_models, context_words, engine_memory, gpu_line
+from swarm.node.model_choice import context_words, engine_memory, gpu_line
 from swarm.node.models import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
@@ -28,6 +27,7 @@ from swarm.registry.file_hashes import FileHashes, hash_file
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity
 from swarm.registry.hub import Progress
 from swarm.registry.model_memory import Load
+from tests.doubles.choosing import choose_model
 from tests.doubles.tiny_models import write_named_model
 
 GIB = 2**30
@@ -69,12 +69,6 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A hub address that refuses at once, and no models of other programs."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
-def choose_model(*args: Any, **named: Any) -> ChosenModel:
-    """The one that is chosen."""
-    (chosen,) = choose_models(*args, **named)
-    return chosen
 
 
 def settings(tmp_path: Path, **values: object) -> Settings:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import load
-from swarm.node.model_choice import choose_model
 from swarm.node.settings import Settings
 from tests.commands.test_model_choice import Listener, machine
+from tests.doubles.choosing import choose_model
 from tests.doubles.clients import connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 

@@ -13,11 +13,11 @@ import pytest
 from federation.hostport import Address
 from swarm.cli import main
 from swarm.errors import SetupError
-from swarm.node.model_choice import choose_model
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.names import CatalogueRef, parse_model, resolve
 from tests.commands.test_model_choice import Listener, machine
+from tests.doubles.choosing import choose_model
 from tests.doubles.tiny_models import write_named_model
 from tests.registry.fake_hub import Hub, Upload
 
