@@ -7,7 +7,6 @@ that this disk knows of it: a request may name no path, and nothing that would h
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from swarm.commands.arguments import DEFAULT_URL
 from swarm.commands.members import ask_running
 from swarm.commands.node_client import NodeApi, get_json, post_json
-from swarm.commands.output import complain, cut, is_terminal, say, show_progress
-from swarm.commands.terminal import Ticker, terminal_size
+from swarm.commands.output import complain, say
+from swarm.commands.terminal import Terminal, Ticker
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError, SwarmError
@@ -279,7 +278,8 @@ class LoadShown:
         self._model_id = model_id
         self._where = f" on {on}" if on else ""
         self._began = time.monotonic()
-        self._ticker = Ticker(self.look, LOOK_S) if is_terminal(sys.stdout) else None
+        self._terminal = Terminal()
+        self._ticker = Ticker(self.look, LOOK_S) if self._terminal.is_live else None
 
     def __enter__(self) -> Self:
         if self._ticker is not None:
@@ -297,13 +297,13 @@ class LoadShown:
         with suppress(SwarmError):
             entry = served_by(self._node).get(self._model_id)
             loading = None if entry is None or entry.state != "loading" else entry.loading
-        show_progress(sys.stdout, cut(self.line(loading or LoadShare()), terminal_size(sys.stdout).columns - 1))
+        self._terminal.loading(self.line(loading or LoadShare()))
 
     def line(self, loading: LoadShare) -> str:
         if loading.share is None and loading.left_s is None:
             passed_s = time.monotonic() - self._began
-            return f"  loading {self._model_id}{self._where}: {left_words(passed_s)} so far"
-        return f"  {load_words(self._model_id + self._where, loading.share, loading.left_s)}"
+            return f"loading {self._model_id}{self._where}: {left_words(passed_s)} so far"
+        return load_words(self._model_id + self._where, loading.share, loading.left_s)
 
 
 # Names

@@ -77,6 +77,11 @@ class Terminal:
         )
         return f"downloading {what}: {done_bytes / total_bytes:.0%} of {size_text(total_bytes)}{speed}{left}"
 
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody may look at it now: lines of progress are replaced there."""
+        return self._live
+
     def loading(self, line: str) -> None:
         if self._live:
             show_progress(sys.stdout, cut(f"  {one_line(line)}", terminal_size(sys.stdout).columns - 1))

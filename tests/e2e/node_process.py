@@ -67,9 +67,9 @@ class NodeProcess:
 
     def start(self) -> None:
         """Start it; what earlier runs wrote is dropped."""
+        own_model = "--model" in self._arguments  # given twice it names two models
         options = (
-            "--model",
-            self._model,
+            *(() if own_model else ("--model", self._model)),
             "--threads",
             "1",
             "--name",

@@ -18,6 +18,7 @@ import pytest
 from swarm.cli import main
 from swarm.commands.node_client import NodeApi
 from swarm.commands.running_models import LoadShare, LoadShown
+from swarm.commands.terminal import Terminal
 from swarm.control_messages import KnownNodes
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode
@@ -276,14 +277,14 @@ def test_a_node_that_loads_nothing_when_asked_is_said_to_be_older(
 
 def test_how_far_a_load_is_is_shown(node: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr("swarm.commands.running_models.show_progress", lambda _, line: lines.append(line))
+    monkeypatch.setattr(Terminal, "loading", lambda _, line: lines.append(line))
     shown = LoadShown(NodeApi(node.url), "llama3.2:3b", "attic")
     shown.look()
-    assert lines == ["  loading llama3.2:3b on attic 62 %, 3 s left"]
+    assert lines == ["loading llama3.2:3b on attic 62 %, 3 s left"]
     node.answers["/v1/models"] = (500, {})
     shown.look()
-    assert lines[1:] == ["  loading llama3.2:3b on attic: 0 s so far"]
-    assert shown.line(LoadShare(share=1.0)) == "  loading llama3.2:3b on attic 100 %"
+    assert lines[1:] == ["loading llama3.2:3b on attic: 0 s so far"]
+    assert shown.line(LoadShare(share=1.0)) == "loading llama3.2:3b on attic 100 %"
 
 
 def test_what_a_running_node_has_loaded_is_not_removed(
