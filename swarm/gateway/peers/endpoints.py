@@ -24,6 +24,7 @@ from swarm.consensus.options import MAX_VOTES, Strategy
 from swarm.errors import BadRequest, DeadlineExceeded, Forbidden, Unavailable, UnknownModel
 from swarm.gateway.answers.answer_form import NDJSON, PACING, open_stream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, refuse_impossible
+from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
@@ -132,6 +133,12 @@ def header_number(text: str) -> int | None:
     return int(text) if len(text) <= 10 and text.isascii() and text.isdecimal() else None
 
 
+async def known_here(app: web.Application, model: str) -> None:
+    """Look at the disk once more for a model that a peer names and that nobody here knows."""
+    if app[POOL].engine_of(model) is None:
+        await app[NAMES].look_again()
+
+
 async def candidates(request: web.Request) -> web.StreamResponse:
     """Run voters on this node and send each whole answer as a JSON line; blank lines say that it still works.
 
@@ -143,6 +150,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CandidatesBody)
     generation = body.request.to_request()
     pool, model = app[POOL], generation.model
+    await known_here(app, model)
     engine = pool.engine_of(model)
     if engine is None:
         raise UnknownModel(model, tuple(state.model_id for state in pool.states()))
@@ -188,6 +196,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, GenerateBody)
     options = VoteOptions(Strategy.SINGLE, deadline_s=left_s)
     generation = body.root.to_request()
+    await known_here(request.app, generation.model)
     shape = CompletionShape("text" if generation.messages is None else "chat", generation.model, include_usage=True)
     asked = AnswerRequest(generation, options, choices=1, stream=True, form=OpenAIForm(shape), local_only=True)
     return await request.app[ANSWER_SERVICE].answer(request, asked)
@@ -203,6 +212,7 @@ async def utility(request: web.Request) -> web.StreamResponse:
     app = request.app
     dispatcher, pacing = app[DISPATCHER], app[PACING]
     deadline = time.monotonic() + left_s
+    await known_here(app, model)
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
         with app[CONDITION].finding_a_model(dispatcher.node, for_peer=True):

@@ -25,7 +25,7 @@ from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.http.bodies import Part, json_response, read_body
 from swarm.gateway.http.keys import CONDITION, DISPATCHER, MEMBERSHIP, POOL
 from swarm.gateway.openai.bodies import RequestedModel
-from swarm.gateway.peers.endpoints import deadline_s
+from swarm.gateway.peers.endpoints import deadline_s, known_here
 from swarm.generation import JsonObject
 from swarm.routing.loadables import soonest_ready
 from swarm.routing.peer_models import Action, ModelDone
@@ -270,12 +270,6 @@ async def answered(request: web.Request, work: Callable[[float], Awaitable[Model
             raise DeadlineExceeded("the caller's deadline passed") from None
         await out.write(done.model_dump_json(exclude_defaults=True).encode() + b"\n")
     return out.response
-
-
-async def known_here(app: web.Application, model: str) -> None:
-    """Look at the disk once more for a model that a peer names and nobody here knows."""
-    if app[POOL].engine_of(model) is None:
-        await app[NAMES].look_again()
 
 
 async def load_for_peer(request: web.Request) -> web.StreamResponse:
