@@ -13,7 +13,13 @@ import pytest_asyncio
 from swarm.consensus.options import STRATEGIES, STREAM_MODES
 from swarm.consensus.verdict import VerdictOutcome
 from swarm.gateway.answers.swarm_options import SwarmOptions
-from swarm.gateway.documentation.answer_bodies import SwarmCandidate, SwarmLeftOut, SwarmReport, SwarmRoute
+from swarm.gateway.documentation.answer_bodies import (
+    SwarmCandidate,
+    SwarmLeftOut,
+    SwarmLoaded,
+    SwarmReport,
+    SwarmRoute,
+)
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.routing.policy import WhyOnce
@@ -76,7 +82,7 @@ async def test_several_choices_have_none(client: Client) -> None:
 def test_the_document_describes_every_field_and_header() -> None:
     document: Any = make_document(OPERATIONS, "1")
     schemas = document["components"]["schemas"]
-    for name in ("SwarmOptions", "SwarmReport", "SwarmCandidate", "SwarmRoute", "SwarmLeftOut"):
+    for name in ("SwarmOptions", "SwarmReport", "SwarmCandidate", "SwarmRoute", "SwarmLeftOut", "SwarmLoaded"):
         undescribed = [key for key, field in schemas[name]["properties"].items() if not field.get("description")]
         assert not undescribed
     assert schemas["SwarmOptions"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
@@ -87,7 +93,7 @@ def test_the_document_describes_every_field_and_header() -> None:
 
 def test_the_page_names_every_field_and_value() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE))
-    for model in (SwarmOptions, SwarmReport, SwarmCandidate, SwarmRoute, SwarmLeftOut):
+    for model in (SwarmOptions, SwarmReport, SwarmCandidate, SwarmRoute, SwarmLeftOut, SwarmLoaded):
         assert set(model.model_fields) <= named
     assert {*STRATEGIES, *STREAM_MODES, *get_args(VerdictOutcome)} <= named
     assert all(f"`{why}`" in PAGE for why in get_args(WhyOnce))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, WrapValidator, field_validator
 
-from swarm.consensus.options import MAX_VOTES, NoQuorum, StopRule, Strategy, StreamMode
+from swarm.consensus.options import MAX_VOTES, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
 from swarm.routing.policy import VoteOptions
@@ -81,6 +81,14 @@ class SwarmOptions(Part):
         Field(description="Tell in chunks without choices how the vote stands; streamed completions only"),
     ] = False
     upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
+    on_loading: Annotated[
+        OnLoading,
+        _words(OnLoading),
+        Field(
+            description="Where the model is not loaded. wait: until it is, within the deadline. reject: a 503 that "
+            "says when to come back; the load begins all the same"
+        ),
+    ] = OnLoading.WAIT
 
     @field_validator("votes")
     @classmethod
@@ -148,6 +156,7 @@ class SwarmOptions(Part):
             min_agreement=self.min_agreement,
             stream=self.stream,
             progress=self.progress,
+            on_loading=self.on_loading,
         )
 
 

@@ -38,6 +38,16 @@ class SwarmRoute(BaseModel):
     tried: Annotated[list[str], Field(description="The nodes that were asked before it and failed")]
 
 
+class SwarmLoaded(BaseModel):
+    """The model that was loaded for the request."""
+
+    model: Annotated[str, Field(description="Its id")]
+    node: Annotated[str, Field(description="Where it was loaded")]
+    ms: Annotated[
+        int | None, Field(description="Milliseconds that the request waited for it; null: another node loaded it")
+    ]
+
+
 class SchemaViolation(BaseModel):
     """Where an answer breaks a schema of the request."""
 
@@ -103,6 +113,9 @@ class SwarmReport(BaseModel):
         list[SwarmLeftOut] | None, Field(description="Models that could answer and had no seat, and why")
     ] = None
     routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
+    loaded: Annotated[
+        SwarmLoaded | None, Field(description="What was loaded for this request; left out where it ran already")
+    ] = None
     similarity: Annotated[
         float | None, Field(description="How like the winner the other answers are, where likeness decided")
     ] = None
