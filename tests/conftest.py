@@ -25,6 +25,8 @@ pytest_plugins = ["tests.all_skipped", "tests.doubles.real_models"]
 
 for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[variable]  # tests ask nodes on this machine, some by libraries that would ask a proxy for them
+for variable in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "OLLAMA_MODELS", "LLAMA_CACHE"):
+    os.environ.pop(variable, None)  # tests find no models but their own
 
 MAX_BLOCKED_S = 0.5  # a blocking call in the loop is seconds; half a second leaves room for a busy two-core machine
 MOST_S = 300.0  # that a test may take which is not marked slow; a defect must fail one, not hang them all
