@@ -26,7 +26,7 @@ from measure import Figure, Target, interleaved, ratios
 from report import parser, progress, publish, read_environment
 
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.found_files import Place
+from swarm.registry.found_files import ModelPlace
 from swarm.registry.gguf_header import read_gguf
 from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModels
@@ -123,8 +123,12 @@ def fill(root: Path, count: int) -> tuple[ModelPlaces, list[Path]]:
         write(path, content, size_bytes)
         written.append(path)
     os.sync()
-    places = [Place("own", root / "own"), Place("hugging face", root / "hub"), Place("ollama", root / "ollama")]
-    return ModelPlaces((*places, Place("lm studio", root / "lm"))), written
+    places = [
+        ModelPlace("own", root / "own"),
+        ModelPlace("hugging face", root / "hub"),
+        ModelPlace("ollama", root / "ollama"),
+    ]
+    return ModelPlaces((*places, ModelPlace("lm studio", root / "lm"))), written
 
 
 def out_of_cache(files: list[Path]) -> None:

@@ -19,8 +19,8 @@ from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.gguf_header import is_later_part, stem_of
 from swarm.registry.model_ids import repo_of
 
-Source = Literal["embedded", "own", "hugging face", "lm studio", "llama.cpp", "ollama", "folder", "package"]
-SOURCES: Final[tuple[Source, ...]] = get_args(Source)  # of one content in several places the first is used
+ModelOrigin = Literal["embedded", "own", "hugging face", "lm studio", "llama.cpp", "ollama", "folder", "package"]
+SOURCES: Final[tuple[ModelOrigin, ...]] = get_args(ModelOrigin)  # of one content in several places the first is used
 
 MAX_DEPTH = 6  # the hub's cache has models--OWNER--REPO/snapshots/COMMIT/FOLDER/FILE
 MAX_VISITED = 20_000  # folder entries looked at in one place: a home folder given by mistake must not take minutes
@@ -40,7 +40,7 @@ class FoundFile:
     """
 
     path: Path
-    source: Source
+    source: ModelOrigin
     name: str
     size_bytes: int
     mtime_ns: int
@@ -55,10 +55,10 @@ class FoundFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """One folder of one program."""
 
-    source: Source
+    source: ModelOrigin
     folder: Path
 
 
@@ -98,7 +98,7 @@ class Walked:
         return True
 
 
-def walk(place: Place, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
+def walk(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
     """GGUF files (first parts only) and folders that look like an MLX model, in a stable order."""
     visited = 0
     pending = [(os.fspath(place.folder), 0)]
@@ -129,11 +129,13 @@ def walk(place: Place, walked: Walked, most_visited: int) -> Iterator[FoundFile 
                     yield _found_file(entry, place.source)
             except OSError as error:
                 yield _broken_link(entry.path, error)
-        if depth < MAX_DEPTH and visited < most_visited:
+        if inner and visited >= most_visited:
+            yield f"{folder} has more below it than is looked at ({most_visited} entries): give the models' own folder"
+        elif depth < MAX_DEPTH:
             pending.extend(reversed(inner))
 
 
-def _found_file(entry: os.DirEntry[str], source: Source) -> FoundFile:
+def _found_file(entry: os.DirEntry[str], source: ModelOrigin) -> FoundFile:
     """Raises OSError."""
     status = entry.stat()
     sha256: str | None = None
@@ -151,7 +153,7 @@ def _found_file(entry: os.DirEntry[str], source: Source) -> FoundFile:
     )
 
 
-def _mlx_folder(folder: Path, source: Source) -> FoundFile:
+def _mlx_folder(folder: Path, source: ModelOrigin) -> FoundFile:
     status = folder.stat()
     sizes = [(entry.stat().st_size, entry.stat().st_mtime_ns) for entry in folder.iterdir() if entry.is_file()]
     return FoundFile(

@@ -32,7 +32,7 @@ class AmbiguousModel(BadRequest):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Claim:
+class NameClaim:
     """One content that wants to be called `name`. Of several the least one gets it: by `rank`, then by content.
 
     `fingerprint` is of its header; `content` tells apart what has the same header, too.
@@ -116,9 +116,9 @@ def repo_of(folder: Path) -> str | None:
     return None
 
 
-def assign_ids(claims: Collection[Claim]) -> dict[Claim, str]:
+def assign_ids(claims: Collection[NameClaim]) -> dict[NameClaim, str]:
     """An id for each content, unique, whatever order they come in. Blocks nothing, raises nothing."""
-    first: dict[str, Claim] = {}
+    first: dict[str, NameClaim] = {}
     for claim in sorted(set(claims)):
         first.setdefault(claim.name, claim)
     ids = {claim: name for name, claim in first.items()}
@@ -129,7 +129,7 @@ def assign_ids(claims: Collection[Claim]) -> dict[Claim, str]:
     return ids
 
 
-def _told_apart(claim: Claim) -> list[str]:
+def _told_apart(claim: NameClaim) -> list[str]:
     short = f"{claim.name}@{claim.fingerprint[:FINGERPRINT_DIGITS]}"
     digits = range(FINGERPRINT_DIGITS, len(claim.content) + 1, FINGERPRINT_DIGITS)
     longer = [f"{short}-{claim.content[:count]}" for count in digits]

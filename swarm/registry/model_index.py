@@ -31,12 +31,12 @@ MAX_KEPT = 5_000  # files; of more those are forgotten that were not found this 
 SAMPLES, SAMPLE_BYTES = 32, 4096  # of a file that has the header of another one
 MAX_SAFETENSORS_HEADER_BYTES = 100 << 20  # the format's own limit
 
-State = tuple[tuple[int, int] | None, ...]  # size and time of each part; None: it is not there
+FileState = tuple[tuple[int, int] | None, ...]  # size and time of each part; None: it is not there
 
 log = logging.getLogger(__name__)
 
 
-class Entry(BaseModel):
+class IndexEntry(BaseModel):
     """One model file. `defect` says in words why it cannot be read, and then nothing else is known.
 
     `fingerprint`: 64 hex, of the header. `sample`: of some of its content, read where another file has its header.
@@ -44,7 +44,7 @@ class Entry(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-    state: State
+    state: FileState
     facts: GgufFacts | None = None
     fingerprint: str = ""
     sha256: str | None = None
@@ -55,7 +55,7 @@ class Entry(BaseModel):
 class _IndexFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     version: Literal[1]
-    files: dict[str, Entry]
+    files: dict[str, IndexEntry]
 
 
 class ModelIndex:
@@ -63,22 +63,28 @@ class ModelIndex:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._entries: dict[str, Entry] | None = None
+        self._entries: dict[str, IndexEntry] | None = None
         self._found: set[str] = set()
         self._changed = False
 
-    def entry(self, found: FoundFile) -> Entry:
-        """What is known of the file; it is read where it changed, or is new."""
+    def known(self, found: FoundFile) -> IndexEntry | None:
+        """What is known of the file as it is now; None where it has to be read."""
         key, state = str(found.path), state_of(found)
         self._found.add(key)
-        entries = self._loaded()
-        known = entries.get(key)
-        if known is None or known.state != state:
-            known = _read(found, state)
-            self._put(key, known)
-        if known.sha256 is None and found.source == "own" and known.defect is None and len(state) == 1:
-            known = self._with_kept_hash(key, known, found.path)
-        return known
+        entry = self._loaded().get(key)
+        if entry is None or entry.state != state:
+            return None
+        if entry.sha256 is None and found.source == "own" and entry.defect is None and len(state) == 1:
+            entry = self._with_kept_hash(key, entry, found.path)
+        return entry
+
+    def entry(self, found: FoundFile) -> IndexEntry:
+        """What is known of the file; it is read where it changed, or is new. Several threads may read at once."""
+        entry = self.known(found)
+        if entry is None:
+            self._put(str(found.path), _read(found, state_of(found)))
+            entry = self.known(found) or self._loaded()[str(found.path)]  # it changes while it is read
+        return entry
 
     def sampled(self, found: FoundFile) -> str:
         """A hash of some of the content of a file, enough to tell it from another one with the same header."""
@@ -96,16 +102,16 @@ class ModelIndex:
             for key in [key for key in self._entries if key not in self._found][: len(self._entries) - MAX_KEPT]:
                 del self._entries[key]
         try:
-            write_atomically(self._path, _IndexFile(version=1, files=self._entries).model_dump_json().encode())
+            write_atomically(self._path, _IndexFile(version=1, files=dict(self._entries)).model_dump_json().encode())
         except OSError as error:
             log.info("cannot keep what was read of the models in %s: %s", self._path, error.strerror)
         self._changed = False
 
-    def _put(self, key: str, entry: Entry) -> None:
+    def _put(self, key: str, entry: IndexEntry) -> None:
         self._loaded()[key] = entry
         self._changed = True
 
-    def _with_kept_hash(self, key: str, entry: Entry, path: Path) -> Entry:
+    def _with_kept_hash(self, key: str, entry: IndexEntry, path: Path) -> IndexEntry:
         """Downloads, and files given to peers, have been hashed, and the hash lies beside them."""
         with suppress(OSError):
             if (hashes := kept_hashes(path, path.stat())) is not None:
@@ -113,13 +119,13 @@ class ModelIndex:
                 self._put(key, entry)
         return entry
 
-    def _loaded(self) -> dict[str, Entry]:
+    def _loaded(self) -> dict[str, IndexEntry]:
         if self._entries is None:
             self._entries = dict(_load(self._path)) if self._path is not None else {}
         return self._entries
 
 
-def _load(path: Path) -> Mapping[str, Entry]:
+def _load(path: Path) -> Mapping[str, IndexEntry]:
     try:
         with path.open("rb") as file:
             return _IndexFile.model_validate_json(file.read(MAX_INDEX_BYTES)).files
@@ -130,7 +136,7 @@ def _load(path: Path) -> Mapping[str, Entry]:
         return {}
 
 
-def state_of(found: FoundFile) -> State:
+def state_of(found: FoundFile) -> FileState:
     """What changes with the file's content, of each of its parts. Blocks."""
     own = (found.size_bytes, found.mtime_ns)
     if found.is_folder:
@@ -150,19 +156,19 @@ def _part_state(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _read(found: FoundFile, state: State) -> Entry:
+def _read(found: FoundFile, state: FileState) -> IndexEntry:
     try:
         if found.is_folder:
-            return Entry(state=state, fingerprint=_mlx_fingerprint(found.path))
+            return IndexEntry(state=state, fingerprint=_mlx_fingerprint(found.path))
         if found.source == "embedded":
             return _read_embedded(found, state)
         identity = read_model(found.path) if found.is_named else read_identity(found.path)
     except SetupError as error:
-        return Entry(state=state, defect=str(error))
-    return Entry(state=state, facts=identity.facts, fingerprint=identity.fingerprint)
+        return IndexEntry(state=state, defect=str(error))
+    return IndexEntry(state=state, facts=identity.facts, fingerprint=identity.fingerprint)
 
 
-def _read_embedded(found: FoundFile, state: State) -> Entry:
+def _read_embedded(found: FoundFile, state: FileState) -> IndexEntry:
     """The files of this program are small: they are hashed at once, and known by that."""
     identity = read_identity(found.path)
     expected = checksums(found.path.parent).get(found.path.name)
@@ -173,7 +179,7 @@ def _read_embedded(found: FoundFile, state: State) -> Entry:
     if sha256 != expected:
         said = found.path.parent / CHECKSUMS_FILE
         raise SetupError(f"{found.path} is not the file that was shipped ({said}): install this program again")
-    return Entry(state=state, facts=identity.facts, fingerprint=identity.fingerprint, sha256=sha256)
+    return IndexEntry(state=state, facts=identity.facts, fingerprint=identity.fingerprint, sha256=sha256)
 
 
 def _sample(found: FoundFile) -> str:

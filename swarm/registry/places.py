@@ -25,7 +25,7 @@ from pathlib import Path
 from swarm.registry.found_files import (
     MAX_VISITED,
     FoundFile,
-    Place,
+    ModelPlace,
     Walked,
     json_object,
     small_text,
@@ -43,7 +43,7 @@ SYSTEM_OLLAMA = ("/usr/share/ollama/.ollama/models", "/var/lib/ollama/.ollama/mo
 class ModelPlaces:
     """Where to look, the best places first; with `packages` in the Python packages of this process too."""
 
-    places: tuple[Place, ...]
+    places: tuple[ModelPlace, ...]
     packages: bool = True
 
     @staticmethod
@@ -56,8 +56,8 @@ class ModelPlaces:
     ) -> ModelPlaces:
         """The places of every program known, by its own rules. Blocks: reads LM Studio's settings."""
         known = _Environment(os.environ if environment is None else environment, platform, home)
-        places = [Place("own", own_dir), *known.hub(), *known.lm_studio(), *known.llama_cpp(), *known.ollama()]
-        places += [Place("folder", folder.expanduser()) for folder in extra]
+        places = [ModelPlace("own", own_dir), *known.hub(), *known.lm_studio(), *known.llama_cpp(), *known.ollama()]
+        places += [ModelPlace("folder", folder.expanduser()) for folder in extra]
         return ModelPlaces(tuple(dict.fromkeys(places)))
 
     def files(self, stop: threading.Event | None = None, most_visited: int = MAX_VISITED) -> Iterator[FoundFile | str]:
@@ -88,13 +88,13 @@ class _Environment:
         value = self.variables.get(variable, "").strip()
         return Path(value).expanduser() if value else None
 
-    def hub(self) -> Iterator[Place]:
+    def hub(self) -> Iterator[ModelPlace]:
         """huggingface_hub's rules, without importing it; llama.cpp downloads to the same place since 2026."""
         explicit = self.folder("HF_HUB_CACHE") or self.folder("HUGGINGFACE_HUB_CACHE")
         home = self.folder("HF_HOME") or (self.folder("XDG_CACHE_HOME") or self.home / ".cache") / "huggingface"
-        yield Place("hugging face", explicit or home / "hub")
+        yield ModelPlace("hugging face", explicit or home / "hub")
 
-    def lm_studio(self) -> Iterator[Place]:
+    def lm_studio(self) -> Iterator[ModelPlace]:
         pointed: list[Path] = []
         with suppress(OSError, UnicodeDecodeError):
             pointed = [Path(small_text(self.home / ".lmstudio-home-pointer").strip().partition("\n")[0].strip())]
@@ -108,27 +108,29 @@ class _Environment:
         for path in settings:
             named = json_object(path).get("downloadsFolder")
             if isinstance(named, str) and named.strip():
-                yield Place("lm studio", Path(named.strip()).expanduser())
+                yield ModelPlace("lm studio", Path(named.strip()).expanduser())
         for folder in homes:
-            yield Place("lm studio", folder / "models")
-            yield Place("lm studio", folder / ".internal" / "bundled-models")
+            yield ModelPlace("lm studio", folder / "models")
+            yield ModelPlace("lm studio", folder / ".internal" / "bundled-models")
 
-    def llama_cpp(self) -> Iterator[Place]:
+    def llama_cpp(self) -> Iterator[ModelPlace]:
         if (explicit := self.folder("LLAMA_CACHE")) is not None:
-            yield Place("llama.cpp", explicit)
+            yield ModelPlace("llama.cpp", explicit)
         elif self.platform == "darwin":
-            yield Place("llama.cpp", self.home / "Library" / "Caches" / "llama.cpp")
+            yield ModelPlace("llama.cpp", self.home / "Library" / "Caches" / "llama.cpp")
         elif self.platform == "win32":
-            yield Place("llama.cpp", (self.folder("LOCALAPPDATA") or self.home / "AppData" / "Local") / "llama.cpp")
+            yield ModelPlace(
+                "llama.cpp", (self.folder("LOCALAPPDATA") or self.home / "AppData" / "Local") / "llama.cpp"
+            )
         else:
-            yield Place("llama.cpp", (self.folder("XDG_CACHE_HOME") or self.home / ".cache") / "llama.cpp")
+            yield ModelPlace("llama.cpp", (self.folder("XDG_CACHE_HOME") or self.home / ".cache") / "llama.cpp")
 
-    def ollama(self) -> Iterator[Place]:
+    def ollama(self) -> Iterator[ModelPlace]:
         if (explicit := self.folder("OLLAMA_MODELS")) is not None:
-            yield Place("ollama", explicit)
-        yield Place("ollama", self.home / ".ollama" / "models")
+            yield ModelPlace("ollama", explicit)
+        yield ModelPlace("ollama", self.home / ".ollama" / "models")
         if self.platform not in ("win32", "darwin"):
-            yield from (Place("ollama", Path(folder)) for folder in SYSTEM_OLLAMA)
+            yield from (ModelPlace("ollama", Path(folder)) for folder in SYSTEM_OLLAMA)
 
 
 def hub_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
@@ -136,7 +138,7 @@ def hub_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
     return next(_Environment(os.environ if environment is None else environment, sys.platform, None).hub()).folder
 
 
-def _files(place: Place, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
+def _files(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
     folder = place.folder
     if place.source == "ollama" or (place.source == "folder" and is_ollama(folder)):
         yield from ollama_files(folder, walked, most_visited)
@@ -150,7 +152,7 @@ def _files(place: Place, walked: Walked, most_visited: int) -> Iterator[FoundFil
         yield found if isinstance(found, str) else _named(found, place, hub_repos)
 
 
-def _named(found: FoundFile, place: Place, hub_repos: Mapping[str, str]) -> FoundFile:
+def _named(found: FoundFile, place: ModelPlace, hub_repos: Mapping[str, str]) -> FoundFile:
     """The file with the names that it has in its place."""
     path, name, repo = found.path, found.name, repo_of(found.path.parent)
     inside = path.relative_to(place.folder).parts

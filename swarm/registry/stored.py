@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,19 +23,20 @@ from swarm.errors import SetupError
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.embedded import embedded_folder, embedded_model_path, file_stem
 from swarm.registry.file_hashes import WorkStopped, hashes_path
-from swarm.registry.found_files import SOURCES, FoundFile, Source, file_at
+from swarm.registry.found_files import SOURCES, FoundFile, ModelOrigin, file_at
 from swarm.registry.gguf_header import GgufFacts, is_projector, read_gguf, why_no_model
-from swarm.registry.model_ids import AmbiguousModel, Claim, NamesOfCatalogue, assign_ids, meant
-from swarm.registry.model_index import Entry, ModelIndex
+from swarm.registry.model_ids import AmbiguousModel, NameClaim, NamesOfCatalogue, assign_ids, meant
+from swarm.registry.model_index import IndexEntry, ModelIndex
 from swarm.registry.model_memory import ModelShape
 from swarm.registry.names import EMBEDDED_NAMES
 from swarm.registry.places import ModelPlaces
 
 MAX_MODELS = 1000
 LOOK_AGAIN_S = 30.0
+READERS = 3  # threads: more would only move the heads of a slow disk
 SAVE_EVERY_S = 2.0  # while a slow disk is read for the first time
 
-Role = Literal["writes", "embeds", "reranks"]
+ModelRole = Literal["writes", "embeds", "reranks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class StoredModel:
     path: Path
     format: Format
     size_bytes: int
-    source: Source
+    source: ModelOrigin
     fingerprint: str
     sha256: str | None
     facts: GgufFacts | None
@@ -61,7 +63,7 @@ class StoredModel:
     copies: tuple[Path, ...] = ()
 
     @property
-    def role(self) -> Role:
+    def role(self) -> ModelRole:
         """What it is for: to write, to turn text into vectors, or to score texts against a question."""
         if self.facts is None or not self.facts.embeds_only:
             return "writes"
@@ -205,16 +207,28 @@ class ModelStore:
                 continue  # weights of another kind
             elif found.file_id in files or len(files) < MAX_MODELS:
                 files.setdefault(found.file_id, []).append(found)
-        read: list[_ReadFile] = []
-        saved_at = time.monotonic()
-        for links in files.values():
-            if stop is not None and stop.is_set():
-                raise WorkStopped
-            read.append(_ReadFile(tuple(links), self._index.entry(links[0])))
-            if time.monotonic() - saved_at > SAVE_EVERY_S:
-                self._index.save()
-                saved_at = time.monotonic()
+            else:
+                problems[f"more than {MAX_MODELS} model files are here: those after {MAX_MODELS} are left out"] = None
+        entries = self._entries([links[0] for links in files.values()], stop)
+        read = [_ReadFile(tuple(links), entry) for links, entry in zip(files.values(), entries, strict=True)]
         return self._of(read, list(problems))
+
+    def _entries(self, files: Sequence[FoundFile], stop: threading.Event | None) -> list[IndexEntry]:
+        """What is known of each file; those that are new are read by a few threads: it is hashing, and waiting."""
+        known = [self._index.known(file) for file in files]
+        unread = [file for file, entry in zip(files, known, strict=True) if entry is None]
+        if unread:
+            with ThreadPoolExecutor(READERS, thread_name_prefix="models") as readers:
+                reading = [readers.submit(self._index.entry, file) for file in unread]
+                saved_at = time.monotonic()
+                for _ in as_completed(reading):
+                    if stop is not None and stop.is_set():
+                        readers.shutdown(wait=False, cancel_futures=True)
+                        raise WorkStopped
+                    if time.monotonic() - saved_at > SAVE_EVERY_S:
+                        self._index.save()
+                        saved_at = time.monotonic()
+        return [entry or self._index.entry(file) for file, entry in zip(files, known, strict=True)]
 
     def _named_files(self) -> Iterator[FoundFile]:
         for path in self._named:
@@ -264,7 +278,7 @@ class _ReadFile:
     """One file, by all links to it, and what was read of it."""
 
     links: tuple[FoundFile, ...]
-    entry: Entry
+    entry: IndexEntry
 
     @property
     def best(self) -> FoundFile:
@@ -308,21 +322,21 @@ class _Content:
                 return found
         return None
 
-    def claim(self, names: NamesOfCatalogue) -> Claim:
+    def claim(self, names: NamesOfCatalogue) -> NameClaim:
         """What it wants to be called: as shipped, as in the catalogue, else as the first file of the best place."""
         fingerprint = self.files[0].entry.fingerprint
         links = self.links
         if links[0].source == "embedded":
-            return Claim(links[0].name, 0, fingerprint, self.content)
+            return NameClaim(links[0].name, 0, fingerprint, self.content)
         if (choice := self.choice(names)) is not None:
-            return Claim(choice.id, _rank(links[0]), fingerprint, self.content)
+            return NameClaim(choice.id, _rank(links[0]), fingerprint, self.content)
         chosen = min(links, key=lambda link: (_rank(link), link.name.lower()))
         is_plain = chosen.source == "ollama" and ":" in chosen.name
         name = chosen.name.lower() if is_plain else names.id_of_stem(chosen.name)
-        return Claim(name, _rank(links[0]), fingerprint, self.content)
+        return NameClaim(name, _rank(links[0]), fingerprint, self.content)
 
     def model(
-        self, id_: str, claim: Claim, names: NamesOfCatalogue, projectors: Mapping[Path, Sequence[_ReadFile]]
+        self, id_: str, claim: NameClaim, names: NamesOfCatalogue, projectors: Mapping[Path, Sequence[_ReadFile]]
     ) -> StoredModel:
         """The model, called `id_`."""
         file = min(self.files, key=lambda file: _rank(file.best))

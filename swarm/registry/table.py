@@ -10,13 +10,13 @@ from federation.printable_text import one_line
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quick, rate_text
 from swarm.registry.model_memory import size_text
-from swarm.registry.stored import Role, StoredModel, StoredModels
+from swarm.registry.stored import ModelRole, StoredModel, StoredModels
 
 JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | None]
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 COLUMN_GAP = "  "
-ROLE_WORDS: Mapping[Role, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
+ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.model_ids import AmbiguousModel, Claim, NamesOfCatalogue, assign_ids, meant
+from swarm.registry.model_ids import AmbiguousModel, NameClaim, NamesOfCatalogue, assign_ids, meant
 
 NAMES = NamesOfCatalogue(Catalogue.load())
 
 digests = some.text("0123456789abcdef", min_size=64, max_size=64) | some.sampled_from(["a" * 64, "a" * 63 + "b"])
 claims = some.lists(
     some.builds(
-        Claim,
+        NameClaim,
         name=some.sampled_from(["qwen", "qwen@aaaaaa", "qwen3-4b", "llama", "qwen@aaaaaa-bbbbbb"]),
         rank=some.integers(0, 2),
         fingerprint=digests,
@@ -26,7 +26,7 @@ claims = some.lists(
 
 
 @given(claims, some.randoms())
-def test_ids_are_unique_and_the_same_in_any_order(found: list[Claim], dice: object) -> None:
+def test_ids_are_unique_and_the_same_in_any_order(found: list[NameClaim], dice: object) -> None:
     ids = assign_ids(found)
     assert set(ids) == set(found)
     assert len(set(ids.values())) == len(found)
@@ -41,16 +41,16 @@ def test_ids_are_unique_and_the_same_in_any_order(found: list[Claim], dice: obje
 
 
 @given(claims, claims)
-def test_what_comes_later_takes_no_name_of_a_better_place(ours: list[Claim], theirs: list[Claim]) -> None:
-    own = [Claim(claim.name, 0, claim.fingerprint, claim.content) for claim in ours]
-    others = [Claim(claim.name, 1 + claim.rank, claim.fingerprint, claim.content) for claim in theirs]
+def test_what_comes_later_takes_no_name_of_a_better_place(ours: list[NameClaim], theirs: list[NameClaim]) -> None:
+    own = [NameClaim(claim.name, 0, claim.fingerprint, claim.content) for claim in ours]
+    others = [NameClaim(claim.name, 1 + claim.rank, claim.fingerprint, claim.content) for claim in theirs]
     plain = {claim for claim, id_ in assign_ids(own).items() if id_ == claim.name}
     assert plain <= {claim for claim, id_ in assign_ids([*own, *others]).items() if id_ == claim.name}
 
 
 def test_a_second_content_is_told_apart_by_its_fingerprint() -> None:
-    first = Claim("qwen3-4b-q4_k_m", 1, "f" * 64)
-    second = Claim("qwen3-4b-q4_k_m", 2, "a1b2c3" + "0" * 58)
+    first = NameClaim("qwen3-4b-q4_k_m", 1, "f" * 64)
+    second = NameClaim("qwen3-4b-q4_k_m", 2, "a1b2c3" + "0" * 58)
     assert assign_ids([second, first]) == {first: "qwen3-4b-q4_k_m", second: "qwen3-4b-q4_k_m@a1b2c3"}
 
 

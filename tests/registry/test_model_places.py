@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.file_hashes import WorkStopped, hash_file, keep_hashes
-from swarm.registry.found_files import Place, Source
+from swarm.registry.found_files import ModelOrigin, ModelPlace
 from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from tests.doubles.tiny_models import write_named_model
@@ -28,8 +28,8 @@ MakeGguf = Callable[..., Path]
 CATALOGUE = Catalogue.load()
 
 
-def look(*places: tuple[Source, Path], packages: bool = False) -> StoredModels:
-    return ModelStore(ModelPlaces(tuple(Place(*place) for place in places), packages=packages), CATALOGUE).look()
+def look(*places: tuple[ModelOrigin, Path], packages: bool = False) -> StoredModels:
+    return ModelStore(ModelPlaces(tuple(ModelPlace(*place) for place in places), packages=packages), CATALOGUE).look()
 
 
 def listed(found: StoredModels) -> dict[str, StoredModel]:
@@ -59,11 +59,11 @@ def listed(found: StoredModels) -> dict[str, StoredModel]:
     ],
 )
 def test_each_program_has_its_places(
-    tmp_path: Path, platform: str, environment: Mapping[str, str], source: Source, folder: str
+    tmp_path: Path, platform: str, environment: Mapping[str, str], source: ModelOrigin, folder: str
 ) -> None:
     places = ModelPlaces.of(tmp_path / "own", [tmp_path / "more"], environment, platform, tmp_path)
     expected = Path(folder.replace("HOME", str(tmp_path)))
-    assert Place(source, expected) in places.places
+    assert ModelPlace(source, expected) in places.places
     if platform != "linux":
         assert not [place for place in places.places if str(place.folder).startswith("/usr")]
 
@@ -350,7 +350,7 @@ def test_the_embedded_models_are_always_there_and_a_copy_is_the_same(tmp_path: P
 
 def test_a_hash_that_comes_later_is_seen(make_gguf: MakeGguf, tmp_path: Path) -> None:
     path = make_gguf("own/o--r/one.gguf")
-    store = ModelStore(ModelPlaces((Place("own", tmp_path / "own"),), packages=False), CATALOGUE)
+    store = ModelStore(ModelPlaces((ModelPlace("own", tmp_path / "own"),), packages=False), CATALOGUE)
     assert store.look().by_id()["one"].sha256 is None
     hashes = hash_file(path)
     keep_hashes(path, hashes, path.stat().st_mtime_ns)
@@ -361,7 +361,7 @@ def test_a_file_that_somebody_names_is_known_from_then_on_and_keeps_its_name(
     make_gguf: MakeGguf, tmp_path: Path
 ) -> None:
     given_, other = make_gguf("given/one.gguf"), make_gguf("own/one.gguf", tokens=33)
-    store = ModelStore(ModelPlaces((Place("own", tmp_path / "own"),), packages=False), CATALOGUE)
+    store = ModelStore(ModelPlaces((ModelPlace("own", tmp_path / "own"),), packages=False), CATALOGUE)
     assert store.at(given_).id == "one"
     found = store.look()
     assert found.by_id()["one"].path == given_
@@ -373,14 +373,14 @@ def test_a_file_that_somebody_names_is_known_from_then_on_and_keeps_its_name(
 def test_a_look_can_be_stopped(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    store = ModelStore(ModelPlaces((Place("own", tmp_path),), packages=False), CATALOGUE)
+    store = ModelStore(ModelPlaces((ModelPlace("own", tmp_path),), packages=False), CATALOGUE)
     with pytest.raises(WorkStopped):
         store.look(stop=stop)
     assert store.latest == StoredModels()
     assert store.look().models
 
 
-SOURCES: tuple[Source, ...] = ("hugging face", "lm studio", "llama.cpp", "folder")
+SOURCES: tuple[ModelOrigin, ...] = ("hugging face", "lm studio", "llama.cpp", "folder")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)

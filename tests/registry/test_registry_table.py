@@ -8,7 +8,7 @@ from pathlib import Path
 
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.fit import Capacity
-from swarm.registry.found_files import Place
+from swarm.registry.found_files import ModelPlace
 from swarm.registry.model_memory import GIB, Load
 from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModels
@@ -20,7 +20,7 @@ ROOM = Capacity(12 * GIB, Load(8192, slots=2), bytes_per_s=28e9)
 
 
 def stored(folder: Path) -> StoredModels:
-    return ModelStore(ModelPlaces((Place("own", folder),), packages=False), CATALOGUE).look()
+    return ModelStore(ModelPlaces((ModelPlace("own", folder),), packages=False), CATALOGUE).look()
 
 
 def test_the_fit_table_reads_like_this() -> None:

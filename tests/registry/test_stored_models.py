@@ -15,11 +15,11 @@ import pytest
 from gguf import GGUFWriter
 
 from swarm.errors import SetupError
-from swarm.registry import model_index
+from swarm.registry import model_index, stored
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.fit import Capacity, judge
-from swarm.registry.found_files import FoundFile, Place, Source
+from swarm.registry.found_files import FoundFile, ModelOrigin, ModelPlace
 from swarm.registry.gguf_header import GgufIdentity, read_gguf, read_identity, read_model
 from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_memory import Load
@@ -39,9 +39,11 @@ def models_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def look(*places: tuple[Source, Path], index: Path | None = None) -> StoredModels:
+def look(*places: tuple[ModelOrigin, Path], index: Path | None = None) -> StoredModels:
     """What lies in these places, without what every node has."""
-    found = ModelStore(ModelPlaces(tuple(Place(*place) for place in places), packages=False), CATALOGUE, index).look()
+    found = ModelStore(
+        ModelPlaces(tuple(ModelPlace(*place) for place in places), packages=False), CATALOGUE, index
+    ).look()
     return replace(found, models=tuple(model for model in found.models if model.listed))
 
 
@@ -226,7 +228,7 @@ def test_links_that_go_round_end(make_gguf: MakeGguf, models_dir: Path) -> None:
     make_gguf("models/one.gguf")
     for n in range(10):
         (models_dir / f"loop{n}").symlink_to(models_dir)
-    places = ModelPlaces((Place("own", models_dir),), packages=False)
+    places = ModelPlaces((ModelPlace("own", models_dir),), packages=False)
     found = list(places.files(most_visited=10**9))  # 10**6, were every link followed
     assert [file.name for file in found if isinstance(file, FoundFile)] == ["one"]
 
@@ -354,7 +356,7 @@ def test_an_index_forgets_what_is_gone_where_it_grows(
 
 
 def test_what_was_found_is_looked_at_again_when_it_is_old(make_gguf: MakeGguf, models_dir: Path) -> None:
-    store = ModelStore(ModelPlaces((Place("own", models_dir),), packages=False), CATALOGUE)
+    store = ModelStore(ModelPlaces((ModelPlace("own", models_dir),), packages=False), CATALOGUE)
     assert store.latest == StoredModels()
     before = store.look()
     make_gguf("models/new.gguf")
@@ -376,11 +378,11 @@ def test_what_was_read_before_a_stop_is_kept(
         return read_identity(path)
 
     monkeypatch.setattr(model_index, "read_identity", read)
-    places = ModelPlaces((Place("own", models_dir),), packages=False)
+    places = ModelPlaces((ModelPlace("own", models_dir),), packages=False)
     with pytest.raises(WorkStopped):
         ModelStore(places, CATALOGUE, index).look(stop=stop)
     assert len(ModelStore(places, CATALOGUE, index).look().models) == 7
-    assert [name for name in reads if name[0].isdigit()] == ["0.gguf", "1.gguf", "2.gguf", "3.gguf"]
+    assert sorted(name for name in reads if name[0].isdigit()) == ["0.gguf", "1.gguf", "2.gguf", "3.gguf"]
 
 
 def test_a_fingerprint_is_of_the_header_alone_however_it_is_read(make_gguf: MakeGguf, tmp_path: Path) -> None:
@@ -412,3 +414,17 @@ def test_a_model_that_holds_its_image_part_is_named_with_the_reason(models_dir: 
     found = scanned(models_dir)
     assert not found.models
     assert "vision.gguf is a model with its image part in the same file, as Ollama keeps some" in found.problems[0]
+
+
+def test_what_is_too_much_to_look_at_is_said(
+    make_gguf: MakeGguf, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_gguf("models/one.gguf")
+    make_gguf("models/deep/two.gguf", tokens=33)
+    places = ModelPlaces((ModelPlace("own", models_dir),), packages=False)
+    (said,) = (found for found in places.files(most_visited=1) if isinstance(found, str))
+    assert said == f"{models_dir} has more below it than is looked at (1 entries): give the models' own folder"
+    monkeypatch.setattr(stored, "MAX_MODELS", 4)  # three are the embedded ones
+    found = scanned(models_dir)
+    assert [model.id for model in found.models] == ["one"]
+    assert found.problems == ("more than 4 model files are here: those after 4 are left out",)
