@@ -203,7 +203,7 @@ class Dispatcher:
                 return ready
             default = self._default_model()
             return ready if default is None else (*ready, *self._could_load(default, local_only))
-        running = [replica for replica in ready if name in (replica.model, replica.served_as)]
+        running = [replica for replica in ready if replica.model == name]
         if not running:
             return (*ready, *self._could_load(name, local_only))
         if local_only or any(replica.slots_free for replica in running):
