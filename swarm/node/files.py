@@ -17,11 +17,16 @@ from federation.file_exchange import FilePeer
 from federation.membership import Membership
 from federation.small_files import remove_temporaries
 from federation.tasks import cancel_and_wait
+from swarm.engines.registry import chosen_engine
+from swarm.errors import SetupError
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.settings import Settings
-from swarm.registry.download import PARTIAL_FOLDER
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.download import PARTIAL_FOLDER, download, download_choice
 from swarm.registry.file_hashes import WorkStopped
+from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
+from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.shared_files import SharedFiles
 from swarm.workers.pool import WorkerPool
 
@@ -70,6 +75,27 @@ def make_files(
 
     nearby = LanFiles(client, peers, loop, say=say, believe_names=is_paired, failed=failed)
     return NodeFiles(FileService(SharedFiles(settings.own_models_dir), Transfers(is_busy)), nearby)
+
+
+def bring(settings: Settings, nearby: LanFiles, name: str, sha256: str | None, stop: threading.Event) -> Path:
+    """A model copied to this node's own folder, from peers first: the file with that `sha256`, else what `name` names.
+
+    Blocks. Raises SetupError for what is nowhere to be had, and WorkStopped soon after `stop` is set.
+    """
+    found = None if sha256 is None else nearby.name_of(sha256)
+    if sha256 is not None and found is None:
+        raise SetupError(f"no node here shares the file of {name}: `swarm models pull` there, or here, brings it")
+    ref = parse_model(name if found is None else f"hf:{found}")
+    match ref:
+        case HubRef():
+            formats = chosen_engine(settings.engine).formats
+            ref = file_of(ref, formats) if sha256 is None else ref
+            return download(ref, settings.own_models_dir, sha256=sha256, nearby=nearby, stop=stop)
+        case CatalogueRef():
+            choice = resolve(ref, Catalogue.load(), chosen_engine(settings.engine).formats)
+            return download_choice(choice, settings.own_models_dir, nearby=nearby, stop=stop)
+        case EmbeddedRef() | FileRef():
+            raise SetupError(f"{name} cannot be copied: it comes with the program, or is a path of another machine")
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,14 +26,14 @@ from swarm import program_version
 from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.registry import load_engine
-from swarm.errors import SetupError
+from swarm.errors import SetupError, Unavailable
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
-from swarm.node.files import keeping_hashed, make_files
+from swarm.node.files import bring, keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
 from swarm.node.model_choice import ChosenModel, choose_models, context_words, model_store
@@ -218,12 +218,35 @@ class Node:
             files=self._files and self._files.service,
             answers_any=self.settings.answer_any_model,
             list_loadable=self._loadables.body,
+            aliases=self.settings.all_aliases,
+            look_again=self._look_again,
+            sampling=self._sampling,
+            pull=None if self._files is None else self._pull,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
         async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing) as self._ports:
             yield
+
+    async def _look_again(self) -> None:
+        """Somebody names a model that is not known here."""
+        if self.models is not None:
+            await self.models.look_again()
+
+    def _sampling(self, model_id: str, also: Collection[str]) -> Mapping[str, float | int]:
+        """What the user decided for requests of this model that do not say."""
+        return {} if self.models is None else self.models.decided(model_id, sorted(also)).sampling.given()
+
+    async def _pull(self, name: str, sha256: str | None) -> str:
+        """Copy a model to this node's own folder; its id here. Raises Unavailable where it is not to be had."""
+        if self._files is None or self.models is None:
+            raise Unavailable("this node loads no models of its own")
+        try:
+            path = await stoppable(partial(bring, self.settings, self._files.nearby, name, sha256))
+            return (await asyncio.to_thread(self.models.take, path)).id
+        except SetupError as error:
+            raise Unavailable(str(error)) from error
 
     async def _join(self) -> None:
         setup = self.setup

@@ -82,6 +82,11 @@ class LanFiles:
         told = {file.sha256 for _, files in offered for file in files if file.name == name}
         return told.pop() if len(told) == 1 else None
 
+    def name_of(self, sha256: str) -> str | None:
+        """OWNER/REPO/FILE, as the first peer that has this file calls it: what it is, its hash says alone."""
+        offered = self._wait_for(self._offered())
+        return next((file.name for _, files in offered for file in files if file.sha256 == sha256), None)
+
     def fetch(self, sha256: str, partial: Path, progress: Progress) -> FileHashes | None:
         return self._wait_for(self._fetch(sha256, partial, progress))
 
