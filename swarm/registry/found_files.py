@@ -100,7 +100,7 @@ class Walked:
 
 def walk(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
     """GGUF files (first parts only) and folders that look like an MLX model, in a stable order."""
-    visited = 0
+    visited, is_cut = 0, False
     pending = [(os.fspath(place.folder), 0)]
     while pending:
         folder, depth = pending.pop()
@@ -117,7 +117,10 @@ def walk(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[Found
         names = {entry.name for entry in entries}
         is_repo = os.path.basename(folder).startswith("models--")  # noqa: PTH119 - as above
         if "config.json" in names and any(name.endswith(".safetensors") for name in names):
-            yield _mlx_folder(Path(folder), place.source)
+            try:
+                yield _mlx_folder(Path(folder), place.source)
+            except OSError as error:
+                yield _broken_link(folder, error)
         inner: list[tuple[str, int]] = []
         for entry in entries:
             if entry.name.startswith(".") or (is_repo and entry.name in NOT_WALKED):
@@ -130,7 +133,10 @@ def walk(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[Found
             except OSError as error:
                 yield _broken_link(entry.path, error)
         if inner and visited >= most_visited:
-            yield f"{folder} has more below it than is looked at ({most_visited} entries): give the models' own folder"
+            if not is_cut:
+                is_cut = True
+                more = f"has more below it than is looked at ({most_visited} entries)"
+                yield f"{place.folder} {more}: give the models' own folder"
         elif depth < MAX_DEPTH:
             pending.extend(reversed(inner))
 

@@ -102,7 +102,8 @@ class ModelIndex:
             for key in [key for key in self._entries if key not in self._found][: len(self._entries) - MAX_KEPT]:
                 del self._entries[key]
         try:
-            write_atomically(self._path, _IndexFile(version=1, files=dict(self._entries)).model_dump_json().encode())
+            kept = {key: entry for key, entry in dict(self._entries).items() if _is_text(key)}
+            write_atomically(self._path, _IndexFile(version=1, files=kept).model_dump_json().encode())
         except OSError as error:
             log.info("cannot keep what was read of the models in %s: %s", self._path, error.strerror)
         self._changed = False
@@ -134,6 +135,15 @@ def _load(path: Path) -> Mapping[str, IndexEntry]:
     except (OSError, ValidationError) as error:
         log.info("the index of models in %s is written anew: %s", path, type(error).__name__)
         return {}
+
+
+def _is_text(path: str) -> bool:
+    """Whether JSON can have it: names of files may be any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def state_of(found: FoundFile) -> FileState:

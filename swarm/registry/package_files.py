@@ -45,7 +45,10 @@ def _files_of_entry_point(module: str, package: str) -> Iterator[FoundFile | str
     except (ImportError, ValueError):
         spec = None
     folders = [Path(place).joinpath(*below) for place in (spec and spec.submodule_search_locations) or ()]
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    found: list[Path] = []
+    for folder in folders:
+        with suppress(OSError):
+            found += sorted(folder.iterdir())
     files = [path for path in found if path.suffix.lower() == ".gguf" and not is_later_part(path)]
     if not files:
         yield f"the package {package} says that models are in {module}, and no .gguf file is there: install it again"

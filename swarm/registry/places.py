@@ -29,6 +29,7 @@ from swarm.registry.found_files import (
     Walked,
     json_object,
     small_text,
+    unreadable,
     walk,
 )
 from swarm.registry.gguf_header import stem_of
@@ -139,6 +140,15 @@ def hub_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def _files(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
+    try:
+        yield from _files_in(place, walked, most_visited)
+    except OSError as error:  # of a folder in which nothing can be asked for
+        if (problem := unreadable(os.fspath(place.folder), error, is_place=True)) is not None:
+            yield problem
+
+
+def _files_in(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
+    """Raises OSError."""
     folder = place.folder
     if place.source == "ollama" or (place.source == "folder" and is_ollama(folder)):
         yield from ollama_files(folder, walked, most_visited)

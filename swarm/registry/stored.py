@@ -346,7 +346,7 @@ class _Content:
             is_own = choice is not None or link.source == "embedded" or names.is_free(link.name)
             quant = [f"hf:{link.repo}:{facts.quant}"] if link.repo and facts and facts.quant else []
             for name in (*link.also, *quant, *([link.name] if is_own else [])):
-                also.setdefault(name.casefold(), name)
+                also.setdefault(name.casefold(), printable(name))  # peers and clients read them
         also.pop(id_.casefold(), None)
         if id_ != claim.name:
             also.pop(claim.name.casefold(), None)  # that is another one's

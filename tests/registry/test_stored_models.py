@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -428,3 +430,37 @@ def test_what_is_too_much_to_look_at_is_said(
     found = scanned(models_dir)
     assert [model.id for model in found.models] == ["one"]
     assert found.problems == ("more than 4 model files are here: those after 4 are left out",)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are text there")
+def test_a_file_whose_name_is_no_text_is_a_model_like_others(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    index = tmp_path / "models.json"
+    make_gguf("models/one.gguf")
+    shutil.copy(make_gguf(tokens=33), models_dir / os.fsdecode(b"two-\xff.gguf"))
+    for _ in range(2):
+        found = look(("own", models_dir), index=index)
+        assert [model.id for model in found.models] == ["one", "two-?"]
+        assert all(name.isprintable() for model in found.models for name in (model.id, *model.also))
+        json.dumps([[model.id, *model.also] for model in found.models], ensure_ascii=False).encode()
+    assert reads.count("one.gguf") == 1
+    assert "one.gguf" in index.read_text()
+
+
+def test_a_folder_in_which_nothing_can_be_asked_for_is_named(
+    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_gguf("models/one.gguf")
+    locked = tmp_path / "locked"
+    is_dir = Path.is_dir
+
+    def guarded(path: Path) -> bool:
+        if path.is_relative_to(locked):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", guarded)
+    found = look(("own", models_dir), ("folder", locked))
+    assert [model.id for model in found.models] == ["one"]
+    assert found.problems[0].startswith(f"cannot read the folder {locked}: Permission denied; let this user read it")
