@@ -44,5 +44,5 @@ def left_words(seconds: float) -> str:
 def load_words(name: str, share: float | None, left_s: float | None) -> str:
     """How far the load of a model is: `loading qwen3:4b 62 %, 3 s left`; what is not known is left out."""
     known = [] if share is None else [f"{min(1.0, max(0.0, share)):.0%}".replace("%", " %")]
-    known += [] if left_s is None else [f"{left_words(left_s)} left"]
+    known += [] if left_s is None else [f"{left_words(max(1.0, left_s))} left"]  # it is not ready yet
     return f"loading {name} {', '.join(known)}".rstrip()

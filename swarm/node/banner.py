@@ -150,13 +150,15 @@ class PeerNews:
 class ModelNews:
     """Says each change in the life of this node's models in a line, and shows how far loads are while there are some.
 
-    `states` tells of all models of the node. For the event loop's thread; what is shown ends with `__aexit__`.
+    `states` tells of all models of the node. Until it is `aloud` it says no lines: a node that starts tells of its
+    first models itself. For the event loop's thread; what is shown ends with `__aexit__`.
     """
 
     def __init__(self, console: Console, states: Callable[[], Sequence[ModelState]], look_s: float = LOOK_S) -> None:
         self._console = console
         self._states = states
         self._look_s = look_s
+        self.aloud = False
         self._began: dict[str, float] = {}  # monotonic seconds, of loads
         self._follower: asyncio.Task[None] | None = None
 
@@ -169,7 +171,8 @@ class ModelNews:
 
     def show(self, event: LifeEvent) -> None:
         began = self._began.pop(event.model_id, None)
-        if (words := life_words(event, None if began is None else event.at - began)) is not None:
+        words = life_words(event, None if began is None else event.at - began)
+        if self.aloud and words is not None:
             self._console.say(words)
         if event.after == "loading":
             self._began[event.model_id] = event.at
@@ -177,7 +180,10 @@ class ModelNews:
                 self._follower = asyncio.create_task(self._follow(), name="progress of loads")
 
     async def _follow(self) -> None:
-        while self._began:
+        while True:
+            await asyncio.sleep(self._look_s)  # of a quick load there is nothing to show
+            if not self._began:
+                return
             words = [
                 load_words(state.model_id, state.load.share, state.load.left_s)
                 for state in self._states()
@@ -185,7 +191,6 @@ class ModelNews:
             ]
             if words:
                 self._console.loading("; ".join(words))
-            await asyncio.sleep(self._look_s)
 
 
 def life_words(event: LifeEvent, took_s: float | None = None) -> str | None:

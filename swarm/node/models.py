@@ -21,7 +21,7 @@ from hardware.snapshot import HardwareSnapshot
 from swarm.engines.engine import Capabilities, Engine, EngineSpec
 from swarm.engines.registry import EngineEntry, Isolation, chosen_engine
 from swarm.node.model_choice import engine_memory
-from swarm.node.model_settings import ModelSettings
+from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.settings import Settings
 from swarm.registry.file_hashes import WorkStopped, stoppable
 from swarm.registry.gguf_header import GgufFacts
@@ -127,11 +127,7 @@ class NodeModels:
 
     def decided(self, model_id: str, also: Sequence[str] = ()) -> ModelSettings:
         """What the user decided of this model: by its id, another of its names, or the beginning of its id."""
-        tables = self._settings.models
-        for name in (model_id, *also):
-            if name in tables:
-                return tables[name]
-        return next((table for name, table in tables.items() if model_id.startswith(f"{name}:")), ModelSettings())
+        return settings_for(self._settings.models, model_id, also)[1]
 
     def _made(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         decided = self.decided(model.id, model.also)

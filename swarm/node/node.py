@@ -177,9 +177,10 @@ class Node:
         await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
+        news = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
+        self.pool.subscribe(news.show)
         await self._load_models()
-        models = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
-        self.pool.subscribe(models.show)
+        news.aloud = True
 
     def _trust_service(self, client: PeerClient) -> TrustService:
         setup, settings = self.setup, self.settings

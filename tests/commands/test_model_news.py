@@ -87,6 +87,9 @@ async def test_how_far_loads_are_is_shown_while_there_are_some() -> None:
     )  # fmt: skip
     ready = replace(loading, model_id="demo", phase="ready", load=None)
     async with ModelNews(heard, lambda: (ready, loading), look_s=0.001) as news:
+        news.show(LifeEvent("demo", "available", "loading", "given at the start", 0.0))
+        news.show(LifeEvent("demo", "loading", "ready", "given at the start", 0.0))
+        news.aloud = True
         news.show(LifeEvent("qwen3:4b", "available", "loading", "it was asked for", 1.0))
         await eventually(lambda: len(heard.loads) > 2)
         news.show(LifeEvent("qwen3:4b", "loading", "ready", "it is loaded", 4.0))
@@ -101,6 +104,7 @@ async def test_a_node_that_ends_shows_no_load_any_more() -> None:
 
 def test_how_far_a_load_is_in_words() -> None:
     assert load_words("qwen3:4b", 0.62, 3.2) == "loading qwen3:4b 62 %, 3 s left"
+    assert load_words("qwen3:4b", 0.97, 0.2) == "loading qwen3:4b 97 %, 1 s left"
     assert load_words("qwen3:4b", 0.62, None) == "loading qwen3:4b 62 %"
     assert load_words("qwen3:4b", None, 125.0) == "loading qwen3:4b 2 min 5 s left"
     assert load_words("qwen3:4b", 1.7, None) == "loading qwen3:4b 100 %"
