@@ -78,24 +78,26 @@ def make_files(
 
 
 def bring(settings: Settings, nearby: LanFiles, name: str, sha256: str | None, stop: threading.Event) -> Path:
-    """A model copied to this node's own folder, from peers first: the file with that `sha256`, else what `name` names.
+    """A model copied to this node's own folder: the file with that `sha256` from peers, else what `name` names.
 
     Blocks. Raises SetupError for what is nowhere to be had, and WorkStopped soon after `stop` is set.
     """
     found = None if sha256 is None else nearby.name_of(sha256)
-    if sha256 is not None and found is None:
-        raise SetupError(f"no node here shares the file of {name}: `swarm models pull` there, or here, brings it")
-    ref = parse_model(name if found is None else f"hf:{found}")
-    match ref:
-        case HubRef():
-            formats = chosen_engine(settings.engine).formats
-            ref = file_of(ref, formats) if sha256 is None else ref
-            return download(ref, settings.own_models_dir, sha256=sha256, nearby=nearby, stop=stop)
-        case CatalogueRef():
-            choice = resolve(ref, Catalogue.load(), chosen_engine(settings.engine).formats)
-            return download_choice(choice, settings.own_models_dir, nearby=nearby, stop=stop)
-        case EmbeddedRef() | FileRef():
-            raise SetupError(f"{name} cannot be copied: it comes with the program, or is a path of another machine")
+    formats, folder = chosen_engine(settings.engine).formats, settings.own_models_dir
+    try:
+        ref = parse_model(name if found is None else f"hf:{found}")
+        match ref:
+            case HubRef():
+                return download(file_of(ref, formats), folder, sha256=sha256, nearby=nearby, stop=stop)
+            case CatalogueRef():
+                choice = resolve(ref, Catalogue.load(), formats)
+                return download_choice(choice, folder, nearby=nearby, stop=stop)
+            case EmbeddedRef() | FileRef():
+                raise SetupError("it comes with the program, or is a path of another machine")
+    except SetupError as error:
+        if found is not None:
+            raise
+        raise SetupError(f"no node here shares the file of {name}, and it cannot be had otherwise: {error}") from error
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import ballot_samplings, first_wave
-from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, Unavailable, UnknownModel
+from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, SwarmError, Unavailable, UnknownModel
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, is_greedy, prompt_chars
 from swarm.quantities import load_words
 from swarm.registry.weights_file import Measurements
@@ -96,9 +97,18 @@ from swarm.workers.slots import retry_after_s
 
 log = logging.getLogger(__name__)
 
+BEGIN_S = 5.0  # for a peer to say that it begins a load
 DEFAULT_DEADLINE_S = 600.0  # a long answer of a large model on a small machine; requests may ask for less
 
 A = TypeVar("A")
+
+
+class NotLoaded(Unavailable):
+    """A request that does not wait for a load, which begins all the same, where `replica` is."""
+
+    def __init__(self, replica: Replica, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s)
+        self.replica = replica
 
 
 class Dispatcher:
@@ -224,6 +234,14 @@ class Dispatcher:
     async def have(self, peer: Replica, action: Action, body: JsonObject, deadline: float) -> ModelDone:
         """What the node of `peer` does with its model `body["model"]`. Raises as `peer_models.ask_to` does."""
         return await ask_to(self._peer_client, peer, action, body, deadline, self.model_names())
+
+    async def begin_there(self, peer: Replica) -> None:
+        """Have a peer begin to load a model; whether it does is up to it."""
+        body: JsonObject = {"model": peer.model_there, "wait": False}
+        try:
+            await self.have(peer, "load", body, time.monotonic() + BEGIN_S)
+        except SwarmError as error:
+            log.info("%s is not loaded on %s: %s", peer.model, peer.node, error)
 
     def model_names(self) -> tuple[str, ...]:
         """Every name that clients are shown: the alias, and models, some of them only while they run."""
@@ -356,7 +374,8 @@ class Dispatcher:
         seconds = math.ceil(ready_in_s(replica))
         if replica.local:
             self._pool.begin(replica.model_there)
-        raise Unavailable(
+        raise NotLoaded(
+            replica,
             f"model {replica.model!r} is not loaded; {replica.node} needs about {seconds} s for that: come back then, "
             'or say "on_loading": "wait"',
             retry_after_s(seconds),

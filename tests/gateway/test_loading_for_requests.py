@@ -168,3 +168,16 @@ async def test_a_model_that_only_a_peer_has_is_loaded_there_and_the_stream_says_
         assert "I am a" in rest
         assert '"loaded":{"model":"a","node":"study","ms":null}' in rest
     assert study.loads == ["a"]
+
+
+async def test_a_load_on_a_peer_begins_for_who_does_not_wait_for_it() -> None:
+    study = a_machine()
+    async with AsyncExitStack() as stack:
+        there = await stack.enter_async_context(node_with(study, name="study"))
+        here = await stack.enter_async_context(node_with(Machine(), there))
+        await eventually(lambda: bool(here.membership.alive()[0].loadable))
+        client = await stack.enter_async_context(connect(here.url))
+        reply = await client.chat(model="a", swarm={**SINGLE, "on_loading": "reject"})
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "4")
+        await eventually(lambda: any(state.phase == "ready" for state in there.pool.states()))
+    assert study.loads == ["a"]

@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
@@ -21,6 +22,8 @@ import pytest
 from federation.client import PeerClient
 from federation.file_exchange import PIECE_BYTES, FilePeer, PieceHashes, piece_count
 from swarm.errors import SetupError
+from swarm.node.files import bring as bring_wish
+from swarm.node.settings import Settings
 from swarm.registry.download import PARTIAL_FOLDER, download
 from swarm.registry.file_hashes import hash_bytes
 from swarm.registry.names import HubRef
@@ -338,3 +341,35 @@ async def test_nobody_is_there(client: PeerClient, models_dir: Path, files: Shar
     async with gone:
         pass
     assert (await bring(Asker(client, gone), models_dir)).read_bytes() == CONTENT
+
+
+# What another node has copied here, by whatever name it knows
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [(f"hf:{OWNER}/{REPO}/{FILE}", SHA256), (f"hf:{OWNER}/{REPO}/{FILE}", None), ("../../my-own_model", SHA256)],
+)
+async def test_a_wish_of_another_node_is_copied(
+    files: SharedFiles, client: PeerClient, models_dir: Path, hub: Hub, name: str, sha256: str | None
+) -> None:
+    settings = Settings(data_dir=models_dir.parent)
+    async with SharingNode("kitchen", files) as kitchen:
+        nearby = Asker(client, kitchen).nearby
+        path = await asyncio.to_thread(bring_wish, settings, nearby, name, sha256, threading.Event())
+    assert path == models_dir / f"{OWNER}--{REPO}" / FILE
+    assert path.read_bytes() == CONTENT
+    assert sha256 is None or hub.asked == []
+
+
+@pytest.mark.parametrize("sha256", [None, "0" * 64])
+async def test_a_wish_that_nobody_can_grant_is_told_and_leaves_nothing(
+    files: SharedFiles, client: PeerClient, models_dir: Path, hub: Hub, sha256: str | None
+) -> None:
+    settings = Settings(data_dir=models_dir.parent)
+    async with SharingNode("kitchen", files) as kitchen:
+        nearby = Asker(client, kitchen).nearby
+        with pytest.raises(SetupError, match="no node here shares the file of no-such-model"):
+            await asyncio.to_thread(bring_wish, settings, nearby, "no-such-model", sha256, threading.Event())
+    assert visible(models_dir) == []
+    assert hub.asked == []

@@ -37,7 +37,7 @@ from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.routing.ballot_box import BallotResult, Begun
-from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher
+from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher, NotLoaded
 from swarm.routing.replica_client import finished_events
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,22 @@ class AnswerService:
 
     async def answer(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
-        context = self.planned(http, asked)
+        context = await self.planned(http, asked)
         await refuse_impossible(context.asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
         if asked.stream:
             return await streamed_answer(http, context, self._pacing)
         return await whole_answer(context)
 
-    def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
+    async def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         """The work on `asked`, not begun. Raises what no plan can be made for."""
+        try:
+            return self._planned(http, asked)
+        except NotLoaded as error:
+            if not error.replica.local:
+                await self._dispatcher.begin_there(error.replica)
+            raise
+
+    def _planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         options = replace(asked.options, upstream=may_leave(http, asked.options))
         request = asked.request if asked.local_only else self._names.sampled(asked.request)
         asked = replace(asked, request=request, options=options)

@@ -131,7 +131,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         asked.append(AnswerRequest(generation, options, body.choices, bool(body.stream), form))
     if len(asked) == 1:
         return await service.answer(request, asked[0])
-    return await answer_several([service.planned(request, each) for each in asked])
+    return await answer_several([await service.planned(request, each) for each in asked])
 
 
 async def echoed(request: web.Request, body: CompletionBody) -> str:

@@ -223,6 +223,8 @@ async def load_there(app: web.Application, target: Target) -> ModelDone:
             r for r in (*app[DISPATCHER].known(allowed=False), *app[DISPATCHER].loadable()) if r.model == target.model
         ]
         sha256 = next((replica.sha256 for replica in having if replica.sha256), None)
+        further = (name for name in app[NAMES].further(target.model) if name.startswith("hf:"))
+        target.there = min(further, default=target.model)  # by which it can be found without its hash, too
         try:
             pulled = await target.ask(app, "pull", {} if sha256 is None else {"sha256": sha256}, PULL_S)
         except Forbidden as error:
