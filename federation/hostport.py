@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from federation.errors import AddressError
@@ -109,6 +110,11 @@ def neighbourhood(addresses: Iterable[Address]) -> str | None:
     Its oldest IPv4 address; where it has none, the /64 network of its oldest, all of which one machine can use. None
     for loopback, where only this machine's own processes are.
     """
+    return _neighbourhood(tuple(addresses))
+
+
+@lru_cache(maxsize=1024)  # asked for each peer and request; a peer table holds 128 nodes
+def _neighbourhood(addresses: tuple[Address, ...]) -> str | None:
     found = [unmapped(ipaddress.ip_address(address.host)) for address in addresses if not address.is_name]
     if not found or any(ip.is_loopback for ip in found):
         return None

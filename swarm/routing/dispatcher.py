@@ -11,6 +11,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from federation.advertisement import LoadableModel
 from federation.client import PeerClient
 from swarm.consensus.options import NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
@@ -27,6 +28,7 @@ from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, R
 from swarm.routing.loadables import (
     OwnLoadables,
     Stock,
+    StockIndex,
     loadable_replicas,
     ready_in_s,
     requests_at_work,
@@ -141,6 +143,8 @@ class Dispatcher:
         self._loadables = loadables or OwnLoadables()
         self._peer_stocks = peer_stocks
         self._names = NameKeeper()
+        self._stock_index = StockIndex()
+        self._stored_sizes: tuple[tuple[LoadableModel, ...], dict[str, int]] = ((), {})
         self._router = Router(report_traffic, rules, limits=failure_limits)
         self.upstreams = upstreams or Upstreams()
         self._peer_client = client
@@ -173,8 +177,11 @@ class Dispatcher:
         return called_by(self._model_names(told, self._peer_stocks()), told, self._own_sizes())
 
     def _own_sizes(self) -> dict[str, int]:
-        loadable = {model.id: model.params for model in self._loadables.models() if model.params is not None}
-        return loadable | own_sizes(self._pool.states())
+        models, sizes = self._stored_sizes
+        if models is not (now := self._loadables.models()):
+            sizes = {model.id: model.params for model in now if model.params is not None}
+            self._stored_sizes = now, sizes
+        return sizes | own_sizes(self._pool.states())
 
     def _model_names(self, told: tuple[Replica, ...], stocks: tuple[Stock, ...]) -> KnownNames:
         """What models are called here, by what this node and its peers have, loaded or not."""
@@ -198,7 +205,8 @@ class Dispatcher:
         running = {replica.key for replica in told}
         if not self._leaving():
             stocks = (self._own_stock(), *stocks)
-        found = [each for each in loadable_replicas(stocks, names, sizes, model) if each.key not in running]
+        could = loadable_replicas(stocks, names, sizes, model, self._stock_index)
+        found = [each for each in could if each.key not in running]
         return self._router.with_local_knowledge(found, everything=False)
 
     def _standing(self, name: str, local_only: bool = False) -> tuple[Replica, ...]:
@@ -313,12 +321,23 @@ class Dispatcher:
         replicas = self.replicas()
         return (*replicas, *upstream_replicas(replicas, self._offers(allowed)))
 
-    def known(self, allowed: bool = True) -> tuple[Replica, ...]:
-        """What is offered, this node's models that are being loaded again, and what could be loaded and is listed."""
-        resting = () if self._leaving() else resting_replicas(self._pool.states(), self._node_id, self.node)
+    def known(self, allowed: bool = True, unlisted: bool = False) -> tuple[Replica, ...]:
+        """What is offered, this node's models that are being loaded again, and what could be loaded and is listed.
+
+        And what is `unlisted`, where that is wanted.
+        """
+        resting = self._resting()
         here = {replica.key for replica in resting}
-        could = (replica for replica in self.loadable() if replica.listed and replica.key not in here)
+        could = (each for each in self.loadable() if (unlisted or each.listed) and each.key not in here)
         return (*self.offered(allowed), *resting, *could)
+
+    def _resting(self) -> tuple[Replica, ...]:
+        return () if self._leaving() else resting_replicas(self._pool.states(), self._node_id, self.node)
+
+    def knows_any(self) -> bool:
+        """Whether there is a model anywhere that runs or could be loaded."""
+        stocks = self._peer_stocks() if self._leaving() else (self._own_stock(), *self._peer_stocks())
+        return bool(any(stock.models for stock in stocks) or self._resting() or self.offered())
 
     @contextmanager
     def _choosing(self) -> Generator[None]:

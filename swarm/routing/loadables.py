@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from federation.advertisement import (
@@ -223,24 +224,59 @@ def peer_stocks(peers: Iterable[Peer], members: bool = False) -> tuple[Stock, ..
     )
 
 
+class StockIndex:
+    """The models that nodes could load, by the names that these have here.
+
+    A node's list is gone through again only where it, or a name, has changed: ten nodes may have thousands of models,
+    and one of them is looked for with each request.
+    """
+
+    def __init__(self) -> None:
+        self._names = KnownNames()
+        self._found: dict[str, tuple[tuple[LoadableModel, ...], dict[str, list[LoadableModel]]]] = {}  # by node
+
+    def by_name(
+        self, stocks: Sequence[Stock], names: KnownNames
+    ) -> Iterable[tuple[Stock, dict[str, list[LoadableModel]]]]:
+        """Each of `stocks` with its models that do not run, and whose names are known."""
+        before = self._found if names is self._names else {}
+        self._names, self._found = names, {}
+        for stock in stocks:
+            known = before.get(stock.node_id)
+            if known is None or known[0] is not stock.models:
+                known = stock.models, _by_name(stock, names)
+            self._found[stock.node_id] = known
+        return [(stock, self._found[stock.node_id][1]) for stock in stocks]
+
+
+def _by_name(stock: Stock, names: KnownNames) -> dict[str, list[LoadableModel]]:
+    found: dict[str, list[LoadableModel]] = {}
+    for model in stock.models:
+        if model.state != "ready" and names.has(stock.node_id, model):
+            found.setdefault(names.of(stock.node_id, model.id), []).append(model)
+    return found
+
+
 def loadable_replicas(
-    stocks: Iterable[Stock], names: KnownNames, own: dict[str, int] | None = None, model: str | None = None
+    stocks: Sequence[Stock],
+    names: KnownNames,
+    own: Mapping[str, int] = MappingProxyType({}),
+    model: str | None = None,
+    index: StockIndex | None = None,
 ) -> tuple[Replica, ...]:
     """Where a model could be loaded, as replicas without a free slot; only `model`, where it is given.
 
     `own` are the sizes of this node's own models, as in `called_by`.
     """
     return tuple(
-        _replica(stock, loadable, name, own or {})
-        for stock in stocks
-        for loadable in stock.models
-        if loadable.state != "ready" and names.has(stock.node_id, loadable)
-        for name in [names.of(stock.node_id, loadable.id)]
-        if model in (None, name)
+        _replica(stock, loadable, name, own)
+        for stock, found in (index or StockIndex()).by_name(stocks, names)
+        for name, models in (found.items() if model is None else [(model, found.get(model, ()))])
+        for loadable in models
     )
 
 
-def _replica(stock: Stock, model: LoadableModel, name: str, own: dict[str, int]) -> Replica:
+def _replica(stock: Stock, model: LoadableModel, name: str, own: Mapping[str, int]) -> Replica:
     local = stock.url is None
     is_other = name != model.id and model.id in own  # another content than this node's model of that name
     checked = own.get(name) or checked_params(model.id, {} if is_other else own)

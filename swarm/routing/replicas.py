@@ -215,8 +215,25 @@ def resting_replicas(states: Iterable[ModelState], node_id: str, node: str) -> t
 
 
 def _local(state: ModelState, node_id: str, node: str) -> Replica:
-    told = replica_of(_served(state), node_id, node)
-    return replace(told, engine=state.engine, size_bytes=state.size_bytes, also=state.also)
+    takes_more = state.phase == "ready"
+    return Replica(
+        node_id=node_id,
+        node=node,
+        model=state.model_id,
+        slots=state.slots if takes_more else 0,
+        slots_free=state.slots_free if takes_more else 0,
+        params=state.params,
+        context_tokens=state.context_tokens,
+        tokens_per_s=state.tokens_per_s,
+        capabilities=state.capabilities,
+        engine=state.engine,
+        waiting=state.waiting,
+        wait_s=None if state.wait_s is None else min(state.wait_s, MAX_WAIT_S),
+        fingerprint=state.fingerprint,
+        sha256=state.sha256,
+        size_bytes=state.size_bytes,
+        also=state.also,
+    )
 
 
 def own_sizes(states: Iterable[ModelState]) -> dict[str, int]:
@@ -234,46 +251,45 @@ def peer_replicas(
     taken for one.
     """
     return tuple(
-        replace(
-            replica_of(model, peer.id, peer.label, peer.url, suspect=peer.state is not PeerState.ALIVE),
-            params=checked_params(model.id, own),
-            reported_params=model.params,
-            reported_tokens_per_s=model.tokens_per_s,
-            owner=owner_of(peer, members),
-            member=members,
-            name=peer.name,
-            reported_at=peer.described_at,
-            rtt_s=(peer.rtt_ms or 0.0) / 1000,
-        )
+        _of_peer(peer, model, own, members)
         for peer in peers
         for model in peer.description.models
         if model.slots and model.state == "ready" and not peer.description.draining
     )
 
 
-def owner_of(peer: Peer, members: bool) -> str:
-    """For whom what a peer has counts, beside its own id (see `Replica.party`)."""
-    return "" if members else neighbourhood(peer.addresses) or ""
-
-
-def replica_of(model: ServedModel, node_id: str, node: str, url: str | None = None, suspect: bool = False) -> Replica:
+def _of_peer(peer: Peer, model: ServedModel, own: Mapping[str, int], members: bool) -> Replica:
+    """Made at once, and not from another: it is made of each peer for each request."""
+    suspect = peer.state is not PeerState.ALIVE
     return Replica(
-        node_id=node_id,
-        node=node,
+        node_id=peer.id,
+        node=peer.label,
         model=model.id,
         slots=model.slots,
         slots_free=0 if suspect else min(model.slots_free, model.slots),
-        url=url,
-        params=model.params,
+        url=peer.url,
+        params=checked_params(model.id, own),
+        reported_params=model.params,
+        reported_tokens_per_s=model.tokens_per_s,
         context_tokens=model.context_tokens,
         tokens_per_s=model.tokens_per_s,
         capabilities=model.capabilities,
+        name=peer.name,
         waiting=model.waiting,
         wait_s=model.wait_s,
+        reported_at=peer.described_at,
+        rtt_s=(peer.rtt_ms or 0.0) / 1000,
         suspect=suspect,
+        owner=owner_of(peer, members),
+        member=members,
         fingerprint=model.fingerprint,
         sha256=model.sha256,
     )
+
+
+def owner_of(peer: Peer, members: bool) -> str:
+    """For whom what a peer has counts, beside its own id (see `Replica.party`)."""
+    return "" if members else neighbourhood(peer.addresses) or ""
 
 
 # What is one model

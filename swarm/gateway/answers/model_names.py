@@ -16,9 +16,11 @@ from aiohttp import web
 from swarm.generation import GenerationRequest
 from swarm.registry.model_ids import meant
 from swarm.routing.dispatcher import Dispatcher
-from swarm.routing.replicas import SWARM_ALIAS
+from swarm.routing.replicas import SWARM_ALIAS, KnownNames
 
 ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clients ask for
+
+MOST_MEANINGS: Final = 1000  # kept; finding one among thousands of names takes milliseconds
 
 LookAgain = Callable[[], Awaitable[object]]
 SamplingOf = Callable[[str, Collection[str]], Mapping[str, float | int]]
@@ -54,6 +56,8 @@ class RequestedNames:
         self._answers_any = answers_any
         self.look_again = look_again
         self._sampling = sampling
+        self._names = KnownNames()
+        self._meanings: dict[str, str | None] = {}  # what further names mean while models are called as in `_names`
 
     async def answering(self, name: str, upstream: bool = True) -> str:
         """The model that answers for `name`, by the `upstream` if need be; the answer bears this name.
@@ -82,16 +86,32 @@ class RequestedNames:
         offered = {replica.model: () for replica in self._dispatcher.offered(upstream) if replica.upstream}
         if wanted in offered:
             return wanted
-        return meant(wanted, names.own, loose=False) or meant(wanted, {**offered, **names.known}, loose=False)
+        if offered:
+            return meant(wanted, names.own, loose=False) or meant(wanted, {**offered, **names.known}, loose=False)
+        if names is not self._names or len(self._meanings) >= MOST_MEANINGS:
+            self._names, self._meanings = names, {}
+        if wanted not in self._meanings:
+            found = meant(wanted, names.own, loose=False) or meant(wanted, names.known, loose=False)
+            self._meanings[wanted] = found
+        return self._meanings[wanted]
 
     def _unaliased(self, name: str) -> str:
         _, wanted = self._aliases.get(name.casefold(), (name, name))
         return wanted
 
-    def aliases_of(self, model_id: str) -> tuple[str, ...]:
-        """The user's aliases that mean this model."""
-        further = {model_id.casefold(), *(name.casefold() for name in self.further(model_id))}
-        return tuple(sorted(alias for alias, name in self._aliases.values() if name.casefold() in further))
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """The user's aliases, by the models that they mean."""
+        if not self._aliases:
+            return {}
+        found: dict[str, tuple[str, ...]] = {}
+        wanted = {name.casefold() for _, name in self._aliases.values()}
+        for model_id, also in self._dispatcher.names.known.items():
+            its = wanted.intersection(name.casefold() for name in (model_id, *also))
+            if its:
+                found[model_id] = tuple(
+                    sorted(alias for alias, name in self._aliases.values() if name.casefold() in its)
+                )
+        return found
 
     def further(self, model_id: str) -> frozenset[str]:
         """The names beside its id by which people may mean a model."""

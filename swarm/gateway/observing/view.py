@@ -324,7 +324,7 @@ class ViewSources:
             problem = state.problem or state.stalled or (state.reason if state.phase == "failed" else None)
             if problem is not None and state.pinned:
                 return f"model {state.model_id!r}: {problem}"
-        if self.dispatcher.known() or self.pool.loadables():
+        if self.dispatcher.knows_any():
             return None
         upstreams = self.dispatcher.upstreams
         if (problem := next((offer.problem for offer in upstreams.offers() if offer.problem), None)) is not None:

@@ -89,9 +89,10 @@ def _models(request: web.Request) -> dict[str, ListedModel]:
     dispatcher, names = app[DISPATCHER], app[NAMES]
     own = {state.model_id: state for state in app[POOL].states()}
     found: dict[str, dict[tuple[str, str], Replica]] = {}
-    for replica in (*dispatcher.known(may_leave(request)), *dispatcher.loadable()):
+    for replica in dispatcher.known(may_leave(request), unlisted=True):
         found.setdefault(replica.model, {}).setdefault(replica.key, replica)
     models: dict[str, ListedModel] = {}
+    aliases = names.aliases()
     for name in sorted(found):
         replicas = tuple(found[name].values())
         states: dict[str, str] = {}
@@ -99,7 +100,7 @@ def _models(request: web.Request) -> dict[str, ListedModel]:
             state = own[name].phase if replica.local and name in own else replica.state
             states[replica.node] = min(states.get(replica.node, state), state, key=_rank)
         states = {node: states[node] for node in sorted(states)}
-        models[name] = ListedModel(name, replicas, states, own.get(name), names.aliases_of(name))
+        models[name] = ListedModel(name, replicas, states, own.get(name), aliases.get(name, ()))
     return models
 
 
