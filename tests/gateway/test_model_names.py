@@ -167,6 +167,16 @@ async def test_a_model_that_is_new_on_the_disk_is_found_by_the_first_that_asks_f
         assert looked == 2
 
 
+async def test_what_a_name_means_is_found_again_once_there_are_other_models() -> None:
+    machine = a_disk()
+    async with node_with(machine) as (node, client):
+        for _ in range(2):
+            assert (await client.get("/v1/models/gemma-3")).json["id"] == "gemma-3:1b@a1b2c3"
+        machine.add("gemma-3:27b", 10)
+        node.loadables.changed()
+        assert (await client.get("/v1/models/gemma-3")).status == 400, "two may be meant"
+
+
 async def test_what_the_user_decided_of_a_model_holds_where_a_request_does_not_say() -> None:
     def sampling(model_id: str, also: Collection[str]) -> Mapping[str, float | int]:
         assert also == ({OLLAMA} if model_id == PLAIN else also)

@@ -16,6 +16,7 @@ from swarm.routing.loadables import (
     LIST_AGE_S,
     OwnLoadables,
     Stock,
+    StockIndex,
     loadable_replicas,
     peer_stocks,
     ready_in_s,
@@ -260,3 +261,20 @@ def test_nothing_is_loaded_at_a_peer_that_leaves_and_one_in_doubt_is_known_to_be
     assert peer_stocks([peer(model, draining=True), peer()]) == ()
     (stock,) = peer_stocks([peer(model, state=PeerState.SUSPECT)], members=True)
     assert (stock.suspect, stock.member, stock.holder.party) == (True, True, "id-a")
+
+
+def test_what_was_found_before_is_no_other_than_what_is_found_anew() -> None:
+    """Of one index over all that happens: a list that changes, a content that gets another name, a node that goes."""
+    index = StockIndex()
+    shared, apart = LoadableModel(id="q", fingerprint=X), LoadableModel(id="r", fingerprint=Y)
+    first = Stock("a", "attic", (shared, apart))
+    second = Stock("b", "barn", (LoadableModel(id="z", fingerprint=X), LoadableModel(id="untold")))
+    loading = replace(first, models=(shared.model_copy(update={"state": "loading"}), apart))
+    busy = replace(second, at_work=3)  # the very list, and other figures
+    names: KnownNames | None = None
+    for stocks in [(first, second), (loading, second), (loading, busy), (busy,), (first, busy), ()]:
+        names = names_by_content([stock.holder for stock in stocks], names)
+        for model in (None, "q", "z", "r", "untold", "nothing"):
+            found = loadable_replicas(stocks, names, {}, model, index)
+            assert sorted(found, key=str) == sorted(loadable_replicas(stocks, names, {}, model), key=str)
+            assert {each.at_work for each in found} <= {stock.at_work for stock in stocks}
