@@ -624,7 +624,7 @@ class WorkerPool:
                 own.go("ready", "its memory is not wanted any more")
                 self._grant(own)
             elif own.idle:
-                await self._unload(own)
+                await self._unload(own, own.life.reason)
         for own in [own for own in self._models.values() if own.phase == "failed" and own.gone]:
             await self._give_up(own, AS_ASKED)
         held, now = self._held(), self._clock()
@@ -641,8 +641,7 @@ class WorkerPool:
         if own.phase == "failed":
             await self._give_up(own, reason)
         elif own.phase == "ready" and own.idle:
-            own.go("draining", reason)
-            await self._unload(own)
+            await self._unload(own, reason)
 
     async def _give_up(self, own: _OwnModel, reason: str) -> None:
         """Its engine broke: it is not loaded again before somebody wants it."""
@@ -650,9 +649,9 @@ class WorkerPool:
         self._forget(own)
         await own.stack.aclose()
 
-    async def _unload(self, own: _OwnModel) -> None:
+    async def _unload(self, own: _OwnModel, reason: str) -> None:
         """Its memory is back afterwards, as far as the system gives it back soon."""
-        own.go("unloading", own.life.reason)
+        own.go("unloading", reason)
         before, taken = await self._memory.free(), own.taken
         stack, own.stack, own.workers, own.goes_for = own.stack, AsyncExitStack(), None, None
         try:
