@@ -144,7 +144,10 @@ async def test_no_page_of_another_origin_gets_anything(tmp_path: Path, page: str
 async def test_this_machines_own_clients_are_served(tmp_path: Path) -> None:
     """The other side of every test above: each route answers somebody."""
     async with kitchen(tmp_path, paired=False, key=None) as (node, engine):
-        statuses = {route: await ask(node, route, (("Host", "localhost"),)) for route in all_routes(node)}
+        members_alone = (wire.UNLOAD_PATH, wire.PIN_PATH, wire.PULL_PATH)  # and only where they may
+        routes = [route for route in all_routes(node) if route.path not in members_alone]
+        routes.sort(key=lambda route: route.path.endswith("/unload"))  # what comes after it has no model
+        statuses = {route: await ask(node, route, (("Host", "localhost"),)) for route in routes}
         assert set(statuses.values()) <= {200, 307, 400, 404}, statuses
         assert 403 not in statuses.values(), statuses
         assert engine.requests
