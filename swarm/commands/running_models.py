@@ -59,7 +59,7 @@ class LoadShare(BaseModel):
     left_s: float | None = None
 
 
-class ModelEntry(BaseModel):
+class KnownModel(BaseModel):
     """An entry of a node's list of models. Nodes of earlier versions list what is loaded, and no more than ids."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -74,14 +74,14 @@ class ModelEntry(BaseModel):
     loading: LoadShare | None = None
 
 
-class ModelListing(BaseModel):
+class KnownModels(BaseModel):
     """What `GET /v1/models` answers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    data: tuple[ModelEntry, ...] = Field(default=())
+    data: tuple[KnownModel, ...] = Field(default=())
 
     @property
-    def models(self) -> Mapping[str, ModelEntry]:
+    def models(self) -> Mapping[str, KnownModel]:
         return {model.id: model for model in self.data if model.id != SWARM}
 
 
@@ -204,15 +204,15 @@ def _needed(settings: Settings, place: NodePlace) -> NodeApi:
     return node
 
 
-def served_by(node: NodeApi) -> Mapping[str, ModelEntry]:
+def served_by(node: NodeApi) -> Mapping[str, KnownModel]:
     """The models that the node lists, by id. Raises SwarmError."""
     try:
-        return ModelListing.model_validate(get_json(node, MODELS_PATH)).models
+        return KnownModels.model_validate(get_json(node, MODELS_PATH)).models
     except ValidationError as error:
         raise SwarmError(f"{node.url} lists its models in a form that this version does not read") from error
 
 
-def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, ModelEntry]:
+def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, KnownModel]:
     """What the node lists. Where nobody named it, this disk can be listed without it."""
     if node is None:
         return {}
@@ -232,7 +232,7 @@ def _done(node: NodeApi, path: str, body: dict[str, Any], timeout_s: float) -> D
         raise SwarmError(f"{node.url} answers in a form that this version does not read") from error
 
 
-class NodeName(BaseModel):
+class AnsweringNode(BaseModel):
     """The node that answers."""
 
     name: str
@@ -242,8 +242,8 @@ class OwnHealth(BaseModel):
     """What is used of `/v1/federation/health`: that node's models which are more than files on its disk."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    node: NodeName
-    own_models: tuple[ModelEntry, ...] = ()
+    node: AnsweringNode
+    own_models: tuple[KnownModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
