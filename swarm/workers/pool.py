@@ -34,6 +34,7 @@ TICK_S = 5.0  # between two looks at free memory and at models that nobody has w
 MEMORY_BACK_S = 3.0  # a system may take so long to have the memory of a process that ended
 MEMORY_LOOKS = 60  # in that time
 BACK_SHARE = 0.8  # of what an unloaded model took: what is back by then is all that comes
+GROWING_SHARE = 0.05  # of it, between two looks: less, and of RAM no more comes
 PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
 UNKNOWN_LOAD_S = 10.0  # where nothing is known: a small model from a slow disk
 FIRST_RETRY_S, MOST_RETRY_S = 2.0, 300.0  # after a load that failed; doubled each time
@@ -656,9 +657,12 @@ class WorkerPool:
         stack, own.stack, own.workers, own.goes_for = own.stack, AsyncExitStack(), None, None
         try:
             await stack.aclose()
+            last = before
             for _ in range(MEMORY_LOOKS):
-                if _is_back(before, await self._memory.free(), taken):
+                now = await self._memory.free()
+                if _is_back(before, now, taken) or _has_settled(last, now, taken):
                     break
+                last = now
                 await asyncio.sleep(self._pace.memory_back_s / MEMORY_LOOKS)
         finally:
             own.option = None
@@ -794,4 +798,16 @@ def _is_back(before: Bytes, now: Bytes, taken: Bytes) -> bool:
     """Whether most of what was taken is free."""
     return all(
         now[pool] >= before[pool] + BACK_SHARE * size for pool, size in taken.items() if pool in now and pool in before
+    )
+
+
+def _has_settled(last: Bytes, now: Bytes, taken: Bytes) -> bool:
+    """Whether no more comes back: of RAM, where free memory grows no longer.
+
+    An engine that ended has given back its RAM, and the weights that it had mapped from a file may never have counted
+    as taken. A GPU's driver takes its time, and nothing is concluded from that.
+    """
+    return all(
+        pool in ("ram", "unified") and now.get(pool, 0) <= last.get(pool, 0) + GROWING_SHARE * size
+        for pool, size in taken.items()
     )

@@ -14,7 +14,7 @@ from swarm.errors import EngineFailed, Unavailable, UnknownModel
 from swarm.registry.model_memory import MIB
 from swarm.workers.life import LifeEvent
 from swarm.workers.pool import NoRoomFor, WorkerPool
-from tests.doubles.machine import Machine
+from tests.doubles.machine import QUICK, Machine
 from tests.doubles.waiting import eventually
 
 
@@ -242,6 +242,24 @@ async def test_idle_models_go_when_other_programs_need_the_memory() -> None:
         await pool.ensure("a")
         machine.others = 670
         await eventually(lambda: phases(pool) == {})
+
+
+async def test_nobody_waits_for_memory_that_never_counted_as_taken() -> None:
+    """Weights that an engine maps from their file are free memory to the system while it runs."""
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 600)
+    looks: list[str] = []
+
+    async def free() -> dict[str, int]:
+        looks.extend(state.phase for state in pool.states() if state.model_id == "a")
+        return {"ram": 1000 * MIB}
+
+    rules = replace(machine.rules(), free=free, limit={"ram": 1000 * MIB})
+    async with WorkerPool("node", source=machine, memory=rules, pace=QUICK) as pool:
+        await pool.ensure("a")
+        await pool.ensure("b")
+    assert looks.count("unloading") <= 2
 
 
 async def test_every_change_is_told() -> None:
