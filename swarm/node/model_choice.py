@@ -6,7 +6,7 @@ A name that does not exist or does not fit is refused with the numbers; nothing 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardware.memory_speed import weights_bytes_per_s
@@ -152,7 +152,13 @@ class _Choosing:
         self._settings = settings
         self._engine = engine
         self._snapshot = snapshot
-        self._memory = engine_memory(engine, snapshot)
+        self._memory = memory = engine_memory(engine, snapshot)
+        self._limited = ""  # what is said of free memory where less of it may be taken
+        if not settings.model and settings.memory is not None and settings.memory < (memory.free_bytes or 0):
+            self._memory = replace(
+                memory, free_bytes=settings.memory
+            )  # what is named is refused by the same limit later
+            self._limited = f" (models may take {size_text(settings.memory)} together: --memory)"
         self._console = console
         self._nearby = nearby
         self._stop = stop
@@ -208,7 +214,9 @@ class _Choosing:
             near = self._best_nearby(local)
             if near is not None:
                 return self._fetch(near, "the best that a peer has and that fits here (no network beyond it)", local)
-            return self._embedded("demo", "embedded demonstration model, often wrong (no network, no model on disk)")
+            named = any(model.listed for model in local.models)
+            why = "no network, and nothing on disk that is chosen unasked" if named else "no network, no model on disk"
+            return self._embedded("demo", f"embedded demonstration model, often wrong ({why})")
         return self._best_to_download(local)
 
     def _scan(self) -> StoredModels:
@@ -290,7 +298,7 @@ class _Choosing:
             try:
                 return self._file(model.path, model.id, "the best on this disk that fits", facts)
             except SetupError as error:
-                self._console.say(f"  passed over: {error}")
+                self._console.say(f"  passed over: {error}{self._limited}")
         return None
 
     def _best_nearby(self, local: StoredModels) -> CatalogueChoice | None:

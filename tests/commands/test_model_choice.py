@@ -75,6 +75,19 @@ def settings(tmp_path: Path, **values: object) -> Settings:
     return Settings(data_dir=tmp_path, **values)  # type: ignore[arg-type]
 
 
+def test_what_models_may_take_bounds_what_is_chosen_unasked(tmp_path: Path) -> None:
+    write_named_model(tmp_path / "models" / "large.gguf")
+    listener = Listener()
+    chosen = choose_model(settings(tmp_path, memory="600M", context=2048), machine(), listener)
+    assert chosen.model_id == "large"
+    chosen = choose_model(settings(tmp_path, memory="400M", model="demo"), machine(), listener)
+    assert chosen.model_id == "demo", "it is the pool that refuses what is named, with what else is loaded in mind"
+    with pytest.raises(SetupError, match="demo needs"):
+        choose_model(settings(tmp_path, memory="400M"), machine(), listener)
+    (said,) = [line for line in listener.lines if "passed over" in line]
+    assert said.endswith("(models may take 400 MiB together: --memory)"), said
+
+
 def test_the_embedded_model_by_name(tmp_path: Path, demo_model: Path) -> None:
     chosen = choose_model(settings(tmp_path, model="demo"), machine(), Listener())
     assert (chosen.model_id, chosen.path) == ("demo", demo_model)

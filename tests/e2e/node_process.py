@@ -36,6 +36,7 @@ def environment(home: Path) -> dict[str, str]:
 class NodeProcess:
     """A node serving the embedded model, from `start` (or `with`) to `kill`; it can be started again afterwards.
 
+    `model` None: the one that it chooses itself.
     `arguments` are added to the command line; `machine` None means this machine, on a free loopback port. `listener`
     is handed over to each run, as systemd does it, and stays open between them. `program` takes main.py's arguments,
     also those of the commands on its machine.
@@ -49,7 +50,7 @@ class NodeProcess:
         arguments: Sequence[str] = (),
         listener: socket.socket | None = None,
         program: Sequence[str] = PROGRAM,
-        model: str = "demo",
+        model: str | None = "demo",
     ) -> None:
         self.name = name
         self.program = tuple(program)
@@ -69,7 +70,7 @@ class NodeProcess:
         """Start it; what earlier runs wrote is dropped."""
         own_model = "--model" in self._arguments  # given twice it names two models
         options = (
-            *(() if own_model else ("--model", self._model)),
+            *(() if own_model or self._model is None else ("--model", self._model)),
             "--threads",
             "1",
             "--name",
