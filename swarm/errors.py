@@ -30,6 +30,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+MOST_LISTED = 40  # names in one message; `GET /v1/models` has all
+
 
 class SwarmError(Exception):
     """Base of all expected failures: `str(error)` is safe and useful to show to a person."""
@@ -102,11 +104,14 @@ class UnknownModel(SwarmError):
     """`name` is served by no reachable node; `known` lists what is."""
 
     def __init__(self, name: str, known: tuple[str, ...], why: str = "") -> None:
-        listing = ", ".join(known) if known else "none"
+        listing = ", ".join(known[:MOST_LISTED]) if known else "none"
+        if len(known) > MOST_LISTED:
+            listing += f" and {len(known) - MOST_LISTED} more"
         hint = " (a node started with --answer-any-model answers any name)" if known else ""
         super().__init__(f"model {name!r} is not served here{f' ({why})' if why else ''}; available: {listing}{hint}")
         self.name = name
         self.known = known
+        self.why = why
 
 
 class UnknownFile(SwarmError):

@@ -347,9 +347,11 @@ class Dispatcher:
         except UnknownModel as error:
             wanted = None if error.name == SWARM_ALIAS else error.name
             refusal = None if self._leaving() else self._pool.refusal(wanted)
-            if refusal is None:
+            if refusal is not None:
+                raise refusal from error
+            if not error.known:
                 raise
-            raise refusal from error
+            raise UnknownModel(error.name, self.model_names(), error.why) from error  # what could be loaded, too
 
     def plan(self, request: GenerationRequest, options: VoteOptions, choices: int, local_only: bool = False) -> Plan:
         """Who will answer. Raises UnknownModel, Unavailable or BadRequest before anything is generated.

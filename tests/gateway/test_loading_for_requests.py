@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
-from swarm.engines.engine import Capabilities
+from swarm.engines.engine import Capabilities, Engine, EngineSpec
+from swarm.engines.registry import load_engine
 from swarm.errors import EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.documentation.answer_bodies import SwarmReport
+from swarm.registry.embedded import embedded_model_path
+from swarm.registry.model_memory import MIB
+from swarm.workers.pool import Loadable, LoadOption, MemoryRules
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode
@@ -181,3 +185,28 @@ async def test_a_load_on_a_peer_begins_for_who_does_not_wait_for_it() -> None:
         assert (reply.status, reply.headers["Retry-After"]) == (503, "4")
         await eventually(lambda: any(state.phase == "ready" for state in there.pool.states()))
     assert study.loads == ["a"]
+
+
+async def test_real_models_take_turns_in_memory_for_one() -> None:
+    def stored(name: str) -> Loadable:
+        async def load(option: LoadOption) -> Engine:
+            path = embedded_model_path(name)
+            return await load_engine("auto", EngineSpec(name, path, option.context_tokens, option.slots, threads=1))
+
+        usual = LoadOption(512, 1, {"ram": 100 * MIB})
+        return Loadable(model_id=name, usual=usual, options=lambda _: (usual,), load=load, capabilities=ABLE)
+
+    machine = Machine()
+    machine.models = {name: stored(name) for name in ("demo", "demo:b")}
+    options = NodeOptions(source=machine, memory=MemoryRules(most_models=1), pool_pace=QUICK)
+    said: dict[str, set[str]] = {"demo": set(), "demo:b": set()}
+    async with RunningNode("kitchen", options=options) as node, connect(node.url) as client:
+        for name in ("demo", "demo:b", "demo"):
+            body = {"model": name, "prompt": "Once upon a time", "temperature": 0, "max_tokens": 8, "swarm": SINGLE}
+            reply = await client.post("/v1/completions", body)
+            assert reply.status == 200, reply.text
+            assert reply.json["swarm"]["loaded"]["model"] == reply.json["model"] == name
+            said[name].add(reply.json["choices"][0]["text"])
+            assert [state.model_id for state in node.pool.states()] == [name]
+    assert len(said["demo"]) == len(said["demo:b"]) == 1, "the same each time"
+    assert said["demo"] != said["demo:b"]
