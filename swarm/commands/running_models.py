@@ -59,7 +59,7 @@ class LoadShare(BaseModel):
     left_s: float | None = None
 
 
-class KnownModel(BaseModel):
+class OfferedModel(BaseModel):
     """An entry of a node's list of models. Nodes of earlier versions list what is loaded, and no more than ids."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -74,14 +74,14 @@ class KnownModel(BaseModel):
     loading: LoadShare | None = None
 
 
-class KnownModels(BaseModel):
+class OfferedModels(BaseModel):
     """What `GET /v1/models` answers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    data: tuple[KnownModel, ...] = Field(default=())
+    data: tuple[OfferedModel, ...] = Field(default=())
 
     @property
-    def models(self) -> Mapping[str, KnownModel]:
+    def models(self) -> Mapping[str, OfferedModel]:
         return {model.id: model for model in self.data if model.id != SWARM}
 
 
@@ -204,15 +204,15 @@ def _needed(settings: Settings, place: NodePlace) -> NodeApi:
     return node
 
 
-def served_by(node: NodeApi) -> Mapping[str, KnownModel]:
+def served_by(node: NodeApi) -> Mapping[str, OfferedModel]:
     """The models that the node lists, by id. Raises SwarmError."""
     try:
-        return KnownModels.model_validate(get_json(node, MODELS_PATH)).models
+        return OfferedModels.model_validate(get_json(node, MODELS_PATH)).models
     except ValidationError as error:
         raise SwarmError(f"{node.url} lists its models in a form that this version does not read") from error
 
 
-def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, KnownModel]:
+def _listed_by(node: NodeApi | None, place: NodePlace) -> Mapping[str, OfferedModel]:
     """What the node lists. Where nobody named it, this disk can be listed without it."""
     if node is None:
         return {}
@@ -243,7 +243,7 @@ class OwnHealth(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     node: AnsweringNode
-    own_models: tuple[KnownModel, ...] = ()
+    own_models: tuple[OfferedModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
