@@ -131,7 +131,7 @@ class NodeModels:
 
     def _made(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         decided = self.decided(model.id, model.also)
-        way = _Way.of(model, facts, decided, self._settings, self._snapshot)
+        way = _LoadPlan.of(model, facts, decided, self._settings, self._snapshot)
         pool, rules = self._pools[way.engine.name], self._rules
         most_bytes = rules.room(pool, self._totals.get(pool))
 
@@ -162,7 +162,7 @@ class NodeModels:
             also=model.also,
         )
 
-    def _need_bytes(self, model: StoredModel, way: _Way, load: Load) -> int:
+    def _need_bytes(self, model: StoredModel, way: _LoadPlan, load: Load) -> int:
         estimated = way.estimate(way.facts.shape, load).total_bytes
         return self._records.need_bytes(model.fingerprint, load.context_tokens, load.slots, estimated)
 
@@ -216,7 +216,7 @@ class NodeModels:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _LoadPlan:
     """How one model is loaded here: by which engine, with how many threads, and what the user said of its load."""
 
     model: StoredModel
@@ -230,11 +230,11 @@ class _Way:
     @staticmethod
     def of(
         model: StoredModel, facts: GgufFacts, decided: ModelSettings, settings: Settings, snapshot: HardwareSnapshot
-    ) -> _Way:
+    ) -> _LoadPlan:
         context_tokens = decided.context or settings.context
         if context_tokens is not None and facts.context_tokens is not None:
             context_tokens = min(context_tokens, facts.context_tokens)  # it has no more; `--model` refused it
-        return _Way(
+        return _LoadPlan(
             model,
             facts,
             chosen_engine(decided.engine or settings.engine),
