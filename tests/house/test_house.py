@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-MOST_MODULES: Final = 187  # of `swarm/`, without `__init__.py`
+MOST_MODULES: Final = 208  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "swarm/environment.py": "read by the command line before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
@@ -26,9 +26,9 @@ SHARED_NAMES: Final = {  # that are types in two modules or more, and why
 }
 LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import within a function, and why
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
-    "chat": {"files": 40, "touched": 67, "hand_offs": 78, "generators": 5},
+    "chat": {"files": 40, "touched": 70, "hand_offs": 78, "generators": 5},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
-    "model": {"files": 27, "touched": 30, "hand_offs": 41, "generators": 7},
+    "model": {"files": 41, "touched": 48, "hand_offs": 74, "generators": 7},
 }
 
 
