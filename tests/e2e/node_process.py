@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.doubles.handing_over import command_with_listeners
+from tests.doubles.model_homes import VARIABLES
 from tests.e2e.network import Machine
 from tests.e2e.waiting import eventually
 
@@ -29,7 +30,8 @@ _API_LINE = re.compile(r"^\s*API\s+(?P<url>http://[^/\s]+)/v1\b", re.MULTILINE)
 
 def environment(home: Path) -> dict[str, str]:
     """This process's, with a home of its own and nothing that points back to the real one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "SWARM_"))}
+    ours = ("XDG_", "SWARM_", *VARIABLES)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "HOME": str(home)}
 
 

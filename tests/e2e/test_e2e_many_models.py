@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import pytest
 from openai import APIError, AsyncOpenAI
 
 from tests.e2e.asking import federation_view, metrics_of
 from tests.e2e.load import sdk_client
 from tests.e2e.node_process import NodeProcess
-from tests.e2e.waiting import POLL_S
+from tests.e2e.waiting import POLL_S, eventually
 
 SMOLLM2: Final = "smollm2:135m:q4_1"
 MODELS: Final = (SMOLLM2, "demo", "demo:b", "demo:c")
@@ -28,6 +29,8 @@ QUESTION: Final = "Why is the sky blue?"  # to which each of them says something
 TOKENS: Final = 16
 VOTES: Final = 2
 LEFT_S: Final = 10.0
+LOADING_S: Final = 10.0
+HOSTS_GONE_S: Final = 20.0  # they see that their node is gone when they have read what they were to load
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,3 +171,35 @@ async def test_who_asks_is_answered_by_the_model_it_names_while_there_is_no_memo
     bounded = (*arguments, "--memory", f"{MEMORY_MIB}M")
     with NodeProcess("kitchen", tmp_path, arguments=bounded, model=None) as node:
         await answers_under_memory(node, requests, references)
+
+
+async def test_a_node_that_is_killed_while_it_loads_leaves_nothing_behind_and_starts_again(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    arguments = ("--isolate", "--models-dir", str(smollm2.parent), "--context", "512", "--workers", "1")
+    with NodeProcess("kitchen", tmp_path, arguments=arguments) as node:
+        await node.ready()
+        async with sdk_client(node.url, retries=0) as client:
+            asking = asyncio.create_task(answer(client, SMOLLM2, WAYS[0]))
+
+            async def loading() -> bool:
+                view = await federation_view(node)
+                return view is not None and (SMOLLM2, "loading") in [
+                    (model["id"], model["state"]) for model in view["own_models"]
+                ]
+
+            await eventually(loading, LOADING_S, f"{SMOLLM2} is loaded")
+            hosts = psutil.Process(node.pid).children()
+            assert len(hosts) == 2, "one engine runs, one is being started"
+            node.kill()
+            with pytest.raises(APIError):
+                await asking
+        gone, alive = await asyncio.to_thread(psutil.wait_procs, hosts, HOSTS_GONE_S)
+        assert (len(gone), alive) == (2, [])
+        assert "Traceback" not in node.errors, "an engine's process ends quietly when its node is gone"
+        node.start()
+        await node.ready()
+        async with sdk_client(node.url, retries=0) as client:
+            text, swarm = await answer(client, SMOLLM2, WAYS[0])
+        assert text
+        assert swarm["loaded"]["model"] == SMOLLM2

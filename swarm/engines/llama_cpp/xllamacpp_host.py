@@ -174,6 +174,15 @@ def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
     return EngineSpec(path=None if path is None else Path(path), **fields), batching
 
 
+def _tell(answer: dict[str, object]) -> None:
+    """Ends this process where the node is gone: nobody is left to be told."""
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        os._exit(1)
+
+
 def serve() -> NoReturn:
     """Load what standard input says, report the address, and wait for the parent to go.
 
@@ -187,13 +196,10 @@ def serve() -> NoReturn:
     try:
         running = start_server(spec, batching)
     except EngineFailed as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
-        sys.stdout.flush()
+        _tell({"error": str(error)})
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
-    answer = {"address": running.address, "key": running.key, "gpu": computes_on_gpu(spec)}
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    _tell({"address": running.address, "key": running.key, "gpu": computes_on_gpu(spec)})
     trim_from_time_to_time()
     sys.stdin.read()
     os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
