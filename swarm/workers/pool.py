@@ -36,6 +36,7 @@ MEMORY_LOOKS = 60  # in that time
 BACK_SHARE = 0.8  # of what an unloaded model took: what is back by then is all that comes
 GROWING_SHARE = 0.05  # of it, between two looks: less, and of RAM no more comes
 PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
+PEER_TTL_S = 600.0  # what only peers have wanted goes when it was idle for so long: it relieved somebody for a while
 UNKNOWN_LOAD_S = 10.0  # where nothing is known: a small model from a slow disk
 FIRST_RETRY_S, MOST_RETRY_S = 2.0, 300.0  # after a load that failed; doubled each time
 NO_ROOM_RETRY_AFTER_S = 60  # what does not fit may fit when somebody has closed a program
@@ -192,6 +193,7 @@ class _OwnModel:
         self.users = 0
         self.wanted_at = clock()
         self.pinned = False
+        self.for_peers = False  # nobody but peers has wanted it since its load
         self.load_s: float | None = None
         self.failures = 0
         self.goes_for: str | None = None  # whose room it drains for
@@ -242,6 +244,12 @@ class _OwnModel:
         self.users -= 1
         self.wanted_at = self._clock()
 
+    @property
+    def ttl_s(self) -> float | None:
+        """How long it stays while nobody wants it; None until its memory is wanted."""
+        decided = None if self.model is None else self.model.ttl_s
+        return PEER_TTL_S if decided is None and self.for_peers else decided
+
     def holding(self) -> Holding:
         promised = NO_BYTES
         if self.phase == "loading" and self.option is not None:
@@ -257,7 +265,7 @@ class _OwnModel:
             load_s=self.load_s or UNKNOWN_LOAD_S,
             phase=self.phase,
             growth=promised,
-            ttl_s=None if self.model is None else self.model.ttl_s,
+            ttl_s=self.ttl_s,
         )
 
     def heard(self, problem: str | None) -> None:
@@ -499,6 +507,7 @@ class WorkerPool:
     async def _hold(self, model_id: str, deadline: float | None, for_peer: bool) -> Use:
         own = self._models.get(model_id)
         if own is not None and own.open:
+            own.for_peers = own.for_peers and for_peer
             return own.use()
         wish = self._wish(model_id, deadline, for_peer)
         waiter: asyncio.Future[Use] = asyncio.get_running_loop().create_future()
@@ -743,7 +752,7 @@ class WorkerPool:
         if own is None:
             own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
             own.pinned = model.pinned or wish.model_id in self._pinned
-        own.model, own.option = model, options[0]
+        own.model, own.option, own.for_peers = model, options[0], wish.for_peer
         own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
         task = asyncio.create_task(self._load(own, wish, model, options), name=f"load of {wish.model_id}")
         report_crash(task, log, f"{task.get_name()} ended")
@@ -789,6 +798,7 @@ class WorkerPool:
     def _grant(self, own: _OwnModel) -> None:
         """Everybody who waits for it has it."""
         wish = self._wishes.pop(own.model_id, None)
+        own.for_peers = own.for_peers and (wish is None or wish.for_peer)
         for waiter in () if wish is None else wish.waiters:
             if not waiter.done():
                 waiter.set_result(own.use())

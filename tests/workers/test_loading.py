@@ -13,7 +13,7 @@ from federation.tasks import cancel_and_wait
 from swarm.errors import EngineFailed, Unavailable, UnknownModel
 from swarm.registry.model_memory import MIB
 from swarm.workers.life import LifeEvent
-from swarm.workers.pool import NoRoomFor, WorkerPool
+from swarm.workers.pool import PEER_TTL_S, NoRoomFor, WorkerPool
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.waiting import eventually
 
@@ -233,6 +233,31 @@ async def test_idle_models_go_after_their_time() -> None:
         await pool.ensure("b")
         now[0] += 61
         await eventually(lambda: phases(pool) == {"b": "ready"})
+
+
+async def test_what_only_peers_wanted_goes_when_it_idles() -> None:
+    machine, now = Machine(), [0.0]
+    machine.add("a", 100)
+    machine.add("b", 100)
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        await pool.ensure("a", for_peer=True)
+        await pool.ensure("b", for_peer=False)
+        now[0] += 61
+        await pool.ensure("a", for_peer=True)
+        now[0] += PEER_TTL_S + 1
+        await eventually(lambda: phases(pool) == {"b": "ready"})
+
+
+async def test_what_a_client_of_this_node_wanted_too_stays() -> None:
+    machine, now = Machine(), [0.0]
+    machine.add("a", 100)
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        await pool.ensure("a", for_peer=True)
+        await pool.ensure("a")
+        now[0] += PEER_TTL_S + 1
+        machine.add("b", 100)
+        await pool.ensure("b")
+        assert phases(pool) == {"a": "ready", "b": "ready"}
 
 
 async def test_idle_models_go_when_other_programs_need_the_memory() -> None:
