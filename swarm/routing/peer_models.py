@@ -15,9 +15,9 @@ from swarm.generation import Frozen, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.peer_answers import HOPS, error_object, peer_failure, refusal, remaining_s
 from swarm.routing.replicas import Replica
+from swarm.workers.life import Phase
 
 Action = Literal["load", "unload", "pin", "pull"]
-MAX_STATE_CHARS = 32
 MAX_LOAD_MS = 86_400_000
 
 
@@ -25,7 +25,7 @@ class ModelDone(Frozen):
     """What became of a model on a node. `load_ms` is how long it was loaded for this, 0 where it was already."""
 
     model: str = Field(min_length=1, max_length=512)
-    state: str = Field(max_length=MAX_STATE_CHARS)
+    state: Phase
     load_ms: int = Field(default=0, ge=0, le=MAX_LOAD_MS)
     pinned: bool | None = None
 

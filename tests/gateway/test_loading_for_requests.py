@@ -210,3 +210,34 @@ async def test_real_models_take_turns_in_memory_for_one() -> None:
             assert [state.model_id for state in node.pool.states()] == [name]
     assert len(said["demo"]) == len(said["demo:b"]) == 1, "the same each time"
     assert said["demo"] != said["demo:b"]
+
+
+async def test_a_request_that_has_no_time_for_the_load_is_refused_at_once_or_ends_at_its_deadline() -> None:
+    machine = a_machine(load_s=None)
+    machine.add("slow", 100, load_s=60.0)
+    machine.gate.clear()
+    async with node_with(machine) as node, connect(node.url) as client:
+        at_once = await client.chat(model="slow", swarm={**SINGLE, "deadline_s": 9})
+        assert at_once.status == 503, at_once.text
+        assert "takes about 60 s to load, and the request's deadline is in 9 s" in at_once.error["message"]
+        for stream in (False, True):
+            reply = await client.chat(model="a", stream=stream, swarm={**SINGLE, "deadline_s": 0.05})
+            assert reply.status == (200 if stream else 504), "a stream is open by then"
+            assert "deadline_exceeded" in reply.text
+        machine.gate.set()
+        assert (await client.chat(model="a", swarm=SINGLE)).status == 200, "the load goes on for those who come later"
+    assert machine.loads == ["a"]
+
+
+async def test_comments_do_not_take_the_place_of_what_clients_need_as_a_sign_of_life() -> None:
+    machine = a_machine()
+    machine.gate.clear()
+    pacing = Pacing(told_s=0.001, client_beat_s=0.01, patience_s=0.05)
+    options = NodeOptions(source=machine, memory=machine.rules(), pool_pace=QUICK, pacing=pacing)
+    async with RunningNode("kitchen", options=options) as node, connect(node.url) as client:
+        body = {"model": "a", **BODIES["/v1/responses"], "stream": True, "swarm": SINGLE}
+        async with client.open("/v1/responses", body) as response:
+            while not (line := await response.content.readline()).startswith(b"event:"):
+                assert line.startswith(b":") or not line.strip()
+            machine.gate.set()
+            assert b"I am a" in await response.read()

@@ -140,6 +140,16 @@ async def test_a_load_that_is_under_way_is_shown_and_its_failure_is_told() -> No
         assert node.pool.states()[0].reason == "a.gguf is damaged"
 
 
+async def test_a_node_on_its_way_out_loads_nothing_more() -> None:
+    disk = machine("a")
+    async with alone(disk) as (node, client):
+        node.condition.draining = True
+        for path, more in ((LOAD, {}), (PIN, {"pinned": True})):
+            reply = await client.post(path, {"model": "a", **more})
+            assert (reply.status, reply.error["code"]) == (503, "unavailable")
+    assert disk.loads == []
+
+
 BAD: list[tuple[str, dict[str, Any], int, str]] = [
     (LOAD, {"model": "z"}, 404, "'z' is not served here; available: a, swarm"),
     (LOAD, {"model": "swarm"}, 400, "'swarm' stands for all models"),

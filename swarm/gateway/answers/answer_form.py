@@ -236,6 +236,9 @@ class OpenStream:
         if not self._ready:
             await self._begin()
         self._written += 1
+        await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
         self._waiting = True
         await self.response.write(data)
         self._waiting = False
@@ -265,7 +268,8 @@ class OpenStream:
     async def tell(self, progress: Callable[[], str | None], every_s: float) -> None:
         """Write what `progress` says as comments, until it says nothing more; not where the stream has none.
 
-        The first is written a moment later: what is refused by then still gets its status.
+        The first is written a moment later: what is refused by then still gets its status. They break no silence: some
+        clients take comments alone for a server that hangs.
         """
         comment = self._dialect.comment
         while comment is not None:
@@ -273,7 +277,8 @@ class OpenStream:
             words = progress()
             if words is None:
                 return
-            await self.write(comment(words))
+            await self._begin()
+            await self._send(comment(words))
 
     async def watch(self, beat_s: float, stalled_s: float) -> None:
         """Write a heartbeat whenever `beat_s` went by without a write; cut the connection of a reader that stalls."""

@@ -30,6 +30,7 @@ from swarm.generation import JsonObject
 from swarm.routing.loadables import soonest_ready
 from swarm.routing.peer_models import Action, ModelDone
 from swarm.routing.replicas import SWARM_ALIAS, Replica
+from swarm.workers.life import Phase
 
 LOAD_S: Final = 1800.0  # the largest models from slow disks
 DRAIN_S: Final = 1800.0  # what a model runs may take so long to end
@@ -99,6 +100,12 @@ class PeerPullBody(Part):
 # What this node does with its own models
 
 
+def takes_work(app: web.Application) -> None:
+    """Raises Unavailable once this node is on its way out."""
+    if app[CONDITION].draining:
+        raise Unavailable("this node is shutting down: ask another node")
+
+
 async def load_here(app: web.Application, model: str, deadline: float, for_peer: bool = False) -> ModelDone:
     """Return when the model, by its id here, is loaded. Raises as `WorkerPool.ensure` does."""
     began = time.monotonic()
@@ -126,8 +133,10 @@ async def pin_here(app: web.Application, model: str, pinned: bool, deadline: flo
     pool = app[POOL]
     loaded = await load_here(app, model, deadline) if pinned else None
     pool.pin(model, pinned)
-    state = next((state.phase for state in pool.states() if state.model_id == model), "available")
-    return ModelDone(model=model, state=state, load_ms=loaded.load_ms if loaded else 0, pinned=pinned)
+    phases: dict[str, Phase] = {state.model_id: state.phase for state in pool.states()}
+    return ModelDone(
+        model=model, state=phases.get(model, "available"), load_ms=loaded.load_ms if loaded else 0, pinned=pinned
+    )
 
 
 # What those who manage this node ask for, here or on another node
@@ -158,7 +167,11 @@ async def target_of(request: web.Request, name: str, node: str | None, anywhere:
     Where no node is named it is this one; `anywhere`: if this one does not have the model, the one that is ready
     soonest.
     """
-    app = request.app
+    with request.app[CONDITION].finding_a_model(request.app[DISPATCHER].node):
+        return await _found(request.app, name, node, anywhere)
+
+
+async def _found(app: web.Application, name: str, node: str | None, anywhere: bool) -> Target:
     dispatcher, names = app[DISPATCHER], app[NAMES]
     peer = None if node is None else peer_named(node, app[MEMBERSHIP].alive(), dispatcher.node, dispatcher.node_id)
     model = names.meant(name)
@@ -203,6 +216,7 @@ async def load(request: web.Request) -> web.Response:
     body = await read_body(request, LoadBody)
     target = await target_of(request, body.model, body.node, anywhere=True)
     if target.peer is None:
+        takes_work(app)
         done = await load_here(app, target.model, time.monotonic() + LOAD_S)
         if body.pin is not None:
             app[POOL].pin(target.model, body.pin)
@@ -247,6 +261,7 @@ async def pin(request: web.Request) -> web.Response:
     body = await read_body(request, PinBody)
     target = await target_of(request, body.model, body.node)
     if target.peer is None:
+        takes_work(request.app)
         done = await pin_here(request.app, target.model, body.pinned, time.monotonic() + LOAD_S)
     else:
         done = await target.ask(request.app, "pin", {"pinned": body.pinned}, LOAD_S)
@@ -260,8 +275,7 @@ async def answered(request: web.Request, work: Callable[[float], Awaitable[Model
     """What `work` did, by the caller's deadline, as one line after heartbeats; an error is the line, too."""
     app = request.app
     deadline = time.monotonic() + deadline_s(request)
-    if app[CONDITION].draining:
-        raise Unavailable("this node is shutting down: ask another node")
+    takes_work(app)
     pacing = app[PACING]
     async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
