@@ -21,7 +21,7 @@ from typing import Protocol
 
 from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Capabilities, Engine
-from swarm.errors import EngineFailed, SwarmError, Unavailable, UnknownModel
+from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownModel
 from swarm.workers.ledger import Bytes, Holding, NoRoom, Resume, Room, Wait, Wanted, expired, plan, under_pressure
 from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, Life, LifeEvent, Phase
 from swarm.workers.model_workers import DEFAULT_QUEUE, Loader, LoadProgress, ModelState, ModelWorkers
@@ -513,11 +513,15 @@ class WorkerPool:
         waiter: asyncio.Future[Use] = asyncio.get_running_loop().create_future()
         wish.waiters.append(waiter)
         self._stir()
+        limit = asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock()))
         try:
-            return await waiter
-        except asyncio.CancelledError:
+            async with limit:
+                return await waiter
+        except BaseException as error:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 waiter.result()()  # it came in the same moment
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise DeadlineExceeded(f"model {model_id!r} was not loaded by the request's deadline") from None
             raise
         finally:
             wish.waiters.remove(waiter)

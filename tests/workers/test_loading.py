@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
 
 from federation.tasks import cancel_and_wait
-from swarm.errors import EngineFailed, Unavailable, UnknownModel
+from swarm.errors import DeadlineExceeded, EngineFailed, Unavailable, UnknownModel
 from swarm.registry.model_memory import MIB
 from swarm.workers.life import LifeEvent
 from swarm.workers.pool import PEER_TTL_S, NoRoomFor, WorkerPool
@@ -185,6 +186,19 @@ async def test_a_deadline_before_the_load_can_end_is_refused_at_once() -> None:
             await pool.ensure("a", deadline=10.0)
         assert caught.value.retry_after_s == 30
         assert machine.loads == []
+
+
+async def test_who_waits_for_a_load_waits_until_its_deadline() -> None:
+    machine = Machine()
+    machine.add("a", 100, load_s=None)
+    machine.gate.clear()
+    async with machine.pool() as pool:
+        with pytest.raises(DeadlineExceeded, match="was not loaded by the request's deadline"):
+            await pool.ensure("a", deadline=time.monotonic() + 0.05)
+        assert phases(pool) == {"a": "loading"}, "for whoever comes next"
+        machine.gate.set()
+        await pool.ensure("a")
+        assert machine.loads == ["a"]
 
 
 async def test_peers_cause_one_load_a_minute() -> None:
