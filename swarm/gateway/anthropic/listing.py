@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pydantic import JsonValue
 
 from swarm.errors import BadRequest
-from swarm.gateway.openai.listing import ListedModel
+from swarm.gateway.openai.listing import ModelOnNodes
 from swarm.generation import JsonObject
 
 MAX_PAGE = 1000  # Anthropic's bound; its default of 20 would hide models from clients that do not page
 
 
-def model_info(model: ListedModel, created_s: int) -> JsonObject:
+def model_info(model: ModelOnNodes, created_s: int) -> JsonObject:
     """One entry, there since the Unix time `created_s`. A prompt may fill the largest context there is.
 
     The keys that clients require are there; those of dates and families that no model here has are null.

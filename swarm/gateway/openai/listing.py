@@ -24,7 +24,7 @@ _LLAMAS: Final[Mapping[str, str]] = {"ready": "loaded", "loading": "loading"}  #
 
 
 @dataclass(frozen=True, slots=True)
-class ListedModel:
+class ModelOnNodes:
     """One entry, of a model or of all. `states` says how it is on each node; `own` is its life on this one."""
 
     name: str
@@ -67,13 +67,13 @@ def _rank(state: str) -> int:
     return STATES.index(state) if state in STATES else len(STATES)
 
 
-def model_list(request: web.Request) -> list[ListedModel]:
+def model_list(request: web.Request) -> list[ModelOnNodes]:
     """Every model that a client is shown, by its name, after `swarm`; nothing where there is none."""
     listed = [model for model in _models(request).values() if model.listed]
     return [_swarm(listed), *listed] if listed else []
 
 
-def model_named(request: web.Request, name: str) -> ListedModel:
+def model_named(request: web.Request, name: str) -> ModelOnNodes:
     """One of them, or one that is not shown, by any of its names. Raises UnknownModel, and BadRequest for several."""
     models = _models(request)
     meant = request.app[NAMES].meant(name, may_leave(request))
@@ -84,14 +84,14 @@ def model_named(request: web.Request, name: str) -> ListedModel:
     return models[meant]
 
 
-def _models(request: web.Request) -> dict[str, ListedModel]:
+def _models(request: web.Request) -> dict[str, ModelOnNodes]:
     app = request.app
     dispatcher, names = app[DISPATCHER], app[NAMES]
     own = {state.model_id: state for state in app[POOL].states()}
     found: dict[str, dict[tuple[str, str], Replica]] = {}
     for replica in dispatcher.known(may_leave(request), unlisted=True):
         found.setdefault(replica.model, {}).setdefault(replica.key, replica)
-    models: dict[str, ListedModel] = {}
+    models: dict[str, ModelOnNodes] = {}
     aliases = names.aliases()
     for name in sorted(found):
         replicas = tuple(found[name].values())
@@ -100,21 +100,21 @@ def _models(request: web.Request) -> dict[str, ListedModel]:
             state = own[name].phase if replica.local and name in own else replica.state
             states[replica.node] = min(states.get(replica.node, state), state, key=_rank)
         states = {node: states[node] for node in sorted(states)}
-        models[name] = ListedModel(name, replicas, states, own.get(name), aliases.get(name, ()))
+        models[name] = ModelOnNodes(name, replicas, states, own.get(name), aliases.get(name, ()))
     return models
 
 
-def _swarm(models: Sequence[ListedModel]) -> ListedModel:
+def _swarm(models: Sequence[ModelOnNodes]) -> ModelOnNodes:
     """All models as one: it is as far on each node as the one that is furthest there."""
     states: dict[str, str] = {}
     for model in models:
         for node, state in model.states.items():
             states[node] = min(states.get(node, state), state, key=_rank)
     replicas = tuple(replica for model in models for replica in model.replicas)
-    return ListedModel(SWARM_ALIAS, replicas, {node: states[node] for node in sorted(states)})
+    return ModelOnNodes(SWARM_ALIAS, replicas, {node: states[node] for node in sorted(states)})
 
 
-def model_object(model: ListedModel, created: int) -> JsonObject:
+def model_object(model: ModelOnNodes, created: int) -> JsonObject:
     """The entry in OpenAI's form, which ends with `owned_by`, and llama-server's `status`; the rest is our own.
 
     Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
