@@ -20,7 +20,9 @@ from swarm.gateway.answers.model_names import (
     LookAgain,
     RequestedNames,
     SamplingOf,
+    Unusable,
     as_engines_have_it,
+    everything_is_usable,
     look_at_nothing,
 )
 from swarm.gateway.anthropic import endpoints as anthropic
@@ -87,11 +89,13 @@ def make_app(
     aliases: Mapping[str, str] | None = None,
     look_again: LookAgain = look_at_nothing,
     sampling: SamplingOf = as_engines_have_it,
+    unusable: Unusable = everything_is_usable,
     pull: management.Pull | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
-    `aliases`, `look_again`, `sampling` and `answers_any` are as in `RequestedNames`, `pull` as in `management`.
+    `aliases`, `look_again`, `sampling`, `unusable` and `answers_any` are as in `RequestedNames`, `pull` as in
+    `management`.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -131,7 +135,7 @@ def make_app(
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
-    app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling)
+    app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable)
     app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names)
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

@@ -175,6 +175,8 @@ class _Choosing:
         except SetupError:
             if (here := self._on_disk(name, self._scan())) is not None:  # files may be called anything
                 return here
+            if (problem := self._scan().problem_with(name)) is not None:
+                raise SetupError(problem) from None
             raise
         match ref:
             case EmbeddedRef(embedded):
@@ -192,7 +194,9 @@ class _Choosing:
                 return self._named_file(path, f"as named, {ref.repo}")
             case CatalogueRef():
                 local = self._scan()
-                return self._on_disk(name, local) or self._catalogue_name(ref, local)
+                if (here := self._on_disk(name, local)) is None and (problem := local.problem_with(name)) is not None:
+                    raise SetupError(problem)
+                return here or self._catalogue_name(ref, local)
 
     def _on_disk(self, name: str, local: StoredModels) -> ChosenModel | None:
         """The model of this disk that is called `name`, which no engine has to replace by another."""

@@ -75,6 +75,7 @@ class NodeModels:
         self._looked: StoredModels | None = None
         self._loadable: dict[str, Loadable] = {}
         self._on_look: Callable[[], None] = lambda: None
+        self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
         names = {settings.engine, *(model.engine or settings.engine for model in settings.models.values())}
         engines = {engine.name: engine for engine in map(chosen_engine, names)}
         self._pools = {name: pool_of(engine_memory(each, snapshot), snapshot) for name, each in engines.items()}
@@ -175,6 +176,15 @@ class NodeModels:
             self._records.note_taken(stored.fingerprint, way.context_tokens, way.slots, taken_bytes)
         self._looked = None  # what is expected of its next load has changed
 
+    def unusable(self, name: str) -> str | None:
+        """What to tell who asks for a model whose file lies here and cannot be used; None for any other name.
+
+        Where it lies is told to people on this machine only.
+        """
+        if self._store.latest.problem_with(name) is None:
+            return None
+        return "its file lies on this node's disk and cannot be used: `swarm models list` there says why"
+
     # Looking
 
     async def look_again(self) -> None:
@@ -185,7 +195,15 @@ class NodeModels:
         except WorkStopped:
             return
         if found is not before:
+            self._name_problems(found)
             self._on_look()
+
+    def _name_problems(self, found: StoredModels) -> None:
+        """What cannot be used is named once, with the reason."""
+        for problem in found.problems:
+            if problem not in self._named:
+                log.warning("not used: %s", problem)
+        self._named = frozenset(found.problems)
 
     @asynccontextmanager
     async def looking(self, on_look: Callable[[], None]) -> AsyncGenerator[None]:

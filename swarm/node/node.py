@@ -222,6 +222,7 @@ class Node:
             aliases=self.settings.all_aliases,
             look_again=self._look_again,
             sampling=self._sampling,
+            unusable=lambda name: None if self.models is None else self.models.unusable(name),
             pull=None if self._files is None else self._pull,
         )
         runner = web.AppRunner(

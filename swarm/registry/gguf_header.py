@@ -7,6 +7,7 @@ tokenizes with `parse_special`, which it does with whole conversations, what cli
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import stat
@@ -177,7 +178,8 @@ def why_no_model(facts: GgufFacts) -> str | None:
 def _models_in(folder: Path, but: Path | None = None) -> str:
     """Some of the folder's files that look like models; "" without any."""
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(".gguf"))
+        files = [entry for entry in folder.iterdir() if entry.name.lower().endswith(".gguf")]
+        names = sorted(entry.name for entry in files if entry.is_file() and entry.stat().st_size)
     except OSError:
         return ""
     shown = [folder / name for name in names if not is_later_part(Path(name)) and "mmproj" not in name.lower()]
@@ -296,7 +298,9 @@ def _opened_part(path: Path) -> Generator[tuple[BinaryIO, int]]:
                 remedy += "; a file of the hub is written hf:OWNER/REPO/FILE.gguf"
         raise SetupError(f"{path} does not exist: {remedy}") from error
     except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
+        remedy = {errno.ELOOP: "; let the link lead to a file", errno.EACCES: "; let this user read it"}
+        what = f"cannot read {path}: {error.strerror or error}"
+        raise SetupError(what + remedy.get(error.errno or 0, "")) from error
     except GgufDefect as defect:
         raise SetupError(f"cannot use {path}: {defect}; download it again, or give another .gguf file") from defect
 

@@ -105,6 +105,14 @@ class StoredModels:
             return self.called(name)
         return self._meant(name, {model.id: model.also for model in self.models})
 
+    def problem_with(self, name: str) -> str | None:
+        """Why the file or the model that is called `name` cannot be used, where one of `problems` is about it."""
+        wanted = name.strip().casefold()
+        called = re.compile(rf"(?:[/\\]{re.escape(wanted)}(?:\.gguf)?|ollama's {re.escape(wanted)})(?=[\s:,;]|$)")
+        subjects = (problem.partition(" (beside it")[0] for problem in self.problems)
+        found = (whole for whole, said in zip(self.problems, subjects, strict=True) if called.search(said.casefold()))
+        return next(found, None) if wanted else None
+
     def called(self, name: str) -> StoredModel | None:
         """The model that has exactly this id or other name, in any case. Raises SetupError where several have it."""
         wanted = name.strip().casefold()

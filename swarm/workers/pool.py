@@ -173,6 +173,7 @@ class _Wish:
     since: float
     for_peer: bool
     stays: bool = False  # it is loaded even where nobody waits
+    returnable: bool = False  # its place among what peers may cause, while nothing was unloaded for it
     waiters: list[asyncio.Future[Use]] = field(default_factory=list["asyncio.Future[Use]"])
 
     def refuse(self, error: SwarmError) -> None:
@@ -558,7 +559,7 @@ class WorkerPool:
             return known
         if for_peer:
             self._count_for_peers(now)
-        wish = self._wishes[model_id] = _Wish(model_id, now, for_peer)
+        wish = self._wishes[model_id] = _Wish(model_id, now, for_peer, returnable=for_peer)
         return wish
 
     def _count_for_peers(self, now: float) -> None:
@@ -718,6 +719,8 @@ class WorkerPool:
                 continue
             match decision:
                 case NoRoom():
+                    if wish.returnable:  # it was no load, and there may be room for another model
+                        self._peers_load_at = 0.0
                     self._refuse(wish, NoRoomFor(decision.words, NO_ROOM_RETRY_AFTER_S))
                 case Resume():
                     own = self._models.get(wanted.model_id)
@@ -725,11 +728,13 @@ class WorkerPool:
                         own.go("ready", "its memory is not wanted any more")
                         self._grant(own)
                 case Wait():
+                    wish.returnable = wish.returnable and not decision.drain
                     for model_id in decision.drain:
                         await self._drain(model_id, wanted.model_id)
                 case Room(unload=()):
                     self._begin_load(wish, options[wanted.model_id][decision.option :])
                 case Room():  # it is planned anew once they are gone, and what was theirs is counted
+                    wish.returnable = False
                     for model_id in decision.unload:
                         await self._unload_idle(model_id, f"{WANTED_FOR}{wanted.model_id}")
                     self._wake.set()

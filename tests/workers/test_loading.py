@@ -215,6 +215,19 @@ async def test_peers_cause_one_load_a_minute() -> None:
         await pool.ensure("c", for_peer=True)
 
 
+async def test_what_finds_no_room_is_no_load_that_peers_have_caused() -> None:
+    machine = Machine()
+    machine.add("huge", 2000)
+    machine.add("small", 100)
+    async with machine.pool() as pool:
+        for _ in range(2):
+            with pytest.raises(NoRoomFor):
+                await pool.ensure("huge", for_peer=True)
+        await pool.ensure("small", for_peer=True)
+        with pytest.raises(Unavailable, match="again in"):
+            await pool.ensure("huge", for_peer=True)
+
+
 async def test_what_nobody_knows_is_unknown() -> None:
     async with Machine().pool() as pool:
         with pytest.raises(UnknownModel):

@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import web
 
+from swarm.errors import UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.registry.model_ids import meant
 from swarm.routing.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clie
 MOST_MEANINGS: Final = 1000  # kept; finding one among thousands of names takes milliseconds
 
 LookAgain = Callable[[], Awaitable[object]]
+Unusable = Callable[[str], str | None]
 SamplingOf = Callable[[str, Collection[str]], Mapping[str, float | int]]
 
 
@@ -36,11 +38,18 @@ def as_engines_have_it(model_id: str, also: Collection[str]) -> Mapping[str, flo
     return {}
 
 
+def everything_is_usable(name: str) -> str | None:
+    """Of a node that knows of no file that is no model."""
+    del name
+    return None
+
+
 class RequestedNames:
     """What names mean on this node. `aliases` are the user's; `look_again` looks for models that are new on the disk.
 
     `sampling` has what the user decided of a model, given with its id and its further names: fields of a request that
-    hold where it does not say them. With `answers_any` names that nobody knows mean `swarm`.
+    hold where it does not say them. `unusable` says why a name that means no model has a file here all the same. With
+    `answers_any` names that nobody knows mean `swarm`.
     """
 
     def __init__(
@@ -50,12 +59,14 @@ class RequestedNames:
         answers_any: bool = False,
         look_again: LookAgain = look_at_nothing,
         sampling: SamplingOf = as_engines_have_it,
+        unusable: Unusable = everything_is_usable,
     ) -> None:
         self._dispatcher = dispatcher
         self._aliases = {alias.casefold(): (alias, name) for alias, name in (aliases or {}).items()}
         self._answers_any = answers_any
         self.look_again = look_again
         self._sampling = sampling
+        self._unusable = unusable
         self._names = KnownNames()
         self._meanings: dict[str, str | None] = {}  # what further names mean while models are called as in `_names`
 
@@ -64,7 +75,8 @@ class RequestedNames:
 
         Anthropic's clients ask for claude-..., several names in one session, and most cannot be told otherwise: such
         names are `swarm` where no node has them. Any other that nobody knows is returned as it is, or as the alias
-        stands for it, and is unknown to whoever plans the answer. Raises AmbiguousModel for one that may mean several.
+        stands for it, and is unknown to whoever plans the answer. Raises AmbiguousModel for one that may mean several,
+        UnknownModel for one whose file is no model.
         """
         found = self.meant(name, upstream)
         if found is not None:
@@ -73,7 +85,14 @@ class RequestedNames:
         if self._answers_any or (wanted == name and name.startswith(ANTHROPICS)):
             return SWARM_ALIAS
         await self.look_again()
-        return self.meant(name, upstream) or wanted
+        found = self.meant(name, upstream)
+        if found is None and self._unusable(wanted) is not None:
+            raise self.unknown(wanted)
+        return found or wanted
+
+    def unknown(self, name: str) -> UnknownModel:
+        """What to raise for a name that means no model."""
+        return UnknownModel(name, self._dispatcher.model_names(), self._unusable(name) or "")
 
     def meant(self, name: str, upstream: bool = True) -> str | None:
         """The model that `name` means; None where no node is known to have it. Raises AmbiguousModel."""

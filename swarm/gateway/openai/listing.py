@@ -10,7 +10,6 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from swarm.engines.engine import Capabilities
-from swarm.errors import UnknownModel
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import may_leave
 from swarm.gateway.http.keys import DISPATCHER, POOL
@@ -80,7 +79,7 @@ def model_named(request: web.Request, name: str) -> ModelOnNodes:
     if meant == SWARM_ALIAS and models:
         return _swarm([model for model in models.values() if model.listed] or list(models.values()))
     if meant not in models:
-        raise UnknownModel(name, request.app[DISPATCHER].model_names())
+        raise request.app[NAMES].unknown(name)
     return models[meant]
 
 

@@ -181,7 +181,7 @@ async def _found(app: web.Application, name: str, node: str | None, anywhere: bo
     if model == SWARM_ALIAS:
         raise BadRequest(f"{SWARM_ALIAS!r} stands for all models: name one of them", param="model")
     if model is None:
-        raise UnknownModel(name, dispatcher.model_names())
+        raise names.unknown(name)
     places = [*dispatcher.known(allowed=False), *dispatcher.loadable()]
     having = [replica for replica in places if replica.model == model]
     if peer is None and (node is not None or not anywhere or app[POOL].engine_of(model) is not None):
