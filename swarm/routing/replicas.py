@@ -394,7 +394,16 @@ def names_by_content(holders: Iterable[Holder], before: KnownNames | None = None
             of_content.setdefault(content, []).append(copy)
     given = {copies[key].model.id: content for key, content in content_of.items() if copies[key].holder.local}
     called = {content: name for name, content in sorted(given.items(), reverse=True)}  # of two own names the first
-    wanted = {content: _name_of(content, found, had) for content, found in of_content.items() if content not in called}
+    were_apart: dict[str, list[Content]] = {}  # those that had a part of theirs after this name
+    for name, content in had.items():
+        were_apart.setdefault(name.rpartition("@")[0], []).append(content)
+
+    def had_name(content: Content, name: str) -> bool:
+        return content.agrees(had.get(name)) or any(map(content.agrees, were_apart.get(name, ())))
+
+    wanted = {
+        content: _name_of(content, found, had_name) for content, found in of_content.items() if content not in called
+    }
 
     def standing(content: Content) -> tuple[int, bool, Content]:
         return -_parties(of_content[content]), not content.agrees(had.get(wanted[content])), content
@@ -480,12 +489,16 @@ def _standing(sha256: str, copies: Sequence[_Copy]) -> tuple[bool, int, str]:
     return not any(copy.holder.local for copy in copies), -_parties(copies), sha256
 
 
-def _name_of(content: Content, copies: Sequence[_Copy], had: Mapping[str, Content]) -> str:
-    """What a content that this node does not have itself would be called, were it alone."""
+def _name_of(content: Content, copies: Sequence[_Copy], had_name: Callable[[Content, str], bool]) -> str:
+    """What a content that this node does not have itself would be called, were it alone.
+
+    One that lost a name to another content, and had a part of its own after it, goes on wanting it: else it would be
+    called otherwise the next time, though nothing changed.
+    """
     callers: dict[str, list[_Copy]] = {}
     for copy in copies:
         callers.setdefault(copy.model.id, []).append(copy)
-    return min(callers, key=lambda name: (-_parties(callers[name]), not content.agrees(had.get(name)), name))
+    return min(callers, key=lambda name: (-_parties(callers[name]), not had_name(content, name), name))
 
 
 def _parties(copies: Iterable[_Copy]) -> int:

@@ -169,6 +169,13 @@ def test_two_that_differ_never_have_one_name_and_this_nodes_models_keep_theirs(
     assert again.others == names.others, "nothing changed, so no name does"
 
 
+def test_who_lost_a_name_to_another_content_keeps_what_it_got_instead() -> None:
+    swapped = [holder("n0", ("m", X), ("n", Y)), holder("n1", ("m", Y), ("n", X)), holder("n2", ("n", Y))]
+    names = names_by_content(swapped, names_by_content(swapped[1:2]))
+    assert names.contents["n@aaaaaa"].fingerprint == X
+    assert names_by_content(swapped, names).contents == names.contents
+
+
 # As replicas
 
 
