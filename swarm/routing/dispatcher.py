@@ -174,6 +174,8 @@ class Dispatcher:
     def _peers(self) -> tuple[Replica, ...]:
         """What peers serve, by the names that models have here."""
         told = self._told()
+        if not told:
+            return ()
         return called_by(self._model_names(told, self._peer_stocks()), told, self._own_sizes())
 
     def _own_sizes(self) -> dict[str, int]:

@@ -487,7 +487,8 @@ class WorkerPool:
             yield workers
         finally:
             give_back()
-            self._wake.set()
+            if self._wishes or any(own.phase == "draining" for own in self._models.values()):
+                self._wake.set()  # else the keeper, which reads free memory, would have a turn for each request
 
     async def ensure(self, model_id: str, deadline: float | None = None, for_peer: bool = False) -> None:
         """Return when the model is loaded.

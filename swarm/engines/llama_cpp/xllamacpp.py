@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host started from anywhere finds this package
 HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
+MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request, and read from the system
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
 
@@ -140,6 +142,7 @@ class EngineHost:
         self._process = process
         self._killed = False
         self._taken_bytes: int | None = None
+        self._measured_at = -math.inf
         self.on_gpu = False
         self.where = f"engine host (pid {process.pid})"
 
@@ -151,6 +154,10 @@ class EngineHost:
         """
         if self.on_gpu:
             return None
+        now = time.monotonic()
+        if now - self._measured_at < MEASURED_AGE_S:
+            return self._taken_bytes
+        self._measured_at = now
         seen = resident_bytes(self._process.pid) if self._process.returncode is None else None
         if seen is not None:
             self._taken_bytes = max(seen, self._taken_bytes or 0)
