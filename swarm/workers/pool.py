@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -39,6 +39,7 @@ PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
 PEER_TTL_S = 600.0  # what only peers have wanted goes when it was idle for so long: it relieved somebody for a while
 UNKNOWN_LOAD_S = 10.0  # where nothing is known: a small model from a slow disk
 FIRST_RETRY_S, MOST_RETRY_S = 2.0, 300.0  # after a load that failed; doubled each time
+FILE_GONE = "its file is gone"
 NO_ROOM_RETRY_AFTER_S = 60  # what does not fit may fit when somebody has closed a program
 
 UNTOLD = Capabilities()  # of a model that nobody has loaded
@@ -140,17 +141,18 @@ class MemoryRules:
 
 @dataclass(frozen=True, slots=True)
 class PoolPace:
-    """Seconds: see the constants of these names."""
+    """Seconds: see the constants of these names. In each `peer_load_s` peers may cause `peer_loads` loads."""
 
     look_s: float = LOOK_S
     tick_s: float = TICK_S
     memory_back_s: float = MEMORY_BACK_S
     peer_load_s: float = PEER_LOAD_S
+    peer_loads: int = 1
 
     @staticmethod
     def for_peers(loads_a_minute: int) -> PoolPace:
         """With so many loads that peers may cause; 0 is none."""
-        return PoolPace(peer_load_s=60 / loads_a_minute if loads_a_minute else math.inf)
+        return PoolPace(peer_load_s=60.0, peer_loads=loads_a_minute)
 
 
 class LoadListener(Protocol):
@@ -308,7 +310,7 @@ class WorkerPool:
         self._wishes: dict[str, _Wish] = {}  # what is to be loaded, or is being loaded, by model; in order of arrival
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._pinned: set[str] = set()
-        self._peers_load_at = 0.0
+        self._peer_loads: deque[float] = deque()  # when peers caused one, lately
         self._free: Bytes | None = None  # when last looked; None before
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -565,12 +567,14 @@ class WorkerPool:
 
     def _count_for_peers(self, now: float) -> None:
         """Raises Unavailable where peers have caused a load too lately."""
-        if self._pace.peer_load_s == math.inf:
+        if not self._pace.peer_loads:
             raise Unavailable("this node loads nothing for peers ([peers] loads_a_minute = 0)", NO_ROOM_RETRY_AFTER_S)
-        if now < self._peers_load_at:
-            left_s = math.ceil(self._peers_load_at - now)
+        while self._peer_loads and now >= self._peer_loads[0] + self._pace.peer_load_s:
+            self._peer_loads.popleft()
+        if len(self._peer_loads) >= self._pace.peer_loads:
+            left_s = math.ceil(self._peer_loads[0] + self._pace.peer_load_s - now)
             raise Unavailable(f"peers had this node load a model lately: it loads for them again in {left_s} s", left_s)
-        self._peers_load_at = now + self._pace.peer_load_s
+        self._peer_loads.append(now)
 
     async def unload(self, model_id: str, reason: str = AS_ASKED) -> None:
         """Return when the model is unloaded; what runs on it ends first, and what comes meanwhile has it loaded again.
@@ -641,8 +645,11 @@ class WorkerPool:
                 self._grant(own)
             elif own.idle:
                 await self._unload(own, own.life.reason)
-        for own in [own for own in self._models.values() if own.phase == "failed" and own.gone]:
-            await self._give_up(own, AS_ASKED)
+        for own in [own for own in self._models.values() if own.phase == "failed"]:
+            if own.gone:
+                await self._give_up(own, AS_ASKED)
+            elif own.model is not None and not own.pinned and self._source.find(own.model_id) is None:
+                await self._give_up(own, FILE_GONE)
         held, now = self._held(), self._clock()
         for model_id in expired(held, now):
             await self._unload_idle(model_id, UNWANTED)
@@ -709,7 +716,7 @@ class WorkerPool:
                 self._grant(own)
             elif (model := self._source.find(wish.model_id)) is None:
                 if own is None or own.workers is None:
-                    self._refuse(wish, UnknownModel(wish.model_id, (), "its file is gone"))
+                    self._refuse(wish, UnknownModel(wish.model_id, (), FILE_GONE))
             else:
                 options[wish.model_id] = ways = model.options(free)
                 queue.append(Wanted(wish.model_id, tuple(way.need for way in ways), wish.since))
@@ -720,8 +727,8 @@ class WorkerPool:
                 continue
             match decision:
                 case NoRoom():
-                    if wish.returnable:  # it was no load, and there may be room for another model
-                        self._peers_load_at = 0.0
+                    if wish.returnable and wish.since in self._peer_loads:  # no load, and others may find room
+                        self._peer_loads.remove(wish.since)
                     self._refuse(wish, NoRoomFor(decision.words, NO_ROOM_RETRY_AFTER_S))
                 case Resume():
                     own = self._models.get(wanted.model_id)

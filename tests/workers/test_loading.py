@@ -215,6 +215,22 @@ async def test_peers_cause_one_load_a_minute() -> None:
         await pool.ensure("c", for_peer=True)
 
 
+async def test_peers_may_be_allowed_several_loads_a_minute_all_at_once() -> None:
+    machine, now = Machine(), [0.0]
+    for name in "abcde":
+        machine.add(name, 100)
+    async with machine.pool(clock=lambda: now[0], pace=replace(QUICK, peer_loads=2)) as pool:
+        for name, later in (("a", 10.0), ("b", 20.0)):
+            await pool.ensure(name, for_peer=True)
+            now[0] = later
+        with pytest.raises(Unavailable, match="again in 40 s"):
+            await pool.ensure("c", for_peer=True)
+        now[0] = 60.0
+        await pool.ensure("c", for_peer=True)
+        with pytest.raises(Unavailable, match="again in 10 s"):
+            await pool.ensure("d", for_peer=True)
+
+
 async def test_what_finds_no_room_is_no_load_that_peers_have_caused() -> None:
     machine = Machine()
     machine.add("huge", 2000)
@@ -335,6 +351,25 @@ async def test_a_file_that_is_gone_is_no_model_any_more() -> None:
         await pool.unload("a")
         with pytest.raises(UnknownModel):
             await pool.ensure("a")
+
+
+async def test_an_engine_that_broke_is_not_waited_for_where_its_file_is_gone() -> None:
+    machine = Machine()
+    machine.add("a", 600)
+    machine.add("b", 100)
+    async with machine.pool() as pool:
+        pool.pin("b")
+        for name in "ab":
+            await pool.ensure(name)
+            machine.failures[name] = [EngineFailed("no model file")] * 100
+            del machine.models[name]
+        for engine in machine.engines:
+            engine.failed.set_result("it broke")
+        await eventually(lambda: phases(pool) == {"b": "failed"})  # whoever pinned it wants it back with its file
+        with pytest.raises(UnknownModel):
+            await pool.ensure("a")
+        machine.add("c", 850)
+        await pool.ensure("c")
 
 
 async def test_an_end_in_mid_load_leaves_nothing_behind() -> None:

@@ -389,7 +389,8 @@ async def _load_in_host(
     try:
         async with asyncio.timeout(limit_s):
             process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
-            await process.stdin.drain()
+            with contextlib.suppress(ConnectionError):  # it has ended already, and what it says is nothing
+                await process.stdin.drain()
             answer = host_answer(await process.stdout.readline(), spec.path)
             if "error" in answer:
                 raise EngineFailed(str(answer["error"]))
