@@ -61,8 +61,9 @@ class _IndexFile(BaseModel):
 class ModelIndex:
     """The entries of this process, read from `path` at first and written there; nowhere where it is None. Blocks."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, most_kept: int = MAX_KEPT) -> None:
         self._path = path
+        self._most = most_kept
         self._entries: dict[str, IndexEntry] | None = None
         self._found: set[str] = set()
         self._changed = False
@@ -98,8 +99,8 @@ class ModelIndex:
         """Write what changed. Never raises: what cannot be kept is read again."""
         if self._path is None or not self._changed or self._entries is None:
             return
-        if len(self._entries) > MAX_KEPT:
-            for key in [key for key in self._entries if key not in self._found][: len(self._entries) - MAX_KEPT]:
+        if len(self._entries) > self._most:
+            for key in [key for key in self._entries if key not in self._found][: len(self._entries) - self._most]:
                 del self._entries[key]
         try:
             kept = {key: entry for key, entry in dict(self._entries).items() if _is_text(key)}

@@ -26,7 +26,7 @@ from swarm.registry.file_hashes import WorkStopped, hashes_path
 from swarm.registry.found_files import SOURCES, FoundFile, ModelOrigin, file_at
 from swarm.registry.gguf_header import GgufFacts, is_projector, read_gguf, why_no_model
 from swarm.registry.model_ids import AmbiguousModel, NameClaim, NamesOfCatalogue, assign_ids, meant
-from swarm.registry.model_index import IndexEntry, ModelIndex
+from swarm.registry.model_index import MAX_KEPT, IndexEntry, ModelIndex
 from swarm.registry.model_memory import ModelShape
 from swarm.registry.names import EMBEDDED_NAMES
 from swarm.registry.places import ModelPlaces
@@ -145,13 +145,22 @@ class StoredModels:
 class ModelStore:
     """The models of `places`. Every method blocks and may be called from any thread.
 
-    `index` is the file in which is kept what was read; None keeps it in memory alone.
+    `index` is the file in which is kept what was read, of `most_kept` files; None keeps it in memory alone. Of more
+    than `most_models` the last found are left out.
     """
 
-    def __init__(self, places: ModelPlaces, catalogue: Catalogue, index: Path | None = None) -> None:
+    def __init__(
+        self,
+        places: ModelPlaces,
+        catalogue: Catalogue,
+        index: Path | None = None,
+        most_models: int = MAX_MODELS,
+        most_kept: int = MAX_KEPT,
+    ) -> None:
         self._places = places
+        self._most_models = most_models
         self._names = NamesOfCatalogue(catalogue)
-        self._index = ModelIndex(index)
+        self._index = ModelIndex(index, most_kept)
         self._lock = threading.Lock()
         self._named: dict[Path, None] = {}
         self._looked_at: float | None = None
@@ -213,10 +222,11 @@ class ModelStore:
                 problems[found] = None
             elif found.is_folder and not self._names.is_mlx_repo(found.repo):
                 continue  # weights of another kind
-            elif found.file_id in files or len(files) < MAX_MODELS:
+            elif found.file_id in files or len(files) < self._most_models:
                 files.setdefault(found.file_id, []).append(found)
             else:
-                problems[f"more than {MAX_MODELS} model files are here: those after {MAX_MODELS} are left out"] = None
+                most = self._most_models
+                problems[f"more than {most} model files are here: those after {most} are left out"] = None
         entries = self._entries([links[0] for links in files.values()], stop)
         read = [_ReadFile(tuple(links), entry) for links, entry in zip(files.values(), entries, strict=True)]
         return self._of(read, list(problems))

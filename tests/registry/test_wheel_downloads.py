@@ -40,7 +40,7 @@ from swarm.registry.shared_files import SharedFiles
 from swarm.registry.stored import StoredModels
 from swarm.registry.table import fit_rows
 from tests.doubles.file_nodes import Asker, SharingNode
-from tests.registry.fake_index import CONTENT, MEMBER, WHEEL_NAME, FakeIndex, choice_of, serving, wheel_of
+from tests.registry.fake_index import CONTENT, MEMBER, WHEEL_NAME, FakeIndex, choice_of, in_pieces, serving, wheel_of
 
 CHUNK_BYTES = 16 << 10
 
@@ -53,7 +53,7 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package_index, "_pip_configuration", dict[str, str])
     monkeypatch.setattr(package_index, "_uv_configuration", lambda environment: [])
     monkeypatch.setattr(wheel, "time", SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setattr(wheel, "HASH_CHUNK_BYTES", CHUNK_BYTES)
+    in_pieces(monkeypatch, CHUNK_BYTES)
 
 
 @pytest.fixture
