@@ -408,13 +408,20 @@ def names_by_content(holders: Iterable[Holder], before: KnownNames | None = None
     def standing(content: Content) -> tuple[int, bool, Content]:
         return -_parties(of_content[content]), not content.agrees(had.get(wanted[content])), content
 
+    had_by, here_by = _ByDigest((content, name) for name, content in had.items()), _ByDigest((c, "") for c in wanted)
     files_of = Counter(content.fingerprint for content in of_content)
     for content in sorted(wanted, key=standing):
         name = wanted[content]
         if name in given:
             tells = content.fingerprint if files_of[content.fingerprint] == 1 else content.sha256
-            apart = _names_apart(name, tells or content.sha256)
-            name = next(each for each in apart if each not in given and claimed.get(each, set()) <= {content})
+            kept = [each for each in had_by.names_of(content) if each.rpartition("@")[0] == name]
+            name = next(
+                each
+                for each in itertools.chain(kept, _names_apart(name, tells or content.sha256))
+                if each not in given
+                and claimed.get(each, set()) <= {content}
+                and (each in kept or not any(other is not content for other in here_by.agreeing(had.get(each))))
+            )
         given[name], called[content] = content, name
     others = {
         key: called[content]
@@ -437,6 +444,36 @@ def merged(holders: Iterable[Holder]) -> tuple[Holder, ...]:
         Holder(node_id, holder.party, holder.local, tuple(models[name] for name in sorted(models)))
         for node_id, (holder, models) in sorted(nodes.items())
     )
+
+
+class _ByDigest:
+    """Contents with a name each, found by what they agree in. None of it takes long where thousands have one header."""
+
+    def __init__(self, contents: Iterable[tuple[Content, str]]) -> None:
+        self._found: dict[Content, list[tuple[Content, str]]] = {}
+        self._alike: dict[str, list[tuple[Content, str]]] = {}  # by either digest
+        for content, name in contents:
+            self._found.setdefault(content, []).append((content, name))
+            for digest in filter(None, (content.fingerprint, content.sha256)):
+                self._alike.setdefault(digest, []).append((content, name))
+
+    def agreeing(self, content: Content | None) -> list[Content]:
+        """Those that may be the same as this one."""
+        return [found for found, _ in self._near(content)]
+
+    def names_of(self, content: Content) -> list[str]:
+        """The names of those, each once."""
+        return list(dict.fromkeys(name for _, name in self._near(content)))
+
+    def _near(self, content: Content | None) -> Iterator[tuple[Content, str]]:
+        if content is None:
+            return
+        fingerprint, sha256 = content.fingerprint, content.sha256
+        if fingerprint and sha256:
+            for each in (content, Content(fingerprint, ""), Content("", sha256)):
+                yield from self._found.get(each, ())
+        else:
+            yield from self._alike.get(fingerprint or sha256, ())
 
 
 def _names_apart(name: str, digest: str) -> Iterator[str]:
