@@ -20,7 +20,7 @@ ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embeddi
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
-class ModelOnNodes(Protocol):
+class RunningModel(Protocol):
     """A model as a running node lists it. `state` is its best on any of `nodes`, in the words of `STATES`.
 
     `states` says how it is on each, where the node says that.
@@ -98,7 +98,7 @@ def row_json(row: ListRow | FitRow) -> JsonRow:
 def list_rows(
     catalogue: Catalogue,
     stored: StoredModels,
-    served: Mapping[str, ModelOnNodes],
+    served: Mapping[str, RunningModel],
     formats: Sequence[Format] = ("gguf",),
     *,
     everything: bool = False,
@@ -207,7 +207,7 @@ def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
     return f"{head}\n{table}{last}"
 
 
-def _row(name: str, here: StoredModel | None, there: ModelOnNodes | None, choice: CatalogueChoice | None) -> ListRow:
+def _row(name: str, here: StoredModel | None, there: RunningModel | None, choice: CatalogueChoice | None) -> ListRow:
     """What is known of one model: of a file the most exactly, else by the node that has it, else by the catalogue."""
     facts = None if here is None else here.facts
     entry = None if choice is None else choice.entry
