@@ -19,7 +19,6 @@ import json
 import random
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -144,30 +143,26 @@ def resident_mb(node: CommandLineNode) -> float:
 
 
 def knowing(rounds: int) -> list[Figure]:
-    """Memory of the node's own process, without the one of its engine."""
-    none: list[float] = []
-    first: list[float] = []
-    again: list[float] = []
+    """Memory of the node's own process, without its engine's: of a first start, and of one that finds its index."""
+    took: dict[tuple[int, int], list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="swarm-swaps-") as folder:
         progress(f"writing {KNOWN} files")
         places, _ = fill(Path(folder) / "models", KNOWN)
-        options = ["--model", "demo", "--isolate"]
-        all_of_them = [option for place in places.places for option in ("--models-dir", str(place.folder))]
+        folders = [option for place in places.places for option in ("--models-dir", str(place.folder))]
         for number in range(rounds):
             progress(f"memory, round {number + 1} of {rounds}")
-            data = ["--data-dir", str(Path(folder) / f"data-{number}")]
-            with command_line_node(*options) as node:
-                none.append(resident_mb(node))
-            for found in (first, again):
-                with ExitStack() as stack:
-                    node = stack.enter_context(command_line_node(*options, *all_of_them, *data))
-                    while len(listed(Endpoint.at(node.url))) < KNOWN:
-                        time.sleep(0.2)
-                    found.append(resident_mb(node))
+            for start in (1, 2):
+                for count in (0, KNOWN) if number % 2 else (KNOWN, 0):
+                    data = ["--data-dir", str(Path(folder) / f"data-{number}-{count}")]
+                    with command_line_node("--model", "demo", "--isolate", *data, *(folders if count else [])) as node:
+                        while len(listed(Endpoint.at(node.url))) < count:
+                            time.sleep(0.2)
+                        took.setdefault((start, count), []).append(resident_mb(node))
+    more = {start: differences(took[start, KNOWN], took[start, 0]) for start in (1, 2)}
     return [
-        Figure("resident, no model known beside the embedded ones", "MB", tuple(none)),
-        Figure(f"{KNOWN} models known, read for the first time: more", "MB", differences(first, none)),
-        Figure(f"**{KNOWN} models known: more**", "MB", differences(again, none), KNOWING_TARGET),
+        Figure("resident, no model known beside the embedded ones", "MB", tuple(took[2, 0])),
+        Figure(f"{KNOWN} models known, read for the first time: more", "MB", more[1], KNOWING_TARGET),
+        Figure(f"**{KNOWN} models known: more**", "MB", more[2], KNOWING_TARGET),
     ]
 
 

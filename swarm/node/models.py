@@ -19,6 +19,7 @@ from federation.tasks import cancel_and_wait
 from hardware.pools import FreeMemory, PoolName, pool_limits, pool_of, pool_totals
 from hardware.snapshot import HardwareSnapshot
 from swarm.engines.engine import Capabilities, Engine, EngineSpec
+from swarm.engines.free_memory import trim
 from swarm.engines.registry import EngineEntry, Isolation, chosen_engine
 from swarm.node.model_choice import engine_memory
 from swarm.node.model_settings import ModelSettings, settings_for
@@ -195,6 +196,7 @@ class NodeModels:
         except WorkStopped:
             return
         if found is not before:
+            await asyncio.to_thread(trim)  # reading headers takes memory in pieces
             self._name_problems(found)
             self._on_look()
 

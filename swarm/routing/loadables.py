@@ -22,7 +22,6 @@ from federation.advertisement import (
     MAX_WAIT_S,
     Capabilities,
     LoadableModel,
-    Loadables,
     ServedModel,
     list_body,
     parse_loadable,
@@ -134,7 +133,7 @@ class OwnLoadables:
         self._models: tuple[LoadableModel, ...] = ()
         self._unlisted: frozenset[str] = frozenset()
         self._body = list_body(())
-        self._told: Loadables = parse_loadable(self._body)
+        self._digest: str | None = None
 
     def changed(self) -> None:
         """Something began or ended: look again when next asked."""
@@ -152,7 +151,8 @@ class OwnLoadables:
                 self._models = tuple(told_of(*one) for one in found)
                 self._unlisted = frozenset(model.model_id for model, *_ in found if not model.listed)
                 self._body = list_body([model for model in self._models if model.id not in self._unlisted])
-                self._told = parse_loadable(self._body)
+                told = parse_loadable(self._body)  # as peers will
+                self._digest = told.digest if told.models else None
         return self._models
 
     @property
@@ -170,7 +170,7 @@ class OwnLoadables:
     def digest(self) -> str | None:
         """That of `body`, for the node's description; None where there is nothing to load."""
         self.models()
-        return self._told.digest if self._told.models else None
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True)
