@@ -33,6 +33,7 @@ LOOK_S = 0.25  # between two looks at whether models that are to go are idle, wh
 TICK_S = 5.0  # between two looks at free memory and at models that nobody has wanted for long
 MEMORY_BACK_S = 3.0  # a system may take so long to have the memory of a process that ended
 MEMORY_LOOKS = 60  # in that time
+UNHURRIED_LOOK = 5  # the looks before this one come sooner: nearly always the second finds that nothing more comes
 BACK_SHARE = 0.8  # of what an unloaded model took: what is back by then is all that comes
 GROWING_SHARE = 0.05  # of it, between two looks: less, and of RAM no more comes
 PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
@@ -680,12 +681,13 @@ class WorkerPool:
         try:
             await stack.aclose()
             last = before
-            for _ in range(MEMORY_LOOKS):
+            for number in range(MEMORY_LOOKS):
                 now = await self._memory.free()
                 if _is_back(before, now, taken) or _has_settled(last, now, taken):
                     break
                 last = now
-                await asyncio.sleep(self._pace.memory_back_s / MEMORY_LOOKS)
+                pause_s = self._pace.memory_back_s / MEMORY_LOOKS
+                await asyncio.sleep(pause_s * min(1.0, (number + 1) / UNHURRIED_LOOK))
         finally:
             own.option = None
             own.go("available", own.life.reason)
