@@ -74,7 +74,7 @@ class NodeModels:
         self._records = LoadRecords.read(self._records_path)
         self._given: dict[str, StoredModel] = {}  # what was chosen before the disk was looked at, by id
         self._looked: StoredModels | None = None
-        self._loadable: dict[str, Loadable] = {}
+        self._made: dict[str, tuple[StoredModel, Loadable]] = {}
         self._on_look: Callable[[], None] = lambda: None
         self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
         names = {settings.engine, *(model.engine or settings.engine for model in settings.models.values())}
@@ -112,26 +112,40 @@ class NodeModels:
         return model
 
     def find(self, model_id: str) -> Loadable | None:
-        return self._current().get(model_id)
+        found = self._current().get(model_id)
+        return None if found is None else found[1]
 
     def all(self) -> Sequence[Loadable]:
-        return tuple(self._current().values())
+        return tuple(loadable for _, loadable in self._current().values())
 
-    def _current(self) -> Mapping[str, Loadable]:
+    def _current(self) -> Mapping[str, tuple[StoredModel, Loadable]]:
         found = self._store.latest
         if found is not self._looked:
             self._looked = found
             models = {**found.by_id(), **{id_: model for id_, model in self._given.items() if model.path.exists()}}
-            self._loadable = {
-                model.id: self._made(model, model.facts) for model in models.values() if model.facts is not None
+            self._made = {
+                model.id: (model, self._loadable(model, model.facts))
+                for model in models.values()
+                if model.facts is not None
             }
-        return self._loadable
+        return self._made
+
+    def _loadable(self, model: StoredModel, facts: GgufFacts) -> Loadable:
+        """What was made of the model before, where it is the same; of 200 models all would take 30 ms of the loop."""
+        was, known = self._made.get(model.id, (None, None))
+        if known is None or was != model:
+            return self._make(model, facts)
+        load_s = self._expected_load_s(model)
+        return known if known.expected_load_s == load_s else replace(known, expected_load_s=load_s)
+
+    def _expected_load_s(self, model: StoredModel) -> float:
+        return self._records.expected_s(model.fingerprint, model.size_bytes, model.source)
 
     def decided(self, model_id: str, also: Sequence[str] = ()) -> ModelSettings:
         """What the user decided of this model: by its id, another of its names, or the beginning of its id."""
         return settings_for(self._settings.models, model_id, also)[1]
 
-    def _made(self, model: StoredModel, facts: GgufFacts) -> Loadable:
+    def _make(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         decided = self.decided(model.id, model.also)
         way = _LoadPlan.of(model, facts, decided, self._settings, self._snapshot)
         pool, rules = self._pools[way.engine.name], self._rules
@@ -157,7 +171,7 @@ class NodeModels:
             capabilities=Capabilities(
                 embeddings=model.role != "reranks", rerank=model.role == "reranks", generates=model.role == "writes"
             ),
-            expected_load_s=self._records.expected_s(model.fingerprint, model.size_bytes, model.source),
+            expected_load_s=self._expected_load_s(model),
             listed=model.listed,
             ttl_s=None if ttl_s in (None, math.inf) else ttl_s,
             pinned=decided.pin,
@@ -175,7 +189,8 @@ class NodeModels:
         self._records.note_load(stored.fingerprint, stored.size_bytes, stored.source, took_s)
         if taken_bytes is not None:
             self._records.note_taken(stored.fingerprint, way.context_tokens, way.slots, taken_bytes)
-        self._looked = None  # what is expected of its next load has changed
+        self._made.pop(model.model_id, None)
+        self._looked = None  # what is expected of its next load, and of others from that disk, has changed
 
     def unusable(self, name: str) -> str | None:
         """What to tell who asks for a model whose file lies here and cannot be used; None for any other name.

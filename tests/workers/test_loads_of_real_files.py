@@ -191,3 +191,20 @@ async def test_a_full_disk_costs_what_would_be_kept_and_no_answer(
             assert "Paris" in await disk.says("tale")
         assert (tmp_path / "data" / "loads.json").exists()
     assert "what loads took is not kept: [Errno 28] No space left on device" in caplog.text
+
+
+async def test_a_load_changes_what_is_expected_and_nothing_else_is_made_anew(tmp_path: Path) -> None:
+    async with disk_with(tmp_path, "one", "two") as disk:
+        models = disk.models
+        one, two = models.find("one"), models.find("two")
+        assert one is not None
+        assert two is not None
+        taken = 5 * one.usual.need["ram"]
+        models.note_load(one, one.usual, 77.0, taken)
+        again = models.find("one")
+        assert again is not None
+        assert (again.expected_load_s, again.usual.need["ram"]) == (77.0, taken)
+        assert models.find("two") is two
+        write_named_model(disk.folder / "three.gguf")
+        await disk.look_again()
+        assert (models.find("three") is not None, models.find("two") is two) == (True, True)
