@@ -18,7 +18,7 @@ from openai import APIError, AsyncOpenAI
 from tests.e2e.asking import federation_view, metrics_of
 from tests.e2e.load import sdk_client
 from tests.e2e.node_process import NodeProcess
-from tests.e2e.waiting import POLL_S, eventually
+from tests.e2e.waiting import eventually
 
 SMOLLM2: Final = "smollm2:135m:q4_1"
 MODELS: Final = (SMOLLM2, "demo", "demo:b", "demo:c")
@@ -51,6 +51,17 @@ class Answers:
     right: Counter[str] = field(default_factory=Counter[str])
     wrong: list[str] = field(default_factory=list[str])
     failed: list[str] = field(default_factory=list[str])
+    most_loaded: int = 0
+    most_taken_bytes: int = 0
+
+    async def look(self, node: NodeProcess) -> None:
+        """Note how many models are loaded at this moment, and what they take together."""
+        view = await federation_view(node)
+        loaded = [
+            model for model in (view or {"own_models": ()})["own_models"] if model["state"] in ("ready", "draining")
+        ]
+        self.most_loaded = max(self.most_loaded, len(loaded))
+        self.most_taken_bytes = max(self.most_taken_bytes, sum(model["taken_bytes"] or 0 for model in loaded))
 
 
 async def answer(client: AsyncOpenAI, model: str, way: Way) -> tuple[str, dict[str, Any]]:
@@ -86,12 +97,12 @@ def told_by(text: str, references: dict[str, str]) -> str:
     return max(references, key=in_common)
 
 
-async def ask_all(url: str, requests: int, references: dict[str, str]) -> Answers:
+async def ask_all(node: NodeProcess, requests: int, references: dict[str, str]) -> Answers:
     answers, numbers = Answers(), itertools.count()
 
     async def one(seed: int) -> None:
         chance, ways = random.Random(seed), itertools.islice(itertools.cycle(WAYS), seed, None)
-        async with sdk_client(url, retries=0) as client:
+        async with sdk_client(node.url, retries=0) as client:
             while True:
                 model = chance.choice(MODELS)
                 for way in itertools.islice(ways, IN_A_ROW):
@@ -102,6 +113,7 @@ async def ask_all(url: str, requests: int, references: dict[str, str]) -> Answer
                     except (APIError, EOFError) as error:
                         answers.failed.append(f"{model} {way}: {error} ({error.__cause__!r})")
                         continue
+                    await answers.look(node)
                     voters = {candidate["model"] for candidate in swarm["candidates"]}
                     if voters == {model} and (way.voted or told_by(text, references) == model):
                         answers.right[model] += 1
@@ -112,16 +124,6 @@ async def ask_all(url: str, requests: int, references: dict[str, str]) -> Answer
         for seed in range(CLIENTS):
             clients.create_task(one(seed))
     return answers
-
-
-async def most_taken(node: NodeProcess, seen: list[tuple[int, int]]) -> None:
-    """Note how many models are loaded, and the bytes that they take, again and again."""
-    while True:
-        view = await federation_view(node)
-        if view is not None:
-            loaded = [model for model in view["own_models"] if model["state"] in ("ready", "draining")]
-            seen.append((len(loaded), sum(model["taken_bytes"] or 0 for model in loaded)))
-        await asyncio.sleep(POLL_S)
 
 
 async def own_words(node: NodeProcess) -> dict[str, str]:
@@ -139,20 +141,14 @@ async def own_words(node: NodeProcess) -> dict[str, str]:
 async def answers_under_memory(node: NodeProcess, requests: int, references: dict[str, str]) -> None:
     """All `requests` are answered, each by the model that it names, within the memory that the node has for models."""
     await node.ready()
-    seen: list[tuple[int, int]] = []
-    watching = asyncio.create_task(most_taken(node, seen))
-    try:
-        answers = await ask_all(node.url, requests, references)
-    finally:
-        watching.cancel()
-        await asyncio.wait((watching,))
+    answers = await ask_all(node, requests, references)
     metrics = await metrics_of(node)
     assert answers.failed == [], node.logs()
     assert answers.wrong == []
     assert answers.right.total() == requests
     assert set(answers.right) == set(MODELS)
-    assert max(models for models, _ in seen) < len(MODELS), "there is no memory for all"
-    assert max(taken for _, taken in seen) <= MEMORY_MIB << 20
+    assert 0 < answers.most_loaded < len(MODELS), "there is no memory for all"
+    assert answers.most_taken_bytes <= MEMORY_MIB << 20
     assert metrics['swarm_model_loads_total{to="ready"}'] > len(MODELS), "models came again"
     assert 'swarm_model_loads_total{to="failed"}' not in metrics
     assert node.exit_code is None
