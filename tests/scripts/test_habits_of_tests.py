@@ -19,7 +19,6 @@ ALLOWED = {
     ("e2e/waiting.py", "eventually"): "looks again at a condition, of another process",
     ("e2e/load.py", "watch"): "a load balancer looks at its nodes so often",
     ("e2e/load.py", "keep_asking"): "clients ask so often",
-    ("e2e/test_e2e_many_models.py", "most_taken"): "a node is looked at so often",
     ("e2e/test_e2e_wedges.py", "look"): "a node is looked at so often",
     ("faults/director.py", "_until"): "faults come when their schedule says",
     ("faults/slow_line.py", "deliver"): "a line that takes its time",
