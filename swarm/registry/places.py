@@ -134,11 +134,6 @@ class _Environment:
             yield from (ModelPlace("ollama", Path(folder)) for folder in SYSTEM_OLLAMA)
 
 
-def hub_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
-    """Where huggingface_hub keeps what other programs downloaded."""
-    return next(_Environment(os.environ if environment is None else environment, sys.platform, None).hub()).folder
-
-
 def _files(place: ModelPlace, walked: Walked, most_visited: int) -> Iterator[FoundFile | str]:
     try:
         yield from _files_in(place, walked, most_visited)

@@ -124,13 +124,6 @@ class LoadRecords:
         return model
 
 
-def load_progress(elapsed_s: float, expected_s: float) -> tuple[float, float | None]:
-    """How much of a load is done by the clock, 0 to 0.99, and the seconds left; None once it is late."""
-    if elapsed_s >= expected_s:
-        return 0.99, None
-    return min(max(elapsed_s, 0.0) / expected_s, 0.99), expected_s - max(elapsed_s, 0.0)
-
-
 def _option(context_tokens: int, slots: int) -> str:
     return f"{context_tokens}x{slots}"
 

@@ -22,7 +22,19 @@ from typing import Protocol
 from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Capabilities, Engine
 from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownModel
-from swarm.workers.ledger import Bytes, Holding, NoRoom, Resume, Room, Wait, Wanted, expired, plan, under_pressure
+from swarm.workers.ledger import (
+    Bytes,
+    Holding,
+    NoRoom,
+    Resume,
+    Room,
+    Wait,
+    Wanted,
+    expired,
+    next_expiry,
+    plan,
+    under_pressure,
+)
 from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, Life, LifeEvent, Phase
 from swarm.workers.model_workers import DEFAULT_QUEUE, Loader, LoadProgress, ModelState, ModelWorkers
 from swarm.workers.slots import QueueListener, retry_after_s, worker_names
@@ -631,13 +643,20 @@ class WorkerPool:
             self._wake.clear()
             await self._unload_what_goes()
             await self._carry_out_plan()
-            waits = self._wishes.keys() - self._loads.keys()
-            leaving = any(own.phase == "draining" for own in self._models.values())
             try:
-                async with asyncio.timeout(self._pace.look_s if waits or leaving else self._pace.tick_s):
+                async with asyncio.timeout(self._rest_s()):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _rest_s(self) -> float:
+        """Until the keeper looks again, if nothing happens before."""
+        waits = self._wishes.keys() - self._loads.keys()
+        if waits or any(own.phase == "draining" for own in self._models.values()):
+            return self._pace.look_s
+        expires_at = next_expiry(self._held())
+        until_s = math.inf if expires_at is None else max(expires_at - self._clock(), self._pace.look_s)
+        return min(self._pace.tick_s, until_s)
 
     async def _unload_what_goes(self) -> None:
         for own in [own for own in self._models.values() if own.phase == "draining"]:

@@ -25,7 +25,7 @@ from swarm.registry.found_files import FoundFile, ModelOrigin, ModelPlace
 from swarm.registry.gguf_header import GgufIdentity, read_gguf, read_identity, read_model
 from swarm.registry.model_ids import NamesOfCatalogue
 from swarm.registry.model_memory import Load
-from swarm.registry.places import ModelPlaces, hub_cache_dir
+from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModels, remove
 
 MakeGguf = Callable[..., Path]
@@ -256,7 +256,8 @@ def test_an_unreadable_folder_is_passed_over(make_gguf: MakeGguf, models_dir: Pa
     ],
 )
 def test_the_hub_cache_is_where_the_library_has_it(environment: dict[str, str], expected: str) -> None:
-    assert hub_cache_dir(environment) == Path(expected)
+    places = ModelPlaces.of(Path("/own"), environment=environment).places
+    assert [place.folder for place in places if place.source == "hugging face"] == [Path(expected)]
 
 
 def test_a_model_is_removed_with_all_its_files(make_gguf: MakeGguf, models_dir: Path) -> None:

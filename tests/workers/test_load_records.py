@@ -16,8 +16,8 @@ from swarm.workers.load_records import (
     START_S,
     UNKNOWN_BYTES_PER_S,
     LoadRecords,
-    load_progress,
 )
+from swarm.workers.model_workers import LoadProgress
 
 GIGA = 1_000_000_000
 
@@ -125,13 +125,15 @@ def test_the_file_is_bounded_and_forgets_what_was_not_used_for_longest(tmp_path:
     assert again.need_bytes("often", MOST_OPTIONS, 1, 9 * GIGA) == GIGA + HEADROOM_BYTES
 
 
-@given(st.floats(-1, 1e6), st.floats(0.01, 1e6))
-def test_progress_is_a_share_and_what_is_left(elapsed_s: float, expected_s: float) -> None:
-    share, left_s = load_progress(elapsed_s, expected_s)
-    assert 0 <= share <= 0.99
-    assert left_s is None if elapsed_s >= expected_s else left_s is not None and 0 < left_s <= expected_s
+@given(st.floats(0, 1e6), st.floats(0.01, 1e6))
+def test_progress_is_a_share_and_what_is_left(running_s: float, expected_s: float) -> None:
+    progress = LoadProgress(running_s, expected_s)
+    assert progress.share is not None
+    assert 0 <= progress.share <= 0.99
+    left_s = progress.left_s
+    assert left_s is None if running_s >= expected_s else left_s is not None and 0 < left_s <= expected_s
 
 
-def test_progress_of_nothing() -> None:
-    assert load_progress(0.0, 0.0) == (0.99, None)
-    assert load_progress(6.2, 10.0) == (0.62, pytest.approx(3.8))
+def test_progress_where_nothing_is_known() -> None:
+    assert (LoadProgress(3.0, None).share, LoadProgress(3.0, None).left_s) == (None, None)
+    assert (LoadProgress(6.2, 10.0).share, LoadProgress(6.2, 10.0).left_s) == (0.62, pytest.approx(3.8))
