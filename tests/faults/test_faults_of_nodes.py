@@ -23,7 +23,7 @@ KILLED_OUT_S = 2.0
 FROZEN_OUT_S = 6.0
 BACK_S = 5.0
 BUSY_S = 60.0  # no promise: far above what it takes until every worker of a busy machine writes
-VOTE_TOKENS = 400  # seconds of generation: long enough to be frozen in
+VOTE_TOKENS = 1000  # many seconds of generation: long enough to be seen on all nodes at once, and frozen in
 
 SURVIVORS = {"kitchen": ("kitchen", "study"), "study": ("kitchen", "study")}
 
