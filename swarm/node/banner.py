@@ -19,9 +19,11 @@ from swarm.node.trust import trust_words
 from swarm.quantities import left_words, load_words
 from swarm.workers.life import LifeEvent
 from swarm.workers.model_workers import ModelState
+from swarm.workers.pool import Loadable
 
 LOOK_S: Final = 0.5  # between two looks at how far loads are
 LEAST_TOLD_S: Final = 1.0  # of a load; below it nobody has waited
+MAX_NAMED: Final = 4  # of the models that could be loaded
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
 
@@ -91,6 +93,15 @@ def tools_words(can: Capabilities) -> str | None:
 def models_of(peer: Peer) -> str:
     """What the banner says a peer serves."""
     return ", ".join(model.id for model in peer.description.models) or "no model yet"
+
+
+def others_words(models: Sequence[Loadable]) -> str | None:
+    """What is said of the models that lie here and are not loaded; None where there are none to tell of."""
+    names = sorted(model.model_id for model in models if model.listed)
+    if not names:
+        return None
+    shown = ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+    return f"* also on this disk, and loaded when asked for: {shown} (`swarm models list`)"
 
 
 class PeerNews:

@@ -30,7 +30,7 @@ from swarm.errors import SetupError, Unavailable
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, tools_words
+from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.files import bring, keeping_hashed, make_files
@@ -93,6 +93,7 @@ class Node:
         self.discovery: Discovery | None = None
         self.models: NodeModels | None = None
         self._default_model: str | None = None
+        self._told_of_others = False
         self._upstream_lines: list[str] = []
 
     async def __aenter__(self) -> Node:
@@ -315,7 +316,15 @@ class Node:
             if found is None:
                 raise SetupError(f"--default-model {name} is not on this disk: `swarm models pull {name}` brings it")
             self._default_model = found.id
-        await self._stack.enter_async_context(models.looking(self._loadables.changed))
+        self._looked()
+        await self._stack.enter_async_context(models.looking(self._looked))
+
+    def _looked(self) -> None:
+        """The disk was looked at for models."""
+        self._loadables.changed()
+        if not self._told_of_others and (words := others_words(self.pool.loadables())) is not None:
+            self._told_of_others = True
+            self._console.say(words)
 
     def _show(self, chosen: ChosenModel, workers: ModelWorkers) -> None:
         """What the console says of a model that was loaded at the start."""

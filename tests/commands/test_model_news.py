@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 
 from swarm.engines.engine import Capabilities
-from swarm.node.banner import ModelNews, life_words
+from swarm.node.banner import ModelNews, life_words, others_words
 from swarm.quantities import bytes_of, left_words, load_words, seconds_of
 from swarm.workers.life import TRANSITIONS, LifeEvent, Phase
 from swarm.workers.model_workers import LoadProgress, ModelState
 from tests.commands.test_model_choice import Listener
+from tests.doubles.machine import Machine
 from tests.doubles.waiting import eventually
 
 
@@ -123,3 +124,17 @@ def test_times_and_sizes_are_read_as_people_write_them() -> None:
     for text in ("", "8", "G", "-8G", "8X", "1,5G", "inf"):
         with pytest.raises(ValueError, match=r"is no size: write it like 512M"):
             bytes_of(text)
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("", None),
+        ("a", "* also on this disk, and loaded when asked for: a (`swarm models list`)"),
+        ("fedcba", "* also on this disk, and loaded when asked for: a, b, c, d and 2 more (`swarm models list`)"),
+    ],
+)
+def test_what_else_is_here_is_said_once_and_briefly(listed: str, words: str | None) -> None:
+    machine = Machine()
+    models = [machine.add(name, 100) for name in listed]
+    assert others_words([*models, replace(machine.add("demo", 1), listed=False)]) == words
