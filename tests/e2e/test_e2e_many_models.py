@@ -184,9 +184,12 @@ async def test_a_node_that_is_killed_while_it_loads_leaves_nothing_behind_and_st
                     (model["id"], model["state"]) for model in view["own_models"]
                 ]
 
+            async def hosts_now() -> list[psutil.Process]:
+                return psutil.Process(node.pid).children()
+
             await eventually(loading, LOADING_S, f"{SMOLLM2} is loaded")
-            hosts = psutil.Process(node.pid).children()
-            assert len(hosts) == 2, "one engine runs, one is being started"
+            two = "one engine runs, one is being started"
+            hosts = await eventually(hosts_now, LOADING_S, two, until=lambda found: len(found) == 2)
             node.kill()
             with pytest.raises(APIError):
                 await asking

@@ -28,7 +28,7 @@ LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import with
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
     "chat": {"files": 40, "touched": 70, "hand_offs": 78, "generators": 5},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
-    "model": {"files": 42, "touched": 56, "hand_offs": 80, "generators": 7},
+    "model": {"files": 46, "touched": 62, "hand_offs": 90, "generators": 7},
 }
 
 
