@@ -205,6 +205,7 @@ class Dispatcher:
         stocks, told = self._peer_stocks(), self._told()
         names, sizes = self._model_names(told, stocks), self._own_sizes()
         running = {replica.key for replica in told}
+        running |= {(self._node_id, state.model_id) for state in self._pool.states() if state.phase == "ready"}
         if not self._leaving():
             stocks = (self._own_stock(), *stocks)
         could = loadable_replicas(stocks, names, sizes, model, self._stock_index)

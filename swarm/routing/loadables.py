@@ -238,7 +238,7 @@ class StockIndex:
     def by_name(
         self, stocks: Sequence[Stock], names: KnownNames
     ) -> Iterable[tuple[Stock, dict[str, list[LoadableModel]]]]:
-        """Each of `stocks` with its models that do not run, and whose names are known."""
+        """Each of `stocks` with its models whose names are known."""
         before = self._found if names is self._names else {}
         self._names, self._found = names, {}
         for stock in stocks:
@@ -252,7 +252,7 @@ class StockIndex:
 def _by_name(stock: Stock, names: KnownNames) -> dict[str, list[LoadableModel]]:
     found: dict[str, list[LoadableModel]] = {}
     for model in stock.models:
-        if model.state != "ready" and names.has(stock.node_id, model):
+        if names.has(stock.node_id, model):
             found.setdefault(names.of(stock.node_id, model.id), []).append(model)
     return found
 
@@ -266,6 +266,7 @@ def loadable_replicas(
 ) -> tuple[Replica, ...]:
     """Where a model could be loaded, as replicas without a free slot; only `model`, where it is given.
 
+    Those that run are among them, by their nodes' lists: as loading, for who has not heard yet what such a node serves.
     `own` are the sizes of this node's own models, as in `called_by`.
     """
     return tuple(
@@ -300,7 +301,7 @@ def _replica(stock: Stock, model: LoadableModel, name: str, own: Mapping[str, in
         fingerprint=model.fingerprint,
         sha256=model.sha256,
         served_as="" if name == model.id else model.id,
-        state=model.state,
+        state="loading" if model.state == "ready" else model.state,
         load_s=model.load_s,
         fits=model.fits,
         size_bytes=model.size_bytes,

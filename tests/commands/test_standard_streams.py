@@ -221,7 +221,7 @@ def test_lines_of_many_threads_are_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_nothing_is_glued_to_the_c_of_ctrl_c(tmp_path: Path) -> None:
     options = ("--model", "demo", "--port", "0", "--data-dir", str(tmp_path / "data"), "--log-level", "debug")
     async with at_a_terminal(tmp_path, *options) as me:
-        await me.sees("ready: ")
+        await me.sees("\nready: ")
         me.type(CTRL_C)
         assert await me.left() == 0
         await me.sees("^C\n")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from swarm.routing.loadables import worth_a_second
+from swarm.routing.loadables import OwnLoadables, worth_a_second
 from tests.doubles.clients import Client, Reply, connect
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -143,3 +143,16 @@ async def test_a_second_node_loads_it_where_the_queue_is_longer_than_that_and_no
         found = worth_a_second([waits], asked.loadable("m"))
         assert found is not None
         assert found.node == second
+
+
+async def test_what_a_node_lists_as_running_is_asked_there_before_it_is_told_that_it_is_served() -> None:
+    """The list and what a node says of itself come one after the other: in between a model is nowhere else."""
+    machine = having()
+    told = OwnLoadables(lambda: [(model, "ready", True) for model in machine.all()])
+    options = NodeOptions(source=machine, memory=machine.rules(), pool_pace=QUICK, loadables=told)
+    async with RunningNode("kitchen", options=options) as kitchen:
+        asked = NodeOptions(peers=[kitchen.address])
+        async with RunningNode("study", options=asked) as study, connect(study.url) as client:
+            await eventually(lambda: len(study.dispatcher.loadable()) == 1)
+            reply = await client.chat("hello", model="m", swarm=ONCE)
+    assert (reply.status, said(reply)) == (200, "I am m")

@@ -149,9 +149,9 @@ def handler_of(index: FakeIndex) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             sent = body if cut is None else body[:cut]
-            self.wfile.write(sent)
             if WHEEL_NAME in self.path:
-                index.sent_bytes += len(sent)
+                index.sent_bytes += len(sent)  # before anybody can have them all
+            self.wfile.write(sent)
             if cut is not None:
                 self.close_connection = True
 

@@ -231,10 +231,13 @@ def test_peers_tell_where_models_could_be_loaded() -> None:
     )
     own = Stock("me", "here", (LoadableModel(id="qwen3:4b", fingerprint=X, params=5, state="ready"),))
     other = LoadableModel(id="qwen3:4b", fingerprint=Y, params=9, state="loading", fits=False)
-    running = LoadableModel(id="r", state="ready")
+    running = LoadableModel(id="r", fingerprint="cc" * 32, state="ready")
     stocks = (own, *peer_stocks([peer(qwen, other, running)]))
     names = names_by_content([stock.holder for stock in stocks])
-    found, apart = loadable_replicas(stocks, names, {"qwen3:4b": 5})
+    mine, found, apart, runs = loadable_replicas(stocks, names, {"qwen3:4b": 5})
+    assert [(each.model, each.state) for each in (mine, runs)] == [("qwen3:4b", "loading"), ("r", "loading")], (
+        "for who has not heard yet that they are served"
+    )
     assert (found.model, found.model_there, found.node, found.url) == (
         "qwen3:4b",
         "q",
@@ -251,8 +254,7 @@ def test_peers_tell_where_models_could_be_loaded() -> None:
         "loading",
     )
     assert apart.params != 5
-    assert loadable_replicas(stocks, names, {}, "qwen3:4b")[0].node == "attic"
-    assert loadable_replicas(stocks, names, {}, "r") == (), "it is served"
+    assert [each.node for each in loadable_replicas(stocks, names, {}, "qwen3:4b")] == ["here", "attic"]
     assert loadable_replicas(stocks, KnownNames(), {}) == (), "whose content has no name yet"
 
 
