@@ -13,7 +13,8 @@ import re
 import struct
 from collections.abc import Sequence
 
-from swarm.engines.engine import Capabilities, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm import program_version
+from swarm.engines.engine import Capabilities, Computation, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
@@ -60,6 +61,10 @@ class EchoEngine:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(tools=False, embeddings=True, rerank=True, infill=True)
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.name, program_version())
 
     @property
     def loaded(self) -> LoadedModel:

@@ -38,12 +38,75 @@ TEMPLATE_TOKENS, TURN_TOKENS = 512, 16  # of a chat template: its own system tur
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """Something besides the processor that a build computes on, under the build's own `name` for it ("CUDA0")."""
+
+    name: str
+    description: str
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBuild:
+    """One way in which an engine can run on this machine.
+
+    `version` in its own words; `devices` that it sees besides the processor; `native`: made for this very processor.
+    `program` is what is run, where that is a program of its own; `packages` a folder of Python packages that an engine
+    host looks into first. `source` says in words where it was found.
+    """
+
+    engine: str
+    version: str
+    devices: tuple[Device, ...] = ()
+    native: bool = False
+    program: Path | None = None
+    packages: Path | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlaces:
+    """Where builds of engines are looked for: beside what is installed in this environment and found on the PATH.
+
+    `engines_dir` has what `swarm engines install` made; `llama_server` is the one program that the user named.
+    """
+
+    engines_dir: Path | None = None
+    llama_server: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """With what a loaded model is computed: the engine, its version, and the names of the devices beside the processor.
+
+    `gpu_layers` of its `layers` are on those; None where the library does not tell.
+    """
+
+    engine: str
+    version: str
+    devices: tuple[str, ...] = ()
+    gpu_layers: int | None = None
+    layers: int | None = None
+
+    def __str__(self) -> str:
+        where = " and ".join(self.devices) or "the CPU"
+        known = self.devices and self.gpu_layers is not None and self.layers is not None
+        layers = f" ({self.gpu_layers} of {self.layers} layers)" if known else ""
+        return f"{self.engine} {self.version} on {where}{layers}"
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What to load, and how much of the machine it may use.
 
     `context_tokens` is what one request may fill, prompt and answer together; `slots` how many requests run at once.
     `threads` compute one token of one answer; `reading_threads` (None: as many) prompts, and tokens of several answers
     at once. `gpu_layers` None lets the library decide by free memory. Keys and values are kept as `cache_type`.
+
+    `build` loads it; None: the engine's own in this environment. `projector` lets it see, `draft` is a small model that
+    guesses its next tokens, `ngram` guesses them from what was written before. What is read of a prompt may be kept in
+    the folder `saves`.
     """
 
     model_id: str
@@ -54,6 +117,11 @@ class EngineSpec:
     gpu_layers: int | None = None
     reading_threads: int | None = None
     cache_type: CacheType = "f16"
+    build: EngineBuild | None = None
+    projector: Path | None = None
+    draft: Path | None = None
+    ngram: bool = False
+    saves: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +209,11 @@ class Engine(Protocol):
     @property
     def taken_bytes(self) -> int | None:
         """RAM that the model was measured to take, the most so far; None where that is not known, as of a GPU's."""
+        ...
+
+    @property
+    def computation(self) -> Computation:
+        """With what its model is computed."""
         ...
 
     def check(self, request: GenerationRequest) -> None:

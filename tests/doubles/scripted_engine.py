@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from swarm.engines.assembly import together
-from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Computation, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.engines.registry import engine_of_replica
 from swarm.errors import BadRequest, SwarmError, Unavailable
 from swarm.generation import Delta, EventStream, Finish, FinishReason, GenerationRequest, Prompt, Usage
@@ -47,6 +47,7 @@ class ScriptedEngine:
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stalled: str | None = None
         self.taken_bytes: int | None = None
+        self.computation = Computation(self.name, "1")
         self.closed = False
         self.utility_error: SwarmError | None = None  # raised by everything that is no generation
         self.utility_gate = asyncio.Event()  # they wait for it; open unless a test closes it

@@ -12,7 +12,8 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from swarm.engines.llama_cpp.http import SAMPLES, LlamaHttp
+from swarm.engines.llama_cpp.answers import SAMPLES
+from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.errors import EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 

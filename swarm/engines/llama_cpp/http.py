@@ -4,35 +4,28 @@ Why HTTP and not the library's blocking calls: those have no tokenizer and no te
 stream, and take the GIL twice a token. Over the listener a stream is one socket of our loop, closing it cancels, and a
 listener in another process looks the same (`xllamacpp_host.py`). The listener is given a random key.
 
-What llama.cpp's own parsers leave in an answer's text is moved out of it by `AnswerReader`: calls that were demanded
-(`demanded_answer.py`), the DELETEs that keep what clients wrote from being tokens (`plain_text.py`), and thoughts of a
-model whose template says nothing of them (`thoughts.py`).
+What llama.cpp's own parsers leave in an answer's text is moved out of it, and tried again, by `answers.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import aiohttp
-from pydantic import JsonValue
 
-from swarm.engines.assembly import numbered, sampled_anew, together
+from swarm.engines.assembly import numbered, together
 from swarm.engines.chat_turns import CAN_SAY_ALL, TEMPLATE_PROBES, TemplateAbilities, abilities, said_by
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
-from swarm.engines.llama_cpp.begun_call import BegunCallReader, call_of, may_call
+from swarm.engines.llama_cpp.answers import AnswerReader, ReadableAnswers, is_unreadable
 from swarm.engines.llama_cpp.demanded_answer import (
     CallGrammar,
-    CallReader,
-    QuotedText,
     arguments_schema,
     begun_turn,
     call_grammar,
@@ -57,7 +50,6 @@ from swarm.engines.openai_dialect import (
     sse_data,
     translate_error,
 )
-from swarm.engines.thoughts import ThoughtReader
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
 from swarm.generation import (
     MIN_REPEAT_PENALTY,
@@ -78,16 +70,11 @@ PROMPT_PARTS = (
 PROMPT_FIELDS = {
     "messages": "messages", "prompt": "prompt", "input_prefix": "prompt", "input": "input", "documents": "documents",
 }  # fmt: skip
-MAX_NOT_SHOWN = 1024  # of 32 bytes each
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
 WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
-# What llama.cpp says of an answer (with the turn that it continues) that is not in the form of the template, and we
-# of one that is no call where one must be.
-UNREADABLE = re.compile("does not match the expected|Invalid diff|Failed to parse tool call|did not make the call")
 QUOTES_TOKENS = 4  # of the quotes around a text that the grammar has as JSON, and white space before them
-SAMPLES = 3  # of an answer, until one can be read
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +99,6 @@ async def naming_the_field(request: GenerationRequest) -> AsyncGenerator[None]:
         ) from error
 
 
-def is_unreadable(error: EngineFailed) -> bool:
-    """Whether the engine works, and only what the model wrote could not be read: another sample may be."""
-    return not isinstance(error, EngineDied) and UNREADABLE.search(str(error)) is not None
-
-
 def infill_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """A completion's body with a `suffix`, as `/infill` takes it."""
     wire = {key: value for key, value in body.items() if key not in ("prompt", "suffix", "logprobs", "stream_options")}
@@ -139,46 +121,6 @@ class InfillReader:
             )
             events.append(Finish(index, reason, usage, chunk.get(STOPPING_WORD) or None))
         return events
-
-
-class AnswerReader:
-    """What is no text moved out of the text of one answer. Completions (not `chat`) have no thoughts or DELETEs.
-
-    Of an answer that was to have no token nothing is shown: llama.cpp makes one all the same. And of a token's
-    likeliest neighbours no more than were asked for.
-    """
-
-    def __init__(self, request: GenerationRequest, calls: CallGrammar | None, restored: Restored) -> None:
-        chat = request.messages is not None
-        self._nothing = request.max_tokens == 0
-        self._without_neighbours = request.logprobs and not request.top_logprobs
-        self._restored = restored if chat else None
-        self._thoughts = ThoughtReader() if chat else None
-        self._calls = None if calls is None else CallReader(calls)
-        self._quoted = QuotedText() if is_quoted(request) else None
-
-    def read(self, event: Delta | Finish) -> list[Delta | Finish]:
-        """The events to show instead of `event`."""
-        if self._nothing:
-            return [_with_no_token(event)] if isinstance(event, Finish) else []
-        if self._without_neighbours and isinstance(event, Delta) and event.logprobs is not None:
-            event = replace(event, logprobs=_without_neighbours(event.logprobs))
-        events = [event] if self._restored is None else self._restored.read(event)
-        if self._thoughts is not None:
-            events = [shown for each in events for shown in self._thoughts.read(each)]
-        if self._calls is not None:
-            events = [shown for event in events if (shown := self._calls.read(event)) is not None]
-        return events if self._quoted is None else [self._quoted.read(event) for event in events]
-
-
-def _with_no_token(end: Finish) -> Finish:
-    return Finish(end.choice, "length", end.usage.model_copy(update={"completion_tokens": 0}))
-
-
-def _without_neighbours(logprobs: JsonValue) -> JsonValue:
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    entries = content if isinstance(content, list) else []
-    return {"content": [{**entry, "top_logprobs": []} for entry in entries if isinstance(entry, dict)]}
 
 
 def engine_body(
@@ -253,9 +195,7 @@ class LlamaHttp:
         self._address = address
         self.plain = PlainText()  # of the model's vocabulary, once that is read
         self.template = CAN_SAY_ALL  # what the model's chat template can say, once it was tried
-        self._not_shown: set[bytes] = (
-            set()
-        )  # digests of tools that it cannot show all the same: some read their schemas
+        self._readable = ReadableAnswers(self)
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
         connector = aiohttp.TCPConnector(force_close=True, limit=0, happy_eyeballs_delay=None)
         self._session = aiohttp.ClientSession(
@@ -274,127 +214,12 @@ class LlamaHttp:
         if n > 1 and (may_be_empty(request) or is_whole(request, self.template.tools)):
             # llama.cpp ends one answer to an empty prompt at once, and the others wait for that one's prefill for ever.
             # Of several whole answers it counts only one.
-            return together([self._with_tools(numbered(request, choice), 1) for choice in range(n)])
-        return self._with_tools(request, n) if request.tools else self._readable(request, n)
+            return together([self._readable.stream(numbered(request, choice), 1) for choice in range(n)])
+        return self._readable.stream(request, n)
 
-    def _can_say(self, request: GenerationRequest) -> TemplateAbilities:
-        if self._not_shown and tools_digest(request) in self._not_shown:
-            return replace(self.template, tools=False)
-        return self.template
-
-    async def _with_tools(self, request: GenerationRequest, n: int) -> EventStream:
-        """Answers with the tools as the template shows them; where it cannot, as for one that knows none."""
-        while True:
-            can, begun = self._can_say(request), False
-            words = not can.tools and may_call(request)
-            try:
-                async with aclosing((self._words_or_calls if words else self._readable)(request, n)) as events:
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except TemplateRefused:
-                if begun or not self._note_refusal(request, can):
-                    raise
-
-    def _note_refusal(self, request: GenerationRequest, can: TemplateAbilities) -> bool:
-        """Whether to try once more, without the template's own way to show tools: that may have been the reason."""
-        digest = tools_digest(request)
-        if not can.tools:  # it was not
-            self._not_shown.discard(digest)
-            return False
-        if not request.tools:
-            return False
-        if len(self._not_shown) >= MAX_NOT_SHOWN:
-            self._not_shown.clear()
-        self._not_shown.add(digest)
-        return True
-
-    async def _readable(self, request: GenerationRequest, n: int) -> EventStream:
-        """Answers, each of which can be read: of those that could not be, what was shown, else another sample."""
-        spoken, unfinished = [0] * n, set(range(n))
-        try:
-            async with aclosing(self._answers(request, n)) as events:
-                async for event in events:
-                    if isinstance(event, Finish):
-                        unfinished.discard(event.choice)
-                    else:
-                        spoken[event.choice] += 1
-                    yield event
-            return
-        except EngineFailed as error:
-            if not is_unreadable(error):
-                raise
-            log.info("an answer could not be read: %s", error)
-        for choice in sorted(unfinished):
-            if spoken[choice]:
-                yield await self._cut(request, choice, spoken[choice])
-                continue
-            async with aclosing(self._sampled_again(numbered(request, choice))) as events:
-                async for event in events:
-                    yield replace(event, choice=choice)
-
-    async def _sampled_again(self, request: GenerationRequest) -> EventStream:
-        """One answer; where calls are the model's own choice, the last sample is text, whatever it looks like."""
-        for number in range(1, SAMPLES):
-            another = sampled_anew(request, number)
-            if number == SAMPLES - 1 and request.tools and call_grammar(request) is None:
-                another = another.model_copy(update={"tool_choice": "none"})
-            spoken = 0
-            try:
-                async with aclosing(self._answers(another, 1)) as events:
-                    async for event in events:
-                        spoken += isinstance(event, Delta)
-                        yield event
-                return
-            except EngineFailed as error:
-                if not is_unreadable(error):
-                    raise
-                if spoken:
-                    yield await self._cut(request, 0, spoken)
-                    return
-        if request.max_tokens is None:
-            raise Unavailable(f"{SAMPLES} answers in a row were in no form that can be read: ask again")
-        # Cut within what would have been its beginning: a fence before JSON, which the grammar of llama.cpp allows.
-        yield await self._cut(request, 0, request.max_tokens)
-
-    async def _cut(self, request: GenerationRequest, choice: int, spoken: int) -> Finish:
-        """The end of an answer of which `spoken` tokens were shown, and whose rest could not be read."""
-        prompt_tokens = await self.count_tokens(request)
-        return Finish(choice, "length", Usage(prompt_tokens=prompt_tokens, completion_tokens=spoken))
-
-    async def _words_or_calls(self, request: GenerationRequest, n: int) -> EventStream:
-        """Answers in words, each until it begins a call, if it does: that is generated anew, as a call alone."""
-        readers = [BegunCallReader([tool.function.name for tool in request.tools]) for _ in range(n)]
-        unfinished = set(range(n))
-        async with aclosing(self._readable(request, n)) as words:
-            async for event in words:
-                reader = readers[event.choice]
-                if isinstance(event, Finish):
-                    unfinished.discard(event.choice)
-                for shown in reader.read(event):
-                    yield shown
-                if all(readers[choice].called is not None for choice in unfinished):
-                    break
-        calling = [choice for choice, reader in enumerate(readers) if reader.called is not None]
-        calls = [
-            self._readable(call_of(request, readers[choice].called or "", readers[choice].spoken_tokens), 1)
-            for choice in calling
-        ]
-        async with aclosing(together(calls)) as events:
-            async for event in events:
-                choice = calling[event.choice]
-                if isinstance(event, Delta):  # what was thought before the call has been shown
-                    yield replace(event, choice=choice, reasoning="")
-                else:
-                    counted = event.usage.completion_tokens + readers[choice].spoken_tokens
-                    yield replace(
-                        event, choice=choice, usage=event.usage.model_copy(update={"completion_tokens": counted})
-                    )
-
-    async def _answers(self, request: GenerationRequest, n: int) -> EventStream:
+    async def answers(self, request: GenerationRequest, n: int, can: TemplateAbilities) -> EventStream:
+        """See `AnswerSource`."""
         refuse_impossible_turns(request)
-        can = self._can_say(request)
         request = said_by(can, request)
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
@@ -445,7 +270,7 @@ class LlamaHttp:
     async def prompt_text(self, request: GenerationRequest) -> str:
         refuse_impossible_turns(request)
         while True:
-            can = self._can_say(request)
+            can = self._readable.can_say(request)
             said = said_by(can, request)
             whole = request_body(said, 1) | continuing(said)
             name_parameters(whole, said)
@@ -454,7 +279,7 @@ class LlamaHttp:
             try:
                 return str((await self._json("/apply-template", wanted))["prompt"])
             except TemplateRefused:
-                if not self._note_refusal(request, can):
+                if not self._readable.note_refusal(request, can):
                     raise
 
     async def count_tokens(self, request: GenerationRequest) -> int:
@@ -588,11 +413,6 @@ class LlamaHttp:
         if self._unloaded:
             return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
         return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
-
-
-def tools_digest(request: GenerationRequest) -> bytes:
-    """By which the tools of a request are known again."""
-    return hashlib.sha256("\n".join(tool.model_dump_json() for tool in request.tools).encode()).digest()
 
 
 def prompt_field(body: ParsedJson | None) -> str | None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, cast
@@ -20,6 +21,7 @@ from federation.tasks import cancel_and_wait, finished, report_crash
 from hardware.memory import resident_bytes
 from swarm.engines.engine import (
     Capabilities,
+    Computation,
     Embeddings,
     EngineSpec,
     LoadedModel,
@@ -234,6 +236,10 @@ class XllamacppEngine:
     @property
     def taken_bytes(self) -> int | None:
         return self._home.taken_bytes
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.name, version("xllamacpp"))
 
     def check(self, request: GenerationRequest) -> None:
         check(request)

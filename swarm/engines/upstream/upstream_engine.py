@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.engines.assembly import numbered, together
-from swarm.engines.engine import Capabilities, Embeddings, Engine, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import Capabilities, Computation, Embeddings, Engine, EngineSpec, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.engines.registry import Isolation
 from swarm.engines.upstream.upstream_http import UpstreamHttp
@@ -43,6 +43,10 @@ class UpstreamEngine:
     def loaded(self) -> LoadedModel:
         """Of its models nothing is known, their contexts included."""
         return LoadedModel(self._slots, 0)
+
+    @property
+    def computation(self) -> Computation:
+        return Computation(self.name, f"at {self.http.host}")
 
     def check(self, request: GenerationRequest) -> None:
         check(request)
