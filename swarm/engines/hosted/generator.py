@@ -153,6 +153,14 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """A job's prompt is read, of which `cached_tokens` were in a cache already. Comes before its first piece."""
+
+    job: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Called:
     """A whole call of a tool. `arguments` is JSON text. The `index` counts the calls of one answer from 0."""
 
@@ -190,7 +198,7 @@ class Broke:
     message: str
 
 
-GeneratorEvent = Piece | Called | Ended | Broke
+GeneratorEvent = Read | Piece | Called | Ended | Broke
 
 
 class Generator(Protocol):
@@ -229,8 +237,11 @@ class Generator(Protocol):
         """
         ...
 
-    def stop(self, job: int) -> None:
-        """Forget a job: nothing of it follows. What was read of its prompt may be kept. Unknown jobs are no error."""
+    def stop(self, job: int, choice: int | None = None) -> None:
+        """Forget one answer of a job, or all of it: nothing of that follows, and nothing more is computed for it.
+
+        What was read of its prompt may be kept. A job, or an answer, that has ended is no error.
+        """
         ...
 
     def embed(self, tokens: Sequence[int]) -> Sequence[float]:
