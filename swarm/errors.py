@@ -13,6 +13,7 @@ SwarmError
 │   ├── DeadlineExceeded    the request's own time is up (504)
 │   └── NoConsensus         a vote has no quorum, and the client asked for an error then (503)
 ├── EngineFailed            the engine broke while answering (500)
+│   ├── UnknownArchitecture it does not know that kind of model: another engine may (500)
 │   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
 ├── PeerFailed              another node did not answer as agreed (502)
 │   ├── PeerMalformed       what it sent does not follow the protocol (502)
@@ -151,6 +152,10 @@ class NoConsensus(Unavailable):
 
 class EngineFailed(SwarmError):
     """The inference library failed while loading or generating."""
+
+
+class UnknownArchitecture(EngineFailed):
+    """This build of an engine does not know the model's architecture: another engine, or a newer build, may."""
 
 
 class EngineDied(EngineFailed):

@@ -14,7 +14,17 @@ import struct
 from collections.abc import Sequence
 
 from swarm import program_version
-from swarm.engines.engine import Capabilities, Computation, Embeddings, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import (
+    Capabilities,
+    Computation,
+    Embeddings,
+    EngineBuild,
+    EnginePlaces,
+    EngineSpec,
+    LoadedModel,
+    Ranking,
+    Tokens,
+)
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
@@ -153,8 +163,12 @@ def why_not_available() -> str | None:
     return None
 
 
-def uses_gpu() -> bool:
-    return False
+def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
+    return (EngineBuild("echo", program_version(), source="part of this program"),)
+
+
+def problems(places: EnginePlaces) -> tuple[str, ...]:
+    return ()
 
 
 def check(request: GenerationRequest) -> None:

@@ -69,11 +69,18 @@ class EngineBuild:
 class EnginePlaces:
     """Where builds of engines are looked for: beside what is installed in this environment and found on the PATH.
 
-    `engines_dir` has what `swarm engines install` made; `llama_server` is the one program that the user named.
+    `engines_dir` has what `swarm engines install` made; `llama_server` is the one program that the user named. What is
+    in this environment is asked for its devices only with `ask_devices`: where the hardware probe saw a GPU.
+
+    What programs and libraries said of themselves is kept in the file `answers` (None: nowhere) for as long as they,
+    and this `machine` (its GPUs and their drivers, in words), stay the same: see `kept_answers.py`.
     """
 
     engines_dir: Path | None = None
     llama_server: Path | None = None
+    ask_devices: bool = False
+    answers: Path | None = None
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

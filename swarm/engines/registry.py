@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from swarm.errors import EngineFailed
 
 if TYPE_CHECKING:
-    from swarm.engines.engine import Engine, EngineSpec
+    from swarm.engines.engine import Engine, EngineBuild, EnginePlaces, EngineSpec
     from swarm.generation import GenerationRequest
     from swarm.registry.catalogue import Format
     from swarm.registry.model_memory import Load, MemoryNeed, ModelShape
@@ -29,8 +29,18 @@ class EngineModule(Protocol):
         """What is missing on this machine, with the remedy; None where a model can be loaded. Imports no library."""
         ...
 
-    def uses_gpu(self) -> bool:
-        """Whether models would be computed on a GPU here. Blocks: it may load the library."""
+    def builds(self, places: EnginePlaces) -> tuple[EngineBuild, ...]:
+        """The ways in which it can run on this machine, the best first; none where `why_not_available` says why.
+
+        Blocks: it may start a program, or a child process that imports a library; none is imported here. What cannot be
+        used is left out, and told by `problems`.
+        """
+        ...
+
+    def problems(self, places: EnginePlaces) -> tuple[str, ...]:
+        """What was found and cannot be used, each a sentence with the remedy: a program that is none of this engine's,
+        one too old, a driver newer than the library. Blocks, as `builds`.
+        """
         ...
 
     def check(self, request: GenerationRequest) -> None:
@@ -45,7 +55,10 @@ class EngineModule(Protocol):
         ...
 
     async def load(self, spec: EngineSpec, isolation: Isolation) -> Engine:
-        """The engine with its model, ready. Raises EngineFailed with the reason and a remedy."""
+        """The engine with its model, ready, by the build that `spec` names, else its own in this environment.
+
+        Raises EngineFailed with the reason and a remedy, UnknownArchitecture where another engine may know the model.
+        """
         ...
 
 
@@ -53,14 +66,15 @@ class EngineModule(Protocol):
 class EngineEntry:
     """One engine. `formats` of model files, the preferred first; none for one that needs no file.
 
-    `module` has the functions of `EngineModule`; `about` says in words what the engine is. Where not `chosen_by_name`,
-    `--engine` does not name it.
+    `module` has the functions of `EngineModule`; `about` says in words what the engine is, and `ready_by` is the one
+    command that makes it ready. Where not `chosen_by_name`, `--engine` does not name it.
     """
 
     name: str
     module: str
     about: str
     formats: tuple[Format, ...] = ()
+    ready_by: str = ""
     chosen_by_name: bool = True
 
     @property
@@ -71,8 +85,11 @@ class EngineEntry:
         """See `EngineModule`, and so for the others."""
         return self._functions.why_not_available()
 
-    def uses_gpu(self) -> bool:
-        return self._functions.uses_gpu()
+    def builds(self, places: EnginePlaces) -> tuple[EngineBuild, ...]:
+        return self._functions.builds(places)
+
+    def problems(self, places: EnginePlaces) -> tuple[str, ...]:
+        return self._functions.problems(places)
 
     def check(self, request: GenerationRequest) -> None:
         self._functions.check(request)
@@ -81,12 +98,19 @@ class EngineEntry:
         return self._functions.estimate(shape, load)
 
     async def load(self, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
-        if (why := self.why_not_available()) is not None:
+        if spec.build is None and (why := self.why_not_available()) is not None:
             raise EngineFailed(f"engine {self.name}: {why}")
         return await self._functions.load(spec, isolation)
 
 
-LLAMA_CPP = EngineEntry("xllamacpp", "swarm.engines.llama_cpp.xllamacpp", "GGUF models by llama.cpp", ("gguf",))
+LLAMA_CPP = EngineEntry(
+    "xllamacpp",
+    "swarm.engines.llama_cpp.xllamacpp",
+    "GGUF models by llama.cpp",
+    ("gguf",),
+    "pip install --force-reinstall xllamacpp",
+)
+# In the order in which `auto` takes them where nothing else tells them apart: see `build_choice.py`.
 ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
     {
         entry.name: entry
@@ -108,7 +132,10 @@ else:
 
 
 def chosen_engine(name: EngineName, model_format: Format = "gguf") -> EngineEntry:
-    """The engine that `--engine` names; for `auto` the first that loads `model_format` and is available here."""
+    """The engine that `--engine` names; for `auto` the first that loads `model_format` and is in this environment.
+
+    Nothing is asked: which build of which engine computes best here is `build_choice.chosen_build`'s to say.
+    """
     if name != AUTO:
         return ENGINES[name]
     able = [entry for entry in ENGINES.values() if model_format in entry.formats]
@@ -121,5 +148,6 @@ def engine_of_replica(name: str | None) -> EngineEntry:
 
 
 async def load_engine(name: EngineName, spec: EngineSpec, isolation: Isolation = "auto") -> Engine:
-    """Load `spec` with the engine called `name`. Raises EngineFailed with the reason and a remedy."""
-    return await chosen_engine(name).load(spec, isolation)
+    """Load `spec` by the build that it names, else with the engine called `name`. Raises EngineFailed, as `load`."""
+    entry = chosen_engine(name) if spec.build is None else ENGINES[spec.build.engine]
+    return await entry.load(spec, isolation)

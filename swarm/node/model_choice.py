@@ -12,6 +12,8 @@ from pathlib import Path
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
 from hardware.snapshot_text import unused_gpu
+from swarm.engines.build_choice import gpus_of
+from swarm.engines.engine import EnginePlaces
 from swarm.engines.registry import EngineEntry, chosen_engine
 from swarm.errors import SetupError
 from swarm.node.console import Console
@@ -68,7 +70,8 @@ def model_store(settings: Settings) -> ModelStore:
 
 def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
     """Whether there is a GPU here that this build of `engine` can use. Blocks: the library may be loaded."""
-    return snapshot.has_gpu and engine.uses_gpu()
+    places = EnginePlaces(ask_devices=True)
+    return snapshot.has_gpu and any(gpus_of(build) for build in engine.builds(places))
 
 
 def context_words(context_tokens: int, reason: str) -> str | None:
@@ -89,7 +92,7 @@ def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemor
 
 def gpu_line(engine: EngineEntry, snapshot: HardwareSnapshot) -> str | None:
     """What the banner says of a GPU that models are not computed on; None where there is none. Blocks."""
-    if not engine.formats or not snapshot.has_gpu or engine.uses_gpu():
+    if not engine.formats or not snapshot.has_gpu or computes_on_gpu(engine, snapshot):
         return None
     return unused_gpu(snapshot)
 

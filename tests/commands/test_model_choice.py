@@ -15,7 +15,7 @@ import pytest
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
 from swarm.cli import main
-from swarm.engines.engine import EngineSpec
+from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.registry import Isolation, chosen_engine, load_engine
 from swarm.errors import SetupError
 from swarm.node.model_choice import context_words, engine_memory, gpu_line
@@ -242,9 +242,9 @@ def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.M
     gpu = Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB)
     snapshot = HardwareSnapshot(memory=Memory(16 * GIB, 8 * GIB), gpus=(gpu,))
     engine = chosen_engine("auto")
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: False)
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: ())
     assert engine_memory(engine, snapshot).pool == "ram"
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: True)
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: (Device("CUDA0", "RTX"),))
     assert engine_memory(engine, snapshot).pool == "vram"
     mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
     assert engine_memory(engine, mac).pool == "unified"
@@ -260,7 +260,7 @@ CARD = HardwareSnapshot(
 def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, used: bool
 ) -> None:
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.has_gpu", lambda: used)
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: (Device("CUDA0", "RTX"),) * used)
     for module in ("doctor", "models"):
         monkeypatch.setattr(f"swarm.commands.{module}.probe_hardware", lambda: CARD)
     words = "RTX: not used, this build of the engine computes on the CPU"

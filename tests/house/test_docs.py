@@ -12,6 +12,8 @@ NAMED: Final = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml|json|sh))`")
 MADE: Final = {
     "config.toml",
     "control.json",
+    "engine.json",
+    "engines.json",
     "trail-1.json",
     "uv.toml",
     "weights.json",

@@ -23,6 +23,8 @@ from swarm.engines.engine import (
     Capabilities,
     Computation,
     Embeddings,
+    EngineBuild,
+    EnginePlaces,
     EngineSpec,
     LoadedModel,
     Ranking,
@@ -43,7 +45,7 @@ from swarm.engines.llama_cpp.xllamacpp_host import (
     Pooling,
     RunningServer,
     computes_on_gpu,
-    has_gpu,
+    devices,
     library,
     load_limit_s,
     order_to_json,
@@ -310,8 +312,15 @@ def why_not_available() -> str | None:
     return None if find_spec("xllamacpp") else "it is not installed: pip install --force-reinstall xllamacpp"
 
 
-def uses_gpu() -> bool:
-    return has_gpu()
+def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
+    if why_not_available() is not None:
+        return ()
+    found = devices() if places.ask_devices else ()
+    return (EngineBuild("xllamacpp", version("xllamacpp"), found, source="this environment"),)
+
+
+def problems(places: EnginePlaces) -> tuple[str, ...]:
+    return ()
 
 
 def check(request: GenerationRequest) -> None:

@@ -23,7 +23,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from swarm.engines.engine import EngineSpec
+from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
 from swarm.errors import EngineFailed
 
@@ -92,11 +92,21 @@ def library() -> Any:
     return importlib.import_module("xllamacpp")
 
 
-def has_gpu() -> bool:
-    """Whether this build of llama.cpp sees a device besides the CPU. Loads the library: call it off the loop."""
+def devices() -> tuple[Device, ...]:
+    """The GPUs that this build of llama.cpp sees. Loads the library: call it off the loop."""
     xllamacpp = library()
-    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
-    return any(device["type"] != cpu for device in xllamacpp.get_device_info())
+    kinds = xllamacpp.ggml_backend_dev_type
+    gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return tuple(
+        Device(str(found["name"]), str(found["description"]), found["memory_total"], found["memory_free"])
+        for found in xllamacpp.get_device_info()
+        if found["type"] in gpus
+    )
+
+
+def has_gpu() -> bool:
+    """Whether it sees one. Loads the library, too."""
+    return bool(devices())
 
 
 def computes_on_gpu(spec: EngineSpec) -> bool:

@@ -9,7 +9,18 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.engines.assembly import numbered, together
-from swarm.engines.engine import Capabilities, Computation, Embeddings, Engine, EngineSpec, LoadedModel, Ranking, Tokens
+from swarm.engines.engine import (
+    Capabilities,
+    Computation,
+    Embeddings,
+    Engine,
+    EngineBuild,
+    EnginePlaces,
+    EngineSpec,
+    LoadedModel,
+    Ranking,
+    Tokens,
+)
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
 from swarm.engines.registry import Isolation
 from swarm.engines.upstream.upstream_http import UpstreamHttp
@@ -90,8 +101,13 @@ def why_not_available() -> str | None:
     return None
 
 
-def uses_gpu() -> bool:
-    return False
+def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
+    """None: what computes there is not this machine's."""
+    return ()
+
+
+def problems(places: EnginePlaces) -> tuple[str, ...]:
+    return ()
 
 
 def check(request: GenerationRequest) -> None:
