@@ -104,7 +104,7 @@ class Job:
     """`n` answers to `prompt`, of `max_tokens` at most each (1 or more); the prompt and an answer fit the context.
 
     `schema`: the whole answer is JSON that keeps it. `tools`, in OpenAI's form, are those whose calls may be in an
-    answer; only where the generator `reads_calls`.
+    answer; only where the generator `reads_calls`. `chat`: the prompt is a conversation, its answer may have thoughts.
     """
 
     id: int
@@ -114,6 +114,7 @@ class Job:
     max_tokens: int
     schema: JsonObject | None = None
     tools: tuple[JsonObject, ...] = ()
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
