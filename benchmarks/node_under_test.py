@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.commands.terminal import Terminal
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.node.node import Node
 from swarm.node.settings import make_settings
 
@@ -42,7 +42,7 @@ def engine_of(node: Node) -> tuple[str, Any]:
     """The one model's id, and the adapter that talks to its listener."""
     model = node.describe().models[0].id
     workers = node.pool.get(model)
-    if workers is None or not isinstance(workers.engine, XllamacppEngine):
+    if workers is None or not isinstance(workers.engine, LlamaServerEngine):
         raise SystemExit(f"{model} has no xllamacpp engine, so there is no native server to compare with")
     return model, workers.engine.http
 

@@ -28,7 +28,8 @@ from report import ROOT, parser, progress, publish, read_environment
 sys.path.insert(0, str(ROOT))  # this checkout's engines, whatever is installed
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, load
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
+from swarm.engines.llama_cpp.xllamacpp import load
 from swarm.generation import Delta, GenerationRequest
 
 CONTEXT_TOKENS = 1024
@@ -46,12 +47,12 @@ class Side:
     """Two engines that are alike; the second works only where two are measured."""
 
     name: str
-    first: XllamacppEngine
-    second: XllamacppEngine
+    first: LlamaServerEngine
+    second: LlamaServerEngine
 
 
 @asynccontextmanager
-async def engine(path: Path, policy: str, threads: int) -> AsyncGenerator[XllamacppEngine]:
+async def engine(path: Path, policy: str, threads: int) -> AsyncGenerator[LlamaServerEngine]:
     """A model in a host of its own, whose threads wait as `policy` says."""
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ["OMP_WAIT_POLICY"] = policy
@@ -76,7 +77,7 @@ def busy_program() -> Generator[None]:
         program.wait()
 
 
-async def writing(engine: XllamacppEngine, tokens: int) -> float:
+async def writing(engine: LlamaServerEngine, tokens: int) -> float:
     """Tokens a second of an answer once it has begun."""
     request = GenerationRequest.model_validate(
         {"model": "model", "prompt": PROMPT, "max_tokens": tokens, "temperature": 1.0}
@@ -86,7 +87,7 @@ async def writing(engine: XllamacppEngine, tokens: int) -> float:
     return (len(came) - 1) / (came[-1] - came[0]) if len(came) > 1 else 0.0
 
 
-async def reading(engine: XllamacppEngine, _: int) -> float:
+async def reading(engine: LlamaServerEngine, _: int) -> float:
     """Tokens a second of a prompt, of which nothing is in the cache."""
     tokens, seconds = await engine.http.prompt_pace(" ".join([PROMPT] * PROMPT_REPEATS))
     return tokens / seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.recipe.document import Document
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import Candidate, GenerationRequest
 
@@ -21,7 +21,7 @@ MAX_ANSWER_TOKENS = 160  # the longest held-out answer has about 130
 
 
 @asynccontextmanager
-async def engine_of(path: Path, threads: int) -> AsyncGenerator[XllamacppEngine]:
+async def engine_of(path: Path, threads: int) -> AsyncGenerator[LlamaServerEngine]:
     """The model in `path`, loaded as the product loads it."""
     engine = await load_xllamacpp(EngineSpec("demo", path, CONTEXT_TOKENS, SLOTS, threads))
     try:
@@ -51,7 +51,7 @@ def request_of(document: Document, temperature: float, seed: int) -> GenerationR
 
 
 async def answers(
-    engine: XllamacppEngine, documents: Sequence[Document], temperature: float = 0.0, samples: int = 1, seed: int = 1
+    engine: LlamaServerEngine, documents: Sequence[Document], temperature: float = 0.0, samples: int = 1, seed: int = 1
 ) -> list[list[Candidate]]:
     """`samples` answers to each document, in its order."""
     places = asyncio.Semaphore(max(1, SLOTS // samples))

@@ -22,7 +22,7 @@ from models.recipe.document import Document
 from models.recipe.intervals import Gain, Share, paired_gain
 from models.recipe.splits import Split
 from swarm.consensus.final_answer import find_final_answer
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.generation import Candidate
 
 ITEM_SEED = 77  # of the held-out items: the same for every model
@@ -111,7 +111,7 @@ def trials(scale: float) -> list[Trial]:
     ]
 
 
-async def measure_abilities(engine: XllamacppEngine, scale: float = 1.0) -> dict[str, Share]:
+async def measure_abilities(engine: LlamaServerEngine, scale: float = 1.0) -> dict[str, Share]:
     """Greedy, on held-out items. Also: of all well-formed calls, how many llama.cpp's parser returned as such."""
     shares: dict[str, Share] = {}
     formed = parsed = 0
@@ -185,14 +185,14 @@ class Greedy:
     numbers: tuple[int | None, ...]
 
 
-async def measure_greedy(engine: XllamacppEngine, problems: Problems) -> Greedy:
+async def measure_greedy(engine: LlamaServerEngine, problems: Problems) -> Greedy:
     """One answer to each problem, always the same."""
     items = problems.items()
     numbers = tuple(number_in(row[0]) for row in await answers(engine, items))
     return Greedy(Share(sum(n == item.expected for n, item in zip(numbers, items, strict=True)), len(items)), numbers)
 
 
-async def measure_vote(engine: XllamacppEngine, problems: Problems) -> Vote:
+async def measure_vote(engine: LlamaServerEngine, problems: Problems) -> Vote:
     """`SAMPLES` answers to each problem at `TEMPERATURE`."""
     items = problems.items()
     sampled = [

@@ -17,7 +17,7 @@ from swarm import cli
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp import xllamacpp
 from swarm.engines.llama_cpp.progress import Limits
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.registry import Isolation
 from swarm.node import run
 
@@ -27,7 +27,7 @@ GONE_VARIABLE, LEAST_VARIABLE = "TEST_GONE_S", "TEST_LEAST_S"  # deadline of a s
 load = xllamacpp.load
 
 
-async def load_and_tell(spec: EngineSpec, isolation: Isolation = "auto") -> XllamacppEngine:
+async def load_and_tell(spec: EngineSpec, isolation: Isolation = "auto") -> LlamaServerEngine:
     least_s = os.environ.get(LEAST_VARIABLE)
     limits = None
     if least_s is not None:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     xllamacpp.load = load_and_tell
     if "--hold-gil" in arguments:
         arguments.remove("--hold-gil")
-        XllamacppEngine.aclose = never_closed  # type: ignore[method-assign,assignment]
+        LlamaServerEngine.aclose = never_closed  # type: ignore[method-assign,assignment]
     if GONE_VARIABLE in os.environ:
         run.GONE_S = float(os.environ[GONE_VARIABLE])
     return cli.main(arguments)

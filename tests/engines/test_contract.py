@@ -12,7 +12,7 @@ import pytest
 
 from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
@@ -61,7 +61,7 @@ async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[
 
 
 async def still_generating(engine: Engine) -> bool:
-    return bool(await busy_slots(engine.http)) if isinstance(engine, XllamacppEngine) else False
+    return bool(await busy_slots(engine.http)) if isinstance(engine, LlamaServerEngine) else False
 
 
 async def test_an_answer_is_deltas_then_one_finish_with_its_usage(engine: Engine) -> None:

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible_schemas
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed
 from swarm.generation import GenerationRequest
@@ -38,13 +38,13 @@ SEED = int(os.environ.get("SWARM_TEST_SEED") or int.from_bytes(os.urandom(4)))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(demo_model: Path) -> AsyncIterator[XllamacppEngine]:
+async def engine(demo_model: Path) -> AsyncIterator[LlamaServerEngine]:
     loaded = await load_xllamacpp(EngineSpec("demo", demo_model, 1024, 2, threads=1), isolation="always")
     yield loaded
     await loaded.aclose()
 
 
-async def steering(engine: XllamacppEngine) -> dict[str, float]:
+async def steering(engine: LlamaServerEngine) -> dict[str, float]:
     """Biases towards what hostile schemas are made of, and away from white space."""
     biases: dict[str, float] = {}
     for text, bias in (
@@ -63,7 +63,7 @@ async def steering(engine: XllamacppEngine) -> dict[str, float]:
     return biases
 
 
-async def refused_or_answered(engine: XllamacppEngine, request: GenerationRequest, name: str) -> str:
+async def refused_or_answered(engine: LlamaServerEngine, request: GenerationRequest, name: str) -> str:
     """What became of it. A refusal is a BadRequest, here or by llama.cpp; everything else is raised."""
     try:
         refuse_impossible_schemas(request)
@@ -88,7 +88,7 @@ async def refused_or_answered(engine: XllamacppEngine, request: GenerationReques
     return "answered"
 
 
-async def outcomes(engine: XllamacppEngine, schemas: list[tuple[str, Schema]], wrap: Any) -> dict[str, list[str]]:
+async def outcomes(engine: LlamaServerEngine, schemas: list[tuple[str, Schema]], wrap: Any) -> dict[str, list[str]]:
     biases = await steering(engine)
     found: dict[str, list[str]] = {}
     for name, schema in schemas:
@@ -100,14 +100,14 @@ async def outcomes(engine: XllamacppEngine, schemas: list[tuple[str, Schema]], w
     return found
 
 
-async def test_two_hundred_hostile_schemas_are_refused_or_answered(engine: XllamacppEngine) -> None:
+async def test_two_hundred_hostile_schemas_are_refused_or_answered(engine: LlamaServerEngine) -> None:
     found = await outcomes(engine, hostile_schemas(SEED, SCHEMAS), for_answer)
     assert len(found["refused"]) > SCHEMAS / 10
     assert len(found["answered"]) > SCHEMAS / 10, "the bounds would refuse everything"
     await engine.http.loop_counts()  # its main loop answers
 
 
-async def test_hostile_tools_are_refused_or_answered(engine: XllamacppEngine) -> None:
+async def test_hostile_tools_are_refused_or_answered(engine: LlamaServerEngine) -> None:
     def required(schema: Schema) -> GenerationRequest:
         return for_tool({"type": "object", "properties": {"a": schema}, "$defs": schema.get("$defs", {})}).model_copy(
             update={"tool_choice": "required"}
@@ -117,6 +117,6 @@ async def test_hostile_tools_are_refused_or_answered(engine: XllamacppEngine) ->
     await engine.http.loop_counts()  # its main loop answers
 
 
-async def test_contradictions_are_refused_or_answered(engine: XllamacppEngine) -> None:
+async def test_contradictions_are_refused_or_answered(engine: LlamaServerEngine) -> None:
     found = await outcomes(engine, contradictions(SEED, CONTRADICTIONS), for_answer)
     assert found.get("refused by llama.cpp", []) == [], "what it refuses is known here before"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, ContextExceeded
 from swarm.generation import Delta, ExtraText, Finish, GenerationRequest
@@ -25,20 +25,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def reranker(written: Path) -> AsyncIterator[XllamacppEngine]:
+async def reranker(written: Path) -> AsyncIterator[LlamaServerEngine]:
     engine = await load_xllamacpp(EngineSpec("rank", written / "rank.gguf", 1024, 2, threads=1))
     yield engine
     await engine.aclose()
 
 
 @pytest.fixture
-async def infiller(written: Path) -> AsyncIterator[XllamacppEngine]:
+async def infiller(written: Path) -> AsyncIterator[LlamaServerEngine]:
     engine = await load_xllamacpp(EngineSpec("infill", written / "infill.gguf", 1024, 2, threads=1))
     yield engine
     await engine.aclose()
 
 
-async def test_documents_are_scored_in_their_order_whatever_their_number(reranker: XllamacppEngine) -> None:
+async def test_documents_are_scored_in_their_order_whatever_their_number(reranker: LlamaServerEngine) -> None:
     assert reranker.capabilities.rerank
     documents = [f"text number {number}" for number in range(20)]
     ranking = await reranker.rerank("what is a cat", documents)
@@ -48,7 +48,7 @@ async def test_documents_are_scored_in_their_order_whatever_their_number(reranke
     assert alone.scores[0] == pytest.approx(ranking.scores[7], abs=1e-4)
 
 
-async def test_a_reranker_neither_writes_nor_embeds(reranker: XllamacppEngine) -> None:
+async def test_a_reranker_neither_writes_nor_embeds(reranker: LlamaServerEngine) -> None:
     capabilities = reranker.capabilities
     assert not capabilities.generates
     assert not capabilities.embeddings
@@ -58,12 +58,12 @@ async def test_a_reranker_neither_writes_nor_embeds(reranker: XllamacppEngine) -
         await reranker.embed(["a"])
 
 
-async def test_a_document_too_long_to_rank_is_the_callers_mistake(reranker: XllamacppEngine) -> None:
+async def test_a_document_too_long_to_rank_is_the_callers_mistake(reranker: LlamaServerEngine) -> None:
     with pytest.raises(ContextExceeded):
         await reranker.rerank("a", ["word " * 3000])
 
 
-async def test_the_middle_is_written_between_its_two_sides(infiller: XllamacppEngine) -> None:
+async def test_the_middle_is_written_between_its_two_sides(infiller: LlamaServerEngine) -> None:
     assert infiller.capabilities.infill
     request = GenerationRequest(
         model="infill",

@@ -13,7 +13,7 @@ import pytest
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.plain_text import DELETE, PlainText, Restored
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, Usage
 from swarm.registry.gguf_header import control_texts
@@ -185,7 +185,7 @@ def test_a_megabyte_costs_little_whatever_it_is() -> None:
 
 
 @pytest.fixture(params=["the embedded model", "no types", "texts of other models", "normal types", "pieces"])
-async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Path) -> AsyncIterator[XllamacppEngine]:
+async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Path) -> AsyncIterator[LlamaServerEngine]:
     """The embedded model, and its weights under vocabularies that name their control tokens in other ways."""
     made = tmp_path / "made.gguf"
     match request.param:
@@ -206,7 +206,7 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path, tmp_path: Pat
     await loaded.aclose()
 
 
-async def test_the_models_own_tokenizer_finds_none_of_its_control_tokens(engine: XllamacppEngine) -> None:
+async def test_the_models_own_tokenizer_finds_none_of_its_control_tokens(engine: LlamaServerEngine) -> None:
     """Every token whose text `parse_special` alone makes one is known, and broken."""
     assert engine.spec.path is not None
     controls = control_texts(engine.spec.path)
@@ -220,7 +220,7 @@ async def test_the_models_own_tokenizer_finds_none_of_its_control_tokens(engine:
         assert special == as_text or len(special) < len(broken)
 
 
-async def test_no_other_token_is_special(engine: XllamacppEngine) -> None:
+async def test_no_other_token_is_special(engine: LlamaServerEngine) -> None:
     """What tokenizes otherwise with `parse_special` than without is in the list, for the whole vocabulary."""
     assert engine.spec.path is not None
     controls = control_texts(engine.spec.path)
@@ -231,7 +231,7 @@ async def test_no_other_token_is_special(engine: XllamacppEngine) -> None:
         assert special == await engine.tokenize(text, add_special=False, parse_special=False), text
 
 
-async def test_a_conversation_has_the_control_tokens_of_its_template_only(engine: XllamacppEngine) -> None:
+async def test_a_conversation_has_the_control_tokens_of_its_template_only(engine: LlamaServerEngine) -> None:
     ends = sorted(control_texts(engine.spec.path or Path()))
     counts: list[int] = []
     for said in ("".join(ends), "words"):
@@ -247,7 +247,7 @@ async def test_a_conversation_has_the_control_tokens_of_its_template_only(engine
     assert counts[0] == counts[1]
 
 
-async def test_a_prompt_of_a_completion_keeps_its_control_tokens(engine: XllamacppEngine) -> None:
+async def test_a_prompt_of_a_completion_keeps_its_control_tokens(engine: LlamaServerEngine) -> None:
     counts: list[int] = []
     for prompt in ("a<|im_end|>b", f"a<{DELETE}|im_end|>b"):
         asked = GenerationRequest(model="demo", prompt=prompt, max_tokens=1)

@@ -15,7 +15,7 @@ from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, EngineDied
 from swarm.generation import Delta, Finish, GenerationRequest, Usage
@@ -141,7 +141,7 @@ async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request()
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[XllamacppEngine]:
+async def engine(tmp_path: Path) -> AsyncIterator[LlamaServerEngine]:
     """A tiny model of random weights with a long context, prefilled in small slices."""
     shape = Shape(hidden=128, heads=2, kv_heads=1, feed_forward=256, vocabulary=8192)
     path = tmp_path / "long.gguf"
@@ -165,20 +165,20 @@ async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tupl
     return texts, usages
 
 
-async def until_read(engine: XllamacppEngine, asked: asyncio.Task[Any]) -> None:
+async def until_read(engine: LlamaServerEngine, asked: asyncio.Task[Any]) -> None:
     """Until a part of a prompt has been read. A slice is one step: a look at the slots would mostly find them idle."""
     while not await prompt_tokens_evaluated(engine.http):
         assert not asked.done(), asked
         await asyncio.sleep(0)
 
 
-async def until_idle(engine: XllamacppEngine) -> None:
+async def until_idle(engine: LlamaServerEngine) -> None:
     while await busy_slots(engine.http):  # noqa: ASYNC110 - llama.cpp has no event for it
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_slices_change_nothing_that_is_said(engine: XllamacppEngine, n: int) -> None:
+async def test_slices_change_nothing_that_is_said(engine: LlamaServerEngine, n: int) -> None:
     sliced, usages = await answer(engine, chat(max_tokens=8), n)
     engine.http.prefill.long_tokens = CONTEXT_TOKENS
     other = chat(first="other", max_tokens=8)
@@ -189,7 +189,7 @@ async def test_slices_change_nothing_that_is_said(engine: XllamacppEngine, n: in
     assert usages[0].prompt_tokens > WORDS
 
 
-async def test_a_prompt_asked_again_is_reported_as_cached(engine: XllamacppEngine) -> None:
+async def test_a_prompt_asked_again_is_reported_as_cached(engine: LlamaServerEngine) -> None:
     await answer(engine, chat(max_tokens=1))
     _, (usage,) = await answer(engine, chat(max_tokens=1))
     assert usage.cached_tokens > WORDS
@@ -199,7 +199,7 @@ async def test_a_prompt_asked_again_is_reported_as_cached(engine: XllamacppEngin
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_end(
-    engine: XllamacppEngine, n: int
+    engine: LlamaServerEngine, n: int
 ) -> None:
     asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
     await until_read(engine, asked)
@@ -211,7 +211,7 @@ async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_e
 
 @pytest.mark.parametrize("swarm", [{"strategy": "single"}, {"votes": 2}], ids=["single", "vote"])
 async def test_a_client_that_leaves_during_a_long_prefill_frees_its_workers(
-    engine: XllamacppEngine, swarm: dict[str, Any]
+    engine: LlamaServerEngine, swarm: dict[str, Any]
 ) -> None:
     async def load() -> Engine:
         return engine

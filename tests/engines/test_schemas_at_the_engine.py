@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.schema_check import violations
 from swarm.errors import BadRequest, ContextExceeded
@@ -60,7 +60,7 @@ HELD = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(demo_model: Path) -> AsyncIterator[XllamacppEngine]:
+async def engine(demo_model: Path) -> AsyncIterator[LlamaServerEngine]:
     loaded = await load_xllamacpp(EngineSpec("demo", demo_model, 1024, 2, threads=1))
     yield loaded
     await loaded.aclose()
@@ -71,7 +71,7 @@ def asking(**fields: Any) -> GenerationRequest:
     return GenerationRequest.model_validate({"model": "demo", "messages": messages, "temperature": 1.0, **fields})
 
 
-async def answer(engine: XllamacppEngine, request: GenerationRequest) -> tuple[str, str, str]:
+async def answer(engine: LlamaServerEngine, request: GenerationRequest) -> tuple[str, str, str]:
     """Text, arguments and reason of one answer."""
     text, arguments, reason = "", "", ""
     async with asyncio.timeout(ANSWER_S), aclosing(engine.candidates(request, 1)) as events:
@@ -93,7 +93,7 @@ def for_call(schema: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", KEPT)
-async def test_whatever_is_told_to_be_kept_is_kept_at_a_high_temperature(engine: XllamacppEngine, name: str) -> None:
+async def test_whatever_is_told_to_be_kept_is_kept_at_a_high_temperature(engine: LlamaServerEngine, name: str) -> None:
     schema = record(a=KEPT[name])
     ended = 0
     for seed in range(3):
@@ -105,7 +105,7 @@ async def test_whatever_is_told_to_be_kept_is_kept_at_a_high_temperature(engine:
 
 
 @pytest.mark.parametrize("name", POSSIBLE)
-async def test_no_schema_that_is_let_through_breaks_or_hangs_the_engine(engine: XllamacppEngine, name: str) -> None:
+async def test_no_schema_that_is_let_through_breaks_or_hangs_the_engine(engine: LlamaServerEngine, name: str) -> None:
     text, _, reason = await answer(engine, asking(**for_answer(POSSIBLE[name]), max_tokens=40, seed=1))
     if reason == "stop":
         json.loads(text)
@@ -122,7 +122,7 @@ async def test_no_schema_that_is_let_through_breaks_or_hangs_the_engine(engine: 
 
 @pytest.mark.parametrize("name", HELD)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_answers_and_arguments_keep_their_schema(engine: XllamacppEngine, name: str, seed: int) -> None:
+async def test_answers_and_arguments_keep_their_schema(engine: LlamaServerEngine, name: str, seed: int) -> None:
     schema = HELD[name]
     text, _, reason = await answer(engine, asking(**for_answer(schema), seed=seed))
     assert reason == "stop"
@@ -132,7 +132,7 @@ async def test_answers_and_arguments_keep_their_schema(engine: XllamacppEngine, 
     assert violations(schema, json.loads(arguments)) == ()
 
 
-async def test_what_only_llama_cpp_sees_names_the_field_too(engine: XllamacppEngine) -> None:
+async def test_what_only_llama_cpp_sees_names_the_field_too(engine: LlamaServerEngine) -> None:
     odd = record(a={"type": "string", "format": 5})
     with pytest.raises(BadRequest, match="format must be a string") as caught:
         await answer(engine, asking(**for_answer(odd)))
@@ -142,7 +142,7 @@ async def test_what_only_llama_cpp_sees_names_the_field_too(engine: XllamacppEng
     assert caught.value.param == "tools"
 
 
-async def test_forced_candidates_share_one_prefill(engine: XllamacppEngine) -> None:
+async def test_forced_candidates_share_one_prefill(engine: LlamaServerEngine) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": record(sure={"type": "boolean"})}}]
     request = asking(tools=tools, tool_choice="required", seed=3).model_copy(
         update={"messages": ({"role": "user", "content": "word " * 300},)}

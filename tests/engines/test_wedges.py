@@ -13,8 +13,9 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.progress import Limits
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, runs_in_process
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
+from swarm.engines.llama_cpp.xllamacpp import runs_in_process
 from swarm.errors import EngineDied, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.tiny_models import write_infill_model, write_reranker, write_templated_model
@@ -36,12 +37,12 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-async def answer(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
+async def answer(engine: LlamaServerEngine, request: GenerationRequest) -> list[Delta | Finish]:
     async with asyncio.timeout(SEEN_S), aclosing(engine.candidates(request, 1)) as events:
         return [event async for event in events]
 
 
-async def until_stalled(engine: XllamacppEngine) -> str:
+async def until_stalled(engine: LlamaServerEngine) -> str:
     async with asyncio.timeout(SEEN_S):
         while engine.stalled is None:  # noqa: ASYNC110 - the engine tells nobody
             await asyncio.sleep(0)

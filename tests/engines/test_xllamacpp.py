@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from benchmarks.random_model import write_model
-from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine, host_answer
+from swarm.engines.engine import Device, EngineSpec
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, host_answer
+from swarm.engines.llama_cpp.server_host import EMBEDDING_TEXT_TOKENS
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
-from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS, library
+from swarm.engines.llama_cpp.xllamacpp_host import library
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
@@ -58,7 +59,7 @@ async def collect(events: AsyncIterator[Delta | Finish]) -> list[Delta | Finish]
     return [event async for event in events]
 
 
-async def events_of(engine: XllamacppEngine, request: GenerationRequest) -> list[Delta | Finish]:
+async def events_of(engine: LlamaServerEngine, request: GenerationRequest) -> list[Delta | Finish]:
     async with aclosing(engine.candidates(request, 1)) as events:
         return [event async for event in events]
 
@@ -247,12 +248,14 @@ async def test_what_a_model_takes_of_a_gpu_is_not_known(
     demo_model: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This process's memory says nothing of it."""
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.computes_on_gpu", lambda spec: True)
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.host_answer", _with_gpu)
+    card = Device("Vulkan0", "A card", 2**33, 2**33)
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp_host.devices", lambda: (card,))
+    monkeypatch.setattr("swarm.engines.llama_cpp.server_engine.host_answer", _with_gpu)
     engine = await load_xllamacpp(spec(demo_model), isolation)
     assert engine.taken_bytes is None
+    assert str(engine.computation).endswith(" on A card")
     await engine.aclose()
 
 
 def _with_gpu(line: bytes, path: Path | None) -> dict[str, object]:
-    return {**host_answer(line, path), "gpu": True}
+    return {**host_answer(line, path), "gpu": True, "devices": ["A card"]}

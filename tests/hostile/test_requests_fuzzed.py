@@ -23,7 +23,7 @@ import pytest
 import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
@@ -72,17 +72,17 @@ def fuzz_seed() -> int:
 class Loaded:
     """Every engine that was ever loaded: one more than there are models, and one has died."""
 
-    engines: list[XllamacppEngine] = field(default_factory=list)
+    engines: list[LlamaServerEngine] = field(default_factory=list)
 
-    def loader(self, model: str, path: Path) -> Callable[[], Awaitable[XllamacppEngine]]:
-        async def load() -> XllamacppEngine:
+    def loader(self, model: str, path: Path) -> Callable[[], Awaitable[LlamaServerEngine]]:
+        async def load() -> LlamaServerEngine:
             engine = await load_xllamacpp(EngineSpec(model, path, CONTEXT_TOKENS, SLOTS, threads=1), "always")
             self.engines.append(engine)
             return engine
 
         return load
 
-    def serving(self, model: str) -> XllamacppEngine:
+    def serving(self, model: str) -> LlamaServerEngine:
         return next(engine for engine in self.engines if engine.model_id == model)
 
     async def idle(self) -> list[str]:
@@ -142,7 +142,7 @@ def as_request(sent: Sent) -> GenerationRequest | None:
         return None
 
 
-async def specials(engine: XllamacppEngine, request: GenerationRequest, ids: frozenset[int]) -> int | str:
+async def specials(engine: LlamaServerEngine, request: GenerationRequest, ids: frozenset[int]) -> int | str:
     """How many tokens of special meaning the prompt of a chat has; the refusal where it has no prompt."""
     try:
         prompt = await engine.prompt_text(request)
@@ -258,7 +258,7 @@ async def test_twenty_thousand_requests_end_nothing(
     await fuzz(node, loaded, controls, REQUESTS_SLOW)
 
 
-async def told(engine: XllamacppEngine, request: GenerationRequest) -> Any:
+async def told(engine: LlamaServerEngine, request: GenerationRequest) -> Any:
     """One answer in all its parts."""
     parts: list[Any] = []
     async for event in engine.candidates(request, 1):

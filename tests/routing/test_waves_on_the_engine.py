@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.xllamacpp import XllamacppEngine
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, connect
@@ -24,7 +24,7 @@ class Kitchen:
     def __init__(self, model: Path) -> None:
         self._model = model
         self.node = RunningNode("kitchen", self._load, options=NodeOptions())
-        self.engine: XllamacppEngine
+        self.engine: LlamaServerEngine
 
     async def _load(self) -> Engine:
         self.engine = await load_xllamacpp(EngineSpec("demo", self._model, 1024, 5, threads=1))

@@ -1,70 +1,26 @@
-"""The default engine: GGUF models through xllamacpp (llama.cpp's own server), driven over its loopback listener."""
+"""The default engine: llama.cpp's server as a library, xllamacpp's wheel, in this process or in an engine host."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import logging
-import math
-import os
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Protocol, cast
 
-from federation.tasks import cancel_and_wait, finished, report_crash
 from hardware.memory import resident_bytes
-from swarm.engines.engine import (
-    Capabilities,
-    Computation,
-    Embeddings,
-    EngineBuild,
-    EnginePlaces,
-    EngineSpec,
-    LoadedModel,
-    Ranking,
-    Tokens,
-    longest_token_bytes,
-    refuse_unable,
-)
+from swarm.engines.engine import EngineBuild, EnginePlaces, EngineSpec
 from swarm.engines.free_memory import trim
-from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
-from swarm.engines.llama_cpp.http import LlamaHttp
-from swarm.engines.llama_cpp.plain_text import PlainText
-from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
-from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
-from swarm.engines.llama_cpp.xllamacpp_host import (
-    LOAD_LEAST_S,
-    WAIT_POLICY,
-    Batching,
-    Pooling,
-    RunningServer,
-    computes_on_gpu,
-    devices,
-    library,
-    load_limit_s,
-    order_to_json,
-    start_server,
-)
+from swarm.engines.llama_cpp.progress import Limits
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check, connect, load_in_host, model_of
+from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Batching, Serving
+from swarm.engines.llama_cpp.xllamacpp_host import RunningServer, devices, library, start_server
 from swarm.engines.registry import Isolation
-from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError
-from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.registry.embedded import is_shipped
-from swarm.registry.gguf_header import GgufModel, control_texts, read_model
+from swarm.registry.gguf_header import GgufModel
 from swarm.registry.model_memory import Load, MemoryNeed, ModelShape, memory_needed
 
-log = logging.getLogger(__name__)
+__all__ = ["check", "estimate", "load", "why_not_available"]
 
-PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host started from anywhere finds this package
-HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
-MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request, and read from the system
-UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
-PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
+NAME, HOST = "xllamacpp", "swarm.engines.llama_cpp.xllamacpp_host"
 
 _kept: list[RunningServer] = []  # their destructors might never end, and would hold the GIL all the while
 _leave_to_exit = False
@@ -79,30 +35,6 @@ def leave_engines_to_exit() -> None:
 def engines_left() -> bool:
     """Whether engines are still loaded that must not be unloaded: then the process ends by `os._exit`."""
     return bool(_kept)
-
-
-class ServerProcess(Protocol):
-    """Where one llama.cpp server runs."""
-
-    where: str
-    given_up: str  # what `end` does, in words
-
-    @property
-    def taken_bytes(self) -> int | None:
-        """See `Engine`."""
-        ...
-
-    async def ended(self) -> str:
-        """Return, with words for it, when it has ended by itself."""
-        ...
-
-    async def unload(self) -> None:
-        """End it, which works."""
-        ...
-
-    async def end(self) -> None:
-        """End it, whatever it does. Idempotent."""
-        ...
 
 
 class InThisProcess:
@@ -137,176 +69,6 @@ class InThisProcess:
             self._running = None
 
 
-class EngineHost:
-    """A child process."""
-
-    given_up = "was ended"
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._killed = False
-        self._taken_bytes: int | None = None
-        self._measured_at = -math.inf
-        self.on_gpu = False
-        self.where = f"engine host (pid {process.pid})"
-
-    @property
-    def taken_bytes(self) -> int | None:
-        """The most that it was seen to have: under pressure the system drops weights, which come back as they are used.
-
-        The library and Python are among it.
-        """
-        if self.on_gpu:
-            return None
-        now = time.monotonic()
-        if now - self._measured_at < MEASURED_AGE_S:
-            return self._taken_bytes
-        self._measured_at = now
-        seen = resident_bytes(self._process.pid) if self._process.returncode is None else None
-        if seen is not None:
-            self._taken_bytes = max(seen, self._taken_bytes or 0)
-        return self._taken_bytes
-
-    async def ended(self) -> str:
-        return f"ended with {await self._process.wait()}"
-
-    async def unload(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
-                await self._process.wait()
-        except TimeoutError:
-            await self.end()
-
-    async def end(self) -> None:
-        if not self._killed:  # a second signal would reap the process behind asyncio's back
-            self._killed = True
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-        await self._process.wait()
-
-
-class XllamacppEngine:
-    """One GGUF model behind llama.cpp's server. Build it with `load`.
-
-    `home` is where llama.cpp runs: in this process, or in one of its own.
-    """
-
-    name = "xllamacpp"
-
-    def __init__(
-        self,
-        spec: EngineSpec,
-        http: LlamaHttp,
-        loaded: LoadedModel,
-        capabilities: Capabilities,
-        home: ServerProcess,
-        pace: EnginePace = UNMEASURED,
-        limits: Limits | None = None,
-    ) -> None:
-        self.spec = spec
-        self.http = http
-        self._loaded = loaded
-        self._capabilities = capabilities
-        self._home = home
-        self._closing: asyncio.Task[None] | None = None
-        self._stalled: str | None = None
-        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, limits), self._note_health)
-        self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
-        self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
-        self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
-        report_crash(self._watcher, log, f"{self._watcher.get_name()} ended")  # nobody watches that engine any more
-
-    @property
-    def model_id(self) -> str:
-        return self.spec.model_id
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
-    @property
-    def loaded(self) -> LoadedModel:
-        return self._loaded
-
-    @property
-    def stalled(self) -> str | None:
-        return self._stalled
-
-    @property
-    def taken_bytes(self) -> int | None:
-        return self._home.taken_bytes
-
-    @property
-    def computation(self) -> Computation:
-        return Computation(self.name, version("xllamacpp"))
-
-    def check(self, request: GenerationRequest) -> None:
-        check(request)
-
-    def candidates(self, request: GenerationRequest, n: int) -> EventStream:
-        if not 1 <= n <= self._loaded.slots:
-            raise BadRequest(f"n is {n}; this model runs 1 to {self._loaded.slots} answers at once", param="n")
-        if request.suffix is not None and not self._capabilities.infill:
-            raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
-        refuse_unable(self)
-        return self.http.stream(request, n)
-
-    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
-        if not self._capabilities.embeddings:
-            raise BadRequest(f"model {self.model_id!r} ranks and does not embed: use /v1/rerank", "model")
-        return await self.http.embed(texts)
-
-    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
-        if not self._capabilities.rerank:
-            raise BadRequest(f"model {self.model_id!r} cannot rerank: that takes a reranking model", "model")
-        return await self.http.rerank(query, documents)
-
-    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
-        return await self.http.tokenize(text, add_special=add_special, parse_special=parse_special, pieces=pieces)
-
-    async def detokenize(self, tokens: Sequence[int]) -> str:
-        return await self.http.detokenize(tokens)
-
-    async def prompt_text(self, request: GenerationRequest) -> str:
-        return await self.http.prompt_text(request)
-
-    async def count_tokens(self, request: GenerationRequest) -> int:
-        return await self.http.count_tokens(request)
-
-    async def aclose(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(), name=f"close of the {self._home.where}")
-        await finished(self._closing)
-
-    async def _close(self) -> None:
-        watching = (self._watcher, self._wedged, self._ended)
-        await cancel_and_wait(*watching)
-        works = not self.failed.done() and await _answers(self.http)
-        await self.http.aclose(died=self.failed.done())
-        await (self._home.unload() if works else self._home.end())
-
-    async def _watch(self) -> None:
-        """Complete `failed` when the engine makes no step any more, or ends by itself."""
-        home = self._home
-        await asyncio.wait({self._wedged, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-        words = self._ended.result() if self._ended.done() else f"{self._wedged.result()} and {home.given_up}"
-        self._stalled = words = f"the {home.where} {words}"
-        log.error("%s: %s", self.model_id, words)
-        self._wedged.cancel()
-        await home.end()
-        await self.http.aclose(died=True)  # whoever waits for an answer of it is told
-        self.failed.set_result(words)
-
-    def _note_health(self, verdict: EngineHealth) -> None:
-        words = f"the engine {verdict.words}" if verdict.state == "stalled" else None
-        if (words is None) != (self._stalled is None):
-            log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
-        self._stalled = words
-
-
 def why_not_available() -> str | None:
     """See `EngineModule`, and so for the others."""
     return None if find_spec("xllamacpp") else "it is not installed: pip install --force-reinstall xllamacpp"
@@ -321,11 +83,6 @@ def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
 
 def problems(places: EnginePlaces) -> tuple[str, ...]:
     return ()
-
-
-def check(request: GenerationRequest) -> None:
-    refuse_impossible(request)
-    refuse_impossible_turns(request)
 
 
 def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
@@ -344,148 +101,30 @@ async def load(
     isolation: Isolation = "auto",
     limits: Limits | None = None,
     load_least_s: float = LOAD_LEAST_S,
-) -> XllamacppEngine:
+) -> LlamaServerEngine:
     """Load `spec` and return it ready. Raises EngineFailed with the reason and a remedy.
 
     A small model may take `load_least_s` to load, in a process of its own, and does not get stuck beyond `limits`.
     """
-    if spec.path is None or not spec.path.is_file():
-        raise EngineFailed(f"no model file at {spec.path}")
-    model = await asyncio.to_thread(_read, spec.path)
+    model = await model_of(spec)
     if await asyncio.to_thread(runs_in_process, spec, isolation):
         return await _load_in_process(spec, model, limits)
-    return await _load_in_host(spec, model, limits, load_least_s)
+    return await load_in_host(NAME, HOST, spec, model, limits, load_least_s)
 
 
-def _read(path: Path) -> GgufModel | None:
-    """None for a file that cannot be read: llama.cpp, which is to load it, says so in its own way."""
-    try:
-        return read_model(path)
-    except SetupError:
-        return None
+async def _load_in_process(spec: EngineSpec, model: GgufModel | None, limits: Limits | None) -> LlamaServerEngine:
+    batching = Batching.of(spec, model and model.facts)
+    running, serving, taken_bytes = await asyncio.to_thread(_start_measured, spec, batching)
+    return await connect(NAME, spec, model, serving, InThisProcess(running, taken_bytes), limits)
 
 
-async def _load_in_process(spec: EngineSpec, model: GgufModel | None, limits: Limits | None) -> XllamacppEngine:
-    running, taken_bytes = await asyncio.to_thread(_start_measured, spec, Batching.of(spec, model and model.facts))
-    return await _connect(spec, model, running.address, running.key, InThisProcess(running, taken_bytes), limits)
-
-
-def _start_measured(spec: EngineSpec, batching: Batching) -> tuple[RunningServer, int | None]:
+def _start_measured(spec: EngineSpec, batching: Batching) -> tuple[RunningServer, Serving, int | None]:
     """The server, and by how much this process has grown meanwhile: nothing else does while the GIL is held. Blocks."""
     library()  # is there for every model, and no part of this one
     before = resident_bytes()
     running = start_server(spec, batching)
     after = resident_bytes()
-    if before is None or after is None or after <= before or computes_on_gpu(spec):
-        return running, None
-    return running, after - before
-
-
-async def _load_in_host(
-    spec: EngineSpec, model: GgufModel | None, limits: Limits | None, load_least_s: float
-) -> XllamacppEngine:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "swarm.engines.llama_cpp.xllamacpp_host",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env={
-            "OMP_WAIT_POLICY": WAIT_POLICY,
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (PACKAGE_ROOT, os.environ.get("PYTHONPATH")))),
-            "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts, which takes its time and prints pages
-        },
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    home, limit_s = EngineHost(process), load_limit_s(spec.path, load_least_s)
-    try:
-        async with asyncio.timeout(limit_s):
-            process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
-            with contextlib.suppress(ConnectionError):  # it has ended already, and what it says is nothing
-                await process.stdin.drain()
-            answer = host_answer(await process.stdout.readline(), spec.path)
-            if "error" in answer:
-                raise EngineFailed(str(answer["error"]))
-            home.on_gpu = answer.get("gpu") is True
-            return await _connect(spec, model, str(answer["address"]), str(answer["key"]), home, limits)
-    except TimeoutError:
-        await home.end()
-        raise EngineFailed(
-            f"{spec.path} was not loaded within {limit_s:.0f} s and was given up: its chat template may never end, or "
-            "the disk is very slow"
-        ) from None
-    except BaseException:
-        await home.unload()
-        raise
-
-
-def host_answer(line: bytes, path: Path | None) -> dict[str, object]:
-    """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
-    try:
-        answer: object = json.loads(line)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict):
-        return cast("dict[str, object]", answer)
-    return {"error": f"the engine host ended while loading {path}: its log says why, or its chat template ends it"}
-
-
-async def _answers(http: LlamaHttp) -> bool:
-    """Whether the engine's main loop answers within a moment."""
-    try:
-        async with asyncio.timeout(UNLOAD_ANSWER_S):
-            await http.loop_counts()
-    except (SwarmError, TimeoutError):
-        return False
-    return True
-
-
-async def _connect(
-    spec: EngineSpec, model: GgufModel | None, address: str, key: str, home: ServerProcess, limits: Limits | None
-) -> XllamacppEngine:
-    http = LlamaHttp(address, key)
-    facts = model and model.facts
-    batching = Batching.of(spec, facts)
-    try:
-        http.plain = await asyncio.to_thread(_plain_text, spec.path, model)
-        loaded, capabilities = await http.loaded()
-        pace = await _measured_pace(http, batching)
-    except BaseException:
-        await http.aclose()
-        await home.end()
-        raise
-    granted = min(loaded.context_tokens, spec.context_tokens)
-    longest = longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
-    loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
-    is_ranker = batching.pooling is Pooling.RANK
-    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=batching.pooling is None)
-    return XllamacppEngine(spec, http, loaded, capabilities, home, pace, limits)
-
-
-def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:
-    """Raises EngineFailed where the control tokens of a model cannot be read: it would be unsafe. Blocks."""
-    if path is None:
-        return PlainText()
-    try:
-        return PlainText(control_texts(path) if model is None else model.control_texts)
-    except SetupError as error:
-        raise EngineFailed(str(error)) from error
-
-
-async def _measured_pace(http: LlamaHttp, batching: Batching) -> EnginePace:
-    """How fast the model reads, by a prompt of some words: with it the slowest step is known before it is made."""
-    begun = time.perf_counter()
-    match batching.pooling:
-        case None:
-            tokens, seconds = await http.prompt_pace(PROBE_TEXT)
-        case Pooling.RANK:
-            tokens = (await http.rerank(PROBE_TEXT, [PROBE_TEXT])).prompt_tokens
-            seconds = time.perf_counter() - begun
-        case _:
-            tokens = (await http.embed([PROBE_TEXT])).prompt_tokens
-            seconds = time.perf_counter() - begun
-    token_s = seconds / max(tokens, 1)
-    return EnginePace(token_s, token_s * batching.step_tokens)
+    serving = running.serving(spec)
+    if before is None or after is None or after <= before or serving.gpu:
+        return running, serving, None
+    return running, serving, after - before

@@ -1,80 +1,32 @@
-"""llama.cpp's server inside a process, through xllamacpp; run as a module, this is that process: an engine host.
+"""llama.cpp's server inside a process, through xllamacpp; run as a module, this is an engine host (`server_host.py`).
 
-    python -m swarm.engines.llama_cpp.xllamacpp_host < one JSON line of `order_to_json`; then the pipe is held open
-
-The host answers one JSON line, {"address", "key", "gpu"} or {"error"}, and serves its one model on loopback; "gpu" is
-whether a GPU computes it. It ends when its standard input ends, so it never outlives the node, not even one killed with
-SIGKILL; one that hangs while it loads ends by a timer in C. JSON on pipes only: no pickle. `xllamacpp.py` starts hosts,
-and starts the server in the node's own process where that is safe. Everything here blocks: the constructor and the
-destructor of `xllamacpp.Server` hold the GIL for as long as they run, 0.1 s for the embedded model, 1 s for 0.5 GB.
+`xllamacpp.py` starts hosts, and starts the server in the node's own process where that is safe. Everything here blocks:
+the constructor and the destructor of `xllamacpp.Server` hold the GIL for as long as they run, 0.1 s for the embedded
+model, 1 s for 0.5 GB.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import importlib
-import json
 import os
 import secrets
-import signal
-import sys
 from dataclasses import dataclass
-from enum import IntEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from importlib.metadata import version
+from typing import Any
 
 from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
+from swarm.engines.llama_cpp.server_host import (
+    HTTP_THREADS_SPARE,
+    LISTENER_READ_TIMEOUT_S,
+    PROMPT_CACHE_MIB,
+    WAIT_POLICY,
+    Batching,
+    Pooling,
+    Serving,
+    serve,
+)
 from swarm.errors import EngineFailed
-
-if TYPE_CHECKING:
-    from swarm.registry.gguf_header import GgufFacts
-
-PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
-HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
-# Pooling needs all of a text in one micro-batch. A larger one costs a model that writes memory for logits: 2,048 tokens
-# instead of 512 were 1.8 GB more with a vocabulary of 150,000 (measured). Encoders have none.
-EMBEDDING_TEXT_TOKENS = 512
-ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
-LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
-# OpenMP's threads spin at every barrier unless they are told not to: beside one busy program, or a second model, an
-# engine was 10 to 20 times slower (docs/development/benchmarks.md). libgomp reads this once, when it is loaded.
-WAIT_POLICY = "passive"
-LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
-LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
-
-
-class Pooling(IntEnum):
-    """How a model makes one vector, or one score, of a text, in GGUF's numbers. Models that write have none."""
-
-    MEAN, CLS, LAST, RANK = 1, 2, 3, 4
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How a model is to read texts. `pooling` is None for one that writes.
-
-    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes.
-    """
-
-    pooling: Pooling | None
-    step_tokens: int
-
-    @staticmethod
-    def of(spec: EngineSpec, facts: GgufFacts | None) -> Batching:
-        """For a model with such `facts`; None where its file tells nothing."""
-        number = facts.pooling_type if facts else None
-        encoder = facts is not None and "bert" in facts.architecture
-        at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
-        # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
-        at_once = -(-at_once // spec.slots) * spec.slots
-        return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
-
-
-def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
-    """How long loading `path` may take: a hostile template in it can loop for ever."""
-    size = path.stat().st_size if path is not None and path.exists() else 0
-    return least_s + size / LOAD_BYTES_PER_S
 
 
 @dataclass(frozen=True)
@@ -85,6 +37,12 @@ class RunningServer:
     key: str
     handle: Any
 
+    def serving(self, spec: EngineSpec) -> Serving:
+        """With what it computes, as far as the library tells: it names its devices, and no layers."""
+        found = devices() if spec.gpu_layers != 0 else ()
+        names = tuple(device.description or device.name for device in found)
+        return Serving(self.address, self.key, version("xllamacpp"), bool(found), names)
+
 
 def library() -> Any:
     """xllamacpp, a native module without type information. Its threads do not spin, unless this process was told so."""
@@ -93,7 +51,10 @@ def library() -> Any:
 
 
 def devices() -> tuple[Device, ...]:
-    """The GPUs that this build of llama.cpp sees. Loads the library: call it off the loop."""
+    """The GPUs that this build of llama.cpp sees. Loads the library: call it off the loop.
+
+    What is no GPU is left out: the processor, and libraries that compute on it, such as Apple's Accelerate.
+    """
     xllamacpp = library()
     kinds = xllamacpp.ggml_backend_dev_type
     gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
@@ -102,16 +63,6 @@ def devices() -> tuple[Device, ...]:
         for found in xllamacpp.get_device_info()
         if found["type"] in gpus
     )
-
-
-def has_gpu() -> bool:
-    """Whether it sees one. Loads the library, too."""
-    return bool(devices())
-
-
-def computes_on_gpu(spec: EngineSpec) -> bool:
-    """Whether a model that was just loaded has weights on a GPU. Loads the library."""
-    return spec.gpu_layers != 0 and has_gpu()
 
 
 def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningServer:
@@ -159,61 +110,14 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
     return RunningServer(server.listening_address, key, server)
 
 
-def order_to_json(spec: EngineSpec, batching: Batching) -> str:
-    """What a host is to load, as one line that `order_from_json` reads back."""
-    return json.dumps(
-        {
-            "model_id": spec.model_id,
-            "path": None if spec.path is None else str(spec.path),
-            "context_tokens": spec.context_tokens,
-            "slots": spec.slots,
-            "threads": spec.threads,
-            "gpu_layers": spec.gpu_layers,
-            "reading_threads": spec.reading_threads,
-            "cache_type": spec.cache_type,
-            "pooling": batching.pooling,
-            "step_tokens": batching.step_tokens,
-        }
-    )
+def _start(spec: EngineSpec, batching: Batching) -> Serving:
+    running = start_server(spec, batching)
+    _kept.append(running)
+    return running.serving(spec)
 
 
-def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
-    fields: dict[str, Any] = json.loads(line)
-    path, pooling = fields.pop("path"), fields.pop("pooling")
-    batching = Batching(None if pooling is None else Pooling(pooling), fields.pop("step_tokens"))
-    return EngineSpec(path=None if path is None else Path(path), **fields), batching
-
-
-def _tell(answer: dict[str, object]) -> None:
-    """Ends this process where the node is gone: nobody is left to be told."""
-    try:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-    except OSError:
-        os._exit(1)
-
-
-def serve() -> NoReturn:
-    """Load what standard input says, report the address, and wait for the parent to go.
-
-    Never returns: leaving this function would unload the model, which never ends where llama.cpp hangs.
-    """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
-    spec, batching = order_from_json(sys.stdin.readline())
-    faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
-    try:
-        running = start_server(spec, batching)
-    except EngineFailed as error:
-        _tell({"error": str(error)})
-        os._exit(1)
-    faulthandler.cancel_dump_traceback_later()
-    _tell({"address": running.address, "key": running.key, "gpu": computes_on_gpu(spec)})
-    trim_from_time_to_time()
-    sys.stdin.read()
-    os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
+_kept: list[RunningServer] = []  # for as long as this process lives
 
 
 if __name__ == "__main__":
-    serve()
+    serve(_start, trim_from_time_to_time)

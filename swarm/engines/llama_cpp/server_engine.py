@@ -1,0 +1,417 @@
+"""One GGUF model behind a llama.cpp server, driven over its loopback listener, wherever that server runs.
+
+`LlamaServerEngine` is the engine; `ServerProcess` what it asks of the place where its server runs. `load_in_host`
+starts an engine host (`server_host.py`), which loads the model, and connects to it. Which library or program has the
+server is `xllamacpp.py`'s and `llama_server.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, cast
+
+from federation.tasks import cancel_and_wait, finished, report_crash
+from hardware.memory import resident_bytes
+from swarm.engines.engine import (
+    Capabilities,
+    Computation,
+    Embeddings,
+    EngineSpec,
+    LoadedModel,
+    Ranking,
+    Tokens,
+    longest_token_bytes,
+    refuse_unable,
+)
+from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
+from swarm.engines.llama_cpp.http import LlamaHttp
+from swarm.engines.llama_cpp.plain_text import PlainText
+from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
+from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
+from swarm.engines.llama_cpp.server_host import (
+    LOAD_LEAST_S,
+    WAIT_POLICY,
+    Batching,
+    Pooling,
+    Serving,
+    load_limit_s,
+    order_to_json,
+)
+from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError, UnknownArchitecture
+from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.registry.gguf_header import GgufModel, control_texts, read_model
+
+log = logging.getLogger(__name__)
+
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host started from anywhere finds this package
+HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
+MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request, and read from the system
+UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
+PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
+
+
+class ServerProcess(Protocol):
+    """Where one llama.cpp server runs."""
+
+    where: str
+    given_up: str  # what `end` does, in words
+
+    @property
+    def taken_bytes(self) -> int | None:
+        """See `Engine`."""
+        ...
+
+    async def ended(self) -> str:
+        """Return, with words for it, when it has ended by itself."""
+        ...
+
+    async def unload(self) -> None:
+        """End it, which works."""
+        ...
+
+    async def end(self) -> None:
+        """End it, whatever it does. Idempotent."""
+        ...
+
+
+class EngineHost:
+    """A child process."""
+
+    given_up = "was ended"
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._killed = False
+        self._taken_bytes: int | None = None
+        self._measured_at = -math.inf
+        self._server_pid = process.pid
+        self._on_gpu = False
+        self.where = f"engine host (pid {process.pid})"
+
+    def serves(self, serving: Serving) -> None:
+        """Note what its host says once the model is loaded."""
+        self._on_gpu, self._server_pid = serving.gpu, serving.pid or self._process.pid
+
+    @property
+    def taken_bytes(self) -> int | None:
+        """The most that it was seen to have: under pressure the system drops weights, which come back as they are used.
+
+        The library and Python are among it.
+        """
+        if self._on_gpu:
+            return None
+        now = time.monotonic()
+        if now - self._measured_at < MEASURED_AGE_S:
+            return self._taken_bytes
+        self._measured_at = now
+        seen = resident_bytes(self._server_pid) if self._process.returncode is None else None
+        if seen is not None:
+            self._taken_bytes = max(seen, self._taken_bytes or 0)
+        return self._taken_bytes
+
+    async def ended(self) -> str:
+        return f"ended with {await self._process.wait()}"
+
+    async def unload(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
+                await self._process.wait()
+        except TimeoutError:
+            await self.end()
+
+    async def end(self) -> None:
+        if not self._killed:  # a second signal would reap the process behind asyncio's back
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+
+
+class LlamaServerEngine:
+    """One GGUF model behind llama.cpp's server. Build it with `connect`.
+
+    `home` is where llama.cpp runs: in this process, or in one of its own.
+    """
+
+    def __init__(
+        self,
+        computation: Computation,
+        spec: EngineSpec,
+        http: LlamaHttp,
+        loaded: LoadedModel,
+        capabilities: Capabilities,
+        home: ServerProcess,
+        pace: EnginePace = UNMEASURED,
+        limits: Limits | None = None,
+    ) -> None:
+        self.name = computation.engine
+        self.computation = computation
+        self.spec = spec
+        self.http = http
+        self._loaded = loaded
+        self._capabilities = capabilities
+        self._home = home
+        self._closing: asyncio.Task[None] | None = None
+        self._stalled: str | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        steps = until_wedged(http.loop_counts, lambda: http.silent, EngineProgress(pace, limits), self._note_health)
+        self._wedged = asyncio.create_task(steps, name=f"steps of the {home.where}")
+        self._ended = asyncio.create_task(home.ended(), name=f"end of the {home.where}")
+        self._watcher = asyncio.create_task(self._watch(), name=f"watcher of the {home.where}")
+        report_crash(self._watcher, log, f"{self._watcher.get_name()} ended")  # nobody watches that engine any more
+
+    @property
+    def model_id(self) -> str:
+        return self.spec.model_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self._loaded
+
+    @property
+    def stalled(self) -> str | None:
+        return self._stalled
+
+    @property
+    def taken_bytes(self) -> int | None:
+        return self._home.taken_bytes
+
+    def check(self, request: GenerationRequest) -> None:
+        check(request)
+
+    def candidates(self, request: GenerationRequest, n: int) -> EventStream:
+        if not 1 <= n <= self._loaded.slots:
+            raise BadRequest(f"n is {n}; this model runs 1 to {self._loaded.slots} answers at once", param="n")
+        if request.suffix is not None and not self._capabilities.infill:
+            raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
+        refuse_unable(self)
+        return self.http.stream(request, n)
+
+    async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        if not self._capabilities.embeddings:
+            raise BadRequest(f"model {self.model_id!r} ranks and does not embed: use /v1/rerank", "model")
+        return await self.http.embed(texts)
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        if not self._capabilities.rerank:
+            raise BadRequest(f"model {self.model_id!r} cannot rerank: that takes a reranking model", "model")
+        return await self.http.rerank(query, documents)
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
+        return await self.http.tokenize(text, add_special=add_special, parse_special=parse_special, pieces=pieces)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return await self.http.detokenize(tokens)
+
+    async def prompt_text(self, request: GenerationRequest) -> str:
+        return await self.http.prompt_text(request)
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        return await self.http.count_tokens(request)
+
+    async def aclose(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"close of the {self._home.where}")
+        await finished(self._closing)
+
+    async def _close(self) -> None:
+        watching = (self._watcher, self._wedged, self._ended)
+        await cancel_and_wait(*watching)
+        works = not self.failed.done() and await _answers(self.http)
+        await self.http.aclose(died=self.failed.done())
+        await (self._home.unload() if works else self._home.end())
+
+    async def _watch(self) -> None:
+        """Complete `failed` when the engine makes no step any more, or ends by itself."""
+        home = self._home
+        await asyncio.wait({self._wedged, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        words = self._ended.result() if self._ended.done() else f"{self._wedged.result()} and {home.given_up}"
+        self._stalled = words = f"the {home.where} {words}"
+        log.error("%s: %s", self.model_id, words)
+        self._wedged.cancel()
+        await home.end()
+        await self.http.aclose(died=True)  # whoever waits for an answer of it is told
+        self.failed.set_result(words)
+
+    def _note_health(self, verdict: EngineHealth) -> None:
+        words = f"the engine {verdict.words}" if verdict.state == "stalled" else None
+        if (words is None) != (self._stalled is None):
+            log.warning("%s: %s", self.model_id, words or "the engine makes steps again")
+        self._stalled = words
+
+
+def check(request: GenerationRequest) -> None:
+    """See `EngineModule`: what no llama.cpp can answer."""
+    refuse_impossible(request)
+    refuse_impossible_turns(request)
+
+
+async def model_of(spec: EngineSpec) -> GgufModel | None:
+    """What its file says; None for one that cannot be read: llama.cpp, which is to load it, says so in its own way.
+
+    Raises EngineFailed where there is no file.
+    """
+    if spec.path is None or not spec.path.is_file():
+        raise EngineFailed(f"no model file at {spec.path}")
+    return await asyncio.to_thread(_read, spec.path)
+
+
+def _read(path: Path) -> GgufModel | None:
+    try:
+        return read_model(path)
+    except SetupError:
+        return None
+
+
+def host_environment(packages: Path | None) -> dict[str, str]:
+    """Of an engine host: it finds this package from anywhere, and the libraries in `packages` first."""
+    path = (None if packages is None else str(packages), PACKAGE_ROOT, os.environ.get("PYTHONPATH"))
+    return {
+        "OMP_WAIT_POLICY": WAIT_POLICY,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts, which takes its time and prints pages
+    }
+
+
+async def load_in_host(
+    name: str,
+    module: str,
+    spec: EngineSpec,
+    model: GgufModel | None,
+    limits: Limits | None = None,
+    load_least_s: float = LOAD_LEAST_S,
+) -> LlamaServerEngine:
+    """The engine called `name`, ready, with its server in a host: `module` run as a program.
+
+    A small model may take `load_least_s` to load, and does not get stuck beyond `limits`. Raises EngineFailed with the
+    reason and a remedy.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        env=host_environment(spec.build and spec.build.packages),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    home, limit_s = EngineHost(process), load_limit_s(spec.path, load_least_s)
+    try:
+        async with asyncio.timeout(limit_s):
+            process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
+            with contextlib.suppress(ConnectionError):  # it has ended already, and what it says is nothing
+                await process.stdin.drain()
+            answer = host_answer(await process.stdout.readline(), spec.path)
+            if "error" in answer:
+                kind = UnknownArchitecture if answer.get("unknown_architecture") is True else EngineFailed
+                raise kind(str(answer["error"]))
+            serving = Serving.of(answer)
+            home.serves(serving)
+            return await connect(name, spec, model, serving, home, limits)
+    except TimeoutError:
+        await home.end()
+        raise EngineFailed(
+            f"{spec.path} was not loaded within {limit_s:.0f} s and was given up: its chat template may never end, or "
+            "the disk is very slow"
+        ) from None
+    except BaseException:
+        await home.unload()
+        raise
+
+
+def host_answer(line: bytes, path: Path | None) -> dict[str, object]:
+    """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
+    try:
+        answer: object = json.loads(line)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        return cast("dict[str, object]", answer)
+    return {"error": f"the engine host ended while loading {path}: its log says why, or its chat template ends it"}
+
+
+async def _answers(http: LlamaHttp) -> bool:
+    """Whether the engine's main loop answers within a moment."""
+    try:
+        async with asyncio.timeout(UNLOAD_ANSWER_S):
+            await http.loop_counts()
+    except (SwarmError, TimeoutError):
+        return False
+    return True
+
+
+async def connect(
+    name: str,
+    spec: EngineSpec,
+    model: GgufModel | None,
+    serving: Serving,
+    home: ServerProcess,
+    limits: Limits | None = None,
+) -> LlamaServerEngine:
+    """The engine called `name` over a server that has its model loaded, and runs at `home`, which is ended on errors.
+
+    Raises EngineFailed, or another SwarmError, where the server does not answer as llama.cpp does.
+    """
+    http = LlamaHttp(serving.address, serving.key)
+    facts = model and model.facts
+    batching = Batching.of(spec, facts)
+    try:
+        http.plain = await asyncio.to_thread(_plain_text, spec.path, model)
+        loaded, capabilities = await http.loaded()
+        pace = await _measured_pace(http, batching)
+    except BaseException:
+        await http.aclose()
+        await home.end()
+        raise
+    granted = min(loaded.context_tokens, spec.context_tokens)
+    longest = longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
+    loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
+    is_ranker = batching.pooling is Pooling.RANK
+    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=batching.pooling is None)
+    computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers)
+    return LlamaServerEngine(computation, spec, http, loaded, capabilities, home, pace, limits)
+
+
+def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:
+    """Raises EngineFailed where the control tokens of a model cannot be read: it would be unsafe. Blocks."""
+    if path is None:
+        return PlainText()
+    try:
+        return PlainText(control_texts(path) if model is None else model.control_texts)
+    except SetupError as error:
+        raise EngineFailed(str(error)) from error
+
+
+async def _measured_pace(http: LlamaHttp, batching: Batching) -> EnginePace:
+    """How fast the model reads, by a prompt of some words: with it the slowest step is known before it is made."""
+    begun = time.perf_counter()
+    match batching.pooling:
+        case None:
+            tokens, seconds = await http.prompt_pace(PROBE_TEXT)
+        case Pooling.RANK:
+            tokens = (await http.rerank(PROBE_TEXT, [PROBE_TEXT])).prompt_tokens
+            seconds = time.perf_counter() - begun
+        case _:
+            tokens = (await http.embed([PROBE_TEXT])).prompt_tokens
+            seconds = time.perf_counter() - begun
+    token_s = seconds / max(tokens, 1)
+    return EnginePace(token_s, token_s * batching.step_tokens)

@@ -1,0 +1,151 @@
+"""What every engine host of a llama.cpp server does: it takes an order, answers, and ends with the node.
+
+    python -m swarm.engines.llama_cpp.xllamacpp_host    < one JSON line of `order_to_json`; then the pipe is held open
+    python -m swarm.engines.llama_cpp.llama_server_host
+
+A host answers one JSON line, {"address", "key", ...} of `Serving` or {"error", "unknown_architecture"?}, and serves its
+one model on loopback. One that ends because its server ended may say {"ended": why} before. It ends when its standard
+input ends, so it never outlives the node, not even one killed with SIGKILL; one that hangs while it loads ends by a
+timer in C. JSON on pipes only: no pickle. `server_engine.py` is the other end. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from swarm.engines.engine import Device, EngineBuild, EngineSpec
+from swarm.errors import EngineFailed, UnknownArchitecture
+
+if TYPE_CHECKING:
+    from swarm.registry.gguf_header import GgufFacts
+
+PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
+HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
+# Pooling needs all of a text in one micro-batch. A larger one costs a model that writes memory for logits: 2,048 tokens
+# instead of 512 were 1.8 GB more with a vocabulary of 150,000 (measured). Encoders have none.
+EMBEDDING_TEXT_TOKENS = 512
+ENCODER_TEXT_TOKENS = 2048  # four times the usual piece of a document; attention's own memory grows with the square
+LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kept by the gateway
+# OpenMP's threads spin at every barrier unless they are told not to: beside one busy program, or a second model, an
+# engine was 10 to 20 times slower (docs/development/benchmarks.md). libgomp reads this once, when it is loaded.
+WAIT_POLICY = "passive"
+LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
+LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
+
+
+class Pooling(IntEnum):
+    """How a model makes one vector, or one score, of a text, in GGUF's numbers. Models that write have none."""
+
+    MEAN, CLS, LAST, RANK = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a model is to read texts. `pooling` is None for one that writes.
+
+    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes.
+    """
+
+    pooling: Pooling | None
+    step_tokens: int
+
+    @staticmethod
+    def of(spec: EngineSpec, facts: GgufFacts | None) -> Batching:
+        """For a model with such `facts`; None where its file tells nothing."""
+        number = facts.pooling_type if facts else None
+        encoder = facts is not None and "bert" in facts.architecture
+        at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+        # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
+        at_once = -(-at_once // spec.slots) * spec.slots
+        return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A loaded model and its loopback listener: `address` and `key`.
+
+    `devices` compute it besides the processor, with `gpu_layers` of its `layers`; None where the library does not tell.
+    `gpu` is whether a GPU has weights of it. `pid` is the process that has the model, where that is not the host.
+    """
+
+    address: str
+    key: str
+    version: str = ""
+    gpu: bool = False
+    devices: tuple[str, ...] = ()
+    gpu_layers: int | None = None
+    layers: int | None = None
+    pid: int | None = None
+
+    @staticmethod
+    def of(answer: dict[str, Any]) -> Serving:
+        """From a host's answer, which a host of ours wrote."""
+        known = {field.name: answer[field.name] for field in fields(Serving) if field.name in answer}
+        return replace(Serving(**known), devices=tuple(answer.get("devices", ())))
+
+
+def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
+    """How long loading `path` may take: a hostile template in it can loop for ever."""
+    size = path.stat().st_size if path is not None and path.exists() else 0
+    return least_s + size / LOAD_BYTES_PER_S
+
+
+def order_to_json(spec: EngineSpec, batching: Batching) -> str:
+    """What a host is to load, as one line that `order_from_json` reads back."""
+    return json.dumps({"spec": asdict(spec), "batching": asdict(batching)}, default=str)  # paths are the only others
+
+
+def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
+    order: dict[str, Any] = json.loads(line)
+    wanted, batching = order["spec"], order["batching"]
+    wanted |= {name: _path(wanted[name]) for name in ("path", "projector", "draft", "saves")}
+    if (build := wanted["build"]) is not None:
+        build["devices"] = tuple(Device(**device) for device in build["devices"])
+        build |= {name: _path(build[name]) for name in ("program", "packages")}
+        wanted["build"] = EngineBuild(**build)
+    pooling = batching["pooling"]
+    return EngineSpec(**wanted), Batching(None if pooling is None else Pooling(pooling), batching["step_tokens"])
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def tell(answer: dict[str, object]) -> None:
+    """Ends this process where the node is gone: nobody is left to be told."""
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        os._exit(1)
+
+
+def serve(start: Callable[[EngineSpec, Batching], Serving], once_serving: Callable[[], None]) -> NoReturn:
+    """Load what standard input says by `start`, report the address, and wait for the parent to go.
+
+    Never returns: leaving this function would unload the model, which never ends where llama.cpp hangs.
+    """
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
+    spec, batching = order_from_json(sys.stdin.readline())
+    faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
+    try:
+        serving = start(spec, batching)
+    except EngineFailed as error:
+        tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
+        os._exit(1)
+    faulthandler.cancel_dump_traceback_later()
+    tell(asdict(serving))
+    once_serving()
+    sys.stdin.read()
+    os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
