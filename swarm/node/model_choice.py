@@ -31,6 +31,7 @@ from swarm.registry.fit import (
     pick,
     speed_words,
 )
+from swarm.registry.found_files import is_model_folder
 from swarm.registry.gguf_header import GgufFacts, read_model, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
 from swarm.registry.model_index import INDEX_FILE
@@ -237,7 +238,7 @@ class _Choosing:
         return self._file(embedded_model_path(name), name, reason)
 
     def _named_file(self, path: Path, reason: str) -> ChosenModel:
-        if path.is_dir():
+        if path.is_dir() and not is_model_folder(path):
             return self._file(path, path.name, reason)  # which says what to give instead
         model = self._store.at(path)
         return self._file(path, model.id, reason, model.facts)

@@ -126,9 +126,13 @@ class NodeModels:
             self._made = {
                 model.id: (model, self._loadable(model, model.facts))
                 for model in models.values()
-                if model.facts is not None
+                if model.facts is not None and self._has_engine(model)
             }
         return self._made
+
+    def _has_engine(self, model: StoredModel) -> bool:
+        """Whether something here loads files of its format: what nothing does is offered to nobody."""
+        return model.format == "gguf" or model.format in chosen_engine(self._settings.engine, model.format).formats
 
     def _loadable(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         """What was made of the model before, where it is the same; of 200 models all would take 30 ms of the loop."""

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
@@ -63,8 +63,10 @@ class ModelPlace:
 
 
 def file_at(path: Path) -> FoundFile:
-    """A file that somebody named by its path, wherever it lies. Raises OSError."""
+    """A file, or a folder, that somebody named by its path, wherever it lies. Raises OSError."""
     status = path.stat()
+    if is_model_folder(path):
+        return replace(_mlx_folder(path.resolve(), "folder"), path=path, is_named=True)
     repo = repo_of(path.parent)
     return FoundFile(
         path=path,
@@ -157,6 +159,14 @@ def _found_file(entry: os.DirEntry[str], source: ModelOrigin) -> FoundFile:
         file_id=(status.st_dev, status.st_ino),
         sha256=sha256,
     )
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether this looks like the folder of an MLX model. Blocks; never raises."""
+    try:
+        return (path / "config.json").is_file() and any(each.suffix == ".safetensors" for each in path.iterdir())
+    except OSError:
+        return False
 
 
 def _mlx_folder(folder: Path, source: ModelOrigin) -> FoundFile:

@@ -88,13 +88,13 @@ class NamesOfCatalogue:
         """Every name by which the catalogue has something, and those of the embedded models."""
         return frozenset(self._taken)
 
-    def id_of_stem(self, stem: str) -> str:
+    def id_of_stem(self, stem: str, ending: str = ".gguf") -> str:
         """What a model of this name is called, if its file is none of the catalogue's: the name in lower case.
 
-        It keeps the ending of its file where the name alone would mean another model.
+        It keeps the ending of its file, or what its folder has instead, where the name alone would mean another model.
         """
         name = printable(stem).strip().lower()[:MAX_ID_CHARS].rstrip()
-        return name if self.is_free(name) else f"{name}.gguf"
+        return name if self.is_free(name) else f"{name}{ending}"
 
     def is_free(self, name: str) -> bool:
         """Whether `name` alone means nothing else: in the catalogue, on the hub, or as a path."""

@@ -1,6 +1,6 @@
 """What was read of each model file, kept in a JSON file for as long as the files stay the same: path, size and time.
 
-{"version": 1, "files": {"/models/a.gguf": {"state": [[1234, 1700000000000000000]], "facts": {...}, ...}}}
+{"version": 2, "files": {"/models/a.gguf": {"state": [[1234, 1700000000000000000]], "facts": {...}, ...}}}
 
 Reading a header takes milliseconds, of a slow disk more: 500 files are read once, not at every start. A file that is
 damaged, or of another version, counts as none and is written anew: the version changes with what is read of a model.
@@ -9,13 +9,11 @@ damaged, or of another version, counts as none and is written anew: the version 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,11 +23,11 @@ from swarm.registry.embedded import CHECKSUMS_FILE, checksums
 from swarm.registry.file_hashes import kept_hashes
 from swarm.registry.found_files import FoundFile
 from swarm.registry.gguf_header import GgufFacts, part_paths, read_identity, read_model
+from swarm.registry.mlx_folder import read_mlx, weight_files
 
 MAX_INDEX_BYTES = 64 << 20  # of MAX_KEPT files, most of them with under 2 KB
 MAX_KEPT = 5_000  # files; of more those are forgotten that were not found this time
 SAMPLES, SAMPLE_BYTES = 32, 4096  # of a file that has the header of another one
-MAX_SAFETENSORS_HEADER_BYTES = 100 << 20  # the format's own limit
 
 FileState = tuple[tuple[int, int] | None, ...]  # size and time of each part; None: it is not there
 
@@ -54,7 +52,7 @@ class IndexEntry(BaseModel):
 
 class _IndexFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-    version: Literal[1]
+    version: Literal[2]
     files: dict[str, IndexEntry]
 
 
@@ -104,7 +102,7 @@ class ModelIndex:
                 del self._entries[key]
         try:
             kept = {key: entry for key, entry in dict(self._entries).items() if _is_text(key)}
-            write_atomically(self._path, _IndexFile(version=1, files=kept).model_dump_json().encode())
+            write_atomically(self._path, _IndexFile(version=2, files=kept).model_dump_json().encode())
         except OSError as error:
             log.info("cannot keep what was read of the models in %s: %s", self._path, error.strerror)
         self._changed = False
@@ -170,7 +168,8 @@ def _part_state(path: Path) -> tuple[int, int] | None:
 def _read(found: FoundFile, state: FileState) -> IndexEntry:
     try:
         if found.is_folder:
-            return IndexEntry(state=state, fingerprint=_mlx_fingerprint(found.path))
+            read = read_mlx(found.path)
+            return IndexEntry(state=state, facts=read.facts, fingerprint=read.fingerprint)
         if found.source == "embedded":
             return _read_embedded(found, state)
         identity = read_model(found.path) if found.is_named else read_identity(found.path)
@@ -198,7 +197,7 @@ def _sample(found: FoundFile) -> str:
     digest = hashlib.sha256()
     paths: list[Path] = [found.path]
     with suppress(SetupError):
-        paths = _safetensors(found.path) if found.is_folder else list(part_paths(found.path))
+        paths = weight_files(found.path) if found.is_folder else list(part_paths(found.path))
     try:
         for path in paths:
             size_bytes = path.stat().st_size
@@ -210,36 +209,6 @@ def _sample(found: FoundFile) -> str:
     except OSError as error:  # it is gone, or cannot be read: like no other
         digest.update(f"{found.path}{error}".encode())
     return digest.hexdigest()
-
-
-def _safetensors(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
-
-
-def _mlx_fingerprint(folder: Path) -> str:
-    """Of the configuration and of each file's header, which has its metadata and its table of tensors."""
-    digest = hashlib.sha256()
-    try:
-        digest.update(hashlib.sha256((folder / "config.json").read_bytes()).digest())
-        for path in _safetensors(folder):
-            with path.open("rb") as file:
-                digest.update(hashlib.sha256(_safetensors_header(file, path)).digest())
-    except OSError as error:
-        raise SetupError(f"cannot read {folder}: {error.strerror or error}") from error
-    return digest.hexdigest()
-
-
-def _safetensors_header(file: BinaryIO, path: Path) -> bytes:
-    size_bytes = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
-    if length > min(MAX_SAFETENSORS_HEADER_BYTES, max(0, size_bytes - 8)):
-        raise SetupError(f"cannot use {path}: it is no whole safetensors file; download it again")
-    header = file.read(length)
-    try:
-        json.loads(header)
-    except ValueError as error:
-        raise SetupError(f"cannot use {path}: it is no safetensors file; download it again") from error
-    return header
 
 
 INDEX_FILE: Final = "models.json"  # in the data directory

@@ -25,6 +25,7 @@ from swarm.registry.embedded import embedded_folder, embedded_model_path, file_s
 from swarm.registry.file_hashes import WorkStopped, hashes_path
 from swarm.registry.found_files import SOURCES, FoundFile, ModelOrigin, file_at
 from swarm.registry.gguf_header import GgufFacts, is_projector, read_gguf, why_no_model
+from swarm.registry.mlx_folder import is_mlx_folder
 from swarm.registry.model_ids import AmbiguousModel, NameClaim, NamesOfCatalogue, assign_ids, meant
 from swarm.registry.model_index import MAX_KEPT, IndexEntry, ModelIndex
 from swarm.registry.model_memory import ModelShape
@@ -44,8 +45,9 @@ class StoredModel:
     """A model on disk. `id` is its full catalogue name where it is one, else made of its file's.
 
     `path` is its first part, or its folder; `size_bytes` is of all parts. `fingerprint` (64 hex) is of its header;
-    `sha256` of its file, where that is known without hashing it. `facts` is None for MLX. `also` are other names that
-    mean it; `projector` is its image part, `template` what Ollama keeps as its chat template (in Go's language).
+    `sha256` of its file, where that is known without hashing it. `facts` is None of a file that is damaged. `also` are
+    other names that mean it; `projector` is its image part, `template` what Ollama keeps as its chat template (in Go's
+    language).
     """
 
     id: str
@@ -220,7 +222,7 @@ class ModelStore:
         for found in (*_embedded(), *self._named_files(), *self._places.files(stop)):
             if isinstance(found, str):
                 problems[found] = None
-            elif found.is_folder and not self._names.is_mlx_repo(found.repo):
+            elif found.is_folder and not (self._names.is_mlx_repo(found.repo) or is_mlx_folder(found.path)):
                 continue  # weights of another kind
             elif found.file_id in files or len(files) < self._most_models:
                 files.setdefault(found.file_id, []).append(found)
@@ -350,7 +352,8 @@ class _Content:
             return NameClaim(choice.id, _rank(links[0]), fingerprint, self.content)
         chosen = min(links, key=lambda link: (_rank(link), link.name.lower()))
         is_plain = chosen.source == "ollama" and ":" in chosen.name
-        name = chosen.name.lower() if is_plain else names.id_of_stem(chosen.name)
+        ending = ".mlx" if chosen.is_folder else ".gguf"
+        name = chosen.name.lower() if is_plain else names.id_of_stem(chosen.name, ending)
         return NameClaim(name, _rank(links[0]), fingerprint, self.content)
 
     def model(
@@ -372,7 +375,7 @@ class _Content:
             id=id_,
             path=best.path,
             format="mlx" if best.is_folder else "gguf",
-            size_bytes=facts.size_bytes if facts else best.size_bytes,
+            size_bytes=facts.size_bytes if facts and not best.is_folder else best.size_bytes,
             source=best.source,
             fingerprint=file.entry.fingerprint,
             sha256=self.sha256,
@@ -451,9 +454,11 @@ def remove(model: StoredModel, own_dir: Path) -> int:
     if not model.path.resolve().is_relative_to(own_dir.resolve()):
         raise SetupError(f"{model.id} is in {model.path.parent}, not in {own_dir}: remove it there yourself")
     try:
+        parts = model.facts.parts if model.facts else (model.path,)
         if model.path.is_dir():
+            parts = ()
             shutil.rmtree(model.path)
-        for part in model.facts.parts if model.facts else [model.path] if model.path.is_file() else []:
+        for part in parts:
             part.unlink()
             hashes_path(part).unlink(missing_ok=True)
         if model.path.parent != own_dir and not any(model.path.parent.iterdir()):

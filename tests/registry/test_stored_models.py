@@ -181,7 +181,7 @@ def test_partial_files_and_hidden_folders_are_left_out(make_gguf: MakeGguf, mode
 
 def make_mlx(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"name": folder.name}))
+    (folder / "config.json").write_text(json.dumps({"name": folder.name, "model_type": "qwen3"}))
     header = json.dumps({"weight": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(1000))
     return folder

@@ -166,7 +166,7 @@ class MlxGenerator:
     ) -> str:
         try:
             text = self._tokenizer.apply_chat_template(
-                [_with_parsed_arguments(message) for message in messages],
+                [{**message, "content": message.get("content") or ""} for message in messages],
                 tools=list(tools) or None,
                 tokenize=False,
                 **variables,
@@ -491,22 +491,3 @@ def _hidden_tokens(tokenizer: Any) -> frozenset[int]:
     ]
     special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return frozenset(token for token, text in special.items() if not any(text in (mark or "") for mark in marks))
-
-
-def _with_parsed_arguments(message: JsonObject) -> JsonObject:
-    """`message` with the arguments of its calls as objects, as templates of this library expect them."""
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return {**message, "content": message.get("content") or ""}
-    made: list[Any] = []
-    for call in calls:
-        function = call.get("function") if isinstance(call, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(call, dict) and isinstance(function, dict) and isinstance(arguments, str):
-            try:
-                made.append({**call, "function": {**function, "arguments": json.loads(arguments or "{}")}})
-                continue
-            except ValueError:
-                pass
-        made.append(call)
-    return {**message, "content": message.get("content") or "", "tool_calls": made}
