@@ -67,7 +67,8 @@ class EngineEntry:
     """One engine. `formats` of model files, the preferred first; none for one that needs no file.
 
     `module` has the functions of `EngineModule`; `about` says in words what the engine is, and `ready_by` is the one
-    command that makes it ready. Where not `chosen_by_name`, `--engine` does not name it.
+    command that makes it ready. Where not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds
+    `draft` and `ngram` of an `EngineSpec`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class EngineEntry:
     formats: tuple[Format, ...] = ()
     ready_by: str = ""
     chosen_by_name: bool = True
+    guesses: bool = False
 
     @property
     def _functions(self) -> EngineModule:
@@ -109,6 +111,7 @@ LLAMA_CPP = EngineEntry(
     "GGUF models by llama.cpp",
     ("gguf",),
     "pip install --force-reinstall xllamacpp",
+    guesses=True,
 )
 # In the order in which `auto` takes them where nothing else tells them apart: see `build_choice.py`.
 ENGINES: Mapping[str, EngineEntry] = MappingProxyType(

@@ -138,7 +138,8 @@ class SamplingDefaults:
 class ModelSettings:
     """`[models."NAME"]`: what holds for one model. None: what holds for all, or what the node chooses.
 
-    `ttl` is seconds, infinite for `never`; a pinned model is never unloaded to make room.
+    `ttl` is seconds, infinite for `never`; a pinned model is never unloaded to make room. The next tokens of an answer
+    are guessed by the model `draft`, and with `speculate` from what was written before.
     """
 
     ttl: TimeToLive | None = None
@@ -150,7 +151,14 @@ class ModelSettings:
     engine: EngineName | None = None
     aliases: Aliases = ()
     kv_cache: CacheType | None = None
+    draft: ModelName | None = None
+    speculate: StrictBool = False
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether tokens of its answers are to be guessed."""
+        return self.speculate or self.draft is not None
 
 
 @dataclass(frozen=True, slots=True, config=CHECKED)

@@ -25,7 +25,8 @@ from swarm.node.model_choice import engine_memory
 from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.settings import Settings
 from swarm.registry.file_hashes import WorkStopped, stoppable
-from swarm.registry.gguf_header import GgufFacts
+from swarm.registry.gguf_header import GgufFacts, why_no_draft
+from swarm.registry.model_ids import AmbiguousModel, meant
 from swarm.registry.model_memory import AskedLoad, Load, MemoryNeed, ModelShape
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from swarm.workers.ledger import Bytes, reserve_of
@@ -58,6 +59,28 @@ def read_for_each_token(facts: GgufFacts) -> int:
     return facts.size_bytes * facts.active_params // max(1, facts.params)
 
 
+def draft_among(models: Mapping[str, StoredModel], facts: GgufFacts, name: str) -> StoredModel | str:
+    """Of `models` the one called `name`, to guess for the one with such `facts`; else why none does, in words."""
+    try:
+        id_ = meant(name, {model.id: model.also for model in models.values()}, loose=True)
+    except AmbiguousModel as error:
+        return str(error)
+    draft = None if id_ is None else models[id_]
+    if draft is None or draft.facts is None:
+        return f"{name!r} is not on this disk: `swarm models pull {name}` fetches it"
+    return draft if (why := why_no_draft(facts, draft.facts)) is None else f"{draft.id}: {why}"
+
+
+def with_draft(need: MemoryNeed, draft: MemoryNeed) -> MemoryNeed:
+    """What a model and the one that guesses for it take, in one process."""
+    return replace(
+        need,
+        weights_bytes=need.weights_bytes + draft.weights_bytes,
+        kv_bytes=need.kv_bytes + draft.kv_bytes,
+        compute_bytes=need.compute_bytes + draft.compute_bytes,
+    )
+
+
 class NodeModels:
     """The `ModelSource` of the worker pool, and who keeps what loads took.
 
@@ -75,6 +98,8 @@ class NodeModels:
         self._given: dict[str, StoredModel] = {}  # what was chosen before the disk was looked at, by id
         self._looked: StoredModels | None = None
         self._made: dict[str, tuple[StoredModel, Loadable]] = {}
+        self._drafts_in = store.latest
+        self._drafts: dict[tuple[tuple[Path, ...], str], StoredModel | str] = {}
         self._on_look: Callable[[], None] = lambda: None
         self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
         names = {settings.engine, *(model.engine or settings.engine for model in settings.models.values())}
@@ -109,6 +134,7 @@ class NodeModels:
         model = self._store.at(path)
         self._given[model.id] = model
         self._looked = None
+        self._drafts = {}
         return model
 
     def find(self, model_id: str) -> Loadable | None:
@@ -149,9 +175,19 @@ class NodeModels:
         """What the user decided of this model: by its id, another of its names, or the beginning of its id."""
         return settings_for(self._settings.models, model_id, also)[1]
 
+    def _draft(self, facts: GgufFacts, name: str) -> StoredModel | str:
+        """The model called `name`, which guesses for the one with such `facts`; else why it does not, in words."""
+        latest = self._store.latest
+        if latest is not self._drafts_in:
+            self._drafts_in, self._drafts = latest, {}
+        if (key := (facts.parts, name)) not in self._drafts:
+            self._drafts[key] = draft_among({**latest.by_id(), **self._given}, facts, name)
+        return self._drafts[key]
+
     def _make(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         decided = self.decided(model.id, model.also)
-        way = _LoadPlan.of(model, facts, decided, self._settings, self._snapshot)
+        draft = partial(self._draft, facts, decided.draft) if decided.draft is not None else None
+        way = _LoadPlan.of(model, facts, decided, self._settings, self._snapshot, draft)
         pool, rules = self._pools[way.engine.name], self._rules
         most_bytes = rules.room(pool, self._totals.get(pool))
 
@@ -256,7 +292,12 @@ class NodeModels:
 
 @dataclass(frozen=True, slots=True)
 class _LoadPlan:
-    """How one model is loaded here: by which engine, with how many threads, and what the user said of its load."""
+    """How one model is loaded here: by which engine, with how many threads, and what the user said of its load.
+
+    `draft` has the model that guesses for it, or why there is none; None where none is wanted. llama.cpp guesses for
+    every answer that it writes or for none, and with several at once that is slower: where nobody said how many slots
+    such a model is to have, it has one.
+    """
 
     model: StoredModel
     facts: GgufFacts
@@ -265,26 +306,42 @@ class _LoadPlan:
     decided: ModelSettings
     threads: tuple[int, int]
     isolation: Isolation
+    draft: Callable[[], StoredModel | str] | None = None
 
     @staticmethod
     def of(
-        model: StoredModel, facts: GgufFacts, decided: ModelSettings, settings: Settings, snapshot: HardwareSnapshot
+        model: StoredModel,
+        facts: GgufFacts,
+        decided: ModelSettings,
+        settings: Settings,
+        snapshot: HardwareSnapshot,
+        draft: Callable[[], StoredModel | str] | None = None,
     ) -> _LoadPlan:
         context_tokens = decided.context or settings.context
         if context_tokens is not None and facts.context_tokens is not None:
             context_tokens = min(context_tokens, facts.context_tokens)  # it has no more; `--model` refused it
+        engine = chosen_engine(decided.engine or settings.engine)
+        slots = 1 if decided.guesses and engine.guesses else settings.workers
         return _LoadPlan(
             model,
             facts,
-            chosen_engine(decided.engine or settings.engine),
-            AskedLoad(context_tokens, decided.slots or settings.workers),
+            engine,
+            AskedLoad(context_tokens, decided.slots or slots),
             decided,
             compute_threads(decided.threads or settings.threads, snapshot, read_for_each_token(facts)),
             settings.isolation,
+            draft,
         )
 
     def estimate(self, shape: ModelShape, load: Load) -> MemoryNeed:
-        return self.engine.estimate(shape, replace(load, cache_type=self.decided.kv_cache or load.cache_type))
+        need = self.engine.estimate(shape, replace(load, cache_type=self.decided.kv_cache or load.cache_type))
+        draft = self._draft()
+        if isinstance(draft, StoredModel) and draft.facts is not None:
+            return with_draft(need, self.engine.estimate(draft.facts.shape, load))
+        return need
+
+    def _draft(self) -> StoredModel | str | None:
+        return self.draft() if self.draft is not None and self.engine.guesses else None
 
     def loads(self, free_bytes: int | None, most_bytes: int | None) -> tuple[Load, ...]:
         """The best first; at least one."""
@@ -309,6 +366,11 @@ class _LoadPlan:
 
     def _spec(self, option: LoadOption) -> EngineSpec:
         threads, reading = self.threads
+        draft = self._draft()
+        if isinstance(draft, str):
+            log.warning("%s: nobody guesses its next tokens: its draft %s", self.model.id, draft)
+        if self.decided.guesses and not self.engine.guesses:
+            log.warning("%s: no tokens are guessed: the engine %s cannot", self.model.id, self.engine.name)
         return EngineSpec(
             self.model.id,
             self.model.path,
@@ -318,4 +380,6 @@ class _LoadPlan:
             gpu_layers=self.decided.gpu_layers,
             reading_threads=reading,
             cache_type=self.decided.kv_cache or "f16",
+            draft=draft.path if isinstance(draft, StoredModel) else None,
+            ngram=self.decided.speculate and self.engine.guesses,
         )

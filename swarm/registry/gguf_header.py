@@ -39,6 +39,7 @@ GUESSED_FILE_TYPE = 1024  # a flag that llama.cpp sets on a file type it inferre
 RANK_POOLING = 4  # llama.cpp's LLAMA_POOLING_TYPE_RANK
 PROJECTOR = "clip"  # general.architecture of the image half of a vision model: not a model of its own
 PROJECTOR_TENSORS = ("v.", "mm.", "a.")  # beginnings of its tensors' names: no model of llama.cpp's has such
+MOST_VOCAB_DIFFERENCE = 128  # in tokens, between a model and one that guesses for it: llama.cpp's own bound
 MAX_NAMED = 4  # files of a folder that a message names
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -150,6 +151,23 @@ def _identity(parts: tuple[Path, ...], vocabulary: bool = False) -> tuple[GgufId
 def is_projector(facts: GgufFacts) -> bool:
     """Whether this is the image part of a vision model, which goes with the model itself."""
     return facts.architecture == PROJECTOR or facts.kind == "mmproj"
+
+
+def why_no_draft(facts: GgufFacts, draft: GgufFacts) -> str | None:
+    """Why `draft` cannot guess the next tokens of the model with such `facts`; None where nothing speaks against it.
+
+    llama.cpp compares the vocabularies token by token while it loads; what the headers tell is told before.
+    """
+    if draft.parts == facts.parts:
+        return "it is the model itself"
+    if draft.embeds_only or facts.embeds_only:
+        return "it takes two models that write text"
+    if draft.tokenizer != facts.tokenizer:
+        return f"its tokens are of another kind ({draft.tokenizer}, not {facts.tokenizer}): take one of the same family"
+    sizes = draft.vocab_size, facts.vocab_size
+    if None not in sizes and abs((sizes[0] or 0) - (sizes[1] or 0)) > MOST_VOCAB_DIFFERENCE:
+        return f"it has {sizes[0]} tokens, not {sizes[1]}: take one of the same family"
+    return None
 
 
 def why_no_model(facts: GgufFacts) -> str | None:

@@ -131,6 +131,8 @@ gpu_layers = 0
 engine = "xllamacpp"
 aliases = "house model"
 kv_cache = "q8_0"
+draft = "qwen3:0.6b"
+speculate = true
 [models."qwen3:4b".sampling]
 temperature = 0.2
 top_k = 40
@@ -148,6 +150,7 @@ def test_what_is_decided_of_models_is_read_from_a_file(tmp_path: Path) -> None:
     assert settings.all_aliases == {"gpt-4o-mini": "qwen3:4b", "house model": "qwen3:4b"}
     model = settings.models["qwen3:4b"]
     assert (model.ttl, model.pin, model.context, model.kv_cache) == (math.inf, True, 4096, "q8_0")
+    assert (model.draft, model.speculate, model.guesses) == ("qwen3:0.6b", True, True)
     assert model.sampling.given() == {"temperature": 0.2, "top_k": 40}
     assert (settings.peers.manage, settings.peers.loads_a_minute) == (True, 1)
     given = make_settings({"model": ["demo"], "ttl": "30m", "memory": "8GiB", "max_models": 1}, config, {})

@@ -84,6 +84,7 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
         params.n_gpu_layers = spec.gpu_layers
     cache_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{spec.cache_type.upper()}")
     params.cache_type_k = params.cache_type_v = cache_type.value  # quantized values need flash attention: on by itself
+    _guess(xllamacpp, params.speculative, spec)
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
     batching = batching or Batching.of(spec, None)
@@ -108,6 +109,22 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
             f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
         ) from error
     return RunningServer(server.listening_address, key, server)
+
+
+def _guess(xllamacpp: Any, speculative: Any, spec: EngineSpec) -> None:
+    """Whoever guesses the next tokens: of what was written before, and a small model, in this order."""
+    types: list[Any] = []
+    if spec.ngram:
+        types.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD)
+    if spec.draft is not None:
+        types.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
+        speculative.draft.mparams.path = str(spec.draft)
+        speculative.draft.cpuparams.n_threads = spec.threads
+        speculative.draft.cpuparams_batch.n_threads = spec.reading_threads or spec.threads
+        if spec.gpu_layers is not None:
+            speculative.draft.n_gpu_layers = spec.gpu_layers
+    if types:
+        speculative.types = types
 
 
 def _start(spec: EngineSpec, batching: Batching) -> Serving:
