@@ -96,6 +96,9 @@ MESSAGE: dict[str, Any] = {
 }
 RERANK: dict[str, Any] = {"model": "demo", "query": "hello", "documents": ["hello", "you"], "top_n": 1}
 INFILL: dict[str, Any] = {"model": "demo", "input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 1}
+PLAIN: dict[str, Any] = {
+    "model": "demo", "prompt": "a", "n_predict": 1, "n_probs": 1, "stop": ["."], "response_fields": ["content"],
+}  # fmt: skip
 TOKENIZE: dict[str, Any] = {"model": "demo", "content": "hello", "add_special": True, "with_pieces": True}
 DETOKENIZE: dict[str, Any] = {"model": "demo", "tokens": [1, 2, 3]}
 TEMPLATE: dict[str, Any] = {"model": "demo", "messages": CHAT["messages"], "tools": CHAT["tools"]}
@@ -110,6 +113,8 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/messages/count_tokens": (MESSAGE,),
     "/rerank": (RERANK,),
     "/infill": (INFILL,),
+    "/completion": (PLAIN,),
+    "/chat/completions/input_tokens": (TEMPLATE,),
     "/tokenize": (TOKENIZE,),
     "/detokenize": (DETOKENIZE,),
     "/apply-template": (TEMPLATE,),

@@ -135,7 +135,7 @@ def test_the_page_shows_every_operation_and_sends_what_its_reader_wrote(document
     done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert "1.2.3" in done["about"]
     assert len(done["shown"]) == len(OPERATIONS)
-    (chat,) = (text for text in done["shown"] if "/v1/chat/completions" in text)
+    chat = next(text for text in done["shown"] if "/v1/chat/completions" in text)
     assert "messages * Message[]" in chat
     assert "temperature number 0..2 | null" in chat
     assert "SwarmReport" in chat

@@ -279,3 +279,49 @@ async def test_every_path_has_its_twin(client: Client, demo_node: RunningNode) -
     chat = await client.post("/chat/completions", {"model": "demo", **HELLO, "max_tokens": 1})
     assert chat.json["object"] == "chat.completion"
     assert (await client.get("/federation/health")).status == 404
+
+
+async def test_llama_cpps_own_completion_in_its_own_form(client: Client) -> None:
+    body = {"prompt": "The capital of", "n_predict": 3, "temperature": 0, "n_probs": 2}
+    whole = (await client.post("/completion", body)).json
+    assert (whole["stop"], whole["stop_type"], whole["tokens_predicted"]) == (True, "limit", 3)
+    assert len(whole["completion_probabilities"]) == 3
+    *pieces, last = (await client.post("/completion", {**body, "stream": True})).chunks
+    assert "".join(piece["content"] for piece in pieces) == whole["content"]
+    assert last["stop"] is True
+    several = (await client.post("/completion", {**body, "prompt": ["one two", "The capital of"]})).json
+    assert [answer["index"] for answer in several] == [0, 1]
+    assert several[1]["content"] == whole["content"]
+    named = (await client.post("/completion", {**body, "response_fields": ["content", "model"]})).json
+    assert named == {"content": whole["content"], "model": "swarm"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"return_tokens": True}, "/tokenize"),
+        ({"n": 2}, "/v1/completions"),
+        ({"prompt": [1, 2]}, "name it"),
+        ({"prompt": []}, "empty list"),
+        ({"prompt": ["a", "b"], "stream": True}, "not streamed"),
+        ({"n_predict": -2}, "n_predict"),
+    ],
+)
+async def test_what_llama_cpps_completion_cannot_have_here(client: Client, fields: dict[str, Any], word: str) -> None:
+    reply = await client.post("/completion", {"prompt": "a", **fields})
+    assert reply.status == 400
+    assert word in reply.error["message"]
+
+
+async def test_no_model_is_the_swarm(client: Client) -> None:
+    chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    for path, body in (
+        ("/v1/chat/completions", chat),
+        ("/v1/chat/completions", {**chat, "model": None}),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 2}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 2}),
+    ):
+        assert (await client.post(path, body)).status == 200, path
+    counted = (await client.post("/v1/chat/completions/input_tokens", {"messages": chat["messages"]})).json
+    assert counted["input_tokens"] > 1

@@ -419,6 +419,10 @@ class InputTokens(BaseModel):
     input_tokens: int
 
 
+class ChatInputTokens(InputTokens):
+    object: Literal["response.input_tokens"]
+
+
 class AnthropicErrorDetail(BaseModel):
     type: str
     message: str
@@ -507,12 +511,13 @@ class ModelProperties(BaseModel):
     swarm: PropertiesInTheSwarm
 
 
-class Infill(BaseModel):
-    """What belongs at the caret, in llama.cpp's form. With `stream: true` it comes as events instead."""
+class PlainAnswer(BaseModel):
+    """A text in llama.cpp's own form; a list of them for several prompts. With `stream: true` it comes as events."""
 
     content: str
     stop: bool
-    stop_type: Literal["eos", "limit"]
+    stop_type: Literal["eos", "limit", "word"]
+    stopping_word: str
     model: str
     tokens_predicted: int
     tokens_evaluated: int

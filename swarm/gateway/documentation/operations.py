@@ -18,10 +18,10 @@ from swarm.gateway.documentation.answer_bodies import (
     AppliedTemplate,
     Cancelled,
     ChatCompletion,
+    ChatInputTokens,
     DetokenizedText,
     EmbeddingList,
     ErrorBody,
-    Infill,
     InputTokens,
     ModelEntry,
     ModelListing,
@@ -29,6 +29,7 @@ from swarm.gateway.documentation.answer_bodies import (
     ModelProperties,
     NotReady,
     OpenApiDocument,
+    PlainAnswer,
     Reranking,
     Response,
     Start,
@@ -37,6 +38,7 @@ from swarm.gateway.documentation.answer_bodies import (
 )
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.http.access import REQUESTS_PATH
+from swarm.gateway.llama.plain_form import PlainCompletionBody
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
@@ -53,6 +55,7 @@ ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens"
 EMBED: JsonObject = {"model": "swarm", "input": ["a text", "another text"]}
 RESPOND: JsonObject = {"model": "swarm", "input": "Calculate 12 + 7 - 3"}
 MESSAGES: JsonObject = {**HELLO, "max_tokens": 40}
+CONTINUE: JsonObject = {"prompt": "Once upon a time", "n_predict": 40}
 MIDDLE: JsonObject = {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 40}
 RANK: JsonObject = {"query": "a pet", "documents": ["a cat", "a car"]}
 # What a call without a body may be refused with, where it asks a model.
@@ -80,7 +83,15 @@ OPERATIONS: Final = (
     ),
     Operation(
         "post", "/v1/infill", "Fill in the middle, where the model can", ANSWERS,
-        Infill, InfillBody, SSE, example=MIDDLE,
+        PlainAnswer, InfillBody, SSE, example=MIDDLE,
+    ),
+    Operation(
+        "post", "/v1/completion", "Continue a text, in llama.cpp's own form", ANSWERS,
+        PlainAnswer, PlainCompletionBody, SSE, example=CONTINUE,
+    ),
+    Operation(
+        "post", "/v1/chat/completions/input_tokens", "The tokens of a conversation", TEXTS,
+        ChatInputTokens, TemplateBody, example=HELLO,
     ),
     Operation("post", "/v1/tokenize", "A text's tokens", TEXTS, TokenList, TokenizeBody, example={"content": "a text"}),
     Operation(

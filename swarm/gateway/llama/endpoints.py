@@ -1,11 +1,12 @@
-"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks, and `/infill` in its own shapes.
+"""What llama.cpp's users and retrieval tools ask for: tokens, templates, facts, ranks, and texts in its own shapes.
 
-Any of them may be answered by a peer. `/infill` is editors' completion at the caret, by any model that can.
+Any of them may be answered by a peer. `/infill` is editors' completion at the caret, by any model that can;
+`/completion` what llama.cpp's own clients send.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from aiohttp import web
 
@@ -13,13 +14,13 @@ from swarm import program_version
 from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
-from swarm.gateway.answers.answer_form import SSE, Dialect, OpenStream
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.bodies import compact, json_response, read_body
+from swarm.gateway.llama.plain_form import PlainCompletionBody, PlainForm
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
-from swarm.gateway.openai.endpoints import named
+from swarm.gateway.openai.endpoints import named, whole_bodies
 from swarm.gateway.openai.utility_calls import (
     DetokenizeBody,
     InfillBody,
@@ -29,7 +30,6 @@ from swarm.gateway.openai.utility_calls import (
     TokenizeBody,
     ask,
 )
-from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, Usage
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
 
@@ -116,72 +116,40 @@ async def change_props(_: web.Request) -> web.Response:
     raise BadRequest("props cannot be changed over HTTP: settings are given where the node is started; GET serves them")
 
 
-@dataclass(frozen=True, slots=True)
-class InfillForm:
-    """See `AnswerForm`. One choice: what several editors' ghost texts would be, nobody shows."""
-
-    model: str
-
-    @property
-    def dialect(self) -> Dialect:
-        return SSE
-
-    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
-        candidate = candidates[0]
-        return final(self.model, candidate.text, candidate.finish_reason or "stop", candidate.usage, extension)
-
-    def writer(self, out: OpenStream, choices: int) -> InfillWriter:
-        return InfillWriter(out, self.model)
-
-
-class InfillWriter:
-    """One event for each piece, the last one with the counts; llama.cpp sends no end mark here."""
-
-    def __init__(self, out: OpenStream, model: str) -> None:
-        self._out = out
-        self._model = model
-
-    async def begin(self) -> None:
-        """There is nothing to say before the first piece."""
-
-    async def delta(self, event: Delta) -> None:
-        await self._event({"index": 0, "content": event.text, "stop": False})
-
-    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
-        await self._event(final(self._model, "", event.reason, event.usage, extension))
-
-    async def end(self, usages: list[Usage]) -> None:
-        """The last event has said everything."""
-
-    async def _event(self, body: JsonObject) -> None:
-        await self._out.write(f"data: {compact(body)}\n\n".encode())
-
-
-def final(model: str, content: str, reason: FinishReason, usage: Usage, extension: JsonObject | None) -> JsonObject:
-    """The object that ends an answer."""
-    body: JsonObject = {
-        "index": 0,
-        "content": content,
-        "stop": True,
-        "stop_type": "limit" if reason == "length" else "eos",
-        "model": model,
-        "tokens_predicted": usage.completion_tokens,
-        "tokens_evaluated": usage.prompt_tokens,
-        "tokens_cached": usage.cached_tokens,
-        "truncated": False,
-    }
-    return body if extension is None else {**body, "swarm": extension}
-
-
 async def infill(request: web.Request) -> web.StreamResponse:
     """One continuation at the caret; never voted on, since no two are the same."""
     body = await named(request, await read_body(request, InfillBody))
     options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
-    asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), InfillForm(body.model))
+    asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), PlainForm(body.model))
     try:
         return await request.app[ANSWER_SERVICE].answer(request, asked)
     except BadRequest as error:
         raise error.renamed({"prompt": "input_prefix"}) from error
+
+
+async def completion(request: web.Request) -> web.StreamResponse:
+    """Plain text continuation in llama.cpp's own form: an object, or a list of them where there are several prompts."""
+    body = await named(request, await read_body(request, PlainCompletionBody))
+    options = body.options
+    if not options.explicit and options.min_votes is None:
+        options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
+    service, form = request.app[ANSWER_SERVICE], PlainForm(body.model, tuple(body.response_fields or ()))
+    asked = [AnswerRequest(each, options, 1, bool(body.stream), form) for each in body.requests()]
+    try:
+        if len(asked) == 1:
+            return await service.answer(request, asked[0])
+        contexts = [await service.planned(request, each) for each in asked]
+        answers = [{**answer, "index": index} for index, (answer, _) in enumerate(await whole_bodies(contexts))]
+        return web.Response(text=compact(answers), content_type="application/json", headers=contexts[0].headers())
+    except BadRequest as error:
+        raise error.renamed({"max_tokens": "n_predict", "top_logprobs": "n_probs", "logprobs": "n_probs"}) from error
+
+
+async def input_tokens(request: web.Request) -> web.Response:
+    """{"input_tokens": number}: the tokens of a conversation as the model sees it."""
+    body = await named(request, await read_body(request, TemplateBody))
+    tokens, _ = await ask(request.app, body.model, utility_calls.count_tokens(body.to_request()))
+    return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 def routes() -> list[web.RouteDef]:
@@ -195,4 +163,6 @@ def routes() -> list[web.RouteDef]:
         web.get("/v1/props", props),
         web.post("/v1/props", change_props),
         web.post("/v1/infill", infill),
+        web.post("/v1/completion", completion),
+        web.post("/v1/chat/completions/input_tokens", input_tokens),
     ]

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired, cast
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -84,6 +85,14 @@ ROLES = {"developer": "system", "function": "tool", **{role: role for role in ("
 _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
 RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
+
+
+def _or_swarm(model: object) -> object:
+    """llama-server's clients name no model, or null: it has one."""
+    return SWARM_ALIAS if model is None else model
+
+
+ModelOrSwarm = Annotated[RequestedModel, BeforeValidator(_or_swarm, json_schema_input_type=RequestedModel | None)]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
 MaxTokens = Annotated[int, Field(ge=0, le=MAX_INT)]  # 0: nothing is generated; the prompt is read, and cached
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
@@ -304,7 +313,7 @@ class StreamOptions(Part):
 class Sampling(Body):
     """Parameters that chat and plain completions share, with OpenAI's ranges (and llama.cpp's own samplers)."""
 
-    model: RequestedModel
+    model: ModelOrSwarm = SWARM_ALIAS
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -527,7 +536,7 @@ class CompletionBody(Sampling):
 class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
-    model: RequestedModel
+    model: ModelOrSwarm = SWARM_ALIAS
     input: (
         Annotated[str, Field(min_length=1)]
         | PromptTokens

@@ -39,6 +39,14 @@ CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, as
 
 async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
     """One response with all choices, in order of the prompts. The first failure ends all of them."""
+    bodies, usages = zip(*await whole_bodies(contexts), strict=True)
+    body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
+    body.pop("swarm", None)
+    return web.Response(text=compact(body), content_type="application/json", headers=contexts[0].headers())
+
+
+async def whole_bodies(contexts: Sequence[RequestContext]) -> list[tuple[JsonObject, Usage]]:
+    """The body of each answer, in its own form, and what it cost. The first failure ends all of them."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def answer(context: RequestContext) -> tuple[JsonObject, Usage]:
@@ -52,10 +60,7 @@ async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
             tasks = [group.create_task(answer(answering)) for answering in contexts]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    bodies, usages = zip(*(task.result() for task in tasks), strict=True)
-    body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
-    body.pop("swarm", None)
-    return web.Response(text=compact(body), content_type="application/json", headers=contexts[0].headers())
+    return [task.result() for task in tasks]
 
 
 def numbered(bodies: Sequence[JsonObject]) -> list[JsonValue]:

@@ -37,8 +37,8 @@ from swarm.gateway.openai.bodies import (
     Body,
     ChatCompletionBody,
     EmbeddingBody,
+    ModelOrSwarm,
     PositiveInt,
-    RequestedModel,
     Sampling,
 )
 from swarm.generation import ExtraText, GenerationRequest, JsonObject, prompt_chars
@@ -64,7 +64,7 @@ A = TypeVar("A")
 class TokenizeBody(Body):
     """`POST /tokenize`."""
 
-    model: RequestedModel = SWARM_ALIAS
+    model: ModelOrSwarm = SWARM_ALIAS
     content: str
     add_special: bool = False
     parse_special: bool = True
@@ -88,20 +88,18 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """`POST /detokenize`."""
 
-    model: RequestedModel = SWARM_ALIAS
+    model: ModelOrSwarm = SWARM_ALIAS
     tokens: Annotated[list[Annotated[int, Field(ge=0, le=MAX_INT)]], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class TemplateBody(ChatCompletionBody):
     """`POST /apply-template`: a chat, of which messages and tools matter."""
 
-    model: RequestedModel = SWARM_ALIAS
-
 
 class PropsBody(Body):
     """The query of `GET /props`."""
 
-    model: RequestedModel = SWARM_ALIAS
+    model: ModelOrSwarm = SWARM_ALIAS
 
 
 class DocumentText(Part):
@@ -114,7 +112,7 @@ Documents = Annotated[list[str | DocumentText], Field(min_length=1, max_length=M
 class RerankBody(Body):
     """`POST /v1/rerank`: Jina's and Cohere's names, or those of text-embeddings-inference (`texts`, `return_text`)."""
 
-    model: RequestedModel = SWARM_ALIAS
+    model: ModelOrSwarm = SWARM_ALIAS
     query: Annotated[str, Field(min_length=1)]
     documents: Documents | None = None
     texts: Documents | None = None
@@ -137,7 +135,6 @@ class RerankBody(Body):
 class InfillBody(Sampling):
     """`POST /infill`: what stands before the caret and what after it. `prompt` is the caret's own line up to there."""
 
-    model: RequestedModel = SWARM_ALIAS
     input_prefix: str
     input_suffix: str
     prompt: str = ""
