@@ -119,6 +119,13 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
         entry.name: entry
         for entry in (
             LLAMA_CPP,
+            EngineEntry(
+                "llama-cpp-python",
+                "swarm.engines.llama_cpp_python.engine",
+                "GGUF models by llama-cpp-python, built for this machine",
+                ("gguf",),
+                "swarm engines install llama-cpp",
+            ),
             EngineEntry("echo", "swarm.engines.echo", "no model: echoes the last message"),
             EngineEntry(
                 "upstream", "swarm.engines.upstream.upstream_engine", "another server's models", chosen_by_name=False

@@ -30,7 +30,6 @@ BROKEN: Mapping[str, type[SwarmError]] = {"bad request": BadRequest, "unreadable
 
 async def start_process(module: str, packages: Path | None) -> asyncio.subprocess.Process:
     """A process of `module`, a generator's; it looks into `packages` before this environment."""
-    path = (PACKAGE_ROOT, None if packages is None else str(packages), os.environ.get("PYTHONPATH"))
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -40,13 +39,22 @@ async def start_process(module: str, packages: Path | None) -> asyncio.subproces
         stdout=asyncio.subprocess.PIPE,
         limit=LINE_BYTES,
         start_new_session=True,
-        env={
-            "OMP_WAIT_POLICY": WAIT_POLICY,
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-            "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts
-        },
+        env=process_environment(packages),
     )
+
+
+def process_environment(packages: Path | None) -> dict[str, str]:
+    """The environment of a process that finds this program, and the library in `packages` before this environment's.
+
+    Whatever that folder has beside the library, this program's own packages among them, comes first there, too.
+    """
+    path = (PACKAGE_ROOT, None if packages is None else str(packages), os.environ.get("PYTHONPATH"))
+    return {
+        "OMP_WAIT_POLICY": WAIT_POLICY,
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts
+    }
 
 
 class Connection:

@@ -21,6 +21,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NoReturn, Protocol, cast
 
@@ -207,7 +208,7 @@ def _started(run: Callable[[], NoReturn], name: str) -> None:
 
 def _end_by_a_defect() -> NoReturn:
     """The node reads of it in its log, and loads the model again."""
-    sys.excepthook(*sys.exc_info())
+    traceback.print_exc()
     sys.stderr.flush()
     os._exit(1)
 

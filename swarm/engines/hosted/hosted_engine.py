@@ -181,6 +181,7 @@ class HostedEngine:
             max_tokens=most_tokens(request, room),
             schema=answer_schema(request, calls),
             tools=self._offered(request) if can.tools and self._facts.reads_calls and calls is None else (),
+            chat=request.messages is not None,
         )
         readers = [AnswerReader(request, calls, Restored(self._plain)) for _ in range(n)]
         async with self._slots.taken(n), naming_the_field(request):

@@ -54,7 +54,8 @@ def order_message(order: LoadOrder, load_limit_s: float) -> Message:
 def order_in(message: Message) -> tuple[LoadOrder, float]:
     """What is to be loaded, and in how many seconds."""
     fields: Message = message["order"]
-    return LoadOrder(**{**fields, "path": Path(fields["path"])}), float(message["load_limit_s"])
+    made: Message = {**fields, "path": Path(fields["path"])}
+    return LoadOrder(**made), float(message["load_limit_s"])
 
 
 def facts_message(facts: GeneratorFacts) -> Message:
@@ -63,8 +64,8 @@ def facts_message(facts: GeneratorFacts) -> Message:
 
 def facts_in(message: Message) -> GeneratorFacts:
     fields: Message = message["facts"]
-    lists = {name: tuple(fields[name]) for name in ("controls", "devices")}
-    return GeneratorFacts(**{**fields, **lists})
+    made: Message = {**fields, "controls": tuple(fields["controls"]), "devices": tuple(fields["devices"])}
+    return GeneratorFacts(**made)
 
 
 def job_message(job: Job) -> Message:
@@ -72,10 +73,12 @@ def job_message(job: Job) -> Message:
 
 
 def job_in(fields: Message) -> Job:
-    sampling: Message = fields["sampling"]
-    bias = tuple((int(token), float(value)) for token, value in sampling["logit_bias"])
-    lists = {"prompt": tuple(fields["prompt"]), "tools": tuple(fields["tools"])}
-    return Job(**{**fields, **lists, "sampling": Sampling(**{**sampling, "logit_bias": bias})})
+    given: Message = fields["sampling"]
+    bias = tuple((int(token), float(value)) for token, value in given["logit_bias"])
+    sampling: Message = {**given, "logit_bias": bias}
+    lists: Message = {"prompt": tuple(fields["prompt"]), "tools": tuple(fields["tools"])}
+    made: Message = {**fields, **lists, "sampling": Sampling(**sampling)}
+    return Job(**made)
 
 
 def pieces_message(pieces: Sequence[bytes]) -> list[str]:

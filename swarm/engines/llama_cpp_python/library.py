@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import logging
 import os
 import re
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from swarm.engines.engine import Device
 from swarm.engines.hosted.generator import LoadOrder
 from swarm.engines.llama_cpp.xllamacpp_host import WAIT_POLICY
 from swarm.engines.openai_dialect import NO_TOKENS
@@ -54,17 +56,7 @@ def library() -> Any:
     return llama
 
 
-@dataclass(frozen=True, slots=True)
-class GgmlDevice:
-    """A GPU that the library sees."""
-
-    name: str
-    description: str
-    total_bytes: int
-    free_bytes: int
-
-
-def devices() -> tuple[GgmlDevice, ...]:
+def devices() -> tuple[Device, ...]:
     """The GPUs that this build computes on. Loads the library, and what drives them."""
     library()
     ggml = importlib.import_module("llama_cpp._ggml").libggml
@@ -76,14 +68,14 @@ def devices() -> tuple[GgmlDevice, ...]:
     ggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
     ggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] + 2 * [ctypes.POINTER(ctypes.c_size_t)]
     ggml.ggml_backend_dev_memory.restype = None
-    found: list[GgmlDevice] = []
+    found: list[Device] = []
     for number in range(ggml.ggml_backend_dev_count()):
         device = ggml.ggml_backend_dev_get(number)
         if ggml.ggml_backend_dev_type(device) in (GPU, INTEGRATED_GPU):
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
             name, about = ggml.ggml_backend_dev_name(device), ggml.ggml_backend_dev_description(device)
-            found.append(GgmlDevice(name.decode(), about.decode(), total.value, free.value))
+            found.append(Device(name.decode(), about.decode(), total.value, free.value))
     return tuple(found)
 
 
@@ -203,3 +195,15 @@ class Vocabulary:
         count = ctypes.c_int32(0)
         tokens = self._llama.llama_vocab_get_suppress_tokens(self.handle, ctypes.byref(count))
         return tuple(tokens[number] for number in range(count.value))
+
+
+def main() -> None:
+    """What this build computes on, as one line of JSON: for `engine.py`, which imports no library."""
+    try:
+        print(json.dumps({"devices": [asdict(gpu) for gpu in devices()]}))  # noqa: T201
+    except EngineFailed as error:
+        print(json.dumps({"error": str(error)}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
