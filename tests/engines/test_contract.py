@@ -1,4 +1,7 @@
-"""One suite that every engine passes: the weightless one, and llama.cpp in this process and in a host process."""
+"""One suite that every engine passes: the weightless one, llama.cpp in this process and in a host process, and others.
+
+Those that are made on a machine are taken from SWARM_TEST_ENGINES, see `tests/doubles/made_engines.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.inside_llama import busy_slots
+from tests.doubles.made_engines import made_engine
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
 
@@ -28,7 +33,7 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-@pytest.fixture(params=["echo", "in process", "in a host"])
+@pytest.fixture(params=["echo", "in process", "in a host", "llama-cpp-python"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
     spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
     loaded: Engine
@@ -37,8 +42,10 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncItera
             loaded = await load_engine("echo", spec)
         case "in process":
             loaded = await load_xllamacpp(spec, "never")
-        case _:
+        case "in a host":
             loaded = await load_xllamacpp(spec, "always")
+        case made:
+            loaded = await load_engine(made, replace(spec, build=made_engine(made)))
     yield loaded
     await loaded.aclose()
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ from federation.tasks import cancel_and_wait
 from swarm.engines.hosted.generator import Broke, Ended, GeneratorEvent, GeneratorFacts, Job, LoadOrder, Read
 from swarm.engines.hosted.wire import Message, error_in, event_in, facts_in, job_message, line_of, order_message
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
-from swarm.engines.llama_cpp.xllamacpp import PACKAGE_ROOT
-from swarm.engines.llama_cpp.xllamacpp_host import WAIT_POLICY
-from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
+from swarm.engines.llama_cpp.server_engine import host_environment
+from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable, UnknownArchitecture
 
 LINE_BYTES = 2**28  # the tokens of 16 MB of text, each a number of some digits
 BROKEN: Mapping[str, type[SwarmError]] = {"bad request": BadRequest, "unreadable": EngineFailed, "failed": EngineFailed}
@@ -39,22 +37,8 @@ async def start_process(module: str, packages: Path | None) -> asyncio.subproces
         stdout=asyncio.subprocess.PIPE,
         limit=LINE_BYTES,
         start_new_session=True,
-        env=process_environment(packages),
+        env=host_environment(packages),
     )
-
-
-def process_environment(packages: Path | None) -> dict[str, str]:
-    """The environment of a process that finds this program, and the library in `packages` before this environment's.
-
-    Whatever that folder has beside the library, this program's own packages among them, comes first there, too.
-    """
-    path = (PACKAGE_ROOT, None if packages is None else str(packages), os.environ.get("PYTHONPATH"))
-    return {
-        "OMP_WAIT_POLICY": WAIT_POLICY,
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        "GGML_NO_BACKTRACE": "1",  # else llama.cpp starts gdb when it aborts
-    }
 
 
 class Connection:
@@ -80,7 +64,8 @@ class Connection:
         answer = _object_in(await self._from.readline())
         if "facts" not in answer:
             why = answer.get("error") or f"the engine host ended while loading {order.path}: its log says why"
-            raise EngineFailed(str(why))
+            kind = UnknownArchitecture if answer.get("unknown_architecture") is True else EngineFailed
+            raise kind(str(why))
         self._reader = asyncio.create_task(self._read(), name=f"reader of the engine of {order.path.name}")
         return facts_in(answer)
 

@@ -37,7 +37,7 @@ from swarm.engines.hosted.wire import (
     order_in,
     pieces_message,
 )
-from swarm.errors import BadRequest, EngineFailed, SwarmError
+from swarm.errors import BadRequest, EngineFailed, SwarmError, UnknownArchitecture
 
 BY_THE_LIBRARY = frozenset({"begin", "stop", "embed", "steps"})
 
@@ -225,7 +225,7 @@ def serve(module: GeneratorModule) -> NoReturn:
     try:
         generator = module.load(order)
     except EngineFailed as error:
-        tell({"error": str(error)})
+        tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
         os._exit(1)
     host = Host(generator, tell)
     hosts.put(host)

@@ -53,8 +53,8 @@ from swarm.engines.llama_cpp.grammar import whole_document
 from swarm.engines.llama_cpp.http import QUOTES_TOKENS, naming_the_field
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.progress import EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
-from swarm.engines.llama_cpp.xllamacpp import PROBE_TEXT, EngineHost
-from swarm.engines.llama_cpp.xllamacpp_host import LOAD_LEAST_S, load_limit_s
+from swarm.engines.llama_cpp.server_engine import PROBE_TEXT, EngineHost
+from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Serving, load_limit_s
 from swarm.engines.openai_dialect import TemplateRefused
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import (
@@ -103,7 +103,7 @@ class HostedEngine:
         self._watching: tuple[asyncio.Task[Any], ...] = ()
         self._stalled: str | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        home.on_gpu = bool(facts.devices)
+        home.serves(Serving("", "", gpu=bool(facts.devices)))
 
     @property
     def model_id(self) -> str:

@@ -9,8 +9,9 @@ The node sends, after one line with the order, objects with a `do`; some have a 
     {"do": "steps", "call"}   -> {"call", "result": [steps, busy]}, by the thread that computes, between two steps
     {"do": "begin", "job"}, {"do": "stop", "job", "choice"}, {"do": "forget", "call"}
 
-The process answers {"facts"} or {"error"} once, then `call`s as they are done ({"call", "error"} for one that failed),
-and {"events": [...]} after steps. Bytes are strings of which each character is a byte. Pure.
+The process answers {"facts"}, or {"error", "unknown_architecture"}, once; then `call`s as they are done ({"call",
+"error"} for one that failed), and {"events": [...]} after steps. Bytes are strings of which each character is a byte.
+Pure.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from machine to machine, and each is asked what it sees, by a process of its own
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from swarm.engines.engine import Device, EngineBuild, EnginePlaces, EngineSpec
-from swarm.engines.hosted.connection import process_environment
 from swarm.engines.hosted.hosted_engine import HostedEngine, HostedLibrary, load_hosted
 from swarm.engines.installed import InstalledEngine, installed_engines
 from swarm.engines.kept_answers import Answer, kept_answer
 from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
+from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.engines.llama_cpp_python.library import VERSION
 from swarm.engines.registry import Isolation
 from swarm.errors import EngineFailed
@@ -56,6 +55,7 @@ def wrong_version(found: str) -> str:
 
 def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
     found: list[EngineBuild] = []
+    answer: Answer
     for engine in installed_engines(places.engines_dir, NAME):
         answer = _asked(places, engine) if engine.version == VERSION else {"error": ""}
         if "error" not in answer:
@@ -110,7 +110,7 @@ def asked(packages: Path | None) -> Answer:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=ASK_TIMEOUT_S,
-            env=process_environment(packages),
+            env=host_environment(packages),
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -134,5 +134,5 @@ def _library_file() -> Path:
     assert found is not None
     assert found.origin is not None
     folder = Path(found.origin).parent / "lib"
-    libraries = sorted(name for name in os.listdir(folder) if "llama" in name) if folder.is_dir() else []
-    return folder / libraries[0] if libraries else Path(found.origin)
+    libraries = sorted(file for file in folder.iterdir() if "llama" in file.name) if folder.is_dir() else []
+    return libraries[0] if libraries else Path(found.origin)

@@ -32,7 +32,7 @@ from swarm.engines.hosted.generator import (
     Read,
 )
 from swarm.engines.hosted.json_forms import Form, form_of
-from swarm.engines.llama_cpp.xllamacpp_host import EMBEDDING_TEXT_TOKENS, ENCODER_TEXT_TOKENS
+from swarm.engines.llama_cpp.server_host import EMBEDDING_TEXT_TOKENS, ENCODER_TEXT_TOKENS
 from swarm.engines.llama_cpp_python.library import (
     VERSION,
     Vocabulary,
@@ -45,7 +45,7 @@ from swarm.engines.llama_cpp_python.library import (
 )
 from swarm.engines.llama_cpp_python.sampler import TokenSampler, logits_of, logprobs_of
 from swarm.engines.llama_cpp_python.sequences import CacheSequence, SequenceTable
-from swarm.errors import BadRequest, EngineFailed, SetupError
+from swarm.errors import BadRequest, EngineFailed, SetupError, UnknownArchitecture
 from swarm.generation import JsonObject
 from swarm.moving_mean import moving_mean
 from swarm.registry.gguf_header import GgufModel, read_model
@@ -53,6 +53,7 @@ from swarm.registry.gguf_header import GgufModel, read_model
 NO_ROOM, ABORTED = 1, 2  # what llama_decode returns
 BESIDE_ANSWERS_S = 0.25  # of a step that reads a prompt while answers run: they wait for it
 LEAST_READ_TOKENS = 32  # in such a step
+UNKNOWN_ARCHITECTURE = "unknown model architecture"  # in llama.cpp's words
 MOST_SEQUENCES = 256  # llama.cpp's own limit
 
 log = logging.getLogger(__name__)
@@ -398,7 +399,9 @@ def load(order: LoadOrder) -> LlamaGenerator:
         )
     model = load_model(llama, order, on_gpu=bool(gpus))
     if model is None:
-        raise EngineFailed(f"llama.cpp could not load {order.path}: {reason_in_log() or 'it does not say why'}")
+        reason = reason_in_log()
+        kind = UnknownArchitecture if UNKNOWN_ARCHITECTURE in reason else EngineFailed
+        raise kind(f"llama.cpp could not load {order.path}: {reason or 'it does not say why'}")
     encodes = "bert" in facts.architecture
     step_tokens = min(ENCODER_TEXT_TOKENS, order.context_tokens) if encodes else EMBEDDING_TEXT_TOKENS
     context = llama.llama_init_from_model(model, _context_params(llama, model, order, step_tokens, facts.pooling_type))

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from swarm.engines.engine import Device
 from swarm.engines.hosted.generator import LoadOrder
-from swarm.engines.llama_cpp.xllamacpp_host import WAIT_POLICY
+from swarm.engines.llama_cpp.server_host import WAIT_POLICY
 from swarm.engines.openai_dialect import NO_TOKENS
 from swarm.errors import BadRequest, EngineFailed
 
