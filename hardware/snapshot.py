@@ -134,16 +134,17 @@ class HardwareSnapshot:
         """The memory that a model may use now, where the engine can use a GPU."""
         return memory_for_models(self)
 
-    def as_json(self, gpu_used: bool = True) -> JsonObject:
+    def as_json(self, gpu_used: bool = True, memory: ModelMemory | None = None) -> JsonObject:
         """A JSON object of all fields, plus the derived limits; unknown values are null.
 
-        `gpu_used`: whether the engine computes on a GPU where there is one, on which `model_memory` depends.
+        `gpu_used`: whether the engine computes on a GPU where there is one. `model_memory` follows from that, or is
+        `memory` where the engine sees some of the GPUs only.
         """
         found: JsonObject = {name: _jsonable(value) for name, value in asdict(self).items()}
         apple = found["apple"]
         if isinstance(apple, dict) and self.apple is not None:
             apple["gpu_limit_bytes"] = self.apple.gpu_limit_bytes
-        found["model_memory"] = _jsonable(asdict(memory_for_models(self, gpu_used)))
+        found["model_memory"] = _jsonable(asdict(memory or memory_for_models(self, gpu_used)))
         found["gpu_used"] = gpu_used and self.has_gpu
         return found
 

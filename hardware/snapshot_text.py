@@ -20,20 +20,21 @@ def unused_gpu(snapshot: HardwareSnapshot) -> str | None:
     if not names:
         return None
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}: not used, this build of the engine computes on the CPU"
+    return f"{names[0]}{more}: not used, the engine computes on the CPU"
 
 
-def render(snapshot: HardwareSnapshot, gpu_used: bool = True) -> str:
+def render(snapshot: HardwareSnapshot, gpu_used: bool = True, memory: ModelMemory | None = None) -> str:
     """Several lines, each "label  value"; sizes in GiB; ends without a newline.
 
-    `gpu_used`: whether the engine computes on a GPU where there is one; its memory counts only then.
+    `gpu_used`: whether the engine computes on a GPU where there is one; its memory counts only then. `memory` is what
+    counts where the engine sees some of the GPUs only.
     """
     rows = [
         ("System", _joined(" ", snapshot.operating_system, snapshot.cpu.architecture)),
         *_cpu_rows(snapshot.cpu),
         ("Memory", _memory(snapshot.memory)),
         *_gpu_rows(snapshot),
-        ("For models", _model_memory(memory_for_models(snapshot, gpu_used))),
+        ("For models", _model_memory(memory or memory_for_models(snapshot, gpu_used))),
     ]
     if not gpu_used and (words := unused_gpu(snapshot)) is not None:
         rows.append(("", words))

@@ -169,11 +169,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from swarm.commands.doctor import doctor, hardware
     from swarm.node.settings import make_settings
 
-    if arguments.hardware:
-        return hardware(arguments.json)
     names = ("peer", "peer_file", "port", "host", "interface", "data_dir")
     given = {name: getattr(arguments, name) for name in names}
-    return doctor(make_settings(given, arguments.config), arguments.json)
+    settings = make_settings(given, arguments.config)
+    return hardware(settings, arguments.json) if arguments.hardware else doctor(settings, arguments.json)
 
 
 def add_completion(commands: Any, make_parser: Callable[[], Parser]) -> None:

@@ -11,18 +11,17 @@ from hardware.snapshot_text import render
 from swarm.commands.output import say
 from swarm.doctor.examination import examine
 from swarm.doctor.finding import Finding, Level, exit_code
-from swarm.engines.registry import AUTO, chosen_engine
-from swarm.node.model_choice import computes_on_gpu
+from swarm.node.engines import NodeEngines
 from swarm.node.settings import Settings
 
 SIGNS = {Level.OK: "ok  ", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN: "?   "}
 
 
-def hardware(as_json: bool) -> int:
+def hardware(settings: Settings, as_json: bool) -> int:
     """Print the hardware snapshot, with the memory that the engine of this machine can use."""
-    snapshot = probe_hardware()
-    gpu_used = computes_on_gpu(chosen_engine(AUTO), snapshot)
-    say(json.dumps(snapshot.as_json(gpu_used), indent=2) if as_json else render(snapshot, gpu_used))
+    engines = NodeEngines.look(settings, probe_hardware())
+    shown = engines.on_gpu, engines.usual_memory
+    say(json.dumps(engines.snapshot.as_json(*shown), indent=2) if as_json else render(engines.snapshot, *shown))
     return 0
 
 

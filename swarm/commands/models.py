@@ -37,10 +37,10 @@ from swarm.commands.output import complain, say
 from swarm.commands.running_models import NodePlace, holders_of
 from swarm.commands.terminal import Terminal
 from swarm.control_messages import PEERS_PATH, KnownNodes
-from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.node.console import Console
-from swarm.node.model_choice import capacity_of, engine_memory, gpu_line, model_store
+from swarm.node.engines import NodeEngines, formats_here
+from swarm.node.model_choice import capacity_of, model_store
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
@@ -179,16 +179,15 @@ def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
     catalogue = Catalogue.load()
     local = model_store(settings).look()
-    engine = chosen_engine("auto")
-    snapshot = probe_hardware()
-    memory = engine_memory(engine, snapshot)
-    capacity = capacity_of(engine, memory, asked, local, weights_bytes_per_s(snapshot, memory))
-    rows = fit_rows(catalogue.choices(formats=engine.formats), capacity, local)
+    engines = NodeEngines.look(settings, probe_hardware())
+    memory = engines.memory(engines.usual)
+    capacity = capacity_of(engines, memory, asked, local, weights_bytes_per_s(engines.snapshot, memory))
+    rows = fit_rows(catalogue.choices(formats=engines.formats), capacity, local)
     if as_json:
         say(json.dumps([row_json(row) for row in rows], indent=2))
         return 0
     say(fit_text(rows, capacity), end="")
-    if (words := gpu_line(engine, snapshot)) is not None:
+    if (words := engines.gpu_line) is not None:
         say(words)
     return 0
 
@@ -222,7 +221,7 @@ def pull_model(settings: Settings, name: str) -> int:
 
 def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
     """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
-    catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
+    catalogue, formats = Catalogue.load(), formats_here(settings)
     local = model_store(settings).look()
     try:
         ref = parse_model(name)

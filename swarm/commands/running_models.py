@@ -22,8 +22,8 @@ from swarm.commands.node_client import NodeApi, get_json, post_json
 from swarm.commands.output import complain, say
 from swarm.commands.terminal import Terminal, Ticker
 from swarm.control_messages import PEERS_PATH, KnownNodes
-from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError, SwarmError
+from swarm.node.engines import formats_here
 from swarm.node.model_choice import model_store
 from swarm.node.settings import Settings
 from swarm.quantities import left_words, load_words
@@ -103,7 +103,7 @@ def list_models(settings: Settings, place: NodePlace, *, everything: bool, as_js
     """Print what this machine and its swarm have, and with `everything` what could be downloaded."""
     node = running_node(settings, place)
     served = _listed_by(node, place)
-    catalogue, formats = Catalogue.load(), chosen_engine("auto").formats
+    catalogue, formats = Catalogue.load(), formats_here(settings)
     stored = StoredModels() if place.url else model_store(settings).look()
     rows = list_rows(catalogue, stored, served, formats, everything=everything)
     if as_json:

@@ -11,16 +11,16 @@ from federation.hostport import Address
 from federation.static_peers import read_list
 from federation.trust import Trust
 from hardware.probe import probe_hardware
+from hardware.snapshot import HardwareSnapshot
 from swarm import program_version
 from swarm.doctor import machine_checks, machine_probes, network_checks, network_probes, own_node, peer_probes
 from swarm.doctor.finding import Finding, fail, ok
 from swarm.doctor.own_node import OwnNode
-from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import given_keys
 from swarm.node.discovery import chosen_addresses
-from swarm.node.model_choice import computes_on_gpu
+from swarm.node.engines import NodeEngines
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 
@@ -39,15 +39,26 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield machine_checks.check_models(*machine_probes.probe_models(settings.own_models_dir))
     snapshot = probe_hardware()
     yield machine_checks.check_memory(snapshot.memory)
-    gpu = machine_checks.check_gpu(snapshot, computes_on_gpu(chosen_engine(settings.engine), snapshot))
-    if gpu is not None:
-        yield gpu
+    yield from _engines(settings, snapshot)
     yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
     key_files = ((settings.api_key_file, "--api-key-file"), (settings.admin_key_file, "--admin-key-file"))
     yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, key_files))
     yield machine_checks.check_requirements(
         program_version(), machine_probes.python_version(), machine_probes.probe_requirements()
     )
+
+
+def _engines(settings: Settings, snapshot: HardwareSnapshot) -> Iterator[Finding]:
+    """What computes models here, whether the GPU is used, and what was found of engines that cannot be used."""
+    try:
+        engines = NodeEngines.look(settings, snapshot)
+    except SetupError as error:
+        yield fail("engines", str(error), "correct it: a node does not start with it")
+        return
+    gpu = machine_checks.check_gpu(snapshot, engines.on_gpu)
+    if gpu is not None:
+        yield gpu
+    yield from machine_checks.check_engine_problems(engines.problems())
 
 
 def examine_network(settings: Settings) -> Iterator[Finding]:

@@ -84,11 +84,12 @@ def check_gpu(snapshot: HardwareSnapshot, gpu_used: bool) -> Finding | None:
     words = unused_gpu(snapshot) or ""
     if snapshot.gpus and all(gpu.integrated for gpu in snapshot.gpus):
         return ok("GPU", words)
-    remedy = (
-        "install a build of xllamacpp that uses it (its project page names those for CUDA, ROCm and Vulkan), or run "
-        "a server that does, such as llama-server or Ollama, and give it with --upstream"
-    )
-    return warn("GPU", words, remedy)
+    return warn("GPU", words, "run `swarm engines install`, which looks at the machine and gets an engine that uses it")
+
+
+def check_engine_problems(problems: Sequence[str]) -> Sequence[Finding]:
+    """`problems` are sentences on what was found of engines and cannot be used, each with its remedy."""
+    return [warn("engines", problem, "`swarm engines` shows what can be used") for problem in problems]
 
 
 def check_disk(folder: DataFolder) -> Finding:

@@ -78,6 +78,17 @@ def computes_on_gpu(build: EngineBuild) -> bool:
     return bool(gpus_of(build))
 
 
+def formats_of(name: EngineName, builds: Sequence[EngineBuild]) -> tuple[Format, ...]:
+    """The formats of models that are chosen or offered under `--engine name`, the preferred first.
+
+    Under `auto` those that a build here loads, but for formats that are far too slow without a GPU; else the engine's.
+    """
+    if name != AUTO:
+        return ENGINES[name].formats
+    here = {build.engine for build in builds if computes_on_gpu(build) or not ENGINES[build.engine].for_gpus}
+    return tuple(dict.fromkeys(each for entry in ENGINES.values() if entry.name in here for each in entry.formats))
+
+
 def ranked(
     name: EngineName,
     model_format: Format,
@@ -95,7 +106,7 @@ def ranked(
         build
         for build in builds
         if (entry := ENGINES.get(build.engine)) is not None
-        and (name == entry.name or (name == AUTO and model_format in entry.formats))
+        and (name in (AUTO, entry.name) and model_format in entry.formats)
     ]
 
     def rank(build: EngineBuild) -> tuple[bool, bool, int, bool, bool, int]:
@@ -129,10 +140,13 @@ def chosen_build(
 
 def why_none(name: EngineName, model_format: Format, problems: Sequence[str] = ()) -> str:
     """Why no build is there for `name`, as a sentence with the remedy; `problems` are what was found and is no use."""
+    able = [entry for entry in ENGINES.values() if model_format in entry.formats]
     if name == AUTO:
-        entries = [entry for entry in ENGINES.values() if model_format in entry.formats]
-        ways = " or ".join(f"`{entry.ready_by}`" for entry in entries if entry.ready_by) or "another model"
-        return f"no engine that runs {model_format.upper()} models is ready here: run {ways}"
+        ways = " or ".join(f"`{entry.ready_by}`" for entry in able if entry.ready_by)
+        return f"no engine that runs such models is ready here{f': run {ways}' if ways else ''}"
+    if ENGINES[name] not in able:
+        ways = ", ".join(entry.name for entry in able)
+        return f"engine {name} runs no such models" + (f": leave out --engine, or name {ways}" if ways else "")
     return not_ready(ENGINES[name], problems)
 
 

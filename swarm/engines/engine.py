@@ -64,6 +64,11 @@ class EngineBuild:
     packages: Path | None = None
     source: str = ""
 
+    @property
+    def words(self) -> str:
+        """Its engine and version."""
+        return f"{self.engine} {self.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class EnginePlaces:

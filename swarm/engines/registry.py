@@ -67,8 +67,8 @@ class EngineEntry:
     """One engine. `formats` of model files, the preferred first; none for one that needs no file.
 
     `module` has the functions of `EngineModule`; `about` says in words what the engine is, and `ready_by` is the one
-    command that makes it ready. Where not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds
-    `draft` and `ngram` of an `EngineSpec`.
+    command that makes it ready. One `for_gpus` is so slow without one that `auto` then offers none of its models. Where
+    not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds `draft` and `ngram` of an `EngineSpec`.
     """
 
     name: str
@@ -76,6 +76,7 @@ class EngineEntry:
     about: str
     formats: tuple[Format, ...] = ()
     ready_by: str = ""
+    for_gpus: bool = False
     chosen_by_name: bool = True
     guesses: bool = False
 
@@ -134,6 +135,7 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
     }
 )
 AUTO = "auto"
+LLAMA_SERVER = "llama-server"  # the engine whose program `--llama-server` names
 ENGINE_NAMES = (AUTO, *(entry.name for entry in ENGINES.values() if entry.chosen_by_name))  # of `--engine`
 if TYPE_CHECKING:
     EngineName = str  # one of ENGINE_NAMES

@@ -17,9 +17,9 @@ from federation.file_exchange import FilePeer
 from federation.membership import Membership
 from federation.small_files import remove_temporaries
 from federation.tasks import cancel_and_wait
-from swarm.engines.registry import chosen_engine
 from swarm.errors import SetupError
 from swarm.gateway.peers.model_files import FileService, Transfers
+from swarm.node.engines import formats_here
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.download import PARTIAL_FOLDER, download, download_choice
@@ -83,7 +83,7 @@ def bring(settings: Settings, nearby: LanFiles, name: str, sha256: str | None, s
     Blocks. Raises SetupError for what is nowhere to be had, and WorkStopped soon after `stop` is set.
     """
     found = None if sha256 is None else nearby.name_of(sha256)
-    formats, folder = chosen_engine(settings.engine).formats, settings.own_models_dir
+    formats, folder = formats_here(settings), settings.own_models_dir
     try:
         ref = parse_model(name if found is None else f"hf:{found}")
         match ref:

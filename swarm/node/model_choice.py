@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardware.memory_speed import weights_bytes_per_s
-from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
-from hardware.snapshot_text import unused_gpu
-from swarm.engines.build_choice import gpus_of
-from swarm.engines.engine import EnginePlaces
-from swarm.engines.registry import EngineEntry, chosen_engine
+from hardware.snapshot import ModelMemory
+from swarm.engines.engine import EngineBuild
+from swarm.engines.registry import AUTO, ENGINES
 from swarm.errors import SetupError
 from swarm.node.console import Console
+from swarm.node.engines import NodeEngines
+from swarm.node.model_settings import settings_for
 from swarm.node.settings import Settings
-from swarm.registry.catalogue import Catalogue, CatalogueChoice
+from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.download import Nearby, download, download_choice
-from swarm.registry.embedded import embedded_model_path
+from swarm.registry.embedded import embedded_model_path, is_shipped
 from swarm.registry.fit import (
     Capacity,
     best_first,
@@ -69,12 +69,6 @@ def model_store(settings: Settings) -> ModelStore:
     return ModelStore(places, Catalogue.load(), settings.data_path / INDEX_FILE)
 
 
-def computes_on_gpu(engine: EngineEntry, snapshot: HardwareSnapshot) -> bool:
-    """Whether there is a GPU here that this build of `engine` can use. Blocks: the library may be loaded."""
-    places = EnginePlaces(ask_devices=True)
-    return snapshot.has_gpu and any(gpus_of(build) for build in engine.builds(places))
-
-
 def context_words(context_tokens: int, reason: str) -> str | None:
     """What the banner says of a context that is too small for what some clients say by themselves; None where none is.
 
@@ -86,37 +80,25 @@ def context_words(context_tokens: int, reason: str) -> str | None:
     return f"{context_tokens} tokens, {reason}: too small for the prompts of {', '.join(small)}"
 
 
-def engine_memory(engine: EngineEntry, snapshot: HardwareSnapshot) -> ModelMemory:
-    """Where `engine` would put a model: on a GPU only if this build of it can use one. Blocks."""
-    return memory_for_models(snapshot, gpu_allowed=computes_on_gpu(engine, snapshot))
-
-
-def gpu_line(engine: EngineEntry, snapshot: HardwareSnapshot) -> str | None:
-    """What the banner says of a GPU that models are not computed on; None where there is none. Blocks."""
-    if not engine.formats or not snapshot.has_gpu or computes_on_gpu(engine, snapshot):
-        return None
-    return unused_gpu(snapshot)
-
-
 def capacity_of(
-    engine: EngineEntry, memory: ModelMemory, asked: AskedLoad, local: StoredModels, bytes_per_s: float | None = None
+    engines: NodeEngines, memory: ModelMemory, asked: AskedLoad, local: StoredModels, bytes_per_s: float | None = None
 ) -> Capacity:
-    """What this machine offers. Raises SetupError where its free memory is unknown."""
+    """What this machine offers. Raises SetupError where its free memory is unknown, or no engine is ready."""
     if memory.free_bytes is None:
         raise SetupError("the free memory of this machine could not be read: name a file with --model PATH.gguf")
     return Capacity(
         memory.free_bytes,
         asked.judged,
-        engine.formats,
+        engines.formats,
         bytes_per_s,
         measured=local.measured(),
-        estimate=engine.estimate,
+        estimate=ENGINES[engines.usual.engine].estimate,
     )
 
 
 def choose_models(
     settings: Settings,
-    snapshot: HardwareSnapshot,
+    engines: NodeEngines,
     console: Console,
     store: ModelStore | None = None,
     nearby: Nearby | None = None,
@@ -127,14 +109,13 @@ def choose_models(
     Blocks: reads files, may ask the person, may download, from `nearby` first. Raises SetupError, and WorkStopped where
     `stop` was set during a download.
     """
-    engine = chosen_engine(settings.engine)
-    if not engine.formats:
+    if settings.engine != AUTO and not (engine := ENGINES[settings.engine]).formats:
         name, context_tokens = next(iter(settings.model), engine.name), settings.context or MOST_CONTEXT_TOKENS
         slots = settings.workers or MOST_WORKERS
         return (ChosenModel(name, None, context_tokens, slots, None, engine.about, "as asked"),)
-    if (words := gpu_line(engine, snapshot)) is not None:
+    if (words := engines.gpu_line) is not None:
         console.say(f"  GPU        {words}")
-    choosing = _Choosing(settings, engine, snapshot, console, store or model_store(settings), nearby, stop)
+    choosing = _Choosing(settings, engines, console, store or model_store(settings), nearby, stop)
     names = settings.model or ((settings.default_model,) if settings.default_model else ())
     chosen = [choosing.named(name) for name in names] or [choosing.best()]
     return tuple({model.model_id: model for model in chosen}.values())
@@ -146,30 +127,32 @@ class _Choosing:
     def __init__(
         self,
         settings: Settings,
-        engine: EngineEntry,
-        snapshot: HardwareSnapshot,
+        engines: NodeEngines,
         console: Console,
         store: ModelStore,
         nearby: Nearby | None,
         stop: threading.Event | None,
     ) -> None:
         self._settings = settings
-        self._engine = engine
-        self._snapshot = snapshot
-        self._memory = memory = engine_memory(engine, snapshot)
+        self._engines = engines
+        self._memory = self._memory_for(engines.usual)
         self._limited = ""  # what is said of free memory where less of it may be taken
-        if not settings.model and settings.memory is not None and settings.memory < (memory.free_bytes or 0):
-            self._memory = replace(
-                memory, free_bytes=settings.memory
-            )  # what is named is refused by the same limit later
+        if settings.memory is not None and self._memory.free_bytes != engines.memory(engines.usual).free_bytes:
             self._limited = f" (models may take {size_text(settings.memory)} together: --memory)"
         self._console = console
         self._nearby = nearby
         self._stop = stop
         self._catalogue = Catalogue.load()
-        self._advisable = self._catalogue.choices(formats=engine.formats, unasked=True)
+        self._advisable = self._catalogue.choices(formats=engines.formats, unasked=True)
         self._store = store
         self._asked = AskedLoad(settings.context, settings.workers)
+
+    def _memory_for(self, build: EngineBuild) -> ModelMemory:
+        """Where `build` puts models, and what of it may be taken unasked: what is named is refused by the pool."""
+        memory, most = self._engines.memory(build), self._settings.memory
+        if self._settings.model or most is None or most >= (memory.free_bytes or 0):
+            return memory
+        return replace(memory, free_bytes=most)
 
     def named(self, name: str) -> ChosenModel:
         """Exactly what the user named."""
@@ -192,7 +175,7 @@ class _Choosing:
                 local = self._scan()
                 if (model := local.called(str(ref))) is not None:  # whoever brought it
                     return self._stored(model)
-                ref = file_of(ref, self._engine.formats)
+                ref = file_of(ref, self._engines.formats)
                 report = _Report(self._console, ref.file or ref.repo)
                 path = download(ref, models_dir, report, nearby=self._nearby, stop=self._stop)
                 return self._named_file(path, f"as named, {ref.repo}")
@@ -208,8 +191,6 @@ class _Choosing:
         return None if model is None else self._stored(model)
 
     def _stored(self, model: StoredModel) -> ChosenModel:
-        if model.format not in self._engine.formats:
-            raise SetupError(f"{model.id} ({model.path}) is {model.format.upper()}, which no engine here runs")
         return self._file(model.path, model.id, "as named, on this disk", model.facts)
 
     def best(self) -> ChosenModel:
@@ -231,8 +212,8 @@ class _Choosing:
         return self._store.look()
 
     def _capacity(self, local: StoredModels) -> Capacity:
-        speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
-        return capacity_of(self._engine, self._memory, self._asked, local, speed)
+        speed = weights_bytes_per_s(self._engines.snapshot, self._memory, self._settings.threads)
+        return capacity_of(self._engines, self._memory, self._asked, local, speed)
 
     def _embedded(self, name: str, reason: str) -> ChosenModel:
         return self._file(embedded_model_path(name), name, reason)
@@ -245,21 +226,29 @@ class _Choosing:
 
     def _file(self, path: Path, model_id: str, reason: str, facts: GgufFacts | None = None) -> ChosenModel:
         """A GGUF file, its header read (unless its `facts` are known) and its needs checked before any native code."""
+        build = self._build_for(path, model_id)
         facts = facts or read_model(path).facts
         if (why := why_no_model(facts)) is not None:
             raise SetupError(why)
         if facts.embeds_only:
             reason = f"{reason}; an embedding model: it answers /v1/embeddings and no chats"
-        free_bytes = self._memory.free_bytes
-        load = self._asked.largest(facts.shape, free_bytes, self._engine.estimate)
+        free_bytes, estimate = self._memory_for(build).free_bytes, ENGINES[build.engine].estimate
+        load = self._asked.largest(facts.shape, free_bytes, estimate)
         if load is None:
-            capacity = Capacity(
-                free_bytes or 0, self._asked.judged, self._engine.formats, estimate=self._engine.estimate
-            )
+            capacity = Capacity(free_bytes or 0, self._asked.judged, self._engines.formats, estimate=estimate)
             raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._advisable))
         why = self._context_reason(load.context_tokens, facts)
         read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
         return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why, read_bytes)
+
+    def _build_for(self, path: Path, model_id: str) -> EngineBuild:
+        """What computes it. Raises SetupError where nothing that is ready here can."""
+        _, decided = settings_for(self._settings.models, model_id)
+        model_format: Format = "mlx" if path.is_dir() else "gguf"
+        try:
+            return self._engines.best(model_format, decided.engine, is_shipped(path))
+        except SetupError as error:
+            raise SetupError(f"{model_id} ({path}) is {model_format.upper()}: {error}") from error
 
     def _context_reason(self, context_tokens: int, facts: GgufFacts) -> str:
         if self._settings.context is not None:
@@ -268,7 +257,7 @@ class _Choosing:
 
     def _catalogue_name(self, ref: CatalogueRef, local: StoredModels) -> ChosenModel:
         """What the name leaves open (size, quantization) is chosen by what fits."""
-        choices = matches(ref, self._catalogue, self._engine.formats, local.own_names)
+        choices = matches(ref, self._catalogue, self._engines.formats, local.own_names)
         capacity = self._capacity(local)
         best = best_first(choices, capacity)[0]
         if not best.fits:
@@ -290,11 +279,11 @@ class _Choosing:
             self._console.say(f"  passed over: {problem}")
         unasked = self._catalogue.by_name_only
         listed = (model for model in local.models if model.listed and model.id not in unasked)
-        able = (model for model in listed if model.format in self._engine.formats)
+        able = (model for model in listed if model.format in self._engines.formats)
         usable = [(model, model.facts) for model in able if model.facts and not model.facts.embeds_only]
         if not usable:
             return None
-        speed = weights_bytes_per_s(self._snapshot, self._memory, self._settings.threads)
+        speed = weights_bytes_per_s(self._engines.snapshot, self._memory, self._settings.threads)
 
         def preference(pair: tuple[StoredModel, GgufFacts]) -> tuple[bool, float]:
             """The largest of those that are quick, else the quickest."""
@@ -321,7 +310,7 @@ class _Choosing:
     def _best_to_download(self, local: StoredModels) -> ChosenModel:
         """What is taken where nobody is there to ask, or what the person takes or names instead."""
         capacity = self._capacity(local)
-        usual = self._catalogue.choices(roles=["general"], formats=self._engine.formats, unasked=True)
+        usual = self._catalogue.choices(roles=["general"], formats=self._engines.formats, unasked=True)
         best = pick(usual, capacity)
         if self._settings.auto or not self._console.can_ask:
             return self._fetch(best.choice, best.reason, local)

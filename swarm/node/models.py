@@ -18,10 +18,11 @@ from pathlib import Path
 from federation.tasks import cancel_and_wait
 from hardware.pools import FreeMemory, PoolName, pool_limits, pool_of, pool_totals
 from hardware.snapshot import HardwareSnapshot
-from swarm.engines.engine import Capabilities, Engine, EngineSpec
+from swarm.engines.engine import Capabilities, Engine, EngineBuild, EngineSpec
 from swarm.engines.free_memory import trim
-from swarm.engines.registry import EngineEntry, Isolation, chosen_engine
-from swarm.node.model_choice import engine_memory
+from swarm.engines.registry import ENGINES, EngineEntry, Isolation, chosen_engine
+from swarm.errors import UnknownArchitecture
+from swarm.node.engines import NodeEngines
 from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.settings import Settings
 from swarm.registry.file_hashes import WorkStopped, stoppable
@@ -38,6 +39,9 @@ LOOK_AGAIN_S = 2.0  # since the last one, where somebody names a model that is n
 RECORDS_FILE = "loads.json"
 # Of weights read for each token. A second thread costs 30 % more computing time a token at 93 MiB, and 10 % at 500.
 SMALL_WEIGHTS_BYTES = 256 * 2**20
+NO_BUILD_POOL: PoolName = "ram"  # what is counted for a model that no engine here loads
+
+NoteUnknown = Callable[[StoredModel, GgufFacts, EngineBuild], EngineBuild | None]
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +88,14 @@ def with_draft(need: MemoryNeed, draft: MemoryNeed) -> MemoryNeed:
 class NodeModels:
     """The `ModelSource` of the worker pool, and who keeps what loads took.
 
-    Make it in a thread: it reads a file, and asks engines whether they use a GPU.
+    Make it in a thread: it reads a file.
     """
 
-    def __init__(self, store: ModelStore, settings: Settings, snapshot: HardwareSnapshot) -> None:
+    def __init__(self, store: ModelStore, settings: Settings, engines: NodeEngines) -> None:
         self._store = store
         self._settings = settings
-        self._snapshot = snapshot
+        self._engines = engines
+        self._snapshot = snapshot = engines.snapshot
         self._free = FreeMemory(snapshot)
         self._totals = pool_totals(snapshot)
         self._records_path = settings.data_path / RECORDS_FILE
@@ -102,9 +107,8 @@ class NodeModels:
         self._drafts: dict[tuple[tuple[Path, ...], str], StoredModel | str] = {}
         self._on_look: Callable[[], None] = lambda: None
         self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
-        names = {settings.engine, *(model.engine or settings.engine for model in settings.models.values())}
-        engines = {engine.name: engine for engine in map(chosen_engine, names)}
-        self._pools = {name: pool_of(engine_memory(each, snapshot), snapshot) for name, each in engines.items()}
+        self._cannot: set[tuple[EngineBuild, str]] = set()  # builds, and the architectures that they do not know
+        self._pools = {build: pool_of(engines.memory(build), snapshot) for build in engines.builds}
         self._rules = self._memory_rules()
 
     @property
@@ -113,7 +117,7 @@ class NodeModels:
         return self._rules
 
     def _memory_rules(self) -> MemoryRules:
-        pools, most = set(self._pools.values()), self._settings.memory
+        pools, most = {*self._pools.values()} or {NO_BUILD_POOL}, self._settings.memory
         limit = {pool: size for pool, size in pool_limits(self._snapshot).items() if pool in pools}
         if most is not None:
             limit = {pool: min(most, limit.get(pool, most)) for pool in pools}
@@ -122,7 +126,7 @@ class NodeModels:
 
     async def _read_free(self) -> Mapping[PoolName, int]:
         """Bytes free in each pool now. RAM is read at once, a GPU's memory by a tool that takes its time."""
-        pools = set(self._pools.values())
+        pools = {*self._pools.values()} or {NO_BUILD_POOL}
         if pools <= {"ram", "unified"}:
             return self._free.read(pools)
         return await asyncio.to_thread(self._free.read, pools)
@@ -158,7 +162,8 @@ class NodeModels:
 
     def _has_engine(self, model: StoredModel) -> bool:
         """Whether something here loads files of its format: what nothing does is offered to nobody."""
-        return model.format == "gguf" or model.format in chosen_engine(self._settings.engine, model.format).formats
+        decided = self.decided(model.id, model.also)
+        return model.format == "gguf" or bool(self._engines.ranked(model.format, decided.engine))
 
     def _loadable(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         """What was made of the model before, where it is the same; of 200 models all would take 30 ms of the loop."""
@@ -186,9 +191,12 @@ class NodeModels:
 
     def _make(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         decided = self.decided(model.id, model.also)
+        build = self._build_for(model, facts, decided)
         draft = partial(self._draft, facts, decided.draft) if decided.draft is not None else None
-        way = _LoadPlan.of(model, facts, decided, self._settings, self._snapshot, draft)
-        pool, rules = self._pools[way.engine.name], self._rules
+        way = _LoadPlan.of(
+            model, facts, decided, self._settings, self._snapshot, build, self._note_unknown, draft=draft
+        )
+        pool, rules = self._pools.get(build, NO_BUILD_POOL) if build else NO_BUILD_POOL, self._rules
         most_bytes = rules.room(pool, self._totals.get(pool))
 
         def options(free: Bytes) -> tuple[LoadOption, ...]:
@@ -204,6 +212,7 @@ class NodeModels:
             options=options,
             load=way.loader(),
             engine=way.engine.name,
+            build=way.build,
             params=facts.params,
             size_bytes=model.size_bytes,
             fingerprint=model.fingerprint,
@@ -217,6 +226,20 @@ class NodeModels:
             pinned=decided.pin,
             also=model.also,
         )
+
+    def _build_for(self, model: StoredModel, facts: GgufFacts, decided: ModelSettings) -> EngineBuild | None:
+        """What loads it: the best that is not known to be unable to; the last where all are. None: nothing is ready."""
+        ways = self._engines.ranked(model.format, decided.engine, shipped=model.source == "embedded")
+        able = (build for build in ways if (build, facts.architecture) not in self._cannot)
+        return next(able, ways[-1] if ways else None)
+
+    def _note_unknown(self, model: StoredModel, facts: GgufFacts, build: EngineBuild) -> EngineBuild | None:
+        """`build` does not know that kind of model: the next one loads them from now on. None where none is left."""
+        self._cannot.add((build, facts.architecture))
+        self._made.clear()
+        self._looked = None
+        other = self._build_for(model, facts, self.decided(model.id, model.also))
+        return None if other is None or (other, facts.architecture) in self._cannot else other
 
     def _need_bytes(self, model: StoredModel, way: _LoadPlan, load: Load) -> int:
         estimated = way.estimate(way.facts.shape, load).total_bytes
@@ -292,7 +315,10 @@ class NodeModels:
 
 @dataclass(frozen=True, slots=True)
 class _LoadPlan:
-    """How one model is loaded here: by which engine, with how many threads, and what the user said of its load.
+    """How one model is loaded here: by which build of an engine, with how many threads, and as the user decided.
+
+    `build` None: none is ready, and loading says so. `unknown` is told where the build does not know such models, and
+    names the next one that may.
 
     `draft` has the model that guesses for it, or why there is none; None where none is wanted. llama.cpp guesses for
     every answer that it writes or for none, and with several at once that is slower: where nobody said how many slots
@@ -302,10 +328,12 @@ class _LoadPlan:
     model: StoredModel
     facts: GgufFacts
     engine: EngineEntry
+    build: EngineBuild | None
     asked: AskedLoad
     decided: ModelSettings
     threads: tuple[int, int]
     isolation: Isolation
+    unknown: NoteUnknown
     draft: Callable[[], StoredModel | str] | None = None
 
     @staticmethod
@@ -315,21 +343,26 @@ class _LoadPlan:
         decided: ModelSettings,
         settings: Settings,
         snapshot: HardwareSnapshot,
+        build: EngineBuild | None,
+        unknown: NoteUnknown,
         draft: Callable[[], StoredModel | str] | None = None,
     ) -> _LoadPlan:
         context_tokens = decided.context or settings.context
         if context_tokens is not None and facts.context_tokens is not None:
             context_tokens = min(context_tokens, facts.context_tokens)  # it has no more; `--model` refused it
-        engine = chosen_engine(decided.engine or settings.engine)
+        name = decided.engine or settings.engine
+        engine = chosen_engine(name, model.format) if build is None else ENGINES[build.engine]
         slots = 1 if decided.guesses and engine.guesses else settings.workers
         return _LoadPlan(
             model,
             facts,
             engine,
+            build,
             AskedLoad(context_tokens, decided.slots or slots),
             decided,
             compute_threads(decided.threads or settings.threads, snapshot, read_for_each_token(facts)),
             settings.isolation,
+            unknown,
             draft,
         )
 
@@ -353,7 +386,14 @@ class _LoadPlan:
 
         async def load(option: LoadOption) -> Engine:
             nonlocal isolation
-            engine = await self.engine.load(self._spec(option), isolation)
+            try:
+                engine = await self.engine.load(self._spec(option), isolation)
+            except UnknownArchitecture as error:
+                if self.build is None:
+                    raise
+                other = self.unknown(self.model, self.facts, self.build)
+                then = "a newer one may: `swarm engines` says what is here" if other is None else f"{other.words} may"
+                raise UnknownArchitecture(f"{error}; {then}") from error
             engine.failed.add_done_callback(broke)
             return engine
 
@@ -382,4 +422,5 @@ class _LoadPlan:
             cache_type=self.decided.kv_cache or "f16",
             draft=draft.path if isinstance(draft, StoredModel) else None,
             ngram=self.decided.speculate and self.engine.guesses,
+            build=self.build,
         )

@@ -33,6 +33,7 @@ from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
+from swarm.node.engines import NodeEngines
 from swarm.node.files import bring, keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
@@ -283,20 +284,21 @@ class Node:
             return
         store = await asyncio.to_thread(model_store, settings)
         nearby = self._files and self._files.nearby
-        chosen = await stoppable(partial(choose_models, settings, self._snapshot, self._console, store, nearby))
+        engines = await asyncio.to_thread(NodeEngines.look, settings, self._snapshot)
+        chosen = await stoppable(partial(choose_models, settings, engines, self._console, store, nearby))
         if (words := isolation_words(settings.isolation)) is not None:
             self._console.say(f"  isolation  {words}")
         if chosen[0].path is None:
             spec = EngineSpec(chosen[0].model_id, None, chosen[0].context_tokens, chosen[0].slots, threads=1)
             self._show(chosen[0], await self.pool.serve(partial(load_engine, settings.engine, spec)))
         else:
-            await self._load_stored(store, chosen)
+            await self._load_stored(store, chosen, engines)
         self.condition.loading = False
         workers = sum(state.slots for state in self.pool.states())
         self._console.say(f"ready: {workers} workers; press Ctrl-C to stop")
 
-    async def _load_stored(self, store: ModelStore, chosen: Sequence[ChosenModel]) -> None:
-        models = self.models = await asyncio.to_thread(NodeModels, store, self.settings, self._snapshot)
+    async def _load_stored(self, store: ModelStore, chosen: Sequence[ChosenModel], engines: NodeEngines) -> None:
+        models = self.models = await asyncio.to_thread(NodeModels, store, self.settings, engines)
         self.pool.load_from(models, models.memory, models)
         for model in chosen:
             assert model.path is not None
@@ -330,6 +332,7 @@ class Node:
         """What the console says of a model that was loaded at the start."""
         say = self._console.say
         say(f"  model      {workers.engine.model_id}: {chosen.reason}")
+        say(f"  engine     {workers.engine.computation}")
         names = ", ".join(worker.name for worker in workers.workers)
         context = workers.engine.loaded.context_tokens
         threads, _ = compute_threads(self.settings.threads, self._snapshot, chosen.weights_bytes)

@@ -7,6 +7,7 @@ field here and an option in `commands/node_arguments.py`. Whatever is refused is
 from __future__ import annotations
 
 import os
+import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
@@ -63,6 +64,20 @@ def _level(name: str) -> str:
     return name
 
 
+def _program(path: Path) -> Path:
+    """The whole path, so that it means the same wherever it is run from; a bare name is looked up as a shell does."""
+    found = path.expanduser()
+    if len(found.parts) == 1 and not found.exists() and (on_path := shutil.which(str(found))) is not None:
+        found = Path(on_path)
+    if found.is_dir():
+        raise PydanticCustomError(
+            "program", "is a folder: give the program in it, as {one}", {"one": f"{found}/llama-server"}
+        )
+    if not found.is_file():
+        raise PydanticCustomError("program", "is not there: give the path of a llama.cpp server")
+    return found.absolute()
+
+
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 
@@ -100,6 +115,8 @@ class Settings:
     peers: PeerRules = field(default_factory=PeerRules)
     auto: bool = False
     engine: EngineName = "auto"
+    engines_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    llama_server: Annotated[Path, AfterValidator(_program)] | None = None
     isolation: Isolation = "auto"
     workers: Annotated[int, between(1, 64)] | None = None
     queue: Annotated[int, between(0, MAX_QUEUE)] = DEFAULT_QUEUE
@@ -160,6 +177,11 @@ class Settings:
         return self.data_path / "models"
 
     @property
+    def engines_path(self) -> Path:
+        """Where `swarm engines install` puts what it makes."""
+        return self.engines_dir or self.data_path / "engines"
+
+    @property
     def all_aliases(self) -> Mapping[str, str]:
         """Those of `[aliases]`, and those that `[models."NAME"]` gives to its model."""
         return {alias: name for name, model in self.models.items() for alias in model.aliases} | dict(self.aliases)
@@ -174,7 +196,7 @@ NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "c
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
     "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
-    "data_dir",
+    "data_dir", "engines_dir", "llama_server",
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values

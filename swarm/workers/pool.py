@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from federation.tasks import cancel_and_wait, report_crash, tell_each
-from swarm.engines.engine import Capabilities, Engine
-from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownModel
+from swarm.engines.engine import Capabilities, Engine, EngineBuild
+from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownArchitecture, UnknownModel
 from swarm.workers.ledger import (
     Bytes,
     Holding,
@@ -75,7 +75,8 @@ class Loadable:
     `options` are the ways to load it where so much is free, the best first and the smallest last, never none; `usual`
     is the one on this machine while nothing else runs. `fingerprint` and `sha256` say what it is, `also` by which other
     names people know it. One that is not `listed` is loaded when asked for by name, and shown to clients only while it
-    runs. `ttl_s` None: it stays until its memory is wanted.
+    runs. `build` of the `engine` loads it, None where that is not told. `ttl_s` None: it stays until its memory is
+    wanted.
     """
 
     model_id: str
@@ -83,6 +84,7 @@ class Loadable:
     options: Callable[[Bytes], tuple[LoadOption, ...]]
     load: Callable[[LoadOption], Awaitable[Engine]]
     engine: str = "xllamacpp"
+    build: EngineBuild | None = None
     params: int | None = None
     size_bytes: int = 0
     fingerprint: str | None = None
@@ -801,15 +803,18 @@ class WorkerPool:
             try:
                 workers = await self._enter(own, model)
             except EngineFailed as error:
-                if len(options) == 1:
+                if len(options) == 1 or isinstance(error, UnknownArchitecture):
                     raise
                 log.warning("model %s: %s: it is tried once more, with less context", own.model_id, error)
                 own.option = options[1]
                 workers = await self._enter(own, model)
         except (SwarmError, OSError) as error:
+            own.option = None
+            if isinstance(error, UnknownArchitecture) and self._has_another_way(model):
+                own.go("failed", str(error), self._clock())  # and the wish stays: the keeper plans it anew
+                return
             own.failures += 1
             retry_at = self._clock() + min(FIRST_RETRY_S * 2 ** (own.failures - 1), MOST_RETRY_S)
-            own.option = None
             own.go("failed", str(error), retry_at)
             self._refuse(wish, error if isinstance(error, SwarmError) else EngineFailed(str(error)))
         else:
@@ -822,6 +827,11 @@ class WorkerPool:
         finally:
             del self._loads[own.model_id]
             self._wake.set()
+
+    def _has_another_way(self, model: Loadable) -> bool:
+        """Whether its source has meanwhile found another engine for it, which may know what the first did not."""
+        found = self._source.find(model.model_id)
+        return found is not None and found.build != model.build
 
     async def _enter(self, own: _OwnModel, model: Loadable) -> ModelWorkers:
         async def load() -> Engine:

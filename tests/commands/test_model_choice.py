@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from hardware.memory_speed import weights_bytes_per_s
-from hardware.snapshot import AppleSilicon, Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
+from hardware.snapshot import Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
 from swarm.cli import main
 from swarm.engines.engine import Device, EngineSpec
-from swarm.engines.registry import Isolation, chosen_engine, load_engine
+from swarm.engines.registry import Isolation, load_engine
 from swarm.errors import SetupError
-from swarm.node.model_choice import context_words, engine_memory, gpu_line
+from swarm.node.engines import NodeEngines
+from swarm.node.model_choice import context_words
 from swarm.node.models import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
@@ -238,18 +239,6 @@ def test_unknown_free_memory_needs_a_named_file(tmp_path: Path) -> None:
         choose_model(settings(tmp_path, model="qwen3:4b"), machine(None), Listener())
 
 
-def test_a_gpu_counts_only_where_this_build_computes_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB)
-    snapshot = HardwareSnapshot(memory=Memory(16 * GIB, 8 * GIB), gpus=(gpu,))
-    engine = chosen_engine("auto")
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: ())
-    assert engine_memory(engine, snapshot).pool == "ram"
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: (Device("CUDA0", "RTX"),))
-    assert engine_memory(engine, snapshot).pool == "vram"
-    mac = HardwareSnapshot(memory=Memory(16 * GIB, 12 * GIB), apple=AppleSilicon("M2", memory_total_bytes=16 * GIB))
-    assert engine_memory(engine, mac).pool == "unified"
-
-
 CARD = HardwareSnapshot(
     memory=Memory(16 * GIB, 8 * GIB),
     gpus=(Gpu("nvidia", "RTX", memory_total_bytes=24 * GIB, memory_free_bytes=23 * GIB),),
@@ -263,17 +252,17 @@ def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
     monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: (Device("CUDA0", "RTX"),) * used)
     for module in ("doctor", "models"):
         monkeypatch.setattr(f"swarm.commands.{module}.probe_hardware", lambda: CARD)
-    words = "RTX: not used, this build of the engine computes on the CPU"
-    assert gpu_line(chosen_engine("auto"), CARD) == (None if used else words)
-    assert gpu_line(chosen_engine("auto"), HardwareSnapshot()) is None
-    assert gpu_line(chosen_engine("echo"), CARD) is None
+    words = "RTX: not used, the engine computes on the CPU (`swarm engines install` gets one that uses it)"
+    assert NodeEngines.look(settings(tmp_path), CARD).gpu_line == (None if used else words)
+    assert NodeEngines.look(settings(tmp_path), HardwareSnapshot()).gpu_line is None
+    assert NodeEngines.look(settings(tmp_path, engine="echo"), CARD).gpu_line is None
     listener = Listener()
     choose_model(settings(tmp_path, model="demo"), CARD, listener)
     assert listener.lines == ([] if used else [f"  GPU        {words}"])
 
     assert main(["doctor", "--hardware"]) == 0
     text = capsys.readouterr().out
-    assert (words in text) is not used
+    assert (words.partition(" (")[0] in text) is not used
     assert ("23.0 GiB now, in the memory of RTX" if used else "8.0 GiB now, in RAM, computed on the CPU") in text
     assert main(["doctor", "--hardware", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -32,7 +32,7 @@ VALUES = {
     "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (), "--answer-any-model": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--default-model": ("demo",), "--models-dir": ("there",), "--ttl": ("30m",), "--max-models": ("2",),
-    "--memory": ("8G",),
+    "--memory": ("8G",), "--llama-server": ("/bin/sh",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),
     "--vote-stream": ("buffer",),

@@ -44,7 +44,7 @@ def on(name: str, *ips: str) -> AnnouncedAddresses:
 CARD = HardwareSnapshot(gpus=(Gpu("nvidia", "RTX 4090", memory_total_bytes=24 * GIB_BYTES),))
 SHARED = HardwareSnapshot(gpus=(Gpu("amd", "Radeon 780M", integrated=True),))
 APPLE = HardwareSnapshot(apple=AppleSilicon("Apple M2"))
-UNUSED = "not used, this build of the engine computes on the CPU"
+UNUSED = "not used, the engine computes on the CPU"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import EngineFailed, Unavailable, UnknownModel
 from swarm.generation import Delta, GenerationRequest
+from swarm.node.engines import NodeEngines
 from swarm.node.model_choice import model_store
 from swarm.node.models import NodeModels
 from swarm.node.settings import Settings
@@ -76,7 +77,7 @@ async def disk_with(folder: Path, *names: str) -> AsyncGenerator[Disk]:
     settings = Settings(data_dir=folder / "data", models_dir=(disk,), isolation="always", context=512, workers=1)
     store = await asyncio.to_thread(model_store, settings)
     await asyncio.to_thread(store.look)
-    made = Disk(disk, store, await asyncio.to_thread(NodeModels, store, settings, SNAPSHOT))
+    made = Disk(disk, store, await asyncio.to_thread(NodeModels, store, settings, NodeEngines.look(settings, SNAPSHOT)))
     async with made.pool:
         yield made
     assert not hosts(), "every engine's process is gone"
