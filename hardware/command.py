@@ -38,9 +38,10 @@ _End = Literal["complete", "late", "flood"]
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
-    """The tool succeeded and printed `stdout`."""
+    """The tool succeeded and printed `stdout`, and `stderr` beside it."""
 
     stdout: str
+    stderr: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def run_tool(argv: Sequence[str], timeout_s: float = TOOL_TIMEOUT_S, search_path
         return Failed(tool, None, "", f"stopped: it printed more than {MAX_OUTPUT_BYTES} bytes")
     if process.returncode != 0:
         return Failed(tool, process.returncode, _text(stdout), _text(stderr))
-    return ToolOutput(_text(stdout))
+    return ToolOutput(_text(stdout), _text(stderr))
 
 
 def explain(outcome: Missing | TimedOut | Failed) -> str:

@@ -189,10 +189,14 @@ def may_be_empty(request: GenerationRequest) -> bool:
 
 
 class LlamaHttp:
-    """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`."""
+    """A llama.cpp server at `address` as an event source. Owns one client session; use `aclose()`.
 
-    def __init__(self, address: str, key: str) -> None:
+    `several`: one request can have several answers there.
+    """
+
+    def __init__(self, address: str, key: str, several: bool = True) -> None:
         self._address = address
+        self._several = several
         self.plain = PlainText()  # of the model's vocabulary, once that is read
         self.template = CAN_SAY_ALL  # what the model's chat template can say, once it was tried
         self._readable = ReadableAnswers(self)
@@ -211,7 +215,7 @@ class LlamaHttp:
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
-        if n > 1 and (may_be_empty(request) or is_whole(request, self.template.tools)):
+        if n > 1 and (not self._several or may_be_empty(request) or is_whole(request, self.template.tools)):
             # llama.cpp ends one answer to an empty prompt at once, and the others wait for that one's prefill for ever.
             # Of several whole answers it counts only one.
             return together([self._readable.stream(numbered(request, choice), 1) for choice in range(n)])

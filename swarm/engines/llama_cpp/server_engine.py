@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from swarm.engines.llama_cpp.server_host import (
     load_limit_s,
     order_to_json,
 )
+from swarm.engines.openai_dialect import as_object
 from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError, UnknownArchitecture
 from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
@@ -120,7 +122,15 @@ class EngineHost:
         return self._taken_bytes
 
     async def ended(self) -> str:
-        return f"ended with {await self._process.wait()}"
+        code = await self._process.wait()
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):  # a child of its own might hold the pipe
+                last: object = json.loads(await self._process.stdout.readline() or b"{}")
+        except (TimeoutError, ValueError):
+            last = None
+        why = as_object(last).get("ended")
+        return f"ended with {code}" + (f": {why}" if why else "")
 
     async def unload(self) -> None:
         if self._process.stdin is not None:
@@ -134,8 +144,13 @@ class EngineHost:
     async def end(self) -> None:
         if not self._killed:  # a second signal would reap the process behind asyncio's back
             self._killed = True
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # it has ended, and nobody of its group is left
+                if os.name == "nt":
+                    self._process.kill()
+                else:
+                    os.killpg(self._process.pid, signal.SIGKILL)  # it leads a group, with the program that it runs
         await self._process.wait()
 
 
@@ -204,6 +219,8 @@ class LlamaServerEngine:
         return self.http.stream(request, n)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        if not self._capabilities.embeddings and not self._capabilities.rerank:
+            raise BadRequest(f"this {self.computation} does not embed texts while it writes: a newer one does", "model")
         if not self._capabilities.embeddings:
             raise BadRequest(f"model {self.model_id!r} ranks and does not embed: use /v1/rerank", "model")
         return await self.http.embed(texts)
@@ -371,7 +388,7 @@ async def connect(
 
     Raises EngineFailed, or another SwarmError, where the server does not answer as llama.cpp does.
     """
-    http = LlamaHttp(serving.address, serving.key)
+    http = LlamaHttp(serving.address, serving.key, several=serving.several)
     facts = model and model.facts
     batching = Batching.of(spec, facts)
     try:
@@ -386,7 +403,13 @@ async def connect(
     longest = longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
     loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
     is_ranker = batching.pooling is Pooling.RANK
-    capabilities = replace(capabilities, embeddings=not is_ranker, rerank=is_ranker, generates=batching.pooling is None)
+    capabilities = replace(
+        capabilities,
+        embeddings=serving.embeds and not is_ranker,
+        rerank=is_ranker,
+        generates=batching.pooling is None,
+        grammar=serving.grammar,
+    )
     computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers)
     return LlamaServerEngine(computation, spec, http, loaded, capabilities, home, pace, limits)
 

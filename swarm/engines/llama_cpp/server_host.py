@@ -75,6 +75,9 @@ class Serving:
 
     `devices` compute it besides the processor, with `gpu_layers` of its `layers`; None where the library does not tell.
     `gpu` is whether a GPU has weights of it. `pid` is the process that has the model, where that is not the host.
+
+    Of what older servers cannot do: `embeds` texts while they write, make `several` answers to one request, follow a
+    `grammar`.
     """
 
     address: str
@@ -85,6 +88,9 @@ class Serving:
     gpu_layers: int | None = None
     layers: int | None = None
     pid: int | None = None
+    embeds: bool = True
+    several: bool = True
+    grammar: bool = True
 
     @staticmethod
     def of(answer: dict[str, Any]) -> Serving:
@@ -129,8 +135,12 @@ def tell(answer: dict[str, object]) -> None:
         os._exit(1)
 
 
-def serve(start: Callable[[EngineSpec, Batching], Serving], once_serving: Callable[[], None]) -> NoReturn:
-    """Load what standard input says by `start`, report the address, and wait for the parent to go.
+def serve(
+    start: Callable[[EngineSpec, Batching], Serving],
+    once_serving: Callable[[], None],
+    stop: Callable[[], None] = lambda: None,
+) -> NoReturn:
+    """Load what standard input says by `start`, report the address, and wait for the parent to go; then `stop`.
 
     Never returns: leaving this function would unload the model, which never ends where llama.cpp hangs.
     """
@@ -143,9 +153,11 @@ def serve(start: Callable[[EngineSpec, Batching], Serving], once_serving: Callab
         serving = start(spec, batching)
     except EngineFailed as error:
         tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
+        stop()
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
     tell(asdict(serving))
     once_serving()
     sys.stdin.read()
+    stop()
     os._exit(0)  # llama.cpp's teardown is not needed: the system takes the memory back at once
