@@ -121,6 +121,14 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
         for entry in (
             LLAMA_CPP,
             EngineEntry(
+                "llama-server",
+                "swarm.engines.llama_cpp.llama_server",
+                "GGUF models by a llama.cpp server program: your own, a package's, or one made for this machine",
+                ("gguf",),
+                "swarm engines install native",
+                guesses=True,
+            ),
+            EngineEntry(
                 "llama-cpp-python",
                 "swarm.engines.llama_cpp_python.engine",
                 "GGUF models by llama-cpp-python, built for this machine",

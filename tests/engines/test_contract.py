@@ -33,7 +33,7 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-@pytest.fixture(params=["echo", "in process", "in a host", "llama-cpp-python"])
+@pytest.fixture(params=["echo", "in process", "in a host", "llama-server", "llama-cpp-python"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
     spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
     loaded: Engine

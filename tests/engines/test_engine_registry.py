@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from swarm.engines import echo
 from swarm.engines.engine import EngineSpec
-from swarm.engines.llama_cpp import xllamacpp
+from swarm.engines.llama_cpp import llama_server, xllamacpp
+from swarm.engines.llama_cpp_python import engine as llama_cpp_python
 from swarm.engines.registry import (
     ENGINE_NAMES,
     ENGINES,
@@ -35,18 +37,20 @@ WANTED = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type":
 
 
 def test_every_engine_has_the_functions_that_its_entry_calls() -> None:
-    modules: tuple[EngineModule, ...] = (xllamacpp, echo, upstream)
-    assert [entry.module for entry in ENGINES.values()] == [module.__name__ for module in modules]  # type: ignore[attr-defined]
-    for module in modules:
+    modules: tuple[EngineModule, ...] = (xllamacpp, llama_server, llama_cpp_python, echo, upstream)
+    known = {module.__name__: module for module in modules}  # type: ignore[attr-defined]
+    for entry in ENGINES.values():
+        module = known.get(entry.module) or import_module(entry.module)
         assert all(callable(getattr(module, name)) for name in vars(EngineModule) if not name.startswith("_"))
 
 
 def test_the_command_line_and_settings_take_the_names_in_the_registry() -> None:
-    assert ENGINE_NAMES == ("auto", "xllamacpp", "echo")
+    assert ENGINE_NAMES[:2] == ("auto", "xllamacpp")
+    assert {"llama-server", "llama-cpp-python", "echo"} < set(ENGINE_NAMES)
     checker = TypeAdapter(EngineName)
     assert [checker.validate_python(name) for name in ENGINE_NAMES] == list(ENGINE_NAMES)
     for name in ("upstream", "vllm"):
-        with pytest.raises(ValidationError, match="'auto', 'xllamacpp' or 'echo'"):
+        with pytest.raises(ValidationError, match=r"'auto', 'xllamacpp', .* 'echo'"):
             checker.validate_python(name)
 
 
@@ -83,9 +87,9 @@ def test_only_what_loads_weights_takes_memory_for_them() -> None:
     [
         ({"messages": CHAT}, set()),
         ({"messages": BEGUN}, set()),
-        ({"messages": CHAT, "response_format": WANTED}, {"xllamacpp", "echo", "upstream"}),
-        ({"messages": SAYS_NOTHING}, {"xllamacpp", "echo"}),
-        ({"messages": BEGUN, "response_format": {"type": "json_object"}}, {"xllamacpp", "echo"}),
+        ({"messages": CHAT, "response_format": WANTED}, set(ENGINES)),
+        ({"messages": SAYS_NOTHING}, {*ENGINES} - {"upstream"}),
+        ({"messages": BEGUN, "response_format": {"type": "json_object"}}, {*ENGINES} - {"upstream"}),
     ],
 )
 def test_each_engine_refuses_what_it_could_never_answer(fields: dict[str, object], refused_by: set[str]) -> None:

@@ -145,6 +145,8 @@ def options_in(help_text: str) -> frozenset[str]:
     listed = {name for head in heads for name in _OPTION.findall(head)}
     if re.search(r"^.*--flash-attn\b.*\bauto\b", help_text, re.MULTILINE):
         listed.add("--flash-attn auto")  # it takes a value
+    if re.search(r"^--spec-type \S*draft-simple", help_text, re.MULTILINE):
+        listed.add("--spec-type draft-simple")  # else a draft model alone is enough
     if re.search(r"^\s*- 4: trace", help_text, re.MULTILINE):
         listed.add("--verbosity 4")  # tells what goes where, and nothing of what is said
     return frozenset(listed)
@@ -224,11 +226,29 @@ def _extras(program: LlamaProgram, spec: EngineSpec) -> list[str]:
         words += [_demand(program, "prompts that are kept on the disk", "--slot-save-path"), str(spec.saves)]
     if spec.projector is not None:
         words += [_demand(program, "images", "--mmproj"), str(spec.projector)]
+    return words + _guesses(program, spec)
+
+
+def _guesses(program: LlamaProgram, spec: EngineSpec) -> list[str]:
+    """Whoever guesses the next tokens: of what was written before, and a small model, in this order."""
+    words: list[str] = []
+    kinds: list[str] = []
+    if spec.ngram:
+        _demand(program, "guesses of the next tokens", "--spec-type")
+        kinds.append("ngram-mod")
     if spec.draft is not None:
         words += [_demand(program, "a draft model", "--spec-draft-model", "--model-draft"), str(spec.draft)]
-    if spec.ngram:
-        words += [_demand(program, "speculation", "--spec-type"), "ngram-mod"]
-    return words
+        numbers = (
+            (("--spec-draft-threads", "--threads-draft"), spec.threads),
+            (("--spec-draft-threads-batch", "--threads-batch-draft"), spec.reading_threads or spec.threads),
+            (("--spec-draft-ngl", "--gpu-layers-draft"), spec.gpu_layers),
+        )
+        for names, number in numbers:
+            if number is not None and (name := program.has(*names)):
+                words += [name, str(number)]
+        if program.has("--spec-type draft-simple"):
+            kinds.append("draft-simple")
+    return [*words, "--spec-type", ",".join(kinds)] if kinds else words
 
 
 def _demand(program: LlamaProgram, what: str, *names: str) -> str:
