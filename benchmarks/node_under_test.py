@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from swarm.commands.terminal import Terminal
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.node.node import Node
@@ -54,12 +56,19 @@ def describe(node: Node) -> Ready:
     return Ready(node.setup.announced.url, http._address, key, model, os.getpid())
 
 
-def obey(node: Node) -> None:
+def obey(node: Node, loop: asyncio.AbstractEventLoop) -> None:
     """Take addresses for the engine from standard input, and say so, until it ends. Blocks."""
     _, http = engine_of(node)
     for line in sys.stdin:
-        http._address = line.strip()
+        asyncio.run_coroutine_threadsafe(ask_at(http, line.strip()), loop).result()
         print(json.dumps({"engine": http._address}), flush=True)
+
+
+async def ask_at(http: Any, address: str) -> None:
+    """Ask the engine there from now on, over TCP."""
+    http._address = address
+    before, http._session._connector = http._session._connector, aiohttp.TCPConnector(force_close=True, limit=0)
+    await before.close()
 
 
 async def run(fields: dict[str, Any], profile: Path | None) -> None:
@@ -69,7 +78,7 @@ async def run(fields: dict[str, Any], profile: Path | None) -> None:
         profiler = cProfile.Profile()
         if profile is not None:
             profiler.enable()
-        await asyncio.to_thread(obey, node)
+        await asyncio.to_thread(obey, node, asyncio.get_running_loop())
         if profile is not None:
             profiler.disable()
             profiler.dump_stats(profile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -172,6 +173,17 @@ async def test_an_engine_that_is_unloaded_in_mid_answer_has_not_died_over_it(dem
             await engine.aclose()
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(collect(events), 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Unix sockets without a file are Linux's")
+@pytest.mark.parametrize("isolation", ["never", "always"])
+async def test_an_engine_is_asked_over_a_socket_of_its_own(isolation: Isolation, demo_model: Path) -> None:
+    engine = await load_xllamacpp(EngineSpec("demo", demo_model, 512, 1, threads=1), isolation)
+    try:
+        engine.http._address = "http://127.0.0.1:1"  # nobody listens there
+        assert (await engine.tokenize("hello", add_special=False, parse_special=False)).ids
+    finally:
+        await engine.aclose()
 
 
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:

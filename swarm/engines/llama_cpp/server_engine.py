@@ -388,7 +388,7 @@ async def connect(
 
     Raises EngineFailed, or another SwarmError, where the server does not answer as llama.cpp does.
     """
-    http = LlamaHttp(serving.address, serving.key, several=serving.several)
+    http = LlamaHttp(serving.address, serving.key, several=serving.several, socket=serving.socket)
     facts = model and model.facts
     batching = Batching.of(spec, facts)
     try:

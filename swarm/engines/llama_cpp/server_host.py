@@ -14,6 +14,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ LISTENER_READ_TIMEOUT_S = 3600  # loopback and our own client: deadlines are kep
 # OpenMP's threads spin at every barrier unless they are told not to: beside one busy program, or a second model, an
 # engine was 10 to 20 times slower (docs/development/benchmarks.md). libgomp reads this once, when it is loaded.
 WAIT_POLICY = "passive"
+HAS_ABSTRACT_SOCKETS = sys.platform == "linux"  # which have a name and no file: nothing is left to be removed
 LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
 LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
 
@@ -71,7 +73,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A loaded model and its loopback listener: `address` and `key`.
+    """A loaded model and its loopback listener: `address` and `key`, and the Unix `socket` where it has one.
 
     `devices` compute it besides the processor, with `gpu_layers` of its `layers`; None where the library does not tell.
     `gpu` is whether a GPU has weights of it. `pid` is the process that has the model, where that is not the host.
@@ -91,12 +93,21 @@ class Serving:
     embeds: bool = True
     several: bool = True
     grammar: bool = True
+    socket: str | None = None
 
     @staticmethod
     def of(answer: dict[str, Any]) -> Serving:
         """From a host's answer, which a host of ours wrote."""
         known = {field.name: answer[field.name] for field in fields(Serving) if field.name in answer}
         return replace(Serving(**known), devices=tuple(answer.get("devices", ())))
+
+
+def socket_names() -> tuple[str, str] | None:
+    """A new Unix socket's name, as llama.cpp's `--host` takes it and as the system does; None where there are none."""
+    if not HAS_ABSTRACT_SOCKETS:
+        return None
+    name = f"swarm-{secrets.token_hex(8)}.sock"  # by its ending llama.cpp knows it for one
+    return f"@{name}", f"\0{name}"
 
 
 def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:

@@ -25,23 +25,28 @@ from swarm.engines.llama_cpp.server_host import (
     Pooling,
     Serving,
     serve,
+    socket_names,
 )
 from swarm.errors import EngineFailed
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A loaded model: `address` and `key` of its loopback listener. Dropping `handle` unloads it."""
+    """A loaded model: `address` and `key` of its loopback listener, `socket` beside it; see `Serving`.
+
+    Dropping `handle` unloads it.
+    """
 
     address: str
     key: str
     handle: Any
+    socket: str | None = None
 
     def serving(self, spec: EngineSpec) -> Serving:
         """With what it computes, as far as the library tells: it names its devices, and no layers."""
         found = devices() if spec.gpu_layers != 0 else ()
         names = tuple(device.description or device.name for device in found)
-        return Serving(self.address, self.key, version("xllamacpp"), bool(found), names)
+        return Serving(self.address, self.key, version("xllamacpp"), bool(found), names, socket=self.socket)
 
 
 def library() -> Any:
@@ -99,6 +104,9 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
     params.verbosity = -1
     params.port = 0
     params.hostnames = ["127.0.0.1"]
+    sockets = socket_names()
+    if sockets is not None:
+        params.hostnames = ["127.0.0.1", sockets[0]]
     key = secrets.token_hex(16)
     params.api_keys = [key]
     try:
@@ -108,7 +116,7 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
             f"llama.cpp could not load {spec.path}: {error} (damaged file, unknown architecture, or too little memory "
             f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
         ) from error
-    return RunningServer(server.listening_address, key, server)
+    return RunningServer(server.listening_address, key, server, sockets and sockets[1])
 
 
 def _guess(xllamacpp: Any, speculative: Any, spec: EngineSpec) -> None:
