@@ -135,6 +135,13 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
                 ("gguf",),
                 "swarm engines install llama-cpp",
             ),
+            EngineEntry(
+                "mlx",
+                "swarm.engines.mlx.engine",
+                "MLX models by mlx-lm, on Apple Silicon",
+                ("mlx",),
+                "swarm engines install mlx",
+            ),
             EngineEntry("echo", "swarm.engines.echo", "no model: echoes the last message"),
             EngineEntry(
                 "upstream", "swarm.engines.upstream.upstream_engine", "another server's models", chosen_by_name=False

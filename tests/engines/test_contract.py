@@ -33,7 +33,7 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-@pytest.fixture(params=["echo", "in process", "in a host", "llama-server", "llama-cpp-python"])
+@pytest.fixture(params=["echo", "in process", "in a host", "llama-server", "llama-cpp-python", "mlx"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
     spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
     loaded: Engine
@@ -45,7 +45,8 @@ async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncItera
         case "in a host":
             loaded = await load_xllamacpp(spec, "always")
         case made:
-            loaded = await load_engine(made, replace(spec, build=made_engine(made)))
+            path = demo_model.parent / "hf" if made == "mlx" else demo_model
+            loaded = await load_engine(made, replace(spec, path=path, build=made_engine(made)))
     yield loaded
     await loaded.aclose()
 
@@ -148,6 +149,10 @@ async def test_more_requests_than_slots_wait_their_turn(engine: Engine) -> None:
 
 
 async def test_embeddings_are_unit_vectors_and_tell_texts_apart(engine: Engine) -> None:
+    if not engine.capabilities.embeddings:
+        with pytest.raises(BadRequest, match=f"cannot embed with engine {engine.name}"):
+            await engine.embed(["the cat"])
+        return
     answer = await engine.embed(["the cat", "the cat", "something else"])
     same, again, other = answer.vectors
     assert answer.prompt_tokens > 0
@@ -183,7 +188,7 @@ async def test_nothing_has_no_tokens(engine: Engine) -> None:
 async def test_numbers_that_are_no_tokens_are_the_callers_mistake(engine: Engine, tokens: tuple[int, ...]) -> None:
     with pytest.raises(BadRequest, match="not tokens of this model"):
         await engine.detokenize(tokens)
-    with pytest.raises(BadRequest, match="not tokens of this model"):
+    with pytest.raises(BadRequest, match="not tokens of this model|cannot embed with engine"):
         await engine.embed([tokens])
     with pytest.raises(BadRequest, match="not tokens of this model"):
         await read(engine, GenerationRequest(model="demo", prompt=tokens))
@@ -198,6 +203,8 @@ async def test_a_prompt_may_be_tokens(engine: Engine) -> None:
 
 
 async def test_tokens_are_embedded_like_their_text(engine: Engine) -> None:
+    if not engine.capabilities.embeddings:
+        return
     tokens = (await engine.tokenize("the cat", add_special=True, parse_special=True)).ids
     of_tokens, of_text = (await engine.embed([tokens, "the cat"])).vectors
     assert of_tokens == pytest.approx(of_text, abs=1e-4)

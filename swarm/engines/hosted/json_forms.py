@@ -29,7 +29,8 @@ class Form:
         """Which of the first `size` tokens may come next: a numpy array of bool."""
         numpy = importlib.import_module("numpy")
         self._fill(self._matcher, self._mask)
-        return numpy.unpackbits(self._mask[0].view(numpy.uint8), bitorder="little")[:size].astype(bool)
+        known = numpy.unpackbits(self._mask[0].view(numpy.uint8), bitorder="little")[:size].astype(bool)
+        return known if len(known) == size else numpy.pad(known, (0, size - len(known)))  # what no token is for
 
     def accept(self, token: int) -> None:
         """`token` came next. Raises EngineFailed for one that may not."""
@@ -48,9 +49,10 @@ def form_of(tokenizer: Any, schema: JsonObject) -> Form:
     """
     llguidance = importlib.import_module("llguidance")
     numpy_side = importlib.import_module("llguidance.numpy")
-    options = {"whitespace_flexible": True, "whitespace_pattern": MOST_WHITE_SPACE}
+    # An answer that keeps one of several forms may keep two: no grammar tells.
+    options = {"whitespace_flexible": True, "whitespace_pattern": MOST_WHITE_SPACE, "coerce_one_of": True}
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
     if matcher.is_error():
-        raise BadRequest(f"the schema cannot be kept: {matcher.get_error()}")
+        raise BadRequest(f"the schema cannot be kept: {' '.join(str(matcher.get_error()).split())}")
     return Form(matcher, numpy_side.allocate_token_bitmask(1, tokenizer.vocab_size))

@@ -90,6 +90,7 @@ class AnswerText:
     _call: str = field(default="", init=False)
     _blanks: str = field(default="", init=False)  # behind the last word: dropped where a call or the answer follows
     _spoken: bool = field(init=False)  # whether blanks are more than what sets this part apart from the one before
+    _apart: str = field(default="", init=False)  # the blanks before a call, where words go on behind it
     _waiting: list[ReadText] = field(default_factory=list[ReadText], init=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +130,8 @@ class AnswerText:
             if state is not None and state != self.state:
                 if self.state == CALL:
                     calls += called(self._call, self.parse, self.tools)
+                elif self.state == ANSWER:
+                    self._apart = self._blanks
                 self.state, self._spoken, self._blanks, self._call = state, False, "", ""
             if self.state == CALL:
                 self._call += text
@@ -137,6 +140,8 @@ class AnswerText:
             kept = words.rstrip()
             self._blanks = words[len(kept) :]
             if kept:
+                if not self._spoken and self.state == ANSWER:
+                    kept = self._apart + kept
                 self._spoken = True
                 self._say(kept)
         return calls

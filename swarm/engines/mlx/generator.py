@@ -12,13 +12,10 @@ docs/engines.md; nothing here is for one device alone.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, Final, cast
 
 from swarm.engines.hosted.generator import (
@@ -34,11 +31,13 @@ from swarm.engines.hosted.generator import (
     Read,
     TokenLogprob,
 )
+from swarm.engines.hosted.json_forms import Form, form_of
 from swarm.engines.mlx.answer_text import ANSWER, THOUGHT, AnswerText, ReadText, UnreadableCall, transitions
 from swarm.engines.mlx.kept_prompts import Caches, KeptPrompts, can_cut, nbytes_of
-from swarm.engines.mlx.sampling import Form, RawLogprobs, penalties, sampler
+from swarm.engines.mlx.library import MlxLibrary, token_bytes
+from swarm.engines.mlx.sampling import HeldToForm, RawLogprobs, penalties, sampler
 from swarm.engines.openai_dialect import NO_TOKENS, TemplateRefused
-from swarm.errors import BadRequest, EngineFailed
+from swarm.errors import BadRequest, EngineFailed, UnknownArchitecture
 from swarm.generation import JsonObject
 
 log = logging.getLogger(__name__)
@@ -49,28 +48,9 @@ LEAST_KEPT_BYTES: Final = 256 << 20  # of prompts that were read, however small 
 SPARE_BYTES: Final = 256 << 20  # that the library may keep for its next arrays
 SHRINK_EVERY: Final = 64  # steps: what running answers take grows by a token each
 MOST_SAID: Final = 300  # characters of what a library says of an error
-# Blanks between the parts of JSON: small models would write them for ever. An answer keeps one of several forms.
-FORM_OPTIONS: Final = {"whitespace_pattern": r"( |\n[ \t]{0,20})?", "coerce_one_of": True}
+NOT_KNOWN: Final = ("not supported", "Model type")  # in what mlx-lm says of an architecture that it does not know
 # What mlx-lm and transformers raise for a folder that they cannot load.
 LOAD_ERRORS: Final = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
-OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-
-
-class MlxLibrary:
-    """The library's modules, as none of their types are known here."""
-
-    def __init__(self) -> None:
-        os.environ.update(OFFLINE)  # read when transformers is imported: a model is a folder, and nothing is fetched
-        self.mx: Any = importlib.import_module("mlx.core")
-        self.generate: Any = importlib.import_module("mlx_lm.generate")
-        self.caches: Any = importlib.import_module("mlx_lm.models.cache")
-        self.samples: Any = importlib.import_module("mlx_lm.sample_utils")
-        self.tokenizers: Any = importlib.import_module("mlx_lm.tokenizer_utils")
-        self.utils: Any = importlib.import_module("mlx_lm.utils")
-
-    @property
-    def version(self) -> str:
-        return f"{version('mlx-lm')} (mlx {version('mlx')})"
 
 
 @dataclass(slots=True)
@@ -81,7 +61,7 @@ class _Reading:
     caches: Caches
     read: int
     cached: int
-    forms: list[Any]
+    form: Form | None
     unwanted: set[int] = field(default_factory=set[int])  # answers that were stopped before they began
 
     @property
@@ -137,8 +117,7 @@ class MlxGenerator:
         self._kept = KeptPrompts(LEAST_KEPT_BYTES)
         self._token_bytes = 0  # that one token of context was seen to take
         self._work = _Work()
-        self._masks: Any = None
-        self._form_tokenizer: Any = None
+        self._form_tokens = self._tokens_for_forms()
         layers = len(model.layers)
         special = cast("dict[str, object]", tokenizer.special_tokens_map)
         self.facts = GeneratorFacts(
@@ -152,7 +131,7 @@ class MlxGenerator:
             longest_token_bytes=max(map(len, self._bytes), default=None),
             controls=tuple(sorted(_controls(tokenizer))),
             embeds=False,
-            forms=self._can_form(),
+            forms=self._form_tokens is not None,
             reads_calls=bool(tokenizer.has_tool_calling),
             devices=(str(library.mx.device_info().get("device_name", "GPU")),) if on_gpu else (),
             gpu_layers=layers if on_gpu else 0,
@@ -196,11 +175,11 @@ class MlxGenerator:
         if len(job.prompt) >= self._order.context_tokens:
             most = self._order.context_tokens
             raise BadRequest(f"the prompt has {len(job.prompt)} tokens, and the context {most}", param="prompt")
-        forms = [] if job.schema is None else self._forms(job.schema, job.n)
+        form = None if job.schema is None else form_of(self._form_tokens, job.schema)
         cached, caches = self._kept.fork(job.prompt)
         if caches is None:
             caches = self._library.caches.make_prompt_cache(self._model)
-        self._work.readings.append(_Reading(job, caches, cached, cached, forms))
+        self._work.readings.append(_Reading(job, caches, cached, cached, form))
 
     def step(self) -> Sequence[GeneratorEvent]:
         work = self._work
@@ -260,14 +239,16 @@ class MlxGenerator:
         bent = penalties(self._library.samples, sampling, self._vocabulary)
         for choice in sorted(set(range(job.n)) - reading.unwanted):
             raw = None if sampling.top_logprobs is None else RawLogprobs(self._mx)
-            form = reading.forms[choice] if reading.forms else None
+            held = None
+            if reading.form is not None:
+                held = HeldToForm(self._mx, reading.form.copy(), self._tokenizer.eos_token_ids)
             (uid,) = self._batch.insert(
                 [[job.prompt[-1]]],
                 max_tokens=[most],
                 caches=[reading.caches],  # copied as they are put into the batch
                 all_tokens=[list(known)],
                 samplers=[sampler(self._mx, self._library.samples, sampling, choice, self._vocabulary)],
-                logits_processors=[[each for each in (raw, *bent, form) if each is not None]],
+                logits_processors=[[each for each in (raw, *bent, held) if each is not None]],
             )
             self._work.answers[uid] = _Answer(job, choice, reading.cached, raw, self._text_of(job))
         if known:
@@ -362,34 +343,16 @@ class MlxGenerator:
 
     # Forms
 
-    def _can_form(self) -> bool:
-        """Whether answers can be held to a schema: llguidance is there, and knows this kind of tokenizer."""
+    def _tokens_for_forms(self) -> Any:
+        """The vocabulary as llguidance wants it; None where it is not there, or does not know this kind of one."""
         try:
-            self._masks = importlib.import_module("llguidance.numpy")
             from_tokenizer: Any = importlib.import_module("llguidance.hf").from_tokenizer
-            self._form_tokenizer = from_tokenizer(
+            return from_tokenizer(
                 self._tokenizer._tokenizer, n_vocab=self._vocabulary, eos_token=sorted(self._tokenizer.eos_token_ids)
             )
         except (ImportError, ValueError) as error:
             log.warning("answers cannot be held to a schema: %s", error)
-            return False
-        return True
-
-    def _forms(self, schema: JsonObject, n: int) -> list[Form]:
-        """One for each answer. Raises BadRequest for a schema that llguidance cannot keep."""
-        if self._form_tokenizer is None:
-            raise BadRequest("engine mlx cannot hold an answer to a schema here: pip install llguidance")
-        matcher_of: Any = importlib.import_module("llguidance").LLMatcher
-        matcher = matcher_of(
-            self._form_tokenizer,
-            matcher_of.grammar_from_json_schema(json.dumps(schema), defaults=FORM_OPTIONS),
-            log_level=0,
-        )
-        if matcher.is_error():
-            said = " ".join(str(matcher.get_error()).split())[:MOST_SAID]
-            raise BadRequest(f"engine mlx cannot hold an answer to this schema: {said}")
-        numpy: Any = importlib.import_module("numpy")
-        return [Form(self._mx, numpy, self._masks, matcher.deep_copy(), self._vocabulary) for _ in range(n)]
+            return None
 
 
 def load(order: LoadOrder) -> MlxGenerator:
@@ -411,57 +374,14 @@ def load(order: LoadOrder) -> MlxGenerator:
             str(order.path), tokenizer_config={"trust_remote_code": False}, return_config=True, trust_remote_code=False
         )
     except LOAD_ERRORS as error:
-        said = str(error).strip().splitlines()
+        said = " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
+        if all(words in said for words in NOT_KNOWN):
+            raise UnknownArchitecture(f"{order.path} cannot be loaded by mlx-lm: {said}") from error
         raise EngineFailed(
-            f"mlx-lm could not load {order.path}: {said[0][:MOST_SAID] if said else type(error).__name__} (a damaged "
-            "folder, an architecture that it does not know, code of its own, or too little memory): download it again, "
-            "or take the model's GGUF"
+            f"mlx-lm could not load {order.path}: {said} (a damaged folder, code of its own, or too little memory): "
+            "download it again, or take the model's GGUF"
         ) from error
     return MlxGenerator(library, model, tokenizer, config, order)
-
-
-def token_bytes(tokenizers: Any, tokenizer: Any) -> list[bytes]:
-    """What each token of a vocabulary stands for, by its number; control tokens as they are spelled."""
-    size = len(tokenizer)
-    texts = cast("list[str | None]", tokenizer.convert_ids_to_tokens(list(range(size))))
-    detokenizer = tokenizer.detokenizer
-    if isinstance(detokenizer, tokenizers.BPEStreamingDetokenizer):
-        found = [_of_byte_letters(text or "") for text in texts]
-    elif isinstance(detokenizer, tokenizers.SPMStreamingDetokenizer):
-        found = [_of_pieces(text or "") for text in texts]
-    else:  # bytes of characters in several tokens are lost here, as the library itself would lose them
-        found = [str(tokenizer.decode([token])).encode() for token in range(size)]
-    for token, added in tokenizer.added_tokens_decoder.items():
-        if 0 <= token < size:
-            found[token] = str(added.content).encode()
-    return found
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters in which byte-level vocabularies write bytes: those that can be printed stand for themselves."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTE_LETTERS: Final = _byte_letters()
-
-
-def _of_byte_letters(text: str) -> bytes:
-    return b"".join(
-        bytes([_BYTE_LETTERS[letter]]) if letter in _BYTE_LETTERS else letter.encode("utf-8", "replace")
-        for letter in text
-    )
-
-
-def _of_pieces(text: str) -> bytes:
-    """As SentencePiece writes them: `▁` is a space, `<0x0A>` a byte."""
-    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-        try:
-            return bytes([int(text[3:5], 16)])
-        except ValueError:
-            pass
-    return text.replace("▁", " ").encode("utf-8", "replace")
 
 
 def _vocabulary(config: Mapping[str, Any]) -> int:

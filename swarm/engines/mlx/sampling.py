@@ -7,10 +7,11 @@ on its neighbours. Here each answer has a key of its own, split anew for each to
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from swarm.engines.hosted.generator import Sampling
+from swarm.engines.hosted.json_forms import Form
 
 PENALIZED_TOKENS = 64  # of prompt and answer, the last ones: as llama.cpp has it
 
@@ -79,26 +80,28 @@ class RawLogprobs:
         return logprobs[token].item(), top
 
 
-class Form:
-    """Keeps an answer to a grammar of llguidance, by its `matcher`.
+class HeldToForm:
+    """Keeps an answer to its `form`, until one of the tokens that are its `ends`.
 
     A processor is called once for each token, the first time before any was drawn. The mask is made on the CPU and
     goes to the device as booleans: llguidance's own kernel is Metal's, and this is the same everywhere.
     """
 
-    def __init__(self, mx: Any, numpy: Any, masks: Any, matcher: Any, vocabulary: int) -> None:
-        self._mx, self._numpy, self._masks = mx, numpy, masks
-        self._matcher = matcher
-        self._bits = masks.allocate_token_bitmask(1, vocabulary)
+    def __init__(self, mx: Any, form: Form, ends: Collection[int]) -> None:
+        self._mx = mx
+        self._form = form
+        self._ends = ends
         self._begun = False
+        self._over = False  # what is drawn now is told to nobody
 
     def __call__(self, tokens: Array, logits: Array) -> Array:
-        if self._begun:
-            self._matcher.consume_token(tokens[-1].item())
+        if self._begun and not self._over:
+            token: int = tokens[-1].item()
+            self._over = token in self._ends
+            if not self._over:
+                self._form.accept(token)
         self._begun = True
-        if self._matcher.is_stopped():  # the answer is complete: what is drawn now is told to nobody
+        if self._over:
             return logits
-        self._masks.fill_next_token_bitmask(self._matcher, self._bits, 0)
-        numpy = self._numpy
-        allowed = numpy.unpackbits(self._bits.view(numpy.uint8), bitorder="little")[: logits.shape[-1]]
-        return self._mx.where(self._mx.array(allowed.astype(numpy.bool_)), logits, -float("inf"))
+        allowed = self._mx.array(self._form.allowed(logits.shape[-1]))
+        return self._mx.where(allowed, logits, -float("inf"))
