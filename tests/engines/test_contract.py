@@ -188,7 +188,7 @@ async def test_nothing_has_no_tokens(engine: Engine) -> None:
 async def test_numbers_that_are_no_tokens_are_the_callers_mistake(engine: Engine, tokens: tuple[int, ...]) -> None:
     with pytest.raises(BadRequest, match="not tokens of this model"):
         await engine.detokenize(tokens)
-    with pytest.raises(BadRequest, match="not tokens of this model|cannot embed with engine"):
+    with pytest.raises(BadRequest, match=r"not tokens of this model|cannot embed with engine"):
         await engine.embed([tokens])
     with pytest.raises(BadRequest, match="not tokens of this model"):
         await read(engine, GenerationRequest(model="demo", prompt=tokens))
