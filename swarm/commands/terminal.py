@@ -108,6 +108,13 @@ class Terminal:
                 return int(text) - 1
             self.say(f"{text!r} is not a number from 1 to {len(options)}")
 
+    def confirm(self, question: str) -> bool:
+        """Whether somebody says yes, as Enter does; a terminal that gives no answer says no."""
+        try:
+            return _typed(f"{question} [Y/n] ", threading.Event()).strip().lower() in ("", "y", "yes")
+        except SetupError:
+            return False
+
 
 def _typed(prompt: str, stop: threading.Event) -> str:
     """A line from the terminal. Unlike `input`, whose thread a process that ends would wait for, it can be stopped."""

@@ -474,6 +474,7 @@ _SAYINGS: Final = (
     ("glibc_2.", "this system's C library is older than this engine needs: use a newer release of the system"),
     ("illegal instruction", "it is for a newer processor: build one for this one, `swarm engines install native`"),
     ("no space left on device", "the disk is full: make room"),
+    ("do not match the hashes", "a file is not the one that was promised, damaged or exchanged: it is not used"),
 )
 
 
