@@ -1,6 +1,7 @@
 # Sourced by scripts/run and scripts/test: makes .venv once, and again when pyproject.toml or requirements/ change.
 #
-#   make_environment EXTRAS     EXTRAS is "", "[dev]" or "[dev,recipe]"; afterwards $python is the environment's interpreter
+#   make_environment EXTRAS     EXTRAS is "", "[dev]" or "[dev,recipe]"; afterwards $python is the environment's interpreter,
+#                               and $made is not empty where it was made just now
 #
 # What is installed has the versions and hashes of requirements/*.txt (scripts/lock writes them). SWARM_UNLOCKED=1 takes
 # whatever pyproject.toml allows instead: for another build of the engine, or a system that has no such files.
@@ -45,6 +46,7 @@ make_environment() {
     install_packages || fail \
         "the packages could not be installed, see above. Without a network nothing can be fetched: connect, or point pip at a folder of wheels with PIP_NO_INDEX=1 PIP_FIND_LINKS=DIR (filled elsewhere by pip download --require-hashes -d DIR -r requirements/build.txt, and the same with -r requirements/run.txt)"
     printf '%s' "$wanted" > "$stamp"
+    made=yes
 }
 
 # Files whose hash is not in the list are refused. The project itself is built here, with what build.txt brought.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,15 +14,15 @@ WANTED: Final = {
     "vulkan": "xllamacpp for any GPU with a Vulkan driver, a wheel",
     "metal": "Apple's GPUs: what is here already uses them",
     "cpu": "no GPU: what is here already",
-    "native": "llama.cpp's own server, built for this processor, and its GPU where that compiler is here",
+    "native": "llama.cpp's own server, built for this very machine",
     "llama-cpp": "llama-cpp-python, built likewise",
-    "mlx": "mlx-lm, for safetensors models on Apple's chips (on Linux for NVIDIA's GPUs, or slowly on the CPU)",
+    "mlx": "mlx-lm, for safetensors models on Apple's chips",
 }
 EXAMPLES: Final = """\
 examples:
   swarm engines install               the best for this machine
   swarm engines install cuda --yes    for an NVIDIA GPU, without a question
-  swarm engines install native        llama.cpp's server, built for this processor
+  swarm engines install native        llama.cpp's server, built for this machine
   swarm engines rm xllamacpp-cuda
 
 More in docs/engines.md."""
@@ -61,7 +60,6 @@ def _add_install(actions: Any) -> None:
     action.add_argument("--again", action="store_true", help="also where it is there in that version already")
     action.add_argument("--index", metavar="URL", help="a copy of the index of xllamacpp's wheels for GPUs")
     action.add_argument("--json", action="store_true", help="as JSON")
-    action.add_argument("--offer", action="store_true", help=argparse.SUPPRESS)  # of scripts/run at its first start
     _add_places(action)
     action.set_defaults(run=_install)
 
@@ -81,7 +79,7 @@ def _add_places(action: argparse.ArgumentParser) -> None:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from swarm.commands.engine_install import Installing, install, offer
+    from swarm.commands.engine_install import Installing, install
     from swarm.engines.machine_engines import WHEEL_INDEX
 
     installing = Installing(
@@ -91,8 +89,6 @@ def _install(arguments: argparse.Namespace) -> int:
         asks=not arguments.yes and not arguments.json,
         quiet=arguments.json,
     )
-    if arguments.offer:
-        return offer(installing)
     return install(installing, arguments.wanted, arguments.json)
 
 
@@ -106,6 +102,5 @@ def _rm(arguments: argparse.Namespace) -> int:
 def _engines_dir(arguments: argparse.Namespace) -> Path:
     from swarm.node.settings import make_settings
 
-    named = arguments.engines_dir or os.environ.get("SWARM_ENGINES_DIR")
-    given = {"data_dir": arguments.data_dir}
-    return Path(named).expanduser() if named else make_settings(given, arguments.config).data_path / "engines"
+    given = {name: getattr(arguments, name) for name in ("data_dir", "engines_dir")}
+    return make_settings(given, arguments.config).engines_path

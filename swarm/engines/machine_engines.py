@@ -1,7 +1,8 @@
 """Which engine to install on a machine, from where, and how: by what its driver, its libraries and compilers are. Pure.
 
 A `Recipe` is one way to make one engine in a folder of its own; a plan has those that can work here, the best first,
-and says in sentences what was passed over and what would change that. `commands/engine_install.py` carries it out.
+and says in sentences what was passed over and what would change that. It is `swarm/commands/engine_install.py` that
+carries it out.
 
 The wheels of xllamacpp for GPUs have code for certain GPUs only: in the GPU's own form, which any driver of the same
 CUDA major runs, or as PTX, which the driver compiles at the first start and so must be as new as the wheel's CUDA.
