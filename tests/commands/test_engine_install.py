@@ -325,21 +325,22 @@ def packages_recipe(*requirements: str) -> Recipe:
 def test_packages_come_with_what_they_need_and_their_size_is_known_before(
     tmp_path: Path, index: WheelIndex, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("mlx", "mlx-lm"):
-        index.add("all/simple", name, wheel(name, "0.32.2", {f"{name.replace('-', '_')}.txt": "x = 1\n" * 200_000}))
-    plan = Plan((packages_recipe("mlx==0.32.2", "mlx-lm==0.32.2"),), said=("mlx: slow here",))
+    for name, version in (("mlx-lm", "0.32.2"), ("mlx", "0.32.4")):
+        index.add("all/simple", name, wheel(name, version, {f"{name.replace('-', '_')}.txt": "x = 1\n" * 200_000}))
+    plan = Plan((packages_recipe("mlx-lm==0.32.2", "mlx==0.32.4"),), said=("mlx: slow here",))
     outcome = installing(tmp_path, index).install(a_machine(), plan)
     assert outcome.installed is not None
     assert (outcome.installed.version, outcome.said) == ("0.32.2", ("mlx: slow here",))
     assert "installing mlx-lm, wheels: 3 MiB to download" in capsys.readouterr().out  # not what the recipe guesses
     assert (tmp_path / "engines" / "mlx-cpu" / "mlx_lm.txt").is_file()
-    assert any("HEAD /files/mlx-0.32.2" in asked for asked in index.asked)
+    assert any("HEAD /files/mlx-0.32.4" in asked for asked in index.asked)
 
 
 def test_the_node_environment_is_not_changed(tmp_path: Path, index: WheelIndex) -> None:
     """Not even by a package that it has, too."""
-    index.add("all/simple", "aiohttp", wheel("aiohttp", "0.0.1", {"aiohttp/__init__.py": ""}))
-    installing(tmp_path, index).install(a_machine(), Plan((packages_recipe("aiohttp==0.0.1"),)))
+    for name, version in (("aiohttp", "0.0.1"), ("mlx-lm", "0.32.2")):
+        index.add("all/simple", name, wheel(name, version, {f"{name}.txt": ""}))
+    installing(tmp_path, index).install(a_machine(), Plan((packages_recipe("aiohttp==0.0.1", "mlx-lm==0.32.2"),)))
     done = subprocess.run(
         [sys.executable, "-c", "import importlib.metadata as m; print(m.version('aiohttp'))"],
         capture_output=True, text=True, check=True,

@@ -22,5 +22,5 @@ def made_engine(name: str) -> EngineBuild:
         pytest.skip(f"SWARM_TEST_ENGINES names no folder with engine {name}")
     found = installed_engines(Path(folder), name)
     if not found:
-        pytest.skip(f"{folder} has no engine {name}: run swarm engines install with SWARM_ENGINES_DIR={folder}")
+        pytest.skip(f"{folder} has no engine {name}: ./scripts/engines {folder} makes it")
     return found[0].build()
