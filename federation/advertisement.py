@@ -38,6 +38,7 @@ MAX_RATE = 1e7  # tokens per second
 MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --queue, 1,024 at most
 MAX_WAIT_S = 1e6  # eleven days: far above any deadline
 MAX_STATE_CHARS = 16  # "unloading" has 9
+MAX_ENGINE_CHARS = 200  # "llama-server b11434 on NVIDIA GeForce RTX 4090 (29 of 29 layers)" has 64
 MAX_SIZE_BYTES = 1 << 50  # a petabyte of one model, all parts together
 MAX_LOADABLE = 256  # models that one node tells of beside those that it serves
 MAX_LOADABLE_BYTES = 192 * 1024  # of that list: 256 models with usual names and their other names are under 100 KiB
@@ -72,6 +73,7 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValid
 ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), AfterValidator(printable)]
 Digest = Annotated[Annotated[str, Field(max_length=128)] | None, AfterValidator(_digest_or_none)]
 StateWord = Annotated[str, Field(min_length=1, max_length=MAX_STATE_CHARS), AfterValidator(printable)]
+EngineWords = Annotated[str, Field(max_length=MAX_ENGINE_CHARS), AfterValidator(printable)]
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
 
 
@@ -138,6 +140,7 @@ class ServedModel(KnownModel):
 
     `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. One
     whose `state` is not "ready" takes nothing new, and says that it has no slots: older nodes read no more than that.
+    `engine` says in words with what it is computed, for people.
     """
 
     slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
@@ -146,6 +149,7 @@ class ServedModel(KnownModel):
     waiting: Annotated[int, Field(ge=0, le=MAX_WAITING)] = 0
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     state: StateWord = "ready"
+    engine: EngineWords | None = None
 
 
 class LoadableModel(KnownModel):

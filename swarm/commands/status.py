@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 SHOWN_ID_CHARS = 12  # enough for `swarm revoke`
+SHOWN_ENGINES = 4  # models of a peer
 SHOWN_CHANGES = 5  # the last few; all that is kept is in --json
 
 
@@ -116,8 +117,16 @@ def own_model_line(model: OwnModel) -> str:
     facts += [f"{model.waiting} waiting"] if model.waiting else []
     facts += [f"{size_text(model.taken_bytes)} of memory"] if model.taken_bytes else []
     facts += ["pinned"] if model.pinned else []
+    facts += [f"by {model.computation.words}"] if model.computation else []
     facts += [model.problem] if model.problem and model.problem != model.reason else []
     return f"  own model {model.id}: {', '.join(facts)}"
+
+
+def engine_lines(peer: PeerEntry) -> list[str]:
+    """With what a peer computes its models, as it says."""
+    told = [f"    {model}: by {words}" for model, words in sorted(peer.engines.items())]
+    more = len(told) - SHOWN_ENGINES
+    return told if more <= 0 else [*told[:SHOWN_ENGINES], f"    and {more} more (--json)"]
 
 
 def memory_lines(models: Sequence[OwnModel]) -> list[str]:
@@ -153,7 +162,7 @@ def render(view: FederationView) -> str:
     if not view.models and not view.own_models and not (view.upstream and view.upstream.model):
         lines.append("  no model is running yet")
     for peer in view.peers:
-        lines += [peer_line(peer, view.changes, now), *problem_lines(peer, node.mode)]
+        lines += [peer_line(peer, view.changes, now), *engine_lines(peer), *problem_lines(peer, node.mode)]
     lines += [
         f"  member {member.name}  absent: not seen since this node started, or for over ten minutes"
         for member in view.trust.absent

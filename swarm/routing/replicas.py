@@ -11,12 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-from federation.advertisement import MAX_WAIT_S, Capabilities, ServedModel
+from federation.advertisement import MAX_ENGINE_CHARS, MAX_WAIT_S, Capabilities, ServedModel
 from federation.hostport import neighbourhood
 from federation.peer import Peer, PeerState
+from swarm.engines.engine import Computation
 from swarm.errors import BadRequest, UnknownModel
 from swarm.registry.known_sizes import checked_params
 from swarm.workers.model_workers import ModelState
@@ -41,7 +43,7 @@ class Replica:
     it cannot; `reported_params` and `reported_tokens_per_s` are what a peer says, which decides nothing. `owner` is for
     whom it counts in a vote (see `party`), and a `member` is a peer that somebody invited.
 
-    `engine` is the name of what runs it; None of a peer, which does not say.
+    `engine` is the name of what runs it, None of a peer; `computed_by` says in words with what, None where nobody told.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `reported_at`.
@@ -104,6 +106,7 @@ class Replica:
     also: tuple[str, ...] = ()
     listed: bool = True
     at_work: int = 0
+    computed_by: str | None = None
 
     @property
     def local(self) -> bool:
@@ -201,7 +204,18 @@ def _served(state: ModelState) -> ServedModel:
         fingerprint=state.fingerprint,
         sha256=state.sha256,
         state=state.phase,
+        engine=_computed_by(state),
     )
+
+
+def _computed_by(state: ModelState) -> str | None:
+    return None if state.computation is None else _engine_words(state.computation)
+
+
+@lru_cache(256)
+def _engine_words(computation: Computation) -> str:
+    """Once for each: replicas are made for each request."""
+    return str(computation)[:MAX_ENGINE_CHARS]
 
 
 def local_replicas(states: Iterable[ModelState], node_id: str, node: str) -> tuple[Replica, ...]:
@@ -233,6 +247,7 @@ def _local(state: ModelState, node_id: str, node: str) -> Replica:
         sha256=state.sha256,
         size_bytes=state.size_bytes,
         also=state.also,
+        computed_by=_computed_by(state),
     )
 
 
@@ -284,6 +299,7 @@ def _of_peer(peer: Peer, model: ServedModel, own: Mapping[str, int], members: bo
         member=members,
         fingerprint=model.fingerprint,
         sha256=model.sha256,
+        computed_by=model.engine,
     )
 
 

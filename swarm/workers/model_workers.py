@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from federation.tasks import cancel_and_wait, report_crash
-from swarm.engines.engine import Capabilities, Engine
+from swarm.engines.engine import Capabilities, Computation, Engine
 from swarm.errors import SwarmError, Unavailable
 from swarm.moving_mean import moving_mean
 from swarm.workers.life import Phase
@@ -71,7 +71,8 @@ class ModelState:
     `problem` is None while it runs; `stalled` says why it is doubted that it still computes: it has no free slot then.
     `phase` is where it is in its life, for that `reason`; only a `ready` one is asked. `fingerprint` and `sha256` say
     what it is, None where nobody knows; `taken_bytes` of memory it was measured to take, or needs. `load` while it is
-    loaded for the first time, and `load_s` is how long that took.
+    loaded for the first time, and `load_s` is how long that took. `computation` says with what it is computed, while it
+    is loaded.
     """
 
     model_id: str
@@ -96,6 +97,7 @@ class ModelState:
     load: LoadProgress | None = None
     load_s: float | None = None
     also: tuple[str, ...] = ()
+    computation: Computation | None = None
 
 
 class GaveWay(Exception):
@@ -284,6 +286,7 @@ class ModelWorkers:
             waiting=self.waiting,
             wait_s=self.expected_wait_s(),
             stalled=None if self._run is None else self._run.engine.stalled,
+            computation=self._computation,
         )
 
     def measured(self, tokens_per_s: float) -> None:
@@ -388,7 +391,7 @@ class ModelWorkers:
         engine = await self._load()
         for slot in range(len(self._named), engine.loaded.slots):
             self._named.append(Worker(next(self._names), slot))
-        self._engine = engine
+        self._engine, self._computation = engine, engine.computation
         self._run = _Run(engine, SlotTable(self.workers, self._queue))
         self._problem = None
         self._backoff.started(self._clock())

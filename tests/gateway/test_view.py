@@ -84,6 +84,7 @@ async def test_health_status_document_and_gauges_show_the_same_view() -> None:
         async with kitchen, connect(kitchen.url) as client:
             answer = (await client.get(HEALTH)).json
             text = (await client.get("/metrics")).text
+            swarm, listed = (await client.get("/v1/models")).json["data"]
             seen = kitchen.app[VIEW].look()
     told = parse_view(answer)
 
@@ -94,6 +95,13 @@ async def test_health_status_document_and_gauges_show_the_same_view() -> None:
     shown = render(told)
     assert "peer study" in shown
     assert "model scripted: kitchen, study" in shown
+    assert "own model scripted: ready, 4 of 4 slots free, pinned, by scripted 1 on the CPU" in shown
+    assert "    scripted: by scripted 1 on the CPU" in shown, "the peer's, under its line"
+    entry = {"name": "scripted", "version": "1", "devices": [], "gpu_layers": None, "layers": None}
+    assert answer["own_models"][0]["computation"] == {**entry, "words": "scripted 1 on the CPU"}
+    assert listed["engine"] == answer["own_models"][0]["computation"]
+    assert listed["engines"] == {"kitchen": "scripted 1 on the CPU", "study": "scripted 1 on the CPU"}
+    assert "engine" not in swarm, "which is many models"
 
     document: dict[str, Any] = json.loads(compact(make_document(OPERATIONS, "1")))
     schema = document["components"]["schemas"]["FederationView"]
@@ -136,7 +144,7 @@ def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> 
     assert parse_view(told) == view(PEER, models=()).federation
 
 
-@pytest.mark.parametrize("key", ["circuit", "conduct", "problems"])
+@pytest.mark.parametrize("key", ["circuit", "conduct", "problems", "engines"])
 def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key: str) -> None:
     told: dict[str, Any] = json_object(view(PEER).federation)
     told["peers"] = [{name: value for name, value in told["peers"][0].items() if name != key}]

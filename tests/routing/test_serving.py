@@ -10,7 +10,7 @@ import pytest
 from federation.advertisement import ADVERTISED, NodeDescription, ServedModel
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
-from swarm.engines.engine import Capabilities
+from swarm.engines.engine import Capabilities, Computation
 from swarm.routing.policy import spread
 from swarm.routing.replicas import local_replicas, peer_replicas, served_models
 from swarm.workers.model_workers import ModelState
@@ -55,10 +55,25 @@ def test_the_wire_is_that_of_protocol_1() -> None:
     assert list(json.loads(served.model_dump_json())) == [
         "id", "context_tokens", "params", "tools", "embeddings", "rerank", "infill", "generates", "fingerprint",
         "sha256", "slots", "slots_free", "tokens_per_s", "waiting", "wait_s", "state",
+        "engine",
     ]  # fmt: skip
     assert ServedModel.model_validate({"id": "m"}).capabilities.tools, "of nodes that do not say, as it was"
     nonsense = ServedModel.model_validate({"id": "m", "capabilities": ["of", "the future"], "infill": True})
     assert nonsense.capabilities == Capabilities(infill=True)
+
+
+def test_with_what_a_model_is_computed_is_told_to_peers_in_words() -> None:
+    card = Computation("llama-server", "b11434", ("NVIDIA GeForce RTX 4090",), 29, 29)
+    (served,) = served_models([replace(STATE, computation=card)])
+    assert served.engine == "llama-server b11434 on NVIDIA GeForce RTX 4090 (29 of 29 layers)"
+    (remote,) = peer_replicas([peer(model=served)])
+    assert remote.computed_by == served.engine
+    long = replace(card, devices=("a GPU with a long name",) * 99)
+    (served,) = served_models([replace(STATE, computation=long)])
+    read = ServedModel.model_validate_json(served.model_dump_json())
+    assert read.engine == served.engine, "it is cut, and no reason to be refused"
+    (silent,) = peer_replicas([peer()])
+    assert silent.computed_by is None
 
 
 def test_a_suspect_peer_counts_as_busy_but_stays_a_replica() -> None:

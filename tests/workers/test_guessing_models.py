@@ -10,6 +10,7 @@ import pytest
 
 from hardware.snapshot import Cpu, HardwareSnapshot, Memory
 from swarm.engines.engine import EngineSpec
+from swarm.node.engines import NodeEngines
 from swarm.node.model_choice import model_store
 from swarm.node.model_settings import ModelSettings
 from swarm.node.models import NodeModels, draft_among
@@ -70,7 +71,7 @@ async def spec_of(settings: Settings, model_id: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("swarm.engines.registry.EngineEntry.load", load)
     store = await asyncio.to_thread(model_store, settings)
     await asyncio.to_thread(store.look)
-    models = await asyncio.to_thread(NodeModels, store, settings, SNAPSHOT)
+    models = await asyncio.to_thread(NodeModels, store, settings, NodeEngines.look(settings, SNAPSHOT))
     loadable = models.find(model_id)
     assert loadable is not None
     with pytest.raises(AssertionError, match="it is not loaded"):

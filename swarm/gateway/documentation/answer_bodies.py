@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from federation.advertisement import Capabilities
-from swarm.gateway.observing.view import LoadEntry
+from swarm.gateway.observing.view import ComputationEntry, LoadEntry
 from swarm.generation import FinishReason
 from swarm.routing.policy import WhyOnce
 from swarm.routing.preference import REASONS
@@ -288,7 +288,8 @@ class ModelEntry(BaseModel):
 
     One that is `available` is loaded when somebody asks for it. `context_tokens` is the largest there is, of those that
     run it where somebody does. `tools`: whether its chat template knows them (`native`), or they are shown and called
-    in a `general` form. `aliases` are those of this node's configuration. `pinned` and `loading` are of this node.
+    in a `general` form. `aliases` are those of this node's configuration. `pinned` and `loading` are of this node, and
+    `engine` is what computes the model there; `engines` says so in words of each node that tells.
     """
 
     id: str
@@ -306,6 +307,8 @@ class ModelEntry(BaseModel):
     aliases: list[str] | None = None
     pinned: bool | None = None
     loading: LoadEntry | None = None
+    engine: ComputationEntry | None = None
+    engines: dict[str, str] | None = None
 
 
 class ModelListing(BaseModel):

@@ -14,7 +14,7 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from federation.membership import Membership, RecentChange
     from federation.peer import AddressRejected, Peer
     from federation.trust import Trust
+    from swarm.engines.engine import Computation
     from swarm.gateway.http.access import AccessRules
     from swarm.gateway.http.in_progress import Condition, Work
     from swarm.routing.dispatcher import Dispatcher
@@ -104,7 +105,8 @@ class ConductEntry:
 class PeerEntry:
     """A peer as this node sees it: `state` is alive, suspect or dead, `source` how its address became known.
 
-    `circuit` is open while requests to it fail and it is left alone. `problems` are facts about its conduct with their
+    `engines` says in words with what it computes those of its models of which it tells that. `circuit` is open while
+    requests to it fail and it is left alone. `problems` are facts about its conduct with their
     numbers, for a person to judge: nothing is done about them.
     """
 
@@ -120,6 +122,7 @@ class PeerEntry:
     circuit: str
     conduct: ConductEntry
     problems: tuple[str, ...]
+    engines: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +192,28 @@ class LoadEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComputationEntry:
+    """With what a model is computed: an engine in its version, on these `devices` beside the processor.
+
+    `gpu_layers` of its `layers` are on those; None where the engine does not tell. `words` say all of that.
+    """
+
+    name: str
+    version: str
+    devices: tuple[str, ...]
+    gpu_layers: int | None
+    layers: int | None
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnModel:
     """A model that this node runs, or that comes or goes; `problem` says why it does not run now, or is doubted to
     compute.
 
     `state` is loading, ready, draining, unloading or failed, `reason` why it failed. A `pinned` one is not unloaded to
     make room. `size_bytes` are on the disk, `taken_bytes` in memory, as measured. `waiting` requests have no slot yet.
+    `computation` says more of the `engine`, while the model is loaded.
     """
 
     id: str
@@ -209,6 +228,7 @@ class OwnModel:
     size_bytes: int | None = None
     taken_bytes: int | None = None
     loading: LoadEntry | None = None
+    computation: ComputationEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,6 +400,19 @@ def own_model(state: ModelState) -> OwnModel:
         size_bytes=state.size_bytes,
         taken_bytes=state.taken_bytes,
         loading=None if state.load is None else load_entry(state.load),
+        computation=None if state.computation is None else computation_entry(state.computation),
+    )
+
+
+def computation_entry(computation: Computation) -> ComputationEntry:
+    """With what a model is computed."""
+    return ComputationEntry(
+        name=computation.engine,
+        version=computation.version,
+        devices=computation.devices,
+        gpu_layers=computation.gpu_layers,
+        layers=computation.layers,
+        words=str(computation),
     )
 
 
@@ -408,6 +441,7 @@ def peer_entry(
         circuit=circuit,
         conduct=ConductEntry() if account is None else conduct_entry(account),
         problems=tuple(problems),
+        engines={model.id: model.engine for model in peer.description.models if model.engine},
     )
 
 
@@ -515,7 +549,7 @@ _LEFT_OUT: Mapping[str, object] = {
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
-_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": ()}
+_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": (), "engines": {}}
 
 
 def parse_view(answer: Mapping[str, Any]) -> FederationView:

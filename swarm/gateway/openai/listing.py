@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 from pydantic import JsonValue
@@ -13,7 +13,7 @@ from swarm.engines.engine import Capabilities
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import may_leave
 from swarm.gateway.http.keys import DISPATCHER, POOL
-from swarm.gateway.observing.view import load_entry
+from swarm.gateway.observing.view import computation_entry, json_object, load_entry
 from swarm.generation import JsonObject
 from swarm.routing.replicas import SWARM_ALIAS, Replica
 from swarm.workers.model_workers import ModelState
@@ -117,6 +117,7 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
     """The entry in OpenAI's form, which ends with `owned_by`, and llama-server's `status`; the rest is our own.
 
     Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
+    `engine` is what computes it on this node, `engines` says in words what does on each node that tells.
     """
     upstream = {replica.node for replica in model.replicas if replica.upstream and model.name != SWARM_ALIAS}
     nodes: list[JsonValue] = list(model.states)
@@ -137,6 +138,11 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
         entry["tools"] = "native" if any(replica.capabilities.tools for replica in model.writing) else "general"
     if model.aliases:
         entry["aliases"] = list[JsonValue](model.aliases)
+    engines = {replica.node: replica.computed_by for replica in model.replicas if replica.computed_by}
+    if engines and model.name != SWARM_ALIAS:
+        entry["engines"] = dict[str, JsonValue](engines)
+    if model.own is not None and model.own.computation is not None:
+        entry["engine"] = cast("JsonObject", json_object(computation_entry(model.own.computation)))
     if model.own is not None:
         entry["pinned"] = model.own.pinned
         if model.own.load is not None:
