@@ -53,8 +53,11 @@ def state_of(entry: EngineEntry, places: EnginePlaces) -> EngineState:
 
 def chosen_builds(engines: NodeEngines) -> dict[Format, EngineBuild]:
     """What computes the models of each format under these settings; the formats that nothing computes are left out."""
-    ways = {model_format: engines.ranked(model_format) for model_format in FORMAT_WORDS}
-    return {model_format: found[0] for model_format, found in ways.items() if found}
+    found: dict[Format, EngineBuild] = {}
+    for model_format in FORMAT_WORDS:
+        for best in engines.ranked(model_format)[:1]:
+            found[model_format] = best
+    return found
 
 
 def text_lines(states: Sequence[EngineState], engines: NodeEngines, spoilt: Sequence[str] = ()) -> Iterator[str]:

@@ -159,20 +159,19 @@ def not_ready(entry: EngineEntry, problems: Sequence[str] = ()) -> str:
 
 def _worth(build: EngineBuild, snapshot: HardwareSnapshot) -> int:
     """2 for a GPU that models run much faster on, 1 for one that shares the processor's memory, 0 for none."""
-    devices = gpus_of(build)
     seen = seen_by(build, snapshot)
-    if seen.apple is not None or any(_is_card(gpu.integrated, gpu.memory_total_bytes) for gpu in seen.gpus):
-        return 2
-    if len(seen.gpus) < len(devices):  # the probe does not know all makers, and not without their tools
-        known = {gpu.vendor for gpu in seen.gpus}
-        others = [device for device in devices if _vendor(device) not in known]
-        if any(_is_card(bool(_INTEGRATED.search(each.description)), each.total_bytes) for each in others):
-            return 2
-    return 1 if devices else 0
+    worths = [2] if seen.apple is not None else []
+    worths += [_worth_of(gpu.integrated, gpu.memory_total_bytes) for gpu in seen.gpus]
+    known = {gpu.vendor for gpu in snapshot.gpus}  # the probe does not know all makers, and not without their tools
+    others = [device for device in gpus_of(build) if _vendor(device) not in known]
+    worths += [_worth_of(bool(_INTEGRATED.search(each.description)), each.total_bytes) for each in others]
+    return max(worths, default=0)
 
 
-def _is_card(integrated: bool | None, total_bytes: int | None) -> bool:
-    return integrated is not True and (total_bytes is None or total_bytes >= MIN_USEFUL_VRAM_BYTES)
+def _worth_of(integrated: bool | None, total_bytes: int | None) -> int:
+    if integrated:
+        return 1
+    return 2 if total_bytes is None or total_bytes >= MIN_USEFUL_VRAM_BYTES else 0
 
 
 def _is_general(build: EngineBuild) -> bool:
