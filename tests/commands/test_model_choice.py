@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,8 @@ CARD = HardwareSnapshot(
 def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, used: bool
 ) -> None:
-    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.devices", lambda: (Device("CUDA0", "RTX"),) * used)
+    answer = {"devices": [asdict(Device("CUDA0", "RTX"))] * used}
+    monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.said_by_library", lambda packages: answer)
     for module in ("doctor", "models"):
         monkeypatch.setattr(f"swarm.commands.{module}.probe_hardware", lambda: CARD)
     words = "RTX: not used, the engine computes on the CPU (`swarm engines install` gets one that uses it)"

@@ -324,19 +324,33 @@ _OF_SIGNAL: Final = {
 }
 
 
-def why_it_ended(lines: Sequence[str], code: int, program: Path, model: Path | None) -> EngineFailed:
-    """Why a program ended that was to serve `model`: by the last `lines` of its log, and its exit `code`."""
-    text = "\n".join(_PREFIX.sub("", line) for line in lines[-LAST_LINES:])
+def reason_in(lines: Sequence[str], program: Path | str, model: Path | None) -> EngineFailed | None:
+    """Why `program` could not load or go on with `model`, where the last `lines` of llama.cpp's log say one we know."""
+    text = _without_prefixes(lines)
     for pattern, sentence in _REASONS:
         if found := re.search(pattern, text, re.IGNORECASE):
-            words = one_line(found[0])
             kind = UnknownArchitecture if sentence is _UNKNOWN else EngineFailed
-            return kind(sentence.format(program=program, path=model, words=words))
+            return kind(sentence.format(program=program, path=model or "the model", words=one_line(found[0])))
+    return None
+
+
+def why_it_ended(lines: Sequence[str], code: int, program: Path | str, model: Path | None) -> EngineFailed:
+    """Why a program ended that was to serve `model`: by the last `lines` of its log, and its exit `code`."""
+    if (reason := reason_in(lines, program, model)) is not None:
+        return reason
     how = _ending(code)
     if sentence := _OF_SIGNAL.get(how):
-        return EngineFailed(sentence.format(program=program, path=model))
-    said = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing")
-    return EngineFailed(f"{program} ended ({how}) over {model}; its last words: {one_line(said)}")
+        return EngineFailed(sentence.format(program=program, path=model or "the model"))
+    return EngineFailed(f"{program} ended ({how}) over {model or 'the model'}; its last words: {last_words(lines)}")
+
+
+def last_words(lines: Sequence[str]) -> str:
+    said = (line for line in reversed(_without_prefixes(lines).splitlines()) if line.strip())
+    return one_line(next(said, "nothing"))
+
+
+def _without_prefixes(lines: Sequence[str]) -> str:
+    return "\n".join(_PREFIX.sub("", line) for line in lines[-LAST_LINES:])
 
 
 def _ending(code: int) -> str:

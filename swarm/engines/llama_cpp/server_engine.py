@@ -15,11 +15,12 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import IO, Protocol, cast
 
 from federation.tasks import cancel_and_wait, finished, report_crash
 from hardware.memory import resident_bytes
@@ -36,6 +37,7 @@ from swarm.engines.engine import (
 )
 from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
 from swarm.engines.llama_cpp.http import LlamaHttp
+from swarm.engines.llama_cpp.llama_program import reason_in
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
@@ -46,6 +48,7 @@ from swarm.engines.llama_cpp.server_host import (
     Pooling,
     Serving,
     load_limit_s,
+    log_end,
     order_to_json,
 )
 from swarm.engines.openai_dialect import as_object
@@ -58,6 +61,7 @@ log = logging.getLogger(__name__)
 PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])  # so that a host started from anywhere finds this package
 HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing; a hung one is killed
 MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request, and read from the system
+LOG_BYTES = 32 * 1024  # of a host's log, from its end
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
 
@@ -87,12 +91,13 @@ class ServerProcess(Protocol):
 
 
 class EngineHost:
-    """A child process."""
+    """A child process; `log` is the file that its standard error goes to, whose last words are told."""
 
     given_up = "was ended"
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes] | None = None) -> None:
         self._process = process
+        self._log = log
         self._killed = False
         self._taken_bytes: int | None = None
         self._measured_at = -math.inf
@@ -129,8 +134,12 @@ class EngineHost:
                 last: object = json.loads(await self._process.stdout.readline() or b"{}")
         except (TimeoutError, ValueError):
             last = None
-        why = as_object(last).get("ended")
+        why = as_object(last).get("ended") or reason_in(self.last_lines(), "its llama.cpp", None)
         return f"ended with {code}" + (f": {why}" if why else "")
+
+    def last_lines(self) -> list[str]:
+        """Of its log."""
+        return [] if self._log is None or self._log.closed else log_end(self._log.fileno(), LOG_BYTES).splitlines()
 
     async def unload(self) -> None:
         if self._process.stdin is not None:
@@ -138,6 +147,7 @@ class EngineHost:
         try:
             async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
                 await self._process.wait()
+            self._close_log()
         except TimeoutError:
             await self.end()
 
@@ -152,6 +162,11 @@ class EngineHost:
                 else:
                     os.killpg(self._process.pid, signal.SIGKILL)  # it leads a group, with the program that it runs
         await self._process.wait()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
 
 class LlamaServerEngine:
@@ -320,24 +335,32 @@ async def load_in_host(
     A small model may take `load_least_s` to load, and does not get stuck beyond `limits`. Raises EngineFailed with the
     reason and a remedy.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env=host_environment(spec.build and spec.build.packages),
-    )
+    said = await asyncio.to_thread(tempfile.TemporaryFile, buffering=0)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,
+            env=host_environment(spec.build and spec.build.packages),
+        )
+    except BaseException:
+        said.close()
+        raise
     assert process.stdin is not None
     assert process.stdout is not None
-    home, limit_s = EngineHost(process), load_limit_s(spec.path, load_least_s)
+    home, limit_s = EngineHost(process, said), load_limit_s(spec.path, load_least_s)
     try:
         async with asyncio.timeout(limit_s):
             process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
             with contextlib.suppress(ConnectionError):  # it has ended already, and what it says is nothing
                 await process.stdin.drain()
             answer = host_answer(await process.stdout.readline(), spec.path)
+            if "error" in answer and (reason := reason_in(home.last_lines(), name, spec.path)):
+                raise reason
             if "error" in answer:
                 kind = UnknownArchitecture if answer.get("unknown_architecture") is True else EngineFailed
                 raise kind(str(answer["error"]))

@@ -116,6 +116,14 @@ def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
     return least_s + size / LOAD_BYTES_PER_S
 
 
+def log_end(log: int, most_bytes: int) -> str:
+    """The end of the file `log`, to which another process may be writing: nobody's position in it is moved for that."""
+    size = os.fstat(log).st_size
+    if hasattr(os, "pread"):
+        return os.pread(log, most_bytes, max(0, size - most_bytes)).decode("utf-8", "replace")
+    return ""  # Windows has no such thing
+
+
 def order_to_json(spec: EngineSpec, batching: Batching) -> str:
     """What a host is to load, as one line that `order_from_json` reads back."""
     return json.dumps({"spec": asdict(spec), "batching": asdict(batching)}, default=str)  # paths are the only others

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
 
 from hardware.memory import resident_bytes
-from swarm.engines.engine import EngineBuild, EnginePlaces, EngineSpec
+from swarm.engines.engine import Device, EngineBuild, EnginePlaces, EngineSpec
 from swarm.engines.free_memory import trim
+from swarm.engines.installed import ENGINE_FILE, installed_engines
+from swarm.engines.kept_answers import Answer, kept_answer
+from swarm.engines.llama_cpp.llama_program import why_it_ended
 from swarm.engines.llama_cpp.progress import Limits
-from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check, connect, load_in_host, model_of
+from swarm.engines.llama_cpp.server_engine import (
+    LlamaServerEngine,
+    check,
+    connect,
+    host_environment,
+    load_in_host,
+    model_of,
+)
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Batching, Serving
-from swarm.engines.llama_cpp.xllamacpp_host import RunningServer, devices, library, start_server
+from swarm.engines.llama_cpp.xllamacpp_host import ASK, RunningServer, library, start_server
 from swarm.engines.registry import Isolation
 from swarm.registry.embedded import is_shipped
 from swarm.registry.gguf_header import GgufModel
@@ -21,6 +38,7 @@ from swarm.registry.model_memory import Load, MemoryNeed, ModelShape, memory_nee
 __all__ = ["check", "estimate", "load", "why_not_available"]
 
 NAME, HOST = "xllamacpp", "swarm.engines.llama_cpp.xllamacpp_host"
+ASK_TIMEOUT_S = 60.0  # a GPU's driver that is asked for the first time takes seconds
 
 _kept: list[RunningServer] = []  # their destructors might never end, and would hold the GIL all the while
 _leave_to_exit = False
@@ -75,14 +93,63 @@ def why_not_available() -> str | None:
 
 
 def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
-    if why_not_available() is not None:
-        return ()
-    found = devices() if places.ask_devices else ()
-    return (EngineBuild("xllamacpp", version("xllamacpp"), found, source="this environment"),)
+    return tuple(one for one in _asked(places) if isinstance(one, EngineBuild))
 
 
 def problems(places: EnginePlaces) -> tuple[str, ...]:
-    return ()
+    return tuple(one for one in _asked(places) if isinstance(one, str))
+
+
+def _asked(places: EnginePlaces) -> Iterator[EngineBuild | str]:
+    """Each build, those in folders of their own first, and each sentence on what cannot be used."""
+    for engine in installed_engines(places.engines_dir, NAME):
+        answer = kept_answer(places, engine.folder / ENGINE_FILE, "devices", partial(said_by_library, engine.packages))
+        if "error" in answer:
+            yield f"{engine.folder} cannot be used: {answer['error']}: run `swarm engines install` again"
+        else:
+            yield engine.build(_devices_in(answer))
+    if why_not_available() is not None:
+        return
+    answer: Answer = {}
+    if places.ask_devices:
+        answer = kept_answer(places, _library_file(), "devices", partial(said_by_library, None))
+    if "error" in answer:
+        yield f"xllamacpp cannot be used: {answer['error']}: pip install --force-reinstall xllamacpp"
+    else:
+        yield EngineBuild(NAME, version(NAME), _devices_in(answer), source="this environment")
+
+
+def _devices_in(answer: Answer) -> tuple[Device, ...]:
+    return tuple(Device(**device) for device in answer.get("devices", ()))
+
+
+def said_by_library(packages: Path | None) -> Answer:
+    """What the library in `packages`, or in this environment, says in a child: {"devices"} or {"error"}. Blocks."""
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", HOST, ASK],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ASK_TIMEOUT_S,
+            env=host_environment(packages),
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"error": f"it does not say what it computes on: {error}"}
+    try:
+        return cast("Answer", json.loads(ran.stdout))
+    except ValueError:
+        lines = ran.stderr.decode("utf-8", "replace").splitlines()
+        return {"error": str(why_it_ended(lines, ran.returncode, "its library", None))}
+
+
+def _library_file() -> Path:
+    """A file that is another one with each version, and each build."""
+    found = find_spec(NAME)
+    assert found is not None
+    assert found.origin is not None
+    folder = Path(found.origin).parent
+    return next(iter(sorted(folder.glob("xllamacpp*.so")) + sorted(folder.glob("xllamacpp*.pyd"))), Path(found.origin))
 
 
 def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
@@ -91,6 +158,8 @@ def estimate(shape: ModelShape, load: Load) -> MemoryNeed:
 
 def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
     """Whether to load into the node's own process: of itself only what comes with this program. Reads the file."""
+    if spec.build is not None and spec.build.packages is not None:
+        return False  # this process has another one
     if isolation != "auto":
         return isolation == "never"
     return spec.path is not None and is_shipped(spec.path)

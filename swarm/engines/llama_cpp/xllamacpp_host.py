@@ -7,15 +7,20 @@ model, 1 s for 0.5 GB.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import secrets
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.free_memory import trim_from_time_to_time
+from swarm.engines.llama_cpp.llama_program import placed
 from swarm.engines.llama_cpp.server_host import (
     HTTP_THREADS_SPARE,
     LISTENER_READ_TIMEOUT_S,
@@ -24,10 +29,18 @@ from swarm.engines.llama_cpp.server_host import (
     Batching,
     Pooling,
     Serving,
+    log_end,
     serve,
     socket_names,
+    tell,
 )
 from swarm.errors import EngineFailed
+
+QUIET, TELLS_PLACES = -1, 4  # of llama.cpp's verbosities: the second one says nothing of what is said to a model
+SET_VERBOSITY = "_Z30common_log_set_verbosity_tholdi"  # of its C++, on Linux and macOS
+LOG_BYTES = 2**18  # from the end of the log: those of loading one model are a tenth of it
+LOG_S = 0.2  # llama.cpp's log is written by a thread of its own
+ASK = "--devices"
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ def devices() -> tuple[Device, ...]:
     )
 
 
-def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningServer:
+def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: int = QUIET) -> RunningServer:
     """Load `spec.path` and listen on a free loopback port. Blocks, holding the GIL, until the model is ready.
 
     Raises EngineFailed where llama.cpp refuses the file; its reason goes to its own log only.
@@ -101,7 +114,7 @@ def start_server(spec: EngineSpec, batching: Batching | None = None) -> RunningS
     params.sse_ping_interval = -1  # heartbeats are the gateway's
     params.endpoint_metrics = True
     params.ui = False
-    params.verbosity = -1
+    params.verbosity = verbosity
     params.port = 0
     params.hostnames = ["127.0.0.1"]
     sockets = socket_names()
@@ -136,13 +149,41 @@ def _guess(xllamacpp: Any, speculative: Any, spec: EngineSpec) -> None:
 
 
 def _start(spec: EngineSpec, batching: Batching) -> Serving:
-    running = start_server(spec, batching)
+    """Standard error is a file while a host runs: what llama.cpp says as it loads tells where the weights went."""
+    quieten = _verbosity_setter()
+    try:
+        running = start_server(spec, batching, QUIET if quieten is None else TELLS_PLACES)
+    except EngineFailed:
+        time.sleep(LOG_S)
+        raise
     _kept.append(running)
-    return running.serving(spec)
+    serving = running.serving(spec)
+    if quieten is not None:
+        time.sleep(LOG_S if serving.gpu else 0)
+        quieten(QUIET)
+        where = placed(log_end(sys.stderr.fileno(), LOG_BYTES).splitlines(), devices(), spec.gpu_layers)
+        serving = replace(serving, gpu_layers=where.gpu_layers, layers=where.layers) if serving.gpu else serving
+    return serving
+
+
+def _verbosity_setter() -> Callable[[int], object] | None:
+    """Sets how much llama.cpp logs from now on, which the wheel has no name for; None where its library has none."""
+    try:
+        return ctypes.CDLL(library().xllamacpp.__file__)[SET_VERBOSITY]
+    except (OSError, AttributeError):
+        return None
+
+
+def tell_devices() -> None:
+    """{"version", "devices"} on standard output."""
+    tell({"version": version("xllamacpp"), "devices": [asdict(device) for device in devices()]})
 
 
 _kept: list[RunningServer] = []  # for as long as this process lives
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == [ASK]:
+        tell_devices()
+        sys.exit()
     serve(_start, trim_from_time_to_time)
