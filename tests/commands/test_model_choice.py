@@ -250,6 +250,7 @@ CARD = HardwareSnapshot(
 def test_a_gpu_that_the_engine_cannot_use_does_not_count_and_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, used: bool
 ) -> None:
+    monkeypatch.setenv("SWARM_DATA_DIR", str(tmp_path))
     answer = {"devices": [asdict(Device("CUDA0", "RTX"))] * used}
     monkeypatch.setattr("swarm.engines.llama_cpp.xllamacpp.said_by_library", lambda packages: answer)
     for module in ("doctor", "models"):
