@@ -29,6 +29,17 @@ _BOUNDS = (
     ("seed", 0, MAX_SEED),
 )
 
+_SPECULATION_BOUNDS = (("threads", 1, 512), ("rounds", 1, 100), ("tokens", 16, 1024))
+SPECULATING = ("xllamacpp", "llama-server")
+
+_SPECULATION = """\
+Measure what guessing the next tokens brings on this machine: the same model,
+without and with guesses in turn, writes edits of code and of JSON, and prose.
+Reports tokens a second of one answer, and how many greedy texts differ, with
+how close the two tokens were where they part. Without --draft, tokens are
+guessed from what was written before. Nothing is changed: in a configuration
+file, [models."NAME"] with speculate = true, or draft = "NAME", turns it on."""
+
 _DESCRIPTION = """\
 Measure what votes buy: draw samples of each model once, then count every vote
 of any size over them. Reports accuracy against the number of votes beside the
@@ -112,6 +123,40 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SpeculationOptions:
+    """What the command line of `swarm bench speculation` says. `ngram`: beside a `draft`; without one always."""
+
+    model: str
+    draft: str | None
+    ngram: bool
+    engine: str
+    threads: int | None
+    rounds: int
+    tokens: int
+    json_file: Path | None
+    data_dir: Path | None
+
+
+def read_speculation(arguments: argparse.Namespace) -> SpeculationOptions:
+    """The options in `arguments`. Raises SetupError for a number that is out of range."""
+    for name, low, high in _SPECULATION_BOUNDS:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise SetupError(f"--{name} {value} is out of range: use {low} to {high}")
+    return SpeculationOptions(
+        model=arguments.model,
+        draft=arguments.draft,
+        ngram=arguments.ngram,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        tokens=arguments.tokens,
+        json_file=arguments.json,
+        data_dir=arguments.data_dir,
+    )
+
+
 def without_key(words: Sequence[str]) -> list[str]:
     """The command line without its API key, so that it may be published."""
     shown: list[str] = []
@@ -124,8 +169,8 @@ def without_key(words: Sequence[str]) -> list[str]:
 
 
 def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
-    """`swarm bench votes`, which `run` does."""
-    bench = commands.add_parser("bench", help="measure what votes buy")
+    """`swarm bench votes` and `swarm bench speculation`, each of which `run` does."""
+    bench = commands.add_parser("bench", help="measure what votes and guessed tokens buy")
     actions = bench.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     parser = actions.add_parser(
         "votes",
@@ -138,6 +183,26 @@ def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace
     _add_questions(parser.add_argument_group("what to ask"))
     _add_results(parser.add_argument_group("results", "the report goes to standard output unless --report is given"))
 
+    parser.set_defaults(run=run)
+    _add_speculation(actions, run)
+
+
+def _add_speculation(actions: Any, run: Callable[[argparse.Namespace], int]) -> None:
+    parser = actions.add_parser(
+        "speculation",
+        help="what guessing the next tokens brings on this machine",
+        description=_SPECULATION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="demo", metavar="NAME", help="on this disk, or a .gguf file (default demo)")
+    parser.add_argument("--draft", metavar="NAME", help="a small model of the same family that guesses")
+    parser.add_argument("--ngram", action="store_true", help="guess from what was written before, too, beside --draft")
+    parser.add_argument("--engine", choices=SPECULATING, default="xllamacpp", help="default %(default)s")
+    parser.add_argument("--threads", type=int, metavar="N", help="as the node's own option")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="each loads the model twice (default 2)")
+    parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of an answer (default 256)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every figure")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="of the node whose models are meant")
     parser.set_defaults(run=run)
 
 
