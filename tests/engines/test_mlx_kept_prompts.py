@@ -98,6 +98,25 @@ def test_the_least_lately_used_is_forgotten_first() -> None:
     assert len(prompts) == prompts.nbytes == 0
 
 
+@pytest.mark.parametrize(
+    ("known", "length", "read", "expected"),
+    [
+        ([], 200, 0, [184]),
+        ([range(100)], 200, 0, [100, 184]),  # what two prompts begin with is kept for a third
+        ([range(100)], 200, 100, [184]),
+        ([range(30)], 200, 0, [184]),  # too little
+        ([range(300)], 200, 0, [184]),
+        ([], 10, 0, []),
+        ([], 200, 190, []),
+    ],
+)
+def test_where_copies_are_kept_of_what_cannot_be_cut(
+    known: list[range], length: int, read: int, expected: list[int]
+) -> None:
+    prompts = kept(*known, cuts=False)
+    assert prompts.stops(tuple(range(length)), read) == expected
+
+
 def test_what_is_larger_than_all_that_may_be_kept_is_not() -> None:
     assert len(kept((1, 2, 3), most_bytes=TOKEN_BYTES)) == 0
 

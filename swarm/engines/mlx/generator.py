@@ -62,6 +62,8 @@ class _Reading:
     read: int
     cached: int
     form: Form | None
+    stops: list[int]  # where a copy is kept
+    kept: bool = False  # a copy of nearly all of it
     unwanted: set[int] = field(default_factory=set[int])  # answers that were stopped before they began
 
     @property
@@ -115,6 +117,8 @@ class MlxGenerator:
             prefill_step_size=self._slice,
         )
         self._kept = KeptPrompts(LEAST_KEPT_BYTES)
+        cuts = library.caches.KVCache
+        self._cuts = all(isinstance(cache, cuts) for cache in library.caches.make_prompt_cache(model))
         self._token_bytes = 0  # that one token of context was seen to take
         self._work = _Work()
         self._form_tokens = self._tokens_for_forms()
@@ -179,7 +183,8 @@ class MlxGenerator:
         cached, caches = self._kept.fork(job.prompt)
         if caches is None:
             caches = self._library.caches.make_prompt_cache(self._model)
-        self._work.readings.append(_Reading(job, caches, cached, cached, form))
+        stops = [] if self._cuts else self._kept.stops(job.prompt, cached)
+        self._work.readings.append(_Reading(job, caches, cached, cached, form, stops))
 
     def step(self) -> Sequence[GeneratorEvent]:
         work = self._work
@@ -220,12 +225,17 @@ class MlxGenerator:
 
     def _read_on(self, reading: _Reading) -> list[GeneratorEvent]:
         """Read a slice; where nothing is left, begin the answers."""
-        now = reading.job.prompt[reading.read : reading.read + min(self._slice, reading.unread)]
+        until = reading.stops[0] - reading.read if reading.stops else reading.unread
+        now = reading.job.prompt[reading.read : reading.read + min(self._slice, until)]
         if now:
             with self._mx.stream(self._batch.stream):
                 self._model(self._mx.array([now]), cache=reading.caches)
                 self._mx.eval([cache.state for cache in cast("list[Any]", reading.caches)])
             reading.read += len(now)
+        if reading.stops[:1] == [reading.read]:
+            reading.stops.pop(0)
+            self._kept.keep(reading.job.prompt[: reading.read], self._kept.copy_of(reading.caches))
+            reading.kept = True
         if reading.unread:
             return []
         self._work.readings.popleft()
@@ -253,7 +263,8 @@ class MlxGenerator:
             self._work.answers[uid] = _Answer(job, choice, reading.cached, raw, self._text_of(job))
         if known:
             self._token_bytes = max(self._token_bytes, nbytes_of(reading.caches) // max(len(known), 256))
-            self._kept.keep(known, reading.caches)
+            if not reading.kept:
+                self._kept.keep(known, reading.caches)
         self._make_room()
 
     def _make_room(self) -> None:

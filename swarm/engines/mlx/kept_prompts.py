@@ -4,6 +4,10 @@ A cache holds what a model has computed of the tokens before, one object for eac
 back to any length; that of a recurrent layer, or of a window that has slid, is good for its own tokens alone. So what
 is kept helps a prompt that begins as it does: as far as both agree where it can be cut, else only as a whole.
 
+Where caches cannot be cut, `stops` says at which places of a prompt a copy is kept while it is read: shortly before its
+end, since templates write the end of a prompt otherwise once the answer is part of the conversation; and where it
+parts from one that is kept, since what two prompts begin with (a system prompt, tools) a third one will, too.
+
 The least lately used goes first where all of it is more than `most_bytes`.
 """
 
@@ -33,6 +37,9 @@ class LayerCache(Protocol):
 
 
 Caches = list[LayerCache]
+
+TAIL_TOKENS = 16  # of a prompt that may be written otherwise in the next one: the begin of a turn, and of a thought
+LEAST_SHARED_TOKENS = 64  # less is read again as fast as it is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,16 @@ class KeptPrompts:
         if surplus and any(cache.trim(surplus) != surplus for cache in caches):
             return 0, None
         return length, caches
+
+    def stops(self, prompt: tuple[int, ...], read: int) -> list[int]:
+        """The places at which a copy is to be kept while the rest of `prompt` is read: after so many tokens each."""
+        shared = max((common_length(kept.tokens, prompt) for kept in self._kept), default=0)
+        places = {len(prompt) - TAIL_TOKENS, shared if shared >= LEAST_SHARED_TOKENS else 0}
+        return sorted(place for place in places if read < place < len(prompt) - 1)
+
+    def copy_of(self, caches: Caches) -> Caches:
+        """The same, to be kept while others are computed with."""
+        return self._copied(caches)
 
     def keep(self, tokens: Sequence[int], caches: Caches) -> None:
         """Keep what was read of `tokens`, instead of what is a beginning of it and could be cut from it."""
