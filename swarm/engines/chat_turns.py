@@ -79,8 +79,12 @@ def _said(role: str, text: str) -> JsonObject:
     return {"role": role, "content": text}
 
 
+PROBED_CALL = "probed"  # the function of the calls below, and the arguments of the first
+PROBED_ARGUMENTS: JsonObject = {"of": "argumentmark"}
+
+
 def _probed_call(call_id: str, mark: str) -> JsonObject:
-    return {"id": call_id, "type": "function", "function": {"name": "probed", "arguments": f'{{"of": "{mark}"}}'}}
+    return {"id": call_id, "type": "function", "function": {"name": PROBED_CALL, "arguments": f'{{"of": "{mark}"}}'}}
 
 
 def _probed_calls(*calls: JsonValue, words: str = "") -> JsonObject:

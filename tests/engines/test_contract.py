@@ -16,12 +16,13 @@ import pytest
 
 from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.hosted.hosted_engine import HostedEngine
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
-from tests.doubles.inside_llama import busy_slots
+from tests.doubles.inside_llama import busy_jobs, busy_slots
 from tests.doubles.made_engines import made_engine
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
@@ -69,6 +70,8 @@ async def read(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[
 
 
 async def still_generating(engine: Engine) -> bool:
+    if isinstance(engine, HostedEngine):
+        return bool(await busy_jobs(engine))
     return bool(await busy_slots(engine.http)) if isinstance(engine, LlamaServerEngine) else False
 
 

@@ -22,7 +22,15 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait, finished, report_crash
-from swarm.engines.chat_turns import CAN_SAY_ALL, TEMPLATE_PROBES, TemplateAbilities, abilities, said_by
+from swarm.engines.chat_turns import (
+    CAN_SAY_ALL,
+    PROBED_ARGUMENTS,
+    PROBED_CALL,
+    TEMPLATE_PROBES,
+    TemplateAbilities,
+    abilities,
+    said_by,
+)
 from swarm.engines.engine import (
     Capabilities,
     Computation,
@@ -38,6 +46,7 @@ from swarm.engines.hosted.connection import Connection, Slots, start_process
 from swarm.engines.hosted.generator import Called, Ended, GeneratorFacts, Job, LoadOrder, Piece, Read
 from swarm.engines.hosted.wire import pieces_in
 from swarm.engines.llama_cpp.answers import AnswerReader, ReadableAnswers
+from swarm.engines.llama_cpp.begun_call import CallForm, call_form
 from swarm.engines.llama_cpp.demanded_answer import (
     CallGrammar,
     arguments_schema,
@@ -56,6 +65,7 @@ from swarm.engines.llama_cpp.progress import EngineHealth, EnginePace, EnginePro
 from swarm.engines.llama_cpp.server_engine import PROBE_TEXT, EngineHost
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Serving, load_limit_s
 from swarm.engines.openai_dialect import TemplateRefused
+from swarm.engines.thoughts import OPENING
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import (
     SEED_MASK,
@@ -91,6 +101,7 @@ class HostedEngine:
         self.name = library.name
         self.spec = spec
         self.template = CAN_SAY_ALL
+        self.call_form: CallForm | None = None
         self._facts = facts
         self._connection = connection
         self._home = home
@@ -167,7 +178,7 @@ class HostedEngine:
         """See `AnswerSource`."""
         refuse_impossible_turns(request)
         request = said_by(can, request)
-        prompt = await self._prompt(request, can)
+        prompt, opens_thought = await self._prompt(request, can)
         context = self.loaded.context_tokens
         if len(prompt) >= context:
             raise ContextExceeded(len(prompt), context, param=request.prompt_field)
@@ -184,6 +195,9 @@ class HostedEngine:
             chat=request.messages is not None,
         )
         readers = [AnswerReader(request, calls, Restored(self._plain)) for _ in range(n)]
+        if opens_thought:
+            for choice, reader in enumerate(readers):
+                reader.read(Delta(choice, OPENING))
         async with self._slots.taken(n), naming_the_field(request):
             async for event in self._events(job, request.stop):
                 for shown in readers[event.choice].read(event):
@@ -288,8 +302,11 @@ class HostedEngine:
             else:
                 self._takes_objects = True
         can = abilities(rendered)
-        # Calls in a form that nobody reads are no calls: then tools are shown, and called, in the general form.
-        self.template = can if self._facts.reads_calls else replace(can, tools=False)
+        if not self._facts.reads_calls:
+            self.call_form = call_form(rendered["tools"], rendered["calls"], PROBED_CALL, PROBED_ARGUMENTS)
+            # Calls in a form that nobody reads are no calls: then tools are shown, and called, in the general form.
+            can = replace(can, tools=can.tools and can.calls and self.call_form is not None)
+        self.template = can
 
     async def _probed(self) -> dict[str, str | None]:
         rendered: dict[str, str | None] = {}
@@ -321,10 +338,13 @@ class HostedEngine:
         token_s = (time.perf_counter() - begun) / max(len(tokens), 1)
         return EnginePace(token_s, token_s * self._facts.step_tokens)
 
-    async def _prompt(self, request: GenerationRequest, can: TemplateAbilities) -> list[int]:
+    async def _prompt(self, request: GenerationRequest, can: TemplateAbilities) -> tuple[list[int], bool]:
+        """The prompt's tokens, and whether the template has begun a thought at its end."""
         if request.prompt is None:
-            return await self._tokens(await self._rendered(request, can))
-        return await self._tokens(request.prompt) if isinstance(request.prompt, str) else list(request.prompt)
+            text = await self._rendered(request, can)
+            return await self._tokens(text), text.rstrip().endswith(OPENING)
+        given = request.prompt
+        return (await self._tokens(given) if isinstance(given, str) else list(given)), False
 
     async def _rendered(self, request: GenerationRequest, can: TemplateAbilities) -> str:
         """The turns of `request` as the model sees them, which its template `can` say."""

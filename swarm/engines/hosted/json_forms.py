@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from typing import Any
+from typing import Any, Final
 
+from pydantic import JsonValue
+
+from swarm.engines.llama_cpp.schema_words import DATA_KEYWORDS, NAMED_SCHEMAS
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import JsonObject
 
-# Else a model that has lost its way writes white space until its tokens are used up.
-MOST_WHITE_SPACE = r"[ \n\t]{1,20}"
+# White space between the parts of JSON is as llama.cpp's own grammars have it: small models would write it for ever. An
+# answer that keeps one of several forms may keep two: no grammar tells.
+OPTIONS: Final = {"whitespace_pattern": r"( |\n[ \t]{0,20})?", "coerce_one_of": True}
 
 
 class Form:
@@ -49,10 +53,30 @@ def form_of(tokenizer: Any, schema: JsonObject) -> Form:
     """
     llguidance = importlib.import_module("llguidance")
     numpy_side = importlib.import_module("llguidance.numpy")
-    # An answer that keeps one of several forms may keep two: no grammar tells.
-    options = {"whitespace_flexible": True, "whitespace_pattern": MOST_WHITE_SPACE, "coerce_one_of": True}
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=dict(OPTIONS))
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
     if matcher.is_error():
         raise BadRequest(f"the schema cannot be kept: {' '.join(str(matcher.get_error()).split())}")
     return Form(matcher, numpy_side.allocate_token_bitmask(1, tokenizer.vocab_size))
+
+
+def closed(schema: JsonValue) -> JsonValue:
+    """`schema` with no further properties where some are named and nothing is said of others, as llama.cpp has it.
+
+    A small model that may invent properties does, and never ends.
+    """
+    if not isinstance(schema, dict):
+        return [closed(member) for member in schema] if isinstance(schema, list) else schema
+    made: JsonObject = {}
+    for keyword, value in schema.items():
+        if keyword in NAMED_SCHEMAS and isinstance(value, dict):
+            made[keyword] = {name: closed(member) for name, member in value.items()}
+        else:
+            made[keyword] = value if keyword in DATA_KEYWORDS else closed(value)
+    if "properties" in made and not made.keys() & {
+        "additionalProperties",
+        "patternProperties",
+        "unevaluatedProperties",
+    }:
+        made["additionalProperties"] = False
+    return made

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from swarm.engines.assembly import numbered, sampled_anew, together
 from swarm.engines.chat_turns import TemplateAbilities
-from swarm.engines.llama_cpp.begun_call import BegunCallReader, call_of, may_call
+from swarm.engines.llama_cpp.begun_call import BegunCallReader, CallForm, call_of, may_call
 from swarm.engines.llama_cpp.demanded_answer import CallGrammar, CallReader, QuotedText, call_grammar, is_quoted
 from swarm.engines.llama_cpp.plain_text import Restored
 from swarm.engines.openai_dialect import TemplateRefused
@@ -44,6 +44,11 @@ class AnswerSource(Protocol):
     @property
     def template(self) -> TemplateAbilities:
         """What the model's chat template can say."""
+        ...
+
+    @property
+    def call_form(self) -> CallForm | None:
+        """How its template writes calls, where those are left in the text of an answer; None where they are read."""
         ...
 
     def answers(self, request: GenerationRequest, n: int, can: TemplateAbilities) -> EventStream:
@@ -124,7 +129,7 @@ class ReadableAnswers:
         """Answers with the tools as the template shows them; where it cannot, as for one that knows none."""
         while True:
             can, begun = self.can_say(request), False
-            words = not can.tools and may_call(request)
+            words = may_call(request) and not (can.tools and self._source.call_form is None)
             try:
                 async with aclosing((self._words_or_calls if words else self._readable)(request, n)) as events:
                     async for event in events:
@@ -203,7 +208,8 @@ class ReadableAnswers:
 
     async def _words_or_calls(self, request: GenerationRequest, n: int) -> EventStream:
         """Answers in words, each until it begins a call, if it does: that is generated anew, as a call alone."""
-        readers = [BegunCallReader([tool.function.name for tool in request.tools]) for _ in range(n)]
+        names, form = [tool.function.name for tool in request.tools], self._source.call_form
+        readers = [BegunCallReader(names, form) for _ in range(n)]
         unfinished = set(range(n))
         async with aclosing(self._readable(request, n)) as words:
             async for event in words:

@@ -1,4 +1,4 @@
-"""Calls that a model may make or leave, where its chat template knows no tools.
+"""Calls that a model may make or leave, where its chat template knows no tools, or its library reads no calls.
 
 What is offered stands in the system turn (`chat_turns.py`), and the model answers as it likes. So its words are words,
 streamed as they come, and no grammar bends them. Once an answer, at its beginning or at that of a line, has written the
@@ -7,6 +7,9 @@ is not used, and the call is generated as one that names that function is, under
 keep it. Some models write a fence before the call; it goes, as does whatever would follow the call.
 
 Text is held back only while it may become such a head. What does not become one is text, whatever it looks like.
+
+Where a template does show tools, and the library behind it leaves what the model writes as it is, the head is the
+template's own (`CallForm`): what it writes itself for a call that was made, up to the arguments.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from swarm.engines.llama_cpp.demanded_answer import begun_turn, demanded_schema
-from swarm.generation import Delta, Finish, GenerationRequest, NamedFunction, NamedToolChoice
+from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, NamedFunction, NamedToolChoice
 
 # What models write before a call that they were shown without: fences, and the tags of those trained on calls.
 OPENINGS = ("", "```", "```json", "```tool_code", "```tool_call", "<tool_call>")
+MAX_OPENING_CHARS = 200  # of what a template writes before the name of the function
 _OUTSIDE_STRINGS = re.compile(r'("(?:[^"\\]|\\.)*(?:"|$))|\s+', re.DOTALL)
 
 
@@ -36,18 +40,54 @@ def may_call(request: GenerationRequest) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a chat template writes a call: `opening`, the function's name, `between`, and its arguments as JSON."""
+
+    opening: str
+    between: str
+
+    def head(self, name: str) -> str:
+        """A call of the function `name` up to its arguments."""
+        return f"{self.opening}{name}{self.between}{{"
+
+
+def call_form(asked: str | None, called: str | None, name: str, arguments: JsonObject) -> CallForm | None:
+    """The form in which a template writes calls, from two prompts of the same beginning.
+
+    `asked` ends where an answer would begin; in `called` the answer was a call of `name` with `arguments`, whatever
+    follows it. None where no such form can be seen in them, as where arguments are not written as JSON.
+    """
+    if asked is None or called is None or not called.startswith(asked):
+        return None
+    answer = called[len(asked) :]
+    at = answer.find(name)
+    end = at + len(name)
+    decoder = json.JSONDecoder()
+    for begin in (found.start() for found in re.finditer("{", answer[end:])) if 0 <= at <= MAX_OPENING_CHARS else ():
+        try:
+            written, _ = decoder.raw_decode(answer, end + begin)
+        except ValueError:
+            continue
+        if written == arguments:
+            return CallForm(answer[:at], answer[end : end + begin])
+    return None
+
+
 class BegunCallReader:
     """Reads one answer's events until it begins a call. `called` is then the function, and nothing more is to be read.
 
-    `spoken_tokens` are those of what was shown before: events with text, one a token.
+    `spoken_tokens` are those of what was shown before: events with text, one a token. A call may also begin in `form`.
     """
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], form: CallForm | None = None) -> None:
         self._heads = {
             f'{opening}{{"name":{json.dumps(name, ensure_ascii=False)},"arguments":{{': name
             for name in names
             for opening in OPENINGS
         }
+        if form is not None:
+            self._heads |= {_squeezed(form.head(name)): name for name in names}
         self._held: list[Delta] = []  # of a line that may be a call; nothing else waits
         self._within_line = False
         self.called: str | None = None

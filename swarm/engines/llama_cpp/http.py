@@ -200,6 +200,7 @@ class LlamaHttp:
         self._several = several
         self.plain = PlainText()  # of the model's vocabulary, once that is read
         self.template = CAN_SAY_ALL  # what the model's chat template can say, once it was tried
+        self.call_form: None = None  # its server reads calls
         self._readable = ReadableAnswers(self)
         # A fresh connection per request: cpp-httplib closes kept-alive ones unannounced, and the next request fails.
         # While it keeps one, a thread of its looks at it a hundred times a second; with a Unix socket it saves nothing.

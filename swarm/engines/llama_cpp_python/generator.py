@@ -102,7 +102,7 @@ class LlamaGenerator:
         self._model = model
         self._context = context
         self._memory = llama.llama_get_memory(context)
-        self._vocabulary = Vocabulary(llama, model)
+        self._vocabulary = Vocabulary(llama, model, facts.chat_template)
         self._template = template
         self._window = int(llama.llama_model_n_swa(model))
         rewinds = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
@@ -308,14 +308,14 @@ class LlamaGenerator:
             self._llama.llama_memory_seq_cp(self._memory, first.id, other.id, -1, -1)
             other.tokens = first.tokens[:]
             sequences.append(other)
-        events: list[GeneratorEvent] = [Read(job.id, reading.cached)]
+        form = reading.form
+        begun: list[_Answer] = []
         for choice, sequence in enumerate(sequences):
-            form = reading.form.copy() if reading.form is not None and choice else reading.form
-            sampler = TokenSampler(self._llama, self._vocabulary, job.sampling, choice, form, job.prompt)
-            answer = _Answer(job, choice, sequence, sampler, reading.cached)
-            self._answers.append(answer)
-            events += self._drawn(answer, row)
-        return events
+            own = None if form is None else form.copy()
+            sampler = TokenSampler(self._llama, self._vocabulary, job.sampling, choice, own, job.prompt)
+            begun.append(_Answer(job, choice, sequence, sampler, reading.cached))
+        self._answers += begun
+        return [Read(job.id, reading.cached), *(event for answer in begun for event in self._drawn(answer, row))]
 
     def _drawn(self, answer: _Answer, row: int) -> list[GeneratorEvent]:
         """One more token of an answer, and its end if that is one."""

@@ -31,7 +31,7 @@ from swarm.errors import BadRequest, EngineFailed
 VERSION: Final = "0.3.36"
 GPU, INTEGRATED_GPU = 1, 2  # of ggml_backend_dev_type
 LOG_LINES = 40  # the last of them say why a model was not loaded
-SHOWN_MARKS = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})  # control tokens that say something
+MARK = re.compile("think|tool|call", re.IGNORECASE)  # in a control token that says something to who reads an answer
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _REASON = re.compile(r"(?:error|failed|unknown|unable|cannot|invalid)[^\n]*", re.IGNORECASE)
 _PIECE_BYTES = 256  # most tokens have less; a longer one is asked for again
@@ -138,8 +138,9 @@ def _layers_of(llama: Any, path: Path) -> int:
 class Vocabulary:
     """The tokens of one model."""
 
-    def __init__(self, llama: Any, model: Any) -> None:
+    def __init__(self, llama: Any, model: Any, template: str = "") -> None:
         self._llama = llama
+        self._template = template
         self.handle = llama.llama_model_get_vocab(model)
         self.size = int(llama.llama_vocab_n_tokens(self.handle))
         self._shown: dict[int, bytes] = {}
@@ -173,12 +174,13 @@ class Vocabulary:
             room = -made
 
     def shown(self, token: int) -> bytes:
-        """What `token` shows in an answer: a control token shows nothing, but for marks that readers look for."""
+        """What `token` shows in an answer: a control token shows nothing, but for marks that its `template` writes."""
         known = self._shown.get(token)
         if known is None:
             known = self.piece(token, special=False)
-            if not known and (mark := self.piece(token)).decode("utf-8", "replace") in SHOWN_MARKS:
-                known = mark
+            mark = "" if known else self.text(token)
+            if mark and MARK.search(mark) and mark in self._template:
+                known = self.piece(token)
             self._shown[token] = known
         return known
 
