@@ -452,7 +452,7 @@ def _mlx(machine: Machine) -> Plan:
         extra = "cuda13" if cuda[0] >= 13 else "cuda12"
         return Plan((_mlx_recipe("cuda", f"CUDA {extra[4:]}", extra, 2 * GIB_BYTES),))
     slow = "mlx: without a GPU of Apple's or NVIDIA's it computes on the CPU, several times slower than llama.cpp"
-    return Plan((_mlx_recipe("cpu", "the CPU", "cpu", 360 * MIB_BYTES),), said=(slow,))
+    return Plan((_mlx_recipe("cpu", "the CPU", "cpu", 70 * MIB_BYTES),), said=(slow,))
 
 
 def _mlx_recipe(flavour: str, library: str, extra: str | None, about_bytes: int) -> Recipe:
@@ -463,7 +463,7 @@ def _mlx_recipe(flavour: str, library: str, extra: str | None, about_bytes: int)
         "packages",
         (f"mlx{'' if extra is None else f'[{extra}]'}=={MLX}", f"mlx-lm=={MLX_LM}", f"llguidance=={LLGUIDANCE}"),
         about_bytes=about_bytes,
-        disk_bytes=4 * about_bytes,
+        disk_bytes=max(4 * about_bytes, GIB_BYTES),
         needs_gpu=flavour != "cpu",
     )
 

@@ -25,7 +25,7 @@ from hardware.gpu_software import Compilers, GpuSoftware
 from hardware.snapshot import GIB_BYTES, Cpu, Gpu, HardwareSnapshot
 from swarm.commands import engine_install, engine_steps
 from swarm.commands.engine_index import IndexFile
-from swarm.commands.engine_install import Installing, install
+from swarm.commands.engine_install import Installing, install, offer
 from swarm.commands.engine_steps import Made, StepFailed, run_step, unpack_source
 from swarm.commands.engine_trial import Trial
 from swarm.engines.installed import InstalledEngine, installed_engines
@@ -316,6 +316,74 @@ def test_rm_removes_one_and_says_what_there_is(
     assert names(tmp_path) == [".lock"]
     with pytest.raises(SetupError, match="there are: none"):
         run.remove("xllamacpp-cuda")
+
+
+class Offered(Installing):
+    """With somebody at the terminal, who answers."""
+
+    answer = True
+    question = ""
+
+    can_ask = True  # type: ignore[assignment]
+
+    def confirm(self, question: str) -> bool:
+        self.question += question
+        return self.answer
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_first_start_offers_the_engine_of_a_gpu_that_none_uses(
+    tmp_path: Path, index: WheelIndex, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_wheel(index)
+    monkeypatch.setattr(engine_install, "uses_gpu", lambda engines_dir: False)
+    someone = Offered(tmp_path / "engines", f"{index.url}/whl", asks=True, try_out=works)
+    someone.answer = False
+    assert offer(someone, a_machine()) == 0
+    assert (
+        "NVIDIA GeForce RTX 4090, and no engine here computes on it. Install xllamacpp with CUDA 12.8"
+        in someone.question
+    )
+    assert "`swarm engines install` does it at any time" in capsys.readouterr().out
+    assert names(tmp_path) == []
+    someone.answer = True
+    assert offer(someone, a_machine()) == 0
+    assert names(tmp_path) == [".lock", "xllamacpp-cuda"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "used", "said"),
+    [
+        (a_machine(gpus=()), False, ""),
+        (a_machine(), True, ""),
+        (
+            a_machine(),
+            False,
+            "GPU found: NVIDIA GeForce RTX 4090, and no engine here computes on it: run `swarm engines",
+        ),
+        (Machine(HardwareSnapshot(gpus=(GPU,), operating_system="Linux")), False, "the wheels need glibc 2.35"),
+    ],
+)
+def test_a_first_start_without_a_terminal_asks_nothing_and_installs_nothing(
+    tmp_path: Path, machine: Machine, used: bool, said: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine_install, "uses_gpu", lambda engines_dir: used)
+    assert offer(Installing(tmp_path / "engines", asks=True), machine) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert out.count("\n") == bool(said)
+    assert names(tmp_path) == []
+
+
+def test_an_offer_that_cannot_be_kept_does_not_hold_the_node_up(
+    tmp_path: Path, index: WheelIndex, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.status = 500
+    monkeypatch.setattr(engine_install, "uses_gpu", lambda engines_dir: False)
+    someone = Offered(tmp_path / "engines", f"{index.url}/whl", asks=True, try_out=works)
+    assert offer(someone, a_machine()) == 0
+    assert "no engine was installed, and the node computes with what it had" in capsys.readouterr().out
 
 
 def packages_recipe(*requirements: str) -> Recipe:

@@ -59,3 +59,27 @@ def test_no_network_and_nothing_cached_is_said_and_the_next_run_tries_again(tmp_
         assert done.returncode == 2
         assert "Without a network nothing can be fetched" in done.stderr
         assert "Making the environment" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offers"),
+    [((), 1), (("--federation", "--auto"), 1), (("--help",), 0), (("--model", "x", "--version"), 0), (("status",), 0)],
+)
+def test_only_the_first_start_of_a_node_offers_an_engine_for_a_gpu(
+    tmp_path: Path, words: tuple[str, ...], offers: int
+) -> None:
+    """And one that fails does not keep the node away."""
+    python, log = tmp_path / "python3", tmp_path / "log"
+    python.write_text(
+        f"""#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
+case "$*" in *offer_at_first_start*) echo offer >> {log}; exit 1 ;; "-m swarm.cli"*) echo node >> {log} ;; esac
+"""
+    )
+    python.chmod(0o755)
+    clean = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "SWARM_VENV": str(tmp_path / "venv")}
+    for _ in range(2):
+        subprocess.run(
+            ["sh", str(ROOT / "scripts" / "run"), *words], env=clean, check=True, capture_output=True, timeout=60
+        )
+    assert log.read_text().split() == [*["offer"] * offers, "node", "node"]
