@@ -1,12 +1,15 @@
-"""The command lines of `swarm engines`; what they do is in `engine_install.py`."""
+"""The command lines of `swarm engines`; what they do is in `engines.py` (the list) and `engine_install.py`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from swarm.commands.arguments import DATA_DIR
+
+if TYPE_CHECKING:
+    from swarm.node.settings import Settings
 
 WANTED: Final = {
     "cuda": "xllamacpp for NVIDIA's GPUs, a wheel",
@@ -20,6 +23,7 @@ WANTED: Final = {
 }
 EXAMPLES: Final = """\
 examples:
+  swarm engines                       what there is; how to get the rest
   swarm engines install               the best for this machine
   swarm engines install cuda --yes    for an NVIDIA GPU, without a question
   swarm engines install native        llama.cpp's server, built for this machine
@@ -36,14 +40,23 @@ def add_engines(commands: Any) -> None:
     """The command and its actions."""
     parser = commands.add_parser(
         "engines",
-        help="install or remove an engine, as for a GPU",
-        description="The engines that compute models here.",
+        help="list, install or remove engines, as for a GPU",
+        description="The engines that compute models here. Without an action: list.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    _add_list_options(parser)
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION")
+    text = "what can compute models here, on which devices, and what makes the rest ready"
+    _add_list_options(actions.add_parser("list", help=text, description=f"{text[0].upper()}{text[1:]}."))
     _add_install(actions)
     _add_rm(actions)
+
+
+def _add_list_options(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--json", action="store_true", help="as JSON")
+    _add_places(action)
+    action.set_defaults(run=_list)
 
 
 def _add_install(actions: Any) -> None:
@@ -78,12 +91,18 @@ def _add_places(action: argparse.ArgumentParser) -> None:
     action.add_argument("--config", type=Path, metavar="FILE", help="as you gave it to the node")
 
 
+def _list(arguments: argparse.Namespace) -> int:
+    from swarm.commands.engines import list_engines
+
+    return list_engines(_settings(arguments), arguments.json)
+
+
 def _install(arguments: argparse.Namespace) -> int:
     from swarm.commands.engine_install import Installing, install
     from swarm.engines.machine_engines import WHEEL_INDEX
 
     installing = Installing(
-        _engines_dir(arguments),
+        _settings(arguments).engines_path,
         arguments.index or WHEEL_INDEX,
         again=arguments.again,
         asks=not arguments.yes and not arguments.json,
@@ -95,12 +114,11 @@ def _install(arguments: argparse.Namespace) -> int:
 def _rm(arguments: argparse.Namespace) -> int:
     from swarm.commands.engine_install import Installing
 
-    Installing(_engines_dir(arguments)).remove(arguments.name)
+    Installing(_settings(arguments).engines_path).remove(arguments.name)
     return 0
 
 
-def _engines_dir(arguments: argparse.Namespace) -> Path:
+def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.node.settings import make_settings
 
-    given = {name: getattr(arguments, name) for name in ("data_dir", "engines_dir")}
-    return make_settings(given, arguments.config).engines_path
+    return make_settings({name: getattr(arguments, name) for name in ("data_dir", "engines_dir")}, arguments.config)

@@ -355,7 +355,8 @@ def _program(machine: Machine, library: str | None = None, options: tuple[str, .
             "-DLLAMA_OPENSSL=OFF",  # it is asked on this machine only
             "-DLLAMA_CURL=OFF",
             "-DLLAMA_USE_PREBUILT_UI=OFF",  # which would be downloaded while it is built
-            f"-DLLAMA_BUILD_NUMBER={build}",  # which its source takes from git, and a package has none
+            f"-DLLAMA_BUILD_NUMBER={build}",  # which it takes from git, and a package is in none, or in another's
+            "-DLLAMA_BUILD_COMMIT=package",
             *options,
         ),
         native=True,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,30 @@ def test_an_engine_of_a_later_version_of_this_program_is_said(
     monkeypatch.setattr(engine_trial, "ENGINES", {})
     with pytest.raises(StepFailed, match="has no engine called xllamacpp"):
         try_engine(made, False)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the node's own library sees a Mac's GPU")
+def test_the_nodes_own_library_works_from_a_folder_of_its_own(tmp_path: Path) -> None:
+    """As a wheel for a GPU would; that one sees no GPU here is said."""
+    folder = tmp_path / "xllamacpp-cuda"
+    folder.mkdir()
+    library = find_spec("xllamacpp")
+    assert library is not None
+    assert library.origin is not None
+    (folder / "xllamacpp").symlink_to(Path(library.origin).parent)
+    text = '{"engine": "xllamacpp", "flavour": "cuda", "version": "2026.10.1", "packages": "."}'
+    (folder / "engine.json").write_text(text)
+    made = installed_engines(tmp_path)[0]
+    assert try_engine(made, needs_gpu=False) == Trial("2026.10.1", ())
+    with pytest.raises(StepFailed, match="it sees no GPU here"):
+        try_engine(made, needs_gpu=True)
+    (folder / "xllamacpp").unlink()
+    (folder / "xllamacpp").mkdir()
+    (folder / "xllamacpp" / "__init__.py").write_text(
+        "raise ImportError('libcuda.so.1: cannot open shared object file')"
+    )
+    with pytest.raises(StepFailed, match="install NVIDIA's driver, or give it to the container"):
+        try_engine(made, needs_gpu=True)
 
 
 @pytest.mark.parametrize("engine", ["llama-server", "llama-cpp-python", "mlx"])
