@@ -91,7 +91,9 @@ async def decode(
 async def figures(options: argparse.Namespace) -> list[Figure]:
     found_builds = installed_engines(options.engines_dir, "mlx")
     if not found_builds:
-        raise SystemExit(f"{options.engines_dir} has no engine mlx: swarm engines install mlx --engines-dir DIR")
+        raise SystemExit(
+            f"no engine mlx in {options.engines_dir}: SWARM_ENGINES_DIR={options.engines_dir} swarm engines install mlx"
+        )
     build = found_builds[0].build()
     engine = await load_engine("mlx", EngineSpec("m", options.model, 1024, ANSWERS, threads=1, build=build))
     its_own = ItsOwn(options.model, build.packages)
