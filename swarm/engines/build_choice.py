@@ -83,9 +83,15 @@ def formats_of(name: EngineName, builds: Sequence[EngineBuild]) -> tuple[Format,
 
     Under `auto` those that a build here loads, but for formats that are far too slow without a GPU; else the engine's.
     """
+    able = [build for build in builds if computes_on_gpu(build) or not ENGINES[build.engine].for_gpus]
+    return loaded_formats(name, able)
+
+
+def loaded_formats(name: EngineName, builds: Sequence[EngineBuild]) -> tuple[Format, ...]:
+    """The formats that can be loaded under `--engine name`, however slow: of what is named, or brought."""
     if name != AUTO:
         return ENGINES[name].formats
-    here = {build.engine for build in builds if computes_on_gpu(build) or not ENGINES[build.engine].for_gpus}
+    here = {build.engine for build in builds}
     return tuple(dict.fromkeys(each for entry in ENGINES.values() if entry.name in here for each in entry.formats))
 
 

@@ -141,6 +141,7 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
                 "MLX models by mlx-lm, on Apple Silicon",
                 ("mlx",),
                 "swarm engines install mlx",
+                for_gpus=True,
             ),
             EngineEntry("echo", "swarm.engines.echo", "no model: echoes the last message"),
             EngineEntry(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hardware.snapshot import HardwareSnapshot, ModelMemory, memory_for_models
 from hardware.snapshot_text import unused_gpu
-from swarm.engines.build_choice import computes_on_gpu, formats_of, memory_of, ranked, why_none
+from swarm.engines.build_choice import computes_on_gpu, formats_of, loaded_formats, memory_of, ranked, why_none
 from swarm.engines.engine import EngineBuild, EnginePlaces
 from swarm.engines.kept_answers import ANSWERS_FILE
 from swarm.engines.registry import AUTO, ENGINES, LLAMA_SERVER, EngineEntry, EngineName
@@ -136,7 +136,7 @@ class NodeEngines:
 def formats_here(settings: Settings) -> tuple[Format, ...]:
     """The formats of models that something here can load, without a look at the hardware. Blocks."""
     places = places_of(settings)
-    return formats_of(settings.engine, [build for entry in _wanted(settings) for build in builds_of(entry, places)])
+    return loaded_formats(settings.engine, [build for entry in _wanted(settings) for build in builds_of(entry, places)])
 
 
 def _wanted(settings: Settings) -> list[EngineEntry]:

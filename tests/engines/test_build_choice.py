@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from hardware.snapshot import AppleSilicon, Gpu, HardwareSnapshot, Memory
-from swarm.engines.build_choice import chosen_build, formats_of, gpus_of, memory_of, not_ready, ranked, seen_by
+from swarm.engines.build_choice import (
+    chosen_build,
+    formats_of,
+    gpus_of,
+    loaded_formats,
+    memory_of,
+    not_ready,
+    ranked,
+    seen_by,
+)
 from swarm.engines.engine import Device, EngineBuild
 from swarm.engines.registry import ENGINES
 from swarm.errors import SetupError
@@ -203,4 +212,6 @@ def test_models_are_offered_in_formats_that_are_quick_here(monkeypatch: pytest.M
     assert formats_of("auto", [on(build, METAL)]) == ("mlx",)
     assert formats_of("slow", [build]) == ("mlx",), "who names it has chosen"
     assert formats_of("auto", [ECHO]) == ()
+    assert loaded_formats("auto", [WHEEL, build]) == ("gguf", "mlx"), "what is named, or brought"
+    assert loaded_formats("slow", []) == ("mlx",)
     assert chosen_build("auto", "mlx", [WHEEL, build], CPU_ONLY) == build, "and a model that is named is loaded"
