@@ -320,7 +320,13 @@ class LlamaGenerator:
     def _drawn(self, answer: _Answer, row: int) -> list[GeneratorEvent]:
         """One more token of an answer, and its end if that is one."""
         job, vocabulary = answer.job, self._vocabulary
-        token = answer.sampler.sample(self._context, row)
+        if answer not in self._answers:  # its job broke in this very step
+            return []
+        try:
+            token = answer.sampler.sample(self._context, row)
+        except BadRequest as error:
+            self.stop(job.id)
+            return [Broke(job.id, "bad request", str(error))]
         answer.token, answer.made = token, answer.made + 1
         ended = vocabulary.ends(token)
         events: list[GeneratorEvent] = []
