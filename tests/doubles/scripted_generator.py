@@ -7,6 +7,9 @@ A token is a byte, and one more ends an answer. The last line of the prompt is w
     die, freeze    the process ends, or makes no step any more
     break KIND     the job breaks, with that kind
     unreadable N   the first N answers are unreadable calls, then one is text
+
+Its template refuses conversations with "refuse" in them, recurses for those with "recurse" and never ends for those
+with "hang in".
 """
 
 from __future__ import annotations
@@ -65,6 +68,8 @@ class ScriptedGenerator:
             raise TemplateRefused("this model's chat template does not take this conversation: refused", "messages")
         if any("recurse" in str(message.get("content")) for message in messages):
             raise RecursionError("too deep")
+        if any("hang in" in str(message.get("content")) for message in messages):
+            threading.Event().wait()
         turns = [*(json.dumps(tool) for tool in tools), *(_turn(message, self._opening) for message in messages)]
         return "\n".join(turns)
 

@@ -145,6 +145,13 @@ async def test_a_process_that_makes_no_step_is_doubted_and_then_ended(engine: Ho
     assert "made no step" in await engine.failed
 
 
+async def test_a_template_that_never_ends_is_doubted_and_then_ended(engine: HostedEngine) -> None:
+    """It is rendered beside what computes, which goes on; and so it is the request that is missed."""
+    with pytest.raises(EngineDied):
+        await read(engine, chat("hang in the template"))
+    assert "has kept a request without an answer" in await engine.failed
+
+
 @pytest.mark.parametrize(
     ("prompt", "error", "words"),
     [
