@@ -96,6 +96,7 @@ class Capabilities:
     reasoning: bool = field(default=False, metadata=KEPT_HERE)
     rerank: bool = False
     infill: bool = False
+    vision: bool = False  # whether it is shown images
     generates: bool = True  # False for an embedding or a reranking model
 
 

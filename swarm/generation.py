@@ -132,7 +132,8 @@ class ExtraText(Frozen):
 class GenerationRequest(Frozen):
     """One request for text, validated. Exactly one of `messages` (chat) and `prompt` (completion) is set.
 
-    `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer.
+    `messages` stay in OpenAI's own JSON form, checked by the gateway: the model's chat template is their consumer. The
+    content of each is a text; of one with images a list of parts (see `images.py`).
     `model` is a model id that a replica serves, never an alias. None means "the engine's default".
     With a `suffix` the answer belongs between `prompt` and it; `input_extra` are other files that help to write it.
     `thinking` is what the client wants of a model that can think before it answers; None leaves it to the model.
@@ -253,6 +254,11 @@ def is_greedy(request: GenerationRequest) -> bool:
     return request.temperature == 0 or request.top_k == 1
 
 
+def has_images(request: GenerationRequest) -> bool:
+    """Whether an image is anywhere in the conversation."""
+    return any(isinstance(message.get("content"), list) for message in request.messages or ())
+
+
 def prompt_chars(request: GenerationRequest) -> int:
     """How long the prompt is, in characters or tokens: never more than its bytes."""
     if isinstance(request.prompt, tuple):
@@ -282,3 +288,5 @@ def _said(message: JsonObject) -> Iterator[str]:
     for text in itertools.chain([message.get("content"), message.get("reasoning_content")], arguments):
         if isinstance(text, str):
             yield text
+        elif isinstance(text, list):  # an image is no text, however many letters its data URL has
+            yield from (str(part["text"]) for part in text if isinstance(part, dict) and part.get("type") == "text")

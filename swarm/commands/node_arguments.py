@@ -80,6 +80,11 @@ def _add_access(group: Any) -> None:
         action="store_true",
         help="answer names that no node has (gpt-4o-mini) as `swarm`",
     )
+    group.add_argument(
+        "--fetch-images",
+        action="store_true",
+        help="fetch images that requests name by a web address",
+    )
 
 
 def _add_model(group: Any) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from swarm.generation import FunctionSpec, GenerationRequest, JsonObject, JsonValue, ToolSpec
+from swarm.images import joined
 
 REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 _OFFER = (
@@ -75,8 +76,8 @@ class TemplateProbe:
     tools: tuple[JsonObject, ...] = ()
 
 
-def _said(role: str, text: str) -> JsonObject:
-    return {"role": role, "content": text}
+def _said(role: str, content: JsonValue) -> JsonObject:
+    return {"role": role, "content": content}
 
 
 PROBED_CALL = "probed"  # the function of the calls below, and the arguments of the first
@@ -200,9 +201,9 @@ def calls_in_words(
             said.append({**{key: value for key, value in turn.items() if key != "tool_calls"}, "content": words})
         else:
             name = names.get(str(turn.get("tool_call_id"))) or str(turn.get("name") or "the call")
-            words = _RESULT.format(name, _text(turn))
+            words = joined([_RESULT.format(name, ""), turn.get("content")])
             if said and said[-1].get("role") == "user" and place and turns[place - 1]["role"] == "tool":
-                said[-1] = _said("user", f"{_text(said[-1])}\n\n{words}")
+                said[-1] = _said("user", _joined(said[-1].get("content"), words))
             else:
                 said.append(_said("user", words))
     return said
@@ -304,6 +305,7 @@ def _call_text(call: JsonObject) -> str:
 
 
 def _text(turn: JsonObject) -> str:
+    """What a system's or an assistant's turn says: they have no images."""
     return str(turn.get("content") or "")
 
 
@@ -333,7 +335,7 @@ def systems_in_place(can: TemplateAbilities, turns: Sequence[JsonObject]) -> lis
         return [*leading, *rest]
     instructions = _text(leading[0])
     if rest and rest[0]["role"] == "user":
-        return [{**rest[0], "content": _joined(instructions, _text(rest[0]))}, *rest[1:]]
+        return [{**rest[0], "content": _joined(instructions, rest[0].get("content"))}, *rest[1:]]
     return [_said("user", instructions), *rest]
 
 
@@ -367,7 +369,7 @@ def _reminded_run(run: Sequence[JsonObject]) -> list[JsonObject]:
         if place == last:
             notes += [REMINDER.format(_text(each)) for each in trailing]
         if turn["role"] == "user" and notes:
-            turn, notes = {**turn, "content": "\n".join(filter(None, (*notes, _text(turn))))}, []
+            turn, notes = {**turn, "content": joined([*notes, turn.get("content")], "\n")}, []
         said.append(turn)
     return [*said, _said("user", "\n".join(notes))] if notes else said
 
@@ -381,9 +383,9 @@ def alternating(turns: Iterable[JsonObject]) -> list[JsonObject]:
         if before is None or not same or _calls(before):
             said.append(turn)
             continue
-        thoughts = [str(each["reasoning_content"]) for each in (before, turn) if each.get("reasoning_content")]
+        thoughts = [each["reasoning_content"] for each in (before, turn) if each.get("reasoning_content")]
         reasoning: JsonObject = {"reasoning_content": _joined(*thoughts)} if thoughts else {}
-        said[-1] = {**before, **turn, "content": _joined(_text(before), _text(turn)), **reasoning}
+        said[-1] = {**before, **turn, "content": _joined(before.get("content"), turn.get("content")), **reasoning}
     return said
 
 
@@ -395,5 +397,5 @@ def _begun_by_a_user(turns: Sequence[JsonObject]) -> list[JsonObject]:
     return [*turns[:first], _said("user", ""), *turns[first:]]
 
 
-def _joined(*texts: str) -> str:
-    return "\n\n".join(filter(None, texts))
+def _joined(*contents: JsonValue) -> JsonValue:
+    return joined(contents, "\n\n")

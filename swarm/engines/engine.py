@@ -27,7 +27,7 @@ from typing import Protocol
 
 from federation.advertisement import Capabilities
 from swarm.errors import BadRequest, ContextExceeded
-from swarm.generation import EventStream, GenerationRequest, Prompt, texts_of
+from swarm.generation import EventStream, GenerationRequest, Prompt, has_images, texts_of
 from swarm.registry.model_memory import CacheType
 
 UNKNOWN_TOKEN_BYTES = 1024  # where the vocabulary is not known, or leaves text out: four times the longest seen (256)
@@ -306,6 +306,8 @@ def may_be_too_long(request: GenerationRequest, model: LoadedModel) -> bool:
     """
     if most_bytes(model) is None or request.suffix is not None or isinstance(request.prompt, tuple):
         return False
+    if has_images(request):  # one may take thousands
+        return True
     around = 0 if request.messages is None else TEMPLATE_TOKENS + TURN_TOKENS * len(request.messages)
     return prompt_bytes(request) + around >= model.context_tokens
 

@@ -68,7 +68,8 @@ class EngineEntry:
 
     `module` has the functions of `EngineModule`; `about` says in words what the engine is, and `ready_by` is the one
     command that makes it ready. One `for_gpus` is so slow without one that `auto` then offers none of its models. Where
-    not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds `draft` and `ngram` of an `EngineSpec`.
+    not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds `draft` and `ngram` of an `EngineSpec`,
+    and one that `sees` its `projector`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class EngineEntry:
     for_gpus: bool = False
     chosen_by_name: bool = True
     guesses: bool = False
+    sees: bool = False
 
     @property
     def _functions(self) -> EngineModule:
@@ -113,6 +115,7 @@ LLAMA_CPP = EngineEntry(
     ("gguf",),
     "pip install --force-reinstall xllamacpp",
     guesses=True,
+    sees=True,
 )
 # In the order in which `auto` takes them where nothing else tells them apart: see `build_choice.py`.
 ENGINES: Mapping[str, EngineEntry] = MappingProxyType(

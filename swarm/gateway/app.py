@@ -25,6 +25,7 @@ from swarm.gateway.answers.model_names import (
     everything_is_usable,
     look_at_nothing,
 )
+from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
@@ -91,6 +92,7 @@ def make_app(
     sampling: SamplingOf = as_engines_have_it,
     unusable: Unusable = everything_is_usable,
     pull: management.Pull | None = None,
+    images: RequestImages | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -136,7 +138,7 @@ def make_app(
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
     app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable)
-    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names)
+    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names, images or RequestImages())
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
     app[MEMBERSHIP] = membership

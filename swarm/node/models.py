@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from hardware.snapshot import HardwareSnapshot
 from swarm.engines.engine import Capabilities, Engine, EngineBuild, EngineSpec
 from swarm.engines.free_memory import trim
 from swarm.engines.registry import ENGINES, EngineEntry, Isolation, chosen_engine
-from swarm.errors import UnknownArchitecture
+from swarm.errors import EngineFailed, UnknownArchitecture
 from swarm.node.engines import NodeEngines
 from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.settings import Settings
@@ -105,6 +105,7 @@ class NodeModels:
         self._made: dict[str, tuple[StoredModel, Loadable]] = {}
         self._drafts_in = store.latest
         self._drafts: dict[tuple[tuple[Path, ...], str], StoredModel | str] = {}
+        self._unfit: set[Path] = set()  # image parts with which their model was not loaded
         self._on_look: Callable[[], None] = lambda: None
         self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
         self._cannot: set[tuple[EngineBuild, str]] = set()  # builds, and the architectures that they do not know
@@ -195,7 +196,7 @@ class NodeModels:
         draft = partial(self._draft, facts, decided.draft) if decided.draft is not None else None
         way = _LoadPlan.of(
             model, facts, decided, self._settings, self._snapshot, build, self._note_unknown, draft=draft
-        )
+        ).with_projector(self._unfit)
         pool, rules = self._pools.get(build, NO_BUILD_POOL) if build else NO_BUILD_POOL, self._rules
         most_bytes = rules.room(pool, self._totals.get(pool))
 
@@ -210,7 +211,7 @@ class NodeModels:
             model_id=model.id,
             usual=options(self._totals)[0],
             options=options,
-            load=way.loader(),
+            load=way.loader(self._unfit.add),
             engine=way.engine.name,
             build=way.build,
             params=facts.params,
@@ -218,7 +219,10 @@ class NodeModels:
             fingerprint=model.fingerprint,
             sha256=model.sha256,
             capabilities=Capabilities(
-                embeddings=model.role != "reranks", rerank=model.role == "reranks", generates=model.role == "writes"
+                embeddings=model.role != "reranks",
+                rerank=model.role == "reranks",
+                generates=model.role == "writes",
+                vision=way.projector is not None,
             ),
             expected_load_s=self._expected_load_s(model),
             listed=model.listed,
@@ -335,6 +339,8 @@ class _LoadPlan:
     isolation: Isolation
     unknown: NoteUnknown
     draft: Callable[[], StoredModel | str] | None = None
+    projector: Path | None = None
+    projector_bytes: int = 0
 
     @staticmethod
     def of(
@@ -366,8 +372,19 @@ class _LoadPlan:
             draft,
         )
 
+    def with_projector(self, unfit: Collection[Path]) -> _LoadPlan:
+        """The same with the image part that lies beside the model, where the engine takes one and it goes with it."""
+        path = self.model.projector
+        if path is None or path in unfit or not self.engine.sees or self.model.role != "writes":
+            return self
+        try:
+            return replace(self, projector=path, projector_bytes=path.stat().st_size)
+        except OSError:  # it is gone
+            return self
+
     def estimate(self, shape: ModelShape, load: Load) -> MemoryNeed:
         need = self.engine.estimate(shape, replace(load, cache_type=self.decided.kv_cache or load.cache_type))
+        need = replace(need, weights_bytes=need.weights_bytes + self.projector_bytes)
         draft = self._draft()
         if isinstance(draft, StoredModel) and draft.facts is not None:
             return with_draft(need, self.engine.estimate(draft.facts.shape, load))
@@ -380,14 +397,33 @@ class _LoadPlan:
         """The best first; at least one."""
         return self.asked.ways(self.facts.shape, free_bytes, most_bytes, self.estimate)
 
-    def loader(self) -> Callable[[LoadOption], Awaitable[Engine]]:
-        """Loads it; once more in a process of its own, if it has to be: what broke breaks alone from then on."""
+    def loader(self, is_unfit: Callable[[Path], None]) -> Callable[[LoadOption], Awaitable[Engine]]:
+        """Loads it; once more in a process of its own, if it has to be: what broke breaks alone from then on.
+
+        Without its image part, where it is not loaded with that: then the part `is_unfit`.
+        """
         isolation: Isolation = self.isolation
+        projector = self.projector
 
         async def load(option: LoadOption) -> Engine:
-            nonlocal isolation
+            nonlocal projector
+            spec = self._spec(option)
+            if projector is not None:
+                try:
+                    return await loaded(replace(spec, projector=projector))
+                except UnknownArchitecture:
+                    raise
+                except EngineFailed as error:
+                    engine = await loaded(spec)
+                    log.warning("%s sees no images: it is loaded without its image part: %s", self.model.id, error)
+                    is_unfit(projector)
+                    projector = None
+                    return engine
+            return await loaded(spec)
+
+        async def loaded(spec: EngineSpec) -> Engine:
             try:
-                engine = await self.engine.load(self._spec(option), isolation)
+                engine = await self.engine.load(spec, isolation)
             except UnknownArchitecture as error:
                 if self.build is None:
                     raise

@@ -27,6 +27,7 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, Unavailable
+from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
@@ -226,6 +227,7 @@ class Node:
             sampling=self._sampling,
             unusable=lambda name: None if self.models is None else self.models.unusable(name),
             pull=None if self._files is None else self._pull,
+            images=RequestImages(self.settings.fetch_images),
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S

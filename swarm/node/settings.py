@@ -104,6 +104,7 @@ class Settings:
     allow_host: Texts = ()
     allow_origin: Texts = ()
     answer_any_model: bool = False
+    fetch_images: bool = False
     model: Models = ()
     models_dir: Folders = ()
     default_model: ModelName | None = None

@@ -33,6 +33,7 @@ from swarm.registry.names import EMBEDDED_NAMES
 from swarm.registry.places import ModelPlaces
 
 MAX_MODELS = 1000
+MOST_BESIDE = 16  # image parts in one folder
 LOOK_AGAIN_S = 30.0
 READERS = 3  # threads: more would only move the heads of a slow disk
 SAVE_EVERY_S = 2.0  # while a slow disk is read for the first time
@@ -199,7 +200,18 @@ class ModelStore:
             self._index.save()
             content = _Content((file,), "")
             claim = content.claim(self._names)
-            return content.model(claim.name, claim, self._names, {})
+            return content.model(claim.name, claim, self._names, {path.parent: self._projectors_at(path.parent)})
+
+    def _projectors_at(self, folder: Path) -> list[_ReadFile]:
+        """The image parts in a folder, by their names: what else is there is not read."""
+        read: list[_ReadFile] = []
+        for path in [path for path in sorted(folder.glob("*.gguf")) if "mmproj" in path.name.lower()][:MOST_BESIDE]:
+            with suppress(OSError):  # it is gone
+                found = file_at(path)
+                entry = self._index.entry(found)
+                if entry.facts is not None and is_projector(entry.facts):
+                    read.append(_ReadFile((found,), entry))
+        return read
 
     def look(self, max_age_s: float = LOOK_AGAIN_S, stop: threading.Event | None = None) -> StoredModels:
         """What is there, looked at again where the last look is older. One looks at a time, others wait for it.

@@ -20,7 +20,16 @@ from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.consensus.waves import ballot_samplings, first_wave
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, SwarmError, Unavailable, UnknownModel
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, is_greedy, prompt_chars
+from swarm.generation import (
+    Candidate,
+    Delta,
+    Finish,
+    GenerationRequest,
+    JsonObject,
+    has_images,
+    is_greedy,
+    prompt_chars,
+)
 from swarm.quantities import load_words
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
@@ -212,10 +221,11 @@ class Dispatcher:
         found = [each for each in could if each.key not in running]
         return self._router.with_local_knowledge(found, everything=False)
 
-    def _standing(self, name: str, local_only: bool = False) -> tuple[Replica, ...]:
+    def _standing(self, name: str, local_only: bool = False, seeing: bool = False) -> tuple[Replica, ...]:
         """Where models run, and behind them where the one called `name` could be loaded, if nobody runs it.
 
-        A model that runs is loaded once more where its queue is longer than that takes. For the alias nothing is loaded
+        Or, for a request that wants one `seeing`, where it could be loaded with its image part, if nobody runs it so. A
+        model that runs is loaded once more where its queue is longer than that takes. For the alias nothing is loaded
         while anything runs; then it is this node's default model.
         """
         ready = self.replicas(local_only)
@@ -227,10 +237,16 @@ class Dispatcher:
         running = [replica for replica in ready if replica.model == name]
         if not running:
             return (*ready, *self._could_load(name, local_only))
+        if seeing and not any(replica.capabilities.vision for replica in running):
+            could = self._could_load(running[0].model, local_only)
+            return (*ready, *(replica for replica in could if replica.capabilities.vision))
         if local_only or any(replica.slots_free for replica in running):
             return ready
         second = worth_a_second(running, self.loadable(running[0].model))
         return ready if second is None else (*ready, replace(second, wait_s=ready_in_s(second)))
+
+    def _standing_for(self, request: GenerationRequest, local_only: bool) -> tuple[Replica, ...]:
+        return self._standing(request.model, local_only, has_images(request))
 
     def _could_load(self, name: str, local_only: bool) -> tuple[Replica, ...]:
         """The places, the best first."""
@@ -367,7 +383,7 @@ class Dispatcher:
             options = replace(options, strategy=Strategy.SINGLE)
         offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
         strategy = strategy_of(options, self._defaults.strategy)
-        able = self._able(request, self._standing(request.model, local_only), offers, strategy)
+        able = self._able(request, self._standing_for(request, local_only), offers, strategy)
         if is_loaded_first := not any(replica.state == "ready" for replica in able):
             self._refuse_to_load(able[0], options)
         voters = able[:1] if is_loaded_first else tuple(r for r in able if r.state == "ready")
@@ -390,6 +406,15 @@ class Dispatcher:
             engines=frozenset(replica.engine for replica in able),
             left_out=() if plan.why == "asked for" else self._left_out(able, voters, options),
         )
+
+    def sees(self, request: GenerationRequest, local_only: bool = False, upstream: bool = True) -> bool | None:
+        """Whether those who may answer `request` see its images; None where upstreams do, which look for themselves.
+
+        Raises as `plan` does, and BadRequest where nobody can see what is asked about.
+        """
+        able = self._able(request, self._standing_for(request, local_only), self._offers(upstream, local_only))
+        nodes = [replica for replica in able if not replica.upstream]
+        return any(replica.capabilities.vision for replica in nodes) if nodes else None
 
     def _refuse_to_load(self, replica: Replica, options: VoteOptions) -> None:
         """Raises Unavailable where the request is not to wait for a load; the load begins all the same."""
@@ -422,7 +447,7 @@ class Dispatcher:
     ) -> tuple[Replica, ...]:
         """Who of `replicas` may answer `request` now, as voters or alone; for the alias with how strong each is."""
         with self._choosing():
-            able = who_can(request, replicas, offers)
+            able = who_can(request, replicas, offers, self.known)
         if request.model != SWARM_ALIAS:
             return able
         odds = self._odds(request, strategy, able)
@@ -615,7 +640,7 @@ class Dispatcher:
 
         def rank_again() -> tuple[Replica, ...]:
             offers = self._offers(upstream, local_only)
-            able = self._able(request, self._standing(request.model, local_only), offers, plan.requested)
+            able = self._able(request, self._standing_for(request, local_only), offers, plan.requested)
             return self._ranked(request, able, offers, plan.prefixes, choices)
 
         answer = SingleAnswer(

@@ -17,7 +17,7 @@ from typing import TypeVar
 from federation.client import PeerClient
 from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
-from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, refuse_too_long
+from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, Capabilities, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, UpstreamFailed
 from swarm.generation import (
     GAVE_WAY,
@@ -27,8 +27,10 @@ from swarm.generation import (
     Finish,
     GenerationRequest,
     ToolCallDelta,
+    has_images,
     prompt_chars,
 )
+from swarm.images import in_words
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
 from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.preference import RoutingReason
@@ -96,7 +98,7 @@ class ReplicaClient:
 
         Where they give way, some are candidates with that error, as soon as somebody else waits for their workers.
         """
-        request = request.model_copy(update={"model": replica.model_there})
+        request = shown_to(replica.capabilities, request.model_copy(update={"model": replica.model_there}))
         content = RequestContent.of(request)
         account, guard = nullcontext(None), nullcontext()
         if replica.local:
@@ -148,7 +150,7 @@ class ReplicaClient:
 
         Raises SoonerElsewhere before the first one, where `elsewhere` names a peer while the request waits here.
         """
-        request = request.model_copy(update={"model": replica.model_there})
+        request = shown_to(replica.capabilities, request.model_copy(update={"model": replica.model_there}))
         if replica.local:
             return self._local_events(replica, request, choices, deadline, on_served, elsewhere, for_peer)
         on_served(Served(replica.node, replica))
@@ -206,6 +208,7 @@ class ReplicaClient:
         async with AsyncExitStack() as stack:
             workers = await stack.enter_async_context(self._workers(replica, deadline, for_peer))
             loaded_s = None if replica.state == "ready" else time.perf_counter() - asked
+            request = shown_to(workers.engine.capabilities, request)  # its image part may have been no part of it
             await refuse_what_does_not_fit(workers, request, choices, self.utilities, self.pills, replica.node)
             served_at_once = workers.state().slots_free >= choices and not workers.waiting
             if elsewhere is not None and not served_at_once:
@@ -243,6 +246,11 @@ class ReplicaClient:
                         asked.answered()
                         self.pills.answered(content)
                     yield event
+
+
+def shown_to(can: Capabilities, request: GenerationRequest) -> GenerationRequest:
+    """`request` as a model that `can` so much is asked: where it cannot see, with a note for each image."""
+    return request if can.vision or not has_images(request) else in_words(request)
 
 
 def refuse_to_send(replica: Replica, request: GenerationRequest) -> None:
@@ -325,6 +333,7 @@ async def local_candidates(
     it, since one answer of a shared prefill cannot be stopped alone. Whoever has no answer by then has GAVE_WAY for its
     error, after the workers were given back.
     """
+    request = shown_to(workers.engine.capabilities, request)
     asked, content = time.perf_counter(), RequestContent.of(request)
     pills.refuse(content)
     if gives_way:  # it never waits

@@ -20,9 +20,10 @@ from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, Upstr
 from swarm.engines.upstream.upstream_engine import UpstreamEngine
 from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
-from swarm.generation import GenerationRequest
+from swarm.generation import GenerationRequest, has_images
+from swarm.images import asks_about_images
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able, for_tools
-from swarm.routing.utilities import INFILL, UtilityCall, replicas_for, skilled
+from swarm.routing.utilities import INFILL, SEE, UtilityCall, replicas_for, skilled
 from swarm.workers.model_workers import DEFAULT_QUEUE, ModelWorkers
 from swarm.workers.slots import worker_names
 
@@ -67,7 +68,7 @@ class UpstreamOffer:
             model=model,
             slots=self.slots,
             slots_free=self.slots_free,
-            capabilities=Capabilities(embeddings=True, infill=True),
+            capabilities=Capabilities(embeddings=True, infill=True, vision=True),
             rank=FIRST if self.mode == "only" else LAST + self.turn,
             engine="upstream",
             upstream=True,
@@ -85,19 +86,29 @@ def upstream_id(host: str) -> str:
 
 
 def who_can(
-    request: GenerationRequest, replicas: Iterable[Replica], offers: Sequence[UpstreamOffer] = ()
+    request: GenerationRequest,
+    replicas: Iterable[Replica],
+    offers: Sequence[UpstreamOffer] = (),
+    known: Callable[[], Iterable[Replica]] = tuple,
 ) -> tuple[Replica, ...]:
     """The replicas that may answer `request`, upstreams among them where their mode gives them a part.
 
     Where there are tools, models that know none count for less (`for_tools`). Where there is a `suffix`, only those
-    that can fill in the middle. As the only engine an upstream takes part in everything it has a model for, as a voter
-    in what is asked of the alias; else, and in every mode, it answers what nobody else serves. Raises UnknownModel and
-    BadRequest, and Unavailable while an upstream cannot be reached that might serve it.
+    that can fill in the middle. Where there are images, those that can see, if any; if none can, and it is asked
+    about them, it is refused, naming those of all that are `known` which could. As the only engine an upstream
+    takes part in everything it has a model for, as a voter in what is asked of the alias; else, and in every mode,
+    it answers what nobody else serves. Raises UnknownModel and BadRequest, and Unavailable while an upstream cannot
+    be reached that might serve it.
     """
     here, name = for_tools(replicas) if request.tools else tuple(replicas), request.model
 
     def choose() -> tuple[Replica, ...]:
         found = able(name, here)
+        if has_images(request):
+            seeing = tuple(replica for replica in found if replica.capabilities.vision)
+            if seeing or not asks_about_images(request):
+                return seeing or found
+            return skilled(name, found, SEE, [*here, *known()])
         return found if request.suffix is None else skilled(name, found, INFILL, here)
 
     found = _or_upstream(name, choose, offers)

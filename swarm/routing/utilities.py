@@ -72,6 +72,9 @@ INFILL = Skill(
 )
 
 
+SEE = Skill("see images", "a vision model with its image part (mmproj) beside it", lambda can: can.vision)
+
+
 @dataclass(frozen=True, slots=True)
 class UtilityCall(Generic[A]):
     """One call. A peer is sent `body` under `name`, with its model put in; `run` is the same on an engine here.

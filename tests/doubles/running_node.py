@@ -21,6 +21,7 @@ from swarm.consensus.options import Strategy, StreamMode
 from swarm.engines.engine import Engine
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.answers.model_names import LookAgain, SamplingOf, as_engines_have_it, look_at_nothing
+from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S
@@ -98,6 +99,7 @@ class NodeOptions:
     look_again: LookAgain = look_at_nothing
     sampling: SamplingOf = as_engines_have_it
     pull: Pull | None = None
+    images: RequestImages | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -247,6 +249,7 @@ class RunningNode:
             look_again=self._look_again,
             sampling=self._options.sampling,
             pull=self._options.pull,
+            images=self._options.images,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)

@@ -12,6 +12,8 @@ from gguf import GGUFReader, GGUFWriter, PoolingType, TokenType
 from swarm.registry.embedded import embedded_model_path
 
 HIDDEN, HEADS, FEED_FORWARD, CONTEXT_TOKENS = 64, 2, 128, 2048
+SEEN_PIXELS, PATCH_PIXELS = 56, 14  # what an image is scaled to, and what of it is one token, in each direction
+IMAGE_TOKENS = (SEEN_PIXELS // PATCH_PIXELS) ** 2
 FIM_TOKENS = ("fim_pre_token_id", "fim_suf_token_id", "fim_mid_token_id")
 
 
@@ -51,6 +53,56 @@ def write_reranker(target: Path) -> None:
     matrix("blk.0.ffn_gate.weight", FEED_FORWARD, HIDDEN)
     matrix("blk.0.ffn_up.weight", FEED_FORWARD, HIDDEN)
     matrix("blk.0.ffn_down.weight", HIDDEN, FEED_FORWARD)
+    _finish(writer)
+
+
+def write_projector(target: Path, hidden: int | None = None) -> None:
+    """An image part for the embedded model, as LLaVA 1.5 has it: what it sees is noise, the same for the same image.
+
+    An image takes IMAGE_TOKENS of the prompt. With another `hidden` size than the model's it goes with no such model.
+    """
+    hidden = hidden or int(GGUFReader(embedded_model_path()).fields["qwen2.embedding_length"].contents())
+    width, feed_forward, layers = 32, 64, 2
+    writer = GGUFWriter(target, "clip")
+    writer.add_type("mmproj")
+    writer.add_name("tiny eyes")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_bool("clip.use_gelu", True)
+    writer.add_string("clip.projector_type", "mlp")
+    for key, size in (
+        ("embedding_length", width),
+        ("feed_forward_length", feed_forward),
+        ("block_count", layers),
+        ("projection_dim", hidden),
+        ("image_size", SEEN_PIXELS),
+        ("patch_size", PATCH_PIXELS),
+        ("attention.head_count", 2),
+    ):
+        writer.add_uint32(f"clip.vision.{key}", size)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    writer.add_array("clip.vision.image_mean", [0.5] * 3)
+    writer.add_array("clip.vision.image_std", [0.5] * 3)
+    random = np.random.default_rng(7)
+
+    def tensor(name: str, *shape: int) -> None:
+        writer.add_tensor(name, (random.standard_normal(shape) * 0.2).astype(np.float32))
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        tensor(f"{name}.weight", rows, columns)
+        writer.add_tensor(f"{name}.bias", np.zeros(rows, dtype=np.float32))
+
+    tensor("v.patch_embd.weight", width, 3, PATCH_PIXELS, PATCH_PIXELS)
+    tensor("v.position_embd.weight", IMAGE_TOKENS, width)
+    for layer in range(layers):
+        for norm in ("ln1", "ln2"):
+            writer.add_tensor(f"v.blk.{layer}.{norm}.weight", np.ones(width, dtype=np.float32))
+            writer.add_tensor(f"v.blk.{layer}.{norm}.bias", np.zeros(width, dtype=np.float32))
+        for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
+            linear(f"v.blk.{layer}.{part}", width, width)
+        linear(f"v.blk.{layer}.ffn_up", feed_forward, width)
+        linear(f"v.blk.{layer}.ffn_down", width, feed_forward)
+    linear("mm.0", hidden, width)
+    linear("mm.2", hidden, hidden)
     _finish(writer)
 
 

@@ -30,6 +30,19 @@ def result(call: str, content: Any, **fields: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call, "content": content, **fields}
 
 
+def image(data: str) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def part(words: str) -> dict[str, Any]:
+    """A part of a turn as engines have it."""
+    return {"type": "text", "text": words}
+
+
+def seen(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": "é"}}
 ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}
 
@@ -40,12 +53,16 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ([said("user", "a")], [{"role": "user", "content": "a"}]),
         ([said("user", text("a"), text("b"))], [{"role": "user", "content": "a\nb"}]),
         (
-            [said("user", {"type": "image", "source": {}}, text("b"))],
-            [{"role": "user", "content": "[image left out: this model reads text only]\nb"}],
+            [said("user", text("a"), image("x"), text("b")), said("user", "c")],
+            [{"role": "user", "content": [part("a\n"), seen("data:image/png;base64,x"), part("\nb\nc")]}],
         ),
         (
-            [said("user", result("a", [{"type": "image"}]))],
-            [{"role": "tool", "tool_call_id": "a", "content": "[image left out: this model reads text only]"}],
+            [said("user", result("a", [{"type": "image", "source": {"type": "url", "url": "http://x"}}]))],
+            [{"role": "tool", "tool_call_id": "a", "content": [seen("http://x")]}],
+        ),
+        (
+            [said("user", result("a", [{"type": "image"}], is_error=True))],
+            [{"role": "tool", "tool_call_id": "a", "content": [part("Error: "), seen("")]}],
         ),
         ([said("user", "a"), said("user", "b")], [{"role": "user", "content": "a\nb"}]),
         (
@@ -108,7 +125,8 @@ ENGINE_CALL = {"id": "toolu_1", "type": "function", "function": {"name": "f", "a
         ),
     ],
     ids=[
-        "string", "blocks", "a picture", "a picture as a result", "same role twice", "an answer in pieces",
+        "string", "blocks", "a picture", "a picture as a result", "a picture of a failure",
+        "same role twice", "an answer in pieces",
         "thinking and call", "result before words", "two results", "empty result", "no blocks",
         "system in the middle", "system behind words", "system behind a result and words", "system at the end",
         "system first", "redacted",

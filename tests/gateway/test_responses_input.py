@@ -48,6 +48,8 @@ THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type"
 SUMMED = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "xyz"}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
 
+SEEN = {"type": "image_url", "image_url": {"url": "x"}}
+
 
 @pytest.mark.parametrize(
     ("given", "expected"),
@@ -66,7 +68,15 @@ OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "sunny"}
         ),
         (
             [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}, said("input_text", "?")]}],
-            [{"role": "user", "content": "[image left out: this model reads text only]?"}],
+            [{"role": "user", "content": [SEEN, {"type": "text", "text": "?"}]}],
+        ),
+        (
+            [USER, called("c1"), {**OUTPUT, "output": [{"type": "input_image", "image_url": "x"}]}],
+            [
+                USER,
+                {"role": "assistant", "content": "", "tool_calls": [a_call("c1")]},
+                {"role": "tool", "tool_call_id": "c1", "content": [SEEN]},
+            ],
         ),
         (
             [USER, called("c1"), OUTPUT],

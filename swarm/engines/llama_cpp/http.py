@@ -60,6 +60,7 @@ from swarm.generation import (
     GenerationRequest,
     Prompt,
     Usage,
+    has_images,
     steady_temperature,
 )
 
@@ -71,9 +72,13 @@ PROMPT_FIELDS = {
     "messages": "messages", "prompt": "prompt", "input_prefix": "prompt", "input": "input", "documents": "documents",
 }  # fmt: skip
 CONNECT_TIMEOUT_S = 5.0  # loopback: anything longer means the engine is gone
-WITHOUT_A_SLOT = frozenset({"/tokenize", "/detokenize", "/apply-template"})  # each holds a thread of the listener
+COUNT_PATH = "/v1/chat/completions/input_tokens"
+WITHOUT_A_SLOT = frozenset(
+    {"/tokenize", "/detokenize", "/apply-template", COUNT_PATH}
+)  # each holds a thread of the listener
 WITHOUT_A_SLOT_AT_ONCE = 4  # of its HTTP_THREADS_SPARE: the watcher's question always finds one
 SCHEMA_WORDS = re.compile("schema|grammar", re.IGNORECASE)
+MEDIA_MARK = re.compile(r"<__media_\w*__>")  # where an image stands in a prompt; another word in every process
 QUOTES_TOKENS = 4  # of the quotes around a text that the grammar has as JSON, and white space before them
 
 log = logging.getLogger(__name__)
@@ -279,6 +284,11 @@ class LlamaHttp:
         return str((await self._json("/detokenize", {"tokens": list(tokens)}))["content"])
 
     async def prompt_text(self, request: GenerationRequest) -> str:
+        text = await self._rendered(request, "/apply-template", "prompt")
+        return re.sub(MEDIA_MARK, "<image>", text) if has_images(request) else text
+
+    async def _rendered(self, request: GenerationRequest, path: str, field: str) -> str:
+        """What llama.cpp answers at `path` to the prompt of a chat, as its template takes it."""
         refuse_impossible_turns(request)
         while True:
             can = self._readable.can_say(request)
@@ -288,12 +298,14 @@ class LlamaHttp:
             parts = [part for part in PROMPT_PARTS if can.tools or part not in ("tools", "tool_choice")]
             wanted = self.plain.body({part: whole[part] for part in parts if part in whole})
             try:
-                return str((await self._json("/apply-template", wanted))["prompt"])
+                return str((await self._json(path, wanted))[field])
             except TemplateRefused:
                 if not self._readable.note_refusal(request, can):
                     raise
 
     async def count_tokens(self, request: GenerationRequest) -> int:
+        if has_images(request):  # what one takes depends on its size and on the model
+            return int(await self._rendered(request, COUNT_PATH, "input_tokens"))
         text = await self.prompt_text(request) if request.prompt is None else request.prompt
         if not isinstance(text, str):
             return len(text)
@@ -332,6 +344,7 @@ class LlamaHttp:
             embeddings=True,
             reasoning="<think>" in model.chat_template,
             infill=await self._can_infill(),
+            vision=as_object(props.get("modalities")).get("vision") is True,
         )
         return model, capabilities
 

@@ -21,6 +21,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from swarm.generation import Delta, Finish, ToolCallDelta
+from swarm.images import is_image
 
 DELETE = "\x7f"  # U+007F
 MATCHED_CHARS = 48  # of a control token; what begins with as many of a longer one is broken, too: bounds the expression
@@ -97,6 +98,9 @@ class PlainText:
                 plain[name] = [self._call(call) for call in cast("list[Mapping[str, Any]]", member)]
             elif name == "content" and message["role"] == "tool" and isinstance(member, str):
                 plain[name] = self.text(self.json_text(member))  # some templates take results apart
+            elif name == "content" and isinstance(member, list):  # the template sees no image, and base64 has no token
+                parts = cast("list[JsonValue]", member)
+                plain[name] = [part if is_image(part) else self.value(part) for part in parts]
             else:
                 plain[name] = self.value(member)
         return plain

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from swarm.errors import EngineDied, SwarmError
-from swarm.generation import GenerationRequest
+from swarm.generation import GenerationRequest, has_images
 from swarm.moving_mean import moving_mean
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]  # the parsed answer to
 
 def is_long(request: GenerationRequest) -> bool:
     """Whether a prompt is so long that its tokens are worth counting: a guess by its characters."""
-    if request.suffix is not None:  # infill: llama.cpp makes its prompt itself
+    if request.suffix is not None or has_images(request):  # llama.cpp makes its prompt itself
         return False
     texts = itertools.chain(
         [request.prompt or ""],

@@ -54,6 +54,7 @@ from swarm.engines.llama_cpp.server_host import (
 from swarm.engines.openai_dialect import as_object
 from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError, UnknownArchitecture
 from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.images import refuse_images
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ HOST_EXIT_TIMEOUT_S = 3.0  # a host ends within milliseconds of its pipe closing
 MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request, and read from the system
 LOG_BYTES = 32 * 1024  # of a host's log, from its end
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
+READ_IMAGES = frozenset({"png", "jpeg", "gif"})  # WebP it has another program decode, where that is installed
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
 
 
@@ -290,6 +292,7 @@ class LlamaServerEngine:
 
 def check(request: GenerationRequest) -> None:
     """See `EngineModule`: what no llama.cpp can answer."""
+    refuse_images(request, "llama.cpp", READ_IMAGES)
     refuse_impossible(request)
     refuse_impossible_turns(request)
 
@@ -301,6 +304,8 @@ async def model_of(spec: EngineSpec) -> GgufModel | None:
     """
     if spec.path is None or not spec.path.is_file():
         raise EngineFailed(f"no model file at {spec.path}")
+    if spec.projector is not None and not spec.projector.is_file():
+        raise EngineFailed(f"no image part at {spec.projector}")
     return await asyncio.to_thread(_read, spec.path)
 
 

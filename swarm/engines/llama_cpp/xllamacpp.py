@@ -162,7 +162,7 @@ def runs_in_process(spec: EngineSpec, isolation: Isolation) -> bool:
         return False  # this process has another one
     if isolation != "auto":
         return isolation == "never"
-    return spec.path is not None and is_shipped(spec.path)
+    return spec.path is not None and spec.projector is None and is_shipped(spec.path)
 
 
 async def load(

@@ -91,6 +91,8 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     xllamacpp = library()
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.path)
+    if spec.projector is not None:
+        params.mmproj.path = str(spec.projector)
     params.model_alias = {spec.model_id}
     params.n_parallel = spec.slots
     params.n_ctx = spec.context_tokens * spec.slots
@@ -125,8 +127,9 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
+        path = f"{spec.path}{'' if spec.projector is None else f' with its image part {spec.projector}'}"
         raise EngineFailed(
-            f"llama.cpp could not load {spec.path}: {error} (damaged file, unknown architecture, or too little memory "
+            f"llama.cpp could not load {path}: {error} (damaged file, unknown architecture, or too little memory "
             f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
         ) from error
     return RunningServer(server.listening_address, key, server, sockets and sockets[1])

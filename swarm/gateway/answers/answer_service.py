@@ -32,12 +32,15 @@ from swarm.gateway.answers.answer_form import (
 )
 from swarm.gateway.answers.model_names import RequestedNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
+from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, has_images
+from swarm.images import in_words
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher, NotLoaded
+from swarm.routing.policy import VoteOptions
 from swarm.routing.replica_client import finished_events
 
 log = logging.getLogger(__name__)
@@ -47,13 +50,20 @@ class AnswerService:
     """Turns requests into responses with a dispatcher's help."""
 
     def __init__(
-        self, dispatcher: Dispatcher, metrics: Metrics, condition: Condition, pacing: Pacing, names: RequestedNames
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        condition: Condition,
+        pacing: Pacing,
+        names: RequestedNames,
+        images: RequestImages,
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._condition = condition
         self._pacing = pacing
         self._names = names
+        self._images = images
 
     async def answer(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
         """The response to `asked`; failures before the first byte are raised for the error mapper."""
@@ -65,12 +75,34 @@ class AnswerService:
 
     async def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         """The work on `asked`, not begun. Raises what no plan can be made for."""
+        if has_images(asked.request):
+            request = await self.with_images(http, asked.request, asked.options, asked.local_only)
+            asked = replace(asked, request=request)
         try:
             return self._planned(http, asked)
         except NotLoaded as error:
             if not error.replica.local:
                 await self._dispatcher.begin_there(error.replica)
             raise
+
+    async def with_images(
+        self,
+        http: web.Request,
+        request: GenerationRequest,
+        options: VoteOptions | None = None,
+        local_only: bool = False,
+    ) -> GenerationRequest:
+        """`request` with its images as whoever answers is given them, or with notes where nobody sees.
+
+        An upstream gets them as they came. Raises BadRequest for what is asked about and cannot be seen.
+        """
+        if not has_images(request):
+            return request
+        with self._condition.finding_a_model(self._dispatcher.node, local_only):
+            sees = self._dispatcher.sees(request, local_only, may_leave(http, options))
+        if sees is None:
+            return request
+        return await self._images.looked_at(request, may_fetch=not local_only) if sees else in_words(request)
 
     def _planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         options = replace(asked.options, upstream=may_leave(http, asked.options))
@@ -97,8 +129,8 @@ async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | 
         for entry in {engine_of_replica(name) for name in engines}:
             entry.check(request)
 
-    has_schemas = request.tools or request.response_format is not None
-    if has_schemas and body_bytes > SCHEMAS_ON_LOOP_BYTES:
+    takes_time = request.tools or request.response_format is not None or has_images(request)
+    if takes_time and body_bytes > SCHEMAS_ON_LOOP_BYTES:
         await off_loop(check)
     else:
         check()

@@ -17,7 +17,16 @@ from typing_extensions import TypedDict
 from swarm.engines.chat_turns import reminded
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import MAX_INT, MAX_PARTS, Body, MaxTokens, RequestedModel, left_out, readable_text
+from swarm.gateway.openai.bodies import (
+    MAX_INT,
+    MAX_PARTS,
+    Body,
+    MaxTokens,
+    RequestedModel,
+    image_of,
+    kind_shown,
+    readable_text,
+)
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -33,6 +42,7 @@ from swarm.generation import (
     ToolSpec,
     steady_temperature,
 )
+from swarm.images import BLIND, joined, left_out
 from swarm.routing.policy import VoteOptions
 
 # Claude Code begins its system prompt with a line about itself that differs in every request: no model needs it, and
@@ -92,6 +102,15 @@ class OtherBlock(Part):
     text: JsonValue = None
     content: JsonValue = None
     source: JsonValue = None
+
+    @property
+    def url(self) -> str:
+        """Of an image: all of it as a `data:` URL, or where it is; "" where neither is said."""
+        source = self.source if isinstance(self.source, dict) else {}
+        if source.get("type") == "base64":
+            return f"data:{source.get('media_type')};base64,{source.get('data')}"
+        url = source.get("url")
+        return url if isinstance(url, str) else ""
 
     @property
     def words(self) -> str:
@@ -376,8 +395,19 @@ def _texts(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterat
     for block in blocks:
         if isinstance(block, dict):
             yield block["text"]
+        elif isinstance(block, OtherBlock) and block.type == "image":
+            yield left_out("image", "only users and tools show images")
         elif isinstance(block, OtherBlock) and block.type not in UNUSED:
-            yield block.words or left_out(block.type)
+            yield block.words or left_out(kind_shown(block.type), BLIND)
+
+
+def _contents(blocks: Iterable[UserBlock | AssistantBlock | ResultBlock]) -> Iterator[JsonValue]:
+    """What blocks say, images as such."""
+    for block in blocks:
+        if isinstance(block, OtherBlock) and block.type == "image":
+            yield [image_of(block.url)]
+        else:
+            yield from _texts([block])
 
 
 def _asked(turns: Iterable[Turn]) -> list[JsonObject]:
@@ -393,20 +423,20 @@ def _asked(turns: Iterable[Turn]) -> list[JsonObject]:
             continue
         blocks = _blocks(turn)
         results += [_result(block) for block in blocks if isinstance(block, ToolResultBlock)]
-        if texts := list(_texts(blocks)):
-            said.append({"role": "user", "content": "\n".join(texts)})
+        if contents := list(_contents(block for block in blocks if not isinstance(block, ToolResultBlock))):
+            said.append({"role": "user", "content": joined(contents, "\n")})
     if results and not said:
         return results
-    return [*results, {"role": "user", "content": "\n".join(str(each["content"]) for each in reminded(said))}]
+    return [*results, {"role": "user", "content": joined((each["content"] for each in reminded(said)), "\n")}]
 
 
 def _result(block: ToolResultBlock) -> JsonObject:
     content = block.content or ""
-    text = content if isinstance(content, str) else "\n".join(_texts(content))
+    said = content if isinstance(content, str) else joined(_contents(content), "\n")
     return {
         "role": "tool",
         "tool_call_id": block.tool_use_id,
-        "content": FAILED + text if block.is_error else text,
+        "content": joined([FAILED, said]) if block.is_error else said,
     }
 
 

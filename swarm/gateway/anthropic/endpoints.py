@@ -32,6 +32,7 @@ async def messages(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, MessagesBody)
     name = await request.app[NAMES].answering(body.model, may_leave(request, body.options))
     generation = body.to_request(name)
+    generation = await request.app[ANSWER_SERVICE].with_images(request, generation, body.options)
     counting = None
     if body.stream:
         counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
@@ -50,6 +51,7 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
     """The prompt's tokens as the model would see it, chat template and tools included."""
     body = await read_body(request, PromptBody)
     generation = body.to_request(await request.app[NAMES].answering(body.model, may_leave(request)))
+    generation = await request.app[ANSWER_SERVICE].with_images(request, generation)
     return json_response({"input_tokens": await prompt_tokens(request.app, generation)})
 
 

@@ -277,9 +277,9 @@ class LlamaStatus(BaseModel):
 
 
 class Modalities(BaseModel):
-    """What a model takes, and what it gives: text, embeddings or scores (of documents)."""
+    """What a model takes, text or images, too, and what it gives: text, embeddings or scores (of documents)."""
 
-    input: list[Literal["text"]]
+    input: list[Literal["text", "image"]]
     output: list[Literal["text", "embeddings", "scores"]]
 
 

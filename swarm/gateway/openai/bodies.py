@@ -55,6 +55,7 @@ from swarm.generation import (
     ToolSpec,
     steady_temperature,
 )
+from swarm.images import BLIND, image_part, joined, left_out
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
 
@@ -81,6 +82,8 @@ READABLE = (
     "result",
 )  # where text is, as others send it
 MAX_READ_LEVELS = 8  # of nesting: what others send has three
+IMAGES = ("image_url", "input_image")  # types of parts
+SEEN_ROLES = ("user", "tool")  # whose images a model is shown; no template knows those of others
 ROLES = {"developer": "system", "function": "tool", **{role: role for role in ("system", "user", "assistant", "tool")}}
 _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
@@ -113,6 +116,13 @@ class RefusalPart(TypedDict):
     refusal: str
 
 
+class ImagePart(TypedDict):
+    """An image: its URL, most often a `data:` URL. In chat that is in an object, in Responses (`input_image`) not."""
+
+    type: Literal["image_url", "input_image"]
+    image_url: NotRequired[JsonValue]
+
+
 class OtherPart(TypedDict):
     """What this server does not know, or no model here can look at: read as far as it is text.
 
@@ -125,13 +135,18 @@ class OtherPart(TypedDict):
 
 
 def part_kind(part: object) -> str:
-    """By which of the three a part is read."""
+    """By which of the four a part is read."""
     kind = cast("dict[str, object]", part).get("type") if isinstance(part, dict) else None
+    if kind in IMAGES:
+        return "image"
     return kind if kind in ("text", "refusal") else "other"
 
 
 ContentPart = Annotated[
-    Annotated[TextPart, Tag("text")] | Annotated[RefusalPart, Tag("refusal")] | Annotated[OtherPart, Tag("other")],
+    Annotated[TextPart, Tag("text")]
+    | Annotated[RefusalPart, Tag("refusal")]
+    | Annotated[ImagePart, Tag("image")]
+    | Annotated[OtherPart, Tag("other")],
     Discriminator(part_kind),
 ]
 
@@ -203,11 +218,13 @@ class Message(Part):
         return self
 
     def to_engine(self) -> JsonObject:
-        """The turn as chat templates know it: one of four roles, and parts are one text."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(map(text_of, content))
-        wire: JsonObject = {"role": ROLES.get(self.role, "user"), "content": content or self.refusal or ""}
+        """The turn as chat templates know it: one of four roles, and parts are one text, but for images."""
+        role = ROLES.get(self.role, "user")
+        if isinstance(self.content, list):
+            content = joined([content_of(part, is_seen=role in SEEN_ROLES) for part in self.content])
+        else:
+            content = self.content
+        wire: JsonObject = {"role": role, "content": content or self.refusal or ""}
         if self.tool_calls:
             wire["tool_calls"] = [call.to_engine() for call in self.tool_calls]
         elif self.function_call is not None:
@@ -222,21 +239,35 @@ class Message(Part):
         return wire
 
 
-def text_of(part: ContentPart) -> str:
-    """A part as text."""
-    if part["type"] == "text":
-        return cast("TextPart", part)["text"]
-    if part["type"] == "refusal":
-        return cast("RefusalPart", part)["refusal"]
-    return readable_text(cast("JsonObject", part)) or left_out(part["type"])
+def content_of(part: ContentPart, is_seen: bool) -> JsonValue:
+    """A part as the content of a turn: an image where those `is_seen`, else a text."""
+    match part_kind(part):
+        case "text":
+            return cast("TextPart", part)["text"]
+        case "refusal":
+            return cast("RefusalPart", part)["refusal"]
+        case "image" if is_seen:
+            return [image_of(cast("ImagePart", part).get("image_url"))]
+        case "image":
+            return left_out("image", "only users and tools show images")
+        case _:
+            other = cast("OtherPart", part)
+            return readable_text(cast("JsonObject", other)) or left_out(kind_shown(other["type"]), BLIND)
 
 
-def left_out(kind: str) -> str:
-    """The note that content leaves which is no text: neither does one picture make every later turn of a conversation
-    fail, nor does an answer pass for one about it.
+def image_of(given: JsonValue) -> JsonObject:
+    """An image as a turn has it, from a URL or an object with one; what is neither is told when it is looked at."""
+    url = given.get("url") if isinstance(given, dict) else given
+    return image_part(url if isinstance(url, str) else "")
+
+
+def kind_shown(kind: str) -> str:
+    """A part's type as the note calls it that stands for a part which is no text.
+
+    With it neither does one recording make every later turn of a conversation fail, nor does an answer pass for one
+    about it.
     """
-    name = kind.removeprefix("input_").removesuffix("_url")[:MAX_SHOWN_TYPE_CHARS]
-    return f"[{name} left out: this model reads text only]"
+    return kind.removeprefix("input_").removesuffix("_url")[:MAX_SHOWN_TYPE_CHARS]
 
 
 def readable_text(value: JsonValue, levels: int = MAX_READ_LEVELS) -> str:

@@ -132,7 +132,10 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
         "states": dict[str, JsonValue](model.states),
         "context_tokens": model.context_tokens,
         "size_bytes": model.size_bytes,
-        "modalities": {"input": ["text"], "output": _output([replica.capabilities for replica in model.replicas])},
+        "modalities": {
+            "input": _input(model.replicas),
+            "output": _output([replica.capabilities for replica in model.replicas]),
+        },
     }
     if model.writing:
         entry["tools"] = "native" if any(replica.capabilities.tools for replica in model.writing) else "general"
@@ -149,6 +152,12 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
             load = load_entry(model.own.load)
             entry["loading"] = {"share": load.share, "left_s": load.left_s}
     return entry
+
+
+def _input(replicas: Sequence[Replica]) -> list[JsonValue]:
+    """Whether an upstream's model sees is not known."""
+    sees = any(replica.capabilities.vision and not replica.upstream for replica in replicas)
+    return ["text", "image"] if sees else ["text"]
 
 
 def _output(abilities: Sequence[Capabilities]) -> list[JsonValue]:

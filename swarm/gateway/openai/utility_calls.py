@@ -42,8 +42,10 @@ from swarm.gateway.openai.bodies import (
     Sampling,
 )
 from swarm.generation import ExtraText, GenerationRequest, JsonObject, prompt_chars
+from swarm.images import asks_about_images
+from swarm.routing.replica_client import shown_to
 from swarm.routing.replicas import SWARM_ALIAS, Replica
-from swarm.routing.utilities import EMBED, RERANK, UtilityCall
+from swarm.routing.utilities import EMBED, READ, RERANK, SEE, UtilityCall
 
 MAX_CONTENT_BYTES = 2**20  # at worst a token a byte: 7 MB of numbers, which still is one line between nodes
 MAX_PIECES_BYTES = 2**18  # with its text each token takes four times as much
@@ -205,8 +207,9 @@ def apply_template(body: TemplateBody) -> UtilityCall[str]:
     request = body.to_request()
 
     async def text(engine: Engine) -> str:
-        await off_loop(lambda: engine.check(request))  # llama.cpp writes a grammar, if only to show tools
-        return await engine.prompt_text(request)
+        shown = shown_to(engine.capabilities, request)
+        await off_loop(lambda: engine.check(shown))  # llama.cpp writes a grammar, if only to show tools
+        return await engine.prompt_text(shown)
 
     return UtilityCall(
         "apply-template",
@@ -223,8 +226,9 @@ def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
     """The prompt's tokens as the model sees it, chat template and tools included."""
 
     async def count(engine: Engine) -> int:
-        await off_loop(lambda: engine.check(request))
-        return await engine.count_tokens(request)
+        shown = shown_to(engine.capabilities, request)
+        await off_loop(lambda: engine.check(shown))
+        return await engine.count_tokens(shown)
 
     return UtilityCall(
         "count-tokens",
@@ -232,6 +236,7 @@ def count_tokens(request: GenerationRequest) -> UtilityCall[int]:
         COUNT,
         count,
         lambda count: 0 <= count <= MAX_INT,
+        SEE if asks_about_images(request) else READ,
         size_bytes=prompt_chars(request),
         check=lambda model: refuse_too_long(request, model),
     )

@@ -11,17 +11,21 @@ from typing_extensions import TypedDict
 
 from swarm.gateway.http.bodies import Part
 from swarm.gateway.openai.bodies import (
+    IMAGES,
     MAX_PARTS,
     MAX_TOOL_CALLS,
+    ImagePart,
     Message,
     MessageFunction,
     MessageToolCall,
-    left_out,
+    image_of,
+    kind_shown,
     readable_text,
 )
 from swarm.gateway.openai.tools import as_input, flat_name
 from swarm.gateway.responses.tools import ResponsesTool, ResponsesTools
 from swarm.generation import MAX_MESSAGES, JsonObject
+from swarm.images import BLIND, joined, left_out
 
 MAX_ITEMS = MAX_MESSAGES - 1  # the instructions are one message more
 
@@ -71,16 +75,19 @@ _TEXTS = frozenset({"input_text", "output_text", "text", "reasoning_text", "summ
 
 
 def content_kind(part: object) -> str:
-    """By which of the three a part is read."""
+    """By which of the four a part is read."""
     kind = cast("dict[str, object]", part).get("type") if isinstance(part, dict) else None
     if kind == "refusal":
         return "refusal"
+    if kind in IMAGES:
+        return "image"
     return "text" if isinstance(kind, str) and kind in _TEXTS else "other"
 
 
 ItemContent = Annotated[
     Annotated[TextContent, Tag("text")]
     | Annotated[RefusalContent, Tag("refusal")]
+    | Annotated[ImagePart, Tag("image")]
     | Annotated[OtherContent, Tag("other")],
     Discriminator(content_kind),
 ]
@@ -217,21 +224,34 @@ def text_of(content: str | list[ItemContent]) -> str:
     return "".join(_part_text(part) for part in content)
 
 
+def content_of(content: str | list[ItemContent]) -> str | list[ItemContent]:
+    """Content as one text; with images as parts, in which all but those is text."""
+    if isinstance(content, str):
+        return content
+    said = joined(
+        [image_of(cast("ImagePart", part).get("image_url"))] if content_kind(part) == "image" else _part_text(part)
+        for part in content
+    )
+    return cast("str | list[ItemContent]", said)
+
+
 def _part_text(part: ItemContent) -> str:
     match content_kind(part):
         case "text":
             return cast("TextContent", part)["text"]
         case "refusal":
             return cast("RefusalContent", part)["refusal"]
+        case "image":
+            return left_out("image", "only users and tools show images")
         case _:
-            return readable_text(cast("JsonObject", part)) or left_out(part["type"])
+            return readable_text(cast("JsonObject", part)) or left_out(kind_shown(part["type"]), BLIND)
 
 
-def _output_text(output: Contents | JsonObject | None) -> str:
-    """A tool's result as text: JSON where a client sent an object."""
+def _output(output: Contents | JsonObject | None) -> str | list[ItemContent]:
+    """A tool's result as content: JSON where a client sent an object."""
     if isinstance(output, dict):
         return json.dumps(output, ensure_ascii=False)
-    return text_of(output or "")
+    return content_of(output or "")
 
 
 def messages_of(instructions: str | None, given: str | list[InputItem]) -> tuple[JsonObject, ...]:
@@ -251,6 +271,10 @@ def with_one_system_turn(instructions: str | None, turns: list[Message]) -> list
     texts = [instructions or "", *(str(turn.content) for turn in turns[:leading])]
     system = "\n\n".join(text for text in texts if text)
     return [Message(role="system", content=system), *turns[leading:]] if system else turns[leading:]
+
+
+def _message(role: str, content: str | list[ItemContent], tool_call_id: str | None = None) -> Message:
+    return Message.model_validate({"role": role, "content": content, "tool_call_id": tool_call_id})
 
 
 @dataclass(slots=True)
@@ -277,10 +301,11 @@ class _Turns:
                 self._calls.append(MessageToolCall(id=item.call_id, function=function))
             case MessageItem():
                 self.close()
-                self.closed.append(Message(role=item.role, content=text_of(item.content)))
+                content = text_of(item.content) if item.role in ("system", "developer") else content_of(item.content)
+                self.closed.append(_message(item.role, content))
             case CallOutputItem():
                 self.close()
-                self.closed.append(Message(role="tool", content=_output_text(item.output), tool_call_id=item.call_id))
+                self.closed.append(_message("tool", _output(item.output), item.call_id))
             case OtherItem() if item.text:
                 self.add(MessageItem(role=item.role or "user", content=item.text))
             case _:

@@ -1,0 +1,204 @@
+"""The images of a request, looked at before anybody is asked, and fetched from the web where the node's owner wants it.
+
+What is asked about must be there: an image of the user's last turn that is broken, too large or cannot be had is
+refused with the reason. Of one that came before, the model is told so in its place: else no later turn could be
+answered.
+
+A web address is fetched only from public addresses of the internet, whoever names it: each hop's name is resolved
+here, and the connection goes to what it was found to be, so that no name leads into the network that a node stands in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from federation.hostport import unmapped
+from swarm.gateway.http.bodies import ON_LOOP_BYTES, off_loop
+from swarm.generation import GenerationRequest, JsonValue
+from swarm.images import (
+    ImageBudget,
+    ImagePlace,
+    data_of,
+    data_url,
+    header_of,
+    image_part,
+    image_places,
+    left_out,
+    with_images,
+)
+
+FETCH_S = 10.0  # for all images of one request
+MAX_REDIRECTS = 3
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+READ_BYTES = 64 * 1024
+NOT_FETCHED = (
+    "has a web address, and this node fetches nothing: send the image itself, as data:image/png;base64,..., or start "
+    "the node with --fetch-images"
+)
+WEB = ("http://", "https://")
+
+Fetched = Mapping[str, bytes | str]  # by address: the bytes, or why there are none
+
+
+class NotPublicError(OSError):
+    """A name that leads to no public address."""
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet: not of this machine or its networks, however that is written."""
+    try:
+        found = unmapped(ipaddress.ip_address(address))
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.sixtofour is not None:
+        return is_public(str(found.sixtofour))
+    return found.is_global and not (found.is_multicast or found.is_reserved)
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names to those of their addresses that are public, which are then connected to."""
+
+    def __init__(self, is_allowed: Callable[[str], bool]) -> None:
+        self._is_allowed = is_allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        public = [
+            ResolveResult(
+                hostname=host,
+                host=str(where[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for kind, _, protocol, _, where in found
+            if self._is_allowed(str(where[0]))
+        ]
+        if not public:
+            raise NotPublicError(f"{host} is not in the internet")
+        return public
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestImages:
+    """Looks at the images of requests. Web addresses are fetched where it `fetches`, and the address `is_allowed`."""
+
+    fetches: bool = False
+    is_allowed: Callable[[str], bool] = is_public
+
+    async def looked_at(self, request: GenerationRequest, may_fetch: bool = True) -> GenerationRequest:
+        """`request` for who can see: every image is there, and as large as it may be, or has a note in its place.
+
+        Raises BadRequest where that is one that the request is about.
+        """
+        places = image_places(request.messages or ())
+        web = list(dict.fromkeys(place.url for place in places if place.url.lower().startswith(WEB)))
+        fetched: Fetched = dict.fromkeys(web, NOT_FETCHED)
+        if web and self.fetches and may_fetch:
+            fetched = await self._fetched(web)
+        if sum(len(place.url) for place in places) > ON_LOOP_BYTES or web:
+            return await off_loop(lambda: checked(request, places, fetched))
+        return checked(request, places, fetched)
+
+    async def _fetched(self, urls: Sequence[str]) -> Fetched:
+        """What is at each of `urls`, all at once and in time."""
+        most_bytes = ImageBudget().left_bytes
+        connector = aiohttp.TCPConnector(resolver=PublicResolver(self.is_allowed), use_dns_cache=False)
+        found: dict[str, bytes | str] = {}
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=FETCH_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # what is packed again may become a thousand times as large
+            headers={"Accept": "image/png, image/jpeg, image/gif", "Accept-Encoding": "identity"},
+        ) as session:
+
+            async def fetch(url: str) -> None:
+                nonlocal most_bytes
+                try:
+                    found[url] = raw = await self._fetch(session, url, lambda: most_bytes)
+                    most_bytes -= len(raw)
+                except TimeoutError:
+                    found[url] = f"was not fetched within {FETCH_S:.0f} s"
+                except (aiohttp.ClientError, OSError) as error:
+                    found[url] = f"cannot be fetched: {getattr(error, 'os_error', error)}"
+                except ValueError as error:
+                    found[url] = str(error)
+
+            async with asyncio.TaskGroup() as group:
+                for url in urls:
+                    group.create_task(fetch(url))
+        return found
+
+    async def _fetch(self, session: aiohttp.ClientSession, url: str, most_bytes: Callable[[], int]) -> bytes:
+        """What is at `url`. Raises ValueError with the reason where it is not given."""
+        for _ in range(MAX_REDIRECTS + 1):
+            self._refuse_address(url)
+            async with session.get(url, allow_redirects=False) as response:
+                if response.status in REDIRECTS and "Location" in response.headers:
+                    url = urljoin(url, response.headers["Location"])
+                    continue
+                if response.status != 200:
+                    raise ValueError(f"cannot be fetched: {response.url.host} answered {response.status}")
+                raw = bytearray()
+                async for piece in response.content.iter_chunked(READ_BYTES):
+                    raw += piece
+                    if len(raw) > most_bytes():
+                        raise ValueError(f"at {response.url.host} has more than {most_bytes() / 2**20:.1f} MiB")
+                return bytes(raw)
+        raise ValueError(f"cannot be fetched: it was passed on more than {MAX_REDIRECTS} times")
+
+    def _refuse_address(self, url: str) -> None:
+        """Raises ValueError for what is no web address, and for a numeric one that is not allowed: it is not resolved.
+
+        Anything that only looks like a number is a name, and resolved as such.
+        """
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname
+            _ = parts.port
+        except ValueError:
+            host, parts = None, urlsplit("")
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError("cannot be fetched: its address is no http:// or https:// address")
+        try:
+            ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return
+        if not self.is_allowed(host):
+            raise ValueError(f"cannot be fetched: {host} is not in the internet")
+
+
+def checked(request: GenerationRequest, places: Sequence[ImagePlace], fetched: Fetched) -> GenerationRequest:
+    """`request` with its images as data, the latest of them first to be taken; see `RequestImages.looked_at`."""
+    budget = ImageBudget()
+    instead: dict[tuple[int, int], JsonValue] = {}
+    for place in sorted(places, key=lambda place: place.key, reverse=True):
+        try:
+            found = fetched.get(place.url)
+            if isinstance(found, str):
+                raise ValueError(found)
+            raw = data_of(place.url) if found is None else found
+            header = header_of(raw)
+            budget.take(header, len(raw))
+        except ValueError as error:
+            if place.asked:
+                raise place.refused(error) from error
+            instead[place.key] = left_out("image", f"it {error}")
+        else:
+            instead[place.key] = image_part(data_url(raw, header))
+    return with_images(request, instead)
