@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from llm_comply import config, http, result, runner, schema
 from llm_comply.tests.anthropic import ANTHROPIC_TESTS
 from llm_comply.tests.open_responses import OPEN_RESPONSES_TESTS
 from llm_comply.tests.openai_chat import OPENAI_CHAT_TESTS
+
+from tests.doubles.tiny_models import write_named_model, write_projector
+from tests.e2e.node_process import NodeProcess
 
 # The suite resolves references in its schemas by a class that jsonschema is going to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated:DeprecationWarning")
@@ -28,6 +33,17 @@ CASES = [pytest.param(spec, case, id=case.id) for spec, cases in SUITES.items() 
 
 
 @pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with the embedded model, and one that sees."""
+    eyes = write_named_model(tmp_path_factory.mktemp("models") / "eyes.gguf")
+    write_projector(eyes.parent / "mmproj-eyes.gguf")
+    arguments = ("--model", "demo", "--model", str(eyes))
+    with NodeProcess("kitchen", tmp_path_factory.mktemp("node"), arguments=arguments) as running:
+        asyncio.run(running.ready())
+        yield running
+
+
+@pytest.fixture(scope="module")
 def comply(base_url: str) -> Iterator[config.ComplianceConfig]:
     """What the suite is told; its one client is closed at the end."""
     yield config.ComplianceConfig(base_url=base_url, api_key="none", model="demo")
@@ -36,6 +52,8 @@ def comply(base_url: str) -> Iterator[config.ComplianceConfig]:
 
 @pytest.mark.parametrize(("spec", "case"), CASES)
 def test_complies(comply: config.ComplianceConfig, spec: str, case: runner.TestCase) -> None:
+    if "image" in case.id:
+        comply = dataclasses.replace(comply, model="eyes")
     suite = runner.TestRunner(comply, [case], schema.SpecLoader(str(SPECS / spec)))
     for _ in range(ATTEMPTS):
         done = suite.run_one(case)

@@ -27,7 +27,7 @@ from swarm.registry.stored import ModelStore
 from swarm.workers import load_records
 from swarm.workers.pool import WorkerPool
 from tests.doubles.machine import Machine
-from tests.doubles.tiny_models import write_named_model
+from tests.doubles.tiny_models import write_named_model, write_projector
 from tests.doubles.waiting import eventually
 
 QUESTION = "What is the capital of France?"
@@ -209,3 +209,41 @@ async def test_a_load_changes_what_is_expected_and_nothing_else_is_made_anew(tmp
         write_named_model(disk.folder / "three.gguf")
         await disk.look_again()
         assert (models.find("three") is not None, models.find("two") is two) == (True, True)
+
+
+async def test_a_model_is_loaded_with_the_image_part_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    projector = tmp_path / "disk" / "mmproj-eyes.gguf"
+    write_projector(projector)
+    async with disk_with(tmp_path, "eyes", "blind") as disk:
+        eyes, blind = (disk.models.find(name) for name in ("eyes", "blind"))
+        assert eyes is not None
+        assert blind is not None
+        assert (eyes.capabilities.vision, blind.capabilities.vision) == (True, False)
+        more = {pool: size - blind.usual.need[pool] for pool, size in eyes.usual.need.items()}
+        assert list(more.values()) == [projector.stat().st_size], "it takes its memory"
+        await disk.pool.ensure("eyes")
+        (state,) = disk.pool.states()
+        assert state.capabilities.vision
+        assert await disk.says("eyes")
+
+
+async def test_a_model_with_which_its_image_part_does_not_go_is_loaded_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "disk").mkdir()
+    write_projector(tmp_path / "disk" / "mmproj-eyes.gguf", hidden=64)
+    async with disk_with(tmp_path, "eyes") as disk:
+        assert await disk.says("eyes")
+        assert "eyes sees no images: it is loaded without its image part" in caplog.text
+        found = disk.models.find("eyes")
+        assert found is not None
+        assert not found.capabilities.vision, "it is not expected of it again"
+
+
+def test_a_model_that_is_named_by_its_path_has_the_image_part_beside_it(tmp_path: Path) -> None:
+    path = write_named_model(tmp_path / "eyes.gguf")
+    for name in ("mmproj-eyes-f16.gguf", "mmproj-others.gguf"):
+        write_projector(tmp_path / name)
+    store = model_store(Settings(data_dir=tmp_path / "data"))
+    assert store.at(path).projector == tmp_path / "mmproj-eyes-f16.gguf"
