@@ -343,6 +343,8 @@ class Node:
             say(f"  context    {words}")
         if (words := tools_words(workers.engine.capabilities)) is not None:
             say(f"  tools      {words}")
+        if workers.engine.capabilities.vision:
+            say("  images     are seen, too")
 
     def describe(self) -> NodeDescription:
         """What this node says of itself at this moment."""
