@@ -130,6 +130,7 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
                 ("gguf",),
                 "swarm engines install native",
                 guesses=True,
+                sees=True,
             ),
             EngineEntry(
                 "llama-cpp-python",

@@ -410,9 +410,7 @@ class _LoadPlan:
             spec = self._spec(option)
             if projector is not None:
                 try:
-                    return await loaded(replace(spec, projector=projector))
-                except UnknownArchitecture:
-                    raise
+                    return watched(await self.engine.load(replace(spec, projector=projector), isolation))
                 except EngineFailed as error:
                     engine = await loaded(spec)
                     log.warning("%s sees no images: it is loaded without its image part: %s", self.model.id, error)
@@ -430,6 +428,9 @@ class _LoadPlan:
                 other = self.unknown(self.model, self.facts, self.build)
                 then = "a newer one may: `swarm engines` says what is here" if other is None else f"{other.words} may"
                 raise UnknownArchitecture(f"{error}; {then}") from error
+            return watched(engine)
+
+        def watched(engine: Engine) -> Engine:
             engine.failed.add_done_callback(broke)
             return engine
 

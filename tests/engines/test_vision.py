@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.chat_turns import CAN_SAY_ALL, said_by
-from swarm.engines.engine import EngineSpec, LoadedModel, may_be_too_long, prompt_bytes
+from swarm.engines.engine import Engine, EngineSpec, LoadedModel, may_be_too_long, prompt_bytes
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.prefill import LONG_TOKENS, is_long
-from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check
+from swarm.engines.llama_cpp.server_engine import check
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
+from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, JsonValue
 from swarm.images import joined
 from tests.doubles.images import BLUE, RED, png, shown, webp
+from tests.doubles.made_engines import made_engine
 from tests.doubles.tiny_models import IMAGE_TOKENS, write_projector
 
 QUESTION = "What is the colour of the sky?"
@@ -39,15 +41,19 @@ def projector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-async def seeing(demo_model: Path, projector: Path) -> AsyncIterator[LlamaServerEngine]:
+@pytest.fixture(params=["in process", "llama-server"])
+async def seeing(request: pytest.FixtureRequest, demo_model: Path, projector: Path) -> AsyncIterator[Engine]:
+    """By the library, and by the program where it was made."""
     spec = EngineSpec("eyes", demo_model, 1024, 2, threads=1, projector=projector)
-    engine = await load_xllamacpp(spec, "never")
+    if request.param == "in process":
+        engine = await load_engine("xllamacpp", spec, "never")
+    else:
+        engine = await load_engine("llama-server", replace(spec, build=made_engine("llama-server")))
     yield engine
     await engine.aclose()
 
 
-async def answer(engine: LlamaServerEngine, request: GenerationRequest, n: int = 1) -> tuple[list[str], list[Finish]]:
+async def answer(engine: Engine, request: GenerationRequest, n: int = 1) -> tuple[list[str], list[Finish]]:
     texts, ends = [""] * n, list[Finish]()
     async with aclosing(engine.candidates(request, n)) as events:
         async for event in events:
@@ -58,7 +64,7 @@ async def answer(engine: LlamaServerEngine, request: GenerationRequest, n: int =
     return texts, ends
 
 
-async def test_an_image_is_looked_at(seeing: LlamaServerEngine) -> None:
+async def test_an_image_is_looked_at(seeing: Engine) -> None:
     assert seeing.capabilities.vision
     (red,), (end,) = await answer(seeing, asked(QUESTION, shown(png(colour=RED))))
     (again,), _ = await answer(seeing, asked(QUESTION, shown(png(colour=RED))))
@@ -68,13 +74,13 @@ async def test_an_image_is_looked_at(seeing: LlamaServerEngine) -> None:
     assert end.usage.prompt_tokens == without.usage.prompt_tokens + IMAGE_TOKENS
 
 
-async def test_several_answers_see_it(seeing: LlamaServerEngine) -> None:
+async def test_several_answers_see_it(seeing: Engine) -> None:
     (one,), _ = await answer(seeing, asked(QUESTION, shown(png(colour=BLUE))))
     both, _ = await answer(seeing, asked(QUESTION, shown(png(colour=BLUE))), 2)
     assert both == [one, one]
 
 
-async def test_its_tokens_are_counted_and_its_letters_are_not(seeing: LlamaServerEngine) -> None:
+async def test_its_tokens_are_counted_and_its_letters_are_not(seeing: Engine) -> None:
     request = asked(QUESTION, shown(png(200, 200)))
     _, (end,) = await answer(seeing, request)
     assert await seeing.count_tokens(request) == end.usage.prompt_tokens
@@ -82,14 +88,14 @@ async def test_its_tokens_are_counted_and_its_letters_are_not(seeing: LlamaServe
     assert not is_long(asked("word " * 2000, shown(png())))
 
 
-async def test_a_prompt_is_shown_without_what_stands_for_an_image_there(seeing: LlamaServerEngine) -> None:
+async def test_a_prompt_is_shown_without_what_stands_for_an_image_there(seeing: Engine) -> None:
     """Who knows the word could write it, and be answered about another's place."""
     text = await seeing.prompt_text(asked("before", shown(png()), "after"))
     assert "before<image>after" in text.replace("\n", "")
     assert "__media" not in text
 
 
-async def test_one_that_cannot_be_decoded_is_refused(seeing: LlamaServerEngine) -> None:
+async def test_one_that_cannot_be_decoded_is_refused(seeing: Engine) -> None:
     broken = png(40, 40)[:-30]
     with pytest.raises(BadRequest, match="Failed to load image"):
         await answer(seeing, asked(QUESTION, shown(broken)))
@@ -97,7 +103,7 @@ async def test_one_that_cannot_be_decoded_is_refused(seeing: LlamaServerEngine) 
     assert text
 
 
-async def test_tools_and_results_with_images(seeing: LlamaServerEngine) -> None:
+async def test_tools_and_results_with_images(seeing: Engine) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     turns = [
         {"role": "user", "content": "look"},
@@ -110,7 +116,7 @@ async def test_tools_and_results_with_images(seeing: LlamaServerEngine) -> None:
     assert end.usage.prompt_tokens > IMAGE_TOKENS
 
 
-async def test_a_long_text_is_still_read_in_slices(seeing: LlamaServerEngine) -> None:
+async def test_a_long_text_is_still_read_in_slices(seeing: Engine) -> None:
     _, (end,) = await answer(seeing, asked(f"{QUESTION} " * 75, max_tokens=1))
     assert end.usage.prompt_tokens > LONG_TOKENS
 
