@@ -24,6 +24,7 @@ from swarm.engines.engine import (
     LoadedModel,
     Ranking,
     Tokens,
+    refuse_unseen,
 )
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.registry import Isolation
@@ -86,6 +87,7 @@ class EchoEngine:
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         if not 1 <= n <= self.spec.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")
+        refuse_unseen(self, request)
         return self._stream(request, n)
 
     async def _stream(self, request: GenerationRequest, n: int) -> EventStream:

@@ -236,7 +236,7 @@ class Engine(Protocol):
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 
         They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`.
-        Raises `BadRequest` if `n` exceeds `loaded.slots`.
+        Raises `BadRequest` if `n` exceeds `loaded.slots`, and for images that the model cannot see.
         """
         ...
 
@@ -284,6 +284,12 @@ def refuse_unable(engine: Engine) -> None:
     """Raises BadRequest where the model of `engine` writes no text at all."""
     if not engine.capabilities.generates:
         raise BadRequest(f"model {engine.model_id!r} writes no text: it is for embeddings or reranking", "model")
+
+
+def refuse_unseen(engine: Engine, request: GenerationRequest) -> None:
+    """Raises BadRequest for images that the model of `engine` cannot see: it is to be asked in words (`images.py`)."""
+    if has_images(request) and not engine.capabilities.vision:
+        raise BadRequest(f"model {engine.model_id!r} cannot see images", "messages")
 
 
 def refuse_too_long(request: GenerationRequest, model: LoadedModel) -> None:

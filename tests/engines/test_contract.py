@@ -22,6 +22,7 @@ from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, ContextExceeded, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
+from tests.doubles.images import png, shown
 from tests.doubles.inside_llama import busy_jobs, busy_slots
 from tests.doubles.made_engines import made_engine
 
@@ -107,6 +108,13 @@ async def test_a_stop_string_ends_the_answer_and_is_left_out(engine: Engine) -> 
     texts, finishes = await read(engine, chat("What is the capital of France?", stop=["capital"]))
     assert "capital" not in texts[0]
     assert finishes[0].reason == "stop"
+
+
+async def test_images_are_refused_by_a_model_that_cannot_see(engine: Engine) -> None:
+    assert not engine.capabilities.vision
+    request = chat("what?").model_copy(update={"messages": ({"role": "user", "content": [shown(png())]},)})
+    with pytest.raises(BadRequest, match="cannot see images"):
+        await read(engine, request)
 
 
 async def test_a_completion_needs_no_messages(engine: Engine) -> None:

@@ -40,6 +40,7 @@ from swarm.engines.engine import (
     Ranking,
     Tokens,
     refuse_unable,
+    refuse_unseen,
 )
 from swarm.engines.hosted.answer_text import AnswerText, sampling_of
 from swarm.engines.hosted.connection import Connection, Slots, start_process
@@ -169,6 +170,7 @@ class HostedEngine:
         if request.suffix is not None:
             raise BadRequest(f"model {self.model_id!r} cannot fill in the middle with engine {self.name}", "suffix")
         refuse_unable(self)
+        refuse_unseen(self, request)
         if request.logprobs and not self._facts.logprobs:
             raise BadRequest(f"engine {self.name} tells no log-probabilities", "logprobs")
         if not self._facts.forms and (call_grammar(request) or demanded_schema(request.response_format) is not None):

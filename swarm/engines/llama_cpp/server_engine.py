@@ -34,6 +34,7 @@ from swarm.engines.engine import (
     Tokens,
     longest_token_bytes,
     refuse_unable,
+    refuse_unseen,
 )
 from swarm.engines.llama_cpp.demanded_answer import refuse_impossible_turns
 from swarm.engines.llama_cpp.http import LlamaHttp
@@ -233,6 +234,7 @@ class LlamaServerEngine:
         if request.suffix is not None and not self._capabilities.infill:
             raise BadRequest(f"model {self.model_id!r} cannot fill in the middle: it has no tokens for it", "suffix")
         refuse_unable(self)
+        refuse_unseen(self, request)
         return self.http.stream(request, n)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
@@ -254,9 +256,11 @@ class LlamaServerEngine:
         return await self.http.detokenize(tokens)
 
     async def prompt_text(self, request: GenerationRequest) -> str:
+        refuse_unseen(self, request)
         return await self.http.prompt_text(request)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
+        refuse_unseen(self, request)
         return await self.http.count_tokens(request)
 
     async def aclose(self) -> None:
