@@ -31,8 +31,8 @@ from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.gateway.openai.utility_calls import TemplateBody
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import GenerationRequest
+from swarm.images import in_words
 from swarm.registry.gguf_header import control_texts
-from swarm.routing.replica_client import shown_to
 from tests.doubles.inside_llama import busy_slots
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_end_token_last, write_infill_model, write_reranker
@@ -138,7 +138,7 @@ def as_request(sent: Sent) -> GenerationRequest | None:
     if sent.path not in kinds:
         return None
     try:
-        return kinds[sent.path](json.dumps(sent.body))
+        return in_words(kinds[sent.path](json.dumps(sent.body)))  # as models are asked that cannot see
     except ValueError:
         return None
 
@@ -146,7 +146,7 @@ def as_request(sent: Sent) -> GenerationRequest | None:
 async def specials(engine: LlamaServerEngine, request: GenerationRequest, ids: frozenset[int]) -> int | str:
     """How many tokens of special meaning the prompt of a chat has; the refusal where it has no prompt."""
     try:
-        prompt = await engine.prompt_text(shown_to(engine.capabilities, request))
+        prompt = await engine.prompt_text(request)
     except BadRequest as error:
         return f"refused: {error.param}"
     tokens = await engine.tokenize(prompt, add_special=True, parse_special=True)
