@@ -23,6 +23,9 @@ from swarm.generation import Finish, GenerationRequest
 from swarm.registry.embedded import embedded_folder, embedded_model_path
 
 TRIAL_S: Final = 900.0  # a driver that compiles an engine's code for its GPU at the first start takes minutes
+# What is ended then has been kept by the driver as far as it was compiled: the next start goes on from there.
+FIRST_STARTS: Final = 5
+LATE: Final = "was not loaded within"  # of an engine that was given up while it loaded
 CONTEXT_TOKENS: Final = 512
 ANSWER_TOKENS: Final = 4
 
@@ -51,12 +54,15 @@ def try_engine(installed: InstalledEngine, needs_gpu: bool, limit_s: float = TRI
     if needs_gpu and not devices:
         said = "; ".join(entry.problems(places))
         raise StepFailed(_explained(f"it sees no GPU here{f': {said}' if said else ''}", needs_gpu))
-    try:
-        asyncio.run(_answer(entry, build, limit_s))
-    except TimeoutError as error:
-        raise StepFailed(f"it did not answer within {limit_s:g} s") from error
-    except SwarmError as error:
-        raise StepFailed(_explained(str(error), needs_gpu)) from error
+    for starts_left in reversed(range(FIRST_STARTS if needs_gpu else 1)):
+        try:
+            asyncio.run(_answer(entry, build, limit_s))
+            break
+        except TimeoutError as error:
+            raise StepFailed(f"it did not answer within {limit_s:g} s") from error
+        except SwarmError as error:
+            if not starts_left or LATE not in str(error):
+                raise StepFailed(_explained(str(error), needs_gpu)) from error
     return Trial(build.version, tuple(device.description or device.name for device in devices))
 
 

@@ -39,6 +39,7 @@ class Module:
     finds: bool = True
     loads: type[Engine] | Exception = EchoEngine
     formats: tuple[str, ...] = ("gguf",)
+    late: int = 0  # so many times it is
     specs: list[EngineSpec] = field(default_factory=list)
 
     def builds(self, places: EnginePlaces) -> tuple[EngineBuild, ...]:
@@ -53,6 +54,8 @@ class Module:
     async def load(self, spec: EngineSpec, isolation: str) -> Engine:
         assert isolation == "always"
         self.specs.append(spec)
+        if len(self.specs) <= self.late:
+            raise EngineFailed("demo.gguf was not loaded within 60 s and was given up")
         if isinstance(self.loads, Exception):
             raise self.loads
         return self.loads(spec)
@@ -102,6 +105,17 @@ def test_one_that_does_not_work_says_why_with_the_remedy(
         tried(module, made, monkeypatch)
 
 
+def test_a_driver_that_compiles_at_the_first_start_is_given_time(
+    made: InstalledEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Module((CUDA,), late=3)
+    assert tried(module, made, monkeypatch).devices
+    assert len(module.specs) == 4
+    for late, needs_gpu in ((99, True), (1, False)):
+        with pytest.raises(StepFailed, match="was not loaded within 60 s"):
+            tried(Module((CUDA,), late=late), made, monkeypatch, needs_gpu)
+
+
 def test_an_engine_of_a_later_version_of_this_program_is_said(
     made: InstalledEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +126,7 @@ def test_an_engine_of_a_later_version_of_this_program_is_said(
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the node's own library sees a Mac's GPU")
 def test_the_nodes_own_library_works_from_a_folder_of_its_own(tmp_path: Path) -> None:
-    """As a wheel for a GPU would; that one sees no GPU here is said."""
+    """As a wheel for a GPU would; what it says of a driver that is missing is told with the remedy."""
     folder = tmp_path / "xllamacpp-cuda"
     folder.mkdir()
     library = find_spec("xllamacpp")
@@ -123,8 +137,6 @@ def test_the_nodes_own_library_works_from_a_folder_of_its_own(tmp_path: Path) ->
     (folder / "engine.json").write_text(text)
     made = installed_engines(tmp_path)[0]
     assert try_engine(made, needs_gpu=False) == Trial("2026.10.1", ())
-    with pytest.raises(StepFailed, match="it sees no GPU here"):
-        try_engine(made, needs_gpu=True)
     (folder / "xllamacpp").unlink()
     (folder / "xllamacpp").mkdir()
     (folder / "xllamacpp" / "__init__.py").write_text(
