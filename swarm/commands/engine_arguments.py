@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from swarm.commands.arguments import DATA_DIR
+from swarm.engines.registry import ENGINE_NAMES
 
 if TYPE_CHECKING:
     from swarm.node.settings import Settings
@@ -55,6 +56,8 @@ def add_engines(commands: Any) -> None:
 
 def _add_list_options(action: argparse.ArgumentParser) -> None:
     action.add_argument("--json", action="store_true", help="as JSON")
+    action.add_argument("--engine", choices=ENGINE_NAMES, metavar="NAME", help="as you gave it to the node")
+    action.add_argument("--llama-server", type=Path, metavar="PATH", help="ask this program, too")
     _add_places(action)
     action.set_defaults(run=_list)
 
@@ -121,4 +124,5 @@ def _rm(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     from swarm.node.settings import make_settings
 
-    return make_settings({name: getattr(arguments, name) for name in ("data_dir", "engines_dir")}, arguments.config)
+    names = ("data_dir", "engines_dir", "engine", "llama_server")
+    return make_settings({name: getattr(arguments, name, None) for name in names}, arguments.config)

@@ -69,7 +69,7 @@ def text_lines(states: Sequence[EngineState], engines: NodeEngines, spoilt: Sequ
         yield f"{FORMAT_WORDS[model_format]} models are computed by {build.words} {where(build)}{how}"
     embedded = engines.ranked("gguf", shipped=True)
     if embedded and embedded[0] != chosen.get("gguf"):
-        yield f"but the embedded models by {embedded[0].words}, which starts at once"
+        yield f"the embedded models are computed by {embedded[0].words}, which starts at once"
     if not chosen:
         yield f"no model can be computed here{how}: run one of the commands below"
     if (words := engines.gpu_line) is not None:

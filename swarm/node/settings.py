@@ -266,6 +266,7 @@ def option_of(name: str) -> str:
 
 def _refused(problem: ErrorDetails, written: Mapping[str, str]) -> SetupError:
     name, value = str(problem["loc"][0]), problem["input"]
+    value = str(value) if isinstance(value, Path) else value
     before = written.get(name, f"{option_of(name)} ")
     if name in SECRET:
         return SetupError(f"{before.rstrip('= ')}: {_what_is_wrong(problem)}")

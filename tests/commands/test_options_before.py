@@ -46,6 +46,8 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
     ("doctor",): {"--peer", "--peer-file", "--port", "--host", "--interface", "--data-dir", "--config"},
+    ("engines",): {"--data-dir", "--config", "--engine", "--llama-server"},
+    ("engines", "list"): {"--data-dir", "--config", "--engine", "--llama-server"},
     ("models", "list"): {"--data-dir", "--models-dir", "--config", "--api-key"},
     ("models", "fit"): {"--data-dir", "--models-dir", "--config", "--context", "--workers"},
     ("models", "load", "qwen3:4b"): {"--data-dir", "--models-dir", "--config", "--api-key"},
