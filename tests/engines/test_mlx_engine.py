@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from swarm.engines.engine import Device, EnginePlaces, EngineSpec
+from swarm.engines.engine import Device, Engine, EnginePlaces, EngineSpec
 from swarm.engines.mlx.engine import RESERVE_BYTES, asked, builds, estimate, load, problems, why_not_available
 from swarm.engines.registry import ENGINES, chosen_engine, load_engine
 from swarm.errors import EngineFailed
+from swarm.generation import Delta, GenerationRequest
 from swarm.registry.embedded import embedded_folder
 from swarm.registry.mlx_folder import read_mlx
 from swarm.registry.model_memory import Load, memory_needed
@@ -130,3 +133,35 @@ async def test_the_real_library_sees_what_is_here_and_takes_what_was_estimated()
             assert engine.taken_bytes <= estimate(read_mlx(HF).facts.shape, Load(1024, 4)).total_bytes
     finally:
         await engine.aclose()
+
+
+async def test_a_thought_that_the_template_begins_is_parted_from_the_answer(tmp_path: Path) -> None:
+    """The embedded model with two of its tokens renamed: it has no thoughts of its own."""
+    build = made_engine("mlx")
+    folder = Path(shutil.copytree(HF, tmp_path / "thinking"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        text = (folder / name).read_text().replace("<tool_response>", "<think>").replace("</tool_response>", "</think>")
+        begun = "<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}"
+        text = text.replace("<|im_start|>assistant\\n' }}\n{%- endif %}", begun)
+        (folder / name).write_text(text)
+    said = {"model": "m", "messages": [{"role": "user", "content": "What is 2+3?"}], "temperature": 0.0}
+    thinking = GenerationRequest.model_validate(said)
+    closing = GenerationRequest.model_validate({**said, "logit_bias": {"2047": 100.0}, "max_tokens": 3})
+    schema = {"type": "json_schema", "json_schema": {"schema": {"enum": ["yes", "no"]}}}
+    held = GenerationRequest.model_validate({**said, "response_format": schema})
+    engine = await load_engine("mlx", EngineSpec("m", folder, 1024, 1, threads=1, build=build))
+    try:
+        assert (await engine.prompt_text(thinking)).endswith("<think>\n")
+        thought, answer = await parts(engine, thinking)
+        assert (bool(thought), answer) == (True, "")
+        assert await parts(engine, closing) == ("", "</think></think>")
+        assert (await parts(engine, held))[1] in ('"yes"', '"no"')
+    finally:
+        await engine.aclose()
+
+
+async def parts(engine: Engine, request: GenerationRequest) -> tuple[str, str]:
+    """What was thought, and what was answered."""
+    async with aclosing(engine.candidates(request, 1)) as events:
+        deltas = [event async for event in events if isinstance(event, Delta)]
+    return "".join(delta.reasoning for delta in deltas), "".join(delta.text for delta in deltas)

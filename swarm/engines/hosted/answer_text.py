@@ -79,10 +79,10 @@ class AnswerText:
         )
         return Finish(self._choice, reason, usage)
 
-    def stopped(self, prompt_tokens: int, cached_tokens: int) -> Finish:
-        """The end of an answer that one of its stop strings ended."""
+    def stopped(self, prompt_tokens: int, cached_tokens: int, reason: FinishReason = "stop") -> Finish:
+        """The end of an answer that one of its stop strings ended, or the one call that it may have."""
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=self.tokens, cached_tokens=cached_tokens)
-        return Finish(self._choice, "stop", usage, self.stop)
+        return Finish(self._choice, reason, usage, self.stop)
 
     def _waiting(self) -> int:
         """How many characters at the end may be the beginning of a stop string."""

@@ -56,7 +56,8 @@ class GeneratorFacts:
     the library. `step_tokens` of prompts are read in one step at most.
 
     `reads_calls`: calls of the tools that a job offers come as `Called`, and none of their text as a piece. Without it
-    the parent finds them in the text. `forms`: answers can be held to a JSON schema. `embeds`: `embed` makes vectors.
+    the parent finds them in the text. `parts_thoughts`: so with the thoughts of a `chat`, also with one that its prompt
+    has begun. `forms`: answers can be held to a JSON schema. `embeds`: `embed` makes vectors.
     """
 
     version: str
@@ -72,6 +73,7 @@ class GeneratorFacts:
     forms: bool = True
     logprobs: bool = True
     reads_calls: bool = False
+    parts_thoughts: bool = False
     generates: bool = True
     devices: tuple[str, ...] = ()
     gpu_layers: int | None = None

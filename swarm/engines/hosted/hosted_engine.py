@@ -197,18 +197,19 @@ class HostedEngine:
             chat=request.messages is not None,
         )
         readers = [AnswerReader(request, calls, Restored(self._plain)) for _ in range(n)]
-        if opens_thought:
+        if opens_thought and job.schema is None and not self._facts.parts_thoughts:
             for choice, reader in enumerate(readers):
                 reader.read(Delta(choice, OPENING))
         async with self._slots.taken(n), naming_the_field(request):
-            async for event in self._events(job, request.stop):
+            async for event in self._events(job, request.stop, one_call=not request.parallel_tool_calls):
                 for shown in readers[event.choice].read(event):
                     yield shown
 
-    async def _events(self, job: Job, stops: Sequence[str]) -> EventStream:
-        """What the answers of `job` say, before anything in them is read."""
+    async def _events(self, job: Job, stops: Sequence[str], *, one_call: bool) -> EventStream:
+        """What the answers of `job` say, before anything in them is read. `one_call` ends an answer, if asked for."""
         texts = [AnswerText(choice, stops) for choice in range(job.n)]
         called: set[int] = set()
+        ended: set[int] = set()  # by us: what is still on its way of them is not shown
         cached = 0
         async with contextlib.aclosing(self._connection.events(job)) as events:
             async for event in events:
@@ -217,20 +218,27 @@ class HostedEngine:
                         cached = event.cached_tokens
                     case Piece():
                         text = texts[event.choice]
-                        if text.stop is not None:
+                        if event.choice in ended:
                             continue
                         for delta in text.read(event):
                             yield delta
                         if text.stop is not None:
+                            ended.add(event.choice)
                             self._connection.stop(job.id, event.choice)
                             yield text.stopped(len(job.prompt), cached)
                     case Called():
+                        if event.choice in ended:
+                            continue
                         called.add(event.choice)
                         call = ToolCallDelta(event.index, new_call_id(), event.name, event.arguments)
                         yield Delta(event.choice, tool_calls=(call,))
+                        if one_call:
+                            ended.add(event.choice)
+                            self._connection.stop(job.id, event.choice)
+                            yield texts[event.choice].stopped(len(job.prompt), cached, "tool_calls")
                     case Ended():
                         text = texts[event.choice]
-                        if text.stop is not None:
+                        if event.choice in ended:
                             continue
                         for delta in text.rest():
                             yield delta

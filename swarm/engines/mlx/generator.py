@@ -137,6 +137,7 @@ class MlxGenerator:
             embeds=False,
             forms=self._form_tokens is not None,
             reads_calls=bool(tokenizer.has_tool_calling),
+            parts_thoughts=bool(tokenizer.has_thinking),
             devices=(str(library.mx.device_info().get("device_name", "GPU")),) if on_gpu else (),
             gpu_layers=layers if on_gpu else 0,
             layers=layers,
