@@ -22,9 +22,13 @@ from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.engines.llama_cpp_python import engine as llama_cpp_python
 from swarm.engines.llama_cpp_python.library import VERSION
 from swarm.engines.llama_cpp_python.sequences import CacheSequence, SequenceTable
-from swarm.errors import BadRequest
+from swarm.errors import BadRequest, EngineFailed, UnknownArchitecture
 from swarm.generation import Delta, Finish, GenerationRequest
+from swarm.registry.embedded import embedded_model_path
+from tests.doubles.chat_templates import TEMPLATES
 from tests.doubles.made_engines import made_engine
+from tests.doubles.tiny_models import write_reranker, write_templated_model
+from tests.engines.test_chat_templates import CONVERSATIONS, TOOLS, asked
 
 NAME = "llama-cpp-python"
 
@@ -274,3 +278,36 @@ def test_reading_a_prompt_can_be_ended_within_a_step(demo_model: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "4"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "roles alternate, no system",
+        "takes short ids and one call a turn",
+        "roles alternate but for calls",
+        "reads the schemas of tools",
+    ],
+)
+async def test_every_conversation_is_said_whole_by_its_templates(tmp_path: Path, kind: str) -> None:
+    write_templated_model(tmp_path / "other.gguf", TEMPLATES[kind])
+    spec = EngineSpec("other", tmp_path / "other.gguf", 1024, 1, threads=1, build=made_engine(NAME))
+    engine = await llama_cpp_python.load(spec)
+    try:
+        for messages, said in CONVERSATIONS.values():
+            for tools in ([], TOOLS):
+                text = await engine.prompt_text(asked(messages, tools=tools))
+                assert all(mark in text for mark in said)
+                assert all(f"about {tool['function']['name']}" in text for tool in tools)
+    finally:
+        await engine.aclose()
+
+
+async def test_a_model_that_it_does_not_run_is_refused_in_words(tmp_path: Path) -> None:
+    write_reranker(tmp_path / "rank.gguf")
+    (tmp_path / "new.gguf").write_bytes(embedded_model_path().read_bytes().replace(b"qwen2", b"qwenX"))
+    spec = EngineSpec("x", tmp_path / "rank.gguf", 512, 1, threads=1, build=made_engine(NAME))
+    with pytest.raises(EngineFailed, match="is a reranking model, which engine llama-cpp-python does not run"):
+        await llama_cpp_python.load(spec)
+    with pytest.raises(UnknownArchitecture, match="unknown model architecture: 'qwenX'"):
+        await llama_cpp_python.load(replace(spec, path=tmp_path / "new.gguf"))
