@@ -83,3 +83,23 @@ case "$*" in *offer_at_first_start*) echo offer >> {log}; exit 1 ;; "-m swarm.cl
             ["sh", str(ROOT / "scripts" / "run"), *words], env=clean, check=True, capture_output=True, timeout=60
         )
     assert log.read_text().split() == [*["offer"] * offers, "node", "node"]
+
+
+def test_the_engines_of_the_tests_are_made_each_and_one_that_fails_keeps_no_other_away(tmp_path: Path) -> None:
+    python, log = tmp_path / "python3", tmp_path / "log"
+    python.write_text(
+        f"""#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
+if [ "$1 $2" = "-m swarm.cli" ]; then shift 2; echo "$*" >> {log}; [ "$3" != native ]; exit; fi
+"""
+    )
+    python.chmod(0o755)
+    clean = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "SWARM_VENV": str(tmp_path / "venv")}
+    codes: list[int] = []
+    for words in (["/made"], ["/made", "mlx"], []):
+        script = ["sh", str(ROOT / "scripts" / "engines"), *words]
+        codes.append(subprocess.run(script, env=clean, capture_output=True, timeout=60, check=False).returncode)
+    assert codes == [1, 0, 2]
+    assert log.read_text().splitlines() == [
+        f"engines install {name} --yes --engines-dir /made" for name in ("native", "llama-cpp", "mlx", "mlx")
+    ]
