@@ -5,6 +5,8 @@ What is installed are stand-ins, so that the trial is one, too; `test_engine_tri
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -28,6 +30,7 @@ from swarm.commands.engine_index import IndexFile
 from swarm.commands.engine_install import Installing, install, offer
 from swarm.commands.engine_steps import MadeEngine, StepFailed, run_step, unpack_source
 from swarm.commands.engine_trial import Trial
+from swarm.commands.terminal import Terminal
 from swarm.engines.installed import InstalledEngine, installed_engines
 from swarm.engines.machine_engines import LLAMA_CPP_BIN, PROGRAMS, InstallPlan, MachineFacts, Recipe, plan_install
 from swarm.errors import SetupError
@@ -249,6 +252,22 @@ def test_a_large_download_is_asked_about(
     assert names(tmp_path) == ([".lock", "xllamacpp-cuda"] if done else [".lock"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "yes"), [("\n", True), ("y\n", True), (" Yes\n", True), ("n\n", False), ("what\n", False), ("", False)]
+)
+def test_a_question_is_answered_at_the_terminal(
+    typed: str, yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Enter says yes; a terminal that goes away says no."""
+    reading, writing = os.pipe()
+    os.write(writing, typed.encode())
+    os.close(writing)
+    with os.fdopen(reading) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert Terminal().confirm("Go on?") is yes
+    assert capsys.readouterr().out.startswith("Go on? [Y/n] ")
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_full_disk_is_seen_before_anything_is_downloaded(
     tmp_path: Path, index: WheelIndex, monkeypatch: pytest.MonkeyPatch
@@ -390,32 +409,22 @@ def packages_recipe(*requirements: str) -> Recipe:
     return Recipe("mlx", "cpu", "mlx-lm, wheels", "packages", requirements, 400 * 2**20, 10)
 
 
-def test_packages_come_with_what_they_need_and_their_size_is_known_before(
+def test_packages_come_in_the_size_that_was_said_and_the_node_environment_is_not_changed(
     tmp_path: Path, index: WheelIndex, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, version in (("mlx-lm", "0.32.2"), ("mlx", "0.32.4")):
+    """Not even by a package that it has, too."""
+    before = importlib.metadata.version("aiohttp")
+    for name, version in (("mlx-lm", "0.32.2"), ("mlx", "0.32.4"), ("aiohttp", "0.0.1")):
         index.add("all/simple", name, wheel(name, version, {f"{name.replace('-', '_')}.txt": "x = 1\n" * 200_000}))
-    plan = InstallPlan((packages_recipe("mlx-lm==0.32.2", "mlx==0.32.4"),), said=("mlx: slow here",))
+    plan = InstallPlan((packages_recipe("mlx-lm==0.32.2", "mlx==0.32.4", "aiohttp==0.0.1"),), said=("mlx: slow here",))
     outcome = installing(tmp_path, index).install(a_machine(), plan)
     assert outcome.installed is not None
     assert (outcome.installed.version, outcome.said) == ("0.32.2", ("mlx: slow here",))
-    assert "installing mlx-lm, wheels: 3 MiB to download" in capsys.readouterr().out  # not what the recipe guesses
-    assert (tmp_path / "engines" / "mlx-cpu" / "mlx_lm.txt").is_file()
+    assert "installing mlx-lm, wheels: 4 MiB to download" in capsys.readouterr().out  # not what the recipe guesses
+    assert (tmp_path / "engines" / "mlx-cpu" / "aiohttp.txt").is_file()
     assert any("HEAD /files/mlx-0.32.4" in asked for asked in index.asked)
-
-
-def test_the_node_environment_is_not_changed(tmp_path: Path, index: WheelIndex) -> None:
-    """Not even by a package that it has, too."""
-    for name, version in (("aiohttp", "0.0.1"), ("mlx-lm", "0.32.2")):
-        index.add("all/simple", name, wheel(name, version, {f"{name}.txt": ""}))
-    installing(tmp_path, index).install(
-        a_machine(), InstallPlan((packages_recipe("aiohttp==0.0.1", "mlx-lm==0.32.2"),))
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", "import importlib.metadata as m; print(m.version('aiohttp'))"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.strip() != "0.0.1"
+    importlib.invalidate_caches()
+    assert importlib.metadata.version("aiohttp") == before
 
 
 def test_a_package_that_cannot_be_had_is_said_in_pips_words(tmp_path: Path, index: WheelIndex) -> None:
