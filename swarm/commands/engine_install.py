@@ -28,7 +28,7 @@ from federation.small_files import write_atomically
 from hardware.gpu_software import find_compilers, probe_gpu_software
 from hardware.probe import probe_hardware
 from swarm.commands.engine_index import IndexFailed, find_wheel
-from swarm.commands.engine_steps import MadeEngine, StepFailed, exact_bytes, make, pip_command
+from swarm.commands.engine_steps import MadeEngine, Making, StepFailed, exact_bytes, make, pip_command
 from swarm.commands.engine_trial import Trial, try_engine
 from swarm.commands.output import complain, interrupted, say
 from swarm.commands.terminal import Terminal
@@ -173,9 +173,9 @@ class Installing:
             folder = temporary / "new" / recipe.name
             folder.mkdir(parents=True)
             self._terminal, self._shown_tenth = Terminal(), -1
-            tools = {"cmake": machine.compilers.cmake, "ninja": machine.compilers.ninja}
             jobs = machine.snapshot.cpu.usable_cores or os.cpu_count() or 1
-            made = make(recipe, folder, temporary, pip, file, self, jobs, tools)
+            tools = machine.compilers
+            made = make(Making(recipe, folder, temporary, pip, self, jobs, exact, tools.cmake, tools.ninja), file)
             installed = _describe(recipe, folder, made)
             self.tell(f"trying {installed.name} with the embedded model")
             trial = self.try_out(installed, recipe.needs_gpu)

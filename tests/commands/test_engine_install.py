@@ -28,7 +28,7 @@ from hardware.snapshot import GIB_BYTES, Cpu, Gpu, HardwareSnapshot
 from swarm.commands import engine_install, engine_steps
 from swarm.commands.engine_index import IndexFile
 from swarm.commands.engine_install import Installing, install, offer
-from swarm.commands.engine_steps import MadeEngine, StepFailed, run_step, unpack_source
+from swarm.commands.engine_steps import MadeEngine, Making, StepFailed, run_step, unpack_source
 from swarm.commands.engine_trial import Trial
 from swarm.commands.terminal import Terminal
 from swarm.engines.installed import InstalledEngine, installed_engines
@@ -68,9 +68,8 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[WheelIndex]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pip, where it is not what is tested: what it would install is written at once."""
 
-    def write(recipe: Recipe, folder: Path, *rest: Any) -> MadeEngine:
-        (folder / "xllamacpp").mkdir()
-        file: IndexFile = rest[2]
+    def write(making: Making, file: IndexFile) -> MadeEngine:
+        (making.folder / "xllamacpp").mkdir()
         return MadeEngine(file.version, "pip install", packages=".")
 
     monkeypatch.setattr(engine_install, "make", write)
@@ -125,7 +124,7 @@ def test_a_wheel_is_found_announced_installed_by_pip_and_tried(
     )
     assert engine.packages == tmp_path / "engines" / "xllamacpp-cuda"
     assert (engine.packages / "xllamacpp" / "__init__.py").is_file()
-    assert engine.made_with.startswith("pip install --target . xllamacpp @ http://127.0.0.1:")
+    assert engine.made_with.startswith("pip install --target . 'xllamacpp @ http://127.0.0.1:")
     assert names(tmp_path) == [".lock", "xllamacpp-cuda"]
 
 
