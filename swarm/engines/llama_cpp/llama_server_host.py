@@ -95,6 +95,9 @@ def _said(path: Path, option: str) -> str:
             raise EngineFailed(f"{path} cannot be run: {explain(other)}: name another with --llama-server")
 
 
+Ask = Callable[..., tuple[int, str]]  # of a path, and a body to be posted: the status, 0 without an answer, and text
+
+
 class Program:
     """A running llama-server. `lines` are the last of its log, `first_lines` those until it served."""
 
@@ -122,7 +125,8 @@ class Program:
             self.lines.append(line)
             if len(self.first_lines) < PLACED_LINES:
                 self.first_lines.append(line)
-            self.port = listening_port(line) or self.port
+            if (port := listening_port(line)) is not None:
+                self.port = port
 
     def ended(self) -> int:
         """Waits for its end, and returns its exit code once the last of its log is read."""
@@ -220,7 +224,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def refuse_too_old(asked: Asked, program: LlamaProgram) -> None:
+def refuse_too_old(asked: Ask, program: LlamaProgram) -> None:
     """Raises EngineFailed for a server that lacks a part of the HTTP that we speak."""
     for path, body, part in PARTS:
         status, text = asked(path, body)
@@ -232,7 +236,7 @@ def refuse_too_old(asked: Asked, program: LlamaProgram) -> None:
             )
 
 
-def answers_while_embedding(asked: Asked) -> bool:
+def answers_while_embedding(asked: Ask) -> bool:
     """Some builds that were told to embed refuse to write."""
     status, text = asked("/completion", {"prompt": "a", "n_predict": 0, "cache_prompt": False})
     return status == HTTPStatus.OK or "not support completions" not in text
@@ -264,7 +268,7 @@ def start(spec: EngineSpec, batching: Batching) -> Serving:
     )  # fmt: skip
 
 
-def makes_several(asked: Asked, spec: EngineSpec) -> bool:
+def makes_several(asked: Ask, spec: EngineSpec) -> bool:
     """Whether one request can have two answers."""
     if spec.slots < 2:
         return False
