@@ -73,7 +73,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 async def all_gone(*gone: psutil.Process) -> bool:
     async with asyncio.timeout(SEEN_S):
-        while not all(map(has_ended, gone)):
+        while not all(map(has_ended, gone)):  # noqa: ASYNC110 - others end them
             await asyncio.sleep(0)
     return True
 
