@@ -6,6 +6,7 @@ A name that does not exist or does not fit is refused with the numbers; nothing 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +36,17 @@ from swarm.registry.found_files import is_model_folder
 from swarm.registry.gguf_header import GgufFacts, read_model, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
 from swarm.registry.model_index import INDEX_FILE
-from swarm.registry.model_memory import MOST_CONTEXT_TOKENS, MOST_WORKERS, AskedLoad, size_text
+from swarm.registry.model_memory import (
+    MOST_CONTEXT_TOKENS,
+    MOST_WORKERS,
+    SMALL_CACHE,
+    AskedLoad,
+    Load,
+    MemoryNeed,
+    ModelShape,
+    size_text,
+    small_cache_tokens,
+)
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
@@ -232,14 +243,25 @@ class _Choosing:
             raise SetupError(why)
         if facts.embeds_only:
             reason = f"{reason}; an embedding model: it answers /v1/embeddings and no chats"
-        free_bytes, estimate = self._memory_for(build).free_bytes, ENGINES[build.engine].estimate
+        free_bytes, estimate = self._memory_for(build).free_bytes, self._estimate(build, model_id)
         load = self._asked.largest(facts.shape, free_bytes, estimate)
         if load is None:
             capacity = Capacity(free_bytes or 0, self._asked.judged, self._engines.formats, estimate=estimate)
             raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._advisable))
         why = self._context_reason(load.context_tokens, facts)
+        small = None if self._settings.context else small_cache_tokens(facts.shape, load, free_bytes, estimate)
+        if small is not None:
+            why += f' (kv_cache = "{SMALL_CACHE}" in [models."{model_id}"] makes it {small})'
         read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
         return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why, read_bytes)
+
+    def _estimate(self, build: EngineBuild, model_id: str) -> Callable[[ModelShape, Load], MemoryNeed]:
+        """What a model takes, with its cache as the user wants it."""
+        cache_type = settings_for(self._settings.models, model_id)[1].kv_cache
+        estimate = ENGINES[build.engine].estimate
+        if cache_type is None:
+            return estimate
+        return lambda shape, load: estimate(shape, replace(load, cache_type=cache_type))
 
     def _build_for(self, path: Path, model_id: str) -> EngineBuild:
         """What computes it. Raises SetupError where nothing that is ready here can."""

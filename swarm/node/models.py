@@ -247,7 +247,13 @@ class NodeModels:
 
     def _need_bytes(self, model: StoredModel, way: _LoadPlan, load: Load) -> int:
         estimated = way.estimate(way.facts.shape, load).total_bytes
-        return self._records.need_bytes(model.fingerprint, load.context_tokens, load.slots, estimated)
+        return self._records.need_bytes(self._measured_as(model), load.context_tokens, load.slots, estimated)
+
+    def _measured_as(self, model: StoredModel) -> str:
+        """By what the memory that a model took is known: with another cache, or another that guesses, it is another."""
+        decided = self.decided(model.id, model.also)
+        cache_type = decided.kv_cache if decided.kv_cache != "f16" else None
+        return "+".join(filter(None, (model.fingerprint, cache_type, decided.draft)))
 
     def note_load(self, model: Loadable, way: LoadOption, took_s: float, taken_bytes: int | None) -> None:
         stored = self._given.get(model.model_id) or self._store.latest.by_id().get(model.model_id)
@@ -255,7 +261,7 @@ class NodeModels:
             return
         self._records.note_load(stored.fingerprint, stored.size_bytes, stored.source, took_s)
         if taken_bytes is not None:
-            self._records.note_taken(stored.fingerprint, way.context_tokens, way.slots, taken_bytes)
+            self._records.note_taken(self._measured_as(stored), way.context_tokens, way.slots, taken_bytes)
         self._made.pop(model.model_id, None)
         self._looked = None  # what is expected of its next load, and of others from that disk, has changed
 

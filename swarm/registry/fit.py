@@ -9,13 +9,14 @@ and is left out: the figure is that of a short conversation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarm.errors import SetupError
 from swarm.registry.catalogue import GIGA, CatalogueChoice, Format
 from swarm.registry.gguf_bytes import is_low
 from swarm.registry.model_memory import (
     MIN_CONTEXT_TOKENS,
+    SMALL_CACHE,
     Load,
     MemoryNeed,
     ModelShape,
@@ -52,6 +53,11 @@ class Capacity:
     def need(self, choice: CatalogueChoice) -> MemoryNeed:
         shape = self.shape(choice)
         return self.estimate(shape, self.load.carried_by(shape))
+
+    def fits_with_small_cache(self, shape: ModelShape) -> bool:
+        """Whether a model of `shape` would fit if its keys and values took half as much."""
+        load = self.load.carried_by(shape)
+        return self.estimate(shape, replace(load, cache_type=SMALL_CACHE)).total_bytes <= self.free_bytes
 
     def tokens_per_s(self, choice: CatalogueChoice) -> float | None:
         """What is to be expected of one answer alone; None where the machine's speed is not known."""
@@ -112,7 +118,8 @@ def _misfit(shape: ModelShape, need: MemoryNeed, capacity: Capacity) -> str:
     if shape.context_tokens is not None and context_tokens > shape.context_tokens:
         return f"its context is {shape.context_tokens} tokens and {context_tokens} were asked"
     if need.total_bytes > capacity.free_bytes:
-        return f"{size_text(need.total_bytes - capacity.free_bytes)} short"
+        short = f"{size_text(need.total_bytes - capacity.free_bytes)} short"
+        return f'{short}; fits with kv_cache = "{SMALL_CACHE}"' if capacity.fits_with_small_cache(shape) else short
     return ""
 
 
@@ -229,11 +236,13 @@ def explain_misfit(name: str, shape: ModelShape, capacity: Capacity, alternative
 
 
 def _remedies(name: str, shape: ModelShape, capacity: Capacity, alternatives: Sequence[CatalogueChoice]) -> list[str]:
-    """At most three: the same model with less to carry, the best of its family, the best of all."""
+    """At most four: the same model with a smaller cache, or less to carry, the best of its family, the best of all."""
+    remedies: list[str] = []
+    if capacity.fits_with_small_cache(shape):
+        remedies.append(f'the same with kv_cache = "{SMALL_CACHE}" in [models."{name}"]')
     smaller = _smaller_load(shape, capacity)
-    remedies = (
-        [] if smaller is None else [f"the same with --context {smaller.context_tokens} --workers {smaller.slots}"]
-    )
+    if smaller is not None:
+        remedies.append(f"the same with --context {smaller.context_tokens} --workers {smaller.slots}")
     able = [choice for choice in alternatives if choice.id != name and choice.variant.format in capacity.formats]
     fitting = [fit.choice for fit in best_first(able, capacity) if fit.fits]
     family = [choice for choice in fitting if choice.entry.family == name.partition(":")[0]]

@@ -32,6 +32,10 @@ _BLOCK_BYTES: dict[CacheType, int] = {
     "f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q5_1": 24, "q5_0": 22, "q4_1": 20, "q4_0": 18,
 }  # fmt: skip
 
+# Half of what f16 takes. Nobody gets it unasked: quantized values need flash attention, which not every device has for
+# every model, and reading a long context takes longer with them.
+SMALL_CACHE: CacheType = "q8_0"
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -229,6 +233,24 @@ class AskedLoad:
             found += [replace(load, slots=1) for load in found]
         sizes = {load: estimate(shape, load).total_bytes for load in found}
         return tuple(sorted(sizes, key=lambda load: (sizes[load], load.context_tokens, load.slots), reverse=True))
+
+
+def small_cache_tokens(
+    shape: ModelShape, load: Load, free_bytes: int | None, estimate: Callable[[ModelShape, Load], MemoryNeed]
+) -> int | None:
+    """The context that a cache of half the size buys a model with such a `load`; None where none is needed.
+
+    One is needed below the tokens that a model which is chosen for somebody has room for.
+    """
+    needed = min(JUDGED_CONTEXT_TOKENS, shape.context_tokens or JUDGED_CONTEXT_TOKENS)
+    if free_bytes is None or load.cache_type == SMALL_CACHE or load.context_tokens >= needed:
+        return None
+
+    def small(shape: ModelShape, load: Load) -> MemoryNeed:
+        return estimate(shape, replace(load, cache_type=SMALL_CACHE))
+
+    found = AskedLoad(slots=load.slots).largest(shape, free_bytes, small)
+    return found.context_tokens if found is not None and found.context_tokens > load.context_tokens else None
 
 
 def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:

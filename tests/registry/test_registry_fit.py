@@ -26,6 +26,7 @@ from swarm.registry.model_memory import (
     ModelShape,
     memory_needed,
     size_text,
+    small_cache_tokens,
 )
 
 CATALOGUE = Catalogue.load()
@@ -319,6 +320,36 @@ def test_a_misfit_asks_for_no_more_than_needed(cut: Load) -> None:
     free_bytes = memory_needed(LLAMA_8B, cut).total_bytes
     said = explain_misfit("mine", LLAMA_8B, Capacity(free_bytes, Load(32_768, slots=4)), [])
     assert said.endswith(f"What would fit: the same with --context {cut.context_tokens} --workers {cut.slots}")
+
+
+def test_a_smaller_cache_is_offered_where_it_is_enough() -> None:
+    load = Load(16_384, 2)
+    whole, small = (memory_needed(LLAMA_8B, replace(load, cache_type=kind)).total_bytes for kind in ("f16", "q8_0"))
+    choice = CHOICES["qwen3:14b:q4_k_m"]
+    measured = {choice.id: LLAMA_8B}
+    for free_bytes, offered in ((small, True), (small - 1, False), (whole - 1, True)):
+        capacity = Capacity(free_bytes, load, measured=measured)
+        assert judge(choice, capacity).why.endswith('short; fits with kv_cache = "q8_0"') == offered
+        said = explain_misfit("mine", LLAMA_8B, capacity, [])
+        assert ('fit: the same with kv_cache = "q8_0" in [models."mine"]; or the same with' in said) == offered
+    assert judge(choice, Capacity(whole, load, measured=measured)).fits
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "given", "tokens"),
+    [
+        (3.5, Load(16_384), None),  # it has what is needed
+        (2.5, Load(8192), 16_384),
+        (1.5, Load(3072), 6144),
+        (2.5, Load(8192, cache_type="q8_0"), None),  # it has that cache already
+        (None, Load(8192), None),  # nobody knows how much is free
+    ],
+)
+def test_what_a_smaller_cache_buys(free_gib: float | None, given: Load, tokens: int | None) -> None:
+    free_bytes = None if free_gib is None else int(free_gib * GIB)
+    if free_bytes is not None and given.cache_type == "f16":
+        assert AskedLoad(slots=1).largest(LLAMA_8B, free_bytes, memory_needed) == given
+    assert small_cache_tokens(LLAMA_8B, given, free_bytes, memory_needed) == tokens
 
 
 def test_a_misfit_of_a_file_outside_the_catalogue_is_explained_too() -> None:
