@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ from swarm.engines.llama_cpp.xllamacpp_host import library
 from swarm.engines.registry import Isolation
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
+from swarm.registry.embedded import embedded_model_path
 from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
 from tests.doubles.loop_watch import watching_the_loop
 from tests.e2e.asking import rambling
@@ -184,6 +186,27 @@ async def test_an_engine_is_asked_over_a_socket_of_its_own(isolation: Isolation,
         assert (await engine.tokenize("hello", add_special=False, parse_special=False)).ids
     finally:
         await engine.aclose()
+
+
+async def test_a_model_that_guesses_writes_the_same_and_is_seen_to_guess(demo_model: Path) -> None:
+    """Of what was written before, and a draft model; in a host, which is told of both."""
+    request = GenerationRequest.model_validate(
+        {"model": "m", "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0.0}
+    )
+    texts: list[str] = []
+    for guessing in (
+        spec(demo_model, 1),
+        replace(spec(demo_model, 1), ngram=True, draft=embedded_model_path("demo:b")),
+    ):
+        engine = await load_xllamacpp(guessing, "always")
+        try:
+            async with aclosing(engine.candidates(request, 1)) as events:
+                texts.append("".join([event.text async for event in events if isinstance(event, Delta)]))
+            guesses = (await engine.http._metrics()).get("spec_decode_num_draft_tokens_total", 0)
+            assert (guesses > 0) == guessing.ngram
+        finally:
+            await engine.aclose()
+    assert texts[0] == texts[1] != ""
 
 
 async def test_a_host_ends_with_its_engine(demo_model: Path) -> None:

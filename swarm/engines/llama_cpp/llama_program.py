@@ -19,6 +19,9 @@ from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.llama_cpp.server_host import (
     HTTP_THREADS_SPARE,
     LISTENER_READ_TIMEOUT_S,
+    NGRAM_LEAST,
+    NGRAM_MATCH,
+    NGRAM_MOST,
     PROMPT_CACHE_MIB,
     Batching,
     Pooling,
@@ -236,6 +239,9 @@ def _guesses(program: LlamaProgram, spec: EngineSpec) -> list[str]:
     if spec.ngram:
         _demand(program, "guesses of the next tokens", "--spec-type")
         kinds.append("ngram-mod")
+        for name, number in (("match", NGRAM_MATCH), ("min", NGRAM_LEAST), ("max", NGRAM_MOST)):
+            if program.has(option := f"--spec-ngram-mod-n-{name}"):
+                words += [option, str(number)]
     if spec.draft is not None:
         words += [_demand(program, "a draft model", "--spec-draft-model", "--model-draft"), str(spec.draft)]
         numbers = (

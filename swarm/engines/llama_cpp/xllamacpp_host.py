@@ -24,6 +24,9 @@ from swarm.engines.llama_cpp.llama_program import placed
 from swarm.engines.llama_cpp.server_host import (
     HTTP_THREADS_SPARE,
     LISTENER_READ_TIMEOUT_S,
+    NGRAM_LEAST,
+    NGRAM_MATCH,
+    NGRAM_MOST,
     PROMPT_CACHE_MIB,
     WAIT_POLICY,
     Batching,
@@ -140,6 +143,8 @@ def _guess(xllamacpp: Any, speculative: Any, spec: EngineSpec) -> None:
     types: list[Any] = []
     if spec.ngram:
         types.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD)
+        speculative.ngram_mod.n_match = NGRAM_MATCH
+        speculative.ngram_mod.n_min, speculative.ngram_mod.n_max = NGRAM_LEAST, NGRAM_MOST
     if spec.draft is not None:
         types.append(xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
         speculative.draft.mparams.path = str(spec.draft)
