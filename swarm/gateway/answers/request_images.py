@@ -35,7 +35,7 @@ from swarm.images import (
     with_images,
 )
 
-FETCH_S = 10.0  # for all images of one request
+FETCH_S = 10.0
 MAX_REDIRECTS = 3
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 READ_BYTES = 64 * 1024
@@ -95,10 +95,14 @@ class PublicResolver(AbstractResolver):
 
 @dataclass(frozen=True, slots=True)
 class RequestImages:
-    """Looks at the images of requests. Web addresses are fetched where it `fetches`, and the address `is_allowed`."""
+    """Looks at the images of requests. Web addresses are fetched where it `fetches`, and the address `is_allowed`.
+
+    All of one request within `fetch_s`.
+    """
 
     fetches: bool = False
     is_allowed: Callable[[str], bool] = is_public
+    fetch_s: float = FETCH_S
 
     async def looked_at(self, request: GenerationRequest, may_fetch: bool = True) -> GenerationRequest:
         """`request` for who can see: every image is there, and as large as it may be, or has a note in its place.
@@ -121,7 +125,7 @@ class RequestImages:
         found: dict[str, bytes | str] = {}
         async with aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=FETCH_S),
+            timeout=aiohttp.ClientTimeout(total=self.fetch_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # what is packed again may become a thousand times as large
             headers={"Accept": "image/png, image/jpeg, image/gif", "Accept-Encoding": "identity"},
@@ -133,7 +137,7 @@ class RequestImages:
                     found[url] = raw = await self._fetch(session, url, lambda: most_bytes)
                     most_bytes -= len(raw)
                 except TimeoutError:
-                    found[url] = f"was not fetched within {FETCH_S:.0f} s"
+                    found[url] = f"was not fetched within {self.fetch_s:g} s"
                 except (aiohttp.ClientError, OSError) as error:
                     found[url] = f"cannot be fetched: {getattr(error, 'os_error', error)}"
                 except ValueError as error:
