@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from federation.printable_text import one_line
 from swarm import checked_out, program_version
-from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_service
+from swarm.commands.arguments import add_asking_commands, add_completion, add_doctor, add_forget, add_service
 from swarm.commands.engine_arguments import add_engines
 from swarm.commands.member_arguments import add_member_commands
 from swarm.commands.model_arguments import add_models
@@ -82,6 +82,7 @@ def build_parser() -> Parser:
     add_doctor(commands)
     add_models(commands)
     add_engines(commands)
+    add_forget(commands)
     add_member_commands(commands)
     add_service(commands)
     add_completion(commands, build_parser)

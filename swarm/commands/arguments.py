@@ -179,6 +179,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return hardware(settings, arguments.json) if arguments.hardware else doctor(settings, arguments.json)
 
 
+def add_forget(commands: Any) -> None:
+    """The command."""
+    parser = commands.add_parser(
+        "forget",
+        help="remove what was read of prompts from this disk",
+        description="Remove what `swarm --kv-disk` keeps of conversations on this disk. A node that runs keeps nothing "
+        "that it read before; what it has in memory goes with it.",
+        epilog="Exit code: 0 there is nothing of it any more, 2 the folder cannot be written. More in docs/models.md.",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
+    parser.set_defaults(run=_forget)
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from swarm.commands.forget import forget_prompts
+    from swarm.node.settings import make_settings
+
+    return forget_prompts(make_settings({"data_dir": arguments.data_dir}).saved_prompts_dir, arguments.json)
+
+
 def add_completion(commands: Any, make_parser: Callable[[], Parser]) -> None:
     """The command, which asks `make_parser` for all that there is to complete."""
     parser = commands.add_parser(

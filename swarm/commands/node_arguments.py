@@ -101,6 +101,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("--ttl", metavar="TIME", help="unload models idle this long: 30m (default: never)")
     group.add_argument("--max-models", type=int, metavar="N", help="loaded at once (default: as many as fit)")
     group.add_argument("--memory", metavar="SIZE", help="most that models may take: 8G (default: all free)")
+    group.add_argument("--kv-disk", metavar="SIZE", help="keep read prompts on the disk: 8G (default: in memory)")
     group.add_argument("--auto", action="store_true", help="take the best fitting model without asking")
     group.add_argument(
         "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"

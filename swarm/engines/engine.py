@@ -117,8 +117,8 @@ class EngineSpec:
     at once. `gpu_layers` None lets the library decide by free memory. Keys and values are kept as `cache_type`.
 
     `build` loads it; None: the engine's own in this environment. `projector` lets it see, `draft` is a small model that
-    guesses its next tokens, `ngram` guesses them from what was written before. What is read of a prompt may be kept in
-    the folder `saves`.
+    guesses its next tokens, `ngram` guesses them from what was written before. What is read of prompts may be kept in
+    the folder `saves`, in `saves_bytes` of all models together.
     """
 
     model_id: str
@@ -134,6 +134,7 @@ class EngineSpec:
     draft: Path | None = None
     ngram: bool = False
     saves: Path | None = None
+    saves_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class EngineEntry:
     `module` has the functions of `EngineModule`; `about` says in words what the engine is, and `ready_by` is the one
     command that makes it ready. One `for_gpus` is so slow without one that `auto` then offers none of its models. Where
     not `chosen_by_name`, `--engine` does not name it. One that `guesses` heeds `draft` and `ngram` of an `EngineSpec`,
-    and one that `sees` its `projector`.
+    one that `sees` its `projector`, and one that `saves` its `saves`.
     """
 
     name: str
@@ -81,6 +81,7 @@ class EngineEntry:
     chosen_by_name: bool = True
     guesses: bool = False
     sees: bool = False
+    saves: bool = False
 
     @property
     def _functions(self) -> EngineModule:
@@ -116,6 +117,7 @@ LLAMA_CPP = EngineEntry(
     "pip install --force-reinstall xllamacpp",
     guesses=True,
     sees=True,
+    saves=True,
 )
 # In the order in which `auto` takes them where nothing else tells them apart: see `build_choice.py`.
 ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
@@ -131,6 +133,7 @@ ENGINES: Mapping[str, EngineEntry] = MappingProxyType(
                 "swarm engines install native",
                 guesses=True,
                 sees=True,
+                saves=True,
             ),
             EngineEntry(
                 "llama-cpp-python",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, Self
 
 from federation import wire
@@ -17,12 +18,14 @@ from swarm.node.console import Console
 from swarm.node.setup import NodeSetup
 from swarm.node.trust import trust_words
 from swarm.quantities import left_words, load_words
+from swarm.registry.model_memory import size_text
 from swarm.workers.life import LifeEvent
 from swarm.workers.model_workers import ModelState
 from swarm.workers.pool import Loadable
 
 LOOK_S: Final = 0.5  # between two looks at how far loads are
 LEAST_TOLD_S: Final = 1.0  # of a load; below it nobody has waited
+SLOW_WEIGHTS_BYTES: Final = 2**30  # of a model that reads a long prompt in minutes, where no GPU does it
 MAX_NAMED: Final = 4  # of the models that could be loaded
 MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the oldest may be said again
 
@@ -81,6 +84,17 @@ def isolation_words(isolation: Isolation) -> str | None:
     if isolation != "never":
         return None
     return "none (--in-process): a crash or a hang of the library is this node's; leave the option out to be safe"
+
+
+def prompts_words(most_bytes: int | None, folder: Path, stored_bytes: int, weights_bytes: int) -> str | None:
+    """What the banner says of where read prompts are kept. None where it does not matter: small models read quickly."""
+    if most_bytes is not None:
+        return f"kept in {folder}, up to {size_text(most_bytes)}: they tell what was said; `swarm forget` removes them"
+    if stored_bytes:
+        return f"{size_text(stored_bytes)} kept earlier are not used (--kv-disk): `swarm forget` removes them"
+    if weights_bytes < SLOW_WEIGHTS_BYTES:
+        return None
+    return "in memory only: long ones are read again after a restart (--kv-disk 8G keeps what was read on this disk)"
 
 
 def tools_words(can: Capabilities) -> str | None:

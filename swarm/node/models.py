@@ -332,7 +332,7 @@ class _LoadPlan:
 
     `draft` has the model that guesses for it, or why there is none; None where none is wanted. llama.cpp guesses for
     every answer that it writes or for none, and with several at once that is slower: where nobody said how many slots
-    such a model is to have, it has one.
+    such a model is to have, it has one. What is read of prompts is kept in `saves`, in `saves_bytes`.
     """
 
     model: StoredModel
@@ -345,6 +345,8 @@ class _LoadPlan:
     isolation: Isolation
     unknown: NoteUnknown
     draft: Callable[[], StoredModel | str] | None = None
+    saves: Path | None = None
+    saves_bytes: int = 0
     projector: Path | None = None
     projector_bytes: int = 0
 
@@ -376,6 +378,8 @@ class _LoadPlan:
             settings.isolation,
             unknown,
             draft,
+            settings.saved_prompts_dir if settings.kv_disk else None,
+            settings.kv_disk or 0,
         )
 
     def with_projector(self, unfit: Collection[Path]) -> _LoadPlan:
@@ -454,6 +458,9 @@ class _LoadPlan:
             log.warning("%s: nobody guesses its next tokens: its draft %s", self.model.id, draft)
         if self.decided.guesses and not self.engine.guesses:
             log.warning("%s: no tokens are guessed: the engine %s cannot", self.model.id, self.engine.name)
+        if self.saves and not self.engine.saves:
+            words = "%s: its prompts are not saved (--kv-disk): the engine %s keeps them in memory only"
+            log.warning(words, self.model.id, self.engine.name)
         return EngineSpec(
             self.model.id,
             self.model.path,
@@ -466,4 +473,6 @@ class _LoadPlan:
             draft=draft.path if isinstance(draft, StoredModel) else None,
             ngram=self.decided.speculate and self.engine.guesses,
             build=self.build,
+            saves=self.saves if self.engine.saves else None,
+            saves_bytes=self.saves_bytes,
         )

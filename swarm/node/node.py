@@ -25,13 +25,14 @@ from hardware.snapshot import HardwareSnapshot
 from swarm import program_version
 from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
+from swarm.engines.llama_cpp.saved_prompts import stored_bytes
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, Unavailable
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
-from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, tools_words
+from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, prompts_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
 from swarm.node.engines import NodeEngines
@@ -315,6 +316,12 @@ class Node:
             workers = self.pool.get(stored.id)
             assert workers is not None, "it was loaded in this turn of the loop"
             self._show(model, workers)
+        settings = self.settings
+        kept_bytes = await asyncio.to_thread(stored_bytes, settings.saved_prompts_dir)
+        slowest = max(model.weights_bytes for model in chosen)
+        words = prompts_words(settings.kv_disk, settings.saved_prompts_dir, kept_bytes, slowest)
+        if words is not None:
+            self._console.say(f"  prompts    {words}")
         if (name := self.settings.default_model) is not None:
             found = (await stoppable(lambda stop: store.look(stop=stop))).named(name)
             if found is None:

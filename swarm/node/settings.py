@@ -86,8 +86,8 @@ LogLevel = Annotated[str, AfterValidator(_level)]
 class Settings:
     """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
 
-    `ttl` is seconds, infinite for `never`; `memory` bytes. `aliases`, `models`, `peers` and `routing` are in a
-    configuration file only.
+    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers` and `routing`
+    are in a configuration file only.
     """
 
     federation: bool = False
@@ -111,6 +111,7 @@ class Settings:
     ttl: TimeToLive | None = None
     max_models: Annotated[int, between(1, MOST_LOADED)] | None = None
     memory: MemorySize | None = None
+    kv_disk: MemorySize | None = None
     aliases: AliasTable = field(default_factory=dict[str, str])
     models: ByName = field(default_factory=dict[str, ModelSettings])
     peers: PeerRules = field(default_factory=PeerRules)
@@ -176,6 +177,11 @@ class Settings:
     def own_models_dir(self) -> Path:
         """Where downloaded models are kept."""
         return self.data_path / "models"
+
+    @property
+    def saved_prompts_dir(self) -> Path:
+        """Where what was read of prompts is kept, if `kv_disk` says so."""
+        return self.data_path / "kv"
 
     @property
     def engines_path(self) -> Path:

@@ -33,7 +33,7 @@ VALUES = {
     "--fetch-images": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--default-model": ("demo",), "--models-dir": ("there",), "--ttl": ("30m",), "--max-models": ("2",),
-    "--memory": ("8G",), "--llama-server": ("/bin/sh",),
+    "--memory": ("8G",), "--kv-disk": ("8G",), "--llama-server": ("/bin/sh",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),
     "--vote-stream": ("buffer",),
@@ -60,6 +60,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("join", "-"): {"--data-dir"},
     ("peers",): {"--data-dir"},
     ("leave",): {"--data-dir"},
+    ("forget",): {"--data-dir"},
     ("service", "status"): set(),
     ("revoke", "study"): {"--data-dir"},
 }

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.prefill import SlicedPrefill, common_prefix, is_long, slice_tokens
+from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long, slice_tokens
+from swarm.engines.llama_cpp.prompt_slots import common_prefix
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, EngineDied
@@ -99,21 +100,28 @@ class Server:
         return {"timings": {"cache_n": cached, "prompt_n": len(prompt) - cached}}
 
 
+async def read(prefill: SlicedPrefill, body: Mapping[str, Any], answered: int = 0) -> int | None:
+    """What was in the cache of a request whose answer has so many tokens."""
+    async with prefill.reading(body) as reading:
+        reading.answered = answered
+        return reading.cached
+
+
 async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     server = Server(list(range(1000)))
     warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
-    assert await warmer.warm({"prompt": "x"}) == 0
+    assert await read(warmer, {"prompt": "x"}, answered=50) == 0
     assert server.sizes == list(range(64, 961, 64))
     server.held, server.sizes = list(range(1050)), []  # the request itself, and its answer
     server.tokens = list(range(1200))
-    assert await warmer.warm({"prompt": "x"}) == 1050
-    assert server.sizes == [1064, 1128, 1192]
+    assert await read(warmer, {"prompt": "x"}) == 1050
+    assert server.sizes == [1114, 1178]
 
 
 @pytest.mark.parametrize("length", [512, CONTEXT_TOKENS])
 async def test_short_prompts_and_those_that_do_not_fit_are_left_to_the_request(length: int) -> None:
     server = Server(list(range(length)))
-    assert await SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS).warm({"prompt": "x"}) is None
+    assert await read(SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS), {"prompt": "x"}) is None
     assert server.sizes == []
 
 
@@ -122,12 +130,12 @@ async def test_a_cache_that_cannot_be_continued_is_found_out() -> None:
     warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
     for turn in range(5):
         server.tokens = [turn, *range(1000)]
-        await warmer.warm({"prompt": "x"})
+        await read(warmer, {"prompt": "x"})
     assert len(server.sizes) == 2 * 3, "two slices in each of three requests, then none"
 
 
 async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
-    assert await SlicedPrefill(Server([]).ask, CONTEXT_TOKENS, SLICE_TOKENS).warm({"messages": [], "n": 1}) is None
+    assert await read(SlicedPrefill(Server([]).ask, CONTEXT_TOKENS, SLICE_TOKENS), {"messages": [], "n": 1}) is None
 
 
 async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request() -> None:
@@ -137,7 +145,7 @@ async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request()
         raise EngineDied(f"over {path}")
 
     with pytest.raises(EngineDied, match="over /tokenize"):
-        await SlicedPrefill(ends, CONTEXT_TOKENS).warm({"prompt": "x"})
+        await read(SlicedPrefill(ends, CONTEXT_TOKENS), {"prompt": "x"})
 
 
 @pytest.fixture

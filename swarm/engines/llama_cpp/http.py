@@ -39,6 +39,7 @@ from swarm.engines.llama_cpp.grammar import whole_document
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
+from swarm.engines.llama_cpp.prompt_slots import TEXT_CHARS, PromptSlots
 from swarm.engines.openai_dialect import (
     STOPPING_WORD,
     ChunkReader,
@@ -62,6 +63,7 @@ from swarm.generation import (
     Usage,
     has_images,
     steady_temperature,
+    texts_of,
 )
 
 READ_BUFFER_BYTES = 2**18  # one slow consumer may hold this much before the engine's socket is paused
@@ -241,26 +243,34 @@ class LlamaHttp:
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
         body = self.plain.body(engine_body(request, n, calls, can.tools))
-        cached = await self.prefill.warm(body) if is_long(request) else None
-        reader = ChunkReader(chat, cached)
-        if request.suffix is not None:
-            path, body, reader = "/infill", infill_body(body), InfillReader()
-        answers = [AnswerReader(request, calls, Restored(self.plain)) for _ in range(n)]
-        unfinished = n
-        async with naming_the_field(request), self._post(path, body) as response:
-            try:
-                arriving = self._arriving(response.content.iter_any())
-                async for data in sse_data(arriving) if body["stream"] else in_one(arriving):
-                    if data == b"[DONE]":
-                        break
-                    for raw in reader.events(json.loads(data)):
-                        for event in answers[raw.choice].read(raw):
-                            unfinished -= isinstance(event, Finish)
-                            yield event
-            except (ValueError, KeyError, TypeError, EventTooLargeError) as error:
-                raise EngineFailed(f"the engine sent an unreadable chunk: {error!r}") from error
-        if unfinished:
-            raise EngineFailed("the engine ended the stream before the answer was complete")
+        text = "\0".join(texts_of(request))[:TEXT_CHARS]
+        async with self.prefill.reading(body, text, n, is_long(request)) as reading:
+            reader: ChunkReader | InfillReader = ChunkReader(chat, reading.cached)
+            if request.suffix is not None:
+                path, body, reader = "/infill", infill_body(body), InfillReader()
+            if reading.id_slot >= 0:
+                body["id_slot"] = reading.id_slot
+            answers = [AnswerReader(request, calls, Restored(self.plain)) for _ in range(n)]
+            unfinished, thought = n, False
+            async with naming_the_field(request), self._post(path, body) as response:
+                try:
+                    arriving = self._arriving(response.content.iter_any())
+                    async for data in sse_data(arriving) if body["stream"] else in_one(arriving):
+                        if data == b"[DONE]":
+                            break
+                        for raw in reader.events(json.loads(data)):
+                            for event in answers[raw.choice].read(raw):
+                                if isinstance(event, Finish):
+                                    unfinished -= 1
+                                    if event.choice == 0 and not thought:  # else a template leaves most of it out
+                                        reading.answered = event.usage.completion_tokens
+                                else:
+                                    thought = thought or bool(event.reasoning)
+                                yield event
+                except (ValueError, KeyError, TypeError, EventTooLargeError) as error:
+                    raise EngineFailed(f"the engine sent an unreadable chunk: {error!r}") from error
+            if unfinished:
+                raise EngineFailed("the engine ended the stream before the answer was complete")
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         body = await self._json("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
@@ -329,9 +339,10 @@ class LlamaHttp:
         """What the server says of its model and slots, and what can be asked of them."""
         props: ParsedJson = await self._json("/props", None)
         self.template = await self._tried_template()
+        self.prefill.slots = PromptSlots(int(props["total_slots"]))
         self.prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
         model = LoadedModel(
-            slots=int(props["total_slots"]),
+            slots=len(self.prefill.slots.slots),
             context_tokens=self.prefill.context_tokens,
             chat_template=str(props.get("chat_template", "")),
             bos_token=str(props.get("bos_token", "")),
@@ -397,6 +408,7 @@ class LlamaHttp:
 
     async def aclose(self, died: bool = False) -> None:
         """Cut what is under way; `died`: because the engine has ended, and not because it is unloaded."""
+        await self.prefill.aclose()
         self._unloaded = not died
         await self._session.close()
 

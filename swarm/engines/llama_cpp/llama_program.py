@@ -171,6 +171,8 @@ def command(program: LlamaProgram, spec: EngineSpec, batching: Batching, port: i
         (("--threads-http",), spec.slots + HTTP_THREADS_SPARE),
         (("--timeout",), LISTENER_READ_TIMEOUT_S),
         (("--cache-ram",), PROMPT_CACHE_MIB),
+        (("--slot-prompt-similarity",), 0.0),  # which slot reads a prompt is decided here (`prompt_slots.py`)
+        (("--no-cache-idle-slots",), None),
         (("--sse-ping-interval",), -1),  # heartbeats are the gateway's
         (("--kv-unified",), None),  # answers to one prompt share its cells
         (("--kv-unified-per-slot",), spec.context_tokens),

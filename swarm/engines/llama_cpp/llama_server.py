@@ -24,7 +24,7 @@ from swarm.engines.kept_answers import kept_answer
 from swarm.engines.llama_cpp.llama_program import LlamaProgram
 from swarm.engines.llama_cpp.llama_server_host import asked_program
 from swarm.engines.llama_cpp.progress import Limits
-from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check, load_in_host, model_of
+from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check, load_in_host, model_of, with_saves
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S
 from swarm.engines.registry import Isolation
 from swarm.errors import EngineFailed
@@ -178,7 +178,7 @@ async def load(
 
     Raises EngineFailed with the reason and a remedy, UnknownArchitecture where another engine may know the model.
     """
-    model = await model_of(spec)
+    model, spec = await model_of(spec), await asyncio.to_thread(with_saves, spec)
     if spec.build is None:
         spec = replace(spec, build=await asyncio.to_thread(_own_build))
     return await load_in_host(NAME, HOST, spec, model, limits, load_least_s)

@@ -1,28 +1,38 @@
-"""Long prompts are prefilled in slices, so that a request whose client left frees its slot within about one of them.
+"""A prompt is read in the slot that holds most of it, and a long one in slices.
 
 llama.cpp looks at a closed connection only when a prefill is over. So before a long request goes out, its prompt is
 brought into the prompt cache piece by piece, by requests of a growing prefix that keep nothing they generate; the
 request itself then finds all but the last piece there. Closing between two pieces ends the work.
 
-The first piece begins where an earlier prompt left off: a shorter one would make llama.cpp forget the rest of a
-conversation that it still holds. A model whose cache cannot be continued is found out by its first pieces, and is then
-left alone.
+The first piece begins where an earlier prompt and its answer left off: a shorter one would make llama.cpp forget the
+rest of a conversation that it still holds. A model whose cache cannot be continued is found out by its first pieces,
+and is then left alone.
+
+Which slot that is, `prompt_slots.py` decides. Where prompts may be saved (`saved_prompts.py`), what gives way goes to
+the disk first, what is idle follows after a while, and the rest when the engine ends; what comes back is restored. A
+save or a restore is a step of llama.cpp's one loop, and other answers wait for it: it is left out where it would take
+long beside others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import time
 from array import array
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from swarm.errors import EngineDied, SwarmError
+from federation.tasks import cancel_and_wait
+from swarm.engines.llama_cpp.prompt_slots import DISK_SHARE, PromptSlot, PromptSlots, SlotChoice, no_tokens
+from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompt, SavedPrompts
+from swarm.errors import EngineDied, SwarmError, Unavailable
 from swarm.generation import GenerationRequest, has_images
 from swarm.moving_mean import moving_mean
+from swarm.registry.model_memory import size_text
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +42,16 @@ SLICE_S = 0.5  # between two looks at whether the client is still there: rule 10
 FIRST_SLICE_TOKENS = 256  # while no speed is measured
 MIN_SLICE_TOKENS = 64  # below it batches are slower, and the requests themselves begin to count
 MAX_SLICE_TOKENS = 8192  # a prompt in the cache is given to llama.cpp as numbers: 50 KB a slice
-REMEMBERED_PROMPTS = 16  # whose beginnings the cache may still hold; 4 bytes a token
 MAX_MISSES = 3  # in a row, before a model is taken for one whose cache cannot be continued
+IDLE_S = 10.0  # until what was read is saved: whoever talks goes on within it, mostly
+UNSAVED_SHARE = 0.1  # of a conversation: it is written anew, as a whole, when so much of it is not on the disk
+LONGEST_MOVE_S = 5.0  # of a save or restore, in which llama.cpp makes no step; beside other answers:
+LONGEST_MOVE_BESIDE_S = 1.0
+CHECKED_BYTES_PER_S = 5e8  # of a file's sha256, on a slow machine
+MOVE_BYTES_PER_S = 2e8  # while no speed is measured: a slow disk
+SAVE_AT_END_S = 10.0  # for all that is not on the disk yet
+PAUSE_S = 600.0  # without saves, when one has failed
+NOT_SAVED = (SwarmError, OSError, KeyError, ValueError)  # what may go wrong with it, and is told
 
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]  # the parsed answer to a POST; raises SwarmError
 
@@ -59,18 +77,6 @@ def slice_tokens(left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TO
     return wanted if left > wanted else 0
 
 
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two prompts begin with alike."""
-    least, most = 0, min(len(one), len(other))
-    while least < most:
-        middle = (least + most + 1) // 2
-        if one[least:middle] == other[least:middle]:
-            least = middle
-        else:
-            most = middle - 1
-    return least
-
-
 @dataclass(frozen=True, slots=True)
 class Slice:
     """What llama.cpp says of one: tokens it had in its cache, and tokens it evaluated."""
@@ -79,10 +85,28 @@ class Slice:
     evaluated: int
 
 
-class SlicedPrefill:
-    """Warms the prompt cache of one llama.cpp server. `context_tokens` is what one request may fill.
+@dataclass(slots=True, eq=False)
+class PromptReading:
+    """A prompt on its way: in which slot (-1: llama.cpp's choice), and how much of it was in the cache before.
 
-    Prompts of more than `long_tokens` are read in slices of at most `most_slice_tokens`.
+    `cached` is None where that is for the request itself to say.
+    """
+
+    id_slot: int = -1
+    cached: int | None = None
+    taken: list[PromptSlot] = field(default_factory=list[PromptSlot])
+    answered: int = 0  # tokens of the answer that stay in the cache after the prompt
+
+    @property
+    def slot(self) -> PromptSlot | None:
+        return self.taken[0] if self.taken else None
+
+
+class SlicedPrefill:
+    """Chooses the slots of one llama.cpp server, and warms its prompt cache.
+
+    `context_tokens` is what one request may fill. Prompts of more than `long_tokens` are read in slices of at most
+    `most_slice_tokens`. `saved` are those on the disk, where that is wanted.
     """
 
     def __init__(self, ask: Ask, context_tokens: int = 0, most_slice_tokens: int = MAX_SLICE_TOKENS) -> None:
@@ -90,28 +114,49 @@ class SlicedPrefill:
         self.context_tokens = context_tokens
         self.long_tokens = LONG_TOKENS
         self.most_slice_tokens = most_slice_tokens
-        self._prompts: deque[array[int]] = deque(maxlen=REMEMBERED_PROMPTS)
+        self.slots = PromptSlots()
+        self.saved: SavedPrompts | None = None
+        self.idle_s = IDLE_S
+        self._moving = asyncio.Lock()  # one prompt after the other finds its place
+        self._idle: asyncio.Task[None] | None = None
         self._tokens_per_s: float | None = None
+        self._bytes_per_s: float | None = None
+        self._paused_until = 0.0
         self._misses = 0
 
-    async def warm(self, body: Mapping[str, Any]) -> int | None:
-        """Prefill all but the end of the prompt of `body`, a request; cancelling it stops after the slice in progress.
+    @asynccontextmanager
+    async def reading(
+        self, body: Mapping[str, Any], text: str = "", n: int = 1, is_long: bool = True
+    ) -> AsyncGenerator[PromptReading]:
+        """The prompt of `body`, a request for `n` answers, is read here but for its end; the block sends the rest.
 
-        Returns how much of the prompt was in the cache before; None where nothing was done. Raises EngineDied, and
-        nothing else: what is wrong with a request is for the request itself to say.
+        Cancelling it stops after the slice in progress. `text` is how the prompt begins, by which short ones are known.
+        Raises EngineDied, and nothing else: what is wrong with a request is for the request itself to say.
         """
-        if self._misses >= MAX_MISSES:
-            return None
+        prompt = await self._long_prompt(body) if is_long else None
+        async with self._moving:
+            reading, held = await self._placed(prompt, text, n)
+        try:
+            if prompt is not None:
+                await self._warm(prompt, reading, held)
+            yield reading
+            if reading.slot is not None and prompt is not None:
+                reading.slot.answered = reading.answered
+        finally:
+            for slot in reading.taken:
+                slot.busy = False
+            self._save_when_idle()
+
+    async def _long_prompt(self, body: Mapping[str, Any]) -> array[int] | None:
+        """None for one that is short after all, does not fit, or is not to be had."""
         try:
             prompt = array("i", await self._tokens(body))
-            if not self.long_tokens < len(prompt) < self.context_tokens:
-                return None
-            return await self._warm(prompt)
         except EngineDied:
             raise
         except (SwarmError, KeyError, TypeError, ValueError, OverflowError) as error:
             log.debug("no prefill in slices: %r", error)
             return None
+        return prompt if self.long_tokens < len(prompt) < self.context_tokens else None
 
     async def _tokens(self, body: Mapping[str, Any]) -> list[int]:
         text = body.get("prompt")
@@ -123,43 +168,228 @@ class SlicedPrefill:
         answer = await self._ask("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return answer["tokens"]
 
-    async def _warm(self, prompt: array[int]) -> int | None:
-        done = max((common_prefix(prompt, other) for other in self._prompts), default=0)
-        before: int | None = None
+    # Where a prompt is read
+
+    async def _placed(self, prompt: array[int] | None, text: str, n: int) -> tuple[PromptReading, int]:
+        """Where it is read, and how many of its tokens are there already, as far as is known."""
+        choice = await self._choice(prompt, text)
+        if choice is None:
+            return PromptReading(), 0
+        beside = not self.slots.is_idle
+        taken, slot = self.slots.take(choice, n - 1), choice.slot
+        reading = PromptReading(-1 if choice.swaps else slot.id, taken=taken)
         try:
-            while size := slice_tokens(len(prompt) - done, self._tokens_per_s, self.most_slice_tokens):
-                made = await self._evaluate(prompt[: done + size])
-                if before is None:
-                    before = made.cached
-                elif made.cached < done - 1:  # the last token is evaluated anew where nothing else is
+            for one in taken:
+                if one.unsaved and one.lost(0 if one is not slot else self._kept(choice)):
+                    await self._save(one, beside)
+            held = choice.held
+            if isinstance(choice.restore, SavedPrompt):
+                held = await self._restore(slot, choice.restore, prompt)
+        except BaseException:
+            for one in taken:
+                one.busy = False
+            raise
+        for one in taken[1:]:
+            one.hold(no_tokens(), 0.0)
+        if prompt is None:
+            slot.hold(no_tokens(), time.time(), text)
+        return reading, held
+
+    @staticmethod
+    def _kept(choice: SlotChoice) -> int:
+        """How much of what its slot holds stays there."""
+        return 0 if choice.restore is not None or choice.swaps else min(choice.held, len(choice.slot.tokens))
+
+    async def _choice(self, prompt: array[int] | None, text: str) -> SlotChoice | None:
+        if prompt is None:
+            return self.slots.choose_short(text, self._saves)
+        saved = self.saved
+        choice = self.slots.choose(prompt, saved.entries if saved else (), self._saves, self._disk_share)
+        if choice is None or not self._saves or choice.restore is not None:
+            return choice
+        slot = choice.slot
+        if slot.unsaved and slot.lost(self._kept(choice)):
+            # Two conversations begin alike. What is saved of one can be the beginning of both, in two slots.
+            await self._save(slot, not self.slots.is_idle)
+            choice = self.slots.choose(prompt, saved.entries if saved else (), self._saves, self._disk_share)
+        return choice
+
+    async def _warm(self, prompt: array[int], reading: PromptReading, done: int) -> None:
+        slot = reading.slot
+        saved = slot.saved if slot is not None and done >= len(slot.tokens) else 0
+        expected: int | None = None
+        try:
+            while self._misses < MAX_MISSES and (size := self._next_slice(len(prompt) - done)):
+                made = await self._evaluate(prompt[: done + size], reading)
+                if expected is None:
+                    reading.cached = made.cached
+                elif made.cached < expected - 1:  # the last token is evaluated anew where nothing else is
                     self._missed()
                     break
                 else:
                     self._misses = 0
-                done += size
+                done = expected = done + size
             done = len(prompt)  # what is left goes with the request itself
+        except EngineDied:
+            raise
+        except (SwarmError, KeyError, TypeError, ValueError) as error:
+            log.debug("no prefill in slices: %r", error)
         finally:
-            self._remember(prompt[:done])
-        return before
+            if (slot := reading.slot) is not None:
+                slot.hold(prompt[:done], time.time(), saved=min(saved, done))
 
-    def _remember(self, prompt: array[int]) -> None:
-        """Keep what the cache may hold from now on, in place of what it continues."""
-        for other in list(self._prompts):
-            if common_prefix(prompt, other) == len(other):
-                self._prompts.remove(other)
-        self._prompts.append(prompt)
+    def _next_slice(self, left: int) -> int:
+        return slice_tokens(left, self._tokens_per_s, self.most_slice_tokens)
 
-    async def _evaluate(self, tokens: array[int]) -> Slice:
+    async def _evaluate(self, tokens: array[int], reading: PromptReading) -> Slice:
         begun = time.perf_counter()
-        asked = {"prompt": tokens.tolist(), "n_predict": 0, "cache_prompt": True}
-        timings = (await self._ask("/completion", asked))["timings"]
+        asked: dict[str, Any] = {"prompt": tokens.tolist(), "n_predict": 0, "cache_prompt": True}
+        if reading.id_slot >= 0:
+            asked["id_slot"] = reading.id_slot
+        answer = await self._ask("/completion", asked)
+        timings = answer["timings"]
         made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]))
         if made.evaluated >= MIN_SLICE_TOKENS:
             speed = made.evaluated / max(time.perf_counter() - begun, 1e-6)
             self._tokens_per_s = moving_mean(self._tokens_per_s, speed)
+        if reading.id_slot < 0 and reading.slot is not None:
+            self._found_in(reading, answer.get("id_slot"))
         return made
+
+    def _found_in(self, reading: PromptReading, id_slot: object) -> None:
+        """llama.cpp has chosen a slot: the next slices go there, too."""
+        chosen = next((slot for slot in self.slots.slots if slot.id == id_slot), None)
+        if chosen is None or (chosen.busy and chosen not in reading.taken):
+            return
+        if chosen is not reading.slot:
+            expected = reading.taken[0]
+            expected.busy = chosen in reading.taken
+            chosen.busy = True
+            reading.taken = [chosen, *(slot for slot in reading.taken[1:] if slot is not chosen)]
+        reading.id_slot = chosen.id
 
     def _missed(self) -> None:
         self._misses += 1
         if self._misses == MAX_MISSES:
             log.warning("this model's prompt cache cannot be continued: a client that leaves frees its slot late")
+
+    # What is on the disk
+
+    @property
+    def _saves(self) -> bool:
+        return self.saved is not None and time.monotonic() >= self._paused_until
+
+    @property
+    def _disk_share(self) -> float:
+        """What it costs to restore a token, which is read from the disk and checked, of what it costs to read it."""
+        if self._tokens_per_s is None or self.saved is None or not self.saved.token_bytes:
+            return DISK_SHARE
+        per_s = min(self._bytes_per_s or MOVE_BYTES_PER_S, CHECKED_BYTES_PER_S)
+        return min(self._tokens_per_s * self.saved.token_bytes / per_s, 1.0)
+
+    def _moves_soon(self, size: int, beside: bool) -> bool:
+        """Whether so many bytes are written or read within what llama.cpp may stand still."""
+        seconds = size / (self._bytes_per_s or MOVE_BYTES_PER_S)
+        return seconds <= (LONGEST_MOVE_BESIDE_S if beside else LONGEST_MOVE_S)
+
+    async def _save(self, slot: PromptSlot, beside: bool = False) -> None:
+        """Put on the disk what a slot holds; where that fails, it is said, and not tried for a while."""
+        saved = self.saved
+        tokens, answered, read_at = slot.tokens, slot.answered, slot.read_at
+        count = len(tokens) + answered
+        if saved is None or not self._saves or self._misses >= MAX_MISSES:
+            return
+        if not self._moves_soon(count * saved.token_bytes, beside):
+            log.debug("%d tokens are not saved: it would take long", count)
+            return
+        name: str | None = None
+        try:
+            if await asyncio.to_thread(saved.is_forgotten, read_at):
+                slot.saved = count
+                return
+            name = await asyncio.to_thread(saved.begin, count)
+            began = time.perf_counter()
+            written = await self._ask(f"/slots/{slot.id}?action=save", {"filename": name})
+            answered = int(written["n_saved"]) - len(tokens)
+            if answered < 0:  # it holds something else than was believed
+                saved.remove(name)
+                slot.hold(no_tokens(), 0.0)
+                return
+            size = int(written["n_written"])
+            self._bytes_per_s = moving_mean(self._bytes_per_s, size / max(time.perf_counter() - began, 1e-3))
+            await asyncio.to_thread(saved.commit, name, tokens, answered, read_at)
+            slot.saved = count
+            log.info("saved a prompt of %d tokens: %s", count, size_text(size))
+        except BaseException as error:
+            if name is not None:  # at once, also where this is cancelled: an unfinished file is none
+                saved.remove(name)
+            if isinstance(error, EngineDied | Unavailable) or not isinstance(error, NOT_SAVED):
+                raise
+            self._pause(error)
+
+    def _pause(self, error: Exception) -> None:
+        self._paused_until = time.monotonic() + PAUSE_S
+        remedy = "" if isinstance(error, NoDiskRoom) else ": the disk may be full, or not to be written"
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        log.warning(
+            "prompts are not saved for %d minutes, and are read again where they gave way: %s%s",
+            PAUSE_S // 60,
+            words,
+            remedy,
+        )
+
+    async def _restore(self, slot: PromptSlot, entry: SavedPrompt, prompt: array[int] | None) -> int:
+        """Bring a saved prompt into a slot; how many tokens of `prompt` are there then. 0 where it is not believed."""
+        assert self.saved is not None
+        slot.hold(no_tokens(), 0.0)
+        if not await asyncio.to_thread(self.saved.is_whole, entry):
+            log.warning("a saved prompt is not what was written, and is read again: its files are removed")
+            return 0
+        try:
+            answer = await self._ask(f"/slots/{slot.id}?action=restore", {"filename": entry.name})
+            restored = int(answer["n_restored"])
+        except (EngineDied, Unavailable):
+            raise
+        except (SwarmError, KeyError, ValueError) as error:
+            log.warning("llama.cpp does not take a saved prompt, which is read again: %s", error)
+            await asyncio.to_thread(self.saved.remove, entry.name)
+            return 0
+        if restored < len(entry.tokens):
+            return 0
+        count = len(entry.tokens) + entry.answered
+        slot.hold(entry.tokens, time.time(), answered=entry.answered, saved=count)
+        return slot.continued_by(prompt or no_tokens())
+
+    def _save_when_idle(self) -> None:
+        if self.saved is None or (self._idle is not None and not self._idle.done()):
+            return
+        if any(slot.unsaved for slot in self.slots.slots):
+            self._idle = asyncio.create_task(self._save_idle(), name="saving what was read")
+
+    async def _save_idle(self) -> None:
+        """Once nothing was asked for a while, save what has grown enough to be worth it."""
+        clock = -1
+        while clock != self.slots.clock or not self.slots.is_idle:
+            clock = self.slots.clock
+            await asyncio.sleep(self.idle_s)
+        with suppress(SwarmError):  # whoever asks next hears of it
+            for slot in self.slots.slots:
+                async with self._moving:
+                    if self.slots.clock != clock:  # somebody asks
+                        break
+                    if slot.unsaved > UNSAVED_SHARE * len(slot.tokens):
+                        await self._save(slot)
+
+    async def save_all(self) -> None:
+        """Save what is not on the disk yet: the engine is about to end."""
+        await self.aclose()
+        with suppress(SwarmError, TimeoutError):
+            async with asyncio.timeout(SAVE_AT_END_S), self._moving:
+                for slot in sorted(self.slots.free, key=lambda slot: -slot.used):
+                    if slot.unsaved:
+                        await self._save(slot)
+
+    async def aclose(self) -> None:
+        """From now on nothing is saved by itself."""
+        if self._idle is not None:
+            await cancel_and_wait(self._idle)

@@ -41,6 +41,7 @@ from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.llama_program import reason_in
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
+from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompts, key_of, make_folder
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.server_host import (
     LOAD_LEAST_S,
@@ -57,6 +58,7 @@ from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError, Unkno
 from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.images import refuse_images
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
+from swarm.registry.model_memory import Load, memory_needed
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ MEASURED_AGE_S = 1.0  # of what a host takes: it is asked for with each request,
 LOG_BYTES = 32 * 1024  # of a host's log, from its end
 UNLOAD_ANSWER_S = 1.0  # what an engine in this process may take to show that it can be unloaded
 READ_IMAGES = frozenset({"png", "jpeg", "gif"})  # WebP it has another program decode, where that is installed
+NOT_SAVED = "%s: prompts are not saved in %s: %s; make it a folder that this user can write, or leave out --kv-disk"
 PROBE_TEXT = "one two three four five six seven eight"  # read once after loading: 70 B on a CPU take seconds for it
 
 
@@ -272,6 +275,8 @@ class LlamaServerEngine:
         watching = (self._watcher, self._wedged, self._ended)
         await cancel_and_wait(*watching)
         works = not self.failed.done() and await _answers(self.http)
+        if works:
+            await self.http.prefill.save_all()
         await self.http.aclose(died=self.failed.done())
         await (self._home.unload() if works else self._home.end())
 
@@ -427,6 +432,7 @@ async def connect(
         http.plain = await asyncio.to_thread(_plain_text, spec.path, model)
         loaded, capabilities = await http.loaded()
         pace = await _measured_pace(http, batching)
+        http.prefill.saved = await asyncio.to_thread(_saved_prompts, name, serving.version, spec, model)
     except BaseException:
         await http.aclose()
         await home.end()
@@ -444,6 +450,36 @@ async def connect(
     )
     computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers)
     return LlamaServerEngine(computation, spec, http, loaded, capabilities, home, pace, limits)
+
+
+def with_saves(spec: EngineSpec) -> EngineSpec:
+    """`spec`, and its folder for prompts is there; without one where nothing can be saved, which is told. Blocks."""
+    if spec.saves is None:
+        return spec
+    if spec.draft is not None:
+        log.warning("%s: prompts are not saved: llama.cpp writes no state of a draft model", spec.model_id)
+        return replace(spec, saves=None)
+    try:
+        make_folder(spec.saves)
+    except OSError as error:
+        log.warning(NOT_SAVED, spec.model_id, spec.saves, error.strerror)
+        return replace(spec, saves=None)
+    return spec
+
+
+def _saved_prompts(name: str, version: str, spec: EngineSpec, model: GgufModel | None) -> SavedPrompts | None:
+    """What was read of prompts by this engine with this model, on the disk. Blocks."""
+    if spec.saves is None or spec.path is None or model is None:
+        return None
+    load = Load(spec.context_tokens, 1, spec.cache_type)
+    token_bytes = memory_needed(model.facts.shape, load).kv_bytes // spec.context_tokens
+    try:
+        key = key_of(spec.path, model.fingerprint, name, version, spec.context_tokens, spec.cache_type)
+        return SavedPrompts.open(spec.saves, spec.saves_bytes, key, token_bytes)
+    except (OSError, NoDiskRoom) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        log.warning(NOT_SAVED, spec.model_id, spec.saves, why)
+        return None
 
 
 def _plain_text(path: Path | None, model: GgufModel | None) -> PlainText:

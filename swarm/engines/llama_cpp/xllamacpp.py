@@ -27,6 +27,7 @@ from swarm.engines.llama_cpp.server_engine import (
     host_environment,
     load_in_host,
     model_of,
+    with_saves,
 )
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Batching, Serving
 from swarm.engines.llama_cpp.xllamacpp_host import ASK, RunningServer, library, start_server
@@ -175,7 +176,7 @@ async def load(
 
     A small model may take `load_least_s` to load, in a process of its own, and does not get stuck beyond `limits`.
     """
-    model = await model_of(spec)
+    model, spec = await model_of(spec), await asyncio.to_thread(with_saves, spec)
     if await asyncio.to_thread(runs_in_process, spec, isolation):
         return await _load_in_process(spec, model, limits)
     return await load_in_host(NAME, HOST, spec, model, limits, load_least_s)

@@ -109,6 +109,11 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     params.cache_type_k = params.cache_type_v = cache_type.value  # quantized values need flash attention: on by itself
     _guess(xllamacpp, params.speculative, spec)
     params.cache_ram_mib = PROMPT_CACHE_MIB
+    # Which slot reads a prompt is decided here (`prompt_slots.py`): what others hold stays where it is.
+    params.slot_prompt_similarity = 0.0
+    params.cache_idle_slots = False
+    if spec.saves is not None:
+        params.slot_save_path = f"{spec.saves}{os.sep}"
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
     batching = batching or Batching.of(spec, None)
     pooling = batching.pooling or Pooling.MEAN

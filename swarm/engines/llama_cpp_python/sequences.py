@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
-from swarm.engines.llama_cpp.prefill import common_prefix
+from swarm.engines.llama_cpp.prompt_slots import common_prefix
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,130 @@
+"""Which slot reads a prompt: the one that has most of it, and never one that drives another conversation out for it."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+import pytest
+
+from swarm.engines.llama_cpp.prompt_slots import PromptSlots
+
+SYSTEM = list(range(1000))  # what two conversations begin with
+ANN = [*SYSTEM, *range(2000, 2500)]
+BOB = [*SYSTEM, *range(3000, 3500)]
+OTHER = list(range(5000, 6000))
+NONE: list[int] = []
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    tokens: array[int]
+
+
+def tokens(*parts: list[int]) -> array[int]:
+    return array("i", [token for part in parts for token in part])
+
+
+def slots(*held: list[int] | str | None) -> PromptSlots:
+    """Slots that hold these prompts, read in this order; None is a busy one."""
+    made = PromptSlots(len(held))
+    for slot, prompt in zip(made.slots, held, strict=True):
+        made.clock += 1
+        slot.used = made.clock if prompt else 0
+        slot.busy = prompt is None
+        if isinstance(prompt, str):
+            slot.text = prompt
+        elif prompt:
+            slot.tokens = tokens(prompt)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("held", "prompt", "chosen", "has"),
+    [
+        pytest.param((NONE, NONE), ANN, 1, 0, id="the last of the empty ones: votes take the first"),
+        pytest.param((ANN, OTHER), [*ANN, 1, 2], 0, 1500, id="where it goes on"),
+        pytest.param((ANN, BOB), [*BOB, 1, 2], 1, 1500, id="the one that is most like it"),
+        pytest.param((ANN, NONE), BOB, 1, 0, id="not in place of another that begins alike, while there is room"),
+        pytest.param((ANN, OTHER), ANN[:1490], 0, 1490, id="a few tokens less of an answer are no other conversation"),
+        pytest.param((None, NONE), ANN, 1, 0, id="not where one is being read"),
+        pytest.param((None, OTHER), ANN, 1, 0, id="in place of another, where nothing else is free"),
+    ],
+)
+def test_a_prompt_is_read_where_least_is_read_now_and_later(
+    held: tuple[list[int], ...], prompt: list[int], chosen: int, has: int
+) -> None:
+    choice = slots(*held).choose(tokens(prompt))
+    assert choice is not None
+    assert (choice.slot.id, choice.held) == (chosen, has)
+
+
+def test_an_answer_is_in_the_cache_too() -> None:
+    made = slots(ANN)
+    made.slots[0].answered = 40
+    grown = made.choose(tokens(ANN, list(range(9000, 9100))))
+    other = made.choose(tokens(ANN[:1400], list(range(9000, 9100))))
+    assert grown is not None
+    assert other is not None
+    assert (grown.held, other.held) == (1540, 1400)
+
+
+def test_nothing_is_chosen_where_no_slot_is_free() -> None:
+    assert slots(None, None).choose(tokens(ANN)) is None
+    assert slots(None).choose_short("hello") is None
+
+
+def test_without_a_disk_what_leaves_is_swapped_within_llama_cpp_and_comes_back() -> None:
+    made = slots(ANN)
+    choice = made.choose(tokens(BOB))
+    assert choice is not None
+    assert choice.swaps
+    (slot,) = made.take(choice)
+    slot.tokens, slot.busy = tokens(BOB), False
+    back = made.choose(tokens(ANN, [1]))
+    assert back is not None
+    assert (back.swaps, back.held) == (True, len(ANN))
+
+
+def test_a_saved_prompt_is_restored_where_nothing_of_worth_is() -> None:
+    made, saved = slots(OTHER, []), OnDisk(tokens(ANN))
+    choice = made.choose(tokens(ANN, [1]), [OnDisk(tokens(OTHER)), saved], saves=True)
+    assert choice is not None
+    assert (choice.slot.id, choice.restore, choice.held) == (1, saved, len(ANN))
+
+
+def test_what_two_begin_with_is_taken_from_the_disk_into_a_slot_of_its_own() -> None:
+    made, saved = slots(ANN, []), OnDisk(tokens(ANN))
+    choice = made.choose(tokens(BOB), [saved], saves=True)
+    assert choice is not None
+    assert (choice.slot.id, choice.restore, choice.held) == (1, saved, len(SYSTEM))
+
+
+def test_a_disk_that_is_slower_than_reading_is_not_asked() -> None:
+    made, saved = slots([], []), OnDisk(tokens(ANN))
+    choice = made.choose(tokens(ANN, [1]), [saved], saves=True, share=1.0)
+    assert choice is not None
+    assert choice.restore is None
+
+
+@pytest.mark.parametrize(
+    ("held", "text", "chosen"),
+    [
+        pytest.param(("hello there", "what is it"), "hello there, you", 0, id="where it goes on"),
+        pytest.param((ANN, ""), "hello", 1, id="away from long ones"),
+        pytest.param((ANN, "what is it"), "hello", 1, id="in place of a short one"),
+        pytest.param((ANN, OTHER), "hello", 0, id="in place of the one that was read first"),
+    ],
+)
+def test_short_prompts_keep_away_from_long_ones(held: tuple[list[int] | str, ...], text: str, chosen: int) -> None:
+    choice = slots(*held).choose_short(text)
+    assert choice is not None
+    assert choice.slot.id == chosen
+
+
+def test_the_answers_of_a_vote_take_the_first_slots_that_are_free() -> None:
+    made = slots([], None, [], ANN)
+    choice = made.choose(tokens(OTHER))
+    assert choice is not None
+    assert [slot.id for slot in made.take(choice, others=1)] == [2, 0]
+    assert [slot.id for slot in made.free] == [3]
