@@ -7,6 +7,7 @@ makes it, `engine_trial.py` tries it.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -291,10 +292,16 @@ def offer(installing: Installing, machine: MachineFacts | None = None) -> int:
     return 0
 
 
-def offer_at_first_start() -> None:
-    """What `scripts/run` does when it has just made the environment. Never fails: the node starts in any case."""
+def offer_at_first_start(words: Sequence[str]) -> None:
+    """What `scripts/run` does when it has just made the environment; `words` are the node's own. Never fails."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("--data-dir", "--engines-dir", "--config"):
+        parser.add_argument(option, type=Path)
     try:
-        offer(Installing(make_settings({}).engines_path, asks=True))
+        given = vars(parser.parse_known_args(words)[0])
+        offer(Installing(make_settings(given, given.pop("config")).engines_path, asks=True))
+    except argparse.ArgumentError:
+        return  # the node says what is wrong with it
     except SwarmError as error:
         complain(f"swarm: {one_line(str(error))}")
     except KeyboardInterrupt:

@@ -394,6 +394,26 @@ def test_a_first_start_without_a_terminal_asks_nothing_and_installs_nothing(
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["--federation", "--data-dir", "DIR", "--model", "demo"], "DIR/engines"),
+        (["--data-dir=DIR", "--engines-dir", "DIR/e"], "DIR/e"),
+        (["--config", "DIR/swarm.toml"], "DIR/of the file"),
+        (["--data-dir"], None),  # which the node says
+        (["--config", "DIR/none.toml"], None),
+    ],
+)
+def test_what_is_offered_goes_where_the_node_will_look(
+    tmp_path: Path, words: list[str], folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "swarm.toml").write_text(f'engines_dir = "{tmp_path}/of the file"\n')
+    offered: list[Path] = []
+    monkeypatch.setattr(engine_install, "offer", lambda installing: offered.append(installing.engines_dir))
+    engine_install.offer_at_first_start([word.replace("DIR", str(tmp_path)) for word in words])
+    assert offered == ([] if folder is None else [Path(folder.replace("DIR", str(tmp_path)))])
+
+
 def test_an_offer_that_cannot_be_kept_does_not_hold_the_node_up(
     tmp_path: Path, index: WheelIndex, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
