@@ -71,6 +71,13 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
+def cmdline_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 async def all_gone(*gone: psutil.Process) -> bool:
     async with asyncio.timeout(SEEN_S):
         while not all(map(has_ended, gone)):  # noqa: ASYNC110 - others end them
@@ -220,7 +227,7 @@ async def test_a_load_that_takes_too_long_leaves_nothing_behind(
     hanging = stand_in(tmp_path, hangs=True)
     with pytest.raises(EngineFailed, match="was not loaded within 1 s"):
         await llama_server.load(spec(demo_model, hanging), load_least_s=0.5)
-    assert not psutil.Process().children(recursive=True)
+    assert await all_gone(*(one for one in psutil.process_iter() if str(hanging.program) in cmdline_of(one)))
 
 
 # Finding and asking

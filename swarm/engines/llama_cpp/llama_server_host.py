@@ -20,14 +20,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO
 
-from hardware.command import Failed, TimedOut, ToolOutput, explain, run_tool
+from hardware.command import Failed, RunTool, TimedOut, ToolOutcome, ToolOutput, explain, run_tool
 from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.llama_cpp.llama_program import (
     AFTER_SEVERAL_ANSWERS,
@@ -65,21 +65,21 @@ PARTS = (  # of its HTTP that we need, each with what it is asked, and what its 
 )
 
 
-def asked_program(path: Path, devices: tuple[Device, ...] | None = None) -> LlamaProgram:
+def asked_program(path: Path, devices: tuple[Device, ...] | None = None, run: RunTool = run_tool) -> LlamaProgram:
     """What the program says of itself; `devices` where they are known already. Blocks, for at most a minute.
 
     Raises EngineFailed, with the remedy, for one that is no llama.cpp server, too old, hangs, or cannot run here.
     """
-    version = _said(path, "--version")
-    help_text = _said(path, "--help")
+    version = _said(path, "--version", run)
+    help_text = _said(path, "--help", run)
     lists = devices is None and "--list-devices" in help_text
-    program = said_by_program(path, version, help_text, _said(path, "--list-devices") if lists else "")
+    program = said_by_program(path, version, help_text, _said(path, "--list-devices", run) if lists else "")
     return program if devices is None else replace(program, devices=devices)
 
 
-def _said(path: Path, option: str) -> str:
+def _said(path: Path, option: str, run: RunTool) -> str:
     """All that it prints, on either stream."""
-    match run_tool((str(path), option), ASKED_S):
+    match run((str(path), option), ASKED_S):
         case ToolOutput(stdout, stderr):
             return f"{stdout}\n{stderr}"
         case Failed(_, int() as code, stdout, stderr):
@@ -93,6 +93,21 @@ def _said(path: Path, option: str) -> str:
             )
         case other:
             raise EngineFailed(f"{path} cannot be run: {explain(other)}: name another with --llama-server")
+
+
+def run_beside(argv: Sequence[str], timeout_s: float) -> ToolOutcome:
+    """As `run_tool`, for a host: what it asks ends with it, however it ends."""
+    try:
+        ran = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, preexec_fn=ends_with_its_parent(),
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return TimedOut(argv[0], timeout_s)
+    except OSError as error:
+        return Failed(argv[0], None, "", f"cannot be started: {error}")
+    stdout, stderr = ran.stdout.decode("utf-8", "replace"), ran.stderr.decode("utf-8", "replace")
+    return Failed(argv[0], ran.returncode, stdout, stderr) if ran.returncode else ToolOutput(stdout, stderr)
 
 
 Ask = Callable[..., tuple[int, str]]  # of a path, and a body to be posted: the status, 0 without an answer, and text
@@ -246,7 +261,7 @@ def start(spec: EngineSpec, batching: Batching) -> Serving:
     """See `serve`."""
     assert spec.build is not None
     assert spec.build.program is not None
-    program = asked_program(spec.build.program, spec.build.devices)
+    program = asked_program(spec.build.program, spec.build.devices, run_beside)
     embeds = True
     running, asked = started(program, spec, batching, embeds)
     _running.append(running)
