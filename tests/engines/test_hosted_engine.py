@@ -189,13 +189,16 @@ async def test_a_call_that_words_begin_is_made_under_its_schema(engine: HostedEn
     assert "".join(call.arguments for call in calls) == '{"at": 1}'
 
 
-async def test_calls_that_the_library_reads_come_as_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [True, False])
+async def test_calls_that_the_library_reads_come_as_they_are(tmp_path: Path, several: bool) -> None:
     engine = await load_hosted(LIBRARY, spec_of(model_file(tmp_path, facts={"reads_calls": True})))
     try:
         assert engine.capabilities.tools
-        events = await read(engine, chat("call it", tools=[LOOK]))
+        events = await read(engine, chat("call it", tools=[LOOK], parallel_tool_calls=several))
+        answer = await read(engine, chat("call it", tools=[LOOK]))
     finally:
         await engine.aclose()
+    assert finish_of(answer).reason == "tool_calls"
     [call] = [call for event in events if isinstance(event, Delta) for call in event.tool_calls]
     assert (call.name, call.arguments) == ("look", '{"at": 1}')
     assert text_of(events) == ""
