@@ -69,6 +69,13 @@ async def test_the_answer_bears_the_name_that_answered(
     assert reply.json["model"] == ("small" if path == "/v1/embeddings" else said)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/embeddings"])
+async def test_no_name_is_the_swarm_where_any_is_answered(ask: Ask, path: str) -> None:
+    for none in ({}, {"model": None}):
+        assert (await ask(True).post(path, {**none, **BODIES[path]})).status == 200
+        assert (await ask(False).post(path, {**none, **BODIES[path]})).status == 400
+
+
 @pytest.mark.parametrize("path", [*BODIES, *TEXTS])
 async def test_any_other_name_is_unknown(ask: Ask, path: str) -> None:
     reply = await ask(False).post(path, {"model": "gpt-4o-mini", **(BODIES | TEXTS)[path]})

@@ -313,15 +313,29 @@ async def test_what_llama_cpps_completion_cannot_have_here(client: Client, field
     assert word in reply.error["message"]
 
 
-async def test_no_model_is_the_swarm(client: Client) -> None:
-    chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
-    for path, body in (
-        ("/v1/chat/completions", chat),
-        ("/v1/chat/completions", {**chat, "model": None}),
+CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": None}, {"model": ""}], ids=["none", "null", "empty"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", CHAT),
         ("/v1/completions", {"prompt": "a", "max_tokens": 2}),
         ("/v1/embeddings", {"input": "a"}),
         ("/v1/responses", {"input": "a", "max_output_tokens": 2}),
-    ):
-        assert (await client.post(path, body)).status == 200, path
-    counted = (await client.post("/v1/chat/completions/input_tokens", {"messages": chat["messages"]})).json
+    ],
+    ids=["chat", "text", "embeddings", "responses"],
+)
+async def test_no_model_is_refused_unless_any_is_answered(
+    client: Client, path: str, body: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    reply = await client.post(path, {**body, **fields})
+    assert reply.status == 400
+    assert reply.error["message"].startswith("model: this field is required")
+
+
+async def test_what_llama_cpp_alone_has_needs_no_model(client: Client) -> None:
+    counted = (await client.post("/v1/chat/completions/input_tokens", {"messages": CHAT["messages"]})).json
     assert counted["input_tokens"] > 1
+    assert (await client.post("/completion", {"prompt": "a", "n_predict": 1, "model": None})).status == 200

@@ -13,12 +13,13 @@ from typing import Final
 
 from aiohttp import web
 
-from swarm.errors import UnknownModel
+from swarm.errors import BadRequest, UnknownModel
 from swarm.generation import GenerationRequest
 from swarm.registry.model_ids import meant
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import SWARM_ALIAS, KnownNames
 
+NO_MODEL: Final = ""  # of a request that names none
 ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clients ask for
 
 MOST_MEANINGS: Final = 1000  # kept; finding one among thousands of names takes milliseconds
@@ -49,7 +50,7 @@ class RequestedNames:
 
     `sampling` has what the user decided of a model, given with its id and its further names: fields of a request that
     hold where it does not say them. `unusable` says why a name that means no model has a file here all the same. With
-    `answers_any` names that nobody knows mean `swarm`.
+    `answers_any` names that nobody knows mean `swarm`, and so does none at all.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class RequestedNames:
         stands for it, and is unknown to whoever plans the answer. Raises AmbiguousModel for one that may mean several,
         UnknownModel for one whose file is no model.
         """
+        if name == NO_MODEL and not self._answers_any:
+            raise BadRequest("model: this field is required: an id of /v1/models, or swarm", param="model")
         found = self.meant(name, upstream)
         if found is not None:
             return found

@@ -18,6 +18,7 @@ from swarm.gateway.openai.bodies import (
     MAX_INT,
     MAX_PROMPTS,
     MAX_TOP_LOGPROBS,
+    ModelOrSwarm,
     PromptTokens,
     Sampling,
     as_prompts,
@@ -31,6 +32,7 @@ MAX_FIELDS = 64  # of `response_fields`; llama.cpp's answers have about twenty
 class PlainCompletionBody(Sampling):
     """`POST /completion`. `n_predict` -1: as much as fits; `response_fields`: of the answer's fields only these."""
 
+    model: ModelOrSwarm = SWARM_ALIAS
     prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(fail_fast=True)]
     n_predict: Annotated[int, Field(ge=-1, le=MAX_INT)] | None = None
     n_probs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

@@ -26,6 +26,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from swarm.errors import BadRequest
+from swarm.gateway.answers.model_names import NO_MODEL
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.constraints import MEANINGS, constrained, with_its_schema
@@ -91,11 +92,17 @@ RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
 
 
 def _or_swarm(model: object) -> object:
-    """llama-server's clients name no model, or null: it has one."""
     return SWARM_ALIAS if model is None else model
 
 
+def _or_none(model: object) -> object:
+    return NO_MODEL if model is None else model
+
+
 ModelOrSwarm = Annotated[RequestedModel, BeforeValidator(_or_swarm, json_schema_input_type=RequestedModel | None)]
+ModelOrNone = Annotated[
+    str, Field(max_length=MAX_MODEL_CHARS), BeforeValidator(_or_none, json_schema_input_type=RequestedModel | None)
+]
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT)]
 MaxTokens = Annotated[int, Field(ge=0, le=MAX_INT)]  # 0: nothing is generated; the prompt is read, and cached
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
@@ -344,7 +351,7 @@ class StreamOptions(Part):
 class Sampling(Body):
     """Parameters that chat and plain completions share, with OpenAI's ranges (and llama.cpp's own samplers)."""
 
-    model: ModelOrSwarm = SWARM_ALIAS
+    model: ModelOrNone = NO_MODEL
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -527,7 +534,7 @@ class CompletionBody(Sampling):
         if len(self.prompts) > 1 and self.stream:
             raise ValueError("several prompts are not streamed: send one request for each, or stream: false")
         tokens = any(isinstance(prompt, tuple) for prompt in self.prompts)
-        if tokens and self.model == SWARM_ALIAS:
+        if tokens and self.model in (SWARM_ALIAS, NO_MODEL):
             raise ValueError("a prompt of tokens needs the model whose tokens they are: name it")
         if self.suffix and (tokens or self.logprobs is not None):
             raise ValueError("a suffix needs a prompt that is text, and no logprobs")
@@ -567,7 +574,7 @@ class CompletionBody(Sampling):
 class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
-    model: ModelOrSwarm = SWARM_ALIAS
+    model: ModelOrNone = NO_MODEL
     input: (
         Annotated[str, Field(min_length=1)]
         | PromptTokens

@@ -97,6 +97,8 @@ class DetokenizeBody(Body):
 class TemplateBody(ChatCompletionBody):
     """`POST /apply-template`: a chat, of which messages and tools matter."""
 
+    model: ModelOrSwarm = SWARM_ALIAS
+
 
 class PropsBody(Body):
     """The query of `GET /props`."""
@@ -137,6 +139,7 @@ class RerankBody(Body):
 class InfillBody(Sampling):
     """`POST /infill`: what stands before the caret and what after it. `prompt` is the caret's own line up to there."""
 
+    model: ModelOrSwarm = SWARM_ALIAS
     input_prefix: str
     input_suffix: str
     prompt: str = ""
