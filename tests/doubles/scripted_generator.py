@@ -3,7 +3,7 @@
 A token is a byte, and one more ends an answer. The last line of the prompt is what is done:
 
     say TEXT       the answer is TEXT, in `n` answers with the number of each
-    endless        "word word ..." until somebody stops it
+    endless        "word word ..." until somebody stops it, whatever `max_tokens` says
     die, freeze    the process ends, or makes no step any more
     break KIND     the job breaks, with that kind
     unreadable N   the first N answers are unreadable calls, then one is text
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class Answer:
     choice: int
     text: bytes
     made: int = 0
+    endless: bool = False
 
 
 class ScriptedGenerator:
@@ -138,14 +140,17 @@ class ScriptedGenerator:
                 )
             ]
         elif command == "endless":
-            text = "word " * job.max_tokens
+            text = "word "
         for choice in range(job.n):
             own = text if job.n == 1 else f"{text} {choice}"
-            self._answers.append(Answer(job, choice, own.encode()))
+            self._answers.append(Answer(job, choice, own.encode(), endless=command == "endless"))
         return []
 
     def _next(self, answer: Answer) -> list[GeneratorEvent]:
         job, choice = answer.job, answer.choice
+        if answer.endless and answer.made:
+            time.sleep(0.001)  # as long as a quick model takes: whoever reads is not flooded
+            answer.made %= len(answer.text)
         if answer.made == len(answer.text):
             self._answers.remove(answer)
             return [Ended(job.id, choice, "stop", len(job.prompt), min(3, len(job.prompt)), answer.made + 1)]
@@ -154,7 +159,7 @@ class ScriptedGenerator:
         drawn = TokenLogprob(token, bytes([token]), -0.5)
         logprobs = None if job.sampling.top_logprobs is None else Logprobs(drawn, (drawn,) * job.sampling.top_logprobs)
         events: list[GeneratorEvent] = [Piece(job.id, choice, token, bytes([token]), logprobs)]
-        if answer.made == job.max_tokens:
+        if answer.made == job.max_tokens and not answer.endless:
             self._answers.remove(answer)
             events.append(Ended(job.id, choice, "length", len(job.prompt), 0, answer.made))
         return events

@@ -106,6 +106,53 @@ def write_projector(target: Path, hidden: int | None = None) -> None:
     _finish(writer)
 
 
+def write_encoder(target: Path) -> None:
+    """A model that embeds, at random but always the same, and writes nothing: it reads all of a text at once."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *("\u2581" + word for word in ("a", "cat", "dog", "the"))]
+    writer = GGUFWriter(target, "bert")
+    writer.add_name("tiny encoder")
+    writer.add_context_length(CONTEXT_TOKENS)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(PoolingType.MEAN)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list([word.encode() for word in words])
+    writer.add_token_types([TokenType.CONTROL] * 5 + [TokenType.NORMAL] * (len(words) - 5))
+    writer.add_token_type_count(2)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(3)
+    writer.add_sep_token_id(3)
+    random = np.random.default_rng(5)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        writer.add_tensor(name, (random.standard_normal((rows, columns)) * 0.3).astype(np.float32))
+
+    def layer(name: str, rows: int, columns: int) -> None:
+        matrix(f"{name}.weight", rows, columns)
+        writer.add_tensor(f"{name}.bias", np.zeros(rows, dtype=np.float32))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, dtype=np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(HIDDEN, dtype=np.float32))
+
+    matrix("token_embd.weight", len(words), HIDDEN)
+    matrix("position_embd.weight", CONTEXT_TOKENS, HIDDEN)
+    matrix("token_types.weight", 2, HIDDEN)
+    norm("token_embd_norm")
+    for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        layer(f"blk.0.{part}", HIDDEN, HIDDEN)
+    norm("blk.0.attn_output_norm")
+    layer("blk.0.ffn_up", FEED_FORWARD, HIDDEN)
+    layer("blk.0.ffn_down", HIDDEN, FEED_FORWARD)
+    norm("blk.0.layer_output_norm")
+    _finish(writer)
+
+
 def write_named_model(target: Path, name: str | None = None, source: str = "demo") -> Path:
     """An embedded model with a name of its own inside, by which it is another content: that of the file, or `name`."""
     content = embedded_model_path(source).read_bytes()

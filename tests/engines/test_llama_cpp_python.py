@@ -22,12 +22,13 @@ from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.engines.llama_cpp_python import engine as llama_cpp_python
 from swarm.engines.llama_cpp_python.library import VERSION
 from swarm.engines.llama_cpp_python.sequences import CacheSequence, SequenceTable
+from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, EngineFailed, UnknownArchitecture
 from swarm.generation import Delta, Finish, GenerationRequest
 from swarm.registry.embedded import embedded_model_path
 from tests.doubles.chat_templates import TEMPLATES
 from tests.doubles.made_engines import made_engine
-from tests.doubles.tiny_models import write_reranker, write_templated_model
+from tests.doubles.tiny_models import write_encoder, write_reranker, write_templated_model
 from tests.engines.test_chat_templates import CONVERSATIONS, TOOLS, asked
 
 NAME = "llama-cpp-python"
@@ -301,6 +302,22 @@ async def test_every_conversation_is_said_whole_by_its_templates(tmp_path: Path,
                 assert all(f"about {tool['function']['name']}" in text for tool in tools)
     finally:
         await engine.aclose()
+
+
+async def test_an_encoder_makes_the_vectors_that_llama_cpp_makes(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "encoder.gguf")
+    spec = EngineSpec("encoder", tmp_path / "encoder.gguf", 512, 3, threads=1)
+    texts, made = ["the cat", "a dog the cat"], list[tuple[float, ...]]()
+    for name, build in ((NAME, made_engine(NAME)), ("xllamacpp", None)):
+        engine = await load_engine(name, replace(spec, build=build))
+        try:
+            assert not engine.capabilities.generates
+            made += (await engine.embed(texts)).vectors
+        finally:
+            await engine.aclose()
+    assert made[0] == pytest.approx(made[2], abs=1e-4)
+    assert made[1] == pytest.approx(made[3], abs=1e-4)
+    assert made[0] != pytest.approx(made[1], abs=1e-2)
 
 
 async def test_a_model_that_it_does_not_run_is_refused_in_words(tmp_path: Path) -> None:

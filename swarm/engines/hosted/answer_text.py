@@ -28,7 +28,7 @@ from swarm.generation import (
 TEMPERATURE, TOP_P, TOP_K, MIN_P = 0.8, 0.95, 40, 0.05
 
 
-class AnswerText:
+class ShownText:
     """One answer as it grows. `stop` is the stop string that ended it, once one has."""
 
     def __init__(self, choice: int, stops: Sequence[str] = ()) -> None:

@@ -187,7 +187,7 @@ class Connection:
             self.silent.discard(call)
 
 
-class Slots:
+class AnswerSlots:
     """How many answers may run at once. Whoever waits gets theirs in order of arrival, all of them together."""
 
     def __init__(self, free: int) -> None:

@@ -50,7 +50,7 @@ class GeneratorModule(Protocol):
         ...
 
 
-class Host:
+class GeneratorHost:
     """One generator, and what is asked of it. `tell` writes one message to the node; any thread calls it."""
 
     def __init__(self, generator: Generator, tell: Callable[[Message], None]) -> None:
@@ -185,9 +185,9 @@ def _voice() -> Callable[[Message], None]:
     return tell
 
 
-def _listen(source: BinaryIO, hosts: queue.SimpleQueue[Host]) -> NoReturn:
+def _listen(source: BinaryIO, hosts: queue.SimpleQueue[GeneratorHost]) -> NoReturn:
     """Read lines for as long as the node is there. Never returns, as leaving would unload the model, which may hang."""
-    host: Host | None = None
+    host: GeneratorHost | None = None
     for line in source:
         host = host or hosts.get()  # the node says nothing before it is told that the model is loaded
         host.hear(json.loads(line))
@@ -220,14 +220,14 @@ def serve(module: GeneratorModule) -> NoReturn:
     source = sys.stdin.buffer
     order, load_limit_s = order_in(json.loads(source.readline()))
     faulthandler.dump_traceback_later(load_limit_s, exit=True)
-    hosts: queue.SimpleQueue[Host] = queue.SimpleQueue()
+    hosts: queue.SimpleQueue[GeneratorHost] = queue.SimpleQueue()
     _started(lambda: _listen(source, hosts), "reader")
     try:
         generator = module.load(order)
     except EngineFailed as error:
         tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
         os._exit(1)
-    host = Host(generator, tell)
+    host = GeneratorHost(generator, tell)
     hosts.put(host)
     _started(host.make_texts, "texts")
     faulthandler.cancel_dump_traceback_later()

@@ -42,8 +42,8 @@ from swarm.engines.engine import (
     refuse_unable,
     refuse_unseen,
 )
-from swarm.engines.hosted.answer_text import AnswerText, sampling_of
-from swarm.engines.hosted.connection import Connection, Slots, start_process
+from swarm.engines.hosted.answer_text import ShownText, sampling_of
+from swarm.engines.hosted.connection import AnswerSlots, Connection, start_process
 from swarm.engines.hosted.generator import Called, Ended, GeneratorFacts, Job, LoadOrder, Piece, Read
 from swarm.engines.hosted.wire import pieces_in
 from swarm.engines.llama_cpp.answers import AnswerReader, ReadableAnswers
@@ -107,7 +107,7 @@ class HostedEngine:
         self._connection = connection
         self._home = home
         self._plain = PlainText(facts.controls)
-        self._slots = Slots(facts.slots)
+        self._slots = AnswerSlots(facts.slots)
         self._readable = ReadableAnswers(self)
         self._takes_objects = True
         self._adds_bos = False
@@ -207,7 +207,7 @@ class HostedEngine:
 
     async def _events(self, job: Job, stops: Sequence[str], *, one_call: bool) -> EventStream:
         """What the answers of `job` say, before anything in them is read. `one_call` ends an answer, if asked for."""
-        texts = [AnswerText(choice, stops) for choice in range(job.n)]
+        texts = [ShownText(choice, stops) for choice in range(job.n)]
         called: set[int] = set()
         ended: set[int] = set()  # by us: what is still on its way of them is not shown
         cached = 0

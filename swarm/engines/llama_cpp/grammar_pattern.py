@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from swarm.engines.llama_cpp.pattern_cost import Piece, pattern_cost
+from swarm.engines.llama_cpp.pattern_cost import PatternPiece, pattern_cost
 from swarm.engines.patterns import (
     LAST,
     Anchor,
@@ -45,7 +45,7 @@ class GrammarPattern:
     """`text` for a schema's `pattern`, what it costs, and how many characters a text has that keeps it."""
 
     text: str
-    cost: Piece
+    cost: PatternPiece
     least: int
     most: int | None
 
@@ -79,7 +79,7 @@ def grammar_pattern(pattern: str, least: int = 0, most: int | None = None) -> Gr
 
 
 @lru_cache(maxsize=256)
-def said_cost(text: str) -> Piece | None:
+def said_cost(text: str) -> PatternPiece | None:
     """What the `text` of a GrammarPattern costs; None for one that is none."""
     try:
         parts = read_pattern(text.removeprefix("^").removesuffix("$"))

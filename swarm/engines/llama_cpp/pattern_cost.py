@@ -22,7 +22,7 @@ EVERY = (1 << (128 + OTHERS)) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PatternPiece:
     """A part of an expression: characters it may begin with, those by which it may go on where it could also end.
 
     `any` are all of its characters, `ends` the places in a token where it may end, `ways` how many ways one text can
@@ -41,18 +41,18 @@ class Piece:
     rules: int = 0
 
 
-def pattern_cost(pattern: Pattern) -> Piece | None:
+def pattern_cost(pattern: Pattern) -> PatternPiece | None:
     """What a pattern without anchors costs; None where that is too much for it to be enforced."""
     piece = _piece(pattern)
     return None if piece is None or piece.ways > MAX_WAYS or piece.most_places > MAX_PLACES else piece
 
 
-def _piece(part: Pattern) -> Piece | None:
+def _piece(part: Pattern) -> PatternPiece | None:
     """What a part costs; None for what repeats more often than llama.cpp can, and for anchors."""
     match part:
         case Chars():
             bits = _bits(part.ranges)
-            return Piece(first=bits, any=bits, nullable=False, places=1, most_places=1, rules=1)
+            return PatternPiece(first=bits, any=bits, nullable=False, places=1, most_places=1, rules=1)
         case Repeat():
             inside = None if max(part.least, part.most or 0) > MAX_REPEATS else _piece(part.part)
             return None if inside is None else _repeated(inside, part.least, part.most)
@@ -78,11 +78,11 @@ def _bits(ranges: Ranges) -> int:
     return bits
 
 
-def _after(before: Piece, after: Piece) -> Piece:
+def _after(before: PatternPiece, after: PatternPiece) -> PatternPiece:
     """One piece and then another."""
     unsure = (before.goes_on | (before.first if before.nullable else 0)) & after.first
     ways = before.ways * after.ways * (before.ends + before.nullable if unsure else 1)
-    return Piece(
+    return PatternPiece(
         first=before.first | (after.first if before.nullable else 0),
         goes_on=after.goes_on | (before.goes_on | after.first if after.nullable else 0),
         any=before.any | after.any,
@@ -95,8 +95,8 @@ def _after(before: Piece, after: Piece) -> Piece:
     )
 
 
-def _sequence(pieces: list[Piece]) -> Piece:
-    whole = Piece()
+def _sequence(pieces: list[PatternPiece]) -> PatternPiece:
+    whole = PatternPiece()
     waiting = 0  # positions that a text may stand at, having skipped what may be skipped
     most = 0
     for piece in pieces:
@@ -108,7 +108,7 @@ def _sequence(pieces: list[Piece]) -> Piece:
     return replace(whole, most_places=max(most, whole.most_places))
 
 
-def _either(members: list[Piece]) -> Piece:
+def _either(members: list[PatternPiece]) -> PatternPiece:
     if len(members) == 1:
         return members[0]
     first = everything = goes_on = 0
@@ -120,7 +120,7 @@ def _either(members: list[Piece]) -> Piece:
         goes_on |= member.goes_on
     together = sum if overlap else max
     nullable = any(member.nullable for member in members)
-    return Piece(
+    return PatternPiece(
         first=first,
         goes_on=everything if overlap else goes_on | (first if nullable else 0),
         any=everything,
@@ -135,13 +135,13 @@ def _either(members: list[Piece]) -> Piece:
     )
 
 
-def _repeated(piece: Piece, least: int, most: int | None) -> Piece:
+def _repeated(piece: PatternPiece, least: int, most: int | None) -> PatternPiece:
     unsure = bool((piece.goes_on | (piece.first if piece.nullable else 0)) & piece.first)
     each = piece.ways * (piece.ends + piece.nullable if unsure else 1)
     times = TOKEN_CHARS if most is None else most
     bounded = min(times, 30)  # 2 to the 30th is endless, too
     varies = most != least
-    return Piece(
+    return PatternPiece(
         first=piece.first,
         goes_on=piece.goes_on | (piece.first if varies and most != 1 else 0) | (piece.any if unsure else 0),
         any=piece.any,

@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class _Reading:
+class _PromptReading:
     """A job whose prompt is being read into `sequence`."""
 
     job: Job
@@ -88,7 +88,7 @@ class _Step:
     """What one batch is made of: the places of the tokens whose logits are wanted, and how much of each prompt."""
 
     answers: list[tuple[int, _Answer]] = field(default_factory=list[tuple[int, _Answer]])
-    readings: list[tuple[int, _Reading, int]] = field(default_factory=list[tuple[int, _Reading, int]])
+    readings: list[tuple[int, _PromptReading, int]] = field(default_factory=list[tuple[int, _PromptReading, int]])
     tokens: int = 0
     read_tokens: int = 0
 
@@ -111,7 +111,7 @@ class LlamaGenerator:
         self._table = SequenceTable(count, rewinds)
         self._embedding_sequence = count
         self._batch = llama.llama_batch_init(facts.step_tokens, 0, 1)
-        self._readings: list[_Reading] = []
+        self._readings: list[_PromptReading] = []
         self._answers: list[_Answer] = []
         self._empty: list[Job] = []
         self._read_per_s: float | None = None
@@ -149,7 +149,7 @@ class LlamaGenerator:
             self._llama.llama_memory_seq_cp(self._memory, placed.copied_from.id, sequence.id, 0, kept)
             sequence.tokens = placed.copied_from.tokens[:kept]
             kept = self._rewound(sequence, kept)
-        self._readings.append(_Reading(job, sequence, array("i", job.prompt), kept, form))
+        self._readings.append(_PromptReading(job, sequence, array("i", job.prompt), kept, form))
 
     def step(self) -> list[GeneratorEvent]:
         events: list[GeneratorEvent] = []
@@ -297,7 +297,7 @@ class LlamaGenerator:
                 events += self._answered(reading, row)
         return events
 
-    def _answered(self, reading: _Reading, row: int) -> list[GeneratorEvent]:
+    def _answered(self, reading: _PromptReading, row: int) -> list[GeneratorEvent]:
         """The first token of each answer to a prompt that has been read."""
         self._readings.remove(reading)
         job, first = reading.job, reading.sequence
@@ -408,9 +408,13 @@ def load(order: LoadOrder) -> LlamaGenerator:
         reason = reason_in_log()
         kind = UnknownArchitecture if UNKNOWN_ARCHITECTURE in reason else EngineFailed
         raise kind(f"llama.cpp could not load {order.path}: {reason or 'it does not say why'}")
+    sequences = 1 if facts.embeds_only else _sequences(llama, model, order.slots)
     encodes = "bert" in facts.architecture
-    step_tokens = min(ENCODER_TEXT_TOKENS, order.context_tokens) if encodes else EMBEDDING_TEXT_TOKENS
-    context = llama.llama_init_from_model(model, _context_params(llama, model, order, step_tokens, facts.pooling_type))
+    at_once = min(ENCODER_TEXT_TOKENS, order.context_tokens) if encodes else EMBEDDING_TEXT_TOKENS
+    # llama.cpp aborts where a micro-batch that is pooled cannot be divided among the sequences.
+    step_tokens = -(-at_once // sequences) * sequences
+    params = _context_params(llama, order, sequences, step_tokens, facts.pooling_type)
+    context = llama.llama_init_from_model(model, params)
     if not context:
         raise EngineFailed(
             f"llama.cpp has no memory for {order.slots} slots of {order.context_tokens} tokens of {order.path}: "
@@ -422,7 +426,7 @@ def load(order: LoadOrder) -> LlamaGenerator:
     layers = offloaded_layers()
     granted = GeneratorFacts(
         version=f"{VERSION} (llama.cpp {llama.llama_version().decode()})",
-        slots=order.slots,
+        slots=min(order.slots, max(sequences - 1, 1)),
         context_tokens=min(order.context_tokens, int(llama.llama_n_ctx(context)) // order.slots),
         step_tokens=step_tokens,
         chat_template=source,
@@ -446,11 +450,18 @@ def _read(order: LoadOrder) -> GgufModel:
         raise EngineFailed(str(error)) from error
 
 
-def _context_params(llama: Any, model: Any, order: LoadOrder, step_tokens: int, pooling: int | None) -> Any:
-    params = llama.llama_context_default_params()
+def _sequences(llama: Any, model: Any, slots: int) -> int:
+    """How many a context has: idle ones keep conversations, and one is for embeddings.
+
+    A recurrent one has its whole state in each.
+    """
     recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
-    # Idle sequences keep conversations; a recurrent one has its whole state in each. And one is for embeddings.
-    params.n_seq_max = min(MOST_SEQUENCES, (1 if recurrent else 2) * order.slots + 2)
+    return min(MOST_SEQUENCES, (1 if recurrent else 2) * slots + 2)
+
+
+def _context_params(llama: Any, order: LoadOrder, sequences: int, step_tokens: int, pooling: int | None) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_seq_max = sequences
     params.n_ctx = order.context_tokens * order.slots
     params.n_batch = params.n_ubatch = step_tokens
     params.n_threads, params.n_threads_batch = order.threads, order.reading_threads
