@@ -75,7 +75,8 @@ class Outcome:
 class Installing:
     """One run: where to, and what whoever started it wants. Without `asks` nothing is asked.
 
-    `index` is the folder of folders with wheels. `again`: also what is there already in that version.
+    `index` is the folder of folders with wheels. `again`: also what is there already in that version. A download
+    of more than `ask_bytes` is asked about.
     """
 
     engines_dir: Path
@@ -84,6 +85,7 @@ class Installing:
     asks: bool = False
     quiet: bool = False
     try_out: Try = try_engine
+    ask_bytes: int = ASK_BYTES
     _terminal: Terminal = field(default_factory=Terminal)
     _shown_tenth: int = -1
 
@@ -190,7 +192,7 @@ class Installing:
         size = f"about {size_text(recipe.about_bytes)}" if exact is None else size_text(exact)
         takes = f", then about {recipe.build_minutes} min of compiling" if recipe.build_minutes else ""
         self.tell(f"installing {recipe.about}: {size} to download{takes}, into {self.engines_dir / recipe.name}")
-        if self.can_ask and (exact or recipe.about_bytes) > ASK_BYTES and not self.confirm("Go on?"):
+        if self.can_ask and (exact or recipe.about_bytes) > self.ask_bytes and not self.confirm("Go on?"):
             raise SetupError("nothing was installed")
 
     def _refuse_full_disk(self, recipe: Recipe, exact: int | None) -> None:

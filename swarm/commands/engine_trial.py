@@ -7,6 +7,7 @@ does so there. What a library writes while it fails is read for what it means.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -38,12 +39,17 @@ class Trial:
     devices: tuple[str, ...]
 
 
-def try_engine(installed: InstalledEngine, needs_gpu: bool, limit_s: float = TRIAL_S) -> Trial:
+def try_engine(
+    installed: InstalledEngine,
+    needs_gpu: bool,
+    limit_s: float = TRIAL_S,
+    engines: Mapping[str, EngineEntry] = ENGINES,
+) -> Trial:
     """Load the embedded model with it and have it answer. Blocks. Raises StepFailed with the reason and a remedy.
 
     `needs_gpu`: one that sees no GPU of this machine is of no use.
     """
-    entry = ENGINES.get(installed.engine)
+    entry = engines.get(installed.engine)
     if entry is None:
         raise StepFailed(f"this version of the program has no engine called {installed.engine}")
     places = EnginePlaces(engines_dir=installed.folder.parent, ask_devices=True)

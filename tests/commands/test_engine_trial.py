@@ -8,17 +8,16 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from swarm.commands import engine_trial
 from swarm.commands.engine_steps import StepFailed
 from swarm.commands.engine_trial import Trial, try_engine
 from swarm.engines.echo import EchoEngine
 from swarm.engines.engine import Device, Engine, EngineBuild, EnginePlaces, EngineSpec
 from swarm.engines.installed import InstalledEngine, installed_engines
-from swarm.engines.registry import ENGINES
+from swarm.engines.registry import ENGINES, EngineEntry
 from swarm.errors import EngineFailed
 from swarm.generation import Delta
 
@@ -70,20 +69,17 @@ def made(tmp_path: Path) -> InstalledEngine:
     return installed_engines(folder.parent)[0]
 
 
-def tried(module: Module, made: InstalledEngine, monkeypatch: pytest.MonkeyPatch, needs_gpu: bool = True) -> Trial:
-    monkeypatch.setattr(engine_trial, "ENGINES", {"xllamacpp": module})
-    return try_engine(made, needs_gpu, limit_s=30)
+def tried(module: Module, made: InstalledEngine, needs_gpu: bool = True) -> Trial:
+    return try_engine(made, needs_gpu, limit_s=30, engines={"xllamacpp": cast("EngineEntry", module)})
 
 
-def test_one_that_works_says_its_devices_and_was_loaded_from_its_own_folder(
-    made: InstalledEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_works_says_its_devices_and_was_loaded_from_its_own_folder(made: InstalledEngine) -> None:
     module = Module((CUDA, Device("CPU", "a processor")))
-    assert tried(module, made, monkeypatch) == Trial("2026.10.1", ("NVIDIA GeForce RTX 4090",))
+    assert tried(module, made) == Trial("2026.10.1", ("NVIDIA GeForce RTX 4090",))
     (spec,) = module.specs
     assert spec.build is not None
     assert spec.build.packages == made.folder
-    assert tried(Module(), made, monkeypatch, needs_gpu=False) == Trial("2026.10.1", ())
+    assert tried(Module(), made, needs_gpu=False) == Trial("2026.10.1", ())
 
 
 @pytest.mark.parametrize(
@@ -98,30 +94,23 @@ def test_one_that_works_says_its_devices_and_was_loaded_from_its_own_folder(
         (Module((CUDA,), loads=Endless), "its answer has no end"),
     ],
 )
-def test_one_that_does_not_work_says_why_with_the_remedy(
-    made: InstalledEngine, monkeypatch: pytest.MonkeyPatch, module: Module, words: str
-) -> None:
+def test_one_that_does_not_work_says_why_with_the_remedy(made: InstalledEngine, module: Module, words: str) -> None:
     with pytest.raises(StepFailed, match=words):
-        tried(module, made, monkeypatch)
+        tried(module, made)
 
 
-def test_a_driver_that_compiles_at_the_first_start_is_given_time(
-    made: InstalledEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_that_compiles_at_the_first_start_is_given_time(made: InstalledEngine) -> None:
     module = Module((CUDA,), late=3)
-    assert tried(module, made, monkeypatch).devices
+    assert tried(module, made).devices
     assert len(module.specs) == 4
     for late, needs_gpu in ((99, True), (1, False)):
         with pytest.raises(StepFailed, match="was not loaded within 60 s"):
-            tried(Module((CUDA,), late=late), made, monkeypatch, needs_gpu)
+            tried(Module((CUDA,), late=late), made, needs_gpu)
 
 
-def test_an_engine_of_a_later_version_of_this_program_is_said(
-    made: InstalledEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_trial, "ENGINES", {})
+def test_an_engine_of_a_later_version_of_this_program_is_said(made: InstalledEngine) -> None:
     with pytest.raises(StepFailed, match="has no engine called xllamacpp"):
-        try_engine(made, False)
+        try_engine(made, False, engines={})
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="the node's own library sees a Mac's GPU")

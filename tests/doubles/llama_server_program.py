@@ -35,7 +35,7 @@ def main(said_json: str) -> None:
     said: dict[str, Any] = json.loads(said_json)
     arguments = sys.argv[1:]
     if "hangs" in said:
-        time.sleep(600)
+        stay()
     for option, text in (("--version", "version: 5432 (0123abc)"), ("--help", HELP), ("--list-devices", "(none)")):
         if option in arguments:
             _say(said.get(option[2:], text))
@@ -63,13 +63,18 @@ def serve(options: dict[str, str], any_port: bool) -> None:
     params.api_keys = [os.environ["LLAMA_API_KEY"]]
     if params.port == 0 and not any_port:
         _say("main: HTTP server is listening, hostname: 127.0.0.1, port: 0, http threads: 3")
-        time.sleep(600)
+        stay()
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         _say(f"srv llama_server: exiting due to model loading error: {error}")
         sys.exit(1)
     _say(f"main: server is listening on {server.listening_address} - starting the main loop")
+    stay()
+
+
+def stay() -> None:
+    """Until it is ended; not for ever, should nobody do that."""
     time.sleep(600)
 
 

@@ -203,15 +203,13 @@ def test_what_is_no_gpu_is_left_out() -> None:
 # What is offered
 
 
-def test_models_are_offered_in_formats_that_are_quick_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = replace(ENGINES["llama-cpp-python"], name="slow", formats=("mlx",), for_gpus=True)
-    monkeypatch.setattr("swarm.engines.build_choice.ENGINES", {**ENGINES, "slow": slow})
-    build = EngineBuild("slow", "1")
+def test_models_are_offered_in_formats_that_are_quick_here() -> None:
+    build = EngineBuild("mlx", "1")
     assert formats_of("auto", [WHEEL, build]) == ("gguf",)
     assert formats_of("auto", [WHEEL, on(build, METAL)]) == ("gguf", "mlx")
     assert formats_of("auto", [on(build, METAL)]) == ("mlx",)
-    assert formats_of("slow", [build]) == ("mlx",), "who names it has chosen"
+    assert formats_of("mlx", [build]) == ("mlx",), "who names it has chosen"
     assert formats_of("auto", [ECHO]) == ()
     assert loaded_formats("auto", [WHEEL, build]) == ("gguf", "mlx"), "what is named, or brought"
-    assert loaded_formats("slow", []) == ("mlx",)
+    assert loaded_formats("mlx", []) == ("mlx",)
     assert chosen_build("auto", "mlx", [WHEEL, build], CPU_ONLY) == build, "and a model that is named is loaded"

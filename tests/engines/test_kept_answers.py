@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import EnginePlaces
-from swarm.engines.kept_answers import MAX_FILE_BYTES, Answer, kept_answer
+from swarm.engines.kept_answers import MAX_ANSWERS, MAX_FILE_BYTES, Answer, kept_answer
 
 
 class Program:
@@ -26,8 +26,8 @@ class Program:
         self.asked += 1
         return {"asked": self.asked}
 
-    def answer(self, question: str = "devices") -> object:
-        return kept_answer(self.places, self.file, question, self.ask)["asked"]
+    def answer(self, question: str = "devices", most: int = MAX_ANSWERS) -> object:
+        return kept_answer(self.places, self.file, question, self.ask, most)["asked"]
 
 
 @pytest.fixture
@@ -85,9 +85,8 @@ def test_a_spoilt_file_costs_the_time_to_ask(program: Program, spoilt: str) -> N
     assert [program.answer(), program.answer()] == [1, 1]
 
 
-def test_only_so_much_is_kept(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_much_is_kept(program: Program) -> None:
     assert program.places.answers is not None
-    monkeypatch.setattr("swarm.engines.kept_answers.MAX_ANSWERS", 3)
-    answers = [program.answer(str(number)) for number in range(5)]
+    answers = [program.answer(str(number), most=3) for number in range(5)]
     assert len(json.loads(program.places.answers.read_text())["answers"]) == 3
     assert [program.answer(str(number)) for number in (2, 3, 4)] == answers[2:], "the last stay"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from swarm.engines.engine import EngineBuild, EnginePlaces, EngineSpec
-from swarm.engines.llama_cpp import llama_server, llama_server_host
+from swarm.engines.llama_cpp import llama_server
 from swarm.engines.llama_cpp.llama_program import LlamaProgram
 from swarm.engines.llama_cpp.llama_server_host import answers_while_embedding, makes_several, refuse_too_old
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -285,15 +285,13 @@ def test_what_was_found_is_asked_once(tmp_path: Path) -> None:
         ({"version": "error while loading shared libraries: libx.so", "exit": 127}, "cannot run here.*libx.so"),
     ],
 )
-def test_what_cannot_be_used_is_said_with_the_remedy(
-    tmp_path: Path, said: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(llama_server_host, "ASKED_S", 1.0 if "hangs" in said else SEEN_S)
+def test_what_cannot_be_used_is_said_with_the_remedy(tmp_path: Path, said: dict[str, object], words: str) -> None:
+    limit_s = 1.0 if "hangs" in said else SEEN_S
     named = write_program(tmp_path / "llama-server", **said)
-    (problem,) = llama_server.problems(EnginePlaces(llama_server=named))
+    (problem,) = llama_server.problems(EnginePlaces(llama_server=named), limit_s)
     with pytest.raises(EngineFailed, match=words):
         raise EngineFailed(problem)
-    assert llama_server.builds(EnginePlaces(llama_server=named)) == ()
+    assert llama_server.builds(EnginePlaces(llama_server=named), limit_s) == ()
 
 
 @pytest.mark.usefixtures("nothing_else")

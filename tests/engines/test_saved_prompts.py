@@ -15,7 +15,6 @@ import pytest
 
 from swarm.commands.forget import forget_prompts
 from swarm.engines.engine import EngineBuild, EngineSpec
-from swarm.engines.llama_cpp import saved_prompts
 from swarm.engines.llama_cpp.llama_server import load as load_llama_server
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompts, forget, key_of, stored_bytes
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -134,8 +133,9 @@ def test_what_is_larger_than_all_the_room_is_told_with_the_remedy(saved: SavedPr
     assert not list(saved.folder.glob("key-*"))
 
 
-def test_a_full_disk_keeps_its_last_gigabyte(saved: SavedPrompts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_prompts, "LEAST_FREE_BYTES", 2**62)
+def test_a_full_disk_keeps_its_last_gigabyte(saved: SavedPrompts) -> None:
+    assert saved.least_free_bytes == 2**30
+    saved.least_free_bytes = 2**62
     with pytest.raises(NoDiskRoom, match=r"the disk of .* has .* free"):
         saved.begin(600)
 

@@ -13,8 +13,10 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 # Where time itself is the matter, by file and function.
 ALLOWED = {
+    ("doubles/llama_server_program.py", "stay"): "a program that runs until it is ended",
     ("doubles/loop_watch.py", "beat"): "measures how late a clock is",
     ("doubles/opened_node.py", "never_closed"): "a program that hangs",
+    ("doubles/scripted_generator.py", "_next"): "a generator takes its time for a token of an answer without an end",
     ("doubles/waiting.py", "eventually"): "looks again at a condition",
     ("e2e/waiting.py", "eventually"): "looks again at a condition, of another process",
     ("e2e/load.py", "watch"): "a load balancer looks at its nodes so often",

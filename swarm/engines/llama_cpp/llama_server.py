@@ -22,7 +22,7 @@ from swarm.engines.engine import EngineBuild, EnginePlaces, EngineSpec
 from swarm.engines.installed import installed_engines
 from swarm.engines.kept_answers import kept_answer
 from swarm.engines.llama_cpp.llama_program import LlamaProgram
-from swarm.engines.llama_cpp.llama_server_host import asked_program
+from swarm.engines.llama_cpp.llama_server_host import ASKED_S, asked_program
 from swarm.engines.llama_cpp.progress import Limits
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine, check, load_in_host, model_of, with_saves
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S
@@ -123,24 +123,26 @@ def why_not_available() -> str | None:
     )
 
 
-def builds(places: EnginePlaces) -> tuple[EngineBuild, ...]:
-    return tuple(one for one in _asked(places) if isinstance(one, EngineBuild))
+def builds(places: EnginePlaces, limit_s: float = ASKED_S) -> tuple[EngineBuild, ...]:
+    return tuple(one for one in _asked(places, limit_s) if isinstance(one, EngineBuild))
 
 
-def problems(places: EnginePlaces) -> tuple[str, ...]:
-    return tuple(one for one in _asked(places) if isinstance(one, str))
+def problems(places: EnginePlaces, limit_s: float = ASKED_S) -> tuple[str, ...]:
+    return tuple(one for one in _asked(places, limit_s) if isinstance(one, str))
 
 
-def _asked(places: EnginePlaces) -> Iterator[EngineBuild | str]:
+def _asked(places: EnginePlaces, limit_s: float = ASKED_S) -> Iterator[EngineBuild | str]:
     """Each build, and each sentence on what cannot be used, or not with the GPU that it is made for."""
     for found in found_programs(places):
         try:
-            program = LlamaProgram.of(kept_answer(places, found.path, NAME, lambda path=found.path: _answer(path)))
+            program = LlamaProgram.of(
+                kept_answer(places, found.path, NAME, lambda path=found.path: _answer(path, limit_s))
+            )
         except EngineFailed as error:
             yield str(error)
             continue
         except (KeyError, TypeError, ValueError):  # kept by another version of this program
-            program = asked_program(found.path)
+            program = asked_program(found.path, limit_s=limit_s)
         if program.no_device:
             yield (
                 f"{found.path} finds no GPU ({program.no_device}): update the GPU's driver, or run `swarm engines "
@@ -160,8 +162,8 @@ def _own_build() -> EngineBuild:
     return found
 
 
-def _answer(path: Path) -> Mapping[str, Any]:
-    return asked_program(path).as_json()
+def _answer(path: Path, limit_s: float) -> Mapping[str, Any]:
+    return asked_program(path, limit_s=limit_s).as_json()
 
 
 def estimate(shape: ModelShape, load: Load) -> MemoryNeed:

@@ -65,28 +65,31 @@ PARTS = (  # of its HTTP that we need, each with what it is asked, and what its 
 )
 
 
-def asked_program(path: Path, devices: tuple[Device, ...] | None = None, run: RunTool = run_tool) -> LlamaProgram:
-    """What the program says of itself; `devices` where they are known already. Blocks, for at most a minute.
+def asked_program(
+    path: Path, devices: tuple[Device, ...] | None = None, run: RunTool = run_tool, limit_s: float = ASKED_S
+) -> LlamaProgram:
+    """What the program says of itself; `devices` where they are known already. Blocks, for at most 3 times `limit_s`.
 
     Raises EngineFailed, with the remedy, for one that is no llama.cpp server, too old, hangs, or cannot run here.
     """
-    version = _said(path, "--version", run)
-    help_text = _said(path, "--help", run)
+    version = _said(path, "--version", run, limit_s)
+    help_text = _said(path, "--help", run, limit_s)
     lists = devices is None and "--list-devices" in help_text
-    program = said_by_program(path, version, help_text, _said(path, "--list-devices", run) if lists else "")
+    listed = _said(path, "--list-devices", run, limit_s) if lists else ""
+    program = said_by_program(path, version, help_text, listed)
     return program if devices is None else replace(program, devices=devices)
 
 
-def _said(path: Path, option: str, run: RunTool) -> str:
+def _said(path: Path, option: str, run: RunTool, limit_s: float) -> str:
     """All that it prints, on either stream."""
-    match run((str(path), option), ASKED_S):
+    match run((str(path), option), limit_s):
         case ToolOutput(stdout, stderr):
             return f"{stdout}\n{stderr}"
         case Failed(_, int() as code, stdout, stderr):
             if is_other_program(text := f"{stdout}\n{stderr}"):
                 return text
             raise why_it_ended(text.splitlines(), code, path, None)
-        case TimedOut(_, limit_s):
+        case TimedOut():
             raise EngineFailed(
                 f"{path} did not answer {option} within {limit_s:.0f} s: it is no llama.cpp server, or the driver of "
                 "this machine's GPU hangs: name another with --llama-server, or take it off the PATH"

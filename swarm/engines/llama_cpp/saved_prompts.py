@@ -92,6 +92,7 @@ class SavedPrompts:
         self.most_bytes = most_bytes
         self.key = key
         self.token_bytes = token_bytes
+        self.least_free_bytes = LEAST_FREE_BYTES
         self.entries: tuple[SavedPrompt, ...] = ()
 
     @classmethod
@@ -183,12 +184,15 @@ class SavedPrompts:
         there = _by_age(self.folder)
         total = sum(bytes_there for _, bytes_there in there)
         for name, bytes_there in there:
-            if total + size <= self.most_bytes and free - size >= LEAST_FREE_BYTES:
+            if total + size <= self.most_bytes and free - size >= self.least_free_bytes:
                 return
             self.remove(name)
             total, free = total - bytes_there, free + bytes_there
-        if free - size < LEAST_FREE_BYTES:
-            raise NoDiskRoom(f"the disk of {self.folder} has {size_text(max(free, 0))} free, of which 1 GiB stays free")
+        if free - size < self.least_free_bytes:
+            raise NoDiskRoom(
+                f"the disk of {self.folder} has {size_text(max(free, 0))} free, of which "
+                f"{size_text(self.least_free_bytes)} stays free"
+            )
 
 
 def make_folder(folder: Path) -> None:
