@@ -113,7 +113,9 @@ def run_beside(argv: Sequence[str], timeout_s: float) -> ToolOutcome:
     return Failed(argv[0], ran.returncode, stdout, stderr) if ran.returncode else ToolOutput(stdout, stderr)
 
 
-Ask = Callable[..., tuple[int, str]]  # of a path, and a body to be posted: the status, 0 without an answer, and text
+AskProgram = Callable[
+    ..., tuple[int, str]
+]  # of a path, and a body to be posted: the status, 0 without an answer, and text
 
 
 class Program:
@@ -177,7 +179,7 @@ def ends_with_its_parent() -> Callable[[], None] | None:
     return ask
 
 
-class Asked:
+class ProgramHttp:
     """A server's HTTP, asked with its key: the status, and the body as text."""
 
     def __init__(self, port: int, key: str) -> None:
@@ -198,7 +200,7 @@ class Asked:
             connection.close()
 
 
-def started(program: LlamaProgram, spec: EngineSpec, batching: Batching, embeds: bool) -> tuple[Program, Asked]:
+def started(program: LlamaProgram, spec: EngineSpec, batching: Batching, embeds: bool) -> tuple[Program, ProgramHttp]:
     """The program with its model loaded. Raises EngineFailed with the reason and a remedy.
 
     It takes a free port by itself and tells it; one that cannot is given one, which another program may take before it.
@@ -222,13 +224,13 @@ def started(program: LlamaProgram, spec: EngineSpec, batching: Batching, embeds:
         port, left = free_port(), left - 1
 
 
-def until_ready(running: Program, port: int, key: str) -> Asked | None:
+def until_ready(running: Program, port: int, key: str) -> ProgramHttp | None:
     """Waits until its model is loaded. None for one that ended before, or that listens nowhere: on port 0, it says."""
     look_s = LOOK_S
     while running.process.poll() is None and running.port != 0:
         number = port or running.port
         if number is not None:
-            asked = Asked(number, key)
+            asked = ProgramHttp(number, key)
             if asked("/health")[0] == HTTPStatus.OK:  # until then it is loading
                 return asked
         time.sleep(look_s)
@@ -242,7 +244,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def refuse_too_old(asked: Ask, program: LlamaProgram) -> None:
+def refuse_too_old(asked: AskProgram, program: LlamaProgram) -> None:
     """Raises EngineFailed for a server that lacks a part of the HTTP that we speak."""
     for path, body, part in PARTS:
         status, text = asked(path, body)
@@ -254,7 +256,7 @@ def refuse_too_old(asked: Ask, program: LlamaProgram) -> None:
             )
 
 
-def answers_while_embedding(asked: Ask) -> bool:
+def answers_while_embedding(asked: AskProgram) -> bool:
     """Some builds that were told to embed refuse to write."""
     status, text = asked("/completion", {"prompt": "a", "n_predict": 0, "cache_prompt": False})
     return status == HTTPStatus.OK or "not support completions" not in text
@@ -286,7 +288,7 @@ def start(spec: EngineSpec, batching: Batching) -> Serving:
     )  # fmt: skip
 
 
-def makes_several(asked: Ask, spec: EngineSpec) -> bool:
+def makes_several(asked: AskProgram, spec: EngineSpec) -> bool:
     """Whether one request can have two answers."""
     if spec.slots < 2:
         return False

@@ -20,7 +20,7 @@ ANSWER, THOUGHT, CALL = "normal", "reasoning", "tool"  # the machine's words
 # What parsers raise for a text that is no call of theirs.
 NO_CALL = (ValueError, KeyError, IndexError, TypeError, AttributeError, SyntaxError, RecursionError)
 
-Parser = Callable[[str, Sequence[JsonObject]], object]
+CallParser = Callable[[str, Sequence[JsonObject]], object]
 
 
 class UnreadableCall(ValueError):
@@ -83,7 +83,7 @@ class AnswerText:
 
     machine: Any
     state: str
-    parse: Parser | None = None
+    parse: CallParser | None = None
     tools: Sequence[JsonObject] = ()
     _position: Any = field(init=False)
     _decoder: codecs.IncrementalDecoder = field(init=False)
@@ -157,7 +157,7 @@ def _kind(state: str) -> PieceKind:
     return "thought" if state == THOUGHT else "answer"
 
 
-def called(text: str, parse: Parser | None, tools: Sequence[JsonObject]) -> tuple[ReadCall, ...]:
+def called(text: str, parse: CallParser | None, tools: Sequence[JsonObject]) -> tuple[ReadCall, ...]:
     """The calls in a text that stood between the marks of one. Raises UnreadableCall."""
     try:
         parsed = None if parse is None else parse(text, tools)

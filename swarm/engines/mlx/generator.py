@@ -73,7 +73,7 @@ class _Reading:
 
 
 @dataclass(slots=True)
-class _Answer:
+class _BatchedAnswer:
     """An answer that is being made."""
 
     job: Job
@@ -90,7 +90,7 @@ class _Work:
     """What is in progress: prompts in the order in which they came, and answers by their number in the batch."""
 
     readings: deque[_Reading] = field(default_factory=deque["_Reading"])
-    answers: dict[int, _Answer] = field(default_factory=dict[int, "_Answer"])
+    answers: dict[int, _BatchedAnswer] = field(default_factory=dict[int, "_BatchedAnswer"])
     aborted: set[int] = field(default_factory=set[int])
     steps: int = 0
 
@@ -261,7 +261,7 @@ class MlxGenerator:
                 samplers=[sampler(self._mx, self._library.samples, sampling, choice, self._vocabulary)],
                 logits_processors=[[each for each in (raw, *bent, held) if each is not None]],
             )
-            self._work.answers[uid] = _Answer(job, choice, reading.cached, raw, self._text_of(job))
+            self._work.answers[uid] = _BatchedAnswer(job, choice, reading.cached, raw, self._text_of(job))
         if known:
             self._token_bytes = max(self._token_bytes, nbytes_of(reading.caches) // max(len(known), 256))
             if not reading.kept:
@@ -300,14 +300,14 @@ class MlxGenerator:
             prompt_tokens = len(answer.job.prompt)
             yield Ended(answer.job.id, answer.choice, reason, prompt_tokens, answer.cached, answer.tokens)
 
-    def _kept_from(self, answer: _Answer, response: Any) -> None:
+    def _kept_from(self, answer: _BatchedAnswer, response: Any) -> None:
         """Keep what the conversation is now; of several answers the last, as they differ by their own tokens."""
         more = any(other.job.id == answer.job.id for other in self._work.answers.values())
         if not more or not can_cut(response.prompt_cache):
             self._kept.keep(response.all_tokens, response.prompt_cache)
             self._make_room()
 
-    def _pieces(self, answer: _Answer, token: int, reason: str | None) -> Iterator[GeneratorEvent]:
+    def _pieces(self, answer: _BatchedAnswer, token: int, reason: str | None) -> Iterator[GeneratorEvent]:
         job, choice = answer.job, answer.choice
         ends = reason == "stop"
         logprobs = self._logprobs(answer, token)
@@ -326,7 +326,7 @@ class MlxGenerator:
                 yield Called(job.id, choice, answer.calls, call.name, call.arguments)
                 answer.calls += 1
 
-    def _logprobs(self, answer: _Answer, token: int) -> Logprobs | None:
+    def _logprobs(self, answer: _BatchedAnswer, token: int) -> Logprobs | None:
         if answer.raw is None:
             return None
         drawn, top = answer.raw.take(token, answer.job.sampling.top_logprobs or 0)

@@ -43,7 +43,7 @@ LEAST_SHARED_TOKENS = 64  # less is read again as fast as it is kept
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _KeptPrompt:
     tokens: tuple[int, ...]
     caches: Caches
     nbytes: int
@@ -81,7 +81,7 @@ class KeptPrompts:
     def __init__(self, most_bytes: int, copied: Callable[[Caches], Caches] = copy.deepcopy) -> None:
         self.most_bytes = most_bytes
         self._copied = copied
-        self._kept: list[_Kept] = []  # the least lately used first
+        self._kept: list[_KeptPrompt] = []  # the least lately used first
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +95,7 @@ class KeptPrompts:
 
         At least its last token is left to be read: the answer's first comes from it.
         """
-        best: tuple[int, _Kept] | None = None
+        best: tuple[int, _KeptPrompt] | None = None
         for kept in self._kept:
             length = min(common_length(kept.tokens, prompt), len(prompt) - 1)
             if length < len(kept.tokens) and not can_cut(kept.caches):
@@ -134,7 +134,7 @@ class KeptPrompts:
             for kept in self._kept
             if kept.tokens != tokens and not (cuts and tokens[: len(kept.tokens)] == kept.tokens)
         ]
-        self._kept.append(_Kept(tokens, caches, nbytes_of(caches)))
+        self._kept.append(_KeptPrompt(tokens, caches, nbytes_of(caches)))
         self.shrink(self.most_bytes)
 
     def shrink(self, most_bytes: int) -> None:
