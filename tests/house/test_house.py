@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-MOST_MODULES: Final = 236  # of `swarm/`, without `__init__.py`
+MOST_MODULES: Final = 252  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "swarm/environment.py": "read by the command line before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
@@ -28,7 +28,8 @@ LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import with
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
     "chat": {"files": 40, "touched": 70, "hand_offs": 78, "generators": 5},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
-    "model": {"files": 46, "touched": 62, "hand_offs": 90, "generators": 7},
+    # An engine is chosen among those that are here, and says what it can.
+    "model": {"files": 50, "touched": 62, "hand_offs": 100, "generators": 7},
 }
 
 
