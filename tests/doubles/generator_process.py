@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swarm.engines.hosted.generator import Broke, Ended, GeneratorEvent, Job, LoadOrder, Piece, Sampling
+from swarm.engines.hosted.generator import Broke, Ended, GeneratorEvent, Job, JobSampling, LoadOrder, Piece
 from swarm.engines.hosted.wire import error_in, event_in, facts_in, job_message, line_of, order_message, pieces_in
 from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.errors import EngineFailed, UnknownArchitecture
 
 LOAD_LIMIT_S = 120.0
-GREEDY = Sampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, seed=7)
+GREEDY = JobSampling(0.0, 1.0, 0, 0.0, 1.0, 0.0, 0.0, seed=7)
 
 
 class GeneratorProcess:
@@ -69,7 +69,7 @@ class GeneratorProcess:
         return pieces_in(self.ask("pieces", tokens=list(tokens)))
 
     def job(
-        self, prompt: Sequence[int], n: int = 1, sampling: Sampling = GREEDY, max_tokens: int = 48, **more: Any
+        self, prompt: Sequence[int], n: int = 1, sampling: JobSampling = GREEDY, max_tokens: int = 48, **more: Any
     ) -> Job:
         return Job(next(self._numbers), tuple(prompt), n, sampling, max_tokens, **more)
 

@@ -250,10 +250,10 @@ async def test_other_embedded_models_are_run_too(engine: HostedEngine, demo_mode
 ABORTED = """
 import sys
 from pathlib import Path
-from swarm.engines.hosted.generator import Ended, Job, LoadOrder, Read, Sampling
+from swarm.engines.hosted.generator import Ended, Job, JobSampling, LoadOrder, Read
 from swarm.engines.llama_cpp_python.generator import load
 generator = load(LoadOrder(Path(sys.argv[1]), 1024, 2, 1, 1))
-greedy = Sampling(0, 1, 0, 0, 1, 0, 0, 1)
+greedy = JobSampling(0, 1, 0, 0, 1, 0, 0, 1)
 prompt = tuple(generator.tokenize("one two three " * 200, True, True))
 generator.begin(Job(1, prompt, 1, greedy, 4))
 generator.abort(1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
-from swarm.engines.hosted.generator import Ended, Logprobs, Piece, Sampling, TokenLogprob
+from swarm.engines.hosted.generator import Ended, JobSampling, Logprobs, Piece, TokenLogprob
 from swarm.generation import (
     MIN_REPEAT_PENALTY,
     Delta,
@@ -123,10 +123,10 @@ def _entry(each: TokenLogprob) -> JsonObject:
     return {"token": each.text.decode("utf-8", "replace"), "logprob": each.logprob, "bytes": list(each.text)}
 
 
-def sampling_of(request: GenerationRequest, seed: int) -> Sampling:
+def sampling_of(request: GenerationRequest, seed: int) -> JobSampling:
     """How tokens are drawn for `request`; `seed` where it names none."""
     given = request.seed
-    return Sampling(
+    return JobSampling(
         temperature=steady_temperature(TEMPERATURE if request.temperature is None else request.temperature),
         top_p=TOP_P if request.top_p is None else request.top_p,
         top_k=TOP_K if request.top_k is None else request.top_k,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from federation.tasks import cancel_and_wait
 from swarm.engines.hosted.generator import Broke, Ended, GeneratorEvent, GeneratorFacts, Job, LoadOrder, Read
-from swarm.engines.hosted.wire import Message, error_in, event_in, facts_in, job_message, line_of, order_message
+from swarm.engines.hosted.wire import HostMessage, error_in, event_in, facts_in, job_message, line_of, order_message
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
 from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable, UnknownArchitecture
@@ -141,7 +141,7 @@ class Connection:
             self._end(EngineFailed(f"the engine sent an unreadable line: {error!r:.200}"))
         self._end(EngineDied("the engine ended over this request"))
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: HostMessage) -> None:
         for event in map(event_in, message.get("events", ())):
             arriving = self._jobs.get(event.job)
             if arriving is not None:
@@ -164,11 +164,11 @@ class Connection:
         for arriving in self._jobs.values():
             arriving.put_nowait(error)
 
-    def _say(self, message: Message) -> None:
+    def _say(self, message: HostMessage) -> None:
         if self._closed is None:
             self._to.write(line_of(message))
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: HostMessage) -> None:
         if isinstance(self._closed, EngineDied):  # it never had the request, so that this says nothing against it
             raise Unavailable("the engine is gone, and is about to be loaded again: ask again, or another node")
         if self._closed is not None:
@@ -219,9 +219,9 @@ class AnswerSlots:
             turn.set_result(None)
 
 
-def _object_in(line: bytes) -> Message:
+def _object_in(line: bytes) -> HostMessage:
     try:
         answer: object = json.loads(line)
     except ValueError:
         return {}
-    return cast("Message", answer) if isinstance(answer, dict) else {}
+    return cast("HostMessage", answer) if isinstance(answer, dict) else {}

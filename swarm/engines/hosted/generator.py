@@ -81,7 +81,7 @@ class GeneratorFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class JobSampling:
     """How tokens are drawn: nothing is left open. `temperature` 0 takes the likeliest.
 
     `top_k` 0, `top_p` 1, `min_p` 0, penalties of 1 (repeat) and 0 (presence, frequency) change nothing. Penalties look
@@ -112,7 +112,7 @@ class Job:
     id: int
     prompt: tuple[int, ...]
     n: int
-    sampling: Sampling
+    sampling: JobSampling
     max_tokens: int
     schema: JsonObject | None = None
     tools: tuple[JsonObject, ...] = ()

@@ -28,7 +28,7 @@ from typing import BinaryIO, NoReturn, Protocol, cast
 from swarm.engines.free_memory import trim_from_time_to_time
 from swarm.engines.hosted.generator import Broke, Ended, Generator, GeneratorEvent, LoadOrder
 from swarm.engines.hosted.wire import (
-    Message,
+    HostMessage,
     error_message,
     event_message,
     facts_message,
@@ -53,16 +53,16 @@ class GeneratorModule(Protocol):
 class GeneratorHost:
     """One generator, and what is asked of it. `tell` writes one message to the node; any thread calls it."""
 
-    def __init__(self, generator: Generator, tell: Callable[[Message], None]) -> None:
+    def __init__(self, generator: Generator, tell: Callable[[HostMessage], None]) -> None:
         self._generator = generator
         self._tell = tell
-        self._for_library: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._for_texts: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._for_library: queue.SimpleQueue[HostMessage] = queue.SimpleQueue()
+        self._for_texts: queue.SimpleQueue[HostMessage] = queue.SimpleQueue()
         self._forgotten: set[int] = set()  # calls, while they wait
         self._unfinished: dict[int, set[int]] = {}  # answers of each job in progress
         self._steps = 0
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: HostMessage) -> None:
         """Take in one line of the node's. By the thread that reads."""
         done = message["do"]
         if done == "forget":
@@ -100,7 +100,7 @@ class GeneratorHost:
         if self._unfinished:
             self._note(self._generator.step())
 
-    def _do(self, message: Message) -> None:
+    def _do(self, message: HostMessage) -> None:
         match message["do"]:
             case "begin":
                 self._begin(message["job"])
@@ -112,7 +112,7 @@ class GeneratorHost:
             case _:
                 self._tell({"call": message["call"], "result": [self._steps, len(self._unfinished)]})
 
-    def _begin(self, fields: Message) -> None:
+    def _begin(self, fields: HostMessage) -> None:
         try:
             job = job_in(fields)
             self._generator.begin(job)
@@ -143,7 +143,7 @@ class GeneratorHost:
         if told:
             self._tell({"events": told})
 
-    def _text(self, message: Message) -> object:
+    def _text(self, message: HostMessage) -> object:
         match message["do"]:
             case "render":
                 return self._generator.render(message["messages"], message["tools"], message["variables"])
@@ -154,7 +154,7 @@ class GeneratorHost:
             case unknown:
                 raise EngineFailed(f"the engine's process does not know {unknown!r}")
 
-    def _answer(self, message: Message, make: Callable[[], object]) -> None:
+    def _answer(self, message: HostMessage, make: Callable[[], object]) -> None:
         call: int = message["call"]
         if call in self._forgotten:
             self._forgotten.discard(call)
@@ -167,13 +167,13 @@ class GeneratorHost:
             self._tell({"call": call, "error": error_message(BadRequest(str(error)))})
 
 
-def _voice() -> Callable[[Message], None]:
+def _voice() -> Callable[[HostMessage], None]:
     """What writes messages to the node, and is the only one that does: the library's own words go to the log."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     lock = threading.Lock()
 
-    def tell(message: Message) -> None:
+    def tell(message: HostMessage) -> None:
         line = memoryview(line_of(message))
         with lock:
             try:

@@ -29,17 +29,17 @@ from swarm.engines.hosted.generator import (
     GeneratorEvent,
     GeneratorFacts,
     Job,
+    JobSampling,
     LoadOrder,
     Logprobs,
     Piece,
     Read,
-    Sampling,
     TokenLogprob,
 )
 from swarm.engines.openai_dialect import TemplateRefused
 from swarm.errors import BadRequest, EngineFailed, SwarmError
 
-Message = dict[str, Any]
+HostMessage = dict[str, Any]
 REFUSALS: Mapping[str, type[BadRequest]] = {"template": TemplateRefused, "bad request": BadRequest}
 
 
@@ -48,37 +48,37 @@ def line_of(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
-def order_message(order: LoadOrder, load_limit_s: float) -> Message:
+def order_message(order: LoadOrder, load_limit_s: float) -> HostMessage:
     return {"order": {**asdict(order), "path": str(order.path)}, "load_limit_s": load_limit_s}
 
 
-def order_in(message: Message) -> tuple[LoadOrder, float]:
+def order_in(message: HostMessage) -> tuple[LoadOrder, float]:
     """What is to be loaded, and in how many seconds."""
-    fields: Message = message["order"]
-    made: Message = {**fields, "path": Path(fields["path"])}
+    fields: HostMessage = message["order"]
+    made: HostMessage = {**fields, "path": Path(fields["path"])}
     return LoadOrder(**made), float(message["load_limit_s"])
 
 
-def facts_message(facts: GeneratorFacts) -> Message:
+def facts_message(facts: GeneratorFacts) -> HostMessage:
     return {"facts": asdict(facts)}
 
 
-def facts_in(message: Message) -> GeneratorFacts:
-    fields: Message = message["facts"]
-    made: Message = {**fields, "controls": tuple(fields["controls"]), "devices": tuple(fields["devices"])}
+def facts_in(message: HostMessage) -> GeneratorFacts:
+    fields: HostMessage = message["facts"]
+    made: HostMessage = {**fields, "controls": tuple(fields["controls"]), "devices": tuple(fields["devices"])}
     return GeneratorFacts(**made)
 
 
-def job_message(job: Job) -> Message:
+def job_message(job: Job) -> HostMessage:
     return {"do": "begin", "job": asdict(job)}
 
 
-def job_in(fields: Message) -> Job:
-    given: Message = fields["sampling"]
+def job_in(fields: HostMessage) -> Job:
+    given: HostMessage = fields["sampling"]
     bias = tuple((int(token), float(value)) for token, value in given["logit_bias"])
-    sampling: Message = {**given, "logit_bias": bias}
-    lists: Message = {"prompt": tuple(fields["prompt"]), "tools": tuple(fields["tools"])}
-    made: Message = {**fields, **lists, "sampling": Sampling(**sampling)}
+    sampling: HostMessage = {**given, "logit_bias": bias}
+    lists: HostMessage = {"prompt": tuple(fields["prompt"]), "tools": tuple(fields["tools"])}
+    made: HostMessage = {**fields, **lists, "sampling": JobSampling(**sampling)}
     return Job(**made)
 
 
@@ -90,13 +90,13 @@ def pieces_in(message: Sequence[str]) -> list[bytes]:
     return [piece.encode("latin-1") for piece in message]
 
 
-def error_message(error: SwarmError) -> Message:
+def error_message(error: SwarmError) -> HostMessage:
     """An error as it travels; what is no BadRequest has failed."""
     kind = next((name for name, refusal in REFUSALS.items() if isinstance(error, refusal)), "failed")
     return {"kind": kind, "message": str(error), "param": getattr(error, "param", None)}
 
 
-def error_in(message: Message) -> SwarmError:
+def error_in(message: HostMessage) -> SwarmError:
     refusal = REFUSALS.get(message["kind"])
     return EngineFailed(message["message"]) if refusal is None else refusal(message["message"], message["param"])
 

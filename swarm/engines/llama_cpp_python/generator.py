@@ -71,7 +71,7 @@ class _PromptReading:
 
 
 @dataclass(eq=False, slots=True)
-class _Answer:
+class _SequenceAnswer:
     """One answer; `token` is its last, which the model has not seen yet."""
 
     job: Job
@@ -87,7 +87,7 @@ class _Answer:
 class _Step:
     """What one batch is made of: the places of the tokens whose logits are wanted, and how much of each prompt."""
 
-    answers: list[tuple[int, _Answer]] = field(default_factory=list[tuple[int, _Answer]])
+    answers: list[tuple[int, _SequenceAnswer]] = field(default_factory=list[tuple[int, _SequenceAnswer]])
     readings: list[tuple[int, _PromptReading, int]] = field(default_factory=list[tuple[int, _PromptReading, int]])
     tokens: int = 0
     read_tokens: int = 0
@@ -112,7 +112,7 @@ class LlamaGenerator:
         self._embedding_sequence = count
         self._batch = llama.llama_batch_init(facts.step_tokens, 0, 1)
         self._readings: list[_PromptReading] = []
-        self._answers: list[_Answer] = []
+        self._answers: list[_SequenceAnswer] = []
         self._empty: list[Job] = []
         self._read_per_s: float | None = None
         self._tokenizer: Any = None  # llguidance's
@@ -309,15 +309,15 @@ class LlamaGenerator:
             other.tokens = first.tokens[:]
             sequences.append(other)
         form = reading.form
-        begun: list[_Answer] = []
+        begun: list[_SequenceAnswer] = []
         for choice, sequence in enumerate(sequences):
             own = None if form is None else form.copy()
             sampler = TokenSampler(self._llama, self._vocabulary, job.sampling, choice, own, job.prompt)
-            begun.append(_Answer(job, choice, sequence, sampler, reading.cached))
+            begun.append(_SequenceAnswer(job, choice, sequence, sampler, reading.cached))
         self._answers += begun
         return [Read(job.id, reading.cached), *(event for answer in begun for event in self._drawn(answer, row))]
 
-    def _drawn(self, answer: _Answer, row: int) -> list[GeneratorEvent]:
+    def _drawn(self, answer: _SequenceAnswer, row: int) -> list[GeneratorEvent]:
         """One more token of an answer, and its end if that is one."""
         job, vocabulary = answer.job, self._vocabulary
         if answer not in self._answers:  # its job broke in this very step
@@ -342,7 +342,7 @@ class LlamaGenerator:
             self._end(answer)
         return events
 
-    def _end(self, answer: _Answer) -> None:
+    def _end(self, answer: _SequenceAnswer) -> None:
         self._answers.remove(answer)
         answer.sampler.free()
         self._leave(answer.sequence)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from swarm.engines.hosted.generator import Logprobs, Sampling, TokenLogprob
+from swarm.engines.hosted.generator import JobSampling, Logprobs, TokenLogprob
 from swarm.engines.hosted.json_forms import Form
 from swarm.engines.llama_cpp_python.library import Vocabulary
 from swarm.generation import SEED_MASK
@@ -23,7 +23,7 @@ class TokenSampler:
         self,
         llama: Any,
         vocabulary: Vocabulary,
-        sampling: Sampling,
+        sampling: JobSampling,
         choice: int,
         form: Form | None,
         before: Sequence[int],
@@ -62,11 +62,11 @@ class TokenSampler:
         return int(array.data[array.selected].id)
 
 
-def _has_penalties(sampling: Sampling) -> bool:
+def _has_penalties(sampling: JobSampling) -> bool:
     return bool(sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
 
 
-def _samplers(llama: Any, vocabulary: Vocabulary, sampling: Sampling, choice: int) -> list[Any]:
+def _samplers(llama: Any, vocabulary: Vocabulary, sampling: JobSampling, choice: int) -> list[Any]:
     """In llama.cpp's own order."""
     made: list[Any] = []
     biases = {token: value for token, value in sampling.logit_bias if 0 <= token < vocabulary.size}

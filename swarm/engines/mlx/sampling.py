@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
 
-from swarm.engines.hosted.generator import Sampling
+from swarm.engines.hosted.generator import JobSampling
 from swarm.engines.hosted.json_forms import Form
 
 PENALIZED_TOKENS = 64  # of prompt and answer, the last ones: as llama.cpp has it
@@ -20,7 +20,7 @@ Sampler = Callable[[Array], Array]
 Processor = Callable[[Array, Array], Array]
 
 
-def sampler(mx: Any, sample_utils: Any, sampling: Sampling, choice: int, vocabulary: int) -> Sampler | None:
+def sampler(mx: Any, sample_utils: Any, sampling: JobSampling, choice: int, vocabulary: int) -> Sampler | None:
     """What draws from log-probabilities (1, vocabulary) answer number `choice`; None where the likeliest is taken."""
     if sampling.temperature <= 0:
         return None
@@ -42,7 +42,7 @@ def sampler(mx: Any, sample_utils: Any, sampling: Sampling, choice: int, vocabul
     return drawn
 
 
-def penalties(sample_utils: Any, sampling: Sampling, vocabulary: int) -> list[Processor]:
+def penalties(sample_utils: Any, sampling: JobSampling, vocabulary: int) -> list[Processor]:
     """What changes the logits (1, vocabulary) by the tokens so far."""
     bias = {token: value for token, value in sampling.logit_bias if 0 <= token < vocabulary}
     made: list[Processor] = sample_utils.make_logits_processors(
