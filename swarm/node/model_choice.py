@@ -231,7 +231,7 @@ class _Choosing:
 
     def _named_file(self, path: Path, reason: str) -> ChosenModel:
         if path.is_dir() and not is_model_folder(path):
-            return self._file(path, path.name, reason)  # which says what to give instead
+            return self._file(path, path.name, reason, read_model(path).facts)  # which says what to give instead
         model = self._store.at(path)
         return self._file(path, model.id, reason, model.facts)
 

@@ -382,6 +382,7 @@ async def test_the_federations_health_shows_the_peers() -> None:
             "url",
             "state",
             "models",
+            "engines",
             "rtt_ms",
             "last_seen_s",
             "slots_free",

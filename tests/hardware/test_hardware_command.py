@@ -57,7 +57,7 @@ def no_leak() -> Iterator[None]:
 class TestBothCollectors:
     def test_output_of_a_tool_that_works(self, install: Install, run_fake: RunTool) -> None:
         install("tool", 'echo "got $1"; echo noise >&2')
-        assert run_fake(["tool", "this"], PATIENT_S) == ToolOutput("got this\n")
+        assert run_fake(["tool", "this"], PATIENT_S) == ToolOutput("got this\n", "noise\n")
 
     def test_a_failure_has_the_exit_code_and_both_outputs(self, install: Install, run_fake: RunTool) -> None:
         install("tool", "echo partial; echo reason >&2; exit 9")

@@ -102,7 +102,16 @@ def pieces(master: int) -> Iterator[bytes]:
 # Who else may touch the standard streams, and why.
 ALLOWED = {
     "swarm/commands/output.py": "the place",
-    "swarm/engines/llama_cpp/server_host.py": "JSON for the parent process, through a pipe",
+    **dict.fromkeys(
+        (
+            "swarm/engines/llama_cpp/server_host.py",
+            "swarm/engines/llama_cpp/xllamacpp_host.py",
+            "swarm/engines/llama_cpp_python/library.py",
+            "swarm/engines/mlx/library.py",
+            "swarm/engines/hosted/host.py",
+        ),
+        "JSON for the parent process, through a pipe, and a log that is a file",
+    ),
 }
 MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "main.py": {"sys.stderr.write("},  # a constant, for a Python that can import nothing of ours

@@ -96,6 +96,8 @@ def _or_swarm(model: object) -> object:
 
 
 def _or_none(model: object) -> object:
+    if model == NO_MODEL:
+        raise ValueError("is empty: name a model of /v1/models, or swarm")
     return NO_MODEL if model is None else model
 
 
