@@ -8,13 +8,17 @@ import shutil
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 
 from swarm.engines.engine import Device, Engine, EnginePlaces, EngineSpec
+from swarm.engines.hosted.json_forms import Form
 from swarm.engines.mlx.engine import RESERVE_BYTES, asked, builds, estimate, load, problems, why_not_available
+from swarm.engines.mlx.sampling import HeldToForm
 from swarm.engines.registry import ENGINES, chosen_engine, load_engine
-from swarm.errors import EngineFailed
+from swarm.errors import BadRequest, EngineFailed
 from swarm.generation import Delta, GenerationRequest
 from swarm.registry.embedded import embedded_folder
 from swarm.registry.mlx_folder import read_mlx
@@ -165,3 +169,19 @@ async def parts(engine: Engine, request: GenerationRequest) -> tuple[str, str]:
     async with aclosing(engine.candidates(request, 1)) as events:
         deltas = [event async for event in events if isinstance(event, Delta)]
     return "".join(delta.reasoning for delta in deltas), "".join(delta.text for delta in deltas)
+
+
+def test_a_form_that_is_given_up_in_mid_answer_is_said_and_ends_no_other() -> None:
+    """Raised within a step of the batch it would end all of them, and the process."""
+
+    class GivenUp(Form):
+        def __init__(self) -> None:
+            """It has no matcher: it has given up."""
+
+        def allowed(self, size: int) -> Any:
+            raise BadRequest(f"the schema cannot be kept within an answer of {size} tokens")
+
+    held = HeldToForm(None, GivenUp(), ())
+    logits = numpy.zeros((1, 7))
+    assert held(numpy.array([3]), logits) is logits
+    assert held.broken == "the schema cannot be kept within an answer of 7 tokens"

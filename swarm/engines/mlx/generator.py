@@ -80,6 +80,7 @@ class _BatchedAnswer:
     choice: int
     cached: int
     raw: RawLogprobs | None
+    held: HeldToForm | None
     text: AnswerText | None
     tokens: int = 0
     calls: int = 0
@@ -261,7 +262,7 @@ class MlxGenerator:
                 samplers=[sampler(self._mx, self._library.samples, sampling, choice, self._vocabulary)],
                 logits_processors=[[each for each in (raw, *bent, held) if each is not None]],
             )
-            self._work.answers[uid] = _BatchedAnswer(job, choice, reading.cached, raw, self._text_of(job))
+            self._work.answers[uid] = _BatchedAnswer(job, choice, reading.cached, raw, held, self._text_of(job))
         if known:
             self._token_bytes = max(self._token_bytes, nbytes_of(reading.caches) // max(len(known), 256))
             if not reading.kept:
@@ -285,6 +286,10 @@ class MlxGenerator:
     def _events(self, response: Any) -> Iterator[GeneratorEvent]:
         answer = self._work.answers.get(response.uid)
         if answer is None:  # it broke in this very step
+            return
+        if answer.held is not None and answer.held.broken is not None:
+            yield Broke(answer.job.id, "bad request", answer.held.broken)
+            self.stop(answer.job.id)
             return
         answer.tokens += 1
         reason = response.finish_reason

@@ -12,6 +12,7 @@ from typing import Any
 
 from swarm.engines.hosted.generator import JobSampling
 from swarm.engines.hosted.json_forms import Form
+from swarm.errors import BadRequest
 
 PENALIZED_TOKENS = 64  # of prompt and answer, the last ones: as llama.cpp has it
 
@@ -84,7 +85,8 @@ class HeldToForm:
     """Keeps an answer to its `form`, until one of the tokens that are its `ends`.
 
     A processor is called once for each token, the first time before any was drawn. The mask is made on the CPU and
-    goes to the device as booleans: llguidance's own kernel is Metal's, and this is the same everywhere.
+    goes to the device as booleans: llguidance's own kernel is Metal's, and this is the same everywhere. `broken` says
+    why the form could not be kept any longer: raised here it would end every answer of the batch.
     """
 
     def __init__(self, mx: Any, form: Form, ends: Collection[int]) -> None:
@@ -93,8 +95,16 @@ class HeldToForm:
         self._ends = ends
         self._begun = False
         self._over = False  # what is drawn now is told to nobody
+        self.broken: str | None = None
 
     def __call__(self, tokens: Array, logits: Array) -> Array:
+        try:
+            return self._held(tokens, logits)
+        except BadRequest as error:
+            self.broken, self._over = str(error), True
+            return logits
+
+    def _held(self, tokens: Array, logits: Array) -> Array:
         if self._begun and not self._over:
             token: int = tokens[-1].item()
             self._over = token in self._ends
