@@ -113,5 +113,5 @@ class HeldToForm:
         self._begun = True
         if self._over:
             return logits
-        allowed = self._mx.array(self._form.allowed(logits.shape[-1]))
-        return self._mx.where(allowed, logits, -float("inf"))
+        allowed = self._form.allowed(logits.shape[-1])
+        return self._mx.where(self._mx.array(allowed), logits, -float("inf"))
