@@ -107,6 +107,7 @@ def _add_model(group: Any) -> None:
         "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
     )
     group.add_argument("--llama-server", type=Path, metavar="PATH", help="compute models with this llama.cpp program")
+    group.add_argument("--engines-dir", type=Path, metavar="DIR", help="installed engines (default: DATA_DIR/engines)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default: up to 4, as fit)")
     group.add_argument("--queue", type=int, metavar="N", help="how many requests may wait (default 64)")
     group.add_argument("--threads", type=int, metavar="N", help="compute threads (default: as many as there are cores)")
