@@ -98,8 +98,8 @@ def said_by_program(path: Path, version: str, help_text: str, devices: str) -> L
     if not {"--model", "--ctx-size"} <= options:
         said = one_line(version or help_text) or "nothing"
         raise EngineFailed(
-            f"{path} is no llama.cpp server (it prints {said[:60]!r}): name the program llama-server with --llama-server, "
-            "or take this one off the PATH"
+            f"{path} is no llama.cpp server (it prints {said[:60]!r}): name the program llama-server with "
+            "--llama-server, or take this one off the PATH"
         )
     words = build_words(version)
     if missing := sorted(REQUIRED - options):
