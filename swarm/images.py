@@ -24,6 +24,7 @@ MAX_PIXELS_TOGETHER: Final = 100_000_000  # 300 MB decoded, all at once
 MAX_IMAGE_BYTES_TOGETHER: Final = 11 * 2**20
 BLIND: Final = "this model reads text only"
 UNREADABLE: Final = "send it as PNG or JPEG"
+TOO_MANY: Final = f"is one more than the {MAX_IMAGES} that are looked at in one request: send fewer"
 NO_IMAGE: Final = f"is neither PNG, JPEG, GIF nor WebP, or is broken: {UNREADABLE}"
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<options>(?:;[^;,]*)*),", re.IGNORECASE)
@@ -275,7 +276,7 @@ class ImageBudget:
         if header.pixels > MAX_PIXELS:
             raise ValueError(f"has {size}; at most {_mega(MAX_PIXELS)} megapixels are looked at: send a smaller one")
         if self._images >= MAX_IMAGES:
-            raise ValueError(f"is one more than the {MAX_IMAGES} that are looked at in one request: send fewer")
+            raise ValueError(TOO_MANY)
         if self._pixels + header.pixels > MAX_PIXELS_TOGETHER:
             raise ValueError(
                 f"has {size}, {_mega(self._pixels + header.pixels)} with the other images; at most "
@@ -289,11 +290,6 @@ class ImageBudget:
         self._images += 1
         self._pixels += header.pixels
         self._bytes += size_bytes
-
-    @property
-    def left_bytes(self) -> int:
-        """What the next one may have."""
-        return MAX_IMAGE_BYTES_TOGETHER - self._bytes
 
 
 def _mega(pixels: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -12,9 +14,10 @@ import pytest
 from aiohttp import web
 
 from swarm.errors import BadRequest
-from swarm.gateway.answers.request_images import NOT_FETCHED, RequestImages, is_public
+from swarm.gateway.answers.request_images import NOT_FETCHED, PublicResolver, RequestImages, is_public
 from swarm.generation import GenerationRequest, JsonValue
 from swarm.images import (
+    MAX_IMAGE_BYTES_TOGETHER,
     MAX_IMAGES,
     ImageHeader,
     data_of,
@@ -208,6 +211,7 @@ def test_who_cannot_see_is_told_so() -> None:
         ("fe80::1", False),
         ("fe80::1%eth0", False),
         ("fd00::1", False),
+        ("fec0::1", False),
         ("ff02::1", False),
         ("::ffff:127.0.0.1", False),
         ("::127.0.0.1", False),
@@ -291,7 +295,20 @@ async def test_what_cannot_be_fetched_says_why(site: tuple[Web, str], name: str,
         await looked_at(request, fetches=True, is_allowed=allowing_loopback)
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "2130706433",
+        "0x7f.1",
+        "\uff11\uff12\uff17.0.0.1",  # full-width digits, which are digits to the client
+        "\u2460\u2461\u2466.0.0.1",  # in circles
+        "127\u30020\u30020\u30021",  # ideographic full stops
+    ],
+)
 async def test_no_name_and_no_spelling_leads_to_this_machine(site: tuple[Web, str], host: str) -> None:
     port = site[1].rpartition(":")[2]
     with pytest.raises(
@@ -299,6 +316,45 @@ async def test_no_name_and_no_spelling_leads_to_this_machine(site: tuple[Web, st
     ):
         await looked_at(asked(("user", [image_part(f"http://{host}:{port}/red")])), fetches=True)
     assert site[0].asked == []
+
+
+async def test_no_socket_is_made_for_what_is_not_public_whoever_resolved_it(
+    site: tuple[Web, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolve(self: object, host: str, port: int, family: int) -> list[dict[str, Any]]:
+        more = {"family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}
+        return [{"hostname": host, "host": "127.0.0.1", "port": port, **more}]
+
+    monkeypatch.setattr(PublicResolver, "resolve", resolve)
+    port = site[1].rpartition(":")[2]
+    with pytest.raises(BadRequest, match=r"cannot be fetched: .*127\.0\.0\.1 is not in the internet"):
+        await looked_at(asked(("user", [image_part(f"http://example.org:{port}/red")])), fetches=True)
+    assert site[0].asked == []
+
+
+async def test_no_more_are_fetched_than_are_looked_at(site: tuple[Web, str]) -> None:
+    many = [image_part(f"{site[1]}/nothing-{number}") for number in range(3 * MAX_IMAGES)]
+    request = asked(("user", many), ("user", [text("and?")]))
+    seen = await looked_at(request, fetches=True, is_allowed=allowing_loopback)
+    assert set(site[0].asked) == {f"nothing-{number}" for number in range(2 * MAX_IMAGES, 3 * MAX_IMAGES)}
+    said = str((seen.messages or ())[0]["content"])
+    assert said.count("localhost answered 404") == MAX_IMAGES
+    assert said.count(f"is one more than the {MAX_IMAGES}") == 2 * MAX_IMAGES
+
+
+async def test_what_is_read_at_once_is_no_more_than_they_may_have_together(site: tuple[Web, str]) -> None:
+    """Each of many that never end would take as much as all of them may."""
+    endless = [image_part(f"{site[1]}/endless?{number}") for number in range(8)]
+    request = asked(("user", [image_part(f"{site[1]}/red"), *endless]), ("user", [text("and?")]))
+    tracemalloc.start()
+    try:
+        seen = await looked_at(request, fetches=True, is_allowed=allowing_loopback)
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    said = (seen.messages or ())[0]["content"]
+    assert str(said).count("at localhost has more than") == len(endless)
+    assert most_bytes < 4 * MAX_IMAGE_BYTES_TOGETHER
 
 
 async def test_a_name_that_cannot_be_resolved_is_told() -> None:

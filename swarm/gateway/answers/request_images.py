@@ -5,7 +5,8 @@ refused with the reason. Of one that came before, the model is told so in its pl
 answered.
 
 A web address is fetched only from public addresses of the internet, whoever names it: each hop's name is resolved
-here, and the connection goes to what it was found to be, so that no name leads into the network that a node stands in.
+here, and no socket is made for what it was found to be, but where that is one: however an address is written, it does
+not lead into the network that a node stands in.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from federation.hostport import unmapped
 from swarm.gateway.http.bodies import ON_LOOP_BYTES, off_loop
 from swarm.generation import GenerationRequest, JsonValue
 from swarm.images import (
+    MAX_IMAGE_BYTES_TOGETHER,
+    MAX_IMAGES,
+    TOO_MANY,
     ImageBudget,
     ImagePlace,
     data_of,
@@ -58,8 +64,11 @@ def is_public(address: str) -> bool:
         found = unmapped(ipaddress.ip_address(address))
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address) and found.sixtofour is not None:
-        return is_public(str(found.sixtofour))
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.is_site_local:  # which Python takes for global
+            return False
+        if found.sixtofour is not None:
+            return is_public(str(found.sixtofour))
     return found.is_global and not (found.is_multicast or found.is_reserved)
 
 
@@ -110,18 +119,21 @@ class RequestImages:
         Raises BadRequest where that is one that the request is about.
         """
         places = image_places(request.messages or ())
-        web = list(dict.fromkeys(place.url for place in places if place.url.lower().startswith(WEB)))
+        latest_first = (place.url for place in reversed(places) if place.url.lower().startswith(WEB))
+        web = list(dict.fromkeys(latest_first))
         fetched: Fetched = dict.fromkeys(web, NOT_FETCHED)
         if web and self.fetches and may_fetch:
-            fetched = await self._fetched(web)
+            fetched = {**dict.fromkeys(web, TOO_MANY), **await self._fetched(web[:MAX_IMAGES])}
         if sum(len(place.url) for place in places) > ON_LOOP_BYTES or web:
             return await off_loop(lambda: checked(request, places, fetched))
         return checked(request, places, fetched)
 
     async def _fetched(self, urls: Sequence[str]) -> Fetched:
-        """What is at each of `urls`, all at once and in time."""
-        most_bytes = ImageBudget().left_bytes
-        connector = aiohttp.TCPConnector(resolver=PublicResolver(self.is_allowed), use_dns_cache=False)
+        """What is at each of `urls`, all at once and in time, and in memory no more than they may have together."""
+        room = _Room(MAX_IMAGE_BYTES_TOGETHER)
+        connector = aiohttp.TCPConnector(
+            resolver=PublicResolver(self.is_allowed), use_dns_cache=False, socket_factory=self._socket
+        )
         found: dict[str, bytes | str] = {}
         async with aiohttp.ClientSession(
             connector=connector,
@@ -132,10 +144,8 @@ class RequestImages:
         ) as session:
 
             async def fetch(url: str) -> None:
-                nonlocal most_bytes
                 try:
-                    found[url] = raw = await self._fetch(session, url, lambda: most_bytes)
-                    most_bytes -= len(raw)
+                    found[url] = await self._fetch(session, url, room)
                 except TimeoutError:
                     found[url] = f"was not fetched within {self.fetch_s:g} s"
                 except (aiohttp.ClientError, OSError) as error:
@@ -148,43 +158,66 @@ class RequestImages:
                     group.create_task(fetch(url))
         return found
 
-    async def _fetch(self, session: aiohttp.ClientSession, url: str, most_bytes: Callable[[], int]) -> bytes:
+    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
+        """A socket for what is about to be connected to, whoever resolved it. Raises NotPublicError."""
+        family, kind, protocol, _, where = address
+        if not self.is_allowed(str(where[0])):
+            raise NotPublicError(f"{where[0]} is not in the internet")
+        return socket.socket(family, kind, protocol)
+
+    async def _fetch(self, session: aiohttp.ClientSession, url: str, room: _Room) -> bytes:
         """What is at `url`. Raises ValueError with the reason where it is not given."""
         for _ in range(MAX_REDIRECTS + 1):
-            self._refuse_address(url)
-            async with session.get(url, allow_redirects=False) as response:
+            async with session.get(self._address(url), allow_redirects=False) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     url = urljoin(url, response.headers["Location"])
                     continue
                 if response.status != 200:
                     raise ValueError(f"cannot be fetched: {response.url.host} answered {response.status}")
-                raw = bytearray()
-                async for piece in response.content.iter_chunked(READ_BYTES):
-                    raw += piece
-                    if len(raw) > most_bytes():
-                        raise ValueError(f"at {response.url.host} has more than {most_bytes() / 2**20:.1f} MiB")
-                return bytes(raw)
+                return await room.read(response)
         raise ValueError(f"cannot be fetched: it was passed on more than {MAX_REDIRECTS} times")
 
-    def _refuse_address(self, url: str) -> None:
-        """Raises ValueError for what is no web address, and for a numeric one that is not allowed: it is not resolved.
+    def _address(self, url: str) -> URL:
+        """`url` as the client reads it: digits of other scripts, say, are digits to it.
 
-        Anything that only looks like a number is a name, and resolved as such.
+        Raises ValueError for what is no web address, and for a numeric one that is not allowed: it is not resolved.
         """
         try:
-            parts = urlsplit(url)
-            host = parts.hostname
-            _ = parts.port
+            parts = URL(url)
+            host = parts.raw_host
         except ValueError:
-            host, parts = None, urlsplit("")
+            parts, host = URL(), None
         if parts.scheme not in ("http", "https") or not host:
             raise ValueError("cannot be fetched: its address is no http:// or https:// address")
         try:
             ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
-            return
+            return parts
         if not self.is_allowed(host):
             raise ValueError(f"cannot be fetched: {host} is not in the internet")
+        return parts
+
+
+@dataclass
+class _Room:
+    """What may still be read of all that are fetched together."""
+
+    left_bytes: int
+
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+        """All of it. Raises ValueError where it has more than there is room for, which others have then."""
+        raw = bytearray()
+        try:
+            async for piece in response.content.iter_chunked(READ_BYTES):
+                if len(piece) > self.left_bytes:
+                    most = f"{(len(raw) + self.left_bytes) / 2**20:.1f} MiB"
+                    raise ValueError(f"at {response.url.host} has more than {most}")
+                self.left_bytes -= len(piece)
+                raw += piece
+        except BaseException:
+            self.left_bytes += len(raw)
+            raise
+        return bytes(raw)
 
 
 def checked(request: GenerationRequest, places: Sequence[ImagePlace], fetched: Fetched) -> GenerationRequest:
