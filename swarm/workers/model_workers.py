@@ -404,15 +404,18 @@ class ModelWorkers:
 
     async def _reload_when_broken(self) -> None:
         while True:
-            self._stop(problem := await self._broken())
+            problem = await self._broken()
+            wait_s = self._until_its_turn()  # before anybody is told of the break: they are told this, too
+            self._stop(problem)
             self._report(problem)
             await self._engine.aclose()
             while self._run is None:
-                await self._wait_for_its_turn()
+                await self._wait_for_its_turn(wait_s)
                 try:
                     await self._start()
                 except (SwarmError, OSError) as error:
                     self._problem = str(error)
+                    wait_s = self._until_its_turn()
             log.warning("engine %s: is loaded again", self._engine.model_id)
             self._report(None)
 
@@ -429,10 +432,14 @@ class ModelWorkers:
                 self._run.serve()
         return failed.result()
 
-    async def _wait_for_its_turn(self) -> None:
-        """An engine that breaks again and again is loaded ever more rarely, but it is: what was missing may be back."""
-        wait_s = self._backoff.broke(self._clock())
-        self._next_start = self._clock() + wait_s
+    def _until_its_turn(self) -> float:
+        """Note a break. An engine that breaks again and again is loaded ever more rarely, but it is."""
+        now = self._clock()
+        wait_s = self._backoff.broke(now)
+        self._next_start = now + wait_s
+        return wait_s
+
+    async def _wait_for_its_turn(self, wait_s: float) -> None:
         log.log(
             logging.ERROR if self._backoff.suspect else logging.WARNING,
             "engine %s: %s: loading it again in %.0f s",
