@@ -22,6 +22,7 @@ MAX_PIXELS: Final = 50_000_000  # of one: telephones take pictures of so many; 1
 MAX_PIXELS_TOGETHER: Final = 100_000_000  # 300 MB decoded, all at once
 # As base64 they fit into what a node takes of a body, with 1 MiB to spare for words: what is fetched travels, too.
 MAX_IMAGE_BYTES_TOGETHER: Final = 11 * 2**20
+MAX_SEGMENTS: Final = 4096  # of a JPEG before its size: 64 KiB each hold all that cameras and editors write there
 BLIND: Final = "this model reads text only"
 UNREADABLE: Final = "send it as PNG or JPEG"
 TOO_MANY: Final = f"is one more than the {MAX_IMAGES} that are looked at in one request: send fewer"
@@ -30,6 +31,7 @@ NO_IMAGE: Final = f"is neither PNG, JPEG, GIF nor WebP, or is broken: {UNREADABL
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?P<options>(?:;[^;,]*)*),", re.IGNORECASE)
 _STARTS_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_MARKER = re.compile(rb"\xff[^\xff]", re.DOTALL)  # of a JPEG's segment; as many 0xFF as there are may be before it
 
 
 # What a turn says
@@ -212,23 +214,19 @@ def header_of(raw: bytes) -> ImageHeader:
 def _jpeg_header(raw: bytes) -> ImageHeader | None:
     """The size in the first start of a frame; what stands between two segments is passed over, as stb_image does."""
     at = 2
-    while True:
-        at = raw.find(b"\xff", at)
-        if at < 0:
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(raw, at)
+        if found is None or (at := found.end()) + 2 > len(raw):
             return None
-        while at < len(raw) and raw[at] == 0xFF:
-            at += 1
-        if at + 3 > len(raw):
-            return None
-        marker, at = raw[at], at + 1
+        marker, length = found[0][1], int.from_bytes(raw[at : at + 2])
         if marker in (_END_OF_IMAGE, _START_OF_SCAN):
             return None
-        length = int.from_bytes(raw[at : at + 2])
         if marker in _STARTS_OF_FRAME:
             if len(raw) < at + 7:
                 return None
             return ImageHeader("jpeg", int.from_bytes(raw[at + 5 : at + 7]), int.from_bytes(raw[at + 3 : at + 5]))
         at += length
+    return None
 
 
 def _webp_header(raw: bytes) -> ImageHeader | None:

@@ -19,6 +19,7 @@ from swarm.generation import GenerationRequest, JsonValue
 from swarm.images import (
     MAX_IMAGE_BYTES_TOGETHER,
     MAX_IMAGES,
+    MAX_SEGMENTS,
     ImageHeader,
     data_of,
     header_of,
@@ -50,6 +51,7 @@ LARGE = "has 12000 x 9000 pixels (108 megapixels); at most 50 megapixels are loo
         (png(30, 20), ImageHeader("png", 30, 20)),
         (said_to_be(12_000, 9_000), ImageHeader("png", 12_000, 9_000)),
         (jpeg(640, 480), ImageHeader("jpeg", 640, 480)),
+        (b"\xff\xd8" + 9 * (b"\xff\xff\xe0\x00\x04\xff\xc0" + b"between") + jpeg(9, 8)[2:], ImageHeader("jpeg", 9, 8)),
         (gif(7, 5), ImageHeader("gif", 7, 5)),
         (webp(300, 200), ImageHeader("webp", 300, 200)),
     ],
@@ -75,8 +77,9 @@ def test_the_size_is_read_without_decoding(raw: bytes, header: ImageHeader) -> N
         said_to_be(0, 5),
         b"\xff\xd8" + b"\xff" * 50,
         b"\xff\xd8\xff\xda" + bytes(50),
+        b"\xff\xd8" + MAX_SEGMENTS * b"\xff\xe0\x00\x02" + jpeg(9, 9)[2:],
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_is_no_image_says_what_to_send(raw: bytes) -> None:
     with pytest.raises(ValueError, match="is neither PNG, JPEG, GIF nor WebP, or is broken: send it as PNG or JPEG"):

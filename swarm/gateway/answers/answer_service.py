@@ -129,8 +129,8 @@ async def refuse_impossible(request: GenerationRequest, engines: Iterable[str | 
         for entry in {engine_of_replica(name) for name in engines}:
             entry.check(request)
 
-    takes_time = request.tools or request.response_format is not None or has_images(request)
-    if takes_time and body_bytes > SCHEMAS_ON_LOOP_BYTES:
+    has_schemas = request.tools or request.response_format is not None
+    if has_images(request) or (has_schemas and body_bytes > SCHEMAS_ON_LOOP_BYTES):  # images may have been fetched
         await off_loop(check)
     else:
         check()
