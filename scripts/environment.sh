@@ -26,6 +26,7 @@ find_python() {
 
 make_environment() {
     extras=$1
+    made=
     python=$environment/bin/python
     stamp=$environment/.installed
     wanted="$extras $(cat "$root/pyproject.toml" "$root"/requirements/*.txt | cksum) ${SWARM_UNLOCKED:+unlocked }$root"

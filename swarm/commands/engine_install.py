@@ -166,7 +166,8 @@ class Installing:
             else find_wheel(f"{self.index.rstrip('/')}/{recipe.index}", "xllamacpp", _own())
         )
         here = next((one for one in installed_engines(self.engines_dir) if one.name == recipe.name), None)
-        if here is not None and not self.again and here.version == (recipe.version if file is None else file.version):
+        version = recipe.version if file is None else file.version
+        if here is not None and not self.again and here.version == version and self._does(here, recipe):
             self.tell(f"{here.name} {here.version} is installed already (--again makes it anew)")
             return Outcome(here)
         with self._temporary() as temporary:
@@ -186,6 +187,18 @@ class Installing:
         where = f", and computes on {' and '.join(trial.devices)}" if trial.devices else ""
         self.tell(f"{installed.name} {installed.version} works{where}. Nodes take it from their next start")
         return Outcome(installed, made=True, devices=trial.devices)
+
+    def _does(self, here: InstalledEngine, recipe: Recipe) -> bool:
+        """Whether what is there does what `recipe` is for: it may be without the GPU, or for another driver."""
+        if not recipe.needs_gpu:
+            return True
+        try:
+            self.try_out(here, True)
+        except StepFailed as error:
+            why = one_line(str(error)).rstrip(". ")
+            self.tell(f"{here.name} {here.version} is here and is not what it should be ({why}): it is made anew")
+            return False
+        return True
 
     def _announce(self, recipe: Recipe, exact: int | None) -> None:
         """Say what is done and how large it is; ask where it is large and somebody is there."""

@@ -94,6 +94,14 @@ def _alias(text: str) -> str:
     return text
 
 
+def _expanded(path: Path) -> Path:
+    """With the home of the user whom it begins with, as a shell does it."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("folder", "begins with a user who has no home here: give the whole path") from None
+
+
 TimeToLive = Annotated[float, BeforeValidator(_seconds)]
 MemorySize = Annotated[int, BeforeValidator(_size)]
 ModelName = Annotated[str, AfterValidator(_name)]
@@ -104,8 +112,9 @@ Aliases = Annotated[
     Field(max_length=MAX_ALIASES),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
+ExpandedPath = Annotated[Path, AfterValidator(_expanded)]
 Folders = Annotated[
-    tuple[Annotated[Path, AfterValidator(Path.expanduser)], ...],
+    tuple[ExpandedPath, ...],
     Field(max_length=MAX_MODEL_DIRS),
     BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value),
 ]

