@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,8 @@ from swarm.engines.engine import EngineBuild, EnginePlaces, EngineSpec
 from swarm.engines.llama_cpp import llama_server
 from swarm.engines.llama_cpp.llama_program import LlamaProgram
 from swarm.engines.llama_cpp.llama_server_host import answers_while_embedding, makes_several, refuse_too_old
-from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
+from swarm.engines.llama_cpp.server_engine import EngineHost, LlamaServerEngine, host_environment
+from swarm.engines.llama_cpp.server_host import Batching, order_to_json
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import EngineDied, EngineFailed, UnknownArchitecture
 from swarm.generation import Delta, Finish, GenerationRequest
@@ -169,6 +172,49 @@ async def test_a_node_that_is_killed_leaves_nothing_behind(build: EngineBuild, d
     assert await all_gone(*left)
 
 
+async def test_a_program_that_its_host_has_left_ends_with_the_engine() -> None:
+    """As where the system does not end it with its host."""
+    host = await asyncio.create_subprocess_exec(
+        "sh", "-c", "sleep 1000 > /dev/null & echo $!; exit 1",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert host.stdout is not None
+    program = psutil.Process(int(await host.stdout.readline()))
+    await EngineHost(host).unload()
+    assert await all_gone(program)
+
+
+HOST = """
+import sys
+from pathlib import Path
+from swarm.engines.llama_cpp.server_host import Serving, serve
+def start(spec, batching):
+    (spec.saves / "state").touch()
+    if sys.argv[1:]:
+        raise OSError("no more processes")
+    return Serving("http://127.0.0.1:1", "key")
+serve(start, lambda: None, Path("stopped").touch)
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_host_that_nobody_hears_or_that_breaks_off_ends_its_program(tmp_path: Path, fails: bool) -> None:
+    """The node is gone while the model is loaded, or the start fails in a way that nobody thought of."""
+    read_end, write_end = os.pipe()
+    host = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOST, *(["fails"] if fails else []), stdin=asyncio.subprocess.PIPE, stdout=write_end,
+        stderr=asyncio.subprocess.DEVNULL, cwd=tmp_path, env=host_environment(None),
+    )  # fmt: skip
+    os.close(read_end)
+    os.close(write_end)
+    order = replace(spec(tmp_path / "m.gguf", None), saves=tmp_path)
+    async with asyncio.timeout(SEEN_S):
+        await host.communicate(order_to_json(order, Batching.of(order, None)).encode() + b"\n")
+    assert host.returncode == 1
+    assert (tmp_path / "stopped").exists()
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600, "what it writes is its user's alone"
+
+
 async def test_a_program_that_cannot_choose_a_port_is_given_one(tmp_path: Path, demo_model: Path) -> None:
     async with aclosing(await llama_server.load(spec(demo_model, stand_in(tmp_path, any_port=False)))) as engine:
         assert await answer(engine, chat("hello", max_tokens=2))
@@ -212,6 +258,19 @@ async def test_a_load_that_fails_says_why_and_the_remedy(
     with pytest.raises(EngineFailed, match=words):
         await llama_server.load(spec(demo_model, stand_in(tmp_path, dies=said, code=code)))
     assert not psutil.Process().children()
+
+
+def shortened(model: Path, copy: Path) -> Path:
+    copy.write_bytes(model.read_bytes()[:-100_000])
+    return copy
+
+
+async def test_a_draft_model_that_cannot_be_loaded_is_named(tmp_path: Path, demo_model: Path) -> None:
+    with pytest.raises(EngineFailed, match=r"no draft model at .*none\.gguf"):
+        await load_xllamacpp(replace(spec(demo_model, None), draft=tmp_path / "none.gguf"), "always")
+    damaged = shortened(demo_model, tmp_path / "damaged.gguf")
+    with pytest.raises(EngineFailed, match=r"with its draft model .*damaged\.gguf"):
+        await load_xllamacpp(replace(spec(demo_model, None, slots=1), draft=damaged), "always")
 
 
 async def test_what_is_no_model_is_refused_by_name(build: EngineBuild, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long, slice_tokens
 from swarm.engines.llama_cpp.prompt_slots import common_prefix
+from swarm.engines.llama_cpp.saved_prompts import SavedPrompts, forget
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.errors import BadRequest, EngineDied
@@ -146,6 +147,35 @@ async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request()
 
     with pytest.raises(EngineDied, match="over /tokenize"):
         await read(SlicedPrefill(ends, CONTEXT_TOKENS), {"prompt": "x"})
+
+
+async def test_a_request_that_ends_after_the_engine_leaves_no_task(tmp_path: Path) -> None:
+    """It is cut off by the end: what it read is not waited for to be saved."""
+    server = Server(list(range(1000)))
+    prefill = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
+    prefill.saved = SavedPrompts.open(tmp_path / "kv", 2**30, "key")
+    before = asyncio.all_tasks()
+    async with prefill.reading({"prompt": "x"}):
+        await prefill.aclose()
+    assert prefill.slots.slots[0].unsaved
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_is_to_be_forgotten_while_it_is_read_is_not_saved(tmp_path: Path) -> None:
+    server = Server(list(range(1000)))
+
+    async def ask(path: str, body: Mapping[str, Any]) -> Any:
+        if len(server.sizes) == 3:
+            await asyncio.to_thread(forget, tmp_path)
+        return await server.ask(path, body)
+
+    prefill = SlicedPrefill(ask, CONTEXT_TOKENS, SLICE_TOKENS)
+    saved = prefill.saved = SavedPrompts.open(tmp_path, 2**30, "key")
+    (slot,) = prefill.slots.slots
+    async with prefill.reading({"prompt": "x"}):
+        assert len(slot.tokens) == 1000
+        assert saved.is_forgotten(slot.read_at)
+        await prefill.aclose()
 
 
 @pytest.fixture

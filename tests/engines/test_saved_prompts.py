@@ -15,6 +15,7 @@ import pytest
 
 from swarm.commands.forget import forget_prompts
 from swarm.engines.engine import EngineBuild, EngineSpec
+from swarm.engines.llama_cpp import saved_prompts
 from swarm.engines.llama_cpp.llama_server import load as load_llama_server
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompts, forget, key_of, stored_bytes
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -133,6 +134,15 @@ def test_what_is_larger_than_all_the_room_is_told_with_the_remedy(saved: SavedPr
     assert not list(saved.folder.glob("key-*"))
 
 
+def test_what_turns_out_larger_than_all_the_room_drives_nothing_out(saved: SavedPrompts) -> None:
+    saved.most_bytes = 2500
+    names = {save(saved, prompt(600, first), b"x" * 1000) for first in (1, 2)}
+    saved.token_bytes = 0  # not known: it may be anything
+    with pytest.raises(NoDiskRoom, match="give it more"):
+        save(saved, prompt(600, first=3), b"x" * 3000)
+    assert {entry.name for entry in again(saved, most_bytes=2500).entries} == names
+
+
 def test_a_full_disk_keeps_its_last_gigabyte(saved: SavedPrompts) -> None:
     assert saved.least_free_bytes == 2**30
     saved.least_free_bytes = 2**62
@@ -165,6 +175,39 @@ def test_forget_removes_all_and_what_was_read_before_is_not_written_any_more(
     assert forget_prompts(saved.folder, as_json=True) == 0
     assert '"prompts": 0' in capsys.readouterr().out
     assert forget_prompts(saved.folder / "none", as_json=False) == 0
+
+
+def test_what_is_forgotten_while_it_is_written_is_no_fault(saved: SavedPrompts) -> None:
+    name = saved.begin(600)
+    (saved.folder / name).write_bytes(b"state")
+    read_at = time.time() - 60
+    forget(saved.folder)
+    assert saved.commit(name, prompt(600), 0, read_at) is None
+    with pytest.raises(FileNotFoundError):
+        saved.commit(name, prompt(600), 0, time.time() + 60)
+
+
+def test_forget_removes_what_a_crash_left_half_written(saved: SavedPrompts) -> None:
+    left = saved.folder / ".key-0.json.abcdefgh.swarm-tmp"
+    left.write_text('{"tokens": "said"}')
+    forget(saved.folder)
+    assert not left.exists()
+
+
+def test_a_node_that_removes_some_meanwhile_does_not_stop_forget(
+    saved: SavedPrompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = (save(saved, prompt(600, number)) for number in (1, 2))
+    listed = saved_prompts._names
+
+    def then_gone(*asked: object) -> list[str]:
+        names = listed(*asked)  # type: ignore[arg-type]  # handed on
+        saved.remove(first)
+        return sorted(names, key=lambda name: name[:-3] != first[:-3])
+
+    monkeypatch.setattr(saved_prompts, "_names", then_gone)
+    assert forget(saved.folder)[0] == 1
+    assert stored_bytes(saved.folder) == 0
 
 
 def test_forget_says_where_it_could_not(saved: SavedPrompts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,7 +332,7 @@ _OF_SIGNAL: Final = {
 }
 
 
-def reason_in(lines: Sequence[str], program: Path | str, model: Path | None) -> EngineFailed | None:
+def reason_in(lines: Sequence[str], program: Path | str, model: Path | str | None) -> EngineFailed | None:
     """Why `program` could not load or go on with `model`, where the last `lines` of llama.cpp's log say one we know."""
     text = _without_prefixes(lines)
     for pattern, sentence in _REASONS:
@@ -342,7 +342,7 @@ def reason_in(lines: Sequence[str], program: Path | str, model: Path | None) -> 
     return None
 
 
-def why_it_ended(lines: Sequence[str], code: int, program: Path | str, model: Path | None) -> EngineFailed:
+def why_it_ended(lines: Sequence[str], code: int, program: Path | str, model: Path | str | None) -> EngineFailed:
     """Why a program ended that was to serve `model`: by the last `lines` of its log, and its exit `code`."""
     if (reason := reason_in(lines, program, model)) is not None:
         return reason

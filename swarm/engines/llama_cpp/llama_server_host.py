@@ -43,7 +43,7 @@ from swarm.engines.llama_cpp.llama_program import (
     said_by_program,
     why_it_ended,
 )
-from swarm.engines.llama_cpp.server_host import Batching, Serving, serve, tell
+from swarm.engines.llama_cpp.server_host import Batching, Serving, files_words, serve, tell
 from swarm.errors import EngineFailed
 
 ASKED_S = 20.0  # for one question: the first use of a GPU's driver takes seconds
@@ -220,7 +220,7 @@ def started(program: LlamaProgram, spec: EngineSpec, batching: Batching, embeds:
         running.kill()
         running.ended()
         if not left or not (running.port == 0 or any(map(PORT_TAKEN.search, running.lines))):
-            raise why_it_ended(list(running.lines), running.ended(), path, spec.path)
+            raise why_it_ended(list(running.lines), running.ended(), path, files_words(spec))
         port, left = free_port(), left - 1
 
 

@@ -10,8 +10,8 @@ and is then left alone.
 
 Which slot that is, `prompt_slots.py` decides. Where prompts may be saved (`saved_prompts.py`), what gives way goes to
 the disk first, what is idle follows after a while, and the rest when the engine ends; what comes back is restored. A
-save or a restore is a step of llama.cpp's one loop, and other answers wait for it: it is left out where it would take
-long beside others.
+save or a restore is a step of llama.cpp's one loop, and other answers wait for it: what would take long to be written
+beside others is not saved.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_SLICE_TOKENS = 8192  # a prompt in the cache is given to llama.cpp as number
 MAX_MISSES = 3  # in a row, before a model is taken for one whose cache cannot be continued
 IDLE_S = 10.0  # until what was read is saved: whoever talks goes on within it, mostly
 UNSAVED_SHARE = 0.1  # of a conversation: it is written anew, as a whole, when so much of it is not on the disk
-LONGEST_MOVE_S = 5.0  # of a save or restore, in which llama.cpp makes no step; beside other answers:
+LONGEST_MOVE_S = 5.0  # of a save, in which llama.cpp makes no step; beside other answers:
 LONGEST_MOVE_BESIDE_S = 1.0
 CHECKED_BYTES_PER_S = 5e8  # of a file's sha256, on a slow machine
 MOVE_BYTES_PER_S = 2e8  # while no speed is measured: a slow disk
@@ -122,6 +122,7 @@ class SlicedPrefill:
         self._tokens_per_s: float | None = None
         self._bytes_per_s: float | None = None
         self._paused_until = 0.0
+        self._closed = False
         self._misses = 0
 
     @asynccontextmanager
@@ -218,6 +219,7 @@ class SlicedPrefill:
         slot = reading.slot
         saved = slot.saved if slot is not None and done >= len(slot.tokens) else 0
         expected: int | None = None
+        read_at = time.time()  # when it begins: what is to be forgotten meanwhile is not saved either
         try:
             while self._misses < MAX_MISSES and (size := self._next_slice(len(prompt) - done)):
                 made = await self._evaluate(prompt[: done + size], reading)
@@ -236,7 +238,7 @@ class SlicedPrefill:
             log.debug("no prefill in slices: %r", error)
         finally:
             if (slot := reading.slot) is not None:
-                slot.hold(prompt[:done], time.time(), saved=min(saved, done))
+                slot.hold(prompt[:done], read_at, saved=min(saved, done))
 
     def _next_slice(self, left: int) -> int:
         return slice_tokens(left, self._tokens_per_s, self.most_slice_tokens)
@@ -317,9 +319,10 @@ class SlicedPrefill:
                 return
             size = int(written["n_written"])
             self._bytes_per_s = moving_mean(self._bytes_per_s, size / max(time.perf_counter() - began, 1e-3))
-            await asyncio.to_thread(saved.commit, name, tokens, answered, read_at)
+            entry = await asyncio.to_thread(saved.commit, name, tokens, answered, read_at)
             slot.saved = count
-            log.info("saved a prompt of %d tokens: %s", count, size_text(size))
+            if entry is not None:
+                log.info("saved a prompt of %d tokens: %s", count, size_text(size))
         except BaseException as error:
             if name is not None:  # at once, also where this is cancelled: an unfinished file is none
                 saved.remove(name)
@@ -361,7 +364,7 @@ class SlicedPrefill:
         return slot.continued_by(prompt or no_tokens())
 
     def _save_when_idle(self) -> None:
-        if self.saved is None or (self._idle is not None and not self._idle.done()):
+        if self._closed or self.saved is None or (self._idle is not None and not self._idle.done()):
             return
         if any(slot.unsaved for slot in self.slots.slots):
             self._idle = asyncio.create_task(self._save_idle(), name="saving what was read")
@@ -391,5 +394,6 @@ class SlicedPrefill:
 
     async def aclose(self) -> None:
         """From now on nothing is saved by itself."""
+        self._closed = True
         if self._idle is not None:
             await cancel_and_wait(self._idle)

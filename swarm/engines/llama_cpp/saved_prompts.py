@@ -125,19 +125,22 @@ class SavedPrompts:
             path.chmod(0o600)
             size = path.stat().st_size
             self.token_bytes = -(-size // max(len(tokens) + answered, 1))
-            self._make_room(0)  # its own size is among what is there
-            if not path.exists():
+            if size > self.most_bytes:  # else all others would give way to it, and then it itself
                 raise NoDiskRoom(
-                    f"a prompt of {size_text(size)} is more than --kv-disk {size_text(self.most_bytes)} holds"
+                    f"a prompt of {size_text(size)} is more than --kv-disk {size_text(self.most_bytes)} holds: give it "
+                    "more"
                 )
+            self._make_room(0)  # its own size is among what is there
             entry = SavedPrompt(name, tokens, answered, size, _sha256(path))
             words = _Words(sha256=entry.sha256, size_bytes=size, tokens=_packed(tokens), answered=answered)
             write_atomically(path.with_suffix(WORDS_SUFFIX), words.model_dump_json().encode())
             if self.is_forgotten(read_at):
                 _remove(path)
                 return None
-        except BaseException:
+        except BaseException as error:
             _remove(path)
+            if isinstance(error, FileNotFoundError) and self.is_forgotten(read_at):
+                return None
             raise
         for older in self.entries:
             same = common_prefix(older.tokens, tokens)
@@ -217,9 +220,11 @@ def forget(folder: Path) -> tuple[int, int]:
     count = size = 0
     for name in _names(folder, (STATE_SUFFIX, WORDS_SUFFIX)):
         path = folder / name
-        size += path.stat().st_size
-        count += name.endswith(STATE_SUFFIX)
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # a node that runs removes some, too
+            found = path.stat().st_size
+            path.unlink()
+            size, count = size + found, count + name.endswith(STATE_SUFFIX)
+    remove_temporaries(folder)  # they have tokens in them
     return count, size
 
 

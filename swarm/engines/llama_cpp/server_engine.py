@@ -49,6 +49,7 @@ from swarm.engines.llama_cpp.server_host import (
     Batching,
     Pooling,
     Serving,
+    files_words,
     load_limit_s,
     log_end,
     order_to_json,
@@ -153,9 +154,9 @@ class EngineHost:
         try:
             async with asyncio.timeout(HOST_EXIT_TIMEOUT_S):
                 await self._process.wait()
-            self._close_log()
         except TimeoutError:
-            await self.end()
+            log.debug("the %s does not end by itself", self.where)
+        await self.end()  # and the program that a host which broke off has left
 
     async def end(self) -> None:
         if not self._killed:  # a second signal would reap the process behind asyncio's back
@@ -315,6 +316,8 @@ async def model_of(spec: EngineSpec) -> GgufModel | None:
         raise EngineFailed(f"no model file at {spec.path}")
     if spec.projector is not None and not spec.projector.is_file():
         raise EngineFailed(f"no image part at {spec.projector}")
+    if spec.draft is not None and not spec.draft.is_file():
+        raise EngineFailed(f"no draft model at {spec.draft}: `swarm models pull` fetches it again, or leave it out")
     return await asyncio.to_thread(_read, spec.path)
 
 
@@ -372,8 +375,8 @@ async def load_in_host(
             process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
             with contextlib.suppress(ConnectionError):  # it has ended already, and what it says is nothing
                 await process.stdin.drain()
-            answer = host_answer(await process.stdout.readline(), spec.path)
-            if "error" in answer and (reason := reason_in(home.last_lines(), name, spec.path)):
+            answer = host_answer(await process.stdout.readline(), files_words(spec))
+            if "error" in answer and (reason := reason_in(home.last_lines(), name, files_words(spec))):
                 raise reason
             if "error" in answer:
                 kind = UnknownArchitecture if answer.get("unknown_architecture") is True else EngineFailed
@@ -392,7 +395,7 @@ async def load_in_host(
         raise
 
 
-def host_answer(line: bytes, path: Path | None) -> dict[str, object]:
+def host_answer(line: bytes, path: Path | str | None) -> dict[str, object]:
     """What the host says once the model is loaded, or is not: anything but a JSON object are its last words."""
     try:
         answer: object = json.loads(line)

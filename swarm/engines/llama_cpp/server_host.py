@@ -149,12 +149,19 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def tell(answer: dict[str, object]) -> None:
-    """Ends this process where the node is gone: nobody is left to be told."""
+def files_words(spec: EngineSpec) -> str:
+    """All files that a model is loaded from, for people: each of them may be the one that cannot be."""
+    parts = (("its image part", spec.projector), ("its draft model", spec.draft))
+    return " with ".join([str(spec.path), *(f"{words} {path}" for words, path in parts if path is not None)])
+
+
+def tell(answer: dict[str, object], stop: Callable[[], None] = lambda: None) -> None:
+    """Ends this process, after `stop`, where the node is gone: nobody is left to be told."""
     try:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     except OSError:
+        stop()
         os._exit(1)
 
 
@@ -170,16 +177,19 @@ def serve(
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C in a terminal reaches the whole group; the parent drains first
+    os.umask(0o077)  # what it saves of prompts is its user's alone
     spec, batching = order_from_json(sys.stdin.readline())
     faulthandler.dump_traceback_later(load_limit_s(spec.path), exit=True)
     try:
         serving = start(spec, batching)
-    except EngineFailed as error:
-        tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
+    except BaseException as error:
         stop()
+        if not isinstance(error, EngineFailed):
+            raise
+        tell({"error": str(error), "unknown_architecture": isinstance(error, UnknownArchitecture)})
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
-    tell(asdict(serving))
+    tell(asdict(serving), stop)
     once_serving()
     sys.stdin.read()
     stop()

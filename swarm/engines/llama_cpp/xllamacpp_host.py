@@ -32,6 +32,7 @@ from swarm.engines.llama_cpp.server_host import (
     Batching,
     Pooling,
     Serving,
+    files_words,
     log_end,
     serve,
     socket_names,
@@ -135,10 +136,9 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
-        path = f"{spec.path}{'' if spec.projector is None else f' with its image part {spec.projector}'}"
         raise EngineFailed(
-            f"llama.cpp could not load {path}: {error} (damaged file, unknown architecture, or too little memory "
-            f"for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
+            f"llama.cpp could not load {files_words(spec)}: {error} (damaged file, unknown architecture, or too little "
+            f"memory for {spec.slots} slots of {spec.context_tokens} tokens; try --context 2048 --workers 1)"
         ) from error
     return RunningServer(server.listening_address, key, server, sockets and sockets[1])
 
