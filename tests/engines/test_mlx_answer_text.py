@@ -11,10 +11,12 @@ import pytest
 
 from swarm.engines.llama_cpp.server_engine import host_environment
 from swarm.engines.mlx.answer_text import UnreadableCall, called, transitions
+from swarm.generation import JsonObject
 from tests.doubles.made_engines import made_engine
 
 THOUGHTS = ("<think>", "</think>")
 CALL: Final = '<tool_call>\n{"name": "look", "arguments": {"at": "é"}}\n</tool_call>'
+LOOK: JsonObject = {"function": {"name": "look"}}
 READ_CALL: Final = ["look", '{"at": "é"}']
 
 
@@ -114,17 +116,25 @@ def test_what_leads_where() -> None:
         ({"name": "look", "arguments": "{"}, "no name with an object of arguments"),
         ({"arguments": {}}, "no name with an object of arguments"),
         ({"name": "other", "arguments": {}}, "'other' is none of them"),
+        # What parsers that read Python's literals make, and what no JSON is.
+        ({"name": "look", "arguments": {"at": {1, 2}}}, "expected form of a call .*set is not JSON"),
+        ({"name": "look", "arguments": {"at": {(1, 2): 3}}}, "expected form of a call .*not tuple"),
+        ({"name": "look", "arguments": {"at": float("nan")}}, "expected form of a call .*not JSON compliant"),
+        ({"name": "look", "arguments": "[" * 100_000}, "expected form of a call"),
     ],
 )
 def test_what_is_no_call_of_a_tool_is_said(parsed: object, words: str) -> None:
     with pytest.raises(UnreadableCall, match=words):
-        called("text", lambda text, tools: parsed, [{"function": {"name": "look"}}])
+        called("text", lambda text, tools: parsed, [LOOK])
 
 
 def test_arguments_may_be_a_string_of_json_or_none() -> None:
-    (call,) = called(
-        "", lambda text, tools: {"name": "look", "arguments": '{"a": 1}'}, [{"function": {"name": "look"}}]
-    )
+    (call,) = called("", lambda text, tools: {"name": "look", "arguments": '{"a": 1}'}, [LOOK])
     assert call.arguments == '{"a": 1}'
-    (call,) = called("", lambda text, tools: {"name": "look"}, [{"function": {"name": "look"}}])
+    (call,) = called("", lambda text, tools: {"name": "look"}, [LOOK])
     assert call.arguments == "{}"
+
+
+def test_half_a_surrogate_pair_in_arguments_is_written_as_an_escape() -> None:
+    (call,) = called("", lambda text, tools: {"name": "look", "arguments": {"é": "\ud800"}}, [LOOK])
+    assert call.arguments.encode() == b'{"\\u00e9": "\\ud800"}'

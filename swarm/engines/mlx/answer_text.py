@@ -161,12 +161,14 @@ def called(text: str, parse: CallParser | None, tools: Sequence[JsonObject]) -> 
     """The calls in a text that stood between the marks of one. Raises UnreadableCall."""
     try:
         parsed = None if parse is None else parse(text, tools)
+        found = cast("list[object]", parsed) if isinstance(parsed, list) else [parsed]
+        return tuple(_call(one, tools) for one in found)
+    except UnreadableCall:
+        raise
     except NO_CALL as error:
         raise UnreadableCall(
             f"it does not match the expected form of a call ({error}): {text.strip()[:200]}"
         ) from error
-    found = cast("list[object]", parsed) if isinstance(parsed, list) else [parsed]
-    return tuple(_call(one, tools) for one in found)
 
 
 def _call(parsed: object, tools: Sequence[JsonObject]) -> ReadCall:
@@ -182,4 +184,14 @@ def _call(parsed: object, tools: Sequence[JsonObject]) -> ReadCall:
     known = [cast("JsonObject", tool.get("function") or {}).get("name") for tool in tools]
     if name not in known:
         raise UnreadableCall(f"it does not match the expected tools: {name!r} is none of them")
-    return ReadCall(name, json.dumps(arguments, ensure_ascii=False))
+    return ReadCall(name, _json_text(cast("JsonObject", arguments)))
+
+
+def _json_text(arguments: JsonObject) -> str:
+    """`arguments` as JSON. Raises what is in NO_CALL for what JSON has not: NaN, a set, bytes."""
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return json.dumps(arguments)
+    return text
