@@ -232,16 +232,19 @@ def test_a_template_that_refuses_says_why(mlx: GeneratorProcess) -> None:
         ({"model_type": "of_the_future"}, ORDER, UnknownArchitecture, "of_the_future not supported"),
         ({"model_file": "evil.py"}, ORDER, EngineFailed, "could not load .* custom module .*: download it again"),
         ({"hidden_size": 96}, ORDER, EngineFailed, "could not load .*: download it again, or take the model's GGUF"),
+        (None, ORDER, EngineFailed, "could not load .* did not match any variant .*: download it again"),
         ({}, replace(ORDER, cache_type="q8_0"), EngineFailed, "not as q8_0: leave kv_cache out for this model"),
     ],
 )
 def test_a_folder_that_cannot_be_loaded_is_said(
-    tmp_path: Path, config: dict[str, Any], order: LoadOrder, kind: type[EngineFailed], words: str
+    tmp_path: Path, config: dict[str, Any] | None, order: LoadOrder, kind: type[EngineFailed], words: str
 ) -> None:
     packages = made_engine("mlx").packages
     folder = Path(shutil.copytree(HF, tmp_path / "model"))
     (folder / "evil.py").write_text("raise SystemExit('it was run')")
     usual = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**usual, **config}))
+    (folder / "config.json").write_text(json.dumps({**usual, **(config or {})}))
+    if config is None:
+        (folder / "tokenizer.json").write_text('{"model": {"type": "none"}}')
     with pytest.raises(kind, match=words):
         GeneratorProcess(LIBRARY.module, packages, replace(order, path=folder))
