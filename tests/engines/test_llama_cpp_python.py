@@ -258,6 +258,7 @@ prompt = tuple(generator.tokenize("one two three " * 200, True, True))
 generator.begin(Job(1, prompt, 1, greedy, 4))
 generator.abort(1)
 assert generator.step() == [], "a step of a prompt that nobody waits for ends at once"
+assert len(generator.embed(prompt[:8])), "what ended that step ends nothing else"
 generator.stop(1)
 generator.begin(Job(2, prompt, 1, greedy, 4))
 events = []

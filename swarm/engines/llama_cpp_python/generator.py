@@ -200,8 +200,12 @@ class LlamaGenerator:
             self._add(token, position, sequence, wanted=True)
         llama.llama_set_embeddings(self._context, True)
         try:
-            while (result := llama.llama_decode(self._context, self._batch)) == NO_ROOM:
-                oldest = self._table.to_forget()
+            while True:
+                self._going_on[0] = b"\0"  # what ended the step before may still stand there
+                result = llama.llama_decode(self._context, self._batch)
+                if result == ABORTED:  # it came a moment late, and was meant for that step
+                    continue
+                oldest = self._table.to_forget() if result == NO_ROOM else None
                 if oldest is None:
                     break
                 self._clear(oldest)
