@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,12 +12,16 @@ import pytest
 
 from swarm.engines.engine import EngineSpec
 from swarm.engines.hosted.connection import Connection, start_process
+from swarm.engines.hosted.generator import LoadOrder
+from swarm.engines.hosted.host import GeneratorHost
 from swarm.engines.hosted.hosted_engine import HostedEngine, HostedLibrary, load_hosted
+from swarm.engines.hosted.wire import HostMessage
 from swarm.engines.llama_cpp.begun_call import CallForm, call_form
+from swarm.engines.llama_cpp.server_host import LOAD_BYTES_PER_S, load_limit_s
 from swarm.engines.openai_dialect import TemplateRefused
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable, UnknownArchitecture
 from swarm.generation import Delta, Finish, GenerationRequest, JsonObject
-from tests.doubles.scripted_generator import model_file
+from tests.doubles.scripted_generator import ScriptedGenerator, model_file
 from tests.doubles.waiting import eventually
 from tests.doubles.wedges import QUICK
 
@@ -121,6 +126,50 @@ async def test_requests_wait_for_slots_in_order_and_one_that_leaves_is_no_hindra
     assert text_of(await behind) == "behind"
     with pytest.raises(asyncio.CancelledError):
         await left
+
+
+async def test_a_job_is_stopped_before_its_slots_are_another_ones(
+    engine: HostedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator has no more sequences than answers that may run."""
+    connection, said = connection_of(engine), list[str]()
+
+    def say(message: dict[str, object]) -> None:
+        if message["do"] in ("begin", "stop"):
+            said.append(str(message["do"]))
+        say_it(message)
+
+    say_it = connection._say  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(connection, "_say", say)
+    running = engine.candidates(chat("endless"), SLOTS)
+    await anext(running)
+    waiting = asyncio.create_task(read(engine, chat("say all"), n=SLOTS))
+    for _ in range(20):
+        await connection.loop_counts()
+    await running.aclose()
+    assert text_of(await waiting, 2) == "all 2"
+    assert said == ["begin", "stop", "begin"]
+
+
+def test_a_call_that_was_forgotten_is_not_made_and_leaves_nothing(tmp_path: Path) -> None:
+    order = LoadOrder(model_file(tmp_path), CONTEXT_TOKENS, SLOTS, threads=1, reading_threads=1)
+    told = list[HostMessage]()
+    host = GeneratorHost(ScriptedGenerator(order), told.append)
+    for call in (1, 2):
+        host.hear({"do": "embed", "call": call, "tokens": [1]})
+    host.hear({"do": "forget", "call": 1})
+    host.advance()
+    host.advance()
+    host.hear({"do": "forget", "call": 2})  # which crossed its answer
+    assert [message["call"] for message in told] == [2]
+    assert not host._wanted  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_folder_may_take_as_long_to_load_as_its_files(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    os.truncate(file, 10 * LOAD_BYTES_PER_S)
+    assert load_limit_s(tmp_path, 60.0) == load_limit_s(file, 60.0) == 70.0
 
 
 async def test_a_process_that_ends_fails_what_it_worked_on_and_says_so(engine: HostedEngine) -> None:

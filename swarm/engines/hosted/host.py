@@ -58,7 +58,7 @@ class GeneratorHost:
         self._tell = tell
         self._for_library: queue.SimpleQueue[HostMessage] = queue.SimpleQueue()
         self._for_texts: queue.SimpleQueue[HostMessage] = queue.SimpleQueue()
-        self._forgotten: set[int] = set()  # calls, while they wait
+        self._wanted: set[int] = set()  # calls that wait, but for those that nobody waits for any more
         self._unfinished: dict[int, set[int]] = {}  # answers of each job in progress
         self._steps = 0
 
@@ -66,8 +66,11 @@ class GeneratorHost:
         """Take in one line of the node's. By the thread that reads."""
         done = message["do"]
         if done == "forget":
-            self._forgotten.add(message["call"])
-        elif done in BY_THE_LIBRARY:
+            self._wanted.discard(message["call"])
+            return
+        if "call" in message:
+            self._wanted.add(message["call"])
+        if done in BY_THE_LIBRARY:
             self._for_library.put(message)
             if done == "stop" and message["choice"] is None:  # after it: nobody comes between the step's end and that
                 self._generator.abort(message["job"])
@@ -110,7 +113,7 @@ class GeneratorHost:
                 self._answer(message, lambda: list(self._generator.embed(message["tokens"])))
                 self._steps += 1
             case _:
-                self._tell({"call": message["call"], "result": [self._steps, len(self._unfinished)]})
+                self._answer(message, lambda: [self._steps, len(self._unfinished)])
 
     def _begin(self, fields: HostMessage) -> None:
         try:
@@ -156,9 +159,9 @@ class GeneratorHost:
 
     def _answer(self, message: HostMessage, make: Callable[[], object]) -> None:
         call: int = message["call"]
-        if call in self._forgotten:
-            self._forgotten.discard(call)
+        if call not in self._wanted:
             return
+        self._wanted.discard(call)
         try:
             self._tell({"call": call, "result": make()})
         except SwarmError as error:

@@ -200,8 +200,10 @@ class HostedEngine:
         if opens_thought and job.schema is None and not self._facts.parts_thoughts:
             for choice, reader in enumerate(readers):
                 reader.read(Delta(choice, OPENING))
-        async with self._slots.taken(n), naming_the_field(request):
-            async for event in self._events(job, request.stop, one_call=not request.parallel_tool_calls):
+        told = self._events(job, request.stop, one_call=not request.parallel_tool_calls)
+        # Closed, and the job stopped with it, before the slots are somebody else's.
+        async with self._slots.taken(n), naming_the_field(request), contextlib.aclosing(told) as events:
+            async for event in events:
                 for shown in readers[event.choice].read(event):
                     yield shown
 
@@ -442,9 +444,9 @@ async def load_hosted(
     """
     if spec.path is None:
         raise EngineFailed(f"engine {library.name} needs a model")
+    limit_s = load_limit_s(spec.path, load_least_s)
     process = await start_process(library.module, packages)
-    home, limit_s = EngineHost(process), load_limit_s(spec.path, load_least_s)
-    connection = Connection(process)
+    home, connection = EngineHost(process), Connection(process)
     try:
         async with asyncio.timeout(limit_s):
             facts = await connection.load(load_order(spec, spec.path), limit_s)

@@ -116,7 +116,8 @@ def socket_names() -> tuple[str, str] | None:
 
 def load_limit_s(path: Path | None, least_s: float = LOAD_LEAST_S) -> float:
     """How long loading `path` may take: a hostile template in it can loop for ever."""
-    size = path.stat().st_size if path is not None and path.exists() else 0
+    files = () if path is None else path.iterdir() if path.is_dir() else (path,)
+    size = sum(file.stat().st_size for file in files if file.exists())
     return least_s + size / LOAD_BYTES_PER_S
 
 
