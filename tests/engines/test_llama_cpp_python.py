@@ -24,7 +24,7 @@ from swarm.engines.llama_cpp_python.library import VERSION
 from swarm.engines.llama_cpp_python.sequences import CacheSequence, SequenceTable
 from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest, EngineFailed, UnknownArchitecture
-from swarm.generation import Delta, Finish, GenerationRequest
+from swarm.generation import Delta, Finish, GenerationRequest, JsonObject
 from swarm.registry.embedded import embedded_model_path
 from tests.doubles.chat_templates import TEMPLATES
 from tests.doubles.made_engines import made_engine
@@ -229,10 +229,13 @@ async def test_an_answer_keeps_its_schema(engine: HostedEngine) -> None:
     assert chosen in ("yes", "no")
 
 
-async def test_a_schema_that_no_grammar_can_be_made_of_is_refused(engine: HostedEngine) -> None:
+@pytest.mark.parametrize(("schema", "words"), [({"type": "wat"}, "wat"), ({"const": "\ud800"}, "hex escape")])
+async def test_a_schema_that_no_grammar_can_be_made_of_is_refused(
+    engine: HostedEngine, schema: JsonObject, words: str
+) -> None:
     connection = engine._connection  # pyright: ignore[reportPrivateUsage] - what is asked of an engine was checked
-    job = Job(connection.new_job(), (1, 2), 1, sampling_of(chat("x"), 1), 4, schema={"type": "wat"})
-    with pytest.raises(BadRequest, match=r"the schema cannot be kept: .*wat"):
+    job = Job(connection.new_job(), (1, 2), 1, sampling_of(chat("x"), 1), 4, schema=schema)
+    with pytest.raises(BadRequest, match=rf"the schema cannot be kept: .*{words}"):
         async for _ in connection.events(job):
             pass
     assert (await read(engine, chat("What is the capital of France?")))[0][0]

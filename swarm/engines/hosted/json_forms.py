@@ -66,7 +66,10 @@ def form_of(tokenizer: Any, schema: JsonObject) -> Form:
     """
     llguidance = importlib.import_module("llguidance")
     numpy_side = importlib.import_module("llguidance.numpy")
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=dict(OPTIONS))
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=dict(OPTIONS))
+    except ValueError as error:  # half of a surrogate pair, which is no JSON to it
+        raise BadRequest(f"the schema cannot be kept: {' '.join(str(error).split()):.200}") from error
     limits = llguidance.LLParserLimits(max_lexer_states=LEXER_STATES)
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if matcher.is_error():
