@@ -165,6 +165,20 @@ def test_a_call_that_was_forgotten_is_not_made_and_leaves_nothing(tmp_path: Path
     assert not host._wanted  # pyright: ignore[reportPrivateUsage]
 
 
+def test_a_text_that_the_library_fails_at_ends_its_call_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tokenize(text: str, add_special: bool, parse_special: bool) -> list[int]:
+        raise TypeError("what a tokenizer raises")
+
+    generator = ScriptedGenerator(LoadOrder(model_file(tmp_path), CONTEXT_TOKENS, SLOTS, 1, 1))
+    monkeypatch.setattr(generator, "tokenize", tokenize)
+    told = list[HostMessage]()
+    host = GeneratorHost(generator, told.append)
+    host.hear({"do": "tokenize", "call": 1, "text": "x", "add_special": False, "parse_special": False})
+    host.make_text()
+    assert told[0]["error"]["kind"] == "failed"
+    assert "could not tokenize this: what a tokenizer raises" in told[0]["error"]["message"]
+
+
 def test_a_folder_may_take_as_long_to_load_as_its_files(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()

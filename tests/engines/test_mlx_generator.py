@@ -195,6 +195,11 @@ def test_bytes_of_characters_and_control_tokens(mlx: GeneratorProcess) -> None:
         mlx.pieces([10**6])
 
 
+def test_half_a_surrogate_pair_is_a_character_that_cannot_be_read(mlx: GeneratorProcess) -> None:
+    assert b"".join(mlx.pieces(mlx.tokens("a \ud800 b"))) == b"a ? b"
+    assert b"a ? b" in b"".join(mlx.pieces(mlx.chat("a \ud800 b")))
+
+
 @pytest.mark.parametrize(
     ("prompt", "changed", "words"),
     [

@@ -80,8 +80,12 @@ class GeneratorHost:
     def make_texts(self) -> NoReturn:
         """Whatever needs no more than the tokenizer, for ever."""
         while True:
-            message = self._for_texts.get()
-            self._answer(message, lambda: self._text(message))  # noqa: B023 - called at once
+            self.make_text()
+
+    def make_text(self) -> None:
+        """The next of those; waits for it."""
+        message = self._for_texts.get()
+        self._answer(message, lambda: self._text(message))
 
     def compute(self) -> NoReturn:
         """Whatever needs the model, for ever. By the thread that loaded it."""
@@ -147,6 +151,16 @@ class GeneratorHost:
             self._tell({"events": told})
 
     def _text(self, message: HostMessage) -> object:
+        """Whatever a tokenizer makes of a stranger's text, it ends no answer that is being computed."""
+        try:
+            return self._made_text(message)
+        except (SwarmError, RecursionError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise EngineFailed(f"the engine could not {message['do']} this: {error or type(error).__name__}") from error
+
+    def _made_text(self, message: HostMessage) -> object:
         match message["do"]:
             case "render":
                 return self._generator.render(message["messages"], message["tools"], message["variables"])

@@ -161,6 +161,7 @@ class MlxGenerator:
         return str(text)
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        text = text.encode("utf-8", "replace").decode()  # tokenizers do not take half of a surrogate pair
         found = self._tokenizer.encode(text, add_special_tokens=add_special, split_special_tokens=not parse_special)
         return list(found)
 
