@@ -253,6 +253,10 @@ class Web:
             raise web.HTTPFound(name.removeprefix("to-"))
         if name == "inside":
             raise web.HTTPFound("http://169.254.169.254/latest/meta-data")
+        if name == "torn":
+            return web.Response(status=302, headers={"Location": "http://[::1"})
+        if name == "long":
+            raise web.HTTPFound(f"http://{'a' * 300}/")
         if name == "file":
             raise web.HTTPFound("file:///etc/passwd")
         raise web.HTTPNotFound
@@ -288,6 +292,8 @@ async def test_a_web_address_is_fetched_where_the_owner_wants_it(site: tuple[Web
         ("nothing", "localhost answered 404"),
         ("inside", "169.254.169.254 is not in the internet"),
         ("file", "is no http:// or https:// address"),
+        ("torn", "the image cannot be fetched: its address is no http:// or https:// address"),
+        ("long", "the image cannot be fetched: its address names no host that there can be"),
         ("to-to-to-to-red", "passed on more than 3 times"),
         ("endless", "at localhost has more than 11.0 MiB"),
     ],

@@ -150,6 +150,8 @@ class RequestImages:
                     found[url] = f"was not fetched within {self.fetch_s:g} s"
                 except (aiohttp.ClientError, OSError) as error:
                     found[url] = f"cannot be fetched: {getattr(error, 'os_error', error)}"
+                except UnicodeError:
+                    found[url] = "cannot be fetched: its address names no host that there can be"
                 except ValueError as error:
                     found[url] = str(error)
 
@@ -167,23 +169,25 @@ class RequestImages:
 
     async def _fetch(self, session: aiohttp.ClientSession, url: str, room: _Room) -> bytes:
         """What is at `url`. Raises ValueError with the reason where it is not given."""
+        base = ""
         for _ in range(MAX_REDIRECTS + 1):
-            async with session.get(self._address(url), allow_redirects=False) as response:
+            address = self._address(base, url)
+            async with session.get(address, allow_redirects=False) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
-                    url = urljoin(url, response.headers["Location"])
+                    base, url = str(address), response.headers["Location"]
                     continue
                 if response.status != 200:
                     raise ValueError(f"cannot be fetched: {response.url.host} answered {response.status}")
                 return await room.read(response)
         raise ValueError(f"cannot be fetched: it was passed on more than {MAX_REDIRECTS} times")
 
-    def _address(self, url: str) -> URL:
-        """`url` as the client reads it: digits of other scripts, say, are digits to it.
+    def _address(self, base: str, url: str) -> URL:
+        """`url`, as it stands at `base`, as the client reads it: digits of other scripts, say, are digits to it.
 
         Raises ValueError for what is no web address, and for a numeric one that is not allowed: it is not resolved.
         """
         try:
-            parts = URL(url)
+            parts = URL(urljoin(base, url))
             host = parts.raw_host
         except ValueError:
             parts, host = URL(), None
