@@ -35,7 +35,7 @@ from swarm.commands.output import complain, interrupted, say
 from swarm.commands.terminal import Terminal
 from swarm.engines.build_choice import gpus_of
 from swarm.engines.engine import EnginePlaces
-from swarm.engines.installed import ENGINE_FILE, NAME, InstalledEngine, installed_engines, read_installed
+from swarm.engines.installed import ENGINE_FILE, NAME, InstalledEngine, installed_engines, is_removable, read_installed
 from swarm.engines.machine_engines import WHEEL_INDEX, InstallPlan, MachineFacts, Recipe, WantedEngine, plan_install
 from swarm.engines.registry import ENGINES
 from swarm.errors import SetupError, SwarmError
@@ -124,8 +124,15 @@ class Installing:
             here = ", ".join(engine.name for engine in installed_engines(self.engines_dir)) or "none"
             raise SetupError(f"no engine {name!r} is installed in {self.engines_dir}; there are: {here}")
         with self._alone():
-            removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.engines_dir))
-            folder.rename(removed / name)
+            try:
+                if not is_removable(folder):
+                    raise SetupError(
+                        f"{folder} has no {ENGINE_FILE}, so that it may hold more than an engine: remove it yourself"
+                    )
+                removed = Path(tempfile.mkdtemp(prefix=REMOVED, dir=self.engines_dir))
+                folder.rename(removed / name)
+            except OSError as error:
+                raise SetupError(f"{folder} cannot be removed: {error.strerror or error}") from error
             shutil.rmtree(removed, ignore_errors=True)
         self.tell(f"{name} is removed; a node that computes with it goes on until it ends")
 

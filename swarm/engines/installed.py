@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -89,6 +90,11 @@ def read_installed(folder: Path) -> InstalledEngine:
     return found
 
 
+def is_removable(folder: Path) -> bool:
+    """Whether nothing is lost but an engine, whole or spoilt, with that folder. Blocks. Raises OSError."""
+    return os.path.lexists(folder / ENGINE_FILE) or not any(folder.iterdir())
+
+
 def _folders(engines_dir: Path | None) -> list[Path]:
     if engines_dir is None:
         return []
@@ -121,10 +127,14 @@ def _read(folder: Path) -> InstalledEngine | str:
             _text(fields, "with"),
         )
     except (TextFileError, ValueError, RecursionError) as error:
-        return (
-            f"{folder} is no engine that can be used ({one_line(str(error))}): "
-            f"`swarm engines rm {folder.name}` removes it, `swarm engines install` makes one anew"
-        )
+        return f"{folder} is no engine that can be used ({one_line(str(error))}): {_remedy(folder)}"
+
+
+def _remedy(folder: Path) -> str:
+    with suppress(OSError):
+        if not is_removable(folder):
+            return f"it has no {ENGINE_FILE}; remove it yourself if it is of no use, or name another --engines-dir"
+    return f"`swarm engines rm {folder.name}` removes it, `swarm engines install` makes one anew"
 
 
 def _name(fields: Mapping[str, object], field: str) -> str:
@@ -151,6 +161,10 @@ def _inside(folder: Path, fields: Mapping[str, object], field: str, *, is_folder
     path = folder / value
     if Path(value).is_absolute() or ".." in Path(value).parts:
         raise ValueError(f'"{field}" in its {ENGINE_FILE} leads out of it')
-    if not (path.is_dir() if is_folder else path.is_file() and os.access(path, os.X_OK)):
+    try:
+        is_there = path.is_dir() if is_folder else path.is_file() and os.access(path, os.X_OK)
+    except OSError as error:  # a name that is too long, a folder that is closed
+        raise ValueError(f'what its {ENGINE_FILE} names as "{field}" cannot be looked at: {error.strerror}') from None
+    if not is_there:
         raise ValueError(f"{value} is not there{'' if is_folder else ', or cannot be run'}")
     return path

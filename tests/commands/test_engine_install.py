@@ -327,6 +327,13 @@ def test_rm_removes_one_and_says_what_there_is(
             run.remove(wrong)
     (tmp_path / "engines" / "spoilt").mkdir()
     run.remove("spoilt")
+    (tmp_path / "engines" / "photos").mkdir()
+    (tmp_path / "engines" / "photos" / "one").touch()
+    with pytest.raises(SetupError, match="may hold more than an engine: remove it yourself"):
+        run.remove("photos")
+    assert (tmp_path / "engines" / "photos" / "one").is_file()
+    (tmp_path / "engines" / "photos" / "engine.json").touch()
+    run.remove("photos")
     run.remove("xllamacpp-cuda")
     assert "xllamacpp-cuda is removed" in capsys.readouterr().out
     assert names(tmp_path) == [".lock"]

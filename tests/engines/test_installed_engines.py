@@ -77,6 +77,7 @@ def test_where_there_is_nothing_nothing_is_found(tmp_path: Path) -> None:
         ({**SERVER, "program": "/bin/sh"}, "leads out of it"),
         ({**SERVER, "program": "../../bin/sh"}, "leads out of it"),
         ({**SERVER, "program": "bin"}, "cannot be run"),
+        ({**SERVER, "program": "a" * 5000}, ""),
         ({**SERVER, "program": None}, 'neither "program" nor "packages"'),
         ({**SERVER, "packages": 1}, 'no path as "packages"'),
         ({**SERVER, "packages": "lib"}, "lib is not there"),
@@ -98,6 +99,9 @@ def test_a_folder_without_a_description_is_said(tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     assert installed_engines(tmp_path) == ()
     assert "cannot read the engine's file" in unreadable_engines(tmp_path)[0]
+    assert "`swarm engines rm half`" in unreadable_engines(tmp_path)[0]
+    (tmp_path / "half" / "thesis.txt").write_text("of somebody")
+    assert "it has no engine.json; remove it yourself" in unreadable_engines(tmp_path)[0]
 
 
 def test_control_characters_of_a_description_reach_no_terminal(tmp_path: Path) -> None:
