@@ -4,7 +4,8 @@
 
 It says what `said` has (a JSON object: `version`, `help`, `devices`, each printed on standard error as some builds do),
 and serves as the real one does: the key is taken from the environment, the port is told in the log. With `dies` it
-prints that and exits with `code` instead; with `hangs` it answers nothing; without `any_port` it cannot choose a port.
+prints that and exits with `code` instead, with `dies_when_asked` over the first request once the model is loaded; with
+`hangs` it answers nothing; without `any_port` it cannot choose a port.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ def main(said_json: str) -> None:
     if "dies" in said:
         _say(said["dies"])
         sys.exit(said["code"])
+    if "dies_when_asked" in said:
+        die_when_asked(said["dies_when_asked"])
     serve(dict(zip(arguments, [*arguments[1:], ""], strict=True)), said.get("any_port", True))
 
 
@@ -71,6 +75,25 @@ def serve(options: dict[str, str], any_port: bool) -> None:
         sys.exit(1)
     _say(f"main: server is listening on {server.listening_address} - starting the main loop")
     stay()
+
+
+def die_when_asked(words: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/health":
+                _say(words)
+                os._exit(1)
+            self.send_response(200)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - the library's name
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    _say(f"main: server is listening on http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
 
 
 def stay() -> None:

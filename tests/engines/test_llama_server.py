@@ -260,6 +260,14 @@ async def test_a_load_that_fails_says_why_and_the_remedy(
     assert not psutil.Process().children()
 
 
+async def test_a_program_that_ends_over_the_first_request_says_why(tmp_path: Path, demo_model: Path) -> None:
+    """A GPU's memory runs out when it computes for the first time."""
+    program = stand_in(tmp_path, dies_when_asked="CUDA error: out of memory")
+    with pytest.raises(EngineFailed, match=r"does not fit into memory \(CUDA error: out of memory\)"):
+        await llama_server.load(spec(demo_model, program))
+    assert not psutil.Process().children()
+
+
 def shortened(model: Path, copy: Path) -> Path:
     copy.write_bytes(model.read_bytes()[:-100_000])
     return copy

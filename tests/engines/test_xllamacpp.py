@@ -278,6 +278,25 @@ async def test_any_number_of_slots_loads(demo_model: Path, slots: int) -> None:
         assert (await engine.embed(["hello"])).vectors
 
 
+async def test_a_host_that_ends_over_its_first_question_says_why(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a GPU's memory runs out when it computes for the first time."""
+
+    async def dies(*_: object) -> object:
+        (host,) = psutil.Process().children()
+        host.kill()
+        raise EngineDied("over the first words")
+
+    monkeypatch.setattr("swarm.engines.llama_cpp.server_engine._measured_pace", dies)
+    monkeypatch.setattr("swarm.engines.llama_cpp.server_engine.log_end", lambda *_: "")
+    with pytest.raises(EngineFailed, match=r"demo\.gguf was tried once it was loaded: over the first words"):
+        await load_xllamacpp(spec(demo_model), "always")
+    monkeypatch.setattr("swarm.engines.llama_cpp.server_engine.log_end", lambda *_: "E CUDA error: out of memory\n")
+    with pytest.raises(EngineFailed, match=r"demo\.gguf does not fit into memory .*out of memory"):
+        await load_xllamacpp(spec(demo_model), "always")
+
+
 @pytest.mark.parametrize("isolation", ["never", "always"])
 async def test_what_a_model_takes_of_a_gpu_is_not_known(
     demo_model: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,7 @@ LOOK_S, MOST_LOOK_S = (
     0.25,
 )  # between two looks at whether the model is loaded; a small one takes a tenth of a second
 ANSWER_S = 600.0  # of one question: a large model may be read from a slow disk as its first token is computed
+EXIT_S = 5.0  # until a program has ended that gave no answer: its connections are closed a little before
 PORTS_TRIED = 5  # of a program that cannot take any free one itself: another program may be quicker
 PLACED_LINES = 2000  # of a log from its beginning, in which it tells where the weights go
 PR_SET_PDEATHSIG = 1
@@ -154,6 +155,13 @@ class Program:
         self._reader.join(1.0)  # a child of its own might hold the pipe
         return code
 
+    def has_ended_within(self, seconds: float) -> bool:
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -180,10 +188,11 @@ def ends_with_its_parent() -> Callable[[], None] | None:
 
 
 class ProgramHttp:
-    """A server's HTTP, asked with its key: the status, and the body as text."""
+    """A server's HTTP, asked with its key: the status, and the body as text. `unanswered`: some question was."""
 
     def __init__(self, port: int, key: str) -> None:
         self.port, self.key = port, key
+        self.unanswered = False
 
     def __call__(self, path: str, body: object = None) -> tuple[int, str]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
@@ -195,6 +204,7 @@ class ProgramHttp:
             response = connection.getresponse()
             return response.status, response.read().decode("utf-8", "replace")
         except (OSError, HTTPException):
+            self.unanswered = True
             return 0, ""
         finally:
             connection.close()
@@ -281,6 +291,8 @@ def start(spec: EngineSpec, batching: Batching) -> Serving:
         tried = {"prompt": "a", "n_predict": 0, "cache_prompt": False, "json_schema": GRAMMAR}
         grammar = asked("/completion", tried)[0] == HTTPStatus.OK
         several = program.has(AFTER_SEVERAL_ANSWERS) is not None or makes_several(asked, spec)
+    if asked.unanswered and running.has_ended_within(EXIT_S):  # a GPU's memory may run out as it computes first
+        raise why_it_ended(list(running.lines), running.ended(), running.path, files_words(spec))
     where = placed(running.first_lines, program.devices, spec.gpu_layers)
     return Serving(
         f"http://127.0.0.1:{asked.port}", asked.key, spec.build.version, bool(where.devices), where.devices,

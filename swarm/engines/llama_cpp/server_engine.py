@@ -55,7 +55,7 @@ from swarm.engines.llama_cpp.server_host import (
     order_to_json,
 )
 from swarm.engines.openai_dialect import as_object
-from swarm.errors import BadRequest, EngineFailed, SetupError, SwarmError, UnknownArchitecture
+from swarm.errors import BadRequest, EngineDied, EngineFailed, SetupError, SwarmError, Unavailable, UnknownArchitecture
 from swarm.generation import EventStream, GenerationRequest, Prompt
 from swarm.images import refuse_images
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
@@ -105,6 +105,7 @@ class EngineHost:
     def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes] | None = None) -> None:
         self._process = process
         self._log = log
+        self._last_lines: list[str] = []
         self._killed = False
         self._taken_bytes: int | None = None
         self._measured_at = -math.inf
@@ -145,8 +146,10 @@ class EngineHost:
         return f"ended with {code}" + (f": {why}" if why else "")
 
     def last_lines(self) -> list[str]:
-        """Of its log."""
-        return [] if self._log is None or self._log.closed else log_end(self._log.fileno(), LOG_BYTES).splitlines()
+        """Of its log, which may be closed."""
+        if self._log is not None and not self._log.closed:
+            self._last_lines = log_end(self._log.fileno(), LOG_BYTES).splitlines()
+        return self._last_lines
 
     async def unload(self) -> None:
         if self._process.stdin is not None:
@@ -173,6 +176,7 @@ class EngineHost:
 
     def _close_log(self) -> None:
         if self._log is not None:
+            self.last_lines()
             self._log.close()
 
 
@@ -383,7 +387,12 @@ async def load_in_host(
                 raise kind(str(answer["error"]))
             serving = Serving.of(answer)
             home.serves(serving)
-            return await connect(name, spec, model, serving, home, limits)
+            try:
+                return await connect(name, spec, model, serving, home, limits)
+            except (EngineDied, Unavailable) as error:  # a GPU's memory may run out as it computes for the first time
+                raise reason_in(home.last_lines(), name, files_words(spec)) or EngineFailed(
+                    f"{name} ended as {files_words(spec)} was tried once it was loaded: {error}"
+                ) from error
     except TimeoutError:
         await home.end()
         raise EngineFailed(
