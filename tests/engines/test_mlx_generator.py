@@ -107,8 +107,8 @@ def test_log_probabilities_are_the_models_own(mlx: GeneratorProcess) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}],
-    ids=lambda changed: next(iter(changed)),
+    [{"top_k": 1}, {"top_p": 1e-6}, {"top_p": 0.0}, {"min_p": 1.0}],
+    ids=str,
 )
 def test_what_leaves_one_token_takes_the_likeliest(mlx: GeneratorProcess, changed: dict[str, Any]) -> None:
     prompt = mlx.chat("What is 2+3?")

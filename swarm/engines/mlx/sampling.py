@@ -15,6 +15,7 @@ from swarm.engines.hosted.json_forms import Form
 from swarm.errors import BadRequest
 
 PENALIZED_TOKENS = 64  # of prompt and answer, the last ones: as llama.cpp has it
+LEAST_TOP_P = 1e-9  # which leaves the likeliest alone; of 0 mlx-lm would leave none
 
 Array = Any  # of mlx, which may not be installed where types are checked
 Sampler = Callable[[Array], Array]
@@ -33,8 +34,8 @@ def sampler(mx: Any, sample_utils: Any, sampling: JobSampling, choice: int, voca
         logprobs = logprobs.astype(mx.float32)  # in halves, chance itself is coarse
         if 0 < sampling.top_k < vocabulary:
             logprobs = sample_utils.apply_top_k(logprobs, sampling.top_k)
-        if 0 < sampling.top_p < 1:
-            logprobs = sample_utils.apply_top_p(logprobs, sampling.top_p)
+        if sampling.top_p < 1:
+            logprobs = sample_utils.apply_top_p(logprobs, max(sampling.top_p, LEAST_TOP_P))
         if 0 < sampling.min_p <= 1:
             logprobs = sample_utils.apply_min_p(logprobs, sampling.min_p)
         key, now = mx.random.split(key)
