@@ -18,6 +18,7 @@ from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest, JsonObject, JsonValue
 
 MAX_IMAGES: Final = 64  # of one conversation; agents keep dozens of screenshots
+MAX_SENT: Final = 1024  # of one conversation, with those that are not looked at: each is found several times
 MAX_PIXELS: Final = 50_000_000  # of one: telephones take pictures of so many; 150 MB decoded
 MAX_PIXELS_TOGETHER: Final = 100_000_000  # 300 MB decoded, all at once
 # As base64 they fit into what a node takes of a body, with 1 MiB to spare for words: what is fetched travels, too.
@@ -122,6 +123,16 @@ def image_places(messages: Sequence[JsonObject]) -> list[ImagePlace]:
         )
         for count, (place, number, part) in enumerate(found, 1)
     ]
+
+
+def refuse_too_many(request: GenerationRequest) -> None:
+    """Raises BadRequest for more images than anybody sends, which would take the loop seconds; counting takes none."""
+    count = sum(is_image(part) for message in request.messages or () for part in _parts(message))
+    if count > MAX_SENT:
+        raise BadRequest(
+            f"the conversation has {count} images, and {MAX_SENT} may be sent: leave out the first ones",
+            param="messages",
+        )
 
 
 def asks_about_images(request: GenerationRequest) -> bool:

@@ -20,6 +20,7 @@ from swarm.images import (
     MAX_IMAGE_BYTES_TOGETHER,
     MAX_IMAGES,
     MAX_SEGMENTS,
+    MAX_SENT,
     ImageHeader,
     data_of,
     header_of,
@@ -476,6 +477,16 @@ async def test_one_of_a_hundred_megapixels_is_refused_with_its_size(api: str, th
         assert reply.status == 400
         assert reply.error["message"] == f"the image {LARGE}"
         assert not house[0].engines["eyes"].requests
+
+
+async def test_more_than_anybody_sends_are_refused_before_each_is_looked_at() -> None:
+    turn: dict[str, Any] = {"role": "user", "content": [image_part("x")] * 600}
+    async with opened_house() as house:
+        for model in ("eyes", "blind", "swarm"):
+            body = {"model": model, "messages": [turn, turn, {"role": "user", "content": "and?"}]}
+            reply = await house[1].post("/v1/chat/completions", body)
+            assert reply.status == 400
+            assert reply.error["message"].startswith(f"the conversation has 1200 images, and {MAX_SENT} may be sent")
 
 
 async def test_the_alias_means_models_that_see() -> None:

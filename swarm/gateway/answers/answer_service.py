@@ -37,7 +37,7 @@ from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, has_images
-from swarm.images import in_words
+from swarm.images import in_words, refuse_too_many
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import DEFAULT_DEADLINE_S, Dispatcher, NotLoaded
 from swarm.routing.policy import VoteOptions
@@ -94,10 +94,12 @@ class AnswerService:
     ) -> GenerationRequest:
         """`request` with its images as whoever answers is given them, or with notes where nobody sees.
 
-        An upstream gets them as they came. Raises BadRequest for what is asked about and cannot be seen.
+        An upstream gets them as they came. Raises BadRequest for what is asked about and cannot be seen, and for
+        more than may be sent.
         """
         if not has_images(request):
             return request
+        refuse_too_many(request)
         with self._condition.finding_a_model(self._dispatcher.node, local_only):
             sees = self._dispatcher.sees(request, local_only, may_leave(http, options))
         if sees is None:
