@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -177,6 +177,17 @@ def test_a_text_that_the_library_fails_at_ends_its_call_alone(tmp_path: Path, mo
     host.make_text()
     assert told[0]["error"]["kind"] == "failed"
     assert "could not tokenize this: what a tokenizer raises" in told[0]["error"]["message"]
+
+
+async def test_arguments_are_shown_or_refused_however_deep_they_are(tmp_path: Path) -> None:
+    """Some are shallow enough to be read, and too deep to be written within their turn."""
+    facts = {"call_opening": "<call> "}
+    async with aclosing(await load_hosted(LIBRARY, spec_of(model_file(tmp_path, facts=facts)), limits=QUICK)) as engine:
+        for depth in range(940, 1000, 2):
+            function: JsonObject = {"name": "look", "arguments": '{"a":' * depth + "1" + "}" * depth}
+            turn: JsonObject = {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+            with suppress(BadRequest):
+                await engine._render([turn], [], {})  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_folder_may_take_as_long_to_load_as_its_files(tmp_path: Path) -> None:

@@ -376,9 +376,14 @@ class HostedEngine:
     ) -> str:
         turns = list(map(with_objects, messages)) if self._takes_objects else list(messages)
         size = sum(len(str(message.get("content"))) for message in messages)
-        text: str = await self._connection.ask(
-            "render", size, messages=turns, tools=list(tools), variables=dict(variables)
-        )
+        try:
+            text: str = await self._connection.ask(
+                "render", size, messages=turns, tools=list(tools), variables=dict(variables)
+            )
+        except RecursionError:  # arguments that could just be read, and are deeper within their turn
+            raise BadRequest(
+                "messages: the arguments of a call are nested too deep: make them flatter", "messages"
+            ) from None
         return text.removeprefix(self._facts.bos_token) if self._adds_bos else text
 
     def _offered(self, request: GenerationRequest) -> tuple[JsonObject, ...]:
