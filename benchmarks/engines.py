@@ -3,9 +3,10 @@
     python benchmarks/engines.py --engines-dir DIR [--llama-bench FILE] [--model FILE.gguf] [--quick] [--json FILE]
 
 The same file, the same number of threads, all in turn: a prompt of 512 tokens is read, and 128 tokens are written after
-a short one, as `llama-bench -p 512 -n 128` does it; then a prompt of some 300 tokens is answered once, and five times
-at once. `llama-bench` is that of the same sources as `llama-server`: beside it by default. An engine's own loads are
-timed one after the other, and its memory is what it was measured to take in the end.
+a short one, as `llama-bench -p 512 -n 128` does it (which draws no tokens; the engines take the likeliest). Then a
+prompt of some 300 tokens is answered once, and five times at once, in 32 tokens and in 64: those are sampled.
+`llama-bench` is that of the same sources as `llama-server`. An engine's own loads are timed one after the other, and
+its memory is what it was measured to take in the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -31,7 +33,8 @@ from swarm.engines.registry import ENGINES
 from swarm.generation import Delta, Finish, GenerationRequest
 
 CONTEXT_TOKENS, SLOTS = 1024, 5
-READ_TOKENS, WRITTEN_TOKENS, ANSWER_TOKENS = 512, 128, 64
+READ_TOKENS, WRITTEN_TOKENS = 512, 128
+ANSWER_TOKENS = (32, 64)
 SHARED_TOKENS = 300
 LOADS = 3
 ALONE, FIVE = "one answer", "five answers"
@@ -70,23 +73,23 @@ async def loaded(build: EngineBuild, path: Path, threads: int, loads: int) -> Si
     return side
 
 
-def request(side: Side, prompt: Sequence[int], max_tokens: int) -> GenerationRequest:
+def request(side: Side, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0) -> GenerationRequest:
     """What goes on for `max_tokens`: the end of an answer is left out."""
     return GenerationRequest.model_validate(
         {
             "model": "model",
             "prompt": tuple(prompt),
             "max_tokens": max_tokens,
-            "temperature": 1.0,
+            "temperature": temperature,
             "logit_bias": {str(side.end): -100.0},
         }
     )
 
 
-def prompt_of(side: Side, tokens: int, number: int) -> list[int]:
-    """So many tokens, which begin with the number of the round: nothing of them is in a cache."""
-    words = side.words
-    return [words[(number * 3 + at * (1 + number % 5)) % len(words)] for at in range(tokens)]
+def prompt_of(side: Side, tokens: int, purpose: str) -> list[int]:
+    """So many tokens, drawn anew for each `purpose`: no cache has more than the first few of them."""
+    dice = random.Random(purpose)
+    return dice.choices(side.words, k=tokens)
 
 
 async def arrivals(side: Side, asked: GenerationRequest, n: int = 1) -> list[float]:
@@ -108,19 +111,16 @@ async def arrivals(side: Side, asked: GenerationRequest, n: int = 1) -> list[flo
 
 
 async def measure(side: Side, number: int) -> dict[str, float]:
-    """One round: tokens a second of reading and writing, and the seconds of one answer and of five."""
-    read = await arrivals(side, request(side, prompt_of(side, READ_TOKENS, number), 1))
-    written = await arrivals(side, request(side, prompt_of(side, 8, number), WRITTEN_TOKENS))
-    shared = request(side, prompt_of(side, SHARED_TOKENS, 2 * number), ANSWER_TOKENS)
-    once = await arrivals(side, shared)
-    again = request(side, prompt_of(side, SHARED_TOKENS, 2 * number + 1), ANSWER_TOKENS)
-    five = await arrivals(side, again, SLOTS)
-    return {
-        READING: READ_TOKENS / read[0],
-        WRITING: (WRITTEN_TOKENS - 1) / (written[-1] - written[0]),
-        ALONE: once[-1],
-        FIVE: five[-1],
-    }
+    """One round: tokens a second of reading and writing, and the seconds of one answer and of five, by their length."""
+    read = await arrivals(side, request(side, prompt_of(side, READ_TOKENS, f"{number} read"), 1))
+    written = await arrivals(side, request(side, prompt_of(side, 8, f"{number} written"), WRITTEN_TOKENS))
+    made = {READING: READ_TOKENS / read[0], WRITING: (WRITTEN_TOKENS - 1) / (written[-1] - written[0])}
+    for tokens in ANSWER_TOKENS:
+        for name, n in ((ALONE, 1), (FIVE, SLOTS)):
+            prompt = prompt_of(side, SHARED_TOKENS, f"{number} {name} {tokens}")
+            took = await arrivals(side, request(side, prompt, tokens, temperature=1.0), n)
+            made[f"{name}, {tokens} tokens"] = took[-1]
+    return made
 
 
 def bench(program: Path, path: Path, threads: int) -> dict[str, float]:
@@ -173,8 +173,9 @@ def of_side(side: Side, samples: dict[str, dict[str, list[float]]]) -> list[Figu
             )
             for task in (READING, WRITING)
         ]
-    five = ratios(own[FIVE], own[ALONE])
-    made.append(Figure(f"{side.name}: five answers / one", "", five, Target("at most", 2.0)))
+    for tokens in ANSWER_TOKENS:
+        five = ratios(own[f"{FIVE}, {tokens} tokens"], own[f"{ALONE}, {tokens} tokens"])
+        made.append(Figure(f"{side.name}: five answers / one, of {tokens} tokens", "", five, Target("at most", 2.0)))
     made.append(Figure(f"{side.name}: load", "s", side.load_s))
     if (taken := side.engine.taken_bytes) is not None:
         made.append(Figure(f"{side.name}: memory", "MB", (taken / 1e6,)))
