@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -98,7 +99,7 @@ def test_rubbish_is_one_line_that_says_what_is_wrong(raw: bytes) -> None:
 )
 def test_no_bytes_make_parsing_fail_otherwise(raw: bytes) -> None:
     for parse in (parse_description, parse_hints, parse_loadable):
-        with pytest.raises(AdvertisementError):
+        with contextlib.suppress(AdvertisementError):  # some bytes are all right: {} says nothing, in order
             parse(raw)
 
 
