@@ -15,7 +15,7 @@ from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long, slice_tokens
-from swarm.engines.llama_cpp.prompt_slots import common_prefix
+from swarm.engines.llama_cpp.prompt_slots import PromptSlots, common_prefix
 from swarm.engines.llama_cpp.saved_prompts import SavedPrompts, forget
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
@@ -104,7 +104,7 @@ class Server:
 async def read(prefill: SlicedPrefill, body: Mapping[str, Any], answered: int = 0) -> int | None:
     """What was in the cache of a request whose answer has so many tokens."""
     async with prefill.reading(body) as reading:
-        reading.answered = answered
+        reading.finished(0, answered)
         return reading.cached
 
 
@@ -117,6 +117,20 @@ async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     server.tokens = list(range(1200))
     assert await read(warmer, {"prompt": "x"}) == 1050
     assert server.sizes == [1114, 1178]
+
+
+async def test_an_answer_that_is_complete_leaves_its_prompt_to_the_next_wave_of_a_vote() -> None:
+    """The others of its call may take long yet. Its slot is not given back twice: by then it is somebody else's."""
+    warmer = SlicedPrefill(Server([]).ask, CONTEXT_TOKENS, SLICE_TOKENS)
+    warmer.slots = PromptSlots(3)
+    async with warmer.reading({}, "a question", 2, is_long=False) as first:
+        assert first.slot is not None
+        first.finished(0, 5)
+        async with warmer.reading({}, "a question", 1, is_long=False) as second:
+            assert second.slot is first.slot
+            first.end()
+            assert first.slot.busy
+        assert not first.slot.busy
 
 
 @pytest.mark.parametrize("length", [512, CONTEXT_TOKENS])

@@ -262,8 +262,9 @@ class LlamaHttp:
                             for event in answers[raw.choice].read(raw):
                                 if isinstance(event, Finish):
                                     unfinished -= 1
-                                    if event.choice == 0 and not thought:  # else a template leaves most of it out
-                                        reading.answered = event.usage.completion_tokens
+                                    # Of an answer with thoughts a template leaves most out.
+                                    stays = event.choice == 0 and not thought
+                                    reading.finished(event.choice, event.usage.completion_tokens if stays else 0)
                                 else:
                                     thought = thought or bool(event.reasoning)
                                 yield event

@@ -95,11 +95,29 @@ class PromptReading:
     id_slot: int = -1
     cached: int | None = None
     taken: list[PromptSlot] = field(default_factory=list[PromptSlot])
-    answered: int = 0  # tokens of the answer that stay in the cache after the prompt
+    over: list[PromptSlot] = field(default_factory=list[PromptSlot])  # of these, those whose answer is complete
 
     @property
     def slot(self) -> PromptSlot | None:
         return self.taken[0] if self.taken else None
+
+    def finished(self, choice: int, answered: int) -> None:
+        """An answer of so many tokens, as they stay in the cache, is complete: its slot is free, with the prompt in it.
+
+        The other answers of the request may take long yet, and the next wave of a vote wants that prompt.
+        """
+        slot = self.taken[choice] if choice < len(self.taken) else None
+        if slot is None or slot in self.over:
+            return
+        self.over.append(slot)
+        slot.answered = answered if slot.tokens else 0
+        slot.busy = False
+
+    def end(self) -> None:
+        """No answer is made any more."""
+        for slot in self.taken:
+            if slot not in self.over:
+                slot.busy = False
 
 
 class SlicedPrefill:
@@ -141,11 +159,8 @@ class SlicedPrefill:
             if prompt is not None:
                 await self._warm(prompt, reading, held)
             yield reading
-            if reading.slot is not None and prompt is not None:
-                reading.slot.answered = reading.answered
         finally:
-            for slot in reading.taken:
-                slot.busy = False
+            reading.end()
             self._save_when_idle()
 
     async def _long_prompt(self, body: Mapping[str, Any]) -> array[int] | None:
@@ -191,7 +206,7 @@ class SlicedPrefill:
                 one.busy = False
             raise
         for one in taken[1:]:
-            one.hold(no_tokens(), 0.0)
+            one.hold(no_tokens(), 0.0, "" if prompt is not None else text)
         if prompt is None:
             slot.hold(no_tokens(), time.time(), text)
         return reading, held
