@@ -69,7 +69,7 @@ async def figures(options: argparse.Namespace) -> list[Figure]:
             engines[kind] = await stack.enter_async_context(aclosing(await load(spec, "always")))
         for number in range(-1, options.rounds):
             progress(f"round {number + 1} of {options.rounds}")
-            prompt = " ".join(random.Random(number).choices(WORDS, k=options.tokens))
+            prompt = " ".join(random.Random(f"round {number}").choices(WORDS, k=options.tokens))
             texts: set[str] = set()
             for kind in TYPES if number % 2 == 0 else TYPES[::-1]:
                 first_s, speed, text = await one(engines[kind], prompt)
