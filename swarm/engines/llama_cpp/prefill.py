@@ -206,7 +206,7 @@ class SlicedPrefill:
                 one.busy = False
             raise
         for one in taken[1:]:
-            one.hold(no_tokens(), 0.0, "" if prompt is not None else text)
+            one.hold(no_tokens(), 0.0)  # llama.cpp keeps nothing there: the first answer's slot is enough
         if prompt is None:
             slot.hold(no_tokens(), time.time(), text)
         return reading, held
