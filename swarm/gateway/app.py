@@ -46,10 +46,13 @@ from swarm.gateway.http.keys import (
 from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
-from swarm.gateway.observing.changes import CHANGES, ViewChanges
+from swarm.gateway.observing import events
+from swarm.gateway.observing.board import BOARD, EventBoard
+from swarm.gateway.observing.changes import CHANGES, ViewChanges, show_view
 from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
+from swarm.gateway.page import endpoints as page
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.responses import endpoints as responses
@@ -151,9 +154,11 @@ def make_app(
     app[observing.VIEW] = view
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
+    app[BOARD] = board = EventBoard()
+    show_view(board, view, changes)
     app[management.PULL] = pull
     app[STARTED_AT] = int(time.time())
-    for room in (openai, responses, anthropic, llama, observing, peers, model_files, management, pages):
+    for room in (openai, responses, anthropic, llama, observing, peers, model_files, management, pages, page, events):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

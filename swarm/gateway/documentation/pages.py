@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import html
 from pathlib import Path
 
 from aiohttp import web
 
 from swarm import program_version
 from swarm.gateway.http.bodies import compact, json_response
+from swarm.gateway.page.endpoints import page as swarm_page
 
 # What programs are told at `/`; people see a page.
 START = {
@@ -63,12 +63,10 @@ async def page(_: web.Request) -> web.Response:
 
 
 async def start(request: web.Request) -> web.Response:
-    """`/`: a page for browsers, JSON for everybody else."""
+    """`/`: the page of the swarm for browsers, JSON for everybody else."""
     if "text/html" not in request.headers.get("Accept", ""):
         return json_response(START)
-    text = await asyncio.to_thread(page_file, "start.html")
-    api = html.escape(f"{request.scheme}://{request.host}/v1")  # its Host was looked at before it came here
-    return web.Response(text=text.replace("@API@", api), content_type="text/html", headers=HEADERS)
+    return await swarm_page(request)
 
 
 async def file(request: web.Request) -> web.Response:

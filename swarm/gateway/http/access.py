@@ -80,7 +80,7 @@ _WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
 
 ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.HEALTH: ("GET /livez", "GET /readyz", "GET /health", "GET /v1/health"),
-    RouteKind.DOCUMENTATION: ("GET /", "GET /openapi.json", "GET /docs", "GET /docs/{name}"),
+    RouteKind.DOCUMENTATION: ("GET /", "GET /openapi.json", "GET /docs", "GET /docs/{name}", "GET /page/{path}"),
     RouteKind.API: (
         "POST /v1/chat/completions", "POST /v1/chat/completions/input_tokens", "POST /v1/completions",
         "POST /v1/completion", "POST /v1/responses", "POST /v1/messages",
@@ -88,7 +88,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "POST /v1/detokenize", "POST /v1/apply-template", "POST /v1/rerank", "POST /v1/reranking",
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
     ),
-    RouteKind.STATUS: ("GET /metrics", "GET /v1/federation/health"),
+    RouteKind.STATUS: ("GET /metrics", "GET /v1/federation/health", "GET /v1/events"),
     RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",

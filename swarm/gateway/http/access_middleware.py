@@ -118,12 +118,14 @@ def guard(app: web.Application, rules: AccessRules) -> None:
     app.on_response_prepare.append(gatekeeper.name_origin)
 
 
-def caller_of(request: web.Request) -> Caller:
-    """What the rules look at in `request`."""
+def caller_of(request: web.Request, manages: bool = False) -> Caller:
+    """What the rules look at in `request`. `manages`: whatever its route, something of it is for managers only."""
     headers = request.headers
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical
-    manages = kind_of(request.method, path) is RouteKind.MANAGEMENT  # for nothing else it matters where somebody is
+    manages = (
+        manages or kind_of(request.method, path) is RouteKind.MANAGEMENT
+    )  # for nothing else it matters where somebody is
     return Caller(
         method=request.method,
         path=path,

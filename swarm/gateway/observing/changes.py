@@ -15,7 +15,8 @@ from typing import Final, Literal
 
 from aiohttp import web
 
-from swarm.gateway.observing.view import FederationView, NodeView
+from swarm.gateway.observing.board import EventBoard
+from swarm.gateway.observing.view import FederationView, NodeView, ViewSources, json_object
 
 LOOK_S: Final = 1.0  # between two looks for what nobody reports: load, requests, circuits, engines that stall
 REST_S: Final = 0.1  # between two calls of one subscriber: a storm of changes costs ten views a second, at most
@@ -142,6 +143,23 @@ class ViewChanges:
                     log.exception("a subscriber to the node's view failed; it is called again with the next change")
                 failed = True
             await self._sleep(self._rest_s)
+
+
+def show_view(board: EventBoard, sources: ViewSources, changes: ViewChanges) -> None:
+    """Keep the board's part `view` while anybody watches it."""
+    end: list[Callable[[], None]] = []
+
+    async def put(change: ViewChange) -> None:
+        board.put("view", "", json_object(change.after.federation))
+
+    def watched(begins: bool) -> None:
+        if begins:
+            board.put("view", "", json_object(sources.look().federation))
+            end.append(changes.subscribe(put))
+        else:
+            end.pop()()
+
+    board.on_watch("view", watched)
 
 
 CHANGES = web.AppKey("changes", ViewChanges)

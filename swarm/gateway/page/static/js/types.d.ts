@@ -1,0 +1,183 @@
+/**
+ * The shapes of what the node tells, as its dataclasses in `swarm/gateway/observing/` make them (a test holds the two
+ * together). Sizes are bytes, times seconds or milliseconds as their names say; null is unknown.
+ */
+export type PartName = "view" | "node" | "vote" | "finding" | "request" | "usage" | "log" | "pull";
+
+export interface OwnModel {
+  id: string;
+  engine: string;
+  slots: number;
+  slots_free: number;
+  waiting: number;
+  problem: string | null;
+  state: "loading" | "ready" | "draining" | "unloading" | "failed";
+  reason: string | null;
+  pinned: boolean;
+  size_bytes: number | null;
+  taken_bytes: number | null;
+  loading: { share: number | null; left_s: number | null } | null;
+  computation: { name: string; version: string; devices: string[]; gpu_layers: number | null; layers: number | null; words: string } | null;
+}
+
+/** Part `node`, by node id: this node and each peer, as each tells of itself. */
+export interface NodeState {
+  id: string;
+  name: string;
+  url: string;
+  version: string;
+  mode: "open" | "paired";
+  status: string;
+  /** own: this node; peer: as it told `age_s` ago; unknown: it does not tell (an older version, or dead). */
+  source: "own" | "peer" | "unknown";
+  age_s: number;
+  /** As this node sees it; own: alive. `since` and `why` of the last change, where it is known. */
+  state: "alive" | "suspect" | "dead" | "absent";
+  since: string | null;
+  why: string | null;
+  hardware: { cpu: string | null; cores: number | null; ram_bytes: number | null; gpu: string | null; vram_bytes: number | null };
+  memory: { pool: string; total_bytes: number | null; free_bytes: number | null; weights_bytes: number; kv_bytes: number }[];
+  models: OwnModel[];
+  loadable: number;
+  tokens_per_s: number;
+  running: number;
+  waiting: number;
+  peers: { id: string; name: string; state: string; rtt_ms: number | null }[];
+}
+
+export interface VoteCandidate {
+  voter: string;
+  model: string;
+  group: number | null;
+  weight: number;
+  tokens: number;
+  ms: number;
+  abstained?: string;
+  answer?: string;
+}
+
+/** Part `vote`, by id: without the words of answers and questions. `GET /swarm/v1/votes/ID` has these for managers. */
+export interface VoteEntry {
+  id: string;
+  request_id: string;
+  began: string;
+  elapsed_ms: number;
+  state: "running" | "done" | "failed";
+  model: string;
+  strategy: string;
+  kind: string | null;
+  outcome: string | null;
+  votes: number;
+  asked: number;
+  wanted: number | null;
+  agreement: number | null;
+  margin: number | null;
+  stopped_by: string | null;
+  winner: string | null;
+  coordinator: string;
+  confirmed: boolean | null;
+  total_completion_tokens: number;
+  wasted_tokens: number;
+  candidates: VoteCandidate[];
+  out: string[];
+}
+
+export interface VoteInFull extends VoteEntry {
+  /** Whether the words of its answers are here (for those who manage this node). */
+  answers: boolean;
+  /** Only where the node was started with --record. */
+  prompt: { role: string; text: string }[] | null;
+}
+
+/** Part `request`, by id (managers). `key`: the name of the key, never the key; null where none was given. */
+export interface RequestEntry {
+  id: string;
+  path: string;
+  from: "client" | "node";
+  key: string | null;
+  model: string | null;
+  state: "waiting" | "running";
+  running_s: number;
+}
+
+/** Part `usage`, by key name (managers): today (UTC) and the days before. */
+export interface UsageEntry {
+  key: string;
+  limits: { requests_a_minute: number | null; tokens_a_day: number | null };
+  days: { day: string; requests: number; refused: number; prompt_tokens: number; completion_tokens: number }[];
+}
+
+/** Part `log`, by number (managers). */
+export interface LogLine {
+  number: number;
+  at: string;
+  level: "debug" | "info" | "warning" | "error" | "critical";
+  logger: string;
+  request_id: string | null;
+  text: string;
+}
+
+/** Part `pull`, by id (managers). */
+export interface PullEntry {
+  id: string;
+  model: string;
+  node: string;
+  state: "waiting" | "running" | "done" | "failed" | "cancelled";
+  done_bytes: number;
+  total_bytes: number | null;
+  bytes_per_s: number | null;
+  problem: string | null;
+}
+
+/** Part `finding`, by id: what is wrong, and what to do. */
+export interface FindingEntry {
+  id: string;
+  level: "problem" | "warning" | "note";
+  /** A node's id where it is about one. */
+  node: string | null;
+  what: string;
+  remedy: string;
+}
+
+/** `GET /swarm/v1/page`: what this page may do, and how to get more. */
+export interface PageRights {
+  node: string;
+  version: string;
+  mode: "open" | "paired";
+  needs_key: boolean;
+  may: { ask: boolean; manage: boolean; trust: boolean };
+  how: { ask: string; manage: string; trust: string };
+  /** Sent back as X-Swarm-Page with whatever changes something; null where it may not. */
+  token: string | null;
+  records: boolean;
+}
+
+/** `GET /swarm/v1/models[?node=NAME]`: what is on a node's disk, or could be. */
+export interface StoredModel {
+  id: string;
+  name: string;
+  state: "available" | "loading" | "ready" | "draining" | "unloading" | "failed";
+  pinned: boolean;
+  size_bytes: number | null;
+  need_bytes: number | null;
+  fits: boolean | null;
+  /** In words, with the numbers: why it fits, or why not. */
+  why: string;
+  tokens_per_s: number | null;
+  engine: string | null;
+}
+
+/** `GET /swarm/v1/performance`: the last hour by minutes; `first_token_ms` are medians, null where nothing was asked. */
+export interface Performance {
+  /** Unix seconds at which each minute began, the oldest first; 60 at most. */
+  minutes: number[];
+  waiting: number[];
+  series: {
+    node: string;
+    model: string;
+    requests: number[];
+    errors: number[];
+    first_token_ms: (number | null)[];
+    tokens_per_s: (number | null)[];
+  }[];
+}
