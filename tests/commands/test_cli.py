@@ -30,7 +30,7 @@ def test_help_is_grouped_and_has_examples(capsys: pytest.CaptureFixture[str]) ->
     assert "swarm --federation" in text
     assert all(option in text for option in ("--votes", "--strategy", "--vote-stream"))
     assert all(group in text for group in ("network:", "model:", "voting:", "general:", "commands:"))
-    assert len(text.splitlines()) <= 107
+    assert len(text.splitlines()) <= 113
 
 
 def parsers(parser: Parser) -> Iterator[Parser]:
