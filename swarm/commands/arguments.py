@@ -17,6 +17,7 @@ from swarm.commands.bench_options import add_bench, read_bench, read_speculation
 from swarm.commands.parser import Parser
 from swarm.consensus.options import STRATEGIES
 from swarm.environment import API_KEY, texts
+from swarm.errors import SetupError
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 SHELLS = ("bash", "zsh", "fish")
@@ -26,6 +27,14 @@ COMPLETION_EXAMPLES = """\
   fish: swarm completion fish | source    in ~/.config/fish/config.fish
 """
 DATA_DIR = "the node's data directory, if you gave it one"
+LAUNCHED = ("claude", "codex", "opencode", "aider")
+LAUNCH_EXAMPLES = """\
+examples:
+  swarm launch claude              Claude Code, in this folder
+  swarm launch codex -- exec "what does this repository do?"
+  swarm launch --list              what is there; settings for other programs
+
+More in docs/compatibility.md."""
 SERVICE = (
     "A node that the system starts at boot, and again when it fails: by systemd (Linux) or launchd (macOS). It prints "
     "what it writes and runs, and never touches a file that it has not written."
@@ -44,10 +53,11 @@ More in docs/deploy.md."""
 
 
 def add_asking_commands(commands: Any) -> None:
-    """Those that ask a node as any client does: status, chat, vote, bench."""
+    """Those that ask a node as any client does: status, chat, vote, launch, bench."""
     _add_status(commands)
     _add_chat(commands)
     _add_vote(commands)
+    _add_launch(commands)
     add_bench(commands, DEFAULT_URL, _bench)
 
 
@@ -101,6 +111,26 @@ def _add_vote(commands: Any) -> None:
     parser.set_defaults(run=_vote, output="text")
 
 
+def _add_launch(commands: Any) -> None:
+    parser = commands.add_parser(
+        "launch",
+        help="start a coding agent against the swarm",
+        description="Start Claude Code, Codex, opencode or aider against the swarm. What it needs is\n"
+        "said on its command line and in its environment: its own files stay as they are.",
+        usage="swarm launch [--url URL] [--api-key KEY] [--model MODEL] PROGRAM [-- ARG]\n"
+        "       swarm launch --list [--json]",
+        epilog=LAUNCH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_url(parser)
+    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    parser.add_argument("--list", action="store_true", help="what is installed, and the settings for other programs")
+    parser.add_argument("--json", action="store_true", help="that list as JSON")
+    parser.add_argument("program", nargs="?", choices=LAUNCHED, metavar="PROGRAM", help=" | ".join(LAUNCHED))
+    parser.rest = "words"
+    parser.set_defaults(run=_launch, words=[])
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from swarm.commands.node_client import NodeApi
     from swarm.commands.status import status
@@ -131,6 +161,18 @@ def _vote(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
     )
     return vote(NodeApi(arguments.url, client_key(arguments)), request, arguments.output)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from swarm.commands.launch import launch, list_programs
+    from swarm.commands.node_client import NodeApi
+
+    api = NodeApi(arguments.url, client_key(arguments))
+    if arguments.list or arguments.json:
+        return list_programs(api, arguments.model, arguments.json)
+    if arguments.program is None:
+        raise SetupError("name a program: `swarm launch claude`; `swarm launch --list` says which are installed")
+    return launch(api, arguments.program, arguments.model, arguments.words)
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from federation.printable_text import clean_line, clean_text
 from swarm.commands.output import OutputLost, write
 
 # What other programs call what this one does: `ollama run`, `lms ps`, `docker stop`.
-SERVES = frozenset(["run", "serve", "start", "up", "launch", "server", "node", "daemon", "deploy", "host"])
+SERVES = frozenset(["run", "serve", "start", "up", "server", "node", "daemon", "deploy", "host"])
 PULLS = frozenset(["pull", "download", "get", "install", "add", "fetch", "import"])
 LOADS = frozenset(["load", "preload", "warm"])
 UNLOADS = frozenset(["unload", "eject", "offload", "evict"])
@@ -44,6 +44,19 @@ LIKENESS = 0.6  # of difflib: one or two letters wrong, or in the wrong order
 
 class Parser(argparse.ArgumentParser):
     """Errors end with code 2 and the usage of the command that they are about; help is written in one piece."""
+
+    rest: str | None = None
+    """Where the words behind `--` go, for a command that passes them on; argparse would take them for itself."""
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads say the same
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        if self.rest is None or args is None or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        at = list(args).index("--")
+        given, unknown = super().parse_known_args(args[:at], namespace)
+        setattr(given, self.rest, list(args[at + 1 :]))
+        return given, unknown
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads say the same
         given, unknown = self.parse_known_args(args, namespace)

@@ -44,6 +44,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("status",): {"--api-key"},
     ("chat", "hello"): {"--api-key", "--model"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
+    ("launch", "claude"): {"--api-key", "--model"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
     ("doctor",): {"--peer", "--peer-file", "--port", "--host", "--interface", "--data-dir", "--config"},
     ("engines",): {"--data-dir", "--config", "--engine", "--engines-dir", "--llama-server"},
