@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from swarm.commands.node_client import NodeApi, get_json
 from swarm.commands.output import complain, say
@@ -138,9 +138,13 @@ OTHERS: Final[Mapping[str, Sequence[str]]] = {
 
 def find_target(api: NodeApi, model: str) -> Target:
     """What `model` is on that node. Raises SetupError for one that it does not know, NodeUnreachable without a node."""
-    listed = get_json(api, "/v1/models").get("data", ())
-    known = {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)}
-    known |= {str(alias): entry for entry in known.values() for alias in entry.get("aliases") or ()}
+    listed = get_json(api, "/v1/models").get("data")
+    entries: list[Any] = cast("list[Any]", listed) if isinstance(listed, list) else []
+    known: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            model_entry = cast("dict[str, Any]", entry)
+            known |= {str(name): model_entry for name in (model_entry.get("id"), *(model_entry.get("aliases") or ()))}
     if model not in known:
         raise SetupError(f"no model is called {model!r} there: take one of {', '.join(known) or 'none: none runs'}")
     context = known[model].get("context_tokens")

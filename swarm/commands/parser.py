@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads say the same
         self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
+    ) -> tuple[argparse.Namespace, list[str]]:
         if self.rest is None or args is None or "--" not in args:
             return super().parse_known_args(args, namespace)
         at = list(args).index("--")
