@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.hostport import DEFAULT_PORT
-from swarm.commands.bench_options import add_bench, read_bench, read_speculation
+from swarm.commands.bench_options import add_bench, read_bench, read_load, read_speculation
 from swarm.commands.parser import Parser
 from swarm.consensus.options import STRATEGIES
 from swarm.environment import API_KEY, texts
@@ -180,6 +180,10 @@ def _bench(arguments: argparse.Namespace) -> int:
         from swarm.commands.bench_speculation import bench_speculation
 
         return bench_speculation(read_speculation(arguments))
+    if arguments.action == "load":
+        from swarm.commands.bench_load import bench_load
+
+        return bench_load(read_load(arguments, client_key(arguments)))
     from swarm.commands.bench import bench_votes
 
     return bench_votes(read_bench(arguments, client_key(arguments)))

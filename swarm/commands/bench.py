@@ -22,7 +22,7 @@ from swarm.commands.bench_options import BenchOptions
 from swarm.commands.output import complain, interrupted, is_terminal, say, show_progress
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
-from swarm.evaluation.plots import check_plots_possible, draw_plots
+from swarm.evaluation.plots import check_plots_possible, draw_plots, plots_are_possible
 from swarm.evaluation.questions import SHIPPED, Problem, QuestionSet, read_questions, shipped_questions
 from swarm.evaluation.report import Provenance, link_from, render_report, write_report
 from swarm.evaluation.samples import DrawPlan, SampleKey, SampleStore
@@ -99,7 +99,7 @@ class DrawingProgress:
 
 def bench_votes(options: BenchOptions) -> int:
     """0 when everything was measured; 1 after an interruption or a failure, with a report on what there is."""
-    if options.plot is not None:
+    if options.plot_asked:
         check_plots_possible()
     sets = [_question_set(name, options) for name in options.questions]
     store = SampleStore(options.store)
@@ -222,8 +222,9 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
         notes=tuple(notes),
     )
     plots: dict[str, str] = {}
-    if options.plot is not None:
+    if options.plot is not None and (options.plot_asked or plots_are_possible()):
         plots = {title: link_from(options.report, path) for title, path in draw_plots(findings, options.plot).items()}
+        complain(f"plots: {options.plot}")
     report = render_report(provenance, findings, plots)
     if options.report is None:
         say(report, end="")

@@ -73,12 +73,17 @@ class _Models(Frozen):
     data: tuple[_Model, ...] = ()
 
 
+def base_url(url: str) -> str:
+    """Where an endpoint's API begins, however its address was given: with `/v1`."""
+    base = url.rstrip("/")
+    return base if base.endswith("/v1") else base + "/v1"
+
+
 class MeasuredEndpoint:
     """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        base = url.rstrip("/")
-        self.base = base if base.endswith("/v1") else base + "/v1"
+        self.base = base_url(url)
         self.extra: dict[str, Any] = dict(ONLY_OPENAI)
         self._api_key = api_key
 

@@ -68,7 +68,8 @@ examples:
 class BenchOptions:
     """What the command line says; None where the questions themselves say how they are asked.
 
-    `command` is the line itself, for the report: without any key. `weights_dir` None: weights are left alone.
+    `command` is the line itself, for the report: without any key. `plot_asked`: it is an error where none can be
+    drawn, and else there is none. `weights_dir` None: weights are left alone.
     """
 
     command: str
@@ -87,6 +88,7 @@ class BenchOptions:
     store: Path | None
     report: Path | None
     plot: Path | None
+    plot_asked: bool
     json_file: Path | None
     weights_dir: Path | None
 
@@ -117,10 +119,16 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
         seed=arguments.seed,
         store=arguments.store,
         report=arguments.report,
-        plot=arguments.plot,
+        plot=None if arguments.no_plot else arguments.plot or _plots_beside(arguments.report),
+        plot_asked=arguments.plot is not None,
         json_file=arguments.json,
         weights_dir=settings.data_path if arguments.save_weights else None,
     )
+
+
+def _plots_beside(report: Path | None) -> Path:
+    """Where plots go that nobody gave a folder for."""
+    return Path("swarm-bench-votes") if report is None else report.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,74 @@ def read_speculation(arguments: argparse.Namespace) -> SpeculationOptions:
     )
 
 
+DEFAULT_CLIENTS = (1, 2, 4, 8, 16)
+MAX_CLIENTS, MAX_LEVELS = 1024, 16
+_LOAD_BOUNDS = (("seconds", 0.1, 3600.0), ("max_tokens", 1, 32768), ("words", 12, 100_000), ("votes", 1, 32))
+
+_LOAD = """\
+Measure how much a swarm carries, or any OpenAI endpoint: so many clients at
+once, each asking its next question when the last is answered. Reports tokens a
+second of all together and of one answer, times to the first token and to the
+end, and what was refused, level by level, as they end. Every prompt is new."""
+
+_LOAD_EPILOG = """\
+examples:
+  swarm bench load
+  swarm bench load --url http://10.0.0.2:17615 --clients 1,4,16,64 --seconds 30
+  swarm bench load --url http://127.0.0.1:11434 --model qwen3:4b        Ollama
+  swarm bench load --votes 5 --json                              what votes cost
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the command line of `swarm bench load` says. `plot_asked`: it is an error where it cannot be drawn."""
+
+    url: str
+    api_key: str | None = field(repr=False)
+    model: str
+    clients: tuple[int, ...]
+    seconds: float
+    max_tokens: int
+    words: int
+    votes: int | None
+    json: bool
+    plot: Path | None
+    plot_asked: bool
+
+
+def read_load(arguments: argparse.Namespace, api_key: str | None) -> LoadOptions:
+    """The options in `arguments`. Raises SetupError for a number that is out of range."""
+    for name, low, high in _LOAD_BOUNDS:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise SetupError(f"--{name.replace('_', '-')} {value} is out of range: use {low} to {high}")
+    return LoadOptions(
+        url=arguments.url,
+        api_key=api_key,
+        model=arguments.model,
+        clients=read_clients(arguments.clients) if arguments.clients is not None else DEFAULT_CLIENTS,
+        seconds=arguments.seconds,
+        max_tokens=arguments.max_tokens,
+        words=arguments.words,
+        votes=arguments.votes,
+        json=arguments.json,
+        plot=None if arguments.no_plot else arguments.plot or Path("swarm-bench-load.svg"),
+        plot_asked=arguments.plot is not None,
+    )
+
+
+def read_clients(text: str) -> tuple[int, ...]:
+    """The levels, fewest clients first. Raises SetupError for what is no list of numbers in range."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or len(words) > MAX_LEVELS or not all(word.isascii() and word.isdigit() for word in words):
+        raise SetupError(f"--clients {text!r}: give up to {MAX_LEVELS} numbers with commas between, such as 1,4,16")
+    numbers = sorted({int(word) for word in words})
+    if not 1 <= numbers[0] <= numbers[-1] <= MAX_CLIENTS:
+        raise SetupError(f"--clients {text!r} is out of range: use 1 to {MAX_CLIENTS} clients")
+    return tuple(numbers)
+
+
 def without_key(words: Sequence[str]) -> list[str]:
     """The command line without its API key, so that it may be published."""
     shown: list[str] = []
@@ -169,8 +245,8 @@ def without_key(words: Sequence[str]) -> list[str]:
 
 
 def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
-    """`swarm bench votes` and `swarm bench speculation`, each of which `run` does."""
-    bench = commands.add_parser("bench", help="measure what votes and guessed tokens buy")
+    """`swarm bench votes`, `load` and `speculation`, each of which `run` does."""
+    bench = commands.add_parser("bench", help="measure what votes buy, and what a swarm carries")
     actions = bench.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     parser = actions.add_parser(
         "votes",
@@ -184,7 +260,33 @@ def add_bench(commands: Any, default_url: str, run: Callable[[argparse.Namespace
     _add_results(parser.add_argument_group("results", "the report goes to standard output unless --report is given"))
 
     parser.set_defaults(run=run)
+    _add_load(actions, default_url, run)
     _add_speculation(actions, run)
+
+
+def _add_load(actions: Any, default_url: str, run: Callable[[argparse.Namespace], int]) -> None:
+    parser = actions.add_parser(
+        "load",
+        help="how much a swarm carries: times and tokens a second over the number of clients",
+        description=_LOAD,
+        epilog=_LOAD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--url", default=default_url, help="any OpenAI endpoint (default %(default)s)")
+    parser.add_argument("--api-key", metavar="KEY", help="where it wants one (default: the first of SWARM_API_KEY)")
+    parser.add_argument("--model", default="swarm", help="a model id (default swarm)")
+    parser.add_argument("--clients", metavar="N,N", help="at once, level by level (default 1,2,4,8,16)")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="of each level (default 10)")
+    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="of an answer (default 64)")
+    parser.add_argument("--words", type=int, default=60, metavar="N", help="of a prompt, about (default 60)")
+    parser.add_argument("--votes", type=int, metavar="N", help="have each answer voted on (default: as the node does)")
+    parser.add_argument("--json", action="store_true", help="every figure, on standard output")
+    plot = parser.add_mutually_exclusive_group()
+    plot.add_argument(
+        "--plot", type=Path, metavar="FILE", help=".svg or .png (default swarm-bench-load.svg, with matplotlib)"
+    )
+    plot.add_argument("--no-plot", action="store_true", help="draw none")
+    parser.set_defaults(run=run)
 
 
 def _add_speculation(actions: Any, run: Callable[[argparse.Namespace], int]) -> None:
@@ -244,7 +346,14 @@ def _add_results(group: Any) -> None:
         metavar="FILE.md",
         help="write it there as Markdown; in a file with its two marks, between them",
     )
-    group.add_argument("--plot", type=Path, metavar="FOLDER", help="two plots as SVG (needs matplotlib)")
+    plot = group.add_mutually_exclusive_group()
+    plot.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FOLDER",
+        help="two plots as SVG (default with matplotlib: beside the report, or in swarm-bench-votes)",
+    )
+    plot.add_argument("--no-plot", action="store_true", help="draw none")
     group.add_argument("--json", type=Path, metavar="FILE", help="every figure with its interval")
     group.add_argument("--save-weights", action="store_true", help="let votes weigh what each model got right here")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="where the weights are kept")

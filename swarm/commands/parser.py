@@ -33,7 +33,7 @@ OTHERS = {
     "kick": "`swarm revoke ID`",
     "check": "`swarm doctor`",
     "test": "`swarm doctor`",
-    "benchmark": "`swarm bench votes`, `swarm bench speculation`",
+    "benchmark": "`swarm bench load`, `swarm bench votes`, `swarm bench speculation`",
     "create": "models are .gguf files: `swarm --model PATH.gguf`",
     "push": "models are .gguf files, and nodes of this network copy them: `swarm models pull NAME`",
     "cp": "models are .gguf files: `swarm --model PATH.gguf`",

@@ -1,10 +1,11 @@
-"""Two plots of the findings as SVG: accuracy against the number of votes with the baselines, and risk against coverage.
+"""Plots as SVG, of what votes buy: accuracy against the number of votes with the baselines, and risk against coverage.
 
 The only file that needs matplotlib (in pyproject.toml the extra `bench`). The same findings give the same bytes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,12 @@ from swarm.evaluation.intervals import Estimate
 PANEL_INCHES = (5.2, 3.8)
 
 # Fixed, and text kept as text: small files whose differences in a repository say what has changed.
-_STYLE = {"svg.hashsalt": "swarm", "svg.fonttype": "none", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3}
+STYLE = {"svg.hashsalt": "swarm", "svg.fonttype": "none", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3}
 
 
 def draw_plots(all_findings: Sequence[Findings], folder: Path) -> dict[str, Path]:
     """Title -> file of both plots, a panel for each set. Raises SetupError without matplotlib, or for a bad folder."""
-    pyplot = _pyplot()
+    pyplot = pyplot_or_refusal()
     made = {
         "Accuracy against the number of votes": (folder / "votes-accuracy.svg", _draw_accuracy),
         "Risk against coverage": (folder / "votes-risk-coverage.svg", _draw_risk),
@@ -38,10 +39,16 @@ def draw_plots(all_findings: Sequence[Findings], folder: Path) -> dict[str, Path
 
 def check_plots_possible() -> None:
     """Raises SetupError with the remedy where matplotlib is missing: before hours of drawing samples, not after."""
-    _pyplot()
+    pyplot_or_refusal()
 
 
-def _pyplot() -> Any:
+def plots_are_possible() -> bool:
+    """Whether matplotlib is here."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def pyplot_or_refusal() -> Any:
+    """matplotlib, drawing into files. Raises SetupError with the remedy where it is missing."""
     try:
         import matplotlib as mpl
 
@@ -57,7 +64,7 @@ def _pyplot() -> Any:
 
 def _draw(pyplot: Any, all_findings: Sequence[Findings], path: Path, draw: Callable[[Any, Findings], None]) -> None:
     width, height = PANEL_INCHES
-    with pyplot.rc_context(_STYLE):
+    with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(
             1, len(all_findings), figsize=(width * len(all_findings), height), squeeze=False, layout="constrained"
         )

@@ -30,6 +30,12 @@ SAMPLES = 5
 DRAWN_S = 60.0  # a second alone; beside other tests on two cores it may take ten
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots go where the command is run, unless it is told."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def six_questions(tmp_path: Path) -> Path:
     """Three sums and three calls of tools, in one file."""
@@ -136,7 +142,7 @@ def test_the_embedded_models_need_no_node(capsys: pytest.CaptureFixture[str]) ->
 @contextmanager
 def bench_process(*words: str) -> Iterator[subprocess.Popen[str]]:
     """`swarm bench votes WORDS` in a process of its own."""
-    command = [sys.executable, "main.py", "bench", "votes", *words]
+    command = [sys.executable, "main.py", "bench", "votes", "--no-plot", *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         yield process

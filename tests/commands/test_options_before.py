@@ -45,6 +45,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("chat", "hello"): {"--api-key", "--model"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("launch", "claude"): {"--api-key", "--model"},
+    ("bench", "load"): {"--api-key", "--model", "--votes"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
     ("doctor",): {"--peer", "--peer-file", "--port", "--host", "--interface", "--data-dir", "--config"},
     ("engines",): {"--data-dir", "--config", "--engine", "--engines-dir", "--llama-server"},
