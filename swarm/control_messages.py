@@ -14,6 +14,7 @@ JOIN_PATH = f"{PREFIX}/join"
 PEERS_PATH = f"{PREFIX}/peers"
 REVOKE_PATH = f"{PREFIX}/revoke"
 WITHDRAW_PATH = f"{PREFIX}/withdraw"
+PAGE_PATH = f"{PREFIX}/page"
 MAX_WHO_CHARS = 256  # far beyond any id or name
 CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
 
@@ -53,6 +54,21 @@ class RevokeBody(ControlMessage):
     """`who`: a node id, the beginning of one, or a name."""
 
     who: str = Field(min_length=1, max_length=MAX_WHO_CHARS)
+
+
+class PageBody(ControlMessage):
+    """`lan`: the link is to open the page from other machines, too."""
+
+    lan: bool = False
+
+
+class PageLink(ControlMessage):
+    """A link that opens the node's page once, with the owner's rights, within `life_s`. `lan` as it was made."""
+
+    url: str = Field(repr=False)
+    node: str
+    life_s: float
+    lan: bool
 
 
 class Invited(ControlMessage):

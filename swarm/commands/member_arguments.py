@@ -1,4 +1,4 @@
-"""The command lines of `swarm invite`, `join`, `leave`, `peers` and `revoke`; what they do is in `members.py`."""
+"""The command lines of `swarm invite`, `join`, `leave`, `peers`, `revoke` and `page`: `members.py` does it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ LEAVE = (
 )
 PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses; and codes."
 REVOKE = "Remove a node from the swarm: its connections are cut at once, here and at every member that can be reached."
+OWN_PAGE = (
+    "Print a link that opens the page of the node that runs here with its owner's rights (models, requests, who "
+    "belongs to the swarm), and open the browser where there is a desktop. A link opens once, within ten minutes; what "
+    "it opened holds for twelve hours, or until the node stops."
+)
+PAGE_EXAMPLES = """\
+examples:
+  swarm page                    open the page in this machine's browser
+  swarm page --no-browser       print the link only: over SSH, for instance
+  swarm page --lan              a link for a phone or another machine (unencrypted)
+
+Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/page.md."""
 EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/trust.md."
 YES = "do not ask first; needed where there is no terminal"
 MIN_LIFE_S: Final = 60  # a minute; the control endpoint holds both bounds, too
@@ -47,12 +59,13 @@ def uses_of(text: str) -> int:
 
 
 def add_member_commands(commands: Any) -> None:
-    """All five, each with --json and --data-dir."""
+    """All six, each with --json and --data-dir."""
     invite = _command(commands, "invite", "print a code to join with", INVITE)
     invite.add_argument("--uses", type=uses_of, metavar="N", help="for how many machines the code is (default 1)")
     invite.add_argument(
         "--for", dest="life_s", type=life_of, metavar="TIME", help="how long it is good: 30m, 1h, 2d (default 10m)"
     )
+    invite.add_argument("--qr", action="store_true", help="show the code as a QR code, too, 41 columns wide or more")
     instead = invite.add_mutually_exclusive_group()
     instead.add_argument("--list", action="store_true", help="show the codes that are good, and who used them")
     instead.add_argument("--withdraw", metavar="CODE", help="end a code at once: its text, its id, or `all`")
@@ -64,9 +77,20 @@ def add_member_commands(commands: Any) -> None:
     peers = _command(commands, "peers", "list who belongs to the swarm", PEERS)
     revoke = _command(commands, "revoke", "remove a node from the swarm", REVOKE)
     revoke.add_argument("who", metavar="ID", help="a node id, its beginning, or a name: see `swarm peers`")
+    page = commands.add_parser(
+        "page",
+        help="open the node's page as its owner",
+        description=OWN_PAGE,
+        epilog=PAGE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    page.add_argument(
+        "--lan", action="store_true", help="a link with the node's address on the network, for other machines' browsers"
+    )
+    page.add_argument("--no-browser", action="store_true", help="print the link, and open no browser")
     for parser in (leave, revoke):
         parser.add_argument("--yes", "-y", action="store_true", help=YES)
-    rows = ((invite, _invite), (join, _join), (leave, _leave), (peers, _peers), (revoke, _revoke))
+    rows = ((invite, _invite), (join, _join), (leave, _leave), (peers, _peers), (revoke, _revoke), (page, _page))
     for parser, run in rows:
         parser.add_argument("--json", action="store_true", help="as JSON")
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
@@ -83,13 +107,16 @@ def _invite(arguments: argparse.Namespace) -> int:
 
     data_dir = _data_dir(arguments)
     is_new = arguments.uses is not None or arguments.life_s is not None
-    if is_new and (arguments.list or arguments.withdraw is not None):
-        raise SetupError("--uses and --for are for a new code: leave them out beside --list and --withdraw")
+    if (is_new or arguments.qr) and (arguments.list or arguments.withdraw is not None):
+        raise SetupError("--uses, --for and --qr are for a new code: leave them out beside --list and --withdraw")
+    if arguments.qr and arguments.json:
+        raise SetupError("--qr draws for people and --json is for programs: leave one of them out")
     if arguments.list:
         return list_codes(data_dir, arguments.json)
     if arguments.withdraw is not None:
         return withdraw(data_dir, arguments.withdraw, arguments.json)
-    return invite(data_dir, arguments.json, 1 if arguments.uses is None else arguments.uses, arguments.life_s)
+    uses = 1 if arguments.uses is None else arguments.uses
+    return invite(data_dir, arguments.json, uses, arguments.life_s, qr=arguments.qr)
 
 
 def _join(arguments: argparse.Namespace) -> int:
@@ -114,6 +141,12 @@ def _revoke(arguments: argparse.Namespace) -> int:
     from swarm.commands.members import revoke
 
     return revoke(_data_dir(arguments), arguments.who, arguments.yes, arguments.json)
+
+
+def _page(arguments: argparse.Namespace) -> int:
+    from swarm.commands.members import open_page
+
+    return open_page(_data_dir(arguments), arguments.lan, not arguments.no_browser, arguments.json)
 
 
 def _data_dir(arguments: argparse.Namespace) -> Path:

@@ -1,15 +1,16 @@
-"""`swarm invite`, `join CODE`, `leave`, `peers` and `revoke ID`: who belongs to the swarm, and changing it.
+"""`swarm invite`, `join CODE`, `leave`, `peers`, `revoke ID` and `page`: what only the owner of a node may do.
 
 Each asks the node that runs with the data directory, which it finds through the file that the node keeps there. Where
-none runs, all but `invite` work on the data directory itself.
+none runs, all but `invite` and `page` work on the data directory itself.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +18,14 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from federation.printable_text import one_line
-from swarm.commands.output import columns_of, complain, fitted, is_terminal, read_standard_input, say
+from swarm.commands.output import columns_of, complain, fitted, is_terminal, read_standard_input, say, write
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,
     JOIN_PATH,
     MAX_WHO_CHARS,
+    PAGE_PATH,
     PEERS_PATH,
     REVOKE_PATH,
     WITHDRAW_PATH,
@@ -35,6 +37,8 @@ from swarm.control_messages import (
     KnownCode,
     KnownNode,
     KnownNodes,
+    PageBody,
+    PageLink,
     Refused,
     RevokeBody,
     Revoked,
@@ -113,8 +117,8 @@ def as_json(message: BaseModel) -> str:
     return json.dumps(shown, indent=2)
 
 
-def invite(data_dir: Path, json: bool, uses: int = 1, life_s: float | None = None) -> int:
-    """Print a code with which `uses` more nodes may join, for `life_s` or as long as the node gives.
+def invite(data_dir: Path, json: bool, uses: int = 1, life_s: float | None = None, *, qr: bool = False) -> int:
+    """Print a code with which `uses` more nodes may join, for `life_s` or as long as the node gives; as a QR code, too.
 
     Raises SetupError where no node runs.
     """
@@ -127,7 +131,16 @@ def invite(data_dir: Path, json: bool, uses: int = 1, life_s: float | None = Non
             "restart it, then invite again"
         )
     say(as_json(invited) if json else invite_text(invited))
+    if qr:
+        show_qr(invited.code)
     return 0
+
+
+def show_qr(code: str) -> None:
+    """Draw an invitation as a QR code. In capitals, which `swarm join` takes, too: they need fewer modules."""
+    from swarm.qr import qr_rows, qr_text
+
+    write(sys.stdout, f"\n{qr_text(qr_rows(code.upper()), colours=is_terminal(sys.stdout))}\n")
 
 
 def _no_node_runs(data_dir: Path) -> str:
@@ -368,3 +381,59 @@ def revoke_text(revoked: Revoked) -> str:
             f"Not reached now: {', '.join(revoked.untold)}; each is informed as soon as it meets a member that knows."
         )
     return "\n".join(map(one_line, lines))
+
+
+# The page
+
+
+def open_page(data_dir: Path, lan: bool, browser: bool, json: bool) -> int:
+    """Print a link that opens the running node's page as its owner, once, and open it. Raises SetupError: none runs."""
+    node = find_node(data_dir)
+    try:
+        link = None if node is None else ask_node(node, PAGE_PATH, PageLink, PageBody(lan=lan))
+    except SwarmError as error:
+        if str(error).endswith("not in a form known here"):
+            raise SwarmError("the node that runs here is an older version, which has no page: restart it") from error
+        raise
+    if link is None:
+        raise SetupError(
+            f"no node runs here with {data_dir}, so there is no page to open: start one with `swarm` (--data-dir, if "
+            "you gave it one)"
+        )
+    if json:
+        say(as_json(link))
+        return 0
+    say(link.url)
+    complain("\n".join(map(one_line, page_lines(link))))
+    if browser and not lan and has_desktop(os.environ, sys.platform):
+        _open_browser(link.url)
+    return 0
+
+
+def page_lines(link: PageLink) -> list[str]:
+    """What is said of a link, on standard error: the link alone is the output."""
+    lines = [f"Opens the page of {link.node} as its owner, once, within {span(link.life_s)}."]
+    if link.lan:
+        lines.append(
+            "It goes over the network UNENCRYPTED: whoever listens there can take over what it opens, for twelve "
+            "hours. Use it on a network that you trust, and end the session on the page when you are done."
+        )
+    return lines
+
+
+def has_desktop(environ: Mapping[str, str], platform: str) -> bool:
+    """Whether a browser of this machine would be seen by whoever gave the command: not over SSH."""
+    if "SSH_CONNECTION" in environ or "SSH_TTY" in environ:
+        return False
+    return platform == "darwin" or bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def _open_browser(url: str) -> None:
+    import webbrowser  # takes 20 ms, and few commands need it
+
+    try:
+        opened = webbrowser.open(url)
+    except webbrowser.Error:
+        opened = False
+    if not opened:
+        complain("No browser could be started here: open the link by hand.")

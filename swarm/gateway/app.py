@@ -44,6 +44,7 @@ from swarm.gateway.http.keys import (
     TRUST,
 )
 from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
+from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
 from swarm.gateway.observing import events
@@ -53,8 +54,10 @@ from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
+from swarm.gateway.page import rights
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
+from swarm.gateway.peers.control import TrustCommands
 from swarm.gateway.responses import endpoints as responses
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
@@ -96,11 +99,13 @@ def make_app(
     unusable: Unusable = everything_is_usable,
     pull: management.Pull | None = None,
     images: RequestImages | None = None,
+    page_access: PageAccess | None = None,
+    trust_commands: Callable[[], TrustCommands | None] = lambda: None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
     `aliases`, `look_again`, `sampling`, `unusable` and `answers_any` are as in `RequestedNames`, `pull` as in
-    `management`.
+    `management`. `trust_commands` say who belongs to the swarm, None while they are not there yet.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -132,7 +137,7 @@ def make_app(
     if trust is not None:
         app[TRUST] = trust
         app.middlewares.append(PeerGate(trust).middleware)
-    guard(app, access)
+    guard(app, access, page_access or PageAccess())
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
     app[BODY_TIMEOUT] = body_timeout_s
@@ -157,8 +162,22 @@ def make_app(
     app[BOARD] = board = EventBoard()
     show_view(board, view, changes)
     app[management.PULL] = pull
+    app[rights.TRUST_COMMANDS] = trust_commands
     app[STARTED_AT] = int(time.time())
-    for room in (openai, responses, anthropic, llama, observing, peers, model_files, management, pages, page, events):
+    for room in (
+        openai,
+        responses,
+        anthropic,
+        llama,
+        observing,
+        peers,
+        model_files,
+        management,
+        pages,
+        page,
+        rights,
+        events,
+    ):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

@@ -32,6 +32,7 @@ from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
+from swarm.gateway.http.page_access import PageAccess
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, prompts_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
@@ -93,6 +94,8 @@ class Node:
         self._snapshot = HardwareSnapshot()
         self._ports: tuple[SharedPort, ...] = ()
         self._pairing = PairingServer()
+        self._page_access = PageAccess()
+        self._trust: TrustService | None = None
         self.discovery: Discovery | None = None
         self.models: NodeModels | None = None
         self._default_model: str | None = None
@@ -178,7 +181,7 @@ class Node:
         await self._stack.enter_async_context(self._listening(listeners))
         for line in banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model):
             self._console.say(line)
-        await self._stack.enter_async_context(self._trust_service(client))
+        self._trust = await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
         news = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
@@ -196,6 +199,7 @@ class Node:
             pairing=self._pairing,
             addresses=lambda: self.setup.all_announced,
             local=setup.local,
+            page_access=self._page_access,
             federated=settings.federated,
             say=self._console.say,
             members_only=setup.access.members_only,
@@ -229,6 +233,8 @@ class Node:
             unusable=lambda name: None if self.models is None else self.models.unusable(name),
             pull=None if self._files is None else self._pull,
             images=RequestImages(self.settings.fetch_images),
+            page_access=self._page_access,
+            trust_commands=lambda: self._trust,
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S

@@ -36,8 +36,10 @@ from federation.tasks import cancel_and_wait
 from federation.timing import MAX_ADDRESSES_PER_PEER
 from federation.tls import fingerprint
 from federation.trust import Trust, TrustChange
-from swarm.control_messages import Invited, Joined, KnownCode, KnownNode, KnownNodes, Revoked, Withdrawn
+from swarm.control_messages import Invited, Joined, KnownCode, KnownNode, KnownNodes, PageLink, Revoked, Withdrawn
 from swarm.errors import SetupError, SwarmError
+from swarm.gateway.http.access import comes_from_loopback
+from swarm.gateway.http.page_access import LINK_LIFE_S, PageAccess
 from swarm.gateway.peers.control import ControlServer
 from swarm.node.pairing import (
     check_standing,
@@ -60,8 +62,8 @@ class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
     `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first,
-    `local` where programs of this machine do. A node that is for `members_only` (it has an API key) never stands open:
-    when it leaves its swarm, it becomes one of its own.
+    `local` where programs of this machine do; `page_access` makes the links of `swarm page`. A node that is for
+    `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of its own.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TrustService:
         federated: bool,
         say: Callable[[str], None],
         local: Address | None = None,
+        page_access: PageAccess | None = None,
         members_only: bool = False,
         look_s: float = LOOK_S,
         timing: PairingTiming | None = None,
@@ -86,6 +89,7 @@ class TrustService:
         self._data_dir = data_dir
         self._addresses = addresses
         self._local = local
+        self._page_access = page_access or PageAccess()
         self._federated = federated
         self._say = say
         self._members_only = members_only
@@ -252,6 +256,21 @@ class TrustService:
         closed = self._members_only
         return Revoked(id=entry.id, name=entry.name, itself=True, told=told, untold=untold, closed=closed)
 
+    def page(self, lan: bool = False) -> PageLink:
+        """A link for a browser on this machine; for `lan`, or where the node is at no loopback address, for all."""
+        announced = self._addresses()[0]
+        address = announced if lan else self._local or announced
+        is_here = comes_from_loopback(address.host, ())
+        if lan and is_here:
+            raise SetupError(
+                f"this node listens on {address.host} only, which no other machine reaches: start it with "
+                "`--host 0.0.0.0` (or --federation), then `swarm page --lan`"
+            )
+        token = self._page_access.new_link(lan=not is_here)
+        log.warning("`swarm page` made a link that opens the page of this node as its owner, %s", _opens(not is_here))
+        name = self._trust.identity.name
+        return PageLink(url=f"{address.url}/#owner={token}", node=name, life_s=LINK_LIFE_S, lan=not is_here)
+
     # What joiners ask
 
     async def _redeem(self, request: JoinRequest, host: str) -> JoinReply:
@@ -341,6 +360,10 @@ def _addresses(peer: Peer | None, entry: Entry) -> tuple[str, ...]:
     """Where a member answers now, then where the list of members has it, which may be behind."""
     now = () if peer is None else peer.addresses
     return tuple(dict.fromkeys(str(address) for address in (*now, *(place.address for place in entry.places))))
+
+
+def _opens(lan: bool) -> str:
+    return "from any machine" if lan else "from this machine"
 
 
 def trust_words(trust: Trust) -> str:

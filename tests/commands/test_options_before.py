@@ -65,6 +65,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("forget",): {"--data-dir"},
     ("service", "status"): set(),
     ("revoke", "study"): {"--data-dir"},
+    ("page", "--no-browser"): {"--data-dir"},
 }
 
 

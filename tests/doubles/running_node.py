@@ -27,6 +27,7 @@ from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Condition
 from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
+from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import LeavingPace, leave
@@ -114,6 +115,7 @@ class RunningNode:
         self.said: list[str] = []  # what its console shows of trust
         self.id = f"id-{name}" if self.trust is None else self.trust.node_id
         self._stack = AsyncExitStack()
+        self.page_access = PageAccess()
         self._pairing = PairingServer(exchange_s=(self._options.pairing or PairingTiming()).exchange_s)
         self.condition = Condition()
         self.address = Address("127.0.0.1", 0)
@@ -224,6 +226,7 @@ class RunningNode:
             pairing=self._pairing,
             addresses=lambda: (self.address,),
             federated=self._options.federated,
+            page_access=self.page_access,
             say=self.said.append,
             members_only=self._options.access.members_only,
             look_s=LOOK_S,
@@ -250,6 +253,8 @@ class RunningNode:
             sampling=self._options.sampling,
             pull=self._options.pull,
             images=self._options.images,
+            page_access=self.page_access,
+            trust_commands=lambda: getattr(self, "trust_service", None),
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)

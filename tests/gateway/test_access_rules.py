@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from swarm.errors import BadRequest, Forbidden, SetupError, Unauthorized
-from swarm.gateway.http import access as route_kinds
 from swarm.gateway.http.access import (
     MAX_ALLOWED_HEADERS,
     AccessRules,
@@ -322,10 +321,79 @@ def test_members_manage_models_where_the_owner_lets_them_and_nobody_else_does(ac
         check_member(AccessRules(), Caller("POST", path, is_node=True))
 
 
-def test_a_route_that_decided_who_is_a_member_would_be_refused_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(route_kinds._KINDS, "POST /v1/invite", route_kinds.RouteKind.TRUST)
-    with pytest.raises(Forbidden, match="control endpoint"):
-        check_caller(LOCKED_ADMIN, Caller("POST", "/v1/invite", keys=["admin"], from_loopback=True))
+INVITE = "/swarm/v1/trust/invite"
+OWN = {"hosts": ["localhost:1"], "origins": ["http://localhost:1"], "fetch_site": "same-origin"}
+
+
+def test_none_but_the_owner_decides_who_is_a_member() -> None:
+    with pytest.raises(Forbidden, match="`swarm page`") as refused:
+        check_caller(LOCKED_ADMIN, Caller("POST", INVITE, keys=["admin"], from_loopback=True, has_token=True))
+    assert refused.value.code == "trust_not_here"
+    check_caller(LOCKED_ADMIN, Caller("POST", INVITE, has_session=True))
+    check_caller(LOCKED_ADMIN, Caller("POST", INVITE, **OWN, has_session=True, has_token=True))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"is_node": True},
+        {"hosts": ["localhost:1"], "origins": ["http://localhost:3000"]},
+        {"hosts": ["localhost:1"], "origins": ["http://evil.example"]},
+        {"hosts": ["localhost:1"], "origins": ["null"]},
+        {"hosts": ["localhost:1"], "origins": ["http://localhost:1", "http://localhost:1"]},
+        {"hosts": [], "origins": ["http://localhost:1"]},
+    ],
+)
+@pytest.mark.parametrize("route", [("POST", INVITE), ("POST", CANCEL), ("GET", "/v1/models")])
+def test_a_session_counts_neither_from_a_node_nor_from_another_origin(
+    route: tuple[str, str], of: dict[str, Any]
+) -> None:
+    with pytest.raises((Forbidden, Unauthorized)):
+        check_caller(RULES, Caller(*route, **of, has_session=True, has_token=True, from_loopback=True))
+
+
+def test_a_session_is_as_good_as_an_admin_key_and_a_client_s() -> None:
+    check_caller(LOCKED_ADMIN, Caller("POST", CANCEL, has_session=True))
+    check_caller(LOCKED_ADMIN, Caller("POST", CHAT, has_session=True))
+    check_caller(LOCKED_ADMIN, Caller("GET", "/metrics", **OWN, has_session=True))
+
+
+BROWSERS = (
+    {},
+    {"hosts": ["h:1"], "origins": ["http://h:1"]},
+    {"fetch_site": "same-origin"},
+    {"fetch_site": "none"},
+    OWN,
+)
+
+
+@pytest.mark.parametrize("browser", BROWSERS, ids=str)
+@pytest.mark.parametrize("has_token", [True, False])
+@pytest.mark.parametrize(
+    ("method", "path", "changes"),
+    [
+        ("GET", "/swarm/v1/requests", False), ("HEAD", "/swarm/v1/requests", False), ("POST", CANCEL, True),
+        ("POST", "/v1/models/load", True), ("POST", "/models/load", True),
+        ("GET", "/swarm/v1/trust/peers", False), ("POST", INVITE, True), ("POST", "/swarm/v1/trust/revoke", True),
+        ("POST", CHAT, False), ("POST", "/swarm/v1/page/owner", False), ("GET", "/swarm/v1/page", False),
+    ],
+)  # fmt: skip
+def test_what_a_browser_changes_carries_the_page_s_token(
+    method: str, path: str, changes: bool, has_token: bool, browser: dict[str, Any]
+) -> None:
+    caller = Caller(method, path, **browser, has_session=True, has_token=has_token, from_loopback=True)
+    if changes and browser and not has_token:
+        with pytest.raises(Forbidden, match="load the page anew") as refused:
+            check_caller(AccessRules(), caller)
+        assert refused.value.code == "page_token_missing"
+    else:
+        check_caller(AccessRules(), caller)
+
+
+def test_who_may_not_is_told_that_first_and_not_that_a_token_is_missing() -> None:
+    with pytest.raises(Forbidden) as refused:
+        check_caller(AccessRules(), Caller("POST", CANCEL, **OWN))
+    assert refused.value.code == "management_not_allowed"
 
 
 def test_an_admin_key_is_a_client_s_key_too() -> None:

@@ -35,10 +35,10 @@ KEY, ADMIN_KEY = "sk-client", "sk-admin"
 ALLOWED, FOREIGN = "http://app.example:3000", "http://evil.example"
 CONTROL = [("POST", INVITE_PATH), ("POST", JOIN_PATH), ("GET", PEERS_PATH), ("POST", REVOKE_PATH)]
 # 403s with which an endpoint itself says no to somebody who may ask it.
-ITS_OWN_NO = {"not_paired", "not_yourself"}
+ITS_OWN_NO = {"not_paired", "not_yourself", "no_session", "link_unknown", "too_many_links"}
 REFUSALS = {
     "origin_not_allowed", "host_not_allowed", "members_only", "not_for_members", "not_a_member",
-    "management_not_allowed", "trust_not_here",
+    "management_not_allowed", "trust_not_here", "page_token_missing",
 }  # fmt: skip
 
 
@@ -55,11 +55,15 @@ def elsewhere() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Somebody, and how its requests differ. `own_page`: from a page of the node itself."""
+    """Somebody, and how its requests differ. `own_page`: from a page of the node itself, which sends its token.
+
+    `owner`: by a session that a link of `swarm page` opened.
+    """
 
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     is_elsewhere: bool = False
     own_page: bool = False
+    owner: bool = False
 
     def with_key(self, key: str) -> Asker:
         return replace(self, headers={**self.headers, "Authorization": f"Bearer {key}"})
@@ -81,41 +85,53 @@ ASKERS = {
     "allowed page, admin": ALLOWED_PAGE.with_key(ADMIN_KEY),
     "foreign page, key": FOREIGN_PAGE.with_key(KEY), "foreign page, admin": FOREIGN_PAGE.with_key(ADMIN_KEY),
     "foreign image, key": FOREIGN_IMAGE.with_key(KEY), "foreign image, admin": FOREIGN_IMAGE.with_key(ADMIN_KEY),
+    "owner": replace(HERE, owner=True), "owner, away": replace(AWAY, owner=True),
+    "owner, proxy": replace(PROXY, owner=True), "owner, own page": replace(OWN_PAGE, owner=True),
+    "owner, own page, away": replace(OWN_PAGE, owner=True, is_elsewhere=True),
+    "owner, allowed page": replace(ALLOWED_PAGE, owner=True), "owner, foreign page": replace(FOREIGN_PAGE, owner=True),
+    "owner, foreign image": replace(FOREIGN_IMAGE, owner=True),
+    "owner, says it is a node": replace(SAYS_NODE, owner=True),
     "says it is a node, key": SAYS_NODE.with_key(KEY), "says it is a node, admin": SAYS_NODE.with_key(ADMIN_KEY),
 }  # fmt: skip
 MEMBER = "member"
 
-_MACHINES = {"here", "away", "proxy"}
+_MACHINES = {"here", "away", "proxy", "owner, says it is a node"}
 _ADMIN = {"here, admin", "away, admin", "proxy, admin"}
 _KEY = {"here, key", "away, key", "proxy, key", "says it is a node, key", "says it is a node, admin", *_ADMIN}
-_PAGES = {"own page", "own page, key", "allowed page", "allowed page, key", "allowed page, admin"}
+_OWNER = {"owner", "owner, away", "owner, proxy", "owner, own page", "owner, own page, away"}
+_OWN_PAGES = {"own page", "own page, key", "owner, own page", "owner, own page, away"}
+_ALLOWED = {"allowed page", "allowed page, key", "allowed page, admin", "owner, allowed page"}
 _OWN = {"here", "here, key", "here, admin", "own page", "own page, key"}
+_EVERY_MACHINE = _MACHINES | _KEY | {"owner", "owner, away", "owner, proxy"}
 # What a cell of the table says, and exactly who that is. Pages of other origins are in none.
 WORDS = {
-    "anyone": _MACHINES | _KEY | _PAGES,
-    "a key": _KEY | (_PAGES - {"own page", "allowed page"}),
-    "any machine": _MACHINES | _KEY,
-    "a key (no page)": _KEY,
+    "anyone": _EVERY_MACHINE | _OWN_PAGES | _ALLOWED,
+    "a key": _KEY | _OWNER | {"own page, key", "allowed page, key", "allowed page, admin"},
+    "any machine, its own page": _EVERY_MACHINE | _OWN_PAGES,
+    "any machine": _EVERY_MACHINE,
+    "a key (no page)": _KEY | {"owner", "owner, away", "owner, proxy"},
     "members": {MEMBER},
     "nobody": set[str](),
-    "this machine": _OWN,
-    "this machine; an admin key": _OWN | _ADMIN,
-    "this machine, with a key": {"here, key", "own page, key"},
-    "this machine, with a key; an admin key": {"here, key", "own page, key"} | _ADMIN,
+    "the owner": _OWNER,
+    "this machine; the owner": _OWN | _OWNER,
+    "this machine; an admin key; the owner": _OWN | _ADMIN | _OWNER,
+    "this machine, with a key; the owner": {"here, key", "own page, key"} | _OWNER,
+    "this machine, with a key; an admin key; the owner": {"here, key", "own page, key"} | _ADMIN | _OWNER,
 }
-SERVED = [kind for kind in RouteKind if kind is not RouteKind.TRUST]
+SERVED = list(RouteKind)
 WITH_ADMIN_KEYS = "**manage**, with `--admin-key-file`"
 WHERE_ALLOWED = "**manage from another node**, with `[peers] manage = true`"
 ROWS = {
     RouteKind.HEALTH: "**health**: `/livez`, `/readyz`, `/health`",
-    RouteKind.DOCUMENTATION: "**documentation**: `/`, `/docs`, `/openapi.json`",
+    RouteKind.DOCUMENTATION: "**documentation**: `/`, `/page/...`, `/docs`, `/openapi.json`",
+    RouteKind.PAGE: "**ask what the page may**: `/swarm/v1/page`, open and end the owner's sessions",
     RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`",
-    RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/metrics`",
+    RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/v1/events`, `/metrics`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
     RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`), `/swarm/v1/requests`, cancel",
-    RouteKind.TRUST: "**trust**: invite, join, revoke",
+    RouteKind.TRUST: "**trust**: `/swarm/v1/trust/...`: invite, join, revoke",
 }
 
 
@@ -168,11 +184,11 @@ def routes_of(node: RunningNode) -> list[tuple[str, str]]:
 
 async def refuses(response: aiohttp.ClientResponse) -> bool:
     """Whether the answer says that its asker may not ask this."""
-    text = await response.text()
     if response.status == 401:
         return True
     if response.status != 403:
-        return False
+        return False  # unread: a stream of events has no end
+    text = await response.text()
     code = re.search(r'"code": ?"(\w+)"', text)
     if code is None:  # Anthropic's shape has none, and HEAD no body
         assert "permission_error" in text or response.method == "HEAD", text
@@ -189,6 +205,7 @@ class Asking:
         self._admin = admin
         self._away = away
         self._context = None
+        self._session = opened(node)
         if node.trust is not None and node.trust.mode == "paired":
             self._context = client_context(member.identity.pem, [node.trust.identity.certificate])
 
@@ -204,6 +221,9 @@ class Asking:
         headers = dict(asker.headers)
         if asker.own_page:
             headers |= {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+            headers["X-Swarm-Page"] = self._node.page_access.token
+        if asker.owner:
+            headers["X-Swarm-Owner"] = self._session
         scheme, context = ("https", self._context) if who == MEMBER else ("http", None)
         filled = path.replace("{sha256}", "0" * 64).replace("{name}", "page.js").replace("{id}", "x")
         body = b"{" if method == "POST" else None  # enough to be refused as a body by whoever reads it
@@ -218,6 +238,11 @@ class Asking:
                 (method, path): frozenset([who for who in self.askers() if await self.may(session, who, method, path)])
                 for method, path in routes
             }
+
+
+def opened(node: RunningNode) -> str:
+    """A session of the owner's, for the network."""
+    return node.page_access.redeem(node.page_access.new_link(lan=True), "127.0.0.1", from_loopback=True).session
 
 
 def in_words(who: frozenset[str], asked: Iterable[str]) -> str:
@@ -269,7 +294,7 @@ async def test_the_table_is_what_running_nodes_answer(tmp_path: Path) -> None:
             assert admin[kind] == plain[kind] or managed, (setting.title, kind)
         cells.setdefault(WITH_ADMIN_KEYS, []).append(admin[RouteKind.MANAGEMENT])
         cells.setdefault(WHERE_ALLOWED, []).append(admin[RouteKind.MEMBERS])
-    cells[ROWS[RouteKind.TRUST]] = ["the owner's secret"] * len(SETTINGS)  # the tests below
+    cells[ROWS[RouteKind.TRUST]] = cells.pop(ROWS[RouteKind.TRUST])  # the last row
     table = as_rows(cells)
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     written, after = rest.split(END)
@@ -299,10 +324,8 @@ def test_a_route_that_is_in_no_row_keeps_the_node_from_starting() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.title)
-async def test_neither_the_public_port_nor_a_member_s_link_decides_who_is_a_member(
-    setting: Setting, tmp_path: Path
-) -> None:
-    """Not even with the owner's secret, which is good at the control endpoint alone."""
+async def test_the_secret_of_the_control_endpoint_is_good_there_alone(setting: Setting, tmp_path: Path) -> None:
+    """Its routes are on no other port, under no prefix, and it is no session of the owner's."""
     async with AsyncExitStack() as stack:
         node, member = await stack.enter_async_context(running(setting, True, tmp_path))
         secret = control_of(node).secret
@@ -310,6 +333,11 @@ async def test_neither_the_public_port_nor_a_member_s_link_decides_who_is_a_memb
         session = await stack.enter_async_context(aiohttp.ClientSession())
         assert node.trust is not None
         roster = node.trust.roster
+        for header in ("Authorization", "X-Swarm-Owner", "X-Swarm-Page"):
+            sent = {header: f"Bearer {secret}" if header == "Authorization" else secret}
+            asked = await session.post(f"{node.url}/swarm/v1/trust/invite", headers=sent, json={})
+            assert asked.status == 403, header
+            asked.release()
         for prefix in ("", "/v1", wire.PREFIX, "/swarm/v1"):
             for method, path in CONTROL:
                 asked = await session.request(

@@ -85,7 +85,11 @@ class Operation:
         return "swarm" in self.answer.model_fields
 
 
-PUBLIC = (RouteKind.HEALTH, RouteKind.DOCUMENTATION)  # answered without a key, whatever the node's settings are
+PUBLIC = (
+    RouteKind.HEALTH,
+    RouteKind.DOCUMENTATION,
+    RouteKind.PAGE,
+)  # answered without a key, whatever the node's settings are
 
 
 def make_document(operations: Sequence[Operation], version: str) -> JsonObject:

@@ -10,6 +10,16 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from swarm.control_messages import (
+    InviteBody,
+    JoinBody,
+    Joined,
+    KnownNodes,
+    RevokeBody,
+    Revoked,
+    WithdrawBody,
+    Withdrawn,
+)
 from swarm.gateway.anthropic.bodies import MessagesBody, PromptBody
 from swarm.gateway.documentation.answer_bodies import (
     Alive,
@@ -37,18 +47,20 @@ from swarm.gateway.documentation.answer_bodies import (
     TokenList,
 )
 from swarm.gateway.documentation.document import SSE, Operation
-from swarm.gateway.http.access import REQUESTS_PATH
+from swarm.gateway.http.access import PAGE_PATH, REQUESTS_PATH, TRUST_PATH
 from swarm.gateway.llama.plain_form import PlainCompletionBody
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.page.rights import EndBody, EndedBody, InvitedWithQr, OwnerBody, OwnerSessionBody, PageRights
 from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
 from swarm.gateway.responses.bodies import ResponsesBody
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"
 PAGE: Final = "text/html"
-ANSWERS, TEXTS, MODELS, NODE, MANAGEMENT = "Answers", "Texts and tokens", "Models", "Node", "Management"
+ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
+MANAGEMENT, OWNER = "Management", "For the owner"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
 ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens": 40}
@@ -140,5 +152,31 @@ OPERATIONS: Final = (
     Operation(
         "post", "/v1/models/pin", "Load a model and keep it loaded, or let it make room again", MANAGEMENT,
         ModelManaged, PinBody, example={"model": "demo:b", "pinned": True},
+    ),
+    Operation("get", PAGE_PATH, "What its caller may do here, and how to get more", OWNER, PageRights),
+    Operation(
+        "post", PAGE_PATH + "/owner", "The session that a link of `swarm page` opens, once", OWNER,
+        OwnerSessionBody, OwnerBody, example={"token": "what stands behind #owner="},
+    ),
+    Operation(
+        "post", PAGE_PATH + "/owner/end", "End this session, or all of them", OWNER,
+        EndedBody, EndBody, example={"all": False},
+    ),
+    Operation("get", TRUST_PATH + "/peers", "The members of the swarm, and the codes that are good", OWNER, KnownNodes),
+    Operation(
+        "post", TRUST_PATH + "/invite", "A code with which other nodes may join", OWNER,
+        InvitedWithQr, InviteBody, example={"uses": 1},
+    ),
+    Operation(
+        "post", TRUST_PATH + "/join", "Have this node join the swarm that gave a code", OWNER,
+        Joined, JoinBody, example={"code": "swarm1..."},
+    ),
+    Operation(
+        "post", TRUST_PATH + "/revoke", "Put a node out; its own id makes this one leave", OWNER,
+        Revoked, RevokeBody, example={"who": "study"},
+    ),
+    Operation(
+        "post", TRUST_PATH + "/withdraw", "End a code: by its text, its id, or `all`", OWNER,
+        Withdrawn, WithdrawBody, example={"code": "all"},
     ),
 )  # fmt: skip

@@ -64,9 +64,10 @@ async def page(_: web.Request) -> web.Response:
 
 async def start(request: web.Request) -> web.Response:
     """`/`: the page of the swarm for browsers, JSON for everybody else."""
-    if "text/html" not in request.headers.get("Accept", ""):
-        return json_response(START)
-    return await swarm_page(request)
+    is_page = "text/html" in request.headers.get("Accept", "")
+    response = await swarm_page(request) if is_page else json_response(START)
+    response.headers["Vary"] = "Accept, Accept-Encoding"
+    return response
 
 
 async def file(request: web.Request) -> web.Response:

@@ -25,6 +25,11 @@ the key. A node that is in no federation has no peers, so there the key guards t
 itself (and a key, where clients need one: a reverse proxy on this machine makes everybody come from it), or an admin
 key. Never a page of another origin, allow-listed or not, and never another node: what members of a paired swarm may
 change has routes of its own between nodes, and they do only where this node's owner lets them (`[peers] manage`).
+
+**The owner** is whoever has the secret in the data directory: at the control endpoint, or by a session that a link of
+`swarm page` opened (`page_access.py`). A session manages like an admin key, and alone may invite, join and revoke. It
+counts from the node's own page and from programs; not from a page of another origin, nor from a node. What a browser
+has changed of this carries the page's token, too.
 """
 
 from __future__ import annotations
@@ -65,6 +70,7 @@ class RouteKind(StrEnum):
 
     HEALTH = "health"
     DOCUMENTATION = "documentation"
+    PAGE = "the page's rights"
     API = "API"
     STATUS = "status"
     NODES = "what nodes ask"
@@ -76,11 +82,18 @@ class RouteKind(StrEnum):
 
 BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.MEMBERS})
 REQUESTS_PATH: Final = "/swarm/v1/requests"  # a prefix of our own, for what no other server has a name for
+PAGE_PATH: Final = "/swarm/v1/page"
+TRUST_PATH: Final = "/swarm/v1/trust"
+STORED_PATH: Final = "/swarm/v1/models"
+PULLS_PATH: Final = "/swarm/v1/pulls"
+PAGE_HEADER: Final = "X-Swarm-Page"  # the page's token
+OWNER_HEADER: Final = "X-Swarm-Owner"  # a session of the owner's
 _WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
 
 ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.HEALTH: ("GET /livez", "GET /readyz", "GET /health", "GET /v1/health"),
     RouteKind.DOCUMENTATION: ("GET /", "GET /openapi.json", "GET /docs", "GET /docs/{name}", "GET /page/{path}"),
+    RouteKind.PAGE: (f"GET {PAGE_PATH}", f"POST {PAGE_PATH}/owner", f"POST {PAGE_PATH}/owner/end"),
     RouteKind.API: (
         "POST /v1/chat/completions", "POST /v1/chat/completions/input_tokens", "POST /v1/completions",
         "POST /v1/completion", "POST /v1/responses", "POST /v1/messages",
@@ -103,10 +116,17 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel",
         "POST /v1/models/load", "POST /v1/models/unload", "POST /v1/models/pin",
     ),
-    RouteKind.TRUST: (),  # asked at the control endpoint only: a route of this kind would be refused to everybody
+    RouteKind.TRUST: (
+        f"GET {TRUST_PATH}/peers", f"POST {TRUST_PATH}/invite", f"POST {TRUST_PATH}/join",
+        f"POST {TRUST_PATH}/revoke", f"POST {TRUST_PATH}/withdraw",
+    ),
 }  # fmt: skip
 
 _KINDS: Final = {route: kind for kind, routes in ROUTES.items() for route in routes}
+
+
+OWN_ORIGIN_ONLY: Final = frozenset({RouteKind.PAGE, RouteKind.MANAGEMENT, RouteKind.TRUST})
+"""What no page of another origin may ask, on the allow-list or not."""
 
 
 def kind_of(method: str, path: str) -> RouteKind | None:
@@ -159,6 +179,7 @@ class Caller:
     """What the rules look at in one request. `path` is that of the route, or as asked where there is no route.
 
     `from_loopback`: from this machine itself, and through no proxy. `is_node`: it says that it is, or is proved to be.
+    `has_session`: it sends a session of the owner's that is good where it comes from; `has_token`: the page's token.
     """
 
     method: str
@@ -170,6 +191,31 @@ class Caller:
     keys: Sequence[str] = ()
     from_loopback: bool = False
     is_node: bool = False
+    has_session: bool = False
+    has_token: bool = False
+
+    @property
+    def own_origin(self) -> bool:
+        """Whether it is no page's request, or one of the node's own page, directly or behind a proxy that adds TLS."""
+        if not self.origins:
+            return True
+        match = _ORIGIN.fullmatch(self.origins[0].lower())
+        return (
+            len(self.origins) == 1
+            and match is not None
+            and match["scheme"] in _DEFAULT_PORTS
+            and [match["authority"]] == [*map(str.lower, self.hosts)]
+        )
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether its session counts: from another origin and from a node none does."""
+        return self.has_session and self.own_origin and not self.is_node
+
+    @property
+    def from_browser(self) -> bool:
+        """Whether a browser sent it: those say from where."""
+        return bool(self.origins or self.fetch_site)
 
     @property
     def kind(self) -> RouteKind:
@@ -262,16 +308,11 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
         raise BadRequest("the request has several Origin headers: send one")
     if caller.kind in BETWEEN_NODES:
         raise Forbidden("only nodes may ask this, no web page", "origin_not_allowed")
-    if origin in rules.origins and caller.kind is not RouteKind.MANAGEMENT:
+    if origin in rules.origins and caller.kind not in OWN_ORIGIN_ONLY:
         return origin
-    match = _ORIGIN.fullmatch(origin)
-    if (
-        match is not None
-        and match["scheme"] in _DEFAULT_PORTS
-        and [match["authority"]] == [*map(str.lower, caller.hosts)]
-    ):
-        return None  # the node's own page, directly or behind a proxy that adds TLS
-    if caller.kind is RouteKind.MANAGEMENT:
+    if caller.own_origin:
+        return None
+    if caller.kind in OWN_ORIGIN_ONLY:
         raise _foreign(_shown(origin), "none but its own may manage it")
     raise _foreign(_shown(origin), f"start it with --allow-origin {_shown(origin)} if they may")
 
@@ -279,7 +320,7 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
 def check_caller(rules: AccessRules, caller: Caller) -> None:
     """Raises Forbidden or Unauthorized for who may not ask for what is of that kind. Members are judged elsewhere."""
     match caller.kind:
-        case RouteKind.HEALTH | RouteKind.DOCUMENTATION:
+        case RouteKind.HEALTH | RouteKind.DOCUMENTATION | RouteKind.PAGE:
             return
         case RouteKind.NODES | RouteKind.FILES if rules.federated:
             check_node(rules)
@@ -290,8 +331,10 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             )
         case RouteKind.MANAGEMENT:
             check_management(rules, caller)
+            check_token(caller)
         case RouteKind.TRUST:
-            raise Forbidden("who is a member is decided at the node's control endpoint alone", "trust_not_here")
+            check_trust(caller)
+            check_token(caller)
         case _:
             check_key(rules, caller)
 
@@ -310,16 +353,42 @@ def check_management(rules: AccessRules, caller: Caller) -> None:
     """Raises Forbidden or Unauthorized for who may not manage this node. Its Origin has been looked at already."""
     if caller.is_node:
         raise Forbidden("no node manages another", "management_not_allowed")
-    if any_known(rules.admin_digests, caller.keys):
+    if not caller.own_origin:  # where something of a route is for managers only, its Origin may be on the allow-list
+        raise _foreign("another origin", "none but its own may manage it")
+    if caller.is_owner or any_known(rules.admin_digests, caller.keys):
         return
     if caller.from_loopback:
         check_key(rules, caller)
         return
-    rule = "this is asked on the node's own machine (not through a proxy), or with an admin key"
+    rule = (
+        "this is asked on the node's own machine (not through a proxy), on its page that a link of `swarm page` "
+        "opened, or with an admin key"
+    )
     if rules.admin_digests and not any_known(rules.key_digests, caller.keys):
         raise Unauthorized(f"{rule}: see --admin-key-file where the node was started", given=bool(caller.keys))
     remedy = "this key is a client's" if rules.admin_digests else "start the node with --admin-key-file to have one"
     raise Forbidden(f"{rule}: {remedy}", "management_not_allowed")
+
+
+def check_trust(caller: Caller) -> None:
+    """Raises Forbidden for who may not say who belongs to the swarm: the owner alone. Its Origin has been looked at."""
+    if not caller.is_owner:
+        raise Forbidden(
+            "who is a member is the owner's to say: `swarm page` on the node's machine prints a link that opens its "
+            "page for that (once); `swarm invite`, `join` and `revoke` there do it, too",
+            "trust_not_here",
+        )
+
+
+def check_token(caller: Caller) -> None:
+    """Raises Forbidden for a browser's request that changes something and does not carry the page's token."""
+    if caller.method in ("GET", "HEAD", "OPTIONS") or not caller.from_browser or caller.has_token:
+        return
+    raise Forbidden(
+        f"a page that changes something of this node sends the token of GET {PAGE_PATH} as {PAGE_HEADER} (a guard "
+        "against CSRF); it is another one after the node was started again: load the page anew",
+        "page_token_missing",
+    )
 
 
 def check_member(rules: AccessRules, caller: Caller) -> None:
@@ -337,8 +406,8 @@ def check_member(rules: AccessRules, caller: Caller) -> None:
 
 
 def check_key(rules: AccessRules, caller: Caller) -> None:
-    """Raises Unauthorized where a key is wanted and none of those given is right. An admin key always is."""
-    if not rules.wants_key:
+    """Raises Unauthorized where a key is wanted and none given is right. An admin key is, and an owner's session."""
+    if not rules.wants_key or caller.is_owner:
         return
     if not caller.keys:
         raise Unauthorized(
@@ -398,7 +467,7 @@ def _check_fetch_site(caller: Caller) -> None:
     if caller.fetch_site not in ("cross-site", "same-site"):
         return
     follows_a_link = caller.fetch_mode == "navigate" and caller.method in ("GET", "HEAD")
-    if follows_a_link and caller.kind not in (*BETWEEN_NODES, RouteKind.MANAGEMENT):
+    if follows_a_link and caller.kind not in BETWEEN_NODES | OWN_ORIGIN_ONLY:
         return  # a person did; the page that the link is on sees nothing of the answer
     raise _foreign("another site", "ask it by fetch() from an origin that --allow-origin names")
 

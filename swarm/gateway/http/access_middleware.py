@@ -18,9 +18,11 @@ from federation.tls import member_of
 from federation.trust import Trust
 from swarm.errors import Forbidden
 from swarm.gateway.http.access import (
+    OWN_ORIGIN_ONLY,
+    OWNER_HEADER,
+    PAGE_HEADER,
     AccessRules,
     Caller,
-    RouteKind,
     check_caller,
     check_host,
     check_member,
@@ -31,9 +33,11 @@ from swarm.gateway.http.access import (
     kind_of,
     preflight_headers,
 )
+from swarm.gateway.http.page_access import PageAccess
 
 MEMBER: Final = web.RequestKey("member", str)  # the node id that a caller's certificate proved
 ACCESS = web.AppKey("access", AccessRules)
+PAGE_ACCESS = web.AppKey("page_access", PageAccess)
 CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
 EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
 
@@ -110,9 +114,10 @@ class Gatekeeper:
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
 
 
-def guard(app: web.Application, rules: AccessRules) -> None:
+def guard(app: web.Application, rules: AccessRules, page_access: PageAccess) -> None:
     """Put `app` under `rules`. Call it after the middlewares that count requests and shape errors are in place."""
     app[ACCESS] = rules
+    app[PAGE_ACCESS] = page_access
     gatekeeper = Gatekeeper(rules)
     app.middlewares.append(gatekeeper.middleware)
     app.on_response_prepare.append(gatekeeper.name_origin)
@@ -123,9 +128,11 @@ def caller_of(request: web.Request, manages: bool = False) -> Caller:
     headers = request.headers
     resource = request.match_info.route.resource
     path = request.path if resource is None else resource.canonical
-    manages = (
-        manages or kind_of(request.method, path) is RouteKind.MANAGEMENT
-    )  # for nothing else it matters where somebody is
+    session = headers.get(OWNER_HEADER, "")
+    # Only for these it matters where somebody is.
+    manages = manages or bool(session) or kind_of(request.method, path) in OWN_ORIGIN_ONLY
+    from_loopback = manages and comes_from_loopback(request.remote, headers)
+    token, page_access = headers.get(PAGE_HEADER, ""), request.app[PAGE_ACCESS]
     return Caller(
         method=request.method,
         path=path,
@@ -134,8 +141,10 @@ def caller_of(request: web.Request, manages: bool = False) -> Caller:
         fetch_site=headers.get("Sec-Fetch-Site", ""),
         fetch_mode=headers.get("Sec-Fetch-Mode", ""),
         keys=given_keys(headers.getall("Authorization", ()), headers.getall("x-api-key", ())),
-        from_loopback=manages and comes_from_loopback(request.remote, headers),
+        from_loopback=from_loopback,
         is_node=MEMBER in request or wire.FROM_HEADER in headers,
+        has_session=bool(session) and page_access.is_session(session, from_loopback),
+        has_token=bool(token) and page_access.is_token(token),
     )
 
 

@@ -86,4 +86,4 @@ def manager(request: web.Request) -> Caller:
 
 def routes() -> list[web.RouteDef]:
     """The stream."""
-    return [web.get("/v1/events", events)]
+    return [web.get("/v1/events", events, allow_head=False)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 from aiohttp import web
 
+_QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 STATIC: Final = Path(__file__).parent / "static"
 TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -64,13 +66,30 @@ def _page_file(path: Path) -> PageFile:
     return PageFile(body, compressed, TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:20])
 
 
+def takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding header wants gzip, by RFC 9110: named, or meant by `*`, and not less than as it is."""
+    wanted: dict[str, float] = {}
+    for part in accepted.split(","):
+        coding, *parameters = (word.strip().lower() for word in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                weight = float(value) if _QUALITY.fullmatch(value := value.strip()) else 0.0
+        wanted[coding] = weight
+    gzip = max((wanted[name] for name in ("gzip", "x-gzip") if name in wanted), default=wanted.get("*", 0.0))
+    return gzip > 0 and gzip >= wanted.get("identity", 0.0)
+
+
 def answer_with(request: web.Request, file: PageFile) -> web.Response:
     """The file, compressed where the browser can, or 304 where it has it."""
-    headers = {**HEADERS, "Content-Type": file.content_type, "ETag": f'"{file.etag}"', "Vary": "Accept-Encoding"}
-    known = request.if_none_match or ()
-    if any(tag.value == file.etag for tag in known):
+    gzip = takes_gzip(",".join(request.headers.getall("Accept-Encoding", ())))
+    tags = (file.etag, f"{file.etag}-gzip")  # other bytes, another tag
+    headers = {**HEADERS, "ETag": f'"{tags[gzip]}"', "Vary": "Accept-Encoding"}
+    if any(tag.value in (*tags, "*") for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    headers["Content-Type"] = file.content_type
+    if gzip:
         return web.Response(body=file.compressed, headers={**headers, "Content-Encoding": "gzip"})
     return web.Response(body=file.body, headers=headers)
 

@@ -1,4 +1,4 @@
-"""The control endpoint: how `swarm invite`, `join`, `peers` and `revoke` reach the node that runs on this machine.
+"""The control endpoint: how `swarm invite`, `join`, `peers`, `revoke` and `page` reach the node of this machine.
 
 A listener of its own, on loopback, at a port that changes with every start: no peer and no client of the API can reach
 it. Other users of this machine can, and so can a web page, so every request must carry the secret that is kept in the
@@ -24,6 +24,7 @@ from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,
     JOIN_PATH,
+    PAGE_PATH,
     PEERS_PATH,
     REVOKE_PATH,
     WITHDRAW_PATH,
@@ -34,6 +35,8 @@ from swarm.control_messages import (
     JoinBody,
     Joined,
     KnownNodes,
+    PageBody,
+    PageLink,
     Refused,
     RevokeBody,
     Revoked,
@@ -60,6 +63,7 @@ class TrustCommands(Protocol):
     async def join(self, code: str) -> Joined: ...
     def peers(self) -> KnownNodes: ...
     async def revoke(self, who: str) -> Revoked: ...
+    def page(self, lan: bool = False) -> PageLink: ...
 
 
 class ControlServer:
@@ -78,6 +82,7 @@ class ControlServer:
         app.router.add_get(PEERS_PATH, self._peers)
         app.router.add_post(REVOKE_PATH, self._revoke)
         app.router.add_post(WITHDRAW_PATH, self._withdraw)
+        app.router.add_post(PAGE_PATH, self._page)
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S, auto_decompress=False
         )
@@ -88,7 +93,7 @@ class ControlServer:
             await web.TCPSite(self._runner, LOOPBACK, 0).start()
             await asyncio.to_thread(self._write, int(self._runner.addresses[0][1]))
         except OSError as error:
-            log.warning("`swarm invite`, `join`, `peers` and `revoke` cannot reach this node: %s", error)
+            log.warning("`swarm invite`, `join`, `peers`, `revoke` and `page` cannot reach this node: %s", error)
         return self
 
     async def __aexit__(
@@ -141,6 +146,10 @@ class ControlServer:
     async def _revoke(self, request: web.Request) -> web.Response:
         body = await read_body(request, RevokeBody)
         return answer(await self._commands.revoke(body.who))
+
+    async def _page(self, request: web.Request) -> web.Response:
+        body = await read_body(request, PageBody)
+        return answer(self._commands.page(body.lan))
 
 
 def answer(message: ControlMessage, status: int = 200) -> web.Response:

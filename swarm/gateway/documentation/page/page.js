@@ -77,6 +77,14 @@ function responses(api, operation) {
   return element("table", {}, ...rows);
 }
 
+const MANAGED = /^\/swarm\/|^(\/v1)?\/models\/(load|unload|pin)$/;
+
+// What a page of this node sends with whatever changes something; null for who may change nothing.
+async function pageToken(headers) {
+  const response = await fetch("/swarm/v1/page", { headers, credentials: "omit" });
+  return response.ok ? (await response.json()).token : null;
+}
+
 async function send(method, path, body, out) {
   out.textContent = "...";
   const key = document.getElementById("key").value.trim();
@@ -85,6 +93,8 @@ async function send(method, path, body, out) {
   if (body !== null) headers["Content-Type"] = "application/json";
   const began = performance.now();
   try {
+    const token = method === "post" && MANAGED.test(path) ? await pageToken(headers) : null;
+    if (token) headers["X-Swarm-Page"] = token;
     const response = await fetch(path, { method: method.toUpperCase(), headers, body, credentials: "omit" });
     const head = `${response.status} ${response.statusText}\n\n`;
     let text = "";
