@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from platformdirs import user_cache_path
+
+from tests.doubles.npm_packages import npm_packages
 
 FOLDER = Path(__file__).parent / "ai_sdk"
 PACKAGES = FOLDER / "package.json"
-INSTALL_S = 300.0  # 17 packages, 40 MB
 SCENARIO_S = 120.0  # a second on an idle machine
-MISSING = [program for program in ("node", "npm") if shutil.which(program) is None]
-
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
-
-
-def installed() -> Path:
-    """A folder outside the tree with the packages that package.json pins; kept for the next run."""
-    folder = user_cache_path("local-swarm-tests") / f"ai-sdk-{hashlib.sha256(PACKAGES.read_bytes()).hexdigest()[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as started:
-            made = Path(started) / "made"
-            made.mkdir()
-            shutil.copy(PACKAGES, made)
-            command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-            done = subprocess.run(command, cwd=made, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-            if done.returncode and "CI" not in os.environ:  # no network, no access to npm's registry, an old Node
-                pytest.skip(f"npm could not install the AI SDK: {done.stderr.strip()[-300:]}")
-            assert done.returncode == 0, done.stderr
-            made.rename(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def told(base_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the scenario saw."""
     place = tmp_path_factory.mktemp("ai_sdk")
-    (place / "node_modules").symlink_to(installed() / "node_modules")
+    (place / "node_modules").symlink_to(npm_packages(PACKAGES))
     shutil.copy(FOLDER / "scenario.mjs", place)
     command = ["node", "scenario.mjs", base_url]
     ended = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=SCENARIO_S, check=False)

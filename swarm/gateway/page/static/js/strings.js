@@ -3,6 +3,14 @@
 export const STRINGS = {
   page: {
     title: "Local Swarm",
-    screens: { overview: "Overview", chat: "Chat", votes: "Votes", models: "Models", requests: "Requests", peers: "Peers", performance: "Performance" },
+    screens: {
+      overview: "Overview",
+      chat: "Chat",
+      votes: "Votes",
+      models: "Models",
+      requests: "Requests",
+      peers: "Peers",
+      performance: "Performance",
+    },
   },
 };
