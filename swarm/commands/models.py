@@ -29,7 +29,6 @@ from federation.mdns import MdnsDiscovery
 from federation.printable_text import printable
 from federation.static_peers import load_peers
 from federation.tls import node_id_of
-from hardware.memory_speed import weights_bytes_per_s
 from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.members import ask_running
@@ -39,20 +38,19 @@ from swarm.commands.terminal import Terminal
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.errors import SetupError, SwarmError
 from swarm.node.console import Console
-from swarm.node.engines import NodeEngines, formats_here
-from swarm.node.model_choice import capacity_of, model_store
+from swarm.node.engines import NodeEngines
+from swarm.node.files import fetch_wanted, what_to_pull
+from swarm.node.model_choice import fit_here, model_store
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice
-from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, folder_name
-from swarm.registry.embedded import embedded_model_path
+from swarm.registry.download import PARTIAL_FOLDER, folder_name
 from swarm.registry.gguf_header import read_gguf, stem_of, why_no_model
-from swarm.registry.hub import file_of
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.model_memory import AskedLoad, size_text
-from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
+from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model
 from swarm.registry.stored import StoredModel, StoredModels, damaged, remove
-from swarm.registry.table import fit_rows, fit_text, row_json
+from swarm.registry.table import fit_text, row_json
 from swarm.registry.unfinished import arrived_bytes, drop_unfinished
 
 log = logging.getLogger(__name__)
@@ -177,12 +175,8 @@ async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
 
 def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     """Print every model against this machine's free memory, best first."""
-    catalogue = Catalogue.load()
-    local = model_store(settings).look()
     engines = NodeEngines.look(settings, probe_hardware())
-    memory = engines.memory(engines.usual)
-    capacity = capacity_of(engines, memory, asked, local, weights_bytes_per_s(engines.snapshot, memory))
-    rows = fit_rows(catalogue.choices(formats=engines.formats), capacity, local)
+    rows, capacity = fit_here(engines, asked, model_store(settings).look())
     if as_json:
         say(json.dumps([row_json(row) for row in rows], indent=2))
         return 0
@@ -198,7 +192,7 @@ def pull_model(settings: Settings, name: str) -> int:
     What is on this disk already is not brought again: its path is printed.
     """
     terminal = Terminal()
-    wanted = _what_to_pull(settings, name)
+    wanted = what_to_pull(settings, name)
     if isinstance(wanted, Path):
         terminal.say(str(wanted))
         return 0
@@ -208,46 +202,12 @@ def pull_model(settings: Settings, name: str) -> int:
         terminal.progress(called, done_bytes, total_bytes)
 
     with files_nearby(settings, terminal) as nearby:
-        if isinstance(wanted, CatalogueChoice):
-            path = download_choice(wanted, settings.own_models_dir, progress, nearby)
-        else:
-            path = download(wanted, settings.own_models_dir, progress, nearby=nearby)
+        path = fetch_wanted(settings, wanted, progress, nearby)
     terminal.say(str(path))
     with suppress(SetupError):  # what cannot be read is said by whoever is to load it
         if path.is_file() and (why := why_no_model(read_gguf(path))) is not None:
             complain(f"swarm: {why}")
     return 0
-
-
-def _what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
-    """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
-    catalogue, formats = Catalogue.load(), formats_here(settings)
-    local = model_store(settings).look()
-    try:
-        ref = parse_model(name)
-    except SetupError:
-        if (here := local.named(name)) is not None:
-            return here.path
-        raise
-    match ref:
-        case EmbeddedRef(embedded):
-            return embedded_model_path(embedded)
-        case HubRef():
-            here = local.called(str(ref))  # whoever brought it
-            return here.path if here else file_of(ref, formats)
-        case FileRef():
-            if (here := local.named(name)) is None:
-                raise SetupError(
-                    f"{name!r} is not on this disk, and a path cannot be downloaded: give NAME:SIZE[:QUANT] or "
-                    "hf:OWNER/REPO/FILE.gguf"
-                )
-            return here.path
-        case CatalogueRef():
-            if (here := local.named(name)) is not None:
-                return here.path
-            choice = resolve(ref, catalogue, formats, local.own_names)
-            here = local.named(choice.id)
-            return here.path if here else choice
 
 
 def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bool) -> int:

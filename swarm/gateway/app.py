@@ -54,7 +54,8 @@ from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
-from swarm.gateway.page import rights
+from swarm.gateway.page import models as page_models
+from swarm.gateway.page import pulls, rights
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.peers.control import TrustCommands
@@ -101,11 +102,13 @@ def make_app(
     images: RequestImages | None = None,
     page_access: PageAccess | None = None,
     trust_commands: Callable[[], TrustCommands | None] = lambda: None,
+    shelf: pulls.ModelShelf | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
     `aliases`, `look_again`, `sampling`, `unusable` and `answers_any` are as in `RequestedNames`, `pull` as in
     `management`. `trust_commands` say who belongs to the swarm, None while they are not there yet.
+    `shelf` is this node's disk for those who manage it; None: it loads nothing of its own.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -163,21 +166,12 @@ def make_app(
     show_view(board, view, changes)
     app[management.PULL] = pull
     app[rights.TRUST_COMMANDS] = trust_commands
+    app[pulls.SHELF] = shelf
+    app[pulls.PULLS] = own_pulls = pulls.Pulls(board)
+    app.on_cleanup.append(lambda _: own_pulls.aclose())
     app[STARTED_AT] = int(time.time())
-    for room in (
-        openai,
-        responses,
-        anthropic,
-        llama,
-        observing,
-        peers,
-        model_files,
-        management,
-        pages,
-        page,
-        rights,
-        events,
-    ):
+    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, events)
+    for room in (openai, responses, anthropic, llama, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

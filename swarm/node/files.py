@@ -20,11 +20,13 @@ from federation.tasks import cancel_and_wait
 from swarm.errors import SetupError
 from swarm.gateway.peers.model_files import FileService, Transfers
 from swarm.node.engines import formats_here
+from swarm.node.model_choice import model_store
 from swarm.node.settings import Settings
-from swarm.registry.catalogue import Catalogue
-from swarm.registry.download import PARTIAL_FOLDER, download, download_choice
+from swarm.registry.catalogue import Catalogue, CatalogueChoice
+from swarm.registry.download import PARTIAL_FOLDER, download, download_choice, no_progress
+from swarm.registry.embedded import embedded_model_path
 from swarm.registry.file_hashes import WorkStopped
-from swarm.registry.hub import file_of
+from swarm.registry.hub import Progress, file_of
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model, resolve
 from swarm.registry.shared_files import SharedFiles
@@ -98,6 +100,59 @@ def bring(settings: Settings, nearby: LanFiles, name: str, sha256: str | None, s
         if found is not None:
             raise
         raise SetupError(f"no node here shares the file of {name}, and it cannot be had otherwise: {error}") from error
+
+
+def what_to_pull(settings: Settings, name: str) -> Path | CatalogueChoice | HubRef:
+    """What is here already; else what `name` is in the catalogue, or where it is on the hub. Raises SetupError."""
+    catalogue, formats = Catalogue.load(), formats_here(settings)
+    local = model_store(settings).look()
+    try:
+        ref = parse_model(name)
+    except SetupError:
+        if (here := local.named(name)) is not None:
+            return here.path
+        raise
+    match ref:
+        case EmbeddedRef(embedded):
+            return embedded_model_path(embedded)
+        case HubRef():
+            here = local.called(str(ref))  # whoever brought it
+            return here.path if here else file_of(ref, formats)
+        case FileRef():
+            if (here := local.named(name)) is None:
+                raise SetupError(
+                    f"{name!r} is not on this disk, and a path cannot be downloaded: give NAME:SIZE[:QUANT] or "
+                    "hf:OWNER/REPO/FILE.gguf"
+                )
+            return here.path
+        case CatalogueRef():
+            if (here := local.named(name)) is not None:
+                return here.path
+            choice = resolve(ref, catalogue, formats, local.own_names)
+            here = local.named(choice.id)
+            return here.path if here else choice
+
+
+def fetch_wanted(
+    settings: Settings,
+    wanted: CatalogueChoice | HubRef,
+    progress: Progress = no_progress,
+    nearby: LanFiles | None = None,
+    stop: threading.Event | None = None,
+) -> Path:
+    """Bring it into this node's own folder, from `nearby` first. Blocks. Raises as `download` does."""
+    folder = settings.own_models_dir
+    if isinstance(wanted, CatalogueChoice):
+        return download_choice(wanted, folder, progress, nearby, stop)
+    return download(wanted, folder, progress, nearby=nearby, stop=stop)
+
+
+def pull_here(
+    settings: Settings, nearby: LanFiles | None, name: str, progress: Progress, stop: threading.Event
+) -> Path:
+    """What `swarm models pull NAME` does: the model's path, wherever it was before. Blocks; raises as that does."""
+    wanted = what_to_pull(settings, name)
+    return wanted if isinstance(wanted, Path) else fetch_wanted(settings, wanted, progress, nearby, stop)
 
 
 @asynccontextmanager

@@ -50,6 +50,7 @@ from swarm.registry.model_memory import (
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 from swarm.registry.places import ModelPlaces
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
+from swarm.registry.table import FitRow, fit_rows
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
 # What clients say before their user has said anything, in tokens: measured with a first "hello" of each.
@@ -105,6 +106,16 @@ def capacity_of(
         measured=local.measured(),
         estimate=ENGINES[engines.usual.engine].estimate,
     )
+
+
+def fit_here(engines: NodeEngines, asked: AskedLoad, local: StoredModels) -> tuple[list[FitRow], Capacity]:
+    """Every model of the catalogue against this machine's free memory, best first, and that memory. Blocks.
+
+    Raises as `capacity_of` does.
+    """
+    memory = engines.memory(engines.usual)
+    capacity = capacity_of(engines, memory, asked, local, weights_bytes_per_s(engines.snapshot, memory))
+    return fit_rows(Catalogue.load().choices(formats=engines.formats), capacity, local), capacity
 
 
 def choose_models(

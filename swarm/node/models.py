@@ -92,9 +92,9 @@ class NodeModels:
     """
 
     def __init__(self, store: ModelStore, settings: Settings, engines: NodeEngines) -> None:
-        self._store = store
+        self.store = store
         self._settings = settings
-        self._engines = engines
+        self.engines = engines
         self._snapshot = snapshot = engines.snapshot
         self._free = FreeMemory(snapshot)
         self._totals = pool_totals(snapshot)
@@ -136,7 +136,7 @@ class NodeModels:
 
     def take(self, path: Path) -> StoredModel:
         """The model in the file at `path`, which can be loaded from now on. Blocks. Raises SetupError for no model."""
-        model = self._store.at(path)
+        model = self.store.at(path)
         self._given[model.id] = model
         self._looked = None
         self._drafts = {}
@@ -150,7 +150,7 @@ class NodeModels:
         return tuple(loadable for _, loadable in self._current().values())
 
     def _current(self) -> Mapping[str, tuple[StoredModel, Loadable]]:
-        found = self._store.latest
+        found = self.store.latest
         if found is not self._looked:
             self._looked = found
             models = {**found.by_id(), **{id_: model for id_, model in self._given.items() if model.path.exists()}}
@@ -164,7 +164,7 @@ class NodeModels:
     def _has_engine(self, model: StoredModel) -> bool:
         """Whether something here loads files of its format: what nothing does is offered to nobody."""
         decided = self.decided(model.id, model.also)
-        return model.format == "gguf" or bool(self._engines.ranked(model.format, decided.engine))
+        return model.format == "gguf" or bool(self.engines.ranked(model.format, decided.engine))
 
     def _loadable(self, model: StoredModel, facts: GgufFacts) -> Loadable:
         """What was made of the model before, where it is the same; of 200 models all would take 30 ms of the loop."""
@@ -183,7 +183,7 @@ class NodeModels:
 
     def _draft(self, facts: GgufFacts, name: str) -> StoredModel | str:
         """The model called `name`, which guesses for the one with such `facts`; else why it does not, in words."""
-        latest = self._store.latest
+        latest = self.store.latest
         if latest is not self._drafts_in:
             self._drafts_in, self._drafts = latest, {}
         if (key := (facts.parts, name)) not in self._drafts:
@@ -233,7 +233,7 @@ class NodeModels:
 
     def _build_for(self, model: StoredModel, facts: GgufFacts, decided: ModelSettings) -> EngineBuild | None:
         """What loads it: the best that is not known to be unable to; the last where all are. None: nothing is ready."""
-        ways = self._engines.ranked(model.format, decided.engine, shipped=model.source == "embedded")
+        ways = self.engines.ranked(model.format, decided.engine, shipped=model.source == "embedded")
         able = (build for build in ways if (build, facts.architecture) not in self._cannot)
         return next(able, ways[-1] if ways else None)
 
@@ -256,7 +256,7 @@ class NodeModels:
         return "+".join(filter(None, (model.fingerprint, cache_type, decided.draft)))
 
     def note_load(self, model: Loadable, way: LoadOption, took_s: float, taken_bytes: int | None) -> None:
-        stored = self._given.get(model.model_id) or self._store.latest.by_id().get(model.model_id)
+        stored = self._given.get(model.model_id) or self.store.latest.by_id().get(model.model_id)
         if stored is None:
             return
         self._records.note_load(stored.fingerprint, stored.size_bytes, stored.source, took_s)
@@ -270,7 +270,7 @@ class NodeModels:
 
         Where it lies is told to people on this machine only.
         """
-        if self._store.latest.problem_with(name) is None:
+        if self.store.latest.problem_with(name) is None:
             return None
         return "its file lies on this node's disk and cannot be used: `swarm models list` there says why"
 
@@ -278,9 +278,9 @@ class NodeModels:
 
     async def look_again(self) -> None:
         """Look at the disk, unless that was done lately: somebody names a model that is not known."""
-        before = self._store.latest
+        before = self.store.latest
         try:
-            found = await stoppable(partial(self._store.look, LOOK_AGAIN_S))
+            found = await stoppable(partial(self.store.look, LOOK_AGAIN_S))
         except WorkStopped:
             return
         if found is not before:

@@ -44,6 +44,7 @@ from swarm.node.model_choice import ChosenModel, choose_models, context_words, m
 from swarm.node.models import NodeModels, compute_threads
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
+from swarm.node.shelf import NodeShelf
 from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
@@ -216,6 +217,7 @@ class Node:
     @asynccontextmanager
     async def _listening(self, listeners: Sequence[socket.socket]) -> AsyncGenerator[None]:
         trust = self.setup.trust
+        nearby = None if self._files is None else self._files.nearby
         app = make_app(
             self.dispatcher,
             self.pool,
@@ -235,6 +237,7 @@ class Node:
             images=RequestImages(self.settings.fetch_images),
             page_access=self._page_access,
             trust_commands=lambda: self._trust,
+            shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),
         )
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S

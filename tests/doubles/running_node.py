@@ -28,6 +28,7 @@ from swarm.gateway.http.bodies import BODY_TIMEOUT_S
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Condition
 from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
+from swarm.gateway.page.pulls import ModelShelf
 from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
 from swarm.node.leaving import LeavingPace, leave
@@ -100,6 +101,7 @@ class NodeOptions:
     look_again: LookAgain = look_at_nothing
     sampling: SamplingOf = as_engines_have_it
     pull: Pull | None = None
+    shelf: ModelShelf | None = None
     images: RequestImages | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
@@ -254,6 +256,7 @@ class RunningNode:
             pull=self._options.pull,
             images=self._options.images,
             page_access=self.page_access,
+            shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)

@@ -118,7 +118,7 @@ async def test_who_is_revoked_while_copying_gets_no_more_and_is_told_why(
     (entry, *_) = Catalogue.load().models
     source = {"repo": f"{OWNER}/{REPO}", "file": FILE, "sha256": SHA256}
     wanted = CatalogueChoice(entry, entry.variants[0].model_copy(update=source))
-    monkeypatch.setattr("swarm.commands.models._what_to_pull", lambda *_: wanted)
+    monkeypatch.setattr("swarm.commands.models.what_to_pull", lambda *_: wanted)
     holder = Holder(tmp_path, stop_at=2**20)
     async with holder.node:
         pull = asyncio.create_task(holder.pull("study"))

@@ -130,7 +130,8 @@ ROWS = {
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
-    RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`), `/swarm/v1/requests`, cancel",
+    RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`, `/swarm/v1/models`, `pulls`), "
+    "`/swarm/v1/requests`, cancel",
     RouteKind.TRUST: "**trust**: `/swarm/v1/trust/...`: invite, join, revoke",
 }
 

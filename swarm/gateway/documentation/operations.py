@@ -47,11 +47,13 @@ from swarm.gateway.documentation.answer_bodies import (
     TokenList,
 )
 from swarm.gateway.documentation.document import SSE, Operation
-from swarm.gateway.http.access import PAGE_PATH, REQUESTS_PATH, TRUST_PATH
+from swarm.gateway.http.access import PAGE_PATH, PULLS_PATH, REQUESTS_PATH, STORED_PATH, TRUST_PATH
 from swarm.gateway.llama.plain_form import PlainCompletionBody
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
+from swarm.gateway.page.models import StoredListing
+from swarm.gateway.page.pulls import PullBody, PullEntry, PullListing
 from swarm.gateway.page.rights import EndBody, EndedBody, InvitedWithQr, OwnerBody, OwnerSessionBody, PageRights
 from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
 from swarm.gateway.responses.bodies import ResponsesBody
@@ -153,6 +155,17 @@ OPERATIONS: Final = (
         "post", "/v1/models/pin", "Load a model and keep it loaded, or let it make room again", MANAGEMENT,
         ModelManaged, PinBody, example={"model": "demo:b", "pinned": True},
     ),
+    Operation(
+        "get", STORED_PATH,
+        "What lies on this node's disk, or on that of ?node=, and which models of the catalogue would fit",
+        MANAGEMENT, StoredListing,
+    ),
+    Operation("get", PULLS_PATH, "The models on their way to a disk", MANAGEMENT, PullListing),
+    Operation(
+        "post", PULLS_PATH, "Bring a model to this node's disk, or to another's; answered at once", MANAGEMENT,
+        PullEntry, PullBody, example={"model": "qwen3:4b"},
+    ),
+    Operation("post", PULLS_PATH + "/{id}/cancel", "End a pull; what has arrived is kept", MANAGEMENT, PullEntry),
     Operation("get", PAGE_PATH, "What its caller may do here, and how to get more", OWNER, PageRights),
     Operation(
         "post", PAGE_PATH + "/owner", "The session that a link of `swarm page` opens, once", OWNER,

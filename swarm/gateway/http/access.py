@@ -115,6 +115,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.MANAGEMENT: (
         f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel",
         "POST /v1/models/load", "POST /v1/models/unload", "POST /v1/models/pin",
+        f"GET {STORED_PATH}", f"GET {PULLS_PATH}", f"POST {PULLS_PATH}", f"POST {PULLS_PATH}/{{id}}/cancel",
     ),
     RouteKind.TRUST: (
         f"GET {TRUST_PATH}/peers", f"POST {TRUST_PATH}/invite", f"POST {TRUST_PATH}/join",

@@ -233,18 +233,23 @@ async def load_there(app: web.Application, target: Target) -> ModelDone:
     try:
         return await target.ask(app, "load", {}, LOAD_S)
     except UnknownModel as unknown:
-        having = [
-            r for r in (*app[DISPATCHER].known(allowed=False), *app[DISPATCHER].loadable()) if r.model == target.model
-        ]
-        sha256 = next((replica.sha256 for replica in having if replica.sha256), None)
-        further = (name for name in app[NAMES].further(target.model) if name.startswith("hf:"))
-        target.there = min(further, default=target.model)  # by which it can be found without its hash, too
         try:
-            pulled = await target.ask(app, "pull", {} if sha256 is None else {"sha256": sha256}, PULL_S)
+            pulled = await pull_there(app, target)
         except Forbidden as error:
             raise Forbidden(f"{unknown}, and may not be told to copy it: {error}", error.code) from error
     target.there = pulled.model
     return await target.ask(app, "load", {}, LOAD_S)
+
+
+async def pull_there(app: web.Application, target: Target) -> ModelDone:
+    """Have the peer copy the model to its own folder: by its file's hash where that is known here, else by its name."""
+    having = [
+        r for r in (*app[DISPATCHER].known(allowed=False), *app[DISPATCHER].loadable()) if r.model == target.model
+    ]
+    sha256 = next((replica.sha256 for replica in having if replica.sha256), None)
+    further = (name for name in app[NAMES].further(target.model) if name.startswith("hf:"))
+    target.there = min(further, default=target.model)  # by which it can be found without its hash, too
+    return await target.ask(app, "pull", {} if sha256 is None else {"sha256": sha256}, PULL_S)
 
 
 async def unload(request: web.Request) -> web.Response:
