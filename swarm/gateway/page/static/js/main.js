@@ -1,10 +1,17 @@
 // @ts-check
 /** The page: a header with the screens, the screen that the address names (#/chat), and how the connection stands. */
-import { connection, start } from "./store.js";
+import { setKey } from "./api.js";
+import { Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
+import { clean, duration } from "./format.js";
+import { placeOf } from "./places.js";
+import { endOwner, redeemLink, refreshRights, rights, useApiKey } from "./rights.js";
+import { connection, restart, start } from "./store.js";
 import { STRINGS } from "./strings.js";
-import { effect, html, render, signal } from "./ui.js";
+import { Component, effect, html, render, signal, useEffect, useState } from "./ui.js";
 
-/** Each screen is a module with `Screen`, loaded when it is first shown. */
+const T = STRINGS.page;
+
+/** Each screen is a module with `Screen`, loaded when it is first shown. @type {Record<string, () => Promise<any>>} */
 const SCREENS = {
   overview: () => import("./overview.js"),
   chat: () => import("./chat.js"),
@@ -14,43 +21,165 @@ const SCREENS = {
   peers: () => import("./peers.js"),
   performance: () => import("./performance.js"),
 };
-const FIRST = "overview";
-
-/** The name of the screen and what follows it: #/votes/ID. @param {string} hash */
-export function placeOf(hash) {
-  const [name = "", ...rest] = hash.replace(/^#\/?/, "").split("/");
-  return { name: Object.hasOwn(SCREENS, name) ? name : FIRST, rest: rest.map(decodeURIComponent) };
-}
 
 const place = signal(placeOf(location.hash));
-/** @type {import("../vendor/signals.js").Signal<any>} */
+/** @type {import("../vendor/signals.js").Signal<{name: string, Screen: any} | null>} */
 const screen = signal(null);
+const now = signal(Date.now());
 
 addEventListener("hashchange", () => {
+  const before = place.value.name;
   place.value = placeOf(location.hash);
+  if (place.value.name !== before) document.querySelector("main")?.focus();
 });
 effect(() => {
   const { name } = place.value;
-  void SCREENS[/** @type {keyof typeof SCREENS} */ (name)]().then((module) => {
-    if (place.value.name === name) screen.value = module.Screen;
+  void SCREENS[name]?.().then((module) => {
+    if (place.value.name === name) screen.value = { name, Screen: module.Screen };
   });
 });
+effect(() => {
+  const title = T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)];
+  document.title = rights.value === null ? title : T.document(title, clean(rights.value.node));
+});
+
+/** One screen that fails leaves the others. */
+class Guard extends Component {
+  /** @param {unknown} error @override */
+  componentDidCatch(error) {
+    this.setState({ problem: error instanceof Error ? error.message : String(error) });
+  }
+
+  /** @param {any} props @param {any} state @override */
+  render({ children }, state) {
+    return state.problem
+      ? html`<${Problem} message=${`${T.broken}: ${state.problem}`} retry=${() => this.setState({ problem: "" })} />`
+      : children;
+  }
+}
+
+function Connection() {
+  const { state, since } = connection.value;
+  if (state === "open") return html`<${Badge} state="ok" words=${T.connected} />`;
+  if (state === "lost")
+    return html`<${Badge} state="lost" words=${T.lost(duration(Math.max(0, Math.round((now.value - since) / 1000))))} />`;
+  if (state === "refused") return html`<${Badge} state="warning" words=${T.refused} />`;
+  return html`<${Badge} state=${state === "hidden" ? "idle" : "loading"} words=${state === "hidden" ? T.hidden : T.connecting} />`;
+}
+
+function Rights() {
+  const [shown, setShown] = useState(false);
+  const found = rights.value;
+  if (found === null) return null;
+  const { may, how } = found;
+  const word = may.trust ? T.owner : may.manage ? T.manager : may.ask ? T.guest : T.locked;
+  const names = /** @type {("ask" | "manage" | "trust")[]} */ (["ask", "manage", "trust"]);
+  return html`<${Button} kind="quiet" onClick=${() => setShown(true)}>${word}<//>
+    ${
+      shown &&
+      html`<${Dialog} title=${T.rights} onClose=${() => setShown(false)}>
+        <ul class="stack">
+          ${names.map(
+            (
+              name,
+            ) => html`<li class="stack"><div class="row"><${Badge} state=${may[name] ? "ok" : "idle"} words=${may[name] ? T.yes : T.no} /><strong>${T.may[name]}</strong></div>
+              <p class="soft">${clean(how[name])}</p></li>`,
+          )}
+        </ul>
+        <footer>
+          ${may.trust && html`<${Button} onClick=${() => endOwner().then(restart)}>${T.endOwner}<//>`}
+          <${Button} onClick=${() => {
+            setShown(false);
+            keyDialog.value = true;
+          }}>${T.useKey}<//>
+        </footer>
+      <//>`
+    }`;
+}
+
+function KeyDialog() {
+  const [key, setTyped] = useState("");
+  const [problem, setProblem] = useState("");
+  if (!keyDialog.value) return null;
+  /** @param {Event} event */
+  const use = async (event) => {
+    event.preventDefault();
+    try {
+      if (!(await useApiKey(key.trim()))) {
+        setProblem(T.keyWrong);
+        return;
+      }
+      keyDialog.value = false;
+      restart();
+    } catch (error) {
+      setProblem(error instanceof Error ? error.message : String(error));
+    }
+  };
+  const forget = () => {
+    setKey(null);
+    keyDialog.value = false;
+    void refreshRights().then(restart);
+  };
+  return html`<${Dialog} title=${T.key} onClose=${() => {
+    keyDialog.value = false;
+  }}>
+    <form class="stack" onSubmit=${use}>
+      <${Field} label=${T.key} hint=${T.keyHint}>${(/** @type {string} */ id, /** @type {string} */ hint) =>
+        html`<input id=${id} aria-describedby=${hint} type="password" autocomplete="off" value=${key} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)} />`}<//>
+      <${Problem} message=${problem} />
+      <footer class="row"><${Button} kind="main" type="submit">${T.useThisKey}<//><${Button} onClick=${forget}>${T.forgetKey}<//></footer>
+    </form>
+  <//>`;
+}
 
 function Page() {
-  const Screen = screen.value;
+  const shown = screen.value;
+  const { state, why } = connection.value;
+  useEffect(() => {
+    const timer = setInterval(() => {
+      if (!document.hidden) now.value = Date.now();
+    }, 1000);
+    return () => clearInterval(timer);
+  }, []);
   return html`
-    <header>
-      <h1>${STRINGS.page.title}</h1>
-      <nav>
-        ${Object.entries(STRINGS.page.screens).map(
+    <a class="skip" href="#content" onClick=${(/** @type {Event} */ event) => {
+      event.preventDefault();
+      document.querySelector("main")?.focus();
+    }}>${T.skip}</a>
+    <header class="top">
+      <h1><img src="/page/icon.svg" alt="" />${T.title}</h1>
+      <nav aria-label=${T.screensLabel}>
+        ${Object.entries(T.screens).map(
           ([name, title]) => html`<a href=${`#/${name}`} aria-current=${place.value.name === name ? "page" : undefined}>${title}</a>`,
         )}
       </nav>
-      <p role="status">${connection.value.state}</p>
+      <div class="state"><span role="status"><${Connection} /></span><${Rights} /></div>
     </header>
-    <main>${Screen ? html`<${Screen} rest=${place.value.rest} />` : null}</main>
+    <main id="content" tabindex="-1">
+      <h2 class=${place.value.name === "chat" ? "unseen" : ""}>${T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)]}</h2>
+      ${state === "lost" && html`<aside class="note" role="alert"><p><strong>${T.lostTitle}</strong><br />${T.lostWhy(clean(why))}</p></aside>`}
+      ${shown && html`<${Guard} key=${shown.name}><${shown.Screen} rest=${place.value.rest} /><//>`}
+    </main>
+    <${KeyDialog} />
+    <${Toasts} />
   `;
 }
 
-render(html`<${Page} />`, /** @type {Element} */ (document.getElementById("page")));
-start();
+async function begin() {
+  const problem = await redeemLink();
+  render(html`<${Page} />`, /** @type {Element} */ (document.getElementById("page")));
+  if (problem) notify(T.linkFailed(problem));
+  try {
+    await refreshRights();
+    if (rights.value?.may.trust) notify(T.linkOpened);
+    if (!rights.value?.may.ask) keyDialog.value = true;
+  } catch {
+    // the connection says it, and asks again
+  }
+  start();
+}
+
+effect(() => {
+  if (connection.value.state === "open") void refreshRights().catch(() => undefined);
+});
+void begin();

@@ -1,8 +1,216 @@
 // @ts-check
-import { html } from "./ui.js";
-import { parts } from "./store.js";
+/** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
+import { Badge, Bar, Button, CopyButton, Empty, NeedsRight, Spinner } from "./components.js";
+import { ago, bytes, clean, counted, duration, ms, number, percent, short } from "./format.js";
+import { connection, parts } from "./store.js";
+import { STRINGS } from "./strings.js";
+import { layOut, linksOf, WIDTH } from "./topology.js";
+import { html, useMemo, useState } from "./ui.js";
 
-/** @param {{rest: string[]}} props what follows the screen's name in the address */
-export function Screen({ rest }) {
-  return html`<pre>${JSON.stringify([...(parts.view?.value.values() ?? [])], null, 1)}${rest}</pre>`;
+/** @typedef {import("./types.js").NodeState} NodeState */
+/** @typedef {import("./types.js").OwnModel} OwnModel */
+/** @typedef {import("./types.js").FindingEntry} FindingEntry */
+
+const T = STRINGS.overview;
+const FOLDED = 5;
+const STALE_S = 3;
+const LINKS_WITH_TIMES = 12;
+
+/** This node first, then by name; those that are gone last. @param {Iterable<NodeState>} nodes */
+export function ordered(nodes) {
+  const rank = (/** @type {NodeState} */ node) => (node.source === "own" ? 0 : node.state === "dead" || node.state === "absent" ? 2 : 1);
+  return [...nodes].sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name) || one.id.localeCompare(other.id));
+}
+
+export function Screen() {
+  const nodes = ordered(parts.node?.value.values() ?? []);
+  const findings = /** @type {FindingEntry[]} */ ([...(parts.finding?.value.values() ?? [])]);
+  const [wanted, setWanted] = useState("");
+  if (nodes.length === 0) return connection.value.state === "refused" ? html`<${NeedsRight} right="ask" />` : html`<${Spinner} />`;
+  const found = wanted ? nodes.filter((node) => matches(node, wanted)) : nodes;
+  return html`<div class="stack">
+    <${Findings} findings=${findings} />
+    ${nodes.length > 1 ? html`<${Topology} nodes=${nodes} />` : html`<${Alone} node=${nodes[0]} />`}
+    ${
+      nodes.length > 6 &&
+      html`<input type="search" aria-label=${T.findNode} placeholder=${T.findNode} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`
+    }
+    <div class="grid">${found.map((node) => html`<${Node} key=${node.id} node=${node} />`)}</div>
+  </div>`;
+}
+
+/** @param {NodeState} node @param {string} wanted */
+function matches(node, wanted) {
+  const text = `${node.name} ${node.url} ${node.models.map((model) => model.id).join(" ")}`.toLowerCase();
+  return text.includes(wanted.trim().toLowerCase());
+}
+
+/** @param {{findings: FindingEntry[]}} props */
+export function Findings({ findings }) {
+  if (findings.length === 0) return null;
+  return html`<section class="stack" aria-label=${T.findings}>
+    ${findings.map(
+      (finding) => html`<div key=${finding.id} class=${`finding ${finding.level}-level`}>
+        <p><strong>${clean(finding.what)}</strong></p><p class="soft">${clean(finding.remedy)}</p>
+      </div>`,
+    )}
+  </section>`;
+}
+
+/** @param {{node: NodeState | undefined}} props */
+function Alone({ node }) {
+  const address = node?.url.replace(/^https?:\/\//, "") ?? "";
+  const peer = `swarm --federation --peer ${address}`;
+  return html`<section class="card stack">
+    <h3>${T.aloneTitle}</h3>
+    <p>${T.alone}</p>
+    <p class="row"><code>${T.aloneCommand}</code><${CopyButton} text=${T.aloneCommand} /></p>
+    <p>${T.aloneElse}</p>
+    <p class="row"><code>${peer}</code><${CopyButton} text=${peer} /></p>
+    <p><a class="button main" href="#/chat">${T.try}</a></p>
+  </section>`;
+}
+
+/** @param {{nodes: NodeState[]}} props */
+function Topology({ nodes }) {
+  const own = nodes[0]?.id ?? "";
+  const ids = nodes.map((node) => node.id).join(" ");
+  const { height, places } = useMemo(() => layOut(ids.split(" "), own), [ids, own]);
+  const links = linksOf(nodes);
+  const paired = nodes[0]?.mode === "paired";
+  const times = links.length <= LINKS_WITH_TIMES ? links : links.filter((link) => link.from === own || link.to === own);
+  const [x, y] = [0.5, 0.5];
+  return html`<section class="card stack">
+    <div class="row spread"><h3>${T.topology}</h3><span class="soft">${paired ? "🔒" : "🔓"} ${paired ? T.paired : T.open}</span></div>
+    <svg class="topology" viewBox=${`0 0 ${WIDTH} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
+      ${links.map((link) => {
+        const [from, to] = [places.get(link.from), places.get(link.to)];
+        return (
+          from && to && html`<line key=${`${link.from} ${link.to}`} class=${link.state} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />`
+        );
+      })}
+      ${times.map((link) => {
+        const [from, to] = [places.get(link.from), places.get(link.to)];
+        if (!from || !to || link.rtt_ms === null || link.state === "dead") return null;
+        return html`<text key=${`t ${link.from} ${link.to}`} class="rtt" x=${from.x * (1 - x) + to.x * x} y=${from.y * (1 - y) + to.y * y + 4}>${ms(link.rtt_ms)}</text>`;
+      })}
+      ${nodes.map((node) => {
+        const place = places.get(node.id);
+        if (!place) return null;
+        const busy = node.running > 0 ? 14 + Math.min(8, 2 * node.running) : 14;
+        return html`<g key=${node.id} class=${`${node.source === "own" ? "here" : ""} ${node.state}`} transform=${`translate(${place.x} ${place.y})`}>
+          <circle r=${busy} /><text y="38">${short(node.name, 18)}</text>
+          ${node.state !== "alive" && html`<text class="rtt" y="54">${STRINGS.states[node.state] ?? node.state}</text>`}
+        </g>`;
+      })}
+    </svg>
+  </section>`;
+}
+
+/** @param {{node: NodeState}} props */
+function Node({ node }) {
+  const gone = node.state === "dead" || node.state === "absent";
+  const names = node.peers
+    .filter((peer) => peer.state !== "dead")
+    .map((peer) => `${short(peer.name, 24)}${peer.rtt_ms === null ? "" : ` (${ms(peer.rtt_ms)})`}`);
+  return html`<article class=${`card stack ${gone ? "gone" : ""}`} aria-label=${clean(node.name)}>
+    <div class="row spread">
+      <h3>${short(node.name, 40)} ${node.source === "own" && html`<small>${T.here}</small>`}</h3>
+      <span class="row"><span class="soft" title=${node.mode === "paired" ? T.paired : T.open}>${node.mode === "paired" ? "🔒" : "🔓"} ${node.mode === "paired" ? T.pairedShort : T.openShort}</span><${Badge} state=${node.state} /></span>
+    </div>
+    <p class="soft">${clean(node.url)}${node.version && ` · ${T.version(short(node.version, 20))}`}</p>
+    ${gone && html`<p class="problem">${T.goneSince(since(node), clean(node.why ?? ""))}</p>`}
+    ${!gone && node.status !== "ok" && html`<p class="problem">${clean(node.status)}</p>`}
+    <p>${hardware(node)}</p>
+    ${!gone && node.source === "unknown" && html`<p class="soft">${T.silent}</p>`}
+    ${!gone && html`<${Figures} node=${node} />`}
+    ${!gone && node.memory.length > 0 && html`<${Memory} node=${node} />`}
+    ${!gone && html`<${Models} node=${node} />`}
+    ${!gone && html`<p class="soft">${names.length ? T.sees(names.join(", ")) : T.seesNobody}${node.age_s > STALE_S ? ` · ${T.seen(duration(node.age_s))}` : ""}</p>`}
+  </article>`;
+}
+
+/** @param {NodeState} node */
+function since(node) {
+  return node.since ? ago(node.since).replace(/ ago$/, "") : STRINGS.format.unknown;
+}
+
+/** @param {NodeState} node */
+export function hardware(node) {
+  const { cpu, cores, ram_bytes: ram, gpu, vram_bytes: vram } = node.hardware;
+  const found = [
+    cpu && short(cpu, 60),
+    cores && counted(cores, /** @type {const} */ (["core", "cores"])),
+    ram && bytes(ram),
+    gpu && `${short(gpu, 60)}${vram ? ` ${bytes(vram)}` : ""}`,
+  ];
+  return found.filter(Boolean).join(" · ");
+}
+
+/** @param {{node: NodeState}} props */
+function Figures({ node }) {
+  return html`<dl class="figures">
+    <div><dt>${T.tokens}</dt><dd>${number(node.tokens_per_s, node.tokens_per_s < 10 ? 1 : 0)}</dd></div>
+    <div><dt>${T.running}</dt><dd>${number(node.running)}</dd></div>
+    <div><dt>${T.waiting}</dt><dd>${number(node.waiting)}</dd></div>
+  </dl>`;
+}
+
+/** @param {string} pool */
+function poolName(pool) {
+  const known = /** @type {Record<string, string>} */ (T.pool);
+  return known[pool] ?? T.vram(clean(pool.replace(/^vram/, "")));
+}
+
+/** @param {{node: NodeState}} props */
+function Memory({ node }) {
+  return html`<div class="stack">
+    ${node.memory.map((pool) => {
+      const total = pool.total_bytes ?? 0;
+      const share = (/** @type {number | null} */ count) => (total > 0 && count !== null ? count / total : 0);
+      const other = Math.max(0, total - (pool.free_bytes ?? 0) - pool.weights_bytes - pool.kv_bytes);
+      const words = T.memory(
+        poolName(pool.pool),
+        bytes(pool.weights_bytes),
+        bytes(pool.kv_bytes),
+        bytes(pool.free_bytes),
+        bytes(pool.total_bytes),
+      );
+      return html`<div key=${pool.pool} class="stack">
+        <small>${words}</small>
+        <${Bar} label=${words} parts=${[{ share: share(pool.weights_bytes), tone: "weights" }, { share: share(pool.kv_bytes), tone: "kv" }, { share: share(other), tone: "other" }]} />
+      </div>`;
+    })}
+    <p class="legend">${Object.entries(T.legend).map(([name, word]) => html`<span class=${name}><i></i>${word}</span>`)}</p>
+  </div>`;
+}
+
+/** @param {{node: NodeState}} props */
+function Models({ node }) {
+  const [open, setOpen] = useState(false);
+  const [wanted, setWanted] = useState("");
+  const found = wanted ? node.models.filter((model) => model.id.toLowerCase().includes(wanted.toLowerCase())) : node.models;
+  const shown = open ? found.slice(0, 200) : found.slice(0, FOLDED);
+  if (node.models.length === 0) return html`<${Empty}>${T.noModels}<//>`;
+  return html`<div class="stack">
+    ${open && node.models.length > 10 && html`<input type="search" aria-label=${T.find} placeholder=${T.find} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`}
+    <ul aria-label=${T.models}>${shown.map((model) => html`<${Model} key=${model.id} model=${model} />`)}</ul>
+    ${
+      node.models.length > FOLDED &&
+      html`<${Button} kind="quiet" expanded=${open} onClick=${() => setOpen(!open)}>${open ? T.fewer : T.moreModels(node.models.length - FOLDED)}<//>`
+    }
+    ${node.loadable > 0 && html`<p class="soft">${T.loadable(node.loadable)}</p>`}
+  </div>`;
+}
+
+/** @param {{model: OwnModel}} props */
+function Model({ model }) {
+  const { share, left_s: left } = model.loading ?? { share: null, left_s: null };
+  return html`<li class="model">
+    <div class="row spread"><strong>${short(model.id, 60)}</strong><${Badge} state=${model.state} /></div>
+    ${model.state === "loading" && share !== null && html`<${Bar} label=${percent(share)} parts=${[{ share, tone: "accent" }]} />`}
+    ${model.state === "loading" && html`<small>${share === null ? "" : percent(share)} ${left === null ? "" : T.left(duration(left))}</small>`}
+    ${model.state === "ready" && html`<small>${T.slots(model.slots_free, model.slots)}${model.computation ? ` · ${clean(model.computation.words)}` : ""}</small>`}
+    ${(model.problem || model.reason) && html`<p class="problem">${clean(model.problem ?? model.reason)}</p>`}
+  </li>`;
 }

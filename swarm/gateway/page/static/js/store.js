@@ -3,13 +3,14 @@
  * What the page knows of the swarm: the parts of `GET /v1/events`, each a signal, and how the connection stands.
  * A screen that is shown asks for the parts that it needs (`useParts`); a page that nobody looks at asks for nothing.
  */
+import { ApiError, send } from "./api.js";
+import { backOff } from "./back_off.js";
 import { eventsOf } from "./events.js";
-import { send } from "./api.js";
 import { batch, signal, useEffect } from "./ui.js";
 
 /** @typedef {import("./types.js").PartName} PartName */
 
-const BACK_OFF_MS = [250, 500, 1000, 2000, 4000];
+const REFUSED_TRIES = 99; // the longest wait: only a key helps
 const FOR_ALL = /** @type {PartName[]} */ (["view", "node", "finding"]);
 
 /** @type {{[part: string]: import("../vendor/signals.js").Signal<Map<string, any>>}} */
@@ -17,7 +18,7 @@ export const parts = Object.fromEntries(
   ["view", "node", "vote", "finding", "request", "usage", "log", "pull"].map((name) => [name, signal(new Map())]),
 );
 
-/** `state`: connecting, open, lost (`since`, `why`), or hidden while nobody looks. */
+/** `state`: connecting, open, lost (`since`, `why`), refused (it wants a key), or hidden while nobody looks. */
 export const connection = signal({ state: "connecting", since: Date.now(), why: "" });
 
 /** @type {Map<PartName, number>} */
@@ -43,8 +44,15 @@ export function apply(kind, told, asked) {
   });
 }
 
+/** Whether the page is looked at; only then somebody listens. */
+let looked = true;
+let listening = false;
+
 async function listen() {
-  for (let tries = 0; ; tries += 1) {
+  if (listening) return;
+  listening = true;
+  let tries = 0;
+  while (looked) {
     const controller = new AbortController();
     running = controller;
     const asked = [...new Set([...FOR_ALL, ...wanted.keys()])].sort();
@@ -52,53 +60,68 @@ async function listen() {
     if (query !== readParts) lastId = "";
     readParts = query;
     try {
-      const response = await sendFrom(query, controller.signal);
+      /** @type {Record<string, string>} */
+      const more = lastId === "" ? {} : { "Last-Event-ID": lastId };
+      const response = await send("GET", `/v1/events?parts=${query}`, undefined, controller.signal, more);
       for await (const { event, id, data } of eventsOf(response)) {
         if (event !== "snapshot" && event !== "changes") continue;
         tries = 0;
         lastId = id;
         apply(event, JSON.parse(data), asked);
-        if (connection.value.state !== "open") connection.value = { state: "open", since: Date.now(), why: "" };
+        if (connection.value.state !== "open") become("open");
       }
-      throw new Error("the node ended the connection");
+      throw new ApiError("the connection ended", 0);
     } catch (error) {
-      if (controller.signal.aborted) {
-        if (document.hidden) return;
-        tries = -1; // other parts are wanted now
-        continue;
-      }
-      if (connection.value.state !== "lost")
-        connection.value = { state: "lost", since: Date.now(), why: error instanceof Error ? error.message : String(error) };
-      await new Promise((done) => setTimeout(done, BACK_OFF_MS[Math.min(tries, BACK_OFF_MS.length - 1)]));
-      if (document.hidden) return;
+      if (controller.signal.aborted) continue; // other parts are wanted now, or the page is hidden
+      const refused = error instanceof ApiError && (error.status === 401 || error.status === 403);
+      const state = refused ? "refused" : "lost";
+      if (connection.value.state !== state) become(state, error instanceof Error ? error.message : String(error));
+      tries = refused ? REFUSED_TRIES : tries + 1;
+      await sleep(backOff(tries), controller.signal);
     }
   }
+  listening = false;
+  running = null;
 }
 
-/** @param {string} query @param {AbortSignal} abort */
-async function sendFrom(query, abort) {
-  return send("GET", `/v1/events?parts=${query}`, undefined, abort, lastId ? { "Last-Event-ID": lastId } : {});
+/** @param {number} wait milliseconds @param {AbortSignal} signal ends it */
+function sleep(wait, signal) {
+  return new Promise((done) => {
+    const timer = setTimeout(done, wait);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      done(undefined);
+    });
+  });
+}
+
+/** @param {string} state @param {string} [why] */
+function become(state, why = "") {
+  connection.value = { state, since: Date.now(), why };
 }
 
 /** Begin, once. Ends while the page is hidden, and goes on where it was. */
 export function start() {
-  void listen();
+  looked = !document.hidden;
+  if (looked) void listen();
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) {
-      running?.abort();
-      connection.value = { state: "hidden", since: Date.now(), why: "" };
-    } else {
-      connection.value = { state: "connecting", since: Date.now(), why: "" };
-      void listen();
-    }
+    looked = !document.hidden;
+    become(looked ? "connecting" : "hidden");
+    running?.abort();
+    if (looked) void listen();
   });
+}
+
+/** Ask anew, with another key or for other parts. */
+export function restart() {
+  running?.abort();
 }
 
 /** Ask for parts while the component is shown. @param {PartName[]} names */
 export function useParts(names) {
   useEffect(() => {
     for (const name of names) wanted.set(name, (wanted.get(name) ?? 0) + 1);
-    running?.abort();
+    if (names.some((name) => !readParts.split(",").includes(name))) restart();
     return () => {
       for (const name of names) {
         const left = (wanted.get(name) ?? 1) - 1;

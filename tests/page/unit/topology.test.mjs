@@ -1,0 +1,35 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { layOut, linksOf, WIDTH } from "../../../swarm/gateway/page/static/js/topology.js";
+
+const named = (count) => Array.from({ length: count }, (_, at) => `n${String(at).padStart(2, "0")}`);
+
+test("all nodes stand inside, none on another", () => {
+  for (const count of [1, 2, 3, 5, 8, 20]) {
+    const { height, places } = layOut(named(count), "n00");
+    assert.equal(places.size, count);
+    const all = [...places.values()];
+    for (const { x, y } of all) assert.ok(x >= 30 && x <= WIDTH - 30 && y >= 20 && y <= height - 20, `${count}: ${x} ${y} of ${height}`);
+    for (const one of all)
+      for (const other of all) assert.ok(one === other || Math.hypot(one.x - other.x, one.y - other.y) > 44, `${count}`);
+  }
+});
+
+test("the same nodes stand at the same places, in whatever order they are told", () => {
+  assert.deepEqual(layOut(["b", "a", "c"], "a"), layOut(["c", "a", "b"], "a"));
+});
+
+test("a line for each two, the worse opinion counts, and nobody unknown is joined", () => {
+  const node = (id, peers) => ({ id, peers: peers.map(([peer, state, rtt_ms]) => ({ id: peer, name: peer, state, rtt_ms })) });
+  const links = linksOf([
+    node("a", [
+      ["b", "alive", 2],
+      ["x", "alive", 1],
+    ]),
+    node("b", [
+      ["a", "suspect", null],
+      ["b", "alive", 0],
+    ]),
+  ]);
+  assert.deepEqual(links, [{ from: "a", to: "b", state: "suspect", rtt_ms: 2 }]);
+});
