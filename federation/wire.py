@@ -15,6 +15,7 @@ SERVICE_TYPE: Final = "_local-swarm._tcp.local."  # what mDNS browses for
 PREFIX: Final = "/federation/v1"
 NODE_PATH: Final = f"{PREFIX}/node"  # GET; query FROM_PARAM: where the asking node itself can be probed
 PEERS_PATH: Final = f"{PREFIX}/peers"  # GET
+STATE_PATH: Final = f"{PREFIX}/state"  # GET; what the node shows of itself to people who look at their swarm
 LOADABLE_PATH: Final = f"{PREFIX}/loadable"  # GET; the models that the node could load
 CANDIDATES_PATH: Final = f"{PREFIX}/candidates"  # POST; answers NDJSON, a blank line is a heartbeat
 GENERATE_PATH: Final = f"{PREFIX}/generate"  # POST; the OpenAI request, proxied

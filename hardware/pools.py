@@ -8,6 +8,7 @@ RAM takes less than a millisecond. GPUs are asked by their vendor's tool, which 
 theirs is asked for.
 """
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -82,6 +83,34 @@ class FreeMemory:
     def _probed(self, vendor: GpuVendor, timeout_s: float) -> tuple[Gpu, ...]:
         probe = _PROBES.get(vendor)
         return () if probe is None else probe(self._run, timeout_s)[0]
+
+
+GPU_LOOK_S = 5.0  # between two questions to a vendor's tool
+
+
+class PoolsNow:
+    """What each pool of this machine is like now, for people to look at: (pool, size, free), None for unknown.
+
+    RAM is read each time, in less than a millisecond; what GPUs have free at most every five seconds. Blocks.
+    """
+
+    def __init__(self, snapshot: HardwareSnapshot, clock: Callable[[], float] = time.monotonic) -> None:
+        self._free = FreeMemory(snapshot)
+        self._totals = pool_totals(snapshot)
+        self._clock = clock
+        main = "ram" if snapshot.apple is None else "unified"
+        self._pools = [main, *(pool for pool in self._totals if pool.startswith(_VRAM))]
+        self._gpus_free: dict[PoolName, int] = {}
+        self._asked_at: float | None = None
+
+    def read(self) -> list[tuple[PoolName, int | None, int | None]]:
+        """All pools, the machine's own memory first. Never raises."""
+        gpus = self._pools[1:]
+        now = self._clock()
+        if gpus and (self._asked_at is None or now - self._asked_at >= GPU_LOOK_S):
+            self._asked_at, self._gpus_free = now, self._free.read(gpus)
+        free = {**self._free.read(self._pools[:1]), **self._gpus_free}
+        return [(pool, self._totals.get(pool), free.get(pool)) for pool in self._pools]
 
 
 def _identity(gpu: Gpu) -> tuple[GpuVendor, int | None, int | None]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from aiohttp import web
 
 from federation.advertisement import NodeDescription, list_body
+from federation.client import PeerClient
 from federation.membership import Membership
 from federation.trust import Trust
 from swarm.gateway.answers.answer_form import PACING, Pacing
@@ -51,6 +52,7 @@ from swarm.gateway.observing import events
 from swarm.gateway.observing.board import BOARD, EventBoard
 from swarm.gateway.observing.changes import CHANGES, ViewChanges, show_view
 from swarm.gateway.observing.metrics import METRICS, Metrics
+from swarm.gateway.observing.node_states import NODE_STATES, NodeStates, ReadMemory, no_memory_known
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
@@ -103,12 +105,15 @@ def make_app(
     page_access: PageAccess | None = None,
     trust_commands: Callable[[], TrustCommands | None] = lambda: None,
     shelf: pulls.ModelShelf | None = None,
+    client: PeerClient | None = None,
+    read_memory: ReadMemory = no_memory_known,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
     `aliases`, `look_again`, `sampling`, `unusable` and `answers_any` are as in `RequestedNames`, `pull` as in
     `management`. `trust_commands` say who belongs to the swarm, None while they are not there yet.
     `shelf` is this node's disk for those who manage it; None: it loads nothing of its own.
+    `client` asks peers for their states, `read_memory` what is free here.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -164,6 +169,9 @@ def make_app(
     app.on_cleanup.append(lambda _: changes.aclose())
     app[BOARD] = board = EventBoard()
     show_view(board, view, changes)
+    app[NODE_STATES] = states = NodeStates(board, view, client, read_memory)
+    states.show()
+    app.on_cleanup.append(lambda _: states.aclose())
     app[management.PULL] = pull
     app[rights.TRUST_COMMANDS] = trust_commands
     app[pulls.SHELF] = shelf

@@ -20,6 +20,7 @@ from federation.client import PeerClient
 from federation.hostport import parse_address
 from federation.membership import Membership
 from federation.pairing_server import PairingServer
+from hardware.pools import PoolsNow
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
 from swarm import program_version
@@ -33,6 +34,7 @@ from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
+from swarm.gateway.observing.node_states import PoolNow
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, prompts_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
@@ -93,6 +95,7 @@ class Node:
         self.condition = Condition()
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
+        self._pools_now: PoolsNow | None = None
         self._ports: tuple[SharedPort, ...] = ()
         self._pairing = PairingServer()
         self._page_access = PageAccess()
@@ -179,7 +182,7 @@ class Node:
             default_model=lambda: self._default_model,
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
-        await self._stack.enter_async_context(self._listening(listeners))
+        await self._stack.enter_async_context(self._listening(listeners, client))
         for line in banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model):
             self._console.say(line)
         self._trust = await self._stack.enter_async_context(self._trust_service(client))
@@ -215,7 +218,7 @@ class Node:
         return Upstreams([await self._stack.enter_async_context(upstream)])
 
     @asynccontextmanager
-    async def _listening(self, listeners: Sequence[socket.socket]) -> AsyncGenerator[None]:
+    async def _listening(self, listeners: Sequence[socket.socket], client: PeerClient) -> AsyncGenerator[None]:
         trust = self.setup.trust
         nearby = None if self._files is None else self._files.nearby
         app = make_app(
@@ -235,6 +238,8 @@ class Node:
             unusable=lambda name: None if self.models is None else self.models.unusable(name),
             pull=None if self._files is None else self._pull,
             images=RequestImages(self.settings.fetch_images),
+            client=client,
+            read_memory=self._read_memory,
             page_access=self._page_access,
             trust_commands=lambda: self._trust,
             shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),
@@ -244,6 +249,14 @@ class Node:
         )
         async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing) as self._ports:
             yield
+
+    async def _read_memory(self) -> Sequence[PoolNow]:
+        """The pools of this machine's memory now; nothing before the machine was looked at."""
+        if self._pools_now is None:
+            if self._snapshot == HardwareSnapshot():
+                return ()
+            self._pools_now = PoolsNow(self._snapshot)
+        return [PoolNow(*pool) for pool in await asyncio.to_thread(self._pools_now.read)]
 
     async def _look_again(self) -> None:
         """Somebody names a model that is not known here."""

@@ -220,7 +220,9 @@ class ReplicaClient:
             stack.enter_context(self.pills.guard(RequestContent.of(request), replica.node))
             async with aclosing(lease.engine.candidates(request, choices)) as events:
                 async for event in events:
-                    if isinstance(event, Finish) and choices == 1:
+                    if isinstance(event, Delta):
+                        workers.generated.add()
+                    elif choices == 1:
                         note_speed(workers, event, begun)
                     yield event
 
@@ -358,6 +360,7 @@ async def local_candidates(
                     if on_event is not None and event.choice == 0:
                         await on_event(event)
                     if isinstance(event, Delta):
+                        workers.generated.add()
                         continue
                     note_speed(workers, event, begun)
                     voter = left.pop(event.choice)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,7 +17,7 @@ from typing import TypeVar
 from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import Capabilities, Computation, Engine
 from swarm.errors import SwarmError, Unavailable
-from swarm.moving_mean import moving_mean
+from swarm.moving_mean import RecentRate, moving_mean
 from swarm.workers.life import Phase
 from swarm.workers.slots import (
     QueueListener,
@@ -72,7 +72,8 @@ class ModelState:
     `phase` is where it is in its life, for that `reason`; only a `ready` one is asked. `fingerprint` and `sha256` say
     what it is, None where nobody knows; `taken_bytes` of memory it was measured to take, or needs. `load` while it is
     loaded for the first time, and `load_s` is how long that took. `computation` says with what it is computed, while it
-    is loaded.
+    is loaded. `tokens_now_per_s` is what it made of late, all answers together; `taken` is what it took of each pool of
+    memory, in bytes.
     """
 
     model_id: str
@@ -98,6 +99,8 @@ class ModelState:
     load_s: float | None = None
     also: tuple[str, ...] = ()
     computation: Computation | None = None
+    tokens_now_per_s: float = 0.0
+    taken: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class GaveWay(Exception):
@@ -241,6 +244,7 @@ class ModelWorkers:
         self._backoff = BackOff()
         self._next_start: float | None = None  # an instant of the clock; None while it runs or is being loaded
         self._tokens_per_s: float | None = None
+        self.generated = RecentRate()  # tokens, of all answers; whoever reads their events counts them
         self._service_s: float | None = None
 
     async def __aenter__(self) -> ModelWorkers:
@@ -287,6 +291,7 @@ class ModelWorkers:
             wait_s=self.expected_wait_s(),
             stalled=None if self._run is None else self._run.engine.stalled,
             computation=self._computation,
+            tokens_now_per_s=self.generated.per_s(),
         )
 
     def measured(self, tokens_per_s: float) -> None:

@@ -449,6 +449,7 @@ class WorkerPool:
             sha256=own.model and own.model.sha256,
             size_bytes=own.model and own.model.size_bytes,
             taken_bytes=sum(own.taken.values()) or None,
+            taken=own.taken,
             load=self._progress(own),
             load_s=own.load_s,
             also=own.model.also if own.model else (),

@@ -105,7 +105,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",
-        f"GET {wire.LOADABLE_PATH}", f"POST {wire.LOAD_PATH}",
+        f"GET {wire.LOADABLE_PATH}", f"GET {wire.STATE_PATH}", f"POST {wire.LOAD_PATH}",
     ),
     RouteKind.FILES: (
         f"GET {wire.MODELS_PATH}", f"GET {wire.MODELS_PATH}/{{sha256}}",

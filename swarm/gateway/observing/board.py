@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -57,6 +57,8 @@ class EventBoard:
         self._watching: dict[str, int] = {}
         self._producers: list[tuple[str, Callable[[bool], None]]] = []
         self._waiting: set[asyncio.Event] = set()
+        self._made: dict[tuple[int, tuple[str, ...]], JsonText | None] = {}  # for readers who have seen as much
+        self._made_at = 0
 
     def put(self, part: str, key: str, value: object) -> None:
         """Set an entry to what JSON can have; the same value again is no change."""
@@ -94,6 +96,14 @@ class EventBoard:
 
     def since(self, version: int, parts: Collection[str]) -> JsonText | None:
         """What changed in `parts` after `version`: {part: {key: value or null}}; None for nothing. 0: all there is."""
+        asked = (version, tuple(parts))
+        if self._made_at != self.version:
+            self._made, self._made_at = {}, self.version
+        if asked not in self._made:
+            self._made[asked] = self._changes(version, asked[1])
+        return self._made[asked]
+
+    def _changes(self, version: int, parts: Sequence[str]) -> JsonText | None:
         told: list[str] = []
         for part in parts:
             lines = [f"{compact(key)}:null" for (of, key), at in self._removed.items() if of == part and at > version]

@@ -27,8 +27,9 @@ from swarm.gateway.answers.answer_service import ANSWER_SERVICE, refuse_impossib
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.access_middleware import MEMBER
-from swarm.gateway.http.bodies import BODY_BYTES, Part, read_body
+from swarm.gateway.http.bodies import BODY_BYTES, Part, json_response, read_body
 from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, LIST_LOADABLE, MEMBERSHIP, POOL, TRUST
+from swarm.gateway.observing.node_states import NODE_STATES
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES
@@ -90,6 +91,11 @@ async def peers(request: web.Request) -> web.Response:
 async def loadable(request: web.Request) -> web.Response:
     """The models that this node could load; its description names the digest of these bytes."""
     return web.Response(body=request.app[LIST_LOADABLE](), content_type="application/json")
+
+
+async def state(request: web.Request) -> web.Response:
+    """What this node shows of itself to those who look at their swarm from another one."""
+    return json_response(await request.app[NODE_STATES].report())
 
 
 async def goodbye(request: web.Request) -> web.Response:
@@ -227,6 +233,7 @@ def routes() -> list[web.RouteDef]:
         web.get(wire.NODE_PATH, node),
         web.get(wire.PEERS_PATH, peers),
         web.get(wire.LOADABLE_PATH, loadable),
+        web.get(wire.STATE_PATH, state),
         web.post(wire.GOODBYE_PATH, goodbye),
         web.post(wire.ROSTER_PATH, roster),
         web.post(wire.CANDIDATES_PATH, candidates),

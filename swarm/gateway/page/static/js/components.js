@@ -119,6 +119,14 @@ export function Empty({ children }) {
   return html`<p class="empty">${children}</p>`;
 }
 
+/** Whether a swarm is open or paired: drawn, since not every system has the sign. @param {{closed: boolean}} props */
+export function Lock({ closed }) {
+  return html`<svg class="lock" viewBox="0 0 16 16" width="14" height="14" aria-hidden="true">
+    <rect x="2.5" y="7" width="11" height="7.5" rx="1.5" fill="currentColor" />
+    <path d=${closed ? "M5 7V5a3 3 0 0 1 6 0v2" : "M5 7V4.2a3 3 0 0 1 5.8-1"} fill="none" stroke="currentColor" stroke-width="1.6" />
+  </svg>`;
+}
+
 /** What went wrong, in its place. @param {{message: string, retry?: (() => void) | undefined}} props */
 export function Problem({ message, retry }) {
   if (!message) return null;

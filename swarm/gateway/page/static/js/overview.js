@@ -1,6 +1,6 @@
 // @ts-check
 /** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
-import { Badge, Bar, Button, CopyButton, Empty, NeedsRight, Spinner } from "./components.js";
+import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Spinner } from "./components.js";
 import { ago, bytes, clean, counted, duration, ms, number, percent, short } from "./format.js";
 import { connection, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
@@ -81,7 +81,7 @@ function Topology({ nodes }) {
   const times = links.length <= LINKS_WITH_TIMES ? links : links.filter((link) => link.from === own || link.to === own);
   const [x, y] = [0.5, 0.5];
   return html`<section class="card stack">
-    <div class="row spread"><h3>${T.topology}</h3><span class="soft">${paired ? "🔒" : "🔓"} ${paired ? T.paired : T.open}</span></div>
+    <div class="row spread"><h3>${T.topology}</h3><span class="soft"><${Lock} closed=${paired} /> ${paired ? T.paired : T.open}</span></div>
     <svg class="topology" viewBox=${`0 0 ${WIDTH} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
       ${links.map((link) => {
         const [from, to] = [places.get(link.from), places.get(link.to)];
@@ -116,7 +116,7 @@ function Node({ node }) {
   return html`<article class=${`card stack ${gone ? "gone" : ""}`} aria-label=${clean(node.name)}>
     <div class="row spread">
       <h3>${short(node.name, 40)} ${node.source === "own" && html`<small>${T.here}</small>`}</h3>
-      <span class="row"><span class="soft" title=${node.mode === "paired" ? T.paired : T.open}>${node.mode === "paired" ? "🔒" : "🔓"} ${node.mode === "paired" ? T.pairedShort : T.openShort}</span><${Badge} state=${node.state} /></span>
+      <span class="row"><span class="soft" title=${node.mode === "paired" ? T.paired : T.open}><${Lock} closed=${node.mode === "paired"} /> ${node.mode === "paired" ? T.pairedShort : T.openShort}</span><${Badge} state=${node.state} /></span>
     </div>
     <p class="soft">${clean(node.url)}${node.version && ` · ${T.version(short(node.version, 20))}`}</p>
     ${gone && html`<p class="problem">${T.goneSince(since(node), clean(node.why ?? ""))}</p>`}

@@ -5,30 +5,22 @@
 /** @typedef {{id: string, x: number, y: number}} Place */
 /** @typedef {{from: string, to: string, state: string, rtt_ms: number | null}} Link */
 
-export const WIDTH = 800;
-const ROW = 116;
+export const WIDTH = 640;
 const MARGIN = 64;
 
 /**
- * This node in the middle, the others around it on an ellipse in the order of their ids: who comes or goes moves the others a little,
- * and nothing else does. @param {string[]} ids @param {string} own @returns {{height: number, places: Map<string, Place>}}
+ * All on an ellipse, this node at its left, the others in the order of their ids: who comes or goes moves the others a little, and
+ * nothing else does. @param {string[]} ids @param {string} own @returns {{height: number, places: Map<string, Place>}}
  */
 export function layOut(ids, own) {
-  const others = ids.filter((id) => id !== own).sort();
-  const height = Math.min(420, 2 * ROW + Math.max(0, others.length - 4) * 16);
-  const middle = { x: WIDTH / 2, y: height / 2 };
-  /** @type {Map<string, Place>} */
-  const places = new Map();
-  if (ids.includes(own)) places.set(own, { id: own, ...middle });
-  others.forEach((id, at) => {
-    const turn = (2 * Math.PI * (at + 0.5)) / others.length + Math.PI;
-    places.set(id, {
-      id,
-      x: Math.round(middle.x + Math.cos(turn) * (WIDTH / 2 - MARGIN)),
-      y: Math.round(middle.y + Math.sin(turn) * (height / 2 - MARGIN / 1.6)),
-    });
+  const around = [...ids.filter((id) => id === own), ...ids.filter((id) => id !== own).sort()];
+  const height = Math.min(480, 240 + Math.max(0, around.length - 5) * 16);
+  const [across, down] = [WIDTH / 2 - MARGIN, height / 2 - MARGIN / 1.4];
+  const places = around.map((id, at) => {
+    const turn = Math.PI + (2 * Math.PI * at) / around.length;
+    return { id, x: Math.round(WIDTH / 2 + Math.cos(turn) * across), y: Math.round(height / 2 - 8 + Math.sin(turn) * down) };
   });
-  return { height, places };
+  return { height, places: new Map(places.map((place) => [place.id, place])) };
 }
 
 /** One line for each two nodes of which one sees the other; of two opinions the worse counts. @param {NodeState[]} nodes @returns {Link[]} */

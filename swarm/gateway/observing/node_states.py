@@ -1,0 +1,336 @@
+"""The state of each node of the swarm, as its page shows it: this node's own, and what peers tell of theirs.
+
+Peers are asked for it (`GET /federation/v1/state`) only while somebody watches the board's part `node`, so a swarm that
+nobody looks at costs nothing. What one tells is bounded in size, checked in shape, and shown as its own words: nothing
+is decided by it. Of a peer that does not tell (an earlier version, or one that has gone) there is what is known anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from aiohttp import web
+from pydantic import Field, ValidationError
+
+from federation import wire
+from federation.errors import FederationError
+from federation.printable_text import clean_line
+from federation.tasks import cancel_and_wait
+from swarm.gateway.observing.board import EventBoard
+from swarm.gateway.observing.view import FederationView, OwnModel, ViewSources, json_object
+
+if TYPE_CHECKING:
+    from federation.client import PeerClient
+    from federation.peer import Peer
+    from swarm.workers.model_workers import ModelState
+
+LOOK_S: Final = 1.0  # between two looks at this node
+FIRST_LOOK_S: Final = 0.2  # while the first answers of peers are on their way
+ASK_S: Final = 1.5  # between two questions to each peer; what is shown is no older than this and a round trip
+ANSWER_S: Final = 3.0  # a peer that takes longer is shown as it was
+MAX_STATE_BYTES: Final = 256 * 1024  # 200 models are 90 KB
+MAX_MODELS: Final = 500
+MAX_PEERS: Final = 256
+MAX_POOLS: Final = 32
+MAX_NAME_CHARS: Final = 200
+
+log = logging.getLogger(__name__)
+
+Text = Annotated[str, Field(max_length=1000)]
+Bytes = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class NodeHardware(wire.WireModel):
+    """The machine, as it describes itself; None for what is unknown."""
+
+    cpu: Text | None = None
+    cores: Bytes | None = None
+    ram_bytes: Bytes | None = None
+    gpu: Text | None = None
+    vram_bytes: Bytes | None = None
+
+
+class MemoryPool(wire.WireModel):
+    """One pool of memory (see `hardware/pools.py`): what models have in it for weights, and beside these."""
+
+    pool: Annotated[str, Field(max_length=40)]
+    total_bytes: Bytes | None = None
+    free_bytes: Bytes | None = None
+    weights_bytes: Bytes = 0
+    kv_bytes: Bytes = 0
+
+
+class SeenPeer(wire.WireModel):
+    """A peer as that node sees it."""
+
+    id: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+    state: Annotated[str, Field(max_length=20)]
+    rtt_ms: Seconds | None = None
+
+
+class NodeReport(wire.WireModel):
+    """What a node tells of itself at `/federation/v1/state`."""
+
+    status: Annotated[str, Field(max_length=1000)]
+    hardware: NodeHardware
+    memory: Annotated[tuple[MemoryPool, ...], Field(max_length=MAX_POOLS)] = ()
+    models: Annotated[tuple[OwnModel, ...], Field(max_length=MAX_MODELS)] = ()
+    loadable: Bytes = 0
+    tokens_per_s: Seconds = 0.0
+    running: Bytes = 0
+    waiting: Bytes = 0
+    peers: Annotated[tuple[SeenPeer, ...], Field(max_length=MAX_PEERS)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """One node on the board. `source`: own, peer (as it told `age_s` ago), or unknown: it tells nothing.
+
+    `state` is how this node sees it, `since` when (UTC) and `why` it became so, where that is known.
+    """
+
+    id: str
+    name: str
+    url: str
+    version: str
+    mode: str
+    status: str
+    source: Literal["own", "peer", "unknown"]
+    age_s: float
+    state: str
+    since: str | None
+    why: str | None
+    hardware: NodeHardware
+    memory: tuple[MemoryPool, ...]
+    models: tuple[OwnModel, ...]
+    loadable: int
+    tokens_per_s: float
+    running: int
+    waiting: int
+    peers: tuple[SeenPeer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNow:
+    """A pool of this machine's memory now; None for what is unknown."""
+
+    pool: str
+    total_bytes: int | None
+    free_bytes: int | None
+
+
+ReadMemory = Callable[[], Awaitable[Sequence[PoolNow]]]
+
+
+async def no_memory_known() -> Sequence[PoolNow]:
+    """A node that does not look at its memory."""
+    return ()
+
+
+# Pure: from what is known to what is told
+
+
+def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[MemoryPool, ...]:
+    """Each pool with what the models have in it. A model's weights are as large as its file; the rest is its cache."""
+    weights: dict[str, float] = {}
+    rest: dict[str, float] = {}
+    for model in models:
+        taken_bytes = sum(model.taken.values())
+        share = 0.0 if not taken_bytes else min(1.0, (model.size_bytes or 0) / taken_bytes)
+        for pool, size_bytes in model.taken.items():
+            weights[pool] = weights.get(pool, 0) + size_bytes * share
+            rest[pool] = rest.get(pool, 0) + size_bytes * (1 - share)
+    return tuple(
+        MemoryPool(
+            pool=now.pool,
+            total_bytes=now.total_bytes,
+            free_bytes=now.free_bytes,
+            weights_bytes=round(weights.get(now.pool, 0)),
+            kv_bytes=round(rest.get(now.pool, 0)),
+        )
+        for now in pools
+    )
+
+
+def hardware_of(described: Mapping[str, object]) -> NodeHardware:
+    """The machine as a node describes it; nothing of it where that is no description."""
+    try:
+        return NodeHardware.model_validate(dict(described))
+    except ValidationError:
+        return NodeHardware()
+
+
+def report_of(
+    view: FederationView,
+    models: Sequence[ModelState],
+    hardware: NodeHardware,
+    pools: Iterable[PoolNow],
+    loadable: int,
+) -> NodeReport:
+    """What this node tells of itself. Models that are ready come first where there are more than are told."""
+    told = sorted(view.own_models, key=lambda model: model.state != "ready")[:MAX_MODELS]
+    return NodeReport(
+        status=view.status[:1000],
+        hardware=hardware,
+        memory=memory_of(pools, models)[:MAX_POOLS],
+        models=tuple(told),
+        loadable=loadable,
+        tokens_per_s=round(sum(model.tokens_now_per_s for model in models), 1),
+        running=sum(model.slots - model.slots_free for model in view.own_models if model.state == "ready"),
+        waiting=sum(model.waiting for model in view.own_models),
+        peers=tuple(
+            SeenPeer(id=peer.id, name=peer.name[:MAX_NAME_CHARS], state=peer.state, rtt_ms=peer.rtt_ms)
+            for peer in view.peers[:MAX_PEERS]
+        ),
+    )
+
+
+def parse_report(raw: bytes) -> NodeReport | None:
+    """What a peer told; None where that has not the form."""
+    try:
+        return NodeReport.model_validate_json(raw)
+    except ValidationError as error:
+        log.debug("a peer's state is unreadable: %s", wire.first_problem(error))
+        return None
+
+
+def own_state(view: FederationView, report: NodeReport) -> NodeState:
+    """This node on the board."""
+    node = view.node
+    return _state(
+        report, id=node.id, name=node.name, url=node.url, version=node.version, mode=node.mode, source="own",
+        age_s=0.0, state="alive", since=None, why=None,
+    )  # fmt: skip
+
+
+def _state(report: NodeReport, **who: object) -> NodeState:
+    told = {name: getattr(report, name) for name in NodeReport.model_fields}
+    return NodeState(**told, **who)  # pyright: ignore[reportArgumentType] - each caller names the rest
+
+
+def peer_state(peer: Peer, view: FederationView, told: tuple[NodeReport, float] | None, now: float) -> NodeState:
+    """A peer on the board: as it `told` at a monotonic instant; without that, or once it is dead, as it is known."""
+    state = peer.state.value
+    last = next((change for change in reversed(view.changes) if (change.id, change.state) == (peer.id, state)), None)
+    described = peer.description
+    if told is not None and state != "dead":
+        report, age_s = told[0], round(now - told[1], 1)
+    else:
+        models = tuple(
+            OwnModel(
+                id=model.id, engine=model.engine or "", slots=model.slots, slots_free=model.slots_free, waiting=0,
+                problem=None,
+            )
+            for model in described.models
+        )  # fmt: skip
+        report = NodeReport(status="ok", hardware=hardware_of(described.hardware), models=models[:MAX_MODELS])
+        age_s = round(peer.silent_s(now), 1)
+    return _state(
+        report, id=peer.id, name=clean_line(peer.label), url=peer.url, version=clean_line(described.version),
+        mode=view.node.mode, source="peer" if told is not None and state != "dead" else "unknown", age_s=age_s,
+        state=state, since=None if last is None else last.at, why=None if last is None else clean_line(last.reason),
+    )  # fmt: skip
+
+
+def absent_states(view: FederationView) -> list[NodeState]:
+    """The members that this node has not seen."""
+    nothing = NodeReport(status="ok", hardware=NodeHardware())
+    return [
+        _state(
+            nothing, id=member.id, name=clean_line(member.name), url="", version="", mode="paired", source="unknown",
+            age_s=0.0, state="absent", since=None, why="not seen since this node started, or for over ten minutes",
+        )
+        for member in view.trust.absent
+    ]  # fmt: skip
+
+
+# Effects
+
+
+@dataclass(slots=True)
+class NodeStates:
+    """Keeps the board's part `node` while somebody watches it. Close it before the client that it asks with."""
+
+    board: EventBoard
+    sources: ViewSources
+    client: PeerClient | None
+    read_memory: ReadMemory = no_memory_known
+    clock: Callable[[], float] = time.monotonic
+    _told: dict[str, tuple[NodeReport, float]] = field(default_factory=dict[str, tuple[NodeReport, float]])
+    _asked: dict[str, float] = field(default_factory=dict[str, float])
+    _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
+    _looking: asyncio.Task[None] | None = None
+
+    def show(self) -> None:
+        """From now on the board has the part."""
+        self.board.on_watch("node", self._watched)
+
+    async def report(self) -> dict[str, object]:
+        """What this node tells of itself, as JSON."""
+        return (await self._own_report(self.sources.look().federation)).model_dump(mode="json")
+
+    async def aclose(self) -> None:
+        """Ask nobody any more."""
+        tasks = [*self._asking.values(), *filter(None, [self._looking])]
+        self._asking, self._looking = {}, None
+        await asyncio.gather(*map(cancel_and_wait, tasks))
+
+    def _watched(self, begins: bool) -> None:
+        if begins and self._looking is None:
+            self._looking = asyncio.create_task(self._look_again_and_again(), name="looks at the nodes of the swarm")
+        elif not begins and self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    async def _own_report(self, view: FederationView) -> NodeReport:
+        pool = self.sources.pool
+        hardware = hardware_of(self.sources.describe().hardware)
+        return report_of(view, pool.states(), hardware, await self.read_memory(), len(pool.loadables()))
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the states of the nodes cannot be shown; they are looked at again")
+            await asyncio.sleep(FIRST_LOOK_S if self._asking and not self._told else LOOK_S)
+
+    async def _look(self) -> None:
+        view, now = self.sources.look().federation, self.clock()
+        peers = self.sources.membership.peers()
+        states = [own_state(view, await self._own_report(view))]
+        states += [peer_state(peer, view, self._told.get(peer.id), now) for peer in peers]
+        states += absent_states(view)
+        self.board.only("node", {state.id: json_object(state) for state in states})
+        known = {peer.id for peer in peers}
+        self._told = {node_id: told for node_id, told in self._told.items() if node_id in known}
+        self._asked = {node_id: at for node_id, at in self._asked.items() if node_id in known}
+        for peer in peers:
+            due = now - self._asked.get(peer.id, -ASK_S) >= ASK_S
+            if due and peer.id not in self._asking and peer.state.value != "dead" and self.client is not None:
+                self._asked[peer.id] = now
+                self._asking[peer.id] = asyncio.create_task(self._ask(peer), name=f"asks {peer.label} for its state")
+
+    async def _ask(self, peer: Peer) -> None:
+        assert self.client is not None
+        try:
+            raw = await self.client.get_json(peer.address, wire.STATE_PATH, ANSWER_S, limit_bytes=MAX_STATE_BYTES)
+            report = parse_report(raw)
+            if report is None:
+                self._told.pop(peer.id, None)
+            else:
+                self._told[peer.id] = report, self.clock()
+        except FederationError as error:
+            log.debug("%s does not tell its state: %s", peer.label, error)
+        finally:
+            self._asking.pop(peer.id, None)
+
+
+NODE_STATES = web.AppKey("node_states", NodeStates)

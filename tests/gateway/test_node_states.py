@@ -1,0 +1,125 @@
+"""The states of nodes: what is told of memory, what a peer may tell, and three real nodes that show each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.engines.engine import Capabilities
+from swarm.gateway.observing.node_states import (
+    MemoryPool,
+    NodeHardware,
+    NodeReport,
+    NodeState,
+    PoolNow,
+    SeenPeer,
+    hardware_of,
+    memory_of,
+    parse_report,
+)
+from swarm.gateway.observing.view import ComputationEntry, LoadEntry, OwnModel
+from swarm.moving_mean import RecentRate
+from swarm.workers.model_workers import ModelState
+
+TYPES = Path(__file__).parents[2] / "swarm/gateway/page/static/js/types.d.ts"
+
+
+def model(size_bytes: int | None, **taken: int) -> ModelState:
+    return ModelState(
+        model_id="m", engine="e", slots=1, slots_free=1, context_tokens=1, capabilities=Capabilities(), params=None,
+        tokens_per_s=None, problem=None, size_bytes=size_bytes, taken=taken,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ([], {"ram": (0, 0), "vram0": (0, 0)}),
+        ([model(600, ram=1000)], {"ram": (600, 400), "vram0": (0, 0)}),
+        ([model(None, ram=1000)], {"ram": (0, 1000), "vram0": (0, 0)}),
+        ([model(5000, ram=1000)], {"ram": (1000, 0), "vram0": (0, 0)}),
+        ([model(500, ram=250, vram0=750), model(10, ram=10)], {"ram": (135, 125), "vram0": (375, 375)}),
+    ],
+)
+def test_memory_is_weights_and_what_stands_beside_them(models: list[ModelState], told: dict[str, Any]) -> None:
+    pools = memory_of([PoolNow("ram", 4000, 2000), PoolNow("vram0", None, None)], models)
+    assert {pool.pool: (pool.weights_bytes, pool.kv_bytes) for pool in pools} == told
+
+
+GOOD = NodeReport(status="ok", hardware=NodeHardware(cpu="x")).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"", b"[]", b"nonsense", b"{}",
+        json.dumps({**GOOD, "tokens_per_s": -1}).encode(),
+        json.dumps({**GOOD, "tokens_per_s": 1e999}).encode(),
+        json.dumps({**GOOD, "waiting": "many"}).encode(),
+        json.dumps({**GOOD, "models": [{"id": "x"}] * 501}).encode(),
+        json.dumps({**GOOD, "memory": [{"pool": "ram" * 100}]}).encode(),
+        json.dumps({**GOOD, "peers": [{"id": "a", "name": "b" * 1000, "state": "alive"}]}).encode(),
+    ],
+)  # fmt: skip
+def test_what_a_peer_tells_in_another_form_is_not_shown(told: bytes) -> None:
+    assert parse_report(told) is None
+
+
+def test_a_newer_peer_may_tell_more() -> None:
+    assert parse_report(json.dumps({**GOOD, "fans": 3, "hardware": {"cpu": "x", "fans": 3}}).encode()) is not None
+
+
+def test_a_machine_that_describes_itself_as_nonsense_is_unknown() -> None:
+    assert hardware_of({"cores": "many"}) == NodeHardware()
+    assert hardware_of({"cpu": "x", "cores": 2, "more": 1}).cores == 2
+
+
+def test_tokens_a_second_are_those_of_late() -> None:
+    now = [100.0]
+    rate = RecentRate(window_s=2.0, clock=lambda: now[0])
+    assert rate.per_s() == 0
+    for _ in range(40):
+        rate.add()
+        now[0] += 0.1
+    assert rate.per_s() == pytest.approx(10, abs=1.5)
+    now[0] += 2.5
+    assert rate.per_s() == 0
+    rate.add(6)
+    assert rate.per_s() == 3
+
+
+def interface(name: str) -> set[str]:
+    """The fields of an interface of the page."""
+    text = TYPES.read_text()
+    found = re.search(rf"export interface {name} (?:extends \w+ )?{{(.*?)\n}}", text, re.DOTALL)
+    assert found, name
+    return set(re.findall(r"^  (\w+)\??:", found[1], re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("NodeState", NodeState), ("OwnModel", OwnModel)], ids=lambda value: str(value)
+)
+def test_the_page_knows_the_fields_that_the_node_tells(name: str, kind: type[Any]) -> None:
+    assert {field.name for field in fields(kind)} == interface(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [
+        ("hardware", NodeHardware),
+        ("memory", MemoryPool),
+        ("peers", SeenPeer),
+        ("loading", LoadEntry),
+        ("computation", ComputationEntry),
+    ],
+)
+def test_the_page_knows_the_fields_within(field: str, kind: type[Any]) -> None:
+    known = set(kind.model_fields) if hasattr(kind, "model_fields") else {one.name for one in fields(kind)}
+    found = re.search(rf"^  {field}: (?:null \| )?{{(.*?)}}", TYPES.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    assert set(re.findall(r"(\w+)\??:", found[1])) == known
