@@ -20,11 +20,11 @@ LEAVE = (
 )
 PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses; and codes."
 REVOKE = "Remove a node from the swarm: its connections are cut at once, here and at every member that can be reached."
-OWN_PAGE = (
-    "Print a link that opens the page of the node that runs here with its owner's rights (models, requests, who "
-    "belongs to the swarm), and open the browser where there is a desktop. A link opens once, within ten minutes; what "
-    "it opened holds for twelve hours, or until the node stops."
-)
+OWN_PAGE = """\
+Print a link that opens the page of the node that runs here with its owner's
+rights (models, requests, who belongs to the swarm), and open the browser where
+there is a desktop. A link opens once, within ten minutes; what it opened holds
+for twelve hours, or until the node stops."""
 PAGE_EXAMPLES = """\
 examples:
   swarm page                    open the page in this machine's browser

@@ -97,7 +97,7 @@ class NodeModels:
         self.engines = engines
         self._snapshot = snapshot = engines.snapshot
         self._free = FreeMemory(snapshot)
-        self._totals = pool_totals(snapshot)
+        self.totals = pool_totals(snapshot)
         self._records_path = settings.data_path / RECORDS_FILE
         self._records = LoadRecords.read(self._records_path)
         self._given: dict[str, StoredModel] = {}  # what was chosen before the disk was looked at, by id
@@ -122,7 +122,7 @@ class NodeModels:
         limit = {pool: size for pool, size in pool_limits(self._snapshot).items() if pool in pools}
         if most is not None:
             limit = {pool: min(most, limit.get(pool, most)) for pool in pools}
-        reserve = {pool: reserve_of(size) for pool, size in self._totals.items() if pool in pools}
+        reserve = {pool: reserve_of(size) for pool, size in self.totals.items() if pool in pools}
         return MemoryRules(self._read_free, limit, reserve, self._settings.max_models)
 
     async def _read_free(self) -> Mapping[PoolName, int]:
@@ -198,7 +198,7 @@ class NodeModels:
             model, facts, decided, self._settings, self._snapshot, build, self._note_unknown, draft=draft
         ).with_projector(self._unfit)
         pool, rules = self._pools.get(build, NO_BUILD_POOL) if build else NO_BUILD_POOL, self._rules
-        most_bytes = rules.room(pool, self._totals.get(pool))
+        most_bytes = rules.room(pool, self.totals.get(pool))
 
         def options(free: Bytes) -> tuple[LoadOption, ...]:
             return tuple(
@@ -209,7 +209,7 @@ class NodeModels:
         ttl_s = decided.ttl if decided.ttl is not None else self._settings.ttl
         return Loadable(
             model_id=model.id,
-            usual=options(self._totals)[0],
+            usual=options(self.totals)[0],
             options=options,
             load=way.loader(self._unfit.add),
             engine=way.engine.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -68,6 +68,10 @@ class NodeShelf:
         found = await asyncio.to_thread(models.take, path)
         self._looked()
         return found.id
+
+    def totals(self) -> Mapping[str, int]:
+        models = self._models()
+        return {} if models is None else {str(pool): size for pool, size in models.totals.items()}
 
     async def fit(self) -> tuple[FitRow, ...]:
         models = self._ready()

@@ -395,11 +395,6 @@ class WorkerPool:
         """What the system has free of each pool, now, as far as anybody knows."""
         return await self._memory.free()
 
-    @property
-    def rules(self) -> MemoryRules:
-        """What its models may take."""
-        return self._memory
-
     def loadables(self) -> tuple[Loadable, ...]:
         """The models that could be loaded and are not."""
         return tuple(model for model in self._source.all() if self._rests(model.model_id))

@@ -141,7 +141,7 @@ async def test_the_catalogue_is_judged_as_models_fit_does(tmp_path: Path) -> Non
         assert {row["name"] for row in listed["fit"]} == {row_json(row)["name"] for row in rows}
         assert all(row["why"] and row["need_bytes"] for row in listed["fit"])
         memory = listed["free"]
-        assert all(pool["free_bytes"] > 0 for pool in memory)
+        assert all(0 < pool["free_bytes"] < pool["total_bytes"] for pool in memory)
         assert {"ram"} == {pool["pool"] for pool in memory}
         assert (await client.get("/swarm/v1/models?node=attic")).status == 400
 
@@ -184,6 +184,15 @@ async def test_another_node_is_told_to_pull_where_its_owner_lets_it(tmp_path: Pa
         over = await ended(client, (await begun(client, NAME, node="study"))["id"])
         assert over["state"] == "failed"
         assert "[peers] manage = true" in over["problem"]
+
+
+async def test_a_node_that_has_not_looked_at_its_disk_yet_says_so(tmp_path: Path) -> None:
+    shelf = NodeShelf(make_settings({"data_dir": tmp_path}), None, lambda: None, lambda: None)
+    async with RunningNode("kitchen", options=NodeOptions(shelf=shelf)) as node, connect(node.url) as client:
+        over = await ended(client, (await begun(client, "qwen3:4b"))["id"])
+        assert (over["state"], "still starting" in over["problem"]) == ("failed", True)
+        listed = (await client.get("/swarm/v1/models")).json
+        assert listed == {"node": "kitchen", "free": [], "data": [], "fit": []}
 
 
 class Slow:

@@ -62,6 +62,13 @@ def test_the_files_of_the_service_are_inside(unpacked: Path) -> None:
         assert (unpacked / "swarm" / "deploy" / name).is_file(), name
 
 
+def test_every_file_of_the_page_is_inside_and_nothing_else(unpacked: Path) -> None:
+    page = Path("swarm/gateway/page/static")
+    listed = subprocess.run(["git", "ls-files", page], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    kept = {path.relative_to(unpacked).as_posix() for path in (unpacked / page).rglob("*") if path.is_file()}
+    assert kept == set(listed.split()) != set()
+
+
 def test_the_questions_of_the_measurements_are_inside(unpacked: Path) -> None:
     for name in ("arithmetic.jsonl", "tools.jsonl"):
         assert (unpacked / "swarm" / "evaluation" / "question_sets" / name).is_file(), name

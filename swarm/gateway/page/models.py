@@ -181,9 +181,10 @@ def _told(model: LoadableModel, node: str) -> StoredRow:
     )
 
 
-def pool_rows(pool: WorkerPool, free: Mapping[str, int], states: Iterable[ModelState]) -> list[PoolRow]:
+def pool_rows(
+    pool: WorkerPool, totals: Mapping[str, int], free: Mapping[str, int], states: Iterable[ModelState]
+) -> list[PoolRow]:
     """The memory of this node's models. A model whose memory lies in several kinds is counted where most of it is."""
-    limits: dict[str, int] = {str(name): size for name, size in pool.rules.limit.items()}
     places = {
         model.model_id: max(model.usual.need, key=model.usual.need.__getitem__, default=None) for model in pool.stored()
     }
@@ -196,8 +197,9 @@ def pool_rows(pool: WorkerPool, free: Mapping[str, int], states: Iterable[ModelS
         own = min(state.size_bytes or 0, state.taken_bytes)
         weights[place] = weights.get(place, 0) + own
         rest[place] = rest.get(place, 0) + state.taken_bytes - own
-    names = dict.fromkeys([*limits, *free])
-    return [PoolRow(name, limits.get(name), free.get(name), weights.get(name, 0), rest.get(name, 0)) for name in names]
+    return [
+        PoolRow(name, totals.get(name), size, weights.get(name, 0), rest.get(name, 0)) for name, size in free.items()
+    ]
 
 
 async def stored(request: web.Request) -> web.Response:
@@ -216,12 +218,13 @@ async def stored(request: web.Request) -> web.Response:
     except Unavailable:  # still starting, or nothing is known of its memory: what lies here is listed all the same
         fit = ()
     free = {str(name): size for name, size in (await pool.free()).items()}
+    totals: Mapping[str, int] = {} if shelf is None else shelf.totals()
     states = {state.model_id: state for state in pool.states()}
     data = stored_rows([(model, pool.fits(model)) for model in pool.stored()], states, free)
     return json_response(
         {
             "node": dispatcher.node,
-            "free": [json_object(row) for row in pool_rows(pool, free, states.values())],
+            "free": [json_object(row) for row in pool_rows(pool, totals, free, states.values())],
             "data": [json_object(row) for row in data],
             "fit": [json_object(row) for row in fit_rows_for_page(fit)],
         }

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, Literal, Protocol
 
@@ -57,6 +57,10 @@ class ModelShelf(Protocol):
 
         `progress` is called from another thread. Stops when it is cancelled, and keeps what has arrived.
         """
+        ...
+
+    def totals(self) -> Mapping[str, int]:
+        """Bytes of each kind of memory that models of this node may lie in, taken or not, as far as is known."""
         ...
 
     async def fit(self) -> tuple[FitRow, ...]:

@@ -167,6 +167,14 @@ export interface StoredModel {
   engine: string | null;
 }
 
+/** `GET /swarm/v1/models[?node=NAME]`. `fit`: the catalogue as it fits now, best first; empty for another node. */
+export interface StoredModels {
+  node: string;
+  free: NodeState["memory"];
+  data: StoredModel[];
+  fit: StoredModel[];
+}
+
 /** `GET /swarm/v1/performance`: the last hour by minutes; `first_token_ms` are medians, null where nothing was asked. */
 export interface Performance {
   /** Unix seconds at which each minute began, the oldest first; 60 at most. */
