@@ -85,6 +85,11 @@ def _add_access(group: Any) -> None:
         action="store_true",
         help="fetch images that requests name by a web address",
     )
+    group.add_argument(
+        "--record",
+        action="store_true",
+        help="keep prompts of the last votes, in memory, for those who manage this node",
+    )
 
 
 def _add_model(group: Any) -> None:

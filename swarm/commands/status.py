@@ -155,6 +155,8 @@ def render(view: FederationView) -> str:
         lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
     if view.upstream:
         lines.append(upstream_line(view.upstream))
+    if view.records:
+        lines.append("! records prompts of the last votes, in memory, for those who manage this node (--record)")
     for model, nodes in sorted(view.models.items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
     lines += map(own_model_line, view.own_models)

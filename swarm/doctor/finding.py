@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from swarm.gateway.observing.findings import Trouble
+
 
 class Level(StrEnum):
     """Only `fail` makes the exit code 1. `unknown`: the check was not possible, which is no reason to worry."""
@@ -44,6 +46,12 @@ def warn(check: str, message: str, remedy: str) -> Finding:
 
 def fail(check: str, message: str, remedy: str) -> Finding:
     return Finding(check, Level.FAIL, message, remedy)
+
+
+def troubled(check: str, trouble: Trouble) -> Finding:
+    """A trouble that the page shows in the same words."""
+    level = Level.FAIL if trouble.level == "problem" else Level.WARN
+    return Finding(check, level, trouble.what, trouble.remedy)
 
 
 def unknown(check: str, message: str, remedy: str | None = None) -> Finding:

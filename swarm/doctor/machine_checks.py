@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from hardware.snapshot import GIB_BYTES, MIB_BYTES, HardwareSnapshot, Memory
+from hardware.snapshot import HardwareSnapshot, Memory
 from hardware.snapshot_text import unused_gpu
-from swarm.doctor.finding import Finding, fail, ok, unknown, warn
-
-LITTLE_MEMORY_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth talking to need about one
-NO_MEMORY_BYTES: Final = 256 * MIB_BYTES  # a node with the embedded model takes 150 MiB
-LITTLE_DISK_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth downloading have about one
-NO_DISK_BYTES: Final = 50 * MIB_BYTES  # the node's own files and a log
+from swarm.doctor.finding import Finding, fail, ok, troubled, unknown, warn
+from swarm.gateway.observing.findings import disk_trouble, gib, gpu_trouble, memory_trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +61,9 @@ def check_models(defects: Mapping[str, str], whole: int) -> Finding:
 def check_memory(memory: Memory) -> Finding:
     if memory.free_bytes is None:
         return unknown("memory", "this system does not say how much memory is free")
-    limit = "" if memory.limit_bytes is None else f"; the container's limit is {_gib(memory.limit_bytes)}"
-    message = f"{_gib(memory.free_bytes)} free{limit}"
-    remedy = "end other programs, give the container more, or serve a smaller model (swarm models fit)"
-    if memory.free_bytes < NO_MEMORY_BYTES:
-        return fail("memory", message, remedy)
-    return warn("memory", message, remedy) if memory.free_bytes < LITTLE_MEMORY_BYTES else ok("memory", message)
+    limit = "" if memory.limit_bytes is None else f"; the container's limit is {gib(memory.limit_bytes)}"
+    trouble = memory_trouble(memory.free_bytes, limit)
+    return ok("memory", f"{gib(memory.free_bytes)} free{limit}") if trouble is None else troubled("memory", trouble)
 
 
 def check_gpu(snapshot: HardwareSnapshot, gpu_used: bool) -> Finding | None:
@@ -81,10 +73,8 @@ def check_gpu(snapshot: HardwareSnapshot, gpu_used: bool) -> Finding | None:
     if gpu_used:
         names = [gpu.name for gpu in snapshot.gpus] or ["Apple's"]
         return ok("GPU", f"{names[0]}: the engine computes on it")
-    words = unused_gpu(snapshot) or ""
-    if snapshot.gpus and all(gpu.integrated for gpu in snapshot.gpus):
-        return ok("GPU", words)
-    return warn("GPU", words, "run `swarm engines install`, which looks at the machine and gets an engine that uses it")
+    trouble = gpu_trouble(snapshot, gpu_used)
+    return ok("GPU", unused_gpu(snapshot) or "") if trouble is None else troubled("GPU", trouble)
 
 
 def check_engine_problems(problems: Sequence[str]) -> Sequence[Finding]:
@@ -97,11 +87,8 @@ def check_disk(folder: DataFolder) -> Finding:
         return fail("disk", f"{folder.path}: {folder.problem}", "make it writable, or choose another with --data-dir")
     if folder.free_bytes is None:
         return unknown("disk", f"{folder.path}: this system does not say how much space is free")
-    message = f"{folder.path}: {_gib(folder.free_bytes)} free"
-    remedy = "delete models (swarm models rm) or other files, or choose another disk with --data-dir"
-    if folder.free_bytes < NO_DISK_BYTES:
-        return fail("disk", message, remedy)
-    return warn("disk", message, remedy) if folder.free_bytes < LITTLE_DISK_BYTES else ok("disk", message)
+    trouble = disk_trouble(folder.path, folder.free_bytes)
+    return ok("disk", f"{folder.path}: {gib(folder.free_bytes)} free") if trouble is None else troubled("disk", trouble)
 
 
 def check_keys(files: Sequence[SecretFile]) -> Finding:
@@ -125,7 +112,3 @@ def check_requirements(program: str, python: str, unmet: Sequence[str]) -> Findi
         )
         return fail("versions", "; ".join(unmet), remedy)
     return ok("versions", f"local-swarm {program} on Python {python}, and all required packages")
-
-
-def _gib(count_bytes: int) -> str:
-    return f"{count_bytes / GIB_BYTES:.1f} GiB" if count_bytes >= GIB_BYTES else f"{count_bytes / MIB_BYTES:.0f} MiB"

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from federation import wire
 from federation.addresses import AddressKind, AnnouncedAddresses
-from federation.peer import Source, Why
-from swarm.doctor.finding import Finding, fail, ok, unknown, warn
+from swarm.doctor.finding import Finding, fail, ok, troubled, unknown, warn
 from swarm.doctor.firewall import Passage
+from swarm.gateway.observing.findings import (
+    key_and_peers_trouble,
+    put_out_trouble,
+    rejected_trouble,
+    versions_trouble,
+)
 from swarm.node.listeners import another_port
 
 CLOCK_WARN_S: Final = 30.0  # more than any round trip or header's rounding explains
 CLOCK_FAIL_S: Final = 300.0  # half the life of an invitation
 
 PortUse = Literal["free", "node", "other", "refused"]
-_REJECTED_REMEDY: Final = {
-    Why.DOWN: "start the node there; check the address, and the firewall there",
-    Why.NO_NODE: "check the address and the port: something else answers",
-    Why.VERSION: "run the same version of local-swarm on both",
-    Why.COPY: "delete node.pem in the data directory of the copy, and start it again",
-    Why.FULL: "nothing to do: the others know the rest",
-    Why.UNTRUSTED: "`swarm invite` here and `swarm join CODE` there, if it is one of yours; else check the address",
-}  # what is not here is harmless: the node itself, and one that is leaving
 MulticastResult = Literal["received", "not received", "not sent", "untried"]
 
 
@@ -146,11 +142,7 @@ def check_firewall(port: int, passages: Sequence[Passage]) -> Finding:
 def check_membership(members: int | None, problem: str | None) -> Finding:
     """`members` beside this node, None for an open one; `problem` where it was removed from its swarm."""
     if problem is not None:
-        return fail(
-            "trust",
-            problem,
-            "join again, or leave with `swarm leave`; until then it works alone",
-        )
+        return troubled("trust", put_out_trouble(problem))
     if members is None:
         return ok("trust", "open: any node on this network may be a peer, until the first `swarm invite`")
     return ok("trust", f"paired with {members} other member{'' if members == 1 else 's'}")
@@ -161,15 +153,8 @@ def check_key_and_peers(with_key: bool, peers: str, runs: bool) -> Finding | Non
 
     `peers`: who may ask this node as nodes (AccessRules.peers). `runs`: a node that runs here says so.
     """
-    if not with_key or peers not in ("anyone", "nobody"):
-        return None
-    if peers == "anyone":
-        said = f"clients need a key, but any machine that reaches the port may have answers generated at {wire.PREFIX}"
-        return warn("access", f"{said} without one (--open-federation)", "pair the nodes: `swarm invite`")
-    remedy = "`swarm join CODE` with another node's code, or --open-federation"
-    if runs:
-        return warn("access", "the node that runs here has a key and no members, so no other node may ask it", remedy)
-    return warn("access", "a node with this API key does not start in an open federation", remedy)
+    trouble = key_and_peers_trouble(with_key, peers, runs)
+    return None if trouble is None else troubled("access", trouble)
 
 
 def check_peer(peer: PeerFacts) -> list[Finding]:
@@ -197,11 +182,11 @@ def check_peer(peer: PeerFacts) -> list[Finding]:
 
 def check_rejected(rejected: Rejected) -> Finding | None:
     """What the node that runs here reports of an address that leads to no peer; None where that is as it should be."""
-    remedy = _REJECTED_REMEDY.get(Why(rejected.why)) if rejected.why in tuple(Why) else "see docs/discovery.md"
-    if remedy is None or (rejected.why == Why.DOWN and rejected.source != Source.STATIC.word):
+    trouble = rejected_trouble(rejected.why, rejected.source, rejected.reason)
+    if trouble is None:
         return None
-    return warn(
-        f"peer {rejected.address}", f"no peer of the node that runs here: {rejected.why}: {rejected.reason}", remedy
+    return troubled(
+        f"peer {rejected.address}", replace(trouble, what=f"no peer of the node that runs here: {trouble.what}")
     )
 
 
@@ -246,9 +231,5 @@ def check_clock(label: str, ahead_s: float) -> Finding:
 
 
 def check_peer_versions(own: str, peers: Sequence[PeerFacts]) -> Finding:
-    others = sorted({peer.version for peer in peers if peer.version is not None and peer.version != own})
-    if others:
-        return warn(
-            "peer versions", f"this is {own}; peers run {', '.join(others)}", "they work together; update the older"
-        )
-    return ok("peer versions", f"all run {own}")
+    trouble = versions_trouble(own, [peer.version for peer in peers if peer.version is not None])
+    return ok("peer versions", f"all run {own}") if trouble is None else troubled("peer versions", trouble)

@@ -51,9 +51,12 @@ from swarm.gateway.observing import endpoints as observing
 from swarm.gateway.observing import events
 from swarm.gateway.observing.board import BOARD, EventBoard
 from swarm.gateway.observing.changes import CHANGES, ViewChanges, show_view
+from swarm.gateway.observing.findings import Trouble, show_findings
 from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.node_states import NODE_STATES, NodeStates, ReadMemory, no_memory_known
+from swarm.gateway.observing.performance import PERFORMANCE, Performance, sampling_the_queue
 from swarm.gateway.observing.view import ViewSources
+from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, VoteHistory
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
 from swarm.gateway.page import models as page_models
@@ -107,6 +110,8 @@ def make_app(
     shelf: pulls.ModelShelf | None = None,
     client: PeerClient | None = None,
     read_memory: ReadMemory = no_memory_known,
+    records: bool = False,
+    machine: Callable[[], Mapping[str, Trouble]] = dict[str, Trouble],
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -114,6 +119,7 @@ def make_app(
     `management`. `trust_commands` say who belongs to the swarm, None while they are not there yet.
     `shelf` is this node's disk for those who manage it; None: it loads nothing of its own.
     `client` asks peers for their states, `read_memory` what is free here.
+    `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -122,7 +128,9 @@ def make_app(
     pool.listeners.append(metrics)
     pool.subscribe(metrics.lived)
     admission = Admission(pool, in_progress, lambda: metrics.refused("node_full"), most_in_flight)
+    votes, performance = VoteHistory(dispatcher.node, records), Performance()
     dispatcher.listeners.append(metrics)
+    dispatcher.answer_listeners.append(performance)
     access = access or AccessRules()
     view = ViewSources(
         describe=describe,
@@ -133,6 +141,7 @@ def make_app(
         access=access,
         trust=trust,
         file_transfers=None if files is None else lambda: files.transfers.running,
+        records=records,
     )
     metrics.show(view.look)
     changes = ViewChanges(view.look)
@@ -154,7 +163,9 @@ def make_app(
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
     app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable)
-    app[ANSWER_SERVICE] = AnswerService(dispatcher, metrics, condition, pacing, names, images or RequestImages())
+    app[ANSWER_SERVICE] = AnswerService(
+        dispatcher, metrics, votes, performance, condition, pacing, names, images or RequestImages()
+    )
     app[DISPATCHER] = dispatcher
     app[POOL] = pool
     app[MEMBERSHIP] = membership
@@ -167,11 +178,19 @@ def make_app(
     app[observing.VIEW] = view
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
-    app[BOARD] = board = EventBoard()
+    app[BOARD] = board = EventBoard({"vote": MAX_KEPT})
     show_view(board, view, changes)
     app[NODE_STATES] = states = NodeStates(board, view, client, read_memory)
     states.show()
     app.on_cleanup.append(lambda _: states.aclose())
+    show_findings(
+        board, view.look, changes, lambda: {peer.id: peer.description.version for peer in membership.peers()}, machine
+    )
+    app[VOTES] = votes
+    votes.show(board)
+    app[PERFORMANCE] = performance
+    app.cleanup_ctx.append(sampling_the_queue(performance, lambda: sum(state.waiting for state in pool.states())))
+    app[rights.RECORDS] = records
     app[management.PULL] = pull
     app[rights.TRUST_COMMANDS] = trust_commands
     app[pulls.SHELF] = shelf

@@ -31,7 +31,11 @@ MAX_SHOWN: Final = 512  # lines said once: four for each peer; beyond it the old
 
 
 def banner(
-    setup: NodeSetup, federated: bool, upstream_lines: Iterable[str], answers_any: bool = False
+    setup: NodeSetup,
+    federated: bool,
+    upstream_lines: Iterable[str],
+    answers_any: bool = False,
+    records: bool = False,
 ) -> Iterator[str]:
     """The lines that a node begins with."""
     name, node_id = setup.identity.name, setup.identity.node_id
@@ -47,6 +51,11 @@ def banner(
     yield f"  access     {access_words(setup)}"
     if answers_any:
         yield "  names      a model that no node serves is answered as `swarm` (--answer-any-model)"
+    if records:
+        yield (
+            "  records    the prompts of the last votes, in memory, for those who manage this node (--record): "
+            "tell those who use it"
+        )
     yield from upstream_lines
 
 

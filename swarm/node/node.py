@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from federation.client import PeerClient
 from federation.hostport import parse_address
 from federation.membership import Membership
 from federation.pairing_server import PairingServer
+from hardware.memory import probe_memory
 from hardware.pools import PoolsNow
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
@@ -34,6 +36,7 @@ from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
+from swarm.gateway.observing.findings import Trouble, disk_trouble, gpu_trouble, memory_trouble
 from swarm.gateway.observing.node_states import PoolNow
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, prompts_words, tools_words
 from swarm.node.console import Console
@@ -96,6 +99,7 @@ class Node:
         self._stack = AsyncExitStack()
         self._snapshot = HardwareSnapshot()
         self._pools_now: PoolsNow | None = None
+        self._gpu_used = True  # until that is known
         self._ports: tuple[SharedPort, ...] = ()
         self._pairing = PairingServer()
         self._page_access = PageAccess()
@@ -183,7 +187,8 @@ class Node:
         )
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners, client))
-        for line in banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model):
+        lines = banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model, settings.record)
+        for line in lines:
             self._console.say(line)
         self._trust = await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
@@ -240,6 +245,8 @@ class Node:
             images=RequestImages(self.settings.fetch_images),
             client=client,
             read_memory=self._read_memory,
+            records=self.settings.record,
+            machine=self._machine_trouble,
             page_access=self._page_access,
             trust_commands=lambda: self._trust,
             shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),
@@ -257,6 +264,17 @@ class Node:
                 return ()
             self._pools_now = PoolsNow(self._snapshot)
         return [PoolNow(*pool) for pool in await asyncio.to_thread(self._pools_now.read)]
+
+    def _machine_trouble(self) -> Mapping[str, Trouble]:
+        """What is wrong with this machine, as the doctor would say it: a few reads of the system, in about 0.1 ms."""
+        gpu = gpu_trouble(self._snapshot, self._gpu_used)
+        free = probe_memory(Path("/"))[0].free_bytes
+        memory = None if free is None else memory_trouble(free)
+        try:
+            disk = disk_trouble(str(self.settings.data_path), shutil.disk_usage(self.settings.data_path).free)
+        except OSError:
+            disk = None
+        return {key: one for key, one in (("gpu", gpu), ("memory", memory), ("disk", disk)) if one is not None}
 
     async def _look_again(self) -> None:
         """Somebody names a model that is not known here."""
@@ -310,6 +328,7 @@ class Node:
         store = await asyncio.to_thread(model_store, settings)
         nearby = self._files and self._files.nearby
         engines = await asyncio.to_thread(NodeEngines.look, settings, self._snapshot)
+        self._gpu_used = engines.on_gpu
         chosen = await stoppable(partial(choose_models, settings, engines, self._console, store, nearby))
         if (words := isolation_words(settings.isolation)) is not None:
             self._console.say(f"  isolation  {words}")

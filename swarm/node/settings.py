@@ -111,6 +111,7 @@ class Settings:
     allow_origin: Texts = ()
     answer_any_model: bool = False
     fetch_images: bool = False
+    record: bool = False
     model: Models = ()
     models_dir: Folders = ()
     default_model: ModelName | None = None
@@ -209,7 +210,7 @@ NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "c
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
     "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
-    "data_dir", "engines_dir", "llama_server",
+    "record", "data_dir", "engines_dir", "llama_server",
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values

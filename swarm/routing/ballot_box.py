@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Protocol
 
 from swarm.consensus.judge import disputed
 from swarm.consensus.options import StopRule, Strategy, StreamMode
@@ -68,11 +69,37 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class BallotResult:
-    """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in."""
+    """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in.
+
+    `candidates` are everybody whose part is known, those that failed included.
+    """
 
     verdict: Verdict
     leader: Candidate | None
     shown: StreamMode = StreamMode.BUFFER
+    candidates: tuple[Candidate, ...] = ()
+
+
+class BallotObserver(Protocol):
+    """Who follows a ballot beside the client that asked for it."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it wants to know how the ballot stands: that is worked out only then."""
+        ...
+
+    def stands(self, standing: BallotStanding) -> None:
+        """How it stands now."""
+        ...
+
+    def counted(self, result: BallotResult) -> None:
+        """It has ended, whatever the client makes of the result."""
+        ...
+
+
+def nobody_watches() -> bool:
+    """The ballot is nobody's business but the client's."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +111,7 @@ class BallotCall:
     degraded; so is one on tool calls with less than `min_agreement`. `ask_judge` is asked about disputed answers.
     `replace` finds a batch for a lost one, given how many seats each party has or will have.
     With `stream_leader` the first batch's first voter's events are taken from its first word on; `live` of it is shown.
-    With `progress` there is news of the ballot.
+    With `progress`, and while it `is_watched`, there is news of the ballot.
     `strongest` are the models of the strongest seats: the vote is not over for them because others were quicker.
     `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
     """
@@ -105,6 +132,7 @@ class BallotCall:
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
+    is_watched: Callable[[], bool] = nobody_watches
     strongest: frozenset[str] = frozenset()
     repeatable: bool = False
 
@@ -337,7 +365,7 @@ class BallotBox:
     def news(self) -> BallotStanding | None:
         """How the ballot stands, where that is wanted and has changed since it was last asked for."""
         state = (len(self._known), self.asked, len(self.failures))
-        if not self.call.progress or state == self._last_news:
+        if state == self._last_news or not (self.call.progress or self.call.is_watched()):
             return None
         self._last_news = state
         out = tuple(OutstandingSeats(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
@@ -363,7 +391,8 @@ class BallotBox:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
         if not self.candidates:
             raise no_candidate(self.failures, self.asked, late=stopped_by == "deadline")
-        return BallotResult(self._verdict(stopped_by, wasted_tokens, judge), self.lead.candidate, self.lead.shown)
+        verdict = self._verdict(stopped_by, wasted_tokens, judge)
+        return BallotResult(verdict, self.lead.candidate, self.lead.shown, tuple(self._known))
 
     def _verdict(
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None

@@ -33,7 +33,16 @@ from swarm.generation import (
 from swarm.quantities import load_words
 from swarm.registry.weights_file import Measurements
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
-from swarm.routing.ballot_box import BallotCall, BallotResult, Begun, Failure, RunVoters, no_consensus
+from swarm.routing.ballot_box import (
+    BallotCall,
+    BallotObserver,
+    BallotResult,
+    Begun,
+    Failure,
+    RunVoters,
+    no_consensus,
+    nobody_watches,
+)
 from swarm.routing.loadables import (
     OwnLoadables,
     Stock,
@@ -97,7 +106,7 @@ from swarm.routing.replicas import (
     resting_replicas,
     served_models,
 )
-from swarm.routing.router import DEFAULT_LIMITS, FailureLimits, Router, RoutingListener
+from swarm.routing.router import DEFAULT_LIMITS, AnswerListener, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
@@ -331,6 +340,11 @@ class Dispatcher:
         """Who is called with what becomes of requests; add to it at any time."""
         return self._router.listeners
 
+    @property
+    def answer_listeners(self) -> list[AnswerListener]:
+        """Who is called with how quickly single answers come; add to it at any time."""
+        return self._router.answer_listeners
+
     def _offers(self, allowed: bool = True, local_only: bool = False) -> tuple[UpstreamOffer, ...]:
         """What upstreams offer to a request, where it may leave this node for them."""
         return self.upstreams.offers() if allowed and not local_only else ()
@@ -483,9 +497,17 @@ class Dispatcher:
         return (*ranked, *last_resorts(request.model, ranked, offers))
 
     async def vote(
-        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        options: VoteOptions,
+        deadline: float,
+        stream: bool,
+        observer: BallotObserver | None = None,
     ) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
         """Hold the planned ballot; where nobody in it can answer, and nothing was shown yet, somebody else does.
+
+        The `observer` is told how it stands whether or not the client wants to know that.
 
         With `stream` the strongest voter's answer comes while it is made, as far as it may be shown. Raises what no
         answer can be given for, and NoConsensus for a degraded verdict, where the client wants none.
@@ -494,11 +516,18 @@ class Dispatcher:
         shown = alone = False
         with self._demand.request():
             while True:
-                ballot = hold_ballot(self._call(request, plan, options, deadline, stream))
+                ballot = hold_ballot(self._call(request, plan, options, deadline, stream, observer))
                 try:
                     async with aclosing(ballot) as progress:
                         async for item in progress:
+                            if isinstance(item, BallotStanding):
+                                if observer is not None:
+                                    observer.stands(item)
+                                if not options.progress:
+                                    continue
                             if isinstance(item, BallotResult):
+                                if observer is not None:
+                                    observer.counted(item)
                                 self._remember(plan, item)
                                 self._settle(item.verdict, options)
                             shown = shown or isinstance(item, Delta)
@@ -539,7 +568,13 @@ class Dispatcher:
         return best or next(iter(above), None)
 
     def _call(
-        self, request: GenerationRequest, plan: Plan, options: VoteOptions, deadline: float, stream: bool
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        options: VoteOptions,
+        deadline: float,
+        stream: bool,
+        observer: BallotObserver | None,
     ) -> BallotCall:
         """The planned ballot: who is asked at first and later, how they are run, replaced and judged."""
         question = Question.of(request, plan.strategy)
@@ -574,6 +609,7 @@ class Dispatcher:
             min_votes=options.min_votes or 1,
             min_agreement=options.min_agreement,
             progress=options.progress,
+            is_watched=nobody_watches if observer is None else lambda: observer.is_watched,
             strongest=strongest_models(seats, odds),
             repeatable=repeatable,
         )

@@ -93,6 +93,21 @@ class RoutingListener(Protocol):
         ...
 
 
+class AnswerListener(Protocol):
+    """Who wants to know how quickly replicas answer what this node's clients ask, votes aside."""
+
+    def answered(self, replica: Replica, first_s: float, took_s: float, tokens: int) -> None:
+        """A request has its answer, `took_s` after `replica` was asked.
+
+        It began after `first_s`, and has so many `tokens`, those of all its choices together.
+        """
+        ...
+
+    def failed(self, replica: Replica) -> None:
+        """A request got no answer there; another may be asked for it."""
+        ...
+
+
 class Asked:
     """A request that a peer has. `trial`: it decides on the peer's circuit, until it is answered."""
 
@@ -132,6 +147,7 @@ class Router:
         self.pills = PoisonPills(clock)
         self._budget = RetryBudget(clock, limits)
         self.listeners: list[RoutingListener] = []
+        self.answer_listeners: list[AnswerListener] = []
 
     def with_local_knowledge(self, reported: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
         """The replicas, as reported, with all that this node knows better; `everything`: no others can be asked."""

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # Another may do better; but for EngineDied, an EngineFailed: whoever catches these lets that one pass first.
 FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, UpstreamFailed)
+FAILED_THERE = (PeerFailed, EngineFailed, UpstreamFailed)  # the others are answers: it is full, or its context small
 MAX_NAMED = 8  # of those that were tried before; more names explain nothing
 FRESH_S = 3.0  # a slot that was idle longer ago may be taken by another node since
 MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up without spoiling what is measured
@@ -103,8 +104,11 @@ class SingleAnswer:
                     others = [other for other in self._ranked_again(left) if other.key not in chosen]
                     left = [sooner.peer, replica, *others]
                 except EngineDied:
+                    self._report_failed(replica)
                     raise
                 except FAILING_OVER as error:
+                    if isinstance(error, FAILED_THERE):
+                        self._report_failed(replica)
                     self._count_vanishing(replica, error)
                     if begun or not left:
                         raise
@@ -169,7 +173,7 @@ class SingleAnswer:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
         first = asked
-        held_s, sent_bytes, left = 0.0, 0, self._choices
+        held_s, sent_bytes, left, tokens = 0.0, 0, self._choices, 0
         begun = False
         events = self._client.events(
             replica, self._request, self._choices, self._deadline, self._served, self._elsewhere, self._stays
@@ -184,14 +188,24 @@ class SingleAnswer:
                     usage = self._router.believed(replica, event.usage, sent_bytes)
                     event = event if usage is event.usage else replace(event, usage=usage)
                     left -= 1
+                    tokens += event.usage.completion_tokens
                     if not left:  # before it is given: whoever has it may ask for no more
                         self._router.affinity.answered(self._plan.prefixes, replica.key)
+                        self._report_answered(replica, first - asked, came - asked - held_s, tokens)
                         if self._choices == 1 and held_s <= MAX_HELD_SHARE * (came - asked):
                             self._router.note_pace(replica, first - asked, came - first, usage)
                 elif not replica.local:
                     sent_bytes += event.size_bytes
                 yield event
                 held_s += time.monotonic() - came
+
+    def _report_answered(self, replica: Replica, first_s: float, took_s: float, tokens: int) -> None:
+        for listener in () if self._stays else self._router.answer_listeners:
+            listener.answered(replica, first_s, took_s, tokens)
+
+    def _report_failed(self, replica: Replica) -> None:
+        for listener in () if self._stays else self._router.answer_listeners:
+            listener.failed(replica)
 
     def _report_choice(self, replica: Replica) -> None:
         after = f", after {', '.join(self._tried[:MAX_NAMED])}" if self._tried else ""

@@ -30,7 +30,7 @@ VALUES = {
     "--federation": (), "--peer": ("10.0.0.2:17615",), "--peer-file": ("peers",), "--interface": ("wg0",),
     "--host": ("127.0.0.1",), "--port": ("17701",), "--name": ("status",), "--api-key": ("key",),
     "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (), "--answer-any-model": (),
-    "--fetch-images": (),
+    "--fetch-images": (), "--record": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--default-model": ("demo",), "--models-dir": ("there",), "--ttl": ("30m",), "--max-models": ("2",),
     "--memory": ("8G",), "--kv-disk": ("8G",), "--llama-server": ("/bin/sh",), "--engines-dir": ("engines",),

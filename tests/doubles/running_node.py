@@ -103,6 +103,7 @@ class NodeOptions:
     pull: Pull | None = None
     shelf: ModelShelf | None = None
     images: RequestImages | None = None
+    records: bool = False
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -255,6 +256,7 @@ class RunningNode:
             sampling=self._options.sampling,
             pull=self._options.pull,
             images=self._options.images,
+            records=self._options.records,
             page_access=self.page_access,
             shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),

@@ -65,6 +65,7 @@ def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MO
         models={"demo": ["kitchen"]},
         own_models=models,
         upstream=None,
+        records=False,
     )
     idle = NodeView(
         federation=federation, loading=False, draining=False, requests=0, file_transfers=None,
@@ -136,7 +137,7 @@ def test_a_peers_account_is_told_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream"]
+    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream", "records"]
 )
 def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> None:
     told = json_object(view(PEER, models=()).federation)

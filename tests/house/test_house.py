@@ -26,7 +26,7 @@ SHARED_NAMES: Final = {  # that are types in two modules or more, and why
 }
 LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import within a function, and why
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
-    "chat": {"files": 40, "touched": 70, "hand_offs": 78, "generators": 5},
+    "chat": {"files": 41, "touched": 72, "hand_offs": 79, "generators": 6},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
     # An engine is chosen among those that are here, and says what it can.
     "model": {"files": 50, "touched": 62, "hand_offs": 100, "generators": 7},

@@ -31,11 +31,13 @@ from swarm.gateway.answers.answer_form import (
     show_standing,
 )
 from swarm.gateway.answers.model_names import RequestedNames
-from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave, winner_of
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, confirmed, may_leave, winner_of
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.observing.metrics import Metrics
+from swarm.gateway.observing.performance import Performance
+from swarm.gateway.observing.vote_history import VoteHistory
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, has_images
 from swarm.images import in_words, refuse_too_many
 from swarm.routing.ballot_box import BallotResult, Begun
@@ -53,6 +55,8 @@ class AnswerService:
         self,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        votes: VoteHistory,
+        performance: Performance,
         condition: Condition,
         pacing: Pacing,
         names: RequestedNames,
@@ -60,6 +64,8 @@ class AnswerService:
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._votes = votes
+        self._performance = performance
         self._condition = condition
         self._pacing = pacing
         self._names = names
@@ -115,6 +121,8 @@ class AnswerService:
         return RequestContext(
             dispatcher=self._dispatcher,
             metrics=self._metrics,
+            votes=self._votes,
+            performance=self._performance,
             asked=asked,
             plan=plan,
             deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
@@ -298,9 +306,9 @@ def stream_result(outcome: BallotResult) -> StreamResult:
     fields: JsonObject = {"stream": outcome.shown.value}
     if outcome.shown == StreamMode.BUFFER:
         return StreamResult(winner, winner, fields)
-    confirmed = _confirmed(outcome)
-    fields.update(leader=None if leader is None else leader.voter, confirmed=confirmed)
-    if confirmed and leader is not None:  # its words are as good as the winner's, and go with what the client has
+    agreed = confirmed(outcome)
+    fields.update(leader=None if leader is None else leader.voter, confirmed=agreed)
+    if agreed and leader is not None:  # its words are as good as the winner's, and go with what the client has
         winner = leader
         fields["winner"] = leader.voter
     if outcome.shown == StreamMode.REASONING:
@@ -308,11 +316,3 @@ def stream_result(outcome: BallotResult) -> StreamResult:
     if leader is None or leader.voter == winner.voter:
         return StreamResult(leader or winner, None, fields)
     return StreamResult(leader, None, {**fields, "winner_message": message_object(winner)})
-
-
-def _confirmed(outcome: BallotResult) -> bool | None:
-    """Whether the vote came out for what the leader said; None without its answer, and without a quorum."""
-    leader, verdict = outcome.leader, outcome.verdict
-    if leader is None or verdict.degraded:
-        return None
-    return any(part.voter == leader.voter and part.group == 0 for part in verdict.candidates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from swarm.consensus.json_answer import schema_violations
-from swarm.consensus.options import Strategy
+from swarm.consensus.options import Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.swarm_object import BallotStanding, standing_object, swarm_object
 from swarm.consensus.verdict import Verdict, decide
@@ -24,6 +24,8 @@ from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.observing.metrics import Metrics
+from swarm.gateway.observing.performance import Performance
+from swarm.gateway.observing.vote_history import VoteHistory
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.ballot_box import BallotResult, Begun
@@ -48,10 +50,19 @@ class RequestContext:
     """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant."""
 
     def __init__(
-        self, dispatcher: Dispatcher, metrics: Metrics, asked: AnswerRequest, plan: Plan, deadline: float
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        votes: VoteHistory,
+        performance: Performance,
+        asked: AnswerRequest,
+        plan: Plan,
+        deadline: float,
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._votes = votes
+        self._performance = performance
         self.asked = asked
         self.plan = plan
         self._deadline = deadline
@@ -74,10 +85,26 @@ class RequestContext:
                 headers["X-Swarm-Agreement"] = f"{verdict.agreement:.4f}"
         return headers
 
-    def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
+    async def vote(self, stream: bool) -> AsyncGenerator[Delta | Begun | BallotStanding | BallotResult, None]:
         """The planned ballot. It keeps the deadline itself: what has come in by then may be enough."""
         asked = self.asked
-        return self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream)
+        record = self._votes.begin(asked.request, str(self.plan.strategy), self.plan.wanted)
+        ballot = self._dispatcher.vote(asked.request, self.plan, asked.options, self._deadline, stream, record)
+        began, first_s = time.perf_counter(), None
+        try:
+            async with aclosing(ballot) as progress:
+                async for item in progress:
+                    if first_s is None and isinstance(item, Delta | Begun):
+                        first_s = time.perf_counter() - began
+                    if isinstance(item, BallotResult):
+                        record.done(confirmed(item))
+                        self._performance.voted(item.candidates)
+                        if first_s is not None and item.leader is not None:
+                            self._performance.began(item.leader.node, item.leader.model, first_s)
+                    yield item
+        except BaseException as error:
+            record.failed(error)
+            raise
 
     def events(self, anew: bool = False) -> AsyncGenerator[Delta | Finish, None]:
         """The choices of the one replica that answers; `anew`: other ones. Consume it within `deadline()`."""
@@ -224,6 +251,19 @@ class RequestContext:
         """Count the answer, where it is for a client and not for a peer, which counts it itself."""
         if not self.asked.local_only:
             self._metrics.answered(shown, verdict)
+            if verdict is not None and self.plan.mode != "vote" and self.asked.options.wants_a_vote:
+                self._votes.single(self.asked.request, verdict, shown)
+
+
+def confirmed(outcome: BallotResult) -> bool | None:
+    """Whether the vote came out for what the client was shown of its leader; None where that was nothing.
+
+    And without the leader's answer, and without a quorum.
+    """
+    leader, verdict = outcome.leader, outcome.verdict
+    if outcome.shown == StreamMode.BUFFER or leader is None or verdict.degraded:
+        return None
+    return any(part.voter == leader.voter and part.group == 0 for part in verdict.candidates)
 
 
 def winner_of(verdict: Verdict) -> Candidate:

@@ -47,9 +47,19 @@ from swarm.gateway.documentation.answer_bodies import (
     TokenList,
 )
 from swarm.gateway.documentation.document import SSE, Operation
-from swarm.gateway.http.access import PAGE_PATH, PULLS_PATH, REQUESTS_PATH, STORED_PATH, TRUST_PATH
+from swarm.gateway.http.access import (
+    PAGE_PATH,
+    PERFORMANCE_PATH,
+    PULLS_PATH,
+    REQUESTS_PATH,
+    STORED_PATH,
+    TRUST_PATH,
+    VOTES_PATH,
+)
 from swarm.gateway.llama.plain_form import PlainCompletionBody
+from swarm.gateway.observing.performance import PerformanceView
 from swarm.gateway.observing.view import FederationView, RequestListing
+from swarm.gateway.observing.vote_history import VoteInFull, VoteListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.page.models import StoredListing
@@ -141,6 +151,18 @@ OPERATIONS: Final = (
     Operation("get", "/v1/federation/health", "The swarm as this node sees it", NODE, FederationView),
     Operation("get", "/metrics", "Counters for Prometheus", NODE, streams=PROMETHEUS),
     Operation("get", "/openapi.json", "This document", NODE, OpenApiDocument),
+    Operation(
+        "get", VOTES_PATH, "The last votes that this node coordinated, without their words, the newest first", NODE,
+        VoteListing,
+    ),
+    Operation(
+        "get", VOTES_PATH + "/{id}", "One vote; the words of its answers for those who manage the node", NODE,
+        VoteInFull,
+    ),
+    Operation(
+        "get", PERFORMANCE_PATH, "How quickly answers came in the last hour, by minute, node and model", NODE,
+        PerformanceView,
+    ),
     Operation("get", REQUESTS_PATH, "The requests in progress", MANAGEMENT, RequestListing),
     Operation("post", REQUESTS_PATH + "/{id}/cancel", "End a request in progress", MANAGEMENT, Cancelled),
     Operation(

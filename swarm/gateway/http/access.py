@@ -81,6 +81,8 @@ class RouteKind(StrEnum):
 
 
 BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.MEMBERS})
+VOTES_PATH: Final = "/swarm/v1/votes"
+PERFORMANCE_PATH: Final = "/swarm/v1/performance"
 REQUESTS_PATH: Final = "/swarm/v1/requests"  # a prefix of our own, for what no other server has a name for
 PAGE_PATH: Final = "/swarm/v1/page"
 TRUST_PATH: Final = "/swarm/v1/trust"
@@ -101,7 +103,10 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "POST /v1/detokenize", "POST /v1/apply-template", "POST /v1/rerank", "POST /v1/reranking",
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
     ),
-    RouteKind.STATUS: ("GET /metrics", "GET /v1/federation/health", "GET /v1/events"),
+    RouteKind.STATUS: (
+        "GET /metrics", "GET /v1/federation/health", "GET /v1/events",
+        f"GET {VOTES_PATH}", f"GET {VOTES_PATH}/{{id}}", f"GET {PERFORMANCE_PATH}",
+    ),
     RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",

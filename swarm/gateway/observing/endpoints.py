@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from aiohttp import web
 
-from swarm.gateway.http.access import REQUESTS_PATH
+from swarm.errors import BadRequest, Forbidden, Unauthorized, UnknownRequest
+from swarm.gateway.http.access import PERFORMANCE_PATH, REQUESTS_PATH, VOTES_PATH, check_management
+from swarm.gateway.http.access_middleware import ACCESS, caller_of
 from swarm.gateway.http.bodies import json_response
 from swarm.gateway.http.keys import CONDITION
 from swarm.gateway.observing.metrics import METRICS
+from swarm.gateway.observing.performance import PERFORMANCE
 from swarm.gateway.observing.view import ViewSources, json_object
+from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, vote_object
 from swarm.logs import MAX_REQUEST_ID_CHARS
 
 VIEW = web.AppKey("view", ViewSources)
@@ -60,6 +65,58 @@ async def cancel(request: web.Request) -> web.Response:
     return json_response({"id": request_id, "cancelled": cancelled})
 
 
+MAX_FILTER_CHARS: Final = 256
+
+
+async def votes(request: web.Request) -> web.Response:
+    """The votes that this node coordinated; `?kind=`, `outcome=` and `model=` pick some, `limit=` how many."""
+    for name in request.query:
+        if name not in ("kind", "outcome", "model", "limit"):
+            raise BadRequest(
+                f"there is no filter {name[:MAX_FILTER_CHARS]!r}: take kind, outcome, model or limit", name
+            )
+    history, query = request.app[VOTES], request.query
+    found = history.entries(
+        wanted_votes(query.get("limit")), query.get("kind"), query.get("outcome"), query.get("model")
+    )
+    return json_response({"object": "list", "data": [vote_object(entry) for entry in found]})
+
+
+def wanted_votes(text: str | None) -> int:
+    """How many votes a query wants. Raises BadRequest for what is no such number."""
+    if text is None:
+        return MAX_KEPT
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    if not 1 <= number <= MAX_KEPT:
+        raise BadRequest(f"limit is {text[:MAX_FILTER_CHARS]!r}: it must be from 1 to {MAX_KEPT}", "limit")
+    return number
+
+
+async def vote(request: web.Request) -> web.Response:
+    """One vote in full; the words of its answers, and its prompt, only for those who manage this node."""
+    vote_id = request.match_info["id"][:MAX_FILTER_CHARS]
+    found = request.app[VOTES].in_full(vote_id, manages(request))
+    if found is None:
+        raise UnknownRequest(
+            f"no vote {vote_id!r} is known here: each node has the last {MAX_KEPT} that it coordinated since it started"
+        )
+    return json_response(vote_object(found))
+
+
+def manages(request: web.Request) -> bool:
+    """Whether whoever asks may know what only those do who manage this node."""
+    try:
+        check_management(request.app[ACCESS], caller_of(request, manages=True))
+    except (Forbidden, Unauthorized):
+        return False
+    return True
+
+
+async def performance(request: web.Request) -> web.Response:
+    """How quickly answers came in the last hour."""
+    return json_response(json_object(request.app[PERFORMANCE].look()))
+
+
 def routes() -> list[web.RouteDef]:
     """This room's endpoints, under their whole paths."""
     return [
@@ -69,6 +126,9 @@ def routes() -> list[web.RouteDef]:
         web.get("/v1/health", ready),
         web.get("/metrics", metrics),
         web.get("/v1/federation/health", federation),
+        web.get(VOTES_PATH, votes),
+        web.get(VOTES_PATH + "/{id}", vote),
+        web.get(PERFORMANCE_PATH, performance),
         web.get(REQUESTS_PATH, requests),
         web.post(REQUESTS_PATH + "/{id}/cancel", cancel),
     ]

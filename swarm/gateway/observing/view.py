@@ -236,6 +236,8 @@ class FederationView:
     """The swarm as this node sees it. `models` says which nodes serve each model; `own_models` has those of this node.
 
     `status` is ok, or why this node is not ready. `peers` has dead ones, too, until they are forgotten.
+
+    `records`: it keeps the prompts of its last votes, in memory (--record).
     """
 
     status: str
@@ -250,6 +252,7 @@ class FederationView:
     models: dict[str, list[str]]
     own_models: tuple[OwnModel, ...]
     upstream: UpstreamEntry | None
+    records: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +319,7 @@ class ViewSources:
     access: AccessRules
     trust: Trust | None
     file_transfers: Callable[[], int] | None
+    records: bool = False
 
     def look(self) -> NodeView:
         """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
@@ -379,6 +383,7 @@ class ViewSources:
             models=served,
             own_models=tuple(map(own_model, self.pool.states())),
             upstream=upstream_entry(next(iter(self.dispatcher.upstreams), None)),
+            records=self.records,
         )
 
 
@@ -545,7 +550,7 @@ def json_object(entry: object) -> dict[str, object]:
 # What nodes of earlier versions leave out of their answer, and what is read instead: that there is nothing to report.
 _LEFT_OUT: Mapping[str, object] = {
     "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "own_models": (),
-    "upstream": None,
+    "upstream": None, "records": False,
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}

@@ -85,6 +85,8 @@ export interface VoteEntry {
 export interface VoteInFull extends VoteEntry {
   /** Whether the words of its answers are here (for those who manage this node). */
   answers: boolean;
+  /** Why they are not, in words; null where they are. */
+  why: string | null;
   /** Only where the node was started with --record. */
   prompt: { role: string; text: string }[] | null;
 }
