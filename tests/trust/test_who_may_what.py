@@ -126,7 +126,8 @@ ROWS = {
     RouteKind.DOCUMENTATION: "**documentation**: `/`, `/page/...`, `/docs`, `/openapi.json`",
     RouteKind.PAGE: "**ask what the page may**: `/swarm/v1/page`, open and end the owner's sessions",
     RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`",
-    RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/v1/events`, `/swarm/v1/votes`, `performance`, `/metrics`",
+    RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/v1/events`, "
+    "`/swarm/v1/votes`, `performance`, `/metrics`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
