@@ -178,7 +178,7 @@ async def test_another_node_is_told_to_pull_where_its_owner_lets_it(tmp_path: Pa
             ("a", True, "study says that it fits there")
         ]
         here = await client.post(PULLS, {"model": NAME})
-        assert (here.status, "loads no models of its own" in here.error["message"]) == (503, True)
+        assert (here.status, "loads no models of its own" in here.error["message"]) == (400, True)
     async with AsyncExitStack() as stack:
         client = await two_members(tmp_path / "no", False, stack, pull=pull)
         over = await ended(client, (await begun(client, NAME, node="study"))["id"])

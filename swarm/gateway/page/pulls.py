@@ -240,7 +240,7 @@ async def begin(request: web.Request) -> web.Response:
         peer = peer_named(body.node, app[MEMBERSHIP].alive(), dispatcher.node, dispatcher.node_id)
     shelf = app[SHELF]
     if peer is None and shelf is None:
-        raise Unavailable("this node loads no models of its own: name another one with `node`")
+        raise BadRequest("this node loads no models of its own: name another one with `node`", param="node")
     try:
         if shelf is not None:
             shelf.check(name)
