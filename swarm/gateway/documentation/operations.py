@@ -149,6 +149,10 @@ OPERATIONS: Final = (
     Operation("get", "/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),
     Operation("get", "/v1/health", "The same as /readyz", NODE, Alive, others={503: NotReady}),
     Operation("get", "/v1/federation/health", "The swarm as this node sees it", NODE, FederationView),
+    Operation(
+        "get", "/v1/events", "What changes here and in the swarm: a snapshot, then changes, of ?parts=view,node", NODE,
+        streams=SSE,
+    ),
     Operation("get", "/metrics", "Counters for Prometheus", NODE, streams=PROMETHEUS),
     Operation("get", "/openapi.json", "This document", NODE, OpenApiDocument),
     Operation(

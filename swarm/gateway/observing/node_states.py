@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 Text = Annotated[str, Field(max_length=1000)]
 Bytes = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class NodeHardware(wire.WireModel):
@@ -72,7 +72,7 @@ class SeenPeer(wire.WireModel):
     id: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
     name: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
     state: Annotated[str, Field(max_length=20)]
-    rtt_ms: Seconds | None = None
+    rtt_ms: NotNegative | None = None
 
 
 class NodeReport(wire.WireModel):
@@ -83,7 +83,7 @@ class NodeReport(wire.WireModel):
     memory: Annotated[tuple[MemoryPool, ...], Field(max_length=MAX_POOLS)] = ()
     models: Annotated[tuple[OwnModel, ...], Field(max_length=MAX_MODELS)] = ()
     loadable: Bytes = 0
-    tokens_per_s: Seconds = 0.0
+    tokens_per_s: NotNegative = 0.0
     running: Bytes = 0
     waiting: Bytes = 0
     peers: Annotated[tuple[SeenPeer, ...], Field(max_length=MAX_PEERS)] = ()
