@@ -179,6 +179,13 @@ def make_app(
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
     app[BOARD] = board = EventBoard({"vote": MAX_KEPT})
+    app[events.READERS] = readers = events.Readers()
+
+    async def end_readers(_: web.Application) -> None:
+        readers.end(board)
+
+    app.on_shutdown.append(end_readers)
+    app.cleanup_ctx.append(metrics.watching_the_loop)
     show_view(board, view, changes)
     app[NODE_STATES] = states = NodeStates(board, view, client, read_memory)
     states.show()

@@ -7,12 +7,14 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarm.gateway.observing import metrics as metrics_module
 from swarm.gateway.observing.metrics import Metrics
 from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, LifeEvent, Phase
 from tests.doubles.clients import Client, connect
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode, ready, run_nodes
 from tests.doubles.scripted_engine import ScriptedEngine, saying
+from tests.doubles.waiting import eventually
 
 SINGLE = {"strategy": "single"}
 
@@ -150,3 +152,13 @@ async def test_memory_is_shown_for_each_model_that_takes_some() -> None:
             ("b",): 200 * 2**20
         }
         assert found["swarm_model_loads_total", ("ready",)] == 1
+
+
+async def test_how_late_the_event_loop_is_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "LAG_LOOK_S", 0.001)
+    metrics, app = Metrics(), web.Application()
+    app.cleanup_ctx.append(metrics.watching_the_loop)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await eventually(lambda: b"swarm_event_loop_lag_seconds_count 0.0" not in metrics.render())
+    await runner.cleanup()

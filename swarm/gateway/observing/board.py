@@ -139,15 +139,19 @@ class EventBoard:
                     self._call(part, False)
 
     async def changed(self, version: int) -> None:
-        """Return when the board is newer than `version`."""
+        """Return when the board is newer than `version`, or whoever waits is to look at something else."""
+        if self.version > version:
+            return
         event = asyncio.Event()
         self._waiting.add(event)
         try:
-            while self.version <= version:
-                event.clear()
-                await event.wait()
+            await event.wait()
         finally:
             self._waiting.discard(event)
+
+    def wake(self) -> None:
+        """Have all who wait for a change go on."""
+        self._tell()
 
     def _call(self, part: str, watched: bool) -> None:
         for of, call in self._producers:

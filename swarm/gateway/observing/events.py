@@ -5,18 +5,21 @@
 The first event is `snapshot`, with all that the parts hold, or, for a `Last-Event-ID` that this node can go on from,
 `changes`. Then `changes` come, at most five a second, each `{part: {key: value, or null for what has gone}}`. An
 event's id says what its reader has seen. Nothing is queued for anybody (`board.py`); who reads too slowly is cut, and
-comes back.
+comes back. A node takes so many readers in all, and of one address or key; when it stops, it ends their streams.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from aiohttp import web
 
-from swarm.errors import BadRequest
-from swarm.gateway.http.access import Caller, check_management
+from swarm.errors import BadRequest, Unavailable
+from swarm.gateway.http.access import AccessRules, Caller, check_management, digest
 from swarm.gateway.http.access_middleware import ACCESS, caller_of
 from swarm.gateway.observing.board import BOARD, EventBoard
 
@@ -25,6 +28,75 @@ MANAGED_PARTS: Final = ("request", "usage", "log", "pull")  # for those who mana
 REST_S: Final = 0.2  # between two events to one reader
 BEAT_S: Final = 10.0  # of silence, after which a comment shows that the node is there
 STALLED_S: Final = 10.0  # one write may take so long
+MAX_READERS: Final = 512
+MAX_READERS_OF_ONE: Final = 128  # behind a proxy a whole house has one address
+FULL_RETRY_AFTER_S: Final = 10
+
+
+class Readers:
+    """Who reads events now: bounded in number, and ended when the node stops. For the event loop's thread only."""
+
+    def __init__(self, most: int = MAX_READERS, most_of_one: int = MAX_READERS_OF_ONE) -> None:
+        self.most, self.most_of_one = most, most_of_one
+        self._of: Counter[str] = Counter()
+        self._writing: set[asyncio.Transport] = set()
+        self._number = 0
+        self.ending = False
+
+    def __len__(self) -> int:
+        return self._number
+
+    @contextmanager
+    def one(self, names: Sequence[str]) -> Generator[None]:
+        """One more while the block runs, from these addresses and keys. Raises Unavailable where it is too many."""
+        if self.ending:
+            raise Unavailable("this node is shutting down: read the events of another node", FULL_RETRY_AFTER_S)
+        if self._number >= self.most:
+            raise Unavailable(
+                f"{self._number} programs and pages read this node's events, which is all it takes: "
+                "close some, or read them at another node",
+                FULL_RETRY_AFTER_S,
+            )
+        if any(self._of[name] >= self.most_of_one for name in names):
+            raise Unavailable(
+                f"{self.most_of_one} programs and pages with your address or key read this node's events, "
+                "which is all it takes of one: close some, or read them at another node",
+                FULL_RETRY_AFTER_S,
+            )
+        self._number += 1
+        self._of.update(names)
+        try:
+            yield
+        finally:
+            self._number -= 1
+            self._of -= Counter(names)
+
+    @contextmanager
+    def writing(self, transport: asyncio.Transport | None) -> Generator[None]:
+        """Something is written to a reader while the block runs; cut short when the node stops."""
+        if transport is not None:
+            self._writing.add(transport)
+        try:
+            yield
+        finally:
+            if transport is not None:
+                self._writing.discard(transport)
+
+    def end(self, board: EventBoard) -> None:
+        """End all streams: those that wait by their end, those that do not read by their connections."""
+        self.ending = True
+        board.wake()
+        for transport in tuple(self._writing):
+            transport.abort()
+
+
+READERS = web.AppKey("event_readers", Readers)
+
+
+def reader_names(request: web.Request, rules: AccessRules) -> list[str]:
+    """By what a reader is counted: its address and, where the node has keys (so that nobody makes them up), its key."""
+    keys = caller_of(request).keys if rules.wants_key else ()
+    return [f"address {request.remote}", *{f"key {digest(key).hex()}" for key in keys}]
 
 
 def wanted_parts(text: str | None) -> tuple[str, ...]:
@@ -56,27 +128,34 @@ async def events(request: web.Request) -> web.StreamResponse:
         check_management(request.app[ACCESS], manager(request))
     board = request.app[BOARD]
     seen = seen_version(board, request.headers.get("Last-Event-ID"))
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    with board.watching(parts):
+    readers = request.app[READERS]
+    with readers.one(reader_names(request, request.app[ACCESS])), board.watching(parts):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         kind = "snapshot" if seen == 0 else "changes"
-        while True:
+        while not readers.ending:
             text, version = board.since(seen, parts), board.version
             if text is not None or kind == "snapshot":
                 event = f"event: {kind}\nid: {board.instance}-{version}\ndata: {text or '{}'}\n\n"
             else:
                 event = ": still here\n\n"
+            transport = request.transport
             try:
-                await asyncio.wait_for(response.write(event.encode()), STALLED_S)
+                with readers.writing(transport):
+                    await asyncio.wait_for(response.write(event.encode()), STALLED_S)
             except (TimeoutError, ConnectionError):
-                request.protocol.force_close()
+                if transport is not None:
+                    transport.abort()  # closing would keep what was not read until it is
                 return response
             kind, seen = "changes", version
             await asyncio.sleep(REST_S)
+            if readers.ending:
+                break
             try:
                 await asyncio.wait_for(board.changed(seen), BEAT_S)
             except TimeoutError:
                 continue
+        return response
 
 
 def manager(request: web.Request) -> Caller:

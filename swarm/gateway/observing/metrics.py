@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -20,6 +21,8 @@ from swarm.workers.life import GIVEN, MENDED, LifeEvent
 from swarm.workers.slots import Refusal
 
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LAG_LOOK_S = 0.5
 SECONDS_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 
@@ -103,11 +106,31 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
+        self._lag = Histogram(
+            "swarm_event_loop_lag_seconds",
+            "How late the event loop came to a timer, twice a second",
+            buckets=LAG_BUCKETS,
+            registry=self.registry,
+        )
         self._loading_since: dict[str, float] = {}  # models of this node, bounded by its pool
 
     def show(self, look: Callable[[], NodeView]) -> None:
         """Show the gauges of the view that `look` makes, whenever somebody asks."""
         self.registry.register(ViewGauges(look))
+
+    async def watching_the_loop(self, _: web.Application) -> AsyncGenerator[None]:
+        """Measure how late the event loop is, from the application's start to its end, by one timer."""
+        loop = asyncio.get_running_loop()
+
+        def look(due: float) -> None:
+            nonlocal timer
+            now = loop.time()
+            self._lag.observe(max(0.0, now - due))
+            timer = loop.call_at(now + LAG_LOOK_S, look, now + LAG_LOOK_S)
+
+        timer = loop.call_later(LAG_LOOK_S, look, loop.time() + LAG_LOOK_S)
+        yield
+        timer.cancel()
 
     def answered(self, candidates: Sequence[Candidate], verdict: Verdict | None) -> None:
         """Count one answer and, if there was one, its vote."""
