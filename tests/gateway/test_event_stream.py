@@ -111,7 +111,7 @@ def test_readers_are_bounded_in_all_and_of_each_name() -> None:
 async def test_events_want_the_key_and_managed_parts_more() -> None:
     options = NodeOptions(access=AccessRules(key_digests=(digest("sk"),)))
     proxied = {**KEY, "X-Forwarded-For": "192.0.2.7"}
-    asked = [
+    asked: list[tuple[str, dict[str, str], int]] = [
         ("finding", {}, 401), ("finding", {"Authorization": "Bearer no"}, 401), ("finding", KEY, 200),
         ("log", KEY, 200), ("log", proxied, 403), ("finding", proxied, 200), ("nothing", KEY, 400),
     ]  # fmt: skip
