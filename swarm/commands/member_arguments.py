@@ -29,9 +29,10 @@ PAGE_EXAMPLES = """\
 examples:
   swarm page                    open the page in this machine's browser
   swarm page --no-browser       print the link only: over SSH, for instance
-  swarm page --lan              a link for a phone or another machine (unencrypted)
+  swarm page --lan              a link for other machines, unencrypted
 
-Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/page.md."""
+Exit code: 0 done, 1 it did not work this time, 2 it cannot work.
+More in docs/page.md."""
 EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/trust.md."
 YES = "do not ask first; needed where there is no terminal"
 MIN_LIFE_S: Final = 60  # a minute; the control endpoint holds both bounds, too
