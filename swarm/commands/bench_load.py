@@ -18,7 +18,7 @@ from swarm.commands.bench_endpoint import base_url
 from swarm.commands.bench_options import LoadOptions
 from swarm.commands.output import complain, interrupted, say, say_line
 from swarm.errors import SwarmError
-from swarm.evaluation.load import Answered, LoadLevel, draw_load, prompt_of, sum_up, verdict
+from swarm.evaluation.load import LoadAnswer, LoadLevel, draw_load, prompt_of, sum_up, verdict
 from swarm.evaluation.plots import plots_are_possible
 
 ANSWER_S = 600.0  # one answer may take so long; it then counts as failed
@@ -97,7 +97,7 @@ class LoadRun:
 
     async def _level(self, session: aiohttp.ClientSession, clients: int) -> LoadLevel:
         began = time.monotonic()
-        answered: list[Answered] = []
+        answered: list[LoadAnswer] = []
 
         async def client() -> None:
             while time.monotonic() - began < self._options.seconds:
@@ -111,7 +111,7 @@ class LoadRun:
                 group.create_task(client())
         return sum_up(clients, time.monotonic() - began, answered)
 
-    async def _ask(self, session: aiohttp.ClientSession, since: float, explain: bool = False) -> Answered:
+    async def _ask(self, session: aiohttp.ClientSession, since: float, explain: bool = False) -> LoadAnswer:
         began = time.monotonic()
         first: float | None = None
         pieces, counted = 0, None
@@ -134,7 +134,7 @@ class LoadRun:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             reason = str(error) or type(error).__name__
             problem = f"no endpoint answers at {self._url} ({reason})" if explain else UNREACHABLE
-        return Answered(began - since, first, time.monotonic() - began, counted or pieces, problem)
+        return LoadAnswer(began - since, first, time.monotonic() - began, counted or pieces, problem)
 
     def _body(self) -> dict[str, Any]:
         options = self._options

@@ -22,7 +22,7 @@ FEW: Final = 20  # answers at one level, below which a 95th percentile is the sl
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class LoadAnswer:
     """One request: when it began (seconds since the level did), its first token and end after that, and its tokens.
 
     `problem`: why there was no whole answer, such as `429`.
@@ -66,7 +66,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
-def sum_up(clients: int, seconds: float, answered: Sequence[Answered]) -> LoadLevel:
+def sum_up(clients: int, seconds: float, answered: Sequence[LoadAnswer]) -> LoadLevel:
     """One level's figures; `seconds` it lasted, to the end of the last answer."""
     whole = [one for one in answered if one.problem is None]
     failed: dict[str, int] = {}

@@ -18,7 +18,7 @@ from swarm.commands.bench_options import MAX_CLIENTS, read_clients
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError
-from swarm.evaluation.load import Answered, LoadLevel, knee, percentile, prompt_of, sum_up, verdict
+from swarm.evaluation.load import LoadAnswer, LoadLevel, knee, percentile, prompt_of, sum_up, verdict
 from tests.doubles.running_node import RunningNode
 
 
@@ -112,11 +112,11 @@ def test_a_level_counts_whole_answers_and_says_what_failed() -> None:
         2,
         2.0,
         [
-            Answered(0.0, 0.1, 1.1, 11),
-            Answered(0.0, 0.3, 1.3, 21),
-            Answered(0.5, None, 0.1, 0, "503"),
-            Answered(0.6, None, 0.1, 0, "503"),
-            Answered(1.0, 0.1, 0.5, 4, "unreachable"),
+            LoadAnswer(0.0, 0.1, 1.1, 11),
+            LoadAnswer(0.0, 0.3, 1.3, 21),
+            LoadAnswer(0.5, None, 0.1, 0, "503"),
+            LoadAnswer(0.6, None, 0.1, 0, "503"),
+            LoadAnswer(1.0, 0.1, 0.5, 4, "unreachable"),
         ],
     )
     assert level == LoadLevel(
@@ -127,7 +127,9 @@ def test_a_level_counts_whole_answers_and_says_what_failed() -> None:
 
 
 def test_the_knee_is_where_more_clients_bring_next_to_nothing() -> None:
-    levels = [sum_up(clients, 1.0, [Answered(0, 0.1, 1.0, tokens)]) for clients, tokens in ((1, 50), (2, 98), (4, 100))]
+    levels = [
+        sum_up(clients, 1.0, [LoadAnswer(0, 0.1, 1.0, tokens)]) for clients, tokens in ((1, 50), (2, 98), (4, 100))
+    ]
     found = knee(levels)
     assert found is not None
     assert found.clients == 2
@@ -136,6 +138,6 @@ def test_the_knee_is_where_more_clients_bring_next_to_nothing() -> None:
 
 
 def test_nothing_is_claimed_where_no_answer_came() -> None:
-    levels = [sum_up(1, 1.0, [Answered(0, None, 1.0, 0, "503")])]
+    levels = [sum_up(1, 1.0, [LoadAnswer(0, None, 1.0, 0, "503")])]
     assert knee(levels) is None
     assert verdict(levels).startswith("No answer came")
