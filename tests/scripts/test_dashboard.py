@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarm.gateway.http.access import AccessRules, digest
 from tests.doubles.clients import chat_body
 from tests.doubles.stage import staged
 
@@ -20,11 +21,12 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
 OF_THE_SCRAPE = {"job", "instance"}  # labels that Prometheus adds
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-# Counted from the first event on: their labels cannot be seen on a node where nothing of the kind has happened.
+# Their labels cannot be seen on a node where nothing of the kind has happened, or nothing is measured.
 LABELS = {
     "swarm_requests_total": {"endpoint", "status"}, "swarm_request_seconds_bucket": {"endpoint", "le"},
     "swarm_votes_total": {"kind", "outcome"}, "swarm_votes_stopped_total": {"by"},
-    "swarm_refused_total": {"reason"}, "swarm_model_loads_total": {"to"}, "swarm_model_unloads_total": {"cause"},
+    "swarm_model_memory_bytes": {"model"}, "swarm_refused_total": {"reason"},
+    "swarm_model_loads_total": {"to"}, "swarm_model_unloads_total": {"cause"},
 }  # fmt: skip
 
 _NAME = re.compile(r"\bswarm_[a-z_]+\b")
@@ -118,8 +120,6 @@ async def test_the_scrape_example_is_answered_with_the_key_that_it_sends() -> No
     (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
     assert job["authorization"] == {"type": "Bearer", "credentials_file": "/etc/prometheus/local-swarm-key"}
     async with AsyncExitStack() as stack:
-        from swarm.gateway.http.access import AccessRules, digest
-
         stage = await staged(stack, access=AccessRules(key_digests=(digest("k"),)))
         scraped = await stage.client.get(job["metrics_path"], Authorization=f"{job['authorization']['type']} k")
         assert (scraped.status, (await stage.client.get(job["metrics_path"])).status) == (200, 401)
