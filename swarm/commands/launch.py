@@ -45,7 +45,7 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class LaunchProgram:
     """A program that can be started. `prompt_tokens` are what it says before its user does, as measured."""
 
     name: str
@@ -113,10 +113,10 @@ def _aider(target: Target) -> LaunchPlan:
 
 
 PROGRAMS: Final = (
-    Program("claude", "Claude Code", "npm install -g @anthropic-ai/claude-code", 23_000, _claude),  # 2.1
-    Program("codex", "Codex", "npm install -g @openai/codex", 8_300, _codex),  # 0.171
-    Program("opencode", "opencode", "npm install -g opencode-ai", 7_700, _opencode),  # 1.18
-    Program("aider", "aider", "pip install aider-install && aider-install", None, _aider),  # 0.86
+    LaunchProgram("claude", "Claude Code", "npm install -g @anthropic-ai/claude-code", 23_000, _claude),  # 2.1
+    LaunchProgram("codex", "Codex", "npm install -g @openai/codex", 8_300, _codex),  # 0.171
+    LaunchProgram("opencode", "opencode", "npm install -g opencode-ai", 7_700, _opencode),  # 1.18
+    LaunchProgram("aider", "aider", "pip install aider-install && aider-install", None, _aider),  # 0.86
 )
 
 # Where to say it in programs that keep their own settings; {url} and {key} are the node's.
@@ -151,7 +151,7 @@ def find_target(api: NodeApi, model: str) -> Target:
     return Target(api.url.rstrip("/"), api.api_key, model, context if isinstance(context, int) else None)
 
 
-def too_small(program: Program, target: Target) -> str | None:
+def too_small(program: LaunchProgram, target: Target) -> str | None:
     """What is said where the program's first prompt does not fit the model's context; None where it does."""
     needed, context = program.prompt_tokens, target.context_tokens
     if needed is None or context is None or context > needed:

@@ -13,7 +13,7 @@ import pytest
 
 from swarm.cli import main
 from swarm.commands.arguments import LAUNCHED
-from swarm.commands.launch import PROGRAMS, Program, Target, program_environment, too_small
+from swarm.commands.launch import PROGRAMS, LaunchProgram, Target, program_environment, too_small
 from tests.commands.test_asking_a_node import answering
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_the_help_names_every_program() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 @pytest.mark.parametrize("key", [None, "sk-1"])
-def test_each_program_is_told_where_and_with_which_key(program: Program, key: str | None) -> None:
+def test_each_program_is_told_where_and_with_which_key(program: LaunchProgram, key: str | None) -> None:
     plan = program.plan(target(key))
     told = " ".join([*plan.words, *(f"{name}={value}" for name, value in plan.environment.items())])
     assert "http://10.0.0.2:17615" in told

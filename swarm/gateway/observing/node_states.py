@@ -42,7 +42,7 @@ MAX_NAME_CHARS: Final = 200
 log = logging.getLogger(__name__)
 
 Text = Annotated[str, Field(max_length=1000)]
-Count = Annotated[int, Field(ge=0)]
+WholeNumber = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -50,20 +50,20 @@ class NodeHardware(wire.WireModel):
     """The machine, as it describes itself; None for what is unknown."""
 
     cpu: Text | None = None
-    cores: Count | None = None
-    ram_bytes: Count | None = None
+    cores: WholeNumber | None = None
+    ram_bytes: WholeNumber | None = None
     gpu: Text | None = None
-    vram_bytes: Count | None = None
+    vram_bytes: WholeNumber | None = None
 
 
 class MemoryPool(wire.WireModel):
     """One pool of memory (see `hardware/pools.py`): what models have in it for weights, and beside these."""
 
     pool: Annotated[str, Field(max_length=40)]
-    total_bytes: Count | None = None
-    free_bytes: Count | None = None
-    weights_bytes: Count = 0
-    kv_bytes: Count = 0
+    total_bytes: WholeNumber | None = None
+    free_bytes: WholeNumber | None = None
+    weights_bytes: WholeNumber = 0
+    kv_bytes: WholeNumber = 0
 
 
 class SeenPeer(wire.WireModel):
@@ -82,10 +82,10 @@ class NodeReport(wire.WireModel):
     hardware: NodeHardware
     memory: Annotated[tuple[MemoryPool, ...], Field(max_length=MAX_POOLS)] = ()
     models: Annotated[tuple[OwnModel, ...], Field(max_length=MAX_MODELS)] = ()
-    loadable: Count = 0
+    loadable: WholeNumber = 0
     tokens_per_s: NotNegative = 0.0
-    running: Count = 0
-    waiting: Count = 0
+    running: WholeNumber = 0
+    waiting: WholeNumber = 0
     peers: Annotated[tuple[SeenPeer, ...], Field(max_length=MAX_PEERS)] = ()
 
 
