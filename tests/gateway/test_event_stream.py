@@ -38,25 +38,25 @@ async def next_event(reply: aiohttp.ClientResponse) -> dict[str, str]:
 
 
 async def test_a_snapshot_then_changes_and_after_a_break_what_was_missed(node: RunningNode) -> None:
-    board, url = node.app[BOARD], f"{node.url}/v1/events?parts=finding"
-    board.put("finding", "a", {"n": 1})
+    board, url = node.app[BOARD], f"{node.url}/v1/events?parts=pull"
+    board.put("pull", "a", {"n": 1})
     async with aiohttp.ClientSession() as session:
         async with session.get(url) as reply:
             first = await next_event(reply)
-            assert (first["event"], json.loads(first["data"])) == ("snapshot", {"finding": {"a": {"n": 1}}})
-            board.put("finding", "b", {"n": 2})
+            assert (first["event"], json.loads(first["data"])) == ("snapshot", {"pull": {"a": {"n": 1}}})
+            board.put("pull", "b", {"n": 2})
             second = await next_event(reply)
-            assert (second["event"], json.loads(second["data"])) == ("changes", {"finding": {"b": {"n": 2}}})
-        board.drop("finding", "a")
+            assert (second["event"], json.loads(second["data"])) == ("changes", {"pull": {"b": {"n": 2}}})
+        board.drop("pull", "a")
         async with session.get(url, headers={"Last-Event-ID": second["id"]}) as reply:
             missed = await next_event(reply)
-            assert (missed["event"], json.loads(missed["data"])) == ("changes", {"finding": {"a": None}})
+            assert (missed["event"], json.loads(missed["data"])) == ("changes", {"pull": {"a": None}})
         async with session.get(url, headers={"Last-Event-ID": "0000-1"}) as reply:
             assert (await next_event(reply))["event"] == "snapshot", "an id of an earlier start"
 
 
 async def test_streams_end_when_the_node_stops(node: RunningNode) -> None:
-    async with aiohttp.ClientSession() as session, session.get(f"{node.url}/v1/events?parts=finding") as reply:
+    async with aiohttp.ClientSession() as session, session.get(f"{node.url}/v1/events?parts=pull") as reply:
         await next_event(reply)
         node.app[READERS].end(node.app[BOARD])
         assert await asyncio.wait_for(reply.content.read(), 5) == b"", "its end, and nothing cut in the middle"
@@ -69,29 +69,29 @@ async def test_who_does_not_read_is_cut_and_forgotten(node: RunningNode, monkeyp
     monkeypatch.setattr(events, "STALLED_S", 0.05)
     board = node.app[BOARD]
     for number in range(200):
-        board.put("finding", str(number), {"text": "x" * 100_000})  # more than both sockets' buffers
+        board.put("pull", str(number), {"text": "x" * 100_000})  # more than both sockets' buffers
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, (node.address.host, node.address.port))
-        asked = b"GET /v1/events?parts=finding HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        asked = b"GET /v1/events?parts=pull HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         await asyncio.get_running_loop().sock_sendall(client, asked)
         await eventually(lambda: len(node.app[READERS]) == 1)
         await eventually(lambda: not node.app[READERS])
-        assert not board.watched("finding")
+        assert not board.watched("pull")
 
 
 async def test_one_address_has_so_many_streams_and_another_try_succeeds_once_one_has_gone(node: RunningNode) -> None:
     node.app[READERS].most_of_one = 1
     async with aiohttp.ClientSession() as session:
-        async with session.get(f"{node.url}/v1/events?parts=finding") as reply:
+        async with session.get(f"{node.url}/v1/events?parts=pull") as reply:
             await next_event(reply)
-            async with session.get(f"{node.url}/v1/events?parts=finding") as refused:
+            async with session.get(f"{node.url}/v1/events?parts=pull") as refused:
                 assert refused.status == 503
                 assert refused.headers["Retry-After"] == "10"
                 assert "close some" in (await refused.json())["error"]["message"]
         await eventually(lambda: not node.app[READERS])
-        async with session.get(f"{node.url}/v1/events?parts=finding") as reply:
+        async with session.get(f"{node.url}/v1/events?parts=pull") as reply:
             assert reply.status == 200
 
 
