@@ -23,7 +23,7 @@ OPENCODE_OUTPUT_TOKENS: Final = 4096  # what it leaves free in the context for a
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LaunchTarget:
     """What a program is pointed at: a node's base URL, the key it wants (None: none), a model and its context."""
 
     url: str
@@ -52,10 +52,10 @@ class LaunchProgram:
     title: str
     install: str
     prompt_tokens: int | None
-    plan: Callable[[Target], LaunchPlan]
+    plan: Callable[[LaunchTarget], LaunchPlan]
 
 
-def _claude(target: Target) -> LaunchPlan:
+def _claude(target: LaunchTarget) -> LaunchPlan:
     """Claude Code asks for `claude-...`, which is `swarm`; for another model each of its names has to be said."""
     models: dict[str, str | None] = {}
     if target.model != "swarm":
@@ -72,7 +72,7 @@ def _claude(target: Target) -> LaunchPlan:
     )
 
 
-def _codex(target: Target) -> LaunchPlan:
+def _codex(target: LaunchTarget) -> LaunchPlan:
     provider = {"name": "Local Swarm", "base_url": f"{target.url}/v1", "wire_api": "responses"}
     if target.api_key is not None:
         provider["env_key"] = KEY_VARIABLE
@@ -90,7 +90,7 @@ def _codex(target: Target) -> LaunchPlan:
     )
 
 
-def _opencode(target: Target) -> LaunchPlan:
+def _opencode(target: LaunchTarget) -> LaunchPlan:
     model: dict[str, Any] = {"name": target.model}
     if target.context_tokens is not None:
         output_tokens = min(OPENCODE_OUTPUT_TOKENS, target.context_tokens // 4)
@@ -105,7 +105,7 @@ def _opencode(target: Target) -> LaunchPlan:
     return LaunchPlan(environment={"OPENCODE_CONFIG_CONTENT": json.dumps(config)})
 
 
-def _aider(target: Target) -> LaunchPlan:
+def _aider(target: LaunchTarget) -> LaunchPlan:
     return LaunchPlan(
         words=("--model", f"openai/{target.model}", "--no-show-model-warnings"),
         environment={"OPENAI_API_BASE": f"{target.url}/v1", "OPENAI_API_KEY": target.key},
@@ -136,7 +136,7 @@ OTHERS: Final[Mapping[str, Sequence[str]]] = {
 }
 
 
-def find_target(api: NodeApi, model: str) -> Target:
+def find_target(api: NodeApi, model: str) -> LaunchTarget:
     """What `model` is on that node. Raises SetupError for one that it does not know, NodeUnreachable without a node."""
     listed = get_json(api, "/v1/models").get("data")
     entries: list[Any] = cast("list[Any]", listed) if isinstance(listed, list) else []
@@ -148,10 +148,10 @@ def find_target(api: NodeApi, model: str) -> Target:
     if model not in known:
         raise SetupError(f"no model is called {model!r} there: take one of {', '.join(known) or 'none: none runs'}")
     context = known[model].get("context_tokens")
-    return Target(api.url.rstrip("/"), api.api_key, model, context if isinstance(context, int) else None)
+    return LaunchTarget(api.url.rstrip("/"), api.api_key, model, context if isinstance(context, int) else None)
 
 
-def too_small(program: LaunchProgram, target: Target) -> str | None:
+def too_small(program: LaunchProgram, target: LaunchTarget) -> str | None:
     """What is said where the program's first prompt does not fit the model's context; None where it does."""
     needed, context = program.prompt_tokens, target.context_tokens
     if needed is None or context is None or context > needed:
@@ -190,7 +190,7 @@ def launch(api: NodeApi, name: str, model: str, words: Sequence[str]) -> int:
 def list_programs(api: NodeApi, model: str, as_json: bool) -> int:
     """Which programs are installed, and what to write into the settings of others."""
     url, key = api.url.rstrip("/"), "KEY" if api.api_key else NO_KEY
-    target = Target(url, key if api.api_key else None, model, None)  # the key itself is not for the screen
+    target = LaunchTarget(url, key if api.api_key else None, model, None)  # the key itself is not for the screen
     installed = {program.name: shutil.which(program.name) for program in PROGRAMS}
     others = {name: [line.format(url=url, key=key, model=model) for line in lines] for name, lines in OTHERS.items()}
     if as_json:

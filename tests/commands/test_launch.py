@@ -13,7 +13,7 @@ import pytest
 
 from swarm.cli import main
 from swarm.commands.arguments import LAUNCHED
-from swarm.commands.launch import PROGRAMS, LaunchProgram, Target, program_environment, too_small
+from swarm.commands.launch import PROGRAMS, LaunchProgram, LaunchTarget, program_environment, too_small
 from tests.commands.test_asking_a_node import answering
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +28,8 @@ sys.exit(7)
 BY_NAME = {program.name: program for program in PROGRAMS}
 
 
-def target(key: str | None = "sk-1", model: str = "qwen3:4b", context: int | None = 32768) -> Target:
-    return Target("http://10.0.0.2:17615", key, model, context)
+def target(key: str | None = "sk-1", model: str = "qwen3:4b", context: int | None = 32768) -> LaunchTarget:
+    return LaunchTarget("http://10.0.0.2:17615", key, model, context)
 
 
 def test_the_help_names_every_program() -> None:

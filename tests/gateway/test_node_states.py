@@ -12,10 +12,10 @@ import pytest
 
 from swarm.engines.engine import Capabilities
 from swarm.gateway.observing.node_states import (
-    MemoryPool,
     NodeHardware,
     NodeReport,
     NodeState,
+    PoolMemory,
     PoolNow,
     SeenPeer,
     hardware_of,
@@ -112,7 +112,7 @@ def test_the_page_knows_the_fields_that_the_node_tells(name: str, kind: type[Any
     ("field", "kind"),
     [
         ("hardware", NodeHardware),
-        ("memory", MemoryPool),
+        ("memory", PoolMemory),
         ("peers", SeenPeer),
         ("loading", LoadEntry),
         ("computation", ComputationEntry),

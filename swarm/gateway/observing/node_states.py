@@ -56,7 +56,7 @@ class NodeHardware(wire.WireModel):
     vram_bytes: WholeNumber | None = None
 
 
-class MemoryPool(wire.WireModel):
+class PoolMemory(wire.WireModel):
     """One pool of memory (see `hardware/pools.py`): what models have in it for weights, and beside these."""
 
     pool: Annotated[str, Field(max_length=40)]
@@ -80,7 +80,7 @@ class NodeReport(wire.WireModel):
 
     status: Annotated[str, Field(max_length=1000)]
     hardware: NodeHardware
-    memory: Annotated[tuple[MemoryPool, ...], Field(max_length=MAX_POOLS)] = ()
+    memory: Annotated[tuple[PoolMemory, ...], Field(max_length=MAX_POOLS)] = ()
     models: Annotated[tuple[OwnModel, ...], Field(max_length=MAX_MODELS)] = ()
     loadable: WholeNumber = 0
     tokens_per_s: NotNegative = 0.0
@@ -108,7 +108,7 @@ class NodeState:
     since: str | None
     why: str | None
     hardware: NodeHardware
-    memory: tuple[MemoryPool, ...]
+    memory: tuple[PoolMemory, ...]
     models: tuple[OwnModel, ...]
     loadable: int
     tokens_per_s: float
@@ -137,7 +137,7 @@ async def no_memory_known() -> Sequence[PoolNow]:
 # Pure: from what is known to what is told
 
 
-def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[MemoryPool, ...]:
+def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[PoolMemory, ...]:
     """Each pool with what the models have in it. A model's weights are as large as its file; the rest is its cache."""
     weights: dict[str, float] = {}
     rest: dict[str, float] = {}
@@ -148,7 +148,7 @@ def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[M
             weights[pool] = weights.get(pool, 0) + size_bytes * share
             rest[pool] = rest.get(pool, 0) + size_bytes * (1 - share)
     return tuple(
-        MemoryPool(
+        PoolMemory(
             pool=now.pool,
             total_bytes=now.total_bytes,
             free_bytes=now.free_bytes,
