@@ -1,17 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { layOut, linksOf, WIDTH } from "../../../swarm/gateway/page/static/js/topology.js";
+import { layOut, linksOf, NARROW, WIDTH } from "../../../swarm/gateway/page/static/js/topology.js";
 
 const named = (count) => Array.from({ length: count }, (_, at) => `n${String(at).padStart(2, "0")}`);
 
-test("all nodes stand inside, none on another", () => {
-  for (const count of [1, 2, 3, 5, 8, 20]) {
-    const { height, places } = layOut(named(count), "n00");
-    assert.equal(places.size, count);
-    const all = [...places.values()];
-    for (const { x, y } of all) assert.ok(x >= 30 && x <= WIDTH - 30 && y >= 20 && y <= height - 20, `${count}: ${x} ${y} of ${height}`);
-    for (const one of all)
-      for (const other of all) assert.ok(one === other || Math.hypot(one.x - other.x, one.y - other.y) > 44, `${count}`);
+test("all nodes stand inside, none on another, on a phone, too", () => {
+  for (const width of [WIDTH, NARROW]) {
+    for (let count = 1; count <= 20; count += 1) {
+      const { height, places } = layOut(named(count), "n00", width);
+      assert.equal(places.size, count);
+      const all = [...places.values()];
+      for (const { x, y } of all) assert.ok(x >= 30 && x <= width - 30 && y >= 20 && y <= height - 20, `${count}: ${x} ${y} of ${height}`);
+      for (const one of all)
+        for (const other of all) assert.ok(one === other || Math.hypot(one.x - other.x, one.y - other.y) > 40, `${count} in ${width}`);
+    }
   }
 });
 

@@ -1,5 +1,8 @@
 // @ts-check
-/** Asking the node. A key and the owner's session are kept in this tab only (sessionStorage). */
+/**
+ * Asking the node. A key and the owner's session are kept in this tab only: in sessionStorage, so that they outlive a reload, or
+ * where the browser allows none, in memory.
+ */
 
 const KEY = "swarm.key";
 const OWNER = "swarm.owner";
@@ -22,22 +25,51 @@ export function setPageToken(token) {
   page.csrf = token;
 }
 
+/** @type {Map<string, string>} what the browser would not store */
+const unstored = new Map();
+
 /** @param {string} name @param {string | null} value */
 function keep(name, value) {
-  if (value === null) sessionStorage.removeItem(name);
-  else sessionStorage.setItem(name, value);
+  unstored.delete(name);
+  try {
+    if (value === null) sessionStorage.removeItem(name);
+    else sessionStorage.setItem(name, value);
+  } catch {
+    if (value !== null) unstored.set(name, value); // blocked, or full
+  }
+}
+
+/** @param {string} name @returns {string | null} */
+function kept(name) {
+  const value = unstored.get(name);
+  if (value !== undefined) return value;
+  try {
+    return sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
 }
 
 /** @param {string | null} key */
 export const setKey = (key) => keep(KEY, key);
 /** @param {string | null} session */
 export const setOwner = (session) => keep(OWNER, session);
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+export const currentKey = () => kept(KEY);
+export const hasKey = () => kept(KEY) !== null;
+
+/** How far the node's clock is ahead of this computer's, in milliseconds; what it tells of instants is by its own. */
+export const clock = { aheadMs: 0 };
+
+/** @param {string | null} date an HTTP date, in whole seconds @param {number} now milliseconds @returns {number} 0 for less than two seconds */
+export function ahead(date, now) {
+  const apart = date === null ? 0 : Date.parse(date) - now;
+  return Math.abs(apart) > 2000 ? apart : 0; // NaN is not
+}
 
 /** Headers of every request of the page. @returns {Record<string, string>} */
 export function headers() {
-  const key = sessionStorage.getItem(KEY);
-  const owner = sessionStorage.getItem(OWNER);
+  const key = kept(KEY);
+  const owner = kept(OWNER);
   return {
     ...(key === null ? {} : { Authorization: `Bearer ${key}` }),
     ...(owner === null ? {} : { "X-Swarm-Owner": owner }),
@@ -65,6 +97,7 @@ export async function send(method, path, body, signal, more = {}) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new ApiError("the node does not answer", 0);
   }
+  clock.aheadMs = ahead(response.headers.get("Date"), Date.now());
   if (response.ok) return response;
   const after = Number(response.headers.get("Retry-After"));
   throw new ApiError(await problem(response), response.status, after > 0 ? after : null);

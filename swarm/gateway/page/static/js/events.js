@@ -32,8 +32,11 @@ function eventOf(block) {
   return found.data.length ? { ...found, data: found.data.join("\n") } : null;
 }
 
-/** The events of a response, as they come. @param {Response} response @returns {AsyncGenerator<ServerEvent>} */
-export async function* eventsOf(response) {
+/**
+ * The events of a response, as they come. @param {Response} response @param {() => void} [onBytes] called for whatever comes, comments too
+ * @returns {AsyncGenerator<ServerEvent>}
+ */
+export async function* eventsOf(response, onBytes) {
   if (response.body === null) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   const events = new EventReader();
@@ -41,6 +44,7 @@ export async function* eventsOf(response) {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
+      onBytes?.();
       yield* events.feed(value);
     }
   } finally {

@@ -1,13 +1,13 @@
 // @ts-check
 /** The page: a header with the screens, the screen that the address names (#/chat), and how the connection stands. */
-import { setKey } from "./api.js";
-import { Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
+import { clock, setKey } from "./api.js";
+import { askForKey, Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
 import { clean, duration } from "./format.js";
 import { placeOf } from "./places.js";
 import { endOwner, redeemLink, refreshRights, rights, useApiKey } from "./rights.js";
-import { connection, restart, start } from "./store.js";
+import { connection, now, restart, start } from "./store.js";
 import { STRINGS } from "./strings.js";
-import { Component, effect, html, render, signal, useEffect, useState } from "./ui.js";
+import { Component, effect, html, render, signal, useEffect, useRef, useState } from "./ui.js";
 
 const T = STRINGS.page;
 
@@ -25,12 +25,9 @@ const SCREENS = {
 const place = signal(placeOf(location.hash));
 /** @type {import("../vendor/signals.js").Signal<{name: string, Screen: any} | null>} */
 const screen = signal(null);
-const now = signal(Date.now());
-
 addEventListener("hashchange", () => {
-  const before = place.value.name;
-  place.value = placeOf(location.hash);
-  if (place.value.name !== before) document.querySelector("main")?.focus();
+  if (location.hash.startsWith("#owner=")) void openLink();
+  else place.value = placeOf(location.hash);
 });
 effect(() => {
   const { name } = place.value;
@@ -62,7 +59,7 @@ function Connection() {
   const { state, since } = connection.value;
   if (state === "open") return html`<${Badge} state="ok" words=${T.connected} />`;
   if (state === "lost")
-    return html`<${Badge} state="lost" words=${T.lost(duration(Math.max(0, Math.round((now.value - since) / 1000))))} />`;
+    return html`<${Badge} state="lost" words=${T.lost(duration(Math.max(0, Math.round((now.value - clock.aheadMs - since) / 1000))))} />`;
   if (state === "refused") return html`<${Badge} state="warning" words=${T.refused} />`;
   return html`<${Badge} state=${state === "hidden" ? "idle" : "loading"} words=${state === "hidden" ? T.hidden : T.connecting} />`;
 }
@@ -100,6 +97,11 @@ function Rights() {
 function KeyDialog() {
   const [key, setTyped] = useState("");
   const [problem, setProblem] = useState("");
+  const close = () => {
+    setTyped("");
+    setProblem("");
+    keyDialog.value = false;
+  };
   if (!keyDialog.value) return null;
   /** @param {Event} event */
   const use = async (event) => {
@@ -109,7 +111,7 @@ function KeyDialog() {
         setProblem(T.keyWrong);
         return;
       }
-      keyDialog.value = false;
+      close();
       restart();
     } catch (error) {
       setProblem(error instanceof Error ? error.message : String(error));
@@ -117,12 +119,10 @@ function KeyDialog() {
   };
   const forget = () => {
     setKey(null);
-    keyDialog.value = false;
-    void refreshRights().then(restart);
+    close();
+    void refreshRights().then(restart, restart);
   };
-  return html`<${Dialog} title=${T.key} onClose=${() => {
-    keyDialog.value = false;
-  }}>
+  return html`<${Dialog} title=${T.key} onClose=${close}>
     <form class="stack" onSubmit=${use}>
       <${Field} label=${T.key} hint=${T.keyHint}>${(/** @type {string} */ id, /** @type {string} */ hint) =>
         html`<input id=${id} aria-describedby=${hint} type="password" autocomplete="off" value=${key} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)} />`}<//>
@@ -137,10 +137,17 @@ function Page() {
   const { state, why } = connection.value;
   useEffect(() => {
     const timer = setInterval(() => {
-      if (!document.hidden) now.value = Date.now();
+      if (!document.hidden) now.value = Date.now() + clock.aheadMs;
     }, 1000);
     return () => clearInterval(timer);
   }, []);
+  const { name } = place.value;
+  const heading = /** @type {{current: HTMLElement | null}} */ (useRef(null));
+  const before = useRef(name);
+  useEffect(() => {
+    if (before.current !== name) heading.current?.focus(); // where a reader of the new screen begins
+    before.current = name;
+  }, [name]);
   return html`
     <a class="skip" href="#content" onClick=${(/** @type {Event} */ event) => {
       event.preventDefault();
@@ -156,8 +163,9 @@ function Page() {
       <div class="state"><span role="status"><${Connection} /></span><${Rights} /></div>
     </header>
     <main id="content" tabindex="-1">
-      <h2 class=${place.value.name === "chat" ? "unseen" : ""}>${T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)]}</h2>
+      <h2 ref=${heading} tabindex="-1" class=${name === "chat" ? "unseen" : ""}>${T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)]}</h2>
       ${state === "lost" && html`<aside class="note" role="alert"><p><strong>${T.lostTitle}</strong><br />${T.lostWhy(clean(why))}</p></aside>`}
+      ${state === "refused" && html`<aside class="note" role="alert"><p>${clean(why)}</p><${Button} onClick=${askForKey}>${STRINGS.components.enterKey}<//></aside>`}
       ${shown && html`<${Guard} key=${shown.name}><${shown.Screen} rest=${place.value.rest} /><//>`}
     </main>
     <${KeyDialog} />
@@ -165,13 +173,19 @@ function Page() {
   `;
 }
 
-async function begin() {
+/** The link of `swarm page`, in a new tab or pasted into an open one. */
+async function openLink() {
   const problem = await redeemLink();
+  if (problem === null) return;
+  await refreshRights().catch(() => undefined); // a node that is away is said by the connection
+  notify(problem ? T.linkFailed(problem) : T.linkOpened);
+}
+
+async function begin() {
   render(html`<${Page} />`, /** @type {Element} */ (document.getElementById("page")));
-  if (problem) notify(T.linkFailed(problem));
+  await openLink();
   try {
     await refreshRights();
-    if (rights.value?.may.trust) notify(T.linkOpened);
     if (!rights.value?.may.ask) keyDialog.value = true;
   } catch {
     // the connection says it, and asks again

@@ -1,11 +1,11 @@
 // @ts-check
 /** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
 import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Spinner } from "./components.js";
-import { ago, bytes, clean, counted, duration, ms, number, percent, short } from "./format.js";
-import { connection, parts } from "./store.js";
+import { bytes, clean, counted, duration, ms, number, percent, short } from "./format.js";
+import { connection, now, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
-import { layOut, linksOf, WIDTH } from "./topology.js";
-import { html, useMemo, useState } from "./ui.js";
+import { layOut, linksOf, NARROW, WIDTH } from "./topology.js";
+import { html, signal, useMemo, useState } from "./ui.js";
 
 /** @typedef {import("./types.js").NodeState} NodeState */
 /** @typedef {import("./types.js").OwnModel} OwnModel */
@@ -15,6 +15,12 @@ const T = STRINGS.overview;
 const FOLDED = 5;
 const STALE_S = 3;
 const LINKS_WITH_TIMES = 12;
+
+const phone = matchMedia("(max-width: 760px)");
+const narrow = signal(phone.matches);
+phone.addEventListener("change", () => {
+  narrow.value = phone.matches;
+});
 
 /** This node first, then by name; those that are gone last. @param {Iterable<NodeState>} nodes */
 export function ordered(nodes) {
@@ -35,7 +41,7 @@ export function Screen() {
       nodes.length > 6 &&
       html`<input type="search" aria-label=${T.findNode} placeholder=${T.findNode} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`
     }
-    <div class="grid">${found.map((node) => html`<${Node} key=${node.id} node=${node} />`)}</div>
+    <div class="grid">${found.map((node) => html`<${Kept} key=${node.id} node=${node} />`)}</div>
   </div>`;
 }
 
@@ -74,15 +80,17 @@ function Alone({ node }) {
 /** @param {{nodes: NodeState[]}} props */
 function Topology({ nodes }) {
   const own = nodes[0]?.id ?? "";
+  const width = narrow.value ? NARROW : WIDTH;
+  const letters = narrow.value && nodes.length > 6 ? 9 : 18;
   const ids = nodes.map((node) => node.id).join(" ");
-  const { height, places } = useMemo(() => layOut(ids.split(" "), own), [ids, own]);
+  const { height, places } = useMemo(() => layOut(ids.split(" "), own, width), [ids, own, width]);
   const links = linksOf(nodes);
   const paired = nodes[0]?.mode === "paired";
   const times = links.length <= LINKS_WITH_TIMES ? links : links.filter((link) => link.from === own || link.to === own);
   const [x, y] = [0.5, 0.5];
   return html`<section class="card stack">
     <div class="row spread"><h3>${T.topology}</h3><span class="soft"><${Lock} closed=${paired} /> ${paired ? T.paired : T.open}</span></div>
-    <svg class="topology" viewBox=${`0 0 ${WIDTH} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
+    <svg class="topology" viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
       ${links.map((link) => {
         const [from, to] = [places.get(link.from), places.get(link.to)];
         return (
@@ -99,12 +107,17 @@ function Topology({ nodes }) {
         if (!place) return null;
         const busy = node.running > 0 ? 14 + Math.min(8, 2 * node.running) : 14;
         return html`<g key=${node.id} class=${`${node.source === "own" ? "here" : ""} ${node.state}`} transform=${`translate(${place.x} ${place.y})`}>
-          <circle r=${busy} /><text y="38">${short(node.name, 18)}</text>
+          <circle r=${busy} /><text y="38">${short(node.name, letters)}</text>
           ${node.state !== "alive" && html`<text class="rtt" y="54">${STRINGS.states[node.state] ?? node.state}</text>`}
         </g>`;
       })}
     </svg>
   </section>`;
+}
+
+/** A card is made anew only when its node told something new. @param {{node: NodeState}} props */
+function Kept({ node }) {
+  return useMemo(() => html`<${Node} node=${node} />`, [node]);
 }
 
 /** @param {{node: NodeState}} props */
@@ -119,7 +132,7 @@ function Node({ node }) {
       <span class="row"><span class="soft" title=${node.mode === "paired" ? T.paired : T.open}><${Lock} closed=${node.mode === "paired"} /> ${node.mode === "paired" ? T.pairedShort : T.openShort}</span><${Badge} state=${node.state} /></span>
     </div>
     <p class="soft">${clean(node.url)}${node.version && ` · ${T.version(short(node.version, 20))}`}</p>
-    ${gone && html`<p class="problem">${T.goneSince(since(node), clean(node.why ?? ""))}</p>`}
+    ${node.state !== "alive" && html`<${Since} node=${node} />`}
     ${!gone && node.status !== "ok" && html`<p class="problem">${clean(node.status)}</p>`}
     <p>${hardware(node)}</p>
     ${!gone && node.source === "unknown" && html`<p class="soft">${T.silent}</p>`}
@@ -130,9 +143,11 @@ function Node({ node }) {
   </article>`;
 }
 
-/** @param {NodeState} node */
-function since(node) {
-  return node.since ? ago(node.since).replace(/ ago$/, "") : STRINGS.format.unknown;
+/** Since when it is not alive, and why; it goes on by the second. @param {{node: NodeState}} props */
+function Since({ node }) {
+  const then = node.since ? Date.parse(node.since) : Number.NaN;
+  const time = Number.isNaN(then) ? null : duration(Math.max(0, Math.round((now.value - then) / 1000)));
+  return html`<p class="problem">${T.since(STRINGS.states[node.state] ?? node.state, time, clean(node.why ?? ""))}</p>`;
 }
 
 /** @param {NodeState} node */
@@ -140,7 +155,7 @@ export function hardware(node) {
   const { cpu, cores, ram_bytes: ram, gpu, vram_bytes: vram } = node.hardware;
   const found = [
     cpu && short(cpu, 60),
-    cores && counted(cores, /** @type {const} */ (["core", "cores"])),
+    cores && counted(cores, T.cores),
     ram && bytes(ram),
     gpu && `${short(gpu, 60)}${vram ? ` ${bytes(vram)}` : ""}`,
   ];

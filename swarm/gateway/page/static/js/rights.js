@@ -1,6 +1,6 @@
 // @ts-check
 /** What this page may do on its node, and how it gets more: a key, or the link that `swarm page` prints. */
-import { ApiError, get, post, setKey, setOwner, setPageToken } from "./api.js";
+import { ApiError, currentKey, get, post, setKey, setOwner, setPageToken } from "./api.js";
 import { signal } from "./ui.js";
 
 /** @typedef {import("./types.js").PageRights} PageRights */
@@ -17,16 +17,19 @@ export async function refreshRights() {
 
 /** Use a key from now on; "" for none. @param {string} key @returns {Promise<boolean>} whether the node takes it */
 export async function useApiKey(key) {
+  const before = currentKey();
   setKey(key === "" ? null : key);
   await refreshRights();
-  return rights.value?.may.ask ?? false;
+  if (rights.value?.may.ask) return true;
+  setKey(before); // a wrong one is not kept
+  return false;
 }
 
-/** Redeem the link of `swarm page`, if the page was opened by one, and take its secret out of the address. @returns {Promise<string>} what is wrong with it, "" for nothing */
+/** Redeem the link of `swarm page`, if the page was opened by one, and take its secret out of the address. @returns {Promise<string | null>} what is wrong with it, "" for nothing; null: there was none */
 export async function redeemLink() {
   const token = /^#owner=([\w-]+)$/.exec(location.hash)?.[1];
-  if (token === undefined) return "";
-  history.replaceState(null, "", location.pathname);
+  if (token === undefined) return null;
+  history.replaceState(null, "", location.pathname); // before anything can fail: it is a secret
   try {
     const { session } = await post("/swarm/v1/page/owner", { token });
     setOwner(String(session));

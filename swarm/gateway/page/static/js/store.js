@@ -4,19 +4,23 @@
  * A screen that is shown asks for the parts that it needs (`useParts`); a page that nobody looks at asks for nothing.
  */
 import { ApiError, send } from "./api.js";
-import { backOff } from "./back_off.js";
+import { askedParts, backOff, canResume } from "./back_off.js";
 import { eventsOf } from "./events.js";
-import { batch, signal, useEffect } from "./ui.js";
+import { rights } from "./rights.js";
+import { batch, effect, signal, useEffect } from "./ui.js";
 
 /** @typedef {import("./types.js").PartName} PartName */
 
-const REFUSED_TRIES = 99; // the longest wait: only a key helps
-const FOR_ALL = /** @type {PartName[]} */ (["view", "node", "finding"]);
+const SILENT_MS = 25_000; // the node says something every ten seconds
+const LEFT_MS = 10_000; // a part that no screen shows is read on so long: who comes back needs no snapshot
 
 /** @type {{[part: string]: import("../vendor/signals.js").Signal<Map<string, any>>}} */
 export const parts = Object.fromEntries(
   ["view", "node", "vote", "finding", "request", "usage", "log", "pull"].map((name) => [name, signal(new Map())]),
 );
+
+/** The time by the node's clock, in milliseconds, each second while somebody looks: "gone for 12 s" goes on. */
+export const now = signal(Date.now());
 
 /** `state`: connecting, open, lost (`since`, `why`), refused (it wants a key), or hidden while nobody looks. */
 export const connection = signal({ state: "connecting", since: Date.now(), why: "" });
@@ -26,7 +30,11 @@ const wanted = new Map();
 /** @type {AbortController | null} */
 let running = null;
 let lastId = "";
-let readParts = "";
+/** @type {string[]} */
+let readParts = [];
+
+/** @returns {PartName[]} */
+const asks = () => askedParts(wanted.keys(), rights.peek()?.may.manage ?? false);
 
 /** @param {"snapshot" | "changes"} kind @param {Record<string, Record<string, unknown>>} told @param {string[]} asked */
 export function apply(kind, told, asked) {
@@ -55,39 +63,52 @@ async function listen() {
   while (looked) {
     const controller = new AbortController();
     running = controller;
-    const asked = [...new Set([...FOR_ALL, ...wanted.keys()])].sort();
-    const query = asked.join(",");
-    if (query !== readParts) lastId = "";
-    readParts = query;
+    const asked = asks();
+    if (!canResume(readParts, asked)) lastId = "";
+    readParts = asked;
+    let silent = 0;
+    let stalled = false;
+    const heard = () => {
+      clearTimeout(silent);
+      silent = setTimeout(() => {
+        stalled = true;
+        controller.abort();
+      }, SILENT_MS);
+    };
     try {
+      heard();
       /** @type {Record<string, string>} */
       const more = lastId === "" ? {} : { "Last-Event-ID": lastId };
-      const response = await send("GET", `/v1/events?parts=${query}`, undefined, controller.signal, more);
-      for await (const { event, id, data } of eventsOf(response)) {
+      const response = await send("GET", `/v1/events?parts=${asked.join(",")}`, undefined, controller.signal, more);
+      tries = 0;
+      if (connection.value.state !== "open") become("open");
+      for await (const { event, id, data } of eventsOf(response, heard)) {
         if (event !== "snapshot" && event !== "changes") continue;
-        tries = 0;
-        lastId = id;
         apply(event, JSON.parse(data), asked);
-        if (connection.value.state !== "open") become("open");
+        lastId = id;
       }
       throw new ApiError("the connection ended", 0);
     } catch (error) {
-      if (controller.signal.aborted) continue; // other parts are wanted now, or the page is hidden
+      if (controller.signal.aborted && !stalled) continue; // other parts are wanted now, or the page is hidden
       const refused = error instanceof ApiError && (error.status === 401 || error.status === 403);
       const state = refused ? "refused" : "lost";
-      if (connection.value.state !== state) become(state, error instanceof Error ? error.message : String(error));
-      tries = refused ? REFUSED_TRIES : tries + 1;
-      await sleep(backOff(tries), controller.signal);
+      if (connection.value.state !== state)
+        become(state, stalled ? "it has been silent" : error instanceof Error ? error.message : String(error));
+      tries += 1;
+      running = new AbortController(); // `restart` ends the wait
+      if (looked) await sleep(refused ? null : backOff(tries), running.signal); // only another key helps who is refused
+    } finally {
+      clearTimeout(silent);
     }
   }
   listening = false;
   running = null;
 }
 
-/** @param {number} wait milliseconds @param {AbortSignal} signal ends it */
+/** @param {number | null} wait milliseconds; null: until `signal` @param {AbortSignal} signal ends it */
 function sleep(wait, signal) {
   return new Promise((done) => {
-    const timer = setTimeout(done, wait);
+    const timer = wait === null ? 0 : setTimeout(done, wait);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);
       done(undefined);
@@ -104,6 +125,10 @@ function become(state, why = "") {
 export function start() {
   looked = !document.hidden;
   if (looked) void listen();
+  effect(() => {
+    void rights.value?.may.manage;
+    followWishes();
+  });
   document.addEventListener("visibilitychange", () => {
     looked = !document.hidden;
     become(looked ? "connecting" : "hidden");
@@ -117,17 +142,23 @@ export function restart() {
   running?.abort();
 }
 
+/** Ask anew where other parts are wanted than are read. */
+function followWishes() {
+  if (listening && asks().join() !== readParts.join()) restart();
+}
+
 /** Ask for parts while the component is shown. @param {PartName[]} names */
 export function useParts(names) {
   useEffect(() => {
     for (const name of names) wanted.set(name, (wanted.get(name) ?? 0) + 1);
-    if (names.some((name) => !readParts.split(",").includes(name))) restart();
+    followWishes();
     return () => {
       for (const name of names) {
         const left = (wanted.get(name) ?? 1) - 1;
         if (left > 0) wanted.set(name, left);
         else wanted.delete(name);
       }
+      setTimeout(followWishes, LEFT_MS);
     };
   }, []);
 }

@@ -109,9 +109,10 @@ export const STRINGS = {
     pool: { ram: "Memory", unified: "Unified memory" },
     vram: (/** @type {string} */ number) => `GPU memory ${number}`,
     legend: { weights: "weights", kv: "conversations", other: "other programs", free: "free" },
-    cores: ["core", "cores"],
+    cores: /** @type {[string, string]} */ (["core", "cores"]),
     seen: (/** @type {string} */ age) => `told ${age} ago`,
-    goneSince: (/** @type {string} */ since, /** @type {string} */ why) => `Gone for ${since}: ${why}`,
+    since: (/** @type {string} */ state, /** @type {string | null} */ time, /** @type {string} */ why) =>
+      [time === null ? state : `${state} for ${time}`, why].filter(Boolean).join(": "),
     silent: "This node tells no more of itself: it is of an earlier version, or does not answer.",
     sees: (/** @type {string} */ names) => `Sees ${names}`,
     seesNobody: "Sees no other node",

@@ -5,20 +5,22 @@
 /** @typedef {{id: string, x: number, y: number}} Place */
 /** @typedef {{from: string, to: string, state: string, rtt_ms: number | null}} Link */
 
+/** Widths of the picture: its words stay readable where it is drawn at that many pixels. */
 export const WIDTH = 640;
-const MARGIN = 64;
+export const NARROW = 340;
 
 /**
  * All on an ellipse, this node at its left, the others in the order of their ids: who comes or goes moves the others a little, and
- * nothing else does. @param {string[]} ids @param {string} own @returns {{height: number, places: Map<string, Place>}}
+ * nothing else does. @param {string[]} ids @param {string} own @param {number} [width] @returns {{height: number, places: Map<string, Place>}}
  */
-export function layOut(ids, own) {
+export function layOut(ids, own, width = WIDTH) {
   const around = [...ids.filter((id) => id === own), ...ids.filter((id) => id !== own).sort()];
-  const height = Math.min(480, 240 + Math.max(0, around.length - 5) * 16);
-  const [across, down] = [WIDTH / 2 - MARGIN, height / 2 - MARGIN / 1.4];
+  const narrow = width < WIDTH;
+  const height = Math.min(narrow ? 560 : 480, 240 + Math.max(0, around.length - 5) * 16 * (narrow ? 2 : 1));
+  const [across, down] = [width / 2 - (narrow ? 36 : 64), height / 2 - 46];
   const places = around.map((id, at) => {
     const turn = Math.PI + (2 * Math.PI * at) / around.length;
-    return { id, x: Math.round(WIDTH / 2 + Math.cos(turn) * across), y: Math.round(height / 2 - 8 + Math.sin(turn) * down) };
+    return { id, x: Math.round(width / 2 + Math.cos(turn) * across), y: Math.round(height / 2 - 8 + Math.sin(turn) * down) };
   });
   return { height, places: new Map(places.map((place) => [place.id, place])) };
 }
