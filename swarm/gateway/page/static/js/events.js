@@ -3,7 +3,7 @@
 
 /** @typedef {{event: string, id: string, data: string}} ServerEvent */
 
-/** Cuts text into events, however it is split. A comment is no event. */
+/** Cuts text into events, however it is split. A comment is one of the kind `comment`. */
 export class EventReader {
   constructor() {
     this.rest = "";
@@ -29,7 +29,9 @@ function eventOf(block) {
     else if (name === "event") found.event = value;
     else if (name === "id") found.id = value;
   }
-  return found.data.length ? { ...found, data: found.data.join("\n") } : null;
+  if (found.data.length) return { ...found, data: found.data.join("\n") };
+  const comment = block.startsWith(":") ? block.slice(1).trim() : "";
+  return comment ? { event: "comment", id: "", data: comment } : null;
 }
 
 /**
