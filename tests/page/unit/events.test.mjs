@@ -6,6 +6,7 @@ const STREAM =
   'event: snapshot\nid: ab-1\ndata: {}\n\n: still here\n\nevent: changes\r\nid: ab-2\r\ndata: 1\r\ndata: 2\r\n\r\ndata:{"x": "ü€😀"}\n\ndata: cut';
 const EVENTS = [
   { event: "snapshot", id: "ab-1", data: "{}" },
+  { event: "comment", id: "", data: "still here" },
   { event: "changes", id: "ab-2", data: "1\n2" },
   { event: "message", id: "", data: '{"x": "ü€😀"}' },
 ];

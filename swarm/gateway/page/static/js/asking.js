@@ -27,7 +27,11 @@ export function afterEvent(turn, event) {
   if (final && winner && isVote(told)) {
     const words = typeof winner.content === "string" ? winner.content : "";
     next = { ...next, replaced: next.content, content: words };
-    if (winner.tool_calls) next = { ...next, tool_calls: winner.tool_calls.map((/** @type {any} */ call) => ({ name: call.function.name, arguments: call.function.arguments })) };
+    if (winner.tool_calls)
+      next = {
+        ...next,
+        tool_calls: winner.tool_calls.map((/** @type {any} */ call) => ({ name: call.function.name, arguments: call.function.arguments })),
+      };
   }
   return next;
 }

@@ -161,7 +161,10 @@ function Conversations({ onChoose }) {
   const [wanted, setWanted] = useState("");
   const [doomed, setDoomed] = useState(/** @type {Conversation | null} */ (null));
   const words = wanted.toLowerCase();
-  const shown = all.value.filter((one) => one.turns.length && (!words || `${one.title} ${one.turns.map((turn) => turn.content).join(" ")}`.toLowerCase().includes(words)));
+  const shown = all.value.filter(
+    (one) =>
+      one.turns.length && (!words || `${one.title} ${one.turns.map((turn) => turn.content).join(" ")}`.toLowerCase().includes(words)),
+  );
   const choose = (/** @type {Conversation} */ conversation) => {
     current.value = conversation;
     onChoose();
@@ -177,11 +180,14 @@ function Conversations({ onChoose }) {
         </li>`,
       )}
     </ul>
-    ${doomed && html`<${Confirm} title=${T.removeTitle} what=${T.removeWhat(short(doomed.title, 60))} action=${T.removeIt} danger=${true} onClose=${() => setDoomed(null)} onConfirm=${async () => {
-      all.value = all.value.filter((one) => one.id !== doomed.id);
-      if (current.value.id === doomed.id) current.value = begun(doomed.model);
-      save();
-    }} />`}
+    ${
+      doomed &&
+      html`<${Confirm} title=${T.removeTitle} what=${T.removeWhat(short(doomed.title, 60))} action=${T.removeIt} danger=${true} onClose=${() => setDoomed(null)} onConfirm=${async () => {
+        all.value = all.value.filter((one) => one.id !== doomed.id);
+        if (current.value.id === doomed.id) current.value = begun(doomed.model);
+        save();
+      }} />`
+    }
   </div>`;
 }
 
@@ -306,7 +312,10 @@ function OneTurn({ turn, at, last, unsent }) {
 
 /** A conversation that is longer than the context: which turns would fit, and leaving out the others. @param {{problem: string, at: number}} props */
 function TooLong({ problem, at }) {
-  const sizes = /has (?:at least )?([\d,]+) tokens and the context holds ([\d,]+)/.exec(problem)?.slice(1).map((digits) => Number(digits.replaceAll(",", "")));
+  const sizes = /has (?:at least )?([\d,]+) tokens and the context holds ([\d,]+)/
+    .exec(problem)
+    ?.slice(1)
+    .map((digits) => Number(digits.replaceAll(",", "")));
   const conversation = current.value;
   const [tokens, context] = sizes ?? [];
   if (tokens === undefined || context === undefined) return null;
@@ -369,10 +378,18 @@ function Composer() {
     event.preventDefault();
     go();
   }}>
-    ${images.value.length > 0 && html`<div class="row">${images.value.map((url, at) => html`<span class="attached"><img class="picture" src=${url} alt=${T.picture(at + 1)} /><${Button} kind="quiet icon" label=${T.removePicture(at + 1)} onClick=${() => {
-      images.value = images.value.filter((_, other) => other !== at);
-    }}>✕<//></span>`)}</div>`}
-    <textarea ref=${box} rows="1" aria-label=${T.message} placeholder=${T.message} enterkeyhint=${phone ? "enter" : "send"} value=${draft.value} onInput=${type} onPaste=${pasted} onKeyDown=${(/** @type {KeyboardEvent} */ event) => {
+    ${
+      images.value.length > 0 &&
+      html`<div class="row">${images.value.map(
+        (url, at) =>
+          html`<span class="attached"><img class="picture" src=${url} alt=${T.picture(at + 1)} /><${Button} kind="quiet icon" label=${T.removePicture(at + 1)} onClick=${() => {
+            images.value = images.value.filter((_, other) => other !== at);
+          }}>✕<//></span>`,
+      )}</div>`
+    }
+    <textarea ref=${box} rows="1" aria-label=${T.message} placeholder=${T.message} enterkeyhint=${phone ? "enter" : "send"} value=${draft.value} onInput=${type} onPaste=${pasted} onKeyDown=${(
+      /** @type {KeyboardEvent} */ event,
+    ) => {
       if (event.key === "Enter" && !event.shiftKey && !phone && !event.isComposing) {
         event.preventDefault();
         go();

@@ -108,7 +108,10 @@ export function readAll(storage) {
 
 /** Keep them, the newest first. @param {Storage} storage @param {Conversation[]} all @returns {boolean} false where the browser has no room */
 export function keepAll(storage, all) {
-  const kept = [...all].filter((one) => one.turns.length > 0).sort((one, other) => other.changed - one.changed).slice(0, MOST_KEPT);
+  const kept = [...all]
+    .filter((one) => one.turns.length > 0)
+    .sort((one, other) => other.changed - one.changed)
+    .slice(0, MOST_KEPT);
   try {
     storage.setItem(KEY, JSON.stringify(kept));
     return true;

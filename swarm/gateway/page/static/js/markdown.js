@@ -24,7 +24,7 @@ const LANGUAGES = {
 
 /** The address if it is one that may be followed, else null. @param {string} address */
 export function safeAddress(address) {
-  const plain = address.replace(/[\u0000-\u0020]/g, ""); // biome-ignore lint/suspicious/noControlCharactersInRegex: browsers skip them
+  const plain = address.trim();
   return SAFE.test(plain) ? plain : null;
 }
 

@@ -1,8 +1,112 @@
 // @ts-check
-import { html } from "./ui.js";
-import { parts } from "./store.js";
+/** The last votes of this node: running ones first, filtered, one opened in full. */
+import { get } from "./api.js";
+import { Ballot } from "./ballot.js";
+import { Badge, Bar, Field, messageOf, Problem, Spinner, Table } from "./components.js";
+import { ago, clean, ms, number, percent } from "./format.js";
+import { parts, useParts } from "./store.js";
+import { STRINGS } from "./strings.js";
+import { html, useEffect, useState } from "./ui.js";
+
+const T = STRINGS.votes;
+
+/** @typedef {import("./types.js").VoteEntry} VoteEntry */
+
+/**
+ * Those that match every filter that is set; running ones first, then the newest. Pure.
+ * @param {VoteEntry[]} votes @param {{kind: string, outcome: string, text: string}} filter
+ */
+export function chosen(votes, { kind, outcome, text }) {
+  const wanted = text.trim().toLowerCase();
+  return votes
+    .filter((vote) => (!kind || vote.kind === kind) && (!outcome || vote.outcome === outcome))
+    .filter((vote) => !wanted || [vote.model, vote.winner, vote.id, vote.request_id].join(" ").toLowerCase().includes(wanted))
+    .sort(
+      (one, other) =>
+        Number(other.state === "running") - Number(one.state === "running") || Date.parse(other.began) - Date.parse(one.began),
+    );
+}
+
+/** @param {{outcome: string | null, state: string}} vote */
+function Outcome({ outcome, state }) {
+  const word = state === "done" ? (outcome ?? state) : state;
+  return html`<${Badge} state=${word} words=${T.outcomes[word]} />`;
+}
+
+const COLUMNS = [
+  {
+    name: "model",
+    title: T.model,
+    render: (/** @type {VoteEntry} */ vote) => html`<a href=${`#/votes/${encodeURIComponent(vote.id)}`}>${clean(vote.model)}</a>`,
+  },
+  { name: "kind", title: T.kind, render: (/** @type {VoteEntry} */ vote) => clean(vote.kind ?? T.none) },
+  { name: "outcome", title: T.outcome, render: Outcome },
+  {
+    name: "agreement",
+    title: T.agreement,
+    render: (/** @type {VoteEntry} */ { agreement }) =>
+      agreement === null
+        ? T.none
+        : html`${percent(agreement)}<${Bar} parts=${[{ share: agreement, tone: "weights" }]} label=${T.agree(percent(agreement))} />`,
+  },
+  { name: "votes", title: T.counted, end: true, render: (/** @type {VoteEntry} */ vote) => T.of(number(vote.votes), number(vote.asked)) },
+  { name: "cost", title: T.costTitle, end: true, render: (/** @type {VoteEntry} */ vote) => number(vote.total_completion_tokens) },
+  { name: "took", title: T.took, end: true, render: (/** @type {VoteEntry} */ vote) => ms(vote.elapsed_ms) },
+  { name: "began", title: T.began, end: true, render: (/** @type {VoteEntry} */ vote) => ago(vote.began) },
+];
+
+/** @param {{id: string, live: VoteEntry | undefined}} props */
+function InFull({ id, live }) {
+  const [full, setFull] = useState(/** @type {import("./types.js").VoteInFull | null} */ (null));
+  const [problem, setProblem] = useState("");
+  const [tries, setTries] = useState(0);
+  useEffect(() => {
+    const controller = new AbortController();
+    setProblem("");
+    get(`/swarm/v1/votes/${encodeURIComponent(id)}`, controller.signal).then(setFull, (error) => {
+      if (!controller.signal.aborted) setProblem(messageOf(error));
+    });
+    return () => controller.abort();
+  }, [id, live?.state, tries]);
+  const vote = live?.state === "running" ? live : (full ?? live);
+  return html`<div class="stack">
+    <p><a href="#/votes">${T.back}</a></p>
+    <${Problem} message=${problem} retry=${() => setTries(tries + 1)} />
+    ${vote ? html`<article class="card stack"><h3>${clean(vote.model)}</h3><${Ballot} ballot=${vote} /></article>` : !problem && html`<${Spinner} />`}
+    ${full?.why && html`<p class="note">${clean(full.why)}</p>`}
+    ${full?.prompt?.map((turn) => html`<div class="card"><strong>${clean(turn.role)}</strong><pre>${clean(turn.text)}</pre></div>`)}
+  </div>`;
+}
 
 /** @param {{rest: string[]}} props what follows the screen's name in the address */
 export function Screen({ rest }) {
-  return html`<pre>${JSON.stringify([...(parts.view?.value.values() ?? [])], null, 1)}${rest}</pre>`;
+  useParts(["vote"]);
+  const [filter, setFilter] = useState({ kind: "", outcome: "", text: "" });
+  const known = /** @type {Map<string, VoteEntry>} */ (parts.vote?.value ?? new Map());
+  const id = rest[0];
+  if (id) return html`<${InFull} key=${id} id=${id} live=${known.get(id)} />`;
+  const votes = [...known.values()];
+  /** @param {"kind" | "outcome"} name */
+  const choice = (name) =>
+    html`<${Field} label=${T[name]}>${(/** @type {string} */ field) => html`<select
+    id=${field}
+    value=${filter[name]}
+    onChange=${(/** @type {any} */ event) => setFilter({ ...filter, [name]: event.target.value })}
+  ><option value="">${T.every}</option>${[...new Set(votes.map((vote) => vote[name]))]
+    .filter((one) => one !== null)
+    .sort()
+    .map((one) => html`<option value=${one}>${clean(one)}</option>`)}</select>`}<//>`;
+  return html`<div class="stack">
+    <p class="soft">${T.kept}</p>
+    <div class="row">
+      ${choice("kind")}${choice("outcome")}
+      <${Field} label=${T.find}>${(/** @type {string} */ field) => html`<input
+        id=${field}
+        type="search"
+        value=${filter.text}
+        onInput=${(/** @type {any} */ event) => setFilter({ ...filter, text: event.target.value })}
+      />`}<//>
+    </div>
+    <${Table} label=${T.title} columns=${COLUMNS} rows=${chosen(votes, filter)} rowKey=${(/** @type {VoteEntry} */ vote) => vote.id} empty=${votes.length ? T.noMatch : T.empty} />
+  </div>`;
 }
