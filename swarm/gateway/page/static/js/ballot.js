@@ -19,7 +19,7 @@ export function merged(before, told) {
   const candidates = (told.candidates ?? []).map((/** @type {Candidate} */ one) =>
     one.answer === undefined && answers.get(one.voter) !== undefined ? { ...one, answer: answers.get(one.voter) } : one,
   );
-  return { ...before, ...told, candidates, out: told.out ?? [], final: told.final ?? true };
+  return { ...told, candidates, out: told.out ?? [], final: told.final ?? true };
 }
 
 /** Equal answers together, the heaviest first, those who abstained last. Pure. @param {Candidate[]} candidates @returns {Group[]} */
