@@ -31,7 +31,7 @@ export function safeAddress(address) {
 /** The blocks of a text. @param {string} text */
 export function blocks(text) {
   try {
-    return marked.lexer(text, { gfm: true });
+    return marked.lexer(text, { gfm: true, breaks: true });
   } catch {
     return [{ type: "paragraph", raw: text, tokens: [{ type: "text", raw: text, text }] }]; // nested too deeply for its reader
   }
