@@ -191,3 +191,32 @@ export interface Performance {
     tokens_per_s: (number | null)[];
   }[];
 }
+
+/** `GET /swarm/v1/trust/peers`, for the owner. */
+export interface KnownNode {
+  id: string;
+  name: string;
+  state: "alive" | "suspect" | "dead" | "absent" | "revoked";
+  addresses: string[];
+}
+
+/** A code that is good, and who joined by it. */
+export interface KnownCode {
+  id: string;
+  uses: number;
+  joined: string[];
+  ends_in_s: number;
+}
+
+export interface KnownNodes {
+  mode: "open" | "paired";
+  swarm: string | null;
+  id: string;
+  name: string;
+  running: boolean;
+  nodes: KnownNode[];
+  revoked: KnownNode[];
+  problem: string | null;
+  codes: KnownCode[];
+  api: string | null;
+}
