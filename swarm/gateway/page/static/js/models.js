@@ -1,8 +1,228 @@
 // @ts-check
-import { html } from "./ui.js";
-import { parts } from "./store.js";
+/** What lies on a node's disk, what would fit there, and loading, unloading, keeping and fetching it. */
+import { get, post } from "./api.js";
+import { Badge, Bar, Button, Confirm, Field, messageOf, NeedsRight, notify, Problem, Spinner, Table } from "./components.js";
+import { bytes, clean, duration, number, percent, short } from "./format.js";
+import { rights } from "./rights.js";
+import { parts, useParts } from "./store.js";
+import { STRINGS } from "./strings.js";
+import { html, useEffect, useState } from "./ui.js";
 
-/** @param {{rest: string[]}} props what follows the screen's name in the address */
-export function Screen({ rest }) {
-  return html`<pre>${JSON.stringify([...(parts.view?.value.values() ?? [])], null, 1)}${rest}</pre>`;
+/** @typedef {import("./types.js").StoredModel} StoredModel */
+/** @typedef {import("./types.js").StoredModels} StoredModels */
+/** @typedef {import("./types.js").NodeState} NodeState */
+/** @typedef {import("./types.js").OwnModel} OwnModel */
+/** @typedef {import("./types.js").PullEntry} PullEntry */
+
+const T = STRINGS.models;
+const SUGGESTED = 6;
+const LEAVING = ["draining", "unloading"];
+
+/**
+ * Models with the word in name or id, with what the node tells of those that it runs now; those in memory first, then by name. Pure.
+ * @param {StoredModel[]} stored @param {OwnModel[]} running @param {string} word @returns {(StoredModel & {now: OwnModel | undefined})[]}
+ */
+export function found(stored, running, word) {
+  const sought = word.trim().toLowerCase();
+  const byId = new Map(running.map((model) => [model.id, model]));
+  const known = new Set(stored.map((model) => model.id));
+  const only = running
+    .filter((model) => !known.has(model.id))
+    .map((model) => ({
+      id: model.id,
+      name: model.id,
+      state: model.state,
+      pinned: model.pinned,
+      size_bytes: model.size_bytes,
+      need_bytes: model.taken_bytes,
+      fits: true,
+      why: "",
+      tokens_per_s: null,
+      engine: model.engine,
+    }));
+  const rank = (/** @type {StoredModel} */ model) => (model.state === "available" ? 1 : 0);
+  return [...stored, ...only]
+    .filter((model) => `${model.name} ${model.id}`.toLowerCase().includes(sought))
+    .map((model) => {
+      const now = byId.get(model.id);
+      /** @type {StoredModel["state"]} */
+      const state = now?.state ?? (model.state === "failed" ? "failed" : "available");
+      return { ...model, now, state, pinned: now?.pinned ?? model.pinned };
+    })
+    .sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name));
+}
+
+/** Seconds until a pull is done; null where that is not known. Pure. @param {{done_bytes: number, total_bytes: number | null, bytes_per_s: number | null}} pull */
+export function secondsLeft({ done_bytes: done, total_bytes: total, bytes_per_s: rate }) {
+  return total === null || !rate ? null : Math.max(0, (total - done) / rate);
+}
+
+export function Screen() {
+  const may = rights.value?.may.manage ?? false;
+  useParts(may ? ["pull"] : []);
+  const nodes = /** @type {NodeState[]} */ ([...(parts.node?.value.values() ?? [])]).filter(
+    (node) => node.state !== "dead" && node.state !== "absent",
+  );
+  const own = nodes.find((node) => node.source === "own");
+  const [chosen, setChosen] = useState("");
+  const node = nodes.find((one) => one.id === chosen) ?? own;
+  if (!node) return html`<${Spinner} />`;
+  return html`<div class="stack models">
+    <${NeedsRight} right="manage" />
+    ${
+      nodes.length > 1 &&
+      html`<${Field} label=${T.node}>${(
+        /** @type {string} */ id,
+      ) => html`<select id=${id} value=${node.id} onChange=${(/** @type {any} */ event) => setChosen(event.target.value)}>
+        ${nodes.map((one) => html`<option key=${one.id} value=${one.id}>${short(one.name, 40)}${one.source === "own" ? ` (${STRINGS.overview.here})` : ""}</option>`)}
+      </select>`}<//>`
+    }
+    ${may && html`<${Pulls} />`}
+    <${OfNode} key=${node.id} node=${node} may=${may} />
+  </div>`;
+}
+
+/** @param {{node: NodeState, may: boolean}} props */
+function OfNode({ node, may }) {
+  const [told, setTold] = useState(/** @type {StoredModels | null} */ (null));
+  const [problem, setProblem] = useState("");
+  const [word, setWord] = useState("");
+  const states = node.models.map((model) => `${model.id} ${model.state}`).join(" ");
+  const pulls = [...(parts.pull?.value.values() ?? [])].filter((pull) => pull.state === "done").length;
+  const look = async () => {
+    if (!may) return;
+    try {
+      setTold(await get(`/swarm/v1/models${node.source === "own" ? "" : `?node=${encodeURIComponent(node.id)}`}`));
+      setProblem("");
+    } catch (error) {
+      setProblem(messageOf(error));
+    }
+  };
+  useEffect(() => {
+    void look();
+  }, [states, pulls, may]);
+  const rows = found(told?.data ?? [], node.models, word);
+  const where = node.source === "own" ? {} : { node: node.id };
+  return html`<div class="stack">
+    <div class="row spread">
+      <input type="search" aria-label=${T.find} placeholder=${T.find} value=${word} onInput=${(/** @type {any} */ event) => setWord(event.target.value)} />
+      ${told?.free.map((pool) => html`<span class="soft">${T.free(bytes(pool.free_bytes), bytes(pool.total_bytes))}</span>`)}
+    </div>
+    <${Problem} message=${problem} retry=${look} />
+    <${Table} label=${T.title} rows=${rows} rowKey=${(/** @type {any} */ row) => row.id} empty=${word ? T.noMatch : T.empty} columns=${[
+      {
+        name: "name",
+        title: T.model,
+        render: (/** @type {any} */ row) =>
+          html`<div class="stack"><strong>${short(row.name, 70)}</strong><small>${clean(row.now?.computation?.words ?? row.engine ?? "")}</small></div>`,
+      },
+      { name: "state", title: T.state, render: (/** @type {any} */ row) => html`<${State} row=${row} />` },
+      { name: "size", title: T.size, end: true, render: (/** @type {any} */ row) => bytes(row.size_bytes) },
+      {
+        name: "why",
+        title: T.memory,
+        render: (/** @type {any} */ row) => (row.now?.taken_bytes ? T.takes(bytes(row.now.taken_bytes)) : clean(row.why)),
+      },
+      {
+        name: "do",
+        title: "",
+        end: true,
+        render: (/** @type {any} */ row) => may && html`<${Actions} row=${row} where=${where} after=${look} />`,
+      },
+    ]} />
+    ${may && html`<${Fetch} node=${node} fit=${told?.fit ?? []} where=${where} />`}
+  </div>`;
+}
+
+/** @param {{row: StoredModel & {now: OwnModel | undefined}}} props */
+function State({ row }) {
+  const { now } = row;
+  const { share, left_s: left } = now?.loading ?? { share: null, left_s: null };
+  const fits = row.state === "available" && row.fits === false;
+  return html`<div class="stack">
+    <span class="row"><${Badge} state=${fits ? "warning" : row.state} words=${fits ? T.tooLarge : undefined} />${row.pinned && html`<small>${T.pinned}</small>`}</span>
+    ${row.state === "loading" && share !== null && html`<${Bar} label=${percent(share)} parts=${[{ share, tone: "accent" }]} />`}
+    ${row.state === "loading" && html`<small>${share === null ? "" : percent(share)} ${left === null ? "" : STRINGS.overview.left(duration(left))}</small>`}
+    ${row.state === "ready" && now && html`<small>${STRINGS.overview.slots(now.slots_free, now.slots)}</small>`}
+    ${now?.reason || now?.problem ? html`<small class="problem">${clean(now.problem ?? now.reason)}</small>` : null}
+  </div>`;
+}
+
+/** @param {{row: StoredModel & {now: OwnModel | undefined}, where: {node?: string}, after: () => void}} props */
+function Actions({ row, where, after }) {
+  const [busy, setBusy] = useState("");
+  const [sure, setSure] = useState(false);
+  const loaded = row.now !== undefined && row.state !== "failed";
+  const act = async (/** @type {string} */ what, /** @type {Record<string, unknown>} */ more = {}) => {
+    setBusy(what);
+    try {
+      await post(`/v1/models/${what}`, { model: row.id, ...where, ...more });
+      notify(T.done[/** @type {keyof typeof T.done} */ (what)](short(row.name, 60)));
+    } catch (error) {
+      notify(messageOf(error));
+    }
+    setBusy("");
+    after();
+  };
+  return html`<span class="row">
+    ${!loaded && html`<${Button} busy=${busy === "load"} onClick=${() => act("load")}>${T.load}<//>`}
+    ${loaded && html`<${Button} kind="quiet" busy=${busy === "pin"} pressed=${row.pinned} onClick=${() => act("pin", { pinned: !row.pinned })}>${row.pinned ? T.unpin : T.pin}<//>`}
+    ${loaded && !LEAVING.includes(row.state) && html`<${Button} busy=${busy === "unload"} onClick=${() => setSure(true)}>${T.unload}<//>`}
+    ${sure && html`<${Confirm} title=${T.unloadTitle(short(row.name, 60))} what=${T.unloadWhat} action=${T.unload} onClose=${() => setSure(false)} onConfirm=${async () => void act("unload")} />`}
+  </span>`;
+}
+
+/** @param {{node: NodeState, fit: StoredModel[], where: {node?: string}}} props */
+function Fetch({ node, fit, where }) {
+  const [name, setName] = useState("");
+  const [problem, setProblem] = useState("");
+  const good = fit.filter((model) => model.fits).slice(0, SUGGESTED);
+  const pull = async (/** @type {string} */ model) => {
+    setProblem("");
+    try {
+      await post("/swarm/v1/pulls", { model, ...where });
+      notify(T.pulling(short(model, 60), short(node.name, 40)));
+      setName("");
+    } catch (error) {
+      setProblem(messageOf(error));
+    }
+  };
+  return html`<section class="card stack">
+    <h3>${T.fetch(short(node.name, 40))}</h3>
+    <form class="row" onSubmit=${(/** @type {Event} */ event) => {
+      event.preventDefault();
+      if (name.trim()) void pull(name.trim());
+    }}>
+      <input class="grow" aria-label=${T.name} placeholder=${T.namePlace} value=${name} onInput=${(/** @type {any} */ event) => setName(event.target.value)} />
+      <${Button} kind="main" type="submit" disabled=${!name.trim()}>${T.pull}<//>
+    </form>
+    <${Problem} message=${problem} />
+    ${node.source !== "own" && html`<p class="soft">${T.noSuggestions}</p>`}
+    ${
+      good.length > 0 &&
+      html`<p class="soft">${T.fits}</p><ul class="stack">
+      ${good.map((model) => html`<li key=${model.id} class="row spread"><span><strong>${short(model.name, 60)}</strong> <small>${T.suggestion(bytes(model.size_bytes), clean(model.why), model.tokens_per_s === null ? "" : number(model.tokens_per_s))}</small></span><${Button} kind="quiet" onClick=${() => pull(model.id)}>${T.pull}<//></li>`)}
+    </ul>`
+    }
+  </section>`;
+}
+
+function Pulls() {
+  const pulls = /** @type {PullEntry[]} */ ([...(parts.pull?.value.values() ?? [])]);
+  if (pulls.length === 0) return null;
+  const cancel = (/** @type {PullEntry} */ pull) =>
+    post(`/swarm/v1/pulls/${encodeURIComponent(pull.id)}/cancel`).catch((error) => notify(messageOf(error)));
+  return html`<section class="card stack" aria-label=${T.pulls}><h3>${T.pulls}</h3><ul class="stack">
+    ${pulls.map((pull) => {
+      const share = pull.total_bytes ? pull.done_bytes / pull.total_bytes : null;
+      const left = secondsLeft(pull);
+      const runs = pull.state === "running" || pull.state === "waiting";
+      return html`<li key=${pull.id} class="stack">
+        <div class="row spread"><span><strong>${short(pull.model, 60)}</strong> <small>${short(pull.node, 40)}</small></span><span class="row"><${Badge} state=${pull.state} />${runs && html`<${Button} kind="quiet" onClick=${() => cancel(pull)}>${STRINGS.components.cancel}<//>`}</span></div>
+        ${runs && share !== null && html`<${Bar} label=${percent(share)} parts=${[{ share, tone: "accent" }]} />`}
+        ${runs && html`<small>${T.progress(bytes(pull.done_bytes), bytes(pull.total_bytes), pull.bytes_per_s === null ? "" : bytes(pull.bytes_per_s), left === null ? "" : duration(left))}</small>`}
+        <${Problem} message=${pull.problem ?? ""} />
+      </li>`;
+    })}
+  </ul></section>`;
 }

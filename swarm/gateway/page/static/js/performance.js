@@ -1,8 +1,84 @@
 // @ts-check
-import { html } from "./ui.js";
-import { parts } from "./store.js";
+/** How quickly answers came in the last hour: by node and model, as plots and as a table of the same figures. */
+import { get } from "./api.js";
+import { Empty, messageOf, Problem, Spinner, Table } from "./components.js";
+import { ms, number, short } from "./format.js";
+import { Plot } from "./plot.js";
+import { STRINGS } from "./strings.js";
+import { html, useEffect, useState } from "./ui.js";
 
-/** @param {{rest: string[]}} props what follows the screen's name in the address */
-export function Screen({ rest }) {
-  return html`<pre>${JSON.stringify([...(parts.view?.value.values() ?? [])], null, 1)}${rest}</pre>`;
+/** @typedef {import("./types.js").Performance} Performance */
+
+const T = STRINGS.performance;
+const ASK_MS = 5000;
+const MOST_LINES = 8; // more cannot be told apart
+
+/** The newest figure that there is. Pure. @param {(number | null)[]} figures */
+export function newest(figures) {
+  return figures.findLast((figure) => figure !== null) ?? null;
+}
+
+/** @param {number[]} figures */
+const sum = (figures) => figures.reduce((all, one) => all + one, 0);
+
+/**
+ * Those that were asked the most first, at most MOST_LINES, as lines of a plot. Pure.
+ * @param {Performance} told @param {"first_token_ms" | "tokens_per_s" | "errors" | "requests"} of
+ */
+export function lines(told, of) {
+  return [...told.series]
+    .sort((one, other) => sum(other.requests) - sum(one.requests))
+    .slice(0, MOST_LINES)
+    .map((one) => ({ label: `${short(one.model, 30)} · ${short(one.node, 20)}`, values: one[of] }));
+}
+
+export function Screen() {
+  const [told, setTold] = useState(/** @type {Performance | null} */ (null));
+  const [problem, setProblem] = useState("");
+  useEffect(() => {
+    const look = async () => {
+      if (document.hidden) return;
+      try {
+        setTold(await get("/swarm/v1/performance"));
+        setProblem("");
+      } catch (error) {
+        setProblem(messageOf(error));
+      }
+    };
+    void look();
+    const timer = setInterval(look, ASK_MS);
+    return () => clearInterval(timer);
+  }, []);
+  if (told === null) return problem ? html`<${Problem} message=${problem} />` : html`<${Spinner} />`;
+  const asked = sum(told.series.flatMap((one) => one.requests));
+  const failed = sum(told.series.flatMap((one) => one.errors));
+  return html`<div class="stack performance">
+    <${Problem} message=${problem} />
+    <dl class="figures">
+      <div><dt>${T.requests}</dt><dd>${number(asked)}</dd></div>
+      <div><dt>${T.errors}</dt><dd>${number(failed)}</dd></div>
+      <div><dt>${T.waiting}</dt><dd>${number(newest(told.waiting))}</dd></div>
+    </dl>
+    ${
+      told.series.length === 0
+        ? html`<${Empty}>${T.empty}<//>`
+        : html`<div class="plots">
+            <${Plot} title=${T.firstToken} minutes=${told.minutes} lines=${lines(told, "first_token_ms")} />
+            <${Plot} title=${T.tokens} minutes=${told.minutes} lines=${lines(told, "tokens_per_s")} />
+            <${Plot} title=${T.perMinute} minutes=${told.minutes} lines=${lines(told, "requests")} />
+            <${Plot} title=${T.failedPerMinute} minutes=${told.minutes} lines=${lines(told, "errors")} />
+            <${Plot} title=${T.queue} minutes=${told.minutes} lines=${[{ label: T.waiting, values: told.waiting }]} />
+          </div>
+          <h3>${T.hour}</h3>
+          <${Table} label=${T.hour} rows=${told.series} rowKey=${(/** @type {any} */ row) => `${row.node} ${row.model}`} columns=${[
+            { name: "model", title: T.model, render: (/** @type {any} */ row) => short(row.model, 60) },
+            { name: "node", title: T.node, render: (/** @type {any} */ row) => short(row.node, 40) },
+            { name: "requests", title: T.requests, end: true, render: (/** @type {any} */ row) => number(sum(row.requests)) },
+            { name: "errors", title: T.errors, end: true, render: (/** @type {any} */ row) => number(sum(row.errors)) },
+            { name: "first", title: T.firstToken, end: true, render: (/** @type {any} */ row) => ms(newest(row.first_token_ms)) },
+            { name: "rate", title: T.tokens, end: true, render: (/** @type {any} */ row) => number(newest(row.tokens_per_s), 1) },
+          ]} />`
+    }
+    <p class="soft">${T.note}</p>
+  </div>`;
 }
