@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { found, secondsLeft } from "../../../swarm/gateway/page/static/js/models.js";
 import { everybody } from "../../../swarm/gateway/page/static/js/peers.js";
 import { lines, newest } from "../../../swarm/gateway/page/static/js/performance.js";
+import { runsOf, stepOf } from "../../../swarm/gateway/page/static/js/plot.js";
 import { qrPath } from "../../../swarm/gateway/page/static/js/qr.js";
 import { matching } from "../../../swarm/gateway/page/static/js/requests.js";
 
@@ -111,4 +112,15 @@ test("requests: the longest first", () => {
     matching(rows, "X").map((row) => row.id),
     ["a"],
   );
+});
+
+test("a plot's axis is round, and a line is broken where nothing was measured", () => {
+  assert.deepEqual([1, 7, 12, 99, 1500, 0.3].map(stepOf), [0.25, 2, 5, 25, 500, 0.1]);
+  const runs = runsOf([0, 60, 120, 180], [1, 2, null, 4], 4, 180);
+  assert.deepEqual(
+    runs.map((run) => run.length),
+    [2, 1],
+  );
+  assert.equal(runs[1][0], "472,8");
+  assert.deepEqual(runsOf([0], [null], 1, 0), []);
 });

@@ -17,8 +17,8 @@ const SAFE = /^(?:https?:|mailto:)/i;
 /** Names that models give languages, and the files that know them. @type {Record<string, string>} */
 const LANGUAGES = {
   bash: "bash", sh: "bash", shell: "bash", zsh: "bash", console: "bash", c: "cpp", cpp: "cpp", "c++": "cpp", h: "cpp", diff: "diff", patch: "diff",
-  go: "go", golang: "go", java: "java", kotlin: "java", js: "javascript", javascript: "javascript", ts: "javascript", typescript: "javascript",
-  jsx: "javascript", tsx: "javascript", json: "json", jsonc: "json", py: "python", python: "python", rs: "rust", rust: "rust", sql: "sql",
+  go: "go", golang: "go", js: "javascript", javascript: "javascript", ts: "javascript", typescript: "javascript",
+  jsx: "javascript", tsx: "javascript", json: "json", jsonc: "json", py: "python", python: "python", rs: "rust", rust: "rust",
   html: "xml", xml: "xml", svg: "xml", yaml: "yaml", yml: "yaml", toml: "yaml",
 }; // biome-ignore format: a table
 

@@ -1,82 +1,63 @@
 // @ts-check
-/** A plot over the last hour. uPlot draws it; the colours are those of the page, and change with it. */
-import uPlot from "../vendor/uplot.js";
-import { html, useEffect, useRef } from "./ui.js";
+/**
+ * A plot over the last hour: sixty points a line at most, drawn as SVG in the page's own colours. (uPlot would draw them as well, for a
+ * fifth of all that the page may weigh.)
+ */
+import { number } from "./format.js";
+import { html } from "./ui.js";
 
-const HEIGHT = 180;
-const COLOURS = ["--accent", "--good", "--warn", "--bad", "--kv", "--weights", "--soft", "--text"];
-const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+const WIDTH = 480;
+const HEIGHT = 170;
+const EDGE = { left: 46, right: 8, top: 8, bottom: 20 };
+const HOUR_S = 3600;
+const TICKS = 4;
+const LOOKS = 8; // how many lines can be told apart, by colour and dashes: css/screens.css
 
-/** What uPlot draws: the minutes, then the values of each line, with gaps where there is none. Pure. @param {number[]} minutes @param {{values: (number | null)[]}[]} lines */
-export function plotData(minutes, lines) {
-  return [minutes, ...lines.map(({ values }) => minutes.map((_, at) => values[at] ?? null))];
+/** The roundest step that divides what is up to `most` into at most TICKS. Pure. @param {number} most */
+export function stepOf(most) {
+  const rough = Math.max(most, 1e-9) / TICKS;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return power * ([1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough) ?? 10);
 }
 
-/** @param {string} name */
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-/** A colour as the scheme has it now: what light-dark() comes to. @param {string} name */
-function settled(name) {
-  const probe = document.createElement("i");
-  probe.style.color = colour(name);
-  document.body.append(probe);
-  const found = getComputedStyle(probe).color;
-  probe.remove();
-  return found;
+/**
+ * Each unbroken run of a line as points of the drawing; gaps are where there is no figure. Pure.
+ * @param {number[]} minutes @param {(number | null)[]} values @param {number} top the figure at the upper edge @param {number} last the newest minute
+ */
+export function runsOf(minutes, values, top, last) {
+  /** @type {string[][]} */
+  const runs = [[]];
+  minutes.forEach((minute, at) => {
+    const value = values[at];
+    if (value === null || value === undefined) {
+      if (runs.at(-1)?.length) runs.push([]);
+      return;
+    }
+    const x = WIDTH - EDGE.right - ((last - minute) / HOUR_S) * (WIDTH - EDGE.left - EDGE.right);
+    const y = HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
+    runs.at(-1)?.push(`${Math.round(x * 10) / 10},${Math.round(y * 10) / 10}`);
+  });
+  return runs.filter((run) => run.length > 0);
 }
+
+/** @param {number} seconds Unix time */
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hour12: false });
 
 /** @param {{title: string, minutes: number[], lines: {label: string, values: (number | null)[]}[]}} props */
 export function Plot({ title, minutes, lines }) {
-  const box = /** @type {{current: HTMLElement | null}} */ (useRef(null));
-  const drawn = /** @type {{current: uPlot | null}} */ (useRef(null));
-  const labels = lines.map((line) => line.label).join("\n");
-  useEffect(() => {
-    const place = box.current;
-    if (!place) return undefined;
-    const make = () => {
-      drawn.current?.destroy();
-      const [text, line] = [settled("--soft"), settled("--line")];
-      const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
-      drawn.current = new uPlot(
-        {
-          width: place.clientWidth,
-          height: HEIGHT,
-          cursor: { show: false },
-          legend: { show: false },
-          scales: { x: { range: (_, __, last) => [last - 3600, last] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-          axes: [axis, { ...axis, size: 56 }],
-          series: [
-            {},
-            ...lines.map((one, at) => ({
-              label: one.label,
-              stroke: settled(COLOURS[at % COLOURS.length] ?? ""),
-              dash: DASHES[at % DASHES.length] ?? [],
-              width: 2,
-              points: { show: true, size: 4 },
-            })),
-          ],
-        },
-        /** @type {any} */ (plotData(minutes, lines)),
-        place,
-      );
-    };
-    make();
-    const sizes = new ResizeObserver(() => drawn.current?.setSize({ width: place.clientWidth, height: HEIGHT }));
-    sizes.observe(place);
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
-    scheme.addEventListener("change", make);
-    return () => {
-      sizes.disconnect();
-      scheme.removeEventListener("change", make);
-      drawn.current?.destroy();
-      drawn.current = null;
-    };
-  }, [labels]);
-  useEffect(() => {
-    drawn.current?.setData(/** @type {any} */ (plotData(minutes, lines)));
-  }, [minutes, lines]);
+  const last = minutes.at(-1) ?? 0;
+  const most = Math.max(0, ...lines.flatMap((line) => line.values.map((value) => value ?? 0)));
+  const step = stepOf(most || 1);
+  const top = Math.max(step, Math.ceil(most / step) * step);
+  const ticks = Array.from({ length: Math.round(top / step) + 1 }, (_, at) => at * step);
+  const y = (/** @type {number} */ value) => HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
+  const times = [last - HOUR_S, last - HOUR_S / 2, last];
   return html`<figure class="card stack plot"><figcaption><strong>${title}</strong></figcaption>
-    <div ref=${box} aria-hidden="true"></div>
-    <ul class="legend">${lines.map((line, at) => html`<li><i style=${{ background: `var(${COLOURS[at % COLOURS.length]})` }}></i>${line.label}</li>`)}</ul>
+    <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true">
+      ${ticks.map((tick) => html`<line class="grid" x1=${EDGE.left} x2=${WIDTH - EDGE.right} y1=${y(tick)} y2=${y(tick)} /><text x=${EDGE.left - 6} y=${y(tick) + 4} text-anchor="end">${number(tick, 2)}</text>`)}
+      ${times.map((time, at) => html`<text x=${EDGE.left + (at * (WIDTH - EDGE.left - EDGE.right)) / 2} y=${HEIGHT - 4} text-anchor=${["start", "middle", "end"][at]}>${clock(time)}</text>`)}
+      ${lines.map((line, at) => runsOf(minutes, line.values, top, last).map((run) => html`<polyline class=${`line look${at % LOOKS}`} points=${run.length > 1 ? run.join(" ") : `${run[0]} ${run[0]}`} />`))}
+    </svg>
+    <ul class="legend">${lines.map((line, at) => html`<li><i class=${`look${at % LOOKS}`}></i>${line.label}</li>`)}</ul>
   </figure>`;
 }
