@@ -1,0 +1,298 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
+import { askFor, close, NODES, open, SCREENS, withPage } from "./harness.mjs";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const GONE = /ERR_(CONNECTION|INCOMPLETE|EMPTY|NETWORK)|Failed to load resource/;
+
+before(open);
+after(close);
+
+test("the overview shows who sees whom, and a card for each node", async () => {
+  await withPage("", async (page) => {
+    for (const { name } of NODES) await page.getByRole("article", { name }).getByText("alive").waitFor();
+    assert.equal(await page.locator(".topology g").count(), NODES.length);
+    await page.waitForFunction(
+      (count) => document.querySelectorAll(".topology line.alive").length === count,
+      (NODES.length * (NODES.length - 1)) / 2,
+    );
+    await page.getByRole("article", { name: NODES[1].name }).getByText("tokens/s").waitFor();
+    await page.getByText("open: any node of this network may join").waitFor();
+  });
+});
+
+test("a question is put to the vote beside its answer, which can be asked again, edited and comes back after a reload", async () => {
+  await withPage("#/chat", async (page) => {
+    await askFor(page, "What is 17 + 25?");
+    await page.locator(".turn.assistant .markdown").getByText("42").first().waitFor();
+    const vote = page.locator(".ballot .summary").first();
+    assert.match(await vote.innerText(), /consensus\s+\d of \d agree/);
+    await vote.click();
+    await page.locator(".groups li.leads strong").getByText("42").waitFor();
+    assert.ok((await page.locator(".voters li").count()) >= 2);
+    await page.getByRole("button", { name: "Answer again" }).click();
+    await page.getByRole("button", { name: "Answer again" }).waitFor();
+    await page.getByRole("button", { name: "Edit" }).click();
+    await page.getByLabel("Edit").fill("What is 3 + 4?");
+    await page.getByRole("button", { name: "Ask this" }).click();
+    await page.locator(".turn.assistant .markdown").getByText("7").first().waitFor();
+    assert.equal(await page.locator(".turn").count(), 2, "what came after an edited question goes");
+    await page.getByRole("button", { name: "Answer again" }).waitFor();
+    await page.getByLabel("Message", { exact: true }).fill("half typed");
+    await page.reload();
+    await page.locator(".turn.assistant .markdown").getByText("7").first().waitFor();
+    assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "half typed");
+  });
+});
+
+test("votes that were held are listed, and one opens in full", async () => {
+  await withPage("#/votes", async (page) => {
+    await page.getByRole("cell", { name: "consensus" }).first().waitFor();
+    await page.getByRole("link", { name: "swarm" }).first().click();
+    await page.locator(".groups li").first().waitFor();
+    await page.getByText("Held by").waitFor();
+  });
+});
+
+test("an answer is stopped by the keyboard alone, and says so", async () => {
+  await withPage("#/chat", async (page, context) => {
+    let asked = () => undefined;
+    const held = new Promise((resolve) => {
+      asked = resolve;
+    });
+    await context.route("**/v1/chat/completions", () => asked()); // answered by nobody
+    const message = page.getByLabel("Message", { exact: true });
+    await message.waitFor();
+    while (!(await message.evaluate((box) => box === document.activeElement))) await page.keyboard.press("Tab");
+    await page.keyboard.type("Are you there?");
+    await page.keyboard.press("Enter");
+    await held;
+    await page.keyboard.press("Escape");
+    await page.getByText("Stopped.").waitFor();
+  });
+});
+
+test("hostile names and answers stay text", async () => {
+  const hostile = '<img src=x onerror="window.hacked=1">\u202e\u001b[31m<script>window.hacked=1</script>';
+  await withPage("#/chat", async (page, context) => {
+    const chunk = (choices, more = {}) => `data: ${JSON.stringify({ choices, ...more })}\n\n`;
+    const candidates = [0, 1].map((group) => ({
+      voter: hostile + group,
+      model: hostile,
+      group,
+      weight: 1,
+      tokens: 1,
+      ms: 1,
+      answer: hostile,
+    }));
+    const body =
+      chunk([
+        {
+          index: 0,
+          delta: {
+            content: `${hostile}\n\n[a](javascript:alert(1)) ![b](http://elsewhere.test/x.png)\n\n\`\`\`${hostile}\n${hostile}\n\`\`\``,
+          },
+        },
+      ]) +
+      chunk([{ index: 0, delta: {}, finish_reason: "stop" }], {
+        swarm: { strategy: "majority", outcome: "consensus", kind: hostile, votes: 2, asked: 2, winner: hostile, candidates },
+      }) +
+      "data: [DONE]\n\n";
+    await context.route("**/v1/chat/completions", (route) => route.fulfill({ contentType: "text/event-stream", body }));
+    const node = {
+      id: "x",
+      name: hostile,
+      url: "javascript:alert(1)",
+      version: hostile,
+      mode: "open",
+      status: hostile,
+      source: "peer",
+      age_s: 0,
+      state: "alive",
+      since: null,
+      why: hostile,
+      hardware: { cpu: hostile, cores: 1, ram_bytes: 1, gpu: null, vram_bytes: null },
+      memory: [{ pool: hostile, total_bytes: 1, free_bytes: 1, weights_bytes: 0, kv_bytes: 0 }],
+      models: [
+        {
+          id: hostile,
+          engine: hostile,
+          slots: 1,
+          slots_free: 1,
+          waiting: 0,
+          problem: hostile,
+          state: "ready",
+          reason: null,
+          pinned: false,
+          size_bytes: 1,
+          taken_bytes: 1,
+          loading: null,
+          computation: null,
+        },
+      ],
+      loadable: 0,
+      tokens_per_s: 0,
+      running: 0,
+      waiting: 0,
+      peers: [{ id: "y", name: hostile, state: "alive", rtt_ms: 1 }],
+    };
+    const events = `event: snapshot\nid: x-1\ndata: ${JSON.stringify({ node: { x: { ...node, source: "own" }, y: { ...node, id: "y" } }, finding: { f: { id: "f", level: "problem", node: null, what: hostile, remedy: hostile } } })}\n\n`;
+    await context.route("**/v1/events**", (route) => route.fulfill({ contentType: "text/event-stream", body: events }));
+    await askFor(page, hostile);
+    await page.locator(".ballot .summary").first().click();
+    for (const screen of ["chat", "overview", "models"]) {
+      await page.goto(`${NODES[0].url}/#/${screen}`);
+      await page.getByText("onerror").first().waitFor();
+      assert.equal(await page.evaluate(() => window.hacked), undefined);
+      assert.deepEqual(
+        await page.locator("main").evaluate((main) => [...main.querySelectorAll("img,script,iframe,style")].map((one) => one.outerHTML)),
+        [],
+      );
+      const links = await page.locator("main a").evaluateAll((all) => all.map((one) => one.getAttribute("href")));
+      for (const link of links) assert.match(link, /^(#|https?:)/);
+      assert.ok(!(await page.locator("main").innerText()).includes("\u202e"));
+    }
+  });
+});
+
+test("models are loaded and unloaded", async () => {
+  await withPage("#/models", async (page) => {
+    const row = page.getByRole("row", { name: /demo:c/ });
+    await row.getByRole("button", { name: "Load", exact: true }).click();
+    await row.getByText("ready").waitFor();
+    await row.getByRole("button", { name: "Unload" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Unload" }).click();
+    await row.getByText("on disk").waitFor();
+  });
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`no screen has a serious problem for those who do not see it, ${colorScheme}`, async () => {
+    await withPage(
+      "#/chat",
+      async (page) => {
+        if ((await page.locator(".turn").count()) === 0) await askFor(page, "What is 2 + 2?");
+        await page.evaluate(AXE);
+        for (const screen of SCREENS) {
+          await page.evaluate((name) => {
+            location.hash = `#/${name}`;
+          }, screen);
+          await page.locator("main > :nth-child(2)").waitFor();
+          await page.waitForFunction(() => document.querySelector(".spinner") === null);
+          const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+          const serious = violations.filter((one) => ["serious", "critical"].includes(one.impact));
+          assert.deepEqual(
+            serious.map((one) => `${screen}: ${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3)}`),
+            [],
+          );
+        }
+      },
+      { colorScheme, reducedMotion: "reduce" },
+    );
+  });
+}
+
+test("on a phone no screen is wider than it", async () => {
+  await withPage(
+    "#/chat",
+    async (page) => {
+      await askFor(page, "What is 12 + 30?");
+      await page.locator(".ballot .summary").first().click();
+      for (const screen of SCREENS) {
+        await page.evaluate((name) => {
+          location.hash = `#/${name}`;
+        }, screen);
+        await page.locator("main > :nth-child(2)").waitFor();
+        await page.waitForFunction(() => document.querySelector(".spinner") === null);
+        const width = await page.evaluate(() => Math.max(document.scrollingElement.scrollWidth, document.body.scrollWidth));
+        assert.ok(width <= 390, `${screen} is ${width} wide`);
+      }
+    },
+    { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true },
+  );
+});
+
+test("the owner's link opens once, and invites; the other node joins", async () => {
+  const [inviter, joiner] = NODES;
+  await withPage(`#${new URL(inviter.link).hash.slice(1)}`, async (page) => {
+    await page.getByRole("button", { name: "owner" }).waitFor();
+    assert.ok(!page.url().includes("owner="), "the secret leaves the address");
+    await page.goto(`${inviter.url}/#/peers`);
+    await page.getByRole("button", { name: "Invite" }).click();
+    await page.getByRole("button", { name: "Close the swarm and make a code" }).click();
+    await page.locator("svg.qr").waitFor();
+    const code = (await page.locator("dialog code").innerText()).replace("swarm join ", "");
+    await withPage(
+      `#${new URL(joiner.link).hash.slice(1)}`,
+      async (other) => {
+        await other.getByRole("button", { name: "owner" }).waitFor();
+        await other.goto(`${joiner.url}/#/peers`);
+        await other.getByRole("button", { name: "Join another swarm" }).click();
+        await other.getByLabel("Code").fill(code);
+        await other.getByRole("dialog").getByRole("button", { name: "Join another swarm" }).click();
+        await other.getByText("This swarm is paired").waitFor();
+      },
+      { node: joiner },
+    );
+    await page.getByRole("button", { name: "Close", exact: true }).click();
+    await page.getByText("This swarm is paired").waitFor();
+    await page
+      .getByRole("row", { name: new RegExp(joiner.name) })
+      .getByText("alive")
+      .waitFor();
+  });
+  await withPage(
+    `#${new URL(inviter.link).hash.slice(1)}`,
+    async (page) => {
+      await page.getByText("The link did not open").waitFor();
+    },
+    { forgiven: GONE },
+  );
+});
+
+test("a node that goes is said on the page of another within three seconds", async () => {
+  await withPage("", async (page) => {
+    const card = page.getByRole("article", { name: NODES[1].name });
+    await card.getByText("alive").waitFor();
+    const began = Date.now();
+    process.kill(NODES[1].pid, "SIGKILL");
+    await card.getByText("gone", { exact: true }).waitFor();
+    console.log(`the card of a node that was killed changed after ${Date.now() - began} ms`);
+  });
+});
+
+test("a node that does not answer is said, what is typed stays, and the page comes back by itself", async () => {
+  await withPage(
+    "#/chat",
+    async (page, context) => {
+      const events = "**/v1/events**";
+      await context.route(events, (route) => route.abort());
+      await page.reload();
+      await page.getByText("This node does not answer").waitFor();
+      await page.getByLabel("Message", { exact: true }).fill("not sent yet");
+      await context.unroute(events);
+      await page.getByRole("status").getByText("live").waitFor();
+      await page.getByText("This node does not answer").waitFor({ state: "detached" });
+      assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "not sent yet");
+    },
+    { forgiven: GONE },
+  );
+});
+
+test("a node that ends while its page is open is said, and so is a question that nobody can answer", async () => {
+  await withPage(
+    "#/chat",
+    async (page) => {
+      await page.getByRole("status").getByText("live").waitFor();
+      process.kill(NODES[2].pid, "SIGKILL");
+      await page.getByText("This node does not answer").waitFor();
+      await page.getByLabel("Message", { exact: true }).fill("Are you there?");
+      await page.getByRole("button", { name: "Send" }).click();
+      await page.getByRole("alert").getByText("the node does not answer").waitFor();
+      await page.getByRole("button", { name: "Try again" }).waitFor();
+    },
+    { node: NODES[2], forgiven: GONE },
+  );
+});
