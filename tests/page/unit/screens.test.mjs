@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { found, secondsLeft } from "../../../swarm/gateway/page/static/js/models.js";
+import { found, secondsLeft, suggested } from "../../../swarm/gateway/page/static/js/models.js";
 import { everybody } from "../../../swarm/gateway/page/static/js/peers.js";
 import { lines, newest } from "../../../swarm/gateway/page/static/js/performance.js";
 import { runsOf, stepOf } from "../../../swarm/gateway/page/static/js/plot.js";
@@ -42,6 +42,15 @@ test("models that run come first, with what the node tells of them now", () => {
     found([stored("Qwen3:4b"), stored("demo")], [], " qwen ").map((row) => row.id),
     ["Qwen3:4b"],
   );
+});
+
+test("what fits is offered, and what is typed whether it fits or not", () => {
+  const fit = ["a:1b", "b:2b", "b:70b"].map((id) => ({ ...stored(id), fits: id !== "b:70b" }));
+  const names = (word) => suggested(fit, word).map((model) => model.id);
+  assert.deepEqual(names(""), ["a:1b", "b:2b"]);
+  assert.deepEqual(names(" B:"), ["b:2b", "b:70b"]);
+  assert.deepEqual(names("hf:OWNER/REPO/FILE.gguf"), ["a:1b", "b:2b"]);
+  assert.equal(suggested(Array(20).fill(fit[0]), "").length, 6);
 });
 
 test("time left of a pull", () => {

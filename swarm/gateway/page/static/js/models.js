@@ -57,6 +57,16 @@ export function secondsLeft({ done_bytes: done, total_bytes: total, bytes_per_s:
   return total === null || !rate ? null : Math.max(0, (total - done) / rate);
 }
 
+/**
+ * What to offer of the catalogue: what fits, best first; once a word is typed, whatever has it in its name, fitting or not. Pure.
+ * @param {StoredModel[]} fit @param {string} word
+ */
+export function suggested(fit, word) {
+  const sought = word.trim().toLowerCase();
+  const named = sought ? fit.filter((model) => model.name.toLowerCase().includes(sought)) : [];
+  return (named.length ? named : fit.filter((model) => model.fits)).slice(0, SUGGESTED);
+}
+
 export function Screen() {
   const may = rights.value?.may.manage ?? false;
   useParts(may ? ["pull"] : []);
@@ -151,15 +161,17 @@ function State({ row }) {
 /** @param {{row: StoredModel & {now: OwnModel | undefined}, where: {node?: string}, after: () => void}} props */
 function Actions({ row, where, after }) {
   const [busy, setBusy] = useState("");
+  const [problem, setProblem] = useState("");
   const [sure, setSure] = useState(false);
   const loaded = row.now !== undefined && row.state !== "failed";
   const act = async (/** @type {string} */ what, /** @type {Record<string, unknown>} */ more = {}) => {
     setBusy(what);
+    setProblem("");
     try {
       await post(`/v1/models/${what}`, { model: row.id, ...where, ...more });
-      notify(T.done[/** @type {keyof typeof T.done} */ (what)](short(row.name, 60)));
+      notify(T.done[/** @type {keyof typeof T.done} */ (what)](short(row.name, 60), !row.pinned));
     } catch (error) {
-      notify(messageOf(error));
+      setProblem(messageOf(error));
     }
     setBusy("");
     after();
@@ -169,14 +181,14 @@ function Actions({ row, where, after }) {
     ${loaded && html`<${Button} kind="quiet" busy=${busy === "pin"} pressed=${row.pinned} onClick=${() => act("pin", { pinned: !row.pinned })}>${row.pinned ? T.unpin : T.pin}<//>`}
     ${loaded && !LEAVING.includes(row.state) && html`<${Button} busy=${busy === "unload"} onClick=${() => setSure(true)}>${T.unload}<//>`}
     ${sure && html`<${Confirm} title=${T.unloadTitle(short(row.name, 60))} what=${T.unloadWhat} action=${T.unload} onClose=${() => setSure(false)} onConfirm=${async () => void act("unload")} />`}
-  </span>`;
+  </span><${Problem} message=${problem} />`;
 }
 
 /** @param {{node: NodeState, fit: StoredModel[], where: {node?: string}}} props */
 function Fetch({ node, fit, where }) {
   const [name, setName] = useState("");
   const [problem, setProblem] = useState("");
-  const good = fit.filter((model) => model.fits).slice(0, SUGGESTED);
+  const offered = suggested(fit, name);
   const pull = async (/** @type {string} */ model) => {
     setProblem("");
     try {
@@ -199,12 +211,19 @@ function Fetch({ node, fit, where }) {
     <${Problem} message=${problem} />
     ${node.source !== "own" && html`<p class="soft">${T.noSuggestions}</p>`}
     ${
-      good.length > 0 &&
-      html`<p class="soft">${T.fits}</p><ul class="stack">
-      ${good.map((model) => html`<li key=${model.id} class="row spread"><span><strong>${short(model.name, 60)}</strong> <small>${T.suggestion(bytes(model.size_bytes), clean(model.why), model.tokens_per_s === null ? "" : number(model.tokens_per_s))}</small></span><${Button} kind="quiet" onClick=${() => pull(model.id)}>${T.pull}<//></li>`)}
+      offered.length > 0 &&
+      html`<h4>${T.suggestions}</h4><ul class="stack">
+      ${offered.map((model) => html`<li key=${model.id} class="row spread"><span><strong>${short(model.name, 60)}</strong> <small>${offer(model)}</small></span><${Button} kind="quiet" label=${T.pullIt(short(model.name, 60))} onClick=${() => pull(model.id)}>${T.pull}<//></li>`)}
     </ul>`
     }
   </section>`;
+}
+
+/** @param {StoredModel} model */
+function offer(model) {
+  const { size_bytes: size, need_bytes: need, tokens_per_s: rate } = model;
+  if (!model.fits) return T.fitsNot(bytes(size), clean(model.why));
+  return T.fits(bytes(size), need === null ? "" : bytes(need), rate === null ? "" : number(rate, rate < 10 ? 1 : 0));
 }
 
 function Pulls() {

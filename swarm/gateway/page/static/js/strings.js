@@ -315,7 +315,8 @@ export const STRINGS = {
     done: {
       load: (/** @type {string} */ name) => `${name} is ready.`,
       unload: (/** @type {string} */ name) => `${name} is unloaded.`,
-      pin: (/** @type {string} */ name) => `${name}: done.`,
+      pin: (/** @type {string} */ name, /** @type {boolean} */ kept) =>
+        kept ? `${name} stays loaded.` : `${name} may be unloaded when its memory is needed.`,
     },
     unloadTitle: (/** @type {string} */ name) => `Unload ${name}?`,
     unloadWhat:
@@ -326,9 +327,12 @@ export const STRINGS = {
     pull: "Pull",
     pulling: (/** @type {string} */ model, /** @type {string} */ node) => `${model} is on its way to ${node}.`,
     noSuggestions: "What would fit another node is known there only: open its own page for suggestions.",
-    fits: "These fit here:",
-    suggestion: (/** @type {string} */ size, /** @type {string} */ why, /** @type {string} */ _rate) => `${size} · ${why}`,
-    pulls: "On their way",
+    pullIt: (/** @type {string} */ name) => `Pull ${name}`,
+    suggestions: "Suggestions",
+    fits: (/** @type {string} */ size, /** @type {string} */ need, /** @type {string} */ rate) =>
+      `fits, ${size}${need && `, takes ${need} of memory`}${rate && `, about ${rate} tokens/s`}`,
+    fitsNot: (/** @type {string} */ size, /** @type {string} */ why) => `does not fit, ${size}: ${why}`,
+    pulls: "Downloads",
     progress: (/** @type {string} */ done, /** @type {string} */ total, /** @type {string} */ rate, /** @type {string} */ left) =>
       `${done} of ${total}${rate ? ` · ${rate}/s` : ""}${left ? ` · ${left} left` : ""}`,
   },
