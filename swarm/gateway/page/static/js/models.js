@@ -127,7 +127,7 @@ function OfNode({ node, may }) {
           html`<div class="stack"><strong>${short(row.name, 70)}</strong><small>${clean(row.now?.computation?.words ?? row.engine ?? "")}</small></div>`,
       },
       { name: "state", title: T.state, render: (/** @type {any} */ row) => html`<${State} row=${row} />` },
-      { name: "size", title: T.size, end: true, render: (/** @type {any} */ row) => bytes(row.size_bytes) },
+      { name: "size", title: T.size, end: true, render: (/** @type {any} */ row) => bytes(row.size_bytes ?? row.now?.size_bytes) },
       {
         name: "why",
         title: T.memory,
@@ -212,7 +212,7 @@ function Fetch({ node, fit, where }) {
     ${node.source !== "own" && html`<p class="soft">${T.noSuggestions}</p>`}
     ${
       offered.length > 0 &&
-      html`<h4>${T.suggestions}</h4><ul class="stack">
+      html`<p class="soft">${T.suggestions}</p><ul class="stack">
       ${offered.map((model) => html`<li key=${model.id} class="row spread"><span><strong>${short(model.name, 60)}</strong> <small>${offer(model)}</small></span><${Button} kind="quiet" label=${T.pullIt(short(model.name, 60))} onClick=${() => pull(model.id)}>${T.pull}<//></li>`)}
     </ul>`
     }

@@ -138,7 +138,7 @@ function Rejected({ rejected, names }) {
   const lost = names.filter((one) => one.problem);
   if (shown.length + lost.length === 0) return null;
   return html`<section class="card stack"><h3>${T.rejected}</h3><ul class="stack">
-    ${shown.map((one) => html`<li><code>${clean(one.address)}</code> ${clean(one.reason)}</li>`)}
+    ${shown.map((one) => html`<li>${String(one.reason).startsWith(one.address) ? "" : html`<code>${clean(one.address)}</code> `}${clean(one.reason)}</li>`)}
     ${lost.map((one) => html`<li><code>${clean(one.name)}</code> ${clean(one.problem)}</li>`)}
   </ul></section>`;
 }
@@ -162,6 +162,7 @@ function Invite({ open, onClose }) {
   const make = async (/** @type {Event} */ event) => {
     event.preventDefault();
     setBusy(true);
+    setWrong("");
     try {
       setMade(await post("/swarm/v1/trust/invite", { uses, life_s: minutes * 60 }));
     } catch (error) {
@@ -170,6 +171,7 @@ function Invite({ open, onClose }) {
     setBusy(false);
   };
   if (made) {
+    const joined = known.value?.codes.find((code) => code.id === made.id)?.joined ?? [];
     const command = `swarm join ${made.code}`;
     return html`<${Dialog} title=${T.invite} onClose=${onClose}><div class="stack">
       <p>${T.typeThere}</p>
@@ -177,6 +179,7 @@ function Invite({ open, onClose }) {
       <div class="row"><${CopyButton} text=${command} label=${T.copyCommand} /><${CopyButton} text=${made.code} label=${T.copyCode} /></div>
       <${Qr} rows=${made.qr} />
       <p class="soft" role="timer">${left > 0 ? T.goodFor(duration(Math.round(left)), counted(made.uses, T.machines)) : T.over}</p>
+      ${joined.length > 0 && html`<p role="status">${T.joinedBy(joined.map((name) => short(name, 30)).join(", "))}</p>`}
     </div><//>`;
   }
   return html`<${Dialog} title=${T.invite} onClose=${onClose}><form class="stack" onSubmit=${make}>
