@@ -57,7 +57,7 @@ class Route:
 
     @property
     def url(self) -> str:
-        filled = self.path.replace("{sha256}", "ab" * 32).replace("{name}", "tokenize").replace("{id}", "m")
+        filled = self.path.replace("{sha256}", "ab" * 32).replace("{name}", "tokenize").replace("{id}", "m").replace("{path}", "icon.svg")
         assert "{" not in filled, f"a variable that this test does not know: {self.path}"
         return filled
 

@@ -98,7 +98,7 @@ class PullBody(Part):
     node: RequestedNode | None = None
 
 
-Work = Callable[[Progress], Awaitable[object]]
+PullWork = Callable[[Progress], Awaitable[object]]
 """Brings a model; may call its argument with the bytes that are there and those in all, from any thread."""
 
 
@@ -143,7 +143,7 @@ class Pulls:
         """The newest first."""
         return tuple(pull.entry for pull in reversed(self._pulls.values()))
 
-    def begin(self, model: str, node: str, work: Work) -> PullEntry:
+    def begin(self, model: str, node: str, work: PullWork) -> PullEntry:
         """Queue a pull; the one that brings the same there already, where there is such. Raises Unavailable if full."""
         going = [pull for pull in self._pulls.values() if pull.entry.state in ("waiting", "running")]
         for pull in going:
@@ -175,7 +175,7 @@ class Pulls:
             if pull.entry.state == "waiting":  # its task had not even begun
                 self._enter(pull, "cancelled")
 
-    async def _run(self, pull: _Pull, work: Work) -> None:
+    async def _run(self, pull: _Pull, work: PullWork) -> None:
         try:
             async with self._turns.setdefault(pull.entry.node, asyncio.Lock()):
                 self._enter(pull, "running")
@@ -190,7 +190,7 @@ class Pulls:
             log.exception("pulling %s to %s failed", clean_line(pull.entry.model), pull.entry.node)
             self._enter(pull, "failed", "this node made an error; see its log")
 
-    async def _work(self, pull: _Pull, work: Work) -> None:
+    async def _work(self, pull: _Pull, work: PullWork) -> None:
         working = asyncio.ensure_future(work(pull.note))
         try:
             while not working.done():
