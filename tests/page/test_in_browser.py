@@ -28,7 +28,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    """Three nodes that know each other, each with a link that opens its page as its owner."""
+    """Three nodes that know each other, each with a link that opens its page as its owner.
+
+    They do not announce themselves: those of other tests that run now would be met on the loopback interface, and vote.
+    """
     if CHROMIUM is None and "CI" not in os.environ:
         pytest.skip("needs Chromium")
     assert CHROMIUM is not None, "CI installs Chromium"
@@ -45,7 +48,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
             stack.enter_context(
                 NodeProcess(
                     name, folder / name,
-                    arguments=("--federation", "--host", "127.0.0.1", "--port", str(port), "--model", model, *peers),
+                    arguments=("--host", "127.0.0.1", "--port", str(port), "--model", model, *peers),
                 )
             )
             for (name, model), port in zip(NAMES.items(), ports, strict=True)

@@ -286,6 +286,7 @@ test("a node that ends while its page is open is said, and so is a question that
     "#/chat",
     async (page) => {
       await page.getByRole("status").getByText("live").waitFor();
+      await page.getByLabel("Message", { exact: true }).waitFor();
       process.kill(NODES[2].pid, "SIGKILL");
       await page.getByText("This node does not answer").waitFor();
       await page.getByLabel("Message", { exact: true }).fill("Are you there?");
