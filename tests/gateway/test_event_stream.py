@@ -12,7 +12,6 @@ import pytest
 
 from swarm.errors import Unavailable
 from swarm.gateway.http.access import AccessRules, digest
-from swarm.gateway.observing import events
 from swarm.gateway.observing.board import BOARD, EventBoard
 from swarm.gateway.observing.events import READERS, Readers
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -65,8 +64,8 @@ async def test_streams_end_when_the_node_stops(node: RunningNode) -> None:
     await eventually(lambda: not node.app[READERS])
 
 
-async def test_who_does_not_read_is_cut_and_forgotten(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "STALLED_S", 0.05)
+async def test_who_does_not_read_is_cut_and_forgotten(node: RunningNode) -> None:
+    node.app[READERS].stalled_s = 0.05
     board = node.app[BOARD]
     for number in range(200):
         board.put("pull", str(number), {"text": "x" * 100_000})  # more than both sockets' buffers

@@ -7,7 +7,6 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from swarm.gateway.observing import metrics as metrics_module
 from swarm.gateway.observing.metrics import Metrics
 from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, LifeEvent, Phase
 from tests.doubles.clients import Client, connect
@@ -154,9 +153,9 @@ async def test_memory_is_shown_for_each_model_that_takes_some() -> None:
         assert found["swarm_model_loads_total", ("ready",)] == 1
 
 
-async def test_how_late_the_event_loop_is_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "LAG_LOOK_S", 0.001)
+async def test_how_late_the_event_loop_is_can_be_seen() -> None:
     metrics, app = Metrics(), web.Application()
+    metrics.lag_look_s = 0.001
     app.cleanup_ctx.append(metrics.watching_the_loop)
     runner = web.AppRunner(app)
     await runner.setup()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from federation import wire
-from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.http.access import PAGE_PATH, TRUST_PATH, AccessRules, digest
 from swarm.gateway.peers.model_files import FileService
 from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import identity, open_trust, paired_trusts, trusting_all
@@ -31,6 +31,8 @@ OPEN_TO_ALL = {
     "/openapi.json": "the same on every node of a version",
     "/docs": "the page that shows it",
     "/docs/{name}": "what that page is made of",
+    "/page/{path}": "what the page of the swarm is made of: the same on every node of a version",
+    "/swarm/v1/page": "what its caller may do, which is nothing here, and how to get more",
 }
 PAGE = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
 FOREIGN: dict[str, tuple[tuple[str, str], ...]] = {
@@ -57,7 +59,8 @@ class Route:
 
     @property
     def url(self) -> str:
-        filled = self.path.replace("{sha256}", "ab" * 32).replace("{name}", "tokenize").replace("{id}", "m").replace("{path}", "icon.svg")
+        filled = self.path.replace("{sha256}", "ab" * 32).replace("{name}", "tokenize")
+        filled = filled.replace("{id}", "m").replace("{path}", "icon.svg")
         assert "{" not in filled, f"a variable that this test does not know: {self.path}"
         return filled
 
@@ -107,6 +110,8 @@ async def test_a_stranger_gets_nothing_from_a_paired_node_with_a_key(tmp_path: P
             status = await ask(node, route, (("Host", "localhost"),))
             if route.path in OPEN_TO_ALL:
                 assert status in (200, 307, 404), (route, status)
+            elif route.path.startswith(PAGE_PATH + "/"):  # a link's token and a session, of which this is neither
+                assert status in (400, 403), (route, status)
             else:
                 assert status == (403 if route.path.startswith(wire.PREFIX) else 401), (route, status)
         assert engine.requests == []
@@ -145,7 +150,9 @@ async def test_this_machines_own_clients_are_served(tmp_path: Path) -> None:
     """The other side of every test above: each route answers somebody."""
     async with kitchen(tmp_path, paired=False, key=None) as (node, engine):
         members_alone = (wire.UNLOAD_PATH, wire.PIN_PATH, wire.PULL_PATH)  # and only where they may
+        owners_alone = (TRUST_PATH + "/", PAGE_PATH + "/")  # who has opened a link of `swarm page`: tests/trust
         routes = [route for route in all_routes(node) if route.path not in members_alone]
+        routes = [route for route in routes if not route.path.startswith(owners_alone)]
         routes.sort(key=lambda route: route.path.endswith("/unload"))  # what comes after it has no model
         statuses = {route: await ask(node, route, (("Host", "localhost"),)) for route in routes}
         assert set(statuses.values()) <= {200, 307, 400, 404}, statuses

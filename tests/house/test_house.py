@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-MOST_MODULES: Final = 290  # of `swarm/`, without `__init__.py`
+MOST_MODULES: Final = 270  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "swarm/environment.py": "read by the command line before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
@@ -26,10 +26,10 @@ SHARED_NAMES: Final = {  # that are types in two modules or more, and why
 }
 LATE_CIRCLES: Final[dict[tuple[str, ...], str]] = {}  # closed by an import within a function, and why
 MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depends a little on when a peer answers
-    "chat": {"files": 41, "touched": 72, "hand_offs": 79, "generators": 6},
+    "chat": {"files": 42, "touched": 75, "hand_offs": 80, "generators": 6},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
     # An engine is chosen among those that are here, and says what it can.
-    "model": {"files": 50, "touched": 62, "hand_offs": 100, "generators": 7},
+    "model": {"files": 52, "touched": 64, "hand_offs": 102, "generators": 7},
 }
 
 

@@ -37,6 +37,7 @@ class Readers:
     """Who reads events now: bounded in number, and ended when the node stops. For the event loop's thread only."""
 
     def __init__(self, most: int = MAX_READERS, most_of_one: int = MAX_READERS_OF_ONE) -> None:
+        self.stalled_s = STALLED_S
         self.most, self.most_of_one = most, most_of_one
         self._of: Counter[str] = Counter()
         self._writing: set[asyncio.Transport] = set()
@@ -142,7 +143,7 @@ async def events(request: web.Request) -> web.StreamResponse:
             transport = request.transport
             try:
                 with readers.writing(transport):
-                    await asyncio.wait_for(response.write(event.encode()), STALLED_S)
+                    await asyncio.wait_for(response.write(event.encode()), readers.stalled_s)
             except (TimeoutError, ConnectionError):
                 if transport is not None:
                     transport.abort()  # closing would keep what was not read until it is

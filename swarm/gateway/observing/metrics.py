@@ -30,6 +30,7 @@ class Metrics:
     """Counters that the gateway feeds and `GET /metrics` shows."""
 
     def __init__(self) -> None:
+        self.lag_look_s = LAG_LOOK_S
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "swarm_requests", "HTTP requests by endpoint and status", ["endpoint", "status"], registry=self.registry
@@ -126,9 +127,9 @@ class Metrics:
             nonlocal timer
             now = loop.time()
             self._lag.observe(max(0.0, now - due))
-            timer = loop.call_at(now + LAG_LOOK_S, look, now + LAG_LOOK_S)
+            timer = loop.call_at(now + self.lag_look_s, look, now + self.lag_look_s)
 
-        timer = loop.call_later(LAG_LOOK_S, look, loop.time() + LAG_LOOK_S)
+        timer = loop.call_later(self.lag_look_s, look, loop.time() + self.lag_look_s)
         yield
         timer.cancel()
 

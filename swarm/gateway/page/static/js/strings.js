@@ -40,6 +40,7 @@ export const STRINGS = {
     forgetKey: "Forget it",
     linkFailed: (/** @type {string} */ why) => `The link did not open: ${why}`,
     linkOpened: "This page is the owner's now.",
+    notLoaded: (/** @type {string} */ why) => `this screen could not be loaded: ${why}`,
     broken: "This screen failed",
     nav: "Menu",
   },
@@ -350,7 +351,7 @@ export const STRINGS = {
     cancelled: "It was cancelled.",
     noMatch: "No request matches.",
     empty: "Nothing runs.",
-    note: "What is asked, and with which key, is not shown to anybody.",
+    note: "What is asked, and with which key, is not shown to anybody. Log lines and usage by key are not here: this node does not tell them.",
   },
   peers: {
     title: "Nodes of the swarm",
