@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
-/** The nodes that the test was given: [{name, url, pid, data}]. */
+/** The nodes that the test was given: [{name, url, pid, link}]. */
 export const NODES = JSON.parse(process.env.SWARM_PAGE_NODES);
 export const SCREENS = ["overview", "chat", "votes", "models", "requests", "peers", "performance"];
 export const PATIENCE_MS = 30_000; // what takes a moment alone takes longer beside other tests on two cores
@@ -43,6 +43,7 @@ export async function withPage(path, steps, { node = NODES[0], forgiven = null, 
     await page.goto(`${node.url}/${path}`);
     await steps(page, context);
   } finally {
+    await context.unrouteAll({ behavior: "ignoreErrors" }); // what is on its way when the steps end is nobody's
     await context.close();
   }
   assert.deepEqual(elsewhere, [], "every request stays with the node");
@@ -51,6 +52,16 @@ export async function withPage(path, steps, { node = NODES[0], forgiven = null, 
     [],
     "the console has no errors",
   );
+}
+
+/** Go to a screen, and wait until it is the one that is shown, with all that it asks for. */
+export async function show(page, screen) {
+  await page.evaluate((name) => {
+    location.hash = `#/${name}`;
+  }, screen);
+  await page.locator(`nav a[href="#/${screen}"][aria-current="page"]`).waitFor();
+  await page.locator('main[aria-busy="false"] > :nth-child(2)').waitFor();
+  await page.waitForFunction(() => document.querySelector(".spinner") === null);
 }
 
 /** Ask in the chat, and wait for the answer that is the `count`th there. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { askFor, close, NODES, open, SCREENS, withPage } from "./harness.mjs";
+import { askFor, close, NODES, open, SCREENS, show, withPage } from "./harness.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const GONE = /ERR_(CONNECTION|INCOMPLETE|EMPTY|NETWORK)|Failed to load resource/;
@@ -140,11 +140,20 @@ test("hostile names and answers stay text", async () => {
     };
     const events = `event: snapshot\nid: x-1\ndata: ${JSON.stringify({ node: { x: { ...node, source: "own" }, y: { ...node, id: "y" } }, finding: { f: { id: "f", level: "problem", node: null, what: hostile, remedy: hostile } } })}\n\n`;
     await context.route("**/v1/events**", (route) => route.fulfill({ contentType: "text/event-stream", body: events }));
+    await context.route("**/swarm/v1/models**", async (route) => {
+      const response = await route.fetch();
+      const told = await response.json();
+      await route.fulfill({
+        response,
+        json: { ...told, data: told.data.map((one, at) => ({ ...one, id: `${hostile}${at}`, name: hostile, why: hostile })) },
+      });
+    });
+    await page.reload(); // the node's own stream was open already
     await askFor(page, hostile);
     await page.locator(".ballot .summary").first().click();
     for (const screen of ["chat", "overview", "models"]) {
-      await page.goto(`${NODES[0].url}/#/${screen}`);
-      await page.getByText("onerror").first().waitFor();
+      await show(page, screen);
+      await page.locator("main").getByText("onerror").filter({ visible: true }).first().waitFor();
       assert.equal(await page.evaluate(() => window.hacked), undefined);
       assert.deepEqual(
         await page.locator("main").evaluate((main) => [...main.querySelectorAll("img,script,iframe,style")].map((one) => one.outerHTML)),
@@ -173,14 +182,10 @@ for (const colorScheme of ["light", "dark"]) {
     await withPage(
       "#/chat",
       async (page) => {
-        if ((await page.locator(".turn").count()) === 0) await askFor(page, "What is 2 + 2?");
+        await askFor(page, "What is 2 + 2?");
         await page.evaluate(AXE);
         for (const screen of SCREENS) {
-          await page.evaluate((name) => {
-            location.hash = `#/${name}`;
-          }, screen);
-          await page.locator("main > :nth-child(2)").waitFor();
-          await page.waitForFunction(() => document.querySelector(".spinner") === null);
+          await show(page, screen);
           const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
           const serious = violations.filter((one) => ["serious", "critical"].includes(one.impact));
           assert.deepEqual(
@@ -201,11 +206,7 @@ test("on a phone no screen is wider than it", async () => {
       await askFor(page, "What is 12 + 30?");
       await page.locator(".ballot .summary").first().click();
       for (const screen of SCREENS) {
-        await page.evaluate((name) => {
-          location.hash = `#/${name}`;
-        }, screen);
-        await page.locator("main > :nth-child(2)").waitFor();
-        await page.waitForFunction(() => document.querySelector(".spinner") === null);
+        await show(page, screen);
         const width = await page.evaluate(() => Math.max(document.scrollingElement.scrollWidth, document.body.scrollWidth));
         assert.ok(width <= 390, `${screen} is ${width} wide`);
       }
@@ -293,6 +294,8 @@ test("a node that ends while its page is open is said, and so is a question that
       await page.getByRole("button", { name: "Send" }).click();
       await page.getByRole("alert").getByText("the node does not answer").waitFor();
       await page.getByRole("button", { name: "Try again" }).waitFor();
+      await page.getByRole("link", { name: "Votes", exact: true }).click();
+      await page.getByRole("alert").getByText("this screen could not be loaded").waitFor();
     },
     { node: NODES[2], forgiven: GONE },
   );

@@ -29,11 +29,24 @@ addEventListener("hashchange", () => {
   if (location.hash.startsWith("#owner=")) void openLink();
   else place.value = placeOf(location.hash);
 });
+/** Why the screen that the address names could not be loaded: the node went before it was first shown. */
+const notLoaded = signal("");
+/** @param {string} name */
+function load(name) {
+  void SCREENS[name]?.().then(
+    (module) => {
+      if (place.value.name !== name) return;
+      notLoaded.value = "";
+      screen.value = { name, Screen: module.Screen };
+    },
+    (error) => {
+      if (place.value.name === name) notLoaded.value = error instanceof Error ? error.message : String(error);
+    },
+  );
+}
+effect(() => load(place.value.name));
 effect(() => {
-  const { name } = place.value;
-  void SCREENS[name]?.().then((module) => {
-    if (place.value.name === name) screen.value = { name, Screen: module.Screen };
-  });
+  if (connection.value.state === "open" && notLoaded.peek()) load(place.peek().name);
 });
 effect(() => {
   const title = T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)];
@@ -162,11 +175,15 @@ function Page() {
       </nav>
       <div class="state"><span role="status"><${Connection} /></span><${Rights} /></div>
     </header>
-    <main id="content" tabindex="-1">
+    <main id="content" tabindex="-1" aria-busy=${shown?.name !== name && !notLoaded.value}>
       <h2 ref=${heading} tabindex="-1" class=${name === "chat" ? "unseen" : ""}>${T.screens[/** @type {keyof typeof T.screens} */ (place.value.name)]}</h2>
       ${state === "lost" && html`<aside class="note" role="alert"><p><strong>${T.lostTitle}</strong><br />${T.lostWhy(clean(why))}</p></aside>`}
       ${state === "refused" && html`<aside class="note" role="alert"><p>${clean(why)}</p><${Button} onClick=${askForKey}>${STRINGS.components.enterKey}<//></aside>`}
-      ${shown && html`<${Guard} key=${shown.name}><${shown.Screen} rest=${place.value.rest} /><//>`}
+      ${
+        notLoaded.value
+          ? html`<${Problem} message=${T.notLoaded(notLoaded.value)} retry=${() => load(name)} />`
+          : shown && html`<${Guard} key=${shown.name}><${shown.Screen} rest=${place.value.rest} /><//>`
+      }
     </main>
     <${KeyDialog} />
     <${Toasts} />
