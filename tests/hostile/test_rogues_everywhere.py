@@ -110,7 +110,7 @@ async def test_a_stranger_gets_nothing_from_a_paired_node_with_a_key(tmp_path: P
             status = await ask(node, route, (("Host", "localhost"),))
             if route.path in OPEN_TO_ALL:
                 assert status in (200, 307, 404), (route, status)
-            elif route.path.startswith(PAGE_PATH + "/"):  # a link's token and a session, of which this is neither
+            elif route.path.startswith((PAGE_PATH + "/", TRUST_PATH + "/")):  # a session's alone, with no key instead
                 assert status in (400, 403), (route, status)
             else:
                 assert status == (403 if route.path.startswith(wire.PREFIX) else 401), (route, status)
