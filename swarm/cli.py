@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name, None) for name in NAMES}
     settings = make_settings(given, getattr(arguments, "config", None))
     os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
-    set_up_logging(settings.log_level, complain)
+    set_up_logging(settings.log_level, complain, settings.log_format)
     with in_background():
         serve(settings, Terminal())
     end_process()

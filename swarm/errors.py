@@ -9,6 +9,7 @@ SwarmError
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
 ├── RequestCancelled        someone who may manage this node ended the request (409)
+├── LimitReached            the API key has used up what it may in a minute or a day (429, Retry-After)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   ├── DeadlineExceeded    the request's own time is up (504)
 │   └── NoConsensus         a vote has no quorum, and the client asked for an error then (503)
@@ -132,6 +133,18 @@ class UnknownRequest(SwarmError):
 
 class RequestCancelled(SwarmError):
     """Someone who manages this node ended the request on purpose: clients should not repeat it by themselves."""
+
+
+class LimitReached(SwarmError):
+    """The request's API key has used up one of its limits: `what` is "requests" or "tokens".
+
+    `again_in_s`: whole seconds until a request is taken again.
+    """
+
+    def __init__(self, message: str, what: str, again_in_s: int) -> None:
+        super().__init__(message)
+        self.what = what
+        self.again_in_s = again_in_s
 
 
 class Unavailable(SwarmError):

@@ -1,21 +1,35 @@
 """Log lines: one line an entry, each with the id of the request being worked on, so that every node's can be found.
 
 The id comes with the request (`X-Request-Id`) or is made for it, and travels with what is asked of other nodes.
+
+The last entries are kept in memory, for those who manage the node (`LogRing`): from `info` on, whatever is written.
+What an entry says to the console alone, since it may be a client's words, is not in them: `kept_as` says what is.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
+import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Final
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from types import TracebackType
+from typing import Final, Literal
 
 from federation.printable_text import clean_text, one_line
 
 MAX_REQUEST_ID_CHARS = 64  # ids come from clients and peers and go into logs and headers
 LINE_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+LOG_FORMATS: Final = ("text", "json")
+OWN_LOGGERS: Final = ("swarm", "federation", "hardware")
+MAX_KEPT_LINES: Final = 1000
+MAX_KEPT_CHARS: Final = 2000  # of one line
 INDENT: Final = "    "  # of what belongs to a log line, so that no line of it looks like another entry
 
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
@@ -48,6 +62,118 @@ class LogFormatter(logging.Formatter):
         return "\n".join([first, *(INDENT + line for line in rest)])
 
 
+class JsonLogFormatter(logging.Formatter):
+    """A record is one line with one JSON object, for programs that gather logs; what is in its texts is escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "at": time_of(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "request_id": request_id_of(record),
+            "message": clean_text(record.getMessage()),
+        }
+        if record.exc_info:
+            entry["exception"] = clean_text(self.formatException(record.exc_info))
+        return json.dumps(entry)
+
+
+def time_of(record: logging.LogRecord) -> str:
+    """When it was made: UTC, as 2026-01-31T12:00:00.000Z."""
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def request_id_of(record: logging.LogRecord) -> str | None:
+    """That of the request which it is about; None where it is about none."""
+    request_id: str = getattr(record, "request_id", None) or current_request_id.get()
+    return None if request_id == "-" else request_id
+
+
+def kept_as(text: str) -> dict[str, str]:
+    """For the `extra` of a log call whose message may be a client's words: what is kept of it in memory."""
+    return {"kept_as": text}
+
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One entry that is kept. `number` counts from 1 since the start; `at` is UTC."""
+
+    number: int
+    at: str
+    level: LogLevel
+    logger: str
+    request_id: str | None
+    text: str
+
+
+class LogRing(logging.Handler):
+    """Keeps the last entries from `info` on, cleaned as for the console and bounded. For every thread.
+
+    Of an exception only its kind and place are kept: what it says may be a client's words.
+    """
+
+    def __init__(self, most: int = MAX_KEPT_LINES) -> None:
+        super().__init__(logging.INFO)
+        self._lines: deque[LogLine] = deque(maxlen=most)
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """That of the last entry; 0 for none."""
+        return self._number
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):  # nothing that is logged may fail for it
+            self._number += 1  # under the handler's lock
+            self._lines.append(
+                LogLine(
+                    number=self._number,
+                    at=time_of(record),
+                    level=level_of(record.levelno),
+                    logger=record.name,
+                    request_id=request_id_of(record),
+                    text=kept_text(record),
+                )
+            )
+
+    def lines(self, after: int = 0) -> list[LogLine]:
+        """Those that came after number `after`, the oldest first."""
+        self.acquire()
+        try:
+            newer = min(len(self._lines), self._number - after)
+            return list(islice(self._lines, len(self._lines) - newer, None)) if newer > 0 else []
+        finally:
+            self.release()
+
+
+def level_of(number: int) -> LogLevel:
+    """The name of a record's level, or of the next one below."""
+    return LEVELS[min(max(number // 10 - 1, 0), len(LEVELS) - 1)]
+
+
+def kept_text(record: logging.LogRecord) -> str:
+    """What is kept of an entry."""
+    text = one_line(str(getattr(record, "kept_as", None) or record.getMessage()))
+    if record.exc_info and record.exc_info[0] is not None:
+        text += f" ({record.exc_info[0].__name__} {place_of(record.exc_info[2])})"
+    return text if len(text) <= MAX_KEPT_CHARS else text[: MAX_KEPT_CHARS - 1] + "\u2026"
+
+
+def place_of(trace: TracebackType | None) -> str:
+    """Where an exception was raised, in a few words."""
+    frames = traceback.extract_tb(trace)
+    return f"in {frames[-1].name}, {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "here"
+
+
+def kept_lines() -> LogRing | None:
+    """The ring of this process; None where its logging was not set up."""
+    return next((handler for handler in logging.root.handlers if isinstance(handler, LogRing)), None)
+
+
 class LineHandler(logging.Handler):
     """Hands each entry to `write` as text. A failure there is nobody's but the log's."""
 
@@ -63,9 +189,15 @@ class LineHandler(logging.Handler):
                 self._write(f"an entry of {record.name} cannot be written: {record.msg!r:.200}")
 
 
-def set_up_logging(level: str, write: Callable[[str], None]) -> None:
-    """Log lines go to `write`, each with the id of its request."""
+def set_up_logging(level: str, write: Callable[[str], None], form: str = "text") -> None:
+    """Log lines from `level` on go to `write`, each with the id of its request; `form` is one of `LOG_FORMATS`.
+
+    Those of this program from `info` on are kept in memory, too: other libraries' only where they are written.
+    """
     handler = LineHandler(write)
+    handler.setLevel(level.upper())
     handler.addFilter(RequestIdFilter())
-    handler.setFormatter(LogFormatter(LINE_FORMAT))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    handler.setFormatter(JsonLogFormatter() if form == "json" else LogFormatter(LINE_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler, LogRing()], force=True)
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(min(logging.INFO, logging.getLevelNamesMapping()[level.upper()]))

@@ -59,7 +59,12 @@ def _add_access(group: Any) -> None:
         metavar="KEY",
         help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
     )
-    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="one key a line, # begins a comment")
+    group.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="one key a line, then name=, requests_a_minute=, tokens_a_day=; # begins a comment",
+    )
     group.add_argument(
         "--admin-key-file",
         type=Path,
@@ -168,6 +173,10 @@ def _add_general(group: Any) -> None:
     group.add_argument("--data-dir", type=Path, metavar="DIR", help=where)
     levels = ("debug", "info", "warning", "error")
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
+    group.add_argument(
+        "--log-format", choices=("text", "json"), metavar="FORMAT",
+        help="text (default), or json: one object a line (or SWARM_LOG_FORMAT)",
+    )  # fmt: skip
 
 
 def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

@@ -103,7 +103,7 @@ def _key_and_peers(settings: Settings, own: OwnNode | None, trust: Trust | None)
 def _api_key(settings: Settings) -> str | None:
     """The first API key of the node; None without any. A key file that cannot be read is another check's finding."""
     try:
-        keys = given_keys(settings)
+        keys = tuple(given.key for given in given_keys(settings))
     except SetupError:
         keys = settings.api_key
     return next(iter(keys), None)

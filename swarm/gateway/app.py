@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from aiohttp import web
 
@@ -49,12 +50,15 @@ from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.llama import endpoints as llama
 from swarm.gateway.observing import endpoints as observing
 from swarm.gateway.observing import events
-from swarm.gateway.observing.board import BOARD, EventBoard
+from swarm.gateway.observing.board import BOARD, EventBoard, refreshing
 from swarm.gateway.observing.changes import CHANGES, ViewChanges, show_view
 from swarm.gateway.observing.findings import Trouble, show_findings
+from swarm.gateway.observing.log_lines import LogPart
 from swarm.gateway.observing.metrics import METRICS, Metrics
 from swarm.gateway.observing.node_states import NODE_STATES, NodeStates, ReadMemory, no_memory_known
 from swarm.gateway.observing.performance import PERFORMANCE, Performance, sampling_the_queue
+from swarm.gateway.observing.usage import USAGE, UsageBook, UsageCounters, UsageKeeper
+from swarm.gateway.observing.usage_file import keeping_usage
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, VoteHistory
 from swarm.gateway.openai import endpoints as openai
@@ -65,10 +69,12 @@ from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.peers.control import TrustCommands
 from swarm.gateway.responses import endpoints as responses
+from swarm.logs import MAX_KEPT_LINES, LogRing
 from swarm.routing.dispatcher import Dispatcher
 from swarm.workers.pool import WorkerPool
 
 PREFIX = "/v1"
+WATCHED_S = 1.0  # between two looks at what is made only while somebody watches
 NOT_UNVERSIONED = "/v1/federation/"  # ours alone, and `/federation/` is where peers talk
 
 
@@ -112,6 +118,8 @@ def make_app(
     read_memory: ReadMemory = no_memory_known,
     records: bool = False,
     machine: Callable[[], Mapping[str, Trouble]] = dict[str, Trouble],
+    usage_file: Path | None = None,
+    log_ring: LogRing | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -120,6 +128,7 @@ def make_app(
     `shelf` is this node's disk for those who manage it; None: it loads nothing of its own.
     `client` asks peers for their states, `read_memory` what is free here.
     `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
+    `usage_file` keeps what keys use, where there are keys. `log_ring` has this process's last log lines.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -155,6 +164,13 @@ def make_app(
         app[TRUST] = trust
         app.middlewares.append(PeerGate(trust).middleware)
     guard(app, access, page_access or PageAccess())
+    app[USAGE] = usage = UsageBook(access.holders())
+    keeper = UsageKeeper(usage)
+    app.middlewares.append(keeper.middleware)
+    app.on_response_prepare.append(keeper.tell_limits)
+    metrics.registry.register(UsageCounters(usage))
+    if usage_file is not None and access.holders():
+        app.cleanup_ctx.append(keeping_usage(usage, usage_file))
     app.middlewares.append(admission.middleware)
     app[BODIES] = BodyBudget()
     app[BODY_TIMEOUT] = body_timeout_s
@@ -178,7 +194,7 @@ def make_app(
     app[observing.VIEW] = view
     app[CHANGES] = changes
     app.on_cleanup.append(lambda _: changes.aclose())
-    app[BOARD] = board = EventBoard({"vote": MAX_KEPT})
+    app[BOARD] = board = EventBoard({"vote": MAX_KEPT, "log": MAX_KEPT_LINES})
     app[events.READERS] = readers = events.Readers()
 
     async def end_readers(_: web.Application) -> None:
@@ -187,6 +203,10 @@ def make_app(
     app.on_shutdown.append(end_readers)
     app.cleanup_ctx.append(metrics.watching_the_loop)
     show_view(board, view, changes)
+    app[observing.LOGS] = log_ring = log_ring or LogRing()
+    app.on_cleanup.append(refreshing(board, "request", view.requests_by_key, WATCHED_S))
+    app.on_cleanup.append(refreshing(board, "usage", usage.by_name, WATCHED_S))
+    app.on_cleanup.append(refreshing(board, "log", LogPart(log_ring).entries, WATCHED_S))
     app[NODE_STATES] = states = NodeStates(board, view, client, read_memory)
     states.show()
     app.on_cleanup.append(lambda _: states.aclose())

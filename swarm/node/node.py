@@ -38,6 +38,8 @@ from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.observing.findings import Trouble, disk_trouble, gpu_trouble, memory_trouble
 from swarm.gateway.observing.node_states import PoolNow
+from swarm.gateway.observing.usage_file import USAGE_FILE
+from swarm.logs import kept_lines
 from swarm.node.banner import ModelNews, PeerNews, banner, isolation_words, others_words, prompts_words, tools_words
 from swarm.node.console import Console
 from swarm.node.discovery import Discovery
@@ -247,6 +249,8 @@ class Node:
             read_memory=self._read_memory,
             records=self.settings.record,
             machine=self._machine_trouble,
+            usage_file=self.settings.data_path / USAGE_FILE,
+            log_ring=kept_lines(),
             page_access=self._page_access,
             trust_commands=lambda: self._trust,
             shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),

@@ -25,6 +25,7 @@ from swarm.engines.registry import EngineName, Isolation
 from swarm.engines.upstream.address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
 from swarm.environment import texts
 from swarm.errors import SetupError
+from swarm.logs import LOG_FORMATS
 from swarm.node.model_settings import (
     MAX_SHOWN_CHARS,
     MOST_LOADED,
@@ -65,6 +66,12 @@ def _level(name: str) -> str:
     return name
 
 
+def _log_format(name: str) -> str:
+    if name not in LOG_FORMATS:
+        raise PydanticCustomError("log_format", "is no format: use text or json")
+    return name
+
+
 def _program(path: Path) -> Path:
     """The whole path, so that it means the same wherever it is run from; a bare name is looked up as a shell does."""
     found = path
@@ -86,6 +93,7 @@ def _program(path: Path) -> Path:
 
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 LogLevel = Annotated[str, AfterValidator(_level)]
+LogFormat = Annotated[str, AfterValidator(_log_format)]
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -141,6 +149,7 @@ class Settings:
     routing: RoutingRules = field(default_factory=RoutingRules)
     data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"
+    log_format: LogFormat = "text"
     config: Path | None = None
 
     @field_validator("strategy")
@@ -210,7 +219,7 @@ NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "c
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
     "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
-    "record", "data_dir", "engines_dir", "llama_server",
+    "record", "data_dir", "engines_dir", "llama_server", "log_format",
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values

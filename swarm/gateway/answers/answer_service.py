@@ -34,9 +34,10 @@ from swarm.gateway.answers.model_names import RequestedNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, confirmed, may_leave, winner_of
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
-from swarm.gateway.http.in_progress import Condition
+from swarm.gateway.http.in_progress import Condition, work_of
 from swarm.gateway.observing.metrics import Metrics
 from swarm.gateway.observing.performance import Performance
+from swarm.gateway.observing.usage import ACCOUNT
 from swarm.gateway.observing.vote_history import VoteHistory
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, has_images
 from swarm.images import in_words, refuse_too_many
@@ -126,6 +127,8 @@ class AnswerService:
             asked=asked,
             plan=plan,
             deadline=time.monotonic() + (asked.options.deadline_s or DEFAULT_DEADLINE_S),
+            work=work_of(http),
+            account=http.get(ACCOUNT),
         )
 
 
@@ -159,13 +162,14 @@ async def whole_answer(context: RequestContext) -> web.Response:
 async def whole_candidates(context: RequestContext) -> tuple[list[Candidate], Verdict | None]:
     """The answers that the client gets, and how they were found; counted."""
     verdict: Verdict | None
-    if context.plan.mode == "vote":
-        verdict = await _voted(context)
-        candidates = [winner_of(verdict)]
-    else:
-        candidates = await _single(context)
-        verdict = context.verdict_on(candidates)
-    context.count(candidates, verdict)
+    with context.counted_if_cut():
+        if context.plan.mode == "vote":
+            verdict = await _voted(context)
+            candidates = [winner_of(verdict)]
+        else:
+            candidates = await _single(context)
+            verdict = context.verdict_on(candidates)
+        context.count(candidates, verdict)
     return candidates, verdict
 
 
@@ -196,6 +200,7 @@ async def _choices(context: RequestContext, anew: bool = False) -> list[Candidat
     builders = [AnswerBuilder() for _ in range(context.asked.choices)]
     async with context.deadline(), aclosing(context.events(anew)) as events:
         async for event in events:
+            context.note(event)
             builders[event.choice].add(event)
     return context.candidates(builders)
 
@@ -213,7 +218,8 @@ async def streamed_answer(http: web.Request, context: RequestContext, pacing: Pa
         telling = Telling(out, context, pacing.told_s)
         try:
             stream = _stream_vote if context.plan.mode == "vote" else _stream_single
-            await stream(context, writer, telling)
+            with context.counted_if_cut():
+                await stream(context, writer, telling)
         finally:
             await telling.aclose()
     return out.response
@@ -245,6 +251,7 @@ async def _stream_single(context: RequestContext, writer: AnswerWriter, telling:
     async with context.deadline(), aclosing(context.events()) as events:
         async for event in events:
             telling.over()
+            context.note(event)
             builders[event.choice].add(event)
             if isinstance(event, Delta):
                 await writer.delta(event)
@@ -266,6 +273,7 @@ async def _stream_vote(context: RequestContext, writer: AnswerWriter, telling: T
             match item:
                 case Delta():
                     telling.over()
+                    context.note(item)
                     await writer.delta(item)
                 case Begun():
                     await writer.begin()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -22,10 +22,13 @@ from swarm.engines.schema_check import Violation
 from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import AnswerForm
+from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
+from swarm.gateway.http.in_progress import Work
 from swarm.gateway.observing.metrics import Metrics
 from swarm.gateway.observing.performance import Performance
-from swarm.gateway.observing.vote_history import VoteHistory
+from swarm.gateway.observing.usage import Account
+from swarm.gateway.observing.vote_history import VoteHistory, spoken_turns
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
 from swarm.routing.ballot_box import BallotResult, Begun
@@ -46,8 +49,14 @@ class AnswerRequest:
     local_only: bool = False  # asked by a peer: this node answers itself, so that nothing loops
 
 
+BYTES_A_TOKEN = 4  # of most texts; what a cut answer's prompt is counted by, which no engine has counted
+
+
 class RequestContext:
-    """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant."""
+    """One request between its plan and its answer. `deadline` is a `time.monotonic()` instant.
+
+    `account` counts what its key uses; None where that is counted elsewhere, or by nobody.
+    """
 
     def __init__(
         self,
@@ -58,6 +67,8 @@ class RequestContext:
         asked: AnswerRequest,
         plan: Plan,
         deadline: float,
+        work: Work,
+        account: Account | None,
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -66,6 +77,12 @@ class RequestContext:
         self.asked = asked
         self.plan = plan
         self._deadline = deadline
+        self._work = work
+        self._account = account
+        self._made: dict[int, MadeSoFar] = {}  # by choice
+        self._counted = False
+        work.model = asked.request.model
+        work.waits = plan.mode != "vote"
         self._started = time.perf_counter()
         self._served: Served | None = None
         self._spent_anew: int | None = None  # tokens of the answer that was made and not given
@@ -122,6 +139,31 @@ class RequestContext:
 
     def _on_served(self, served: Served) -> None:
         self._served = served
+        self._work.waits = False
+
+    def note(self, event: Delta | Finish) -> None:
+        """An event of an answer that a client is given."""
+        if self._account is None:
+            return
+        made = self._made.setdefault(event.choice, MadeSoFar())
+        if isinstance(event, Finish):
+            made.tokens = event.usage.completion_tokens
+            made.prompt_tokens = event.usage.prompt_tokens
+        else:
+            made.steps += 1
+            made.size_bytes += event.size_bytes
+
+    @contextmanager
+    def counted_if_cut(self) -> Generator[None]:
+        """An answer that does not come to its end in the block, but began, is counted as far as it came."""
+        try:
+            yield
+        finally:
+            if not self._counted and self._made and self._account is not None:
+                self._counted = True
+                known = next((made.prompt_tokens for made in self._made.values() if made.prompt_tokens), None)
+                prompt = about_prompt_tokens(self.asked.request) if known is None else known
+                self._account.spend(prompt, sum(made.about() for made in self._made.values()))
 
     @asynccontextmanager
     async def deadline(self) -> AsyncGenerator[None]:
@@ -249,10 +291,37 @@ class RequestContext:
 
     def count(self, shown: Sequence[Candidate], verdict: Verdict | None) -> None:
         """Count the answer, where it is for a client and not for a peer, which counts it itself."""
+        self._counted = True
+        if self._account is not None:
+            completion = sum(candidate.usage.completion_tokens for candidate in shown)
+            self._account.spend(shown[0].usage.prompt_tokens if shown else 0, completion)
         if not self.asked.local_only:
             self._metrics.answered(shown, verdict)
             if verdict is not None and self.plan.mode != "vote" and self.asked.options.wants_a_vote:
                 self._votes.single(self.asked.request, verdict, shown)
+
+
+@dataclass(slots=True)
+class MadeSoFar:
+    """What there is of one answer. `tokens` and `prompt_tokens` once it is whole."""
+
+    steps: int = 0
+    size_bytes: int = 0
+    tokens: int | None = None
+    prompt_tokens: int | None = None
+
+    def about(self) -> int:
+        """Its tokens, or what they must be about: engines make one in a step, upstreams send several at once."""
+        return max(self.steps, self.size_bytes // BYTES_A_TOKEN) if self.tokens is None else self.tokens
+
+
+def about_prompt_tokens(request: GenerationRequest) -> int:
+    """What a prompt must be about, where no engine has said: images are not counted."""
+    if request.messages is None and not isinstance(request.prompt, str):
+        return len(request.prompt or ())
+    words = sum(len(text.encode(errors="replace")) for _, text in spoken_turns(request))
+    tools = len(compact([tool.model_dump(mode="json") for tool in request.tools])) if request.tools else 0
+    return max(1, (words + tools) // BYTES_A_TOKEN)
 
 
 def confirmed(outcome: BallotResult) -> bool | None:

@@ -48,16 +48,20 @@ from swarm.gateway.documentation.answer_bodies import (
 )
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.http.access import (
+    LOGS_PATH,
     PAGE_PATH,
     PERFORMANCE_PATH,
     PULLS_PATH,
     REQUESTS_PATH,
     STORED_PATH,
     TRUST_PATH,
+    USAGE_PATH,
     VOTES_PATH,
 )
 from swarm.gateway.llama.plain_form import PlainCompletionBody
+from swarm.gateway.observing.log_lines import LogListing
 from swarm.gateway.observing.performance import PerformanceView
+from swarm.gateway.observing.usage import UsageListing
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.observing.vote_history import VoteInFull, VoteListing
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
@@ -166,6 +170,13 @@ OPERATIONS: Final = (
     Operation(
         "get", PERFORMANCE_PATH, "How quickly answers came in the last hour, by minute, node and model", NODE,
         PerformanceView,
+    ),
+    Operation(
+        "get", USAGE_PATH, "What each API key used of this node, by UTC day, and its limits", MANAGEMENT, UsageListing
+    ),
+    Operation(
+        "get", LOGS_PATH, "The last 1,000 log lines; ?level=, text=, after= and limit= pick some", MANAGEMENT,
+        LogListing,
     ),
     Operation("get", REQUESTS_PATH, "The requests in progress", MANAGEMENT, RequestListing),
     Operation("post", REQUESTS_PATH + "/{id}/cancel", "End a request in progress", MANAGEMENT, Cancelled),

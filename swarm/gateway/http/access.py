@@ -83,6 +83,8 @@ class RouteKind(StrEnum):
 BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.MEMBERS})
 VOTES_PATH: Final = "/swarm/v1/votes"
 PERFORMANCE_PATH: Final = "/swarm/v1/performance"
+USAGE_PATH: Final = "/swarm/v1/usage"
+LOGS_PATH: Final = "/swarm/v1/logs"
 REQUESTS_PATH: Final = "/swarm/v1/requests"  # a prefix of our own, for what no other server has a name for
 PAGE_PATH: Final = "/swarm/v1/page"
 TRUST_PATH: Final = "/swarm/v1/trust"
@@ -118,7 +120,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     ),
     RouteKind.MEMBERS: (f"POST {wire.UNLOAD_PATH}", f"POST {wire.PIN_PATH}", f"POST {wire.PULL_PATH}"),
     RouteKind.MANAGEMENT: (
-        f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel",
+        f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel", f"GET {USAGE_PATH}", f"GET {LOGS_PATH}",
         "POST /v1/models/load", "POST /v1/models/unload", "POST /v1/models/pin",
         f"GET {STORED_PATH}", f"GET {PULLS_PATH}", f"POST {PULLS_PATH}", f"POST {PULLS_PATH}/{{id}}/cancel",
     ),
@@ -151,13 +153,35 @@ PeersAccess = Literal["none", "members", "anyone", "nobody"]
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What one key may use on this node; None: as much as it likes. A day is one of UTC."""
+
+    requests_a_minute: int | None = None
+    tokens_a_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHolder:
+    """Who a key was given to: the name, which may be shown, and what the key may use."""
+
+    name: str
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+
+@dataclass(frozen=True, slots=True)
 class AccessRules:
-    """What a node allows beyond the defaults. Of keys only digests are kept, and no log and no traceback shows them."""
+    """What a node allows beyond the defaults. Of keys only digests are kept, and no log and no traceback shows them.
+
+    `key_holders` and `admin_holders` are those of the digests, in the same order; whoever is not named there is called
+    by the key's place.
+    """
 
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
     key_digests: tuple[bytes, ...] = field(default=(), repr=False)  # a short key can be guessed from its digest
     admin_digests: tuple[bytes, ...] = field(default=(), repr=False)  # as good as a client's key, too
+    key_holders: tuple[KeyHolder, ...] = ()
+    admin_holders: tuple[KeyHolder, ...] = ()
     federated: bool = True
     open_federation: bool = False  # with a key: nodes that are not members may ask all the same
     members_manage: bool = False  # members of the paired swarm may have models unloaded, pinned and copied here
@@ -165,6 +189,14 @@ class AccessRules:
     @property
     def wants_key(self) -> bool:
         return bool(self.key_digests)
+
+    def holders(self) -> tuple[KeyHolder, ...]:
+        """Those of all keys: clients' first, then those who manage the node."""
+        clients = [*self.key_holders[: len(self.key_digests)]]
+        clients += [KeyHolder(key_name(place)) for place in range(len(clients) + 1, len(self.key_digests) + 1)]
+        admins = [*self.admin_holders[: len(self.admin_digests)]]
+        admins += [KeyHolder(admin_name(place)) for place in range(len(admins) + 1, len(self.admin_digests) + 1)]
+        return (*clients, *admins)
 
     @property
     def members_only(self) -> bool:
@@ -262,6 +294,16 @@ def allowed_origin(text: str) -> str:
         why = "name each origin" if origin == "*" else "give SCHEME://HOST[:PORT]"
         raise SetupError(f"--allow-origin {text!r}: {why}, such as http://localhost:3000 or app://obsidian.md")
     return origin.removesuffix(_DEFAULT_PORTS.get(match["scheme"], "/"))
+
+
+def key_name(place: int) -> str:
+    """What a client's key is called that was given no name. No name in a file has a space, so this is nobody else's."""
+    return f"key {place}"
+
+
+def admin_name(place: int) -> str:
+    """What an admin key without a name is called."""
+    return f"admin key {place}"
 
 
 def is_key(text: str) -> bool:
@@ -442,6 +484,22 @@ def any_known(digests: Iterable[bytes], keys: Iterable[str]) -> bool:
         for candidate in given:
             known |= hmac.compare_digest(wanted, candidate)
     return known
+
+
+def holder_place(rules: AccessRules, keys: Iterable[str]) -> int | None:
+    """The place among all keys, clients' and then admins', of the first of `keys` that is known; None: none is.
+
+    Takes a time that depends on how many there are and on nothing else.
+    """
+    found: int | None = None
+    for key in keys:
+        given, place_of_this = digest(key), None
+        for place, wanted in enumerate((*rules.key_digests, *rules.admin_digests)):
+            if hmac.compare_digest(wanted, given):
+                place_of_this = place
+        if found is None:
+            found = place_of_this
+    return found
 
 
 def given_keys(authorizations: Iterable[str], api_keys: Iterable[str]) -> tuple[str, ...]:

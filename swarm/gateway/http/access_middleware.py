@@ -23,12 +23,15 @@ from swarm.gateway.http.access import (
     PAGE_HEADER,
     AccessRules,
     Caller,
+    KeyHolder,
+    RouteKind,
     check_caller,
     check_host,
     check_member,
     check_origin,
     comes_from_loopback,
     given_keys,
+    holder_place,
     is_between_nodes,
     kind_of,
     preflight_headers,
@@ -39,7 +42,13 @@ MEMBER: Final = web.RequestKey("member", str)  # the node id that a caller's cer
 ACCESS = web.AppKey("access", AccessRules)
 PAGE_ACCESS = web.AppKey("page_access", PageAccess)
 CORS_ORIGIN = web.RequestKey("cors_origin", str)  # the allow-listed origin of a request, for its answer's headers
-EXPOSED_HEADERS = "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate"
+KEY_HOLDER = web.RequestKey("key_holder", KeyHolder)  # whose key a request that asks for work carries, if any
+COUNTED = web.RequestKey("counted", bool)  # on a request that asks for work in a client's name
+EXPOSED_HEADERS = (
+    "X-Request-Id, X-Swarm-Node, X-Swarm-Votes, X-Swarm-Agreement, Retry-After, WWW-Authenticate, "
+    "X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, "
+    "X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens"
+)
 
 
 class PeerGate:
@@ -86,6 +95,7 @@ class Gatekeeper:
 
     def __init__(self, rules: AccessRules) -> None:
         self._rules = rules
+        self._holders = rules.holders()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -101,6 +111,11 @@ class Gatekeeper:
         if request.method == "OPTIONS" and methods is not None:
             return options(request, origin, methods)
         check_caller(self._rules, caller)
+        if asks_for_work(self._rules, caller):
+            request[COUNTED] = True
+            place = holder_place(self._rules, caller.keys) if self._holders else None
+            if place is not None:
+                request[KEY_HOLDER] = self._holders[place]
         return await handler(request)
 
     async def name_origin(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -146,6 +161,15 @@ def caller_of(request: web.Request, manages: bool = False) -> Caller:
         has_session=bool(session) and page_access.is_session(session, from_loopback),
         has_token=bool(token) and page_access.is_token(token),
     )
+
+
+def asks_for_work(rules: AccessRules, caller: Caller) -> bool:
+    """Whether this is a client's request for work, by whichever of a node's paths: those are counted by key.
+
+    Where a node is in no federation, what nodes ask is open to whoever has a key, and is work all the same.
+    """
+    kind = kind_of(caller.method, caller.path)
+    return caller.method == "POST" and (kind is RouteKind.API or (kind is RouteKind.NODES and not rules.federated))
 
 
 def every_route_has_a_kind(app: web.Application) -> None:

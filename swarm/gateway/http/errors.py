@@ -20,6 +20,7 @@ from swarm.errors import (
     EngineDied,
     EngineFailed,
     Forbidden,
+    LimitReached,
     NoConsensus,
     PeerFailed,
     RequestCancelled,
@@ -35,7 +36,7 @@ from swarm.errors import (
     UpstreamRefused,
 )
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S, MAX_BODY_BYTES
-from swarm.logs import current_request_id, request_id_from
+from swarm.logs import current_request_id, kept_as, request_id_from
 from swarm.routing.poison_pills import REFUSED_S
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ HTTP_REFUSALS = {
 EXPECTED = web.RequestKey("expected", str)  # an Expect header that nobody here can meet
 MAX_SHOWN_CHARS = 80  # of a header, in an error
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
+SDK_WAITS_S = 60  # OpenAI's and Anthropic's SDKs take a longer Retry-After for none, and come back at once
 INTERNAL_ERROR = "this node made an error; see its log"
 ANTHROPIC_REQUEST_ID_HEADER = "request-id"  # Anthropic's name for it, without the X
 ANTHROPIC_VERSION = "anthropic-version"  # a header that all of Anthropic's clients send, and nobody else
@@ -91,7 +93,7 @@ class HttpError:
     def headers(self) -> dict[str, str]:
         """`x-should-retry` keeps SDKs from repeating a generation that would fail the same way."""
         if self.retry_after_s is not None:
-            return {"Retry-After": str(self.retry_after_s)}
+            return {"Retry-After": str(self.retry_after_s), **self.more_headers}
         return {"x-should-retry": "false"} if self.status >= 500 else dict(self.more_headers)
 
 
@@ -127,6 +129,11 @@ def http_error(error: SwarmError) -> HttpError:
         case RequestCancelled():
             once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
             return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)
+        case LimitReached():
+            seconds = error.again_in_s
+            # A day's end is no time for an SDK to wait for by itself.
+            once = {"x-should-retry": "false"} if seconds > SDK_WAITS_S else {}
+            return HttpError(429, error.what, "rate_limit_exceeded", message, retry_after_s=seconds, more_headers=once)
         case DeadlineExceeded():
             return HttpError(504, "timeout_error", "deadline_exceeded", message)
         case NoConsensus():
@@ -216,7 +223,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except SwarmError as error:
         mapped = http_error(error)
         level = logging.WARNING if mapped.status >= 500 else QUIET.get(mapped.code, logging.INFO)
-        log.log(level, "%s %s: %s", request.path, mapped.code, error)
+        resource = request.match_info.route.resource
+        path = "no such path" if resource is None else resource.canonical
+        kept = f"{path} {mapped.status} {mapped.code}"  # the message may be words of the request, or of an upstream
+        log.log(level, "%s %s: %s", request.path, mapped.code, error, extra=kept_as(kept))
         return error_response(mapped, is_anthropic(request))
     except web.HTTPException as error:
         mapped = from_http_exception(error)
@@ -224,7 +234,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return error_response(mapped, is_anthropic(request))
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", request.method, request.path, extra=kept_as("a request failed"))
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
 
 

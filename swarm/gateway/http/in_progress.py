@@ -20,6 +20,7 @@ from federation import wire
 from federation.tasks import tell_each
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
 from swarm.gateway.http.access import OWN_ORIGIN_ONLY, is_between_nodes, kind_of
+from swarm.gateway.http.access_middleware import KEY_HOLDER
 from swarm.logs import current_request_id
 from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import retry_after_s
@@ -45,11 +46,16 @@ def _cancelled() -> SwarmError:
 class Work:
     """One request in progress. Once cut, its innermost `within` block ends by the error that it was cut with.
 
-    `request_id` is the caller's where it gave one, so several may share it; `began` is on the monotonic clock.
+    `request_id` is the caller's where it gave one, so several may share it; `began` is on the monotonic clock. `key` is
+    the name of its key, never the key; `model` what it asks for, once its body is read. `waits` for a worker: of votes,
+    and of what needs none, nothing is said.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", key: str | None = None) -> None:
         self.path = path
+        self.key = key
+        self.model: str | None = None
+        self.waits = False
         self.request_id = current_request_id.get()
         self.began = time.monotonic()
         self._limits: list[asyncio.Timeout] = []
@@ -119,7 +125,8 @@ class InProgress:
     @asynccontextmanager
     async def request(self, request: web.Request) -> AsyncGenerator[None]:
         """Count `request` while the block runs. Raises Unavailable where it is cut before its stream is open."""
-        work = request[WORK] = Work(request.path)
+        holder = request.get(KEY_HOLDER)
+        work = request[WORK] = Work(request.path, None if holder is None else holder.name)
         if not work.for_a_node:
             self.note_client()
         self._running.add(work)

@@ -18,6 +18,7 @@ from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.request_context import AnswerRequest
 from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.llama.plain_form import PlainCompletionBody, PlainForm
+from swarm.gateway.observing.usage import spend
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
 from swarm.gateway.openai.endpoints import named, whole_bodies
@@ -69,6 +70,7 @@ async def rerank(request: web.Request) -> web.Response:
         ranking, replica = await ask(request.app, model, utility_calls.rerank(batch))
         model = replica.model
         tokens += ranking.prompt_tokens
+        spend(request, ranking.prompt_tokens)
         scores.extend(ranking.scores)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     if body.texts is not None:  # the form of text-embeddings-inference

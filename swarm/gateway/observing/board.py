@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -166,6 +166,33 @@ class EventBoard:
     def _tell(self) -> None:
         for event in self._waiting:
             event.set()
+
+
+def refreshing(
+    board: EventBoard, part: str, make: Callable[[], Mapping[str, object]], every_s: float
+) -> Callable[[web.Application], Awaitable[None]]:
+    """Make all entries of `part` anew every so often while anybody watches it, and no longer; for `on_cleanup`."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            board.only(part, make())
+
+    def watched(begins: bool) -> None:
+        if begins:
+            board.only(part, make())
+            tasks.append(asyncio.create_task(look(), name=f"makes the part {part}"))
+            return
+        tasks.pop().cancel()
+
+    async def end(_: web.Application) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    board.on_watch(part, watched)
+    return end
 
 
 BOARD = web.AppKey("board", EventBoard)

@@ -8,17 +8,27 @@ from typing import Final
 from aiohttp import web
 
 from swarm.errors import BadRequest, Forbidden, Unauthorized, UnknownRequest
-from swarm.gateway.http.access import PERFORMANCE_PATH, REQUESTS_PATH, VOTES_PATH, check_management
+from swarm.gateway.http.access import (
+    LOGS_PATH,
+    PERFORMANCE_PATH,
+    REQUESTS_PATH,
+    USAGE_PATH,
+    VOTES_PATH,
+    check_management,
+)
 from swarm.gateway.http.access_middleware import ACCESS, caller_of
 from swarm.gateway.http.bodies import json_response
 from swarm.gateway.http.keys import CONDITION
+from swarm.gateway.observing.log_lines import look_at, wanted_lines
 from swarm.gateway.observing.metrics import METRICS
 from swarm.gateway.observing.performance import PERFORMANCE
+from swarm.gateway.observing.usage import USAGE, UsageListing
 from swarm.gateway.observing.view import ViewSources, json_object
 from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, vote_object
-from swarm.logs import MAX_REQUEST_ID_CHARS
+from swarm.logs import MAX_REQUEST_ID_CHARS, LogRing
 
 VIEW = web.AppKey("view", ViewSources)
+LOGS = web.AppKey("logs", LogRing)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,16 @@ async def federation(request: web.Request) -> web.Response:
 async def requests(request: web.Request) -> web.Response:
     """The oldest first."""
     return json_response(json_object(request.app[VIEW].requests()))
+
+
+async def usage(request: web.Request) -> web.Response:
+    """What each key used of this node, by day."""
+    return json_response(json_object(UsageListing(object="list", data=request.app[USAGE].entries())))
+
+
+async def logs(request: web.Request) -> web.Response:
+    """The last log lines; `?level=`, `text=`, `after=` and `limit=` pick some."""
+    return json_response(json_object(look_at(request.app[LOGS], wanted_lines(request.query))))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -129,6 +149,8 @@ def routes() -> list[web.RouteDef]:
         web.get(VOTES_PATH, votes),
         web.get(VOTES_PATH + "/{id}", vote),
         web.get(PERFORMANCE_PATH, performance),
+        web.get(USAGE_PATH, usage),
+        web.get(LOGS_PATH, logs),
         web.get(REQUESTS_PATH, requests),
         web.post(REQUESTS_PATH + "/{id}/cancel", cancel),
     ]

@@ -259,12 +259,16 @@ class FederationView:
 class RequestEntry:
     """A request in progress. `id` is its X-Request-Id; `from`: whether a client or another node asked.
 
-    Neither what it asks nor with which key is anybody's business.
+    `key` is the name of its key, None where it has none; `model` what it asks for, None before its body is read.
+    `waiting`: for a worker, or for its model; of votes that is not told. What it asks is nobody's business.
     """
 
     id: str
     path: str
     from_: Annotated[Literal["client", "node"], Field(alias="from")]
+    key: str | None
+    model: str | None
+    state: Literal["waiting", "running"]
     running_s: float
 
 
@@ -360,6 +364,16 @@ class ViewSources:
         now = time.monotonic()
         running = sorted(self.condition.in_progress.now(), key=lambda work: work.began)
         return RequestListing(object="list", data=tuple(request_entry(work, now) for work in running))
+
+    def requests_by_key(self) -> dict[str, object]:
+        """The requests in progress by their ids; of those that share one, the others are told apart by a number."""
+        found: dict[str, object] = {}
+        for entry in self.requests().data:
+            key, number = entry.id, 2
+            while key in found:
+                key, number = f"{entry.id} ({number})", number + 1
+            found[key] = json_object(entry)
+        return found
 
     def _federation(self, peers: Sequence[Peer]) -> FederationView:
         node, membership, now = self.describe(), self.membership, time.monotonic()
@@ -530,6 +544,9 @@ def request_entry(work: Work, now: float) -> RequestEntry:
         id=work.request_id,
         path=work.path,
         from_="node" if work.for_a_node else "client",
+        key=work.key,
+        model=work.model,
+        state="waiting" if work.waits else "running",
         running_s=round(now - work.began, 2),
     )
 

@@ -23,6 +23,7 @@ from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, may_leave
 from swarm.gateway.http.bodies import RAW_BODY, compact, json_response, read_body
 from swarm.gateway.http.keys import STARTED_AT
+from swarm.gateway.observing.usage import spend
 from swarm.gateway.openai import utility_calls
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody, Sampling
 from swarm.gateway.openai.listing import model_list, model_named, model_object
@@ -181,6 +182,7 @@ async def embeddings(request: web.Request) -> web.Response:
         model = replica.model  # the next batch's too, whoever computes it
         check_dimensions(body, len(batch.vectors[0]))
         tokens += batch.prompt_tokens
+        spend(request, batch.prompt_tokens)
         for vector in batch.vectors:
             embedding = to_base64(vector) if as_base64 else vector
             rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))

@@ -30,6 +30,7 @@ from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import BODY_BYTES, Part, json_response, read_body
 from swarm.gateway.http.keys import CONDITION, DESCRIBE, DISPATCHER, LIST_LOADABLE, MEMBERSHIP, POOL, TRUST
 from swarm.gateway.observing.node_states import NODE_STATES
+from swarm.gateway.observing.usage import spend
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm
 from swarm.gateway.openai.utility_calls import PEER_UTILITIES
@@ -190,6 +191,7 @@ async def candidates(request: web.Request) -> web.StreamResponse:
                 )
                 async with aclosing(answers):
                     async for candidate in answers:
+                        spend(request, candidate.usage.prompt_tokens, candidate.usage.completion_tokens)
                         await out.write(candidate.model_dump_json(exclude_defaults=True).encode() + b"\n")
         except TimeoutError:
             raise DeadlineExceeded("the caller's deadline passed") from None
@@ -223,6 +225,7 @@ async def utility(request: web.Request) -> web.StreamResponse:
         await out.beat()  # from here on everything is a line: an error's body would reach the caller cut short
         with app[CONDITION].finding_a_model(dispatcher.node, for_peer=True):
             answer, _ = await dispatcher.utility(model, call, deadline, local_only=True)
+        spend(request, int(getattr(answer, "prompt_tokens", 0)))
         await out.write(call.answer.dump_json(answer) + b"\n")
     return out.response
 
