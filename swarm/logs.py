@@ -94,8 +94,8 @@ def kept_as(text: str) -> dict[str, str]:
     return {"kept_as": text}
 
 
-LogLevel = Literal["debug", "info", "warning", "error", "critical"]
-LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warning", "error", "critical")
+LevelName = Literal["debug", "info", "warning", "error", "critical"]
+LEVELS: Final[tuple[LevelName, ...]] = ("debug", "info", "warning", "error", "critical")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class LogLine:
 
     number: int
     at: str
-    level: LogLevel
+    level: LevelName
     logger: str
     request_id: str | None
     text: str
@@ -113,7 +113,7 @@ class LogLine:
 class LogRing(logging.Handler):
     """Keeps the last entries from `info` on, cleaned as for the console and bounded. For every thread.
 
-    Of an exception only its kind and place are kept: what it says may be a client's words.
+    Of an exception only its kind is kept, and its place where that is known: what it says may be a client's words.
     """
 
     def __init__(self, most: int = MAX_KEPT_LINES) -> None:
@@ -150,17 +150,28 @@ class LogRing(logging.Handler):
             self.release()
 
 
-def level_of(number: int) -> LogLevel:
+def level_of(number: int) -> LevelName:
     """The name of a record's level, or of the next one below."""
     return LEVELS[min(max(number // 10 - 1, 0), len(LEVELS) - 1)]
 
 
 def kept_text(record: logging.LogRecord) -> str:
     """What is kept of an entry."""
-    text = one_line(str(getattr(record, "kept_as", None) or record.getMessage()))
+    text = one_line(str(getattr(record, "kept_as", None) or kept_message(record)))
     if record.exc_info and record.exc_info[0] is not None:
         text += f" ({record.exc_info[0].__name__} {place_of(record.exc_info[2])})"
     return text if len(text) <= MAX_KEPT_CHARS else text[: MAX_KEPT_CHARS - 1] + "\u2026"
+
+
+def kept_message(record: logging.LogRecord) -> str:
+    """The message, with the kinds of failures in place of what they say: engines, peers and upstreams may repeat words.
+
+    But for the system's own: those have a file's name and no more.
+    """
+    if not isinstance(record.args, tuple) or not any(isinstance(arg, Exception) for arg in record.args):
+        return record.getMessage()
+    args = (type(a).__name__ if isinstance(a, Exception) and not isinstance(a, OSError) else a for a in record.args)
+    return str(record.msg) % tuple(args)
 
 
 def place_of(trace: TracebackType | None) -> str:

@@ -14,7 +14,7 @@ import pytest
 from swarm.cli import main
 from swarm.commands.node_client import NodeApi
 from swarm.errors import SetupError
-from swarm.gateway.http.access import AccessRules, digest
+from swarm.gateway.http.access import AccessRules, KeyLimits, digest, holder_place
 from swarm.node.access import MAX_KEYS, read_access
 from swarm.node.banner import banner
 from swarm.node.settings import make_settings
@@ -109,6 +109,59 @@ def test_a_key_file_without_keys_is_refused(tmp_path: Path, text: str, message: 
     with pytest.raises(SetupError, match=message) as caught:
         rules({"api_key_file": key_file(tmp_path, text)})
     assert KEY not in str(caught.value)
+
+
+def test_a_line_names_its_key_and_says_what_it_may_use(tmp_path: Path) -> None:
+    text = f"sk-a  name=anna tokens_a_day=200000 requests_a_minute=60  # hers\nsk-b\nsk-c\tname=ünal\nsk-b\n{KEY}= \n"
+    admins = tmp_path / "admins"
+    admins.write_text("sk-x\nsk-y name=root\n")
+    admins.chmod(0o600)
+    given = {"api_key": ["sk-d"], "api_key_file": key_file(tmp_path, text), "admin_key_file": admins}
+    found = rules(given)
+    assert found.key_digests == digests("sk-d", "sk-a", "sk-b", "sk-c", f"{KEY}=")
+    assert [holder.name for holder in found.holders()] == [
+        "key 1", "anna", "key 3", "ünal", "key 5", "admin key 1", "root",
+    ]  # fmt: skip
+    assert [holder.limits for holder in found.holders() if holder.limits != KeyLimits()] == [KeyLimits(60, 200000)]
+    for key, place in (("sk-d", 0), ("sk-a", 1), ("sk-c", 3), ("sk-y", 6), ("sk-none", None)):
+        assert holder_place(found, [key]) == place
+    assert holder_place(found, ["none", "sk-y", "sk-a"]) == 6, "the first that is known"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"sk-a {KEY}=", "line 2: its option 1 is none: there is name=NAME, requests_a_minute=NUMBER, tokens_a_day="),
+        ("sk-a requests_per_minute=6", "its option 1 is none"),
+        (f"sk-a name=anna {KEY}", "line 2 is not a key"),
+        ("sk-a requests_a_minute=0", "requests_a_minute=0 is no whole number from 1 to 100000"),
+        ("sk-a requests_a_minute=-1", "requests_a_minute=-1 is no whole"),
+        ("sk-a requests_a_minute=1e3", "no whole number"),
+        ("sk-a requests_a_minute=²", "no whole number"),
+        ("sk-a requests_a_minute=100001", "no whole number"),
+        ("sk-a tokens_a_day=" + "9" * 5000, "no whole number"),
+        ("sk-a tokens_a_day=", "no whole number"),
+        ("sk-a tokens_a_day=5 tokens_a_day=6", "has tokens_a_day= twice"),
+        ("sk-a name=", "name= takes 1 to 64 characters that show"),
+        ("sk-a name=" + "x" * 65, "name= takes 1 to 64"),
+        ("sk-a name=a\x1b[31m", "name= takes 1 to 64"),
+        ("sk-a name=a\u202eb", "name= takes 1 to 64"),
+        ("sk-a name=ben", "line 2: name=ben is that of .*line 1"),
+        (f"{KEY} requests_a_minute=5", "line 2 has the key of .*line 1, with another name or other limits"),
+    ],
+)
+def test_a_line_that_says_what_cannot_be_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(SetupError, match=message) as caught:
+        rules({"api_key_file": key_file(tmp_path, f"{KEY} name=ben\n{line}\n")})
+    assert KEY not in str(caught.value)
+
+
+def test_an_admin_key_has_a_name_that_no_client_has_and_no_limits(tmp_path: Path) -> None:
+    clients = key_file(tmp_path, "sk-a name=anna\n")
+    for text, message in (("sk-x name=anna", "name=anna is that of"), ("sk-x tokens_a_day=5", "has no limits")):
+        (tmp_path / "admins").write_text(text)
+        with pytest.raises(SetupError, match=message):
+            rules({"api_key_file": clients, "admin_key_file": tmp_path / "admins"})
 
 
 def test_a_key_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

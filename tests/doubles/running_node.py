@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from aiohttp import web
 
@@ -31,6 +32,7 @@ from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.page.pulls import ModelShelf
 from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
+from swarm.logs import LogRing
 from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
@@ -104,6 +106,8 @@ class NodeOptions:
     shelf: ModelShelf | None = None
     images: RequestImages | None = None
     records: bool = False
+    usage_file: Path | None = None
+    log_ring: LogRing | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -257,6 +261,8 @@ class RunningNode:
             pull=self._options.pull,
             images=self._options.images,
             records=self._options.records,
+            usage_file=self._options.usage_file,
+            log_ring=self._options.log_ring,
             page_access=self.page_access,
             shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),

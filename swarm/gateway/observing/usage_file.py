@@ -35,7 +35,7 @@ def _is_day(text: str) -> str:
     return text
 
 
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]
+KeptCount = Annotated[int, Field(ge=0, le=MAX_COUNT, strict=True)]
 
 
 class KeptDay(BaseModel):
@@ -44,10 +44,10 @@ class KeptDay(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     day: Annotated[str, AfterValidator(_is_day)]
-    requests: Count
-    refused: Count
-    prompt_tokens: Count
-    completion_tokens: Count
+    requests: KeptCount
+    refused: KeptCount
+    prompt_tokens: KeptCount
+    completion_tokens: KeptCount
 
 
 class KeptUsage(BaseModel):
