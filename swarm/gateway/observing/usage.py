@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Final, Literal
 
 from aiohttp import web
@@ -99,9 +100,9 @@ def decide(now: float, used: UsedNow, limits: KeyLimits) -> Exceeded | None:
     exceeded: list[Exceeded] = []
     most = limits.requests_a_minute
     if most is not None:
-        in_minute = [moment for moment in used.recent if moment > now - MINUTE_S] if used.recent else []
-        if len(in_minute) >= most:
-            exceeded.append(Exceeded("requests", _whole_s(in_minute[len(in_minute) - most] + MINUTE_S - now)))
+        over = sum(1 for _ in takewhile(lambda moment: moment <= now - MINUTE_S, used.recent))
+        if len(used.recent) - over >= most:
+            exceeded.append(Exceeded("requests", _whole_s(used.recent[-most] + MINUTE_S - now)))
     if limits.tokens_a_day is not None and used.tokens_today >= limits.tokens_a_day:
         exceeded.append(Exceeded("tokens", _whole_s(used.day_left_s)))
     return max(exceeded, key=lambda one: one.again_in_s, default=None)
