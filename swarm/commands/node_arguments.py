@@ -63,7 +63,7 @@ def _add_access(group: Any) -> None:
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help="one key a line, then name=, requests_a_minute=, tokens_a_day=; # begins a comment",
+        help="keys, one a line, with names and limits",
     )
     group.add_argument(
         "--admin-key-file",
@@ -175,7 +175,7 @@ def _add_general(group: Any) -> None:
     group.add_argument("--log-level", choices=levels, metavar="LEVEL", help="debug, info, warning (default) or error")
     group.add_argument(
         "--log-format", choices=("text", "json"), metavar="FORMAT",
-        help="text (default), or json: one object a line (or SWARM_LOG_FORMAT)",
+        help="text (default) or json: an object a line",
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ async def test_events_want_the_key_and_managed_parts_more() -> None:
     proxied = {**KEY, "X-Forwarded-For": "192.0.2.7"}
     asked: list[tuple[str, dict[str, str], int]] = [
         ("finding", {}, 401), ("finding", {"Authorization": "Bearer no"}, 401), ("finding", KEY, 200),
-        ("pull", KEY, 200), ("pull", proxied, 403), ("finding", proxied, 200), ("nothing", KEY, 400),
+        ("log", KEY, 200), ("log", proxied, 403), ("finding", proxied, 200), ("nothing", KEY, 400),
     ]  # fmt: skip
     async with (
         RunningNode("kitchen", ready(ScriptedEngine(saying("a word"))), options=options) as node,

@@ -24,7 +24,7 @@ from swarm.gateway.http.access_middleware import ACCESS, caller_of
 from swarm.gateway.observing.board import BOARD, EventBoard
 
 OPEN_PARTS: Final = ("view", "node", "vote", "finding")  # for whoever may read the node's status
-MANAGED_PARTS: Final = ("pull",)  # for those who manage it
+MANAGED_PARTS: Final = ("request", "usage", "log", "pull")  # for those who manage it
 REST_S: Final = 0.2  # between two events to one reader
 BEAT_S: Final = 10.0  # of silence, after which a comment shows that the node is there
 STALLED_S: Final = 10.0  # one write may take so long

@@ -4,8 +4,8 @@ import { ahead, hasKey, headers, setKey } from "../../../swarm/gateway/page/stat
 import { askedParts, canResume } from "../../../swarm/gateway/page/static/js/back_off.js";
 
 test("parts of managers are asked for by managers only, so that nobody loses the others", () => {
-  assert.deepEqual(askedParts(["pull", "vote"], false), ["finding", "node", "view", "vote"]);
-  assert.deepEqual(askedParts(["pull", "vote", "node"], true), ["finding", "node", "pull", "view", "vote"]);
+  assert.deepEqual(askedParts(["log", "vote"], false), ["finding", "node", "view", "vote"]);
+  assert.deepEqual(askedParts(["log", "vote", "node"], true), ["finding", "log", "node", "view", "vote"]);
 });
 
 test("fewer parts go on from the last event, new ones need a snapshot", () => {

@@ -12,7 +12,7 @@ export function backOff(tries, random = Math.random()) {
 }
 
 const FOR_ALL = /** @type {PartName[]} */ (["view", "node", "finding"]);
-const MANAGED = /** @type {PartName[]} */ (["pull"]);
+const MANAGED = /** @type {PartName[]} */ (["request", "usage", "log", "pull"]);
 
 /** What to ask for: one part that it may not see would cost the page all of them. @param {Iterable<PartName>} wanted @param {boolean} manages */
 export function askedParts(wanted, manages) {

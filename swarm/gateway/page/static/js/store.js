@@ -15,7 +15,9 @@ const SILENT_MS = 25_000; // the node says something every ten seconds
 const LEFT_MS = 10_000; // a part that no screen shows is read on so long: who comes back needs no snapshot
 
 /** @type {{[part: string]: import("../vendor/signals.js").Signal<Map<string, any>>}} */
-export const parts = Object.fromEntries(["view", "node", "vote", "finding", "pull"].map((name) => [name, signal(new Map())]));
+export const parts = Object.fromEntries(
+  ["view", "node", "vote", "finding", "request", "usage", "log", "pull"].map((name) => [name, signal(new Map())]),
+);
 
 /** The time by the node's clock, in milliseconds, each second while somebody looks: "gone for 12 s" goes on. */
 export const now = signal(Date.now());

@@ -2,7 +2,7 @@
  * The shapes of what the node tells, as its dataclasses in `swarm/gateway/observing/` make them (a test holds the two
  * together). Sizes are bytes, times seconds or milliseconds as their names say; null is unknown.
  */
-export type PartName = "view" | "node" | "vote" | "finding" | "pull";
+export type PartName = "view" | "node" | "vote" | "finding" | "request" | "usage" | "log" | "pull";
 
 export interface OwnModel {
   id: string;
@@ -89,6 +89,34 @@ export interface VoteInFull extends VoteEntry {
   why: string | null;
   /** Only where the node was started with --record. */
   prompt: { role: string; text: string }[] | null;
+}
+
+/** Part `request`, by id (managers). `key`: the name of the key, never the key; null where none was given. */
+export interface RequestEntry {
+  id: string;
+  path: string;
+  from: "client" | "node";
+  key: string | null;
+  model: string | null;
+  state: "waiting" | "running";
+  running_s: number;
+}
+
+/** Part `usage`, by key name (managers): today (UTC) and the days before. */
+export interface UsageEntry {
+  key: string;
+  limits: { requests_a_minute: number | null; tokens_a_day: number | null };
+  days: { day: string; requests: number; refused: number; prompt_tokens: number; completion_tokens: number }[];
+}
+
+/** Part `log`, by number (managers). */
+export interface LogLine {
+  number: number;
+  at: string;
+  level: "debug" | "info" | "warning" | "error" | "critical";
+  logger: string;
+  request_id: string | null;
+  text: string;
 }
 
 /** Part `pull`, by id (managers). */
