@@ -16,6 +16,7 @@ MADE: Final = {
     "engines.json",
     "trail-1.json",
     "uv.toml",
+    "usage.json",
     "weights.json",
 }  # that a user or a run makes
 
