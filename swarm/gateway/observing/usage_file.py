@@ -111,5 +111,6 @@ def keeping_usage(
         yield
         stop.set()
         await task
+        await write()  # what came while the last one was on its way
 
     return running
