@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -480,6 +481,26 @@ async def test_it_is_written_now_and_then_and_goes_on(tmp_path: Path) -> None:
     again = book_of(clock, anna())
     async with kept(again, path):
         assert used_today(again, "anna").tokens == 7
+
+
+async def test_what_is_counted_while_it_is_written_is_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, days: Any) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        write_usage(path, days)
+
+    monkeypatch.setattr("swarm.gateway.observing.usage_file.write_usage", slow)
+    book = book_of(Clock(), anna())
+    async with kept(book, tmp_path / "usage.json", every_s=0.001):
+        book.account(anna()).begin()
+        await eventually(begun.is_set)
+        book.account(anna()).begin()
+        go_on.set()
+    assert [day.requests for day in read_usage(tmp_path / "usage.json")["anna"]] == [2]
 
 
 GOOD = {"day": "2026-01-31", "requests": 1, "refused": 0, "prompt_tokens": 1, "completion_tokens": 1}
