@@ -21,6 +21,7 @@ from swarm.gateway.observing.node_states import (
     hardware_of,
     memory_of,
     parse_report,
+    shown_age_s,
 )
 from swarm.gateway.observing.view import ComputationEntry, LoadEntry, OwnModel
 from swarm.moving_mean import RecentRate
@@ -123,3 +124,24 @@ def test_the_page_knows_the_fields_within(field: str, kind: type[Any]) -> None:
     found = re.search(rf"^  {field}: (?:null \| )?{{(.*?)}}", TYPES.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     assert set(re.findall(r"(\w+)\??:", found[1])) == known
+
+
+def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:
+    bad = "red\x1b[31m \u202eevil\nline"
+    told = {
+        **GOOD,
+        "status": bad,
+        "hardware": {"cpu": bad},
+        "models": [{"id": bad, "engine": bad, "slots": 1, "slots_free": 1, "waiting": 0, "problem": bad}],
+        "peers": [{"id": "a", "name": bad, "state": bad[:4]}],
+    }
+    report = parse_report(json.dumps(told).encode())
+    assert report is not None
+    [model_told], [seen] = report.models, report.peers
+    shown = [report.status, report.hardware.cpu, model_told.id, model_told.engine, model_told.problem, seen.name]
+    assert all(text is not None and text.isprintable() and "\u202e" not in text for text in shown), shown
+
+
+@pytest.mark.parametrize(("age_s", "shown"), [(0, 0), (4.9, 0), (5, 5), (14.2, 10)])
+def test_an_age_changes_the_board_rarely(age_s: float, shown: float) -> None:
+    assert shown_age_s(age_s) == shown

@@ -8,11 +8,12 @@ is decided by it. Of a peer that does not tell (an earlier version, or one that 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 from aiohttp import web
 from pydantic import Field, ValidationError
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 1.0  # between two looks at this node
 FIRST_LOOK_S: Final = 0.2  # while the first answers of peers are on their way
-ASK_S: Final = 1.5  # between two questions to each peer; what is shown is no older than this and a round trip
+ASK_S: Final = 0.9  # between two questions to each peer: at each look, and what is told is shown when it comes
+FRESH_S: Final = 5.0  # what was told within it has the age 0; then ages grow by steps, or each second were a change
+FREE_STEP_BYTES: Final = 64 * 2**20  # free memory is told in such steps, for the same reason
 ANSWER_S: Final = 3.0  # a peer that takes longer is shown as it was
 MAX_STATE_BYTES: Final = 256 * 1024  # 200 models are 90 KB
 MAX_MODELS: Final = 500
@@ -151,7 +154,7 @@ def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[P
         PoolMemory(
             pool=now.pool,
             total_bytes=now.total_bytes,
-            free_bytes=now.free_bytes,
+            free_bytes=None if now.free_bytes is None else now.free_bytes // FREE_STEP_BYTES * FREE_STEP_BYTES,
             weights_bytes=round(weights.get(now.pool, 0)),
             kv_bytes=round(rest.get(now.pool, 0)),
         )
@@ -193,12 +196,31 @@ def report_of(
 
 
 def parse_report(raw: bytes) -> NodeReport | None:
-    """What a peer told; None where that has not the form."""
+    """What a peer told, each text of it one clean line; None where that has not the form."""
     try:
-        return NodeReport.model_validate_json(raw)
+        told = NodeReport.model_validate_json(raw)
+        return NodeReport.model_validate_json(json.dumps(_cleaned(told.model_dump(mode="json"))))
     except ValidationError as error:
         log.debug("a peer's state is unreadable: %s", wire.first_problem(error))
         return None
+
+
+def _cleaned(value: object) -> object:
+    """JSON with every text in it as one line of what is simply shown; keys are those of the form."""
+    match value:
+        case str():
+            return clean_line(value)
+        case list():
+            return [_cleaned(one) for one in cast("list[object]", value)]
+        case dict():
+            return {key: _cleaned(one) for key, one in cast("dict[str, object]", value).items()}
+        case _:
+            return value
+
+
+def shown_age_s(age_s: float) -> float:
+    """How old something is in steps of FRESH_S, so that an age by itself changes the board rarely."""
+    return age_s // FRESH_S * FRESH_S
 
 
 def own_state(view: FederationView, report: NodeReport) -> NodeState:
@@ -221,7 +243,7 @@ def peer_state(peer: Peer, view: FederationView, told: tuple[NodeReport, float] 
     last = next((change for change in reversed(view.changes) if (change.id, change.state) == (peer.id, state)), None)
     described = peer.description
     if told is not None and state != "dead":
-        report, age_s = told[0], round(now - told[1], 1)
+        report, age_s = told[0], shown_age_s(now - told[1])
     else:
         models = tuple(
             OwnModel(
@@ -231,7 +253,7 @@ def peer_state(peer: Peer, view: FederationView, told: tuple[NodeReport, float] 
             for model in described.models
         )  # fmt: skip
         report = NodeReport(status="ok", hardware=hardware_of(described.hardware), models=models[:MAX_MODELS])
-        age_s = round(peer.silent_s(now), 1)
+        age_s = shown_age_s(peer.silent_s(now))
     return _state(
         report, id=peer.id, name=clean_line(peer.label), url=peer.url, version=clean_line(described.version),
         mode=view.node.mode, source="peer" if told is not None and state != "dead" else "unknown", age_s=age_s,
@@ -318,6 +340,12 @@ class NodeStates:
                 self._asked[peer.id] = now
                 self._asking[peer.id] = asyncio.create_task(self._ask(peer), name=f"asks {peer.label} for its state")
 
+    def _show(self, peer: Peer) -> None:
+        """Put what a peer has just told, if somebody looks still and it is known still."""
+        if self.board.watched("node") and any(one.id == peer.id for one in self.sources.membership.peers()):
+            view, now = self.sources.look().federation, self.clock()
+            self.board.put("node", peer.id, json_object(peer_state(peer, view, self._told.get(peer.id), now)))
+
     async def _ask(self, peer: Peer) -> None:
         assert self.client is not None
         try:
@@ -327,6 +355,7 @@ class NodeStates:
                 self._told.pop(peer.id, None)
             else:
                 self._told[peer.id] = report, self.clock()
+                self._show(peer)
         except FederationError as error:
             log.debug("%s does not tell its state: %s", peer.label, error)
         finally:
