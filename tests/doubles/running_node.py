@@ -266,6 +266,7 @@ class RunningNode:
             page_access=self.page_access,
             shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),
+            client=self.client,
         )
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
         listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swarm.engines.engine import Capabilities
+from swarm.gateway.observing.board import BOARD
 from swarm.gateway.observing.node_states import (
     NodeHardware,
     NodeReport,
@@ -26,6 +27,9 @@ from swarm.gateway.observing.node_states import (
 from swarm.gateway.observing.view import ComputationEntry, LoadEntry, OwnModel
 from swarm.moving_mean import RecentRate
 from swarm.workers.model_workers import ModelState
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.doubles.scripted_engine import ScriptedEngine, saying
+from tests.doubles.waiting import eventually
 
 TYPES = Path(__file__).parents[2] / "swarm/gateway/page/static/js/types.d.ts"
 
@@ -145,3 +149,21 @@ def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:
 @pytest.mark.parametrize(("age_s", "shown"), [(0, 0), (4.9, 0), (5, 5), (14.2, 10)])
 def test_an_age_changes_the_board_rarely(age_s: float, shown: float) -> None:
     assert shown_age_s(age_s) == shown
+
+
+async def test_three_real_nodes_show_each_other_while_somebody_looks() -> None:
+    engine = lambda: ready(ScriptedEngine(saying("a word")))  # noqa: E731
+    async with (
+        RunningNode("garage", engine()) as garage,
+        RunningNode("cellar", engine()) as cellar,
+        RunningNode("kitchen", engine(), options=NodeOptions(peers=(garage.address, cellar.address))) as kitchen,
+    ):
+        board = kitchen.app[BOARD]
+
+        def told() -> dict[str, str]:
+            shown = json.loads(board.since(0, ("node",)) or "{}")
+            return {name: state["source"] for name, state in shown.get("node", {}).items()}
+
+        assert told() == {}, "nobody looks"
+        with board.watching(("node",)):
+            await eventually(lambda: told() == {kitchen.id: "own", garage.id: "peer", cellar.id: "peer"})
