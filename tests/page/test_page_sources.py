@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.registry.model_memory import GIB, MIB, size_text
 from tests.doubles.npm_packages import npm_packages
 
 HERE = Path(__file__).parent
@@ -56,6 +57,15 @@ def test_units(place: Path) -> None:
     run(place, ["node", "--test", *tests])
 
 
+def test_sizes_are_told_as_the_node_tells_them(place: Path) -> None:
+    sizes = [MIB, MIB + 1, 700 * MIB, GIB - 1, GIB, 5 * GIB // 4, 7 * GIB // 4, 4_700_000_000, 24 * 10**9, 3 * 2**40]
+    script = f"""import {{ bytes }} from "../../swarm/gateway/page/static/js/format.js";
+        process.stdout.write(JSON.stringify({sizes}.map(bytes)));"""
+    assert json.loads(run(place, ["node", "--input-type=module", "--eval", script])) == [
+        size_text(one) for one in sizes
+    ]
+
+
 def test_it_is_small() -> None:
     whole = sum(path.stat().st_size for path in SHIPPED)
     compressed = sum(len(gzip.compress(path.read_bytes(), 9)) for path in SHIPPED)
@@ -95,6 +105,7 @@ def test_types_are_checked_and_words_are_in_one_file(path: Path) -> None:
     assert text.startswith("// @ts-check\n")
     if path.name != "strings.js":
         assert not spoken(text), "what the page says is in strings.js"
+        assert not sentences(text), "what the page says is in strings.js"
 
 
 def spoken(text: str) -> list[str]:
@@ -121,6 +132,72 @@ def templates(text: str) -> list[str]:
             at += 1
         found.append("".join(kept))
     return found
+
+
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+EXPRESSION = re.compile(r"/(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/")  # a regular one
+QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\\n]|\\.)*)\1""")
+WORDS = re.compile(r"^(?!swarm |\().*[A-Za-z]{2,}[,:;]? [A-Za-z]{2,}", re.DOTALL)  # no command, no media query
+
+UNREAD = re.compile(r"\b(?:class|kind|viewBox|transform)=$")  # attributes of which nobody reads the value
+
+
+def sentences(text: str) -> list[str]:
+    """Strings of several words in code, outside of templates' own text and of attributes that nobody reads."""
+    found: list[str] = []
+
+    def code(at: int, read: bool) -> int:
+        """Reads on to the brace that closes, or the end."""
+        depth, last = 0, ""
+        while at < len(text):
+            sign = text[at]
+            if comment := COMMENT.match(text, at):
+                at = comment.end()
+                continue
+            if sign == "`":
+                at = template(at + 1, text[:at].endswith("html"), read)
+            elif quoted := QUOTED.match(text, at):
+                found.extend([quoted[2]] if read and WORDS.search(quoted[2]) else [])
+                at = quoted.end()
+            elif sign == "/" and not re.match(r"[\w)\]]", last) and (expression := EXPRESSION.match(text, at)):
+                at = expression.end()
+            else:
+                if sign in "{}":
+                    depth += 1 if sign == "{" else -1
+                    if depth < 0:
+                        return at + 1
+                at += 1
+            last = sign if sign.strip() else last
+        return at
+
+    def template(at: int, is_html: bool, read: bool) -> int:
+        kept = ""
+        while at < len(text) and text[at] != "`":
+            if text.startswith("${", at):
+                unread = is_html and UNREAD.search(kept)
+                at, kept = code(at + 2, (is_html or read) and not unread), kept + "\0"
+            else:
+                step = 2 if text[at] == "\\" else 1
+                kept, at = kept + text[at : at + step], at + step
+        found.extend([kept] if read and not is_html and WORDS.search(kept) else [])
+        return at + 1
+
+    code(0, True)
+    return found
+
+
+def test_sentences_in_code_are_found() -> None:
+    assert sentences("fail('it broke, sadly'); const a = `so ${b} it is ${c}`;") == [
+        "it broke, sadly",
+        "so \0 it is \0",
+    ]
+    html = (
+        "html`<p class=${a ? 'row spread' : `card ${'turn user'}`} title=${'Read me'}>${b.map(() => html`${'or me'}`)}"
+    )
+    assert sentences(f"{html}</p>`") == ["Read me", "or me"]
+    assert (
+        sentences("// one two 'three four'\n/* 'a an' */ go('GET', '/v1', /['\"] two words/.exec(x)); b = c / 2;") == []
+    )
 
 
 def test_words_in_a_template_are_found() -> None:

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, bytes, clean, counted, duration, ms, percent, short } from "../../../swarm/gateway/page/static/js/format.js";
+import { ago, bytes, clean, clock, counted, duration, ms, percent, short, since } from "../../../swarm/gateway/page/static/js/format.js";
+import { now, tick } from "../../../swarm/gateway/page/static/js/store.js";
+import { ahead, clock as nodeClock } from "../../../swarm/gateway/page/static/js/api.js";
 import { placeOf } from "../../../swarm/gateway/page/static/js/places.js";
 import { backOff } from "../../../swarm/gateway/page/static/js/back_off.js";
 
@@ -26,8 +28,8 @@ test("figures", () => {
     "–",
     "0 B",
     "999 B",
-    "4.7 GB",
-    "24 GB",
+    "4.4 GiB",
+    "22.4 GiB",
     "0.4 ms",
     "12 ms",
     "1.2 s",
@@ -41,6 +43,23 @@ test("figures", () => {
   ]);
   assert.equal(ago("2026-01-01T00:00:00Z", Date.parse("2026-01-01T00:00:42Z")), "42 s ago");
   assert.equal(ago("nonsense"), "–");
+});
+
+test("times are by the node's clock, on every screen", (t) => {
+  t.mock.timers.enable({ apis: ["Date"], now: Date.parse("2026-01-01T09:00:00Z") });
+  t.after(() => {
+    nodeClock.aheadMs = 0;
+    tick();
+  });
+  nodeClock.aheadMs = ahead("Thu, 01 Jan 2026 08:00:00 GMT", Date.now());
+  tick();
+  assert.equal(now.value, Date.parse("2026-01-01T08:00:00Z"));
+  assert.equal(ago("2026-01-01T07:59:18Z"), "42 s ago");
+  assert.equal(since("2026-01-01T07:58:00Z"), "2 min");
+  assert.equal(since(now.value - 7000), "7 s");
+  for (const unknown of [null, "", "nonsense"]) assert.equal(since(unknown), null);
+  const at = new Date(2026, 0, 1, 0, 5, 9);
+  assert.deepEqual([clock(at.toISOString()), clock(at.getTime(), false), clock("nonsense")], ["00:05:09", "00:05", "–"]);
 });
 
 test("names of others turn no words around them, and draw nothing", () => {

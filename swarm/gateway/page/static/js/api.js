@@ -4,6 +4,9 @@
  * where the browser allows none, in memory.
  */
 
+import { STRINGS } from "./strings.js";
+
+const T = STRINGS.api;
 const KEY = "swarm.key";
 const OWNER = "swarm.owner";
 
@@ -95,7 +98,7 @@ export async function send(method, path, body, signal, more = {}) {
     response = await fetch(path, init);
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new ApiError("the node does not answer", 0);
+    throw new ApiError(T.noAnswer, 0);
   }
   clock.aheadMs = ahead(response.headers.get("Date"), Date.now());
   if (response.ok) return response;
@@ -109,7 +112,7 @@ async function problem(response) {
     const said = await response.json();
     return String(said.error.message);
   } catch {
-    return `the node answered ${response.status}`;
+    return T.status(response.status);
   }
 }
 

@@ -3,6 +3,7 @@
 import { send } from "./api.js";
 import { isVote, merged } from "./ballot.js";
 import { eventsOf } from "./events.js";
+import { STRINGS } from "./strings.js";
 
 /** @typedef {import("./conversations.js").Turn} Turn */
 /** @typedef {{turn: (change: (turn: Turn) => Turn) => void, status: (words: string) => void}} Told */
@@ -76,5 +77,5 @@ export async function ask(asked, signal, told) {
     if (read.error) throw new Error(read.error.message);
     told.turn((turn) => afterEvent(turn, read));
   }
-  if (!done) throw new Error("the node broke off before the answer was complete");
+  if (!done) throw new Error(STRINGS.api.brokeOff);
 }

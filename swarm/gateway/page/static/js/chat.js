@@ -8,7 +8,7 @@ import { ask } from "./asking.js";
 import { Ballot } from "./ballot.js";
 import { Button, Confirm, copyText, Dialog, Field, messageOf, NeedsRight, notify, Problem, Spinner } from "./components.js";
 import { asJson, asMarkdown, begun, fitting, fromJson, keepAll, messagesOf, readAll, upTo, withTurns } from "./conversations.js";
-import { bytes, clean, counted, number, short } from "./format.js";
+import { clean, counted, number, short } from "./format.js";
 import { Markdown } from "./markdown.js";
 import { shrunk } from "./pictures.js";
 import { rights } from "./rights.js";
@@ -348,7 +348,7 @@ function Composer() {
   const type = (/** @type {any} */ event) => {
     const text = event.target.value;
     if (text.length > MOST_TYPED) {
-      notify(T.tooMuch(bytes(text.length), bytes(MOST_TYPED)));
+      notify(T.tooMuch(number(text.length), number(MOST_TYPED)));
       event.target.value = draft.value;
       return;
     }
@@ -371,7 +371,7 @@ function Composer() {
       void add(files);
     } else if (draft.value.length + text.length > MOST_TYPED) {
       event.preventDefault();
-      notify(T.tooMuch(bytes(draft.value.length + text.length), bytes(MOST_TYPED)));
+      notify(T.tooMuch(number(draft.value.length + text.length), number(MOST_TYPED)));
     }
   };
   return html`<form class="composer" onSubmit=${(/** @type {Event} */ event) => {

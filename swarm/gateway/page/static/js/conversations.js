@@ -1,6 +1,8 @@
 // @ts-check
 /** Conversations and what is done to them: pure functions, and the place in this browser where they are kept. */
 
+import { STRINGS } from "./strings.js";
+
 /**
  * @typedef {{role: "user" | "assistant", content: string, images?: string[], reasoning?: string, tool_calls?: any[], ballot?: any, replaced?: string, problem?: string, stopped?: boolean, reason?: string}} Turn
  * @typedef {{id: string, title: string, model: string, system: string, temperature: number | null, votes: number | null, turns: Turn[], changed: number}} Conversation
@@ -81,7 +83,7 @@ export function asJson(conversation) {
 /** A conversation from what `asJson` or `swarm chat`'s /save wrote. Raises Error for anything else. @param {string} text @returns {Conversation} */
 export function fromJson(text) {
   const read = JSON.parse(text);
-  if (!Array.isArray(read?.messages)) throw new Error("there are no messages in it");
+  if (!Array.isArray(read?.messages)) throw new Error(STRINGS.chat.noMessages);
   const turns = read.messages
     .filter((/** @type {any} */ one) => (one?.role === "user" || one?.role === "assistant") && typeof one.content === "string")
     .map((/** @type {any} */ one) => ({ ...one }));

@@ -1,9 +1,10 @@
 // @ts-check
-/** Figures as people read them. Pure. */
+/** Figures as people read them: sizes in the units of the node's own words, instants by the node's clock. */
+import { now } from "./store.js";
 import { STRINGS } from "./strings.js";
 
 const T = STRINGS.format;
-const UNITS = ["B", "KB", "MB", "GB", "TB"];
+const [KIB, MIB, GIB] = [2 ** 10, 2 ** 20, 2 ** 30];
 
 /** Characters that would change how the text around them is read, or show as nothing. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
@@ -25,16 +26,15 @@ function rounded(value, digits) {
   return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
-/** Bytes in decimal units, as disks and models are sold: 4.7 GB. @param {number | null | undefined} count */
+/** As exact as the node says it, and rounded as it rounds. @type {Intl.NumberFormatOptions & {roundingMode: string}} */
+const TENTHS = { minimumFractionDigits: 1, maximumFractionDigits: 1, useGrouping: false, roundingMode: "halfEven" };
+
+/** Bytes as the node's own words have them (`size_text` in model_memory.py): 4.4 GiB, 700 MiB. @param {number | null | undefined} count */
 export function bytes(count) {
   if (count === null || count === undefined) return T.unknown;
-  let unit = 0;
-  let value = count;
-  while (value >= 1000 && unit < UNITS.length - 1) {
-    value /= 1000;
-    unit += 1;
-  }
-  return `${rounded(value, value < 10 && unit > 1 ? 1 : 0)} ${UNITS[unit]}`;
+  if (count >= GIB) return `${(count / GIB).toLocaleString("en", TENTHS)} GiB`;
+  if (count >= MIB) return `${Math.ceil(count / MIB)} MiB`;
+  return count >= KIB ? `${Math.ceil(count / KIB)} KiB` : `${Math.round(count)} B`;
 }
 
 /** 12 ms, 1.2 s, 3 min. @param {number | null | undefined} value milliseconds */
@@ -53,17 +53,25 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-/** How long ago an instant was. @param {string | null | undefined} at ISO 8601 @param {number} [now] milliseconds */
-export function ago(at, now = Date.now()) {
+/** How long ago an instant was; it goes on by the second. @param {string | null | undefined} at ISO 8601 @param {number} [instant] milliseconds by the node's clock */
+export function ago(at, instant = now.value) {
   const then = at ? Date.parse(at) : Number.NaN;
   if (Number.isNaN(then)) return T.unknown;
-  return T.ago(duration(Math.max(0, (now - then) / 1000)));
+  return T.ago(duration(Math.max(0, (instant - then) / 1000)));
 }
 
-/** The time of day of an instant. @param {string} at ISO 8601 */
-export function clock(at) {
+/** How long something lasts by now that began at an instant; null where that is unknown. @param {string | number | null} at ISO 8601, or milliseconds */
+export function since(at) {
+  const then = new Date(at ?? Number.NaN).getTime();
+  return Number.isNaN(then) ? null : duration(Math.max(0, Math.round((now.value - then) / 1000)));
+}
+
+/** The time of day of an instant. @param {string | number} at ISO 8601, or milliseconds @param {boolean} [seconds] */
+export function clock(at, seconds = true) {
   const then = new Date(at);
-  return Number.isNaN(then.getTime()) ? T.unknown : then.toLocaleTimeString("en", { hour12: false });
+  /** @type {Intl.DateTimeFormatOptions} */
+  const asked = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(seconds ? { second: "2-digit" } : {}) };
+  return Number.isNaN(then.getTime()) ? T.unknown : then.toLocaleTimeString("en", asked);
 }
 
 /** @param {number | null | undefined} share 0 to 1 */

@@ -1,11 +1,11 @@
 // @ts-check
 /** The page: a header with the screens, the screen that the address names (#/chat), and how the connection stands. */
-import { clock, setKey } from "./api.js";
+import { setKey } from "./api.js";
 import { askForKey, Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
-import { clean, duration } from "./format.js";
+import { clean, since } from "./format.js";
 import { placeOf } from "./places.js";
 import { endOwner, redeemLink, refreshRights, rights, useApiKey } from "./rights.js";
-import { connection, now, restart, start } from "./store.js";
+import { connection, restart, start, tick } from "./store.js";
 import { STRINGS } from "./strings.js";
 import { Component, effect, html, render, signal, useEffect, useRef, useState } from "./ui.js";
 
@@ -69,10 +69,9 @@ class Guard extends Component {
 }
 
 function Connection() {
-  const { state, since } = connection.value;
+  const { state, since: at } = connection.value;
   if (state === "open") return html`<${Badge} state="ok" words=${T.connected} />`;
-  if (state === "lost")
-    return html`<${Badge} state="lost" words=${T.lost(duration(Math.max(0, Math.round((now.value - clock.aheadMs - since) / 1000))))} />`;
+  if (state === "lost") return html`<${Badge} state="lost" words=${T.lost(since(at) ?? "")} />`;
   if (state === "refused") return html`<${Badge} state="warning" words=${T.refused} />`;
   return html`<${Badge} state=${state === "hidden" ? "idle" : "loading"} words=${state === "hidden" ? T.hidden : T.connecting} />`;
 }
@@ -150,7 +149,7 @@ function Page() {
   const { state, why } = connection.value;
   useEffect(() => {
     const timer = setInterval(() => {
-      if (!document.hidden) now.value = Date.now() + clock.aheadMs;
+      if (!document.hidden) tick();
     }, 1000);
     return () => clearInterval(timer);
   }, []);

@@ -1,8 +1,8 @@
 // @ts-check
 /** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
 import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Spinner } from "./components.js";
-import { bytes, clean, counted, duration, ms, number, percent, short } from "./format.js";
-import { connection, now, parts } from "./store.js";
+import { bytes, clean, counted, duration, ms, number, percent, short, since } from "./format.js";
+import { connection, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
 import { layOut, linksOf, NARROW, WIDTH } from "./topology.js";
 import { html, signal, useMemo, useState } from "./ui.js";
@@ -145,9 +145,7 @@ function Node({ node }) {
 
 /** Since when it is not alive, and why; it goes on by the second. @param {{node: NodeState}} props */
 function Since({ node }) {
-  const then = node.since ? Date.parse(node.since) : Number.NaN;
-  const time = Number.isNaN(then) ? null : duration(Math.max(0, Math.round((now.value - then) / 1000)));
-  return html`<p class="problem">${T.since(STRINGS.states[node.state] ?? node.state, time, clean(node.why ?? ""))}</p>`;
+  return html`<p class="problem">${T.since(STRINGS.states[node.state] ?? node.state, since(node.since), clean(node.why ?? ""))}</p>`;
 }
 
 /** @param {NodeState} node */

@@ -3,7 +3,7 @@
  * A plot over the last hour: sixty points a line at most, drawn as SVG in the page's own colours. (uPlot would draw them as well, for a
  * fifth of all that the page may weigh.)
  */
-import { number } from "./format.js";
+import { clock, number } from "./format.js";
 import { html } from "./ui.js";
 
 const WIDTH = 480;
@@ -40,9 +40,6 @@ export function runsOf(minutes, values, top, last) {
   return runs.filter((run) => run.length > 0);
 }
 
-/** @param {number} seconds Unix time */
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en", { hour: "2-digit", minute: "2-digit", hour12: false });
-
 /** @param {{title: string, minutes: number[], lines: {label: string, values: (number | null)[]}[]}} props */
 export function Plot({ title, minutes, lines }) {
   const last = minutes.at(-1) ?? 0;
@@ -55,7 +52,7 @@ export function Plot({ title, minutes, lines }) {
   return html`<figure class="card stack plot"><figcaption><strong>${title}</strong></figcaption>
     <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true">
       ${ticks.map((tick) => html`<line class="grid" x1=${EDGE.left} x2=${WIDTH - EDGE.right} y1=${y(tick)} y2=${y(tick)} /><text x=${EDGE.left - 6} y=${y(tick) + 4} text-anchor="end">${number(tick, 2)}</text>`)}
-      ${times.map((time, at) => html`<text x=${EDGE.left + (at * (WIDTH - EDGE.left - EDGE.right)) / 2} y=${HEIGHT - 4} text-anchor=${["start", "middle", "end"][at]}>${clock(time)}</text>`)}
+      ${times.map((time, at) => html`<text x=${EDGE.left + (at * (WIDTH - EDGE.left - EDGE.right)) / 2} y=${HEIGHT - 4} text-anchor=${["start", "middle", "end"][at]}>${clock(time * 1000, false)}</text>`)}
       ${lines.map((line, at) => runsOf(minutes, line.values, top, last).map((run) => html`<polyline class=${`line look${at % LOOKS}`} points=${run.length > 1 ? run.join(" ") : `${run[0]} ${run[0]}`} />`))}
     </svg>
     <ul class="legend">${lines.map((line, at) => html`<li><i class=${`look${at % LOOKS}`}></i>${line.label}</li>`)}</ul>

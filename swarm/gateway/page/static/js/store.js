@@ -3,10 +3,11 @@
  * What the page knows of the swarm: the parts of `GET /v1/events`, each a signal, and how the connection stands.
  * A screen that is shown asks for the parts that it needs (`useParts`); a page that nobody looks at asks for nothing.
  */
-import { ApiError, send } from "./api.js";
+import { ApiError, clock, send } from "./api.js";
 import { askedParts, backOff, canResume } from "./back_off.js";
 import { eventsOf } from "./events.js";
 import { rights } from "./rights.js";
+import { STRINGS } from "./strings.js";
 import { batch, effect, signal, useEffect } from "./ui.js";
 
 /** @typedef {import("./types.js").PartName} PartName */
@@ -19,11 +20,17 @@ export const parts = Object.fromEntries(
   ["view", "node", "vote", "finding", "request", "usage", "log", "pull"].map((name) => [name, signal(new Map())]),
 );
 
-/** The time by the node's clock, in milliseconds, each second while somebody looks: "gone for 12 s" goes on. */
-export const now = signal(Date.now());
+const nodeTime = () => Date.now() + clock.aheadMs;
 
-/** `state`: connecting, open, lost (`since`, `why`), refused (it wants a key), or hidden while nobody looks. */
-export const connection = signal({ state: "connecting", since: Date.now(), why: "" });
+/** The time by the node's clock, in milliseconds, each second while somebody looks: "gone for 12 s" goes on. */
+export const now = signal(nodeTime());
+
+export function tick() {
+  now.value = nodeTime();
+}
+
+/** `since` by the node's clock. `state`: connecting, open, lost (`since`, `why`), refused (it wants a key), or hidden while nobody looks. */
+export const connection = signal({ state: "connecting", since: nodeTime(), why: "" });
 
 /** @type {Map<PartName, number>} */
 const wanted = new Map();
@@ -87,13 +94,13 @@ async function listen() {
         apply(event, JSON.parse(data), asked);
         lastId = id;
       }
-      throw new ApiError("the connection ended", 0);
+      throw new ApiError(STRINGS.api.ended, 0);
     } catch (error) {
       if (controller.signal.aborted && !stalled) continue; // other parts are wanted now, or the page is hidden
       const refused = error instanceof ApiError && (error.status === 401 || error.status === 403);
       const state = refused ? "refused" : "lost";
       if (connection.value.state !== state)
-        become(state, stalled ? "it has been silent" : error instanceof Error ? error.message : String(error));
+        become(state, stalled ? STRINGS.api.silent : error instanceof Error ? error.message : String(error));
       tries += 1;
       running = new AbortController(); // `restart` ends the wait
       if (looked) await sleep(refused ? null : backOff(tries), running.signal); // only another key helps who is refused
@@ -118,7 +125,7 @@ function sleep(wait, signal) {
 
 /** @param {string} state @param {string} [why] */
 function become(state, why = "") {
-  connection.value = { state, since: Date.now(), why };
+  connection.value = { state, since: nodeTime(), why };
 }
 
 /** Begin, once. Ends while the page is hidden, and goes on where it was. */

@@ -57,6 +57,13 @@ export const STRINGS = {
     enterKey: "Enter a key",
     otherKey: "Use another key",
   },
+  api: {
+    noAnswer: "the node does not answer",
+    status: (/** @type {number} */ status) => `the node answered ${status}`,
+    ended: "the connection ended",
+    silent: "it has been silent",
+    brokeOff: "the node broke off before the answer was complete",
+  },
   format: {
     unknown: "–",
     ago: (/** @type {string} */ time) => `${time} ago`,
@@ -148,6 +155,7 @@ export const STRINGS = {
     exportMarkdown: "Export as Markdown",
     exportJson: "Export as JSON",
     import: "Import",
+    noMessages: "there are no messages in it",
     notRead: (/** @type {string} */ why) => `That is no conversation: ${why}`,
     kept: "Conversations are kept in this browser, and nowhere else.",
     unkept: "This browser has no room for more conversations, or keeps none: export what you need, or delete old ones.",
@@ -176,7 +184,8 @@ export const STRINGS = {
     tooLong: (/** @type {string} */ tokens, /** @type {string} */ context, /** @type {string} */ left) =>
       `${tokens} tokens are more than the ${context} that this model holds. Without the first ${left} it fits.`,
     leaveOut: "Leave them out and ask again",
-    tooMuch: (/** @type {string} */ size, /** @type {string} */ most) => `${size} are more than a message can have (${most}): shorten it`,
+    tooMuch: (/** @type {string} */ count, /** @type {string} */ most) =>
+      `${count} characters are more than a message can have (${most}): shorten it`,
     picture: (/** @type {number} */ at) => `Picture ${at}`,
     addPicture: "Add a picture",
     removePicture: (/** @type {number} */ at) => `Remove picture ${at}`,
