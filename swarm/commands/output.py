@@ -17,7 +17,7 @@ import threading
 import traceback
 import unicodedata
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Final, TextIO
@@ -25,8 +25,11 @@ from typing import Final, TextIO
 from federation.printable_text import TextCleaner, clean_text, one_line
 from swarm.errors import SetupError
 
-# Colours, erasing to the end of the line or of the screen, and going up to the first column of an earlier line.
-_OWN: Final = re.compile(r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,3}m|[KJ]|[0-9]{1,5}F)|\r(?=\x1b\[K)|\A\r")
+# Colours, erasing a line or the screen below, going up; for a full screen also home, the alternate screen, the cursor.
+_OWN: Final = re.compile(
+    r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,5}m|2?K|J|[0-9]{1,5}F|1A|\?1049h\x1b\[H|\?(?:25[hl]|1049l))"
+    r"|\r(?=\x1b\[(?:2?K|1A))|\A(?:\r|\x1b\[H)"
+)
 
 ELLIPSIS: Final = "…"
 MAX_WAITING_TEXTS: Final = 2000  # that a node keeps for a terminal that takes none: more than anybody reads
@@ -87,11 +90,13 @@ def draw(out: TextIO, painted: str) -> None:
         parts += [clean_text(painted[done : own.start()]), own[0]]
         done = own.end()
     parts.append(clean_text(painted[done:]))
-    write(out, "".join(parts))
+    _screen.write(out, "".join(parts), drawn=True)
 
 
 def show_progress(out: TextIO, line: str) -> None:
     """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails."""
+    if _screen.above is not None:
+        return  # what is drawn there says it
     with suppress(OutputLost):
         draw(out, f"\r\x1b[K{line}")
         _screen.unfinished = out
@@ -108,16 +113,22 @@ def write(out: TextIO | None, clean: str) -> None:
 class _Screen:
     """The standard streams. One text at a time: no thread's line is torn by another's.
 
-    `unfinished` is the terminal whose last line is one of progress, without an end.
+    `unfinished` is the terminal whose last line is one of progress, without an end; `above` writes above what is being
+    drawn on the terminal now.
     """
 
     def __init__(self) -> None:
         self.unfinished: TextIO | None = None
+        self.above: Callable[[str], None] | None = None
         self._lock = threading.RLock()
         self._background: _Background | None = None
 
-    def write(self, out: TextIO | None, clean: str) -> None:
+    def write(self, out: TextIO | None, clean: str, drawn: bool = False) -> None:
         if out is None or out.closed:
+            return
+        if (above := self.above) is not None and not drawn and is_terminal(out):
+            if clean:
+                above(clean)  # with no lock held: it draws, under locks of its own
             return
         background = self._background
         with self._lock:
@@ -142,6 +153,18 @@ class _Screen:
             if not background.finish():
                 os._exit(1 if failed else 0)  # that thread holds the stream's lock: Python's own end would wait for it
 
+    @contextmanager
+    def above_drawing(self, write_above: Callable[[str], None]) -> Generator[None]:
+        before, self.above = self.above, write_above
+        try:
+            yield
+        finally:
+            self.above = before
+
+    @property
+    def held_up(self) -> bool:
+        return self._background is not None and self._background.held_up
+
 
 class _Background:
     """A thread that writes what is added; where it is held up for long, later texts are left out, and counted."""
@@ -163,6 +186,10 @@ class _Background:
                 clean, self._left_out = f"({self._left_out} lines were left out here)\n{clean}", 0
             self._waiting.append((out, clean))
             self._changed.notify()
+
+    @property
+    def held_up(self) -> bool:
+        return len(self._waiting) > 1
 
     def finish(self) -> bool:
         """Whether all is written, SHOW_S later at most."""
@@ -189,6 +216,16 @@ _screen = _Screen()
 def in_background() -> AbstractContextManager[None]:
     """While the block runs, what is written comes out a little later: it never fails, and nobody waits for it."""
     return _screen.in_background()
+
+
+def above_drawing(write_above: Callable[[str], None]) -> AbstractContextManager[None]:
+    """While the block runs, whole lines for a terminal are handed to `write_above`, and only `draw` writes to it."""
+    return _screen.above_drawing(write_above)
+
+
+def is_held_up() -> bool:
+    """Whether texts written in the background wait for a terminal that takes none just now."""
+    return _screen.held_up
 
 
 def write_now(out: TextIO, clean: str) -> None:

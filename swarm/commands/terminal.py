@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
@@ -140,6 +140,16 @@ def terminal_size(out: TextIO) -> os.terminal_size:
         int(text) if text.isdecimal() and int(text) else known for text, known in zip(wanted, size, strict=True)
     )
     return os.terminal_size((columns or FALLBACK_SIZE.columns, rows or FALLBACK_SIZE.lines))
+
+
+def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether `out` is a terminal that can move its cursor."""
+    return is_terminal(out) and environment.get("TERM", "") != "dumb"
+
+
+def may_colour(environment: Mapping[str, str]) -> bool:
+    """https://no-color.org: any value but an empty one means no colours."""
+    return not environment.get("NO_COLOR")
 
 
 class LiveRegion:

@@ -25,8 +25,8 @@ from swarm.commands.ballot_view import (
     verdict_lines,
 )
 from swarm.commands.node_client import NodeApi
-from swarm.commands.output import complain, cut, interrupted, is_terminal, read_standard_input, write
-from swarm.commands.terminal import LiveRegion, Ticker, terminal_size
+from swarm.commands.output import complain, cut, interrupted, read_standard_input, write
+from swarm.commands.terminal import LiveRegion, Ticker, may_colour, may_redraw, terminal_size
 from swarm.commands.vote_stream import VoteRequest, VoteResult, VoteState, VoteUpdate, hold_vote
 from swarm.errors import SetupError
 
@@ -153,16 +153,6 @@ def answer_lines(result: VoteResult, view: View) -> list[str]:
     winner = result.state.winner or "nobody"
     rule = cut(f"── {winner} " + "─" * view.columns, view.columns + 1)[: view.columns]
     return [view.paint("dim", rule), *clean_text(result.answer).strip("\n").split("\n")]
-
-
-def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether `out` is a terminal that can move its cursor."""
-    return is_terminal(out) and environment.get("TERM", "") != "dumb"
-
-
-def may_colour(environment: Mapping[str, str]) -> bool:
-    """https://no-color.org: any value but an empty one means no colours."""
-    return not environment.get("NO_COLOR")
 
 
 def vote(api: NodeApi, request: VoteRequest, output: OutputForm) -> int:

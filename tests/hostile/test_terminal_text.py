@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import fcntl
+import io
 import json
 import logging
 import os
@@ -28,10 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Group, RenderableType
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from federation import wire
 from federation.advertisement import NodeDescription, PeerHint, PeerHints, ServedModel
 from swarm.commands import output
+from swarm.commands.screen import LiveView, console, words
 from swarm.logs import LogFormatter
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
@@ -46,7 +54,8 @@ WORST = (
     "A\x1b]0;owned\x07B\x1b]52;c;cm0gLXJm\x07C\x1b]8;;http://evil\x1b\\D\x1b[8mE\x1b[2J\x1b[HF\x9b31mG\x9d0;x\x9cH"
     "\x1bP+q544e\x1b\\I\rJ\x08K\u202eL\u2066M\u200bN\x1bcO\x1b(0P\x00Q\x7fR\x85S\u2028T\nforged: line\x1b"
 )
-OWN = re.compile(r"\x1b\[(?:[0-9;]*m|[KJ]|[0-9]+F)|\r(?=\x1b\[K)")
+OWN = re.compile(r"\x1b\[(?:[0-9;]*m|2?K|J|[0-9]+F|1A)|\r(?=\x1b\[(?:2?K|1A))")
+FULL_SCREEN = re.compile(r"\x1b\[\?1049h\x1b\[H|\x1b\[\?25[hl]|\x1b\[\?1049l")
 STREAMED = [*WORST, "\x1b", "]0;ti", "tle\x07", "\r", "\n", "\x9d", "8;;", "x\n", "the end"]
 
 
@@ -185,8 +194,6 @@ def test_that_test_finds_them(source: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
 def test_whatever_passes_that_place_is_clean(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding, write_through=True))
     monkeypatch.setattr(sys, "stderr", sys.stdout)
@@ -200,6 +207,81 @@ def test_whatever_passes_that_place_is_clean(encoding: str, monkeypatch: pytest.
     output.draw(sys.stdout, f"\r\x1b[K{WORST}\x1b[1;31mred\x1b[0m\x1b[3F\x1b[J")
     assert not stray(raw.getvalue().decode(encoding), draws=True)
     sys.stdout.detach()  # type: ignore[attr-defined]
+
+
+# What names look like that mean something to rich
+MARKUP = "[red]x[/red] [link=http://evil]y[/link] :smile: [/] [@click=quit]z \\[b]"
+
+
+class FakeTerminal(io.StringIO):
+    """Looks like a terminal, and keeps what is written."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def sized(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COLUMNS", "80"), ("LINES", "24"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def worst_renderables() -> list[RenderableType]:
+    table = Table("name", "said", box=None)
+    table.add_row(words(WORST), words(MARKUP))
+    table.add_row(WORST, MARKUP)  # forgotten `words`: nothing gets through either
+    return [
+        words(WORST, "warn"),
+        WORST,
+        MARKUP,
+        Text(WORST),
+        table,
+        Markdown(f"# {WORST}\n\n[a]({WORST}) {MARKUP}\n\n```\n{WORST}\n```", hyperlinks=True),
+        Panel(Text(WORST), title=Text(WORST)),
+        Group(WORST, Padding(WORST, 1)),
+    ]
+
+
+@pytest.mark.usefixtures("sized")
+@pytest.mark.parametrize("full_screen", [False, True])
+def test_what_rich_draws_of_the_words_of_others_is_only_shown(full_screen: bool) -> None:
+    out = FakeTerminal()
+    shown = console(out)
+    for renderable in worst_renderables():
+        with LiveView(shown, full_screen=full_screen) as view:
+            view.update(renderable, refresh=True)
+            view.update(Group(renderable, renderable), refresh=True)
+        shown.print(renderable)
+    shown.set_window_title(WORST)
+    shown.bell()
+    written = out.getvalue()
+    if full_screen:
+        assert len(FULL_SCREEN.findall(written)) == 4 * len(worst_renderables())
+        written = FULL_SCREEN.sub("", written).replace("\x1b[H", "")
+    assert not stray(written, draws=True)
+    assert "\x1b[8m" not in written
+    assert MARKUP in written
+    assert "evil" in written, "only as text"
+    assert "owned" not in written
+
+
+@pytest.mark.usefixtures("sized")
+def test_the_words_of_others_stay_one_line_as_they_are() -> None:
+    out = FakeTerminal()
+    console(out).print(words(MARKUP), words("a\nforged: b\x1b[31m"), soft_wrap=True)
+    assert out.getvalue() == f"{MARKUP} a forged: b\n"
+
+
+def test_a_control_sequence_is_not_completed_by_what_is_drawn_around_it() -> None:
+    """Half a sequence at the end of somebody's words would take the next ones into itself."""
+    out = FakeTerminal()
+    shown = console(out)
+    shown.print(Text.assemble("a\x1b[", ("31mb\x1b]0;", "win"), "title\x07c"))
+    assert not stray(out.getvalue(), draws=True)
+    assert "title" in out.getvalue()
 
 
 # Somebody who says the worst
