@@ -172,7 +172,8 @@ async def until_seen(reader: asyncio.StreamReader, node_id: str, pinned: bool) -
         while line := await reader.readline():
             if line.startswith(b"data: "):
                 state = (json.loads(line[6:]).get("node") or {}).get(node_id)
-                if state and any(model["pinned"] is pinned for model in state["models"]):
+                told = state is not None and state["source"] == "peer"
+                if told and any(model["pinned"] is pinned for model in state["models"]):
                     return time.perf_counter()
     raise RunError("the node ended a reader's stream")
 
@@ -184,9 +185,9 @@ async def ages(nodes: Sequence[CommandLineNode], changes: int) -> list[float]:
     node_id, model = health["node"]["id"], health["own_models"][0]["id"]
     dice, found = random.Random(2), list[float]()
     async with stream_of(first.url) as reader:
-        await until_seen(reader, node_id, False)
+        await until_seen(reader, node_id, True)  # as all that are named at the start
         for number in range(changes):
-            pinned = number % 2 == 0
+            pinned = number % 2 == 1
             seen = asyncio.create_task(until_seen(reader, node_id, pinned))
             await asyncio.sleep(2 * dice.random())  # no beat with the node's own looks
             body = {"model": model, "pinned": pinned}
