@@ -15,11 +15,15 @@ from federation.hostport import Address
 SHUTDOWN_S = 0.01  # handlers that hang are cut off at once
 
 CUT: Final = "cut"  # the connection breaks off, as that of a process that ends
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Piece = bytes | asyncio.Event | Literal["cut"]  # sent as it is, or waited for
 
 
 class FakePeer:
-    """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens."""
+    """Serves from `async with` on. `pieces` are the body of every answer to candidates, generate and tokens.
+
+    `state` answers whoever asks for its state; without that it is a node of a version that does not tell it.
+    """
 
     def __init__(
         self,
@@ -30,7 +34,9 @@ class FakePeer:
         params: int = 9_000_000,
         tokens_per_s: float | None = None,
         host: str = "127.0.0.1",
+        state: Handler | None = None,
     ) -> None:
+        self._state = state
         self.pieces: Sequence[Piece] = pieces
         self.status = 200
         self.asked: list[str] = []
@@ -63,6 +69,8 @@ class FakePeer:
         app.router.add_post(wire.CANDIDATES_PATH, self._answer)
         app.router.add_post(wire.GENERATE_PATH, self._answer)
         app.router.add_post(wire.UTILITIES_PATH + "/{name}", self._answer)
+        if self._state is not None:
+            app.router.add_get(wire.STATE_PATH, self._state)
         self._runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.address.host, 0).start()
@@ -91,7 +99,7 @@ class FakePeer:
         return response
 
 
-def _json(body: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _json(body: str) -> Handler:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=body, content_type="application/json")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from federation.errors import PeerProtocolError
 from swarm.engines.engine import Capabilities
 from swarm.gateway.observing.board import BOARD
 from swarm.gateway.observing.node_states import (
@@ -23,6 +24,7 @@ from swarm.gateway.observing.node_states import (
     memory_of,
     parse_report,
     shown_age_s,
+    steadied,
 )
 from swarm.gateway.observing.view import ComputationEntry, LoadEntry, OwnModel
 from swarm.moving_mean import RecentRate
@@ -66,17 +68,20 @@ GOOD = NodeReport(status="ok", hardware=NodeHardware(cpu="x")).model_dump(mode="
         json.dumps({**GOOD, "tokens_per_s": -1}).encode(),
         json.dumps({**GOOD, "tokens_per_s": 1e999}).encode(),
         json.dumps({**GOOD, "waiting": "many"}).encode(),
+        json.dumps({**GOOD, "waiting": 2**53 + 1}).encode(),
         json.dumps({**GOOD, "models": [{"id": "x"}] * 501}).encode(),
         json.dumps({**GOOD, "memory": [{"pool": "ram" * 100}]}).encode(),
         json.dumps({**GOOD, "peers": [{"id": "a", "name": "b" * 1000, "state": "alive"}]}).encode(),
     ],
 )  # fmt: skip
 def test_what_a_peer_tells_in_another_form_is_not_shown(told: bytes) -> None:
-    assert parse_report(told) is None
+    with pytest.raises(PeerProtocolError):
+        parse_report(told)
 
 
 def test_a_newer_peer_may_tell_more() -> None:
-    assert parse_report(json.dumps({**GOOD, "fans": 3, "hardware": {"cpu": "x", "fans": 3}}).encode()) is not None
+    report = parse_report(json.dumps({**GOOD, "fans": 3, "hardware": {"cpu": "x", "fans": 3}}).encode())
+    assert report.hardware.cpu == "x"
 
 
 def test_a_machine_that_describes_itself_as_nonsense_is_unknown() -> None:
@@ -140,7 +145,6 @@ def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:
         "peers": [{"id": "a", "name": bad, "state": bad[:4]}],
     }
     report = parse_report(json.dumps(told).encode())
-    assert report is not None
     [model_told], [seen] = report.models, report.peers
     shown = [report.status, report.hardware.cpu, model_told.id, model_told.engine, model_told.problem, seen.name]
     assert all(text is not None and text.isprintable() and "\u202e" not in text for text in shown), shown
@@ -149,6 +153,33 @@ def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:
 @pytest.mark.parametrize(("age_s", "shown"), [(0, 0), (4.9, 0), (5, 5), (14.2, 10)])
 def test_an_age_changes_the_board_rarely(age_s: float, shown: float) -> None:
     assert shown_age_s(age_s) == shown
+
+
+@pytest.mark.parametrize(
+    ("was_ms", "now_ms", "told_ms"),
+    [(4.0, 4.9, 4.0), (4.0, 5.1, 5.1), (40.0, 49.0, 40.0), (40.0, 29.0, 29.0), (None, 3.0, 3.0), (3.0, None, None)],
+)
+def test_a_round_trip_time_that_wavers_is_no_news(
+    was_ms: float | None, now_ms: float | None, told_ms: float | None
+) -> None:
+    def report(rtt_ms: float | None) -> NodeReport:
+        seen = SeenPeer(id="a", name="a", state="alive", rtt_ms=rtt_ms)
+        return NodeReport(status="ok", hardware=NodeHardware(), peers=(seen,))
+
+    assert steadied(report(now_ms), report(was_ms)).peers[0].rtt_ms == told_ms
+    assert steadied(report(now_ms), None) == report(now_ms)
+
+
+@pytest.mark.parametrize(
+    ("was_mib", "now_mib", "told_mib"), [(1000, 1050, 1000), (1000, 1200, 1200), (1000, None, None), (None, 7, 7)]
+)
+def test_free_memory_that_wavers_is_no_news(was_mib: int | None, now_mib: int | None, told_mib: int | None) -> None:
+    def report(free_mib: int | None) -> NodeReport:
+        free_bytes = None if free_mib is None else free_mib * 2**20
+        pool = PoolMemory(pool="ram", total_bytes=2**33, free_bytes=free_bytes)
+        return NodeReport(status="ok", hardware=NodeHardware(), memory=(pool,))
+
+    assert steadied(report(now_mib), report(was_mib)) == report(told_mib)
 
 
 async def test_three_real_nodes_show_each_other_while_somebody_looks() -> None:

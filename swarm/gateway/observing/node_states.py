@@ -1,14 +1,14 @@
 """The state of each node of the swarm, as its page shows it: this node's own, and what peers tell of theirs.
 
 Peers are asked for it (`GET /federation/v1/state`) only while somebody watches the board's part `node`, so a swarm that
-nobody looks at costs nothing. What one tells is bounded in size, checked in shape, and shown as its own words: nothing
-is decided by it. Of a peer that does not tell (an earlier version, or one that has gone) there is what is known anyway.
+nobody looks at costs nothing. What one tells is bounded in size, time and numbers, checked in shape, and shown as its
+own words: nothing is decided by it. Of a peer that does not tell (an earlier version, one that has gone, one that tells
+what cannot be shown) there is what is known anyway. What only wavers is told as it was: an idle swarm has no events.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from federation import wire
-from federation.errors import FederationError
+from federation.errors import FederationError, PeerProtocolError, PeerTimedOut
 from federation.printable_text import clean_line
 from federation.tasks import cancel_and_wait
 from swarm.gateway.observing.board import EventBoard
@@ -30,17 +30,19 @@ if TYPE_CHECKING:
     from federation.peer import Peer
     from swarm.workers.model_workers import ModelState
 
-LOOK_S: Final = 1.0  # between two looks at this node
-FIRST_LOOK_S: Final = 0.2  # while the first answers of peers are on their way
-ASK_S: Final = 0.9  # between two questions to each peer: at each look, and what is told is shown when it comes
+LOOK_S: Final = 1.0  # between two looks at this node and questions to each peer; what it tells is shown when it comes
 FRESH_S: Final = 5.0  # what was told within it has the age 0; then ages grow by steps, or each second were a change
-FREE_STEP_BYTES: Final = 64 * 2**20  # free memory is told in such steps, for the same reason
+STEADY_SHARE: Final = 0.25  # of a round-trip time that wavers is no news, nor is a millisecond
+STEADY_MS: Final = 1.0
+STEADY_POOL_SHARE: Final = 0.01  # of a pool's memory that is taken or given back is no news, nor is this
+STEADY_BYTES: Final = 64 * 2**20
 ANSWER_S: Final = 3.0  # a peer that takes longer is shown as it was
 MAX_STATE_BYTES: Final = 256 * 1024  # 200 models are 90 KB
 MAX_MODELS: Final = 500
 MAX_PEERS: Final = 256
 MAX_POOLS: Final = 32
 MAX_NAME_CHARS: Final = 200
+MAX_NUMBER: Final = 2**53  # beyond it a page's numbers are not exact; a longer one could not even be written
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[P
         PoolMemory(
             pool=now.pool,
             total_bytes=now.total_bytes,
-            free_bytes=None if now.free_bytes is None else now.free_bytes // FREE_STEP_BYTES * FREE_STEP_BYTES,
+            free_bytes=now.free_bytes,
             weights_bytes=round(weights.get(now.pool, 0)),
             kv_bytes=round(rest.get(now.pool, 0)),
         )
@@ -195,25 +197,53 @@ def report_of(
     )
 
 
-def parse_report(raw: bytes) -> NodeReport | None:
-    """What a peer told, each text of it one clean line; None where that has not the form."""
+def steadied(report: NodeReport, before: NodeReport | None) -> NodeReport:
+    """With the round-trip times and the free memory of `before` where they have only wavered since."""
+    if before is None:
+        return report
+    rtts = {peer.id: peer.rtt_ms for peer in before.peers}
+    free = {pool.pool: pool.free_bytes for pool in before.memory}
+
+    def still_ms(peer: SeenPeer) -> float | None:
+        was, now = rtts.get(peer.id), peer.rtt_ms
+        if was is None or now is None:
+            return now
+        return was if abs(now - was) <= max(STEADY_MS, STEADY_SHARE * was) else now
+
+    def still_bytes(pool: PoolMemory) -> int | None:
+        was, now = free.get(pool.pool), pool.free_bytes
+        if was is None or now is None:
+            return now
+        return was if abs(now - was) <= max(STEADY_BYTES, STEADY_POOL_SHARE * (pool.total_bytes or 0)) else now
+
+    return report.model_copy(
+        update={
+            "peers": tuple(peer.model_copy(update={"rtt_ms": still_ms(peer)}) for peer in report.peers),
+            "memory": tuple(pool.model_copy(update={"free_bytes": still_bytes(pool)}) for pool in report.memory),
+        }
+    )
+
+
+def parse_report(raw: bytes) -> NodeReport:
+    """What a peer told, each text of it one clean line. Raises PeerProtocolError where that cannot be shown."""
     try:
         told = NodeReport.model_validate_json(raw)
-        return NodeReport.model_validate_json(json.dumps(_cleaned(told.model_dump(mode="json"))))
+        return NodeReport.model_validate(_cleaned(told.model_dump()))
     except ValidationError as error:
-        log.debug("a peer's state is unreadable: %s", wire.first_problem(error))
-        return None
+        raise PeerProtocolError(f"what it tells of its state cannot be read: {wire.first_problem(error)}") from None
 
 
 def _cleaned(value: object) -> object:
     """JSON with every text in it as one line of what is simply shown; keys are those of the form."""
     match value:
         case str():
-            return clean_line(value)
-        case list():
-            return [_cleaned(one) for one in cast("list[object]", value)]
+            return value if value.isascii() and value.isprintable() else clean_line(value)
+        case list() | tuple():
+            return [_cleaned(one) for one in cast("Sequence[object]", value)]
         case dict():
             return {key: _cleaned(one) for key, one in cast("dict[str, object]", value).items()}
+        case int() | float() if not abs(value) <= MAX_NUMBER:
+            raise PeerProtocolError("what it tells of its state cannot be read: a number in it is beyond all measure")
         case _:
             return value
 
@@ -237,18 +267,27 @@ def _state(report: NodeReport, **who: object) -> NodeState:
     return NodeState(**told, **who)  # pyright: ignore[reportArgumentType] - each caller names the rest
 
 
-def peer_state(peer: Peer, view: FederationView, told: tuple[NodeReport, float] | None, now: float) -> NodeState:
-    """A peer on the board: as it `told` at a monotonic instant; without that, or once it is dead, as it is known."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a peer told: its bytes, what they say, and when they came (monotonic)."""
+
+    raw: bytes
+    report: NodeReport
+    at: float
+
+
+def peer_state(peer: Peer, view: FederationView, told: Told | None, now: float) -> NodeState:
+    """A peer on the board: as it `told`; without that, or once it is dead, as it is known."""
     state = peer.state.value
     last = next((change for change in reversed(view.changes) if (change.id, change.state) == (peer.id, state)), None)
     described = peer.description
     if told is not None and state != "dead":
-        report, age_s = told[0], shown_age_s(now - told[1])
+        report, age_s = told.report, shown_age_s(now - told.at)
     else:
         models = tuple(
             OwnModel(
-                id=model.id, engine=model.engine or "", slots=model.slots, slots_free=model.slots_free, waiting=0,
-                problem=None,
+                id=clean_line(model.id), engine=clean_line(model.engine or ""), slots=model.slots,
+                slots_free=model.slots_free, waiting=0, problem=None,
             )
             for model in described.models
         )  # fmt: skip
@@ -284,9 +323,13 @@ class NodeStates:
     sources: ViewSources
     client: PeerClient | None
     read_memory: ReadMemory = no_memory_known
+    look_s: float = LOOK_S
+    answer_s: float = ANSWER_S
     clock: Callable[[], float] = time.monotonic
-    _told: dict[str, tuple[NodeReport, float]] = field(default_factory=dict[str, tuple[NodeReport, float]])
-    _asked: dict[str, float] = field(default_factory=dict[str, float])
+    _told: dict[str, Told] = field(default_factory=dict[str, Told])
+    _named: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # peers, and what the log says of them
+    _own: NodeReport | None = None  # as it was told last
+    _view: FederationView | None = None  # of the last look
     _asking: dict[str, asyncio.Task[None]] = field(default_factory=dict[str, "asyncio.Task[None]"])
     _looking: asyncio.Task[None] | None = None
 
@@ -314,7 +357,9 @@ class NodeStates:
     async def _own_report(self, view: FederationView) -> NodeReport:
         pool = self.sources.pool
         hardware = hardware_of(self.sources.describe().hardware)
-        return report_of(view, pool.states(), hardware, await self.read_memory(), len(pool.loadables()))
+        report = report_of(view, pool.states(), hardware, await self.read_memory(), len(pool.loadables()))
+        self._own = steadied(report, self._own)
+        return self._own
 
     async def _look_again_and_again(self) -> None:
         while True:
@@ -322,10 +367,11 @@ class NodeStates:
                 await self._look()
             except Exception:
                 log.exception("the states of the nodes cannot be shown; they are looked at again")
-            await asyncio.sleep(FIRST_LOOK_S if self._asking and not self._told else LOOK_S)
+            await asyncio.sleep(self.look_s)
 
     async def _look(self) -> None:
         view, now = self.sources.look().federation, self.clock()
+        self._view = view
         peers = self.sources.membership.peers()
         states = [own_state(view, await self._own_report(view))]
         states += [peer_state(peer, view, self._told.get(peer.id), now) for peer in peers]
@@ -333,33 +379,41 @@ class NodeStates:
         self.board.only("node", {state.id: json_object(state) for state in states})
         known = {peer.id for peer in peers}
         self._told = {node_id: told for node_id, told in self._told.items() if node_id in known}
-        self._asked = {node_id: at for node_id, at in self._asked.items() if node_id in known}
+        self._named = {(node_id, kind) for node_id, kind in self._named if node_id in known}
         for peer in peers:
-            due = now - self._asked.get(peer.id, -ASK_S) >= ASK_S
-            if due and peer.id not in self._asking and peer.state.value != "dead" and self.client is not None:
-                self._asked[peer.id] = now
+            if peer.id not in self._asking and peer.state.value != "dead" and self.client is not None:
                 self._asking[peer.id] = asyncio.create_task(self._ask(peer), name=f"asks {peer.label} for its state")
 
     def _show(self, peer: Peer) -> None:
         """Put what a peer has just told, if somebody looks still and it is known still."""
-        if self.board.watched("node") and any(one.id == peer.id for one in self.sources.membership.peers()):
-            view, now = self.sources.look().federation, self.clock()
-            self.board.put("node", peer.id, json_object(peer_state(peer, view, self._told.get(peer.id), now)))
+        view, known = self._view, any(one.id == peer.id for one in self.sources.membership.peers())
+        if view is not None and known and self.board.watched("node"):
+            self.board.put("node", peer.id, json_object(peer_state(peer, view, self._told.get(peer.id), self.clock())))
 
     async def _ask(self, peer: Peer) -> None:
         assert self.client is not None
         try:
-            raw = await self.client.get_json(peer.address, wire.STATE_PATH, ANSWER_S, limit_bytes=MAX_STATE_BYTES)
-            report = parse_report(raw)
-            if report is None:
-                self._told.pop(peer.id, None)
-            else:
-                self._told[peer.id] = report, self.clock()
-                self._show(peer)
+            raw = await self.client.get_json(peer.address, wire.STATE_PATH, self.answer_s, limit_bytes=MAX_STATE_BYTES)
+            before = self._told.get(peer.id)
+            same = before is not None and before.raw == raw  # as it is of whoever is idle
+            report = before.report if before is not None and same else parse_report(raw)
+            self._told[peer.id] = Told(raw, report, self.clock())
+            self._show(peer)
+        except PeerProtocolError as error:
+            self._told.pop(peer.id, None)
+            self._name(peer, error)
+        except PeerTimedOut as error:
+            self._name(peer, error)
         except FederationError as error:
-            log.debug("%s does not tell its state: %s", peer.label, error)
+            log.debug("%s does not tell its state: %s", peer.label, error)  # an earlier version, or it goes
         finally:
             self._asking.pop(peer.id, None)
+
+    def _name(self, peer: Peer, error: PeerProtocolError | PeerTimedOut) -> None:
+        """Say once of a peer that it does not tell what was agreed."""
+        level = logging.DEBUG if (peer.id, error.kind) in self._named else logging.WARNING
+        self._named.add((peer.id, error.kind))
+        log.log(level, "%s shows no state on the page (%s); what this node sees of it is shown", peer.label, error)
 
 
 NODE_STATES = web.AppKey("node_states", NodeStates)
