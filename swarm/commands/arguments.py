@@ -53,8 +53,9 @@ More in docs/deploy.md."""
 
 
 def add_asking_commands(commands: Any) -> None:
-    """Those that ask a node as any client does: status, chat, vote, launch, bench."""
+    """Those that ask a node as any client does: status, top, chat, vote, launch, bench."""
     _add_status(commands)
+    _add_top(commands)
     _add_chat(commands)
     _add_vote(commands)
     _add_launch(commands)
@@ -78,6 +79,22 @@ def _add_status(commands: Any) -> None:
     _add_url(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_status)
+
+
+def _add_top(commands: Any) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="watch the swarm: nodes, models, requests, votes",
+        description="The swarm as one node sees it, live: its nodes, what they run, the last votes, what is wrong.\n"
+        "Keys: q ends, s sorts by another word, m lists the models (arrows and space move).",
+        epilog="Where nobody looks (a file or a pipe) it prints once.\n"
+        "Exit code: 0; printed once, 1 if the node is not ready; 1 if none answers.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_url(parser)
+    parser.add_argument("--once", action="store_true", help="print one picture and end")
+    parser.add_argument("--json", action="store_true", help="once, as JSON: {part: {key: entry}}, as /v1/events tells")
+    parser.set_defaults(run=_top)
 
 
 def _add_chat(commands: Any) -> None:
@@ -136,6 +153,13 @@ def _status(arguments: argparse.Namespace) -> int:
     from swarm.commands.status import status
 
     return status(NodeApi(arguments.url, client_key(arguments)), arguments.json)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    from swarm.commands.node_client import NodeApi
+    from swarm.commands.top import top
+
+    return top(NodeApi(arguments.url, client_key(arguments)), arguments.once, arguments.json)
 
 
 def _chat(arguments: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from federation.printable_text import clean_line
 from swarm.errors import SetupError, SwarmError
@@ -18,14 +18,24 @@ MAX_JSON_BYTES = 4 << 20  # a view of a hundred nodes with 64 models each is und
 MAX_LINE_BYTES = 8 << 20  # of a streamed answer: the longest event is a whole vote's
 MAX_ERROR_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 2000  # quoted of an error that the node answers
+EVENT_TIMEOUT_S = 25.0  # without one: a node that is there says so every ten seconds
 ANSWER_TIMEOUT_S = 600.0  # between two pieces of an answer; heartbeats come every ten seconds
 
 
+EVENTS_PATH = "/v1/events"
 DONE_LINE = b"data: [DONE]"
 
 
+class NotForYou(SwarmError):
+    """The node wants another API key for that, or to be asked from its own machine."""
+
+
 class NodeUnreachable(SwarmError):
-    """No node answers at the URL."""
+    """No node answers at the URL; `reason` is why, without the remedy."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = clean_line(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +110,51 @@ def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict
                     detail = cast("dict[str, object]", error)
                     raise _refusal(str(detail.get("message")), detail.get("type") == "invalid_request_error")
                 yield event
-    raise NodeUnreachable(f"{request.full_url} broke off before the answer was complete: the node may have ended")
+    why = "the node may have ended"
+    raise NodeUnreachable(f"{request.full_url} broke off before the answer was complete: {why}", why)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """An event of `GET /v1/events`: a `snapshot`, or `changes`; `last_id` says what its reader has seen.
+
+    `alive`: a comment, by which a node shows that it is there.
+    """
+
+    kind: Literal["snapshot", "changes", "alive"]
+    last_id: str | None = None
+    parts: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def get_events(api: NodeApi, parts: Sequence[str], last_id: str | None = None) -> Generator[NodeEvent]:
+    """What changes on a node, until it ends the stream. Closing it cuts the connection.
+
+    Raises as `get_json` does, `NotForYou` where a part is for those who manage the node, and NodeUnreachable for a node
+    that goes silent.
+    """
+    request = api.request(f"{EVENTS_PATH}?parts={','.join(parts)}")
+    if last_id is not None:
+        request.add_header("Last-Event-ID", last_id)
+    with _open(request, EVENT_TIMEOUT_S) as response:
+        if response.headers.get_content_type() != "text/event-stream":
+            raise SwarmError(f"{api.url} tells no events as a node does: is it one? Give its address with --url")
+        kind, seen = "", last_id
+        for line in _lines(response, request.full_url):
+            name, _, value = line.rstrip(b"\r\n").partition(b": ")
+            if not name and value:
+                yield NodeEvent("alive")
+            elif name == b"event":
+                kind = value.decode(errors="replace")
+            elif name == b"id":
+                seen = value.decode(errors="replace")
+            elif name == b"data" and kind in ("snapshot", "changes"):
+                yield NodeEvent(kind, seen, _event(value, request.full_url))
 
 
 def _event(raw: bytes, url: str) -> dict[str, Any]:
     try:
-        return cast("dict[str, Any]", json.loads(raw))  # it begins with a brace
-    except (ValueError, RecursionError) as error:
+        return dict(cast("dict[str, Any]", json.loads(raw)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise SwarmError(f"{url} sent an event that is no JSON: is it a node?") from error
 
 
@@ -119,7 +167,7 @@ def _lines(response: Any, url: str) -> Iterator[bytes]:
 
 
 def _broke_off(url: str, error: Exception) -> NodeUnreachable:
-    return NodeUnreachable(f"{url} broke off before the answer was complete ({error})")
+    return NodeUnreachable(f"{url} broke off before the answer was complete ({error})", str(error))
 
 
 def _refusal(message: str, callers_fault: bool) -> SwarmError:
@@ -138,14 +186,17 @@ def _open(request: urllib.request.Request, timeout_s: float) -> Any:
             message = str(json.loads(raw)["error"]["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
             message = f"{request.full_url} answered {error.code}"
-        if error.code == 405:
+        if error.code == 405 or (error.code == 404 and EVENTS_PATH in request.full_url):
             message = f"the node at {request.full_url} is of an earlier version, which does not do this: update it"
         if error.code == 401:
             message += " (here: --api-key KEY, or SWARM_API_KEY in the environment)"
+        if error.code in (401, 403):
+            raise NotForYou(clean_line(message[:MAX_MESSAGE_CHARS])) from error
         raise _refusal(message, error.code in (400, 404)) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise NodeUnreachable(
             f"no node answers at {request.full_url} ({reason}): "
-            "start one with `swarm` (`swarm --model demo` needs no download), or name one with --url"
+            "start one with `swarm` (`swarm --model demo` needs no download), or name one with --url",
+            str(reason),
         ) from error

@@ -19,7 +19,7 @@ LOADS = frozenset(["load", "preload", "warm"])
 UNLOADS = frozenset(["unload", "eject", "offload", "evict"])
 REMOVES = frozenset(["rm", "remove", "delete", "uninstall", "del"])
 LISTS = frozenset(["list", "ls", "show", "search", "find", "tags", "inspect"])
-LOOKS = frozenset(["ps", "top", "nodes", "info", "ping", "health", "stats"])
+LOOKS = frozenset(["ps", "nodes", "info", "ping", "health", "stats"])
 STOPS = frozenset(["stop", "down", "kill", "quit", "exit", "shutdown", "restart"])
 ASKS = frozenset(["ask", "prompt", "query", "generate", "complete", "talk", "say"])
 PAIRS = frozenset(["pair", "connect", "link", "login", "auth", "signin"])
@@ -150,7 +150,7 @@ def other_words(words: Sequence[str], known: Iterable[str]) -> str | None:
     if of_models:
         return None
     if verb in LOOKS:
-        return "`swarm status` shows the nodes, and what they serve"
+        return "`swarm status` shows the nodes, and what they serve; `swarm top` shows them live"
     if verb in STOPS:
         return "Ctrl-C where the node runs stops it, or SIGTERM; a service stops with `systemctl stop swarm`"
     if verb in ASKS:

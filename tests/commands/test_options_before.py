@@ -43,6 +43,7 @@ VALUES = {
 }  # fmt: skip
 TAKES: dict[tuple[str, ...], set[str]] = {
     ("status",): {"--api-key"},
+    ("top",): {"--api-key"},
     ("chat", "hello"): {"--api-key", "--model"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("launch", "claude"): {"--api-key", "--model"},
