@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from swarm.commands.swarm_state import SwarmState
     from swarm.gateway.observing.findings import FindingEntry
     from swarm.gateway.observing.node_states import NodeHardware, NodeState, PoolMemory
-    from swarm.gateway.observing.view import FederationView, OwnModel, RequestEntry, UpstreamEntry
+    from swarm.gateway.observing.view import OwnModel, RequestEntry, UpstreamEntry
     from swarm.gateway.observing.vote_history import VoteEntry
 
 Row = TypeVar("Row")
@@ -61,7 +61,7 @@ class Shown:
     keys: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column(Generic[Row]):
     """`rank` says what goes first where there is little room: the highest; that of rank 0 stays. What is left over is
     for those that have use for it, up to `most`."""
@@ -88,7 +88,7 @@ class Section:
         return sum(map(len, self.entries))
 
 
-def picture(state: SwarmState, now: datetime, columns: int, rows: int, shown: Shown = Shown()) -> list[Text]:  # noqa: B008
+def picture(state: SwarmState, now: datetime, columns: int, rows: int, shown: Shown = Shown()) -> list[Text]:
     """The swarm in at most `rows` lines of at most `columns`. `now` has the zone in which times are told."""
     head = header(state, columns, now, shown.gone)
     foot = [keys_line(shown, columns)] if shown.keys and rows > len(head) + 3 else []
@@ -124,9 +124,7 @@ def sections(state: SwarmState, now: datetime, columns: int, shown: Shown) -> li
             [[row(one, running_table, columns)] for one in running],
             2,
         ),
-        Section(
-            heading("LAST VOTES", vote_table), [[row(one, vote_table, columns)] for one in votes[:SHOWN_VOTES]], 2
-        ),
+        Section(heading("LAST VOTES", vote_table), [[row(one, vote_table, columns)] for one in votes[:SHOWN_VOTES]], 2),
         Section(
             heading(f"MODELS ({len(models)})", model_table), [[row(one, model_table, columns)] for one in models], 3
         ),
@@ -138,12 +136,12 @@ def model_list(state: SwarmState, columns: int, rows: int, shown: Shown) -> list
     """The models of all nodes, from `first_model` on."""
     models = model_rows(ordered(state, shown.order))
     table = fitting(model_columns(models), columns)
-    first = max(0, min(shown.first_model, len(models) - (rows - 2)))
+    first = max(0, min(shown.first_model, len(models) - (rows - 2)))  # the last page is a whole one
     title = heading(f"MODELS ({len(models)})", table)
     above = [dim(f"… {first} before these")] if first else []
     section = Section(title, [[row(one, table, columns)] for one in models[first:]], 1)
     if not models:
-        return [title, dim("no node has a model loaded")][:rows]
+        return [title, aligned(dim("no node has a model loaded"), columns)][:rows]
     return [title, *above, *laid_out([section], rows - len(above))[1:]][:rows]
 
 
@@ -157,7 +155,9 @@ def header(state: SwarmState, columns: int, now: datetime, gone: tuple[datetime,
         lines = [Text("Local Swarm", "bold")]
     else:
         status = words(view.status, "green" if view.status == "ok" else "yellow")
-        first = joined([Text("the swarm as ") + words(view.node.name, "bold") + Text(" sees it"), status, words(view.node.mode)])
+        first = joined(
+            [Text("the swarm as ") + words(view.node.name, "bold") + Text(" sees it"), status, words(view.node.mode)]
+        )
         first = joined([first, words(view.node.url), Text(f"version {view.node.version}", "dim")], columns)
         lines = [first, joined(figures(state), columns)]
     if view is not None and view.upstream is not None:
@@ -303,9 +303,7 @@ def memory_text(node: NodeState) -> Text:
     weights, rest = shares(pool.weights_bytes, pool.kv_bytes, pool.total_bytes, cells)
     free = min(cells - weights - rest, round(cells * pool.free_bytes / pool.total_bytes))
     others = cells - weights - rest - free
-    bar = Text.assemble(
-        ("█" * weights, "blue"), ("▓" * rest, "cyan"), ("▒" * others, "dim"), ("░" * free, "green")
-    )
+    bar = Text.assemble(("█" * weights, "blue"), ("▓" * rest, "cyan"), ("▒" * others, "dim"), ("░" * free, "green"))
     return bar + Text(f" {short(pool.free_bytes)} free", "yellow" if pool.free_bytes < pool.total_bytes / 20 else "")
 
 
@@ -367,7 +365,9 @@ def model_state_text(model: OwnModel) -> Text:
 
 def slots_text(model: OwnModel) -> Text:
     """Free slots, and who waits for one."""
-    text = Text(f"{model.slots_free} of {model.slots}" if model.slots else "-", "yellow" if not model.slots_free else "")
+    text = Text(
+        f"{model.slots_free} of {model.slots}" if model.slots else "-", "yellow" if not model.slots_free else ""
+    )
     return text if not model.waiting else Text(f"{model.waiting} wait", "yellow")
 
 
@@ -532,7 +532,9 @@ def ordered(state: SwarmState, order: Order) -> list[NodeState]:
     own_id = None if state.view is None else state.view.node.id
 
     def key(node: NodeState) -> tuple[object, ...]:
-        first = {"name": node.id != own_id, "state": NODE_GRAVITY.get(node.state, 0), "speed": -node.tokens_per_s}[order]
+        first = {"name": node.id != own_id, "state": NODE_GRAVITY.get(node.state, 0), "speed": -node.tokens_per_s}[
+            order
+        ]
         return first, -node.running if order == "speed" else 0, natural(node.name), node.id
 
     return sorted(state.nodes.values(), key=key)
@@ -569,7 +571,11 @@ def short(size_bytes: int) -> str:
     """A size in few columns, as options take it: `24G`, `1.5G`, `300M`."""
     for unit, of in (("T", 2**40), ("G", 2**30)):
         if size_bytes >= of:
-            return f"{size_bytes / of:.1f}".removesuffix(".0") + unit if size_bytes < 10 * of else f"{size_bytes / of:.0f}{unit}"
+            return (
+                f"{size_bytes / of:.1f}".removesuffix(".0") + unit
+                if size_bytes < 10 * of
+                else f"{size_bytes / of:.0f}{unit}"
+            )
     return f"{size_bytes / 2**20:.0f}M"
 
 
@@ -590,4 +596,3 @@ def moment(at: str) -> datetime:
 def clock(at: datetime, now: datetime) -> str:
     """The time of day, in the zone of `now`."""
     return f"{at.astimezone(now.tzinfo):%H:%M:%S}"
-

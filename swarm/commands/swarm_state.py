@@ -1,7 +1,7 @@
 """What a node's event stream has told so far, typed: the swarm as `swarm top` shows it. Pure.
 
 `GET /v1/events` tells entries by part and key (`swarm/gateway/page/static/js/types.d.ts` has their shapes). An entry in
-a form that this version does not read, of a newer or an older node, is left out and counted; nothing else is lost by it.
+a form that this version does not read, of a newer or an older node, is left out and counted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SwarmState:
 
 
 def after(state: SwarmState, kind: EventKind, changed: Mapping[str, Any]) -> SwarmState:
-    """The state after an event: a snapshot replaces all that was known, of changes null means that an entry has gone."""
+    """The state after an event: a snapshot replaces all that was known; null in changes is an entry that has gone."""
     told = {} if kind == "snapshot" else {part: dict(entries) for part, entries in state.told.items()}
     unread = set[tuple[str, str]]() if kind == "snapshot" else set(state.unread)
     new = SwarmState(requests=None if state.requests is None else {}) if kind == "snapshot" else state

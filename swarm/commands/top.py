@@ -128,30 +128,27 @@ class Follower:
         return news
 
     def _run(self) -> None:
-        parts, last_id = (*OPEN_PARTS, *MANAGED_PARTS), None
-        tries = 0
+        parts, last_id, tries = (*OPEN_PARTS, *MANAGED_PARTS), None, 0
         while not self._over.is_set():
+            why = "it ended the stream"
             try:
                 for event in get_events(self._api, parts, last_id):
                     if self._over.is_set():
                         return
                     last_id, tries = event.last_id or last_id, 0
                     self._take(event)
-                why = "it ended the stream"
             except NotForYou as error:
                 if parts == OPEN_PARTS:
-                    return self._tell(replace(self._news, error=error))
+                    self._tell(replace(self._news, error=error))
+                    return
                 parts, last_id = OPEN_PARTS, None
                 self._tell(replace(self._news, state=replace(self._news.state, requests=None)))
                 continue
-            except NodeUnreachable as error:
-                if self._news.state.view is None:
-                    return self._tell(replace(self._news, error=error))
-                why = error.reason
             except SwarmError as error:
                 if self._news.state.view is None:
-                    return self._tell(replace(self._news, error=error))
-                why = str(error)
+                    self._tell(replace(self._news, error=error))
+                    return
+                why = error.reason if isinstance(error, NodeUnreachable) else str(error)
             since = datetime.now(UTC) if self._news.gone is None else self._news.gone[0]
             self._tell(replace(self._news, gone=(since, why)))
             self._over.wait(AGAIN_S[min(tries, len(AGAIN_S) - 1)])
@@ -175,7 +172,7 @@ class Drawing:
 
     def __init__(self, follower: Follower, keyboard: Keyboard, caught: list[int]) -> None:
         self._follower, self._keyboard, self._caught = follower, keyboard, caught
-        self._shown = Shown()
+        self._shown: Shown = Shown()
         self._drawn: tuple[os.terminal_size, list[Text]] | None = None
         self._drawn_at = 0.0
         self._live = Live(
@@ -308,9 +305,7 @@ def signals(wake: Any) -> Generator[list[int]]:
         wake()
 
     watched = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGWINCH", "SIGTSTP")]
-    before: Mapping[int, Any] = {
-        number: signal.signal(number, on_signal) for number in watched if number is not None
-    }
+    before: Mapping[int, Any] = {number: signal.signal(number, on_signal) for number in watched if number is not None}
     try:
         yield caught
     finally:

@@ -59,7 +59,14 @@ def peer_entry(number: int, **given: Any) -> dict[str, Any]:
 def vote_entry(number: int, **given: Any) -> dict[str, Any]:
     """A vote that four of five agreed in."""
     candidates = [
-        {"voter": f"w{at}@node-{at}", "model": "qwen3:4b", "group": int(at == 4), "weight": 1.0, "tokens": 50, "ms": 900}
+        {
+            "voter": f"w{at}@node-{at}",
+            "model": "qwen3:4b",
+            "group": int(at == 4),
+            "weight": 1.0,
+            "tokens": 50,
+            "ms": 900,
+        }
         for at in range(5)
     ]
     return {

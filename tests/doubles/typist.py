@@ -6,11 +6,14 @@ import asyncio
 import fcntl
 import os
 import pty
+import struct
 import subprocess
 import termios
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+import pyte
 
 from tests.e2e.node_process import PROGRAM, environment
 
@@ -19,10 +22,13 @@ CTRL_C, CTRL_D, UP = b"\x03", b"\x04", b"\x1b[A"
 
 
 class Typist:
-    """Somebody at a terminal in which `swarm` runs. `screen` is all that it has shown."""
+    """Somebody at a terminal in which `swarm` runs. `screen` is all that it has shown, `picture` what is there now."""
 
-    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
-        self._master, self._process = master, process
+    def __init__(self, master: int, process: subprocess.Popen[bytes], columns: int = 80, rows: int = 24) -> None:
+        self._master, self.process = master, process
+        self.picture = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.picture)
+        self.resize(columns, rows)
         self._read = 0
         self._more = asyncio.Event()
         self.screen = ""
@@ -30,10 +36,35 @@ class Typist:
 
     def _take(self) -> None:
         try:
-            self.screen += os.read(self._master, 65536).decode(errors="replace").replace("\r\n", "\n")
+            piece = os.read(self._master, 65536)
+            self._stream.feed(piece)
+            self.screen += piece.decode(errors="replace").replace("\r\n", "\n")
         except OSError:  # the program has gone
             asyncio.get_running_loop().remove_reader(self._master)
         self._more.set()
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the screen now, without spaces at the ends."""
+        return [line.rstrip() for line in self.picture.display]
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Make the window as large as that."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.picture.resize(rows, columns)
+
+    async def shows(self, holds: Callable[[list[str]], object]) -> list[str]:
+        """The lines of the screen, once they are such."""
+        async with asyncio.timeout(ENDED_S):
+            while not holds(self.lines):
+                self._more.clear()
+                await self._more.wait()
+        return self.lines
 
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
@@ -58,28 +89,30 @@ class Typist:
 
     async def left(self) -> int:
         """The exit code, once it has ended."""
-        return await asyncio.to_thread(self._process.wait, ENDED_S)
+        return await asyncio.to_thread(self.process.wait, ENDED_S)
 
     async def leaves_on_ctrl_c(self) -> int:
         """The same, by Ctrl-C, pressed once more where it came before `input` listened to it (CPython's readline)."""
         for _ in range(round(ENDED_S)):
             self.type(CTRL_C)
             with suppress(subprocess.TimeoutExpired):
-                return await asyncio.to_thread(self._process.wait, 1.0)
+                return await asyncio.to_thread(self.process.wait, 1.0)
         raise AssertionError(f"Ctrl-C ends nothing: {self.screen}")
 
 
 @asynccontextmanager
-async def at_a_terminal(folder: Path, *words: str) -> AsyncGenerator[Typist]:
+async def at_a_terminal(
+    folder: Path, *words: str, term: str = "xterm", columns: int = 80, rows: int = 24
+) -> AsyncGenerator[Typist]:
     """`swarm` with these words in a terminal of its own, as if its home were `folder`; killed at the end."""
-    variables = {**environment(folder), "TERM": "xterm", "INPUTRC": os.devnull}
-    async with at_a_terminal_of([*PROGRAM, *words], variables, None) as typist:
+    variables = {**environment(folder), "TERM": term, "INPUTRC": os.devnull}
+    async with at_a_terminal_of([*PROGRAM, *words], variables, None, columns, rows) as typist:
         yield typist
 
 
 @asynccontextmanager
 async def at_a_terminal_of(
-    command: list[str], variables: dict[str, str], folder: Path | None
+    command: list[str], variables: dict[str, str], folder: Path | None, columns: int = 80, rows: int = 24
 ) -> AsyncGenerator[Typist]:
     """Any program, started in `folder`."""
     master, slave = pty.openpty()
@@ -94,7 +127,7 @@ async def at_a_terminal_of(
         preexec_fn=own_terminal,
     ) as process:
         os.close(slave)
-        typist = Typist(master, process)
+        typist = Typist(master, process, columns, rows)
         try:
             yield typist
         finally:
