@@ -85,10 +85,10 @@ def _add_top(commands: Any) -> None:
     parser = commands.add_parser(
         "top",
         help="watch the swarm: nodes, models, requests, votes",
-        description="The swarm as one node sees it, live: its nodes, what they run, the last votes, what is wrong.\n"
-        "Keys: q ends, s sorts by another word, m lists the models (arrows and space move).",
-        epilog="Where nobody looks (a file or a pipe) it prints once.\n"
-        "Exit code: 0; printed once, 1 if the node is not ready; 1 if none answers.",
+        description="The swarm as one node sees it, live: its nodes, what they run, the last\n"
+        "votes, what is wrong. Keys: q ends, s changes the order, m lists the models\n"
+        "(arrows and space move). Where nobody looks (a file, a pipe) it prints once.",
+        epilog="Exit code: 0 ended, or printed; 1 printed of a node that is not ready, or none\nanswers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_url(parser)
