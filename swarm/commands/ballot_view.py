@@ -1,18 +1,20 @@
-"""A vote as lines of text. Pure: the same vote, width and colours give the same lines, none wider than the width."""
+"""A vote as it is drawn and as it is said. Pure: the same vote and width give the same lines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 from federation.printable_text import one_line
-from swarm.commands.output import columns_of, cut, fitted
 from swarm.commands.vote_stream import VoterPart, VoteState
 
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
 MAX_NAME_COLUMNS, MAX_MODEL_COLUMNS = 24, 20
 MAX_BAR_COLUMNS = 30
-COST_COLUMNS = 18  # "123456 tok  12.3 s"
 MAX_DISSENTERS = 3  # named of each group; the rest are counted
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -25,70 +27,40 @@ STOPPED = {
     "single": "one voter was asked, so there was no vote",
 }
 
-Paint = Callable[[str, str], str]  # a style's name and a text, to the text in that style
-Spans = list[tuple[str, str]]  # style and text
 GROUP_STYLES = ("win", "second", "third", "fourth")
 
 
-def plain(_: str, text: str) -> str:
-    """No colours."""
-    return text
+def ballot(state: VoteState, elapsed_ms: int, columns: int, rows: int | None = None) -> RenderableType:
+    """The vote while it runs: who was asked, what each said, how it stands. Where `rows` is given, the voters that are
+    too many for so many lines are counted."""
+    tally = tally_rows(state, columns)
+    parts: list[RenderableType] = [head(state, elapsed_ms)]
+    if voters_shown := voter_rows(state):
+        room = len(voters_shown) if rows is None else max(rows - len(tally) - 3, 1)
+        kept = voters_shown if len(voters_shown) <= room else voters_shown[: room - 1]
+        parts += ["", voter_table(kept, columns)]
+        if len(voters_shown) > len(kept):
+            parts.append(line((f"    … and {len(voters_shown) - len(kept)} more", "dim")))
+    return Group(*parts, *([""] if tally else []), *tally)
 
 
-_CODES = {
-    "bold": "1", "dim": "2", "warn": "1;31",
-    "win": "32", "second": "33", "third": "35", "fourth": "36",
-}  # fmt: skip
-
-
-def coloured(style: str, text: str) -> str:
-    """The basic eight colours: a terminal's theme decides how they look."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style in _CODES and text else text
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Where lines are for: `columns` wide; no more than `rows` of them, where that matters."""
-
-    columns: int
-    paint: Paint = plain
-    rows: int | None = None
-
-    def line(self, spans: Spans) -> str:
-        left = self.columns
-        painted: list[str] = []
-        for style, text in spans:
-            text = cut(one_line(text), left)
-            left -= columns_of(text)
-            painted.append(self.paint(style, text))
-            if left <= 0:
-                break
-        return "".join(painted)
-
-
-def standing_lines(state: VoteState, view: View, elapsed_ms: int) -> list[str]:
-    """The vote while it runs: who was asked, what each said, how it stands."""
-    tally = tally_rows(state, view.columns)
-    parts = voter_rows(state, view.columns)
-    if view.rows is not None:
-        parts = shortened_rows(parts, view.rows - len(tally) - 4)
-    rows = [head(state, elapsed_ms), [], *parts, *([[]] if tally else []), *tally]
-    lines = [view.line(row) for row in rows]
-    return lines if view.rows is None else lines[: max(view.rows, 1)]
-
-
-def verdict_lines(state: VoteState, view: View) -> list[str]:
+def verdict(state: VoteState, columns: int) -> RenderableType:
     """The vote when it is over: the same, what ended it, who disagreed, and what it cost."""
-    rows = [[], *outcome_rows(state)]
-    return [*standing_lines(state, view, state.elapsed_ms), *(view.line(row) for row in rows)]
+    return Group(ballot(state, state.elapsed_ms, columns), "", *outcome_rows(state))
 
 
-def head(state: VoteState, elapsed_ms: int) -> Spans:
+def line(*parts: tuple[str, str]) -> Text:
+    """Texts, each with its style, as one line that is cut where the terminal ends."""
+    cleaned = [(one_line(text), style) for text, style in parts]
+    return Text.assemble(*cleaned, no_wrap=True, overflow="ellipsis")
+
+
+def head(state: VoteState, elapsed_ms: int) -> Text:
     kind = state.kind.replace("_", " ") if state.candidates else ""  # of no answers it says nothing
     rest = [state.strategy, kind, duration(elapsed_ms)]
     if state.seats_out and not state.final:
         rest.insert(2, f"{state.seats_out} out")
-    return [("bold", voters(state)), ("dim", " · " + " · ".join(filter(None, rest)))]
+    return line((voters(state), "bold"), (" · " + " · ".join(filter(None, rest)), "dim"))
 
 
 def voters(state: VoteState) -> str:
@@ -96,58 +68,70 @@ def voters(state: VoteState) -> str:
     return (f"{state.asked} of " if state.asked < state.wanted else "") + counted(state.wanted, "voter")
 
 
-def voter_rows(state: VoteState, columns: int) -> list[Spans]:
-    """One row a voter: its answer's letter, who it is, what it said, what that cost; then who is out."""
-    names = [part.voter for part in state.candidates] + [seats.node for seats in state.out]
-    models = [seated.model for seated in (*state.candidates, *state.out)]
-    wide = columns >= WIDE_COLUMNS
-    name_columns = min(max(map(columns_of, names), default=0), MAX_NAME_COLUMNS, max(columns // 2, 8))
-    model_columns = min(max(map(columns_of, models), default=0), MAX_MODEL_COLUMNS) if wide else 0
-    answer_columns = columns - 4 - name_columns - 2 - (model_columns + 2 if wide else 0) - (COST_COLUMNS if wide else 0)
+@dataclass(frozen=True, slots=True)
+class VoterRow:
+    """A voter's line: its answer's letter and style, who it is, what it said, what that cost."""
 
-    def row(mark: str, style: str, name: str, model: str, said: str, cost: str) -> Spans:
-        cells: Spans = [(style, fitted(mark, 2, right=True) + "  "), ("", fitted(name, name_columns) + "  ")]
-        if wide:
-            cells.append(("dim", fitted(model, model_columns) + "  "))
-        cells.append((style, fitted(said, max(answer_columns, 0))))
-        if wide:
-            cells.append(("dim", fitted(cost, COST_COLUMNS, right=True)))
-        return cells
+    mark: str
+    style: str
+    name: str
+    model: str
+    said: str
+    cost: str = ""
 
-    rows: list[Spans] = []
-    for part, name, model in zip(state.candidates, names, models, strict=False):
+
+def voter_rows(state: VoteState) -> list[VoterRow]:
+    """One row a voter that has answered, then who is out."""
+    rows: list[VoterRow] = []
+    for part in state.candidates:
         mark, style = ("–", "dim") if part.group is None else (letter(part.group), group_style(part.group))
-        said = part.answer if part.abstained is None else f"abstains: {part.abstained}"
-        rows.append(row(mark, style, name, model, said, f"{part.tokens} tok {duration(part.ms):>7}"))
-    for seats, name, model in zip(state.out, names[len(rows) :], models[len(rows) :], strict=True):
-        said = "still out" if seats.seats == 1 else f"{seats.seats} still out"
-        rows.append(row("…", "dim", name, model, said if not state.final else "not waited for", ""))
+        cost = f"{part.tokens} tok {duration(part.ms):>7}"
+        rows.append(VoterRow(mark, style, part.voter, part.model, said(part), cost))
+    for seats in state.out:
+        standing = "not waited for" if state.final else "still out" if seats.seats == 1 else f"{seats.seats} still out"
+        rows.append(VoterRow("…", "dim", seats.node, seats.model, standing))
     return rows
 
 
-def shortened_rows(rows: list[Spans], room: int) -> list[Spans]:
-    """As many as there is room for, and how many more there are."""
-    if len(rows) <= max(room, 1):
-        return rows
-    kept = max(room - 1, 0)
-    return [*rows[:kept], [("dim", f"    … and {len(rows) - kept} more")]]
+def said(part: VoterPart) -> str:
+    return part.answer if part.abstained is None else f"abstains: {part.abstained}"
 
 
-def tally_rows(state: VoteState, columns: int) -> list[Spans]:
+def voter_table(rows: Sequence[VoterRow], columns: int) -> Table:
+    """Each voter on one line; on a narrow terminal without its model and what the answer cost."""
+    wide = columns >= WIDE_COLUMNS
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    table.add_column(width=2, justify="right", no_wrap=True)
+    table.add_column(max_width=min(MAX_NAME_COLUMNS, max(columns // 2, 8)), no_wrap=True)
+    if wide:
+        table.add_column(max_width=MAX_MODEL_COLUMNS, style="dim", no_wrap=True)
+    table.add_column(ratio=1, no_wrap=True)
+    if wide:
+        table.add_column(style="dim", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [line((row.mark, row.style)), line((row.name, ""))]
+        cells += [line((row.model, ""))] if wide else []
+        cells.append(line((row.said, row.style)))
+        cells += [line((row.cost, ""))] if wide else []
+        table.add_row(*cells)
+    return table
+
+
+def tally_rows(state: VoteState, columns: int) -> list[Text]:
     """One bar an answer, as long as its share of all that is and may still be cast: past the middle it must win."""
     groups = state.groups
     cast = sum(part.weight for group in groups for part in group)
     if state.strategy == "first" or "single" in (state.strategy, state.stopped_by) or not cast:
         return []
     bar_columns = min(MAX_BAR_COLUMNS, max(columns - 34, 6))
-    rows: list[Spans] = []
+    rows: list[Text] = []
     for index, group in enumerate(groups):
         weight = sum(part.weight for part in group)
         filled = bar(weight / (cast + state.seats_out), bar_columns)
-        said = speaker(state, group).answer
         figures = f"  {short_number(weight):>4}  {weight / cast:>4.0%}  "
         style = group_style(index)
-        rows.append([(style, f"{letter(index):>2}  {filled}"), ("", figures), (style, said)])
+        words = speaker(state, group).answer
+        rows.append(line((f"{letter(index):>2}  {filled}", style), (figures, ""), (words, style)))
     return rows
 
 
@@ -156,22 +140,22 @@ def speaker(state: VoteState, group: Sequence[VoterPart]) -> VoterPart:
     return next((part for part in group if part.voter == state.winner), group[0])
 
 
-def outcome_rows(state: VoteState) -> list[Spans]:
+def outcome_rows(state: VoteState) -> list[Text]:
     """What ended the vote, what it decided, who said otherwise, and what it cost."""
     rows = [_labelled("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
     rows.append(verdict_row(state))
     for index, group in enumerate(state.groups[1:], 1):
         names = [part.voter for part in group]
         more = f" and {len(names) - MAX_DISSENTERS} more" if len(names) > MAX_DISSENTERS else ""
-        said = group[0].answer
-        rows.append(_labelled("dissent", f"{letter(index)}  {', '.join(names[:MAX_DISSENTERS])}{more}: {said}"))
+        who = f"{', '.join(names[:MAX_DISSENTERS])}{more}"
+        rows.append(_labelled("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
     if state.strategy == "judge":
         rows.append(_labelled("judge", "none decided: the vote stands" if state.judge is None else state.judge))
     rows += [_labelled("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
     return [*rows, _labelled("cost", cost_text(state))]
 
 
-def verdict_row(state: VoteState) -> Spans:
+def verdict_row(state: VoteState) -> Text:
     if state.winner is None:
         return _labelled("verdict", "nobody gave an answer", "warn")
     winner = state.winner
@@ -201,11 +185,10 @@ def cost_text(state: VoteState) -> str:
 
 def arrival_line(state: VoteState, part: VoterPart) -> str:
     """One arrival as a line of a log: who said what, and how the vote stands with it."""
-    said = part.answer if part.abstained is None else f"abstains: {part.abstained}"
     standing = "–".join(short_number(sum(voter.weight for voter in group)) for group in state.groups) or "no vote yet"
     out = f", {state.seats_out} out" if state.seats_out else ""
     who = f"{part.voter} ({part.model})"
-    return f"{duration(state.elapsed_ms):>8}  {who}: {said}  [{standing}{out}]"
+    return f"{duration(state.elapsed_ms):>8}  {who}: {said(part)}  [{standing}{out}]"
 
 
 def asked_line(state: VoteState) -> str:
@@ -228,7 +211,7 @@ def bar(share: float, columns: int) -> str:
     """A bar of `share` of the `columns`, to an eighth of one."""
     eighths = round(min(max(share, 0.0), 1.0) * columns * 8)
     whole, rest = divmod(eighths, 8)
-    return fitted("█" * whole + (EIGHTHS[rest] if rest else ""), columns)
+    return ("█" * whole + (EIGHTHS[rest] if rest else "")).ljust(columns)
 
 
 def duration(ms: int) -> str:
@@ -244,5 +227,5 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _labelled(label: str, text: str, style: str = "") -> Spans:
-    return [("dim", f"{label:>8}  "), (style, text)]
+def _labelled(label: str, text: str, style: str = "") -> Text:
+    return line((f"{label:>8}  ", "dim"), (text, style))

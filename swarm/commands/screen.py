@@ -3,6 +3,7 @@
 Import it only where something is drawn: rich costs 0.1 s, which no command that prints lines has to wait for.
 
     console(sys.stdout)      the console of a terminal, file or pipe
+    lines_of(table, 100)     the same as lines, for a file or pipe
     words(name, "warn")      what somebody else wrote, as one line that means nothing to rich
     LiveView(...)            rich's Live: what others write meanwhile (log lines) stands above it
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from io import TextIOBase
+from io import StringIO, TextIOBase
 from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType, RenderResult
@@ -114,6 +115,13 @@ def words(text: str, style: str = "") -> Text:
     return Text(one_line(text), style)
 
 
+def lines_of(renderable: RenderableType, columns: int) -> list[str]:
+    """What a file or a pipe has of it: `columns` wide, without colours and spaces at the end."""
+    shown = _CleanConsole(StringIO(), {})
+    lines = shown.render_lines(renderable, shown.options.update_width(columns), pad=False)
+    return ["".join(part.text for part in line).rstrip() for line in lines]
+
+
 class LiveView(Live):
     """Replaces what it drew at the end of a terminal: by `update(..., refresh=True)` and every 1 / `per_second` s.
 
@@ -134,7 +142,6 @@ class LiveView(Live):
         super().__init__(
             renderable,
             console=shown,
-            get_renderable=get_renderable,
             screen=full_screen,
             refresh_per_second=per_second,
             transient=transient,
@@ -142,7 +149,8 @@ class LiveView(Live):
             redirect_stderr=False,
             vertical_overflow="crop",
         )
-        self._live_render = _Region(shown, self.get_renderable())
+        self._get_renderable = get_renderable  # from here on: the base class would call it before anybody is ready
+        self._live_render = _Region(shown)
         self._above = above_drawing(self._print_above)
 
     def start(self, refresh: bool = False) -> None:
@@ -171,8 +179,8 @@ class LiveView(Live):
 class _Region(LiveRender):
     """Knows how many rows its lines take now: a terminal that was made narrower since has wrapped them."""
 
-    def __init__(self, shown: Console, renderable: RenderableType) -> None:
-        super().__init__(renderable, vertical_overflow="crop")
+    def __init__(self, shown: Console) -> None:
+        super().__init__("", vertical_overflow="crop")
         self._shown = shown
         self._drawn: list[int] = []  # columns of each line on the screen
 

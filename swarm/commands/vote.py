@@ -8,32 +8,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from typing import Literal, Protocol, TextIO
 
+from rich.console import Group, RenderableType
+from rich.text import Text
+
 from federation.printable_text import clean_text, one_line
-from swarm.commands.ballot_view import (
-    View,
-    arrival_line,
-    asked_line,
-    coloured,
-    plain,
-    standing_lines,
-    verdict_lines,
-)
+from swarm.commands.ballot_view import arrival_line, asked_line, ballot, line, verdict
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, cut, interrupted, read_standard_input, write
-from swarm.commands.terminal import LiveRegion, Ticker, may_colour, may_redraw, terminal_size
+from swarm.commands.screen import LiveView, console, lines_of
+from swarm.commands.terminal import may_redraw
 from swarm.commands.vote_stream import VoteRequest, VoteResult, VoteState, VoteUpdate, hold_vote
 from swarm.errors import SetupError
 
 CONSENSUS, NONE = 0, 1  # exit codes: a verdict with a quorum, and anything less
 STDIN = "-"
 MAX_QUESTION_CHARS = 16 * 2**20  # of standard input: the node reads no more in one body
-TICK_S = 0.2  # between two frames where nothing comes in: the clock goes on
+FRAMES_PER_S = 5  # where nothing comes in: the clock goes on
 LOG_COLUMNS = 100  # of the final result in a file or pipe
 MAX_LOG_COLUMNS = 400  # of one line in a file or pipe: answers are short, names and reasons are others' words
 
@@ -55,49 +50,39 @@ class Screen(Protocol):
 class LiveScreen:
     """A terminal: the vote in place, redrawn with every answer and a few times a second."""
 
-    def __init__(self, out: TextIO, colours: bool) -> None:
-        self._out = out
-        self._paint = coloured if colours else plain
-        self._region = LiveRegion(out)
+    def __init__(self, out: TextIO) -> None:
+        self._shown = console(out)
+        self._view = LiveView(self._shown, get_renderable=self._standing, per_second=FRAMES_PER_S)
         self._state: VoteState | None = None
         self._since = time.monotonic()
-        self._drawing = threading.Lock()
 
     @contextmanager
     def ticking(self) -> Generator[None]:
-        """Redraw a few times a second while the block runs."""
-        try:
-            with Ticker(self._redraw, TICK_S):
-                self._redraw()
+        """Redraw a few times a second while the block runs, or until the result."""
+        with self._view:
+            self._view.refresh()
+            try:
                 yield
-        finally:
-            if self._state is None:
-                self._region.draw([])  # the vote never began: an error follows, and nothing else
+            finally:
+                self._view.transient = self._state is None  # the vote never began: an error follows, and nothing else
 
     def update(self, update: VoteUpdate) -> None:
         self._state = update.state
-        self._redraw()
+        self._view.refresh()
 
     def result(self, result: VoteResult) -> None:
-        with self._drawing:
-            view = View(self._view().columns, self._paint)
-            self._state = result.state
-            self._region.draw([*verdict_lines(result.state, view), "", *answer_lines(result, view)])
+        self._state = result.state
+        self._view.stop()
+        self._shown.print("", rule(result.state, self._shown.width), sep="\n")
+        self._shown.print(Text(answer_of(result)), soft_wrap=True)
 
-    def _view(self) -> View:
-        size = terminal_size(self._out)
-        return View(max(size.columns - 1, 1), self._paint, rows=max(size.lines - 1, 1))
-
-    def _redraw(self) -> None:
-        with self._drawing:
-            view, elapsed_ms = self._view(), round((time.monotonic() - self._since) * 1000)
-            if self._state is None:
-                lines = [view.line([("dim", f"asking the swarm · {elapsed_ms / 1000:.1f} s")])]
-            elif self._state.final:
-                return  # the verdict is drawn, and stays
-            else:
-                lines = standing_lines(self._state, view, elapsed_ms)
-            self._region.draw(lines)
+    def _standing(self) -> RenderableType:
+        size, elapsed_ms = self._shown.size, round((time.monotonic() - self._since) * 1000)
+        if self._state is None:
+            return line((f"asking the swarm · {elapsed_ms / 1000:.1f} s", "dim"))
+        if self._state.final:
+            return verdict(self._state, size.width)
+        return ballot(self._state, elapsed_ms, size.width, size.height)
 
 
 class LogScreen:
@@ -118,9 +103,9 @@ class LogScreen:
                 self._say(arrival_line(state, part))
 
     def result(self, result: VoteResult) -> None:
-        view = View(LOG_COLUMNS)
-        for line in ["", *verdict_lines(result.state, view), "", *answer_lines(result, view)]:
-            write(self._out, one_line(line.rstrip()) + "\n")
+        told = Group("", verdict(result.state, LOG_COLUMNS), "", rule(result.state, LOG_COLUMNS))
+        for text in [*lines_of(told, LOG_COLUMNS), *answer_of(result).split("\n")]:
+            write(self._out, one_line(text.rstrip()) + "\n")
 
     def _say(self, line: str) -> None:
         write(self._out, one_line(cut(line, MAX_LOG_COLUMNS)) + "\n")
@@ -148,11 +133,14 @@ class JsonScreen:
         write(self._out, json.dumps(value) + "\n")
 
 
-def answer_lines(result: VoteResult, view: View) -> list[str]:
-    """A rule with the winner's name, then the answer as it is, however long its lines."""
-    winner = result.state.winner or "nobody"
-    rule = cut(f"── {winner} " + "─" * view.columns, view.columns + 1)[: view.columns]
-    return [view.paint("dim", rule), *clean_text(result.answer).strip("\n").split("\n")]
+def rule(state: VoteState, columns: int) -> Text:
+    """A line with the winner's name, above its answer."""
+    return line((cut(f"── {one_line(state.winner or 'nobody')} {'─' * columns}", columns + 1)[:columns], "dim"))
+
+
+def answer_of(result: VoteResult) -> str:
+    """The answer as it is, however long its lines."""
+    return clean_text(result.answer).strip("\n")
 
 
 def vote(api: NodeApi, request: VoteRequest, output: OutputForm) -> int:
@@ -183,7 +171,7 @@ def _screen(output: OutputForm) -> Screen:
     if output != "text":
         return JsonScreen(sys.stdout, every_update=output == "jsonl")
     if may_redraw(sys.stdout, os.environ):
-        return LiveScreen(sys.stdout, may_colour(os.environ))
+        return LiveScreen(sys.stdout)
     return LogScreen(sys.stdout)
 
 
